@@ -1,0 +1,52 @@
+"""cytoloc: where in the cell is the protein?
+
+The names below are the public ones. They are looked up when they are first used, so that ``import cytoloc``
+costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cytoloc.atlas.store import Atlas as Atlas
+    from cytoloc.atlas.store import open_atlas as open_atlas
+    from cytoloc.errors import CytolocError as CytolocError
+    from cytoloc.labels import CHANNELS as CHANNELS
+    from cytoloc.labels import LOCATIONS as LOCATIONS
+    from cytoloc.labels import Location as Location
+    from cytoloc.predict.model import Model as Model
+    from cytoloc.predict.model import load as load
+    from cytoloc.scores import Scores as Scores
+    from cytoloc.scores import read_scores as read_scores
+
+__version__ = "0.1.0"
+
+_HOMES: Final = {
+    "Atlas": "cytoloc.atlas.store",
+    "open_atlas": "cytoloc.atlas.store",
+    "CytolocError": "cytoloc.errors",
+    "CHANNELS": "cytoloc.labels",
+    "LOCATIONS": "cytoloc.labels",
+    "Location": "cytoloc.labels",
+    "Model": "cytoloc.predict.model",
+    "load": "cytoloc.predict.model",
+    "Scores": "cytoloc.scores",
+    "read_scores": "cytoloc.scores",
+}
+
+__all__ = [  # noqa: PLE0604, RUF022 - the names live in _HOMES
+    *_HOMES,
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cytoloc' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""``python -m cytoloc`` is ``cytoloc``."""
+
+from cytoloc.cli.app import main
+
+main()

@@ -1,0 +1,63 @@
+"""The exceptions of cytoloc: one tree, each message saying what is wrong, where, and the way out."""
+
+from __future__ import annotations
+
+import errno
+
+DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
+"""What the operating system says when a disk is full, read-only, over quota or not ours to write."""
+
+
+class CytolocError(Exception):
+    """Something that the person at the keyboard can mend.
+
+    Args:
+        message: What is wrong, where, and what was found there.
+        way_out: What to do about it; printed on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, way_out: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.way_out}" if self.way_out else self.message
+
+
+class ImageError(CytolocError):
+    """A picture that is missing, broken, or not of the kind that its place asks for."""
+
+
+class TableError(CytolocError):
+    """A CSV or Parquet table whose columns, ids or values are not what they must be."""
+
+
+class FormatError(CytolocError):
+    """A file of cytoloc's own that is damaged, of another type, or of a version this release cannot read."""
+
+
+class OutputExistsError(CytolocError):
+    """An output that is already there: it is never overwritten."""
+
+
+class StorageError(CytolocError):
+    """A disk that is full, read-only, or refuses a write."""
+
+
+class RecipeError(CytolocError):
+    """A recipe that is unknown, or has a key or a value it must not have."""
+
+
+class WeightsError(CytolocError):
+    """Pretrained weights that cannot be had; training never starts from random ones instead."""
+
+
+class TrainingError(CytolocError):
+    """A training run that cannot start or go on."""
+
+
+class MissingExtraError(CytolocError):
+    """A part of cytoloc whose libraries are not installed."""

@@ -1,0 +1,128 @@
+"""Files as cytoloc writes them: whole or not at all, and each saying what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cytoloc.errors import DISK_ERRNOS, CytolocError, FormatError, OutputExistsError, StorageError, TableError
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Lend a temporary path that becomes ``path`` only if the block ends well.
+
+    The temporary file lies in the same folder, so the move is atomic. Folders above ``path`` are made.
+
+    Raises:
+        OutputExistsError: If ``path`` is there already, before or after the block.
+        StorageError: If the disk is full, read-only, or refuses.
+    """
+    refuse_existing(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            # The suffix is kept: many writers choose their format by it.
+            temporary = Path(folder) / path.name
+            yield temporary
+            refuse_existing(path)
+            temporary.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Lend a temporary folder that becomes ``path`` only if the block ends well; see :func:`new_file`."""
+    refuse_existing(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            refuse_existing(path)
+            temporary.chmod(0o755)
+            temporary.rename(path)
+        except BaseException:
+            # A disk that cannot be written may not let us tidy up either; the first error is the one to show.
+            with suppress(OSError):
+                shutil.rmtree(temporary)
+            raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.OutputExistsError` if something lies at ``path``."""
+    if path.exists() or path.is_symlink():
+        raise OutputExistsError(
+            f"{path} already exists.", way_out="Nothing was changed. Remove it or choose another --out."
+        )
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) or error from error
+
+
+def storage_error(error: OSError, path: Path | str) -> StorageError | None:
+    """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
+    if error.errno in DISK_ERRNOS or isinstance(error, (NotADirectoryError, FileExistsError)):
+        return StorageError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            way_out="Free space, or choose an --out on a disk that can be written. No half-written output is left.",
+        )
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: dict[str, Any], *, kind: str, version: int) -> None:
+    """Write ``content`` as JSON that states its ``format`` and ``version``, to a path that must be free."""
+    text = json.dumps({"format": kind, "version": version, **content}, indent=2, allow_nan=False)
+    with new_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, kind: str, version: int) -> dict[str, Any]:
+    """Return what :func:`write_json` wrote.
+
+    Raises:
+        FormatError: If there is no such file, it is no JSON, or it states another format or version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path}: there is no such file.", way_out=f"A {kind} file was expected.") from None
+    except (ValueError, OSError) as error:
+        raise FormatError(f"{path} cannot be read as JSON: {error}.") from error
+    check_format(content if isinstance(content, dict) else {}, where=path, kind=kind, version=version)
+    return dict(content)
+
+
+def check_format(header: dict[str, Any], *, where: Path, kind: str, version: int) -> None:
+    """Raise :class:`~cytoloc.errors.FormatError` unless ``header`` states this format and version."""
+    if header.get("format") != kind:
+        raise FormatError(f"{where} is not a {kind} file: its format is {header.get('format')!r}.")
+    if header.get("version") != version:
+        raise FormatError(
+            f"{where} is a {kind} file of version {header.get('version')!r}; this release reads version {version}.",
+            way_out="Use the release that wrote it, or write it again with this one.",
+        )
+
+
+def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = "file") -> Path:
+    """Return ``path`` if it is there, else raise ``error`` saying which ``what`` is missing."""
+    if not path.exists():
+        raise error(f"{path}: there is no such {what}.", way_out="Check the path.")
+    return path

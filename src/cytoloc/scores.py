@@ -1,0 +1,226 @@
+"""Score tables: one probability per field and location, and where they come from.
+
+A scores file is Parquet with a column ``id`` and one float32 column per location id, ``"0"`` … ``"27"``; its
+schema metadata holds the format, its version and the provenance. CSV (``Id`` and the same columns) and NumPy
+arrays with a list of ids are read too, so that other people's predictions can be decided and scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.errors import FormatError, TableError
+from cytoloc.files import check_format, existing, new_file
+from cytoloc.labels import LOCATIONS, N_LOCATIONS, parse_labels, to_matrix
+
+KIND: Final = "cytoloc-scores"
+VERSION: Final = 1
+COLUMNS: Final = tuple(str(location.id) for location in LOCATIONS)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities of every location for a list of fields.
+
+    Attributes:
+        ids: The id of each field; no id occurs twice.
+        probabilities: float32 ``(n, 28)``, values from 0 to 1.
+        provenance: What made them: model, data, views; JSON values only.
+    """
+
+    ids: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.ids), N_LOCATIONS)
+        if self.probabilities.shape != shape:
+            raise TableError(f"Scores of {shape[0]} fields must have shape {shape}, not {self.probabilities.shape}.")
+        refuse_repeated(self.ids, where="scores")
+        if self.probabilities.size == 0:
+            raise TableError("The scores have no rows.")
+        _refuse_non_probabilities(self.ids, self.probabilities)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: Sequence[str], *, where: str = "scores") -> NDArray[np.float32]:
+        """Return the probabilities of ``ids``, in that order.
+
+        Raises:
+            TableError: If an id has no score.
+        """
+        position = {name: row for row, name in enumerate(self.ids)}
+        missing = [name for name in ids if name not in position]
+        if missing:
+            raise TableError(
+                f"{where}: {len(missing)} of {len(ids)} ids have no score, e.g. {', '.join(missing[:3])}.",
+                way_out="Predict those fields too, or ask for the ids that were predicted.",
+            )
+        return self.probabilities[[position[name] for name in ids]]
+
+
+def write_scores(scores: Scores, path: Path) -> None:
+    """Write ``scores`` as Parquet to a path that must be free."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(scores.ids, pa.string())]
+    columns += [pa.array(scores.probabilities[:, i], pa.float32()) for i in range(N_LOCATIONS)]
+    header = {"format": KIND, "version": VERSION, "provenance": scores.provenance}
+    table = pa.table(columns, names=["id", *COLUMNS]).replace_schema_metadata({"cytoloc": json.dumps(header)})
+    with new_file(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_scores(path: Path, *, ids: Path | None = None) -> Scores:
+    """Return the scores in a Parquet, CSV, ``.npy`` or ``.npz`` file.
+
+    Args:
+        path: The file. An ``.npz`` must hold one array, or one named ``probabilities``.
+        ids: For NumPy files, a CSV with a column ``Id``, or a text file with one id a line, in row order.
+
+    Raises:
+        TableError: If columns are missing, ids repeat, or values are no probabilities.
+        FormatError: If a Parquet file is not a scores file of this version.
+    """
+    existing(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix == ".csv":
+        table = _read_csv(path)
+        _require_columns(table, ["Id", *COLUMNS], path)
+        return Scores(
+            tuple(table["Id"].to_list()),
+            table.select(pl.col(COLUMNS).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy(),
+            {"file": path.name},
+        )
+    if path.suffix in {".npy", ".npz"}:
+        if ids is None:
+            raise TableError(f"{path} holds no ids.", way_out="Give them with --ids FILE, one per row.")
+        return Scores(read_ids(ids), _read_numpy(path).astype(np.float32), {"file": path.name})
+    raise TableError(f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz.")
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """Return the ids in the column ``Id`` of a CSV, or in a text file with one a line."""
+    existing(path)
+    if path.suffix == ".csv":
+        table = _read_csv(path)
+        _require_columns(table, ["Id"], path)
+        ids = tuple(table["Id"].to_list())
+    else:
+        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not ids:
+        raise TableError(f"{path} lists no ids.")
+    refuse_repeated(ids, where=str(path))
+    return ids
+
+
+def read_labels(path: Path, *, column: str = "Target", blank: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return the location ids of each field in a CSV such as ``Id,Target``, in file order.
+
+    Args:
+        path: The file.
+        column: The column of labels; ``Predicted`` for a submission.
+        blank: Whether a field may have no label.
+
+    Raises:
+        TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
+    """
+    table = _read_csv(existing(path, what="labels file"))
+    _require_columns(table, ["Id", column], path)
+    if table.height == 0:
+        raise TableError(f"{path} has no rows.")
+    refuse_repeated(table["Id"].to_list(), where=str(path))
+    return {
+        name: () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")
+        for name, text in zip(table["Id"], table[column], strict=True)
+    }
+
+
+def truth_of(ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], *, where: str) -> NDArray[np.bool_]:
+    """Return the boolean ``(n, 28)`` truth of ``ids``.
+
+    Raises:
+        TableError: If an id has no label.
+    """
+    missing = [name for name in ids if name not in labels]
+    if missing:
+        raise TableError(
+            f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}.",
+            way_out="Give the labels of exactly these fields.",
+        )
+    return to_matrix(labels[name] for name in ids)
+
+
+def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
+    """Raise :class:`~cytoloc.errors.TableError` if an id occurs twice."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise TableError(f"{where}: the id {name} occurs twice.", way_out="Keep one row per id.")
+        seen.add(name)
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    try:
+        table = pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise TableError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.") from error
+    if "Id" in table.columns and table["Id"].null_count():
+        raise TableError(f"{path}: row {table['Id'].is_null().arg_max()} (after the header) has no id.")
+    return table
+
+
+def _require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise TableError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(table.columns)}.",
+            way_out="Columns are separated by commas and named in the first line.",
+        )
+
+
+def _read_parquet(path: Path) -> Scores:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}.") from error
+    header = json.loads((table.schema.metadata or {}).get(b"cytoloc", b"{}"))
+    check_format(header, where=path, kind=KIND, version=VERSION)
+    probabilities = np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)
+    return Scores(tuple(table["id"].to_pylist()), probabilities, header["provenance"])
+
+
+def _read_numpy(path: Path) -> NDArray[Any]:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    names = list(loaded.files)
+    if "probabilities" not in names and len(names) != 1:
+        raise TableError(f"{path} holds the arrays {', '.join(names)}.", way_out="Name one of them 'probabilities'.")
+    array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
+    return array
+
+
+def _refuse_non_probabilities(ids: Sequence[str], values: NDArray[np.float32]) -> None:
+    bad = ~((values >= 0) & (values <= 1))
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise TableError(
+            f"Field {ids[row]}, location {column}: {values[row, column]:g} is not a probability"
+            f" ({int(bad.sum())} such values).",
+            way_out="Give values from 0 to 1; logits must go through a sigmoid first.",
+        )

@@ -1,0 +1,1 @@
+"""Simulated cells: four-channel fields of view whose truth is known."""

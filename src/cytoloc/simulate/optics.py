@@ -1,0 +1,28 @@
+"""The microscope: blur, background, photon noise, and eight bits."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.simulate.cells import Plane
+
+
+def expose(
+    rng: np.random.Generator, plane: Plane, *, brightness: float, blur_px: float, photons: float, background: float
+) -> NDArray[np.uint8]:
+    """Return what a camera makes of a plane of fluorescence, uint8.
+
+    Args:
+        rng: Source of the noise.
+        plane: Fluorescence from 0 to 1.
+        brightness: Grey value, 0 to 1, of fluorescence 1.
+        blur_px: Standard deviation of the point-spread function, taken as Gaussian, in pixels.
+        photons: Counted at grey value 1; fewer mean more shot noise.
+        background: Grey value, 0 to 1, where there is no fluorescence.
+    """
+    blurred = cv2.GaussianBlur(plane, (0, 0), blur_px) if blur_px > 0.2 else plane
+    signal = np.clip(brightness * blurred + background, 0, None)
+    counted = rng.poisson(signal * photons) / photons
+    return np.asarray(np.clip(np.round(255 * counted), 0, 255), np.uint8)

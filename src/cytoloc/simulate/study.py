@@ -1,0 +1,154 @@
+"""A study: genes, their antibodies, the wells they are imaged in, and the fields of each well.
+
+All fields of a well show the same antibody, hence the same locations at about the same strength. Every field has a random
+source of its own, made from the seed and its number: the same seed gives the same bytes, in any order, on any number of
+processes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.atlas.images import write_kaggle_field
+from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
+from cytoloc.errors import CytolocError
+from cytoloc.files import new_folder, refuse_existing
+from cytoloc.labels import CHANNELS, TRAINING_COUNTS, format_labels
+from cytoloc.parallel import in_order
+from cytoloc.simulate.cells import draw_scene, smooth_noise, to_unit
+from cytoloc.simulate.optics import expose
+from cytoloc.simulate.patterns import PATTERNS
+
+LABELS_PER_FIELD: Final = (15126, 12485, 3160, 299, 2)
+"""Training fields of the 2018 competition with one, two … five labels."""
+
+PIXEL_UM: Final = 0.32
+"""Edge of a pixel of a 512-px field: the atlas's 0.08 µm at 2048 px."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one field will show: the row of the atlas, and the strength of each of its locations."""
+
+    number: int
+    row: FieldRow
+    strengths: tuple[float, ...]
+
+
+def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
+    """Return a plan per field; one to four fields a well, a well per antibody.
+
+    Locations follow the frequencies of the real training set, among those that can be drawn.
+
+    Raises:
+        CytolocError: If a number is impossible.
+    """
+    if n_fields < 1:
+        raise CytolocError(f"A study of {n_fields} fields cannot be drawn.", way_out="Ask for at least 1 field.")
+    if seed < 0:
+        raise CytolocError(f"{seed} is not a seed.", way_out="Seeds are whole numbers from 0.")
+    if not 32 <= size <= 4096:
+        raise CytolocError(f"Fields of {size} px cannot be drawn.", way_out="Choose a size from 32 to 4096 px.")
+    rng = np.random.default_rng([seed, 0])
+    drawable = np.array(sorted(PATTERNS))
+    frequency = np.array(TRAINING_COUNTS, float)[drawable]
+    plans: list[Plan] = []
+    while len(plans) < n_fields:
+        antibody = len({plan.row.antibody for plan in plans}) + 1
+        count = 1 + int(rng.choice(len(LABELS_PER_FIELD), p=np.array(LABELS_PER_FIELD) / sum(LABELS_PER_FIELD)))
+        labels = tuple(sorted(int(i) for i in rng.choice(drawable, count, replace=False, p=frequency / frequency.sum())))
+        strengths = tuple(float(s) for s in rng.uniform(0.55, 1.0, count))
+        for field in range(1, min(int(rng.integers(1, 5)), n_fields - len(plans)) + 1):
+            number = len(plans)
+            row = FieldRow(
+                id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"cytoloc simulated field {seed} {number}")),
+                source="simulated",
+                labels=labels,
+                antibody=f"SIM{antibody:06d}",
+                plate=str(1 + antibody // 96),
+                well=f"{'ABCDEFGH'[antibody % 96 // 12]}{1 + antibody % 12}",
+                field=str(field),
+                gene=f"SIMG{antibody:08d}",
+                original_px=size,
+                pixel_um=PIXEL_UM * 512 / size,
+            )
+            plans.append(Plan(number, row, strengths))
+    return plans
+
+
+def draw_field(plan: Plan, *, seed: int) -> NDArray[np.uint8]:
+    """Return the field of a plan, uint8 ``(4, size, size)``."""
+    rng = np.random.default_rng([seed, 1, plan.number])
+    size = plan.row.original_px
+    scene = draw_scene(rng, size)
+    protein = np.zeros((size, size), np.float32)
+    for location, strength in zip(plan.row.labels or (), plan.strengths, strict=True):
+        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
+    # Cells of one field differ in how much of the protein they hold.
+    amount = rng.uniform(0.55, 1.0, int(scene.cell_map.max()) + 1).astype(np.float32)
+    protein = to_unit(protein * amount[scene.cell_map]) + 0.03 * (scene.cell_map > 0)
+    grain = np.clip(1 + 0.2 * smooth_noise(rng, size, 5 * scene.scale), 0.3, None)
+    nucleus = (scene.nucleus_map > 0) * grain * (1 - 0.5 * scene.nucleoli)
+    planes = {"microtubules": scene.microtubules, "protein": protein, "nucleus": to_unit(nucleus), "er": scene.er}
+    exposed = [
+        expose(
+            rng,
+            np.asarray(planes[role], np.float32),
+            brightness=float(rng.uniform(0.35, 0.95)),
+            blur_px=float(rng.uniform(0.7, 1.2)) * scene.scale,
+            photons=float(rng.uniform(150, 600)),
+            background=float(rng.uniform(0, 0.012)),
+        )
+        for role in CHANNELS
+    ]
+    return np.stack(exposed)
+
+
+def simulate_atlas(
+    path: Path, *, n_fields: int, seed: int, size: int, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> Atlas:
+    """Draw a study into a new atlas; the same seed gives the same bytes.
+
+    Raises:
+        CytolocError: If a number is impossible, the output exists, or the disk refuses.
+    """
+    plans = plan_study(n_fields, seed=seed, size=size)
+    refuse_existing(path)
+    made_by = {"command": "simulate", "seed": seed}
+    fields = ((plan.row, image) for plan, image in _draw_all(plans, seed, advance))
+    return write_atlas(path, fields, count=n_fields, size=size, made_by=made_by)
+
+
+def simulate_kaggle(
+    path: Path, *, n_fields: int, seed: int, size: int, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> None:
+    """Draw a study as the competition gave it out: four PNG files a field, ``labels.csv``, and ``folds``' wells lost.
+
+    Raises:
+        CytolocError: If a number is impossible, the output exists, or the disk refuses.
+    """
+    plans = plan_study(n_fields, seed=seed, size=size)
+    with new_folder(path) as folder:
+        for plan, image in _draw_all(plans, seed, advance):
+            write_kaggle_field(folder, plan.row.id, image)
+        lines = ["Id,Target", *(f"{plan.row.id},{format_labels(plan.row.labels or ())}" for plan in plans)]
+        (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _draw_all(
+    plans: list[Plan], seed: int, advance: Callable[[int, int], None]
+) -> Iterator[tuple[Plan, NDArray[np.uint8]]]:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for done, image in enumerate(in_order(partial(draw_field, seed=seed), plans, pool=pool), start=1):
+            yield plans[done - 1], image
+            advance(done, len(plans))
