@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.simulate.cells import Plane
+from cytoloc.simulate.cells import Plane, to_unit
 
 
 def expose(
@@ -17,12 +17,12 @@ def expose(
     Args:
         rng: Source of the noise.
         plane: Fluorescence from 0 to 1.
-        brightness: Grey value, 0 to 1, of fluorescence 1.
+        brightness: Grey value, 0 to 1, of the brightest spot after blurring: microscopists set the gain by it.
         blur_px: Standard deviation of the point-spread function, taken as Gaussian, in pixels.
         photons: Counted at grey value 1; fewer mean more shot noise.
         background: Grey value, 0 to 1, where there is no fluorescence.
     """
     blurred = cv2.GaussianBlur(plane, (0, 0), blur_px) if blur_px > 0.2 else plane
-    signal = np.clip(brightness * blurred + background, 0, None)
+    signal = np.clip(brightness * to_unit(blurred) + background, 0, None)
     counted = rng.poisson(signal * photons) / photons
     return np.asarray(np.clip(np.round(255 * counted), 0, 255), np.uint8)

@@ -132,7 +132,7 @@ def simulate_atlas(
 def simulate_kaggle(
     path: Path, *, n_fields: int, seed: int, size: int, advance: Callable[[int, int], None] = lambda _done, _total: None
 ) -> None:
-    """Draw a study as the competition gave it out: four PNG files a field, ``labels.csv``, and ``folds``' wells lost.
+    """Draw a study as the competition gave it out: four PNG files a field and ``labels.csv``; wells are lost.
 
     Raises:
         CytolocError: If a number is impossible, the output exists, or the disk refuses.

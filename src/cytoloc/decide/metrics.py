@@ -1,0 +1,73 @@
+"""How good locations and probabilities are, per class and over classes; scikit-learn's definitions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support, roc_auc_score
+
+from cytoloc.labels import LOCATIONS
+
+N_SHUFFLES: Final = 200
+"""Random deals behind the chance of an F1: the mean's standard error is below .005 even on a few dozen fields."""
+
+
+def macro_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Return the mean F1 over classes; a class that is neither true nor predicted counts 0, as on Kaggle.
+
+    Args:
+        predicted: bool ``(n, classes)``.
+        truth: bool ``(n, classes)``.
+
+    >>> macro_f1(np.array([[True, False]]), np.array([[True, False]]))
+    0.5
+    """
+    return float(f1_score(truth, predicted, average="macro", zero_division=0))
+
+
+def class_table(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], probabilities: NDArray[np.floating] | None = None
+) -> pl.DataFrame:
+    """Return one row per location: positives, predicted, precision, recall, F1, and with probabilities AP and ROC AUC.
+
+    Measures that are not defined (a class without positives, or with only positives) are null.
+    """
+    precision, recall, f1, positives = precision_recall_fscore_support(truth, predicted, zero_division=0)
+    known = positives > 0
+    columns = {
+        "id": [location.id for location in LOCATIONS],
+        "location": [location.name for location in LOCATIONS],
+        "positives": positives.astype(int).tolist(),
+        "predicted": predicted.sum(axis=0).tolist(),
+        "precision": _null_unless(known & predicted.any(axis=0), precision),
+        "recall": _null_unless(known, recall),
+        "f1": _null_unless(known | predicted.any(axis=0), f1),
+    }
+    if probabilities is not None:
+        both = known & ~truth.all(axis=0)
+        columns["average_precision"] = [
+            float(average_precision_score(truth[:, i], probabilities[:, i])) if known[i] else None
+            for i in range(len(LOCATIONS))
+        ]
+        columns["roc_auc"] = [
+            float(roc_auc_score(truth[:, i], probabilities[:, i])) if both[i] else None for i in range(len(LOCATIONS))
+        ]
+    return pl.DataFrame(columns, schema_overrides={"precision": pl.Float64, "recall": pl.Float64, "f1": pl.Float64})
+
+
+def class_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the F1 of each class; 0 for a class that is neither true nor predicted."""
+    return np.asarray(f1_score(truth, predicted, average=None, zero_division=0), np.float64)
+
+
+def chance_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], *, seed: int = 0) -> NDArray[np.float64]:
+    """Return the F1 of each class when the same predictions are dealt to the fields at random: the mean of 200 deals."""
+    rng = np.random.default_rng(seed)
+    return np.mean([class_f1(predicted[rng.permutation(len(truth))], truth) for _ in range(N_SHUFFLES)], axis=0)
+
+
+def _null_unless(condition: NDArray[np.bool_], values: NDArray[np.floating]) -> list[float | None]:
+    return [float(value) if holds else None for holds, value in zip(condition, values, strict=True)]

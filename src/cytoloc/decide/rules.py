@@ -1,0 +1,25 @@
+"""What a field's answer must look like whatever the thresholds say: never blank, never more than a few."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def fill_blanks(predicted: NDArray[np.bool_], probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return ``predicted`` with the most probable location given to each field that has none."""
+    filled = predicted.copy()
+    blank = np.flatnonzero(~predicted.any(axis=1))
+    filled[blank, np.argmax(probabilities[blank], axis=1)] = True
+    return filled
+
+
+def cap_labels(
+    predicted: NDArray[np.bool_], probabilities: NDArray[np.floating], thresholds: NDArray[np.float64], *, most: int
+) -> NDArray[np.bool_]:
+    """Return ``predicted`` with at most ``most`` locations a field: those furthest above their thresholds."""
+    capped = predicted.copy()
+    margin = np.where(predicted, probabilities - thresholds, -np.inf)
+    for row in np.flatnonzero(predicted.sum(axis=1) > most):
+        capped[row, np.argsort(-margin[row], kind="stable")[most:]] = False
+    return capped
