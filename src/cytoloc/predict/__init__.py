@@ -1,0 +1,1 @@
+"""Predictions: from a trained model and fields of view to probabilities."""

@@ -1,0 +1,142 @@
+"""A trained model: one or more runs whose probabilities are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cytoloc.errors import FormatError, ImageError
+from cytoloc.files import read_json
+from cytoloc.labels import CHANNELS, N_LOCATIONS
+from cytoloc.models.network import Network, build_network
+from cytoloc.predict.sources import Source
+from cytoloc.predict.views import mean_logits
+from cytoloc.recipe import Recipe, read_resolved
+from cytoloc.scores import Scores
+
+RUN_KIND: Final = "cytoloc-run"
+RUN_VERSION: Final = 1
+BATCH: Final = 16
+
+
+class Model:
+    """Networks of one input size, ready to predict.
+
+    Attributes:
+        size: Edge of the pictures that the networks see, in pixels.
+        views: How many flips and turns logits are averaged over, unless told otherwise.
+        provenance: What it was made from; JSON values only.
+    """
+
+    def __init__(self, networks: Sequence[Network], *, size: int, views: int, provenance: dict[str, Any]) -> None:
+        self.networks = [network.eval() for network in networks]
+        self.size = size
+        self.views = views
+        self.provenance = provenance
+
+    def probabilities(self, fields: NDArray[np.uint8], *, views: int | None = None) -> NDArray[np.float32]:
+        """Return the probability of each location, float32 ``(n, 28)``.
+
+        Per network, logits are averaged over views; the networks' probabilities are averaged.
+
+        Args:
+            fields: uint8 ``(n, 4, size, size)`` at the model's own size, channels in the order of ``cytoloc.CHANNELS``.
+            views: 1, 2, 4 or 8.
+
+        Raises:
+            ImageError: If the fields have another shape or type.
+        """
+        if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != (len(CHANNELS), self.size, self.size):
+            raise ImageError(
+                f"The model takes uint8 (n, {len(CHANNELS)}, {self.size}, {self.size}); this is {fields.dtype} {fields.shape}."
+            )
+        pixels = torch.from_numpy(np.ascontiguousarray(fields))
+        with torch.inference_mode():
+            each = [torch.sigmoid(mean_logits(n, pixels, views=views or self.views)) for n in self.networks]
+        return np.asarray(torch.stack(each).mean(dim=0).numpy(), np.float32)
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        views: int | None = None,
+        advance: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Scores:
+        """Return the scores of every field of a source, a batch at a time.
+
+        Args:
+            source: From :func:`cytoloc.predict.sources.open_source`.
+            views: 1, 2, 4 or 8; by default the recipe's.
+            advance: Told after each batch how many fields of how many are done.
+        """
+        views = views or self.views
+        parts = [np.empty((0, N_LOCATIONS), np.float32)]
+        done = 0
+        for batch in source.batches(self.size, BATCH):
+            parts.append(self.probabilities(batch, views=views))
+            done += len(batch)
+            advance(done, len(source.ids))
+        return Scores(source.ids, np.concatenate(parts), {**self.provenance, "views": views})
+
+
+def load(path: str | Path) -> Model:
+    """Return the model in a run folder, or the mean of all finished runs in a folder of runs.
+
+    Raises:
+        FormatError: If there is no finished run, or the runs differ in what they see.
+    """
+    path = Path(path)
+    folders = [path] if (path / "run.json").exists() else sorted(p.parent for p in path.glob("*/run.json"))
+    if not folders:
+        raise FormatError(f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`.")
+    runs = [_load_run(folder) for folder in folders]
+    recipes = [recipe for _, recipe, _ in runs]
+    if len({(recipe.image.size, recipe.select.views) for recipe in recipes}) > 1:
+        raise FormatError(
+            f"The runs in {path} differ in image size or views.", way_out="Predict with each and average the scores."
+        )
+    return Model(
+        [network for network, _, _ in runs],
+        size=recipes[0].image.size,
+        views=recipes[0].select.views,
+        provenance={"runs": [facts for _, _, facts in runs]},
+    )
+
+
+def load_network(checkpoint: Path, recipe: Recipe) -> Network:
+    """Return the network of a recipe with the weights in a Lightning checkpoint.
+
+    Raises:
+        FormatError: If the checkpoint is missing, damaged, or of another network.
+    """
+    network = build_network(
+        recipe.model.backbone,
+        weights="none",
+        head=recipe.model.head,
+        dropout=recipe.model.dropout,
+        mean=recipe.image.mean,
+        std=recipe.image.std,
+    )
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+    # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+    except Exception as error:
+        raise FormatError(
+            f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}", way_out="Train the run again."
+        ) from error
+    return network
+
+
+def _load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
+    header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
+    if not (folder / "scores.parquet").exists():
+        raise FormatError(f"{folder} is not finished.", way_out="Finish it with `cytoloc train … --resume`.")
+    recipe = read_resolved(folder / "recipe.toml")
+    network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe)
+    return network, recipe, {"name": folder.name, "recipe": recipe.name, **header}

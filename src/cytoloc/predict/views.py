@@ -1,0 +1,28 @@
+"""Views: the flips and quarter turns under which a field of view means the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def dihedral(fields: Tensor, view: int) -> Tensor:
+    """Return ``fields``, ``(n, channels, size, size)``, seen in one of eight ways.
+
+    Views 0 to 3 are quarter turns; 4 to 7 the same after a left-right flip. View 0 changes nothing.
+    """
+    flipped = fields.flip(-1) if view >= 4 else fields
+    return torch.rot90(flipped, view % 4, dims=(-2, -1)) if view % 4 else flipped
+
+
+def view_numbers(views: int) -> tuple[int, ...]:
+    """Return which dihedral views make up a set of 1, 2, 4 or 8: identity, then the flip, then the turns."""
+    sets = {1: (0,), 2: (0, 4), 4: (0, 4, 2, 6), 8: tuple(range(8))}
+    return sets[views]
+
+
+def mean_logits(network: Callable[[Tensor], Tensor], fields: Tensor, *, views: int) -> Tensor:
+    """Return the logits of ``fields`` averaged over views, as the starting system does."""
+    return torch.stack([network(dihedral(fields, view)) for view in view_numbers(views)]).mean(dim=0)
