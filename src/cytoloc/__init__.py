@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from cytoloc.labels import CHANNELS as CHANNELS
     from cytoloc.labels import LOCATIONS as LOCATIONS
     from cytoloc.labels import Location as Location
-    from cytoloc.predict.model import Model as Model
-    from cytoloc.predict.model import load as load
     from cytoloc.scores import Scores as Scores
     from cytoloc.scores import read_scores as read_scores
 
@@ -30,8 +28,6 @@ _HOMES: Final = {
     "CHANNELS": "cytoloc.labels",
     "LOCATIONS": "cytoloc.labels",
     "Location": "cytoloc.labels",
-    "Model": "cytoloc.predict.model",
-    "load": "cytoloc.predict.model",
     "Scores": "cytoloc.scores",
     "read_scores": "cytoloc.scores",
 }

@@ -25,7 +25,7 @@ def new_file(path: Path) -> Iterator[Path]:
         StorageError: If the disk is full, read-only, or refuses.
     """
     refuse_existing(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             # The suffix is kept: many writers choose their format by it.
@@ -39,7 +39,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Lend a temporary folder that becomes ``path`` only if the block ends well; see :func:`new_file`."""
     refuse_existing(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
@@ -63,7 +63,7 @@ def refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`."""
     try:
         yield

@@ -60,7 +60,7 @@ class Model:
             each = [torch.sigmoid(mean_logits(n, pixels, views=views or self.views)) for n in self.networks]
         return np.asarray(torch.stack(each).mean(dim=0).numpy(), np.float32)
 
-    def predict(
+    def score(
         self,
         source: Source,
         *,

@@ -1,0 +1,37 @@
+# make demo: the whole way on simulated cells.   make test: everything that must hold.   make check: the quick part of it.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   ?= demo-out
+
+.PHONY: setup demo check test format clean
+
+setup: $(VENV)/.installed
+
+# Installed once, and again when what is installed changes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/cytoloc demo --out $(DEMO)
+
+check: setup
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy src tests
+	$(BIN)/pytest -m 'not slow' -n 2
+
+test: setup
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy src tests
+	$(BIN)/pytest -n 2
+
+format: setup
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Training: one recipe on one fold of an atlas makes one run."""

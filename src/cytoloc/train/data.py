@@ -1,0 +1,94 @@
+"""Batches from an atlas: uint8 pixels and float targets, decoded by tensorstore's own threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import TrainingError
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of an atlas to learn from and rows held out."""
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
+    """Return the rows of an atlas that fold number ``fold`` trains on and holds out.
+
+    Raises:
+        TrainingError: If the folds name fields that the atlas lacks or has without labels, leave labelled ones out, have
+            no such fold, or leave nothing to learn from.
+    """
+    labelled = {name: row for row, (name, known) in enumerate(zip(atlas.ids, atlas.labelled, strict=True)) if known}
+    listed = folds["id"].to_list()
+    strange = [name for name in listed if name not in labelled]
+    if strange:
+        raise TrainingError(
+            f"The folds name {len(strange)} fields that {atlas.path} lacks or has without labels, e.g. {strange[0]}.",
+            way_out="Make the folds from this atlas with `cytoloc folds`.",
+        )
+    left_out = labelled.keys() - set(listed)
+    if left_out:
+        raise TrainingError(
+            f"The folds leave out {len(left_out)} labelled fields of {atlas.path}, e.g. {min(left_out)}.",
+            way_out="Make the folds from this atlas with `cytoloc folds`.",
+        )
+    rows = np.array([labelled[name] for name in listed], np.int64)
+    held = folds["fold"].to_numpy() == fold
+    if not held.any():
+        known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))
+        raise TrainingError(f"There is no fold {fold}; the folds are {known}.", way_out="Choose one of them, or all.")
+    if (~held).sum() < 2:
+        raise TrainingError(f"Fold {fold} leaves {int((~held).sum())} fields to learn from.", way_out="Make more folds.")
+    return Split(np.sort(rows[~held]), np.sort(rows[held]))
+
+
+class Fields(Dataset[Batch]):
+    """Fields of an atlas as a dataset whose items are whole batches: uint8 ``(n, 4, s, s)`` and float ``(n, 28)``."""
+
+    def __init__(self, atlas: Atlas, rows: NDArray[np.int64]) -> None:
+        self.atlas = atlas
+        self.rows = rows
+        self.targets = torch.from_numpy(atlas.truth[rows].astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return one batch; torch calls this instead of asking for items one by one."""
+        return torch.from_numpy(self.atlas.read(self.rows[indices])), self.targets[indices]
+
+
+def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> DataLoader[Any]:
+    """Return batches of ``fields``: in order, or shuffled by ``shuffle_seed``.
+
+    A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread for
+    the batch norms.
+    """
+    shuffled = shuffle_seed is not None
+    return DataLoader(
+        fields,
+        batch_size=batch_size,
+        shuffle=shuffled,
+        drop_last=shuffled and len(fields) >= batch_size,
+        generator=torch.Generator().manual_seed(shuffle_seed) if shuffle_seed is not None else None,
+        collate_fn=_as_it_is,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

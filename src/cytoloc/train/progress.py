@@ -1,0 +1,61 @@
+"""What a run writes down while it learns: a line an epoch, on the terminal and in ``log.csv``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytorch_lightning as lightning
+
+COLUMNS = ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate", "images_per_second", "seconds")
+
+
+class EpochLog(lightning.Callback):
+    """Keeps one row per epoch in ``log.csv``; its rows travel in the checkpoint, so a resumed run has each epoch once."""
+
+    def __init__(self, path: Path, *, name: str, epochs: int, report: Callable[[str], None]) -> None:
+        self.path = path
+        self.name = name
+        self.epochs = epochs
+        self.report = report
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+        self._trained = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the clock of the training part."""
+        self._trained = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Add the epoch's row and say it."""
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        images = trainer.num_training_batches * getattr(trainer.train_dataloader, "batch_size", 1)
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            **{name: measured[name] for name in ("train_loss", "val_loss", "val_macro_f1")},
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "images_per_second": images / self._trained,
+            "seconds": time.perf_counter() - self._started,
+        }
+        self.rows.append(row)
+        pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
+        self.report(
+            f"{self.name}  epoch {row['epoch']:>2}/{self.epochs}  train loss {row['train_loss']:.3f}"
+            f"  held-out loss {row['val_loss']:.3f}  macro F1 at .5 {row['val_macro_f1']:.3f}"
+            f"  {row['images_per_second']:.0f} images/s"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the rows of the run that is resumed."""
+        self.rows = list(state_dict["rows"])
