@@ -32,7 +32,7 @@ _HOMES: Final = {
     "read_scores": "cytoloc.scores",
 }
 
-__all__ = [  # noqa: PLE0604, RUF022 - the names live in _HOMES
+__all__ = [
     *_HOMES,
     "__version__",
 ]

@@ -93,7 +93,7 @@ class SelectSection(Section):
     """Which weights a run is judged and used by."""
 
     checkpoint: Literal["last", "best"] = "last"
-    """``best`` has the least loss on the held-out fold, so its held-out scores are somewhat too good; ``last`` is honest."""
+    """``best`` has the least held-out loss, so its held-out scores are somewhat too good; ``last`` is honest."""
     views: Literal[1, 2, 4, 8] = 8
     """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""
 
@@ -216,7 +216,8 @@ def _validated(content: dict[str, Any], *, where: str) -> Recipe:
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         raise RecipeError(
-            f"Recipe {where}: " + " ".join(problems), way_out="`cytoloc recipes quick` shows every key with its value."
+            f"Recipe {where}: " + " ".join(problems),
+            way_out="`cytoloc recipes quick` shows every key with its value.",
         ) from error
 
 

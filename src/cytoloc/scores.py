@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import FormatError, TableError
 from cytoloc.files import check_format, existing, new_file
-from cytoloc.labels import LOCATIONS, N_LOCATIONS, parse_labels, to_matrix
+from cytoloc.labels import LOCATIONS, N_LOCATIONS, format_labels, from_matrix, parse_labels, to_matrix
 
 KIND: Final = "cytoloc-scores"
 VERSION: Final = 1
@@ -107,7 +107,9 @@ def read_scores(path: Path, *, ids: Path | None = None) -> Scores:
         if ids is None:
             raise TableError(f"{path} holds no ids.", way_out="Give them with --ids FILE, one per row.")
         return Scores(read_ids(ids), _read_numpy(path).astype(np.float32), {"file": path.name})
-    raise TableError(f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz.")
+    raise TableError(
+        f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz."
+    )
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -145,6 +147,51 @@ def read_labels(path: Path, *, column: str = "Target", blank: bool = False) -> d
         name: () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")
         for name, text in zip(table["Id"], table[column], strict=True)
     }
+
+
+def join(parts: Sequence[Scores]) -> Scores:
+    """Return one table of several whose fields are different and whose provenance is the same.
+
+    Raises:
+        TableError: If a field occurs in two of them.
+    """
+    ids = [name for part in parts for name in part.ids]
+    return Scores(tuple(ids), np.concatenate([part.probabilities for part in parts]), parts[0].provenance)
+
+
+def combine(parts: Sequence[Scores]) -> Scores:
+    """Return one score per field from several tables: folds are joined, members of an ensemble averaged.
+
+    Tables of the same fields are members; their plain mean is taken. Tables that share no field are folds.
+
+    Raises:
+        TableError: If two tables share some of their fields but not all: no mean would be over the same members.
+    """
+    by_fields: dict[frozenset[str], list[Scores]] = {}
+    for part in parts:
+        by_fields.setdefault(frozenset(part.ids), []).append(part)
+    ids: list[str] = []
+    rows = []
+    for fields, members in by_fields.items():
+        if not fields.isdisjoint(ids):
+            raise TableError(
+                "Two score tables share some of their fields but not all.",
+                way_out="Give tables of the same fields (they are averaged) or of different ones (they are joined).",
+            )
+        order = members[0].ids
+        ids += order
+        rows.append(np.mean([member.rows(order) for member in members], axis=0, dtype=np.float64))
+    if not rows:
+        raise TableError("There are no scores.", way_out="Give at least one table.")
+    provenance = {"parts": [part.provenance for part in parts]} if len(parts) > 1 else parts[0].provenance
+    return Scores(tuple(ids), np.concatenate(rows).astype(np.float32), provenance)
+
+
+def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path) -> None:
+    """Write ``Id,Predicted`` as the competition wants it, in the order of ``ids``, to a path that must be free."""
+    table = pl.DataFrame({"Id": list(ids), "Predicted": [format_labels(row) for row in from_matrix(predicted)]})
+    with new_file(path) as temporary:
+        table.write_csv(temporary)
 
 
 def truth_of(ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], *, where: str) -> NDArray[np.bool_]:
@@ -185,7 +232,8 @@ def _require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) ->
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise TableError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(table.columns)}.",
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
+            f" it has {', '.join(table.columns)}.",
             way_out="Columns are separated by commas and named in the first line.",
         )
 

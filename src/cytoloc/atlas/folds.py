@@ -32,7 +32,12 @@ _KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
 
 
 def make_folds(
-    atlas: Atlas, *, k: int = 5, group_by: GroupBy = "well", pairs: Sequence[tuple[str, str]] = (), seed: int = 0
+    atlas: Atlas,
+    *,
+    k: int = 5,
+    group_by: GroupBy = "well",
+    pairs: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
 ) -> pl.DataFrame:
     """Return the folds of an atlas's labelled fields: columns ``id``, ``group``, ``fold``.
 
@@ -83,7 +88,8 @@ def read_folds(path: Path) -> pl.DataFrame:
         folds = table.select(*schema)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(
-            f"{path} is not a folds file: {str(error).splitlines()[0]}", way_out="Make one with `cytoloc folds`."
+            f"{path} is not a folds file: {str(error).splitlines()[0]}",
+            way_out="Make one with `cytoloc folds`.",
         ) from error
     if folds.height == 0 or folds.null_count().sum_horizontal().item():
         raise TableError(f"{path} is not a folds file: it is empty or has empty cells.")
@@ -105,7 +111,8 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         table = pl.read_csv(existing(path, what="pairs file"), infer_schema=False).select("a", "b")
     except pl.exceptions.PolarsError as error:
         raise TableError(
-            f"{path} is not a pairs file: {str(error).splitlines()[0]}", way_out="It needs the columns a and b."
+            f"{path} is not a pairs file: {str(error).splitlines()[0]}",
+            way_out="It needs the columns a and b.",
         ) from error
     return [(a, b) for a, b in table.iter_rows()]
 

@@ -22,7 +22,9 @@ def read_grey_png(path: Path) -> NDArray[np.uint8]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{path}: there is no such file.", way_out="Every field needs its four channel files.") from None
+        raise ImageError(
+            f"{path}: there is no such file.", way_out="Every field needs its four channel files."
+        ) from None
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -32,7 +34,9 @@ def read_grey_png(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as picture:
             picture.verify()
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path} is truncated or damaged: {error}.", way_out="Copy or download the file again.") from error
+        raise ImageError(
+            f"{path} is truncated or damaged: {error}.", way_out="Copy or download the file again."
+        ) from error
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ImageError(f"{path} is truncated or damaged.", way_out="Copy or download the file again.")
@@ -55,7 +59,8 @@ def read_kaggle_field(folder: Path, name: str) -> NDArray[np.uint8]:
     for path, plane in zip(paths, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise ImageError(
-                f"Field {name} has two sizes: {paths[0].name} is {_size(planes[0])} px, {path.name} is {_size(plane)} px.",
+                f"Field {name} has two sizes: {paths[0].name} is {_size(planes[0])} px,"
+                f" {path.name} is {_size(plane)} px.",
                 way_out="The four channels of a field must show the same pixels.",
             )
     return np.stack(planes)

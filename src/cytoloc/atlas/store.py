@@ -100,7 +100,7 @@ class Atlas:
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
         """Return one field, uint8 ``(4, size, size)``, channels in the order of ``cytoloc.CHANNELS``."""
-        return self.read([row])[0]
+        return np.asarray(self.read([row])[0])
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[row] for row in range(len(self)))
@@ -136,7 +136,7 @@ class Atlas:
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """For each field, whether its locations are known."""
-        return self.fields["labels"].is_not_null().to_numpy()
+        return np.asarray(self.fields["labels"].is_not_null().to_numpy(), np.bool_)
 
     @property
     def truth(self) -> NDArray[np.bool_]:
@@ -255,7 +255,10 @@ def _open_spec(path: Path) -> dict[str, Any]:
 
 def _new_spec(path: Path, count: int, size: int, shard: int) -> dict[str, Any]:
     # blosc-lz4 reads 1.2-1.3 times as fast as zstd here, for a few per cent more bytes.
-    inner = [{"name": "bytes"}, {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle"}}]
+    inner = [
+        {"name": "bytes"},
+        {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle"}},
+    ]
     index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     one_field = [1, len(CHANNELS), size, size]
     sharding = {"chunk_shape": one_field, "codecs": inner, "index_codecs": index, "index_location": "end"}

@@ -68,7 +68,12 @@ class Decision:
 
 
 def fit_decision(
-    members: Members, truth: NDArray[np.bool_], *, method: Method = "seed", most: int = 5, fill_blank: bool = True
+    members: Members,
+    truth: NDArray[np.bool_],
+    *,
+    method: Method = "seed",
+    most: int = 5,
+    fill_blank: bool = True,
 ) -> Decision:
     """Return the decision that fits held-out probabilities to their truth.
 
@@ -111,8 +116,8 @@ def cross_fit(
 ) -> NDArray[np.bool_]:
     """Return each field's locations, decided by a fit that saw neither the field nor its group.
 
-    This is what a decision may be judged by: thresholds judged on the fields that they were fitted to look far better than
-    they are.
+    This is what a decision may be judged by: thresholds judged on the fields that they were fitted to look far better
+    than they are.
 
     Args:
         members: Probabilities ``(n, 28)`` per member.
@@ -157,7 +162,8 @@ def mean_of(members: Members) -> NDArray[np.float64]:
     stack = np.stack([np.asarray(values, np.float64) for values in members.values()])
     if not ((stack >= 0) & (stack <= 1)).all():
         raise TableError(
-            "Some values are not probabilities.", way_out="Give values from 0 to 1; logits need a sigmoid first."
+            "Some values are not probabilities.",
+            way_out="Give values from 0 to 1; logits need a sigmoid first.",
         )
     mean: NDArray[np.float64] = stack.mean(axis=0)
     return mean
@@ -203,3 +209,7 @@ def read_decision(path: Path) -> Decision:
 def with_provenance(decision: Decision, **facts: Any) -> Decision:
     """Return the decision with more said about what it was fitted on."""
     return replace(decision, fitted_on={**decision.fitted_on, **facts})
+
+
+def _rows(members: Members, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.floating]]:
+    return {name: values[rows] for name, values in members.items()}

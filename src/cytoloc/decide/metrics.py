@@ -14,6 +14,9 @@ from cytoloc.labels import LOCATIONS
 N_SHUFFLES: Final = 200
 """Random deals behind the chance of an F1: the mean's standard error is below .005 even on a few dozen fields."""
 
+N_RESAMPLES: Final = 2000
+"""Bootstrap resamples behind an interval."""
+
 
 def macro_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Return the mean F1 over classes; a class that is neither true nor predicted counts 0, as on Kaggle.
@@ -64,9 +67,28 @@ def class_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[
 
 
 def chance_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], *, seed: int = 0) -> NDArray[np.float64]:
-    """Return the F1 of each class when the same predictions are dealt to the fields at random: the mean of 200 deals."""
+    """Return the F1 of each class when the same predictions are dealt to the fields at random: mean of 200 deals."""
     rng = np.random.default_rng(seed)
-    return np.mean([class_f1(predicted[rng.permutation(len(truth))], truth) for _ in range(N_SHUFFLES)], axis=0)
+    deals = [class_f1(predicted[rng.permutation(len(truth))], truth) for _ in range(N_SHUFFLES)]
+    return np.asarray(np.mean(deals, axis=0), np.float64)
+
+
+def macro_f1_interval(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the macro F1, fields drawn with replacement (2,000 times).
+
+    On few fields it is wide, and it lies low when classes have a handful of positives: a resample that misses them all
+    scores them 0.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(truth)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=N_RESAMPLES).astype(np.float64)
+    hits = weights @ (predicted & truth)
+    total = weights @ predicted + weights @ truth
+    scores = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0).mean(axis=1)
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _null_unless(condition: NDArray[np.bool_], values: NDArray[np.floating]) -> list[float | None]:

@@ -15,7 +15,11 @@ def fill_blanks(predicted: NDArray[np.bool_], probabilities: NDArray[np.floating
 
 
 def cap_labels(
-    predicted: NDArray[np.bool_], probabilities: NDArray[np.floating], thresholds: NDArray[np.float64], *, most: int
+    predicted: NDArray[np.bool_],
+    probabilities: NDArray[np.floating],
+    thresholds: NDArray[np.float64],
+    *,
+    most: int,
 ) -> NDArray[np.bool_]:
     """Return ``predicted`` with at most ``most`` locations a field: those furthest above their thresholds."""
     capped = predicted.copy()

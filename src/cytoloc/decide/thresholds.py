@@ -16,8 +16,8 @@ def grid_thresholds(
 ) -> NDArray[np.float64]:
     """Return per class the first value of ``grid`` with the highest F1: the starting system's rule.
 
-    Sorting each class once gives the counts at every threshold, so the cost does not grow with the grid. A class without
-    positives has F1 0 everywhere and gets the first value.
+    Sorting each class once gives the counts at every threshold, so the cost does not grow with the grid. A class
+    without positives has F1 0 everywhere and gets the first value.
 
     Args:
         probabilities: ``(n, classes)``.

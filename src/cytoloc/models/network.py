@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -75,13 +75,16 @@ def build_network(
     if not timm.is_model(backbone):
         near = ", ".join(timm.list_models(f"*{backbone.split('_')[0]}*")[:5])
         raise RecipeError(
-            f"There is no backbone {backbone!r}.", way_out=f"Choose a timm name{f', e.g. {near}' if near else ''}."
+            f"There is no backbone {backbone!r}.",
+            way_out=f"Choose a timm name{f', e.g. {near}' if near else ''}.",
         )
-    body = timm.create_model(backbone, pretrained=False, in_chans=len(CHANNELS), num_classes=0, global_pool="")
+    body: Any = timm.create_model(backbone, pretrained=False, in_chans=len(CHANNELS), num_classes=0, global_pool="")
     state = initial_weights(backbone, weights, in_channels=len(CHANNELS))
     if state is not None:
         body.load_state_dict(state)
     features = int(body.num_features)
-    top = PlainHead(features, N_LOCATIONS, dropout) if head == "plain" else AverageMaxHead(features, N_LOCATIONS, dropout)
+    top = (
+        PlainHead(features, N_LOCATIONS, dropout) if head == "plain" else AverageMaxHead(features, N_LOCATIONS, dropout)
+    )
     network = Network(Normalise(mean, std), body, top)
     return network.to(memory_format=torch.channels_last)

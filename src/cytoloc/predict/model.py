@@ -53,7 +53,8 @@ class Model:
         """
         if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != (len(CHANNELS), self.size, self.size):
             raise ImageError(
-                f"The model takes uint8 (n, {len(CHANNELS)}, {self.size}, {self.size}); this is {fields.dtype} {fields.shape}."
+                f"The model takes uint8 (n, {len(CHANNELS)}, {self.size}, {self.size});"
+                f" this is {fields.dtype} {fields.shape}."
             )
         pixels = torch.from_numpy(np.ascontiguousarray(fields))
         with torch.inference_mode():
@@ -93,12 +94,15 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     folders = [path] if (path / "run.json").exists() else sorted(p.parent for p in path.glob("*/run.json"))
     if not folders:
-        raise FormatError(f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`.")
+        raise FormatError(
+            f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`."
+        )
     runs = [_load_run(folder) for folder in folders]
     recipes = [recipe for _, recipe, _ in runs]
     if len({(recipe.image.size, recipe.select.views) for recipe in recipes}) > 1:
         raise FormatError(
-            f"The runs in {path} differ in image size or views.", way_out="Predict with each and average the scores."
+            f"The runs in {path} differ in image size or views.",
+            way_out="Predict with each and average the scores.",
         )
     return Model(
         [network for network, _, _ in runs],

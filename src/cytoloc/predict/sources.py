@@ -58,7 +58,9 @@ class FolderSource:
         for name, colours in found.items():
             for colour in CHANNEL_COLOURS.values():
                 if colour not in colours:
-                    raise ImageError(f"{folder}: {name}_{colour}.png is missing.", way_out="Add it, or remove the field.")
+                    raise ImageError(
+                        f"{folder}: {name}_{colour}.png is missing.", way_out="Add it, or remove the field."
+                    )
         self.ids = tuple(sorted(found))
 
     def batches(self, size: int, length: int) -> Iterator[NDArray[np.uint8]]:

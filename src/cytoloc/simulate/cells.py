@@ -9,6 +9,7 @@ Methods 2012); microtubules as persistent random walks from an organising centre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,7 +75,7 @@ class Scene:
     @property
     def cytoplasm(self) -> NDArray[np.bool_]:
         """Where there is cell but no nucleus."""
-        return (self.cell_map > 0) & (self.nucleus_map == 0)
+        return np.asarray((self.cell_map > 0) & (self.nucleus_map == 0))
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
@@ -119,7 +120,7 @@ def smooth_noise(rng: np.random.Generator, size: int, length: float) -> Plane:
     step = max(1.0, length / 2)
     edge = int(np.ceil(size / step)) + 4
     coarse = cv2.GaussianBlur(rng.standard_normal((edge, edge), dtype=np.float32), (0, 0), length / step)
-    crop = int(round(edge * step))
+    crop = round(edge * step)
     noise = cv2.resize(coarse, (crop, crop), interpolation=cv2.INTER_CUBIC)[:size, :size]
     return np.asarray((noise - noise.mean()) / (noise.std() + 1e-6), np.float32)
 
@@ -167,7 +168,7 @@ def walk(rng: np.random.Generator, start: Points, heading: float, *, step: float
     return np.concatenate([start[None], start + np.cumsum(moves, axis=0)]).astype(np.float32)
 
 
-def to_unit(plane: NDArray[np.floating]) -> Plane:
+def to_unit(plane: NDArray[Any]) -> Plane:
     """Return ``plane`` divided by its maximum, if that is above 0."""
     top = float(plane.max())
     return np.asarray(plane / top if top > 0 else plane, np.float32)
@@ -225,7 +226,14 @@ def _draw_cell(
     start = (centre + radius * 1.08 * np.array([np.cos(angle), np.sin(angle)])).astype(np.float32)
     count = int(rng.integers(45, 80))
     filaments = tuple(
-        walk(rng, start, heading, step=5 * scale, steps=int(rng.uniform(0.5, 1.5) * reach / (5 * scale)) + 2, wobble=0.16)
+        walk(
+            rng,
+            start,
+            heading,
+            step=5 * scale,
+            steps=int(rng.uniform(0.5, 1.5) * reach / (5 * scale)) + 2,
+            wobble=0.16,
+        )
         for heading in rng.uniform(0, 2 * np.pi, count)
     )
     where = np.argwhere(nucleus_map == number)[:, ::-1]

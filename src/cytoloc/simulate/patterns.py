@@ -11,8 +11,19 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from cytoloc.simulate.cells import Cell, Plane, Points, Scene, draw_dots, draw_lines, smooth_noise, to_unit, walk
+from cytoloc.simulate.cells import (
+    Cell,
+    Plane,
+    Points,
+    Scene,
+    draw_dots,
+    draw_lines,
+    smooth_noise,
+    to_unit,
+    walk,
+)
 
 Pattern = Callable[[Scene, np.random.Generator], Plane]
 
@@ -81,7 +92,13 @@ def peroxisomes(scene: Scene, rng: np.random.Generator) -> Plane:
 
 def endosomes(scene: Scene, rng: np.random.Generator) -> Plane:
     """Scatter a dozen or two small dots of uneven size, rather towards the rim of the cell."""
-    return _dots_in(scene, rng, scene.cytoplasm & (scene.from_nucleus > 8 * scene.scale), number=(10, 26), radius=(0.8, 1.6))
+    return _dots_in(
+        scene,
+        rng,
+        scene.cytoplasm & (scene.from_nucleus > 8 * scene.scale),
+        number=(10, 26),
+        radius=(0.8, 1.6),
+    )
 
 
 def lysosomes(scene: Scene, rng: np.random.Generator) -> Plane:
@@ -143,7 +160,9 @@ def microtubule_ends(scene: Scene, rng: np.random.Generator) -> Plane:
 def organizing_center(scene: Scene, rng: np.random.Generator) -> Plane:
     """Set a hazy bright patch, several dots wide, where the microtubules start."""
     dots = [
-        np.column_stack([cell.organising_centre + rng.normal(0, 2.2 * scene.scale, (7, 2)), np.full(7, 1.7 * scene.scale)])
+        np.column_stack(
+            [cell.organising_centre + rng.normal(0, 2.2 * scene.scale, (7, 2)), np.full(7, 1.7 * scene.scale)]
+        )
         for cell in scene.cells
     ]
     return to_unit(cv2.GaussianBlur(draw_dots(scene.size, np.concatenate(dots)), (0, 0), 1.2 * scene.scale))
@@ -195,7 +214,14 @@ def mitochondria(scene: Scene, rng: np.random.Generator) -> Plane:
     worms = []
     for _, spots in _places(scene, rng, scene.cytoplasm & (scene.from_nucleus < 32 * scene.scale), number=(30, 65)):
         worms += [
-            walk(rng, spot, rng.uniform(0, 2 * np.pi), step=2 * scene.scale, steps=int(rng.integers(2, 6)), wobble=0.5)
+            walk(
+                rng,
+                spot,
+                rng.uniform(0, 2 * np.pi),
+                step=2 * scene.scale,
+                steps=int(rng.integers(2, 6)),
+                wobble=0.5,
+            )
             for spot in spots
         ]
     plane = draw_lines(scene.size, worms, width=1.9 * scene.scale)
@@ -233,9 +259,13 @@ def rods_and_rings(scene: Scene, rng: np.random.Generator) -> Plane:
                 rods.append(walk(rng, spot, angle, step=3 * scene.scale, steps=5, wobble=0.03))
             else:
                 turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-                rings.append((spot + 4.5 * scene.scale * np.column_stack([np.cos(turn), np.sin(turn)])).astype(np.float32))
+                rings.append(
+                    (spot + 4.5 * scene.scale * np.column_stack([np.cos(turn), np.sin(turn)])).astype(np.float32)
+                )
     width = 1.5 * scene.scale
-    return np.maximum(draw_lines(scene.size, rods, width=width), draw_lines(scene.size, rings, width=width, closed=True))
+    return np.maximum(
+        draw_lines(scene.size, rods, width=width), draw_lines(scene.size, rings, width=width, closed=True)
+    )
 
 
 PATTERNS: Final[dict[int, Pattern]] = {
@@ -284,7 +314,7 @@ def _tip(line: Points, scene: Scene, cell: Cell, rng: np.random.Generator) -> in
 
 
 def _places(
-    scene: Scene, rng: np.random.Generator, allowed: np.ndarray, *, number: tuple[int, int]
+    scene: Scene, rng: np.random.Generator, allowed: NDArray[np.bool_], *, number: tuple[int, int]
 ) -> list[tuple[Cell, Points]]:
     """Return for each cell between ``number[0]`` and ``number[1] - 1`` points ``(x, y)`` in its ``allowed`` part."""
     rows, columns = np.nonzero(allowed)
@@ -304,7 +334,7 @@ def _places(
 def _dots_in(
     scene: Scene,
     rng: np.random.Generator,
-    allowed: np.ndarray,
+    allowed: NDArray[np.bool_],
     *,
     number: tuple[int, int],
     radius: tuple[float, float],

@@ -1,8 +1,8 @@
 """A study: genes, their antibodies, the wells they are imaged in, and the fields of each well.
 
-All fields of a well show the same antibody, hence the same locations at about the same strength. Every field has a random
-source of its own, made from the seed and its number: the same seed gives the same bytes, in any order, on any number of
-processes.
+All fields of a well show the same antibody, hence the same locations at about the same strength. Every field has a
+random source of its own, made from the seed and its number: the same seed gives the same bytes, in any order, on any
+number of processes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -66,7 +67,9 @@ def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
     while len(plans) < n_fields:
         antibody = len({plan.row.antibody for plan in plans}) + 1
         count = 1 + int(rng.choice(len(LABELS_PER_FIELD), p=np.array(LABELS_PER_FIELD) / sum(LABELS_PER_FIELD)))
-        labels = tuple(sorted(int(i) for i in rng.choice(drawable, count, replace=False, p=frequency / frequency.sum())))
+        labels = tuple(
+            sorted(int(i) for i in rng.choice(drawable, count, replace=False, p=frequency / frequency.sum()))
+        )
         strengths = tuple(float(s) for s in rng.uniform(0.55, 1.0, count))
         for field in range(1, min(int(rng.integers(1, 5)), n_fields - len(plans)) + 1):
             number = len(plans)
@@ -99,7 +102,12 @@ def draw_field(plan: Plan, *, seed: int) -> NDArray[np.uint8]:
     protein = to_unit(protein * amount[scene.cell_map]) + 0.03 * (scene.cell_map > 0)
     grain = np.clip(1 + 0.2 * smooth_noise(rng, size, 5 * scene.scale), 0.3, None)
     nucleus = (scene.nucleus_map > 0) * grain * (1 - 0.5 * scene.nucleoli)
-    planes = {"microtubules": scene.microtubules, "protein": protein, "nucleus": to_unit(nucleus), "er": scene.er}
+    planes = {
+        "microtubules": scene.microtubules,
+        "protein": protein,
+        "nucleus": to_unit(nucleus),
+        "er": scene.er,
+    }
     exposed = [
         expose(
             rng,
@@ -115,7 +123,12 @@ def draw_field(plan: Plan, *, seed: int) -> NDArray[np.uint8]:
 
 
 def simulate_atlas(
-    path: Path, *, n_fields: int, seed: int, size: int, advance: Callable[[int, int], None] = lambda _done, _total: None
+    path: Path,
+    *,
+    n_fields: int,
+    seed: int,
+    size: int,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Atlas:
     """Draw a study into a new atlas; the same seed gives the same bytes.
 
@@ -130,9 +143,16 @@ def simulate_atlas(
 
 
 def simulate_kaggle(
-    path: Path, *, n_fields: int, seed: int, size: int, advance: Callable[[int, int], None] = lambda _done, _total: None
+    path: Path,
+    *,
+    n_fields: int,
+    seed: int,
+    size: int,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Draw a study as the competition gave it out: four PNG files a field and ``labels.csv``; wells are lost.
+    """Draw a study as the competition gave it out: four PNG files a field and ``labels.csv``.
+
+    The competition did not say which fields come from one well; ``pairs.csv`` does, for honest folds.
 
     Raises:
         CytolocError: If a number is impossible, the output exists, or the disk refuses.
@@ -143,6 +163,9 @@ def simulate_kaggle(
             write_kaggle_field(folder, plan.row.id, image)
         lines = ["Id,Target", *(f"{plan.row.id},{format_labels(plan.row.labels or ())}" for plan in plans)]
         (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        neighbours = [(a.row, b.row) for a, b in pairwise(plans) if a.row.antibody == b.row.antibody]
+        lines = ["a,b", *(f"{a.id},{b.id}" for a, b in neighbours)]
+        (folder / "pairs.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _draw_all(

@@ -22,7 +22,7 @@ def random_dihedral(fields: Tensor, *, flips: bool, turns: bool, generator: torc
     turn = torch.randint(0, 4 if turns else 1, (count,), generator=generator)
     view = 4 * flip + turn
     augmented = torch.empty_like(fields)
-    for number in view.unique().tolist():
+    for number in set(view.tolist()):
         chosen = (view == number).to(fields.device)
         augmented[chosen] = dihedral(fields[chosen], number)
     return augmented

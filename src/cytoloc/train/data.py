@@ -30,8 +30,8 @@ def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
     """Return the rows of an atlas that fold number ``fold`` trains on and holds out.
 
     Raises:
-        TrainingError: If the folds name fields that the atlas lacks or has without labels, leave labelled ones out, have
-            no such fold, or leave nothing to learn from.
+        TrainingError: If the folds name fields that the atlas lacks or has without labels, leave labelled ones out,
+            have no such fold, or leave nothing to learn from.
     """
     labelled = {name: row for row, (name, known) in enumerate(zip(atlas.ids, atlas.labelled, strict=True)) if known}
     listed = folds["id"].to_list()
@@ -53,7 +53,9 @@ def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
         known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))
         raise TrainingError(f"There is no fold {fold}; the folds are {known}.", way_out="Choose one of them, or all.")
     if (~held).sum() < 2:
-        raise TrainingError(f"Fold {fold} leaves {int((~held).sum())} fields to learn from.", way_out="Make more folds.")
+        raise TrainingError(
+            f"Fold {fold} leaves {int((~held).sum())} fields to learn from.", way_out="Make more folds."
+        )
     return Split(np.sort(rows[~held]), np.sort(rows[held]))
 
 
@@ -76,8 +78,8 @@ class Fields(Dataset[Batch]):
 def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> DataLoader[Any]:
     """Return batches of ``fields``: in order, or shuffled by ``shuffle_seed``.
 
-    A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread for
-    the batch norms.
+    A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread
+    for the batch norms.
     """
     shuffled = shuffle_seed is not None
     return DataLoader(
@@ -90,5 +92,5 @@ def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> Data
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -25,8 +25,8 @@ from cytoloc.train.data import Batch, Fields, loader
 class Learner(lightning.LightningModule):
     """Trains a network on fields, and measures it on held-out ones after each epoch.
 
-    Whatever is random in an epoch is seeded by the recipe's seed and the epoch's number alone, so a run that was stopped
-    and resumed ends like one that was not.
+    Whatever is random in an epoch is seeded by the recipe's seed and the epoch's number alone, so a run that was
+    stopped and resumed ends like one that was not.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Learner(lightning.LightningModule):
 def rate_factor(step: int, *, frozen: int, cycle: int, rise: float = 0.3, start: float = 1 / 25) -> float:
     """Return what the highest learning rate is multiplied by at a step.
 
-    While the backbone is frozen it is 1; then comes one cycle (Smith 2018): along cosines it rises from ``start`` to 1 in
-    the first ``rise`` of the steps and falls to nearly 0 at the last.
+    While the backbone is frozen it is 1; then comes one cycle (Smith 2018): along cosines it rises from ``start`` to 1
+    in the first ``rise`` of the steps and falls to nearly 0 at the last.
 
     >>> [round(rate_factor(step, frozen=2, cycle=10), 3) for step in (0, 2, 5, 11)]
     [1.0, 0.04, 1.0, 0.049]

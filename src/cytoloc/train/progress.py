@@ -14,7 +14,7 @@ COLUMNS = ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate", "
 
 
 class EpochLog(lightning.Callback):
-    """Keeps one row per epoch in ``log.csv``; its rows travel in the checkpoint, so a resumed run has each epoch once."""
+    """Keeps one row per epoch in ``log.csv``; rows travel in the checkpoint, so a resumed run has each epoch once."""
 
     def __init__(self, path: Path, *, name: str, epochs: int, report: Callable[[str], None]) -> None:
         self.path = path

@@ -70,7 +70,11 @@ def train_fold(
         )
     split = split_atlas(atlas, folds, fold)
     run = out / f"{recipe.name}-fold{fold}"
-    header = {"fold": fold, "atlas": {"path": str(atlas.path), "fingerprint": atlas.fingerprint}, "fields": len(atlas)}
+    header = {
+        "fold": fold,
+        "atlas": {"path": str(atlas.path), "fingerprint": atlas.fingerprint},
+        "fields": len(atlas),
+    }
     header["held_out"] = [atlas.ids[row] for row in split.held_out]
     resuming = resume and run.exists()
     if not resuming:
@@ -120,9 +124,15 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
     """Raise unless the run in the folder has this recipe, these data and this fold."""
     kept = read_json(run / "run.json", kind=RUN_KIND, version=RUN_VERSION)
     if read_resolved(run / "recipe.toml") != recipe:
-        raise TrainingError(f"{run} was started with another recipe.", way_out="Resume with that recipe, or choose another --out.")
+        raise TrainingError(
+            f"{run} was started with another recipe.",
+            way_out="Resume with that recipe, or choose another --out.",
+        )
     if kept["atlas"]["fingerprint"] != header["atlas"]["fingerprint"] or kept["held_out"] != header["held_out"]:
-        raise TrainingError(f"{run} was started on other fields or folds.", way_out="Resume on those, or choose another --out.")
+        raise TrainingError(
+            f"{run} was started on other fields or folds.",
+            way_out="Resume on those, or choose another --out.",
+        )
 
 
 def _learn(
@@ -148,7 +158,12 @@ def _learn(
     epochs = recipe.schedule.frozen_epochs + recipe.schedule.epochs
     log = EpochLog(run / "log.csv", name=run.name, epochs=epochs, report=report)
     checkpoints = ModelCheckpoint(
-        run, filename="best", monitor="val_loss", save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
+        run,
+        filename="best",
+        monitor="val_loss",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
     bar = [TQDMProgressBar(leave=False)] if progress_bar else []
     with _quiet_lightning():

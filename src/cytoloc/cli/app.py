@@ -1,0 +1,62 @@
+"""The command ``cytoloc``. Whatever is slow to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import cytoloc
+from cytoloc.cli import atlas, decide, demo, predict, train
+from cytoloc.errors import CytolocError
+from cytoloc.files import storage_error
+
+app = typer.Typer(
+    help="Where in the cell is the protein? From four-channel fluorescence fields to scored locations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"cytoloc {cytoloc.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+demo.register(app)
+atlas.register(app)
+train.register(app)
+predict.register(app)
+decide.register(app)
+
+
+def main() -> None:
+    """Run the command line; exit 0 when done, 1 when it failed, 2 when it was called wrongly."""
+    try:
+        app(prog_name="cytoloc")
+    except CytolocError as error:
+        _fail(error)
+    except OSError as error:
+        # A disk can fill up in any write; what else the system says is a defect of ours and shows its traceback.
+        full = storage_error(error, error.filename or "The output")
+        if full is None:
+            raise
+        _fail(full)
+
+
+def _fail(error: CytolocError) -> None:
+    sys.stdout.flush()
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(str(error), err=True)
+    sys.exit(error.exit_code)

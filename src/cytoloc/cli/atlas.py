@@ -1,0 +1,212 @@
+"""Commands that make atlases and look at them: import, simulate, info, show, folds."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cytoloc.cli.console import progress
+from cytoloc.labels import LOCATIONS
+
+if TYPE_CHECKING:
+    from cytoloc.atlas.store import Atlas
+
+AtlasPath = Annotated[Path, typer.Argument(help="An atlas.", metavar="ATLAS")]
+
+
+class Form(str, Enum):
+    """What `simulate` writes."""
+
+    atlas = "atlas"
+    kaggle = "kaggle"
+
+
+class Group(str, Enum):
+    """What `folds` keeps together."""
+
+    well = "well"
+    antibody = "antibody"
+    field = "field"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    importing = typer.Typer(help="Pack pictures and labels into an atlas.", no_args_is_help=True)
+    importing.command("kaggle")(import_kaggle)
+    app.command("simulate")(simulate)
+    app.add_typer(importing, name="import")
+    app.command("info")(info)
+    app.command("show")(show)
+    app.command("folds")(folds)
+
+
+def import_kaggle(
+    folder: Annotated[Path, typer.Argument(help="Holds {Id}_{red,green,blue,yellow}.png.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="The new atlas.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)] = 512,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)] = None,
+) -> None:
+    """Pack the competition's PNG files: four 8-bit grey pictures a field.
+
+    Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.atlas`
+    """
+    from cytoloc.atlas import kaggle
+
+    with progress("importing") as advance:
+        atlas = kaggle.import_kaggle(folder, path=out, labels=labels, size=size, limit=limit, advance=advance)
+    left_out = len(kaggle.find_kaggle_fields(folder)) - len(atlas)
+    also = f" {left_out} more in the folder were not asked for." if left_out else ""
+    typer.echo(f"{out}: {len(atlas)} fields of {size} px.{also}")
+
+
+def simulate(
+    fields: Annotated[int, typer.Option(help="How many fields of view.")],
+    out: Annotated[Path, typer.Option(help="The new atlas, or folder of files.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
+    size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
+    form: Annotated[
+        Form, typer.Option("--format", help="An atlas, or the competition's PNG files with labels.csv and pairs.csv.")
+    ] = Form.atlas,
+) -> None:
+    """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
+
+    Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
+    """
+    from cytoloc.simulate.study import simulate_atlas, simulate_kaggle
+
+    with progress("drawing") as advance:
+        draw: Any = simulate_atlas if form is Form.atlas else simulate_kaggle
+        draw(out, n_fields=fields, seed=seed, size=size, advance=advance)
+    typer.echo(f"{out}: {fields} simulated fields of {size} px.")
+
+
+def info(
+    path: AtlasPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read every pixel and compare its checksum.")] = False,
+) -> None:
+    """Say what an atlas holds: fields, sizes, labels, wells; with --check whether it is intact.
+
+    Example: `cytoloc info train.atlas --check`
+    """
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.errors import FormatError
+
+    atlas = open_atlas(path)
+    if check:
+        damaged = list(atlas.damaged())
+        if damaged:
+            raise FormatError(
+                f"{path}: {len(damaged)} of {len(atlas)} fields are damaged: {', '.join(damaged[:5])}.",
+                way_out="Import the atlas again.",
+            )
+    facts = describe(atlas)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    known = facts["labelled"]
+    typer.echo(f"{path}: {facts['fields']} fields of {facts['size']} px, {known} labelled, {facts['megabytes']:.1f} MB")
+    typer.echo(f"made by      {json.dumps(facts['made_by'])}")
+    typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
+    wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
+    typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
+    typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
+    if known:
+        typer.echo("fields per location")
+    for row in facts["locations"]:
+        bar = "█" * max(1, round(40 * row["fields"] / max(r["fields"] for r in facts["locations"])))
+        typer.echo(f"  {row['id']:>2}  {row['name']:<30} {row['fields']:>6}  {bar}")
+
+
+def describe(atlas: Atlas) -> dict[str, Any]:
+    """Return what `info` says, as JSON values."""
+    import polars as pl
+
+    counts = atlas.truth.sum(axis=0)
+    wells = atlas.fields.select("antibody", "plate", "well").drop_nulls().unique().height
+    sizes = atlas.fields["original_px"].value_counts().sort("original_px")
+    return {
+        "fields": len(atlas),
+        "size": atlas.size,
+        "labelled": int(atlas.labelled.sum()),
+        "megabytes": sum(file.stat().st_size for file in atlas.path.rglob("*") if file.is_file()) / 1e6,
+        "made_by": atlas.header["made_by"],
+        "sources": atlas.fields["source"].unique().sort().to_list(),
+        "original_px": {str(px): int(count) for px, count in sizes.iter_rows()},
+        "wells": wells,
+        "antibodies": atlas.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
+        "fingerprint": atlas.fingerprint,
+        "locations": [
+            {"id": location.id, "name": location.name, "fields": int(count)}
+            for location, count in zip(LOCATIONS, counts, strict=True)
+            if count
+        ],
+    }
+
+
+def show(
+    path: AtlasPath,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Fields; by default the first twelve.", metavar="[ID]…")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The PNG; an existing one is replaced.")] = Path("contact-sheet.png"),
+    predictions: Annotated[
+        Path | None, typer.Option(help="CSV Id,Predicted: show it against the truth, its fields first.")
+    ] = None,
+) -> None:
+    """Draw a contact sheet: composite and protein of each field, its locations under it.
+
+    Example: `cytoloc show test.atlas --predictions submission.csv --out sheet.png`
+    """
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.errors import TableError
+    from cytoloc.report.figures import contact_sheet
+    from cytoloc.scores import read_labels
+
+    atlas = open_atlas(path)
+    predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
+    position = {name: row for row, name in enumerate(atlas.ids)}
+    wanted = ids or [name for name in atlas.ids if predicted is None or name in predicted][:12]
+    strange = [name for name in wanted if name not in position or (predicted is not None and name not in predicted)]
+    if strange or not wanted:
+        raise TableError(
+            f"{path} or {predictions} does not have the field {strange[0]}."
+            if strange
+            else "There is nothing to show.",
+            way_out="`cytoloc info` tells what an atlas holds.",
+        )
+    rows = [position[name] for name in wanted]
+    labels = atlas.fields["labels"].to_list()
+    truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
+    contact_sheet(atlas.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
+    typer.echo(f"{out}: {len(wanted)} fields.")
+
+
+def folds(
+    path: AtlasPath,
+    out: Annotated[Path, typer.Option(help="The new CSV id,group,fold.")],
+    k: Annotated[int, typer.Option("-k", help="How many folds.")] = 5,
+    group: Annotated[Group, typer.Option(help="What must not be separated, where it is known.")] = Group.well,
+    pairs: Annotated[Path | None, typer.Option(help="CSV a,b of near-duplicates, kept together too.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the stratification.", min=0)] = 0,
+) -> None:
+    """Split an atlas into folds: no group crosses them, each has its share of every location.
+
+    Example: `cytoloc folds train.atlas -k 5 --out folds.csv`
+    """
+    from cytoloc.atlas import folds as splitting
+    from cytoloc.atlas.store import open_atlas
+
+    atlas = open_atlas(path)
+    known = splitting.read_pairs(pairs) if pairs else []
+    table = splitting.make_folds(atlas, k=k, group_by=group.value, pairs=known, seed=seed)
+    splitting.write_folds(table, out)
+    sizes = table["fold"].value_counts().sort("fold")["count"].to_list()
+    typer.echo(f"{out}: {k} folds of {', '.join(map(str, sizes))} fields in {table['group'].n_unique()} groups.")

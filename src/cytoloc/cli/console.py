@@ -1,0 +1,85 @@
+"""What commands say while they work: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cytoloc.errors import MissingExtraError
+
+LINE_EVERY_S = 10.0
+
+
+def on_terminal() -> bool:
+    """Return whether a person is watching."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Lend a function to be told ``(done, total)``; it shows a bar with rate and time left, or a line now and then."""
+    if not on_terminal():
+        yield _lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        started = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+
+        yield advance
+
+
+def require_nets() -> None:
+    """Raise unless the libraries of networks are installed."""
+    missing = [name for name in ("torch", "timm", "pytorch_lightning") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"Training and prediction need {', '.join(missing)}.", way_out="pip install 'cytoloc[nets]'"
+        )
+
+
+def read_truth(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the labels in a CSV ``Id,Target``, or in an atlas."""
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.errors import TableError
+    from cytoloc.scores import read_labels
+
+    if not path.is_dir():
+        return read_labels(path)
+    atlas = open_atlas(path)
+    rows = zip(atlas.ids, atlas.fields["labels"].to_list(), strict=True)
+    labels = {name: tuple(ids) for name, ids in rows if ids is not None}
+    if not labels:
+        raise TableError(f"The fields of {path} have no labels.", way_out="Give a CSV Id,Target.")
+    return labels
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    started = last = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_S and done < total:
+            last = now
+            rate = done / (now - started)
+            print(f"{what} {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left", file=sys.stderr)
+
+    return advance

@@ -1,0 +1,69 @@
+"""The command demo: the whole way of the data, by the commands that anyone would type."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @app.command("demo")
+    def demo(
+        out: Annotated[Path, typer.Option(help="A new folder for everything that the demo makes.")] = Path("demo-out"),
+        fields: Annotated[int, typer.Option(help="Simulated fields to learn from; a third as many to test on.")] = 420,
+        epochs: Annotated[int, typer.Option(help="Epochs of training after the frozen one.", min=1)] = 20,
+    ) -> None:
+        """Go the whole way on simulated cells: needs no data, takes minutes, ends in pictures to look at.
+
+        Example: `cytoloc demo --out demo-out`
+        """
+        from cytoloc.cli.console import require_nets
+        from cytoloc.files import refuse_existing
+
+        require_nets()
+        refuse_existing(out)
+        out.mkdir(parents=True)
+        for line in steps(out, fields=fields, epochs=epochs):
+            typer.secho(f"\n$ cytoloc {line}", bold=True)
+            app(shlex.split(line), prog_name="cytoloc", standalone_mode=False)
+        typer.echo("\nThe results:")
+        for name, what in RESULTS.items():
+            typer.echo(f"  {out / name}  {what}")
+
+
+RESULTS = {
+    "classes.csv": "the table of classes above",
+    "runs/quick-curve.png": "training curves of both folds",
+    "contact-sheet.png": "test fields with predicted against true locations",
+    "submission.csv": "the predicted locations of every test field",
+}
+
+
+def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
+    """Return the commands of the demo, in order.
+
+    Thresholds are fitted on the held-out scores of the folds; the test fields are met once, at the end.
+    """
+    o = shlex.quote(str(out))
+    return [
+        f"simulate --fields {fields} --seed 1 --size 128 --format kaggle --out {o}/train",
+        f"simulate --fields {fields // 3} --seed 2 --size 128 --format kaggle --out {o}/test",
+        f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.atlas",
+        f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.atlas",
+        f"info {o}/train.atlas",
+        f"folds {o}/train.atlas -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
+        f"train quick {o}/train.atlas --folds {o}/folds.csv --fold all --out {o}/runs"
+        f" --set image.size=128 --set schedule.epochs={epochs}",
+        f"predict {o}/runs {o}/test.atlas --out {o}/scores.parquet",
+        f"decide fit {o}/runs/quick-fold0/scores.parquet {o}/runs/quick-fold1/scores.parquet"
+        f" --labels {o}/train.atlas --folds {o}/folds.csv --out {o}/decision.json",
+        f"decide apply {o}/scores.parquet --decision {o}/decision.json"
+        f" --order {o}/test/labels.csv --out {o}/submission.csv",
+        f"score {o}/submission.csv --labels {o}/test/labels.csv --scores {o}/scores.parquet --table {o}/classes.csv",
+        f"show {o}/test.atlas --predictions {o}/submission.csv --out {o}/contact-sheet.png",
+    ]

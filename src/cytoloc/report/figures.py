@@ -1,0 +1,116 @@
+"""Training curves and contact sheets, as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cytoloc.files import disk_errors
+from cytoloc.labels import CHANNELS, LOCATIONS
+
+RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
+COLUMNS: Final = 4
+
+
+def training_curve(logs: dict[str, Path], path: Path) -> None:
+    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing picture is drawn anew.
+
+    Args:
+        logs: The log of each run, by its name.
+        path: The PNG.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    for number, (name, log) in enumerate(logs.items()):
+        table = pl.read_csv(log)
+        colour = f"C{number}"
+        losses.plot(table["epoch"], table["train_loss"], color=colour, linestyle=":", label=f"{name}, training")
+        losses.plot(table["epoch"], table["val_loss"], color=colour, label=f"{name}, held out")
+        scores.plot(table["epoch"], table["val_macro_f1"], color=colour, label=name)
+    losses.set(xlabel="epoch", ylabel="loss", title="Loss")
+    scores.set(xlabel="epoch", ylabel="macro F1, threshold .5", title="Held-out fold, before thresholds are fitted")
+    scores.set_ylim(bottom=0)
+    for axes in (losses, scores):
+        axes.legend(fontsize=7, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    with disk_errors(path):
+        figure.savefig(path, dpi=150)
+
+
+def contact_sheet(
+    images: NDArray[np.uint8],
+    names: Sequence[str],
+    truth: Sequence[tuple[int, ...] | None],
+    predicted: Sequence[tuple[int, ...]] | None,
+    path: Path,
+) -> None:
+    """Draw fields, composite beside protein, with their locations under them; an existing picture is drawn anew.
+
+    Args:
+        images: uint8 ``(n, 4, size, size)``.
+        names: The id of each field.
+        truth: The true location ids of each field, None where they are not known.
+        predicted: The predicted ones; None to show only the true ones.
+        path: The PNG.
+    """
+    columns = min(COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    lines = 1 + max(len(t or ()) + len(p) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
+    inches = 1.75 + 0.15 * lines
+    figure = Figure(figsize=(3.5 * columns, inches * rows + (0.4 if predicted is not None else 0.1)))
+    top = 1 - 0.4 / figure.get_figheight() if predicted is not None else 1.0
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, top=top, bottom=0.0, wspace=0.03, hspace=0.0)
+    for axes in grid.flat:
+        axes.axis("off")
+        axes.set_anchor("N")
+    for number, (image, axes) in enumerate(zip(images, grid.flat, strict=False)):
+        protein = np.repeat(stretch(image[CHANNELS.index("protein")])[..., None], 3, axis=-1)
+        axes.imshow(np.concatenate([composite(image), protein], axis=1), interpolation="antialiased")
+        _caption(axes, names[number], truth[number], None if predicted is None else predicted[number])
+    if predicted is not None:
+        for place, (text, colour) in enumerate((("right", RIGHT), ("missed", MISSED), ("wrongly predicted", WRONG))):
+            figure.text(
+                0.01 + 0.09 * place, 1 - 0.08 / figure.get_figheight(), text, color=colour, va="top", weight="bold"
+            )
+    with disk_errors(path):
+        figure.savefig(path, dpi=110)
+
+
+def composite(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a field, uint8 ``(4, size, size)``, as the atlas shows it, uint8 ``(size, size, 3)``.
+
+    Microtubules red, protein green, nucleus blue; the endoplasmic reticulum adds half its strength in yellow.
+    """
+    red, green, blue, yellow = (stretch(plane).astype(np.float32) for plane in image)
+    mixed = np.stack([np.maximum(red, yellow / 2), np.maximum(green, yellow / 2), blue], axis=-1)
+    return np.asarray(mixed, np.uint8)
+
+
+def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return ``plane`` with its 99.8th percentile at white; for the eye only, never for a network."""
+    white = max(float(np.percentile(plane, 99.8)), 16.0)
+    return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
+
+
+def _caption(axes: Axes, name: str, truth: tuple[int, ...] | None, predicted: tuple[int, ...] | None) -> None:
+    if truth is None:
+        lines = [(LOCATIONS[i].name, "black") for i in predicted or ()] or [("no annotation", "grey")]
+    elif predicted is None:
+        lines = [(LOCATIONS[i].name, "black") for i in truth]
+    else:
+        lines = [(LOCATIONS[i].name, RIGHT if i in predicted else MISSED) for i in truth]
+        lines += [(LOCATIONS[i].name, WRONG) for i in predicted if i not in truth]
+    for number, (text, colour) in enumerate([(name, "grey"), *lines]):
+        size = 6 if number == 0 else 8
+        axes.annotate(
+            text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=colour, size=size
+        )

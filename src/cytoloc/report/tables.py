@@ -1,0 +1,103 @@
+"""The score of a set of predictions, as values, as a table on the terminal, and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.table import Table
+
+from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval
+
+
+def score_summary(
+    predicted: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    probabilities: NDArray[np.floating] | None,
+    *,
+    min_positives: int,
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Return the score as JSON values, and a row per class.
+
+    Chance is that of the same predictions dealt to the fields at random; of average precision, the share of positives.
+
+    Args:
+        predicted: bool ``(n, 28)``.
+        truth: bool ``(n, 28)``.
+        probabilities: float ``(n, 28)``, for average precision and ROC AUC.
+        min_positives: Classes with fewer true fields are left out of the second set of means.
+    """
+    chance = chance_f1(predicted, truth)
+    classes = class_table(predicted, truth, probabilities).with_columns(pl.Series("chance_f1", chance))
+    low, high = macro_f1_interval(predicted, truth)
+    common = classes.filter(pl.col("positives") >= min_positives)
+    summary: dict[str, Any] = {
+        "fields": len(truth),
+        "macro_f1": macro_f1(predicted, truth),
+        "macro_f1_interval_95": [low, high],
+        "chance_macro_f1": float(chance.mean()),
+        "blank": int((~predicted.any(axis=1)).sum()),
+        "common_classes": {"min_positives": min_positives, "classes": common.height},
+    }
+    if common.height:
+        means = {"macro_f1": common["f1"].mean(), "chance_macro_f1": common["chance_f1"].mean()}
+        if probabilities is not None:
+            means["mean_average_precision"] = common["average_precision"].mean()
+            means["chance_mean_average_precision"] = (common["positives"] / len(truth)).mean()
+            means["macro_roc_auc"] = common["roc_auc"].mean()
+        summary["common_classes"] |= means
+    return summary, classes
+
+
+def class_rows(classes: pl.DataFrame) -> Table:
+    """Return the table of classes for the terminal; classes that are neither true nor predicted are left out."""
+    seen = classes.filter((pl.col("positives") > 0) | (pl.col("predicted") > 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    headings = {
+        "id": "id",
+        "location": "location",
+        "positives": "true",
+        "predicted": "predicted",
+        "precision": "precision",
+        "recall": "recall",
+        "f1": "F1",
+        "chance_f1": "chance F1",
+        "average_precision": "AP",
+        "roc_auc": "AUC",
+    }
+    shown = {name: heading for name, heading in headings.items() if name in seen.columns}
+    for name, heading in shown.items():
+        table.add_column(heading, justify="left" if name == "location" else "right", no_wrap=True)
+    for row in seen.select(list(shown)).iter_rows():
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the score in words."""
+    low, high = summary["macro_f1_interval_95"]
+    common = summary["common_classes"]
+    lines = [
+        f"macro F1 over 28 classes  {summary['macro_f1']:.3f}  (95 % interval {low:.3f} to {high:.3f};"
+        f" chance {summary['chance_macro_f1']:.3f}; {summary['fields']} fields)"
+    ]
+    if common["classes"]:
+        lines.append(
+            f"over the {common['classes']} classes with at least {common['min_positives']} true fields:"
+            f"  macro F1 {common['macro_f1']:.3f} (chance {common['chance_macro_f1']:.3f})"
+        )
+        if "mean_average_precision" in common:
+            lines.append(
+                f"    mean average precision {common['mean_average_precision']:.3f}"
+                f" (chance {common['chance_mean_average_precision']:.3f}), macro ROC AUC {common['macro_roc_auc']:.3f}"
+                " (chance .5)"
+            )
+    return lines
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
