@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from cytoloc.errors import TableError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ChannelRole = Literal["microtubules", "protein", "nucleus", "er"]
 
@@ -114,6 +115,8 @@ def to_matrix(labels: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
     >>> to_matrix([[0, 16], []]).sum(axis=1)
     array([2, 0])
     """
+    import numpy as np  # here, so that commands which need no numbers start at once
+
     rows = [list(ids) for ids in labels]
     matrix = np.zeros((len(rows), N_LOCATIONS), dtype=bool)
     for row, ids in enumerate(rows):
@@ -123,4 +126,4 @@ def to_matrix(labels: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
 
 def from_matrix(matrix: NDArray[np.bool_]) -> list[tuple[int, ...]]:
     """Return the location ids of each row of a boolean ``(n, 28)`` matrix; undoes :func:`to_matrix`."""
-    return [tuple(int(i) for i in np.flatnonzero(row)) for row in matrix]
+    return [tuple(int(i) for i in row.nonzero()[0]) for row in matrix]

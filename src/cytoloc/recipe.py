@@ -52,6 +52,8 @@ class ModelSection(Section):
     """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), or ``none``."""
     head: Literal["plain", "average-max"] = "average-max"
     """``average-max`` is the starting system's (fastai): both poolings, 512 units, dropout; ``plain`` one layer."""
+    prior: float = Field(0.05, gt=0, lt=1)
+    """Probability that the untrained network gives every location (Lin et al. 2017); the starting system's is 0.5."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Before the last layer; half of it before the 512 units."""
 
@@ -77,13 +79,13 @@ class AugmentSection(Section):
 class ScheduleSection(Section):
     """How long and how fast."""
 
-    batch_size: int = Field(16, ge=2)
+    batch_size: int = Field(8, ge=2)
     """Fields per step; the batch norms need at least 2."""
     frozen_epochs: int = Field(1, ge=0)
     """Epochs at first in which only the head learns, at the full rate."""
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(20, ge=1)
     """Epochs of one cycle (Smith 2018) after that: the rate rises for the first 30 %, then falls along a cosine."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     """The highest rate."""
     weight_decay: float = Field(1e-2, ge=0)
     """Of AdamW."""

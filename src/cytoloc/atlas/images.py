@@ -90,11 +90,5 @@ def resize_field(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(cv2.resize(plane, (size, size), interpolation=method), np.uint8) for plane in image])
 
 
-def write_kaggle_field(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
-    """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``."""
-    for role, plane in zip(CHANNELS, image, strict=True):
-        Image.fromarray(plane).save(folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
-
-
 def _size(plane: NDArray[np.uint8]) -> str:
     return f"{plane.shape[1]} x {plane.shape[0]}"

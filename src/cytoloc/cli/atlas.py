@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 AtlasPath = Annotated[Path, typer.Argument(help="An atlas.", metavar="ATLAS")]
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """What `simulate` writes."""
 
     atlas = "atlas"
     kaggle = "kaggle"
 
 
-class Group(str, Enum):
+class Group(StrEnum):
     """What `folds` keeps together."""
 
     well = "well"

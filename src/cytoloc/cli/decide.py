@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a l
 IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids, row by row, for .npy and .npz files.")]
 
 
-class MethodName(str, Enum):
+class MethodName(StrEnum):
     """How thresholds are found."""
 
     seed = "seed"
@@ -83,7 +83,7 @@ def fit(
         write_locations(table.ids, judged, held_out)
     typer.echo(
         f"{out}: macro F1 {unseen:.3f} on fields that the thresholds did not see"
-        f" ({seen:.3f} on those they were fitted to: too good)."
+        f" ({seen:.3f} on the very fields they were fitted to)."
     )
 
 

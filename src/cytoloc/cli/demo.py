@@ -51,8 +51,8 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     """
     o = shlex.quote(str(out))
     return [
-        f"simulate --fields {fields} --seed 1 --size 128 --format kaggle --out {o}/train",
-        f"simulate --fields {fields // 3} --seed 2 --size 128 --format kaggle --out {o}/test",
+        f"simulate --fields {fields} --seed 1 --size 256 --format kaggle --out {o}/train",
+        f"simulate --fields {fields // 3} --seed 2 --size 256 --format kaggle --out {o}/test",
         f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.atlas",
         f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.atlas",
         f"info {o}/train.atlas",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from cytoloc.cli.console import progress, require_nets
 
 
-class Views(str, Enum):
+class Views(StrEnum):
     """How many flips and turns."""
 
     one = "1"

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 SEED_GRID: Final = np.arange(100, 700) / 1000
 """The starting system's grid: .100 to .699 in steps of .001."""
 
+NEVER: Final = 1.0
+"""Threshold of a class of which nothing is known: no probability is above."""
+
 
 def grid_thresholds(
     probabilities: NDArray[np.floating], truth: NDArray[np.bool_], *, grid: NDArray[np.float64] = SEED_GRID
@@ -17,7 +20,7 @@ def grid_thresholds(
     """Return per class the first value of ``grid`` with the highest F1: the starting system's rule.
 
     Sorting each class once gives the counts at every threshold, so the cost does not grow with the grid. A class
-    without positives has F1 0 everywhere and gets the first value.
+    without positives, which the starting system never met, is never predicted: its threshold is 1.
 
     Args:
         probabilities: ``(n, classes)``.
@@ -36,4 +39,5 @@ def grid_thresholds(
         hits = len(positive_order) - np.searchsorted(positive_order, grid, side="right")
         # F1 = 2 hits / (predicted + positives). Where both are 0 it is 0; the maximum keeps the division defined.
         best[i] = grid[np.argmax(2 * hits / np.maximum(predicted + len(positive_order), 1))]
+    best[~truth.any(axis=0)] = NEVER
     return best

@@ -55,6 +55,7 @@ def build_network(
     weights: str,
     head: HeadName,
     dropout: float,
+    prior: float,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Network:
@@ -65,6 +66,7 @@ def build_network(
         weights: ``package:NAME``, ``timm``, ``file:PATH`` or ``none``; see :mod:`cytoloc.models.weights`.
         head: Which head.
         dropout: Of the head.
+        prior: Probability that the untrained head gives every location on average.
         mean: Of each channel, after division by 255.
         std: Spread of each channel, likewise.
 
@@ -82,7 +84,6 @@ def build_network(
     state = initial_weights(backbone, weights, in_channels=len(CHANNELS))
     if state is not None:
         body.load_state_dict(state)
-    features = int(body.num_features)
     top = (
         PlainHead(features, N_LOCATIONS, dropout) if head == "plain" else AverageMaxHead(features, N_LOCATIONS, dropout)
     )

@@ -123,6 +123,7 @@ def load_network(checkpoint: Path, recipe: Recipe) -> Network:
         weights="none",
         head=recipe.model.head,
         dropout=recipe.model.dropout,
+        prior=recipe.model.prior,
         mean=recipe.image.mean,
         std=recipe.image.std,
     )

@@ -19,12 +19,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from cytoloc.atlas.images import write_kaggle_field
 from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
 from cytoloc.errors import CytolocError
 from cytoloc.files import new_folder, refuse_existing
-from cytoloc.labels import CHANNELS, TRAINING_COUNTS, format_labels
+from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, TRAINING_COUNTS, format_labels
 from cytoloc.parallel import in_order
 from cytoloc.simulate.cells import draw_scene, smooth_noise, to_unit
 from cytoloc.simulate.optics import expose
@@ -166,6 +166,12 @@ def simulate_kaggle(
         neighbours = [(a.row, b.row) for a, b in pairwise(plans) if a.row.antibody == b.row.antibody]
         lines = ["a,b", *(f"{a.id},{b.id}" for a, b in neighbours)]
         (folder / "pairs.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_kaggle_field(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
+    """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``."""
+    for role, plane in zip(CHANNELS, image, strict=True):
+        Image.fromarray(plane).save(folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
 
 
 def _draw_all(

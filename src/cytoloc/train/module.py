@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -15,11 +16,18 @@ from torchmetrics.classification import MultilabelF1Score
 
 from cytoloc.errors import TrainingError
 from cytoloc.labels import N_LOCATIONS
-from cytoloc.models.losses import focal_f1_loss
 from cytoloc.models.network import Network
-from cytoloc.recipe import AugmentSection, LossSection, ScheduleSection
-from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Batch, Fields, loader
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits and targets, both ``(n, 28)``, to one number."""
+
+
+class Augment(Protocol):
+    """Changes a batch of pictures at random without changing what they show."""
+
+    def __call__(self, fields: Tensor, /, *, generator: torch.Generator) -> Tensor:
+        """Return uint8 of the same shape as ``fields``, ``(n, 4, size, size)``."""
 
 
 class Learner(lightning.LightningModule):
@@ -35,9 +43,13 @@ class Learner(lightning.LightningModule):
         train: Fields,
         held_out: Fields,
         *,
-        loss: LossSection,
-        augment: AugmentSection,
-        schedule: ScheduleSection,
+        loss: Loss,
+        augment: Augment,
+        batch_size: int,
+        frozen_epochs: int,
+        epochs: int,
+        learning_rate: float,
+        weight_decay: float,
         seed: int,
     ) -> None:
         super().__init__()
@@ -46,33 +58,35 @@ class Learner(lightning.LightningModule):
         self.held_out_fields = held_out
         self.loss = loss
         self.augment = augment
-        self.schedule = schedule
+        self.batch_size = batch_size
+        self.frozen_epochs = frozen_epochs
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
         self.seed = seed
         self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5)
         self._augment_source = torch.Generator()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this epoch's batches; called anew every epoch."""
-        return loader(self.train_fields, batch_size=self.schedule.batch_size, shuffle_seed=self._epoch_seed(0))
+        return loader(self.train_fields, batch_size=self.batch_size, shuffle_seed=self._epoch_seed(0))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out batches."""
-        return loader(self.held_out_fields, batch_size=self.schedule.batch_size, shuffle_seed=None)
+        return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None)
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, and freeze or free the backbone; as in fastai, frozen batch norms go on adapting."""
         torch.manual_seed(self._epoch_seed(1))
         self._augment_source.manual_seed(self._epoch_seed(2))
-        frozen = self.current_epoch < self.schedule.frozen_epochs
+        frozen = self.current_epoch < self.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of a batch."""
         pixels, targets = batch
-        pixels = random_dihedral(
-            pixels, flips=self.augment.flips, turns=self.augment.turns, generator=self._augment_source
-        )
-        loss = self._loss(self.network(pixels), targets)
+        pixels = self.augment(pixels, generator=self._augment_source)
+        loss = self.loss(self.network(pixels), targets)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}.",
@@ -86,21 +100,16 @@ class Learner(lightning.LightningModule):
         pixels, targets = batch
         logits = self.network(pixels)
         self.f1(logits.sigmoid(), targets.int())
-        self.log("val_loss", self._loss(logits, targets), batch_size=len(pixels))
+        self.log("val_loss", self.loss(logits, targets), batch_size=len(pixels))
         self.log("val_macro_f1", self.f1, batch_size=len(pixels))
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the one-cycle schedule of :func:`rate_factor`."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = len(self.train_dataloader())
-        frozen, cycle = self.schedule.frozen_epochs * steps, self.schedule.epochs * steps
+        frozen, cycle = self.frozen_epochs * steps, self.epochs * steps
         rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
-
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return focal_f1_loss(logits, targets, focal=self.loss.focal, gamma=self.loss.gamma)
 
     def _epoch_seed(self, purpose: int) -> int:
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, purpose])

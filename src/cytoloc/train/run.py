@@ -12,6 +12,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, read_json, refuse_existing, write_json
+from cytoloc.models.losses import focal_f1_loss
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import RUN_KIND, RUN_VERSION, Model, load_network
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.scores import write_scores
+from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Fields, Split, split_atlas
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
@@ -103,6 +106,7 @@ def _first_network(recipe: Recipe) -> Network:
         weights=recipe.model.weights,
         head=recipe.model.head,
         dropout=recipe.model.dropout,
+        prior=recipe.model.prior,
         mean=recipe.image.mean,
         std=recipe.image.std,
     )
@@ -150,9 +154,13 @@ def _learn(
         network,
         Fields(atlas, split.train),
         Fields(atlas, split.held_out),
-        loss=recipe.loss,
-        augment=recipe.augment,
-        schedule=recipe.schedule,
+        loss=partial(focal_f1_loss, focal=recipe.loss.focal, gamma=recipe.loss.gamma),
+        augment=partial(random_dihedral, flips=recipe.augment.flips, turns=recipe.augment.turns),
+        batch_size=recipe.schedule.batch_size,
+        frozen_epochs=recipe.schedule.frozen_epochs,
+        epochs=recipe.schedule.epochs,
+        learning_rate=recipe.schedule.learning_rate,
+        weight_decay=recipe.schedule.weight_decay,
         seed=recipe.seed,
     )
     epochs = recipe.schedule.frozen_epochs + recipe.schedule.epochs
@@ -193,6 +201,8 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # Batches are decoded by tensorstore's threads; worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Lightning 2.6 on torch 2.14; nothing that a user can mend.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
         # The run's folder is ours: it holds the recipe before Lightning comes.
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         try:

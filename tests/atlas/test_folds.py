@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cytoloc.atlas.folds import make_folds, read_folds, read_pairs, write_folds
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import TableError
+
+
+def test_every_field_has_one_fold_and_wells_stay_together(study: Atlas) -> None:
+    folds = make_folds(study, k=3)
+    assert folds["id"].to_list() == list(study.ids)
+    assert sorted(folds["fold"].unique().to_list()) == [0, 1, 2]
+    joined = folds.join(study.fields, on="id")
+    wells = joined.group_by("antibody", "plate", "well").agg(pl.col("fold").n_unique(), pl.col("group").n_unique())
+    assert wells["fold"].max() == wells["group"].max() == 1
+    assert joined["group"].n_unique() == wells.height < len(study)
+
+
+def test_pairs_join_groups_and_strange_ids_are_passed_over(study: Atlas) -> None:
+    chain = [(study.ids[i], study.ids[i + 7]) for i in range(0, 28, 7)]
+    folds = make_folds(study, k=2, group_by="field", pairs=[*chain, ("elsewhere", study.ids[0])])
+    group = dict(folds.select("id", "group").iter_rows())
+    assert len({group[study.ids[i]] for i in range(0, 35, 7)}) == 1
+    assert folds["group"].n_unique() == len(study) - 4
+    assert folds.group_by("group").agg(pl.col("fold").n_unique())["fold"].max() == 1
+
+
+def test_locations_are_shared_out(study: Atlas) -> None:
+    folds = make_folds(study, k=2, group_by="field")
+    in_first = folds["fold"].to_numpy() == 0
+    total = study.truth.sum(axis=0)
+    share = study.truth[in_first].sum(axis=0)
+    common = total >= 6
+    assert common.any()
+    assert (np.abs(share - total / 2)[common] <= np.maximum(1, 0.2 * total[common])).all()
+
+
+def test_the_seed_decides(study: Atlas) -> None:
+    assert make_folds(study, k=3, seed=1).equals(make_folds(study, k=3, seed=1))
+    assert not make_folds(study, k=3, seed=1).equals(make_folds(study, k=3, seed=2))
+
+
+@pytest.mark.parametrize("k", [1, 0, 1000])
+def test_impossible_numbers_of_folds_are_refused(study: Atlas, k: int) -> None:
+    with pytest.raises(TableError, match=f"{k} folds cannot be made"):
+        make_folds(study, k=k)
+
+
+def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
+    folds = make_folds(study, k=3)
+    write_folds(folds, tmp_path / "folds.csv")
+    assert read_folds(tmp_path / "folds.csv").equals(folds)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,group,fold\na,0,0\nb,0,1\n", "1 groups cross folds"),
+        ("id,group,fold\na,0,0\na,0,0\n", "a occurs twice"),
+        ("id,fold\na,0\n", "not a folds file"),
+        ("id,group,fold\na,0,x\n", "not a folds file"),
+        ("id,group,fold\na,0,\n", "empty cells"),
+        ("id,group,fold\n", "empty"),
+        ("", "not a folds file"),
+    ],
+)
+def test_bad_folds_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "folds.csv"
+    path.write_text(content)
+    with pytest.raises(TableError, match="folds.csv") as caught:
+        read_folds(path)
+    assert message in str(caught.value)
+
+
+def test_pairs_file(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("a,b,d_protein\nx,y,3\n")
+    assert read_pairs(path) == [("x", "y")]
+    path.write_text("one,two\nx,y\n")
+    with pytest.raises(TableError, match="not a pairs file"):
+        read_pairs(path)

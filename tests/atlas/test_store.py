@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cytoloc import open_atlas
+from cytoloc.atlas import store
+from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
+from cytoloc.errors import CytolocError, FormatError, OutputExistsError, TableError
+
+SIZE = 40
+
+
+def images_of(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, 4, SIZE, SIZE), dtype=np.uint8)
+
+
+def pack(path: Path, images: NDArray[np.uint8], ids: Sequence[str] | None = None) -> Atlas:
+    names = ids or [f"f{i}" for i in range(len(images))]
+    rows = [FieldRow(id=name, source="test", original_px=SIZE, labels=(i % 28,)) for i, name in enumerate(names)]
+    made_by = {"command": "test"}
+    return write_atlas(path, zip(rows, images, strict=True), count=len(images), size=SIZE, made_by=made_by)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    with pytest.MonkeyPatch.context() as patch:
+        # Four fields a shard, so that thirteen make three whole shards and a part of one.
+        patch.setattr(store, "SHARD_BYTES", 4 * 4 * SIZE * SIZE)
+        return pack(tmp_path_factory.mktemp("store") / "a.atlas", images_of(13))
+
+
+def test_pixels_come_back_as_they_were(packed: Atlas) -> None:
+    np.testing.assert_array_equal(packed.read(range(13)), images_of(13))
+    np.testing.assert_array_equal(packed[5], images_of(13)[5])
+    assert packed[5].shape == (4, SIZE, SIZE)
+    assert packed[5].dtype == np.uint8
+    assert len(list(packed)) == len(packed) == 13
+
+
+@given(rows=st.lists(st.integers(-13, 12), max_size=30))
+def test_any_order_with_repeats(packed: Atlas, rows: list[int]) -> None:
+    np.testing.assert_array_equal(packed.read(rows), images_of(13)[np.array(rows, int)])
+
+
+@pytest.mark.parametrize("row", [13, -14])
+def test_rows_beyond_the_end_are_refused(packed: Atlas, row: int) -> None:
+    with pytest.raises(IndexError, match="rows 0 to 12"):
+        packed[row]
+
+
+def test_table_and_truth(packed: Atlas) -> None:
+    assert packed.ids == tuple(f"f{i}" for i in range(13))
+    assert packed.fields.schema == store.SCHEMA
+    np.testing.assert_array_equal(packed.truth, np.eye(28, dtype=bool)[:13])
+    assert packed.labelled.all()
+
+
+def test_it_is_zarr_v3_and_sharded(packed: Atlas) -> None:
+    meta = json.loads((packed.path / "images.zarr" / "zarr.json").read_text())
+    assert meta["zarr_format"] == 3
+    assert meta["shape"] == [13, 4, SIZE, SIZE]
+    assert meta["codecs"][0]["name"] == "sharding_indexed"
+    assert meta["codecs"][0]["configuration"]["chunk_shape"] == [1, 4, SIZE, SIZE]
+    assert len(list((packed.path / "images.zarr" / "c").iterdir())) == 4
+
+
+def test_the_fingerprint_knows_pixels_labels_and_ids(tmp_path: Path) -> None:
+    images = images_of(3)
+    same = [pack(tmp_path / f"{i}.atlas", images).fingerprint for i in range(2)]
+    renamed = pack(tmp_path / "r.atlas", images, ["x", "y", "z"]).fingerprint
+    images[2, 1, 0, 0] ^= 1
+    changed = pack(tmp_path / "c.atlas", images).fingerprint
+    assert same[0] == same[1]
+    assert len({same[0], renamed, changed}) == 3
+
+
+def test_a_flipped_byte_is_found(packed: Atlas, tmp_path: Path) -> None:
+    assert list(packed.damaged()) == []
+    copy = tmp_path / "copy.atlas"
+    shutil.copytree(packed.path, copy)
+    shard = copy / "images.zarr" / "c" / "1" / "0" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 0xFF
+    shard.write_bytes(content)
+    assert list(open_atlas(copy).damaged()) == ["f4"]
+
+
+def test_nothing_is_left_when_fields_fail(tmp_path: Path) -> None:
+    def broken() -> object:
+        yield FieldRow(id="a", source="test", original_px=SIZE), images_of(1)[0]
+        raise CytolocError("the second field is broken")
+
+    with pytest.raises(CytolocError, match="second field"):
+        write_atlas(tmp_path / "a.atlas", broken(), count=2, size=SIZE, made_by={})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_ids_and_existing_outputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="x occurs twice"):
+        pack(tmp_path / "a.atlas", images_of(2), ["x", "x"])
+    assert list(tmp_path.iterdir()) == []
+    pack(tmp_path / "a.atlas", images_of(1))
+    with pytest.raises(OutputExistsError):
+        pack(tmp_path / "a.atlas", images_of(2))
+    assert len(open_atlas(tmp_path / "a.atlas")) == 1
+
+
+def test_what_is_no_atlas_is_refused(packed: Atlas, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no such atlas"):
+        open_atlas(tmp_path / "missing.atlas")
+    (tmp_path / "file.atlas").write_text("")
+    with pytest.raises(FormatError, match="not an atlas but a file"):
+        open_atlas(tmp_path / "file.atlas")
+    newer = tmp_path / "newer.atlas"
+    shutil.copytree(packed.path, newer)
+    header = json.loads((newer / "atlas.json").read_text())
+    (newer / "atlas.json").write_text(json.dumps({**header, "version": 99}))
+    with pytest.raises(FormatError, match="version 99; this release reads version 1"):
+        open_atlas(newer)
+    (newer / "atlas.json").write_text(json.dumps({**header, "fields": 12}))
+    with pytest.raises(FormatError, match="do not agree"):
+        open_atlas(newer)

@@ -1,0 +1,82 @@
+"""What tests share: pictures made by script, a small simulated study, the command line, and real material if it is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.cli.app import main
+from cytoloc.simulate.study import simulate_atlas, write_kaggle_field
+
+DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Return a function that runs ``cytoloc`` with arguments, in this process."""
+
+    def run(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["cytoloc", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """Return an atlas of 40 simulated fields at 64 px."""
+    return simulate_atlas(tmp_path_factory.mktemp("study") / "study.atlas", n_fields=40, seed=3, size=64)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return a folder of three fields, 48 px, with ``labels.csv`` in the competition's form."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        write_kaggle_field(folder, name, random_field(rng, 48))
+    (folder / "labels.csv").write_text("Id,Target\nb,16 0\na,25\nc,7\n")
+    return folder
+
+
+def random_field(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+    """Return noise, uint8 ``(4, size, size)``."""
+    return rng.integers(0, 256, (4, size, size), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def real_fields() -> Path:
+    """Return the folder of the 74 real fields, or skip."""
+    folder = DATA / "images" / "kaggle512"
+    if not folder.is_dir():
+        pytest.skip(f"real fields are not at {folder}; set CYTOLOC_TEST_DATA")
+    return folder

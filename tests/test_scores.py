@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from cytoloc.errors import CytolocError, FormatError, TableError
+from cytoloc.scores import Scores, combine, read_ids, read_labels, read_scores, write_scores
+
+
+def scores_of(*ids: str, seed: int = 0) -> Scores:
+    values = np.random.default_rng(seed).random((len(ids), 28), dtype=np.float32)
+    return Scores(ids, values, {"seed": seed})
+
+
+def test_parquet_round_trip(tmp_path: Path) -> None:
+    scores = scores_of("b", "a")
+    write_scores(scores, tmp_path / "s.parquet")
+    back = read_scores(tmp_path / "s.parquet")
+    assert back.ids == ("b", "a")
+    assert back.probabilities.dtype == np.float32
+    np.testing.assert_array_equal(back.probabilities, scores.probabilities)
+    assert back.provenance == {"seed": 0}
+    assert pq.read_schema(tmp_path / "s.parquet").names == ["id", *map(str, range(28))]
+
+
+def test_csv_and_numpy_are_read_too(tmp_path: Path) -> None:
+    scores = scores_of("a", "b")
+    table = pl.DataFrame({"Id": ["a", "b"], **{str(i): scores.probabilities[:, i] for i in range(28)}})
+    table.write_csv(tmp_path / "s.csv")
+    np.save(tmp_path / "s.npy", scores.probabilities)
+    np.savez(tmp_path / "s.npz", probabilities=scores.probabilities, other=np.zeros(1))
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    for name, ids in (("s.csv", None), ("s.npy", tmp_path / "ids.txt"), ("s.npz", tmp_path / "ids.txt")):
+        back = read_scores(tmp_path / name, ids=ids)
+        assert back.ids == ("a", "b")
+        np.testing.assert_allclose(back.probabilities, scores.probabilities, rtol=1e-6)
+
+
+def test_another_parquet_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"id": ["a"]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(FormatError, match="not a cytoloc-scores"):
+        read_scores(tmp_path / "x.parquet")
+    (tmp_path / "y.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(FormatError, match="cannot be read as Parquet"):
+        read_scores(tmp_path / "y.parquet")
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.01, 1.01, 3.0])
+def test_values_that_are_no_probabilities_are_refused(value: float) -> None:
+    values = np.full((2, 28), 0.5, np.float32)
+    values[1, 7] = value
+    with pytest.raises(TableError, match="Field b, location 7"):
+        Scores(("a", "b"), values)
+
+
+def test_ids_must_differ() -> None:
+    with pytest.raises(TableError, match="a occurs twice"):
+        scores_of("a", "a")
+
+
+def test_rows_come_in_the_order_asked_for() -> None:
+    scores = scores_of("a", "b", "c")
+    np.testing.assert_array_equal(scores.rows(["c", "a"]), scores.probabilities[[2, 0]])
+    with pytest.raises(TableError, match="no score, e.g. z"):
+        scores.rows(["a", "z"])
+
+
+def test_folds_are_joined_and_members_averaged() -> None:
+    fold0, fold1 = scores_of("a", "b"), scores_of("c", seed=1)
+    assert combine([fold0, fold1]).ids == ("a", "b", "c")
+    other = scores_of("b", "a", seed=2)
+    mean = combine([fold0, other, fold1])
+    expected = (fold0.probabilities[1].astype(float) + other.probabilities[0]) / 2
+    np.testing.assert_allclose(mean.rows(["b"])[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(mean.rows(["c"]), fold1.probabilities)
+    with pytest.raises(TableError, match="some of their fields but not all"):
+        combine([fold0, scores_of("b", "c")])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Id,Label\na,0\n", "lacks the column Target; it has Id, Label"),
+        ("Id;Target\na;0\n", "lacks the columns Id, Target"),
+        ("Id,Target\n", "has no rows"),
+        ("Id,Target\na,0\na,1\n", "the id a occurs twice"),
+        ("Id,Target\na,\n", "id a: the label is empty"),
+        ("Id,Target\na,28\n", "'28' is not a location"),
+        ("Id,Target\n,3\n", "has no id"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_bad_label_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(CytolocError, match="labels.csv") as caught:
+        read_labels(path)
+    assert message in str(caught.value)
+
+
+def test_a_submission_may_be_blank(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("Id,Predicted\na,\nb,3 1\n")
+    assert read_labels(path, column="Predicted", blank=True) == {"a": (), "b": (1, 3)}
+    assert read_ids(path) == ("a", "b")

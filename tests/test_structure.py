@@ -1,0 +1,116 @@
+"""The shape of the project: who may import whom, what is public, and what a command costs to start."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cytoloc
+
+SOURCE = Path(cytoloc.__file__).parent
+GROUND = {"errors", "labels", "files", "parallel", "scores"}
+ALLOWED = {
+    "errors": set[str](),
+    "parallel": set[str](),
+    "labels": {"errors"},
+    "files": {"errors"},
+    "recipe": {"errors"},
+    "scores": {"errors", "labels", "files"},
+    "atlas": GROUND,
+    "simulate": GROUND | {"atlas.store"},
+    "decide": GROUND,
+    "models": GROUND,
+    "predict": GROUND | {"recipe", "models", "atlas"},
+    "train": GROUND | {"recipe", "models", "atlas", "decide", "predict"},
+    "report": GROUND | {"decide", "predict"},
+    "cli": GROUND | {"recipe", "models", "atlas", "decide", "predict", "train", "report", "simulate"},
+}
+"""What each room may import besides itself: dependencies point down only."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every cytoloc module that a file imports, at any depth, without the package's name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            if node.module == "cytoloc":
+                yield from (name.name for name in node.names)
+            elif node.module and node.module.startswith("cytoloc."):
+                inner = node.module.removeprefix("cytoloc.")
+                is_package = (SOURCE / Path(*inner.split("."))).is_dir()
+                yield from (f"{inner}.{name.name}" if is_package else inner for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name.removeprefix("cytoloc.") for name in node.names if name.name.startswith("cytoloc."))
+
+
+def test_imports_point_down() -> None:
+    seen = set()
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if room in {"__init__", "__main__"}:
+            continue
+        seen.add(room)
+        for module in imports(path):
+            inner = module.split(".")[0]
+            allowed = inner == room or inner in ALLOWED[room] or module in ALLOWED[room]
+            assert allowed, f"{path.relative_to(SOURCE)} imports cytoloc.{module}"
+    assert seen - {"recipes"} == set(ALLOWED)
+
+
+def test_public_names_are_those_written_down() -> None:
+    assert sorted(cytoloc.__all__) == [
+        "Atlas",
+        "CHANNELS",
+        "CytolocError",
+        "LOCATIONS",
+        "Location",
+        "Scores",
+        "__version__",
+        "open_atlas",
+        "read_scores",
+    ]
+    for name in cytoloc.__all__:
+        assert getattr(cytoloc, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = cytoloc.nonsense
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['cytoloc', '--help']\n"
+        "from cytoloc.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'polars', 'cv2', 'tensorstore', 'matplotlib', 'sklearn'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    assert "loaded: []" in run_python(code)
+
+
+def test_core_rooms_work_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import cytoloc.atlas.kaggle, cytoloc.atlas.folds, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
+        "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.scores\n"
+        "print('fine')"
+    )
+    assert run_python(code) == "fine\n"
+
+
+def test_module_and_command_are_the_same() -> None:
+    command = Path(sys.executable).parent / "cytoloc"
+    both = [
+        subprocess.run([*call, "--help"], check=True, capture_output=True, text=True).stdout
+        for call in ([sys.executable, "-m", "cytoloc"], [str(command)])
+    ]
+    assert both[0] == both[1]
+    assert "Usage: cytoloc" in both[0]
