@@ -98,7 +98,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_core_rooms_work_without_torch() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'timm', 'pytorch_lightning'}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "import cytoloc.atlas.kaggle, cytoloc.atlas.folds, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
         "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.scores\n"
         "print('fine')"

@@ -84,8 +84,7 @@ def build_network(
     state = initial_weights(backbone, weights, in_channels=len(CHANNELS))
     if state is not None:
         body.load_state_dict(state)
-    top = (
-        PlainHead(features, N_LOCATIONS, dropout) if head == "plain" else AverageMaxHead(features, N_LOCATIONS, dropout)
-    )
+    kind = PlainHead if head == "plain" else AverageMaxHead
+    top = kind(int(body.num_features), N_LOCATIONS, dropout=dropout, prior=prior)
     network = Network(Normalise(mean, std), body, top)
     return network.to(memory_format=torch.channels_last)

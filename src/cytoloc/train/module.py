@@ -123,7 +123,7 @@ def rate_factor(step: int, *, frozen: int, cycle: int, rise: float = 0.3, start:
     in the first ``rise`` of the steps and falls to nearly 0 at the last.
 
     >>> [round(rate_factor(step, frozen=2, cycle=10), 3) for step in (0, 2, 5, 11)]
-    [1.0, 0.04, 1.0, 0.049]
+    [1.0, 0.04, 1.0, 0.05]
     """
     if step < frozen:
         return 1.0

