@@ -1,4 +1,4 @@
-"""What tests share: pictures made by script, a small simulated study, the command line, and real material if it is there."""
+"""What tests share: pictures made by script, a simulated study, the command line, and real material if it is there."""
 
 from __future__ import annotations
 

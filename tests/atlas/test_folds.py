@@ -72,7 +72,7 @@ def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
 def test_bad_folds_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "folds.csv"
     path.write_text(content)
-    with pytest.raises(TableError, match="folds.csv") as caught:
+    with pytest.raises(TableError, match=r"folds\.csv") as caught:
         read_folds(path)
     assert message in str(caught.value)
 

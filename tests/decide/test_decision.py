@@ -123,11 +123,11 @@ def test_cross_fitting_never_shows_a_group_to_its_own_thresholds() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.random((200, 28)).astype(np.float32)
     truth = rng.random((200, 28)) < 0.05
-    decision = fit_decision({"a": probabilities}, truth)
+    decision = fit_decision({"a": probabilities}, truth, most=28)
     seen = macro_f1(decision({"a": probabilities}), truth)
-    unseen = macro_f1(cross_fit({"a": probabilities}, truth), truth)
+    unseen = macro_f1(cross_fit({"a": probabilities}, truth, most=28), truth)
     # Noise: whatever thresholds gain on the fields that they saw is chance.
-    assert seen > unseen + 0.02
+    assert seen > unseen + 0.01
 
     groups = np.repeat(np.arange(2), 100)
     halves = cross_fit({"a": probabilities}, truth, groups=groups)

@@ -96,7 +96,7 @@ def test_frequencies_are_those_of_the_real_training_set() -> None:
 def test_several_labels_show_both_patterns() -> None:
     def protein(labels: tuple[int, ...]) -> np.ndarray:
         row = FieldRow(id="x", source="test", original_px=128, labels=labels)
-        return draw_field(Plan(0, row, (1.0,) * len(labels)), seed=0)[1].astype(float)
+        return np.asarray(draw_field(Plan(0, row, (1.0,) * len(labels)), seed=0)[1], float)
 
     nuclei, both = protein((0,)), protein((0, 25))
     scene = draw_scene(np.random.default_rng([0, 1, 0]), 128)
@@ -104,7 +104,7 @@ def test_several_labels_show_both_patterns() -> None:
     assert both[scene.nucleus_map > 0].mean() > 2 * both[scene.cell_map == 0].mean()
 
 
-def test_kaggle_files_hold_the_same_fields(study: Atlas, tmp_path: Path) -> None:
+def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     simulate_kaggle(tmp_path / "files", n_fields=6, seed=3, size=64)
     atlas = import_kaggle(tmp_path / "files", path=tmp_path / "a.atlas", labels=tmp_path / "files/labels.csv", size=64)
     np.testing.assert_array_equal(atlas.read(range(6)), [draw_field(p, seed=3) for p in plan_study(6, seed=3, size=64)])

@@ -91,13 +91,13 @@ def test_folds_of_another_atlas_are_refused(study: Atlas) -> None:
         split_atlas(study, folds, 9)
     with pytest.raises(TrainingError, match="leave out 1 labelled"):
         split_atlas(study, folds.head(39), 0)
-    with pytest.raises(TrainingError, match="lacks or has without labels, e.g. stranger"):
+    with pytest.raises(TrainingError, match=r"lacks or has without labels, e\.g\. stranger"):
         split_atlas(study, folds.with_columns(pl.lit("stranger").alias("id")).head(1), 0)
 
 
 def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: Atlas) -> None:
     fields = Fields(study, np.arange(30))
-    in_order = [batch for batch in loader(fields, batch_size=8, shuffle_seed=None)]
+    in_order = list(loader(fields, batch_size=8, shuffle_seed=None))
     assert [len(pixels) for pixels, _ in in_order] == [8, 8, 8, 6]
     np.testing.assert_array_equal(torch.cat([pixels for pixels, _ in in_order]).numpy(), study.read(range(30)))
     np.testing.assert_array_equal(torch.cat([targets for _, targets in in_order]).numpy(), study.truth[:30])

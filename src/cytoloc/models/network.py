@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ def build_network(
         WeightsError: If the weights cannot be had.
     """
     if not timm.is_model(backbone):
-        near = ", ".join(timm.list_models(f"*{backbone.split('_')[0]}*")[:5])
+        near = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), n=3))
         raise RecipeError(
             f"There is no backbone {backbone!r}.",
             way_out=f"Choose a timm name{f', e.g. {near}' if near else ''}.",

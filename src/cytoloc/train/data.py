@@ -82,12 +82,14 @@ def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> Data
     for the batch norms.
     """
     shuffled = shuffle_seed is not None
+    rows = np.arange(len(fields))
+    # A list, not a generator: however often Lightning starts to iterate, the order is the same.
+    order = np.random.default_rng(shuffle_seed).permutation(rows) if shuffled else rows
     return DataLoader(
         fields,
         batch_size=batch_size,
-        shuffle=shuffled,
+        sampler=order.tolist(),
         drop_last=shuffled and len(fields) >= batch_size,
-        generator=torch.Generator().manual_seed(shuffle_seed) if shuffle_seed is not None else None,
         collate_fn=_as_it_is,
     )
 

@@ -33,8 +33,8 @@ class Augment(Protocol):
 class Learner(lightning.LightningModule):
     """Trains a network on fields, and measures it on held-out ones after each epoch.
 
-    Whatever is random in an epoch is seeded by the recipe's seed and the epoch's number alone, so a run that was
-    stopped and resumed ends like one that was not.
+    Whatever is random in a step is seeded by the recipe's seed and the numbers of epoch and step alone, so a run that
+    was stopped and resumed ends like one that was not.
     """
 
     def __init__(
@@ -65,27 +65,25 @@ class Learner(lightning.LightningModule):
         self.weight_decay = weight_decay
         self.seed = seed
         self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5)
-        self._augment_source = torch.Generator()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this epoch's batches; called anew every epoch."""
-        return loader(self.train_fields, batch_size=self.batch_size, shuffle_seed=self._epoch_seed(0))
+        return loader(self.train_fields, batch_size=self.batch_size, shuffle_seed=self._seed_of(0))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out batches."""
         return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None)
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch, and freeze or free the backbone; as in fastai, frozen batch norms go on adapting."""
-        torch.manual_seed(self._epoch_seed(1))
-        self._augment_source.manual_seed(self._epoch_seed(2))
+        """Freeze or free the backbone; as in fastai, frozen batch norms go on adapting."""
         frozen = self.current_epoch < self.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of a batch."""
         pixels, targets = batch
-        pixels = self.augment(pixels, generator=self._augment_source)
+        torch.manual_seed(self._seed_of(1, index))
+        pixels = self.augment(pixels, generator=torch.default_generator)
         loss = self.loss(self.network(pixels), targets)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -111,8 +109,8 @@ class Learner(lightning.LightningModule):
         rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    def _epoch_seed(self, purpose: int) -> int:
-        sequence = np.random.SeedSequence([self.seed, self.current_epoch, purpose])
+    def _seed_of(self, *purpose: int) -> int:
+        sequence = np.random.SeedSequence([self.seed, self.current_epoch, *purpose])
         return int(sequence.generate_state(1, np.uint32)[0])
 
 

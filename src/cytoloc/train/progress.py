@@ -1,7 +1,8 @@
-"""What a run writes down while it learns: a line an epoch, on the terminal and in ``log.csv``."""
+"""What a run writes down while it learns: a line an epoch, on the terminal and in ``log.csv``, and checkpoints."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate", "images_per_second", "seconds")
 
@@ -59,3 +62,18 @@ class EpochLog(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of the run that is resumed."""
         self.rows = list(state_dict["rows"])
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when whole; a full disk spoils no earlier one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        temporary = Path(f"{path}.part")
+        try:
+            temporary.write_bytes(buffer.getbuffer())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from cytoloc.scores import write_scores
 from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Fields, Split, split_atlas
 from cytoloc.train.module import Learner
-from cytoloc.train.progress import EpochLog
+from cytoloc.train.progress import EpochLog, WholeCheckpoints
 
 
 def train_fold(
@@ -185,6 +185,7 @@ def _learn(
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             devices=1,
+            plugins=[WholeCheckpoints()],
         )
         last = run / "last.ckpt"
         trainer.fit(learner, ckpt_path=last if last.exists() else None)

@@ -1,0 +1,182 @@
+"""Bad input: exit 1 (a wrong call: 2), one clear message, and nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cytoloc.atlas.folds import make_folds, write_folds
+from cytoloc.atlas.store import Atlas
+from tests.conftest import Cli
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def another_size(path: Path) -> None:
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)
+
+
+def write(text: str) -> Callable[[Path], None]:
+    def rewrite(path: Path) -> None:
+        path.write_text(text)
+
+    return rewrite
+
+
+BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+    "a missing channel file": ("a_blue.png", Path.unlink, ["1 of 3 fields lack a channel file", "a_blue.png"]),
+    "a truncated channel file": ("a_green.png", truncate, ["a_green.png", "truncated"]),
+    "a file that is no picture": ("a_green.png", write("hello"), ["a_green.png", "not a PNG"]),
+    "two sizes in one field": ("a_yellow.png", another_size, ["Field a has two sizes", "48 x 48", "20 x 20"]),
+    "an unknown label": ("labels.csv", write("Id,Target\nb,3\na,28\n"), ["labels.csv, id a", "'28' is not a location"]),
+    "an empty label": ("labels.csv", write("Id,Target\nb,3\na,\n"), ["labels.csv, id a", "label is empty"]),
+    "a doubled id": ("labels.csv", write("Id,Target\nb,3\nb,4\n"), ["labels.csv", "b occurs twice"]),
+    "labels without the columns": ("labels.csv", write("name,class\nb,3\n"), ["lacks the columns Id, Target", "name"]),
+    "labels of absent fields": ("labels.csv", write("Id,Target\nb,3\nzz,4\n"), ["zz_red.png"]),
+    "labels that are missing": ("labels.csv", Path.unlink, ["labels.csv", "no such labels file"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMPORTS)
+def test_import_refuses(cli: Cli, pictures: Path, tmp_path: Path, case: str) -> None:
+    name, damage, expected = BAD_IMPORTS[case]
+    damage(pictures / name)
+    said = cli(
+        "import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", tmp_path / "a.atlas"
+    )
+    assert said.code == 1
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+    for words in expected:
+        assert words in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+
+
+def test_import_refuses_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, words in ((tmp_path / "empty", "holds no fields"), (tmp_path / "none", "no such folder")):
+        said = cli("import", "kaggle", folder, "--out", tmp_path / "a.atlas")
+        assert said.code == 1
+        assert words in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Atlas, tmp_path: Path) -> None:
+    out = tmp_path / "there"
+    out.write_text("precious")
+    scores = tmp_path / "scores.csv"
+    columns = ",".join(map(str, range(28)))
+    scores.write_text(f"Id,{columns}\na,{','.join(['.5'] * 28)}\nb,{','.join(['.5'] * 28)}\n")
+    for words in (
+        ("import", "kaggle", pictures),
+        ("simulate", "--fields", 2, "--size", 32),
+        ("simulate", "--fields", 2, "--size", 32, "--format", "kaggle"),
+        ("folds", study.path),
+        ("decide", "fit", scores, "--labels", pictures / "labels.csv"),
+        ("predict", tmp_path, pictures),
+        ("demo",),
+    ):
+        said = cli(*words, "--out", out)
+        assert said.code == 1, words
+        assert "already exists" in said.err
+        assert out.read_text() == "precious"
+
+
+def test_unknown_recipes_and_misspelt_keys(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    folds = tmp_path / "folds.csv"
+    cli("folds", study.path, "-k", 2, "--out", folds)
+    rest = (study.path, "--folds", folds, "--out", tmp_path / "runs")
+    unknown = cli("train", "quik", *rest)
+    assert (unknown.code, "Did you mean quick" in unknown.err) == (1, True)
+    misspelt = cli("train", "quick", *rest, "--set", "schedule.epoch=3")
+    assert (misspelt.code, "Did you mean schedule.epochs" in misspelt.err) == (1, True)
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('extends = "quick"\nname = "mine"\n[schedul]\nepochs = 3\n')
+    in_a_file = cli("train", recipe, *rest)
+    assert (in_a_file.code, "no key 'schedul'" in in_a_file.err) == (1, True)
+    offline = cli("train", "quick", *rest, "--set", "image.size=64", "--set", "model.weights=file:none.pt")
+    assert (offline.code, "no such weights file" in offline.err) == (1, True)
+    too_many = cli("folds", study.path, "-k", 999, "--out", tmp_path / "f2.csv")
+    assert (too_many.code, "999 folds cannot be made" in too_many.err) == (1, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folds.csv", "mine.toml"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fly",),
+        ("import", "kaggle"),
+        ("simulate", "--fields", "many", "--out", "a.atlas"),
+        ("simulate", "--fields", "2", "--form", "jpeg", "--out", "a.atlas"),
+        ("import", "kaggle", ".", "--size", "1", "--out", "a.atlas"),
+        ("folds", "a.atlas"),
+        ("decide", "fit", "--labels", "x.csv", "--out", "d.json"),
+    ],
+)
+def test_wrong_calls_exit_with_two(cli: Cli, words: tuple[str, ...]) -> None:
+    said = cli(*words)
+    assert said.code == 2
+    assert "Usage" in said.err
+
+
+def test_prediction_refuses_what_it_cannot_see(cli: Cli, pictures: Path, study: Atlas, tmp_path: Path) -> None:
+    out = tmp_path / "s.parquet"
+    nothing = cli("predict", tmp_path, study.path, "--out", out)
+    assert (nothing.code, "holds no runs" in nothing.err) == (1, True)
+    (pictures / "a_red.png").unlink()
+    incomplete = cli("predict", tmp_path, pictures, "--out", out)
+    assert (incomplete.code, "a_red.png is missing" in incomplete.err) == (1, True)
+    assert not out.exists()
+
+
+def on_a_small_disk(words: list[str], *, size: str, folder: Path, read_only: bool) -> subprocess.CompletedProcess[str]:
+    """Run a command with a small file system of its own mounted on ``folder``; list what it leaves there."""
+    script = (
+        f"mount -t tmpfs -o size={size} none {folder} || exit 99; "
+        + (f"mount -o remount,ro {folder} || exit 99; " if read_only else "")
+        + f'"$@"; code=$?; echo "left: $(ls -A {folder})"; exit $code'
+    )
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no unshare on this machine to mount a small disk with")
+    call = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "cytoloc"]
+    done = subprocess.run([*call, *words], capture_output=True, text=True)
+    if done.returncode == 99 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"this machine does not let tests mount: {done.stderr.strip()}")
+    return done
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
+@pytest.mark.parametrize("command", ["simulate", "simulate files", "folds", "decide", "train"])
+def test_a_disk_that_cannot_be_written(study: Atlas, tmp_path: Path, command: str, *, read_only: bool) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    scores, labels = tmp_path / "scores.csv", tmp_path / "labels.csv"
+    scores.write_text(f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.5\n" for i in range(9)))
+    labels.write_text("Id,Target\n" + "".join(f"{i},3\n" for i in range(9)))
+    folds = tmp_path / "folds.csv"
+    write_folds(make_folds(study, k=2), folds)
+    words = {
+        "simulate": ["simulate", "--fields", "12", "--size", "128"],
+        "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],
+        "folds": ["folds", str(study.path), "-k", "2"],
+        "decide": ["decide", "fit", str(scores), "--labels", str(labels)],
+        "train": ["train", "quick", str(study.path), "--folds", str(folds), "--set", "image.size=64"],
+    }[command]
+    # The least disk still holds a small table; one without a free inode holds nothing.
+    size = {"simulate": "200k", "simulate files": "200k", "train": "3m"}.get(command, "4k,nr_inodes=1")
+    done = on_a_small_disk([*words, "--out", str(disk / "out")], size=size, folder=disk, read_only=read_only)
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = "out" if command == "train" and not read_only else ""
+    assert f"left: {left}\n" in done.stdout

@@ -1,0 +1,201 @@
+"""The commands, one by one and as a chain."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+from sklearn.metrics import f1_score
+
+from cytoloc import open_atlas, read_scores
+from cytoloc.atlas.store import Atlas
+from cytoloc.cli.demo import RESULTS, steps
+from cytoloc.recipe import recipe_names
+from cytoloc.scores import read_labels
+from cytoloc.simulate.study import simulate_kaggle
+from tests.conftest import Cli
+
+
+def test_help_names_every_command_and_each_has_an_example(cli: Cli) -> None:
+    top = cli("--help")
+    assert top.code == 0
+    commands = [
+        "demo", "simulate", "info", "show", "folds", "recipes", "train", "predict", "score",
+        "import kaggle", "decide fit", "decide apply",
+    ]  # fmt: skip
+    for command in commands:
+        assert command.split()[0] in top.out
+        said = cli(*command.split(), "--help")
+        assert said.code == 0
+        assert re.search(rf"Example:\s+cytoloc\s+{command}", said.out), command
+
+
+def test_version_and_no_command(cli: Cli) -> None:
+    assert cli("--version").out == "cytoloc 0.1.0\n"
+    assert "Usage" in cli().out + cli().err
+
+
+def test_info_says_what_an_atlas_holds(cli: Cli, study: Atlas) -> None:
+    said = cli("info", study.path, "--check")
+    assert said.code == 0
+    assert "40 fields of 64 px, 40 labelled" in said.out
+    assert "every pixel checked" in said.out
+    facts = json.loads(cli("info", study.path, "--json").out)
+    assert facts["fingerprint"] == study.fingerprint
+    assert sum(row["fields"] for row in facts["locations"]) == study.truth.sum()
+    assert facts["wells"] == study.fields["antibody"].n_unique()
+
+
+def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert cli("show", study.path, "--out", out).code == 0
+    with Image.open(out) as picture:
+        assert picture.width > 1000
+        assert np.asarray(picture.convert("RGB")).std() > 20
+    assert cli("show", study.path, study.ids[3], "--out", out).code == 0
+    missing = cli("show", study.path, "nobody", "--out", out)
+    assert missing.code == 1
+    assert "nobody" in missing.err
+
+
+def test_recipes_are_listed_and_shown(cli: Cli) -> None:
+    listed = cli("recipes").out
+    assert [line.split()[0] for line in listed.splitlines()] == recipe_names()
+    assert 'backbone = "tf_efficientnet_lite0"' in cli("recipes", "quick").out
+
+
+def test_score_is_scikit_learns(cli: Cli, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((50, 28)) < 0.15
+    truth[:, 0] |= ~truth.any(axis=1)
+    predicted = truth ^ (rng.random((50, 28)) < 0.05)
+    for name, column, matrix in (("truth.csv", "Target", truth), ("predicted.csv", "Predicted", predicted)):
+        cells = [" ".join(str(i) for i in row.nonzero()[0]) for row in matrix]
+        pl.DataFrame({"Id": [f"f{i}" for i in range(50)], column: cells}).write_csv(tmp_path / name)
+    args = ("score", tmp_path / "predicted.csv", "--labels", tmp_path / "truth.csv")
+    summary = json.loads(cli(*args, "--json", "--table", tmp_path / "classes.csv").out)
+    assert summary["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0), abs=1e-12)
+    assert pl.read_csv(tmp_path / "classes.csv")["positives"].to_list() == truth.sum(axis=0).tolist()
+    said = cli(*args)
+    assert f"macro F1 over 28 classes  {summary['macro_f1']:.3f}" in said.out
+    assert "Nucleoplasm" in said.out
+
+
+def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    ids = [f"f{i}" for i in range(30)]
+    values = rng.random((30, 28), dtype=np.float32)
+    pl.DataFrame({"Id": ids, **{str(i): values[:, i] for i in range(28)}}).write_csv(tmp_path / "scores.csv")
+    pl.DataFrame({"Id": ids, "Target": [str(i % 28) for i in range(30)]}).write_csv(tmp_path / "labels.csv")
+    order = [ids[i] for i in rng.permutation(30)[:20]]
+    pl.DataFrame({"Id": order, "Predicted": ["0"] * 20}).write_csv(tmp_path / "sample_submission.csv")
+    fitted = cli(
+        "decide", "fit", tmp_path / "scores.csv", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json",
+        "--held-out", tmp_path / "held-out.csv",
+    )  # fmt: skip
+    assert "on fields that the thresholds did not see" in fitted.out
+    assert list(read_labels(tmp_path / "held-out.csv", column="Predicted")) == ids
+    applied = cli(
+        "decide", "apply", tmp_path / "scores.csv", "--decision", tmp_path / "d.json",
+        "--order", tmp_path / "sample_submission.csv", "--out", tmp_path / "submission.csv",
+    )  # fmt: skip
+    assert applied.code == 0
+    rows = read_labels(tmp_path / "submission.csv", column="Predicted")
+    assert list(rows) == order
+    assert all(1 <= len(labels) <= 5 for labels in rows.values())
+
+
+def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
+    def done(*words: object) -> str:
+        said = cli(*words)
+        assert said.code == 0, said.err
+        return said.out
+
+    files = tmp_path / "files"
+    done("simulate", "--fields", 24, "--seed", 1, "--size", 96, "--format", "kaggle", "--out", files)
+    atlas = tmp_path / "a.atlas"
+    done("import", "kaggle", files, "--labels", files / "labels.csv", "--size", 64, "--out", atlas)
+    done("folds", atlas, "-k", 2, "--pairs", files / "pairs.csv", "--out", tmp_path / "folds.csv")
+    settings = [f"--set={key}" for key in ("image.size=64", "schedule.epochs=1", "select.views=1")]
+    runs = tmp_path / "runs"
+    said = done("train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
+    assert said.count("epoch") == 4
+    assert (runs / "quick-curve.png").exists()
+
+    done("predict", runs, atlas, "--out", tmp_path / "by-atlas.parquet", "--views", 2)
+    done("predict", runs / "quick-fold0", files, "--out", tmp_path / "by-files.parquet")
+    done("predict", runs / "quick-fold0", atlas, "--out", tmp_path / "one.parquet")
+    by_files, by_atlas = read_scores(tmp_path / "by-files.parquet"), read_scores(tmp_path / "one.parquet")
+    # The same picture, from a larger file or from the atlas, gives the same numbers.
+    np.testing.assert_allclose(by_files.rows(by_atlas.ids), by_atlas.probabilities, atol=1e-4)
+    assert read_scores(tmp_path / "by-atlas.parquet").provenance["views"] == 2
+
+    held_out = [runs / f"quick-fold{i}" / "scores.parquet" for i in (0, 1)]
+    done(
+        "decide", "fit", *held_out, "--labels", atlas, "--folds", tmp_path / "folds.csv",
+        "--out", tmp_path / "d.json", "--held-out", tmp_path / "held-out.csv",
+    )  # fmt: skip
+    scored = done(
+        "score", tmp_path / "held-out.csv", "--labels", atlas, "--scores", held_out[0], "--scores", held_out[1]
+    )
+    assert "mean average precision" in scored
+    done("show", atlas, "--predictions", tmp_path / "held-out.csv", "--out", tmp_path / "sheet.png")
+    again = cli("train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
+    assert again.code == 1
+    assert "already exists" in again.err
+    assert "finished already" in done(
+        "train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, "--resume", *settings
+    )
+
+
+def test_the_demo_takes_these_steps(tmp_path: Path) -> None:
+    lines = steps(tmp_path / "a folder", fields=30, epochs=1)
+    words = [line.split()[0] for line in lines]
+    assert words == [
+        "simulate", "simulate", "import", "import", "info", "folds", "train", "predict", "decide", "decide", "score", "show",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "a folder"
+    said = cli("demo", "--out", out, "--fields", 36, "--epochs", 1)
+    assert said.code == 0, said.err
+    assert "macro F1 over 28 classes" in said.out
+    for name in RESULTS:
+        assert (out / name).stat().st_size > 100
+        assert str(out / name) in said.out
+    submitted = read_labels(out / "submission.csv", column="Predicted")
+    assert list(submitted) == list(read_labels(out / "test" / "labels.csv"))
+    assert cli("demo", "--out", out).code == 1
+
+
+@pytest.mark.slow
+def test_a_trained_network_finds_locations(cli: Cli, tmp_path: Path) -> None:
+    for name, fields, seed in (("train", 240, 1), ("test", 80, 2)):
+        simulate_kaggle(tmp_path / name, n_fields=fields, seed=seed, size=64)
+        labels = tmp_path / name / "labels.csv"
+        said = cli(
+            "import", "kaggle", tmp_path / name, "--labels", labels, "--size", 64, "--out", tmp_path / f"{name}.atlas"
+        )
+        assert said.code == 0
+    train, test = tmp_path / "train.atlas", tmp_path / "test.atlas"
+    cli("folds", train, "-k", 2, "--pairs", tmp_path / "train" / "pairs.csv", "--out", tmp_path / "folds.csv")
+    cli(
+        "train", "quick", train, "--folds", tmp_path / "folds.csv", "--fold", "0", "--out", tmp_path / "runs",
+        "--set", "image.size=64", "--set", "schedule.epochs=14",
+    )  # fmt: skip
+    cli("predict", tmp_path / "runs", test, "--out", tmp_path / "scores.parquet")
+    probabilities = read_scores(tmp_path / "scores.parquet").probabilities
+    truth = open_atlas(test).truth
+    # Nucleoplasm and cytosol are frequent and plain to see: their scores rank the test fields far above chance.
+    for location in (0, 25):
+        ranks = probabilities[:, location].argsort().argsort()
+        positive = truth[:, location]
+        auc = (ranks[positive].mean() - (positive.sum() - 1) / 2) / (~positive).sum()
+        assert auc > 0.75
