@@ -71,6 +71,21 @@ def read_truth(path: Path) -> dict[str, tuple[int, ...]]:
     return labels
 
 
+def score_files(paths: list[Path]) -> list[Path]:
+    """Return the score files among ``paths``; a folder stands for those of all runs in it."""
+    from cytoloc.errors import TableError
+
+    files = []
+    for path in paths:
+        inside = sorted(path.glob("*/scores.parquet")) if path.is_dir() else [path]
+        if not inside:
+            raise TableError(
+                f"{path} holds no run with scores.", way_out="Give score files, or a folder of finished runs."
+            )
+        files += inside
+    return files
+
+
 def _lines(what: str) -> Callable[[int, int], None]:
     started = last = time.monotonic()
 

@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import read_truth
+from cytoloc.cli.console import read_truth, score_files
 
 ScorePaths = Annotated[
     list[Path],
-    typer.Argument(help="Score files; of different fields they are joined, of the same averaged.", metavar="SCORES…"),
+    typer.Argument(
+        help="Score files, or folders of runs; of different fields they are joined, of the same averaged.",
+        metavar="SCORES…",
+    ),
 ]
 LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a labelled atlas.")]
 IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids, row by row, for .npy and .npz files.")]
@@ -50,7 +53,7 @@ def fit(
 ) -> None:
     """Fit thresholds to held-out scores, and say what they are worth on fields they did not see.
 
-    Example: `cytoloc decide fit runs/*/scores.parquet --labels train.csv --out decision.json`
+    Example: `cytoloc decide fit runs/ --labels train.csv --folds folds.csv --out decision.json`
     """
     import numpy as np
 
@@ -63,7 +66,8 @@ def fit(
 
     for path in filter(None, (out, held_out)):
         refuse_existing(path)
-    table = combine([read_scores(path, ids=ids) for path in scores])
+    paths = score_files(scores)
+    table = combine([read_scores(path, ids=ids) for path in paths])
     truth = truth_of(table.ids, read_truth(labels), where=str(labels))
     groups = None
     if folds:
@@ -76,7 +80,7 @@ def fit(
     decision = fit_decision(members, truth, method=method.value, most=most)
     judged = cross_fit(members, truth, groups=groups, method=method.value, most=most)
     seen, unseen = macro_f1(decision(members), truth), macro_f1(judged, truth)
-    files = [{"file": str(path), "sha256": sha256_of(path)} for path in scores]
+    files = [{"file": str(path), "sha256": sha256_of(path)} for path in paths]
     decision = with_provenance(decision, scores=files, macro_f1_seen=seen, macro_f1_cross_fitted=unseen)
     write_decision(decision, out)
     if held_out:
@@ -105,7 +109,7 @@ def apply(
     from cytoloc.scores import combine, read_ids, read_scores, write_locations
 
     rule = read_decision(decision)
-    table = combine([read_scores(path, ids=ids) for path in scores])
+    table = combine([read_scores(path, ids=ids) for path in score_files(scores)])
     wanted = read_ids(order) if order else table.ids
     predicted = rule({"mean": table.rows(wanted, where=str(order or "scores"))})
     write_locations(wanted, predicted, out)
@@ -116,7 +120,8 @@ def score(
     predictions: Annotated[Path, typer.Argument(help="CSV Id,Predicted.", metavar="PREDICTIONS")],
     labels: LabelsPath,
     scores: Annotated[
-        list[Path] | None, typer.Option(help="Score files of these fields: adds average precision and AUC.")
+        list[Path] | None,
+        typer.Option(help="Scores of these fields, file or folder of runs: adds average precision, AUC."),
     ] = None,
     min_positives: Annotated[
         int, typer.Option(help="Also average over the classes with so many true fields.", min=1)
@@ -142,7 +147,9 @@ def score(
     names = list(predicted)
     known = read_truth(labels)
     truth = truth_of(names, known, where=str(labels))
-    probabilities = combine([read_scores(path, ids=ids) for path in scores]).rows(names) if scores else None
+    probabilities = (
+        combine([read_scores(path, ids=ids) for path in score_files(scores)]).rows(names) if scores else None
+    )
     summary, classes = score_summary(to_matrix(predicted.values()), truth, probabilities, min_positives=min_positives)
     summary["fields_with_labels"] = len(known)
     if table:

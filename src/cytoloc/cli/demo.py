@@ -60,8 +60,7 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"train quick {o}/train.atlas --folds {o}/folds.csv --fold all --out {o}/runs"
         f" --set image.size=128 --set schedule.epochs={epochs}",
         f"predict {o}/runs {o}/test.atlas --out {o}/scores.parquet",
-        f"decide fit {o}/runs/quick-fold0/scores.parquet {o}/runs/quick-fold1/scores.parquet"
-        f" --labels {o}/train.atlas --folds {o}/folds.csv --out {o}/decision.json",
+        f"decide fit {o}/runs --labels {o}/train.atlas --folds {o}/folds.csv --out {o}/decision.json",
         f"decide apply {o}/scores.parquet --decision {o}/decision.json"
         f" --order {o}/test/labels.csv --out {o}/submission.csv",
         f"score {o}/submission.csv --labels {o}/test/labels.csv --scores {o}/scores.parquet --table {o}/classes.csv",

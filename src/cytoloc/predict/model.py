@@ -29,12 +29,22 @@ class Model:
 
     Attributes:
         size: Edge of the pictures that the networks see, in pixels.
+        device: Where the networks compute: a GPU if there is one.
         views: How many flips and turns logits are averaged over, unless told otherwise.
         provenance: What it was made from; JSON values only.
     """
 
-    def __init__(self, networks: Sequence[Network], *, size: int, views: int, provenance: dict[str, Any]) -> None:
-        self.networks = [network.eval() for network in networks]
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        *,
+        size: int,
+        views: int,
+        provenance: dict[str, Any],
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.networks = [network.to(self.device).eval() for network in networks]
         self.size = size
         self.views = views
         self.provenance = provenance
@@ -56,10 +66,10 @@ class Model:
                 f"The model takes uint8 (n, {len(CHANNELS)}, {self.size}, {self.size});"
                 f" this is {fields.dtype} {fields.shape}."
             )
-        pixels = torch.from_numpy(np.ascontiguousarray(fields))
+        pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         with torch.inference_mode():
             each = [torch.sigmoid(mean_logits(n, pixels, views=views or self.views)) for n in self.networks]
-        return np.asarray(torch.stack(each).mean(dim=0).numpy(), np.float32)
+        return np.asarray(torch.stack(each).mean(dim=0).cpu().numpy(), np.float32)
 
     def score(
         self,
