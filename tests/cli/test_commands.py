@@ -139,15 +139,7 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
         "decide", "fit", runs, "--labels", atlas, "--folds", tmp_path / "folds.csv",
         "--out", tmp_path / "d.json", "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
-    scored = done(
-        "decide",
-        "fit",
-        runs,
-        "--labels",
-        atlas,
-        "--folds",
-        tmp_path / "folds.csv",
-    )
+    scored = done("score", tmp_path / "held-out.csv", "--labels", atlas, "--scores", runs)
     assert "mean average precision" in scored
     done("show", atlas, "--predictions", tmp_path / "held-out.csv", "--out", tmp_path / "sheet.png")
     again = cli("train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
