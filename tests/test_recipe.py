@@ -22,6 +22,9 @@ def test_a_resolved_recipe_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe))
     assert read_resolved(path) == recipe
+    path.write_text(to_toml(recipe).replace("batch_size = 8\n", ""))
+    with pytest.raises(RecipeError, match=r"lacks schedule\.batch_size"):
+        read_resolved(path)
 
 
 def test_a_file_extends_a_recipe_and_is_extended(tmp_path: Path) -> None:

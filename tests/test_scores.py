@@ -73,7 +73,9 @@ def test_folds_are_joined_and_members_averaged() -> None:
     fold0, fold1 = scores_of("a", "b"), scores_of("c", seed=1)
     assert combine([fold0, fold1]).ids == ("a", "b", "c")
     other = scores_of("b", "a", seed=2)
-    mean = combine([fold0, other, fold1])
+    with pytest.raises(TableError, match="more members than others"):
+        combine([fold0, other, fold1])
+    mean = combine([fold0, other, fold1, fold1])
     expected = (fold0.probabilities[1].astype(float) + other.probabilities[0]) / 2
     np.testing.assert_allclose(mean.rows(["b"])[0], expected, rtol=1e-6)
     np.testing.assert_array_equal(mean.rows(["c"]), fold1.probabilities)

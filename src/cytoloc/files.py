@@ -73,7 +73,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
-    if error.errno in DISK_ERRNOS or isinstance(error, (NotADirectoryError, FileExistsError)):
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return StorageError(
+            f"{path} cannot be written: something above it is a file, not a folder.", way_out="Choose another --out."
+        )
+    if error.errno in DISK_ERRNOS:
         return StorageError(
             f"{path} cannot be written: {error.strerror or error}.",
             way_out="Free space, or choose an --out on a disk that can be written. No half-written output is left.",
@@ -125,4 +129,6 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
     """Return ``path`` if it is there, else raise ``error`` saying which ``what`` is missing."""
     if not path.exists():
         raise error(f"{path}: there is no such {what}.", way_out="Check the path.")
+    if what.endswith("file") and not path.is_file():
+        raise error(f"{path} is a folder, not a {what}.", way_out="Check the path.")
     return path

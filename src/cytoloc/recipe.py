@@ -149,7 +149,13 @@ def read_resolved(path: Path) -> Recipe:
     Raises:
         RecipeError: If it is not a whole recipe.
     """
-    return _validated(_parse(path), where=str(path))
+    recipe = _validated(_parse(path), where=str(path))
+    missing = [key for key in _all_keys() if not _is_given(recipe, key)]
+    if missing:
+        raise RecipeError(
+            f"{path} is not a whole recipe: it lacks {', '.join(missing)}.", way_out="Train the run again."
+        )
+    return recipe
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -238,6 +244,12 @@ def _all_keys() -> list[str]:
         inner = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
         keys += [name, *(f"{name}.{key}" for key in inner)]
     return keys
+
+
+def _is_given(recipe: Recipe, key: str) -> bool:
+    section, _, inner = key.partition(".")
+    given: BaseModel = getattr(recipe, section) if inner else recipe
+    return (inner or section) in given.model_fields_set
 
 
 def _near(word: str, known: list[str]) -> str:

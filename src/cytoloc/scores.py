@@ -8,6 +8,7 @@ arrays with a list of ids are read too, so that other people's predictions can b
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,10 @@ def read_scores(path: Path, *, ids: Path | None = None) -> Scores:
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
             raise TableError(f"{path} holds no ids.", way_out="Give them with --ids FILE, one per row.")
-        return Scores(read_ids(ids), _read_numpy(path).astype(np.float32), {"file": path.name})
+        array = _read_numpy(path)
+        if array.dtype.kind not in "fiub":
+            raise TableError(f"{path} holds {array.dtype} values, not numbers.")
+        return Scores(read_ids(ids), array.astype(np.float32), {"file": path.name})
     raise TableError(
         f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz."
     )
@@ -120,7 +124,11 @@ def read_ids(path: Path) -> tuple[str, ...]:
         _require_columns(table, ["Id"], path)
         ids = tuple(table["Id"].to_list())
     else:
-        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise TableError(f"{path} is not a text file in UTF-8.") from error
+        ids = tuple(line.strip() for line in lines if line.strip())
     if not ids:
         raise TableError(f"{path} lists no ids.")
     refuse_repeated(ids, where=str(path))
@@ -165,11 +173,15 @@ def combine(parts: Sequence[Scores]) -> Scores:
     Tables of the same fields are members; their plain mean is taken. Tables that share no field are folds.
 
     Raises:
-        TableError: If two tables share some of their fields but not all: no mean would be over the same members.
+        TableError: If two tables share some of their fields but not all, or folds differ in their number of members.
     """
     by_fields: dict[frozenset[str], list[Scores]] = {}
     for part in parts:
         by_fields.setdefault(frozenset(part.ids), []).append(part)
+    if len({len(members) for members in by_fields.values()}) > 1:
+        raise TableError(
+            "Some fields have more members than others.", way_out="Give every member's scores of every fold, once."
+        )
     ids: list[str] = []
     rows = []
     for fields, members in by_fields.items():
@@ -220,7 +232,7 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     try:
-        table = pl.read_csv(path, infer_schema=False)
+        table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.") from error
     if "Id" in table.columns and table["Id"].null_count():
@@ -246,14 +258,23 @@ def _read_parquet(path: Path) -> Scores:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}.") from error
-    header = json.loads((table.schema.metadata or {}).get(b"cytoloc", b"{}"))
+    header = (table.schema.metadata or {}).get(b"cytoloc", b"{}")
+    try:
+        header = json.loads(header)
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: its provenance is not JSON.") from error
     check_format(header, where=path, kind=KIND, version=VERSION)
+    if table.schema.names != ["id", *COLUMNS] or "provenance" not in header:
+        raise FormatError(f"{path} is damaged: it lacks columns or its provenance.")
     probabilities = np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)
     return Scores(tuple(table["id"].to_pylist()), probabilities, header["provenance"])
 
 
 def _read_numpy(path: Path) -> NDArray[Any]:
-    loaded = np.load(path, allow_pickle=False)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise TableError(f"{path} cannot be read as a NumPy file of numbers: {error}") from error
     if isinstance(loaded, np.ndarray):
         return loaded
     names = list(loaded.files)

@@ -94,6 +94,26 @@ def test_a_flipped_byte_is_found(packed: Atlas, tmp_path: Path) -> None:
     assert list(open_atlas(copy).damaged()) == ["f4"]
 
 
+def test_a_missing_shard_is_damage_and_not_darkness(packed: Atlas, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.atlas"
+    shutil.copytree(packed.path, copy)
+    shutil.rmtree(copy / "images.zarr" / "c" / "1")
+    with pytest.raises(FormatError, match="pixels cannot be read"):
+        open_atlas(copy).read([5])
+    black = pack(tmp_path / "black.atlas", np.zeros((3, 4, SIZE, SIZE), np.uint8))
+    assert not black.read([0, 1, 2]).any()
+
+
+def test_rows_must_be_whole_numbers(packed: Atlas) -> None:
+    for rows in (packed.labelled, [1.9], [[1]]):
+        with pytest.raises(TypeError, match="whole numbers"):
+            packed.read(rows)  # type: ignore[arg-type]
+
+
+def test_brackets_in_a_path_are_letters(tmp_path: Path) -> None:
+    assert len(pack(tmp_path / "b[2].atlas", images_of(2))) == 2
+
+
 def test_nothing_is_left_when_fields_fail(tmp_path: Path) -> None:
     def broken() -> object:
         yield FieldRow(id="a", source="test", original_px=SIZE), images_of(1)[0]

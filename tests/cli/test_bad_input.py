@@ -105,6 +105,8 @@ def test_unknown_recipes_and_misspelt_keys(cli: Cli, study: Atlas, tmp_path: Pat
     assert (in_a_file.code, "no key 'schedul'" in in_a_file.err) == (1, True)
     offline = cli("train", "quick", *rest, "--set", "image.size=64", "--set", "model.weights=file:none.pt")
     assert (offline.code, "no such weights file" in offline.err) == (1, True)
+    for number, code in (("²", 2), ("7", 1)):
+        assert cli("train", "quick", *rest, "--set", "image.size=64", "--fold", number).code == code
     too_many = cli("folds", study.path, "-k", 999, "--out", tmp_path / "f2.csv")
     assert (too_many.code, "999 folds cannot be made" in too_many.err) == (1, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folds.csv", "mine.toml"]

@@ -58,6 +58,10 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
         assert picture.width > 1000
         assert np.asarray(picture.convert("RGB")).std() > 20
     assert cli("show", study.path, study.ids[3], "--out", out).code == 0
+    for name in ("sheet.xyz", "folder.png"):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        refused = cli("show", study.path, "--out", tmp_path / name)
+        assert (refused.code, "not the name of a PNG" in refused.err) == (1, True)
     missing = cli("show", study.path, "nobody", "--out", out)
     assert missing.code == 1
     assert "nobody" in missing.err
@@ -84,6 +88,15 @@ def test_score_is_scikit_learns(cli: Cli, tmp_path: Path) -> None:
     said = cli(*args)
     assert f"macro F1 over 28 classes  {summary['macro_f1']:.3f}" in said.out
     assert "Nucleoplasm" in said.out
+
+
+def test_score_of_fields_that_all_have_one_location(cli: Cli, tmp_path: Path) -> None:
+    ids = [f"f{i}" for i in range(6)]
+    pl.DataFrame({"Id": ids, "Target": ["25"] * 6, "Predicted": ["25"] * 6}).write_csv(tmp_path / "all.csv")
+    pl.DataFrame({"Id": ids, **{str(i): [0.5] * 6 for i in range(28)}}).write_csv(tmp_path / "scores.csv")
+    said = cli("score", tmp_path / "all.csv", "--labels", tmp_path / "all.csv", "--scores", tmp_path / "scores.csv")
+    assert said.code == 0
+    assert "macro ROC AUC - (chance .5)" in said.out
 
 
 def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> None:
@@ -135,6 +148,9 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     np.testing.assert_allclose(by_files.rows(by_atlas.ids), by_atlas.probabilities, atol=1e-4)
     assert read_scores(tmp_path / "by-atlas.parquet").provenance["views"] == 2
 
+    leaking = cli("decide", "fit", tmp_path / "one.parquet", "--labels", atlas, "--out", tmp_path / "leaking.json")
+    assert leaking.code == 1
+    assert "was trained on" in leaking.err
     done(
         "decide", "fit", runs, "--labels", atlas, "--folds", tmp_path / "folds.csv",
         "--out", tmp_path / "d.json", "--held-out", tmp_path / "held-out.csv",

@@ -79,7 +79,7 @@ def test_a_class_without_positives_is_never_predicted() -> None:
     probabilities, truth = random_case(0)
     truth[:, 3] = False
     probabilities[:, 3] = 0.65
-    decision = fit_decision({"a": probabilities}, truth, fill_blank=False)
+    decision = fit_decision({"a": probabilities}, truth)
     assert decision.thresholds[3] == NEVER
     assert not decision({"a": probabilities})[:, 3].any()
 
@@ -88,10 +88,13 @@ def test_blanks_get_the_most_probable_location() -> None:
     probabilities = np.tile(np.linspace(0.01, 0.05, 28), (2, 1))
     predicted = np.zeros((2, 28), bool)
     predicted[1, 4] = True
-    filled = fill_blanks(predicted, probabilities)
+    filled = fill_blanks(predicted, probabilities, possible=np.ones(28, bool))
     assert filled[0].nonzero()[0].tolist() == [27]
     assert filled[1].nonzero()[0].tolist() == [4]
     assert not predicted[0].any()
+    possible = np.arange(28) < 20
+    assert fill_blanks(predicted, probabilities, possible=possible)[0].nonzero()[0].tolist() == [19]
+    assert fill_blanks(predicted, probabilities, possible=possible & False)[0].nonzero()[0].tolist() == [27]
 
 
 def test_the_cap_keeps_those_furthest_above_their_thresholds() -> None:
@@ -146,6 +149,14 @@ def test_a_decision_file_reads_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back({"mean": probabilities}), decision({"mean": probabilities}))
     content = json.loads((tmp_path / "d.json").read_text())
     assert (content["format"], content["version"]) == ("cytoloc-decision", 1)
+    nan = [float("nan"), *content["thresholds"][1:]]
+    changes: list[dict[str, Any]] = [
+        {"thresholds": nan}, {"thresholds": []}, {"method": "x"}, {"most": 0}, {"fill_blank": "false"},
+    ]  # fmt: skip
+    for change in changes:
+        (tmp_path / "damaged.json").write_text(json.dumps({**content, **change}))
+        with pytest.raises(FormatError, match="damaged"):
+            read_decision(tmp_path / "damaged.json")
     del content["thresholds"]
     (tmp_path / "damaged.json").write_text(json.dumps(content))
     with pytest.raises(FormatError, match="damaged"):

@@ -11,7 +11,7 @@ import torch
 
 from cytoloc.atlas.folds import make_folds
 from cytoloc.atlas.store import Atlas
-from cytoloc.errors import FormatError, OutputExistsError, TrainingError, WeightsError
+from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
 from cytoloc.predict.model import load
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, load_recipe, read_resolved, recipe_names
@@ -155,6 +155,8 @@ def test_a_run_that_cannot_start_leaves_nothing(study: Atlas, folds: pl.DataFram
         train_fold(small("image.size=96"), study, folds, 0, out=tmp_path, report=quiet)
     with pytest.raises(WeightsError):
         train_fold(small("model.weights=file:missing.pt"), study, folds, 0, out=tmp_path, report=quiet)
+    with pytest.raises(RecipeError, match="does not take pictures of any size"):
+        train_fold(small("model.backbone=vit_tiny_patch16_224"), study, folds, 0, out=tmp_path, report=quiet)
     with pytest.raises(TrainingError, match="no fold 8"):
         train_fold(small(), study, folds, 8, out=tmp_path, report=quiet)
     assert list(tmp_path.iterdir()) == []

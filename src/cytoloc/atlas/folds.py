@@ -84,7 +84,7 @@ def read_folds(path: Path) -> pl.DataFrame:
     """
     schema = {"id": pl.String, "group": pl.Int64, "fold": pl.Int64}
     try:
-        table = pl.read_csv(existing(path, what="folds file"), schema_overrides=schema)
+        table = pl.read_csv(existing(path, what="folds file"), schema_overrides=schema, glob=False)
         folds = table.select(*schema)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(
@@ -108,7 +108,7 @@ def read_folds(path: Path) -> pl.DataFrame:
 def read_pairs(path: Path) -> list[tuple[str, str]]:
     """Return the pairs of ids in the columns ``a`` and ``b`` of a CSV."""
     try:
-        table = pl.read_csv(existing(path, what="pairs file"), infer_schema=False).select("a", "b")
+        table = pl.read_csv(existing(path, what="pairs file"), infer_schema=False, glob=False).select("a", "b")
     except pl.exceptions.PolarsError as error:
         raise TableError(
             f"{path} is not a pairs file: {str(error).splitlines()[0]}",

@@ -66,7 +66,7 @@ def read_kaggle_field(folder: Path, name: str) -> NDArray[np.uint8]:
     return np.stack(planes)
 
 
-def resize_field(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def resize_field(image: NDArray[np.uint8], size: int, *, where: str = "The picture") -> NDArray[np.uint8]:
     """Return ``image`` at ``size`` pixels: area mean when it shrinks, bilinear when it grows.
 
     Area means are what the starting system used (OpenCV's ``INTER_AREA``); they neither ring nor alias.
@@ -74,6 +74,7 @@ def resize_field(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     Args:
         image: uint8 ``(channels, height, width)``, square.
         size: Edge of the result, in pixels.
+        where: The field, for the message of an error.
 
     Raises:
         ImageError: If ``image`` is not square.
@@ -81,7 +82,7 @@ def resize_field(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     height, width = image.shape[1:]
     if height != width:
         raise ImageError(
-            f"The picture is {width} x {height} px; only square fields can be resized without distortion.",
+            f"{where} is {width} x {height} px; only square fields can be resized without distortion.",
             way_out="Crop or pad it to a square.",
         )
     if height == size:

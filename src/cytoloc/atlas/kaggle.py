@@ -53,10 +53,7 @@ def import_kaggle(
 
     def load(name: str) -> tuple[FieldRow, NDArray[np.uint8]]:
         image = read_kaggle_field(folder, name)
-        try:
-            packed = resize_field(image, size)
-        except ImageError as error:
-            raise ImageError(f"Field {name} in {folder}: {error.message}", way_out=error.way_out) from error
+        packed = resize_field(image, size, where=f"Field {name} in {folder}")
         row = FieldRow(id=name, source="kaggle", original_px=image.shape[1], labels=known[name] if known else None)
         return row, packed
 
@@ -65,7 +62,7 @@ def import_kaggle(
             yield field
             advance(done, len(ids))
 
-    made_by = {"command": "import kaggle", "resize": "area", "labelled": known is not None}
+    made_by = {"command": "import kaggle", "labelled": known is not None}
     return write_atlas(path, counted(), count=len(ids), size=size, made_by=made_by)
 
 
@@ -75,6 +72,8 @@ def find_kaggle_fields(folder: Path) -> dict[str, set[str]]:
     Raises:
         ImageError: If there is no such folder, or no file in it is named like a channel.
     """
+    if folder.is_file():
+        raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the PNG files.")
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the PNG files.")
     found: dict[str, set[str]] = {}
@@ -86,7 +85,8 @@ def find_kaggle_fields(folder: Path) -> dict[str, set[str]]:
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",
-            way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png and {Id}_yellow.png.",
+            way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
+            " and {Id}_yellow.png, in lower case.",
         )
     return found
 

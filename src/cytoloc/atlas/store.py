@@ -113,11 +113,14 @@ class Atlas:
 
         Raises:
             IndexError: If a row is not in the atlas; negative rows count from the end.
+            TypeError: If ``rows`` are not whole numbers; of a mask, give ``mask.nonzero()[0]``.
             FormatError: If the pixels cannot be decoded.
         """
-        wanted = np.asarray(rows, dtype=np.int64)
+        wanted = np.asarray(rows)
         if wanted.size == 0:
             return np.empty((0, len(CHANNELS), self.size, self.size), np.uint8)
+        if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+            raise TypeError(f"rows are a list of whole numbers, not {wanted.dtype} of shape {wanted.shape}")
         if wanted.min() < -len(self) or wanted.max() >= len(self):
             raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {wanted.tolist()}")
         try:
@@ -172,12 +175,12 @@ def open_atlas(path: str | Path) -> Atlas:
         raise FormatError(f"{path} is not an atlas but a file.", way_out="An atlas is a folder that an import wrote.")
     header = read_json(path / "atlas.json", kind=KIND, version=VERSION)
     try:
-        fields = pl.read_parquet(path / "fields.parquet")
+        fields = pl.read_parquet(path / "fields.parquet", glob=False)
         array = tensorstore.open(_open_spec(path / "images.zarr"), open=True, read=True).result()
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         raise FormatError(f"{path} is damaged: {_first_line(error)}", way_out="Import it again.") from error
-    expected = (header["fields"], len(CHANNELS), header["size"], header["size"])
-    if fields.schema != SCHEMA or fields.height != header["fields"] or tuple(array.shape) != expected:
+    expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
+    if fields.schema != SCHEMA or fields.height != header.get("fields") or tuple(array.shape) != expected:
         raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")
     return Atlas(path, header, fields, array)
 
@@ -250,7 +253,13 @@ def _sha256(image: NDArray[np.uint8]) -> str:
 
 
 def _open_spec(path: Path) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
+    # A missing shard is damage, not a black picture; so black pictures are written out too.
+    return {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path.resolve())},
+        "fill_missing_data_reads": False,
+        "store_data_equal_to_fill_value": True,
+    }
 
 
 def _new_spec(path: Path, count: int, size: int, shard: int) -> dict[str, Any]:

@@ -77,12 +77,23 @@ def score_files(paths: list[Path]) -> list[Path]:
 
     files = []
     for path in paths:
-        inside = sorted(path.glob("*/scores.parquet")) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            runs = [path] if (path / "run.json").exists() else sorted(run.parent for run in path.glob("*/run.json"))
+            inside = [run / "scores.parquet" for run in runs]
+            unfinished = [file.parent.name for file in inside if not file.exists()]
+            if unfinished:
+                raise TableError(
+                    f"{path}: {', '.join(unfinished)} is not finished.",
+                    way_out="Go on with `cytoloc train … --resume`.",
+                )
         if not inside:
             raise TableError(
                 f"{path} holds no run with scores.", way_out="Give score files, or a folder of finished runs."
             )
         files += inside
+    if len({file.resolve() for file in files}) < len(files):
+        raise TableError("A score file was given twice.", way_out="Give each once.")
     return files
 
 

@@ -64,10 +64,21 @@ def fit(
     from cytoloc.files import refuse_existing, sha256_of
     from cytoloc.scores import combine, read_scores, truth_of, write_locations
 
+    if out == held_out:
+        raise typer.BadParameter("is the same file as --out.", param_hint="--held-out")
     for path in filter(None, (out, held_out)):
         refuse_existing(path)
     paths = score_files(scores)
-    table = combine([read_scores(path, ids=ids) for path in paths])
+    parts = [read_scores(path, ids=ids) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        seen = part.provenance.get("fields_trained_on", 0)
+        if seen:
+            raise TableError(
+                f"{path}: the model was trained on {seen} of these {len(part)} fields;"
+                " their scores are too good to fit on.",
+                way_out="Fit on the held-out scores in the run folders, or on fields of their own.",
+            )
+    table = combine(parts)
     truth = truth_of(table.ids, read_truth(labels), where=str(labels))
     groups = None
     if folds:

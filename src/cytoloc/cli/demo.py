@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
     @app.command("demo")
     def demo(
         out: Annotated[Path, typer.Option(help="A new folder for everything that the demo makes.")] = Path("demo-out"),
-        fields: Annotated[int, typer.Option(help="Simulated fields to learn from; a third as many to test on.")] = 420,
+        fields: Annotated[
+            int, typer.Option(help="Simulated fields to learn from; a third as many to test on.", min=30)
+        ] = 420,
         epochs: Annotated[int, typer.Option(help="Epochs of training after the frozen one.", min=1)] = 20,
     ) -> None:
         """Go the whole way on simulated cells: needs no data, takes minutes, ends in pictures to look at.

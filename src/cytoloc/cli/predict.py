@@ -55,4 +55,4 @@ def predict(
             parts.append(loaded.score(source, views=int(views.value) if views else None, advance=advance))
     scores = join(parts)
     write_scores(scores, out)
-    typer.echo(f"{out}: {len(scores)} fields, {len(loaded.networks)} networks x {scores.provenance['views']} views.")
+    typer.echo(f"{out}: {len(scores)} fields, networks: {len(loaded.networks)}, views: {scores.provenance['views']}.")

@@ -50,14 +50,16 @@ def train(
     from cytoloc.atlas.store import open_atlas
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
-    from cytoloc.train.run import train_fold
+    from cytoloc.train.run import check_run, train_fold
 
     resolved = load_recipe(recipe, overrides=settings or [])
     table = read_folds(folds)
     fields = open_atlas(atlas)
-    if fold != "all" and not fold.isdigit():
+    if fold != "all" and not fold.isdecimal():
         raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="--fold")
     numbers = sorted(table["fold"].unique().to_list()) if fold == "all" else [int(fold)]
+    for number in numbers:
+        check_run(resolved, fields, table, number, out=out, resume=resume)
     runs = [
         train_fold(
             resolved,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.decide.rules import cap_labels, fill_blanks
-from cytoloc.decide.thresholds import grid_thresholds
+from cytoloc.decide.thresholds import NEVER, grid_thresholds
 from cytoloc.errors import FormatError, TableError
 from cytoloc.files import read_json, write_json
 from cytoloc.labels import N_LOCATIONS
@@ -63,7 +63,7 @@ class Decision:
         mean = mean_of(members)
         predicted = mean > self.thresholds
         if self.fill_blank:
-            predicted = fill_blanks(predicted, mean)
+            predicted = fill_blanks(predicted, mean, possible=self.thresholds < NEVER)
         return cap_labels(predicted, mean, self.thresholds, most=self.most)
 
 
@@ -87,8 +87,8 @@ def fit_decision(
     Raises:
         TableError: If shapes differ, there is no field, or values are no probabilities.
 
-    >>> probabilities = np.full((4, 28), 0.2); probabilities[:2, 7] = 0.9
-    >>> truth = np.zeros((4, 28), bool); truth[:2, 7] = True
+    >>> truth = np.zeros((4, 28), bool); truth[:2, 7] = True; truth[2:, 0] = True
+    >>> probabilities = np.where(truth, 0.9, 0.2)
     >>> fit_decision({"a": probabilities}, truth)({"a": probabilities})[:, 7]
     array([ True,  True, False, False])
     """
@@ -201,8 +201,19 @@ def read_decision(path: Path) -> Decision:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path} is damaged: {error!r}.", way_out="Fit the decision again.") from error
-    if thresholds.shape != (N_LOCATIONS,):
-        raise FormatError(f"{path} is damaged: it has {thresholds.size} thresholds, not {N_LOCATIONS}.")
+    sound = (
+        thresholds.shape == (N_LOCATIONS,)
+        and bool(np.isfinite(thresholds).all())
+        and decision.method in get_args(Method)
+        and 1 <= decision.most <= N_LOCATIONS
+        and isinstance(content["fill_blank"], bool)
+    )
+    if not sound:
+        raise FormatError(
+            f"{path} is damaged: it needs {N_LOCATIONS} numbers as thresholds, a known method, a cap from 1 to"
+            f" {N_LOCATIONS}, and fill_blank true or false.",
+            way_out="Fit the decision again.",
+        )
     return decision
 
 

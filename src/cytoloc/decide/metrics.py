@@ -69,8 +69,9 @@ def class_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[
 def chance_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], *, seed: int = 0) -> NDArray[np.float64]:
     """Return the F1 of each class when the same predictions are dealt to the fields at random: mean of 200 deals."""
     rng = np.random.default_rng(seed)
-    deals = [class_f1(predicted[rng.permutation(len(truth))], truth) for _ in range(N_SHUFFLES)]
-    return np.asarray(np.mean(deals, axis=0), np.float64)
+    hits = np.mean([(predicted[rng.permutation(len(truth))] & truth).sum(axis=0) for _ in range(N_SHUFFLES)], axis=0)
+    total = predicted.sum(axis=0) + truth.sum(axis=0)
+    return np.asarray(np.divide(2 * hits, total, out=np.zeros(len(total)), where=total > 0), np.float64)
 
 
 def macro_f1_interval(
@@ -83,10 +84,13 @@ def macro_f1_interval(
     """
     rng = np.random.default_rng(seed)
     count = len(truth)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=N_RESAMPLES).astype(np.float64)
-    hits = weights @ (predicted & truth)
-    total = weights @ predicted + weights @ truth
-    scores = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0).mean(axis=1)
+    hit, marked = (predicted & truth).astype(np.float32), predicted.astype(np.float32) + truth
+    scores = np.empty(N_RESAMPLES)
+    for start in range(0, N_RESAMPLES, 100):  # in blocks, so that memory stays small at any number of fields
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=100).astype(np.float32)
+        hits, total = weights @ hit, weights @ marked
+        f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+        scores[start : start + 100] = f1.mean(axis=1)
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -6,11 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def fill_blanks(predicted: NDArray[np.bool_], probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return ``predicted`` with the most probable location given to each field that has none."""
+def fill_blanks(
+    predicted: NDArray[np.bool_], probabilities: NDArray[np.floating], *, possible: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return ``predicted`` with the most probable of the ``possible`` locations given to each field that has none.
+
+    If none is possible, the most probable of all is given.
+    """
     filled = predicted.copy()
     blank = np.flatnonzero(~predicted.any(axis=1))
-    filled[blank, np.argmax(probabilities[blank], axis=1)] = True
+    eligible = np.where(possible | ~possible.any(), probabilities[blank], -1.0)
+    filled[blank, np.argmax(eligible, axis=1)] = True
     return filled
 
 

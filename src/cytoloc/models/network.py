@@ -85,7 +85,25 @@ def build_network(
     state = initial_weights(backbone, weights, in_channels=len(CHANNELS))
     if state is not None:
         body.load_state_dict(state)
+    features = _features_of(body, backbone)
     kind = PlainHead if head == "plain" else AverageMaxHead
-    top = kind(int(body.num_features), N_LOCATIONS, dropout=dropout, prior=prior)
+    top = kind(features, N_LOCATIONS, dropout=dropout, prior=prior)
     network = Network(Normalise(mean, std), body, top)
     return network.to(memory_format=torch.channels_last)
+
+
+def _features_of(body: nn.Module, backbone: str) -> int:
+    """Return how many channels the backbone's feature map has, by looking at one."""
+    try:
+        with torch.inference_mode():
+            feature_map = body.eval()(torch.zeros(1, len(CHANNELS), 64, 64))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise RecipeError(
+            f"The backbone {backbone} does not take pictures of any size: {str(error).splitlines()[0]}",
+            way_out="Choose a convolutional network.",
+        ) from error
+    finally:
+        body.train()
+    if feature_map.ndim != 4:
+        raise RecipeError(f"The backbone {backbone} gives no feature map.", way_out="Choose a convolutional network.")
+    return int(feature_map.shape[1])

@@ -32,6 +32,7 @@ class Model:
         device: Where the networks compute: a GPU if there is one.
         views: How many flips and turns logits are averaged over, unless told otherwise.
         provenance: What it was made from; JSON values only.
+        trained_on: Ids of the fields that any of the networks learned from.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Model:
         size: int,
         views: int,
         provenance: dict[str, Any],
+        trained_on: frozenset[str] = frozenset(),
         device: torch.device | None = None,
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,6 +50,7 @@ class Model:
         self.size = size
         self.views = views
         self.provenance = provenance
+        self.trained_on = trained_on
 
     def probabilities(self, fields: NDArray[np.uint8], *, views: int | None = None) -> NDArray[np.float32]:
         """Return the probability of each location, float32 ``(n, 28)``.
@@ -92,7 +95,9 @@ class Model:
             parts.append(self.probabilities(batch, views=views))
             done += len(batch)
             advance(done, len(source.ids))
-        return Scores(source.ids, np.concatenate(parts), {**self.provenance, "views": views})
+        seen = len(self.trained_on.intersection(source.ids))
+        made_by = {**self.provenance, "views": views, "source": source.name, "fields_trained_on": seen}
+        return Scores(source.ids, np.concatenate(parts), made_by)
 
 
 def load(path: str | Path) -> Model:
@@ -118,7 +123,8 @@ def load(path: str | Path) -> Model:
         [network for network, _, _ in runs],
         size=recipes[0].image.size,
         views=recipes[0].select.views,
-        provenance={"runs": [facts for _, _, facts in runs]},
+        provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
+        trained_on=frozenset(name for _, _, facts in runs for name in facts["trained_on"]),
     )
 
 

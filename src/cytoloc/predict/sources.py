@@ -18,7 +18,11 @@ from cytoloc.parallel import in_order
 
 
 class Source(Protocol):
-    """Fields to predict: their ids, and their pixels in the same order."""
+    """Fields to predict: what they are called together, their ids, and their pixels in the same order."""
+
+    @property
+    def name(self) -> str:
+        """Where they lie."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -34,6 +38,7 @@ class AtlasSource:
     def __init__(self, atlas: Atlas, rows: NDArray[np.int64] | None = None) -> None:
         self.atlas = atlas
         self.rows = np.arange(len(atlas)) if rows is None else rows
+        self.name = str(atlas.path)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -54,6 +59,7 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.name = str(folder)
         found = find_kaggle_fields(folder)
         for name, colours in found.items():
             for colour in CHANNEL_COLOURS.values():
@@ -69,7 +75,7 @@ class FolderSource:
         def load(name: str) -> NDArray[np.uint8]:
             image = read_kaggle_field(self.folder, name)
             refuse_enlarging(min(image.shape[1:]), size, where=f"Field {name} in {self.folder}")
-            return resize_field(image, size)
+            return resize_field(image, size, where=f"Field {name} in {self.folder}")
 
         batch: list[NDArray[np.uint8]] = []
         for image in in_order(load, self.ids):

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cytoloc.errors import StorageError
 from cytoloc.files import disk_errors
 from cytoloc.labels import CHANNELS, LOCATIONS
 
@@ -29,7 +30,7 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, log) in enumerate(logs.items()):
-        table = pl.read_csv(log)
+        table = pl.read_csv(log, glob=False)
         colour = f"C{number}"
         losses.plot(table["epoch"], table["train_loss"], color=colour, linestyle=":", label=f"{name}, training")
         losses.plot(table["epoch"], table["val_loss"], color=colour, label=f"{name}, held out")
@@ -41,8 +42,7 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
         axes.legend(fontsize=7, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    with disk_errors(path):
-        figure.savefig(path, dpi=150)
+    _save(figure, path, dpi=150)
 
 
 def contact_sheet(
@@ -81,8 +81,7 @@ def contact_sheet(
             figure.text(
                 0.01 + 0.09 * place, 1 - 0.08 / figure.get_figheight(), text, color=colour, va="top", weight="bold"
             )
-    with disk_errors(path):
-        figure.savefig(path, dpi=110)
+    _save(figure, path, dpi=110)
 
 
 def composite(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -99,6 +98,20 @@ def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return ``plane`` with its 99.8th percentile at white; for the eye only, never for a network."""
     white = max(float(np.percentile(plane, 99.8)), 16.0)
     return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
+
+
+def _save(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Write a PNG in place of an earlier one, whole or not at all."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise StorageError(f"{path} is not the name of a PNG file.", way_out="Choose an --out that ends in .png.")
+    temporary = path.with_name(f".{path.name}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(temporary, dpi=dpi, format="png")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _caption(axes: Axes, name: str, truth: tuple[int, ...] | None, predicted: tuple[int, ...] | None) -> None:

@@ -91,7 +91,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         if "mean_average_precision" in common:
             lines.append(
                 f"    mean average precision {common['mean_average_precision']:.3f}"
-                f" (chance {common['chance_mean_average_precision']:.3f}), macro ROC AUC {common['macro_roc_auc']:.3f}"
+                f" (chance {common['chance_mean_average_precision']:.3f}),"
+                f" macro ROC AUC {_cell(common['macro_roc_auc'])}"
                 " (chance .5)"
             )
     return lines

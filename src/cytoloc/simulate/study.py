@@ -64,8 +64,9 @@ def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
     drawable = np.array(sorted(PATTERNS))
     frequency = np.array(TRAINING_COUNTS, float)[drawable]
     plans: list[Plan] = []
+    antibody = 0
     while len(plans) < n_fields:
-        antibody = len({plan.row.antibody for plan in plans}) + 1
+        antibody += 1
         count = 1 + int(rng.choice(len(LABELS_PER_FIELD), p=np.array(LABELS_PER_FIELD) / sum(LABELS_PER_FIELD)))
         labels = tuple(
             sorted(int(i) for i in rng.choice(drawable, count, replace=False, p=frequency / frequency.sum()))

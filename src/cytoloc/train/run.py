@@ -66,27 +66,12 @@ def train_fold(
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
         StorageError: If the disk is full or read-only.
     """
-    if atlas.size != recipe.image.size:
-        raise TrainingError(
-            f"Recipe {recipe.name} sees {recipe.image.size} px; {atlas.path} has {atlas.size} px.",
-            way_out=f"Use --set image.size={atlas.size}, or import at --size {recipe.image.size}.",
-        )
-    split = split_atlas(atlas, folds, fold)
-    run = out / f"{recipe.name}-fold{fold}"
-    header = {
-        "fold": fold,
-        "atlas": {"path": str(atlas.path), "fingerprint": atlas.fingerprint},
-        "fields": len(atlas),
-    }
-    header["held_out"] = [atlas.ids[row] for row in split.held_out]
-    resuming = resume and run.exists()
-    if not resuming:
-        refuse_existing(run)
-    else:
-        _refuse_other(run, recipe, header)
-        if (run / "scores.parquet").exists():
-            report(f"{run.name} is finished already.")
-            return run
+    split, header = check_run(recipe, atlas, folds, fold, out=out, resume=resume)
+    run = _folder(recipe, fold, out)
+    resuming = run.exists()
+    if resuming and (run / "scores.parquet").exists():
+        report(f"{run.name} is finished already.")
+        return run
     torch.manual_seed(recipe.seed)
     network = _first_network(recipe)
     if not resuming:
@@ -98,6 +83,40 @@ def train_fold(
         model = Model([judged], size=recipe.image.size, views=recipe.select.views, provenance=made_by)
         write_scores(model.score(AtlasSource(atlas, split.held_out)), run / "scores.parquet")
     return run
+
+
+def check_run(
+    recipe: Recipe, atlas: Atlas, folds: pl.DataFrame, fold: int, *, out: Path, resume: bool
+) -> tuple[Split, dict[str, Any]]:
+    """Return the split and the header of a run that may start or go on.
+
+    Raises:
+        TrainingError: If the sizes differ, there is no such fold, or a resume is on other data or another recipe.
+        OutputExistsError: If the run is there already and ``resume`` is not asked for.
+    """
+    if atlas.size != recipe.image.size:
+        raise TrainingError(
+            f"Recipe {recipe.name} sees {recipe.image.size} px; {atlas.path} has {atlas.size} px.",
+            way_out=f"Use --set image.size={atlas.size}, or import at --size {recipe.image.size}.",
+        )
+    split = split_atlas(atlas, folds, fold)
+    ids = atlas.ids
+    header = {
+        "fold": fold,
+        "atlas": {"path": str(atlas.path), "fingerprint": atlas.fingerprint},
+        "held_out": [ids[row] for row in split.held_out],
+        "trained_on": [ids[row] for row in split.train],
+    }
+    run = _folder(recipe, fold, out)
+    if resume and run.exists():
+        _refuse_other(run, recipe, header)
+    else:
+        refuse_existing(run)
+    return split, header
+
+
+def _folder(recipe: Recipe, fold: int, out: Path) -> Path:
+    return out / f"{recipe.name}-fold{fold}"
 
 
 def _first_network(recipe: Recipe) -> Network:
@@ -132,7 +151,8 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
             f"{run} was started with another recipe.",
             way_out="Resume with that recipe, or choose another --out.",
         )
-    if kept["atlas"]["fingerprint"] != header["atlas"]["fingerprint"] or kept["held_out"] != header["held_out"]:
+    same = kept.get("atlas", {}).get("fingerprint") == header["atlas"]["fingerprint"]
+    if not same or kept.get("held_out") != header["held_out"]:
         raise TrainingError(
             f"{run} was started on other fields or folds.",
             way_out="Resume on those, or choose another --out.",
@@ -188,9 +208,12 @@ def _learn(
             plugins=[WholeCheckpoints()],
         )
         last = run / "last.ckpt"
-        trainer.fit(learner, ckpt_path=last if last.exists() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(learner, ckpt_path=last if last.exists() else None)
+        except SystemExit:
+            # So Lightning ends on Ctrl-C.
+            report(f"{run.name} was stopped; go on with --resume.")
+            raise KeyboardInterrupt from None
 
 
 @contextmanager
