@@ -233,7 +233,8 @@ def _explain(problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"there is no key {key!r}.{_near(key, _all_keys())}"
+        level = [known for known in _all_keys() if known.count(".") == key.count(".")]
+        return f"there is no key {key!r}.{_near(key, level)}"
     return f"{key} = {problem['input']!r}: {problem['msg'].lower()}."
 
 

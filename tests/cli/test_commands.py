@@ -184,7 +184,13 @@ def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
         assert str(out / name) in said.out
     submitted = read_labels(out / "submission.csv", column="Predicted")
     assert list(submitted) == list(read_labels(out / "test" / "labels.csv"))
-    assert cli("demo", "--out", out).code == 1
+    (out / "scores.parquet").unlink()
+    again = cli("demo", "--out", out, "--fields", 36, "--epochs", 1)
+    assert again.code == 0
+    assert again.out.count("done already") == 7
+    assert "quick-fold1 is finished already" in again.out
+    other = cli("demo", "--out", out)
+    assert (other.code, "not of a demo with these settings" in other.err) == (1, True)
 
 
 @pytest.mark.slow

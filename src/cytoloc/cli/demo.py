@@ -25,18 +25,24 @@ def register(app: typer.Typer) -> None:
         Example: `cytoloc demo --out demo-out`
         """
         from cytoloc.cli.console import require_nets
-        from cytoloc.files import refuse_existing
 
         require_nets()
-        refuse_existing(out)
-        out.mkdir(parents=True)
-        for line in steps(out, fields=fields, epochs=epochs):
+        settings = {"fields": fields, "epochs": epochs}
+        _start_or_go_on(out, settings)
+        for line in steps(out, **settings):
             typer.secho(f"\n$ cytoloc {line}", bold=True)
-            app(shlex.split(line), prog_name="cytoloc", standalone_mode=False)
+            words = shlex.split(line)
+            if words[0] in STEPS_DONE_ONCE and Path(words[words.index("--out") + 1]).exists():
+                typer.echo("done already")
+                continue
+            app(words, prog_name="cytoloc", standalone_mode=False)
         typer.echo("\nThe results:")
         for name, what in RESULTS.items():
             typer.echo(f"  {out / name}  {what}")
 
+
+STEPS_DONE_ONCE = {"simulate", "import", "folds", "predict", "decide"}
+"""Commands whose output is whole if it is there: a demo that was stopped goes on after them."""
 
 RESULTS = {
     "classes.csv": "the table of classes above",
@@ -46,12 +52,28 @@ RESULTS = {
 }
 
 
+def _start_or_go_on(out: Path, settings: dict[str, int]) -> None:
+    """Make the demo's folder, or check that the one there is of a demo with the same settings."""
+    from cytoloc.errors import OutputExistsError
+    from cytoloc.files import read_json, write_json
+
+    mark = out / "demo.json"
+    if not out.exists():
+        write_json(mark, settings, kind="cytoloc-demo", version=1)
+    elif not mark.exists() or settings.items() - read_json(mark, kind="cytoloc-demo", version=1).items():
+        raise OutputExistsError(
+            f"{out} already exists, and is not of a demo with these settings.",
+            way_out="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
+        )
+
+
 def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     """Return the commands of the demo, in order.
 
     Thresholds are fitted on the held-out scores of the folds; the test fields are met once, at the end.
     """
     o = shlex.quote(str(out))
+    table = "" if (out / "classes.csv").exists() else f" --table {o}/classes.csv"
     return [
         f"simulate --fields {fields} --seed 1 --size 256 --format kaggle --out {o}/train",
         f"simulate --fields {fields // 3} --seed 2 --size 256 --format kaggle --out {o}/test",
@@ -60,11 +82,11 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"info {o}/train.atlas",
         f"folds {o}/train.atlas -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
         f"train quick {o}/train.atlas --folds {o}/folds.csv --fold all --out {o}/runs"
-        f" --set image.size=128 --set schedule.epochs={epochs}",
+        f" --set image.size=128 --set schedule.epochs={epochs} --resume",
         f"predict {o}/runs {o}/test.atlas --out {o}/scores.parquet",
         f"decide fit {o}/runs --labels {o}/train.atlas --folds {o}/folds.csv --out {o}/decision.json",
         f"decide apply {o}/scores.parquet --decision {o}/decision.json"
         f" --order {o}/test/labels.csv --out {o}/submission.csv",
-        f"score {o}/submission.csv --labels {o}/test/labels.csv --scores {o}/scores.parquet --table {o}/classes.csv",
+        f"score {o}/submission.csv --labels {o}/test/labels.csv --scores {o}/scores.parquet{table}",
         f"show {o}/test.atlas --predictions {o}/submission.csv --out {o}/contact-sheet.png",
     ]

@@ -69,10 +69,17 @@ def train(
             out=out,
             resume=resume,
             progress_bar=on_terminal(),
-            report=typer.echo,
+            report=_above_the_bar if on_terminal() else typer.echo,
         )
         for number in numbers
     ]
     curve = out / f"{resolved.name}-curve.png"
     training_curve({run.name: run / "log.csv" for run in runs}, curve)
     typer.echo(f"{out}: {', '.join(run.name for run in runs)}; held-out scores in each; {curve.name}")
+
+
+def _above_the_bar(line: str) -> None:
+    """Print a line without breaking the progress bar under it."""
+    from tqdm import tqdm
+
+    tqdm.write(line)

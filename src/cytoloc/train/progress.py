@@ -11,6 +11,8 @@ from typing import Any
 import polars as pl
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate", "images_per_second", "seconds")
@@ -62,6 +64,21 @@ class EpochLog(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of the run that is resumed."""
         self.rows = list(state_dict["rows"])
+
+
+class TrainingBar(TQDMProgressBar):
+    """A bar over the steps of an epoch; epochs count from 1, and the held-out fold passes without one."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        """Start the bar of an epoch."""
+        super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Return a bar that is not shown."""
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
 
 
 class WholeCheckpoints(TorchCheckpointIO):

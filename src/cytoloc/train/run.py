@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
@@ -34,7 +34,7 @@ from cytoloc.scores import write_scores
 from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Fields, Split, split_atlas
 from cytoloc.train.module import Learner
-from cytoloc.train.progress import EpochLog, WholeCheckpoints
+from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
 
 
 def train_fold(
@@ -193,7 +193,7 @@ def _learn(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    bar = [TQDMProgressBar(leave=False)] if progress_bar else []
+    bar = [TrainingBar(leave=False)] if progress_bar else []
     with _quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=epochs,
