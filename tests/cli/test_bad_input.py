@@ -158,8 +158,10 @@ def on_a_small_disk(words: list[str], *, size: str, folder: Path, read_only: boo
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
-@pytest.mark.parametrize("command", ["simulate", "simulate files", "folds", "decide", "train"])
-def test_a_disk_that_cannot_be_written(study: Atlas, tmp_path: Path, command: str, *, read_only: bool) -> None:
+@pytest.mark.parametrize("command", ["simulate", "simulate files", "import", "folds", "decide", "train"])
+def test_a_disk_that_cannot_be_written(
+    study: Atlas, pictures: Path, tmp_path: Path, command: str, *, read_only: bool
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     scores, labels = tmp_path / "scores.csv", tmp_path / "labels.csv"
@@ -170,12 +172,15 @@ def test_a_disk_that_cannot_be_written(study: Atlas, tmp_path: Path, command: st
     words = {
         "simulate": ["simulate", "--fields", "12", "--size", "128"],
         "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],
+        "import": ["import", "kaggle", str(pictures), "--size", "512"],
         "folds": ["folds", str(study.path), "-k", "2"],
         "decide": ["decide", "fit", str(scores), "--labels", str(labels)],
         "train": ["train", "quick", str(study.path), "--folds", str(folds), "--set", "image.size=64"],
     }[command]
     # The least disk still holds a small table; one without a free inode holds nothing.
-    size = {"simulate": "200k", "simulate files": "200k", "train": "3m"}.get(command, "4k,nr_inodes=1")
+    size = {"simulate": "200k", "simulate files": "200k", "import": "200k", "train": "3m"}.get(
+        command, "4k,nr_inodes=1"
+    )
     done = on_a_small_disk([*words, "--out", str(disk / "out")], size=size, folder=disk, read_only=read_only)
     assert done.returncode == 1, done.stderr
     assert "cannot be written" in done.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,20 @@ def test_the_model_of_a_run_gives_its_held_out_scores_again(run: Path, study: At
     # One field or many, and whatever lies beside it: the same numbers.
     one = load(run).score(AtlasSource(study, rows[:1]))
     np.testing.assert_allclose(one.probabilities, scores.probabilities[:1], atol=1e-5)
+
+
+def test_a_damaged_run_is_refused(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    header = json.loads((copy / "run.json").read_text())
+    del header["trained_on"]
+    (copy / "run.json").write_text(json.dumps(header))
+    with pytest.raises(FormatError, match="lacks trained_on"):
+        load(copy)
+    shutil.copy(run / "run.json", copy)
+    (copy / "last.ckpt").write_bytes(b"PK nonsense")
+    with pytest.raises(FormatError, match="cannot be loaded"):
+        load(copy)
 
 
 def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(

@@ -158,6 +158,11 @@ def _load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
     header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
     if not (folder / "scores.parquet").exists():
         raise FormatError(f"{folder} is not finished.", way_out="Finish it with `cytoloc train … --resume`.")
+    missing = [key for key in ("fold", "atlas", "held_out", "trained_on") if key not in header]
+    if missing:
+        raise FormatError(
+            f"{folder / 'run.json'} is damaged: it lacks {', '.join(missing)}.", way_out="Train it again."
+        )
     recipe = read_resolved(folder / "recipe.toml")
     network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe)
     return network, recipe, {"name": folder.name, "recipe": recipe.name, **header}
