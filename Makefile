@@ -17,17 +17,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/cytoloc demo --out $(DEMO)
 
+# Two workers on two cores, so a thread each: more only get in each other's way.
 check: setup
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy src tests
-	$(BIN)/pytest -m 'not slow' -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2
 
 test: setup
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy src tests
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 format: setup
 	$(BIN)/ruff format src tests
