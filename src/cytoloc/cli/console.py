@@ -101,6 +101,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
     started = last = time.monotonic()
 
     def advance(done: int, total: int) -> None:
+        """Print a line if the last one is ten seconds old."""
         nonlocal last
         now = time.monotonic()
         if now - last >= LINE_EVERY_S and done < total:
