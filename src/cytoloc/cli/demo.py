@@ -35,7 +35,10 @@ def register(app: typer.Typer) -> None:
             if words[0] in STEPS_DONE_ONCE and Path(words[words.index("--out") + 1]).exists():
                 typer.echo("done already")
                 continue
-            app(words, prog_name="cytoloc", standalone_mode=False)
+            # A command that was stopped by Ctrl-C comes back with its exit code instead of an exception.
+            code = app(words, prog_name="cytoloc", standalone_mode=False)
+            if code:
+                raise typer.Exit(code)
         typer.echo("\nThe results:")
         for name, what in RESULTS.items():
             typer.echo(f"  {out / name}  {what}")
