@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cytoloc.atlas.images import read_kaggle_field
-from cytoloc.atlas.kaggle import import_kaggle
+from cytoloc.atlas.kaggle import import_kaggle, read_kaggle_field
 
 
 def test_fields_come_in_the_order_of_the_labels(pictures: Path, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.images import read_kaggle_field, resize_field
 from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
 from cytoloc.errors import ImageError
 from cytoloc.files import refuse_existing
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
 from cytoloc.parallel import in_order
+from cytoloc.pictures.codecs import read_grey_png
+from cytoloc.pictures.decoding import located
+from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.scores import read_labels
 
 COLOURS = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
@@ -53,7 +55,8 @@ def import_kaggle(
 
     def load(name: str) -> tuple[FieldRow, NDArray[np.uint8]]:
         image = read_kaggle_field(folder, name)
-        packed = resize_field(image, size, where=f"Field {name} in {folder}")
+        with located(f"Field {name} in {folder}"):
+            packed = scale_field(image, Scaling(size=size)).image
         row = FieldRow(id=name, source="kaggle", original_px=image.shape[1], labels=known[name] if known else None)
         return row, packed
 
@@ -64,6 +67,24 @@ def import_kaggle(
 
     made_by = {"command": "import kaggle", "labelled": known is not None}
     return write_atlas(path, counted(), count=len(ids), size=size, made_by=made_by)
+
+
+def read_kaggle_field(folder: Path, name: str) -> NDArray[np.uint8]:
+    """Return the field ``name`` from ``{name}_{red,green,blue,yellow}.png``, uint8 ``(4, height, width)``.
+
+    Raises:
+        ImageError: If a file is missing or damaged, or the four differ in size.
+    """
+    paths = [folder / f"{name}_{CHANNEL_COLOURS[role]}.png" for role in CHANNELS]
+    planes = [read_grey_png(path) for path in paths]
+    for path, plane in zip(paths, planes, strict=True):
+        if plane.shape != planes[0].shape:
+            raise ImageError(
+                f"Field {name} has two sizes: {paths[0].name} is {_size(planes[0])} px,"
+                f" {path.name} is {_size(plane)} px.",
+                way_out="The four channels of a field must show the same pixels.",
+            )
+    return np.stack(planes)
 
 
 def find_kaggle_fields(folder: Path) -> dict[str, set[str]]:
@@ -100,3 +121,7 @@ def _refuse_incomplete(ids: Sequence[str], found: dict[str, set[str]], folder: P
             f"{folder}: {len(lacking)} of {len(ids)} fields lack a channel file, e.g. {examples}.",
             way_out="Add the files, or give labels of the complete fields only.",
         )
+
+
+def _size(plane: NDArray[np.uint8]) -> str:
+    return f"{plane.shape[1]} x {plane.shape[0]}"

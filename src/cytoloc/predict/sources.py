@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.images import read_kaggle_field, resize_field
-from cytoloc.atlas.kaggle import find_kaggle_fields
+from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNEL_COLOURS
 from cytoloc.parallel import in_order
+from cytoloc.pictures.decoding import located
+from cytoloc.pictures.scale import Scaling, scale_field
 
 
 class Source(Protocol):
@@ -51,7 +52,7 @@ class AtlasSource:
         refuse_enlarging(self.atlas.size, size, where=str(self.atlas.path))
         for start in range(0, len(self.rows), length):
             images = self.atlas.read(self.rows[start : start + length])
-            yield np.stack([resize_field(image, size) for image in images])
+            yield np.stack([scale_field(image, Scaling(size=size)).image for image in images])
 
 
 class FolderSource:
@@ -75,7 +76,8 @@ class FolderSource:
         def load(name: str) -> NDArray[np.uint8]:
             image = read_kaggle_field(self.folder, name)
             refuse_enlarging(min(image.shape[1:]), size, where=f"Field {name} in {self.folder}")
-            return resize_field(image, size, where=f"Field {name} in {self.folder}")
+            with located(f"Field {name} in {self.folder}"):
+                return scale_field(image, Scaling(size=size)).image
 
         batch: list[NDArray[np.uint8]] = []
         for image in in_order(load, self.ids):

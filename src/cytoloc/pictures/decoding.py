@@ -1,0 +1,90 @@
+"""What every reader of picture files shares: the limits, and the one way in which a bad file is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cytoloc.errors import CytolocError, ImageError
+
+MAX_EDGE_PX: Final = 16_384
+"""The largest edge that is decoded: four times a big camera's; a header that states more is a slide scan or a lie."""
+
+MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"ZISRAWFILE", "CZI"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+)
+
+
+def read_bytes(path: Path, *, kind: str) -> bytes:
+    """Return the content of a file that must be a ``kind`` (a name in :data:`MAGIC`).
+
+    Raises:
+        ImageError: If it is missing, cannot be read, is empty, or is something else, whatever its name says.
+    """
+    with decoding(path):
+        content = path.read_bytes()
+    refuse_other_kind(content[:16], path, kind=kind)
+    return content
+
+
+def refuse_other_kind(head: bytes, path: Path, *, kind: str) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` unless the first bytes of ``path`` are those of a ``kind``."""
+    if not head:
+        raise ImageError(f"{path} is empty (0 bytes).", way_out="Copy or download the file again.")
+    found = next((name for magic, name in MAGIC if head.startswith(magic)), None)
+    if found != kind:
+        what = f"a {found} file, not a {kind} file as its name says" if found else f"not a {kind} file"
+        raise ImageError(f"{path} is {what}.", way_out="Replace or rename the file.")
+
+
+def refuse_edges(height: int, width: int, path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` if a picture is too large to be a field, before it is decoded."""
+    if max(height, width) > MAX_EDGE_PX:
+        raise ImageError(
+            f"{path} says that it is {width} x {height} px; more than {MAX_EDGE_PX} px an edge is not a field of view.",
+            way_out="Cut slide scans into fields first.",
+        )
+    if min(height, width) < 1:
+        raise ImageError(f"{path} says that it is {width} x {height} px.", way_out="Copy or download the file again.")
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises over ``path`` into an :class:`~cytoloc.errors.ImageError` that names it."""
+    try:
+        yield
+    except CytolocError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{path}: there is no such file.", way_out="Check the path.") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise ImageError(f"{path} asks for more memory than there is.", way_out="Copy or download it again.") from error
+    except Exception as error:
+        # Decoders of damaged files raise anything from struct.error to RuntimeError; all mean the same to the user.
+        said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ImageError(
+            f"{path} is truncated or damaged: {said}", way_out="Copy or download the file again."
+        ) from error
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put ``where`` before the message of any :class:`~cytoloc.errors.ImageError` that is raised in the block."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{where}: {error.message}", way_out=error.way_out) from error

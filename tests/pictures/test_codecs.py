@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cytoloc.errors import ImageError
+from cytoloc.labels import ChannelRole
+from cytoloc.pictures.codecs import read_grey_png, read_jpeg, read_png, read_stain_jpeg
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a_red.png"
+    Image.fromarray(rng.integers(0, 256, (60, 60), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_png_reads_as_pillow_reads_it(png: Path) -> None:
+    np.testing.assert_array_equal(read_grey_png(png), np.asarray(Image.open(png)))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 30, 0.2, 0.5, 0.9, 0.99])
+def test_every_truncation_is_refused(png: Path, kept: float) -> None:
+    content = png.read_bytes()
+    png.write_bytes(content[: int(kept if kept >= 1 or kept == 0 else kept * len(content))])
+    with pytest.raises(ImageError, match=r"a_red\.png"):
+        read_grey_png(png)
+
+
+def test_a_flipped_byte_in_the_pixels_is_refused(png: Path) -> None:
+    content = bytearray(png.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    png.write_bytes(content)
+    with pytest.raises(ImageError, match="damaged"):
+        read_grey_png(png)
+
+
+def test_pixels_that_cannot_be_inflated_are_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    path = tmp_path / "a_red.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no zlib stream") + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ImageError, match="damaged"):
+        read_grey_png(path)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint16)], ids=["colour", "16 bit"]
+)
+def test_pictures_that_are_not_8_bit_grey_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "a_red.png"
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ImageError, match="not 8-bit grey"):
+        read_grey_png(path)
+
+
+def test_16_bit_and_coloured_png_keep_their_depth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    deep, coloured = rng.integers(0, 65536, (8, 6), dtype=np.uint16), rng.integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(coloured).save(tmp_path / "coloured.png")
+    np.testing.assert_array_equal(read_png(tmp_path / "deep.png"), deep)
+    np.testing.assert_array_equal(read_png(tmp_path / "coloured.png"), coloured)
+
+
+def test_a_file_is_judged_by_its_content_not_by_its_name(tmp_path: Path, png: Path) -> None:
+    jpeg = tmp_path / "b_red.png"
+    Image.open(png).save(jpeg, format="JPEG")
+    with pytest.raises(ImageError, match="is a JPEG file, not a PNG file as its name says"):
+        read_png(jpeg)
+    png.rename(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="is a PNG file, not a JPEG file as its name says"):
+        read_jpeg(tmp_path / "a.jpg")
+
+
+def test_a_header_that_states_a_huge_picture_is_refused_before_it_is_decoded(png: Path) -> None:
+    content = bytearray(png.read_bytes())
+    content[16:20] = struct.pack(">I", 60_000)
+    png.write_bytes(content)
+    with pytest.raises(ImageError, match="60000 x 60 px; more than 16384 px"):
+        read_png(png)
+
+
+@pytest.mark.parametrize(("role", "colour"), [("microtubules", 0), ("protein", 1), ("nucleus", 2), ("er", (0, 1))])
+def test_a_stain_is_in_the_plane_of_its_colour(
+    tmp_path: Path, role: ChannelRole, colour: int | tuple[int, int]
+) -> None:
+    ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    rendering = np.zeros((64, 64, 3), np.uint8)
+    rendering[..., colour] = ramp[..., None] if isinstance(colour, tuple) else ramp
+    Image.fromarray(rendering).save(tmp_path / "stain.jpg", quality=98, subsampling=0)
+    stain = read_stain_jpeg(tmp_path / "stain.jpg", role)
+    assert np.abs(stain.astype(int) - ramp).max() <= 6
+
+
+def test_yellow_is_the_mean_of_red_and_green(tmp_path: Path) -> None:
+    rendering = np.zeros((16, 16, 3), np.uint8)
+    rendering[..., 0], rendering[..., 1] = 100, 50
+    Image.fromarray(rendering).save(tmp_path / "stain.jpg", quality=100, subsampling=0)
+    assert np.abs(read_stain_jpeg(tmp_path / "stain.jpg", "er").astype(int) - 75).max() <= 2
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(tmp_path: Path) -> None:
+    Image.fromarray(np.full((200, 240, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
+    sizes = [read_jpeg(tmp_path / "a.jpg", at_least=edge).shape[:2] for edge in (0, 101, 100, 50, 1)]
+    assert sizes == [(200, 240), (200, 240), (100, 120), (50, 60), (25, 30)]
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
+    for kind, read in (("PNG", read_png), ("JPEG", read_jpeg)):
+        content = bytearray(_encoded(kind))
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        path = tmp_path / "fuzzed"
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        with suppress(ImageError):
+            read(path)
+
+
+@cache
+def _encoded(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(file, format=kind)
+    return file.getvalue()
