@@ -23,7 +23,7 @@ ALLOWED = {
     "scores": {"errors", "labels", "files"},
     "pictures": {"errors", "labels"},
     "atlas": GROUND | {"pictures"},
-    "simulate": GROUND | {"atlas.store"},
+    "simulate": GROUND | {"atlas.store", "atlas.writer"},
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},

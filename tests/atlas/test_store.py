@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cytoloc import open_atlas
-from cytoloc.atlas import store
-from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
+from cytoloc.atlas import store, writer
+from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.writer import write_atlas
 from cytoloc.errors import CytolocError, FormatError, OutputExistsError, TableError
 
 SIZE = 40
@@ -27,14 +28,14 @@ def pack(path: Path, images: NDArray[np.uint8], ids: Sequence[str] | None = None
     names = ids or [f"f{i}" for i in range(len(images))]
     rows = [FieldRow(id=name, source="test", original_px=SIZE, labels=(i % 28,)) for i, name in enumerate(names)]
     made_by = {"command": "test"}
-    return write_atlas(path, zip(rows, images, strict=True), count=len(images), size=SIZE, made_by=made_by)
+    return write_atlas(path, zip(rows, images, strict=True), size=SIZE, made_by=made_by)
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     with pytest.MonkeyPatch.context() as patch:
         # Four fields a shard, so that thirteen make three whole shards and a part of one.
-        patch.setattr(store, "SHARD_BYTES", 4 * 4 * SIZE * SIZE)
+        patch.setattr(writer, "SHARD_BYTES", 4 * 4 * SIZE * SIZE)
         return pack(tmp_path_factory.mktemp("store") / "a.atlas", images_of(13))
 
 
@@ -120,7 +121,7 @@ def test_nothing_is_left_when_fields_fail(tmp_path: Path) -> None:
         raise CytolocError("the second field is broken")
 
     with pytest.raises(CytolocError, match="second field"):
-        write_atlas(tmp_path / "a.atlas", broken(), count=2, size=SIZE, made_by={})  # type: ignore[arg-type]
+        write_atlas(tmp_path / "a.atlas", broken(), size=SIZE, made_by={})  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
+from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.writer import write_atlas
 from cytoloc.errors import ImageError
 from cytoloc.files import refuse_existing
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
@@ -66,7 +67,7 @@ def import_kaggle(
             advance(done, len(ids))
 
     made_by = {"command": "import kaggle", "labelled": known is not None}
-    return write_atlas(path, counted(), count=len(ids), size=size, made_by=made_by)
+    return write_atlas(path, counted(), size=size, made_by=made_by)
 
 
 def read_kaggle_field(folder: Path, name: str) -> NDArray[np.uint8]:

@@ -7,8 +7,8 @@ fields that it asks for; tensorstore decodes them in parallel, outside Python.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,15 +17,12 @@ import polars as pl
 import tensorstore
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, StorageError
-from cytoloc.files import existing, new_folder, read_json, write_json
+from cytoloc.errors import FormatError
+from cytoloc.files import existing, read_json
 from cytoloc.labels import CHANNELS, to_matrix
-from cytoloc.scores import refuse_repeated
 
 KIND: Final = "cytoloc-atlas"
 VERSION: Final = 1
-SHARD_BYTES: Final = 32 * 2**20
-"""Raw pixels per shard: few enough files for millions of fields, small enough to hold in memory while writing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +124,7 @@ class Atlas:
             pixels: NDArray[np.uint8] = self._array[wanted % len(self)].read().result()
         except ValueError as error:
             raise FormatError(
-                f"{self.path}: pixels cannot be read: {_first_line(error)}", way_out="Import the atlas again."
+                f"{self.path}: pixels cannot be read: {first_line(error)}", way_out="Import the atlas again."
             ) from error
         return pixels
 
@@ -156,7 +153,7 @@ class Atlas:
         """Yield the id of each field whose pixels are not those that were written."""
         for row, (name, digest) in enumerate(self.fields.select("id", "sha256").iter_rows()):
             try:
-                intact = _sha256(self[row]) == digest
+                intact = pixels_sha256(self[row]) == digest
             except FormatError:
                 intact = False
             if not intact:
@@ -176,83 +173,22 @@ def open_atlas(path: str | Path) -> Atlas:
     header = read_json(path / "atlas.json", kind=KIND, version=VERSION)
     try:
         fields = pl.read_parquet(path / "fields.parquet", glob=False)
-        array = tensorstore.open(_open_spec(path / "images.zarr"), open=True, read=True).result()
+        array = tensorstore.open(array_spec(path / "images.zarr"), open=True, read=True).result()
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
-        raise FormatError(f"{path} is damaged: {_first_line(error)}", way_out="Import it again.") from error
+        raise FormatError(f"{path} is damaged: {first_line(error)}", way_out="Import it again.") from error
     expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
     if fields.schema != SCHEMA or fields.height != header.get("fields") or tuple(array.shape) != expected:
         raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")
     return Atlas(path, header, fields, array)
 
 
-def write_atlas(
-    path: str | Path,
-    fields: Iterable[tuple[FieldRow, NDArray[np.uint8]]],
-    *,
-    count: int,
-    size: int,
-    made_by: dict[str, Any],
-) -> Atlas:
-    """Pack ``fields`` into a new atlas and open it.
-
-    Fields are taken one shard at a time, so memory does not grow with their number. If anything fails, nothing is left.
-
-    Args:
-        path: A folder that is not there yet.
-        fields: The row and the pixels of each field, uint8 ``(4, size, size)``.
-        count: How many fields there will be.
-        size: Edge of the pictures, in pixels.
-        made_by: The command and its settings, kept in ``atlas.json``.
-
-    Raises:
-        OutputExistsError: If something lies at ``path``.
-        StorageError: If the disk is full or read-only.
-        TableError: If an id repeats.
-    """
-    path = Path(path)
-    rows: list[dict[str, Any]] = []
-    with new_folder(path) as folder:
-        shard = max(1, SHARD_BYTES // (len(CHANNELS) * size * size))
-        try:
-            array = tensorstore.open(_new_spec(folder / "images.zarr", count, size, shard), create=True).result()
-            for batch in _batches(fields, shard):
-                pixels = np.stack([image for _, image in batch])
-                array[len(rows) : len(rows) + len(batch)].write(pixels).result()
-                rows += [{**asdict(row), "sha256": _sha256(image)} for row, image in batch]
-        except ValueError as error:
-            if "os_error_code" not in str(error):
-                raise
-            raise StorageError(
-                f"{path} cannot be written: {_first_line(error)}",
-                way_out="Free space, or choose an --out on a disk that can be written. No half-written output is left.",
-            ) from error
-        if len(rows) != count:
-            raise ValueError(f"{count} fields were announced, {len(rows)} came")
-        refuse_repeated([row["id"] for row in rows], where=str(path))
-        pl.DataFrame(rows, schema=SCHEMA).write_parquet(folder / "fields.parquet")
-        header = {"fields": count, "size": size, "channels": list(CHANNELS), "made_by": made_by}
-        write_json(folder / "atlas.json", header, kind=KIND, version=VERSION)
-    return open_atlas(path)
-
-
-def _batches(
-    fields: Iterable[tuple[FieldRow, NDArray[np.uint8]]], length: int
-) -> Iterator[list[tuple[FieldRow, NDArray[np.uint8]]]]:
-    batch = []
-    for item in fields:
-        batch.append(item)
-        if len(batch) == length:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _sha256(image: NDArray[np.uint8]) -> str:
+def pixels_sha256(image: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of a field's pixels, channel by channel, row by row."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def _open_spec(path: Path) -> dict[str, Any]:
+def array_spec(path: Path) -> dict[str, Any]:
+    """Return how tensorstore is to open the pixels at ``path``."""
     # A missing shard is damage, not a black picture; so black pictures are written out too.
     return {
         "driver": "zarr3",
@@ -262,27 +198,6 @@ def _open_spec(path: Path) -> dict[str, Any]:
     }
 
 
-def _new_spec(path: Path, count: int, size: int, shard: int) -> dict[str, Any]:
-    # blosc-lz4 reads 1.2-1.3 times as fast as zstd here, for a few per cent more bytes.
-    inner = [
-        {"name": "bytes"},
-        {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle"}},
-    ]
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    one_field = [1, len(CHANNELS), size, size]
-    sharding = {"chunk_shape": one_field, "codecs": inner, "index_codecs": index, "index_location": "end"}
-    return {
-        **_open_spec(path),
-        "metadata": {
-            "shape": [count, len(CHANNELS), size, size],
-            "data_type": "uint8",
-            "fill_value": 0,
-            "dimension_names": ["field", "channel", "y", "x"],
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard, *one_field[1:]]}},
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        },
-    }
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.atlas.store import Atlas, FieldRow, write_atlas
+from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.writer import write_atlas
 from cytoloc.errors import CytolocError
 from cytoloc.files import new_folder, refuse_existing
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, TRAINING_COUNTS, format_labels
@@ -140,7 +141,7 @@ def simulate_atlas(
     refuse_existing(path)
     made_by = {"command": "simulate", "seed": seed}
     fields = ((plan.row, image) for plan, image in _draw_all(plans, seed, advance))
-    return write_atlas(path, fields, count=n_fields, size=size, made_by=made_by)
+    return write_atlas(path, fields, size=size, made_by=made_by)
 
 
 def simulate_kaggle(
