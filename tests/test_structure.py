@@ -29,7 +29,7 @@ ALLOWED = {
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},
     "train": GROUND | {"recipe", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
-    "cli": GROUND | {"recipe", "models", "atlas", "decide", "predict", "train", "report", "simulate"},
+    "cli": GROUND | {"recipe", "models", "atlas", "decide", "predict", "train", "report", "simulate", "pictures"},
 }
 """What each room may import besides itself: dependencies point down only."""
 

@@ -9,7 +9,7 @@ from cytoloc.atlas.kaggle import import_kaggle, read_kaggle_field
 
 
 def test_fields_come_in_the_order_of_the_labels(pictures: Path, tmp_path: Path) -> None:
-    atlas = import_kaggle(pictures, path=tmp_path / "a.atlas", labels=pictures / "labels.csv", size=48)
+    atlas = import_kaggle(pictures, path=tmp_path / "a.atlas", labels=pictures / "labels.csv", size=48).atlas
     assert atlas.ids == ("b", "a", "c")
     assert atlas.fields["labels"].to_list() == [[0, 16], [25], [7]]
     assert atlas.fields["original_px"].to_list() == [48, 48, 48]
@@ -27,7 +27,7 @@ def test_channels_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_without_labels_every_field_is_imported_unlabelled(pictures: Path, tmp_path: Path) -> None:
-    atlas = import_kaggle(pictures, path=tmp_path / "a.atlas", labels=None, size=32)
+    atlas = import_kaggle(pictures, path=tmp_path / "a.atlas", labels=None, size=32).atlas
     assert atlas.ids == ("a", "b", "c")
     assert not atlas.labelled.any()
     assert atlas.size == 32
@@ -43,14 +43,14 @@ def test_limit_and_progress(pictures: Path, tmp_path: Path) -> None:
         size=32,
         limit=2,
         advance=lambda done, total: told.append((done, total)),
-    )
+    ).atlas
     assert atlas.ids == ("b", "a")
     assert told == [(1, 2), (2, 2)]
 
 
 def test_real_fields(real_fields: Path, tmp_path: Path) -> None:
     labels = real_fields.parent / "kaggle512.csv"
-    atlas = import_kaggle(real_fields, path=tmp_path / "real.atlas", labels=labels, size=512)
+    atlas = import_kaggle(real_fields, path=tmp_path / "real.atlas", labels=labels, size=512).atlas
     assert len(atlas) == 74
     assert int(atlas.truth.any(axis=0).sum()) == 21
     name = atlas.ids[10]

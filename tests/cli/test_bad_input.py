@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cytoloc import open_atlas
 from cytoloc.atlas.folds import make_folds, write_folds
 from cytoloc.atlas.store import Atlas
 from tests.conftest import Cli
@@ -32,16 +33,41 @@ def write(text: str) -> Callable[[Path], None]:
     return rewrite
 
 
-BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
-    "a missing channel file": ("a_blue.png", Path.unlink, ["1 of 3 fields lack a channel file", "a_blue.png"]),
+BAD_FIELDS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+    "a missing channel file": ("a_blue.png", Path.unlink, ["field a lacks its file a_blue.png"]),
     "a truncated channel file": ("a_green.png", truncate, ["a_green.png", "truncated"]),
+    "an empty channel file": ("a_green.png", write(""), ["a_green.png", "empty (0 bytes)"]),
     "a file that is no picture": ("a_green.png", write("hello"), ["a_green.png", "not a PNG"]),
-    "two sizes in one field": ("a_yellow.png", another_size, ["Field a has two sizes", "48 x 48", "20 x 20"]),
+    "two sizes in one field": ("a_yellow.png", another_size, ["field a has two sizes", "48 x 48", "20 x 20"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIELDS)
+def test_import_puts_bad_fields_into_quarantine_and_goes_on(
+    cli: Cli, pictures: Path, tmp_path: Path, case: str
+) -> None:
+    name, damage, expected = BAD_FIELDS[case]
+    damage(pictures / name)
+    words = ["import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32]
+    said = cli(*words, "--out", tmp_path / "a.atlas")
+    assert (said.code, "2 fields of 32 px" in said.out) == (0, True)
+    assert open_atlas(tmp_path / "a.atlas").ids == ("b", "c")
+    listed = (tmp_path / "a.atlas" / "quarantine.csv").read_text()
+    strict = cli(*words, "--out", tmp_path / "b.atlas", "--strict")
+    assert (strict.code, (tmp_path / "b.atlas").exists()) == (1, False)
+    for part in expected:
+        assert part in listed
+        assert part in said.err
+        assert part in strict.err
+    assert "quarantine   1 fields" in cli("info", tmp_path / "a.atlas").out
+
+
+BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "an unknown label": ("labels.csv", write("Id,Target\nb,3\na,28\n"), ["labels.csv, id a", "'28' is not a location"]),
     "an empty label": ("labels.csv", write("Id,Target\nb,3\na,\n"), ["labels.csv, id a", "label is empty"]),
     "a doubled id": ("labels.csv", write("Id,Target\nb,3\nb,4\n"), ["labels.csv", "b occurs twice"]),
     "labels without the columns": ("labels.csv", write("name,class\nb,3\n"), ["lacks the columns Id, Target", "name"]),
-    "labels of absent fields": ("labels.csv", write("Id,Target\nb,3\nzz,4\n"), ["zz_red.png"]),
+    "labels of absent fields": ("labels.csv", write("Id,Target\nyy,3\nzz,4\n"), ["none of 2 fields", "zz_red.png"]),
     "labels that are missing": ("labels.csv", Path.unlink, ["labels.csv", "no such labels file"]),
 }
 
@@ -172,7 +198,7 @@ def test_a_disk_that_cannot_be_written(
     words = {
         "simulate": ["simulate", "--fields", "12", "--size", "128"],
         "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],
-        "import": ["import", "kaggle", str(pictures), "--size", "512"],
+        "import": ["import", "kaggle", str(pictures), "--size", "512", "--enlarge"],
         "folds": ["folds", str(study.path), "-k", "2"],
         "decide": ["decide", "fit", str(scores), "--labels", str(labels)],
         "train": ["train", "quick", str(study.path), "--folds", str(folds), "--set", "image.size=64"],

@@ -4,18 +4,19 @@ import io
 import struct
 import zlib
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cytoloc.errors import ImageError
 from cytoloc.labels import ChannelRole
-from cytoloc.pictures.codecs import read_grey_png, read_jpeg, read_png, read_stain_jpeg
+from cytoloc.pictures.codecs import read_grey_png, read_grey_tiff, read_png, read_stain_jpeg
 
 
 @pytest.fixture
@@ -59,14 +60,30 @@ def test_pixels_that_cannot_be_inflated_are_refused(tmp_path: Path) -> None:
         read_grey_png(path)
 
 
-@pytest.mark.parametrize(
-    "pixels", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint16)], ids=["colour", "16 bit"]
-)
-def test_pictures_that_are_not_8_bit_grey_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_pictures_that_are_not_grey_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a_red.png"
-    Image.fromarray(pixels).save(path)
-    with pytest.raises(ImageError, match="not 8-bit grey"):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    with pytest.raises(ImageError, match="not grey"):
         read_grey_png(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_tiff_reads_as_it_was_written(tmp_path: Path, dtype: type) -> None:
+    plane: np.ndarray = np.random.default_rng(0).integers(0, 250, (20, 30)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", plane, compression="zlib")
+    np.testing.assert_array_equal(read_grey_tiff(tmp_path / "a.tif"), plane)
+    content = (tmp_path / "a.tif").read_bytes()
+    for kept in (0, 4, 100, len(content) // 2, len(content) - 200):
+        (tmp_path / "a.tif").write_bytes(content[:kept])
+        with pytest.raises(ImageError, match=r"a\.tif"):
+            read_grey_tiff(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((2, 8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8))])
+def test_tiffs_of_anything_else_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb" if pixels.shape[-1] == 3 else "minisblack")
+    with pytest.raises(ImageError, match="not one grey picture"):
+        read_grey_tiff(tmp_path / "a.tif")
 
 
 def test_16_bit_and_coloured_png_keep_their_depth(tmp_path: Path) -> None:
@@ -85,7 +102,7 @@ def test_a_file_is_judged_by_its_content_not_by_its_name(tmp_path: Path, png: Pa
         read_png(jpeg)
     png.rename(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match="is a PNG file, not a JPEG file as its name says"):
-        read_jpeg(tmp_path / "a.jpg")
+        read_stain_jpeg(tmp_path / "a.jpg", "er")
 
 
 def test_a_header_that_states_a_huge_picture_is_refused_before_it_is_decoded(png: Path) -> None:
@@ -104,7 +121,7 @@ def test_a_stain_is_in_the_plane_of_its_colour(
     rendering = np.zeros((64, 64, 3), np.uint8)
     rendering[..., colour] = ramp[..., None] if isinstance(colour, tuple) else ramp
     Image.fromarray(rendering).save(tmp_path / "stain.jpg", quality=98, subsampling=0)
-    stain = read_stain_jpeg(tmp_path / "stain.jpg", role)
+    stain = read_stain_jpeg(tmp_path / "stain.jpg", role).plane
     assert np.abs(stain.astype(int) - ramp).max() <= 6
 
 
@@ -112,19 +129,21 @@ def test_yellow_is_the_mean_of_red_and_green(tmp_path: Path) -> None:
     rendering = np.zeros((16, 16, 3), np.uint8)
     rendering[..., 0], rendering[..., 1] = 100, 50
     Image.fromarray(rendering).save(tmp_path / "stain.jpg", quality=100, subsampling=0)
-    assert np.abs(read_stain_jpeg(tmp_path / "stain.jpg", "er").astype(int) - 75).max() <= 2
+    assert np.abs(read_stain_jpeg(tmp_path / "stain.jpg", "er").plane.astype(int) - 75).max() <= 2
 
 
 def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(tmp_path: Path) -> None:
     Image.fromarray(np.full((200, 240, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
-    sizes = [read_jpeg(tmp_path / "a.jpg", at_least=edge).shape[:2] for edge in (0, 101, 100, 50, 1)]
+    stains = [read_stain_jpeg(tmp_path / "a.jpg", "er", at_least=edge) for edge in (0, 101, 100, 50, 1)]
+    assert {stain.original for stain in stains} == {(200, 240)}
+    sizes = [stain.plane.shape for stain in stains]
     assert sizes == [(200, 240), (200, 240), (100, 120), (50, 60), (25, 30)]
 
 
 @given(st.data())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
-    for kind, read in (("PNG", read_png), ("JPEG", read_jpeg)):
+    for kind, read in (("PNG", read_png), ("JPEG", partial(read_stain_jpeg, role="er")), ("TIFF", read_grey_tiff)):
         content = bytearray(_encoded(kind))
         for _ in range(data.draw(st.integers(1, 4))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -137,5 +156,6 @@ def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path: Path, data
 @cache
 def _encoded(kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(file, format=kind)
+    shape = (24, 24) if kind == "TIFF" else (24, 24, 3)
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)).save(file, format=kind)
     return file.getvalue()

@@ -106,7 +106,9 @@ def test_several_labels_show_both_patterns() -> None:
 
 def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     simulate_kaggle(tmp_path / "files", n_fields=6, seed=3, size=64)
-    atlas = import_kaggle(tmp_path / "files", path=tmp_path / "a.atlas", labels=tmp_path / "files/labels.csv", size=64)
+    atlas = import_kaggle(
+        tmp_path / "files", path=tmp_path / "a.atlas", labels=tmp_path / "files/labels.csv", size=64
+    ).atlas
     np.testing.assert_array_equal(atlas.read(range(6)), [draw_field(p, seed=3) for p in plan_study(6, seed=3, size=64)])
     pairs = [line.split(",") for line in (tmp_path / "files/pairs.csv").read_text().splitlines()[1:]]
     plans = {plan.row.id: plan.row.antibody for plan in plan_study(6, seed=3, size=64)}

@@ -1,26 +1,75 @@
-"""The competition's own form: a folder of ``{Id}_{red,green,blue,yellow}.png`` and a CSV ``Id,Target``."""
+"""The competition's own form: a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, and a CSV ``Id,Target``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import Atlas, FieldRow
-from cytoloc.atlas.writer import write_atlas
+from cytoloc.atlas.importing import Imported, Loaded, import_fields
+from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
-from cytoloc.files import refuse_existing
+from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.parallel import in_order
-from cytoloc.pictures.codecs import read_grey_png
+from cytoloc.pictures.codecs import Pixels, read_grey_png, read_grey_tiff
 from cytoloc.pictures.decoding import located
+from cytoloc.pictures.depth import DepthRule, to_8_bit
 from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.scores import read_labels
 
 COLOURS = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
+SUFFIXES = (".png", ".tif", ".tiff")
+
+
+class KaggleSource:
+    """The fields in a folder of competition files.
+
+    Args:
+        folder: Holds ``{Id}_{red,green,blue,yellow}`` as PNG or TIFF, 8 or 16 bits.
+        labels: CSV ``Id,Target``; its fields, in its order, are imported. Without it every field in the folder is,
+            unlabelled, in order of id.
+        scaling: How pictures become squares.
+        depth: How 16 bits become 8.
+        limit: Import only the first so many.
+
+    Raises:
+        ImageError: If the folder holds no fields.
+        TableError: If the labels are not what they must be.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        labels: Path | None,
+        scaling: Scaling,
+        depth: DepthRule | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.scaling = scaling
+        self.depth = depth or DepthRule()
+        self.found = find_kaggle_fields(folder)
+        self.labels = read_labels(labels) if labels else None
+        self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
+        self.made_by: dict[str, Any] = {
+            "command": "import kaggle",
+            "labels_sha256": sha256_of(labels) if labels else None,
+            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge},
+            "depth": {"low": self.depth.low, "high": self.depth.high, "floor": self.depth.floor},
+        }
+
+    def load(self, item: str) -> list[Loaded]:
+        """Return the field ``item``, uint8 ``(4, size, size)``."""
+        image = read_kaggle_field(self.folder, item, self.found.get(item, {}), depth=self.depth)
+        with located(f"field {item}"):
+            packed = scale_field(image, self.scaling).image
+        labels = self.labels[item] if self.labels is not None else None
+        return [(FieldRow(id=item, source="kaggle", original_px=image.shape[1], labels=labels), packed)]
 
 
 def import_kaggle(
@@ -30,98 +79,84 @@ def import_kaggle(
     labels: Path | None,
     size: int = 512,
     limit: int | None = None,
+    strict: bool = False,
+    append: bool = False,
+    skip_known: bool = False,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Atlas:
-    """Pack the fields in a folder of competition PNG files into a new atlas.
+) -> Imported:
+    """Pack the fields in a folder of competition files into an atlas; see :func:`~.importing.import_fields`."""
+    source = KaggleSource(folder, labels=labels, scaling=Scaling(size=size), limit=limit)
+    return import_fields(source, path, size=size, strict=strict, append=append, skip_known=skip_known, advance=advance)
+
+
+def read_kaggle_field(
+    folder: Path, name: str, files: dict[str, str] | None = None, *, depth: DepthRule | None = None
+) -> NDArray[np.uint8]:
+    """Return the field ``name``, uint8 ``(4, height, width)``.
 
     Args:
-        folder: Holds ``{Id}_{red,green,blue,yellow}.png``.
-        path: Where the atlas goes.
-        labels: CSV ``Id,Target``; its fields, in its order, are imported. Without it every field in the folder is,
-            unlabelled, in order of id.
-        size: Edge of the packed pictures, in pixels.
-        limit: Import only the first so many.
-        advance: Told after each field how many of how many are done.
-
-    Raises:
-        ImageError: If the folder is empty, or a field's file is missing, damaged or of another size.
-        TableError: If the labels are not what they must be.
-    """
-    refuse_existing(path)
-    found = find_kaggle_fields(folder)
-    known = read_labels(labels) if labels else None
-    ids = list(known) if known is not None else sorted(found)
-    ids = ids[:limit]
-    _refuse_incomplete(ids, found, folder)
-
-    def load(name: str) -> tuple[FieldRow, NDArray[np.uint8]]:
-        image = read_kaggle_field(folder, name)
-        with located(f"Field {name} in {folder}"):
-            packed = scale_field(image, Scaling(size=size)).image
-        row = FieldRow(id=name, source="kaggle", original_px=image.shape[1], labels=known[name] if known else None)
-        return row, packed
-
-    def counted() -> Iterator[tuple[FieldRow, NDArray[np.uint8]]]:
-        for done, field in enumerate(in_order(load, ids), start=1):
-            yield field
-            advance(done, len(ids))
-
-    made_by = {"command": "import kaggle", "labelled": known is not None}
-    return write_atlas(path, counted(), size=size, made_by=made_by)
-
-
-def read_kaggle_field(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Return the field ``name`` from ``{name}_{red,green,blue,yellow}.png``, uint8 ``(4, height, width)``.
+        folder: Where its four files are.
+        name: Its id.
+        files: The name of the file of each colour, as :func:`find_kaggle_fields` gives them; by default
+            ``{name}_{colour}.png``.
+        depth: How 16 bits become 8.
 
     Raises:
         ImageError: If a file is missing or damaged, or the four differ in size.
     """
-    paths = [folder / f"{name}_{CHANNEL_COLOURS[role]}.png" for role in CHANNELS]
-    planes = [read_grey_png(path) for path in paths]
-    for path, plane in zip(paths, planes, strict=True):
+    if files is None:
+        files = {colour: f"{name}_{colour}.png" for colour in COLOURS}
+    lacking = [colour for colour in COLOURS if colour not in files]
+    if lacking:
+        raise ImageError(
+            f"{folder}: field {name} lacks its file {name}_{lacking[0]}.png.",
+            way_out="Every field needs its four channel files.",
+        )
+    planes = [_read_plane(folder / files[colour], depth or DepthRule()) for colour in COLOURS]
+    for colour, plane in zip(COLOURS, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise ImageError(
-                f"Field {name} has two sizes: {paths[0].name} is {_size(planes[0])} px,"
-                f" {path.name} is {_size(plane)} px.",
+                f"{folder}: field {name} has two sizes: {files[COLOURS[0]]} is {_size(planes[0])} px,"
+                f" {files[colour]} is {_size(plane)} px.",
                 way_out="The four channels of a field must show the same pixels.",
             )
     return np.stack(planes)
 
 
-def find_kaggle_fields(folder: Path) -> dict[str, set[str]]:
-    """Return the colours found for each field id in ``folder``.
+def find_kaggle_fields(folder: Path) -> dict[str, dict[str, str]]:
+    """Return for each field id in ``folder`` the file of each colour that is there.
 
     Raises:
-        ImageError: If there is no such folder, or no file in it is named like a channel.
+        ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
     """
     if folder.is_file():
-        raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the PNG files.")
+        raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the pictures.")
     if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the PNG files.")
-    found: dict[str, set[str]] = {}
+        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the pictures.")
+    found: dict[str, dict[str, str]] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            name, _, colour = entry.name.removesuffix(".png").rpartition("_")
-            if entry.name.endswith(".png") and name and colour in COLOURS:
-                found.setdefault(name, set()).add(colour)
+            stem, dot, suffix = entry.name.rpartition(".")
+            name, _, colour = stem.rpartition("_")
+            if dot + suffix.lower() in SUFFIXES and name and colour in COLOURS:
+                files = found.setdefault(name, {})
+                if colour in files:
+                    raise ImageError(
+                        f"{folder} holds both {files[colour]} and {entry.name}.", way_out="Keep one of them."
+                    )
+                files[colour] = entry.name
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",
             way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
-            " and {Id}_yellow.png, in lower case.",
+            " and {Id}_yellow.png (or .tif).",
         )
     return found
 
 
-def _refuse_incomplete(ids: Sequence[str], found: dict[str, set[str]], folder: Path) -> None:
-    lacking = [(name, [c for c in COLOURS if c not in found.get(name, ())]) for name in ids]
-    lacking = [(name, colours) for name, colours in lacking if colours]
-    if lacking:
-        examples = ", ".join(f"{name}_{colours[0]}.png" for name, colours in lacking[:3])
-        raise ImageError(
-            f"{folder}: {len(lacking)} of {len(ids)} fields lack a channel file, e.g. {examples}.",
-            way_out="Add the files, or give labels of the complete fields only.",
-        )
+def _read_plane(path: Path, depth: DepthRule) -> NDArray[np.uint8]:
+    plane: Pixels = read_grey_png(path) if path.suffix.lower() == ".png" else read_grey_tiff(path)
+    return np.asarray(plane, np.uint8) if plane.dtype == np.uint8 else to_8_bit(plane, depth.bounds(plane))
 
 
 def _size(plane: NDArray[np.uint8]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -54,14 +55,18 @@ class AtlasWriter:
     Args:
         folder: Holds what was written already, or nothing.
         size: Edge of the pictures, in pixels.
+        path: The final name, for the message of an error.
     """
 
-    def __init__(self, folder: Path, *, size: int) -> None:
+    def __init__(self, folder: Path, *, size: int, path: Path) -> None:
         self.folder = folder
+        self.path = path
         self.size = size
         self.shard_length = fields_per_shard(size)
+        pixels = folder / "images.zarr"
+        spec = array_spec(pixels) if (pixels / "zarr.json").exists() else _new_spec(pixels, size)
         with self._storage_errors():
-            self._array = tensorstore.open(_new_spec(folder / "images.zarr", size), open=True, create=True).result()
+            self._array = tensorstore.open(spec, open=True, create="metadata" in spec).result()
 
     def put(self, shard: int, images: NDArray[np.uint8]) -> Any:
         """Start to write a whole shard, uint8 ``(n, 4, size, size)``; return a future to be given to :meth:`wait`."""
@@ -93,12 +98,18 @@ class AtlasWriter:
         """
         with self._storage_errors():
             self._array.resize(exclusive_max=[count, None, None, None], resize_metadata_only=True).result()
-        for lock in self.folder.rglob("*.__lock"):
-            lock.unlink()
+        self._sweep()
         _write_table(rows, self.folder / "fields.parquet")
         (self.folder / "atlas.json").unlink(missing_ok=True)
         content = {"fields": count, "size": self.size, "channels": list(CHANNELS), **header}
         write_json(self.folder / "atlas.json", content, kind=KIND, version=VERSION)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left: half-written shards of tensorstore, half-written headers of ours."""
+        for lock in self.folder.rglob("*.__lock"):
+            lock.unlink()
+        for stray in self.folder.glob(".atlas.json.*"):
+            shutil.rmtree(stray)
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
@@ -108,7 +119,7 @@ class AtlasWriter:
             if "os_error_code" not in str(error):
                 raise
             raise StorageError(
-                f"{self.folder} cannot be written: {first_line(error)}",
+                f"{self.path} cannot be written: {first_line(error)}",
                 way_out="Free space, or choose an --out on a disk that can be written.",
             ) from error
 
@@ -138,7 +149,7 @@ def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by
     path = Path(path)
     rows: list[dict[str, Any]] = []
     with new_folder(path) as folder:
-        writer = AtlasWriter(folder, size=size)
+        writer = AtlasWriter(folder, size=size, path=path)
         for shard, batch in enumerate(_batches(fields, writer.shard_length)):
             writer.wait(writer.put(shard, np.stack([image for _, image in batch])))
             rows += [row_of(row, image) for row, image in batch]

@@ -13,6 +13,7 @@ from cytoloc.cli.console import progress
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
+    from cytoloc.atlas.importing import FieldSource
     from cytoloc.atlas.store import Atlas
 
 AtlasPath = Annotated[Path, typer.Argument(help="An atlas.", metavar="ATLAS")]
@@ -33,10 +34,19 @@ class Group(StrEnum):
     field = "field"
 
 
+class SquareChoice(StrEnum):
+    """What an import does with pictures that are not square."""
+
+    refuse = "refuse"
+    crop = "crop"
+    pad = "pad"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     importing = typer.Typer(help="Pack pictures and labels into an atlas.", no_args_is_help=True)
     importing.command("kaggle")(import_kaggle)
+    importing.command("hpa")(import_hpa)
     app.command("simulate")(simulate)
     app.add_typer(importing, name="import")
     app.command("info")(info)
@@ -44,26 +54,91 @@ def register(app: typer.Typer) -> None:
     app.command("folds")(folds)
 
 
+Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to add to.")]
+Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
+Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
+Square = Annotated[SquareChoice, typer.Option(help="What to do with pictures that are not square.")]
+Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge pictures that are smaller than --size.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be read.")]
+Append = Annotated[bool, typer.Option("--append", help="Add to the atlas --out.")]
+SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
+
+
 def import_kaggle(
-    folder: Annotated[Path, typer.Argument(help="Holds {Id}_{red,green,blue,yellow}.png.", metavar="DIR")],
-    out: Annotated[Path, typer.Option(help="The new atlas.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)] = 512,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)] = None,
+    folder: Annotated[Path, typer.Argument(help="Holds {Id}_{red,green,blue,yellow}.png or .tif.", metavar="DIR")],
+    out: Out,
+    labels: Labels = None,
+    size: Size = 512,
+    limit: Limit = None,
+    square: Square = SquareChoice.refuse,
+    enlarge: Enlarge = False,
+    strict: Strict = False,
+    append: Append = False,
+    skip_known: SkipKnown = False,
 ) -> None:
-    """Pack the competition's PNG files: four 8-bit grey pictures a field.
+    """Pack the competition's files: four grey pictures a field, PNG or TIFF, 8 or 16 bits.
+
+    Fields that cannot be read are listed in quarantine.csv and the import goes on; one that was stopped goes on when it
+    is started again.
 
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.atlas`
     """
-    from cytoloc.atlas import kaggle
+    from cytoloc.atlas.kaggle import KaggleSource
+    from cytoloc.pictures.scale import Scaling
 
-    with progress("importing") as advance:
-        atlas = kaggle.import_kaggle(folder, path=out, labels=labels, size=size, limit=limit, advance=advance)
-    left_out = len(kaggle.find_kaggle_fields(folder)) - len(atlas)
-    also = f" {left_out} more in the folder were not asked for." if left_out else ""
-    typer.echo(f"{out}: {len(atlas)} fields of {size} px.{also}")
+    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
+    source = KaggleSource(folder, labels=labels, scaling=scaling, limit=limit)
+    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    left_out = len(source.found) - len(source.items)
+    if left_out > 0:
+        typer.echo(f"{left_out} more fields in {folder} were not asked for.")
+
+
+def import_hpa(
+    folder: Annotated[
+        Path, typer.Argument(help="Holds {antibody}_{plate}_{well}_{field}_{colour}.jpg.", metavar="DIR")
+    ],
+    out: Out,
+    labels: Labels = None,
+    size: Size = 512,
+    limit: Limit = None,
+    square: Square = SquareChoice.refuse,
+    enlarge: Enlarge = False,
+    strict: Strict = False,
+    append: Append = False,
+    skip_known: SkipKnown = False,
+) -> None:
+    """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its colour.
+
+    Example: `cytoloc import hpa v18/ --labels v18.csv --out external.atlas`
+    """
+    from cytoloc.atlas.hpa import HpaSource
+    from cytoloc.pictures.scale import Scaling
+
+    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
+    source = HpaSource(folder, labels=labels, scaling=scaling, limit=limit)
+    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+
+
+def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> None:
+    """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
+    from cytoloc.atlas.importing import QUARANTINE, import_fields, read_quarantine
+
+    try:
+        with progress("importing") as advance:
+            imported = import_fields(
+                source, out, size=size, strict=strict, append=append, skip_known=skip_known, advance=advance
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
+        raise
+    known = f", {imported.known} were there already" if imported.known else ""
+    typer.echo(f"{out}: {imported.added} fields of {size} px{' added' if append else ''}{known}.")
+    if imported.rejected:
+        name, reason = read_quarantine(imported.atlas)[-imported.rejected]
+        typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
+        typer.echo(f"  {name}: {reason}", err=True)
 
 
 def simulate(
@@ -113,6 +188,8 @@ def info(
         return
     known = facts["labelled"]
     typer.echo(f"{path}: {facts['fields']} fields of {facts['size']} px, {known} labelled, {facts['megabytes']:.1f} MB")
+    if facts["quarantined"]:
+        typer.echo(f"quarantine   {facts['quarantined']} fields could not be imported: {path / 'quarantine.csv'}")
     typer.echo(f"made by      {json.dumps(facts['made_by'])}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
     wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
@@ -138,6 +215,8 @@ def describe(atlas: Atlas) -> dict[str, Any]:
         "labelled": int(atlas.labelled.sum()),
         "megabytes": sum(file.stat().st_size for file in atlas.path.rglob("*") if file.is_file()) / 1e6,
         "made_by": atlas.header["made_by"],
+        "appended": atlas.header.get("appended", []),
+        "quarantined": atlas.header.get("quarantined", 0),
         "sources": atlas.fields["source"].unique().sort().to_list(),
         "original_px": {str(px): int(count) for px, count in sizes.iter_rows()},
         "wells": wells,

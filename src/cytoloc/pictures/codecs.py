@@ -1,15 +1,17 @@
-"""PNG and JPEG files, a picture each: grey planes as they are, and one plane of a coloured rendering."""
+"""PNG, JPEG and plain TIFF files, a picture each: grey planes as they are, and one plane of a coloured rendering."""
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import imagecodecs
 import numpy as np
 import simplejpeg
+import tifffile
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
@@ -41,47 +43,50 @@ def read_png(path: Path) -> Pixels:
     return image
 
 
-def read_grey_png(path: Path) -> NDArray[np.uint8]:
-    """Return an 8-bit grey PNG, uint8 ``(height, width)``.
+def read_grey_png(path: Path) -> Pixels:
+    """Return a grey PNG, 8 or 16 bits, ``(height, width)``.
 
     Raises:
-        ImageError: As :func:`read_png`, and if it is not 8-bit grey.
+        ImageError: As :func:`read_png`, and if it is not grey.
     """
     image = read_png(path)
-    if image.dtype != np.uint8 or image.ndim != 2:
+    if image.ndim != 2:
         raise ImageError(
-            f"{path} is not 8-bit grey: it has shape {image.shape} and type {image.dtype}.",
-            way_out="The competition's PNG files have one 8-bit channel each; `cytoloc import folder` takes others.",
-        )
-    return np.asarray(image, np.uint8)
-
-
-def read_jpeg(path: Path, *, at_least: int = 0) -> NDArray[np.uint8]:
-    """Return a JPEG as RGB, uint8 ``(height, width, 3)``.
-
-    Args:
-        path: The file.
-        at_least: The shortest edge that is needed, in pixels: a larger picture is decoded at half, a quarter or an
-            eighth of its edge if that is enough, which costs a fraction of the time.
-
-    Raises:
-        ImageError: If the file is missing, truncated, damaged, or too large.
-    """
-    content = read_bytes(path, kind="JPEG")
-    with decoding(path):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
-        refuse_edges(height, width, path)
-        shrink = 1
-        while at_least and shrink < 8 and min(height, width) >= 2 * shrink * at_least:
-            shrink *= 2
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            content, "RGB", min_height=-(-height // shrink), min_width=-(-width // shrink), min_factor=shrink
+            f"{path} is not grey: it has shape {image.shape}.",
+            way_out="The competition's files hold one channel each.",
         )
     return image
 
 
-def read_stain_jpeg(path: Path, role: ChannelRole, *, at_least: int = 0) -> NDArray[np.uint8]:
-    """Return a stain from the coloured rendering that the Human Protein Atlas publishes, uint8 ``(height, width)``.
+def read_grey_tiff(path: Path) -> Pixels:
+    """Return a TIFF of one grey picture, 8 or 16 bits, ``(height, width)``.
+
+    Raises:
+        ImageError: If the file is missing, truncated, damaged, too large, or holds anything else.
+    """
+    content = read_bytes(path, kind="TIFF")
+    with decoding(path), tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = file.pages[0]
+        refuse_edges(int(page.shape[0]), int(page.shape[1]), path)
+        if len(file.pages) != 1 or len(page.shape) != 2 or page.dtype not in (np.uint8, np.uint16):
+            raise ImageError(
+                f"{path} is not one grey picture of 8 or 16 bits: it has {len(file.pages)} pages, the first of shape"
+                f" {page.shape} and type {page.dtype}.",
+                way_out="The competition's TIFF files hold one channel each.",
+            )
+        image: Pixels = page.asarray()
+    return image
+
+
+class Stain(NamedTuple):
+    """A stain's plane, uint8 ``(height, width)``, perhaps at a reduced scale, and height and width in the file."""
+
+    plane: NDArray[np.uint8]
+    original: tuple[int, int]
+
+
+def read_stain_jpeg(path: Path, role: ChannelRole, *, at_least: int = 0) -> Stain:
+    """Return a stain from the coloured rendering that the Human Protein Atlas publishes.
 
     Red, green and blue stains are in the plane of their colour; yellow is the mean of red and green, which JPEG makes
     differ a little.
@@ -89,13 +94,30 @@ def read_stain_jpeg(path: Path, role: ChannelRole, *, at_least: int = 0) -> NDAr
     Args:
         path: A JPEG that shows one stain in its colour.
         role: The stain's channel.
-        at_least: As for :func:`read_jpeg`.
+        at_least: The shortest edge that is needed, in pixels: a larger picture is decoded at half, a quarter or an
+            eighth of its edge if that is enough, which costs a fraction of the time.
 
     Raises:
-        ImageError: As :func:`read_jpeg`.
+        ImageError: If the file is missing, truncated, damaged, or too large.
     """
+    content = read_bytes(path, kind="JPEG")
     planes = _PLANES[role]
-    colours = cv2.split(read_jpeg(path, at_least=at_least))
-    if len(planes) == 1:
-        return np.asarray(colours[planes[0]], np.uint8)
-    return np.asarray(cv2.addWeighted(colours[planes[0]], 0.5, colours[planes[1]], 0.5, 0), np.uint8)
+    with decoding(path):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        refuse_edges(height, width, path)
+        colours = cv2.split(_decode_jpeg(content, height, width, at_least))
+        if len(planes) == 1:
+            plane = colours[planes[0]]
+        else:
+            plane = cv2.addWeighted(colours[planes[0]], 0.5, colours[planes[1]], 0.5, 0)
+    return Stain(np.asarray(plane, np.uint8), (height, width))
+
+
+def _decode_jpeg(content: bytes, height: int, width: int, at_least: int) -> NDArray[np.uint8]:
+    shrink = 1
+    while at_least and shrink < 8 and min(height, width) >= 2 * shrink * at_least:
+        shrink *= 2
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        content, "RGB", min_height=-(-height // shrink), min_width=-(-width // shrink), min_factor=shrink
+    )
+    return image

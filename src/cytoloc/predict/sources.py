@@ -62,19 +62,20 @@ class FolderSource:
         self.folder = folder
         self.name = str(folder)
         found = find_kaggle_fields(folder)
-        for name, colours in found.items():
+        for name, files in found.items():
             for colour in CHANNEL_COLOURS.values():
-                if colour not in colours:
+                if colour not in files:
                     raise ImageError(
                         f"{folder}: {name}_{colour}.png is missing.", way_out="Add it, or remove the field."
                     )
+        self.found = found
         self.ids = tuple(sorted(found))
 
     def batches(self, size: int, length: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the fields, decoded and resized to ``size``."""
 
         def load(name: str) -> NDArray[np.uint8]:
-            image = read_kaggle_field(self.folder, name)
+            image = read_kaggle_field(self.folder, name, self.found[name])
             refuse_enlarging(min(image.shape[1:]), size, where=f"Field {name} in {self.folder}")
             with located(f"Field {name} in {self.folder}"):
                 return scale_field(image, Scaling(size=size)).image

@@ -1,0 +1,128 @@
+"""The Human Protein Atlas's own form: ``{antibody}_{plate}_{well}_{field}_{colour}.jpg``, each stain in its colour."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.atlas.importing import Loaded
+from cytoloc.atlas.store import FieldRow
+from cytoloc.errors import ImageError
+from cytoloc.files import sha256_of
+from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
+from cytoloc.pictures.codecs import read_stain_jpeg
+from cytoloc.pictures.decoding import located
+from cytoloc.pictures.scale import Scaling, scale_field
+from cytoloc.scores import read_labels
+
+_COLOURS: Final = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
+
+_ID: Final = re.compile(r"(?P<antibody>[^_]+)_(?P<plate>[^_]+)_(?P<well>[A-Z]+[0-9]+)_(?P<field>[^_]+(_cr[^_]*)?)")
+"""Antibody, plate, well and field; a few fields have a fifth part such as ``cr58f2a7``."""
+
+
+class HpaSource:
+    """The fields in a folder of the Human Protein Atlas's JPEG files.
+
+    Args:
+        folder: Holds ``{antibody}_{plate}_{well}_{field}_{colour}.jpg``, or as on the Atlas's server a folder per
+            antibody with ``{plate}_{well}_{field}_{colour}.jpg``.
+        labels: CSV ``Id,Target`` with ids ``{antibody}_{plate}_{well}_{field}``; its fields, in its order, are
+            imported. Without it every field in the folder is, unlabelled, in order of id.
+        scaling: How pictures become squares; they are decoded no larger than it needs.
+        limit: Import only the first so many.
+
+    Raises:
+        ImageError: If the folder holds no fields.
+        TableError: If the labels are not what they must be.
+    """
+
+    def __init__(self, folder: Path, *, labels: Path | None, scaling: Scaling, limit: int | None = None) -> None:
+        self.folder = folder
+        self.scaling = scaling
+        self.found = find_hpa_fields(folder)
+        self.labels = read_labels(labels) if labels else None
+        self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
+        self.made_by: dict[str, Any] = {
+            "command": "import hpa",
+            "labels_sha256": sha256_of(labels) if labels else None,
+            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge},
+            "planes": "red, green and blue of their own colour; yellow the mean of red and green",
+        }
+
+    def load(self, item: str) -> list[Loaded]:
+        """Return the field ``item``, uint8 ``(4, size, size)``."""
+        parts = _ID.fullmatch(item)
+        if parts is None:
+            raise ImageError(
+                f"{item} is not the id of a field of the Human Protein Atlas.",
+                way_out="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
+            )
+        image, original_px = self._read(item)
+        with located(f"field {item}"):
+            packed = scale_field(image, self.scaling).image
+        labels = self.labels[item] if self.labels is not None else None
+        row = FieldRow(
+            id=item,
+            source="hpa",
+            labels=labels,
+            antibody=parts["antibody"],
+            plate=parts["plate"],
+            well=parts["well"],
+            field=parts["field"],
+            original_px=original_px,
+        )
+        return [(row, packed)]
+
+    def _read(self, item: str) -> tuple[NDArray[np.uint8], int]:
+        """Return the four planes, at a reduced scale where that is enough, and their edge in the files."""
+        files = self.found.get(item, {})
+        planes, edges = [], []
+        for role, colour in zip(CHANNELS, _COLOURS, strict=True):
+            if colour not in files:
+                raise ImageError(
+                    f"{self.folder}: field {item} lacks its file {item}_{colour}.jpg.",
+                    way_out="Every field needs its four channel files.",
+                )
+            stain = read_stain_jpeg(self.folder / files[colour], role, at_least=self.scaling.size)
+            planes.append(stain.plane)
+            edges.append(stain.original)
+        if len(set(edges)) > 1:
+            sizes = ", ".join(f"{colour} {w} x {h} px" for colour, (h, w) in zip(_COLOURS, edges, strict=True))
+            raise ImageError(
+                f"{self.folder}: field {item} has more than one size: {sizes}.",
+                way_out="The four channels of a field must show the same pixels.",
+            )
+        return np.stack(planes), edges[0][0]
+
+
+def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:
+    """Return for each field id in ``folder``, and in its folders, the file of each colour that is there.
+
+    Raises:
+        ImageError: If there is no such folder, or no file in it is named like a channel.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the JPEG files.")
+    found: dict[str, dict[str, str]] = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        inside = Path(place).relative_to(folder)
+        for file in sorted(names):
+            name, _, colour = file.rpartition(".")[0].rpartition("_")
+            if not file.lower().endswith((".jpg", ".jpeg")) or colour not in _COLOURS:
+                continue
+            whole = name if _ID.fullmatch(name) else f"{inside.name}_{name}"
+            if _ID.fullmatch(whole):
+                found.setdefault(whole, {}).setdefault(colour, str(inside / file))
+    if not found:
+        raise ImageError(
+            f"{folder} holds no fields.",
+            way_out="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
+        )
+    return found

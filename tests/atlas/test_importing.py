@@ -1,0 +1,237 @@
+"""An import that is killed, resumed, appended to, or met by bad fields."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cytoloc.atlas import importing, writer
+from cytoloc.atlas.importing import Imported, Loaded, Rejected, import_fields, read_quarantine
+from cytoloc.atlas.store import FieldRow
+from cytoloc.errors import ImageError, OutputExistsError, StorageError, TableError
+
+SIZE = 16
+
+
+class Numbers:
+    """Items ``0`` … whose fields are noise; every seventh cannot be read, every fifth holds three fields."""
+
+    def __init__(self, start: int, stop: int, *, stop_at: int | None = None) -> None:
+        self.items: Sequence[str] = [f"{number}" for number in range(start, stop)]
+        self.made_by: dict[str, Any] = {"command": "numbers"}
+        self.stop_at = stop_at
+
+    def load(self, item: str) -> list[Loaded]:
+        number = int(item)
+        if number == self.stop_at:
+            raise KeyboardInterrupt
+        if number % 7 == 3:
+            raise ImageError(f"{item} is seven and a bit")
+        pixels = np.random.default_rng(number).integers(0, 256, (3, 4, SIZE, SIZE), dtype=np.uint8)
+        if number % 5:
+            return [(FieldRow(id=item, source="test", original_px=SIZE, labels=(number % 28,)), pixels[0])]
+        fields: list[Loaded] = [
+            (FieldRow(id=f"{item}-{scene}", source="test", original_px=SIZE, pixel_um=0.1), pixels[scene])
+            for scene in range(2)
+        ]
+        return [*fields, Rejected(f"{item}-2", "the third scene is bad")]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "SHARD_BYTES", 4 * 4 * SIZE * SIZE)
+
+
+def run(path: Path, start: int = 0, stop: int = 30, **options: Any) -> Imported:
+    return import_fields(Numbers(start, stop), path, size=SIZE, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_good_fields_come_in_order_and_bad_ones_are_listed(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    imported = run(tmp_path / "a.atlas", advance=lambda done, total: told.append((done, total)))
+    atlas = imported.atlas
+    assert atlas.ids[:6] == ("0-0", "0-1", "1", "2", "4", "5-0")
+    assert (len(atlas), imported.added, imported.rejected) == (31, 31, 9)
+    assert [each.id for each in read_quarantine(atlas)][:4] == ["0-2", "3", "5-2", "10"]
+    assert read_quarantine(atlas)[1].reason == "3 is seven and a bit"
+    assert told == [(done, 30) for done in range(1, 31)]
+    assert list(atlas.damaged()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas"]
+
+
+def test_an_interrupted_import_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    run(tmp_path / "whole.atlas")
+    for stop_at in (1, 9, 22, 29):
+        with pytest.raises(KeyboardInterrupt):
+            import_fields(Numbers(0, 30, stop_at=stop_at), tmp_path / "a.atlas", size=SIZE)
+        assert not (tmp_path / "a.atlas").exists()
+    run(tmp_path / "a.atlas")
+    assert content(tmp_path / "a.atlas") == content(tmp_path / "whole.atlas")
+
+
+def test_appending_makes_the_atlas_that_one_import_makes(tmp_path: Path) -> None:
+    run(tmp_path / "whole.atlas")
+    run(tmp_path / "a.atlas", 0, 12)
+    imported = run(tmp_path / "a.atlas", 12, 30, append=True)
+    assert (len(imported.atlas), imported.added) == (31, 19)
+    parts, whole = content(tmp_path / "a.atlas"), content(tmp_path / "whole.atlas")
+    assert parts.pop("atlas.json") != whole.pop("atlas.json")
+    assert parts == whole
+    assert imported.atlas.header["appended"] == [{"command": "numbers"}]
+
+
+def test_known_ids_are_refused_or_passed_over(tmp_path: Path) -> None:
+    run(tmp_path / "a.atlas", 0, 12)
+    before = content(tmp_path / "a.atlas")
+    with pytest.raises(TableError, match="a field 11 already"):
+        run(tmp_path / "a.atlas", 11, 20, append=True)
+    assert content(tmp_path / "a.atlas") == before
+    imported = run(tmp_path / "a.atlas", 11, 20, append=True, skip_known=True)
+    assert (imported.known, imported.added, len(imported.atlas)) == (1, 8, 20)
+
+
+def test_an_id_that_repeats_in_an_import_is_put_into_quarantine(tmp_path: Path) -> None:
+    source = Numbers(0, 2)
+    source.items = ["1", "2", "1"]
+    atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
+    assert atlas.ids == ("1", "2")
+    assert read_quarantine(atlas) == [Rejected("1", "an earlier field of this import has the same id")]
+
+
+def test_strict_stops_at_the_first_bad_field(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="0-2: the third scene is bad"):
+        run(tmp_path / "a.atlas", strict=True)
+    assert not (tmp_path / "a.atlas").exists()
+
+
+def test_an_import_without_a_good_field_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"none of 1 fields could be imported\. 3: 3 is seven"):
+        run(tmp_path / "a.atlas", 3, 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_and_another_started_import_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.atlas").write_text("precious")
+    with pytest.raises(OutputExistsError, match="already exists"):
+        run(tmp_path / "a.atlas")
+    assert (tmp_path / "a.atlas").read_text() == "precious"
+    with pytest.raises(KeyboardInterrupt):
+        import_fields(Numbers(0, 30, stop_at=20), tmp_path / "b.atlas", size=SIZE)
+    with pytest.raises(OutputExistsError, match="with other settings or other files"):
+        run(tmp_path / "b.atlas", 0, 29)
+    assert len(run(tmp_path / "b.atlas").atlas) == 31
+
+
+def test_two_processes_do_not_import_to_one_place(tmp_path: Path) -> None:
+    def meddle(_done: int, _total: int) -> None:
+        with pytest.raises(StorageError, match="another process is importing"):
+            run(tmp_path / "a.atlas")
+
+    assert len(run(tmp_path / "a.atlas", advance=meddle).atlas) == 31
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from cytoloc.atlas import writer
+from cytoloc.atlas.importing import import_fields
+from tests.atlas.test_importing import Numbers, SIZE
+
+path, start, append, dies_at = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "append", int(sys.argv[4])
+writer.SHARD_BYTES = 4 * 4 * SIZE * SIZE
+changes = 0
+
+def dying(change):
+    def once(*words, **options):
+        global changes
+        changes += 1
+        if changes == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(*words, **options)
+    return once
+
+for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "mkdir"), (os, "rmdir"), (os, "link"),
+                    (os, "fsync"), (writer.AtlasWriter, "put"), (writer.AtlasWriter, "wait"),
+                    (writer.AtlasWriter, "finish")):
+    setattr(owner, name, dying(getattr(owner, name)))
+
+def told(done, total):
+    print(done, flush=True)
+
+import_fields(Numbers(start, 30), path, size=SIZE, append=append, advance=told)
+print("changes", changes)
+"""
+
+
+def child(path: Path, *, start: int, append: bool, dies_at: int = 0) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", CHILD, str(path), str(start), "append" if append else "new", str(dies_at)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
+def finished(process: subprocess.Popen[str]) -> Iterator[str]:
+    with process:
+        assert process.stdout is not None
+        yield from process.stdout
+
+
+@pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
+def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_path: Path, *, append: bool) -> None:
+    def begin(path: Path) -> None:
+        if append:
+            run(path, 0, 10)
+
+    begin(tmp_path / "whole.atlas")
+    whole = child(tmp_path / "whole.atlas", start=10, append=append)
+    last = list(finished(whole))[-1]
+    changes = int(last.removeprefix("changes"))
+    assert changes > 30
+    path = tmp_path / "killed.atlas"
+    begin(path)
+    # Ever later, so that each attempt gets a little further than the one before.
+    kills = 0
+    for dies_at in [*range(1, 12), *range(12, changes, 4)]:
+        process = child(path, start=10, append=append, dies_at=dies_at)
+        list(finished(process))
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 12
+    if process.returncode:
+        list(finished(child(path, start=10, append=append)))
+    assert content(path) == content(tmp_path / "whole.atlas")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["killed.atlas", "whole.atlas"]
+
+
+def test_killed_at_random_moments_it_ends_byte_for_byte_the_same(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole.atlas").atlas.path
+    path = tmp_path / "killed.atlas"
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _attempt in range(12):
+        process = child(path, start=0, append=False)
+        patience = int(rng.integers(4, 20))
+        for line in finished(process):
+            patience -= 1
+            # It goes on with its work while it is being killed.
+            if patience == 0 and not line.startswith("changes"):
+                process.kill()
+        kills += process.returncode != 0
+        if process.returncode == 0:
+            break
+    assert kills >= 2
+    if process.returncode:
+        run(path)
+    assert content(path) == content(whole)
+    assert importing.QUARANTINE in content(path)
