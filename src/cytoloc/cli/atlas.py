@@ -240,7 +240,7 @@ def show(
         Path | None, typer.Option(help="CSV Id,Predicted: show it against the truth, its fields first.")
     ] = None,
 ) -> None:
-    """Draw a contact sheet: composite and protein of each field, its locations under it.
+    """Draw a contact sheet: composite and channels of each field, its locations under it.
 
     Example: `cytoloc show test.atlas --predictions submission.csv --out sheet.png`
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -17,7 +18,9 @@ from cytoloc.files import disk_errors
 from cytoloc.labels import CHANNELS, LOCATIONS
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
-COLUMNS: Final = 4
+COLUMNS: Final = 3
+SIDE: Final = ("microtubules", "nucleus", "er")
+"""The channels that stand small beside composite and protein, from top to bottom."""
 
 
 def training_curve(logs: dict[str, Path], path: Path) -> None:
@@ -52,7 +55,9 @@ def contact_sheet(
     predicted: Sequence[tuple[int, ...]] | None,
     path: Path,
 ) -> None:
-    """Draw fields, composite beside protein, with their locations under them; an existing picture is drawn anew.
+    """Draw fields: composite, protein, the other channels small beside them, locations under them.
+
+    An existing picture is drawn anew.
 
     Args:
         images: uint8 ``(n, 4, size, size)``.
@@ -63,25 +68,41 @@ def contact_sheet(
     """
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    lines = 1 + max(len(t or ()) + len(p) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
-    inches = 1.75 + 0.15 * lines
-    figure = Figure(figsize=(3.5 * columns, inches * rows + (0.4 if predicted is not None else 0.1)))
-    top = 1 - 0.4 / figure.get_figheight() if predicted is not None else 1.0
+    lines = 1 + max(len({*(t or ()), *p}) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
+    inches = 1.85 + 0.15 * lines
+    heading = 0.3 if predicted is None else 0.5
+    figure = Figure(figsize=(4.2 * columns, inches * rows + heading))
+    top = 1 - heading / figure.get_figheight()
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, top=top, bottom=0.0, wspace=0.03, hspace=0.0)
     for axes in grid.flat:
         axes.axis("off")
         axes.set_anchor("N")
     for number, (image, axes) in enumerate(zip(images, grid.flat, strict=False)):
-        protein = np.repeat(stretch(image[CHANNELS.index("protein")])[..., None], 3, axis=-1)
-        axes.imshow(np.concatenate([composite(image), protein], axis=1), interpolation="antialiased")
+        axes.imshow(panel(image), interpolation="antialiased")
         _caption(axes, names[number], truth[number], None if predicted is None else predicted[number])
-    if predicted is not None:
-        for place, (text, colour) in enumerate((("right", RIGHT), ("missed", MISSED), ("wrongly predicted", WRONG))):
-            figure.text(
-                0.01 + 0.09 * place, 1 - 0.08 / figure.get_figheight(), text, color=colour, va="top", weight="bold"
-            )
-    _save(figure, path, dpi=110)
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    key = "composite · protein · microtubules, nucleus, endoplasmic reticulum"
+    figure.text(0.01, 1 - 0.08 / height, key, color="grey", va="top", size=8)
+    marks = (("✓ right", RIGHT), ("○ missed", MISSED), ("✗ wrongly predicted", WRONG))
+    for place, (text, colour) in enumerate(marks if predicted is not None else ()):
+        figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=colour, va="top", size=8)
+    _save(figure, path, dpi=120)
+
+
+def panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a field, uint8 ``(4, size, size)``, as one picture, uint8 ``(size, ≈ 7/3 size, 3)``.
+
+    Composite and protein at full size, then the three other channels, each a third of it, on top of each other.
+    """
+    size = image.shape[1]
+    edges = [round(size * part / 3) for part in range(4)]
+    side = [
+        cv2.resize(stretch(image[CHANNELS.index(role)]), (edges[1], high - low), interpolation=cv2.INTER_AREA)
+        for role, low, high in zip(SIDE, edges[:-1], edges[1:], strict=True)
+    ]
+    grey = np.concatenate([stretch(image[CHANNELS.index("protein")]), np.concatenate(side)], axis=1)
+    return np.concatenate([composite(image), np.repeat(grey[..., None], 3, axis=-1)], axis=1)
 
 
 def composite(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -120,8 +141,9 @@ def _caption(axes: Axes, name: str, truth: tuple[int, ...] | None, predicted: tu
     elif predicted is None:
         lines = [(LOCATIONS[i].name, "black") for i in truth]
     else:
-        lines = [(LOCATIONS[i].name, RIGHT if i in predicted else MISSED) for i in truth]
-        lines += [(LOCATIONS[i].name, WRONG) for i in predicted if i not in truth]
+        lines = [(f"✓ {LOCATIONS[i].name}", RIGHT) for i in truth if i in predicted]
+        lines += [(f"○ {LOCATIONS[i].name}", MISSED) for i in truth if i not in predicted]
+        lines += [(f"✗ {LOCATIONS[i].name}", WRONG) for i in predicted if i not in truth]
     for number, (text, colour) in enumerate([(name, "grey"), *lines]):
         size = 6 if number == 0 else 8
         axes.annotate(
