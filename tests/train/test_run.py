@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from cytoloc.predict.model import load
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, load_recipe, read_resolved, recipe_names
 from cytoloc.scores import read_scores
+from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import train_fold
 
@@ -39,6 +41,11 @@ def folds(study: Atlas) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def run(study: Atlas, folds: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_fold(small(), study, folds, 1, out=tmp_path_factory.mktemp("runs"), report=quiet)
+
+
+def stop_in_the_third_epoch(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
+    if trainer.current_epoch == 2:
+        raise RuntimeError("power cut")
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -94,19 +101,9 @@ def test_a_damaged_run_is_refused(run: Path, tmp_path: Path) -> None:
 def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     run: Path, study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = EpochLog.on_train_epoch_start
-
-    def stop_in_the_third_epoch(
-        log: EpochLog, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        start(log, trainer, pl_module)
-        if trainer.current_epoch == 2:
-            raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(EpochLog, "on_train_epoch_start", stop_in_the_third_epoch)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
+        train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
     stopped = tmp_path / "quick-fold1"
     assert not (stopped / "scores.parquet").exists()
     with pytest.raises(FormatError, match="not finished"):
@@ -128,6 +125,32 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     said: list[str] = []
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=said.append)
     assert said == ["quick-fold1 is finished already."]
+
+
+def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worsens(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Learner.log
+
+    def worsen(learner: Learner, name: str, value: Any, **rest: Any) -> None:
+        log(learner, name, float(learner.current_epoch) if name == "val_loss" else value, **rest)
+
+    monkeypatch.setattr(Learner, "log", worsen)
+    run = train_fold(small(), study, folds, 1, out=tmp_path / "undisturbed", report=quiet)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(EpochLog, "on_train_epoch_start", stop_in_the_third_epoch)
+        train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
+    resumed = train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
+
+    epochs = {name: torch.load(run / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")}
+    assert epochs == {"best.ckpt": 0, "last.ckpt": 2}
+    for name in ("best.ckpt", "last.ckpt"):
+        one, other = weights(run / name), weights(resumed / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    scores = read_scores(resumed / "scores.parquet").probabilities
+    np.testing.assert_array_equal(scores, read_scores(run / "scores.parquet").probabilities)
+    best = train_fold(small("select.checkpoint=best"), study, folds, 1, out=tmp_path / "best", report=quiet)
+    assert not np.array_equal(scores, read_scores(best / "scores.parquet").probabilities)
 
 
 def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:

@@ -185,19 +185,14 @@ def _learn(
     )
     epochs = recipe.schedule.frozen_epochs + recipe.schedule.epochs
     log = EpochLog(run / "log.csv", name=run.name, epochs=epochs, report=report)
-    checkpoints = ModelCheckpoint(
-        run,
-        filename="best",
-        monitor="val_loss",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    # Best before last: so the last one knows which was the best when a run goes on from it.
+    keep = partial(ModelCheckpoint, run, save_on_train_epoch_end=True, enable_version_counter=False)
+    checkpoints = [keep(filename="best", monitor="val_loss"), keep(filename="last")]
     bar = [TrainingBar(leave=False)] if progress_bar else []
     with _quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=epochs,
-            callbacks=[log, checkpoints, *bar],
+            callbacks=[log, *checkpoints, *bar],
             default_root_dir=run,
             logger=False,
             enable_progress_bar=progress_bar,
