@@ -54,12 +54,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path, *, way_out: str = "Remove it or choose another --out.") -> None:
     """Raise :class:`~cytoloc.errors.OutputExistsError` if something lies at ``path``."""
     if path.exists() or path.is_symlink():
-        raise OutputExistsError(
-            f"{path} already exists.", way_out="Nothing was changed. Remove it or choose another --out."
-        )
+        raise OutputExistsError(f"{path} already exists.", way_out=f"Nothing was changed. {way_out}")
 
 
 @contextmanager

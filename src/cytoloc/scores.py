@@ -69,7 +69,7 @@ class Scores:
         return self.probabilities[[position[name] for name in ids]]
 
 
-def write_scores(scores: Scores, path: Path) -> None:
+def write_scores(scores: Scores, path: str | Path) -> None:
     """Write ``scores`` as Parquet to a path that must be free."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,11 +78,11 @@ def write_scores(scores: Scores, path: Path) -> None:
     columns += [pa.array(scores.probabilities[:, i], pa.float32()) for i in range(N_LOCATIONS)]
     header = {"format": KIND, "version": VERSION, "provenance": scores.provenance}
     table = pa.table(columns, names=["id", *COLUMNS]).replace_schema_metadata({"cytoloc": json.dumps(header)})
-    with new_file(path) as temporary:
+    with new_file(Path(path)) as temporary:
         pq.write_table(table, temporary)
 
 
-def read_scores(path: Path, *, ids: Path | None = None) -> Scores:
+def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
     """Return the scores in a Parquet, CSV, ``.npy`` or ``.npz`` file.
 
     Args:
@@ -93,7 +93,7 @@ def read_scores(path: Path, *, ids: Path | None = None) -> Scores:
         TableError: If columns are missing, ids repeat, or values are no probabilities.
         FormatError: If a Parquet file is not a scores file of this version.
     """
-    existing(path)
+    path = existing(Path(path))
     if path.suffix == ".parquet":
         return _read_parquet(path)
     if path.suffix == ".csv":
@@ -116,9 +116,9 @@ def read_scores(path: Path, *, ids: Path | None = None) -> Scores:
     )
 
 
-def read_ids(path: Path) -> tuple[str, ...]:
+def read_ids(path: str | Path) -> tuple[str, ...]:
     """Return the ids in the column ``Id`` of a CSV, or in a text file with one a line."""
-    existing(path)
+    path = existing(Path(path))
     if path.suffix == ".csv":
         table = _read_csv(path)
         _require_columns(table, ["Id"], path)
@@ -135,7 +135,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return ids
 
 
-def read_labels(path: Path, *, column: str = "Target", blank: bool = False) -> dict[str, tuple[int, ...]]:
+def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the location ids of each field in a CSV such as ``Id,Target``, in file order.
 
     Args:
@@ -146,7 +146,8 @@ def read_labels(path: Path, *, column: str = "Target", blank: bool = False) -> d
     Raises:
         TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
     """
-    table = _read_csv(existing(path, what="labels file"))
+    path = existing(Path(path), what="labels file")
+    table = _read_csv(path)
     _require_columns(table, ["Id", column], path)
     if table.height == 0:
         raise TableError(f"{path} has no rows.")

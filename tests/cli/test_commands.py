@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from cytoloc import open_atlas, read_scores
 from cytoloc.atlas.store import Atlas
 from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.recipe import recipe_names
-from cytoloc.scores import read_labels
+from cytoloc.scores import Scores, read_labels, write_scores
 from cytoloc.simulate.study import simulate_kaggle
 from tests.conftest import Cli
 
@@ -62,9 +63,15 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
         (tmp_path / "folder.png").mkdir(exist_ok=True)
         refused = cli("show", study.path, "--out", tmp_path / name)
         assert (refused.code, "not the name of a PNG" in refused.err) == (1, True)
-    missing = cli("show", study.path, "nobody", "--out", out)
+    close = study.ids[3][:-1] + "?"
+    missing = cli("show", study.path, close, "--out", out)
     assert missing.code == 1
-    assert "nobody" in missing.err
+    assert f"{study.path} has no field {close}" in missing.err
+    assert f"It has 40, such as {study.ids[3][:-1]}" in missing.err
+    predicted = tmp_path / "predicted.csv"
+    predicted.write_text(f"Id,Predicted\n{study.ids[0]},0\n")
+    missing = cli("show", study.path, study.ids[1], "--predictions", predicted, "--out", out)
+    assert f"{predicted} has no field {study.ids[1]}" in missing.err
 
 
 def test_recipes_are_listed_and_shown(cli: Cli) -> None:
@@ -161,9 +168,22 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     again = cli("train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
     assert again.code == 1
     assert "already exists" in again.err
+    assert "--resume" in again.err
     assert "finished already" in done(
         "train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, "--resume", *settings
     )
+
+
+def test_the_snippet_in_the_readme_runs(study: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("train.atlas").symlink_to(study.path)
+    write_scores(Scores(study.ids[:2], np.full((2, 28), 0.5, np.float32)), "scores.parquet")
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["scores"].ids == study.ids[:2]
+    assert names["atlas"].ids == study.ids
 
 
 def test_the_demo_takes_these_steps(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
     for channel, value in enumerate((40, 80, 120, 160)):
         image[channel, :, : 20 * (channel + 1)] = value
     shown = panel(image)
-    assert shown.shape == (90, 90 + 90 + 30, 3)
+    # A gap of 1 px between them.
+    assert shown.shape == (90, 90 + 1 + 90 + 1 + 29, 3)
     np.testing.assert_array_equal(shown[:, :90], composite(image))
-    np.testing.assert_array_equal(shown[:, 90:180, 0], stretch(image[1]))
+    np.testing.assert_array_equal(shown[:, 91:181, 0], stretch(image[1]))
+    assert (shown[:, [90, 181]] == 255).all()
     # A third of the edge: microtubules, nucleus and endoplasmic reticulum are 20, 60 and 80 of 90 px wide.
-    widths = [int((shown[row, 180:, 0] > 100).sum()) for row in (15, 45, 75)]
+    widths = [int((shown[row, 182:, 0] > 100).sum()) for row in (15, 45, 75)]
     assert np.abs(np.array(widths) - [20 / 3, 60 / 3, 80 / 3]).max() <= 1
 
 

@@ -153,6 +153,24 @@ def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worse
     assert not np.array_equal(scores, read_scores(best / "scores.parquet").probabilities)
 
 
+def test_the_bar_is_gone_when_a_run_ends_or_stops(
+    study: Atlas,
+    folds: pl.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(EpochLog, "on_train_epoch_start", stop_in_the_third_epoch)
+        train_fold(small(), study, folds, 1, out=tmp_path, progress_bar=True, report=quiet)
+    stopped = capsys.readouterr().out
+    train_fold(small(), study, folds, 1, out=tmp_path, resume=True, progress_bar=True, report=quiet)
+    for shown in (stopped, capsys.readouterr().out):
+        assert "epoch 2/3" in stopped
+        assert shown.endswith("\r")
+        assert shown.split("\r")[-2].isspace()
+
+
 def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = small("schedule.epochs=1", "schedule.frozen_epochs=1")
     seen: list[dict[str, torch.Tensor]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import progress
+from cytoloc.cli.console import counted, like, progress
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def import_kaggle(
     _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
     left_out = len(source.found) - len(source.items)
     if left_out > 0:
-        typer.echo(f"{left_out} more fields in {folder} were not asked for.")
+        typer.echo(f"{counted(left_out, 'more field')} in {folder} not asked for.")
 
 
 def import_hpa(
@@ -134,7 +134,7 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
         typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
         raise
     known = f", {imported.known} were there already" if imported.known else ""
-    typer.echo(f"{out}: {imported.added} fields of {size} px{' added' if append else ''}{known}.")
+    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
     if imported.rejected:
         name, reason = read_quarantine(imported.atlas)[-imported.rejected]
         typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
@@ -187,10 +187,13 @@ def info(
         typer.echo(json.dumps(facts, indent=2))
         return
     known = facts["labelled"]
-    typer.echo(f"{path}: {facts['fields']} fields of {facts['size']} px, {known} labelled, {facts['megabytes']:.1f} MB")
+    holds = f"{counted(facts['fields'], 'field')} of {facts['size']} px"
+    typer.echo(f"{path}: {holds}, {known} labelled, {facts['megabytes']:.1f} MB")
     if facts["quarantined"]:
-        typer.echo(f"quarantine   {facts['quarantined']} fields could not be imported: {path / 'quarantine.csv'}")
-    typer.echo(f"made by      {json.dumps(facts['made_by'])}")
+        typer.echo(
+            f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path / 'quarantine.csv'}"
+        )
+    typer.echo(f"made by      {', '.join(f'{name} {value}' for name, value in facts['made_by'].items())}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
     wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
     typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
@@ -253,19 +256,17 @@ def show(
     predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
     position = {name: row for row, name in enumerate(atlas.ids)}
     wanted = ids or [name for name in atlas.ids if predicted is None or name in predicted][:12]
-    strange = [name for name in wanted if name not in position or (predicted is not None and name not in predicted)]
-    if strange or not wanted:
-        raise TableError(
-            f"{path} or {predictions} does not have the field {strange[0]}."
-            if strange
-            else "There is nothing to show.",
-            way_out="`cytoloc info` tells what an atlas holds.",
-        )
+    for where, there in ((path, position), (predictions, predicted)):
+        missing = [name for name in wanted if there is not None and name not in there]
+        if missing and there is not None:
+            raise TableError(f"{where} has no field {missing[0]}.", way_out=like(missing[0], list(there)))
+    if not wanted:
+        raise TableError(f"{path} has none of the fields in {predictions}.", way_out="Give predictions of this atlas.")
     rows = [position[name] for name in wanted]
     labels = atlas.fields["labels"].to_list()
     truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
     contact_sheet(atlas.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
-    typer.echo(f"{out}: {len(wanted)} fields.")
+    typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
 
 
 def folds(

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 from cytoloc.errors import MissingExtraError
@@ -44,6 +45,17 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
 
         yield advance
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, as in ``1 field`` or ``2 fields``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def like(name: str, known: list[str]) -> str:
+    """Return the way out for a name that is not among those known: the nearest of them, or the first."""
+    near = get_close_matches(name, known, n=3) or known[:3]
+    return f"It has {len(known)}, such as {', '.join(near)}." if near else "It has none."
 
 
 def require_nets() -> None:

@@ -30,21 +30,22 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
         logs: The log of each run, by its name.
         path: The PNG.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, log) in enumerate(logs.items()):
         table = pl.read_csv(log, glob=False)
         colour = f"C{number}"
-        losses.plot(table["epoch"], table["train_loss"], color=colour, linestyle=":", label=f"{name}, training")
-        losses.plot(table["epoch"], table["val_loss"], color=colour, label=f"{name}, held out")
+        losses.plot(table["epoch"], table["train_loss"], color=colour, linestyle=":")
+        losses.plot(table["epoch"], table["val_loss"], color=colour)
         scores.plot(table["epoch"], table["val_macro_f1"], color=colour, label=name)
-    losses.set(xlabel="epoch", ylabel="loss", title="Loss")
+    losses.set(xlabel="epoch", ylabel="loss", title="Loss: held out, and in training (dotted)")
     scores.set(xlabel="epoch", ylabel="macro F1, threshold .5", title="Held-out fold, before thresholds are fitted")
     scores.set_ylim(bottom=0)
     for axes in (losses, scores):
-        axes.legend(fontsize=7, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
+    # Below the axes, where it covers no line however many folds there are.
+    figure.legend(*scores.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     _save(figure, path, dpi=150)
 
 
@@ -93,16 +94,21 @@ def contact_sheet(
 def panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a field, uint8 ``(4, size, size)``, as one picture, uint8 ``(size, ≈ 7/3 size, 3)``.
 
-    Composite and protein at full size, then the three other channels, each a third of it, on top of each other.
+    Composite and protein at full size, then the three other channels, each a third of it, on top of each other; white
+    gaps between them.
     """
     size = image.shape[1]
-    edges = [round(size * part / 3) for part in range(4)]
-    side = [
-        cv2.resize(stretch(image[CHANNELS.index(role)]), (edges[1], high - low), interpolation=cv2.INTER_AREA)
-        for role, low, high in zip(SIDE, edges[:-1], edges[1:], strict=True)
-    ]
-    grey = np.concatenate([stretch(image[CHANNELS.index("protein")]), np.concatenate(side)], axis=1)
-    return np.concatenate([composite(image), np.repeat(grey[..., None], 3, axis=-1)], axis=1)
+    gap = max(1, size // 50)
+    edges = [round((size + gap) * part / 3) for part in range(4)]
+    small = edges[1] - gap
+    shown = np.full((size, 2 * (size + gap) + small, 3), 255, np.uint8)
+    shown[:, :size] = composite(image)
+    shown[:, size + gap : 2 * size + gap] = stretch(image[CHANNELS.index("protein")])[..., None]
+    for role, low, high in zip(SIDE, edges[:-1], edges[1:], strict=True):
+        plane = stretch(image[CHANNELS.index(role)])
+        edge = (small, high - gap - low)
+        shown[low : high - gap, -small:] = cv2.resize(plane, edge, interpolation=cv2.INTER_AREA)[..., None]
+    return shown
 
 
 def composite(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -21,9 +21,12 @@ COLUMNS = ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate", "
 class EpochLog(lightning.Callback):
     """Keeps one row per epoch in ``log.csv``; rows travel in the checkpoint, so a resumed run has each epoch once."""
 
-    def __init__(self, path: Path, *, name: str, epochs: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, *, name: str, frozen_epochs: int, epochs: int, report: Callable[[str], None]
+    ) -> None:
         self.path = path
         self.name = name
+        self.frozen_epochs = frozen_epochs
         self.epochs = epochs
         self.report = report
         self.rows: list[dict[str, float]] = []
@@ -51,10 +54,12 @@ class EpochLog(lightning.Callback):
         }
         self.rows.append(row)
         pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
+        epochs = self.frozen_epochs + self.epochs
+        frozen = row["epoch"] <= self.frozen_epochs
         self.report(
-            f"{self.name}  epoch {row['epoch']:>2}/{self.epochs}  train loss {row['train_loss']:.3f}"
+            f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
             f"  held-out loss {row['val_loss']:.3f}  macro F1 at .5 {row['val_macro_f1']:.3f}"
-            f"  {row['images_per_second']:.0f} images/s"
+            f"  {row['images_per_second']:.0f} images/s{', the head alone' if frozen else ''}"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,12 +72,26 @@ class EpochLog(lightning.Callback):
 
 
 class TrainingBar(TQDMProgressBar):
-    """A bar over the steps of an epoch; epochs count from 1, and the held-out fold passes without one."""
+    """A bar over the steps of an epoch; epochs count from 1, and the held-out fold passes without one.
+
+    It stands on the terminal while a run learns, and is gone when the run ends or is stopped.
+    """
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Return a bar that leaves nothing behind."""
+        bar = super().init_train_tqdm()
+        bar.leave = False
+        return bar
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, *rest: Any) -> None:
         """Start the bar of an epoch."""
         super().on_train_epoch_start(trainer, *rest)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_exception(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        """Take the bar away before anyone says why the run stops."""
+        if self._train_progress_bar is not None:
+            self.train_progress_bar.close()
 
     def init_validation_tqdm(self) -> Tqdm:
         """Return a bar that is not shown."""

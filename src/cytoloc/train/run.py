@@ -111,7 +111,7 @@ def check_run(
     if resume and run.exists():
         _refuse_other(run, recipe, header)
     else:
-        refuse_existing(run)
+        refuse_existing(run, way_out="Go on with it by --resume, or choose another --out.")
     return split, header
 
 
@@ -170,6 +170,7 @@ def _learn(
     report: Callable[[str], None],
 ) -> None:
     """Train until the schedule ends, from the last checkpoint if there is one."""
+    frozen, epochs = recipe.schedule.frozen_epochs, recipe.schedule.epochs
     learner = Learner(
         network,
         Fields(atlas, split.train),
@@ -177,21 +178,20 @@ def _learn(
         loss=partial(focal_f1_loss, focal=recipe.loss.focal, gamma=recipe.loss.gamma),
         augment=partial(random_dihedral, flips=recipe.augment.flips, turns=recipe.augment.turns),
         batch_size=recipe.schedule.batch_size,
-        frozen_epochs=recipe.schedule.frozen_epochs,
-        epochs=recipe.schedule.epochs,
+        frozen_epochs=frozen,
+        epochs=epochs,
         learning_rate=recipe.schedule.learning_rate,
         weight_decay=recipe.schedule.weight_decay,
         seed=recipe.seed,
     )
-    epochs = recipe.schedule.frozen_epochs + recipe.schedule.epochs
-    log = EpochLog(run / "log.csv", name=run.name, epochs=epochs, report=report)
+    log = EpochLog(run / "log.csv", name=run.name, frozen_epochs=frozen, epochs=epochs, report=report)
     # Best before last: so the last one knows which was the best when a run goes on from it.
     keep = partial(ModelCheckpoint, run, save_on_train_epoch_end=True, enable_version_counter=False)
     checkpoints = [keep(filename="best", monitor="val_loss"), keep(filename="last")]
     bar = [TrainingBar(leave=False)] if progress_bar else []
     with _quiet_lightning():
         trainer = lightning.Trainer(
-            max_epochs=epochs,
+            max_epochs=frozen + epochs,
             callbacks=[log, *checkpoints, *bar],
             default_root_dir=run,
             logger=False,
