@@ -165,8 +165,10 @@ def test_the_bar_is_gone_when_a_run_ends_or_stops(
         train_fold(small(), study, folds, 1, out=tmp_path, progress_bar=True, report=quiet)
     stopped = capsys.readouterr().out
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, progress_bar=True, report=quiet)
-    for shown in (stopped, capsys.readouterr().out):
-        assert "epoch 2/3" in stopped
+    finished = capsys.readouterr().out
+    assert "epoch 2/3" in stopped
+    assert "epoch 3/3" in finished
+    for shown in (stopped, finished):
         assert shown.endswith("\r")
         assert shown.split("\r")[-2].isspace()
 

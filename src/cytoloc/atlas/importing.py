@@ -150,6 +150,7 @@ class _Journal:
 
     @classmethod
     def read(cls, part: Path) -> _Journal:
+        """Return the journal of the unfinished import in the folder ``part``; an empty one if nothing is in it yet."""
         journal = cls(part / "journal")
         while (file := journal.folder / f"{journal.shards:06d}.json").exists():
             entry = json.loads(file.read_text(encoding="utf-8"))

@@ -256,10 +256,14 @@ def show(
     predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
     position = {name: row for row, name in enumerate(atlas.ids)}
     wanted = ids or [name for name in atlas.ids if predicted is None or name in predicted][:12]
-    for where, there in ((path, position), (predictions, predicted)):
-        missing = [name for name in wanted if there is not None and name not in there]
-        if missing and there is not None:
-            raise TableError(f"{where} has no field {missing[0]}.", way_out=like(missing[0], list(there)))
+    known = {path: list(position)}
+    if predictions and predicted is not None:
+        known[predictions] = list(predicted)
+    for where, names in known.items():
+        missing = set(wanted).difference(names)
+        if missing:
+            first = next(name for name in wanted if name in missing)
+            raise TableError(f"{where} has no field {first}.", way_out=like(first, names))
     if not wanted:
         raise TableError(f"{path} has none of the fields in {predictions}.", way_out="Give predictions of this atlas.")
     rows = [position[name] for name in wanted]
