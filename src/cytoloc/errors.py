@@ -27,6 +27,12 @@ class CytolocError(Exception):
         return f"{self.message}\n  {self.way_out}" if self.way_out else self.message
 
 
+class SettingsError(CytolocError):
+    """A call whose settings are not understood or do not fit together."""
+
+    exit_code = 2
+
+
 class ImageError(CytolocError):
     """A picture that is missing, broken, or not of the kind that its place asks for."""
 

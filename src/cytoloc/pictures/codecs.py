@@ -78,6 +78,20 @@ def read_grey_tiff(path: Path) -> Pixels:
     return image
 
 
+def read_jpeg(path: Path) -> NDArray[np.uint8]:
+    """Return a JPEG: ``(height, width)`` if it is grey, else ``(height, width, 3)`` in red, green and blue.
+
+    Raises:
+        ImageError: If the file is missing, truncated, damaged, or too large.
+    """
+    content = read_bytes(path, kind="JPEG")
+    with decoding(path):
+        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
+        refuse_edges(height, width, path)
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "GRAY" if space == "Gray" else "RGB")
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
 class Stain(NamedTuple):
     """A stain's plane, uint8 ``(height, width)``, perhaps at a reduced scale, and height and width in the file."""
 

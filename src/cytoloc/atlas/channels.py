@@ -1,0 +1,216 @@
+"""Which file and which channel of it shows which stain: said by the user, never guessed, and kept in the atlas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from cytoloc.errors import ImageError, SettingsError
+from cytoloc.labels import CHANNELS, ChannelRole
+
+Absent = Literal["zero"] | ChannelRole
+"""What stands for a stain that was not imaged: black, or the picture of another stain."""
+
+NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
+"""What a pattern can read from a file's name besides ``id``."""
+
+_EXAMPLE: Final = (
+    "Say for example --channels 'microtubules=*_red.tif,protein=*_green.tif,nucleus=*_blue.tif,er=*_yellow.tif', or for"
+    " files with several channels --channels nucleus=0,protein=GFP."
+)
+
+
+class FilePattern:
+    """The names of the files of one kind, and what they say of a field.
+
+    Args:
+        text: A path below the folder in which ``*`` or ``{id}`` stands for the field's id, and ``{plate}``, ``{well}``,
+            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for what they say. ``*`` may span folders, the
+            others do not. Without an id, it is made of the other parts.
+
+    Raises:
+        SettingsError: If nothing in it varies, a part is named twice, or a name is not one of these.
+
+    Examples:
+        >>> pattern = FilePattern("{plate}/{well}_{field}_blue.tif")
+        >>> pattern.match("P7/C03_2_blue.tif")
+        {'plate': 'P7', 'well': 'C03', 'field': '2', 'id': 'P7_C03_2'}
+        >>> FilePattern("*_blue.tif").match("monday/3_green.tif")
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        parts = re.split(r"(\*|\{[^}]*\})", text)
+        self.names = ["id" if part == "*" else part[1:-1] for part in parts[1::2]]
+        unknown = [name for name in self.names if name not in ("id", *NAMES)]
+        if unknown:
+            raise SettingsError(
+                f"The pattern {text} has {{{unknown[0]}}}.", way_out=f"It may have *, {{id}}, {{{'}, {'.join(NAMES)}}}."
+            )
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise SettingsError(
+                f"The pattern {text} must have one * or other variable parts, each once.", way_out=_EXAMPLE
+            )
+        wild = [
+            f"(?P<{name}>{'.+' if part == '*' else '[^/]+'})"
+            for name, part in zip(self.names, parts[1::2], strict=True)
+        ]
+        plain = [re.escape(part) for part in parts[::2]]
+        self._expression = re.compile("".join(a + b for a, b in zip(plain, [*wild, ""], strict=True)))
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """Return what the name of a file says, its ``id`` among it; None if it is not one of these."""
+        found = self._expression.fullmatch(path)
+        if found is None:
+            return None
+        said = found.groupdict()
+        return said if "id" in said else {**said, "id": "_".join(said.values())}
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Where the picture of a stain is.
+
+    Attributes:
+        pattern: The files that hold it; None if all stains are in the same file.
+        channel: Which channel of the file: its number, counted from 0, or its name; None if it has only one.
+    """
+
+    pattern: FilePattern | None
+    channel: int | str | None
+
+    def __str__(self) -> str:
+        channel = "" if self.channel is None else str(self.channel)
+        return channel if self.pattern is None else self.pattern.text + (f"#{channel}" if channel else "")
+
+    def index(self, names: Sequence[str]) -> int:
+        """Return the number of the channel in a file whose channels have these names.
+
+        Raises:
+            ImageError: If there is no such channel, or more than one could be meant.
+        """
+        what = ", ".join(f"{number} {name!r}" if name else str(number) for number, name in enumerate(names))
+        if self.channel is None:
+            if len(names) != 1:
+                raise ImageError(
+                    f"it has {len(names)} channels ({what}), not one.",
+                    way_out=f"Say which, for example {self}#0.",
+                )
+            return 0
+        if isinstance(self.channel, int):
+            if self.channel >= len(names):
+                raise ImageError(
+                    f"it has no channel {self.channel}; its channels are {what}.", way_out="They are counted from 0."
+                )
+            return self.channel
+        matches = [number for number, name in enumerate(names) if name.casefold() == self.channel.casefold()]
+        if len(matches) != 1:
+            raise ImageError(
+                f"it has {'no channel' if not matches else f'{len(matches)} channels'} called {self.channel!r}; its"
+                f" channels are {what}.",
+                way_out="Give the number of the channel, counted from 0.",
+            )
+        return matches[0]
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """Where the picture of every stain is, or what stands for it.
+
+    Attributes:
+        picks: Of the stains that were imaged.
+        absent: Of those that were not.
+    """
+
+    picks: dict[ChannelRole, Pick]
+    absent: dict[ChannelRole, Absent]
+
+    @property
+    def one_file(self) -> bool:
+        """Whether all stains of a field are in one file."""
+        return all(pick.pattern is None for pick in self.picks.values())
+
+    @property
+    def note(self) -> dict[str, str]:
+        """The map as JSON."""
+        said = {role: str(pick) for role, pick in self.picks.items()}
+        return {role: said.get(role) or f"absent: {self.absent[role]}" for role in CHANNELS}
+
+
+def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> ChannelMap:
+    """Return the map that the options ``--channels`` and ``--absent`` describe.
+
+    Args:
+        channels: ``role=what``, several also in one text with commas between. With ``*`` or ``{…}`` in it, ``what`` is
+            the pattern of the files that hold the stain, with ``#channel`` behind it if they hold several channels;
+            otherwise the channel of the file that holds all: a number counted from 0, or a name.
+        absent: ``role=zero`` or ``role=other role`` for each stain that was not imaged.
+
+    Raises:
+        SettingsError: If a role is unknown, named twice or not at all, the protein is absent, or files with one stain
+            are mixed with files that hold all.
+
+    Examples:
+        >>> parse_channels(["protein=1,nucleus=DAPI"], ["microtubules=zero,er=zero"]).note
+        {'microtubules': 'absent: zero', 'protein': '1', 'nucleus': 'DAPI', 'er': 'absent: zero'}
+    """
+    picks = {role: _pick(what) for role, what in _pairs(channels, "--channels")}
+    policies: dict[ChannelRole, Absent] = {}
+    for role, what in _pairs(absent, "--absent"):
+        if what != "zero" and what not in picks:
+            raise SettingsError(
+                f"--absent {role}={what}: {what} is not a stain that --channels names.",
+                way_out=f"Say {role}=zero for black, or {role}={' or '.join(picks)} to show that stain twice.",
+            )
+        policies[role] = next(kind for kind in ("zero", *CHANNELS) if kind == what)
+    for role in CHANNELS:
+        if role in picks and role in policies:
+            raise SettingsError(f"{role} is both in --channels and in --absent.", way_out="Name it in one of them.")
+        if role not in picks and role not in policies:
+            raise SettingsError(
+                f"--channels does not say where {role} is.",
+                way_out=f"Add {role}=…, or say --absent {role}=zero if it was not imaged. {_EXAMPLE}",
+            )
+    if "protein" not in picks:
+        raise SettingsError("The protein cannot be absent: it is what is located.", way_out=_EXAMPLE)
+    patterns = {pick.pattern is not None for pick in picks.values()}
+    if len(patterns) > 1:
+        raise SettingsError(
+            "--channels has both patterns of files and channels of one file.",
+            way_out="Give a pattern for every stain; a channel of it goes behind #, as in er=*_all.tif#3.",
+        )
+    names = {tuple(sorted(pick.pattern.names)) for pick in picks.values() if pick.pattern}
+    if len(names) > 1:
+        raise SettingsError(
+            "The patterns of --channels differ in their variable parts, so files cannot be brought together.",
+            way_out="Give all of them the same, for example {well}_{field}.",
+        )
+    return ChannelMap(picks, policies)
+
+
+def _pairs(texts: Sequence[str], option: str) -> list[tuple[ChannelRole, str]]:
+    pairs: list[tuple[ChannelRole, str]] = []
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        name, equals, what = part.partition("=")
+        role = next((role for role in get_args(ChannelRole) if role == name.strip()), None)
+        if role is None or not equals or not what.strip():
+            raise SettingsError(
+                f"{option} has {part!r}; it needs ROLE=…, a role being one of {', '.join(CHANNELS)}.", way_out=_EXAMPLE
+            )
+        if role in dict(pairs):
+            raise SettingsError(f"{option} names {role} twice.", way_out="Name it once.")
+        pairs.append((role, what.strip()))
+    return pairs
+
+
+def _pick(what: str) -> Pick:
+    pattern, _, channel = what.rpartition("#") if "#" in what else (what, "", "")
+    if "*" not in pattern and "{" not in pattern:
+        return Pick(None, _channel(what))
+    return Pick(FilePattern(pattern), _channel(channel) if channel else None)
+
+
+def _channel(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text

@@ -1,0 +1,103 @@
+"""Zeiss's CZI through aicspylibczi, which also reads files without a pixel size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.errors import ImageError
+from cytoloc.pictures.decoding import refuse_edges
+from cytoloc.pictures.formats.scene import Scene, plausible_um
+
+_DTYPES = {"gray8": np.uint8, "gray16": np.uint16, "gray32": np.float32}
+
+
+class CziPicture:
+    """An open CZI; every scene of it is a field of view.
+
+    Args:
+        path: A CZI of grey channels without tiles.
+
+    Raises:
+        ImageError: If it is damaged, a mosaic of tiles, or has axes that a field of view has not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import aicspylibczi
+
+        self.path = path
+        self._file = aicspylibczi.CziFile(path)
+        if self._file.is_mosaic():
+            raise ImageError(f"{path} is a mosaic of tiles.", way_out="Export its fields one by one.")
+        if self._file.pixel_type not in _DTYPES:
+            raise ImageError(
+                f"{path} has {self._file.pixel_type} pixels, not grey ones of 8, 16 or 32 bits.",
+                way_out="Export it as OME-TIFF.",
+            )
+        self._places: list[int] = []
+        scenes = []
+        names, pixel_um = _channel_names(self._file.meta), _pixel_um(self._file.meta)
+        for shape in self._file.get_dims_shape():
+            first, behind = shape.get("S", (0, 1))
+            for place in range(first, behind):
+                scenes.append(
+                    self._scene(shape, names, pixel_um, place if "S" in shape and behind - first > 1 else None)
+                )
+                self._places.append(place if "S" in shape else -1)
+        self.scenes = tuple(scenes)
+
+    def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
+        """Return one plane, ``(height, width)``."""
+        wanted = {"C": channel, "Z": depth, "T": time, "S": self._places[scene]}
+        asked = {axis: at for axis, at in wanted.items() if axis in self._file.dims and at >= 0}
+        pixels, _ = self._file.read_image(**asked)
+        have = self.scenes[scene]
+        plane = np.asarray(pixels)
+        if plane.size != have.height * have.width:
+            raise ImageError(
+                f"{self.path} gives {plane.shape} for a plane of {have.width} x {have.height} px.",
+                way_out="Export it as OME-TIFF.",
+            )
+        return np.ascontiguousarray(plane.reshape(have.height, have.width))
+
+    def close(self) -> None:
+        """Let go of the file; aicspylibczi closes it with the last reference."""
+        del self._file
+
+    def _scene(self, shape: dict[str, Any], names: tuple[str, ...], pixel_um: float | None, place: int | None) -> Scene:
+        length = {axis: behind - first for axis, (first, behind) in shape.items()}
+        strange = [f"{axis} of {n}" for axis, n in length.items() if axis not in "SCZTYX" and n > 1]
+        if strange:
+            raise ImageError(
+                f"{self.path} has axes that a field of view has not: {', '.join(strange)}.",
+                way_out="Export it as OME-TIFF.",
+            )
+        refuse_edges(length["Y"], length["X"], self.path)
+        channels = length.get("C", 1)
+        return Scene(
+            name="" if place is None else f"s{place}",
+            channels=names if len(names) == channels else ("",) * channels,
+            height=length["Y"],
+            width=length["X"],
+            depths=length.get("Z", 1),
+            times=length.get("T", 1),
+            dtype=np.dtype(_DTYPES[self._file.pixel_type]),
+            pixel_um=pixel_um,
+        )
+
+
+def _channel_names(meta: Any) -> tuple[str, ...]:
+    """Return the channels' names; files without them among their dimensions still have those they were shown by."""
+    for place in ("Information/Image/Dimensions/Channels", "DisplaySetting/Channels"):
+        names = tuple(node.get("Name", "") for node in meta.findall(f"./Metadata/{place}/Channel"))
+        if any(names):
+            return names
+    return ()
+
+
+def _pixel_um(meta: Any) -> float | None:
+    node = meta.find("./Metadata/Scaling/Items/Distance[@Id='X']/Value")
+    return plausible_um(float(node.text) * 1e6) if node is not None and node.text else None

@@ -1,0 +1,58 @@
+"""What a picture file holds, whoever wrote it: scenes of channels, depths and time points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One field of view in a file, as the file describes it.
+
+    Attributes:
+        name: What the file calls it; empty where it has no name.
+        channels: What the file calls each channel; empty where a channel has no name.
+        height: In pixels.
+        width: In pixels.
+        depths: Number of z planes.
+        times: Number of time points.
+        pages: Number of planes along an axis whose meaning the file does not state; 1 if it has none.
+        dtype: Type of the pixels.
+        pixel_um: Edge of a pixel, in micrometres; None where the file does not state it.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    height: int
+    width: int
+    depths: int = 1
+    times: int = 1
+    pages: int = 1
+    dtype: np.dtype[Any]
+    pixel_um: float | None = None
+
+
+class Picture(Protocol):
+    """An open picture file; to be closed after use."""
+
+    @property
+    def scenes(self) -> tuple[Scene, ...]:
+        """What it holds."""
+
+    def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
+        """Return one plane, ``(height, width)``, as it is in the file."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def plausible_um(edge: float | None) -> float | None:
+    """Return the edge of a pixel in micrometres if a light microscope can have it, else None.
+
+    Files that were never calibrated state 1 pixel per inch, 0, or the resolution of a printer.
+    """
+    return edge if edge is not None and 0.005 <= edge <= 20 else None

@@ -1,0 +1,221 @@
+"""TIFF, OME-TIFF and ImageJ's TIFF, a page at a time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cytoloc.errors import ImageError
+from cytoloc.pictures.decoding import refuse_edges, refuse_other_kind
+from cytoloc.pictures.formats.scene import Scene, plausible_um
+
+_UNZIPPED_BYTES: Final = 2**31
+"""The most that a gzipped TIFF may grow to; a field of four 16-bit channels and twenty depths stays below it."""
+
+_UM: Final[dict[str, float]] = {
+    "m": 1e6,
+    "cm": 1e4,
+    "mm": 1e3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "\\u00b5m": 1.0,
+    "nm": 1e-3,
+    "pm": 1e-6,
+    "inch": 25_400.0,
+}
+"""Micrometres of the units that OME-XML and ImageJ write."""
+
+_ANY: Final = frozenset("IQR")
+"""Axes of which TIFF knows no more than that pages follow each other."""
+
+
+class TiffPicture:
+    """An open TIFF; every series of it is a scene.
+
+    Args:
+        path: A TIFF, or a gzipped one as the Human Protein Atlas serves them.
+
+    Raises:
+        ImageError: If it is damaged, too large, or has axes that a field of view has not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = tifffile.TiffFile(_unzipped(path) if path.suffix.lower() == ".gz" else path, _multifile=False)
+        try:
+            self._series = list(self._file.series)
+            if not self._series:
+                raise ImageError(f"{path} holds no picture.", way_out="Copy or download the file again.")
+            self._axes = [self._named_axes(series) for series in self._series]
+            self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
+        """Return one plane, ``(height, width)``."""
+        series, axes = self._series[scene], self._axes[scene]
+        wanted = {"C": channel, "S": channel, "Z": depth, "T": time, "P": page}
+        place = [wanted[axis] for axis in axes[:-2] if axis != "S"]
+        lengths = [length for axis, length in zip(axes, self._shape(scene), strict=True) if axis not in "SYX"]
+        number = int(np.ravel_multi_index(place, lengths)) if place else 0
+        if series.dataoffset is not None:
+            pixels = self._sliced(scene, number, int(series.dataoffset))
+        else:
+            found = series.pages[number]
+            if found is None:
+                raise ImageError(
+                    f"{self.path} lacks plane {number + 1} of {len(series.pages)}.",
+                    way_out="Export or download the file again.",
+                )
+            pixels = found.asarray()
+        if "S" in axes:
+            pixels = (
+                pixels[..., channel] if pixels.shape[-1] == self._shape(scene)[axes.index("S")] else pixels[channel]
+            )
+        return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _named_axes(self, series: Any) -> str:
+        """Return a series' axes in order: any of C, Z, T and P (pages of unknown meaning), then Y and X, S for colours.
+
+        Raises:
+            ImageError: If it has others, or its pages do not hold whole planes.
+        """
+        keyframe = series.keyframe
+        axes = "".join("P" if axis in _ANY else axis for axis in series.axes)
+        outer = axes.removesuffix(keyframe.axes)
+        strange = [axis for axis in outer if axis not in "CZTP"] or (outer == axes and ["?"])
+        if (
+            strange
+            or keyframe.axes not in {"YX", "YXS", "SYX"}
+            or len(set(axes)) < len(axes)
+            or {"C", "S"} <= set(axes)
+        ):
+            raise ImageError(
+                f"{self.path} has axes {series.axes} of lengths {'x'.join(map(str, series.shape))}; a field of view has"
+                " channels, depths, time points, height and width.",
+                way_out="Export it as OME-TIFF.",
+            )
+        planes = math.prod(self._outer_shape(series, outer))
+        if series.dataoffset is None and len(series.pages) != planes:
+            raise ImageError(
+                f"{self.path} says that it has {planes} planes and holds {len(series.pages)}.",
+                way_out="Export or download the file again.",
+            )
+        return f"{outer}{keyframe.axes}"
+
+    @staticmethod
+    def _outer_shape(series: Any, outer: str) -> tuple[int, ...]:
+        return tuple(series.shape[: len(outer)])
+
+    def _shape(self, scene: int) -> tuple[int, ...]:
+        return tuple(self._series[scene].shape)
+
+    def _sliced(self, scene: int, number: int, start: int) -> NDArray[Any]:
+        """Return a plane of a series that lies uncompressed in one piece, of which TIFF may list one page only."""
+        series = self._series[scene]
+        page_shape = tuple(series.keyframe.shape)
+        dtype = np.dtype(series.dtype).newbyteorder(self._file.byteorder)
+        count = math.prod(page_shape)
+        handle = self._file.filehandle
+        handle.seek(start + number * count * dtype.itemsize)
+        content = handle.read(count * dtype.itemsize)
+        if len(content) < count * dtype.itemsize:
+            raise ImageError(
+                f"{self.path} is truncated: plane {number + 1} is not whole.", way_out="Copy or download it again."
+            )
+        return np.frombuffer(content, dtype).reshape(page_shape)
+
+    def _scene(self, number: int) -> Scene:
+        series, axes = self._series[number], self._axes[number]
+        length = dict(zip(axes, self._shape(number), strict=True))
+        refuse_edges(length["Y"], length["X"], self.path)
+        channels = length.get("C", length.get("S", 1))
+        name, names, pixel_um = _described(self._file, number, series)
+        if len(names) != channels:
+            names = (
+                ("red", "green", "blue", "alpha")[:channels] if "S" in length and channels <= 4 else ("",) * channels
+            )
+        return Scene(
+            name=name,
+            channels=tuple(names),
+            height=length["Y"],
+            width=length["X"],
+            depths=length.get("Z", 1),
+            times=length.get("T", 1),
+            pages=length.get("P", 1),
+            dtype=np.dtype(series.dtype),
+            pixel_um=pixel_um,
+        )
+
+
+def _unzipped(path: Path) -> io.BytesIO:
+    with gzip.open(path) as stream:
+        content = stream.read(_UNZIPPED_BYTES + 1)
+    if len(content) > _UNZIPPED_BYTES:
+        raise ImageError(f"{path} grows to more than 2 GiB when it is unzipped.", way_out="Unzip it and look.")
+    refuse_other_kind(content[:16], path, kind="TIFF")
+    return io.BytesIO(content)
+
+
+def _described(file: Any, number: int, series: Any) -> tuple[str, tuple[str, ...], float | None]:
+    """Return what the metadata say of a series: its name, its channels' names, its pixels' edge in micrometres."""
+    if file.is_ome and file.ome_metadata:
+        return _from_ome(file.ome_metadata, number)
+    if file.is_imagej:
+        return "", _imagej_labels(file.imagej_metadata or {}, series), _imagej_um(file)
+    return "", (), _resolution_um(series.keyframe)
+
+
+def _from_ome(xml: str, number: int) -> tuple[str, tuple[str, ...], float | None]:
+    root = ElementTree.fromstring(xml)  # noqa: S314  expat of Python 3.11 limits the growth of entities itself
+    images = [node for node in root if node.tag.endswith("}Image")]
+    if number >= len(images):
+        return "", (), None
+    image = images[number]
+    pixels = next((node for node in image if node.tag.endswith("}Pixels")), None)
+    if pixels is None:
+        return image.get("Name", ""), (), None
+    names = tuple(node.get("Name", "") for node in pixels if node.tag.endswith("}Channel"))
+    edge, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
+    um = float(edge) * _UM[unit.lower()] if edge and unit.lower() in _UM else None
+    return image.get("Name", ""), names, plausible_um(um)
+
+
+def _imagej_labels(metadata: dict[str, Any], series: Any) -> tuple[str, ...]:
+    """Return the labels of ImageJ's slices if there is one per channel."""
+    labels = metadata.get("Labels", ())
+    axes = series.axes.removesuffix(series.keyframe.axes)
+    return tuple(map(str, labels)) if axes == "C" else ()
+
+
+def _imagej_um(file: Any) -> float | None:
+    unit = str((file.imagej_metadata or {}).get("unit", "")).lower()
+    tag = file.pages.first.tags.get("XResolution")
+    if unit not in _UM or tag is None or not tag.value[0]:
+        return None
+    return plausible_um(_UM[unit] * tag.value[1] / tag.value[0])
+
+
+def _resolution_um(page: Any) -> float | None:
+    """Return the pixel size that a plain TIFF's resolution means, where it can be one of a microscope."""
+    unit, tag = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
+    per_unit = {2: _UM["inch"], 3: _UM["cm"]}.get(int(unit.value)) if unit is not None else None
+    if per_unit is None or tag is None or not tag.value[0]:
+        return None
+    return plausible_um(per_unit * tag.value[1] / tag.value[0])

@@ -1,0 +1,65 @@
+"""LIF, ND2 and OME-Zarr through the readers of bioio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.errors import ImageError
+from cytoloc.pictures.decoding import refuse_edges
+from cytoloc.pictures.formats.scene import Scene, plausible_um
+
+
+class BioioPicture:
+    """A file that a reader of bioio has opened; every scene of it is a field of view.
+
+    Args:
+        path: The file, for messages.
+        reader: The open reader.
+
+    Raises:
+        ImageError: If a scene is too large, or has axes that a field of view has not.
+    """
+
+    def __init__(self, path: Path, reader: Any) -> None:
+        self.path = path
+        self._reader = reader
+        self.scenes = tuple(self._scene(number) for number in range(len(reader.scenes)))
+
+    def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
+        """Return one plane, ``(height, width)``."""
+        self._reader.set_scene(scene)
+        lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
+        # Fields are read in threads already; dask's own would only get in their way.
+        return np.ascontiguousarray(lazy.compute(scheduler="synchronous"))
+
+    def close(self) -> None:
+        """Let go of the file; bioio opens it anew for every plane."""
+        del self._reader
+
+    def _scene(self, number: int) -> Scene:
+        self._reader.set_scene(number)
+        length = dict(zip(self._reader.dims.order, self._reader.dims.shape, strict=True))
+        strange = [f"{axis} of {n}" for axis, n in length.items() if axis not in "TCZYX" and n > 1]
+        if strange:
+            raise ImageError(
+                f"{self.path} has axes that a field of view has not: {', '.join(strange)}.",
+                way_out="Export it as OME-TIFF.",
+            )
+        refuse_edges(length["Y"], length["X"], self.path)
+        names = tuple(str(name) for name in self._reader.channel_names or ())
+        channels = length.get("C", 1)
+        edge = self._reader.physical_pixel_sizes.X
+        return Scene(
+            name=str(self._reader.current_scene),
+            channels=names if len(names) == channels else ("",) * channels,
+            height=length["Y"],
+            width=length["X"],
+            depths=length.get("Z", 1),
+            times=length.get("T", 1),
+            dtype=np.dtype(self._reader.dtype),
+            pixel_um=plausible_um(float(edge)) if edge else None,
+        )
