@@ -97,7 +97,7 @@ def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
     if path.suffix == ".parquet":
         return _read_parquet(path)
     if path.suffix == ".csv":
-        table = _read_csv(path)
+        table = read_csv(path)
         _require_columns(table, ["Id", *COLUMNS], path)
         return Scores(
             tuple(table["Id"].to_list()),
@@ -120,7 +120,7 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
     """Return the ids in the column ``Id`` of a CSV, or in a text file with one a line."""
     path = existing(Path(path))
     if path.suffix == ".csv":
-        table = _read_csv(path)
+        table = read_csv(path)
         _require_columns(table, ["Id"], path)
         ids = tuple(table["Id"].to_list())
     else:
@@ -147,7 +147,7 @@ def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False
         TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
     """
     path = existing(Path(path), what="labels file")
-    table = _read_csv(path)
+    table = read_csv(path)
     _require_columns(table, ["Id", column], path)
     if table.height == 0:
         raise TableError(f"{path} has no rows.")
@@ -231,7 +231,12 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
         seen.add(name)
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
+def read_csv(path: Path) -> pl.DataFrame:
+    """Return a CSV, every value as text.
+
+    Raises:
+        TableError: If it cannot be read, or has an empty ``Id``.
+    """
     try:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -36,9 +36,17 @@ class Numbers:
             raise ImageError(f"{item} is seven and a bit")
         pixels = np.random.default_rng(number).integers(0, 256, (3, 4, SIZE, SIZE), dtype=np.uint8)
         if number % 5:
-            return [(FieldRow(id=item, source="test", original_px=SIZE, labels=(number % 28,)), pixels[0])]
+            return [
+                (
+                    FieldRow(id=item, source="test", original_px=SIZE, original_width_px=SIZE, labels=(number % 28,)),
+                    pixels[0],
+                )
+            ]
         fields: list[Loaded] = [
-            (FieldRow(id=f"{item}-{scene}", source="test", original_px=SIZE, pixel_um=0.1), pixels[scene])
+            (
+                FieldRow(id=f"{item}-{scene}", source="test", original_px=SIZE, original_width_px=SIZE, pixel_um=0.1),
+                pixels[scene],
+            )
             for scene in range(2)
         ]
         return [*fields, Rejected(f"{item}-2", "the third scene is bad")]

@@ -26,7 +26,10 @@ def images_of(count: int) -> NDArray[np.uint8]:
 
 def pack(path: Path, images: NDArray[np.uint8], ids: Sequence[str] | None = None) -> Atlas:
     names = ids or [f"f{i}" for i in range(len(images))]
-    rows = [FieldRow(id=name, source="test", original_px=SIZE, labels=(i % 28,)) for i, name in enumerate(names)]
+    rows = [
+        FieldRow(id=name, source="test", original_px=SIZE, original_width_px=SIZE, labels=(i % 28,))
+        for i, name in enumerate(names)
+    ]
     made_by = {"command": "test"}
     return write_atlas(path, zip(rows, images, strict=True), size=SIZE, made_by=made_by)
 
@@ -117,7 +120,7 @@ def test_brackets_in_a_path_are_letters(tmp_path: Path) -> None:
 
 def test_nothing_is_left_when_fields_fail(tmp_path: Path) -> None:
     def broken() -> object:
-        yield FieldRow(id="a", source="test", original_px=SIZE), images_of(1)[0]
+        yield FieldRow(id="a", source="test", original_px=SIZE, original_width_px=SIZE), images_of(1)[0]
         raise CytolocError("the second field is broken")
 
     with pytest.raises(CytolocError, match="second field"):

@@ -37,8 +37,10 @@ def test_joint_bounds_of_16_bit_planes_are_those_of_all_pixels_together() -> Non
     histogram = Histogram()
     for plane in planes:
         histogram.add(plane)
-    rule = DepthRule(low=1, high=99, jointly=True)
-    assert histogram.bounds(rule) == pytest.approx(np.percentile(np.stack(planes), [1, 99]))
+    rule = DepthRule(low=1, high=99)
+    joint = histogram.bounds(rule)
+    assert joint is not None
+    assert joint.bounds == pytest.approx(np.percentile(np.stack(planes), [1, 99]))
 
 
 @pytest.mark.parametrize("offset", [0.0, -0.5, -3.0])

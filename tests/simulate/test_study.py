@@ -95,7 +95,7 @@ def test_frequencies_are_those_of_the_real_training_set() -> None:
 
 def test_several_labels_show_both_patterns() -> None:
     def protein(labels: tuple[int, ...]) -> np.ndarray:
-        row = FieldRow(id="x", source="test", original_px=128, labels=labels)
+        row = FieldRow(id="x", source="test", original_px=128, original_width_px=128, labels=labels)
         return np.asarray(draw_field(Plan(0, row, (1.0,) * len(labels)), seed=0)[1], float)
 
     nuclei, both = protein((0,)), protein((0, 25))

@@ -164,7 +164,7 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
                 f"--absent {role}={what}: {what} is not a stain that --channels names.",
                 way_out=f"Say {role}=zero for black, or {role}={' or '.join(picks)} to show that stain twice.",
             )
-        policies[role] = next(kind for kind in ("zero", *CHANNELS) if kind == what)
+        policies[role] = "zero" if what == "zero" else next(stain for stain in CHANNELS if stain == what)
     for role in CHANNELS:
         if role in picks and role in policies:
             raise SettingsError(f"{role} is both in --channels and in --absent.", way_out="Name it in one of them.")

@@ -63,7 +63,7 @@ class HpaSource:
                 f"{item} is not the id of a field of the Human Protein Atlas.",
                 way_out="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
             )
-        image, original_px = self._read(item)
+        image, (height, width) = self._read(item)
         with located(f"field {item}"):
             packed = scale_field(image, self.scaling).image
         labels = self.labels[item] if self.labels is not None else None
@@ -75,12 +75,13 @@ class HpaSource:
             plate=parts["plate"],
             well=parts["well"],
             field=parts["field"],
-            original_px=original_px,
+            original_px=height,
+            original_width_px=width,
         )
         return [(row, packed)]
 
-    def _read(self, item: str) -> tuple[NDArray[np.uint8], int]:
-        """Return the four planes, at a reduced scale where that is enough, and their edge in the files."""
+    def _read(self, item: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Return the four planes, at a reduced scale where that is enough, and height and width in the files."""
         files = self.found.get(item, {})
         planes, edges = [], []
         for role, colour in zip(CHANNELS, _COLOURS, strict=True):
@@ -98,7 +99,7 @@ class HpaSource:
                 f"{self.folder}: field {item} has more than one size: {sizes}.",
                 way_out="The four channels of a field must show the same pixels.",
             )
-        return np.stack(planes), edges[0][0]
+        return np.stack(planes), edges[0]
 
 
 def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.atlas.importing import Imported, Loaded, import_fields
+from cytoloc.atlas.joint import find_joint_bounds, note
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
 from cytoloc.pictures.codecs import Pixels, read_grey_png, read_grey_tiff
 from cytoloc.pictures.decoding import located
-from cytoloc.pictures.depth import DepthRule, to_8_bit
+from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
 from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.scores import read_labels
 
@@ -53,6 +54,7 @@ class KaggleSource:
         self.folder = folder
         self.scaling = scaling
         self.depth = depth or DepthRule()
+        self._joint: tuple[JointBounds | None, ...] | None = None
         self.found = find_kaggle_fields(folder)
         self.labels = read_labels(labels) if labels else None
         self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
@@ -63,13 +65,32 @@ class KaggleSource:
             "depth": {"low": self.depth.low, "high": self.depth.high, "floor": self.depth.floor},
         }
 
+    def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+        """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
+        self._joint = find_joint_bounds(
+            self.items,
+            lambda item: [read_kaggle_planes(self.folder, item, self.found.get(item, {}))],
+            self.depth,
+            advance,
+        )
+        self.made_by["depth"]["jointly"] = note(self._joint)
+
     def load(self, item: str) -> list[Loaded]:
         """Return the field ``item``, uint8 ``(4, size, size)``."""
-        image = read_kaggle_field(self.folder, item, self.found.get(item, {}), depth=self.depth)
+        planes = read_kaggle_planes(self.folder, item, self.found.get(item, {}))
         with located(f"field {item}"):
-            packed = scale_field(image, self.scaling).image
-        labels = self.labels[item] if self.labels is not None else None
-        return [(FieldRow(id=item, source="kaggle", original_px=image.shape[1], labels=labels), packed)]
+            eight = all_to_8_bit(planes, self.depth, self._joint)
+            packed = scale_field(eight.image, self.scaling).image
+        row = FieldRow(
+            id=item,
+            source="kaggle",
+            labels=self.labels[item] if self.labels is not None else None,
+            original_px=eight.image.shape[1],
+            original_width_px=eight.image.shape[2],
+            black=eight.black,
+            white=eight.white,
+        )
+        return [(row, packed)]
 
 
 def import_kaggle(
@@ -92,14 +113,20 @@ def import_kaggle(
 def read_kaggle_field(
     folder: Path, name: str, files: dict[str, str] | None = None, *, depth: DepthRule | None = None
 ) -> NDArray[np.uint8]:
-    """Return the field ``name``, uint8 ``(4, height, width)``.
+    """Return the field ``name``, uint8 ``(4, height, width)``; as :func:`read_kaggle_planes`, brought to 8 bits."""
+    planes = read_kaggle_planes(folder, name, files)
+    with located(f"field {name}"):
+        return all_to_8_bit(planes, depth or DepthRule()).image
+
+
+def read_kaggle_planes(folder: Path, name: str, files: dict[str, str] | None = None) -> list[Pixels]:
+    """Return the four channels of the field ``name``, ``(height, width)`` each, as they are in the files.
 
     Args:
         folder: Where its four files are.
         name: Its id.
         files: The name of the file of each colour, as :func:`find_kaggle_fields` gives them; by default
             ``{name}_{colour}.png``.
-        depth: How 16 bits become 8.
 
     Raises:
         ImageError: If a file is missing or damaged, or the four differ in size.
@@ -112,7 +139,7 @@ def read_kaggle_field(
             f"{folder}: field {name} lacks its file {name}_{lacking[0]}.png.",
             way_out="Every field needs its four channel files.",
         )
-    planes = [_read_plane(folder / files[colour], depth or DepthRule()) for colour in COLOURS]
+    planes = [_read_plane(folder / files[colour]) for colour in COLOURS]
     for colour, plane in zip(COLOURS, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise ImageError(
@@ -120,7 +147,7 @@ def read_kaggle_field(
                 f" {files[colour]} is {_size(plane)} px.",
                 way_out="The four channels of a field must show the same pixels.",
             )
-    return np.stack(planes)
+    return planes
 
 
 def find_kaggle_fields(folder: Path) -> dict[str, dict[str, str]]:
@@ -154,10 +181,9 @@ def find_kaggle_fields(folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _read_plane(path: Path, depth: DepthRule) -> NDArray[np.uint8]:
-    plane: Pixels = read_grey_png(path) if path.suffix.lower() == ".png" else read_grey_tiff(path)
-    return np.asarray(plane, np.uint8) if plane.dtype == np.uint8 else to_8_bit(plane, depth.bounds(plane))
+def _read_plane(path: Path) -> Pixels:
+    return read_grey_png(path) if path.suffix.lower() == ".png" else read_grey_tiff(path)
 
 
-def _size(plane: NDArray[np.uint8]) -> str:
+def _size(plane: Pixels) -> str:
     return f"{plane.shape[1]} x {plane.shape[0]}"

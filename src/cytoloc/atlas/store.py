@@ -22,7 +22,7 @@ from cytoloc.files import existing, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,18 @@ class FieldRow:
         field: The number of the field in its well.
         gene: The gene that codes for the protein.
         cell_line: The cell line.
-        original_px: Edge of the picture before it was resized, in pixels.
+        original_px: Height of the picture before it was resized, in pixels.
+        original_width_px: Its width, in pixels.
         pixel_um: Edge of a pixel of the original, in micrometres.
+        packed_um: Edge of a pixel as packed, in micrometres.
+        black: For each channel the value of the original that became 0; None where it had 8 bits.
+        white: For each channel the value that became 255.
     """
 
     id: str
     source: str
     original_px: int
+    original_width_px: int
     labels: tuple[int, ...] | None = None
     antibody: str | None = None
     plate: str | None = None
@@ -54,6 +59,9 @@ class FieldRow:
     gene: str | None = None
     cell_line: str | None = None
     pixel_um: float | None = None
+    packed_um: float | None = None
+    black: tuple[float | None, ...] = (None,) * len(CHANNELS)
+    white: tuple[float | None, ...] = (None,) * len(CHANNELS)
 
 
 SCHEMA: Final = pl.Schema(
@@ -68,7 +76,11 @@ SCHEMA: Final = pl.Schema(
         "gene": pl.String(),
         "cell_line": pl.String(),
         "original_px": pl.Int32(),
+        "original_width_px": pl.Int32(),
         "pixel_um": pl.Float32(),
+        "packed_um": pl.Float32(),
+        "black": pl.List(pl.Float64()),
+        "white": pl.List(pl.Float64()),
         "sha256": pl.String(),
     }
 )

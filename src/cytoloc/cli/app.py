@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, decide, demo, predict, train
+from cytoloc.cli import atlas, decide, demo, importing, predict, train
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -36,6 +36,7 @@ def _root(
 
 demo.register(app)
 atlas.register(app)
+importing.register(app)
 train.register(app)
 predict.register(app)
 decide.register(app)

@@ -1,4 +1,4 @@
-"""Commands that make atlases and look at them: import, simulate, info, show, folds."""
+"""Commands that make atlases and look at them: simulate, info, show, folds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from cytoloc.cli.console import counted, like, progress
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
-    from cytoloc.atlas.importing import FieldSource
     from cytoloc.atlas.store import Atlas
 
 AtlasPath = Annotated[Path, typer.Argument(help="An atlas.", metavar="ATLAS")]
@@ -34,111 +33,12 @@ class Group(StrEnum):
     field = "field"
 
 
-class SquareChoice(StrEnum):
-    """What an import does with pictures that are not square."""
-
-    refuse = "refuse"
-    crop = "crop"
-    pad = "pad"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    importing = typer.Typer(help="Pack pictures and labels into an atlas.", no_args_is_help=True)
-    importing.command("kaggle")(import_kaggle)
-    importing.command("hpa")(import_hpa)
     app.command("simulate")(simulate)
-    app.add_typer(importing, name="import")
     app.command("info")(info)
     app.command("show")(show)
     app.command("folds")(folds)
-
-
-Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to add to.")]
-Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
-Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
-Square = Annotated[SquareChoice, typer.Option(help="What to do with pictures that are not square.")]
-Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge pictures that are smaller than --size.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be read.")]
-Append = Annotated[bool, typer.Option("--append", help="Add to the atlas --out.")]
-SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
-
-
-def import_kaggle(
-    folder: Annotated[Path, typer.Argument(help="Holds {Id}_{red,green,blue,yellow}.png or .tif.", metavar="DIR")],
-    out: Out,
-    labels: Labels = None,
-    size: Size = 512,
-    limit: Limit = None,
-    square: Square = SquareChoice.refuse,
-    enlarge: Enlarge = False,
-    strict: Strict = False,
-    append: Append = False,
-    skip_known: SkipKnown = False,
-) -> None:
-    """Pack the competition's files: four grey pictures a field, PNG or TIFF, 8 or 16 bits.
-
-    Fields that cannot be read are listed in quarantine.csv and the import goes on; one that was stopped goes on when it
-    is started again.
-
-    Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.atlas`
-    """
-    from cytoloc.atlas.kaggle import KaggleSource
-    from cytoloc.pictures.scale import Scaling
-
-    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
-    source = KaggleSource(folder, labels=labels, scaling=scaling, limit=limit)
-    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
-    left_out = len(source.found) - len(source.items)
-    if left_out > 0:
-        typer.echo(f"{counted(left_out, 'more field')} in {folder} not asked for.")
-
-
-def import_hpa(
-    folder: Annotated[
-        Path, typer.Argument(help="Holds {antibody}_{plate}_{well}_{field}_{colour}.jpg.", metavar="DIR")
-    ],
-    out: Out,
-    labels: Labels = None,
-    size: Size = 512,
-    limit: Limit = None,
-    square: Square = SquareChoice.refuse,
-    enlarge: Enlarge = False,
-    strict: Strict = False,
-    append: Append = False,
-    skip_known: SkipKnown = False,
-) -> None:
-    """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its colour.
-
-    Example: `cytoloc import hpa v18/ --labels v18.csv --out external.atlas`
-    """
-    from cytoloc.atlas.hpa import HpaSource
-    from cytoloc.pictures.scale import Scaling
-
-    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
-    source = HpaSource(folder, labels=labels, scaling=scaling, limit=limit)
-    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
-
-
-def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> None:
-    """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
-    from cytoloc.atlas.importing import QUARANTINE, import_fields, read_quarantine
-
-    try:
-        with progress("importing") as advance:
-            imported = import_fields(
-                source, out, size=size, strict=strict, append=append, skip_known=skip_known, advance=advance
-            )
-    except KeyboardInterrupt:
-        typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
-        raise
-    known = f", {imported.known} were there already" if imported.known else ""
-    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
-    if imported.rejected:
-        name, reason = read_quarantine(imported.atlas)[-imported.rejected]
-        typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
-        typer.echo(f"  {name}: {reason}", err=True)
 
 
 def simulate(

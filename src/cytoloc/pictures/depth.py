@@ -6,6 +6,7 @@ below 10,000, so that an empty channel is not stretched into noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -35,13 +36,11 @@ class DepthRule:
         low: Percentile that becomes black.
         high: Percentile that becomes white.
         floor: Lowest value that may become white; None for 10,000 with 16-bit pixels and no floor with others.
-        jointly: Whether one pair of bounds per channel serves the whole import, instead of one per field.
     """
 
     low: float = 0.001
     high: float = 99.999
     floor: float | None = None
-    jointly: bool = False
 
     def bounds(self, plane: NDArray[Any]) -> Bounds:
         """Return the bounds of one plane.
@@ -92,14 +91,73 @@ class Histogram:
         keys = plane if plane.dtype == np.uint16 else _float_keys(plane)
         self._counts += np.bincount(keys.ravel(), minlength=_KEYS)
 
-    def bounds(self, rule: DepthRule) -> Bounds | None:
+    def bounds(self, rule: DepthRule) -> JointBounds | None:
         """Return the joint bounds; None if nothing was counted."""
         if self.dtype is None:
             return None
         black, white = (_percentile(self._counts, q) for q in (rule.low, rule.high))
         if self.dtype != np.uint16:
             black, white = _value_of_key(black), _value_of_key(white)
-        return rule.floored(Bounds(black, white), self.dtype)
+        return JointBounds(rule.floored(Bounds(black, white), self.dtype), self.dtype)
+
+
+class JointBounds(NamedTuple):
+    """Bounds of one channel for all fields of an import, and the type of the pixels that they were found from."""
+
+    bounds: Bounds
+    dtype: np.dtype[Any]
+
+
+class EightBit(NamedTuple):
+    """Planes of 8 bits, uint8 ``(channels, height, width)``, and for each channel the values that became 0 and 255.
+
+    None where 8 bits were given.
+    """
+
+    image: NDArray[np.uint8]
+    black: tuple[float | None, ...]
+    white: tuple[float | None, ...]
+
+
+def all_to_8_bit(
+    planes: Sequence[NDArray[Any]], rule: DepthRule, joint: Sequence[JointBounds | None] | None = None
+) -> EightBit:
+    """Return planes of the same size as 8 bits; those that have 8 bits stay as they are.
+
+    Args:
+        planes: One per channel, ``(height, width)``.
+        rule: Gives the bounds of each plane.
+        joint: The bounds of each channel instead.
+
+    Raises:
+        ImageError: If pixels are not finite, are not numbers, or are of another type than those ``joint`` came from.
+    """
+    converted: list[NDArray[np.uint8]] = []
+    used: list[Bounds | None] = []
+    for channel, plane in enumerate(planes):
+        if plane.dtype == np.uint8:
+            converted.append(plane)
+            used.append(None)
+            continue
+        refuse_not_grey(plane)
+        shared = joint[channel] if joint else None
+        if joint and (shared is None or shared.dtype != plane.dtype):
+            raise ImageError(
+                f"it has {plane.dtype} pixels; the joint bounds are of {shared.dtype if shared else 'other'} pixels.",
+                way_out="Import it apart, or use --depth field.",
+            )
+        bounds = shared.bounds if shared else rule.bounds(plane)
+        refuse_not_finite(plane)
+        converted.append(to_8_bit(plane, bounds))
+        used.append(bounds)
+    black, white = (tuple(bounds and bounds[side] for bounds in used) for side in (0, 1))
+    return EightBit(np.stack(converted), black, white)
+
+
+def refuse_not_grey(plane: NDArray[Any]) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` unless a plane holds whole numbers or floats."""
+    if not (np.issubdtype(plane.dtype, np.integer) or np.issubdtype(plane.dtype, np.floating)):
+        raise ImageError(f"it has {plane.dtype} pixels, not numbers.", way_out="Export it with 8 or 16 bits.")
 
 
 def to_8_bit(plane: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:

@@ -85,6 +85,7 @@ def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
                 field=str(field),
                 gene=f"SIMG{antibody:08d}",
                 original_px=size,
+                original_width_px=size,
                 pixel_um=PIXEL_UM * 512 / size,
             )
             plans.append(Plan(number, row, strengths))

@@ -55,8 +55,6 @@ class TiffPicture:
         self._file = tifffile.TiffFile(_unzipped(path) if path.suffix.lower() == ".gz" else path, _multifile=False)
         try:
             self._series = list(self._file.series)
-            if not self._series:
-                raise ImageError(f"{path} holds no picture.", way_out="Copy or download the file again.")
             self._axes = [self._named_axes(series) for series in self._series]
             self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
         except BaseException:

@@ -1,0 +1,60 @@
+"""One pair of bounds per channel for all fields of an import, found before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.errors import CytolocError
+from cytoloc.labels import CHANNELS
+from cytoloc.parallel import in_order
+from cytoloc.pictures.depth import DepthRule, Histogram, JointBounds, refuse_not_finite, refuse_not_grey
+
+Planes = Sequence[NDArray[Any] | None]
+"""A field's plane of each channel; None for one that was not imaged."""
+
+
+def find_joint_bounds(
+    items: Sequence[str],
+    fields_of: Callable[[str], Iterable[Planes]],
+    rule: DepthRule,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[JointBounds | None, ...]:
+    """Return the bounds of each channel over all fields; None for a channel that has 8 bits everywhere.
+
+    Fields that cannot be read are passed over: the import itself rejects them, with the reason. Where the fields of a
+    channel differ in type, the first decides, and the import rejects the others.
+
+    Args:
+        items: What is to be imported, in order.
+        fields_of: Returns the planes of an item's fields; called in threads.
+        rule: Which percentiles, and the floor of white.
+        advance: Told after each item how many of how many are done.
+    """
+    histograms = [Histogram() for _ in CHANNELS]
+
+    def readable(item: str) -> list[Planes]:
+        try:
+            fields = list(fields_of(item))
+            for plane in (plane for planes in fields for plane in planes if plane is not None):
+                refuse_not_grey(plane)
+                refuse_not_finite(plane)
+        except CytolocError:
+            return []
+        return fields
+
+    for done, fields in enumerate(in_order(readable, items), start=1):
+        for planes in fields:
+            for histogram, plane in zip(histograms, planes, strict=True):
+                if plane is not None and plane.dtype != np.uint8 and histogram.dtype in (None, plane.dtype):
+                    histogram.add(plane)
+        advance(done, len(items))
+    return tuple(histogram.bounds(rule) for histogram in histograms)
+
+
+def note(bounds: Sequence[JointBounds | None]) -> list[dict[str, Any] | None]:
+    """Return joint bounds as JSON."""
+    return [each and {"black": each.bounds.black, "white": each.bounds.white, "of": str(each.dtype)} for each in bounds]

@@ -1,0 +1,312 @@
+"""The commands ``cytoloc import …``: pictures and labels into an atlas."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cytoloc.cli.console import counted, progress
+
+if TYPE_CHECKING:
+    from cytoloc.atlas.folder import FolderSource
+    from cytoloc.atlas.importing import FieldSource, Imported
+    from cytoloc.atlas.kaggle import KaggleSource
+
+
+class SquareChoice(StrEnum):
+    """What an import does with pictures that are not square."""
+
+    refuse = "refuse"
+    crop = "crop"
+    pad = "pad"
+
+
+class DepthChoice(StrEnum):
+    """From which pixels an import finds black and white."""
+
+    field = "field"
+    together = "import"
+
+
+class PagesChoice(StrEnum):
+    """What pages of a TIFF are that does not say it."""
+
+    channel = "channel"
+    z = "z"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    importing = typer.Typer(help="Pack pictures and labels into an atlas.", no_args_is_help=True)
+    for command in (kaggle, hpa, folder):
+        importing.command()(command)
+    app.add_typer(importing, name="import")
+
+
+Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to add to.")]
+Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
+Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
+TRIES = 20
+"""How many items that cannot be read are passed over in search of one that shows the channels."""
+
+Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
+Square = Annotated[SquareChoice, typer.Option(help="What to do with pictures that are not square.")]
+Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge pictures that are smaller than --size.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be read.")]
+Depth = Annotated[
+    DepthChoice,
+    typer.Option(help="Black and white of 16-bit and float pictures: of each field, or of all fields of the import."),
+]
+Floor = Annotated[
+    float | None,
+    typer.Option(help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera wants less.", min=0),
+]
+Append = Annotated[bool, typer.Option("--append", help="Add to the atlas --out.")]
+SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
+
+
+def kaggle(
+    folder: Annotated[Path, typer.Argument(help="Holds {Id}_{red,green,blue,yellow}.png or .tif.", metavar="DIR")],
+    out: Out,
+    labels: Labels = None,
+    size: Size = 512,
+    limit: Limit = None,
+    square: Square = SquareChoice.refuse,
+    enlarge: Enlarge = False,
+    depth: Depth = DepthChoice.field,
+    floor: Floor = None,
+    strict: Strict = False,
+    append: Append = False,
+    skip_known: SkipKnown = False,
+) -> None:
+    """Pack the competition's files: four grey pictures a field, PNG or TIFF, 8 or 16 bits.
+
+    Fields that cannot be read are listed in quarantine.csv and the import goes on; one that was stopped goes on when it
+    is started again.
+
+    Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.atlas`
+    """
+    from cytoloc.atlas.kaggle import KaggleSource
+    from cytoloc.pictures.depth import DepthRule
+    from cytoloc.pictures.scale import Scaling
+
+    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
+    source = KaggleSource(folder, labels=labels, scaling=scaling, depth=DepthRule(floor=floor), limit=limit)
+    _measure(source, depth)
+    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    left_out = len(source.found) - len(source.items)
+    if left_out > 0:
+        typer.echo(f"{counted(left_out, 'more field')} in {folder} not asked for.")
+
+
+def hpa(
+    folder: Annotated[
+        Path, typer.Argument(help="Holds {antibody}_{plate}_{well}_{field}_{colour}.jpg.", metavar="DIR")
+    ],
+    out: Out,
+    labels: Labels = None,
+    size: Size = 512,
+    limit: Limit = None,
+    square: Square = SquareChoice.refuse,
+    enlarge: Enlarge = False,
+    strict: Strict = False,
+    append: Append = False,
+    skip_known: SkipKnown = False,
+) -> None:
+    """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its colour.
+
+    Example: `cytoloc import hpa v18/ --labels v18.csv --out external.atlas`
+    """
+    from cytoloc.atlas.hpa import HpaSource
+    from cytoloc.pictures.scale import Scaling
+
+    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
+    source = HpaSource(folder, labels=labels, scaling=scaling, limit=limit)
+    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+
+
+def folder(
+    directory: Annotated[Path, typer.Argument(help="Holds the files, also in folders.", metavar="DIR")],
+    channels: Annotated[
+        list[str],
+        typer.Option(
+            help="ROLE=PATTERN of files with a stain each, or ROLE=CHANNEL of files with all: number or name."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The new atlas; with --append the one to add to.")] = None,
+    absent: Annotated[
+        list[str] | None, typer.Option(help="ROLE=zero, or ROLE=OTHER to show that twice: stains that were not imaged.")
+    ] = None,
+    files: Annotated[
+        str | None, typer.Option(help="Pattern of files that hold all stains; by default all pictures.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV Id,Target; other fields stay unlabelled.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV id and any of antibody,plate,well,field,gene,cell_line.")
+    ] = None,
+    size: Size = 512,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many files, or sets of files.", min=1)] = None,
+    z: Annotated[str, typer.Option(help="max, or the number of a z plane, counted from 0.")] = "max",
+    time: Annotated[int | None, typer.Option(help="The time point, counted from 0.", min=0)] = None,
+    pages: Annotated[PagesChoice | None, typer.Option(help="What pages of a TIFF are that does not say it.")] = None,
+    pixel_um: Annotated[float | None, typer.Option(help="Edge of a pixel in µm, whatever the files say.")] = None,
+    target_um: Annotated[
+        float | None,
+        typer.Option(help="Bring pixels to this edge in µm; 0.08 x 2048 / SIZE is that of the Human Protein Atlas."),
+    ] = None,
+    square: Square = SquareChoice.refuse,
+    enlarge: Enlarge = False,
+    depth: Depth = DepthChoice.field,
+    floor: Floor = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which channel becomes what, and stop.")] = False,
+    strict: Strict = False,
+    append: Append = False,
+    skip_known: SkipKnown = False,
+) -> None:
+    """Pack anyone's microscope files: TIFF, OME-TIFF, PNG, JPEG, and CZI, LIF, ND2, OME-Zarr with the extra `formats`.
+
+    ROLE is microtubules, protein, nucleus or er. In a PATTERN `*` stands for the field's id, and {plate}, {well},
+    {field}, {antibody}, {gene}, {cell_line} for what they say. Scenes of a file become fields of their own.
+
+    Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
+    --absent microtubules=zero --absent er=zero --size 512 --out plate7.atlas`
+
+    Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.atlas`
+    """
+    from cytoloc.atlas.channels import parse_channels
+    from cytoloc.atlas.folder import FolderSource, PlaneChoice
+    from cytoloc.pictures.depth import DepthRule
+    from cytoloc.pictures.scale import Scaling
+
+    if out is None and not dry_run:
+        raise typer.BadParameter("is missing; only --dry-run goes without it.", param_hint="'--out'")
+    if z != "max" and not z.isdecimal():
+        raise typer.BadParameter(f"{z!r} is neither max nor a number.", param_hint="'--z'")
+    for name, um in (("--pixel-um", pixel_um), ("--target-um", target_um)):
+        if um is not None and um <= 0:
+            raise typer.BadParameter("must be more than 0.", param_hint=f"'{name}'")
+    source = FolderSource(
+        directory,
+        parse_channels(channels, absent or ()),
+        files=files,
+        labels=labels,
+        metadata=metadata,
+        planes=PlaneChoice(
+            depth=None if z == "max" else int(z), time=time, pages=None if pages is None else pages.value
+        ),
+        scaling=Scaling(size=size, square=square.value, enlarge=enlarge, target_um=target_um),
+        depth=DepthRule(floor=floor),
+        pixel_um=pixel_um,
+        limit=limit,
+    )
+    _show_mapping(source)
+    if dry_run or out is None:
+        return
+    _measure(source, depth)
+    imported = _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    _warn_of_scale(imported, size)
+    _warn_of_depth(imported)
+    _warn_of_labels(source, imported)
+
+
+def _show_mapping(source: FolderSource) -> None:
+    """Say which channel becomes what in the first item that can be read."""
+    from cytoloc.errors import ImageError
+
+    reasons = []
+    for item in source.items:
+        try:
+            lines = source.describe(item)
+        except ImageError as error:
+            reasons.append(error)
+            if len(reasons) == TRIES:
+                break
+            continue
+        typer.echo(f"{counted(len(source.items), 'item')} in {source.folder}; channels as in {item}:", err=True)
+        for role, what in lines:
+            typer.echo(f"  {role:<13} {what}", err=True)
+        if source.unmatched:
+            typer.echo(f"  {counted(source.unmatched, 'other picture')} in it not asked for.", err=True)
+        return
+    raise reasons[0]
+
+
+def _measure(source: KaggleSource | FolderSource, depth: DepthChoice) -> None:
+    """Find joint bounds if they are asked for."""
+    if depth is DepthChoice.together:
+        with progress("measuring black and white") as advance:
+            source.measure_jointly(advance)
+
+
+def _warn_of_scale(imported: Imported, size: int) -> None:
+    """Compare the size of pixels with that of the pictures that networks learn from."""
+    from cytoloc.pictures.scale import HPA_FIELD_UM, far_off
+
+    hpa = HPA_FIELD_UM / size
+    edges = imported.atlas.fields["packed_um"].tail(imported.added)
+    unknown = edges.null_count()
+    if unknown:
+        typer.secho(
+            f"The pixel size of {counted(unknown, 'field')} is not known; the Human Protein Atlas has {hpa:.3f} µm at"
+            f" {size} px. Cells at another scale are misjudged: give --pixel-um.",
+            fg="yellow",
+            err=True,
+        )
+    off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
+    if off:
+        typer.secho(
+            f"Pixels of {counted(len(off), 'field')} are {min(off):.3f} to {max(off):.3f} µm as packed; the Human Protein"
+            f" Atlas has {hpa:.3f} µm at {size} px. --target-um {hpa:.3g} would bring them to its scale.",
+            fg="yellow",
+            err=True,
+        )
+
+
+def _warn_of_depth(imported: Imported) -> None:
+    """Tell if the floor of white, not the pictures, decided how bright most fields are."""
+    from cytoloc.pictures.depth import FLOOR_16_BIT
+
+    whites = imported.atlas.fields["white"].tail(imported.added).to_list()
+    floored = sum(any(white == FLOOR_16_BIT for white in field) for field in whites)
+    if floored * 2 > len(whites):
+        typer.secho(
+            f"{floored} of {len(whites)} fields stay below the white of 16 bits, {FLOOR_16_BIT:.0f}, and so are dark. Of"
+            " a 12-bit camera? Then say --floor 0, or what counts as bright there.",
+            fg="yellow",
+            err=True,
+        )
+
+
+def _warn_of_labels(source: FolderSource, imported: Imported) -> None:
+    lacking = sorted(set(source.labels).difference(imported.atlas.ids))
+    if lacking:
+        typer.secho(
+            f"{counted(len(lacking), 'labelled field')} not among them: {', '.join(lacking[:3])}. Ids are those of"
+            f" {', '.join(imported.atlas.ids[:2])}.",
+            fg="yellow",
+            err=True,
+        )
+
+
+def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:
+    """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
+    from cytoloc.atlas.importing import QUARANTINE, import_fields, read_quarantine
+
+    try:
+        with progress("importing") as advance:
+            imported = import_fields(
+                source, out, size=size, strict=strict, append=append, skip_known=skip_known, advance=advance
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
+        raise
+    known = f", {imported.known} were there already" if imported.known else ""
+    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
+    if imported.rejected:
+        name, reason = read_quarantine(imported.atlas)[-imported.rejected]
+        typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
+        typer.echo(f"  {name}: {reason}", err=True)
+    return imported
