@@ -51,7 +51,7 @@ def test_joint_bounds_of_floats_are_right_to_less_than_a_grey(offset: float) -> 
         histogram.add(plane)
     bounds = histogram.bounds(DepthRule(low=1, high=99))
     assert bounds is not None
-    np.testing.assert_allclose(bounds, np.percentile(planes, [1, 99]), rtol=0.008, atol=1e-4)
+    np.testing.assert_allclose(bounds.bounds, np.percentile(planes, [1, 99]), rtol=0.008, atol=1e-4)
 
 
 def test_planes_of_two_types_have_no_joint_bounds() -> None:

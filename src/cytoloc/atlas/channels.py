@@ -102,7 +102,8 @@ class Pick:
         if isinstance(self.channel, int):
             if self.channel >= len(names):
                 raise ImageError(
-                    f"it has no channel {self.channel}; its channels are {what}.", way_out="They are counted from 0."
+                    f"it has no channel {self.channel}: it has {len(names)} ({what}), counted from 0.",
+                    way_out="Give it files with that channel, or another number.",
                 )
             return self.channel
         matches = [number for number, name in enumerate(names) if name.casefold() == self.channel.casefold()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,7 +94,7 @@ def info(
         typer.echo(
             f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path / 'quarantine.csv'}"
         )
-    typer.echo(f"made by      {', '.join(f'{name} {value}' for name, value in facts['made_by'].items())}")
+    typer.echo(f"made by      {', '.join(_settings(facts['made_by']))}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
     wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
     typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
@@ -103,6 +104,15 @@ def info(
     for row in facts["locations"]:
         bar = "█" * max(1, round(40 * row["fields"] / max(r["fields"] for r in facts["locations"])))
         typer.echo(f"  {row['id']:>2}  {row['name']:<30} {row['fields']:>6}  {bar}")
+
+
+def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield what an atlas was made by, a setting at a time, without those that were not given."""
+    for name, value in made_by.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{name} ")
+        elif value not in (None, False):
+            yield f"{prefix}{name} {value}"
 
 
 def describe(atlas: Atlas) -> dict[str, Any]:

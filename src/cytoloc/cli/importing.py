@@ -258,8 +258,8 @@ def _warn_of_scale(imported: Imported, size: int) -> None:
     off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
     if off:
         typer.secho(
-            f"Pixels of {counted(len(off), 'field')} are {min(off):.3f} to {max(off):.3f} µm as packed; the Human Protein"
-            f" Atlas has {hpa:.3f} µm at {size} px. --target-um {hpa:.3g} would bring them to its scale.",
+            f"Pixels of {counted(len(off), 'field')} are {min(off):.3f} to {max(off):.3f} µm as packed; the Human"
+            f" Protein Atlas has {hpa:.3f} µm at {size} px. --target-um {hpa:.3g} would bring them to its scale.",
             fg="yellow",
             err=True,
         )
@@ -273,8 +273,8 @@ def _warn_of_depth(imported: Imported) -> None:
     floored = sum(any(white == FLOOR_16_BIT for white in field) for field in whites)
     if floored * 2 > len(whites):
         typer.secho(
-            f"{floored} of {len(whites)} fields stay below the white of 16 bits, {FLOOR_16_BIT:.0f}, and so are dark. Of"
-            " a 12-bit camera? Then say --floor 0, or what counts as bright there.",
+            f"{floored} of {len(whites)} fields stay below the white of 16 bits, {FLOOR_16_BIT:.0f}, and so are dark."
+            " Of a 12-bit camera? Then say --floor 0, or what counts as bright there.",
             fg="yellow",
             err=True,
         )

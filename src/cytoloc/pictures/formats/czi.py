@@ -29,25 +29,13 @@ class CziPicture:
         import aicspylibczi
 
         self.path = path
-        self._file = aicspylibczi.CziFile(path)
-        if self._file.is_mosaic():
-            raise ImageError(f"{path} is a mosaic of tiles.", way_out="Export its fields one by one.")
-        if self._file.pixel_type not in _DTYPES:
-            raise ImageError(
-                f"{path} has {self._file.pixel_type} pixels, not grey ones of 8, 16 or 32 bits.",
-                way_out="Export it as OME-TIFF.",
-            )
-        self._places: list[int] = []
-        scenes = []
-        names, pixel_um = _channel_names(self._file.meta), _pixel_um(self._file.meta)
-        for shape in self._file.get_dims_shape():
-            first, behind = shape.get("S", (0, 1))
-            for place in range(first, behind):
-                scenes.append(
-                    self._scene(shape, names, pixel_um, place if "S" in shape and behind - first > 1 else None)
-                )
-                self._places.append(place if "S" in shape else -1)
-        self.scenes = tuple(scenes)
+        self._stream = path.open("rb")
+        try:
+            self._file = aicspylibczi.CziFile(self._stream)
+            self.scenes = self._described()
+        except BaseException:
+            self._stream.close()
+            raise
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
         """Return one plane, ``(height, width)``."""
@@ -64,8 +52,28 @@ class CziPicture:
         return np.ascontiguousarray(plane.reshape(have.height, have.width))
 
     def close(self) -> None:
-        """Let go of the file; aicspylibczi closes it with the last reference."""
-        del self._file
+        """Close the file."""
+        self._stream.close()
+
+    def _described(self) -> tuple[Scene, ...]:
+        if self._file.is_mosaic():
+            raise ImageError(f"{self.path} is a mosaic of tiles.", way_out="Export its fields one by one.")
+        if self._file.pixel_type not in _DTYPES:
+            raise ImageError(
+                f"{self.path} has {self._file.pixel_type} pixels, not grey ones of 8, 16 or 32 bits.",
+                way_out="Export it as OME-TIFF.",
+            )
+        self._places: list[int] = []
+        scenes = []
+        names, pixel_um = _channel_names(self._file.meta), _pixel_um(self._file.meta)
+        for shape in self._file.get_dims_shape():
+            first, behind = shape.get("S", (0, 1))
+            for place in range(first, behind):
+                scenes.append(
+                    self._scene(shape, names, pixel_um, place if "S" in shape and behind - first > 1 else None)
+                )
+                self._places.append(place if "S" in shape else -1)
+        return tuple(scenes)
 
     def _scene(self, shape: dict[str, Any], names: tuple[str, ...], pixel_um: float | None, place: int | None) -> Scene:
         length = {axis: behind - first for axis, (first, behind) in shape.items()}

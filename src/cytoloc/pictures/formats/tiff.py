@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +42,22 @@ _ANY: Final = frozenset("IQR")
 """Axes of which TIFF knows no more than that pages follow each other."""
 
 
+_COMPLAINTS: Final = threading.local()
+"""What tifffile logged as errors in this thread since it last opened a file: it reads on where it should stop."""
+
+
+class _Listener(logging.Handler):
+    """Keeps tifffile's errors: it logs that tags or pages are lost and gives what is left of a truncated file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep an error."""
+        if record.levelno >= logging.ERROR:
+            vars(_COMPLAINTS).setdefault("said", []).append(record.getMessage())
+
+
+logging.getLogger("tifffile").addHandler(_Listener())
+
+
 class TiffPicture:
     """An open TIFF; every series of it is a scene.
 
@@ -52,11 +70,14 @@ class TiffPicture:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _COMPLAINTS.said = []
         self._file = tifffile.TiffFile(_unzipped(path) if path.suffix.lower() == ".gz" else path, _multifile=False)
         try:
             self._series = list(self._file.series)
             self._axes = [self._named_axes(series) for series in self._series]
             self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
+            if _COMPLAINTS.said:
+                raise ImageError(f"{path} is truncated or damaged: {_COMPLAINTS.said[0]}", way_out="Copy it again.")  # noqa: TRY301
         except BaseException:
             self._file.close()
             raise
@@ -65,7 +86,7 @@ class TiffPicture:
         """Return one plane, ``(height, width)``."""
         series, axes = self._series[scene], self._axes[scene]
         wanted = {"C": channel, "S": channel, "Z": depth, "T": time, "P": page}
-        place = [wanted[axis] for axis in axes[:-2] if axis != "S"]
+        place = [wanted[axis] for axis in axes if axis not in "SYX"]
         lengths = [length for axis, length in zip(axes, self._shape(scene), strict=True) if axis not in "SYX"]
         number = int(np.ravel_multi_index(place, lengths)) if place else 0
         if series.dataoffset is not None:

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from cytoloc.atlas.channels import FilePattern, parse_channels
+from cytoloc.errors import ImageError, SettingsError
+
+FOUR = "microtubules=*_r.tif,protein=*_g.tif,nucleus=*_b.tif,er=*_y.tif"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "said"),
+    [
+        ("*_b.tif", "monday/3_b.tif", {"id": "monday/3"}),
+        ("*_b.tif", "3_b.tiff", None),
+        ("{id}/blue.tif", "3/blue.tif", {"id": "3"}),
+        ("{id}/blue.tif", "monday/3/blue.tif", None),
+        ("{plate}/{well}.tif", "P1/A01.tif", {"plate": "P1", "well": "A01", "id": "P1_A01"}),
+        ("a+b(*).tif", "a+b(7).tif", {"id": "7"}),
+    ],
+)
+def test_patterns_read_names(pattern: str, path: str, said: dict[str, str] | None) -> None:
+    assert FilePattern(pattern).match(path) == said
+
+
+@pytest.mark.parametrize("pattern", ["fixed.tif", "*_*.tif", "{well}{well}.tif", "{colour}.tif"])
+def test_patterns_that_cannot_name_a_field_are_refused(pattern: str) -> None:
+    with pytest.raises(SettingsError):
+        FilePattern(pattern)
+
+
+def test_channels_go_by_number_by_name_and_alone() -> None:
+    picks = parse_channels(["protein=1,nucleus=dapi"], ["er=zero", "microtubules=protein"]).picks
+    assert picks["protein"].index(["DAPI", "GFP"]) == 1
+    assert picks["nucleus"].index(["DAPI", "GFP"]) == 0
+    assert parse_channels([FOUR]).picks["er"].index([""]) == 0
+    assert parse_channels([FOUR.replace("y.tif", "y.tif#2")]).picks["er"].index(["", "", ""]) == 2
+
+
+@pytest.mark.parametrize(
+    ("pick", "names"), [("2", ["a", "b"]), ("c", ["a", "b"]), ("a", ["a", "A"]), ("*.tif", ["a", "b"])]
+)
+def test_a_channel_that_is_not_there_or_not_the_only_one_is_refused(pick: str, names: list[str]) -> None:
+    channels = parse_channels([f"protein={pick}"], ["microtubules=zero,nucleus=zero,er=zero"])
+    with pytest.raises(ImageError, match="'b'|'A'"):
+        channels.picks["protein"].index(names)
+
+
+@pytest.mark.parametrize(
+    ("channels", "absent", "said"),
+    [
+        ("protein=1", "", "where microtubules is"),
+        ("protein=1,protein=2", "", "twice"),
+        ("gfp=1", "", "'gfp=1'"),
+        ("protein", "", "'protein'"),
+        ("microtubules=0,nucleus=1,er=2", "protein=zero", "protein cannot be absent"),
+        ("protein=1", "microtubules=zero,nucleus=zero,er=nucleus", "nucleus is not a stain"),
+        ("protein=1,nucleus=0", "nucleus=zero,microtubules=zero,er=zero", "both in"),
+        ("protein=1,nucleus=*_b.tif", "microtubules=zero,er=zero", "both patterns"),
+        ("protein={well}_g.tif,nucleus=*_b.tif", "microtubules=zero,er=zero", "differ"),
+    ],
+)
+def test_maps_that_leave_something_open_are_refused(channels: str, absent: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        parse_channels([channels], [absent] if absent else [])
+    assert caught.value.way_out
+    assert caught.value.exit_code == 2

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from cytoloc.atlas.channels import parse_channels
+from cytoloc.atlas.folder import FolderSource, PlaneChoice
+from cytoloc.atlas.importing import import_fields, read_quarantine
+from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.errors import ImageError, SettingsError, TableError
+from cytoloc.labels import CHANNELS
+from cytoloc.pictures.scale import Scaling
+from tests.conftest import DATA, Cli
+from tests.pictures.lif import write_lif
+
+SIZE = 32
+FOUR = ["microtubules=*_r.png,protein=*_g.png,nucleus=*_b.png,er=*_y.png"]
+STACK = ["microtubules=0,protein=1,nucleus=2,er=3"]
+
+
+def noise(*shape: int, seed: int = 0, dtype: Any = np.uint8, top: int = 256) -> NDArray[Any]:
+    return np.random.default_rng(seed).integers(0, top, shape).astype(dtype)
+
+
+def pack(
+    folder: Path, channels: list[str], *, absent: tuple[str, ...] = (), strict: bool = True, **options: Any
+) -> Atlas:
+    source = FolderSource(
+        folder, parse_channels(channels, absent), scaling=options.pop("scaling", Scaling(size=SIZE)), **options
+    )
+    return import_fields(source, folder.parent / "x.atlas", size=SIZE, strict=strict).atlas
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "files"
+    path.mkdir()
+    return path
+
+
+def write_four(folder: Path, name: str, *, seed: int = 0) -> NDArray[np.uint8]:
+    image = noise(4, SIZE, SIZE, seed=seed)
+    for plane, letter in zip(image, "rgby", strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(plane).save(folder / f"{name}_{letter}.png")
+    return image
+
+
+def test_a_file_per_stain_in_folders_makes_fields(folder: Path) -> None:
+    images = {name: write_four(folder, name, seed=seed) for seed, name in enumerate(["b/1", "a/2", "ünï cødé"])}
+    atlas = pack(folder, FOUR)
+    assert atlas.ids == ("a/2", "b/1", "ünï cødé")
+    for name, packed in zip(atlas.ids, atlas, strict=True):
+        np.testing.assert_array_equal(packed, images[name])
+    assert atlas.header["made_by"]["channels"]["er"] == "*_y.png"
+    assert atlas.fields["source"].to_list() == ["folder"] * 3
+
+
+def test_names_and_metadata_describe_fields_and_metadata_have_the_last_word(folder: Path, tmp_path: Path) -> None:
+    for name in ("P1/A01_1", "P1/A01_2"):
+        write_four(folder, name)
+    (tmp_path / "m.csv").write_text("id,gene,plate\nP1_A01_2,TP53,P9\n")
+    (tmp_path / "l.csv").write_text("Id,Target\nP1_A01_1,0 5\nelsewhere,1\n")
+    patterns = [channel.replace("*", "{plate}/{well}_{field}") for channel in FOUR]
+    atlas = pack(folder, patterns, metadata=tmp_path / "m.csv", labels=tmp_path / "l.csv")
+    columns = atlas.fields.select("id", "plate", "well", "field", "gene", "labels").rows()
+    assert columns == [("P1_A01_1", "P1", "A01", "1", None, [0, 5]), ("P1_A01_2", "P9", "A01", "2", "TP53", None)]
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(None, "max"), (1, "plane")])
+def test_depths_are_projected_or_chosen(folder: Path, depth: int | None, expected: str) -> None:
+    image = noise(3, 4, SIZE, SIZE)
+    tifffile.imwrite(folder / "a.ome.tif", image, metadata={"axes": "ZCYX", "PhysicalSizeX": 0.1})
+    atlas = pack(folder, STACK, planes=PlaneChoice(depth=depth))
+    np.testing.assert_array_equal(atlas[0], image.max(axis=0) if expected == "max" else image[1])
+    assert atlas.ids == ("a",)
+    assert atlas.fields["pixel_um"].to_list() == pytest.approx([0.1])
+    assert atlas.header["made_by"]["planes"]["z"] == ("max" if depth is None else 1)
+
+
+@pytest.mark.parametrize("pages", ["channel", "z"])
+def test_pages_are_what_the_user_says(folder: Path, pages: Any) -> None:
+    image = noise(4, SIZE, SIZE)
+    tifffile.imwrite(folder / "a.tif", image, metadata=None)
+    if pages == "channel":
+        atlas = pack(folder, STACK, planes=PlaneChoice(pages=pages))
+        np.testing.assert_array_equal(atlas[0], image)
+    else:
+        absent = ("microtubules=zero,nucleus=zero,er=protein",)
+        atlas = pack(folder, ["protein=0"], absent=absent, planes=PlaneChoice(pages=pages))
+        np.testing.assert_array_equal(atlas[0][1], image.max(axis=0))
+
+
+def test_stains_that_were_not_imaged_are_what_the_user_says(folder: Path) -> None:
+    image = noise(2, SIZE, SIZE)
+    tifffile.imwrite(folder / "a.ome.tif", image, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}})
+    atlas = pack(folder, ["protein=GFP,nucleus=dapi"], absent=("microtubules=zero", "er=nucleus"))
+    expected = [np.zeros((SIZE, SIZE)), image[1], image[0], image[0]]
+    for role, plane, wanted in zip(CHANNELS, atlas[0], expected, strict=True):
+        np.testing.assert_array_equal(plane, wanted, err_msg=role)
+    assert atlas.header["made_by"]["channels"] == {
+        "microtubules": "absent: zero",
+        "protein": "GFP",
+        "nucleus": "dapi",
+        "er": "absent: nucleus",
+    }
+
+
+def test_scenes_are_fields(folder: Path) -> None:
+    scenes = {f"Position {n}": noise(4, SIZE, SIZE, seed=n) for n in (1, 2)}
+    write_lif(folder / "a.lif", scenes, names=("Red", "Green", "Blue", "Gray"), pixel_um=0.1)
+    atlas = pack(folder, STACK)
+    assert [name.endswith(scene) for name, scene in zip(atlas.ids, scenes, strict=True)] == [True, True]
+    for packed, image in zip(atlas, scenes.values(), strict=True):
+        np.testing.assert_array_equal(packed, image)
+
+
+def test_what_was_done_to_pixels_can_be_read_back(folder: Path) -> None:
+    image = noise(4, 2 * SIZE, 2 * SIZE, dtype=np.uint16, top=20_000)
+    tifffile.imwrite(folder / "a.tif", image, imagej=True, resolution=(10, 10), metadata={"axes": "CYX", "unit": "um"})
+    row = pack(folder, STACK, scaling=Scaling(size=SIZE)).fields.row(0, named=True)
+    for channel in range(4):
+        low, high = np.percentile(image[channel], [0.001, 99.999])
+        assert (row["black"][channel], row["white"][channel]) == pytest.approx((low, high), abs=1)
+    assert (row["original_px"], row["original_width_px"]) == (64, 64)
+    assert (row["pixel_um"], row["packed_um"]) == pytest.approx((0.1, 0.2))
+
+
+def test_joint_bounds_keep_a_dim_field_dim(folder: Path) -> None:
+    for name, top in (("bright", 40_000), ("dim", 20_000)):
+        tifffile.imwrite(folder / f"{name}.tif", noise(4, SIZE, SIZE, dtype=np.uint16, top=top), imagej=True)
+    tifffile.imwrite(folder / "float.tif", noise(4, SIZE, SIZE, dtype=np.float32), imagej=True)
+    source = FolderSource(folder, parse_channels(STACK), scaling=Scaling(size=SIZE))
+    source.measure_jointly()
+    imported = import_fields(source, folder.parent / "x.atlas", size=SIZE)
+    assert {
+        name: round(int(field.max()) / 255, 1) for name, field in zip(imported.atlas.ids, imported.atlas, strict=True)
+    } == {
+        "bright": 1.0,
+        "dim": 0.5,
+    }
+    assert [rejected.id for rejected in read_quarantine(imported.atlas)] == ["float"]
+    assert imported.atlas.header["made_by"]["depth"]["jointly"][0]["of"] == "uint16"
+
+
+def test_pixels_are_brought_to_the_scale_asked_for(folder: Path) -> None:
+    tifffile.imwrite(folder / "a.ome.tif", noise(4, 64, 64), metadata={"axes": "CYX", "PhysicalSizeX": 0.1})
+    tifffile.imwrite(folder / "b.ome.tif", noise(4, 96, 96), metadata={"axes": "CYX"})
+    atlas = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2))
+    assert atlas.fields["packed_um"].to_list() == pytest.approx([0.2])
+    assert "pixel size is not known" in read_quarantine(atlas)[0].reason
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "dtype", "said"),
+    [
+        ("TCYX", (2, 4, SIZE, SIZE), np.uint8, "2 time points"),
+        ("CYX", (3, SIZE, SIZE), np.uint8, "no channel 3"),
+        ("CYX", (4, SIZE, SIZE + 1), np.uint8, "not square"),
+        ("CYX", (4, 1, 1), np.uint8, "enlarged"),
+        ("CYX", (4, SIZE, SIZE), np.complex64, "complex64"),
+    ],
+)
+def test_files_that_are_no_field_are_listed_with_the_reason(
+    folder: Path, axes: str, shape: tuple[int, ...], dtype: Any, said: str
+) -> None:
+    tifffile.imwrite(folder / "bad.ome.tif", noise(*shape, dtype=dtype), metadata={"axes": axes})
+    tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
+    atlas = pack(folder, STACK, strict=False)
+    assert atlas.ids == ("good",)
+    (rejected,) = read_quarantine(atlas)
+    assert rejected.id == "bad"
+    assert said in rejected.reason
+
+
+def test_pixels_that_are_not_finite_are_refused(folder: Path) -> None:
+    image = noise(4, SIZE, SIZE, dtype=np.float32)
+    image[2, 5, 5] = np.nan
+    tifffile.imwrite(folder / "a.tif", image, imagej=True)
+    with pytest.raises(ImageError, match="1 pixels of 1024"):
+        pack(folder, STACK)
+
+
+def test_a_lacking_file_rejects_its_field_alone(folder: Path) -> None:
+    write_four(folder, "a")
+    write_four(folder, "b")
+    (folder / "b_y.png").unlink()
+    atlas = pack(folder, FOUR, strict=False)
+    assert atlas.ids == ("a",)
+    assert "lacks its file *_y.png" in read_quarantine(atlas)[0].reason
+
+
+def test_two_files_for_one_stain_are_refused(folder: Path) -> None:
+    for name in ("a.ome.tif", "a.tif"):
+        tifffile.imwrite(folder / name, noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
+    with pytest.raises(ImageError, match="both microtubules of field a"):
+        pack(folder, STACK)
+
+
+def test_links_are_followed_and_loops_are_not(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    write_four(tmp_path / "elsewhere", "x")
+    write_four(folder, "a")
+    os.symlink(folder, folder / "loop")
+    os.symlink(tmp_path / "elsewhere", folder / "linked")
+    assert pack(folder, FOUR).ids == ("a", "linked/x")
+
+
+def test_hidden_files_and_others_are_left_alone(folder: Path) -> None:
+    write_four(folder, "a")
+    for name in (".DS_Store", "._a_r.png", "notes.txt"):
+        (folder / name).write_bytes(b"no picture")
+    assert pack(folder, FOUR).ids == ("a",)
+
+
+def test_a_folder_without_such_files_is_refused(folder: Path) -> None:
+    with pytest.raises(ImageError, match="no fields"):
+        pack(folder, FOUR)
+    write_four(folder, "a")
+    with pytest.raises(ImageError, match="4 picture files, none named"):
+        pack(folder, [FOUR[0].replace(".png", ".tif")])
+    with pytest.raises(ImageError, match="no such folder"):
+        pack(folder / "no", FOUR)
+    with pytest.raises(SettingsError, match="--files"):
+        pack(folder, FOUR, files="*.png")
+
+
+@pytest.mark.parametrize("text", ["well\nA01\n", "id,colour\na,b\n", "id,well\na,A01\na,A02\n"])
+def test_metadata_that_cannot_be_used_are_refused(folder: Path, tmp_path: Path, text: str) -> None:
+    write_four(folder, "a")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(TableError, match=r"m\.csv"):
+        pack(folder, FOUR, metadata=tmp_path / "m.csv")
+
+
+def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    image = noise(2, 64, 64, dtype=np.uint16, top=4096)
+    tifffile.imwrite(folder / "a.ome.tif", image, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}})
+    call = ["import", "folder", folder, "--channels", "nucleus=0,protein=gfp", "--absent", "microtubules=zero,er=zero"]
+    dry = cli(*call, "--dry-run")
+    assert dry.code == 0
+    assert "channel 0 'DAPI' of 2 in a.ome.tif" in dry.err
+    assert "channel 1 'GFP' of 2" in dry.err
+    assert "er            not imaged: black" in dry.err
+    done = cli(*call, "--size", 32, "--out", tmp_path / "x.atlas")
+    assert done.code == 0, done.err
+    assert "1 field of 32 px" in done.out
+    assert "pixel size of 1 field is not known" in done.err
+    assert "12-bit camera" in done.err
+    far = cli(*call, "--size", 32, "--pixel-um", 0.02, "--floor", 0, "--out", tmp_path / "y.atlas")
+    assert "are 0.040 to 0.040 µm" in far.err
+    assert "5.120 µm" in far.err
+    assert "12-bit camera" not in far.err
+    assert open_atlas(tmp_path / "y.atlas")[0][1].max() == 255
+
+
+@pytest.mark.parametrize(
+    "words", [["--channels", "protein=1"], ["--channels", "x=1"], ["--channels", "protein=0", "--z", "top"]]
+)
+def test_wrong_calls_exit_with_2(folder: Path, tmp_path: Path, cli: Cli, words: list[str]) -> None:
+    assert cli("import", "folder", folder, *words, "--out", tmp_path / "x.atlas").code == 2
+    assert not (tmp_path / "x.atlas").exists()
+
+
+@pytest.mark.skipif(not (DATA / "readers").exists(), reason="the real files are not there")
+def test_every_real_file_is_read_or_refused_with_the_reason(tmp_path: Path) -> None:
+    absent = ("microtubules=zero,nucleus=zero,er=zero",)
+    source = FolderSource(
+        DATA / "readers",
+        parse_channels(["protein=0"], absent),
+        scaling=Scaling(size=SIZE, square="pad"),
+        planes=PlaneChoice(),
+    )
+    assert len(import_fields(source, tmp_path / "x.atlas", size=SIZE, strict=True).atlas) == 9
