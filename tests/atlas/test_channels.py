@@ -42,7 +42,7 @@ def test_channels_go_by_number_by_name_and_alone() -> None:
 )
 def test_a_channel_that_is_not_there_or_not_the_only_one_is_refused(pick: str, names: list[str]) -> None:
     channels = parse_channels([f"protein={pick}"], ["microtubules=zero,nucleus=zero,er=zero"])
-    with pytest.raises(ImageError, match="'b'|'A'"):
+    with pytest.raises(ImageError, match=r"'b'|'A'"):
         channels.picks["protein"].index(names)
 
 
