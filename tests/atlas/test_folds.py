@@ -84,3 +84,23 @@ def test_pairs_file(tmp_path: Path) -> None:
     path.write_text("one,two\nx,y\n")
     with pytest.raises(TableError, match="not a pairs file"):
         read_pairs(path)
+
+
+def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Atlas, tmp_path: Path) -> None:
+    flags = [["er blurred"], ["er empty", "nucleus swapped"], *[[]] * (len(study) - 2)]
+    marked = Atlas(study.path, study.header, study.fields.with_columns(pl.Series("flags", flags)), None)
+    for without, expected in ((["blurred"], 1), (["er blurred", "swapped"], 2), (["protein blurred"], 0), ([], 0)):
+        folds = make_folds(marked, k=2, without=without)
+        assert folds["id"].to_list() == list(study.ids)
+        assert folds["fold"].null_count() == expected
+    path = tmp_path / f"{expected}.csv"
+    folds = make_folds(marked, k=2, without=["blurred", "empty"])
+    write_folds(folds, path)
+    assert read_folds(path).equals(folds)
+    assert folds.filter(pl.col("fold").is_null())["id"].to_list() == list(study.ids[:2])
+
+
+@pytest.mark.parametrize("flag", ["blurry", "cytosol blurred"])
+def test_a_flag_that_there_is_not_is_refused(study: Atlas, flag: str) -> None:
+    with pytest.raises(TableError, match=f"no flag '{flag}'"):
+        make_folds(study, k=2, without=[flag])

@@ -89,6 +89,9 @@ def test_folds_of_another_atlas_are_refused(study: Atlas) -> None:
     folds = make_folds(study, k=4)
     with pytest.raises(TrainingError, match="no fold 9; the folds are 0, 1, 2, 3"):
         split_atlas(study, folds, 9)
+    without = folds.with_columns(pl.when(pl.col("id") == folds["id"][0]).then(None).otherwise("fold").alias("fold"))
+    some = split_atlas(study, without, 2)
+    assert len(some.train) + len(some.held_out) == len(study) - 1
     with pytest.raises(TrainingError, match="leave out 1 labelled"):
         split_atlas(study, folds.head(39), 0)
     with pytest.raises(TrainingError, match=r"lacks or has without labels, e\.g\. stranger"):

@@ -171,6 +171,7 @@ class FolderSource:
             original_width_px=scene.width,
             pixel_um=pixel_um,
             packed_um=scaled.pixel_um,
+            absent=tuple(self.channels.absent),
             black=eight.black,
             white=eight.white,
         )

@@ -21,6 +21,8 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
+from cytoloc.labels import CHANNELS
+from cytoloc.pictures.quality import FLAGS
 
 GroupBy = Literal["well", "antibody", "field"]
 
@@ -38,8 +40,11 @@ def make_folds(
     group_by: GroupBy = "well",
     pairs: Sequence[tuple[str, str]] = (),
     seed: int = 0,
+    without: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Return the folds of an atlas's labelled fields: columns ``id``, ``group``, ``fold``.
+
+    A field that is left out has a group and no fold, so that its absence is seen in the file.
 
     Args:
         atlas: The fields.
@@ -48,26 +53,50 @@ def make_folds(
         pairs: Near-duplicate fields, by id: each pair ends in one group. Ids that are not in the atlas are passed over,
             since lists of pairs span several atlases.
         seed: Of the stratification.
+        without: Flags, such as ``blurred`` or ``nucleus blurred``: fields that have one are left out.
 
     Raises:
-        TableError: If there are fewer groups than folds.
+        TableError: If there are fewer groups than folds, or no such flag.
     """
     fields = atlas.fields.filter(pl.col("labels").is_not_null())
     groups = _groups(fields, group_by, pairs)
     truth = atlas.truth[atlas.labelled]
-    n_groups = int(groups.max()) + 1 if len(groups) else 0
+    used = ~flagged(fields, without)
+    seen, groups_used = np.unique(groups[used], return_inverse=True)
+    n_groups = len(seen)
     if not 2 <= k <= n_groups:
         raise TableError(
             f"{atlas.path} has {n_groups} groups of labelled fields; {k} folds cannot be made of them.",
             way_out=f"Choose -k from 2 to {n_groups}." if n_groups >= 2 else "Label fields of at least two groups.",
         )
     union = np.zeros((n_groups, truth.shape[1]), dtype=bool)
-    np.logical_or.at(union, groups, truth)
+    np.logical_or.at(union, groups_used, truth[used])
     splitter = MultilabelStratifiedKFold(n_splits=k, shuffle=True, random_state=seed)
     fold_of_group = np.empty(n_groups, dtype=np.int64)
     for fold, (_, held_out) in enumerate(splitter.split(union, union)):
         fold_of_group[held_out] = fold
-    return pl.DataFrame({"id": fields["id"], "group": groups, "fold": fold_of_group[groups]})
+    folds = np.full(len(groups), -1)
+    folds[used] = fold_of_group[groups_used]
+    table = pl.DataFrame({"id": fields["id"], "group": groups, "fold": folds})
+    return table.with_columns(pl.col("fold").replace(-1, None))
+
+
+def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which rows of an atlas's table have one of the flags; one without a role stands for any channel's.
+
+    Raises:
+        TableError: If there is no such flag.
+    """
+    every = {f"{role} {flag}" for role in CHANNELS for flag in FLAGS}
+    unknown = [flag for flag in flags if flag not in every and flag not in FLAGS]
+    if unknown:
+        raise TableError(
+            f"There is no flag {unknown[0]!r}.",
+            way_out=f"There are {', '.join(FLAGS)}, alone or after a channel's name.",
+        )
+    meant = [name for name in every if name in flags or name.partition(" ")[2] in flags]
+    has = fields.select(pl.col("flags").list.eval(pl.element().is_in(meant)).list.any()).to_series()
+    return np.asarray(has.fill_null(value=False).to_numpy(), np.bool_)
 
 
 def write_folds(folds: pl.DataFrame, path: Path) -> None:
@@ -77,7 +106,7 @@ def write_folds(folds: pl.DataFrame, path: Path) -> None:
 
 
 def read_folds(path: Path) -> pl.DataFrame:
-    """Return the folds in a CSV ``id,group,fold``.
+    """Return the folds in a CSV ``id,group,fold``; a field without a fold is left out on purpose.
 
     Raises:
         TableError: If a column is missing, an id repeats, or a group crosses folds.
@@ -91,12 +120,12 @@ def read_folds(path: Path) -> pl.DataFrame:
             f"{path} is not a folds file: {str(error).splitlines()[0]}",
             way_out="Make one with `cytoloc folds`.",
         ) from error
-    if folds.height == 0 or folds.null_count().sum_horizontal().item():
+    if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():
         raise TableError(f"{path} is not a folds file: it is empty or has empty cells.")
     if folds["id"].is_duplicated().any():
         twice = folds.filter(folds["id"].is_duplicated())["id"][0]
         raise TableError(f"{path}: the id {twice} occurs twice.", way_out="Keep one row per id.")
-    crossing = folds.group_by("group").agg(pl.col("fold").n_unique()).filter(pl.col("fold") > 1)
+    crossing = folds.group_by("group").agg(pl.col("fold").drop_nulls().n_unique()).filter(pl.col("fold") > 1)
     if crossing.height:
         raise TableError(
             f"{path}: {crossing.height} groups cross folds, e.g. group {crossing['group'][0]}.",

@@ -43,6 +43,7 @@ class FieldRow:
         original_width_px: Its width, in pixels.
         pixel_um: Edge of a pixel of the original, in micrometres.
         packed_um: Edge of a pixel as packed, in micrometres.
+        absent: Roles that were not imaged; another stain or black stands for them.
         black: For each channel the value of the original that became 0; None where it had 8 bits.
         white: For each channel the value that became 255.
     """
@@ -60,6 +61,7 @@ class FieldRow:
     cell_line: str | None = None
     pixel_um: float | None = None
     packed_um: float | None = None
+    absent: tuple[str, ...] = ()
     black: tuple[float | None, ...] = (None,) * len(CHANNELS)
     white: tuple[float | None, ...] = (None,) * len(CHANNELS)
 
@@ -79,12 +81,18 @@ SCHEMA: Final = pl.Schema(
         "original_width_px": pl.Int32(),
         "pixel_um": pl.Float32(),
         "packed_um": pl.Float32(),
+        "absent": pl.List(pl.String()),
         "black": pl.List(pl.Float64()),
         "white": pl.List(pl.Float64()),
+        "flags": pl.List(pl.String()),
         "sha256": pl.String(),
     }
 )
-"""Columns of ``fields.parquet``; ``sha256`` is that of the packed pixels, channel by channel, row by row."""
+"""Columns of ``fields.parquet``.
+
+Besides what :class:`FieldRow` says, ``flags`` is what :func:`cytoloc.pictures.quality.flags_of` finds wrong with a
+field, and ``sha256`` is that of the packed pixels, channel by channel, row by row.
+"""
 
 
 class Atlas:

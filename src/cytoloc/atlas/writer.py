@@ -30,6 +30,7 @@ from cytoloc.atlas.store import (
 from cytoloc.errors import StorageError
 from cytoloc.files import new_folder, write_json
 from cytoloc.labels import CHANNELS
+from cytoloc.pictures.quality import flags_of
 from cytoloc.scores import refuse_repeated
 
 SHARD_BYTES: Final = 32 * 2**20
@@ -125,8 +126,8 @@ class AtlasWriter:
 
 
 def row_of(row: FieldRow, image: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the row of the table for a field: what is known of it, and the checksum of its pixels."""
-    return {**asdict(row), "sha256": pixels_sha256(image)}
+    """Return the row of the table for a field: what is known of it, what is wrong with it, its pixels' checksum."""
+    return {**asdict(row), "flags": flags_of(image, absent=row.absent), "sha256": pixels_sha256(image)}
 
 
 def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by: dict[str, Any]) -> Atlas:

@@ -99,6 +99,8 @@ def info(
     wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
     typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
     typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
+    flags = [f"{what} {n}" for what, n in facts["flags"].items()]
+    typer.echo(f"flags        {', '.join(flags) or 'none'}")
     if known:
         typer.echo("fields per location")
     for row in facts["locations"]:
@@ -112,7 +114,7 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _settings(value, f"{name} ")
         elif value not in (None, False):
-            yield f"{prefix}{name} {value}"
+            yield f"{prefix}{name} {value[:16] if name.endswith('sha256') else value}"
 
 
 def describe(atlas: Atlas) -> dict[str, Any]:
@@ -122,6 +124,9 @@ def describe(atlas: Atlas) -> dict[str, Any]:
     counts = atlas.truth.sum(axis=0)
     wells = atlas.fields.select("antibody", "plate", "well").drop_nulls().unique().height
     sizes = atlas.fields["original_px"].value_counts().sort("original_px")
+    flags = (
+        atlas.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
+    )
     return {
         "fields": len(atlas),
         "size": atlas.size,
@@ -132,6 +137,8 @@ def describe(atlas: Atlas) -> dict[str, Any]:
         "quarantined": atlas.header.get("quarantined", 0),
         "sources": atlas.fields["source"].unique().sort().to_list(),
         "original_px": {str(px): int(count) for px, count in sizes.iter_rows()},
+        "flags": {what: int(n) for what, n in flags.iter_rows()},
+        "absent": atlas.fields["absent"].explode().drop_nulls().unique().sort().to_list(),
         "wells": wells,
         "antibodies": atlas.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
         "fingerprint": atlas.fingerprint,
@@ -190,6 +197,10 @@ def folds(
     group: Annotated[Group, typer.Option(help="What must not be separated, where it is known.")] = Group.well,
     pairs: Annotated[Path | None, typer.Option(help="CSV a,b of near-duplicates, kept together too.")] = None,
     seed: Annotated[int, typer.Option(help="Of the stratification.", min=0)] = 0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
+    ] = None,
 ) -> None:
     """Split an atlas into folds: no group crosses them, each has its share of every location.
 
@@ -200,7 +211,11 @@ def folds(
 
     atlas = open_atlas(path)
     known = splitting.read_pairs(pairs) if pairs else []
-    table = splitting.make_folds(atlas, k=k, group_by=group.value, pairs=known, seed=seed)
+    table = splitting.make_folds(atlas, k=k, group_by=group.value, pairs=known, seed=seed, without=without or ())
     splitting.write_folds(table, out)
+    left_out = table["fold"].null_count()
+    table = table.drop_nulls()
     sizes = table["fold"].value_counts().sort("fold")["count"].to_list()
     typer.echo(f"{out}: {k} folds of {', '.join(map(str, sizes))} fields in {table['group'].n_unique()} groups.")
+    if left_out:
+        typer.echo(f"{counted(left_out, 'field')} left out for {', '.join(without or ())}.")

@@ -57,7 +57,7 @@ def train(
     fields = open_atlas(atlas)
     if fold != "all" and not fold.isdecimal():
         raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="--fold")
-    numbers = sorted(table["fold"].unique().to_list()) if fold == "all" else [int(fold)]
+    numbers = sorted(table["fold"].drop_nulls().unique().to_list()) if fold == "all" else [int(fold)]
     for number in numbers:
         check_run(resolved, fields, table, number, out=out, resume=resume)
     runs = [

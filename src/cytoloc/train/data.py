@@ -27,7 +27,7 @@ class Split:
 
 
 def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
-    """Return the rows of an atlas that fold number ``fold`` trains on and holds out.
+    """Return the rows of an atlas that fold number ``fold`` trains on and holds out, those without a fold in neither.
 
     Raises:
         TrainingError: If the folds name fields that the atlas lacks or has without labels, leave labelled ones out,
@@ -47,7 +47,8 @@ def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
             f"The folds leave out {len(left_out)} labelled fields of {atlas.path}, e.g. {min(left_out)}.",
             way_out="Make the folds from this atlas with `cytoloc folds`.",
         )
-    rows = np.array([labelled[name] for name in listed], np.int64)
+    folds = folds.drop_nulls("fold")
+    rows = np.array([labelled[name] for name in folds["id"]], np.int64)
     held = folds["fold"].to_numpy() == fold
     if not held.any():
         known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))

@@ -1,0 +1,150 @@
+"""What is wrong with a field at first sight: empty, faint, saturated or blurred channels, a nucleus that is none.
+
+Limits are from 74 real fields and simulated defects: ``studies/quality.py`` finds and judges them, ``docs/quality.md``
+has the rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.labels import CHANNELS, ChannelRole
+
+FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
+"""What can be wrong with a channel; only the nucleus can be swapped (with another channel, probably)."""
+
+MEASURED_PX: Final = 256
+"""Fields are looked at no larger than this, so that the limits hold for every size of atlas."""
+
+NUCLEUS_PX: Final = 128
+"""Edge at which nuclei are looked for: there they are some ten pixels wide in a field of the Human Protein Atlas."""
+
+
+class Measures(NamedTuple):
+    """What is measured of a channel.
+
+    Attributes:
+        spread: Grey levels between the 1st and the 99.9th percentile.
+        white: Share of pixels of 250 and more.
+        sharpness: Share of the finest of three octaves in their variation: .75 for white noise, 0 for a flat plane.
+    """
+
+    spread: float
+    white: float
+    sharpness: float
+
+
+class Limits(NamedTuple):
+    """Where a measure becomes a flag.
+
+    Attributes:
+        spread: Less than this many grey levels are low contrast, or nothing at all.
+        white: A larger share of white is saturated.
+        sharpness: Less is blurred.
+        noise: With little spread and at least this sharpness there is nothing but noise: the channel is empty.
+        swapped: If another channel's :func:`nucleus_score` is this much larger, the nucleus is probably that one.
+    """
+
+    spread: float
+    white: float
+    sharpness: float
+    noise: float
+    swapped: float
+
+
+LIMITS: Final = Limits(spread=33.0, white=0.0065, sharpness=0.164, noise=0.757, swapped=3.0)
+
+NUCLEUS_WEIGHTS: Final = (-2.41, 8.14, -39.15)
+"""Intercept, and weights of solidity and unevenness, of the score that says how much a channel looks like nuclei."""
+
+
+def measure(plane: NDArray[np.uint8]) -> Measures:
+    """Return what is measured of a channel, uint8 ``(height, width)``."""
+    small = _shrunk(plane, MEASURED_PX)
+    counts = cv2.calcHist([small], [0], None, [256], [0, 256]).ravel()
+    upto = np.cumsum(counts) / small.size
+    low, high = np.searchsorted(upto, [0.01, 0.999])
+    return Measures(float(high - low), float(counts[250:].sum() / small.size), _sharpness(small))
+
+
+def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the two measures by which nuclei differ from other stains.
+
+    Returns:
+        Solidity, the share of the foreground (by Otsu's threshold) that survives an opening by a disc: nuclei are
+        compact. And unevenness, the spread of the background over the step between background and foreground: nothing
+        else is stained in the channel of the nuclei.
+    """
+    small = cv2.GaussianBlur(_shrunk(plane, NUCLEUS_PX), (3, 3), 0)
+    _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    foreground = int(cv2.countNonZero(mask))
+    if foreground in (0, mask.size):
+        return 0.0, 1.0
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    opened = cv2.countNonZero(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc))
+    inside = cv2.mean(small, mask)[0]
+    mean, spread = (float(value.item()) for value in cv2.meanStdDev(small, mask=1 - mask))
+    return opened / foreground, spread / max(1.0, inside - mean)
+
+
+def flags_of(image: NDArray[np.uint8], *, absent: Collection[str] = (), limits: Limits = LIMITS) -> tuple[str, ...]:
+    """Return what is wrong with a field, as in ``("protein low contrast", "nucleus swapped")``.
+
+    Args:
+        image: uint8 ``(4, height, width)``.
+        absent: Roles that were not imaged; nothing is said of them.
+        limits: Where a measure becomes a flag.
+    """
+    said = []
+    for role, plane in zip(CHANNELS, image, strict=True):
+        if role in absent:
+            continue
+        found = measure(plane)
+        if found.spread < limits.spread:
+            structure = found.spread > 2 and found.sharpness < limits.noise
+            said.append(f"{role} low contrast" if structure else f"{role} empty")
+        elif found.sharpness < limits.sharpness:
+            said.append(f"{role} blurred")
+        if found.white > limits.white:
+            said.append(f"{role} saturated")
+    present = {role: plane for role, plane in zip(CHANNELS, image, strict=True) if role not in absent}
+    if "nucleus" in present and len(present) > 1 and swap_score(present) > limits.swapped:
+        said.append("nucleus swapped")
+    return tuple(said)
+
+
+def swap_score(planes: Mapping[ChannelRole, NDArray[np.uint8]]) -> float:
+    """Return by how much the channel that looks most like nuclei does so more than the nucleus does."""
+    scores = {role: nucleus_score(*nucleus_measures(plane)) for role, plane in planes.items()}
+    return max(scores.values()) - scores["nucleus"]
+
+
+def nucleus_score(solidity: float, unevenness: float) -> float:
+    """Return how much a channel looks like nuclei, as log odds."""
+    intercept, compact, clean = NUCLEUS_WEIGHTS
+    return intercept + compact * solidity + clean * unevenness
+
+
+def _shrunk(plane: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    if plane.shape[0] <= edge:
+        return plane
+    return np.asarray(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _sharpness(plane: NDArray[np.uint8]) -> float:
+    fine: NDArray[Any] = plane.astype(np.float32)
+    power = cv2.norm(fine, cv2.NORM_L2SQR) / fine.size
+    octaves = []
+    for _ in range(3):
+        # Means over blocks of four keep what varies between blocks; the rest varies inside them.
+        coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        remaining = cv2.norm(coarse, cv2.NORM_L2SQR) / coarse.size
+        octaves.append(max(power - remaining, 0.0))
+        fine, power = coarse, remaining
+    total = sum(octaves)
+    return octaves[0] / total if total > 0 else 0.0
