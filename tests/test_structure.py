@@ -29,7 +29,9 @@ ALLOWED = {
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},
     "train": GROUND | {"recipe", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
-    "cli": GROUND | {"recipe", "models", "atlas", "decide", "predict", "train", "report", "simulate", "pictures"},
+    "bench": GROUND | {"atlas", "pictures"},
+    "cli": GROUND
+    | {"bench", "recipe", "models", "atlas", "decide", "predict", "train", "report", "simulate", "pictures"},
 }
 """What each room may import besides itself: dependencies point down only."""
 

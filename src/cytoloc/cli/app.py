@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, decide, demo, importing, predict, train
+from cytoloc.cli import atlas, bench, decide, demo, importing, predict, train
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -40,6 +40,7 @@ importing.register(app)
 train.register(app)
 predict.register(app)
 decide.register(app)
+bench.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,227 @@
+"""The atlas against picture files: random batches, size on disk, speed and memory of an import."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.atlas.importing import import_fields
+from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
+from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.bench.rounds import Way, in_turns
+from cytoloc.parallel import in_order
+from cytoloc.pictures.scale import Scaling, scale_field
+
+BATCH: Final = 32
+"""Fields of a batch."""
+
+STARTING_SYSTEM: Final = "four cv2.imread and a stack"
+TWO_WORKERS: Final = "the same in a DataLoader of 2 workers"
+OURS: Final = "cytoloc atlas"
+LIMIT: Final = "NumPy memory map (the limit)"
+DECODING: Final = "decode and resize alone"
+IMPORT: Final = "cytoloc import"
+
+
+@dataclass(frozen=True)
+class AtlasBench:
+    """What was measured.
+
+    Attributes:
+        fields: Number of fields.
+        size: Edge of the pictures, in pixels.
+        uint8: Random batches as they are, in fields per second.
+        float32: The same, from 0 to 1 in float32.
+        importing: Imports, in fields per second.
+        disk: Bytes of the atlas by those of its raw pixels.
+        files: Bytes of the picture files by those of their raw pixels.
+        import_mb: Peak memory of a process that imports, in megabytes.
+    """
+
+    fields: int
+    size: int
+    uint8: list[Way] = field(default_factory=list)
+    float32: list[Way] = field(default_factory=list)
+    importing: list[Way] = field(default_factory=list)
+    disk: float = 0.0
+    files: float = 0.0
+    import_mb: float = 0.0
+
+
+class _Files:
+    """A dataset as the starting system reads it; its workers are forked, so it holds only paths."""
+
+    def __init__(self, folder: Path, names: list[str], size: int, *, as_float: bool) -> None:
+        self.folder, self.names, self.size, self.as_float = folder, names, size, as_float
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        planes = [
+            cv2.imread(f"{self.folder}/{self.names[row]}_{colour}.png", cv2.IMREAD_GRAYSCALE) for colour in COLOURS
+        ]
+        image = np.stack(planes)  # type: ignore[arg-type]  # None only for a missing file, which then fails here
+        if image.shape[1] != self.size:
+            image = np.stack(
+                [cv2.resize(plane, (self.size, self.size), interpolation=cv2.INTER_AREA) for plane in image]
+            )
+        return image.astype(np.float32) / 255 if self.as_float else image
+
+
+def bench_atlas(
+    images: Path,
+    workshop: Path,
+    *,
+    fields: int = 1000,
+    size: int = 512,
+    rounds: int = 5,
+    batches: int = 8,
+    advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> AtlasBench:
+    """Measure an atlas of the fields in ``images``, repeated to ``fields``.
+
+    Args:
+        images: A folder of ``{Id}_{red,green,blue,yellow}.png``.
+        workshop: An empty folder for files, atlas and memory map.
+        fields: How many fields.
+        size: Edge of the packed pictures, in pixels.
+        rounds: How often each way is measured.
+        batches: How many batches are read in each measurement.
+        advance: Told what is measured, and how much of it is done.
+
+    Raises:
+        ImageError: If ``images`` holds no fields.
+    """
+    files = workshop / "files"
+    names = _repeat(images, files, fields)
+    source = KaggleSource(files, labels=None, scaling=Scaling(size=size))
+    peak = _peak_mb(files, workshop / "bench.atlas", size)
+    atlas = open_atlas(workshop / "bench.atlas")
+    raw = np.memmap(workshop / "raw", np.uint8, "w+", shape=(fields, len(COLOURS), size, size))
+    for start in range(0, fields, BATCH):
+        raw[start : start + BATCH] = atlas.read(np.arange(start, min(start + BATCH, fields)))
+    raw.flush()
+    uint8, float32 = (
+        in_turns(
+            _readers(atlas, files, names, raw, size, batches, as_float=as_float),
+            against=STARTING_SYSTEM,
+            rounds=rounds,
+            advance=partial(advance, f"reading {kind}"),
+        )
+        for kind, as_float in (("uint8", False), ("float32", True))
+    )
+    importing = in_turns(
+        {DECODING: lambda: _decode_all(source, size), IMPORT: lambda: _import_anew(source, workshop, size)},
+        against=DECODING,
+        rounds=rounds,
+        advance=partial(advance, "importing"),
+    )
+    packed = sum(file.stat().st_size for file in atlas.path.rglob("*") if file.is_file())
+    return AtlasBench(
+        fields,
+        size,
+        uint8,
+        float32,
+        importing,
+        packed / raw.nbytes,
+        _files_bytes(files) / _raw_bytes(files, names),
+        peak,
+    )
+
+
+def _repeat(images: Path, folder: Path, fields: int) -> list[str]:
+    """Link the fields of ``images`` into ``folder`` until there are enough; return their names."""
+    found = find_kaggle_fields(images)
+    folder.mkdir(parents=True)
+    names = []
+    for number in range(fields):
+        original = sorted(found)[number % len(found)]
+        names.append(f"{number:06d}-{original}")
+        for colour, file in found[original].items():
+            (folder / f"{names[-1]}_{colour}.png").symlink_to((images / file).resolve())
+    return names
+
+
+def _readers(
+    atlas: Atlas, files: Path, names: list[str], raw: NDArray[np.uint8], size: int, batches: int, *, as_float: bool
+) -> dict[str, Callable[[], int]]:
+    """Return ways to read batches of fields in random order."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    dataset: Any = _Files(files, names, size, as_float=as_float)
+    rng = np.random.default_rng(0)
+
+    def orders() -> Iterator[NDArray[np.int64]]:
+        for _ in range(batches):
+            yield rng.choice(len(names), BATCH, replace=False)
+
+    def starting_system() -> int:
+        return sum(len(np.stack([dataset[int(row)] for row in rows])) for rows in orders())
+
+    def two_workers() -> int:
+        order = [[int(row) for row in rows] for rows in orders()]
+        loader: DataLoader[Any] = DataLoader(
+            dataset, batch_sampler=order, num_workers=2, multiprocessing_context="fork"
+        )
+        return sum(len(batch) for batch in loader)
+
+    def ready(batch: NDArray[np.uint8]) -> int:
+        if as_float:
+            torch.from_numpy(batch).float().div_(255)
+        return len(batch)
+
+    return {
+        STARTING_SYSTEM: starting_system,
+        TWO_WORKERS: two_workers,
+        OURS: lambda: sum(ready(atlas.read(rows)) for rows in orders()),
+        LIMIT: lambda: sum(ready(raw[rows]) for rows in orders()),
+    }
+
+
+def _decode_all(source: KaggleSource, size: int) -> int:
+    def load(item: str) -> None:
+        scale_field(read_kaggle_field(source.folder, item, source.found[item]), Scaling(size=size))
+
+    return sum(1 for _ in in_order(load, source.items))
+
+
+def _import_anew(source: KaggleSource, workshop: Path, size: int) -> int:
+    import shutil
+
+    target = workshop / "again.atlas"
+    shutil.rmtree(target, ignore_errors=True)
+    return import_fields(source, target, size=size).added
+
+
+def _peak_mb(files: Path, target: Path, size: int) -> float:
+    """Import in a process of its own; return its peak memory in megabytes."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_import_and_weigh, (files, target, size))
+
+
+def _import_and_weigh(files: Path, target: Path, size: int) -> float:
+    import_fields(KaggleSource(files, labels=None, scaling=Scaling(size=size)), target, size=size)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _files_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _raw_bytes(folder: Path, names: list[str]) -> int:
+    first = read_kaggle_field(folder, names[0])
+    return first.nbytes * len(names)

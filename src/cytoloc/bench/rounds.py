@@ -1,0 +1,74 @@
+"""Timing in turns: every way does the same work in every round, so that a slow minute slows all of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Way:
+    """How fast one way of doing the work is.
+
+    Attributes:
+        name: What it is.
+        rate: Median over rounds, in units of work per second.
+        ratio: Median over rounds of its rate by that of the way all are compared with, in the same round.
+        least: Least of those ratios.
+        most: Greatest of them.
+    """
+
+    name: str
+    rate: float
+    ratio: float
+    least: float
+    most: float
+
+
+def in_turns(
+    ways: Mapping[str, Callable[[], int]],
+    *,
+    against: str,
+    rounds: int,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Way]:
+    """Return how fast each way is, measured in ``rounds`` rounds after one that does not count.
+
+    Args:
+        ways: Each does some work and returns how many units it did.
+        against: The way that the others are compared with.
+        rounds: How often each is measured.
+        advance: Told after each measurement how many of how many are done.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for position, (name, work) in enumerate(ways.items()):
+            started = time.perf_counter()
+            units = work()
+            rates[name].append(units / (time.perf_counter() - started))
+            advance(turn * len(ways) + position + 1, (rounds + 1) * len(ways))
+    measured = []
+    for name, values in rates.items():
+        ratios = [mine / other for mine, other in zip(values[1:], rates[against][1:], strict=True)]
+        measured.append(Way(name, median(values[1:]), median(ratios), min(ratios), max(ratios)))
+    return measured
+
+
+def machine() -> dict[str, Any]:
+    """Return what the measurements ran on."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
