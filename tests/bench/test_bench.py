@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ def test_every_way_works_in_every_round_and_the_first_does_not_count(monkeypatch
     clock = iter([float(tick) for tick in (0, 9, 9, 90, 100, 101, 101, 103, 200, 204, 204, 205)])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     calls: list[str] = []
-    ways = {name: lambda name=name: calls.append(name) or 8 for name in ("peer", "ours")}  # type: ignore[misc]
+
+    def work(name: str) -> int:
+        calls.append(name)
+        return 8
+
+    ways = {name: partial(work, name) for name in ("peer", "ours")}
     peer, ours = in_turns(ways, against="peer", rounds=2)
     assert calls == ["peer", "ours"] * 3
     assert (peer.rate, ours.rate) == (5.0, 6.0)  # medians of 8 / 1 and 8 / 4, of 8 / 2 and 8 / 1

@@ -204,7 +204,7 @@ def open_atlas(path: str | Path) -> Atlas:
 
 def pixels_sha256(image: NDArray[np.uint8]) -> str:
     """Return the SHA-256 of a field's pixels, channel by channel, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def array_spec(path: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Limits(NamedTuple):
 
 LIMITS: Final = Limits(spread=33.0, white=0.0065, sharpness=0.164, noise=0.757, swapped=3.0)
 
-NUCLEUS_WEIGHTS: Final = (-2.41, 8.14, -39.15)
+NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
 """Intercept, and weights of solidity and unevenness, of the score that says how much a channel looks like nuclei."""
 
 
@@ -80,7 +80,8 @@ def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
         compact. And unevenness, the spread of the background over the step between background and foreground: nothing
         else is stained in the channel of the nuclei.
     """
-    small = cv2.GaussianBlur(_shrunk(plane, NUCLEUS_PX), (3, 3), 0)
+    # By way of the larger size: OpenCV halves four times as fast as it quarters.
+    small = cv2.GaussianBlur(_shrunk(_shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
     _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     foreground = int(cv2.countNonZero(mask))
     if foreground in (0, mask.size):
@@ -101,9 +102,10 @@ def flags_of(image: NDArray[np.uint8], *, absent: Collection[str] = (), limits: 
         limits: Where a measure becomes a flag.
     """
     said = []
-    for role, plane in zip(CHANNELS, image, strict=True):
-        if role in absent:
-            continue
+    present = {
+        role: _shrunk(plane, MEASURED_PX) for role, plane in zip(CHANNELS, image, strict=True) if role not in absent
+    }
+    for role, plane in present.items():
         found = measure(plane)
         if found.spread < limits.spread:
             structure = found.spread > 2 and found.sharpness < limits.noise
@@ -112,7 +114,6 @@ def flags_of(image: NDArray[np.uint8], *, absent: Collection[str] = (), limits: 
             said.append(f"{role} blurred")
         if found.white > limits.white:
             said.append(f"{role} saturated")
-    present = {role: plane for role, plane in zip(CHANNELS, image, strict=True) if role not in absent}
     if "nucleus" in present and len(present) > 1 and swap_score(present) > limits.swapped:
         said.append("nucleus swapped")
     return tuple(said)
