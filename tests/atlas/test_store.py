@@ -153,3 +153,13 @@ def test_what_is_no_atlas_is_refused(packed: Atlas, tmp_path: Path) -> None:
     (newer / "atlas.json").write_text(json.dumps({**header, "fields": 12}))
     with pytest.raises(FormatError, match="do not agree"):
         open_atlas(newer)
+
+
+def test_another_implementation_of_zarr_reads_the_same_pixels(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr comes with the extra formats")
+    images = images_of(5)
+    rows = [FieldRow(id=str(i), source="test", original_px=SIZE, original_width_px=SIZE) for i in range(5)]
+    atlas = write_atlas(tmp_path / "a.atlas", zip(rows, images, strict=True), size=SIZE, made_by={})
+    array = zarr.open_array(atlas.path / "images.zarr", mode="r")
+    assert array.shape == images.shape
+    np.testing.assert_array_equal(array[:], images)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc.atlas.store import Atlas, FieldRow, open_atlas
-from cytoloc.atlas.writer import AtlasWriter, row_of
+from cytoloc.atlas.writer import AtlasWriter, encode, row_of
 from cytoloc.errors import CytolocError, ImageError, OutputExistsError, StorageError, TableError
 from cytoloc.files import disk_errors, read_json, refuse_existing, write_json
 from cytoloc.parallel import in_order
@@ -196,20 +197,20 @@ def _pack(
     writer = AtlasWriter(part / "atlas", size=size, path=path)
     kept = 0 if base is None else len(base) // writer.shard_length
     before = set() if base is None else set(base.ids)
-    images: list[NDArray[np.uint8]] = []
+    chunks: list[bytes] = []
     rows: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
-    writing: list[tuple[Any, dict[str, Any]]] = []
+    writing: list[tuple[Future[None], dict[str, Any]]] = []
     if base is not None and journal.shards == 0:
         _link_shards(base, writer, kept)
         rest = np.arange(kept * writer.shard_length, len(base))
-        images += list(base.read(rest))
+        chunks += [encode(image) for image in base.read(rest)]
         rows += base.fields[rest].to_dicts()
 
     def commit() -> None:
         while writing:
             future, entry = writing.pop()
-            writer.wait(future)
+            future.result()
             journal.commit(entry)
 
     def close_shard(item: int, within: int) -> None:
@@ -222,11 +223,11 @@ def _pack(
             "rejected": list(rejected),
             "rows": list(rows),
         }
-        if images:
-            writing.append((writer.put(kept + journal.shards, np.stack(images)), entry))
+        if chunks:
+            writing.append((writer.put(kept + journal.shards, chunks), entry))
         else:
             journal.commit(entry)
-        for each in (images, rows, rejected):
+        for each in (chunks, rows, rejected):
             each.clear()
 
     items = source.items
@@ -236,7 +237,7 @@ def _pack(
         for position, result in list(enumerate(results))[first:]:
             loaded = result
             if not isinstance(loaded, Rejected):
-                row, image = loaded
+                row, chunk = loaded
                 if row["id"] in before:
                     _refuse_known(row["id"], base, skip_known=skip_known)
                     journal.known += 1
@@ -253,23 +254,23 @@ def _pack(
                 continue
             journal.ids.add(row["id"])
             journal.added += 1
-            images.append(image)
+            chunks.append(chunk)
             rows.append(row)
-            if len(images) == writer.shard_length:
+            if len(chunks) == writer.shard_length:
                 close_shard(item, position + 1)
         advance(item + 1, len(items))
-    if images or rejected or not journal.shards:
+    if chunks or rejected or not journal.shards:
         close_shard(len(items), 0)
     commit()
 
 
-def _load(source: FieldSource, item: str) -> list[tuple[dict[str, Any], NDArray[np.uint8]] | Rejected]:
-    """Return an item's fields with their finished rows, so that checksums are taken on all cores too."""
+def _load(source: FieldSource, item: str) -> list[tuple[dict[str, Any], bytes] | Rejected]:
+    """Return an item's fields as finished rows and chunks, so that all cores check and compress too."""
     try:
         loaded = source.load(item)
     except CytolocError as error:
         return [Rejected(item, error.message)]
-    return [each if isinstance(each, Rejected) else (row_of(*each), each[1]) for each in loaded]
+    return [each if isinstance(each, Rejected) else (row_of(*each), encode(each[1])) for each in loaded]
 
 
 def _refuse_known(name: str, base: Atlas | None, *, skip_known: bool) -> None:

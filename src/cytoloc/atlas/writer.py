@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import imagecodecs
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -68,22 +71,15 @@ class AtlasWriter:
         spec = array_spec(pixels) if (pixels / "zarr.json").exists() else _new_spec(pixels, size)
         with self._storage_errors():
             self._array = tensorstore.open(spec, open=True, create="metadata" in spec).result()
+        # One shard is written while the fields of the next are read.
+        self._disk = ThreadPoolExecutor(1)
 
-    def put(self, shard: int, images: NDArray[np.uint8]) -> Any:
-        """Start to write a whole shard, uint8 ``(n, 4, size, size)``; return a future to be given to :meth:`wait`."""
-        # What a killed process left is written anew, not merged with.
-        self.shard_path(shard).unlink(missing_ok=True)
-        start = shard * self.shard_length
-        return self._array[start : start + len(images)].write(images)
+    def put(self, shard: int, chunks: Sequence[bytes]) -> Future[None]:
+        """Start to write a whole shard of fields, as :func:`encode` returns them; what lies there is written anew.
 
-    def wait(self, writing: Any) -> None:
-        """Wait until a shard lies on the disk.
-
-        Raises:
-            StorageError: If the disk is full or read-only.
+        A disk that is full or read-only raises OSError from the future.
         """
-        with self._storage_errors():
-            writing.result()
+        return self._disk.submit(_write_shard, self.shard_path(shard), list(chunks), self.shard_length)
 
     def shard_path(self, shard: int) -> Path:
         """Return the file of a shard."""
@@ -125,6 +121,32 @@ class AtlasWriter:
             ) from error
 
 
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """Return a field's pixels, uint8 ``(4, size, size)``, as a chunk of the array: blosc-lz4, without shuffling.
+
+    It reads 1.2 to 1.3 times as fast as zstd, for a tenth more bytes.
+    """
+    pixels: Any = np.ascontiguousarray(image)
+    return bytes(imagecodecs.blosc_encode(pixels, compressor="lz4", level=5, shuffle=0, typesize=1, numthreads=1))
+
+
+def _write_shard(path: Path, chunks: list[bytes], length: int) -> None:
+    """Write a shard as Zarr's ``sharding_indexed`` has it: chunks, then their offsets and lengths."""
+    # All ones stand for a chunk that is not there.
+    index = np.full((length, 2), 2**64 - 1, "<u8")
+    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
+    index[: len(chunks), 0] = np.cumsum(lengths) - lengths
+    index[: len(chunks), 1] = lengths
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Never in place: after --append a shard may be a link to one of another atlas.
+    path.unlink(missing_ok=True)
+    with path.open("wb") as stream:
+        stream.writelines(chunks)
+        stream.write(index.tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def row_of(row: FieldRow, image: NDArray[np.uint8]) -> dict[str, Any]:
     """Return the row of the table for a field: what is known of it, what is wrong with it, its pixels' checksum."""
     return {**asdict(row), "flags": flags_of(image, absent=row.absent), "sha256": pixels_sha256(image)}
@@ -152,7 +174,7 @@ def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by
     with new_folder(path) as folder:
         writer = AtlasWriter(folder, size=size, path=path)
         for shard, batch in enumerate(_batches(fields, writer.shard_length)):
-            writer.wait(writer.put(shard, np.stack([image for _, image in batch])))
+            writer.put(shard, [encode(image) for _, image in batch]).result()
             rows += [row_of(row, image) for row, image in batch]
         refuse_repeated([row["id"] for row in rows], where=str(path))
         writer.finish(rows, count=len(rows), header={"made_by": made_by})
@@ -179,12 +201,11 @@ def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> None:
 
 
 def _new_spec(path: Path, size: int) -> dict[str, Any]:
-    # blosc-lz4 reads 1.2-1.3 times as fast as zstd here, for a few per cent more bytes.
     inner = [
         {"name": "bytes"},
         {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle"}},
     ]
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}]
     one_field = [1, len(CHANNELS), size, size]
     sharding = {"chunk_shape": one_field, "codecs": inner, "index_codecs": index, "index_location": "end"}
     return {
