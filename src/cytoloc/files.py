@@ -103,16 +103,29 @@ def read_json(path: Path, *, kind: str, version: int) -> dict[str, Any]:
         FormatError: If there is no such file, it is no JSON, or it states another format or version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise FormatError(f"{path}: there is no such file.", way_out=f"A {kind} file was expected.") from None
-    except (ValueError, OSError) as error:
-        raise FormatError(f"{path} cannot be read as JSON: {error}.") from error
-    check_format(content if isinstance(content, dict) else {}, where=path, kind=kind, version=version)
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error}.") from error
+    return parse_json(text, where=path, kind=kind, version=version)
+
+
+def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> dict[str, Any]:
+    """Return what :func:`write_json` wrote, from its bytes.
+
+    Raises:
+        FormatError: If it is no JSON, or states another format or version.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise FormatError(f"{where} cannot be read as JSON: {error}.") from error
+    check_format(content if isinstance(content, dict) else {}, where=where, kind=kind, version=version)
     return dict(content)
 
 
-def check_format(header: dict[str, Any], *, where: Path, kind: str, version: int) -> None:
+def check_format(header: dict[str, Any], *, where: Path | str, kind: str, version: int) -> None:
     """Raise :class:`~cytoloc.errors.FormatError` unless ``header`` states this format and version."""
     if header.get("format") != kind:
         raise FormatError(f"{where} is not a {kind} file: its format is {header.get('format')!r}.")

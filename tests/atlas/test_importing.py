@@ -229,7 +229,7 @@ def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_pat
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole.atlas", 0, 300).atlas.path
+    whole = run(tmp_path / "whole.atlas", 0, 300).atlas.folder
     path = tmp_path / "killed.atlas"
     rng = np.random.default_rng(0)
     kills = 0

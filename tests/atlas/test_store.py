@@ -69,12 +69,12 @@ def test_table_and_truth(packed: Atlas) -> None:
 
 
 def test_it_is_zarr_v3_and_sharded(packed: Atlas) -> None:
-    meta = json.loads((packed.path / "images.zarr" / "zarr.json").read_text())
+    meta = json.loads((packed.folder / "images.zarr" / "zarr.json").read_text())
     assert meta["zarr_format"] == 3
     assert meta["shape"] == [13, 4, SIZE, SIZE]
     assert meta["codecs"][0]["name"] == "sharding_indexed"
     assert meta["codecs"][0]["configuration"]["chunk_shape"] == [1, 4, SIZE, SIZE]
-    assert len(list((packed.path / "images.zarr" / "c").iterdir())) == 4
+    assert len(list((packed.folder / "images.zarr" / "c").iterdir())) == 4
 
 
 def test_the_fingerprint_knows_pixels_labels_and_ids(tmp_path: Path) -> None:
@@ -160,6 +160,6 @@ def test_another_implementation_of_zarr_reads_the_same_pixels(tmp_path: Path) ->
     images = images_of(5)
     rows = [FieldRow(id=str(i), source="test", original_px=SIZE, original_width_px=SIZE) for i in range(5)]
     atlas = write_atlas(tmp_path / "a.atlas", zip(rows, images, strict=True), size=SIZE, made_by={})
-    array = zarr.open_array(atlas.path / "images.zarr", mode="r")
+    array = zarr.open_array(atlas.folder / "images.zarr", mode="r")
     assert array.shape == images.shape
     np.testing.assert_array_equal(array[:], images)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -110,3 +113,35 @@ def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: A
     assert not torch.equal(shuffled[0][0], shuffled[2][0])
     few = Fields(study, np.arange(5))
     assert [len(pixels) for pixels, _ in loader(few, batch_size=8, shuffle_seed=0)] == [5]
+
+
+def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study: Atlas) -> None:
+    class Slow(Fields):
+        read: ClassVar[list[int]] = []
+
+        def __getitems__(self, indices: list[int]) -> Any:
+            self.read.append(len(indices))
+            may_read.wait()
+            return super().__getitems__(indices)
+
+    may_read = threading.Event()
+    ahead = loader(Slow(study, np.arange(24)), batch_size=8, shuffle_seed=None)
+    threading.Timer(0.2, may_read.set).start()
+    batches = iter(ahead)
+    next(batches)
+    assert ahead.waited > 0.1
+    deadline = time.monotonic() + 10
+    while len(Slow.read) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert Slow.read == [8, 8]
+    assert len(list(batches)) == 2
+    assert Slow.read == [8, 8, 8]
+
+
+def test_an_error_in_reading_comes_out_where_batches_are_asked_for(study: Atlas) -> None:
+    class Broken(Fields):
+        def __getitems__(self, indices: list[int]) -> Any:
+            raise TrainingError("broken")
+
+    with pytest.raises(TrainingError, match="broken"):
+        list(loader(Broken(study, np.arange(24)), batch_size=8, shuffle_seed=None))

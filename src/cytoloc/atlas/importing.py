@@ -284,7 +284,7 @@ def _refuse_known(name: str, base: Atlas | None, *, skip_known: bool) -> None:
 def _link_shards(base: Atlas, writer: AtlasWriter, count: int) -> None:
     """Give the new atlas the full shards of the old one, without copying where the disk allows that."""
     for shard in range(count):
-        source, target = base.path / "images.zarr" / "c" / str(shard) / "0" / "0" / "0", writer.shard_path(shard)
+        source, target = base.folder / "images.zarr" / "c" / str(shard) / "0" / "0" / "0", writer.shard_path(shard)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
@@ -326,7 +326,7 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
 
 def read_quarantine(atlas: Atlas) -> list[Rejected]:
     """Return what was left out when an atlas was imported."""
-    file = atlas.path / QUARANTINE
+    file = atlas.folder / QUARANTINE
     if not file.exists():
         return []
     return [Rejected(*row) for row in pl.read_csv(file, infer_schema=False, glob=False).iter_rows()]

@@ -7,7 +7,9 @@ fields that it asks for; tensorstore decodes them in parallel, outside Python.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +19,8 @@ import polars as pl
 import tensorstore
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError
-from cytoloc.files import existing, read_json
+from cytoloc.errors import FormatError, StorageError
+from cytoloc.files import existing, parse_json, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
@@ -99,13 +101,13 @@ class Atlas:
     """A packed set of fields of view, open for reading.
 
     Attributes:
-        path: The folder it lies in.
+        path: The folder it lies in, or its URL.
         size: Edge of its pictures, in pixels.
         fields: One row per field, columns as in :data:`SCHEMA`.
         header: The content of ``atlas.json``.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], fields: pl.DataFrame, array: Any) -> None:
+    def __init__(self, path: Path | str, header: dict[str, Any], fields: pl.DataFrame, array: Any) -> None:
         self.path = path
         self.header = header
         self.size: int = header["size"]
@@ -149,6 +151,17 @@ class Atlas:
         return pixels
 
     @property
+    def folder(self) -> Path:
+        """The folder it lies in.
+
+        Raises:
+            FormatError: If it is at a URL.
+        """
+        if isinstance(self.path, str):
+            raise FormatError(f"{self.path} is not on this machine.", way_out="Copy the atlas here first.")
+        return self.path
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """The id of each field, in row order."""
         return tuple(self.fields["id"].to_list())
@@ -183,19 +196,58 @@ class Atlas:
 def open_atlas(path: str | Path) -> Atlas:
     """Open an atlas for reading.
 
+    Args:
+        path: A folder, or a URL that tensorstore reads: ``https://…``, ``s3://BUCKET/…``, ``gs://BUCKET/…``. Of an
+            atlas at a URL the table is fetched at once, pixels as they are asked for, by ranges of bytes.
+
     Raises:
         FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
+        StorageError: If a URL cannot be read.
     """
+    if "://" in str(path):
+        return _open_url(str(path).rstrip("/"))
     path = Path(path)
     existing(path, error=FormatError, what="atlas")
     if not path.is_dir():
         raise FormatError(f"{path} is not an atlas but a file.", way_out="An atlas is a folder that an import wrote.")
     header = read_json(path / "atlas.json", kind=KIND, version=VERSION)
-    try:
+    with _damage(path):
         fields = pl.read_parquet(path / "fields.parquet", glob=False)
         array = tensorstore.open(array_spec(path / "images.zarr"), open=True, read=True).result()
+    return _checked(path, header, fields, array)
+
+
+def _open_url(url: str) -> Atlas:
+    content = {}
+    try:
+        store = tensorstore.KvStore.open(f"{url}/").result()
+        for name in ("atlas.json", "fields.parquet"):
+            found = store.read(name).result()
+            if found.state != "value":
+                raise FormatError(f"{url}: there is no atlas ({name} is missing).", way_out="Check the URL.")
+            content[name] = found.value
+    except ValueError as error:
+        raise StorageError(
+            f"{url} cannot be read: {first_line(error)}", way_out="Check URL, network and rights."
+        ) from error
+    header = parse_json(content["atlas.json"], where=f"{url}/atlas.json", kind=KIND, version=VERSION)
+    with _damage(url):
+        fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
+        spec = {"driver": "zarr3", "kvstore": f"{url}/images.zarr/", "fill_missing_data_reads": False}
+        array = tensorstore.open(spec, open=True, read=True).result()
+    return _checked(url, header, fields, array)
+
+
+@contextmanager
+def _damage(path: Path | str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         raise FormatError(f"{path} is damaged: {first_line(error)}", way_out="Import it again.") from error
+
+
+def _checked(path: Path | str, header: dict[str, Any], fields: pl.DataFrame, array: Any) -> Atlas:
+    """Return the atlas if its parts agree."""
     expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
     if fields.schema != SCHEMA or fields.height != header.get("fields") or tuple(array.shape) != expected:
         raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")

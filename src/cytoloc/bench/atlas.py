@@ -127,7 +127,7 @@ def bench_atlas(
         rounds=rounds,
         advance=partial(advance, "importing"),
     )
-    packed = sum(file.stat().st_size for file in atlas.path.rglob("*") if file.is_file())
+    packed = sum(file.stat().st_size for file in atlas.folder.rglob("*") if file.is_file())
     return AtlasBench(
         fields,
         size,

@@ -16,7 +16,7 @@ from cytoloc.labels import LOCATIONS
 if TYPE_CHECKING:
     from cytoloc.atlas.store import Atlas
 
-AtlasPath = Annotated[Path, typer.Argument(help="An atlas.", metavar="ATLAS")]
+AtlasPath = Annotated[str, typer.Argument(help="An atlas: a folder, or a URL.", metavar="ATLAS")]
 
 
 class Form(StrEnum):
@@ -88,11 +88,12 @@ def info(
         typer.echo(json.dumps(facts, indent=2))
         return
     known = facts["labelled"]
+    megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
     holds = f"{counted(facts['fields'], 'field')} of {facts['size']} px"
-    typer.echo(f"{path}: {holds}, {known} labelled, {facts['megabytes']:.1f} MB")
+    typer.echo(f"{path}: {holds}, {known} labelled{megabytes}")
     if facts["quarantined"]:
         typer.echo(
-            f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path / 'quarantine.csv'}"
+            f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path}/quarantine.csv"
         )
     typer.echo(f"made by      {', '.join(_settings(facts['made_by']))}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
@@ -117,6 +118,13 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name} {value[:16] if name.endswith('sha256') else value}"
 
 
+def _megabytes(atlas: Atlas) -> float | None:
+    """Return how much an atlas takes on the disk; None for one at a URL."""
+    if isinstance(atlas.path, str):
+        return None
+    return sum(file.stat().st_size for file in atlas.folder.rglob("*") if file.is_file()) / 1e6
+
+
 def describe(atlas: Atlas) -> dict[str, Any]:
     """Return what `info` says, as JSON values."""
     import polars as pl
@@ -131,7 +139,7 @@ def describe(atlas: Atlas) -> dict[str, Any]:
         "fields": len(atlas),
         "size": atlas.size,
         "labelled": int(atlas.labelled.sum()),
-        "megabytes": sum(file.stat().st_size for file in atlas.path.rglob("*") if file.is_file()) / 1e6,
+        "megabytes": _megabytes(atlas),
         "made_by": atlas.header["made_by"],
         "appended": atlas.header.get("appended", []),
         "quarantined": atlas.header.get("quarantined", 0),
@@ -173,9 +181,9 @@ def show(
     predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
     position = {name: row for row, name in enumerate(atlas.ids)}
     wanted = ids or [name for name in atlas.ids if predicted is None or name in predicted][:12]
-    known = {path: list(position)}
+    known = {str(path): list(position)}
     if predictions and predicted is not None:
-        known[predictions] = list(predicted)
+        known[str(predictions)] = list(predicted)
     for where, names in known.items():
         missing = set(wanted).difference(names)
         if missing:

@@ -32,7 +32,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, ever
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Of `cytoloc recipes`, or a .toml file.", metavar="RECIPE")],
-    atlas: Annotated[Path, typer.Argument(help="The fields to learn from.", metavar="ATLAS")],
+    atlas: Annotated[str, typer.Argument(help="The fields to learn from: a folder, or a URL.", metavar="ATLAS")],
     folds: Annotated[Path, typer.Option(help="CSV id,group,fold of `cytoloc folds`.")],
     out: Annotated[Path, typer.Option(help="Run folders are made in here.")],
     fold: Annotated[str, typer.Option(help="The fold to hold out, or all, one run each.")] = "all",

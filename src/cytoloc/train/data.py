@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +79,31 @@ class Fields(Dataset[Batch]):
         return torch.from_numpy(self.atlas.read(self.rows[indices])), self.targets[indices]
 
 
-def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> DataLoader[Any]:
+class ReadAhead(DataLoader[Any]):
+    """A loader without worker processes that reads the next batch while the last is being learnt.
+
+    Attributes:
+        waited: Seconds for which the last pass, or the present one, kept its reader waiting.
+    """
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch's own iterator keeps what workers need
+        self.waited = 0.0
+        batches = super().__iter__()
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(next, batches, None)
+            while True:
+                asked = time.perf_counter()
+                batch = coming.result()
+                self.waited += time.perf_counter() - asked
+                if batch is None:
+                    return
+                coming = reader.submit(next, batches, None)
+                yield batch
+
+
+def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> ReadAhead:
     """Return batches of ``fields``: in order, or shuffled by ``shuffle_seed``.
 
     A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread
@@ -86,7 +113,7 @@ def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> Data
     rows = np.arange(len(fields))
     # A list, not a generator: however often Lightning starts to iterate, the order is the same.
     order = np.random.default_rng(shuffle_seed).permutation(rows) if shuffled else rows
-    return DataLoader(
+    return ReadAhead(
         fields,
         batch_size=batch_size,
         sampler=order.tolist(),

@@ -15,7 +15,17 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-COLUMNS = ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate", "images_per_second", "seconds")
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "val_macro_f1",
+    "learning_rate",
+    "images_per_second",
+    "data_wait",
+    "seconds",
+)
+"""Columns of ``log.csv``; ``data_wait`` is the share of the time of training for which it waited for pixels."""
 
 
 class EpochLog(lightning.Callback):
@@ -50,6 +60,7 @@ class EpochLog(lightning.Callback):
             **{name: measured[name] for name in ("train_loss", "val_loss", "val_macro_f1")},
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "images_per_second": images / self._trained,
+            "data_wait": getattr(trainer.train_dataloader, "waited", 0.0) / self._trained,
             "seconds": time.perf_counter() - self._started,
         }
         self.rows.append(row)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.errors import FormatError, StorageError
+from tests.conftest import Cli
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Serves files and, as object stores do, ranges of bytes of them."""
+
+    protocol_version = "HTTP/1.1"
+    sent: ClassVar[list[tuple[str, int]]] = []
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            self.send_error(404)
+            return
+        content = file.read_bytes()
+        wanted, size = self.headers.get("Range"), len(content)
+        if wanted:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start = int(first) if first else max(0, size - int(last))
+            stop = size if not first or not last else min(int(last) + 1, size)
+            content = content[start:stop]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        self.sent.append((self.path, len(content)))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def address(study: Atlas, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.chdir(study.folder.parent)
+    monkeypatch.setattr(Ranges, "sent", [])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/{study.folder.name}"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_atlas_at_a_url_reads_as_on_the_disk(study: Atlas, address: str) -> None:
+    remote = open_atlas(address)
+    assert remote.fields.equals(study.fields)
+    assert remote.fingerprint == study.fingerprint
+    rows = [7, 1, 30, 1]
+    np.testing.assert_array_equal(remote.read(rows), study.read(rows))
+
+
+def test_a_field_costs_a_range_of_bytes_not_a_shard(study: Atlas, address: str) -> None:
+    remote = open_atlas(address + "/")
+    Ranges.sent.clear()
+    remote.read([3])
+    shard = next((study.folder / "images.zarr" / "c").rglob("0/0/0/0")).stat().st_size
+    assert sum(size for _, size in Ranges.sent) < shard / 4
+
+
+def test_what_is_not_there_is_said(address: str) -> None:
+    with pytest.raises(FormatError, match=r"there is no atlas \(atlas\.json is missing\)"):
+        open_atlas(address + "-not")
+    with pytest.raises(StorageError, match="cannot be read"):
+        open_atlas("nonsense://somewhere/a.atlas")
+    with pytest.raises(FormatError, match="not on this machine"):
+        _ = open_atlas(address).folder
+
+
+def test_commands_take_urls(study: Atlas, address: str, cli: Cli, tmp_path: Path) -> None:
+    said = cli("info", address)
+    assert said.code == 0, said.err
+    assert f"{len(study)} fields" in said.out
+    assert cli("folds", address, "-k", 2, "--out", tmp_path / "folds.csv").code == 0
+    assert cli("show", address, "--out", tmp_path / "sheet.png").code == 0
