@@ -109,3 +109,29 @@ def test_a_submission_may_be_blank(tmp_path: Path) -> None:
     path.write_text("Id,Predicted\na,\nb,3 1\n")
     assert read_labels(path, column="Predicted", blank=True) == {"a": (), "b": (1, 3)}
     assert read_ids(path) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfId,Target\r\na,1 2\r\nb,3\r\n",
+        b"Id,Target\r\na,1 2\r\nb,3",
+        b"\xef\xbb\xbfId,Target\na,1 2\nb,3\n",
+    ],
+)
+def test_labels_of_spreadsheets_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "l.csv").write_bytes(content)
+    assert read_labels(tmp_path / "l.csv") == {"a": (1, 2), "b": (3,)}
+
+
+def test_ids_may_be_long_and_of_any_script(tmp_path: Path) -> None:
+    names = ["Zellkern \u00e4\u00f6\u00fc 1", "\u7d30\u80de", "x" * 5000]
+    (tmp_path / "l.csv").write_text("Id,Target\n" + "".join(f"{name},1\n" for name in names), encoding="utf-8")
+    assert list(read_labels(tmp_path / "l.csv")) == names
+
+
+def test_labels_of_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("Id,Target\n\u00e4,1\n", encoding="latin-1")
+    with pytest.raises(TableError, match=r"l\.csv cannot be read") as caught:
+        read_labels(tmp_path / "l.csv")
+    assert "UTF-8" in caught.value.way_out

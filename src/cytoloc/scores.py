@@ -240,7 +240,9 @@ def read_csv(path: Path) -> pl.DataFrame:
     try:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.") from error
+        raise TableError(
+            f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.", way_out="Save it as CSV in UTF-8."
+        ) from error
     if "Id" in table.columns and table["Id"].null_count():
         raise TableError(f"{path}: row {table['Id'].is_null().arg_max()} (after the header) has no id.")
     return table

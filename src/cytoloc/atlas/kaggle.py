@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from cytoloc.scores import read_labels
 
 COLOURS = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
 SUFFIXES = (".png", ".tif", ".tiff")
+
+Suffixes = tuple[str | None, ...]
+"""How the name of each colour's file ends; None for a file that is not there."""
 
 
 class KaggleSource:
@@ -150,7 +153,24 @@ def read_kaggle_planes(folder: Path, name: str, files: dict[str, str] | None = N
     return planes
 
 
-def find_kaggle_fields(folder: Path) -> dict[str, dict[str, str]]:
+class KaggleFiles(Mapping[str, dict[str, str]]):
+    """For each field id the name of the file of each colour that is there; names are made when they are asked for."""
+
+    def __init__(self, suffixes: dict[str, Suffixes]) -> None:
+        self._suffixes = suffixes
+
+    def __getitem__(self, name: str) -> dict[str, str]:
+        each = zip(COLOURS, self._suffixes[name], strict=True)
+        return {colour: f"{name}_{colour}{suffix}" for colour, suffix in each if suffix is not None}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._suffixes)
+
+    def __len__(self) -> int:
+        return len(self._suffixes)
+
+
+def find_kaggle_fields(folder: Path) -> KaggleFiles:
     """Return for each field id in ``folder`` the file of each colour that is there.
 
     Raises:
@@ -160,25 +180,31 @@ def find_kaggle_fields(folder: Path) -> dict[str, dict[str, str]]:
         raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the pictures.")
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the pictures.")
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, Suffixes] = {}
+    # Most fields have the same suffixes, so that one tuple serves them all: there may be millions.
+    shared: dict[Suffixes, Suffixes] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             stem, dot, suffix = entry.name.rpartition(".")
             name, _, colour = stem.rpartition("_")
-            if dot + suffix.lower() in SUFFIXES and name and colour in COLOURS:
-                files = found.setdefault(name, {})
-                if colour in files:
-                    raise ImageError(
-                        f"{folder} holds both {files[colour]} and {entry.name}.", way_out="Keep one of them."
-                    )
-                files[colour] = entry.name
+            if dot + suffix.lower() not in SUFFIXES or not name or colour not in COLOURS:
+                continue
+            suffixes = list(found.get(name, (None,) * len(COLOURS)))
+            place = COLOURS.index(colour)
+            if suffixes[place] is not None:
+                raise ImageError(
+                    f"{folder} holds both {name}_{colour}{suffixes[place]} and {entry.name}.",
+                    way_out="Keep one of them.",
+                )
+            suffixes[place] = dot + suffix
+            found[name] = shared.setdefault(tuple(suffixes), tuple(suffixes))
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",
             way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
             " and {Id}_yellow.png (or .tif).",
         )
-    return found
+    return KaggleFiles(found)
 
 
 def _read_plane(path: Path) -> Pixels:
