@@ -1,0 +1,54 @@
+"""Peak memory of imports of a thousand and of many fields, each in a process of its own.
+
+    python studies/import_memory.py [--fields 100000] [--size 64]
+
+The fields are links to four small pictures, so that the number of fields, not their size, is what grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cytoloc.atlas.importing import import_fields
+from cytoloc.atlas.kaggle import COLOURS, KaggleSource
+from cytoloc.pictures.scale import Scaling
+
+
+def import_and_weigh(folder: Path, target: Path, size: int) -> tuple[float, float]:
+    """Return peak memory in MB and time in seconds of an import."""
+    started = time.perf_counter()
+    import_fields(KaggleSource(folder, labels=None, scaling=Scaling(size=size)), target, size=size)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, time.perf_counter() - started
+
+
+def main() -> None:
+    """Print peak memory for each number of fields."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", type=int, default=100_000)
+    parser.add_argument("--size", type=int, default=64)
+    given = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        for number in (1000, given.fields):
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            for colour in COLOURS:
+                original = Path(place) / f"{colour}.png"
+                cv2.imwrite(str(original), rng.integers(0, 255, (given.size, given.size), np.uint8))
+                for field in range(number):
+                    (folder / f"{field:08d}-bba5-11e8-b2ba-ac1f6b6435d0_{colour}.png").symlink_to(original)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                peak, seconds = pool.apply(import_and_weigh, (folder, Path(place) / f"{number}.atlas", given.size))
+            print(f"{number:>8} fields: {peak:.0f} MB, {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
