@@ -28,8 +28,10 @@ def register(app: typer.Typer) -> None:
 def predict(
     model: Annotated[Path, typer.Argument(help="A run, or a folder of runs to average.", metavar="MODEL")],
     inputs: Annotated[
-        list[Path],
-        typer.Argument(help="Atlases, or folders of {Id}_{red,green,blue,yellow}.png at any size.", metavar="INPUT…"),
+        list[str],
+        typer.Argument(
+            help="Atlases, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png at any size.", metavar="INPUT…"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The new scores file (.parquet).")],
     views: Annotated[
@@ -51,7 +53,7 @@ def predict(
     loaded = load(model)
     parts = []
     for path, source in zip(inputs, sources, strict=True):
-        with progress(f"predicting {path.name}") as advance:
+        with progress(f"predicting {Path(path).name}") as advance:
             parts.append(loaded.score(source, views=int(views.value) if views else None, advance=advance))
     scores = join(parts)
     write_scores(scores, out)

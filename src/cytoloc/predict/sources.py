@@ -90,15 +90,16 @@ class FolderSource:
             yield np.stack(batch)
 
 
-def open_source(path: Path) -> Source:
-    """Return the fields at ``path``: an atlas, or a folder of the competition's PNG files.
+def open_source(path: str | Path) -> Source:
+    """Return the fields at ``path``: an atlas, there or at a URL, or a folder of the competition's PNG files.
 
     Raises:
         ImageError: If there is nothing at ``path``, or it is a folder without fields.
         FormatError: If it is a damaged atlas.
     """
-    if path.is_dir() and not (path / "atlas.json").exists():
-        return FolderSource(path)
+    folder = Path(path)
+    if "://" not in str(path) and folder.is_dir() and not (folder / "atlas.json").exists():
+        return FolderSource(folder)
     return AtlasSource(open_atlas(path))
 
 
