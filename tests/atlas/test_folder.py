@@ -254,7 +254,7 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
     assert "pixel size of 1 field is not known" in done.err
     assert "12-bit camera" in done.err
     far = cli(*call, "--size", 32, "--pixel-um", 0.02, "--floor", 0, "--out", tmp_path / "y.atlas")
-    assert "are 0.040 to 0.040 µm" in far.err
+    assert "are 0.040 µm" in far.err
     assert "5.120 µm" in far.err
     assert "12-bit camera" not in far.err
     assert open_atlas(tmp_path / "y.atlas")[0][1].max() > 200

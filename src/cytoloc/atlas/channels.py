@@ -92,17 +92,18 @@ class Pick:
             ImageError: If there is no such channel, or more than one could be meant.
         """
         what = ", ".join(f"{number} {name!r}" if name else str(number) for number, name in enumerate(names))
+        named = f" ({what})" if any(names) else ""
         if self.channel is None:
             if len(names) != 1:
                 raise ImageError(
-                    f"it has {len(names)} channels ({what}), not one.",
+                    f"it has {len(names)} channels{named}, not one.",
                     way_out=f"Say which, for example {self}#0.",
                 )
             return 0
         if isinstance(self.channel, int):
             if self.channel >= len(names):
                 raise ImageError(
-                    f"it has no channel {self.channel}: it has {len(names)} ({what}), counted from 0.",
+                    f"it has no channel {self.channel}: it has {len(names)}{named}, counted from 0.",
                     way_out="Give it files with that channel, or another number.",
                 )
             return self.channel

@@ -100,6 +100,8 @@ def info(
     wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
     typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
     typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
+    if facts["absent"]:
+        typer.echo(f"not imaged   {', '.join(facts['absent'])} (of some fields at least)")
     flags = [f"{what} {n}" for what, n in facts["flags"].items()]
     typer.echo(f"flags        {', '.join(flags) or 'none'}")
     if known:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import read_truth, score_files
+from cytoloc.cli.console import counted, read_truth, score_files
 
 ScorePaths = Annotated[
     list[Path],
@@ -124,7 +124,7 @@ def apply(
     wanted = read_ids(order) if order else table.ids
     predicted = rule({"mean": table.rows(wanted, where=str(order or "scores"))})
     write_locations(wanted, predicted, out)
-    typer.echo(f"{out}: {len(wanted)} fields, {predicted.sum() / len(wanted):.2f} locations a field.")
+    typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")
 
 
 def score(

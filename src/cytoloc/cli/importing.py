@@ -257,8 +257,9 @@ def _warn_of_scale(imported: Imported, size: int) -> None:
         )
     off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
     if off:
+        span = " to ".join(dict.fromkeys(f"{edge:.3f}" for edge in (min(off), max(off))))
         typer.secho(
-            f"Pixels of {counted(len(off), 'field')} are {min(off):.3f} to {max(off):.3f} µm as packed; the Human"
+            f"Pixels of {counted(len(off), 'field')} are {span} µm as packed; the Human"
             f" Protein Atlas has {hpa:.3f} µm at {size} px. --target-um {hpa:.3g} would bring them to its scale.",
             fg="yellow",
             err=True,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import progress, require_nets
+from cytoloc.cli.console import counted, progress, require_nets
 
 
 class Views(StrEnum):
@@ -57,4 +57,5 @@ def predict(
             parts.append(loaded.score(source, views=int(views.value) if views else None, advance=advance))
     scores = join(parts)
     write_scores(scores, out)
-    typer.echo(f"{out}: {len(scores)} fields, networks: {len(loaded.networks)}, views: {scores.provenance['views']}.")
+    said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
+    typer.echo(f"{said}, views: {scores.provenance['views']}.")
