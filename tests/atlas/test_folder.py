@@ -278,3 +278,20 @@ def test_every_real_file_is_read_or_refused_with_the_reason(tmp_path: Path) -> N
         planes=PlaneChoice(),
     )
     assert len(import_fields(source, tmp_path / "x.atlas", size=SIZE, strict=True).atlas) == 9
+
+
+def test_the_order_of_parts_in_names_does_not_matter(folder: Path) -> None:
+    for well, field in (("1", "2"), ("2", "1")):
+        Image.fromarray(np.full((SIZE, SIZE), int(well + field), np.uint8)).save(folder / f"w{well}_f{field}_c1.png")
+        Image.fromarray(np.full((SIZE, SIZE), int(well + field), np.uint8)).save(folder / f"f{field}_w{well}_c2.png")
+    channels = ["nucleus=w{well}_f{field}_c1.png,protein=f{field}_w{well}_c2.png"]
+    atlas = pack(folder, channels, absent=("microtubules=zero,er=zero",))
+    assert [(int(field[1].max()), int(field[2].max())) for field in atlas] == [(12, 12), (21, 21)]
+
+
+def test_files_that_agree_only_in_the_id_are_refused(folder: Path) -> None:
+    for plate, letter in (("A", "1"), ("B", "2")):
+        (folder / plate).mkdir()
+        Image.fromarray(noise(SIZE, SIZE)).save(folder / plate / f"1_c{letter}.png")
+    with pytest.raises(ImageError, match="say different things"):
+        pack(folder, ["nucleus={plate}/*_c1.png,protein={plate}/*_c2.png"], absent=("microtubules=zero,er=zero",))

@@ -66,7 +66,7 @@ class FilePattern:
         if found is None:
             return None
         said = found.groupdict()
-        return said if "id" in said else {**said, "id": "_".join(said.values())}
+        return said if "id" in said else {**said, "id": "_".join(said[name] for name in NAMES if name in said)}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNELS, ChannelRole
-from cytoloc.pictures.decoding import located
+from cytoloc.pictures.decoding import decoding, located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
 from cytoloc.pictures.formats import SUFFIXES, Picture, Scene, open_picture
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -189,7 +189,8 @@ class FolderSource:
             for number, name in enumerate(names):
                 planes: dict[ChannelRole, NDArray[Any]] = {}
                 for role, (file, picture) in opened.items():
-                    with located(str(self.folder / file)):
+                    path = self.folder / file
+                    with located(str(path)), decoding(path):
                         planes[role] = self._plane(picture, number, role)
                 sizes = {plane.shape for plane in planes.values()}
                 if len(sizes) > 1:
@@ -274,7 +275,12 @@ class FolderSource:
                         way_out="Make the patterns narrower, or remove one of the files.",
                     )
                 files.update(dict.fromkeys(roles, path))
-                self._said[item] = said
+                if self._said.setdefault(item, said) != said:
+                    raise ImageError(
+                        f"{self.folder}: {path} and {next(iter(files.values()))} are both of field {item}, but"
+                        " their names say different things of it.",
+                        way_out="Leave out *, so that the id is made of all parts of the name.",
+                    )
         if not self._files:
             raise ImageError(
                 f"{self.folder} holds no fields: {self.unmatched} picture files, none named as asked for.",

@@ -30,7 +30,7 @@ from cytoloc.files import disk_errors, read_json, refuse_existing, write_json
 from cytoloc.parallel import in_order
 
 KIND: Final = "cytoloc-import"
-VERSION: Final = 1
+VERSION: Final = 2
 
 QUARANTINE: Final = "quarantine.csv"
 """The file of an atlas that lists what could not be imported: ``id,reason``."""

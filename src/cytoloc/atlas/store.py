@@ -24,7 +24,7 @@ from cytoloc.files import existing, parse_json, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)

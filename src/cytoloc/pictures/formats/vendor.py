@@ -34,7 +34,8 @@ class BioioPicture:
         self._reader.set_scene(scene)
         lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
         # Fields are read in threads already; dask's own would only get in their way.
-        return np.ascontiguousarray(lazy.compute(scheduler="synchronous"))
+        plane = np.asarray(lazy.compute(scheduler="synchronous"))
+        return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
 
     def close(self) -> None:
         """Let go of the file; bioio opens it anew for every plane."""
