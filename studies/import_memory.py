@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import COLOURS, KaggleSource
+from cytoloc.bench.rounds import peak_mb
 from cytoloc.pictures.scale import Scaling
 
 
@@ -26,7 +26,7 @@ def import_and_weigh(folder: Path, target: Path, size: int) -> tuple[float, floa
     """Return peak memory in MB and time in seconds of an import."""
     started = time.perf_counter()
     import_fields(KaggleSource(folder, labels=None, scaling=Scaling(size=size)), target, size=size)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, time.perf_counter() - started
+    return peak_mb(), time.perf_counter() - started
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ def test_a_channel_that_is_not_there_or_not_the_only_one_is_refused(pick: str, n
         ("microtubules=0,nucleus=1,er=2", "protein=zero", "protein cannot be absent"),
         ("protein=1", "microtubules=zero,nucleus=zero,er=nucleus", "nucleus is not a stain"),
         ("protein=1,nucleus=0", "nucleus=zero,microtubules=zero,er=zero", "both in"),
+        ("protein=1,nucleus=1", "microtubules=zero,er=zero", "for both protein and nucleus"),
         ("protein=1,nucleus=*_b.tif", "microtubules=zero,er=zero", "both patterns"),
         ("protein={well}_g.tif,nucleus=*_b.tif", "microtubules=zero,er=zero", "differ"),
     ],

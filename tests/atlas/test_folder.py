@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cytoloc.atlas.channels import parse_channels
 from cytoloc.atlas.folder import FolderSource, PlaneChoice
 from cytoloc.atlas.importing import import_fields, read_quarantine
 from cytoloc.atlas.store import Atlas, open_atlas
-from cytoloc.errors import ImageError, SettingsError, TableError
+from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
 from cytoloc.labels import CHANNELS
 from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA, Cli
@@ -261,7 +262,13 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "words", [["--channels", "protein=1"], ["--channels", "x=1"], ["--channels", "protein=0", "--z", "top"]]
+    "words",
+    [
+        ["--channels", "protein=1"],
+        ["--channels", "x=1"],
+        ["--channels", "protein=0", "--z", "top"],
+        ["--channels", STACK[0], "--pixel-um", "nan"],
+    ],
 )
 def test_wrong_calls_exit_with_2(folder: Path, tmp_path: Path, cli: Cli, words: list[str]) -> None:
     assert cli("import", "folder", folder, *words, "--out", tmp_path / "x.atlas").code == 2
@@ -295,3 +302,36 @@ def test_files_that_agree_only_in_the_id_are_refused(folder: Path) -> None:
         Image.fromarray(noise(SIZE, SIZE)).save(folder / plate / f"1_c{letter}.png")
     with pytest.raises(ImageError, match="say different things"):
         pack(folder, ["nucleus={plate}/*_c1.png,protein={plate}/*_c2.png"], absent=("microtubules=zero,er=zero",))
+
+
+def test_bad_files_at_the_front_do_not_stop_an_import(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    for number in range(25):
+        (folder / f"{number:02d}.tif").write_bytes(b"")
+    tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), photometric="minisblack", metadata={"axes": "CYX"})
+    call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--out", tmp_path / "x.atlas"]
+    assert cli(*call, "--dry-run").code == 1
+    done = cli(*call)
+    assert done.code == 0, done.err
+    assert "None of the first 20 of 26 could be read" in done.err
+    assert open_atlas(tmp_path / "x.atlas").ids == ("good",)
+
+
+def test_a_missing_library_stops_an_import_instead_of_rejecting_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aicspylibczi", None)
+    tifffile.imwrite(folder / "a.ome.tif", noise(4, SIZE, SIZE), photometric="minisblack", metadata={"axes": "CYX"})
+    (folder / "b.czi").write_bytes(b"ZISRAWFILE")
+    with pytest.raises(MissingExtraError):
+        pack(folder, STACK, strict=False)
+
+
+def test_a_damaged_file_is_the_one_that_is_blamed(folder: Path) -> None:
+    for letter in "rgby":
+        tifffile.imwrite(folder / f"a_{letter}.tif", noise(64, 64), compression="zlib")
+    content = bytearray((folder / "a_r.tif").read_bytes())
+    with tifffile.TiffFile(folder / "a_r.tif") as file:
+        content[file.pages.first.dataoffsets[0] + 2] ^= 0xFF
+    (folder / "a_r.tif").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a_r\.tif is truncated or damaged"):
+        pack(folder, [FOUR[0].replace(".png", ".tif")])

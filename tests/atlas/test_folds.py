@@ -104,3 +104,12 @@ def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Atlas, tmp_path
 def test_a_flag_that_there_is_not_is_refused(study: Atlas, flag: str) -> None:
     with pytest.raises(TableError, match=f"no flag '{flag}'"):
         make_folds(study, k=2, without=[flag])
+
+
+def test_wells_stay_together_where_the_antibody_is_not_known(study: Atlas) -> None:
+    wells = pl.Series("well", [f"A{row // 4:02d}" for row in range(len(study))])
+    plain = study.fields.with_columns(pl.lit(None, pl.String).alias("antibody"), pl.lit("P1").alias("plate"), wells)
+    folds = make_folds(Atlas(study.path, study.header, plain, None), k=2)
+    joined = folds.join(plain, on="id").group_by("well").agg(pl.col("fold").n_unique(), pl.col("group").n_unique())
+    assert joined["fold"].max() == joined["group"].max() == 1
+    assert folds["group"].n_unique() == joined.height == -(-len(study) // 4)

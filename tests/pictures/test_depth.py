@@ -51,7 +51,15 @@ def test_joint_bounds_of_floats_are_right_to_less_than_a_grey(offset: float) -> 
         histogram.add(plane)
     bounds = histogram.bounds(DepthRule(low=1, high=99))
     assert bounds is not None
-    np.testing.assert_allclose(bounds.bounds, np.percentile(planes, [1, 99]), rtol=0.008, atol=1e-4)
+    np.testing.assert_allclose(bounds.bounds, np.percentile(planes, [1, 99]), rtol=0.0005, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_joint_bounds_that_would_be_coarser_than_greys_are_refused(dtype: type) -> None:
+    histogram = Histogram()
+    histogram.add(np.arange(40_000, 40_100, dtype=dtype)[None])
+    with pytest.raises(ImageError, match="too close together"):
+        histogram.bounds(DepthRule())
 
 
 def test_planes_of_two_types_have_no_joint_bounds() -> None:

@@ -151,7 +151,8 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
         absent: ``role=zero`` or ``role=other role`` for each stain that was not imaged.
 
     Raises:
-        SettingsError: If a role is unknown, named twice or not at all, the protein is absent, or files with one stain
+        SettingsError: If a role is unknown, named twice or not at all, two roles have the same picture, the protein is
+            absent, or files with one stain
             are mixed with files that hold all.
 
     Examples:
@@ -177,6 +178,14 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
             )
     if "protein" not in picks:
         raise SettingsError("The protein cannot be absent: it is what is located.", way_out=_EXAMPLE)
+    seen: dict[str, ChannelRole] = {}
+    for role, pick in picks.items():
+        other = seen.setdefault(str(pick), role)
+        if other != role:
+            raise SettingsError(
+                f"--channels gives {pick} for both {other} and {role}.",
+                way_out=f"If {role} was not imaged, leave it out and say --absent {role}={other}.",
+            )
     patterns = {pick.pattern is not None for pick in picks.values()}
     if len(patterns) > 1:
         raise SettingsError(

@@ -81,6 +81,16 @@ def make_folds(
     return table.with_columns(pl.col("fold").replace(-1, None))
 
 
+def group_known(fields: pl.DataFrame, group_by: GroupBy) -> NDArray[np.bool_]:
+    """Return for which rows of an atlas's table it is known what must not be separated.
+
+    Of a well, plate and well are enough: people's own files seldom name an antibody, and a well holds one.
+    """
+    needed = [name for name in _KEYS[group_by] if not (group_by == "well" and name == "antibody")]
+    known = fields.select(pl.all_horizontal(pl.col(needed).is_not_null())).to_series()
+    return np.asarray(known.to_numpy(), np.bool_)
+
+
 def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
     """Return which rows of an atlas's table have one of the flags; one without a role stands for any channel's.
 
@@ -149,11 +159,13 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 def _groups(fields: pl.DataFrame, group_by: GroupBy, pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
     """Return a group number per field, 0 … in order of first appearance."""
     keys = [
-        tuple(row) if None not in row else ("a field of its own", name)
-        for name, row in zip(fields["id"], fields.select(_KEYS[group_by]).iter_rows(), strict=True)
+        tuple(row) if known else ("a field of its own", name)
+        for name, row, known in zip(
+            fields["id"], fields.select(_KEYS[group_by]).iter_rows(), group_known(fields, group_by), strict=True
+        )
     ]
     position = {name: row for row, name in enumerate(fields["id"])}
-    first: dict[tuple[str, ...], int] = {}
+    first: dict[tuple[str | None, ...], int] = {}
     links = [(row, first.setdefault(key, row)) for row, key in enumerate(keys)]
     links += [(position[a], position[b]) for a, b in pairs if a in position and b in position]
     if not links:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.store import Atlas, FieldRow, open_atlas
 from cytoloc.atlas.writer import AtlasWriter, encode, row_of
-from cytoloc.errors import CytolocError, ImageError, OutputExistsError, StorageError, TableError
+from cytoloc.errors import ImageError, OutputExistsError, StorageError, TableError
 from cytoloc.files import disk_errors, read_json, refuse_existing, write_json
 from cytoloc.parallel import in_order
 
@@ -60,7 +60,7 @@ class FieldSource(Protocol):
     def load(self, item: str) -> Sequence[Loaded]:
         """Return an item's fields, uint8 ``(4, size, size)`` each; called in threads, several at a time.
 
-        A :class:`~cytoloc.errors.CytolocError` that it raises rejects the item.
+        An :class:`~cytoloc.errors.ImageError` that it raises rejects the item; any other error stops the import.
         """
 
 
@@ -268,7 +268,7 @@ def _load(source: FieldSource, item: str) -> list[tuple[dict[str, Any], bytes] |
     """Return an item's fields as finished rows and chunks, so that all cores check and compress too."""
     try:
         loaded = source.load(item)
-    except CytolocError as error:
+    except ImageError as error:
         return [Rejected(item, error.message)]
     return [each if isinstance(each, Rejected) else (row_of(*each), encode(each[1])) for each in loaded]
 

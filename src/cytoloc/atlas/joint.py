@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.errors import CytolocError
+from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 from cytoloc.pictures.depth import DepthRule, Histogram, JointBounds, refuse_not_finite, refuse_not_grey
@@ -37,12 +37,13 @@ def find_joint_bounds(
     histograms = [Histogram() for _ in CHANNELS]
 
     def readable(item: str) -> list[Planes]:
+        """Return the planes of an item's fields; none of one that the import will reject."""
         try:
             fields = list(fields_of(item))
             for plane in (plane for planes in fields for plane in planes if plane is not None):
                 refuse_not_grey(plane)
                 refuse_not_finite(plane)
-        except CytolocError:
+        except ImageError:
             return []
         return fields
 

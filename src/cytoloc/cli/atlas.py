@@ -227,5 +227,8 @@ def folds(
     table = table.drop_nulls()
     sizes = table["fold"].value_counts().sort("fold")["count"].to_list()
     typer.echo(f"{out}: {k} folds of {', '.join(map(str, sizes))} fields in {table['group'].n_unique()} groups.")
+    alone = int((~splitting.group_known(atlas.fields.filter(atlas.labelled), group.value)).sum())
+    if alone:
+        typer.echo(f"{counted(alone, 'field')} whose {group.value} is not known: each is a group of its own.")
     if left_out:
         typer.echo(f"{counted(left_out, 'field')} left out for {', '.join(without or ())}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,12 +47,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(importing, name="import")
 
 
-Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to add to.")]
-Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
-Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
 TRIES = 20
 """How many items that cannot be read are passed over in search of one that shows the channels."""
 
+Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to add to.")]
+Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
+Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
 Square = Annotated[SquareChoice, typer.Option(help="What to do with pictures that are not square.")]
 Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge pictures that are smaller than --size.")]
@@ -186,8 +187,8 @@ def folder(
     if z != "max" and not z.isdecimal():
         raise typer.BadParameter(f"{z!r} is neither max nor a number.", param_hint="'--z'")
     for name, um in (("--pixel-um", pixel_um), ("--target-um", target_um)):
-        if um is not None and um <= 0:
-            raise typer.BadParameter("must be more than 0.", param_hint=f"'{name}'")
+        if um is not None and not (math.isfinite(um) and um > 0):
+            raise typer.BadParameter("must be a number more than 0.", param_hint=f"'{name}'")
     source = FolderSource(
         directory,
         parse_channels(channels, absent or ()),
@@ -202,7 +203,7 @@ def folder(
         pixel_um=pixel_um,
         limit=limit,
     )
-    _show_mapping(source)
+    _show_mapping(source, must=strict or dry_run)
     if dry_run or out is None:
         return
     _measure(source, depth)
@@ -212,8 +213,8 @@ def folder(
     _warn_of_labels(source, imported)
 
 
-def _show_mapping(source: FolderSource) -> None:
-    """Say which channel becomes what in the first item that can be read."""
+def _show_mapping(source: FolderSource, *, must: bool) -> None:
+    """Say which channel becomes what in the first item that can be read; if it must, raise where none can."""
     from cytoloc.errors import ImageError
 
     reasons = []
@@ -225,13 +226,19 @@ def _show_mapping(source: FolderSource) -> None:
             if len(reasons) == TRIES:
                 break
             continue
-        typer.echo(f"{counted(len(source.items), 'item')} in {source.folder}; channels as in {item}:", err=True)
+        typer.echo(
+            f"{counted(len(source.items), 'item')} in {source.folder}; channels as in {item}, the first to be read:",
+            err=True,
+        )
         for role, what in lines:
             typer.echo(f"  {role:<13} {what}", err=True)
         if source.unmatched:
             typer.echo(f"  {counted(source.unmatched, 'other picture')} in it not asked for.", err=True)
         return
-    raise reasons[0]
+    if must:
+        raise reasons[0]
+    typer.secho(f"None of the first {len(reasons)} of {len(source.items)} could be read.", fg="yellow", err=True)
+    typer.echo(f"  {reasons[0].message}", err=True)
 
 
 def _measure(source: KaggleSource | FolderSource, depth: DepthChoice) -> None:
@@ -274,8 +281,8 @@ def _warn_of_depth(imported: Imported) -> None:
     floored = sum(any(white == FLOOR_16_BIT for white in field) for field in whites)
     if floored * 2 > len(whites):
         typer.secho(
-            f"{floored} of {len(whites)} fields stay below the white of 16 bits, {FLOOR_16_BIT:.0f}, and so are dark."
-            " Of a 12-bit camera? Then say --floor 0, or what counts as bright there.",
+            f"A channel of {floored} of {len(whites)} fields stays below the white of 16 bits, {FLOOR_16_BIT:.0f},"
+            " and is dark. Of a 12-bit camera? Then say --floor 0, or what counts as bright there.",
             fg="yellow",
             err=True,
         )

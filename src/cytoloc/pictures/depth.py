@@ -20,6 +20,9 @@ FLOOR_16_BIT: Final = 10_000.0
 
 _KEYS: Final = 2**16
 
+_FLOAT_KEYS: Final = 2**20
+"""Steps by which floats are counted: sign, exponent and eleven bits of the mantissa."""
+
 
 class Bounds(NamedTuple):
     """The values of a plane that become 0 and 255."""
@@ -67,13 +70,13 @@ class DepthRule:
 class Histogram:
     """Counts of pixel values over many planes of one type, from which their joint percentiles are read.
 
-    Exact for 16-bit pixels. Other types are counted by the upper half of their float32 form, which orders them with
-    steps of at most .8 % of the value: less than one of 256 greys.
+    Exact for 16-bit pixels. Other types are counted by the upper 20 bits of their float32 form, which orders them with
+    steps of at most .05 % of the value.
     """
 
     def __init__(self) -> None:
         self.dtype: np.dtype[Any] | None = None
-        self._counts = np.zeros(_KEYS, np.int64)
+        self._counts = np.zeros(_FLOAT_KEYS, np.int64)
 
     def add(self, plane: NDArray[Any]) -> None:
         """Count a plane.
@@ -89,15 +92,24 @@ class Histogram:
             )
         self.dtype = plane.dtype
         keys = plane if plane.dtype == np.uint16 else _float_keys(plane)
-        self._counts += np.bincount(keys.ravel(), minlength=_KEYS)
+        self._counts += np.bincount(keys.ravel(), minlength=_FLOAT_KEYS)
 
     def bounds(self, rule: DepthRule) -> JointBounds | None:
-        """Return the joint bounds; None if nothing was counted."""
+        """Return the joint bounds; None if nothing was counted.
+
+        Raises:
+            ImageError: If the values lie so close together, so far from 0, that steps would be coarser than greys.
+        """
         if self.dtype is None:
             return None
         black, white = (_percentile(self._counts, q) for q in (rule.low, rule.high))
         if self.dtype != np.uint16:
-            black, white = _value_of_key(black), _value_of_key(white)
+            steps, (black, white) = white - black, (_value_of_key(black), _value_of_key(white))
+            if 0 < steps < 256:
+                raise ImageError(
+                    f"values from {black:g} to {white:g} lie too close together for joint bounds.",
+                    way_out="Subtract the offset from the pixels, or use --depth field.",
+                )
         return JointBounds(rule.floored(Bounds(black, white), self.dtype), self.dtype)
 
 
@@ -194,16 +206,16 @@ def _percentile(counts: NDArray[np.integer[Any]], percent: float) -> float:
     return float(below + (above - below) * (rank - np.floor(rank)))
 
 
-def _float_keys(plane: NDArray[Any]) -> NDArray[np.uint16]:
-    """Return 16-bit numbers that order like the values of ``plane``."""
+def _float_keys(plane: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return 20-bit numbers that order like the values of ``plane``."""
     bits = plane.astype(np.float32).view(np.uint32)
     negative = bits >> 31 == 1
     ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
-    return np.asarray(ordered >> 16, np.uint16)
+    return np.asarray(ordered >> 12, np.uint32)
 
 
 def _value_of_key(key: float) -> float:
     """Return the middle of the values that :func:`_float_keys` counts under ``key``."""
-    ordered = np.array([(round(key) << 16) | 0x8000], np.uint32)
+    ordered = np.array([(round(key) << 12) | 0x800], np.uint32)
     bits = np.where(ordered >> 31 == 1, ordered & np.uint32(0x7FFFFFFF), ~ordered)
     return float(np.asarray(bits, np.uint32).view(np.float32)[0])

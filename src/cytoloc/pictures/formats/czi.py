@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import refuse_edges
-from cytoloc.pictures.formats.scene import Scene, plausible_um
+from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes
 
 _DTYPES = {"gray8": np.uint8, "gray16": np.uint16, "gray32": np.float32}
 
@@ -77,17 +77,11 @@ class CziPicture:
 
     def _scene(self, shape: dict[str, Any], names: tuple[str, ...], pixel_um: float | None, place: int | None) -> Scene:
         length = {axis: behind - first for axis, (first, behind) in shape.items()}
-        strange = [f"{axis} of {n}" for axis, n in length.items() if axis not in "SCZTYX" and n > 1]
-        if strange:
-            raise ImageError(
-                f"{self.path} has axes that a field of view has not: {', '.join(strange)}.",
-                way_out="Export it as OME-TIFF.",
-            )
+        refuse_axes(length, "SCZTYX", self.path)
         refuse_edges(length["Y"], length["X"], self.path)
-        channels = length.get("C", 1)
         return Scene(
             name="" if place is None else f"s{place}",
-            channels=names if len(names) == channels else ("",) * channels,
+            channels=names_of(names, length.get("C", 1)),
             height=length["Y"],
             width=length["X"],
             depths=length.get("Z", 1),

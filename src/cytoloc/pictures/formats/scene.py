@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cytoloc.errors import ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,26 @@ class Picture(Protocol):
 
     def close(self) -> None:
         """Close the file."""
+
+
+def refuse_axes(length: Mapping[str, int], known: str, path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` if a file has an axis that a field of view has not.
+
+    Args:
+        length: Of each axis; one of length 1 does not matter.
+        known: The letters of those that a field may have.
+        path: The file, for the message.
+    """
+    strange = [f"{axis} of {count}" for axis, count in length.items() if axis not in known and count > 1]
+    if strange:
+        raise ImageError(
+            f"{path} has axes that a field of view has not: {', '.join(strange)}.", way_out="Export it as OME-TIFF."
+        )
+
+
+def names_of(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Return the names of ``count`` channels: ``names`` if there is one for each, else empty ones."""
+    return names if len(names) == count else ("",) * count
 
 
 def plausible_um(edge: float | None) -> float | None:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import refuse_edges
-from cytoloc.pictures.formats.scene import Scene, plausible_um
+from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes
 
 
 class BioioPicture:
@@ -44,19 +43,13 @@ class BioioPicture:
     def _scene(self, number: int) -> Scene:
         self._reader.set_scene(number)
         length = dict(zip(self._reader.dims.order, self._reader.dims.shape, strict=True))
-        strange = [f"{axis} of {n}" for axis, n in length.items() if axis not in "TCZYX" and n > 1]
-        if strange:
-            raise ImageError(
-                f"{self.path} has axes that a field of view has not: {', '.join(strange)}.",
-                way_out="Export it as OME-TIFF.",
-            )
+        refuse_axes(length, "TCZYX", self.path)
         refuse_edges(length["Y"], length["X"], self.path)
         names = tuple(str(name) for name in self._reader.channel_names or ())
-        channels = length.get("C", 1)
         edge = self._reader.physical_pixel_sizes.X
         return Scene(
             name=str(self._reader.current_scene),
-            channels=names if len(names) == channels else ("",) * channels,
+            channels=names_of(names, length.get("C", 1)),
             height=length["Y"],
             width=length["X"],
             depths=length.get("Z", 1),
