@@ -1,8 +1,9 @@
 """Peak memory of imports of a thousand and of many fields, each in a process of its own.
 
-    python studies/import_memory.py [--fields 100000] [--size 64]
+    python studies/import_memory.py [--fields 100000] [--size 256]
 
-The fields are links to four small pictures, so that the number of fields, not their size, is what grows.
+The fields are links to four smooth pictures, so that the number of fields, not their content, is what grows; a thousand
+of 256 px fill several shards.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> None:
     """Print peak memory for each number of fields."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fields", type=int, default=100_000)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=256)
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:
@@ -42,7 +43,8 @@ def main() -> None:
             folder.mkdir()
             for colour in COLOURS:
                 original = Path(place) / f"{colour}.png"
-                cv2.imwrite(str(original), rng.integers(0, 255, (given.size, given.size), np.uint8))
+                coarse = rng.integers(0, 255, (8, 8), np.uint8)
+                cv2.imwrite(str(original), cv2.resize(coarse, (given.size, given.size), interpolation=cv2.INTER_LINEAR))
                 for field in range(number):
                     (folder / f"{field:08d}-bba5-11e8-b2ba-ac1f6b6435d0_{colour}.png").symlink_to(original)
             with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -146,7 +146,7 @@ def test_joint_bounds_keep_a_dim_field_dim(folder: Path) -> None:
         "bright": 1.0,
         "dim": 0.5,
     }
-    assert [rejected.id for rejected in read_quarantine(imported.atlas)] == ["float"]
+    assert [rejected.id for rejected in read_quarantine(imported.path)] == ["float"]
     assert imported.atlas.header["made_by"]["depth"]["jointly"][0]["of"] == "uint16"
 
 
@@ -155,7 +155,7 @@ def test_pixels_are_brought_to_the_scale_asked_for(folder: Path) -> None:
     tifffile.imwrite(folder / "b.ome.tif", noise(4, 96, 96), metadata={"axes": "CYX"})
     atlas = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2))
     assert atlas.fields["packed_um"].to_list() == pytest.approx([0.2])
-    assert "pixel size is not known" in read_quarantine(atlas)[0].reason
+    assert "pixel size is not known" in read_quarantine(atlas.folder)[0].reason
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_files_that_are_no_field_are_listed_with_the_reason(
     tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), photometric="minisblack", metadata={"axes": "CYX"})
     atlas = pack(folder, STACK, strict=False)
     assert atlas.ids == ("good",)
-    (rejected,) = read_quarantine(atlas)
+    (rejected,) = read_quarantine(atlas.folder)
     assert rejected.id == "bad"
     assert said in rejected.reason
 
@@ -194,7 +194,40 @@ def test_a_lacking_file_rejects_its_field_alone(folder: Path) -> None:
     (folder / "b_y.png").unlink()
     atlas = pack(folder, FOUR, strict=False)
     assert atlas.ids == ("a",)
-    assert "lacks its file *_y.png" in read_quarantine(atlas)[0].reason
+    assert "lacks its file *_y.png" in read_quarantine(atlas.folder)[0].reason
+
+
+def test_a_bad_scene_rejects_itself_alone(folder: Path) -> None:
+    with tifffile.TiffWriter(folder / "a.ome.tif", ome=True) as writer:
+        for name, channels in (("good", 4), ("bad", 3)):
+            shape = (channels, SIZE, SIZE)
+            writer.write(noise(*shape), photometric="minisblack", metadata={"axes": "CYX", "Name": name})
+    atlas = pack(folder, STACK, strict=False)
+    assert atlas.ids == ("a_good",)
+    (entry,) = read_quarantine(atlas.folder)
+    assert entry.id == "a_bad"
+    assert "no channel 3" in entry.reason
+
+
+def test_a_pattern_without_files_is_said(folder: Path) -> None:
+    write_four(folder, "a")
+    with pytest.raises(ImageError, match=r"holds no er: no file is named like \*_yellow\.png"):
+        pack(folder, [FOUR[0].replace("*_y.png", "*_yellow.png")])
+
+
+def test_a_dry_run_looks_at_all_files(folder: Path, cli: Cli) -> None:
+    for name, channels in (("a", 4), ("b", 4), ("c", 3)):
+        image = noise(channels, SIZE, SIZE)
+        names = {"Name": ["DAPI", "GFP", "Tubulin", "ER"][:channels]}
+        tifffile.imwrite(
+            folder / f"{name}.ome.tif", image, photometric="minisblack", metadata={"axes": "CYX", "Channel": names}
+        )
+    said = cli("import", "folder", folder, "--channels", STACK[0], "--dry-run")
+    assert said.code == 0
+    assert "3 items" in said.err
+    assert "Channels as in 2 of them, such as a:" in said.err
+    assert "c cannot be taken" in said.err
+    assert "no channel 3" in said.err
 
 
 def test_two_files_for_one_stain_are_refused(folder: Path) -> None:
@@ -309,10 +342,14 @@ def test_bad_files_at_the_front_do_not_stop_an_import(folder: Path, tmp_path: Pa
         (folder / f"{number:02d}.tif").write_bytes(b"")
     tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), photometric="minisblack", metadata={"axes": "CYX"})
     call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--out", tmp_path / "x.atlas"]
-    assert cli(*call, "--dry-run").code == 1
+    dry = cli(*call, "--dry-run")
+    assert dry.code == 0
+    assert "Channels as in 1 of them, such as good" in dry.err
+    assert "… and 5 more" in dry.err
     done = cli(*call)
     assert done.code == 0, done.err
-    assert "None of the first 20 of 26 could be read" in done.err
+    assert "00 cannot be taken" in done.err
+    assert f"25 could not be imported; {tmp_path / 'x.atlas' / 'quarantine.csv'} says why." in done.err
     assert open_atlas(tmp_path / "x.atlas").ids == ("good",)
 
 

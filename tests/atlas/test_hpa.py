@@ -49,7 +49,7 @@ def test_bad_fields_are_quarantined(tmp_path: Path) -> None:
     source = HpaSource(tmp_path / "v18", labels=None, scaling=Scaling(size=32))
     atlas = import_fields(source, tmp_path / "e.atlas", size=32).atlas
     assert atlas.ids == ("1_2_C1_1",)
-    reasons = {each.id: each.reason for each in read_quarantine(atlas)}
+    reasons = {each.id: each.reason for each in read_quarantine(atlas.folder)}
     assert "lacks its file 1_2_C1_2_blue.jpg" in reasons["1_2_C1_2"]
     assert "blue 40 x 40 px" in reasons["1_2_C1_3"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cytoloc.atlas import importing, writer
-from cytoloc.atlas.importing import Imported, Loaded, Rejected, import_fields, read_quarantine
+from cytoloc.atlas.importing import Imported, Loaded, Rejected, examples, import_fields, read_quarantine
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError, OutputExistsError, StorageError, TableError
 
@@ -71,8 +71,8 @@ def test_good_fields_come_in_order_and_bad_ones_are_listed(tmp_path: Path) -> No
     atlas = imported.atlas
     assert atlas.ids[:6] == ("0-0", "0-1", "1", "2", "4", "5-0")
     assert (len(atlas), imported.added, imported.rejected) == (31, 31, 9)
-    assert [each.id for each in read_quarantine(atlas)][:4] == ["0-2", "3", "5-2", "10"]
-    assert read_quarantine(atlas)[1].reason == "3 is seven and a bit"
+    assert [each.id for each in read_quarantine(atlas.folder)][:4] == ["0-2", "3", "5-2", "10"]
+    assert read_quarantine(atlas.folder)[1].reason == "3 is seven and a bit"
     assert told == [(done, 30) for done in range(1, 31)]
     assert list(atlas.damaged()) == []
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas"]
@@ -114,7 +114,32 @@ def test_an_id_that_repeats_in_an_import_is_put_into_quarantine(tmp_path: Path) 
     source.items = ["1", "2", "1"]
     atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
     assert atlas.ids == ("1", "2")
-    assert read_quarantine(atlas) == [Rejected("1", "an earlier field of this import has the same id")]
+    assert read_quarantine(atlas.folder) == [Rejected("1", "an earlier field of this import has the same id")]
+
+
+def test_what_an_append_brings_in_leaves_the_quarantine(tmp_path: Path) -> None:
+    run(tmp_path / "a.atlas", 0, 12)
+    assert [each.id for each in read_quarantine(tmp_path / "a.atlas")] == ["0-2", "3", "5-2", "10", "10-2"][:4]
+    mended = Numbers(0, 1)
+    mended.items = ["3", "10"]
+    mended.load = lambda item: [  # type: ignore[method-assign]
+        (
+            FieldRow(id=item, source="test", original_px=SIZE, original_width_px=SIZE),
+            np.zeros((4, SIZE, SIZE), np.uint8),
+        )
+        if item == "3"
+        else Rejected(item, "still bad")
+    ]
+    atlas = import_fields(mended, tmp_path / "a.atlas", size=SIZE, append=True).atlas
+    assert atlas.ids[-1] == "3"
+    assert read_quarantine(atlas.folder)[-1] == Rejected("10", "still bad")
+    assert [each.id for each in read_quarantine(atlas.folder)] == ["0-2", "5-2", "10"]
+
+
+def test_reasons_are_shown_once_each() -> None:
+    quarantine = [Rejected(f"f{number}", f"dir/f{number}_red.png is empty (0 bytes).") for number in range(9)]
+    odd = Rejected("g", "g lacks its file.")
+    assert examples([*quarantine, odd]) == [quarantine[0], odd]
 
 
 def test_strict_stops_at_the_first_bad_field(tmp_path: Path) -> None:
@@ -124,7 +149,7 @@ def test_strict_stops_at_the_first_bad_field(tmp_path: Path) -> None:
 
 
 def test_an_import_without_a_good_field_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"none of 1 fields could be imported\. 3: 3 is seven"):
+    with pytest.raises(ImageError, match=r"none of 1 fields could be imported\.\n  3: 3 is seven"):
         run(tmp_path / "a.atlas", 3, 4)
     assert list(tmp_path.iterdir()) == []
 

@@ -20,9 +20,13 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     sent: ClassVar[list[tuple[str, int]]] = []
+    broken = 0
 
     def do_GET(self) -> None:
         file = Path(self.translate_path(self.path))
+        if self.broken:
+            self.send_error(self.broken)
+            return
         if not file.is_file():
             self.send_error(404)
             return
@@ -81,6 +85,17 @@ def test_what_is_not_there_is_said(address: str) -> None:
         open_atlas("nonsense://somewhere/a.atlas")
     with pytest.raises(FormatError, match="not on this machine"):
         _ = open_atlas(address).folder
+
+
+def test_a_network_that_fails_is_not_called_damage(study: Atlas, address: str) -> None:
+    remote = open_atlas(address)
+    Ranges.broken = 403
+    try:
+        with pytest.raises(StorageError, match="cannot be read: PERMISSION_DENIED"):
+            remote.read([3])
+    finally:
+        Ranges.broken = 0
+    assert remote.read([3]).shape == (1, 4, study.size, study.size)
 
 
 def test_commands_take_urls(study: Atlas, address: str, cli: Cli, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from cytoloc.errors import ImageError
 from cytoloc.labels import ChannelRole
-from cytoloc.pictures.codecs import read_grey_png, read_grey_tiff, read_png, read_stain_jpeg
+from cytoloc.pictures.codecs import read_grey_png, read_png, read_stain_jpeg
+from cytoloc.pictures.formats.tiff import read_grey_tiff
 
 
 @pytest.fixture

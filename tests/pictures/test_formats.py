@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.errors import ImageError, MissingExtraError
+from cytoloc.errors import ImageError, MissingExtraError, StorageError
+from cytoloc.pictures.decoding import decoding
 from cytoloc.pictures.formats import Scene, open_picture
 from cytoloc.pictures.formats.scene import plausible_um
+from cytoloc.pictures.formats.tiff import _from_ome
 from tests.conftest import DATA
 from tests.pictures.lif import write_lif
 
@@ -264,3 +267,51 @@ def test_damaged_bytes_read_or_are_refused(tmp_path: Path, kind: str, data: st.D
         for number, scene in enumerate(picture.scenes):
             plane = picture.plane(number, channel=len(scene.channels) - 1, depth=scene.depths - 1)
             assert plane.shape == (scene.height, scene.width)
+
+
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "jpeg": {"compression": "jpeg"},
+    "jpeg tiles": {"compression": "jpeg", "tile": (32, 32)},
+    "lzw": {"compression": "lzw"},
+    "zlib": {"compression": "zlib"},
+    "zstd": {"compression": "zstd"},
+    "packbits": {"compression": "packbits"},
+}
+
+
+@pytest.mark.parametrize("options", COMPRESSIONS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_truncated_tiff_is_refused_or_whole_to_the_last_pixel(
+    tmp_path: Path, options: str, data: st.DataObject
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels(96, 96, dtype=np.uint8), **COMPRESSIONS[options])
+    with open_picture(path) as picture:
+        whole = picture.plane(0, channel=0)
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(1, len(content) - 1))])
+    with suppress(ImageError), open_picture(path) as picture:
+        np.testing.assert_array_equal(picture.plane(0, channel=0), whole)
+
+
+def test_a_file_of_a_set_is_called_what_the_set_calls_that_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for name, channels in (("left", ["DAPI", "GFP"]), ("right", ["Cy5", "Cy3"])):
+            writer.write(pixels(2, 8, 8), metadata={"axes": "CYX", "Name": name, "Channel": {"Name": channels}})
+    with tifffile.TiffFile(path) as file:
+        described = file.ome_metadata
+    assert described is not None
+    assert _from_ome(described, 0, 2, "left") == ("left", ("DAPI", "GFP"), None)
+    assert _from_ome(described, 0, 1, "right") == ("right", ("Cy5", "Cy3"), None)
+    assert _from_ome(described, 0, 1, "neither") == ("", (), None)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.ENETDOWN])
+def test_what_is_not_the_files_fault_stops_an_import(number: int) -> None:
+    with pytest.raises(StorageError, match="cannot be read now"), decoding(Path("a.tif")):
+        raise OSError(number, "no")
+    with pytest.raises(ImageError, match="cannot be read: no"), decoding(Path("a.tif")):
+        raise OSError(errno.EIO, "no")

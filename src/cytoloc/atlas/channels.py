@@ -103,7 +103,7 @@ class Pick:
         if isinstance(self.channel, int):
             if self.channel >= len(names):
                 raise ImageError(
-                    f"it has no channel {self.channel}: it has {len(names)}{named}, counted from 0.",
+                    f"it has no channel {self.channel}; counted from 0 its channels are {what}.",
                     way_out="Give it files with that channel, or another number.",
                 )
             return self.channel
@@ -152,8 +152,7 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
 
     Raises:
         SettingsError: If a role is unknown, named twice or not at all, two roles have the same picture, the protein is
-            absent, or files with one stain
-            are mixed with files that hold all.
+            absent, or files with one stain are mixed with files that hold all.
 
     Examples:
         >>> parse_channels(["protein=1,nucleus=DAPI"], ["microtubules=zero,er=zero"]).note

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.atlas.channels import NAMES, ChannelMap, FilePattern
-from cytoloc.atlas.importing import Loaded, Rejected
+from cytoloc.atlas.importing import Loaded, rejected
 from cytoloc.atlas.joint import find_joint_bounds, note
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError, SettingsError, TableError
@@ -110,7 +110,10 @@ class FolderSource:
 
     def load(self, item: str) -> list[Loaded]:
         """Return the fields of an item, uint8 ``(4, size, size)`` each, one per scene of its files."""
-        return [self._loaded(item, name, scene, planes) for name, scene, planes in self._scenes(item)]
+        return [
+            rejected(name, planes) if isinstance(planes, ImageError) else self._loaded(item, name, scene, planes)
+            for name, scene, planes in self._scenes(item)
+        ]
 
     def describe(self, item: str) -> list[tuple[str, str]]:
         """Return for each role what its picture is in the files of ``item``, in words.
@@ -137,7 +140,10 @@ class FolderSource:
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
         self._joint = find_joint_bounds(
-            self.items, lambda item: (planes for _, _, planes in self._scenes(item)), self.depth, advance
+            self.items,
+            lambda item: (planes for _, _, planes in self._scenes(item) if not isinstance(planes, ImageError)),
+            self.depth,
+            advance,
         )
         self.made_by["depth"]["jointly"] = note(self._joint)
 
@@ -155,7 +161,7 @@ class FolderSource:
             eight = all_to_8_bit(stack, self.depth, joint)
             scaled = scale_field(eight.image, self.scaling, pixel_um=pixel_um)
         except ImageError as error:
-            return Rejected(name, error.message)
+            return rejected(name, error)
         described = {**self._said[item], **self.metadata.get(item, {}), **self.metadata.get(name, {})}
         row = FieldRow(
             id=name,
@@ -177,26 +183,35 @@ class FolderSource:
         )
         return row, scaled.image
 
-    def _scenes(self, item: str) -> Iterator[tuple[str, Scene, list[NDArray[Any] | None]]]:
-        """Yield id, description and planes of every field of an item."""
+    def _scenes(self, item: str) -> Iterator[tuple[str, Scene, list[NDArray[Any] | None] | ImageError]]:
+        """Yield id, description and planes of every field of an item; instead of planes what is wrong with them."""
         with ExitStack() as stack:
             opened = self._open(item, stack)
             first = next(picture for _, picture in opened.values())
             counts = {len(picture.scenes) for _, picture in opened.values()}
             if len(counts) > 1:
                 raise ImageError(f"{item}: its files have {' and '.join(map(str, sorted(counts)))} scenes.")
-            names = _scene_ids(item, first.scenes)
-            for number, name in enumerate(names):
-                planes: dict[ChannelRole, NDArray[Any]] = {}
-                for role, (file, picture) in opened.items():
-                    path = self.folder / file
-                    with located(str(path)), decoding(path):
-                        planes[role] = self._plane(picture, number, role)
-                sizes = {plane.shape for plane in planes.values()}
-                if len(sizes) > 1:
-                    each = ", ".join(f"{role} {plane.shape[1]} x {plane.shape[0]}" for role, plane in planes.items())
-                    raise ImageError(f"{name} has more than one size: {each} px.")
-                yield name, first.scenes[number], [planes.get(role) for role in CHANNELS]
+            for number, name in enumerate(_scene_ids(item, first.scenes)):
+                planes: list[NDArray[Any] | None] | ImageError
+                try:
+                    planes = self._planes(opened, number, name)
+                except ImageError as error:
+                    planes = error
+                yield name, first.scenes[number], planes
+
+    def _planes(
+        self, opened: dict[ChannelRole, tuple[str, Picture]], number: int, name: str
+    ) -> list[NDArray[Any] | None]:
+        """Return a scene's plane of each channel, None for those that were not imaged."""
+        planes: dict[ChannelRole, NDArray[Any]] = {}
+        for role, (file, picture) in opened.items():
+            path = self.folder / file
+            with located(str(path)), decoding(path):
+                planes[role] = self._plane(picture, number, role)
+        if len({plane.shape for plane in planes.values()}) > 1:
+            each = ", ".join(f"{role} {plane.shape[1]} x {plane.shape[0]}" for role, plane in planes.items())
+            raise ImageError(f"{name} has more than one size: {each} px.")
+        return [planes.get(role) for role in CHANNELS]
 
     def _open(self, item: str, stack: ExitStack) -> dict[ChannelRole, tuple[str, Picture]]:
         """Open the files of an item, each once, until ``stack`` closes."""
@@ -281,6 +296,13 @@ class FolderSource:
                         " their names say different things of it.",
                         way_out="Leave out *, so that the id is made of all parts of the name.",
                     )
+        matched = {role for files in self._files.values() for role in files}
+        for role, pick in picks.items():
+            if self._files and role not in matched:
+                raise ImageError(
+                    f"{self.folder} holds no {role}: no file is named like {pick}.",
+                    way_out=f"Mend the pattern of {role}; patterns are matched against paths below the folder.",
+                )
         if not self._files:
             raise ImageError(
                 f"{self.folder} holds no fields: {self.unmatched} picture files, none named as asked for.",

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -43,6 +44,11 @@ class Rejected(NamedTuple):
     reason: str
 
 
+def rejected(name: str, error: ImageError) -> Rejected:
+    """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the way out."""
+    return Rejected(name, f"{error.message} {error.way_out}".rstrip())
+
+
 Loaded = tuple[FieldRow, NDArray[np.uint8]] | Rejected
 
 
@@ -69,16 +75,21 @@ class Imported:
     """What an import made.
 
     Attributes:
-        atlas: The finished atlas.
+        path: The finished atlas.
         added: How many fields it added.
         known: How many it left out because the atlas had them already.
         rejected: How many fields of this import were put into quarantine.
     """
 
-    atlas: Atlas
+    path: Path
     added: int
     known: int
     rejected: int
+
+    @property
+    def atlas(self) -> Atlas:
+        """The finished atlas, opened anew; its table takes memory for every field."""
+        return open_atlas(self.path)
 
 
 def import_fields(
@@ -131,9 +142,8 @@ def import_fields(
             if not append:
                 refuse_existing(path)
             _give_name(path, part)
-    imported = Imported(open_atlas(path), journal.added, journal.known, len(journal.rejected))
     _remove(part)
-    return imported
+    return Imported(path, journal.added, journal.known, len(journal.rejected))
 
 
 @dataclass
@@ -247,7 +257,9 @@ def _pack(
             if isinstance(loaded, Rejected):
                 if strict:
                     raise ImageError(
-                        f"{loaded.id}: {loaded.reason}", way_out="Mend or remove it, or leave out --strict."
+                        f"{loaded.id}: {loaded.reason}",
+                        way_out=f"Mend or remove it, or leave out --strict, and start again: what is done is kept in"
+                        f" {part}.",
                     )
                 rejected.append(loaded)
                 journal.rejected.append(loaded)
@@ -269,7 +281,7 @@ def _load(source: FieldSource, item: str) -> list[tuple[dict[str, Any], bytes] |
     try:
         loaded = source.load(item)
     except ImageError as error:
-        return [Rejected(item, error.message)]
+        return [rejected(item, error)]
     return [each if isinstance(each, Rejected) else (row_of(*each), encode(each[1])) for each in loaded]
 
 
@@ -298,10 +310,10 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
     """Write table, quarantine and header into the finished pixels."""
     writer = AtlasWriter(part / "atlas", size=size, path=path)
     if not journal.added and base is None:
-        examples = "; ".join(f"{name}: {reason}" for name, reason in journal.rejected[:3])
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in examples(journal.rejected))
         _remove(part)
         raise ImageError(
-            f"{path}: none of {len(journal.rejected)} fields could be imported. {examples}",
+            f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
             way_out="Mend the files, or check the settings of the import.",
         )
     kept = 0 if base is None else len(base) // writer.shard_length * writer.shard_length
@@ -313,29 +325,41 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
         yield from journal.rows()
 
     header: dict[str, Any] = {"made_by": source.made_by}
-    quarantine = [] if base is None else read_quarantine(base)
+    quarantine = journal.rejected
     if base is not None:
         header = {"made_by": base.header["made_by"]}
         header["appended"] = [*base.header.get("appended", []), source.made_by]
-    quarantine += journal.rejected
+        # What came in now, or was rejected again, is no longer rejected for the old reason.
+        settled = journal.ids.union(each.id for each in journal.rejected)
+        quarantine = [each for each in read_quarantine(base.folder) if each.id not in settled] + quarantine
     if quarantine:
         header["quarantined"] = len(quarantine)
         pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(part / "atlas" / QUARANTINE)
     writer.finish(rows(), count=count, header=header)
 
 
-def read_quarantine(atlas: Atlas) -> list[Rejected]:
-    """Return what was left out when an atlas was imported."""
-    file = atlas.folder / QUARANTINE
+def read_quarantine(atlas: Path) -> list[Rejected]:
+    """Return what was left out when the atlas in the folder ``atlas`` was imported."""
+    file = atlas / QUARANTINE
     if not file.exists():
         return []
     return [Rejected(*row) for row in pl.read_csv(file, infer_schema=False, glob=False).iter_rows()]
 
 
+def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:
+    """Return an entry for each of the different reasons, at most so many; names and numbers make no difference."""
+    kinds: dict[str, Rejected] = {}
+    for each in quarantine:
+        kinds.setdefault(re.sub(r"\S*[\d/_.]\S*", "", each.reason.replace(each.id, "")), each)
+    return list(kinds.values())[:most]
+
+
 def _digest(source: FieldSource, *, size: int, append: bool) -> str:
     """Return a checksum of all that decides what an import makes, but for the content of the files."""
-    text = json.dumps([source.made_by, size, append, list(source.items)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([source.made_by, size, append]).encode())
+    for item in source.items:
+        digest.update(json.dumps(item).encode())
+    return digest.hexdigest()
 
 
 def _same_plan(part: Path, plan: str) -> bool:

@@ -142,12 +142,8 @@ class Atlas:
             raise TypeError(f"rows are a list of whole numbers, not {wanted.dtype} of shape {wanted.shape}")
         if wanted.min() < -len(self) or wanted.max() >= len(self):
             raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {wanted.tolist()}")
-        try:
+        with _damage(self.path):
             pixels: NDArray[np.uint8] = self._array[wanted % len(self)].read().result()
-        except ValueError as error:
-            raise FormatError(
-                f"{self.path}: pixels cannot be read: {first_line(error)}", way_out="Import the atlas again."
-            ) from error
         return pixels
 
     @property
@@ -221,15 +217,14 @@ def _open_url(url: str) -> Atlas:
     content = {}
     try:
         store = tensorstore.KvStore.open(f"{url}/").result()
+    except ValueError as error:
+        raise StorageError(f"{url} cannot be read: {first_line(error)}", way_out="Check the URL.") from error
+    with _damage(url):
         for name in ("atlas.json", "fields.parquet"):
             found = store.read(name).result()
             if found.state != "value":
                 raise FormatError(f"{url}: there is no atlas ({name} is missing).", way_out="Check the URL.")
             content[name] = found.value
-    except ValueError as error:
-        raise StorageError(
-            f"{url} cannot be read: {first_line(error)}", way_out="Check URL, network and rights."
-        ) from error
     header = parse_json(content["atlas.json"], where=f"{url}/atlas.json", kind=KIND, version=VERSION)
     with _damage(url):
         fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
@@ -238,12 +233,22 @@ def _open_url(url: str) -> Atlas:
     return _checked(url, header, fields, array)
 
 
+_DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")
+"""The kinds of errors of tensorstore that speak of the content; all others speak of the way to it."""
+
+
 @contextmanager
 def _damage(path: Path | str) -> Iterator[None]:
+    """Turn what readers raise into a :class:`FormatError`, or if the way to a URL failed a :class:`StorageError`."""
     try:
         yield
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
-        raise FormatError(f"{path} is damaged: {first_line(error)}", way_out="Import it again.") from error
+        said = first_line(error)
+        if "://" in str(path) and isinstance(error, ValueError) and not said.startswith(_DAMAGE):
+            raise StorageError(
+                f"{path} cannot be read: {said}", way_out="Check URL, network and rights, and try again."
+            ) from error
+        raise FormatError(f"{path} is damaged: {said}", way_out="Import it again.") from error
 
 
 def _checked(path: Path | str, header: dict[str, Any], fields: pl.DataFrame, array: Any) -> Atlas:

@@ -39,7 +39,7 @@ from cytoloc.scores import refuse_repeated
 SHARD_BYTES: Final = 32 * 2**20
 """Raw pixels per shard: few enough files for millions of fields, small enough to hold in memory while writing."""
 
-ROWS_PER_GROUP: Final = 4096
+ROWS_PER_GROUP: Final = 1024
 """Rows of the table that are held in memory at once while it is written."""
 
 LONGEST: Final = 2**40

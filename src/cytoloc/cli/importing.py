@@ -162,7 +162,9 @@ def folder(
     enlarge: Enlarge = False,
     depth: Depth = DepthChoice.field,
     floor: Floor = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which channel becomes what, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look at all files, show which channel becomes what, and stop.")
+    ] = False,
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
@@ -203,7 +205,7 @@ def folder(
         pixel_um=pixel_um,
         limit=limit,
     )
-    _show_mapping(source, must=strict or dry_run)
+    _show_mapping(source, every=dry_run, must=strict or dry_run)
     if dry_run or out is None:
         return
     _measure(source, depth)
@@ -213,32 +215,41 @@ def folder(
     _warn_of_labels(source, imported)
 
 
-def _show_mapping(source: FolderSource, *, must: bool) -> None:
-    """Say which channel becomes what in the first item that can be read; if it must, raise where none can."""
+def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> None:
+    """Say which channel becomes what in the first item that can be read; if it must, raise where none can.
+
+    With ``every`` look at all items, and say what is taken from those that differ, and which cannot be read.
+    """
     from cytoloc.errors import ImageError
 
-    reasons = []
-    for item in source.items:
-        try:
-            lines = source.describe(item)
-        except ImageError as error:
-            reasons.append(error)
-            if len(reasons) == TRIES:
+    reasons: list[tuple[str, ImageError]] = []
+    seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    with progress("looking at") as advance:
+        for done, item in enumerate(source.items, start=1):
+            try:
+                lines = source.describe(item)
+            except ImageError as error:
+                reasons.append((item, error))
+            else:
+                seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
+            advance(done, len(source.items))
+            if not every and (seen or len(reasons) == TRIES):
                 break
-            continue
-        typer.echo(
-            f"{counted(len(source.items), 'item')} in {source.folder}; channels as in {item}, the first to be read:",
-            err=True,
-        )
-        for role, what in lines:
+    typer.echo(f"{counted(len(source.items), 'item')} in {source.folder}.", err=True)
+    if source.unmatched:
+        typer.echo(f"  {counted(source.unmatched, 'other picture')} in it not asked for.", err=True)
+    for items in sorted(seen.values(), key=len, reverse=True):
+        which = f"{len(items)} of them, such as {items[0]}" if every else f"{items[0]}, the first to be read"
+        typer.echo(f"Channels as in {which}:", err=True)
+        for role, what in source.describe(items[0]):
             typer.echo(f"  {role:<13} {what}", err=True)
-        if source.unmatched:
-            typer.echo(f"  {counted(source.unmatched, 'other picture')} in it not asked for.", err=True)
-        return
-    if must:
-        raise reasons[0]
-    typer.secho(f"None of the first {len(reasons)} of {len(source.items)} could be read.", fg="yellow", err=True)
-    typer.echo(f"  {reasons[0].message}", err=True)
+    if must and not seen:
+        raise reasons[0][1]
+    if every or not seen:
+        for item, reason in reasons[:TRIES]:
+            typer.secho(f"{item} cannot be taken: {reason.message}", fg="yellow", err=True)
+        if len(reasons) > TRIES:
+            typer.secho(f"… and {len(reasons) - TRIES} more.", fg="yellow", err=True)
 
 
 def _measure(source: KaggleSource | FolderSource, depth: DepthChoice) -> None:
@@ -301,7 +312,7 @@ def _warn_of_labels(source: FolderSource, imported: Imported) -> None:
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:
     """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
-    from cytoloc.atlas.importing import QUARANTINE, import_fields, read_quarantine
+    from cytoloc.atlas.importing import QUARANTINE, examples, import_fields, read_quarantine
 
     try:
         with progress("importing") as advance:
@@ -314,7 +325,7 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
     known = f", {imported.known} were there already" if imported.known else ""
     typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
     if imported.rejected:
-        name, reason = read_quarantine(imported.atlas)[-imported.rejected]
         typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
-        typer.echo(f"  {name}: {reason}", err=True)
+        for name, reason in examples(read_quarantine(imported.path)[-imported.rejected :]):
+            typer.echo(f"  {name}: {reason}", err=True)
     return imported

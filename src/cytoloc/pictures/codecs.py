@@ -1,8 +1,7 @@
-"""PNG, JPEG and plain TIFF files, a picture each: grey planes as they are, and one plane of a coloured rendering."""
+"""PNG and JPEG files, a picture each: grey planes as they are, and one plane of a coloured rendering."""
 
 from __future__ import annotations
 
-import io
 import struct
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,7 +10,6 @@ import cv2
 import imagecodecs
 import numpy as np
 import simplejpeg
-import tifffile
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
@@ -55,26 +53,6 @@ def read_grey_png(path: Path) -> Pixels:
             f"{path} is not grey: it has shape {image.shape}.",
             way_out="The competition's files hold one channel each.",
         )
-    return image
-
-
-def read_grey_tiff(path: Path) -> Pixels:
-    """Return a TIFF of one grey picture, 8 or 16 bits, ``(height, width)``.
-
-    Raises:
-        ImageError: If the file is missing, truncated, damaged, too large, or holds anything else.
-    """
-    content = read_bytes(path, kind="TIFF")
-    with decoding(path), tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = file.pages[0]
-        refuse_edges(int(page.shape[0]), int(page.shape[1]), path)
-        if len(file.pages) != 1 or len(page.shape) != 2 or page.dtype not in (np.uint8, np.uint16):
-            raise ImageError(
-                f"{path} is not one grey picture of 8 or 16 bits: it has {len(file.pages)} pages, the first of shape"
-                f" {page.shape} and type {page.dtype}.",
-                way_out="The competition's TIFF files hold one channel each.",
-            )
-        image: Pixels = page.asarray()
     return image
 
 

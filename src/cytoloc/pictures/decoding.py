@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cytoloc.errors import CytolocError, ImageError
+from cytoloc.errors import CytolocError, ImageError, StorageError
 
 MAX_EDGE_PX: Final = 16_384
 """The largest edge that is decoded: four times a big camera's; a header that states more is a slide scan or a lie."""
@@ -63,9 +64,33 @@ def refuse_edges(height: int, width: int, path: Path) -> None:
         raise ImageError(f"{path} says that it is {width} x {height} px.", way_out="Copy or download the file again.")
 
 
+_NOT_THE_FILE: Final = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ECONNRESET,
+        errno.ECONNREFUSED,
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+"""What the operating system says when this process or the network is at its end, not the file that it was reading."""
+
+
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises over ``path`` into an :class:`~cytoloc.errors.ImageError` that names it."""
+    """Turn whatever a decoder raises over ``path`` into an :class:`~cytoloc.errors.ImageError` that names it.
+
+    What says nothing about the file, such as a network that is gone or too many open files, becomes a
+    :class:`~cytoloc.errors.StorageError`: it stops an import, which would otherwise reject every file that follows.
+    """
     try:
         yield
     except CytolocError:
@@ -73,6 +98,10 @@ def decoding(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such file.", way_out="Check the path.") from None
     except OSError as error:
+        if error.errno in _NOT_THE_FILE:
+            raise StorageError(
+                f"{path} cannot be read now: {error.strerror}.", way_out="Mend that and start again; it goes on."
+            ) from error
         raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except MemoryError as error:
         raise ImageError(f"{path} asks for more memory than there is.", way_out="Copy or download it again.") from error

@@ -29,7 +29,7 @@ class Measures(NamedTuple):
     """What is measured of a channel.
 
     Attributes:
-        spread: Grey levels between the 1st and the 99.9th percentile.
+        spread: Grey levels between the 1st and the 99.9th percentile of every other pixel of every other row.
         white: Share of pixels of 250 and more.
         sharpness: Share of the finest of three octaves in their variation: .76 for white noise, 0 for a flat plane.
     """
@@ -57,7 +57,9 @@ class Limits(NamedTuple):
     swapped: float
 
 
-LIMITS: Final = Limits(spread=33.0, white=0.0065, sharpness=0.164, noise=0.757, swapped=3.0)
+LIMITS: Final = Limits(spread=37.0, white=0.007, sharpness=0.164, noise=0.757, swapped=3.0)
+
+_DISC: Final = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 
 NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
 """Intercept, and weights of solidity and unevenness, of the score that says how much a channel looks like nuclei."""
@@ -66,10 +68,11 @@ NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
 def measure(plane: NDArray[np.uint8]) -> Measures:
     """Return what is measured of a channel, uint8 ``(height, width)``."""
     small = _shrunk(plane, MEASURED_PX)
-    counts = cv2.calcHist([small], [0], None, [256], [0, 256]).ravel()
-    upto = np.cumsum(counts) / small.size
+    # A quarter of the pixels has the same quantiles, at half the cost.
+    some = np.ascontiguousarray(small[::2, ::2])
+    upto = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel().cumsum() / some.size
     low, high = np.searchsorted(upto, [0.01, 0.999])
-    return Measures(float(high - low), float(counts[250:].sum() / small.size), _sharpness(small))
+    return Measures(float(high - low), float(1 - upto[249]), _sharpness(small))
 
 
 def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
@@ -83,13 +86,13 @@ def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
     # By way of the larger size: OpenCV halves four times as fast as it quarters.
     small = cv2.GaussianBlur(_shrunk(_shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
     _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    foreground = int(cv2.countNonZero(mask))
+    foreground = cv2.countNonZero(mask)
     if foreground in (0, mask.size):
         return 0.0, 1.0
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    opened = cv2.countNonZero(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc))
-    inside = cv2.mean(small, mask)[0]
-    mean, spread = (float(value.item()) for value in cv2.meanStdDev(small, mask=1 - mask))
+    opened = cv2.countNonZero(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _DISC))
+    mean, spread = (value.item() for value in cv2.meanStdDev(small, mask=1 - mask))
+    background = mask.size - foreground
+    inside = (cv2.sumElems(small)[0] - mean * background) / foreground
     return opened / foreground, spread / max(1.0, inside - mean)
 
 

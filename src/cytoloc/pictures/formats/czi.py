@@ -12,7 +12,7 @@ from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import refuse_edges
 from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes
 
-_DTYPES = {"gray8": np.uint8, "gray16": np.uint16, "gray32": np.float32}
+_DTYPES = {"gray8": np.uint8, "gray16": np.uint16, "gray32": np.uint32, "gray32float": np.float32}
 
 
 class CziPicture:
@@ -44,9 +44,10 @@ class CziPicture:
         pixels, _ = self._file.read_image(**asked)
         have = self.scenes[scene]
         plane = np.asarray(pixels)
-        if plane.size != have.height * have.width:
+        if plane.size != have.height * have.width or plane.dtype != have.dtype:
             raise ImageError(
-                f"{self.path} gives {plane.shape} for a plane of {have.width} x {have.height} px.",
+                f"{self.path} gives {plane.dtype} {plane.shape} for a plane of {have.dtype}, {have.width} x"
+                f" {have.height} px.",
                 way_out="Export it as OME-TIFF.",
             )
         return np.ascontiguousarray(plane.reshape(have.height, have.width))

@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
-from cytoloc.pictures.decoding import refuse_edges, refuse_other_kind
+from cytoloc.pictures.decoding import decoding, refuse_edges, refuse_other_kind
 from cytoloc.pictures.formats.scene import Scene, plausible_um
 
 _UNZIPPED_BYTES: Final = 2**31
@@ -76,8 +76,7 @@ class TiffPicture:
             self._series = list(self._file.series)
             self._axes = [self._named_axes(series) for series in self._series]
             self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
-            if _COMPLAINTS.said:
-                raise ImageError(f"{path} is truncated or damaged: {_COMPLAINTS.said[0]}", way_out="Copy it again.")  # noqa: TRY301
+            self._refuse_complaints()
         except BaseException:
             self._file.close()
             raise
@@ -98,7 +97,9 @@ class TiffPicture:
                     f"{self.path} lacks plane {number + 1} of {len(series.pages)}.",
                     way_out="Export or download the file again.",
                 )
+            self._refuse_cut(found, number)
             pixels = found.asarray()
+            self._refuse_complaints()
         if "S" in axes:
             pixels = (
                 pixels[..., channel] if pixels.shape[-1] == self._shape(scene)[axes.index("S")] else pixels[channel]
@@ -108,6 +109,18 @@ class TiffPicture:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _refuse_complaints(self) -> None:
+        if _COMPLAINTS.said:
+            raise ImageError(f"{self.path} is truncated or damaged: {_COMPLAINTS.said[0]}", way_out="Copy it again.")
+
+    def _refuse_cut(self, page: Any, number: int) -> None:
+        """Raise if a plane's bytes go on after the end of the file: some decoders make up what is missing."""
+        ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if max(ends, default=0) > self._file.filehandle.size:
+            raise ImageError(
+                f"{self.path} is truncated: plane {number + 1} is not whole.", way_out="Copy or download it again."
+            )
 
     def _named_axes(self, series: Any) -> str:
         """Return a series' axes in order: any of C, Z, T and P (pages of unknown meaning), then Y and X, S for colours.
@@ -165,7 +178,7 @@ class TiffPicture:
         length = dict(zip(axes, self._shape(number), strict=True))
         refuse_edges(length["Y"], length["X"], self.path)
         channels = length.get("C", length.get("S", 1))
-        name, names, pixel_um = _described(self._file, number, series)
+        name, names, pixel_um = _described(self._file, number, len(self._series))
         if len(names) != channels:
             names = (
                 ("red", "green", "blue", "alpha")[:channels] if "S" in length and channels <= 4 else ("",) * channels
@@ -183,6 +196,30 @@ class TiffPicture:
         )
 
 
+def read_grey_tiff(path: Path) -> NDArray[Any]:
+    """Return a TIFF of one grey picture, 8 or 16 bits, ``(height, width)``.
+
+    Raises:
+        ImageError: If the file is missing, truncated, damaged, too large, or holds anything else.
+    """
+    with decoding(path):
+        with path.open("rb") as stream:
+            refuse_other_kind(stream.read(16), path, kind="TIFF")
+        picture = TiffPicture(path)
+        try:
+            first = picture.scenes[0]
+            planes = [len(scene.channels) * scene.depths * scene.times * scene.pages for scene in picture.scenes]
+            if planes != [1] or first.dtype not in (np.uint8, np.uint16):
+                raise ImageError(
+                    f"{path} is not one grey picture of 8 or 16 bits: it has {sum(planes)} planes, the first of"
+                    f" {first.width} x {first.height} px and type {first.dtype}.",
+                    way_out="The competition's TIFF files hold one channel each.",
+                )
+            return picture.plane(0, channel=0)
+        finally:
+            picture.close()
+
+
 def _unzipped(path: Path) -> io.BytesIO:
     with gzip.open(path) as stream:
         content = stream.read(_UNZIPPED_BYTES + 1)
@@ -192,20 +229,28 @@ def _unzipped(path: Path) -> io.BytesIO:
     return io.BytesIO(content)
 
 
-def _described(file: Any, number: int, series: Any) -> tuple[str, tuple[str, ...], float | None]:
-    """Return what the metadata say of a series: its name, its channels' names, its pixels' edge in micrometres."""
+def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...], float | None]:
+    """Return what the metadata say of one of ``count`` series: its name, its channels' names, its pixel size in µm."""
+    series = file.series[number]
     if file.is_ome and file.ome_metadata:
-        return _from_ome(file.ome_metadata, number)
+        return _from_ome(file.ome_metadata, number, count, series.name)
     if file.is_imagej:
         return "", _imagej_labels(file.imagej_metadata or {}, series), _imagej_um(file)
     return "", (), _resolution_um(series.keyframe)
 
 
-def _from_ome(xml: str, number: int) -> tuple[str, tuple[str, ...], float | None]:
+def _from_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
+    """Return what OME-XML says of a series; nothing if it is not certain which of its images the series is.
+
+    Each file of a set describes the images of all, and holds the pixels of some.
+    """
     root = ElementTree.fromstring(xml)  # noqa: S314  expat of Python 3.11 limits the growth of entities itself
     images = [node for node in root if node.tag.endswith("}Image")]
-    if number >= len(images):
-        return "", (), None
+    if len(images) != count:
+        images = [node for node in images if node.get("Name") == called]
+        number = 0
+        if len(images) != 1:
+            return "", (), None
     image = images[number]
     pixels = next((node for node in image if node.tag.endswith("}Pixels")), None)
     if pixels is None:
