@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import refuse_edges
-from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes
+from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes, whole_plane
 
 _DTYPES = {"gray8": np.uint8, "gray16": np.uint16, "gray32": np.uint32, "gray32float": np.float32}
 
@@ -42,15 +42,9 @@ class CziPicture:
         wanted = {"C": channel, "Z": depth, "T": time, "S": self._places[scene]}
         asked = {axis: at for axis, at in wanted.items() if axis in self._file.dims and at >= 0}
         pixels, _ = self._file.read_image(**asked)
-        have = self.scenes[scene]
+        # What is left of the axes that were asked for has length 1.
         plane = np.asarray(pixels)
-        if plane.size != have.height * have.width or plane.dtype != have.dtype:
-            raise ImageError(
-                f"{self.path} gives {plane.dtype} {plane.shape} for a plane of {have.dtype}, {have.width} x"
-                f" {have.height} px.",
-                way_out="Export it as OME-TIFF.",
-            )
-        return np.ascontiguousarray(plane.reshape(have.height, have.width))
+        return whole_plane(plane.reshape(plane.shape[-2:]), self.scenes[scene], self.path)
 
     def close(self) -> None:
         """Close the file."""

@@ -80,3 +80,19 @@ def plausible_um(edge: float | None) -> float | None:
     Files that were never calibrated state 1 pixel per inch, 0, or the resolution of a printer.
     """
     return edge if edge is not None and 0.005 <= edge <= 20 else None
+
+
+def whole_plane(pixels: NDArray[Any], scene: Scene, path: Path) -> NDArray[Any]:
+    """Return a plane that a reader gave, contiguous and in the byte order of this machine.
+
+    Raises:
+        ImageError: If it is not of the shape and type that the file states for the scene.
+    """
+    native = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    if native.shape != (scene.height, scene.width) or native.dtype != scene.dtype.newbyteorder("="):
+        raise ImageError(
+            f"{path} gives {native.dtype} pixels of shape {native.shape} for a plane of {scene.dtype.name},"
+            f" {scene.width} x {scene.height} px.",
+            way_out="Copy or download the file again, or export it as OME-TIFF.",
+        )
+    return native

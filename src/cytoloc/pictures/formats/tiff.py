@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import decoding, refuse_edges, refuse_other_kind
-from cytoloc.pictures.formats.scene import Scene, plausible_um
+from cytoloc.pictures.formats.scene import Scene, plausible_um, whole_plane
 
 _UNZIPPED_BYTES: Final = 2**31
 """The most that a gzipped TIFF may grow to; a field of four 16-bit channels and twenty depths stays below it."""
@@ -104,7 +104,7 @@ class TiffPicture:
             pixels = (
                 pixels[..., channel] if pixels.shape[-1] == self._shape(scene)[axes.index("S")] else pixels[channel]
             )
-        return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+        return whole_plane(pixels, self.scenes[scene], self.path)
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.pictures.decoding import refuse_edges
-from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes
+from cytoloc.pictures.formats.scene import Scene, names_of, plausible_um, refuse_axes, whole_plane
 
 
 class BioioPicture:
@@ -33,8 +33,7 @@ class BioioPicture:
         self._reader.set_scene(scene)
         lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
         # Fields are read in threads already; dask's own would only get in their way.
-        plane = np.asarray(lazy.compute(scheduler="synchronous"))
-        return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
+        return whole_plane(np.asarray(lazy.compute(scheduler="synchronous")), self.scenes[scene], self.path)
 
     def close(self) -> None:
         """Let go of the file; bioio opens it anew for every plane."""
