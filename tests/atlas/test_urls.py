@@ -103,7 +103,7 @@ def test_commands_take_urls(study: Atlas, address: str, cli: Cli, tmp_path: Path
     assert said.code == 0, said.err
     assert f"{len(study)} fields" in said.out
     assert cli("folds", address, "-k", 2, "--out", tmp_path / "folds.csv").code == 0
-    assert [batch.shape for batch in open_source(address).batches(study.size, len(study))] == [
+    assert [batch.images.shape for batch in open_source(address).batches(study.size, len(study))] == [
         (len(study), 4, study.size, study.size)
     ]
     assert cli("show", address, "--out", tmp_path / "sheet.png").code == 0

@@ -155,6 +155,15 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     np.testing.assert_allclose(by_files.rows(by_atlas.ids), by_atlas.probabilities, atol=1e-4)
     assert read_scores(tmp_path / "by-atlas.parquet").provenance["views"] == 2
 
+    damaged = sorted(files.glob("*_red.png"))[3]
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    listed = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "some.parquet", "--views", 1)
+    assert (listed.code, "1 field could not be read" in listed.err) == (0, True)
+    assert len(read_scores(tmp_path / "some.parquet")) == len(by_files) - 1
+    assert f"{damaged} is truncated" in (tmp_path / "some.quarantine.csv").read_text()
+    stopped = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "none.parquet", "--views", 1, "--strict")
+    assert (stopped.code, str(damaged) in stopped.err, (tmp_path / "none.parquet").exists()) == (1, True, False)
+
     leaking = cli("decide", "fit", tmp_path / "one.parquet", "--labels", atlas, "--out", tmp_path / "leaking.json")
     assert leaking.code == 1
     assert "was trained on" in leaking.err

@@ -77,10 +77,10 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
 def test_the_model_of_a_run_gives_its_held_out_scores_again(run: Path, study: Atlas) -> None:
     scores = read_scores(run / "scores.parquet")
     rows = np.array([study.ids.index(name) for name in scores.ids])
-    again = load(run).score(AtlasSource(study, rows))
+    again = load(run).score(AtlasSource(study, rows)).scores
     np.testing.assert_allclose(again.probabilities, scores.probabilities, atol=1e-6)
     # One field or many, and whatever lies beside it: the same numbers.
-    one = load(run).score(AtlasSource(study, rows[:1]))
+    one = load(run).score(AtlasSource(study, rows[:1])).scores
     np.testing.assert_allclose(one.probabilities, scores.probabilities[:1], atol=1e-5)
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from cytoloc.atlas.store import Atlas, FieldRow, open_atlas
 from cytoloc.atlas.writer import AtlasWriter, encode, row_of
 from cytoloc.errors import ImageError, OutputExistsError, StorageError, TableError
-from cytoloc.files import disk_errors, read_json, refuse_existing, write_json
+from cytoloc.files import disk_errors, new_file, read_json, refuse_existing, write_json
 from cytoloc.parallel import in_order
 
 KIND: Final = "cytoloc-import"
@@ -334,7 +334,8 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
         quarantine = [each for each in read_quarantine(base.folder) if each.id not in settled] + quarantine
     if quarantine:
         header["quarantined"] = len(quarantine)
-        pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(part / "atlas" / QUARANTINE)
+        (part / "atlas" / QUARANTINE).unlink(missing_ok=True)
+        write_quarantine(quarantine, part / "atlas" / QUARANTINE)
     writer.finish(rows(), count=count, header=header)
 
 
@@ -344,6 +345,12 @@ def read_quarantine(atlas: Path) -> list[Rejected]:
     if not file.exists():
         return []
     return [Rejected(*row) for row in pl.read_csv(file, infer_schema=False, glob=False).iter_rows()]
+
+
+def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:
+    """Write the CSV ``id,reason`` at ``path``, which must be free."""
+    with new_file(path) as temporary:
+        pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(temporary)
 
 
 def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:

@@ -102,10 +102,10 @@ class AtlasWriter:
         write_json(self.folder / "atlas.json", content, kind=KIND, version=VERSION)
 
     def _sweep(self) -> None:
-        """Remove what killed processes left: half-written shards of tensorstore, half-written headers of ours."""
+        """Remove what killed processes left: half-written shards of tensorstore, half-written files of ours."""
         for lock in self.folder.rglob("*.__lock"):
             lock.unlink()
-        for stray in self.folder.glob(".atlas.json.*"):
+        for stray in [*self.folder.glob(".atlas.json.*"), *self.folder.glob(".quarantine.csv.*")]:
             shutil.rmtree(stray)
 
     @contextmanager

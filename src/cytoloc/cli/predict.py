@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cytoloc.cli.console import counted, progress, require_nets
+
+if TYPE_CHECKING:
+    from cytoloc.atlas.importing import Rejected
+    from cytoloc.scores import Scores
 
 
 class Views(StrEnum):
@@ -30,32 +34,52 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Atlases, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png at any size.", metavar="INPUT…"
+            help="Atlases, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
+            metavar="INPUT…",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The new scores file (.parquet).")],
     views: Annotated[
         Views | None, typer.Option(help="Flips and turns to average over; by default the recipe's.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
 ) -> None:
     """Predict the probability of every location for every field.
+
+    Fields that cannot be read are listed with the reason in a CSV beside the scores, and the rest is predicted. Other
+    files than the competition's become an atlas by `cytoloc import folder` first.
 
     Example: `cytoloc predict runs/ test.atlas --out scores.parquet`
     """
     require_nets()
+    from cytoloc.atlas.importing import QUARANTINE, examples, write_quarantine
+    from cytoloc.errors import ImageError
     from cytoloc.files import refuse_existing
     from cytoloc.predict.model import load
     from cytoloc.predict.sources import open_source
     from cytoloc.scores import join, write_scores
 
-    refuse_existing(out)
+    listed = out.with_name(f"{out.stem}.{QUARANTINE}")
+    for file in (out, listed):
+        refuse_existing(file)
     sources = [open_source(path) for path in inputs]
     loaded = load(model)
-    parts = []
+    parts: list[Scores] = []
+    bad: list[Rejected] = []
     for path, source in zip(inputs, sources, strict=True):
         with progress(f"predicting {Path(path).name}") as advance:
-            parts.append(loaded.score(source, views=int(views.value) if views else None, advance=advance))
+            scored = loaded.score(source, views=int(views.value) if views else None, advance=advance)
+        parts.append(scored.scores)
+        bad += scored.rejected
+        if bad and strict:
+            raise ImageError(bad[0].reason, way_out="Mend or remove it, or leave out --strict.")
     scores = join(parts)
+    if bad:
+        write_quarantine(bad, listed)
     write_scores(scores, out)
     said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
     typer.echo(f"{said}, views: {scores.provenance['views']}.")
+    if bad:
+        typer.secho(f"{counted(len(bad), 'field')} could not be read; {listed} says why.", fg="yellow", err=True)
+        for name, reason in examples(bad):
+            typer.echo(f"  {name}: {reason}", err=True)

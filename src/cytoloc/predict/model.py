@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cytoloc.atlas.importing import Rejected
 from cytoloc.errors import FormatError, ImageError
 from cytoloc.files import read_json
 from cytoloc.labels import CHANNELS, N_LOCATIONS
@@ -22,6 +23,13 @@ from cytoloc.scores import Scores
 RUN_KIND: Final = "cytoloc-run"
 RUN_VERSION: Final = 1
 BATCH: Final = 16
+
+
+class Scored(NamedTuple):
+    """The scores of the fields that could be read, and those that could not, with the reason."""
+
+    scores: Scores
+    rejected: tuple[Rejected, ...]
 
 
 class Model:
@@ -80,24 +88,32 @@ class Model:
         *,
         views: int | None = None,
         advance: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> Scores:
-        """Return the scores of every field of a source, a batch at a time.
+    ) -> Scored:
+        """Return the scores of every field of a source, a batch at a time, and the fields that could not be read.
 
         Args:
             source: From :func:`cytoloc.predict.sources.open_source`.
             views: 1, 2, 4 or 8; by default the recipe's.
             advance: Told after each batch how many fields of how many are done.
+
+        Raises:
+            ImageError: If no field could be read.
         """
         views = views or self.views
         parts = [np.empty((0, N_LOCATIONS), np.float32)]
-        done = 0
+        ids: list[str] = []
+        bad: list[Rejected] = []
         for batch in source.batches(self.size, BATCH):
-            parts.append(self.probabilities(batch, views=views))
-            done += len(batch)
-            advance(done, len(source.ids))
-        seen = len(self.trained_on.intersection(source.ids))
+            if batch.ids:
+                parts.append(self.probabilities(batch.images, views=views))
+            ids += batch.ids
+            bad += batch.rejected
+            advance(len(ids) + len(bad), len(source.ids))
+        if bad and not ids:
+            raise ImageError(f"{source.name}: none of {len(bad)} fields could be read, as in: {bad[0].reason}")
+        seen = len(self.trained_on.intersection(ids))
         made_by = {**self.provenance, "views": views, "source": source.name, "fields_trained_on": seen}
-        return Scores(source.ids, np.concatenate(parts), made_by)
+        return Scored(Scores(tuple(ids), np.concatenate(parts), made_by), tuple(bad))
 
 
 def load(path: str | Path) -> Model:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.atlas.importing import Rejected, rejected
 from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.errors import ImageError
-from cytoloc.labels import CHANNEL_COLOURS
+from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
+
+
+class Batch(NamedTuple):
+    """Some fields: their ids, their pixels in the same order, and the fields before them that could not be read.
+
+    Attributes:
+        ids: One for each picture.
+        images: uint8 ``(n, 4, size, size)``; n may be 0.
+        rejected: Those that have no picture, with the reason.
+    """
+
+    ids: tuple[str, ...]
+    images: NDArray[np.uint8]
+    rejected: tuple[Rejected, ...] = ()
 
 
 class Source(Protocol):
@@ -29,8 +45,8 @@ class Source(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The id of each field."""
 
-    def batches(self, size: int, length: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield all fields in order, uint8 ``(≤ length, 4, size, size)``."""
+    def batches(self, size: int, length: int) -> Iterator[Batch]:
+        """Yield all fields in order, at most ``length`` in a batch."""
 
 
 class AtlasSource:
@@ -47,47 +63,49 @@ class AtlasSource:
         every = self.atlas.ids
         return tuple(every[row] for row in self.rows)
 
-    def batches(self, size: int, length: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the fields, resized from the atlas's size to ``size`` if they differ."""
+    def batches(self, size: int, length: int) -> Iterator[Batch]:
+        """Yield the fields, resized from the atlas's size to ``size`` if they differ.
+
+        Raises:
+            ImageError: If the atlas is smaller than ``size``.
+        """
         refuse_enlarging(self.atlas.size, size, where=str(self.atlas.path))
+        ids = self.ids
         for start in range(0, len(self.rows), length):
-            images = self.atlas.read(self.rows[start : start + length])
-            yield np.stack([scale_field(image, Scaling(size=size)).image for image in images])
+            some = slice(start, start + length)
+            images = [scale_field(image, Scaling(size=size)).image for image in self.atlas.read(self.rows[some])]
+            yield Batch(ids[some], np.stack(images))
 
 
 class FolderSource:
-    """All fields of a folder of ``{Id}_{red,green,blue,yellow}.png``, in order of id."""
+    """All fields of a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, in order of id."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = str(folder)
-        found = find_kaggle_fields(folder)
-        for name, files in found.items():
-            for colour in CHANNEL_COLOURS.values():
-                if colour not in files:
-                    raise ImageError(
-                        f"{folder}: {name}_{colour}.png is missing.", way_out="Add it, or remove the field."
-                    )
-        self.found = found
-        self.ids = tuple(sorted(found))
+        self.found = find_kaggle_fields(folder)
+        self.ids = tuple(sorted(self.found))
 
-    def batches(self, size: int, length: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the fields, decoded and resized to ``size``."""
+    def batches(self, size: int, length: int) -> Iterator[Batch]:
+        """Yield the fields, decoded and resized to ``size``; those that cannot be read are rejected."""
 
-        def load(name: str) -> NDArray[np.uint8]:
-            image = read_kaggle_field(self.folder, name, self.found[name])
-            refuse_enlarging(min(image.shape[1:]), size, where=f"Field {name} in {self.folder}")
-            with located(f"Field {name} in {self.folder}"):
-                return scale_field(image, Scaling(size=size)).image
+        def load(name: str) -> NDArray[np.uint8] | Rejected:
+            try:
+                image = read_kaggle_field(self.folder, name, self.found[name])
+                refuse_enlarging(min(image.shape[1:]), size, where=f"field {name}")
+                with located(f"field {name}"):
+                    return scale_field(image, Scaling(size=size)).image
+            except ImageError as error:
+                return rejected(name, error)
 
-        batch: list[NDArray[np.uint8]] = []
-        for image in in_order(load, self.ids):
-            batch.append(image)
-            if len(batch) == length:
-                yield np.stack(batch)
-                batch = []
-        if batch:
-            yield np.stack(batch)
+        results = zip(self.ids, in_order(load, self.ids), strict=True)
+        while some := list(islice(results, length)):
+            good = [(name, image) for name, image in some if not isinstance(image, Rejected)]
+            images = (
+                np.stack([image for _, image in good]) if good else np.empty((0, len(CHANNELS), size, size), np.uint8)
+            )
+            bad = tuple(result for _, result in some if isinstance(result, Rejected))
+            yield Batch(tuple(name for name, _ in good), images, bad)
 
 
 def open_source(path: str | Path) -> Source:

@@ -81,7 +81,7 @@ def train_fold(
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
         model = Model([judged], size=recipe.image.size, views=recipe.select.views, provenance=made_by)
-        write_scores(model.score(AtlasSource(atlas, split.held_out)), run / "scores.parquet")
+        write_scores(model.score(AtlasSource(atlas, split.held_out)).scores, run / "scores.parquet")
     return run
 
 

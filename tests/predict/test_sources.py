@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cytoloc.atlas.kaggle import read_kaggle_field
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import ImageError
+from cytoloc.models.network import Network, build_network
+from cytoloc.predict.model import Model
+from cytoloc.predict.sources import AtlasSource, FolderSource
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return build_network(
+        "resnet18", weights="none", head="plain", dropout=0.0, prior=0.05, mean=(0.08,) * 4, std=(0.1,) * 4
+    )
+
+
+def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(pictures: Path) -> None:
+    (pictures / "b_red.png").write_bytes(b"")
+    (pictures / "c_yellow.png").unlink()
+    batches = list(FolderSource(pictures).batches(48, 2))
+    assert [batch.ids for batch in batches] == [("a",), ()]
+    assert [[each.id for each in batch.rejected] for batch in batches] == [["b"], ["c"]]
+    assert "b_red.png is empty" in batches[0].rejected[0].reason
+    assert "c_yellow.png" in batches[1].rejected[0].reason
+    np.testing.assert_array_equal(batches[0].images, [read_kaggle_field(pictures, "a")])
+
+
+def test_fields_that_are_too_small_are_rejected(pictures: Path) -> None:
+    (batch,) = FolderSource(pictures).batches(64, 8)
+    assert batch.images.shape == (0, 4, 64, 64)
+    assert "detail cannot be invented" in batch.rejected[0].reason
+
+
+def test_scores_are_of_the_fields_that_could_be_read(pictures: Path, network: Network) -> None:
+    model = Model([network], size=48, views=1, provenance={}, device=torch.device("cpu"))
+    whole = model.score(FolderSource(pictures))
+    assert (whole.scores.ids, whole.rejected) == (("a", "b", "c"), ())
+    (pictures / "b_red.png").write_bytes(b"")
+    told: list[tuple[int, int]] = []
+    scored = model.score(FolderSource(pictures), advance=lambda done, total: told.append((done, total)))
+    assert scored.scores.ids == ("a", "c")
+    assert [each.id for each in scored.rejected] == ["b"]
+    assert told[-1] == (3, 3)
+    np.testing.assert_allclose(scored.scores.probabilities, whole.scores.probabilities[[0, 2]], atol=1e-6)
+    for name in "ac":
+        (pictures / f"{name}_red.png").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"none of 3 fields could be read, as in: .*a_red\.png is empty"):
+        model.score(FolderSource(pictures))
+
+
+def test_rows_of_an_atlas_are_resized(study: Atlas) -> None:
+    rows = np.array([5, 2, 9])
+    batches = list(AtlasSource(study, rows).batches(32, 2))
+    assert [batch.ids for batch in batches] == [(study.ids[5], study.ids[2]), (study.ids[9],)]
+    # Area means of blocks of two by two.
+    blocks = study.read(rows).reshape(3, 4, 32, 2, 32, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(np.concatenate([batch.images for batch in batches]), blocks, atol=0.51)
