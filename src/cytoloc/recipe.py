@@ -235,6 +235,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         level = [known for known in _all_keys() if known.count(".") == key.count(".")]
         return f"there is no key {key!r}.{_near(key, level)}"
+    if problem["type"] == "missing":
+        return f"it lacks {key}; say `extends` to take all that it does not say from another."
     return f"{key} = {problem['input']!r}: {problem['msg'].lower()}."
 
 

@@ -206,6 +206,10 @@ def open_atlas(path: str | Path) -> Atlas:
     existing(path, error=FormatError, what="atlas")
     if not path.is_dir():
         raise FormatError(f"{path} is not an atlas but a file.", way_out="An atlas is a folder that an import wrote.")
+    if not (path / "atlas.json").exists():
+        raise FormatError(
+            f"{path} is not an atlas: it has no atlas.json.", way_out="`cytoloc import` makes one of picture files."
+        )
     header = read_json(path / "atlas.json", kind=KIND, version=VERSION)
     with _damage(path):
         fields = pl.read_parquet(path / "fields.parquet", glob=False)
