@@ -67,3 +67,9 @@ def test_unknown_recipes_name_the_near_ones() -> None:
         load_recipe("quik")
     with pytest.raises(RecipeError, match="no such recipe file"):
         load_recipe("missing.toml")
+
+
+def test_what_a_recipe_lacks_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[model]\nbackbone = "resnet18"\n')
+    with pytest.raises(RecipeError, match="it lacks name"):
+        load_recipe(str(tmp_path / "mine.toml"))

@@ -23,6 +23,7 @@ ALLOWED = {
     "scores": {"errors", "labels", "files"},
     "pictures": {"errors", "labels"},
     "atlas": GROUND | {"pictures"},
+    "curation": GROUND | {"atlas", "pictures"},
     "simulate": GROUND | {"atlas.store", "atlas.writer"},
     "decide": GROUND,
     "models": GROUND,
@@ -31,7 +32,19 @@ ALLOWED = {
     "report": GROUND | {"decide"},
     "bench": GROUND | {"atlas", "pictures"},
     "cli": GROUND
-    | {"bench", "recipe", "models", "atlas", "decide", "predict", "train", "report", "simulate", "pictures"},
+    | {
+        "bench",
+        "curation",
+        "recipe",
+        "models",
+        "atlas",
+        "decide",
+        "predict",
+        "train",
+        "report",
+        "simulate",
+        "pictures",
+    },
 }
 """What each room may import besides itself: dependencies point down only."""
 

@@ -24,7 +24,7 @@ from cytoloc.files import existing, parse_json, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +88,14 @@ SCHEMA: Final = pl.Schema(
         "white": pl.List(pl.Float64()),
         "flags": pl.List(pl.String()),
         "sha256": pl.String(),
+        **{f"phash_{role}": pl.UInt64() for role in CHANNELS},
     }
 )
 """Columns of ``fields.parquet``.
 
 Besides what :class:`FieldRow` says, ``flags`` is what :func:`cytoloc.pictures.quality.flags_of` finds wrong with a
-field, and ``sha256`` is that of the packed pixels, channel by channel, row by row.
+field, ``sha256`` is that of the packed pixels, channel by channel, row by row, and ``phash_…`` is the perceptual hash
+of each channel (:func:`cytoloc.pictures.hashes.field_hashes`).
 """
 
 

@@ -33,7 +33,8 @@ from cytoloc.atlas.store import (
 from cytoloc.errors import StorageError
 from cytoloc.files import new_folder, write_json
 from cytoloc.labels import CHANNELS
-from cytoloc.pictures.quality import flags_of
+from cytoloc.pictures.hashes import field_hashes
+from cytoloc.pictures.quality import MEASURED_PX, flags_of, shrunk
 from cytoloc.scores import refuse_repeated
 
 SHARD_BYTES: Final = 32 * 2**20
@@ -148,8 +149,10 @@ def _write_shard(path: Path, chunks: list[bytes], length: int) -> None:
 
 
 def row_of(row: FieldRow, image: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the row of the table for a field: what is known of it, what is wrong with it, its pixels' checksum."""
-    return {**asdict(row), "flags": flags_of(image, absent=row.absent), "sha256": pixels_sha256(image)}
+    """Return the row of the table for a field: what is known of it, what is wrong with it, checksum and hashes."""
+    small = np.stack([shrunk(plane, MEASURED_PX) for plane in image])
+    hashes = {f"phash_{role}": number for role, number in field_hashes(small, absent=row.absent).items()}
+    return {**asdict(row), "flags": flags_of(small, absent=row.absent), "sha256": pixels_sha256(image), **hashes}
 
 
 def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by: dict[str, Any]) -> Atlas:

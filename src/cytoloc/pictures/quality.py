@@ -67,7 +67,7 @@ NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
 
 def measure(plane: NDArray[np.uint8]) -> Measures:
     """Return what is measured of a channel, uint8 ``(height, width)``."""
-    small = _shrunk(plane, MEASURED_PX)
+    small = shrunk(plane, MEASURED_PX)
     # A quarter of the pixels has the same quantiles, at half the cost.
     some = np.ascontiguousarray(small[::2, ::2])
     upto = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel().cumsum() / some.size
@@ -84,7 +84,7 @@ def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
         else is stained in the channel of the nuclei.
     """
     # By way of the larger size: OpenCV halves four times as fast as it quarters.
-    small = cv2.GaussianBlur(_shrunk(_shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
+    small = cv2.GaussianBlur(shrunk(shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
     _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     foreground = cv2.countNonZero(mask)
     if foreground in (0, mask.size):
@@ -106,7 +106,7 @@ def flags_of(image: NDArray[np.uint8], *, absent: Collection[str] = (), limits: 
     """
     said = []
     present = {
-        role: _shrunk(plane, MEASURED_PX) for role, plane in zip(CHANNELS, image, strict=True) if role not in absent
+        role: shrunk(plane, MEASURED_PX) for role, plane in zip(CHANNELS, image, strict=True) if role not in absent
     }
     for role, plane in present.items():
         found = measure(plane)
@@ -134,7 +134,8 @@ def nucleus_score(solidity: float, unevenness: float) -> float:
     return intercept + compact * solidity + clean * unevenness
 
 
-def _shrunk(plane: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+def shrunk(plane: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    """Return a square plane at ``edge`` pixels by area means, or as it is if it is no larger."""
     if plane.shape[0] <= edge:
         return plane
     return np.asarray(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)

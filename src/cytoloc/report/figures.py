@@ -91,6 +91,33 @@ def contact_sheet(
     _save(figure, path, dpi=120)
 
 
+def pair_sheet(
+    pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], captions: Sequence[tuple[str, str, str]], path: Path
+) -> None:
+    """Draw pairs of fields side by side, to be judged by eye; an existing picture is drawn anew.
+
+    Args:
+        pairs: The two fields of each pair, uint8 ``(4, size, size)``; the first turned as the second lies.
+        captions: For each pair the ids of both, and what is known of them as a pair.
+        path: The PNG.
+    """
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(5.2 * columns, 2.95 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for (one, other), (name, other_name, said), axes in zip(pairs, captions, grid.flat, strict=False):
+        size = one.shape[1]
+        shown = np.full((size, 2 * size + max(1, size // 50), 3), 255, np.uint8)
+        shown[:, :size], shown[:, -size:] = composite(one), composite(other)
+        axes.imshow(shown, interpolation="antialiased")
+        axes.set_title(said, size=8)
+        for place, text in ((0.0, name), (0.51, other_name)):
+            axes.text(place, -0.02, text, color="grey", va="top", size=5.5, transform=axes.transAxes)
+    _save(figure, path, dpi=120)
+
+
 def panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a field, uint8 ``(4, size, size)``, as one picture, uint8 ``(size, ≈ 7/3 size, 3)``.
 

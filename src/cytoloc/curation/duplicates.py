@@ -1,0 +1,217 @@
+"""Near-duplicates within and across atlases: found by hashes, turned and mirrored copies too, confirmed on pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
+from cytoloc.curation.matching import registered_correlation
+from cytoloc.errors import TableError
+from cytoloc.files import new_file
+from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.parallel import in_order
+from cytoloc.pictures.hashes import TRANSFORMS, phashes_turned, turned
+
+Verdict = Literal["copy", "doubtful", "different"]
+
+COPY: Final = 0.8
+"""A registered correlation of at least this much is a copy: of planted ones most have .95, of others none has .3."""
+
+DOUBTFUL: Final = 0.5
+"""Between this and :data:`COPY` a person should look."""
+
+SCHEMA: Final = pl.Schema(
+    {
+        "a": pl.String(),
+        "b": pl.String(),
+        **{f"d_{role}": pl.Int16() for role in CHANNELS},
+        "transform": pl.String(),
+        "correlation": pl.Float32(),
+        "verdict": pl.String(),
+        "atlas_a": pl.String(),
+        "atlas_b": pl.String(),
+    }
+)
+"""Columns of a table of pairs: field ``a`` turned by ``transform`` is field ``b``; null distances are not known."""
+
+_BATCH: Final = 64
+
+
+class _Pool(NamedTuple):
+    """The fields of several atlases as one list."""
+
+    atlases: Sequence[Atlas]
+    starts: NDArray[np.int64]
+    hashes: Hashes
+
+    def place(self, row: int) -> tuple[Atlas, int]:
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.atlases[number], int(row - self.starts[number])
+
+
+def find_duplicates(
+    atlases: Sequence[Atlas],
+    *,
+    limits: Mapping[ChannelRole, int] = DEFAULT_LIMITS,
+    turns: bool = True,
+    confirm: bool = True,
+    advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> pl.DataFrame:
+    """Return all pairs of near-duplicate fields, columns as in :data:`SCHEMA`, surest first.
+
+    Args:
+        atlases: Fields of all of them are compared with each other.
+        limits: The most bits by which each channel's hash may differ.
+        turns: Look for turned and mirrored copies too: every picture is read once for that.
+        confirm: Lay the pictures of each pair over each other; without it correlation and verdict are null.
+        advance: Told what is done, and how much of it.
+
+    Raises:
+        MissingExtraError: If faiss is not installed.
+    """
+    pool = _pool(atlases)
+    table = _candidates(pool, limits, turns=turns, advance=advance)
+    correlations: list[float | None] = [None] * table.height
+    if confirm:
+        correlations = list(_correlations(pool, table, advance))
+    rows = []
+    for (row_a, row_b, transform, distances), correlation in zip(table.iter_rows(), correlations, strict=True):
+        (atlas_a, at_a), (atlas_b, at_b) = pool.place(row_a), pool.place(row_b)
+        bits = [None if distance < 0 else distance for distance in distances]
+        names = str(atlas_a.path), str(atlas_b.path)
+        ids = atlas_a.fields["id"][at_a], atlas_b.fields["id"][at_b]
+        judged = None if correlation is None else verdict(correlation)
+        rows.append((*ids, *bits, TRANSFORMS[transform], correlation, judged, *names))
+    found = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return found.sort(pl.col("correlation").fill_null(0.0), descending=True, maintain_order=True)
+
+
+def verdict(correlation: float) -> Verdict:
+    """Return what a registered correlation says of a pair."""
+    if correlation >= COPY:
+        return "copy"
+    return "doubtful" if correlation >= DOUBTFUL else "different"
+
+
+def read_duplicates(path: Path) -> pl.DataFrame:
+    """Return the table that :func:`write_duplicates` wrote.
+
+    Raises:
+        TableError: If its columns are others.
+    """
+    try:
+        return pl.read_csv(path, schema=SCHEMA, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise TableError(
+            f"{path} is not a table of duplicates: {str(error).splitlines()[0]}",
+            way_out="`cytoloc duplicates` writes one.",
+        ) from error
+
+
+def write_duplicates(pairs: pl.DataFrame, path: Path) -> None:
+    """Write a table of pairs as CSV to a path that must be free."""
+    with new_file(path) as temporary:
+        pairs.write_csv(temporary, float_precision=4)
+
+
+def groups_of(pairs: pl.DataFrame) -> list[list[str]]:
+    """Return the ids that pairs tie together, directly or through others, largest group first."""
+    ids = sorted({*pairs["a"], *pairs["b"]})
+    position = {name: row for row, name in enumerate(ids)}
+    one = [position[name] for name in pairs["a"]]
+    other = [position[name] for name in pairs["b"]]
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(ids), len(ids)))
+    component = connected_components(graph, directed=False)[1] if ids else np.empty(0, int)
+    groups: dict[int, list[str]] = {}
+    for name, number in zip(ids, component, strict=True):
+        groups.setdefault(int(number), []).append(name)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def _pool(atlases: Sequence[Atlas]) -> _Pool:
+    columns = [f"phash_{role}" for role in CHANNELS]
+    fields = pl.concat([atlas.fields.select(columns) for atlas in atlases])
+    known = np.stack([fields[column].is_not_null().to_numpy() for column in columns], axis=1)
+    bits = np.stack([fields[column].fill_null(0).to_numpy() for column in columns], axis=1)
+    starts = np.cumsum([0, *(len(atlas) for atlas in atlases)])[:-1]
+    return _Pool(atlases, starts, Hashes(bits, known))
+
+
+def _candidates(
+    pool: _Pool, limits: Mapping[ChannelRole, int], *, turns: bool, advance: Callable[[str, int, int], None]
+) -> pl.DataFrame:
+    """Return rows ``a`` < ``b``, number of the transform and distances of all pairs that hashes suggest, each once."""
+    ways = [pool.hashes]
+    if turns:
+        ways = _turned_hashes(pool, advance)
+    parts = []
+    for transform, hashes in enumerate(ways):
+        near = near_pairs(hashes, pool.hashes, limits=limits)
+        # As they are, each pair is found twice, and each field is its own copy; turned, a field may be like itself.
+        keep = near.a < near.b if transform == 0 else near.a != near.b
+        parts.append(
+            pl.DataFrame(
+                {
+                    "a": near.a[keep],
+                    "b": near.b[keep],
+                    "transform": np.full(int(keep.sum()), transform),
+                    "distances": near.distances[keep].tolist(),
+                },
+                schema={"a": pl.Int64, "b": pl.Int64, "transform": pl.Int64, "distances": pl.List(pl.Int16)},
+            )
+        )
+        advance("searching", transform + 1, len(ways))
+    table = pl.concat(parts).with_columns(
+        one=pl.min_horizontal("a", "b"), other=pl.max_horizontal("a", "b"), sum=pl.col("distances").list.sum()
+    )
+    # A pair may be found in several ways, and from either side: the nearest stays.
+    best = table.sort("sum", "transform", "a").unique(["one", "other"], keep="first", maintain_order=True)
+    return best.sort("one", "other").select("a", "b", "transform", "distances")
+
+
+def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> list[Hashes]:
+    """Return the hashes of all fields, seen in each of the eight ways."""
+    total = len(pool.hashes.bits)
+    bits = np.zeros((len(TRANSFORMS), total, len(CHANNELS)), np.uint64)
+
+    def hashed(block: tuple[Atlas, int, int]) -> tuple[int, NDArray[np.uint64]]:
+        atlas, start, offset = block
+        images = atlas.read(np.arange(start, min(start + _BATCH, len(atlas))))
+        return offset, np.array([phashes_turned(image) for image in images], np.uint64)
+
+    blocks = [
+        (atlas, start, int(offset) + start)
+        for atlas, offset in zip(pool.atlases, pool.starts, strict=True)
+        for start in range(0, len(atlas), _BATCH)
+    ]
+    for offset, numbers in in_order(hashed, blocks):
+        bits[:, offset : offset + len(numbers)] = np.moveaxis(numbers, 2, 0)
+        advance("turning", offset + len(numbers), total)
+    # As it is, a field keeps the hash that it got when it was imported, from its original.
+    bits[0] = pool.hashes.bits
+    return [Hashes(each, pool.hashes.known) for each in bits]
+
+
+def _correlations(pool: _Pool, table: pl.DataFrame, advance: Callable[[str, int, int], None]) -> Sequence[float]:
+    """Return how well the pictures of each pair agree, in the channels that are known of both."""
+
+    def correlation(pair: tuple[int, int, int, list[int]]) -> float:
+        row_a, row_b, transform, distances = pair
+        (atlas_a, at_a), (atlas_b, at_b) = pool.place(row_a), pool.place(row_b)
+        known = np.array(distances) >= 0
+        return registered_correlation(turned(atlas_a[at_a], TRANSFORMS[transform])[known], atlas_b[at_b][known])
+
+    found = []
+    for done, value in enumerate(in_order(correlation, table.iter_rows()), start=1):
+        found.append(value)
+        advance("confirming", done, table.height)
+    return found

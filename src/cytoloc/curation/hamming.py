@@ -1,0 +1,124 @@
+"""Which pairs of fields have nearly the same hashes: an exact search, however many fields there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.errors import MissingExtraError
+from cytoloc.labels import CHANNELS, ChannelRole
+
+DEFAULT_LIMITS: Final[dict[ChannelRole, int]] = {"microtubules": 14, "protein": 12, "nucleus": 10}
+"""Bits of 64 by which copies may differ in each channel; by these the competition's list of 259 leaks was made."""
+
+LEAST_CHANNELS: Final = 2
+"""Channels that must be known of both fields: one alone proves nothing."""
+
+BLOCK: Final = 4096
+"""Fields that are looked up at once, so that the pairs found are held in memory for a block only."""
+
+
+class Hashes(NamedTuple):
+    """Perceptual hashes of fields.
+
+    Attributes:
+        bits: uint64 ``(n, 4)``, channels in the order of ``cytoloc.CHANNELS``.
+        known: bool ``(n, 4)``; false where a channel was not imaged or holds nothing.
+    """
+
+    bits: NDArray[np.uint64]
+    known: NDArray[np.bool_]
+
+
+class Near(NamedTuple):
+    """Pairs of rows whose hashes are near each other.
+
+    Attributes:
+        a: Rows of the first table, ``(m,)``.
+        b: Rows of the second one.
+        distances: Bits by which each channel differs, int16 ``(m, 4)``; -1 where it is not known of both.
+    """
+
+    a: NDArray[np.int64]
+    b: NDArray[np.int64]
+    distances: NDArray[np.int16]
+
+
+def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[ChannelRole, int] = DEFAULT_LIMITS) -> Near:
+    """Return every pair of a row of ``a`` and a row of ``b`` within the limits of all channels that are known of both.
+
+    Rows are sorted by which channels are known; in each such class the channel with the smallest limit is searched (all
+    pairs, by faiss), and what it finds is held against the others.
+
+    Args:
+        a: The fields that are looked up.
+        b: Those among which they are looked up.
+        limits: The most bits by which a channel may differ; a channel without limit is not looked at. Pairs of which
+            fewer than two channels are known count as different.
+
+    Raises:
+        MissingExtraError: If faiss is not installed.
+    """
+    used = sorted(limits, key=lambda role: limits[role])
+    columns = [CHANNELS.index(role) for role in used]
+    found = [Near(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(CHANNELS)), np.int16))]
+    for (kind_a, rows_a), (kind_b, rows_b) in product(_by_known(a, columns), _by_known(b, columns)):
+        common = [column for column, one, other in zip(columns, kind_a, kind_b, strict=True) if one and other]
+        if len(common) < min(LEAST_CHANNELS, len(columns)):
+            continue
+        first, *others = common
+        for some_a, some_b in _within(
+            a.bits[rows_a, first], b.bits[rows_b, first], limits[CHANNELS[first]], rows_a, rows_b
+        ):
+            keep = np.ones(len(some_a), bool)
+            for column in others:
+                keep &= _differ(a.bits[some_a, column], b.bits[some_b, column]) <= limits[CHANNELS[column]]
+            found.append(_with_distances(a, b, some_a[keep], some_b[keep]))
+    return Near(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _with_distances(a: Hashes, b: Hashes, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> Near:
+    distances = _differ(a.bits[rows_a], b.bits[rows_b]).astype(np.int16)
+    distances[~(a.known[rows_a] & b.known[rows_b])] = -1
+    return Near(rows_a, rows_b, distances)
+
+
+def _differ(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    return np.asarray(np.bitwise_count(a ^ b), np.uint8)
+
+
+def _by_known(hashes: Hashes, columns: list[int]) -> Iterator[tuple[tuple[bool, ...], NDArray[np.int64]]]:
+    """Yield each combination of known channels that occurs, and the rows that have it."""
+    kinds, of_row = np.unique(hashes.known[:, columns], axis=0, return_inverse=True)
+    for number, kind in enumerate(kinds):
+        yield tuple(map(bool, kind)), np.flatnonzero(of_row.ravel() == number)
+
+
+def _within(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], limit: int, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield rows of all pairs of hashes that differ by at most ``limit`` bits, a block of ``a`` at a time."""
+    index = _faiss().IndexBinaryFlat(64)
+    index.add(_bytes(b))
+    for start in range(0, len(a), BLOCK):
+        # It finds what is nearer than the radius.
+        ends, _, found = index.range_search(_bytes(a[start : start + BLOCK]), limit + 1)
+        yield rows_a[start + np.repeat(np.arange(len(ends) - 1), np.diff(ends.astype(np.int64)))], rows_b[found]
+
+
+def _bytes(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "The search for near-duplicates needs faiss.", way_out="pip install 'cytoloc[duplicates]'"
+        ) from error
+    return faiss

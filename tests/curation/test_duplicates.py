@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.writer import write_atlas
+from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, read_duplicates, verdict
+from cytoloc.curation.matching import registered_correlation
+from cytoloc.pictures.hashes import TRANSFORMS, turned
+from cytoloc.simulate.study import simulate_atlas
+from tests.conftest import Cli
+
+Image = NDArray[np.uint8]
+
+
+def jpeg(image: Image) -> Image:
+    def plane(each: Image) -> Image:
+        _, content = cv2.imencode(".jpg", each, [cv2.IMWRITE_JPEG_QUALITY, 50])
+        return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+    return np.stack([plane(each) for each in image])
+
+
+def darker(image: Image) -> Image:
+    return (image * 0.7).astype(np.uint8)
+
+
+def cropped(image: Image) -> Image:
+    edge = image.shape[1]
+    inside = image[:, 2 : edge - 1, 1 : edge - 2]
+    return np.stack([cv2.resize(plane, (edge, edge)) for plane in inside]).astype(np.uint8)
+
+
+COPIES: dict[str, Callable[[Image], Image]] = {"jpeg": jpeg, "darker": darker, "cropped": cropped}
+COPIES |= {transform: lambda image, t=transform: turned(image, t) for transform in TRANSFORMS[1:]}  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    return simulate_atlas(tmp_path_factory.mktemp("original") / "original.atlas", n_fields=14, seed=5, size=128)
+
+
+@pytest.fixture(scope="module")
+def copies(original: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """Return an atlas of copies of the first fields, a kind each."""
+    path = tmp_path_factory.mktemp("copies") / "copies.atlas"
+    rows = (FieldRow(id=kind, source="copy", original_px=128, original_width_px=128) for kind in COPIES)
+    pictures = (make(original[row]) for row, make in enumerate(COPIES.values()))
+    return write_atlas(path, zip(rows, pictures, strict=True), size=128, made_by={"command": "test"})
+
+
+def test_every_planted_copy_is_found_and_nothing_else(original: Atlas, copies: Atlas) -> None:
+    pairs = find_duplicates([original, copies])
+    sure = pairs.filter(pl.col("verdict") == "copy")
+    assert {(a, b) for a, b in sure.select("a", "b").iter_rows()} == {
+        (original.ids[row], kind) for row, kind in enumerate(COPIES)
+    } or {frozenset(pair) for pair in sure.select("a", "b").iter_rows()} == {
+        frozenset((original.ids[row], kind)) for row, kind in enumerate(COPIES)
+    }
+    assert pairs.filter(pl.col("verdict") == "doubtful").is_empty()
+
+
+def test_the_transform_turns_a_onto_b(original: Atlas, copies: Atlas) -> None:
+    pictures = dict(zip([*original.ids, *copies.ids], [*original, *copies], strict=True))
+    seen = set()
+    for pair in find_duplicates([original, copies]).filter(pl.col("verdict") == "copy").iter_rows(named=True):
+        a, b = pictures[pair["a"]], pictures[pair["b"]]
+        if pair["b"] in TRANSFORMS or pair["a"] in TRANSFORMS:
+            np.testing.assert_array_equal(turned(a, pair["transform"]), b)
+            seen.add(pair["transform"])
+    assert len(seen) >= 6
+
+
+def test_without_turns_only_copies_as_they_lie_are_found(original: Atlas, copies: Atlas) -> None:
+    pairs = find_duplicates([original, copies], turns=False, confirm=False)
+    assert {*pairs["a"], *pairs["b"]} >= {"jpeg", "darker", "cropped"}
+    assert set(pairs["transform"]) == {"r0"}
+    assert pairs["correlation"].null_count() == pairs.height
+
+
+def test_fields_of_a_well_are_not_copies(original: Atlas) -> None:
+    wells = original.fields.select("antibody", "well").is_duplicated()
+    assert wells.sum() > 4
+    assert find_duplicates([original]).filter(pl.col("verdict") != "different").is_empty()
+
+
+def test_a_field_agrees_with_its_copy_and_with_no_other(original: Atlas) -> None:
+    one, other = original[0], original[1]
+    assert registered_correlation(one, one) == pytest.approx(1)
+    assert registered_correlation(one, cropped(one)) > 0.9
+    assert registered_correlation(one, np.roll(one, (5, -7), axis=(1, 2))) > 0.9
+    assert registered_correlation(one, other) < 0.5
+    assert registered_correlation(one, np.zeros_like(one)) == pytest.approx(0)
+    assert (verdict(0.9), verdict(0.6), verdict(0.2)) == ("copy", "doubtful", "different")
+
+
+def test_groups_are_what_pairs_tie_together() -> None:
+    pairs = pl.DataFrame({"a": ["x", "y", "p"], "b": ["y", "z", "q"]})
+    assert groups_of(pairs) == [["x", "y", "z"], ["p", "q"]]
+    assert groups_of(pairs.head(0)) == []
+
+
+def test_the_command_writes_pairs_groups_and_a_sheet(
+    cli: Cli, original: Atlas, copies: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, groups, sheet = (tmp_path / name for name in ("pairs.csv", "groups.csv", "doubtful.png"))
+    call = ["duplicates", original.path, copies.path]
+    said = cli(*call, "--out", out, "--groups", groups, "--sheet", sheet)
+    assert said.code == 0, said.err
+    assert f"{len(COPIES)} pairs of {len(original) + len(copies)} fields, 0 of them doubtful" in said.out
+    assert "nothing to draw" in said.out
+    pairs = read_duplicates(out)
+    assert pairs.schema == SCHEMA
+    assert pairs.height == len(COPIES)
+    assert pl.read_csv(groups)["group"].n_unique() == len(COPIES)
+    assert "already exists" in cli(*call, "--out", out).err
+    assert cli("folds", original.path, "-k", 2, "--pairs", out, "--out", tmp_path / "folds.csv").code == 0
+
+    monkeypatch.setattr("cytoloc.curation.duplicates.COPY", 1.1)
+    drawn = cli(*call, "--out", tmp_path / "again.csv", "--sheet", sheet)
+    assert f"{len(COPIES)} doubtful pairs" in drawn.out
+    assert sheet.stat().st_size > 10_000
+    assert cli(*call, "--limits", "14,12", "--out", tmp_path / "no.csv").code == 2
