@@ -158,16 +158,6 @@ def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False
     }
 
 
-def join(parts: Sequence[Scores]) -> Scores:
-    """Return one table of several whose fields are different and whose provenance is the same.
-
-    Raises:
-        TableError: If a field occurs in two of them.
-    """
-    ids = [name for part in parts for name in part.ids]
-    return Scores(tuple(ids), np.concatenate([part.probabilities for part in parts]), parts[0].provenance)
-
-
 def combine(parts: Sequence[Scores]) -> Scores:
     """Return one score per field from several tables: folds are joined, members of an ensemble averaged.
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from cytoloc.atlas.channels import parse_channels
 from cytoloc.atlas.folder import FolderSource, PlaneChoice
-from cytoloc.atlas.importing import import_fields, read_quarantine
+from cytoloc.atlas.importing import import_fields
+from cytoloc.atlas.quarantine import read_quarantine
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
 from cytoloc.labels import CHANNELS

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cytoloc.atlas.hpa import HpaSource, find_hpa_fields
-from cytoloc.atlas.importing import import_fields, read_quarantine
+from cytoloc.atlas.importing import import_fields
+from cytoloc.atlas.quarantine import read_quarantine
 from cytoloc.errors import ImageError
 from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA

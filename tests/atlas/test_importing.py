@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cytoloc.atlas import importing, writer
-from cytoloc.atlas.importing import Imported, Loaded, Rejected, examples, import_fields, read_quarantine
+from cytoloc.atlas import writer
+from cytoloc.atlas.importing import Imported, Loaded, import_fields
+from cytoloc.atlas.quarantine import QUARANTINE, Rejected, examples, read_quarantine
 from cytoloc.atlas.store import FieldRow
-from cytoloc.errors import ImageError, OutputExistsError, StorageError, TableError
+from cytoloc.errors import FormatError, ImageError, OutputExistsError, SettingsError, StorageError, TableError
 
 SIZE = 16
 
@@ -25,6 +26,7 @@ class Numbers:
 
     def __init__(self, start: int, stop: int, *, stop_at: int | None = None) -> None:
         self.items: Sequence[str] = [f"{number}" for number in range(start, stop)]
+        self.folder = Path("numbers")
         self.made_by: dict[str, Any] = {"command": "numbers"}
         self.stop_at = stop_at
 
@@ -105,6 +107,7 @@ def test_known_ids_are_refused_or_passed_over(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="a field 11 already"):
         run(tmp_path / "a.atlas", 11, 20, append=True)
     assert content(tmp_path / "a.atlas") == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
     imported = run(tmp_path / "a.atlas", 11, 20, append=True, skip_known=True)
     assert (imported.known, imported.added, len(imported.atlas)) == (1, 8, 20)
 
@@ -241,12 +244,12 @@ def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_pat
     for dies_at in [*range(1, 12), *range(12, changes, 4)]:
         process = child(path, start=10, append=append, dies_at=dies_at)
         list(finished(process))
-        if process.returncode == 0:
+        if process.returncode >= 0:
             break
         assert process.returncode == -signal.SIGKILL
         kills += 1
     assert kills >= 12
-    if process.returncode:
+    if process.returncode < 0:
         list(finished(child(path, start=10, append=append)))
     assert content(path) == content(tmp_path / "whole.atlas")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["killed.atlas", "whole.atlas"]
@@ -272,4 +275,90 @@ def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path
     assert kills >= 20
     assert process.returncode == 0
     assert content(path) == content(whole)
-    assert importing.QUARANTINE in content(path)
+    assert QUARANTINE in content(path)
+
+
+@pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
+def test_killed_while_it_tidies_up_the_atlas_is_whole_and_nothing_is_left(tmp_path: Path, *, append: bool) -> None:
+    """Each of the last changes in turn, from an import that had come that far undisturbed."""
+
+    def begin(path: Path) -> None:
+        if append:
+            run(path, 0, 10)
+
+    begin(tmp_path / "whole.atlas")
+    changes = int(list(finished(child(tmp_path / "whole.atlas", start=10, append=append)))[-1].removeprefix("changes"))
+    whole = content(tmp_path / "whole.atlas")
+    # All but the last, which takes the lock away.
+    for dies_at in range(changes - 11, changes):
+        path = tmp_path / f"{dies_at}" / "killed.atlas"
+        path.parent.mkdir()
+        begin(path)
+        process = child(path, start=10, append=append, dies_at=dies_at)
+        list(finished(process))
+        assert process.returncode == -signal.SIGKILL
+        again = child(path, start=10, append=append)
+        list(finished(again))
+        # At the very end nothing says any more that the atlas is this import's: it, or its ids, are there already.
+        assert again.returncode == 0 or dies_at >= changes - 2
+        assert content(path) == whole
+        assert [each.name for each in path.parent.iterdir()] == ["killed.atlas"]
+
+
+def test_an_import_from_another_folder_is_another_import(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        import_fields(Numbers(0, 30, stop_at=20), tmp_path / "a.atlas", size=SIZE)
+    elsewhere = Numbers(0, 30)
+    elsewhere.folder = tmp_path / "elsewhere"
+    with pytest.raises(OutputExistsError, match="with other settings or other files"):
+        import_fields(elsewhere, tmp_path / "a.atlas", size=SIZE)
+
+
+def test_a_folder_that_is_no_imports_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.atlas.part").mkdir()
+    (tmp_path / "a.atlas.part" / "precious").write_text("mine")
+    with pytest.raises(OutputExistsError, match="in the way: it is no import's, and holds precious"):
+        run(tmp_path / "a.atlas")
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["a.atlas.part", "precious"]
+
+
+def test_an_atlas_behind_a_link_is_added_to_where_it_is(tmp_path: Path) -> None:
+    run(tmp_path / "disk" / "a.atlas", 0, 12)
+    (tmp_path / "a.atlas").symlink_to(tmp_path / "disk" / "a.atlas")
+    assert len(run(tmp_path / "a.atlas", 12, 30, append=True).atlas) == 31
+    assert (tmp_path / "a.atlas").is_symlink()
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["a.atlas"]
+
+
+def test_a_wrong_append_does_not_stand_in_the_way_of_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no such atlas"):
+        run(tmp_path / "a.atlas", append=True)
+    run(tmp_path / "a.atlas", 0, 12)
+    with pytest.raises(OutputExistsError, match="Append with --size 16"):
+        import_fields(Numbers(12, 30), tmp_path / "a.atlas", size=32, append=True)
+    assert len(run(tmp_path / "a.atlas", 12, 30, append=True).atlas) == 31
+
+
+def test_an_append_that_adds_nothing_changes_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "a.atlas", 0, 12)
+    before = content(tmp_path / "a.atlas")
+    with pytest.raises(ImageError, match="none of 1 fields could be imported"):
+        run(tmp_path / "a.atlas", 17, 18, append=True)
+    assert content(tmp_path / "a.atlas") == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
+def test_names_that_are_not_utf_8_are_listed(tmp_path: Path) -> None:
+    source = Numbers(0, 3)
+    source.items = ["1", "caf\udce9", "2"]
+    atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
+    assert atlas.ids == ("1", "2")
+    assert read_quarantine(atlas.folder) == [
+        Rejected("caf\\udce9", "the name caf\\udce9 is not UTF-8. Rename the files.")
+    ]
+
+
+def test_an_atlas_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="not a name"):
+        run(Path())

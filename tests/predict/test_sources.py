@@ -52,7 +52,7 @@ def test_scores_are_of_the_fields_that_could_be_read(pictures: Path, network: Ne
     np.testing.assert_allclose(scored.scores.probabilities, whole.scores.probabilities[[0, 2]], atol=1e-6)
     for name in "ac":
         (pictures / f"{name}_red.png").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"none of 3 fields could be read, as in: .*a_red\.png is empty"):
+    with pytest.raises(ImageError, match=r"None of 3 fields could be read, as in: .*a_red\.png is empty"):
         model.score(FolderSource(pictures))
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.atlas.channels import NAMES, ChannelMap, FilePattern
-from cytoloc.atlas.importing import Loaded, rejected
+from cytoloc.atlas.importing import Loaded
 from cytoloc.atlas.joint import find_joint_bounds, note
+from cytoloc.atlas.quarantine import rejected
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of

@@ -1,59 +1,51 @@
 """Importing: many files to one atlas, in order, on all cores, going on where it was stopped.
 
-An import works in ``NAME.atlas.part/`` beside its output. After each shard of pixels is on the disk, an entry of the
-journal says which fields it holds and where to go on, so that a process killed at any moment loses one shard of work
-and nothing else: the finished atlas is byte for byte that of an undisturbed import. Its name comes by one rename.
+An import works in a folder beside its output (:mod:`cytoloc.atlas.workshop`). After each shard of pixels is on the
+disk, an entry of the journal says which fields it holds and where to go on, so that a process killed at any moment
+loses one shard of work and nothing else: the finished atlas is byte for byte that of an undisturbed import. Its name
+comes by one rename.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc.atlas.quarantine import (
+    QUARANTINE,
+    Rejected,
+    examples,
+    read_quarantine,
+    refuse_unprintable,
+    rejected,
+    write_quarantine,
+)
 from cytoloc.atlas.store import Atlas, FieldRow, open_atlas
+from cytoloc.atlas.workshop import Journal, abandon, enter, finished, give_name, is_known, locked, part_of, retire
 from cytoloc.atlas.writer import AtlasWriter, encode, row_of
-from cytoloc.errors import ImageError, OutputExistsError, StorageError, TableError
-from cytoloc.files import disk_errors, new_file, read_json, refuse_existing, write_json
+from cytoloc.errors import ImageError, OutputExistsError, SettingsError, TableError
+from cytoloc.files import disk_errors, refuse_existing
 from cytoloc.parallel import in_order
-
-KIND: Final = "cytoloc-import"
-VERSION: Final = 2
-
-QUARANTINE: Final = "quarantine.csv"
-"""The file of an atlas that lists what could not be imported: ``id,reason``."""
-
-
-class Rejected(NamedTuple):
-    """A field, or a file, that was left out."""
-
-    id: str
-    reason: str
-
-
-def rejected(name: str, error: ImageError) -> Rejected:
-    """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the way out."""
-    return Rejected(name, f"{error.message} {error.way_out}".rstrip())
-
 
 Loaded = tuple[FieldRow, NDArray[np.uint8]] | Rejected
 
 
 class FieldSource(Protocol):
     """Where fields come from, an item at a time: the four files of a field, or one file that holds several fields."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are: an import of the same names from elsewhere is another one."""
 
     @property
     def items(self) -> Sequence[str]:
@@ -120,83 +112,56 @@ def import_fields(
         ImageError: If no field could be read, or with ``strict`` one could not.
         TableError: If an appended id is in the atlas already.
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
+        SettingsError: If ``path`` has no name.
     """
-    part = path.with_name(f"{path.name}.part")
+    if not path.name:
+        raise SettingsError(f"{path} is not a name for an atlas.", way_out="Choose another --out.")
+    # A link to an atlas stays one: what it points to is exchanged.
+    path = Path(os.path.realpath(path)) if append else path
+    if append:
+        _base(path, size)
     plan = _digest(source, size=size, append=append)
-    _settle(path, part)
-    if not append and not _same_plan(part, plan):
-        refuse_existing(path)
-    with disk_errors(path), _workshop(part, plan):
-        if not (part / "atlas").exists():
-            # Killed after the atlas got its name.
-            journal = _Journal.read(part)
-        else:
-            base = open_atlas(path) if append else None
-            if base is not None and base.size != size:
-                raise OutputExistsError(
-                    f"{path} has pictures of {base.size} px, not {size}.", way_out=f"Append with --size {base.size}."
-                )
-            journal = _Journal.read(part)
-            _pack(source, path, part, base, journal, size=size, strict=strict, skip_known=skip_known, advance=advance)
+    with disk_errors(path), locked(path):
+        known = is_known(path, plan)
+        if not append and not known:
+            refuse_existing(path)
+        part = enter(path, plan)
+        result = finished(path, plan)
+        if result is None:
+            journal = Journal.read(part)
+            base = _base(path, size) if append else None
+            try:
+                _pack(source, part, base, journal, size=size, strict=strict, skip_known=skip_known, advance=advance)
+            except TableError:
+                # An id that the atlas has: what was not begun stands in nobody's way.
+                if not journal.shards:
+                    abandon(part)
+                raise
             _finish(source, path, part, base, journal, size=size)
             if not append:
                 refuse_existing(path)
-            _give_name(path, part)
-    _remove(part)
-    return Imported(path, journal.added, journal.known, len(journal.rejected))
+            result = {"added": journal.added, "known": journal.known, "rejected": len(journal.rejected)}
+            give_name(path, part, result)
+        retire(path)
+    return Imported(path, result["added"], result["known"], result["rejected"])
 
 
-@dataclass
-class _Journal:
-    """What is on the disk already: one entry per shard, in order."""
-
-    folder: Path
-    shards: int = 0
-    item: int = 0
-    within: int = 0
-    added: int = 0
-    known: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
-    ids: set[str] = field(default_factory=set)
-
-    @classmethod
-    def read(cls, part: Path) -> _Journal:
-        """Return the journal of the unfinished import in the folder ``part``; an empty one if nothing is in it yet."""
-        journal = cls(part / "journal")
-        while (file := journal.folder / f"{journal.shards:06d}.json").exists():
-            entry = json.loads(file.read_text(encoding="utf-8"))
-            journal.shards += 1
-            journal.item, journal.within = entry["next"]
-            journal.known = entry["known"]
-            journal.added = entry["added"]
-            journal.rejected += [Rejected(*each) for each in entry["rejected"]]
-            journal.ids.update(row["id"] for row in entry["rows"])
-        return journal
-
-    def commit(self, entry: dict[str, Any]) -> None:
-        """Add an entry; it is there whole or not at all."""
-        file = self.folder / f"{self.shards:06d}.json"
-        temporary = file.with_suffix(".part")
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(entry, stream, allow_nan=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-        self.shards += 1
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows of all fields, in order."""
-        for shard in range(self.shards):
-            entry = json.loads((self.folder / f"{shard:06d}.json").read_text(encoding="utf-8"))
-            yield from entry["rows"]
+def _base(path: Path, size: int) -> Atlas:
+    """Return the atlas that is to be added to; one whose exchange was interrupted is found beside its place."""
+    replaced = part_of(path) / "replaced"
+    base = open_atlas(replaced if replaced.exists() and not path.exists() else path)
+    if base.size != size:
+        raise OutputExistsError(
+            f"{path} has pictures of {base.size} px, not {size}.", way_out=f"Append with --size {base.size}."
+        )
+    return base
 
 
 def _pack(
     source: FieldSource,
-    path: Path,
     part: Path,
     base: Atlas | None,
-    journal: _Journal,
+    journal: Journal,
     *,
     size: int,
     strict: bool,
@@ -204,12 +169,13 @@ def _pack(
     advance: Callable[[int, int], None],
 ) -> None:
     """Write what is not written yet, a shard at a time: one is written while the next is being read."""
-    writer = AtlasWriter(part / "atlas", size=size, path=path)
+    writer = AtlasWriter(part / "atlas", size=size, path=part)
     kept = 0 if base is None else len(base) // writer.shard_length
     before = set() if base is None else set(base.ids)
     chunks: list[bytes] = []
     rows: list[dict[str, Any]] = []
-    rejected: list[Rejected] = []
+    bad: list[Rejected] = []
+    settled: list[str] = []
     writing: list[tuple[Future[None], dict[str, Any]]] = []
     if base is not None and journal.shards == 0:
         _link_shards(base, writer, kept)
@@ -230,14 +196,15 @@ def _pack(
             "next": [item, within],
             "added": journal.added,
             "known": journal.known,
-            "rejected": list(rejected),
+            "rejected": list(bad),
+            "settled": list(settled),
             "rows": list(rows),
         }
         if chunks:
             writing.append((writer.put(kept + journal.shards, chunks), entry))
         else:
             journal.commit(entry)
-        for each in (chunks, rows, rejected):
+        for each in (chunks, rows, bad, settled):
             each.clear()
 
     items = source.items
@@ -258,20 +225,22 @@ def _pack(
                 if strict:
                     raise ImageError(
                         f"{loaded.id}: {loaded.reason}",
-                        way_out=f"Mend or remove it, or leave out --strict, and start again: what is done is kept in"
-                        f" {part}.",
+                        way_out=f"Mend it, or leave out --strict, and start again: what is done is kept in {part}.",
                     )
-                rejected.append(loaded)
+                bad.append(loaded)
                 journal.rejected.append(loaded)
                 continue
             journal.ids.add(row["id"])
             journal.added += 1
+            if row["id"] != items[item] and items[item] not in journal.settled:
+                journal.settled.add(items[item])
+                settled.append(items[item])
             chunks.append(chunk)
             rows.append(row)
             if len(chunks) == writer.shard_length:
                 close_shard(item, position + 1)
         advance(item + 1, len(items))
-    if chunks or rejected or not journal.shards:
+    if chunks or bad or not journal.shards:
         close_shard(len(items), 0)
     commit()
 
@@ -279,6 +248,7 @@ def _pack(
 def _load(source: FieldSource, item: str) -> list[tuple[dict[str, Any], bytes] | Rejected]:
     """Return an item's fields as finished rows and chunks, so that all cores check and compress too."""
     try:
+        refuse_unprintable(item)
         loaded = source.load(item)
     except ImageError as error:
         return [rejected(item, error)]
@@ -306,12 +276,12 @@ def _link_shards(base: Atlas, writer: AtlasWriter, count: int) -> None:
             shutil.copyfile(source, target)
 
 
-def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, journal: _Journal, *, size: int) -> None:
+def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, journal: Journal, *, size: int) -> None:
     """Write table, quarantine and header into the finished pixels."""
     writer = AtlasWriter(part / "atlas", size=size, path=path)
-    if not journal.added and base is None:
+    if not journal.added and (base is None or (journal.rejected and not journal.known)):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in examples(journal.rejected))
-        _remove(part)
+        abandon(part)
         raise ImageError(
             f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
             way_out="Mend the files, or check the settings of the import.",
@@ -330,7 +300,7 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
         header = {"made_by": base.header["made_by"]}
         header["appended"] = [*base.header.get("appended", []), source.made_by]
         # What came in now, or was rejected again, is no longer rejected for the old reason.
-        settled = journal.ids.union(each.id for each in journal.rejected)
+        settled = journal.ids | journal.settled | {each.id for each in journal.rejected}
         quarantine = [each for each in read_quarantine(base.folder) if each.id not in settled] + quarantine
     if quarantine:
         header["quarantined"] = len(quarantine)
@@ -339,87 +309,9 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
     writer.finish(rows(), count=count, header=header)
 
 
-def read_quarantine(atlas: Path) -> list[Rejected]:
-    """Return what was left out when the atlas in the folder ``atlas`` was imported."""
-    file = atlas / QUARANTINE
-    if not file.exists():
-        return []
-    return [Rejected(*row) for row in pl.read_csv(file, infer_schema=False, glob=False).iter_rows()]
-
-
-def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:
-    """Write the CSV ``id,reason`` at ``path``, which must be free."""
-    with new_file(path) as temporary:
-        pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(temporary)
-
-
-def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:
-    """Return an entry for each of the different reasons, at most so many; names and numbers make no difference."""
-    kinds: dict[str, Rejected] = {}
-    for each in quarantine:
-        kinds.setdefault(re.sub(r"\S*[\d/_.]\S*", "", each.reason.replace(each.id, "")), each)
-    return list(kinds.values())[:most]
-
-
 def _digest(source: FieldSource, *, size: int, append: bool) -> str:
     """Return a checksum of all that decides what an import makes, but for the content of the files."""
-    digest = hashlib.sha256(json.dumps([source.made_by, size, append]).encode())
+    digest = hashlib.sha256(json.dumps([source.made_by, os.path.realpath(source.folder), size, append]).encode())
     for item in source.items:
         digest.update(json.dumps(item).encode())
     return digest.hexdigest()
-
-
-def _same_plan(part: Path, plan: str) -> bool:
-    note = part / "import.json"
-    return note.exists() and read_json(note, kind=KIND, version=VERSION)["plan"] == plan
-
-
-@contextmanager
-def _workshop(part: Path, plan: str) -> Iterator[None]:
-    """Make the folder of an import, or take up the one of the same import, for this process alone."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    lock = part.with_name(f".{part.name}.lock")
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(
-                f"{part} is in use: another process is importing there.", way_out="Wait until it has finished."
-            ) from error
-        if not (part / "import.json").exists():
-            if part.exists():
-                shutil.rmtree(part)
-            (part / "atlas").mkdir(parents=True)
-            (part / "journal").mkdir()
-            write_json(part / "import.json", {"plan": plan}, kind=KIND, version=VERSION)
-        elif not _same_plan(part, plan):
-            raise OutputExistsError(
-                f"{part} is of an import that was stopped, with other settings or other files.",
-                way_out="Start that one again to finish it, or remove the folder to begin anew.",
-            )
-        try:
-            yield
-        finally:
-            lock.unlink()
-
-
-def _give_name(path: Path, part: Path) -> None:
-    """Put the finished atlas in its place; an atlas that it replaces is kept until that is done."""
-    if path.exists():
-        path.rename(part / "replaced")
-    (part / "atlas").rename(path)
-
-
-def _settle(path: Path, part: Path) -> None:
-    """Finish an exchange of atlases in which a process was killed."""
-    if (part / "replaced").exists() and not path.exists():
-        (part / "atlas").rename(path)
-
-
-def _remove(part: Path) -> None:
-    """Remove the folder of an import that is done; its note goes last, so that it is known for what it is."""
-    for name in ("replaced", "atlas", "journal"):
-        if (part / name).exists():
-            shutil.rmtree(part / name)
-    if part.exists():
-        shutil.rmtree(part)

@@ -312,7 +312,8 @@ def _warn_of_labels(source: FolderSource, imported: Imported) -> None:
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:
     """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
-    from cytoloc.atlas.importing import QUARANTINE, examples, import_fields, read_quarantine
+    from cytoloc.atlas.importing import import_fields
+    from cytoloc.atlas.quarantine import QUARANTINE, examples, read_quarantine
 
     try:
         with progress("importing") as advance:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cytoloc.cli.console import counted, progress, require_nets
-
-if TYPE_CHECKING:
-    from cytoloc.atlas.importing import Rejected
-    from cytoloc.scores import Scores
 
 
 class Views(StrEnum):
@@ -52,34 +48,24 @@ def predict(
     Example: `cytoloc predict runs/ test.atlas --out scores.parquet`
     """
     require_nets()
-    from cytoloc.atlas.importing import QUARANTINE, examples, write_quarantine
-    from cytoloc.errors import ImageError
+    from cytoloc.atlas.quarantine import QUARANTINE, examples, write_quarantine
     from cytoloc.files import refuse_existing
     from cytoloc.predict.model import load
     from cytoloc.predict.sources import open_source
-    from cytoloc.scores import join, write_scores
+    from cytoloc.scores import write_scores
 
+    refuse_existing(out)
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
-    for file in (out, listed):
-        refuse_existing(file)
+    refuse_existing(listed)
     sources = [open_source(path) for path in inputs]
     loaded = load(model)
-    parts: list[Scores] = []
-    bad: list[Rejected] = []
-    for path, source in zip(inputs, sources, strict=True):
-        with progress(f"predicting {Path(path).name}") as advance:
-            scored = loaded.score(source, views=int(views.value) if views else None, advance=advance)
-        parts.append(scored.scores)
-        bad += scored.rejected
-        if bad and strict:
-            raise ImageError(bad[0].reason, way_out="Mend or remove it, or leave out --strict.")
-    scores = join(parts)
-    if bad:
-        write_quarantine(bad, listed)
+    with progress("predicting") as advance:
+        scores, bad = loaded.score(*sources, views=int(views.value) if views else None, strict=strict, advance=advance)
     write_scores(scores, out)
     said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
     typer.echo(f"{said}, views: {scores.provenance['views']}.")
     if bad:
+        write_quarantine(bad, listed)
         typer.secho(f"{counted(len(bad), 'field')} could not be read; {listed} says why.", fg="yellow", err=True)
         for name, reason in examples(bad):
             typer.echo(f"  {name}: {reason}", err=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cytoloc.atlas.importing import Rejected
+from cytoloc.atlas.quarantine import Rejected
 from cytoloc.errors import FormatError, ImageError
 from cytoloc.files import read_json
 from cytoloc.labels import CHANNELS, N_LOCATIONS
@@ -18,7 +18,7 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.predict.sources import Source
 from cytoloc.predict.views import mean_logits
 from cytoloc.recipe import Recipe, read_resolved
-from cytoloc.scores import Scores
+from cytoloc.scores import Scores, refuse_repeated
 
 RUN_KIND: Final = "cytoloc-run"
 RUN_VERSION: Final = 1
@@ -84,35 +84,45 @@ class Model:
 
     def score(
         self,
-        source: Source,
-        *,
+        *sources: Source,
         views: int | None = None,
+        strict: bool = False,
         advance: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Scored:
-        """Return the scores of every field of a source, a batch at a time, and the fields that could not be read.
+        """Return the scores of every field of some sources, a batch at a time, and the fields that could not be read.
 
         Args:
-            source: From :func:`cytoloc.predict.sources.open_source`.
+            sources: From :func:`cytoloc.predict.sources.open_source`.
             views: 1, 2, 4 or 8; by default the recipe's.
+            strict: Stop at the first field that cannot be read.
             advance: Told after each batch how many fields of how many are done.
 
         Raises:
-            ImageError: If no field could be read.
+            ImageError: If no field could be read, or with ``strict`` one could not.
+            TableError: If two sources have a field of the same id.
         """
         views = views or self.views
+        total = sum(len(source.ids) for source in sources)
+        refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
         parts = [np.empty((0, N_LOCATIONS), np.float32)]
         ids: list[str] = []
         bad: list[Rejected] = []
-        for batch in source.batches(self.size, BATCH):
+        for batch in (batch for source in sources for batch in source.batches(self.size, BATCH)):
             if batch.ids:
                 parts.append(self.probabilities(batch.images, views=views))
             ids += batch.ids
             bad += batch.rejected
-            advance(len(ids) + len(bad), len(source.ids))
+            if bad and strict:
+                raise ImageError(bad[0].reason, way_out="Mend or remove it, or leave out --strict.")
+            advance(len(ids) + len(bad), total)
         if bad and not ids:
-            raise ImageError(f"{source.name}: none of {len(bad)} fields could be read, as in: {bad[0].reason}")
-        seen = len(self.trained_on.intersection(ids))
-        made_by = {**self.provenance, "views": views, "source": source.name, "fields_trained_on": seen}
+            raise ImageError(f"None of {len(bad)} fields could be read, as in: {bad[0].reason}")
+        made_by = {
+            **self.provenance,
+            "views": views,
+            "source": ", ".join(source.name for source in sources),
+            "fields_trained_on": len(self.trained_on.intersection(ids)),
+        }
         return Scored(Scores(tuple(ids), np.concatenate(parts), made_by), tuple(bad))
 
 

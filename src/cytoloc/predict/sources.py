@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.importing import Rejected, rejected
 from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.atlas.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNELS
@@ -91,6 +91,7 @@ class FolderSource:
 
         def load(name: str) -> NDArray[np.uint8] | Rejected:
             try:
+                refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name])
                 refuse_enlarging(min(image.shape[1:]), size, where=f"field {name}")
                 with located(f"field {name}"):

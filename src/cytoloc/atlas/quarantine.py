@@ -1,0 +1,61 @@
+"""Fields that were left out, each with the reason: a bad file is listed, and the work goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import polars as pl
+
+from cytoloc.errors import ImageError
+from cytoloc.files import new_file
+
+QUARANTINE: Final = "quarantine.csv"
+"""The file of an atlas that lists what could not be imported: ``id,reason``."""
+
+
+class Rejected(NamedTuple):
+    """A field, or a file, that was left out."""
+
+    id: str
+    reason: str
+
+
+def rejected(name: str, error: ImageError) -> Rejected:
+    """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the way out."""
+    return Rejected(_printable(name), _printable(f"{error.message} {error.way_out}".rstrip()))
+
+
+def refuse_unprintable(name: str) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` if a name is no text: file names may be any bytes, ids are UTF-8."""
+    if _printable(name) != name:
+        raise ImageError(f"the name {_printable(name)} is not UTF-8.", way_out="Rename the files.")
+
+
+def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:
+    """Return an entry for each of the different reasons, at most so many; names and numbers make no difference."""
+    kinds: dict[str, Rejected] = {}
+    for each in quarantine:
+        kinds.setdefault(re.sub(r"\S*[\d/_.]\S*", "", each.reason.replace(each.id, "")), each)
+    return list(kinds.values())[:most]
+
+
+def read_quarantine(atlas: Path) -> list[Rejected]:
+    """Return what was left out when the atlas in the folder ``atlas`` was imported."""
+    file = atlas / QUARANTINE
+    if not file.exists():
+        return []
+    return [Rejected(*row) for row in pl.read_csv(file, infer_schema=False, glob=False).iter_rows()]
+
+
+def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:
+    """Write the CSV ``id,reason`` at ``path``, which must be free."""
+    with new_file(path) as temporary:
+        pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(temporary)
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with the bytes of a file's name that are no UTF-8 spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()

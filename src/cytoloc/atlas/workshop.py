@@ -1,0 +1,228 @@
+"""Where an import works until its atlas is whole: a folder beside the output, a lock, and a journal of what is done.
+
+The folder is ``NAME.atlas.part/``. Its name becomes ``.NAME.atlas.done`` once the atlas has its own, and then it is
+removed; whatever a killed process leaves is either taken up or removed by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cytoloc.atlas.quarantine import Rejected
+from cytoloc.errors import OutputExistsError, StorageError
+from cytoloc.files import read_json, write_json
+
+KIND: Final = "cytoloc-import"
+VERSION: Final = 3
+
+_PLAN: Final = "import.json"
+_RESULT: Final = "result.json"
+_OURS: Final = ("atlas", "journal", "replaced")
+
+
+@dataclass
+class Journal:
+    """What is on the disk already: one entry per shard, in order.
+
+    Attributes:
+        folder: Where the entries are.
+        shards: How many there are.
+        item: The item of the source to go on with, by its number.
+        within: How many of that item's fields are done.
+        added: How many fields were added.
+        known: How many were left out because the atlas had them already.
+        rejected: What was put into quarantine.
+        ids: Of the fields that were added.
+        settled: Items that gave fields of other names.
+    """
+
+    folder: Path
+    shards: int = 0
+    item: int = 0
+    within: int = 0
+    added: int = 0
+    known: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, part: Path) -> Journal:
+        """Return the journal of the unfinished import in the folder ``part``; an empty one if nothing is in it yet."""
+        journal = cls(part / "journal")
+        while (file := journal.folder / f"{journal.shards:06d}.json").exists():
+            entry = json.loads(file.read_text(encoding="utf-8"))
+            journal.shards += 1
+            journal.item, journal.within = entry["next"]
+            journal.known = entry["known"]
+            journal.added = entry["added"]
+            journal.rejected += [Rejected(*each) for each in entry["rejected"]]
+            journal.ids.update(row["id"] for row in entry["rows"])
+            journal.settled.update(entry["settled"])
+        return journal
+
+    def commit(self, entry: dict[str, Any]) -> None:
+        """Add an entry; it is there whole or not at all."""
+        file = self.folder / f"{self.shards:06d}.json"
+        temporary = file.with_suffix(".part")
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(entry, stream, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+        self.shards += 1
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of all fields, in order."""
+        for shard in range(self.shards):
+            entry = json.loads((self.folder / f"{shard:06d}.json").read_text(encoding="utf-8"))
+            yield from entry["rows"]
+
+
+def part_of(path: Path) -> Path:
+    """Return the folder in which an import to ``path`` works."""
+    return path.with_name(f"{path.name}.part")
+
+
+def is_known(path: Path, plan: str) -> bool:
+    """Return whether an import with this plan to ``path`` was begun and its folder not removed yet.
+
+    A folder whose removal was interrupted at its very end is removed.
+    """
+    if _done(path).exists() and not (_done(path) / _PLAN).exists():
+        shutil.rmtree(_done(path))
+    return any(_is_of(folder, plan) for folder in (part_of(path), _done(path)))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from importing to ``path`` in the block.
+
+    Raises:
+        StorageError: If one is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.part.lock")
+    while True:
+        with lock.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StorageError(
+                    f"{part_of(path)} is in use: another process is importing there.",
+                    way_out="Wait until it has finished.",
+                ) from error
+            # Another process may have taken the file away between the two lines above.
+            if not lock.exists() or os.fstat(stream.fileno()).st_ino != lock.stat().st_ino:
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink()
+            return
+
+
+def enter(path: Path, plan: str) -> Path:
+    """Return the folder of an import to ``path``, new or taken up; to be called under its lock.
+
+    Raises:
+        OutputExistsError: If it is that of another import, or of nobody's.
+    """
+    part = part_of(path)
+    _settle(path, part)
+    if not (part / _PLAN).exists():
+        _clear(part)
+        (part / "atlas").mkdir(parents=True)
+        (part / "journal").mkdir()
+        write_json(part / _PLAN, {"plan": plan}, kind=KIND, version=VERSION)
+    elif not _is_of(part, plan):
+        raise OutputExistsError(
+            f"{part} is of an import that was stopped, with other settings or other files.",
+            way_out="Start that one again to finish it, or remove the folder to begin anew.",
+        )
+    return part
+
+
+def finished(path: Path, plan: str) -> dict[str, Any] | None:
+    """Return the result of an import with this plan whose atlas is in its place, but whose folder was not removed."""
+    for folder in (_done(path), part_of(path)):
+        in_place = path.exists() and not (folder / "atlas").exists()
+        if in_place and _is_of(folder, plan) and (folder / _RESULT).exists():
+            return read_json(folder / _RESULT, kind=KIND, version=VERSION)
+    return None
+
+
+def give_name(path: Path, part: Path, result: dict[str, Any]) -> None:
+    """Put the finished atlas in its place; an atlas that it replaces is kept until that is done."""
+    if not (part / _RESULT).exists():
+        write_json(part / _RESULT, result, kind=KIND, version=VERSION)
+    if path.exists():
+        path.rename(part / "replaced")
+    (part / "atlas").rename(path)
+
+
+def retire(path: Path) -> None:
+    """Remove what is left of an import that is done; its plan goes last, so that it is known to be done."""
+    part, done = part_of(path), _done(path)
+    if done.exists():
+        _empty(done)
+    if part.exists():
+        part.rename(done)
+        _empty(done)
+
+
+def abandon(part: Path) -> None:
+    """Remove the folder of an import that cannot be finished."""
+    _empty(part)
+
+
+def _is_of(folder: Path, plan: str) -> bool:
+    note = folder / _PLAN
+    return note.exists() and read_json(note, kind=KIND, version=VERSION)["plan"] == plan
+
+
+def _done(path: Path) -> Path:
+    return path.with_name(f".{path.name}.done")
+
+
+def _empty(folder: Path) -> None:
+    for name in _OURS:
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    (folder / _PLAN).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _settle(path: Path, part: Path) -> None:
+    """Finish an exchange of atlases in which a process was killed."""
+    if (part / "replaced").exists() and not path.exists():
+        (part / "atlas").rename(path)
+
+
+def _clear(part: Path) -> None:
+    """Remove a folder that a killed process had hardly begun; one that holds anything else is not ours.
+
+    Raises:
+        OutputExistsError: If it holds anything else.
+    """
+    if not part.exists():
+        return
+    if part.is_dir():
+        names = [each.name for each in part.iterdir()]
+        foreign = [name for name in names if name not in _OURS and not name.startswith((f".{_PLAN}", f".{_RESULT}"))]
+    else:
+        foreign = ["no folder"]
+    if foreign:
+        raise OutputExistsError(
+            f"{part} is in the way: it is no import's, and holds {', '.join(sorted(foreign)[:3])}.",
+            way_out="Nothing was changed. Move it, or choose another --out.",
+        )
+    shutil.rmtree(part)
