@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +13,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cytoloc.errors import DISK_ERRNOS, CytolocError, FormatError, OutputExistsError, StorageError, TableError
+from cytoloc.errors import (
+    DISK_ERRNOS,
+    CytolocError,
+    FormatError,
+    ImageError,
+    OutputExistsError,
+    StorageError,
+    TableError,
+)
 
 
 @contextmanager
@@ -75,6 +85,8 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
         return StorageError(
             f"{path} cannot be written: something above it is a file, not a folder.", way_out="Choose another --out."
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return StorageError(f"The name {path} is too long for this disk.", way_out="Choose a shorter one.")
     if error.errno in DISK_ERRNOS:
         return StorageError(
             f"{path} cannot be written: {error.strerror or error}.",
@@ -143,3 +155,36 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
     if what.endswith("file") and not path.is_file():
         raise error(f"{path} is a folder, not a {what}.", way_out="Check the path.")
     return path
+
+
+def walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in order.
+
+    Names of any case count, hidden ones do not; a folder whose name ends in ``.zarr`` counts as a file. Links are
+    followed, loops are not.
+
+    Raises:
+        ImageError: If there is no such folder, or one in it cannot be read.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the files.")
+
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"{error.filename} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
+
+    above: dict[str, frozenset[str]] = {os.fspath(folder): frozenset()}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        trail = above.pop(place) | {os.path.realpath(place)}
+        inside = Path(place).relative_to(folder)
+        zarrs = [name for name in folders if name.lower().endswith(".zarr")]
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in zarrs
+            and not name.startswith(".")
+            and os.path.realpath(os.path.join(place, name)) not in trail  # noqa: PTH118
+        )
+        above.update({os.path.join(place, name): trail for name in folders})  # noqa: PTH118
+        for name in sorted([*names, *zarrs]):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                yield (inside / name).as_posix()

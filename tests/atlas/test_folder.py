@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytoloc.atlas.channels import parse_channels
-from cytoloc.atlas.folder import FolderSource, PlaneChoice
+from cytoloc.atlas.folder import FolderSource
 from cytoloc.atlas.importing import import_fields
+from cytoloc.atlas.planes import PlaneChoice
 from cytoloc.atlas.quarantine import read_quarantine
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
@@ -223,7 +225,7 @@ def test_a_dry_run_looks_at_all_files(folder: Path, cli: Cli) -> None:
         tifffile.imwrite(
             folder / f"{name}.ome.tif", image, photometric="minisblack", metadata={"axes": "CYX", "Channel": names}
         )
-    said = cli("import", "folder", folder, "--channels", STACK[0], "--dry-run")
+    said = cli("import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--dry-run")
     assert said.code == 0
     assert "3 items" in said.err
     assert "Channels as in 2 of them, such as a:" in said.err
@@ -373,3 +375,86 @@ def test_a_damaged_file_is_the_one_that_is_blamed(folder: Path) -> None:
     (folder / "a_r.tif").write_bytes(content)
     with pytest.raises(ImageError, match=r"a_r\.tif is truncated or damaged"):
         pack(folder, [FOUR[0].replace(".png", ".tif")])
+
+
+def test_a_bad_scene_leaves_joint_bounds_to_its_neighbours(folder: Path, tmp_path: Path) -> None:
+    with tifffile.TiffWriter(folder / "a.ome.tif", ome=True) as writer:
+        for name, top in (("bright", 60_000), ("nan", None)):
+            image = np.full((4, SIZE, SIZE), np.nan if top is None else top, np.float32)
+            image[:, 0] = 0
+            writer.write(image, metadata={"axes": "CYX", "Name": name})
+    dim = noise(4, SIZE, SIZE, dtype=np.float32, top=1000)
+    tifffile.imwrite(folder / "b.ome.tif", dim, photometric="minisblack", metadata={"axes": "CYX"})
+    source = FolderSource(folder, parse_channels(STACK), scaling=Scaling(size=SIZE))
+    source.measure_jointly()
+    atlas = import_fields(source, tmp_path / "x.atlas", size=SIZE).atlas
+    assert atlas.ids == ("a_bright", "b")
+    assert atlas.fields["white"][0].to_list() == pytest.approx([60_000] * 4, rel=0.01)
+    assert atlas[1].max() < 10
+
+
+def write_stains(
+    folder: Path, *, um: Mapping[str, float | None], names: Mapping[str, tuple[str, ...]] | None = None
+) -> None:
+    for letter, edge in um.items():
+        with tifffile.TiffWriter(folder / f"a_{letter}.ome.tif", ome=True) as writer:
+            for name in (names or {}).get(letter, ("",)):
+                metadata: dict[str, Any] = {"axes": "YX", "Name": name}
+                if edge:
+                    metadata |= {"PhysicalSizeX": edge, "PhysicalSizeXUnit": "µm"}
+                writer.write(noise(SIZE, SIZE), photometric="minisblack", metadata=metadata)
+
+
+STAINS = ["microtubules=*_r.ome.tif,protein=*_g.ome.tif,nucleus=*_b.ome.tif,er=*_y.ome.tif"]
+
+
+def test_a_pixel_size_that_one_file_states_holds_for_all(folder: Path) -> None:
+    write_stains(folder, um={"r": None, "g": 0.16, "b": None, "y": 0.1601})
+    assert pack(folder, STAINS).fields["pixel_um"].to_list() == pytest.approx([0.16])
+
+
+def test_files_that_contradict_each_other_are_refused(folder: Path) -> None:
+    write_stains(folder, um={"r": 0.1, "g": 0.5, "b": None, "y": None})
+    with pytest.raises(ImageError, match=r"more than one pixel size: microtubules 0\.1, protein 0\.5"):
+        pack(folder, STAINS, strict=False)
+    assert pack(folder, STAINS, pixel_um=0.2, strict=False).fields["pixel_um"].to_list() == pytest.approx([0.2])
+
+
+def test_scenes_are_not_brought_together_by_number_alone(folder: Path) -> None:
+    names = dict.fromkeys("rgb", ("one", "two")) | {"y": ("two", "one")}
+    write_stains(folder, um=dict.fromkeys("rgby", 0.1), names=names)
+    with pytest.raises(ImageError, match="call their scenes differently"):
+        pack(folder, STAINS)
+
+
+def test_rows_of_metadata_without_a_field_are_said(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    write_four(folder, "a")
+    (tmp_path / "m.csv").write_text("id,gene\nA,TP53\n")
+    call = ["import", "folder", folder, "--channels", FOUR[0], "--size", SIZE, "--metadata", tmp_path / "m.csv"]
+    assert "1 described field not among them: A. Ids are those of a." in cli(*call, "--out", tmp_path / "x.atlas").err
+    (tmp_path / "m.csv").write_text("id,gene\na,TP53\n,XX\n")
+    said = cli(*call, "--out", tmp_path / "y.atlas")
+    assert (said.code, "1 rows without an id" in said.err) == (1, True)
+
+
+def test_a_pixel_size_beyond_reason_rejects_its_file_alone(folder: Path) -> None:
+    tifffile.imwrite(folder / "a.ome.tif", noise(4, 64, 64), metadata={"axes": "CYX", "PhysicalSizeX": 0.2})
+    tifffile.imwrite(folder / "b.ome.tif", noise(4, 2048, 2048), metadata={"axes": "CYX", "PhysicalSizeX": 19.0})
+    atlas = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2, enlarge=True, square="crop"))
+    assert atlas.ids == ("a",)
+    assert "it would become 194560 x 194560 px" in read_quarantine(atlas.folder)[0].reason
+
+
+def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, cli: Cli) -> None:
+    tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
+    tifffile.imwrite(folder / "times.ome.tif", noise(2, 4, SIZE, SIZE), metadata={"axes": "TCYX"})
+    tifffile.imwrite(folder / "wide.ome.tif", noise(4, SIZE, SIZE + 8), metadata={"axes": "CYX"})
+    tifffile.imwrite(folder / "small.ome.tif", noise(4, 8, 8), metadata={"axes": "CYX"})
+    call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--dry-run"]
+    said = cli(*call)
+    assert (said.code, "Channels as in 4 of them" in said.err) == (0, True)
+    for words in ("2 time points", "not square", "would be enlarged"):
+        assert words in said.err
+    assert cli(*call, "--strict").code == 1
+    endless = cli("import", "folder", folder, "--channels", STACK[0], "--floor", "inf", "--out", folder / "x.atlas")
+    assert (endless.code, "finite" in endless.err) == (2, True)

@@ -74,3 +74,25 @@ def test_real_renderings(tmp_path: Path) -> None:
         with Image.open(folder / f"{name}_yellow.jpg") as picture:
             whole = np.asarray(picture, np.float32)[..., :2].mean(axis=-1)
         assert abs(float(atlas[row][3].mean()) - float(whole.mean())) < 1
+
+
+def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write_field(tmp_path, "1_2_C1_1")
+    write_field(tmp_path / "1", "2_C1_1")
+    with pytest.raises(ImageError, match=r"holds both .*2_C1_1_.*\.jpg"):
+        find_hpa_fields(tmp_path)
+
+
+def test_renderings_of_another_stain_are_rejected(tmp_path: Path) -> None:
+    for name in ("1_2_C1_1", "1_2_C1_2", "1_2_C1_3"):
+        write_field(tmp_path / "v18", name)
+    (tmp_path / "v18" / "1_2_C1_2_blue.jpg").replace(tmp_path / "v18" / "1_2_C1_2_red.jpg")
+    write_field(tmp_path / "v18", "1_2_C1_4")
+    (tmp_path / "v18" / "1_2_C1_4_blue.jpg").replace(tmp_path / "v18" / "1_2_C1_2_blue.jpg")
+    Image.new("L", (64, 64), 90).save(tmp_path / "v18" / "1_2_C1_3_red.jpg")
+    source = HpaSource(tmp_path / "v18", labels=None, scaling=Scaling(size=32))
+    atlas = import_fields(source, tmp_path / "e.atlas", size=32).atlas
+    assert atlas.ids == ("1_2_C1_1",)
+    reasons = {each.id: each.reason for each in read_quarantine(atlas.folder)}
+    assert "brighter in blue" in reasons["1_2_C1_2"]
+    assert "is grey" in reasons["1_2_C1_3"]

@@ -321,3 +321,56 @@ def test_what_is_not_the_files_fault_stops_an_import(number: int) -> None:
         raise OSError(number, "no")
     with pytest.raises(ImageError, match="cannot be read: no"), decoding(Path("a.tif")):
         raise OSError(errno.EIO, "no")
+
+
+def damaged_strips(content: bytes, path: Path) -> bytes:
+    """Return a TIFF with the second half of every strip set to zero."""
+    changed = bytearray(content)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            changed[start + length // 2 : start + length] = bytes(length - length // 2)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "lzw", "zlib", "png"])
+def test_strips_that_are_half_empty_are_refused(tmp_path: Path, compression: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels(96, 96, dtype=np.uint8), compression=compression)
+    path.write_bytes(damaged_strips(path.read_bytes(), path))
+    with pytest.raises(ImageError, match=r"a\.tif"), open_picture(path) as picture:
+        picture.plane(0, channel=0)
+
+
+def test_a_jpeg_strip_with_a_hole_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels(96, 96, dtype=np.uint8), compression="jpeg")
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        start, length = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
+    content[start + length // 2 : start + length // 2 + 50] = bytes(50)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="not whole"), open_picture(path) as picture:
+        picture.plane(0, channel=0)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "jpeg"])
+def test_white_is_bright_whatever_number_means_it(tmp_path: Path, compression: Any) -> None:
+    coarse = np.kron(pixels(6, 6, dtype=np.uint8), np.ones((16, 16), np.uint8))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, 255 - coarse, photometric="miniswhite", compression=compression)
+    with open_picture(path) as picture:
+        plane = picture.plane(0, channel=0)
+    assert np.abs(plane.astype(int) - coarse).mean() < (10 if compression == "jpeg" else 0.1)
+
+
+def test_a_palette_is_read_if_it_grows_with_brightness(tmp_path: Path) -> None:
+    image = pixels(20, 20, dtype=np.uint8)
+    ramp = np.zeros((3, 256), np.uint16)
+    ramp[1] = np.arange(256) * 257
+    tifffile.imwrite(tmp_path / "green.tif", image, photometric="palette", colormap=ramp)
+    with open_picture(tmp_path / "green.tif") as picture:
+        np.testing.assert_array_equal(picture.plane(0, channel=0), image)
+    tifffile.imwrite(tmp_path / "mixed.tif", image, photometric="palette", colormap=ramp[:, ::-1].copy())
+    with pytest.raises(ImageError, match="palette of colours"), open_picture(tmp_path / "mixed.tif") as picture:
+        picture.plane(0, channel=0)

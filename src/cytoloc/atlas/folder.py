@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 from cytoloc.atlas.channels import NAMES, ChannelMap, FilePattern
 from cytoloc.atlas.importing import Loaded
 from cytoloc.atlas.joint import find_joint_bounds, note
+from cytoloc.atlas.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
 from cytoloc.atlas.quarantine import rejected
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError, SettingsError, TableError
-from cytoloc.files import sha256_of
+from cytoloc.files import sha256_of, walk
 from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.pictures.decoding import decoding, located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
@@ -26,20 +26,13 @@ from cytoloc.pictures.formats import SUFFIXES, Picture, Scene, open_picture
 from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.scores import read_csv, read_labels, refuse_repeated
 
+SAME_UM: Final = 1.01
+"""Pixel sizes that the files of a field state may differ by this factor: formats round them differently."""
 
-@dataclass(frozen=True, kw_only=True)
-class PlaneChoice:
-    """Which planes of a channel make its picture.
+_APART: Final = "Export each scene to files of its own."
 
-    Attributes:
-        depth: The z plane, counted from 0; None for the maximum over all.
-        time: The time point, counted from 0; None if files must have only one.
-        pages: What pages are whose meaning a TIFF does not state; None if files must not have such.
-    """
-
-    depth: int | None = None
-    time: int | None = None
-    pages: Literal["channel", "z"] | None = None
+Opened = dict[ChannelRole, tuple[str, Picture]]
+"""For each stain that was imaged its file, and that file opened."""
 
 
 class FolderSource:
@@ -120,7 +113,7 @@ class FolderSource:
         """Return for each role what its picture is in the files of ``item``, in words.
 
         Raises:
-            ImageError: If a file cannot be read, or has no such channel.
+            ImageError: If a file cannot be opened, or has no such channel.
         """
         lines: list[tuple[str, str]] = []
         with ExitStack() as stack:
@@ -131,12 +124,27 @@ class FolderSource:
                     lines.append((role, "not imaged: " + ("black" if stand_in == "zero" else f"{stand_in} again")))
                     continue
                 file, picture = opened[role]
-                names = self._names(picture.scenes[0])
-                with located(f"{self.folder / file}"):
+                with located(str(self.folder / file)):
+                    names = channel_names(picture.scenes[0], self.planes)
                     index = self.channels.picks[role].index(names)
                 called = f" {names[index]!r}" if names[index] else ""
                 lines.append((role, f"channel {index}{called} of {len(names)} in {file}"))
         return lines
+
+    def check(self, item: str) -> None:
+        """Raise whatever the import would find wrong with ``item`` before it reads pixels.
+
+        Raises:
+            ImageError: If one of its scenes lacks what is asked for, or has a form that the settings do not allow.
+        """
+        with ExitStack() as stack:
+            opened = self._open(item, stack)
+            for number, name in enumerate(self._scene_ids(item, opened)):
+                self._chosen(opened, number)
+                scene = self._agreed(opened, number, name)
+                blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
+                with located(name):
+                    scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
@@ -151,7 +159,6 @@ class FolderSource:
     def _loaded(self, item: str, name: str, scene: Scene, planes: list[NDArray[Any] | None]) -> Loaded:
         """Return a field from its planes, None for those that were not imaged."""
         try:
-            pixel_um = self.pixel_um or scene.pixel_um
             present = {role: plane for role, plane in zip(CHANNELS, planes, strict=True) if plane is not None}
             black = np.zeros((scene.height, scene.width), np.uint8)
             sources = [role if role in present else self.channels.absent[role] for role in CHANNELS]
@@ -160,7 +167,7 @@ class FolderSource:
             if self._joint:
                 joint = [None if source == "zero" else self._joint[CHANNELS.index(source)] for source in sources]
             eight = all_to_8_bit(stack, self.depth, joint)
-            scaled = scale_field(eight.image, self.scaling, pixel_um=pixel_um)
+            scaled = scale_field(eight.image, self.scaling, pixel_um=scene.pixel_um)
         except ImageError as error:
             return rejected(name, error)
         described = {**self._said[item], **self.metadata.get(item, {}), **self.metadata.get(name, {})}
@@ -176,7 +183,7 @@ class FolderSource:
             cell_line=described.get("cell_line"),
             original_px=scene.height,
             original_width_px=scene.width,
-            pixel_um=pixel_um,
+            pixel_um=scene.pixel_um,
             packed_um=scaled.pixel_um,
             absent=tuple(self.channels.absent),
             black=eight.black,
@@ -189,32 +196,71 @@ class FolderSource:
         with ExitStack() as stack:
             opened = self._open(item, stack)
             first = next(picture for _, picture in opened.values())
-            counts = {len(picture.scenes) for _, picture in opened.values()}
-            if len(counts) > 1:
-                raise ImageError(f"{item}: its files have {' and '.join(map(str, sorted(counts)))} scenes.")
-            for number, name in enumerate(_scene_ids(item, first.scenes)):
+            for number, name in enumerate(self._scene_ids(item, opened)):
+                scene = first.scenes[number]
                 planes: list[NDArray[Any] | None] | ImageError
                 try:
-                    planes = self._planes(opened, number, name)
+                    scene = self._agreed(opened, number, name)
+                    planes = self._planes(opened, number)
                 except ImageError as error:
                     planes = error
-                yield name, first.scenes[number], planes
+                yield name, scene, planes
 
-    def _planes(
-        self, opened: dict[ChannelRole, tuple[str, Picture]], number: int, name: str
-    ) -> list[NDArray[Any] | None]:
+    def _chosen(self, opened: Opened, number: int) -> dict[ChannelRole, Chosen]:
+        """Return which planes of a scene make the picture of each stain."""
+        chosen = {}
+        for role, (file, picture) in opened.items():
+            with located(str(self.folder / file)):
+                chosen[role] = choose(picture.scenes[number], self.channels.picks[role], self.planes)
+        return chosen
+
+    def _planes(self, opened: Opened, number: int) -> list[NDArray[Any] | None]:
         """Return a scene's plane of each channel, None for those that were not imaged."""
         planes: dict[ChannelRole, NDArray[Any]] = {}
-        for role, (file, picture) in opened.items():
+        for role, chosen in self._chosen(opened, number).items():
+            file, picture = opened[role]
             path = self.folder / file
             with located(str(path)), decoding(path):
-                planes[role] = self._plane(picture, number, role)
-        if len({plane.shape for plane in planes.values()}) > 1:
-            each = ", ".join(f"{role} {plane.shape[1]} x {plane.shape[0]}" for role, plane in planes.items())
-            raise ImageError(f"{name} has more than one size: {each} px.")
+                planes[role] = read_chosen(picture, number, chosen)
         return [planes.get(role) for role in CHANNELS]
 
-    def _open(self, item: str, stack: ExitStack) -> dict[ChannelRole, tuple[str, Picture]]:
+    def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
+        """Return what all files of a field say of it.
+
+        Raises:
+            ImageError: If they contradict each other.
+        """
+        scenes = {role: picture.scenes[number] for role, (_, picture) in opened.items()}
+        if len({(scene.height, scene.width) for scene in scenes.values()}) > 1:
+            each = ", ".join(f"{role} {scene.width} x {scene.height}" for role, scene in scenes.items())
+            raise ImageError(f"{name} has more than one size: {each} px.", way_out="All must show the same pixels.")
+        stated = {role: scene.pixel_um for role, scene in scenes.items() if scene.pixel_um is not None}
+        if self.pixel_um is None and stated and max(stated.values()) > SAME_UM * min(stated.values()):
+            each = ", ".join(f"{role} {um:g}" for role, um in stated.items())
+            raise ImageError(f"{name} has more than one pixel size: {each} µm.", way_out="Give it with --pixel-um.")
+        return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
+
+    def _scene_ids(self, item: str, opened: Opened) -> list[str]:
+        """Return the id of each scene: the item's if it is alone, else with the scene's name, or number, behind it.
+
+        Raises:
+            ImageError: If the files of a field do not have the same scenes in the same order.
+        """
+        files = {file: [scene.name for scene in picture.scenes] for file, picture in opened.values()}
+        names = next(iter(files.values()))
+        if len({len(each) for each in files.values()}) > 1:
+            counts = ", ".join(f"{len(each)} in {file}" for file, each in files.items())
+            raise ImageError(f"{item}: its files differ in their number of scenes: {counts}.", way_out=_APART)
+        if len(names) == 1:
+            return [item]
+        if any(each != names for each in files.values()):
+            said = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
+            raise ImageError(f"{item}: its files call their scenes differently: {said}.", way_out=_APART)
+        if all(names) and len(set(names)) == len(names):
+            return [f"{item}_{name}" for name in names]
+        return [f"{item}_s{number}" for number in range(len(names))]
+
+    def _open(self, item: str, stack: ExitStack) -> Opened:
         """Open the files of an item, each once, until ``stack`` closes."""
         files = self._files[item]
         lacking = [role for role in self.channels.picks if role not in files]
@@ -229,47 +275,10 @@ class FolderSource:
                 pictures[files[role]] = stack.enter_context(open_picture(self.folder / files[role]))
         return {role: (files[role], pictures[files[role]]) for role in CHANNELS if role in self.channels.picks}
 
-    def _names(self, scene: Scene) -> tuple[str, ...]:
-        """Return the names of a scene's channels, as the choice about pages makes them."""
-        if scene.pages == 1 or self.planes.pages == "z":
-            return scene.channels
-        if self.planes.pages is None:
-            raise ImageError(
-                f"it has {scene.pages} pages and does not say what they are.",
-                way_out="Say --pages channel or --pages z.",
-            )
-        if len(scene.channels) > 1:
-            raise ImageError(f"it has {len(scene.channels)} channels, so its {scene.pages} pages cannot be channels.")
-        return ("",) * scene.pages
-
-    def _plane(self, picture: Picture, number: int, role: ChannelRole) -> NDArray[Any]:
-        """Return the picture of a stain: one plane, or the maximum of several."""
-        scene, choice = picture.scenes[number], self.planes
-        index = self.channels.picks[role].index(self._names(scene))
-        if scene.times > 1 and choice.time is None:
-            raise ImageError(f"it has {scene.times} time points.", way_out="Choose one with --time, counted from 0.")
-        place = {"channel": index, "time": choice.time or 0}
-        along, length = "depth", scene.depths
-        if scene.pages > 1 and choice.pages == "z":
-            along, length = "page", scene.pages
-        elif scene.pages > 1:
-            place |= {"channel": 0, "page": index}
-        for what, at, count in (("time point", place["time"], scene.times), ("z plane", choice.depth or 0, length)):
-            if at >= count:
-                raise ImageError(f"it has no {what} {at}: it has {count}, counted from 0.")
-        depths = range(length) if choice.depth is None else [choice.depth]
-        result: NDArray[Any] | None = None
-        for depth in depths:
-            plane = picture.plane(number, **place, **{along: depth})
-            result = plane if result is None else np.maximum(result, plane)
-        if result is None:
-            raise ImageError("it has no planes.")
-        return result
-
     def _find(self, pattern: FilePattern | None) -> None:
         """Find the files of every item and what their names say."""
         picks = self.channels.picks
-        for path in _walk(self.folder):
+        for path in walk(self.folder, suffixes=SUFFIXES):
             claims: list[tuple[dict[str, str], Sequence[ChannelRole]]] = []
             if not self.channels.one_file:
                 for role, pick in picks.items():
@@ -311,46 +320,6 @@ class FolderSource:
             )
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the path below ``folder`` of every file of a known kind, in order; links are followed, loops are not.
-
-    Raises:
-        ImageError: If there is no such folder, or one in it cannot be read.
-    """
-    if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the files.")
-
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"{error.filename} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
-
-    above: dict[str, frozenset[str]] = {os.fspath(folder): frozenset()}
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        trail = above.pop(place) | {os.path.realpath(place)}
-        inside = Path(place).relative_to(folder)
-        zarrs = [name for name in folders if name.lower().endswith(".zarr")]
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name not in zarrs
-            and not name.startswith(".")
-            and os.path.realpath(os.path.join(place, name)) not in trail  # noqa: PTH118
-        )
-        above.update({os.path.join(place, name): trail for name in folders})  # noqa: PTH118
-        for name in sorted([*names, *zarrs]):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield (inside / name).as_posix()
-
-
-def _scene_ids(item: str, scenes: Sequence[Scene]) -> list[str]:
-    """Return the id of each scene: the item's if it is alone, else with the scene's name, or number, behind it."""
-    if len(scenes) == 1:
-        return [item]
-    names = [scene.name for scene in scenes]
-    if all(names) and len(set(names)) == len(names):
-        return [f"{item}_{name}" for name in names]
-    return [f"{item}_s{number}" for number in range(len(scenes))]
-
-
 def _read_metadata(path: Path) -> dict[str, dict[str, str]]:
     """Return what a CSV says of fields: ``id`` and any of the columns of the atlas that describe a field.
 
@@ -364,6 +333,8 @@ def _read_metadata(path: Path) -> dict[str, dict[str, str]]:
             f"{path} has the columns {', '.join(table.columns)}.",
             way_out=f"It needs id and may have {', '.join(NAMES)}.",
         )
+    if table["id"].null_count():
+        raise TableError(f"{path} has {table['id'].null_count()} rows without an id.", way_out="Give each row its id.")
     refuse_repeated(table["id"].to_list(), where=str(path))
     return {
         row["id"]: {name: value for name, value in row.items() if name != "id" and value is not None}

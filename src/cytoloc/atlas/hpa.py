@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from cytoloc.atlas.importing import Loaded
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
-from cytoloc.files import sha256_of
+from cytoloc.files import sha256_of, walk
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
 from cytoloc.pictures.codecs import read_stain_jpeg
 from cytoloc.pictures.decoding import located
@@ -106,21 +105,19 @@ def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:
     """Return for each field id in ``folder``, and in its folders, the file of each colour that is there.
 
     Raises:
-        ImageError: If there is no such folder, or no file in it is named like a channel.
+        ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
     """
-    if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the JPEG files.")
     found: dict[str, dict[str, str]] = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        inside = Path(place).relative_to(folder)
-        for file in sorted(names):
-            name, _, colour = file.rpartition(".")[0].rpartition("_")
-            if not file.lower().endswith((".jpg", ".jpeg")) or colour not in _COLOURS:
-                continue
-            whole = name if _ID.fullmatch(name) else f"{inside.name}_{name}"
-            if _ID.fullmatch(whole):
-                found.setdefault(whole, {}).setdefault(colour, str(inside / file))
+    for path in walk(folder, suffixes=(".jpg", ".jpeg")):
+        inside, file = Path(path).parent, Path(path).name
+        name, _, colour = file.rpartition(".")[0].rpartition("_")
+        whole = name if _ID.fullmatch(name) else f"{inside.name}_{name}"
+        if colour not in _COLOURS or not _ID.fullmatch(whole):
+            continue
+        files = found.setdefault(whole, {})
+        if colour in files:
+            raise ImageError(f"{folder} holds both {files[colour]} and {path}.", way_out="Keep one of them.")
+        files[colour] = path
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",

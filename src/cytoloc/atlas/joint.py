@@ -37,14 +37,14 @@ def find_joint_bounds(
     histograms = [Histogram() for _ in CHANNELS]
 
     def readable(item: str) -> list[Planes]:
-        """Return the planes of an item's fields; none of one that the import will reject."""
+        """Return the planes of those fields of an item that the import will not reject."""
+        fields: list[Planes] = []
         try:
-            fields = list(fields_of(item))
-            for plane in (plane for planes in fields for plane in planes if plane is not None):
-                refuse_not_grey(plane)
-                refuse_not_finite(plane)
+            # Those before an error count: the import takes them, too.
+            fields += (planes for planes in fields_of(item) if _usable(planes))
         except ImageError:
-            return []
+            # The import meets the same error, and lists the item with it.
+            return fields
         return fields
 
     for done, fields in enumerate(in_order(readable, items), start=1):
@@ -54,6 +54,17 @@ def find_joint_bounds(
                     histogram.add(plane)
         advance(done, len(items))
     return tuple(histogram.bounds(rule) for histogram in histograms)
+
+
+def _usable(planes: Planes) -> bool:
+    try:
+        for plane in planes:
+            if plane is not None:
+                refuse_not_grey(plane)
+                refuse_not_finite(plane)
+    except ImageError:
+        return False
+    return True
 
 
 def note(bounds: Sequence[JointBounds | None]) -> list[dict[str, Any] | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -245,14 +246,16 @@ _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDI
 
 @contextmanager
 def _damage(path: Path | str) -> Iterator[None]:
-    """Turn what readers raise into a :class:`FormatError`, or if the way to a URL failed a :class:`StorageError`."""
+    """Turn what readers raise into a :class:`FormatError`, or if the way to it failed a :class:`StorageError`."""
     try:
         yield
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         said = first_line(error)
-        if "://" in str(path) and isinstance(error, ValueError) and not said.startswith(_DAMAGE):
+        way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
+        missing = isinstance(error, FileNotFoundError)
+        if (way and way[0] not in _DAMAGE) or (isinstance(error, OSError) and not missing):
             raise StorageError(
-                f"{path} cannot be read: {said}", way_out="Check URL, network and rights, and try again."
+                f"{path} cannot be read: {said}", way_out="Check rights and, of a URL, the network; then try again."
             ) from error
         raise FormatError(f"{path} is damaged: {said}", way_out="Import it again.") from error
 

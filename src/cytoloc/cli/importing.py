@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cytoloc.atlas.folder import FolderSource
     from cytoloc.atlas.importing import FieldSource, Imported
     from cytoloc.atlas.kaggle import KaggleSource
+    from cytoloc.errors import ImageError
 
 
 class SquareChoice(StrEnum):
@@ -47,6 +48,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(importing, name="import")
 
 
+def _finite(value: float | None) -> float | None:
+    """Return an option's number; infinity is no number of pixels, greys or micrometres."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 TRIES = 20
 """How many items that cannot be read are passed over in search of one that shows the channels."""
 
@@ -63,7 +71,9 @@ Depth = Annotated[
 ]
 Floor = Annotated[
     float | None,
-    typer.Option(help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera wants less.", min=0),
+    typer.Option(
+        help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera wants less.", min=0, callback=_finite
+    ),
 ]
 Append = Annotated[bool, typer.Option("--append", help="Add to the atlas --out.")]
 SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
@@ -180,7 +190,8 @@ def folder(
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.atlas`
     """
     from cytoloc.atlas.channels import parse_channels
-    from cytoloc.atlas.folder import FolderSource, PlaneChoice
+    from cytoloc.atlas.folder import FolderSource
+    from cytoloc.atlas.planes import PlaneChoice
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
@@ -205,20 +216,23 @@ def folder(
         pixel_um=pixel_um,
         limit=limit,
     )
-    _show_mapping(source, every=dry_run, must=strict or dry_run)
+    unfit = _show_mapping(source, every=dry_run, must=strict or dry_run)
+    if dry_run and strict and unfit:
+        raise unfit[0]
     if dry_run or out is None:
         return
     _measure(source, depth)
     imported = _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
     _warn_of_scale(imported, size)
     _warn_of_depth(imported)
-    _warn_of_labels(source, imported)
+    _warn_of_unmatched(source, imported)
 
 
-def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> None:
+def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[ImageError]:
     """Say which channel becomes what in the first item that can be read; if it must, raise where none can.
 
-    With ``every`` look at all items, and say what is taken from those that differ, and which cannot be read.
+    With ``every`` look at all items, say what is taken from those that differ, and which cannot be read; return what is
+    wrong with those.
     """
     from cytoloc.errors import ImageError
 
@@ -228,10 +242,11 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> None:
         for done, item in enumerate(source.items, start=1):
             try:
                 lines = source.describe(item)
+                seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
+                if every:
+                    source.check(item)
             except ImageError as error:
                 reasons.append((item, error))
-            else:
-                seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
             advance(done, len(source.items))
             if not every and (seen or len(reasons) == TRIES):
                 break
@@ -250,6 +265,7 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> None:
             typer.secho(f"{item} cannot be taken: {reason.message}", fg="yellow", err=True)
         if len(reasons) > TRIES:
             typer.secho(f"… and {len(reasons) - TRIES} more.", fg="yellow", err=True)
+    return [error for _, error in reasons]
 
 
 def _measure(source: KaggleSource | FolderSource, depth: DepthChoice) -> None:
@@ -299,15 +315,21 @@ def _warn_of_depth(imported: Imported) -> None:
         )
 
 
-def _warn_of_labels(source: FolderSource, imported: Imported) -> None:
-    lacking = sorted(set(source.labels).difference(imported.atlas.ids))
-    if lacking:
-        typer.secho(
-            f"{counted(len(lacking), 'labelled field')} not among them: {', '.join(lacking[:3])}. Ids are those of"
-            f" {', '.join(imported.atlas.ids[:2])}.",
-            fg="yellow",
-            err=True,
-        )
+def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
+    """Tell which rows of labels and metadata belong to no field."""
+    ids = imported.atlas.ids
+    for what, names, known in (
+        ("labelled field", source.labels, set(ids)),
+        ("described field", source.metadata, {*ids, *source.items}),
+    ):
+        lacking = sorted(set(names).difference(known))
+        if lacking:
+            typer.secho(
+                f"{counted(len(lacking), what)} not among them: {', '.join(lacking[:3])}. Ids are those of"
+                f" {', '.join(ids[:2])}.",
+                fg="yellow",
+                err=True,
+            )
 
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import imagecodecs
@@ -95,14 +96,33 @@ def read_stain_jpeg(path: Path, role: ChannelRole, *, at_least: int = 0) -> Stai
     content = read_bytes(path, kind="JPEG")
     planes = _PLANES[role]
     with decoding(path):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
         refuse_edges(height, width, path)
+        if space == "Gray":
+            raise ImageError(
+                f"{path} is grey, not a rendering of a stain in its colour.",
+                way_out="Import grey files with `cytoloc import folder`.",
+            )
         colours = cv2.split(_decode_jpeg(content, height, width, at_least))
+        _refuse_other_colour(colours, planes, path)
         if len(planes) == 1:
             plane = colours[planes[0]]
         else:
             plane = cv2.addWeighted(colours[planes[0]], 0.5, colours[planes[1]], 0.5, 0)
     return Stain(np.asarray(plane, np.uint8), (height, width))
+
+
+def _refuse_other_colour(colours: Sequence[Any], planes: tuple[int, ...], path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` if a rendering is clearly brighter in another colour than its own."""
+    means = [cv2.mean(plane)[0] for plane in colours]
+    own = min(means[place] for place in planes)
+    for place, colour in enumerate(("red", "green", "blue")):
+        # JPEG lets a little of a colour into the others; a rendering of another stain has several times as much.
+        if place not in planes and means[place] > 2 * own + 4:
+            raise ImageError(
+                f"{path} is brighter in {colour} (mean {means[place]:.1f}) than in its own colour ({own:.1f}).",
+                way_out="Is it the rendering of another stain? Rename or replace it.",
+            )
 
 
 def _decode_jpeg(content: bytes, height: int, width: int, at_least: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
+from cytoloc.pictures.decoding import MAX_EDGE_PX
 
 Square = Literal["refuse", "crop", "pad"]
 
@@ -70,6 +71,11 @@ def scale_field(image: NDArray[Any], scaling: Scaling, *, pixel_um: float | None
         )
     factor = pixel_um / scaling.target_um
     tall, wide = max(1, round(height * factor)), max(1, round(width * factor))
+    if max(tall, wide) > MAX_EDGE_PX:
+        raise ImageError(
+            f"with pixels of {pixel_um:g} µm it would become {wide} x {tall} px at {scaling.target_um:g} µm.",
+            way_out="Its pixel size is probably wrong: give it with --pixel-um.",
+        )
     resized = resize(image, tall, wide, enlarge=scaling.enlarge)
     return Scaled(_filled(resized, scaling.size, scaling.square), scaling.target_um)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
@@ -40,6 +41,16 @@ _UM: Final[dict[str, float]] = {
 
 _ANY: Final = frozenset("IQR")
 """Axes of which TIFF knows no more than that pages follow each other."""
+
+
+_WHITE_IS_ZERO: Final = 0
+_PALETTE: Final = 3
+"""Ways to mean brightness (tag 262). Microscopes write palettes that run from black to a stain's colour."""
+
+_JPEG: Final = frozenset({6, 7})
+_JPEG_2000: Final = frozenset({33003, 33004, 33005, 34712})
+_ENDED: Final = _JPEG | _JPEG_2000
+"""Compressions (tag 259) whose decoders go on where data are missing, and whose data end in a mark, FF D9."""
 
 
 _COMPLAINTS: Final = threading.local()
@@ -89,7 +100,8 @@ class TiffPicture:
         lengths = [length for axis, length in zip(axes, self._shape(scene), strict=True) if axis not in "SYX"]
         number = int(np.ravel_multi_index(place, lengths)) if place else 0
         if series.dataoffset is not None:
-            pixels = self._sliced(scene, number, int(series.dataoffset))
+            sliced = self._sliced(scene, number, int(series.dataoffset))
+            pixels = _as_intensity(sliced, series.keyframe, self.path)
         else:
             found = series.pages[number]
             if found is None:
@@ -98,7 +110,7 @@ class TiffPicture:
                     way_out="Export or download the file again.",
                 )
             self._refuse_cut(found, number)
-            pixels = found.asarray()
+            pixels = _as_intensity(found.asarray(), series.keyframe, self.path)
             self._refuse_complaints()
         if "S" in axes:
             pixels = (
@@ -115,12 +127,15 @@ class TiffPicture:
             raise ImageError(f"{self.path} is truncated or damaged: {_COMPLAINTS.said[0]}", way_out="Copy it again.")
 
     def _refuse_cut(self, page: Any, number: int) -> None:
-        """Raise if a plane's bytes go on after the end of the file: some decoders make up what is missing."""
-        ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if max(ends, default=0) > self._file.filehandle.size:
-            raise ImageError(
-                f"{self.path} is truncated: plane {number + 1} is not whole.", way_out="Copy or download it again."
-            )
+        """Raise if a plane's bytes are missing or damaged in a way that its decoder would make up for."""
+        handle, keyframe = self._file.filehandle, page.keyframe
+        whole = f"{self.path} is truncated or damaged: plane {number + 1} is not whole."
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if length == 0 or start + length > handle.size:
+                raise ImageError(whole, way_out="Copy or download it again.")
+            if keyframe.compression in _ENDED:
+                handle.seek(start)
+                _refuse_lenient(handle.read(length), keyframe, whole)
 
     def _named_axes(self, series: Any) -> str:
         """Return a series' axes in order: any of C, Z, T and P (pages of unknown meaning), then Y and X, S for colours.
@@ -194,6 +209,36 @@ class TiffPicture:
             dtype=np.dtype(series.dtype),
             pixel_um=pixel_um,
         )
+
+
+def _refuse_lenient(segment: bytes, page: Any, whole: str) -> None:
+    """Raise if a strip or tile of JPEG or JPEG 2000 has no end, or a strict decoder finds it damaged."""
+    if b"\xff\xd9" not in segment[-4:]:
+        raise ImageError(whole, way_out="Copy or download it again.")
+    if page.compression in _JPEG and page.bitspersample == 8:
+        # The tables that all strips share stand before the strip's own data.
+        tables = (page.jpegtables or b"")[:-2]
+        try:
+            simplejpeg.decode_jpeg(tables + segment[2:] if tables else segment, "GRAY", strict=True)
+        except ValueError as error:
+            raise ImageError(f"{whole[:-1]}: {error}", way_out="Copy or download it again.") from error
+
+
+def _as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
+    """Return pixels that grow with brightness, as a stain's do.
+
+    Raises:
+        ImageError: If they are numbers of colours that do not.
+    """
+    if page.photometric == _WHITE_IS_ZERO:
+        if pixels.dtype.kind != "u":
+            raise ImageError(f"{path} has inverted {pixels.dtype} pixels.", way_out="Export it as grey.")
+        return np.asarray((1 << page.bitspersample) - 1 - pixels, pixels.dtype)
+    if page.photometric == _PALETTE and (page.colormap is None or (np.diff(page.colormap.astype(int)) < 0).any()):
+        raise ImageError(
+            f"{path} has a palette of colours, not of brightness.", way_out="Export it as grey, 8 or 16 bits."
+        )
+    return pixels
 
 
 def read_grey_tiff(path: Path) -> NDArray[Any]:
