@@ -13,11 +13,12 @@ import pytest
 import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
-GROUND = {"errors", "labels", "files", "parallel", "scores"}
+GROUND = {"errors", "labels", "hpa_names", "files", "parallel", "scores"}
 ALLOWED = {
     "errors": set[str](),
     "parallel": set[str](),
     "labels": {"errors"},
+    "hpa_names": {"labels"},
     "files": {"errors"},
     "recipe": {"errors"},
     "scores": {"errors", "labels", "files"},

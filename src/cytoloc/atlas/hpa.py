@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from cytoloc.atlas.importing import Loaded
 from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
+from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
 from cytoloc.pictures.codecs import read_stain_jpeg
 from cytoloc.pictures.decoding import located
@@ -20,9 +20,6 @@ from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.scores import read_labels
 
 _COLOURS: Final = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
-
-_ID: Final = re.compile(r"(?P<antibody>[^_]+)_(?P<plate>[^_]+)_(?P<well>[A-Z]+[0-9]+)_(?P<field>[^_]+(_cr[^_]*)?)")
-"""Antibody, plate, well and field; a few fields have a fifth part such as ``cr58f2a7``."""
 
 
 class HpaSource:
@@ -56,8 +53,8 @@ class HpaSource:
 
     def load(self, item: str) -> list[Loaded]:
         """Return the field ``item``, uint8 ``(4, size, size)``."""
-        parts = _ID.fullmatch(item)
-        if parts is None:
+        parts = parse_hpa_id(item)
+        if parts is None or parts.antibody is None:
             raise ImageError(
                 f"{item} is not the id of a field of the Human Protein Atlas.",
                 way_out="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
@@ -70,10 +67,10 @@ class HpaSource:
             id=item,
             source="hpa",
             labels=labels,
-            antibody=parts["antibody"],
-            plate=parts["plate"],
-            well=parts["well"],
-            field=parts["field"],
+            antibody=parts.antibody,
+            plate=parts.plate,
+            well=parts.well,
+            field=parts.field,
             original_px=height,
             original_width_px=width,
         )
@@ -111,8 +108,8 @@ def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:
     for path in walk(folder, suffixes=(".jpg", ".jpeg")):
         inside, file = Path(path).parent, Path(path).name
         name, _, colour = file.rpartition(".")[0].rpartition("_")
-        whole = name if _ID.fullmatch(name) else f"{inside.name}_{name}"
-        if colour not in _COLOURS or not _ID.fullmatch(whole):
+        whole = name if _is_whole(name) else f"{inside.name}_{name}"
+        if colour not in _COLOURS or not _is_whole(whole):
             continue
         files = found.setdefault(whole, {})
         if colour in files:
@@ -124,3 +121,9 @@ def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:
             way_out="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
         )
     return found
+
+
+def _is_whole(name: str) -> bool:
+    """Return whether a name is the id of a field, the antibody included."""
+    found = parse_hpa_id(name)
+    return found is not None and found.antibody is not None

@@ -1,7 +1,9 @@
-"""Commands that look at fields before anything learns from them: duplicates."""
+"""Commands that look at fields before anything learns from them: duplicates, audit."""
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,29 @@ if TYPE_CHECKING:
     import polars as pl
 
     from cytoloc.atlas.store import Atlas
+    from cytoloc.curation.audit import Audit
+
+
+class MatchChoice(StrEnum):
+    """Which fields of two lists should have the same labels."""
+
+    field = "field"
+    well = "well"
+
+
+class Classes(StrEnum):
+    """In which classes the trusted list is written."""
+
+    of_2018 = "2018"
+    of_2021 = "2021"
+
+
+class By(StrEnum):
+    """By what agreement is counted."""
+
+    antibody = "antibody"
+    well = "well"
+
 
 SHOWN = 24
 """Pairs on a sheet."""
@@ -21,6 +46,7 @@ SHOWN = 24
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("duplicates")(duplicates)
+    app.command("audit")(audit)
 
 
 def duplicates(
@@ -105,3 +131,94 @@ def _draw(doubtful: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> None:
     pair_sheet(pictures, captions, sheet)
     left = f" of {doubtful.height}" if doubtful.height > len(shown) else ""
     typer.echo(f"{sheet}: {counted(len(shown), 'doubtful pair')}{left}.")
+
+
+def audit(
+    listed: Annotated[Path, typer.Argument(help="The label list to be judged, CSV Id,Target.", metavar="LIST.csv")],
+    truth: Annotated[Path, typer.Option(help="The labels that are trusted, CSV Id,Target.")],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Which field of the list is which trusted one; by default those of the same id."),
+    ] = None,
+    match: Annotated[
+        MatchChoice, typer.Option(help="well: judge a field of the list by the truth of another field of its well.")
+    ] = MatchChoice.field,
+    classes: Annotated[
+        Classes, typer.Option(help="2021: the truth has the 19 classes of that year, with | between them.")
+    ] = Classes.of_2018,
+    by: Annotated[By | None, typer.Option(help="Also show the antibodies, or wells, that agree least.")] = None,
+    write: Annotated[Path | None, typer.Option(help="A new CSV Id,Target: the list with corrected labels.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how far two label lists agree, class by class.
+
+    Corrections of `--write` give the truth of a field to all fields of its well; a column Was keeps what the list had.
+
+    Example: `cytoloc audit HPAv18RBGY_wodpl.csv --truth train.csv --pairs external_train_duplicates.txt`
+    """
+    from cytoloc.curation import audit as auditing
+    from cytoloc.curation.pairs import read_pairs
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import refuse_existing
+    from cytoloc.labels import LOCATIONS, LOCATIONS_2021
+    from cytoloc.scores import read_labels
+
+    if write is not None:
+        refuse_existing(write)
+        if match is MatchChoice.well or classes is Classes.of_2021:
+            raise SettingsError(
+                "--write needs the truth of the listed fields themselves, in the classes of 2018.",
+                way_out="Leave out --match well and --classes 2021.",
+            )
+    have = read_labels(listed)
+    if classes is Classes.of_2021:
+        true = auditing.read_labels_2021(truth)
+        names: tuple[str, ...] = LOCATIONS_2021
+        have = auditing.as_2021(have)
+    else:
+        true = read_labels(truth)
+        names = tuple(location.name for location in LOCATIONS)
+    tied = read_pairs(pairs) if pairs else [(name, name) for name in have if name in true]
+    matcher = auditing.match_wells if match is MatchChoice.well else auditing.match_fields
+    result = auditing.audit(*matcher(have, true, tied), classes=len(names))
+    groups = auditing.by_group(result.matched, by.value) if by else None
+    mended = auditing.corrections(have, result.matched) if write else {}
+    if as_json:
+        found = {
+            "matched": len(result.matched),
+            "unmatched": result.unmatched,
+            "equal": result.equal,
+            "micro_f1": result.micro_f1,
+            "macro_f1": result.macro_f1,
+            "classes": result.classes.to_dicts(),
+        }
+        typer.echo(json.dumps(found | ({str(by): groups.to_dicts()} if groups is not None else {}), indent=2))
+    else:
+        _print_audit(result, names)
+        if groups is not None and by is not None:
+            typer.echo(f"\n{by.value:<20} {'fields':>7} {'different':>10}")
+            for row in groups.head(SHOWN).iter_rows():
+                typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
+    if write is not None:
+        auditing.write_corrections(have, mended, write)
+        typer.echo(f"{write}: {len(mended)} of {counted(len(have), 'label set')} corrected.", err=as_json)
+
+
+def _print_audit(result: Audit, names: tuple[str, ...]) -> None:
+    total = len(result.matched)
+    missing = f" ({counted(result.unmatched, 'pair')} not in both lists)" if result.unmatched else ""
+    typer.echo(
+        f"{counted(total, 'pair')} compared{missing}: {result.equal} label sets equal, {result.equal / total:.1%}."
+    )
+    typer.echo(f"micro F1 {result.micro_f1:.3f}, macro F1 {result.macro_f1:.3f}\n")
+    typer.echo(f"{'class':<43} {'both':>6} {'only listed':>12} {'only true':>10} {'F1':>6}  wrong labels (95 %)")
+    for row in result.classes.iter_rows(named=True):
+        if row["f1"] is None:
+            continue
+        wrong = (
+            "" if row["wrong"] is None else f"{row['wrong']:.1%} ({row['wrong_low']:.1%} to {row['wrong_high']:.1%})"
+        )
+        name = f"{row['id']:>2} {names[row['id']]}"
+        typer.echo(
+            f"{name:<43} {row['both']:>6} {row['only_listed']:>12} {row['only_true']:>10} {row['f1']:>6.3f}  {wrong}"
+        )

@@ -1,0 +1,240 @@
+"""How far two sources of labels agree on fields that they share, class by class, and what would mend the worse one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from cytoloc.errors import TableError
+from cytoloc.files import existing, new_file
+from cytoloc.hpa_names import HpaId, parse_hpa_id
+from cytoloc.labels import LOCATIONS_2021, N_LOCATIONS, TO_2021, format_labels, to_matrix
+from cytoloc.scores import read_csv, refuse_repeated
+
+Labels = Mapping[str, tuple[int, ...]]
+Match = Literal["field", "well"]
+
+
+class Matched(NamedTuple):
+    """Two label sets that should be the same.
+
+    Attributes:
+        a: The id of the field in the audited list.
+        b: The id of the field in the trusted list.
+        listed: Location ids of the audited list.
+        true: Location ids of the trusted one.
+    """
+
+    a: str
+    b: str
+    listed: tuple[int, ...]
+    true: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the comparison of two label sources gives.
+
+    Attributes:
+        matched: What was compared.
+        unmatched: Pairs of which one side is not in its list.
+        equal: How many label sets are equal.
+        classes: A row per class: ``both``, ``only_listed``, ``only_true``, ``precision``, ``recall``, ``f1`` of the
+            audited list, and ``wrong``, the share of its labels that are wrong, with a 95 % interval.
+        micro_f1: Of all labels together.
+        macro_f1: Mean F1 of the classes that either source has.
+    """
+
+    matched: Sequence[Matched]
+    unmatched: int
+    equal: int
+    classes: pl.DataFrame
+    micro_f1: float
+    macro_f1: float
+
+
+def match_fields(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]]) -> tuple[list[Matched], int]:
+    """Return the label sets of each pair of fields, and how many pairs are not in both lists."""
+    matched, unmatched = [], 0
+    for a, b in pairs:
+        if a in listed and b in true:
+            matched.append(Matched(a, b, listed[a], true[b]))
+        else:
+            unmatched += 1
+    return matched, unmatched
+
+
+def match_wells(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]]) -> tuple[list[Matched], int]:
+    """Return for each pair the label set of another field of the well in which ``a`` was imaged.
+
+    It shows whether labels belong to wells: those of one field are held against the truth of another. Of several other
+    fields the first counts.
+    """
+    wells: dict[tuple[str, str], list[tuple[HpaId, str]]] = {}
+    for name in listed:
+        said = parse_hpa_id(name)
+        if said is not None:
+            wells.setdefault(said.place, []).append((said, name))
+    matched, unmatched = [], 0
+    for a, b in pairs:
+        here = parse_hpa_id(a)
+        others = wells.get(here.place, []) if here else []
+        other = next((name for said, name in others if here and said.field != here.field), None)
+        if other is None or b not in true:
+            unmatched += 1
+        else:
+            matched.append(Matched(other, b, listed[other], true[b]))
+    return matched, unmatched
+
+
+def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LOCATIONS) -> Audit:
+    """Return how far two label sources agree.
+
+    Args:
+        matched: Label sets that should be the same, from :func:`match_fields` or :func:`match_wells`.
+        unmatched: How many pairs were not in both lists.
+        classes: How many classes there are.
+
+    Raises:
+        TableError: If nothing was matched.
+    """
+    if not matched:
+        raise TableError(
+            f"None of {unmatched} pairs is in both lists.",
+            way_out="Pairs name a field of the audited list first, and one of the trusted list second.",
+        )
+    listed = _matrix((each.listed for each in matched), classes)
+    true = _matrix((each.true for each in matched), classes)
+    both, only_listed, only_true = (listed & true).sum(0), (listed & ~true).sum(0), (~listed & true).sum(0)
+    low, high = _interval(only_listed, both + only_listed)
+    present = both + only_listed + only_true > 0
+    f1 = _ratio(2 * both, 2 * both + only_listed + only_true)
+    table = pl.DataFrame(
+        {
+            "id": np.arange(classes),
+            "both": both,
+            "only_listed": only_listed,
+            "only_true": only_true,
+            "precision": _ratio(both, both + only_listed),
+            "recall": _ratio(both, both + only_true),
+            "f1": f1,
+            "wrong": _ratio(only_listed, both + only_listed),
+            "wrong_low": low,
+            "wrong_high": high,
+        }
+    ).with_columns(pl.selectors.float().fill_nan(None))
+    equal = int((listed == true).all(axis=1).sum())
+    micro = 2 * both.sum() / (2 * both + only_listed + only_true).sum()
+    return Audit(matched, unmatched, equal, table, float(micro), float(f1[present].mean()))
+
+
+def by_group(matched: Sequence[Matched], group: Literal["antibody", "well"]) -> pl.DataFrame:
+    """Return for each antibody, or well, of the audited list how many of its fields agree: worst first."""
+    rows = []
+    for each in matched:
+        said = parse_hpa_id(each.a)
+        if said is None:
+            continue
+        name = said.antibody if group == "antibody" else "_".join(said.place)
+        rows.append((name, set(each.listed) == set(each.true)))
+    table = pl.DataFrame(rows, schema={group: pl.String, "equal": pl.Boolean}, orient="row").drop_nulls()
+    grouped = table.group_by(group).agg(
+        fields=pl.len(), equal=pl.col("equal").sum(), different=pl.col("equal").not_().sum()
+    )
+    return grouped.sort("different", group, descending=[True, False])
+
+
+def corrections(listed: Labels, matched: Sequence[Matched]) -> dict[str, tuple[int, ...]]:
+    """Return the labels of all fields of wells in which a matched field has others than the list says.
+
+    Labels belong to wells, so the truth of one field is that of all fields of its well. Wells whose matched fields
+    contradict each other are left as they are.
+
+    Args:
+        listed: The audited list.
+        matched: Its fields, and the truth; matched by field.
+    """
+    truths: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    of_field: dict[str, set[tuple[int, ...]]] = {}
+    for each in matched:
+        said = parse_hpa_id(each.a)
+        place = truths.setdefault(said.place, set()) if said else of_field.setdefault(each.a, set())
+        place.add(tuple(sorted(each.true)))
+    mended = {}
+    for name, labels in listed.items():
+        said = parse_hpa_id(name)
+        known = truths.get(said.place, set()) if said else of_field.get(name, set())
+        if len(known) == 1 and (right := next(iter(known))) != tuple(sorted(labels)):
+            mended[name] = right
+    return mended
+
+
+def as_2021(labels: Labels) -> dict[str, tuple[int, ...]]:
+    """Return labels of the 28 locations as classes of 2021; what was given up is left out."""
+    return {
+        name: tuple(sorted({new for old in ids if (new := TO_2021[old]) is not None})) for name, ids in labels.items()
+    }
+
+
+def read_labels_2021(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the classes of each field in the form of the 2021 competition: CSV ``ID,Label``, classes with | between.
+
+    Raises:
+        TableError: If columns are missing, an id repeats, or a class is none of the 19.
+    """
+    table = read_csv(existing(path, what="labels file"))
+    if not {"ID", "Label"} <= set(table.columns):
+        raise TableError(f"{path} has the columns {', '.join(table.columns)}.", way_out="It needs ID and Label.")
+    refuse_repeated(table["ID"].to_list(), where=str(path))
+    labels = {}
+    for name, text in table.select("ID", "Label").iter_rows():
+        words = (text or "").split("|")
+        if not all(word.isdecimal() and int(word) < len(LOCATIONS_2021) for word in words):
+            raise TableError(
+                f"{path}, id {name}: {text!r} is not classes from 0 to 18.", way_out="Write them as 8|5|0."
+            )
+        labels[name] = tuple(sorted({int(word) for word in words}))
+    return labels
+
+
+def write_corrections(listed: Labels, mended: Labels, path: Path) -> None:
+    """Write a label list with corrections as CSV ``Id,Target,Was`` to a path that must be free.
+
+    ``Was`` is what the list had, empty where nothing was corrected.
+    """
+    rows = [
+        (name, format_labels(mended.get(name, ids)), format_labels(ids) if name in mended else None)
+        for name, ids in listed.items()
+    ]
+    with new_file(path) as temporary:
+        pl.DataFrame(rows, schema=["Id", "Target", "Was"], orient="row").write_csv(temporary)
+
+
+def _matrix(sets: Iterable[tuple[int, ...]], classes: int) -> NDArray[np.bool_]:
+    if classes == N_LOCATIONS:
+        return to_matrix(sets)
+    rows = list(sets)
+    matrix = np.zeros((len(rows), classes), bool)
+    for row, ids in enumerate(rows):
+        matrix[row, list(ids)] = True
+    return matrix
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0), np.float64)
+
+
+def _interval(hits: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Jeffreys's 95 % interval of a rate (Brown, Cai & DasGupta 2001); nan where there is nothing to count."""
+    low = np.asarray(beta.ppf(0.025, hits + 0.5, total - hits + 0.5))
+    high = np.asarray(beta.ppf(0.975, hits + 0.5, total - hits + 0.5))
+    low[hits == 0], high[hits == total] = 0.0, 1.0
+    low[total == 0], high[total == 0] = np.nan, np.nan
+    return low, high

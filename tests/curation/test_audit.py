@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import f1_score
+
+from cytoloc.curation.audit import audit, by_group, corrections, match_fields, match_wells, read_labels_2021
+from cytoloc.curation.pairs import read_pairs
+from cytoloc.errors import TableError
+from cytoloc.labels import to_matrix
+from cytoloc.scores import read_labels
+from tests.conftest import DATA, Cli
+
+METADATA = DATA / "metadata"
+needs_lists = pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")
+
+LISTED = {"1_10_A1_1": (0, 25), "1_10_A1_2": (0, 25), "1_10_A2_1": (7,), "2_11_B1_1": (2,)}
+TRUE = {"x": (0,), "y": (7,), "z": (2, 0)}
+PAIRS = [("1_10_A1_1", "x"), ("1_10_A2_1", "y"), ("2_11_B1_1", "z"), ("9_9_C1_1", "x")]
+
+
+def test_agreement_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    sets = [[tuple(map(int, np.flatnonzero(row))) for row in rng.random((60, 28)) < 0.1] for _ in range(2)]
+    listed = {f"a{row}": labels for row, labels in enumerate(sets[0])}
+    true = {f"b{row}": labels for row, labels in enumerate(sets[1])}
+    result = audit(*match_fields(listed, true, [(f"a{row}", f"b{row}") for row in range(60)]))
+    a, b = to_matrix(sets[0]), to_matrix(sets[1])
+    present = (a | b).any(axis=0)
+    assert result.micro_f1 == pytest.approx(f1_score(b, a, average="micro"))
+    assert result.macro_f1 == pytest.approx(f1_score(b[:, present], a[:, present], average="macro", zero_division=0))
+    assert result.equal == int((a == b).all(axis=1).sum())
+    assert (result.classes["both"] + result.classes["only_listed"]).to_list() == a.sum(axis=0).tolist()
+
+
+def test_fields_and_wells_are_matched() -> None:
+    matched, unmatched = match_fields(LISTED, TRUE, PAIRS)
+    assert (len(matched), unmatched) == (3, 1)
+    result = audit(matched, unmatched)
+    assert result.equal == 1
+    row = result.classes.row(25, named=True)
+    assert (row["both"], row["only_listed"], row["wrong"]) == (0, 1, 1.0)
+    others, alone = match_wells(LISTED, TRUE, PAIRS)
+    assert [(each.a, each.b) for each in others] == [("1_10_A1_2", "x")]
+    assert alone == 3
+    assert by_group(matched, "antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
+    with pytest.raises(TableError, match="None of 1 pairs is in both lists"):
+        audit(*match_fields(LISTED, TRUE, PAIRS[3:]))
+
+
+def test_a_correction_holds_for_the_whole_well() -> None:
+    matched, _ = match_fields(LISTED, TRUE, PAIRS)
+    assert corrections(LISTED, matched) == {"1_10_A1_1": (0,), "1_10_A1_2": (0,), "2_11_B1_1": (0, 2)}
+    contradicted, _ = match_fields(LISTED, TRUE, [("1_10_A1_1", "x"), ("1_10_A1_2", "y")])
+    assert corrections(LISTED, contradicted) == {}
+
+
+@needs_lists
+def test_published_lists_agree_as_far_as_was_measured(cli: Cli, tmp_path: Path) -> None:
+    truth, pairs = METADATA / "train.csv.gz", METADATA / "external_train_duplicates.txt"
+    per_antibody = json.loads(
+        cli("audit", METADATA / "HPAv18RBGY_wodpl.csv.gz", "--truth", truth, "--pairs", pairs, "--json").out
+    )
+    assert (per_antibody["matched"], round(per_antibody["equal"] / 4052, 3)) == (4052, 0.604)
+    assert per_antibody["classes"][0]["only_true"] == 639
+    per_well = cli("audit", METADATA / "per_well_labels.csv.gz", "--truth", truth, "--pairs", pairs, "--match", "well")
+    assert "1925 pairs compared" in per_well.out
+    assert "99.5%" in per_well.out
+    anew = cli("audit", truth, "--truth", METADATA / "train_2021.csv.gz", "--classes", "2021")
+    assert "21806 pairs compared: 21234 label sets equal, 97.4%" in anew.out
+
+
+@needs_lists
+def test_published_lists_of_pairs_are_read() -> None:
+    counts = {
+        "external_train_duplicates.txt": 4052,
+        "TestEtraMatchingUnder_259_R14_G12_B10.csv": 259,
+        "train_near_duplicates_2021.csv.gz": 1414,
+        "test_duplicates.txt": 9,
+    }
+    assert {name: len(read_pairs(METADATA / name)) for name in counts} == counts
+
+
+def test_the_command_corrects_a_list(cli: Cli, tmp_path: Path) -> None:
+    for name, labels in (("list.csv", LISTED), ("truth.csv", TRUE)):
+        rows = [f"{key},{' '.join(map(str, ids))}" for key, ids in labels.items()]
+        (tmp_path / name).write_text("\n".join(["Id,Target", *rows]) + "\n")
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b", *(",".join(pair) for pair in PAIRS)]) + "\n")
+    call = ["audit", tmp_path / "list.csv", "--truth", tmp_path / "truth.csv", "--pairs", tmp_path / "pairs.csv"]
+    said = cli(*call, "--by", "well", "--write", tmp_path / "mended.csv")
+    assert said.code == 0, said.err
+    assert "3 of 4 label sets corrected" in said.out
+    assert read_labels(tmp_path / "mended.csv")["1_10_A1_2"] == (0,)
+    assert pl.read_csv(tmp_path / "mended.csv")["Was"].to_list() == ["0 25", "0 25", None, "2"]
+    assert cli(*call, "--match", "well", "--write", tmp_path / "no.csv").code == 2
+
+
+def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    for content, said in ((b"", "lists no pairs"), (b"a,b\nx\n", "line 2"), (b"\xff\xfe\x00", "not a pairs file")):
+        path.write_bytes(content)
+        with pytest.raises(TableError, match=said):
+            read_pairs(path)
+    path.write_bytes(gzip.compress(b"a,b\nx,y\n")[:-6])
+    with pytest.raises(TableError, match="not a pairs file"):
+        read_pairs(path)
+    (tmp_path / "new.csv").write_text("ID,Label\nx,3|19\n")
+    with pytest.raises(TableError, match="id x"):
+        read_labels_2021(tmp_path / "new.csv")
