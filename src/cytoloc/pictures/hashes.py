@@ -3,7 +3,7 @@
 The rule is that of `phash` in the ImageHash library, by which the published lists of duplicates were made: the picture
 at 32 px by Lanczos's filter, its discrete cosine transform, and of the 8 x 8 lowest frequencies which exceed their
 median. Ours begins with the picture at 64 px, by area means, and does both steps as products of matrices, in a fraction
-of the time; ``studies/duplicates.py`` counts by how many bits the two differ.
+of the time; ``tests/pictures/test_hashes.py`` holds the two against each other.
 """
 
 from __future__ import annotations
