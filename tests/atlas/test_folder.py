@@ -458,3 +458,16 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
     assert cli(*call, "--strict").code == 1
     endless = cli("import", "folder", folder, "--channels", STACK[0], "--floor", "inf", "--out", folder / "x.atlas")
     assert (endless.code, "finite" in endless.err) == (2, True)
+
+
+@pytest.mark.parametrize("kept", [8, 0.5])
+def test_a_tiff_whose_directory_is_cut_off_is_listed(folder: Path, kept: float) -> None:
+    # Pillow writes the directory behind the pixels, so that nothing says any more what was there.
+    for name in ("cut", "whole"):
+        Image.fromarray(noise(SIZE, SIZE)).save(folder / f"{name}.tif")
+    content = (folder / "cut.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
+    absent = ("microtubules=zero", "nucleus=zero", "er=zero")
+    atlas = pack(folder, ["protein=0"], absent=absent, strict=False)
+    assert atlas.ids == ("whole",)
+    assert [each.id for each in read_quarantine(atlas.folder)] == ["cut"]

@@ -159,6 +159,11 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
         {'microtubules': 'absent: zero', 'protein': '1', 'nucleus': 'DAPI', 'er': 'absent: zero'}
     """
     picks = {role: _pick(what) for role, what in _pairs(channels, "--channels")}
+    if "protein" not in picks:
+        raise SettingsError(
+            "The protein cannot be absent: it is what is located, and --channels does not say where it is.",
+            way_out=f"Add protein=…. {_EXAMPLE}",
+        )
     policies: dict[ChannelRole, Absent] = {}
     for role, what in _pairs(absent, "--absent"):
         if what != "zero" and what not in picks:
@@ -175,15 +180,14 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
                 f"--channels does not say where {role} is.",
                 way_out=f"Add {role}=…, or say --absent {role}=zero if it was not imaged. {_EXAMPLE}",
             )
-    if "protein" not in picks:
-        raise SettingsError("The protein cannot be absent: it is what is located.", way_out=_EXAMPLE)
     seen: dict[str, ChannelRole] = {}
     for role, pick in picks.items():
         other = seen.setdefault(str(pick), role)
         if other != role:
+            lacking, shown = (other, role) if role == "protein" else (role, other)
             raise SettingsError(
                 f"--channels gives {pick} for both {other} and {role}.",
-                way_out=f"If {role} was not imaged, leave it out and say --absent {role}={other}.",
+                way_out=f"If {lacking} was not imaged, leave it out and say --absent {lacking}={shown}.",
             )
     patterns = {pick.pattern is not None for pick in picks.values()}
     if len(patterns) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,8 +109,10 @@ def decoding(path: Path) -> Iterator[None]:
     except Exception as error:
         # Decoders of damaged files raise anything from struct.error to RuntimeError; all mean the same to the user.
         said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        # Addresses in memory would make each list of bad files another.
+        said = re.sub(r" at 0x[0-9a-f]+", "", said).rstrip(".")
         raise ImageError(
-            f"{path} is truncated or damaged: {said}", way_out="Copy or download the file again."
+            f"{path} is truncated or damaged: {said}.", way_out="Copy or download the file again."
         ) from error
 
 

@@ -59,6 +59,8 @@ def open_picture(path: Path) -> Iterator[Picture]:
                 refuse_other_kind(stream.read(16), path, kind=kind)
         picture = _OPENERS[kind](path)
         try:
+            if not picture.scenes:
+                raise ImageError(f"{path} holds no picture: it is truncated or empty.", way_out="Copy it again.")
             yield picture
         finally:
             picture.close()

@@ -252,6 +252,8 @@ def read_grey_tiff(path: Path) -> NDArray[Any]:
             refuse_other_kind(stream.read(16), path, kind="TIFF")
         picture = TiffPicture(path)
         try:
+            if not picture.scenes:
+                raise ImageError(f"{path} holds no picture: it is truncated or empty.", way_out="Copy it again.")
             first = picture.scenes[0]
             planes = [len(scene.channels) * scene.depths * scene.times * scene.pages for scene in picture.scenes]
             if planes != [1] or first.dtype not in (np.uint8, np.uint16):
