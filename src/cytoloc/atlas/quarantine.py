@@ -25,7 +25,9 @@ class Rejected(NamedTuple):
 
 def rejected(name: str, error: ImageError) -> Rejected:
     """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the way out."""
-    return Rejected(_printable(name), _printable(f"{error.message} {error.way_out}".rstrip()))
+    # What a library says has no full stop.
+    stop = "" if error.message.endswith((".", "!", "?")) or not error.way_out else "."
+    return Rejected(_printable(name), _printable(f"{error.message}{stop} {error.way_out}".rstrip()))
 
 
 def refuse_unprintable(name: str) -> None:
