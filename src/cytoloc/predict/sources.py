@@ -90,6 +90,7 @@ class FolderSource:
         """Yield the fields, decoded and resized to ``size``; those that cannot be read are rejected."""
 
         def load(name: str) -> NDArray[np.uint8] | Rejected:
+            """Return a field's picture, or why there is none."""
             try:
                 refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name])
