@@ -24,7 +24,7 @@ from cytoloc.pictures.hashes import TRANSFORMS, phashes_turned, turned
 Verdict = Literal["copy", "doubtful", "different"]
 
 COPY: Final = 0.8
-"""A registered correlation of at least this much is a copy: of planted ones most have .95, of others none has .3."""
+"""A registered correlation of at least this much is a copy; ``studies/duplicates.py`` shows what copies reach."""
 
 DOUBTFUL: Final = 0.5
 """Between this and :data:`COPY` a person should look."""
