@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -152,7 +151,7 @@ def row_of(row: FieldRow, image: NDArray[np.uint8]) -> dict[str, Any]:
     """Return the row of the table for a field: what is known of it, what is wrong with it, checksum and hashes."""
     small = np.stack([shrunk(plane, MEASURED_PX) for plane in image])
     hashes = {f"phash_{role}": number for role, number in field_hashes(small, absent=row.absent).items()}
-    return {**asdict(row), "flags": flags_of(small, absent=row.absent), "sha256": pixels_sha256(image), **hashes}
+    return {**vars(row), "flags": flags_of(small, absent=row.absent), "sha256": pixels_sha256(image), **hashes}
 
 
 def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by: dict[str, Any]) -> Atlas:
