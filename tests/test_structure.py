@@ -25,6 +25,7 @@ ALLOWED = {
     "pictures": {"errors", "labels"},
     "atlas": GROUND | {"pictures"},
     "curation": GROUND | {"atlas", "pictures"},
+    "folds": GROUND | {"atlas", "pictures"},
     "simulate": GROUND | {"atlas.store", "atlas.writer"},
     "decide": GROUND,
     "models": GROUND,
@@ -36,6 +37,7 @@ ALLOWED = {
     | {
         "bench",
         "curation",
+        "folds",
         "recipe",
         "models",
         "atlas",
@@ -121,7 +123,7 @@ def test_core_rooms_work_without_torch() -> None:
         "        if name.split('.')[0] in {'torch', 'timm', 'pytorch_lightning'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "import cytoloc.atlas.kaggle, cytoloc.atlas.folds, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
+        "import cytoloc.atlas.kaggle, cytoloc.folds.making, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
         "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.scores\n"
         "print('fine')"
     )

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from cytoloc import open_atlas
-from cytoloc.atlas.folds import make_folds, write_folds
 from cytoloc.atlas.store import Atlas
+from cytoloc.folds.making import make_folds
+from cytoloc.folds.table import write_folds
 from tests.conftest import Cli
 
 
@@ -191,7 +192,7 @@ def test_a_disk_that_cannot_be_written(
     scores.write_text(f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.5\n" for i in range(9)))
     labels.write_text("Id,Target\n" + "".join(f"{i},3\n" for i in range(9)))
     folds = tmp_path / "folds.csv"
-    write_folds(make_folds(study, k=2), folds)
+    write_folds(make_folds(study.fields, k=2), folds)
     words = {
         "simulate": ["simulate", "--fields", "12", "--size", "128"],
         "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],

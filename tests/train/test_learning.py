@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import torch
 
-from cytoloc.atlas.folds import make_folds
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
+from cytoloc.folds.making import make_folds
 from cytoloc.predict.views import dihedral, mean_logits, view_numbers
 from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Fields, loader, split_atlas
@@ -81,7 +81,7 @@ def test_the_rate_rises_once_and_falls_to_nearly_nothing() -> None:
 
 
 def test_a_fold_is_held_out_whole(study: Atlas) -> None:
-    folds = make_folds(study, k=4)
+    folds = make_folds(study.fields, k=4)
     split = split_atlas(study, folds, 2)
     assert sorted([*split.train, *split.held_out]) == list(range(len(study)))
     held = set(folds.filter(pl.col("fold") == 2)["id"])
@@ -89,7 +89,7 @@ def test_a_fold_is_held_out_whole(study: Atlas) -> None:
 
 
 def test_folds_of_another_atlas_are_refused(study: Atlas) -> None:
-    folds = make_folds(study, k=4)
+    folds = make_folds(study.fields, k=4)
     with pytest.raises(TrainingError, match="no fold 9; the folds are 0, 1, 2, 3"):
         split_atlas(study, folds, 9)
     without = folds.with_columns(pl.when(pl.col("id") == folds["id"][0]).then(None).otherwise("fold").alias("fold"))

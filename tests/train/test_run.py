@@ -11,9 +11,9 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
-from cytoloc.atlas.folds import make_folds
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
+from cytoloc.folds.making import make_folds
 from cytoloc.predict.model import load
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, load_recipe, read_resolved, recipe_names
@@ -35,7 +35,7 @@ def quiet(_line: str) -> None:
 
 @pytest.fixture(scope="module")
 def folds(study: Atlas) -> pl.DataFrame:
-    return make_folds(study, k=3)
+    return make_folds(study.fields, k=3)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     with pytest.raises(TrainingError, match="another recipe"):
         train_fold(small("seed=1"), study, folds, 1, out=tmp_path, resume=True, report=quiet)
     with pytest.raises(TrainingError, match="other fields or folds"):
-        train_fold(small(), study, make_folds(study, k=3, seed=7), 1, out=tmp_path, resume=True, report=quiet)
+        train_fold(small(), study, make_folds(study.fields, k=3, seed=7), 1, out=tmp_path, resume=True, report=quiet)
 
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
     undisturbed, resumed = weights(run / "last.ckpt"), weights(stopped / "last.ckpt")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, bench, curation, decide, demo, importing, predict, train
+from cytoloc.cli import atlas, bench, curation, decide, demo, folds, importing, predict, train
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -38,6 +38,7 @@ demo.register(app)
 atlas.register(app)
 importing.register(app)
 curation.register(app)
+folds.register(app)
 train.register(app)
 predict.register(app)
 decide.register(app)

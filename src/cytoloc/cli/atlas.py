@@ -1,4 +1,4 @@
-"""Commands that make atlases and look at them: simulate, info, show, folds."""
+"""Commands that make atlases and look at them: simulate, info, show."""
 
 from __future__ import annotations
 
@@ -26,20 +26,11 @@ class Form(StrEnum):
     kaggle = "kaggle"
 
 
-class Group(StrEnum):
-    """What `folds` keeps together."""
-
-    well = "well"
-    antibody = "antibody"
-    field = "field"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("simulate")(simulate)
     app.command("info")(info)
     app.command("show")(show)
-    app.command("folds")(folds)
 
 
 def simulate(
@@ -198,37 +189,3 @@ def show(
     truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
     contact_sheet(atlas.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
     typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
-
-
-def folds(
-    path: AtlasPath,
-    out: Annotated[Path, typer.Option(help="The new CSV id,group,fold.")],
-    k: Annotated[int, typer.Option("-k", help="How many folds.")] = 5,
-    group: Annotated[Group, typer.Option(help="What must not be separated, where it is known.")] = Group.well,
-    pairs: Annotated[Path | None, typer.Option(help="CSV a,b of near-duplicates, kept together too.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the stratification.", min=0)] = 0,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
-    ] = None,
-) -> None:
-    """Split an atlas into folds: no group crosses them, each has its share of every location.
-
-    Example: `cytoloc folds train.atlas -k 5 --out folds.csv`
-    """
-    from cytoloc.atlas import folds as splitting
-    from cytoloc.atlas.store import open_atlas
-
-    atlas = open_atlas(path)
-    known = splitting.read_pairs(pairs) if pairs else []
-    table = splitting.make_folds(atlas, k=k, group_by=group.value, pairs=known, seed=seed, without=without or ())
-    splitting.write_folds(table, out)
-    left_out = table["fold"].null_count()
-    table = table.drop_nulls()
-    sizes = table["fold"].value_counts().sort("fold")["count"].to_list()
-    typer.echo(f"{out}: {k} folds of {', '.join(map(str, sizes))} fields in {table['group'].n_unique()} groups.")
-    alone = int((~splitting.group_known(atlas.fields.filter(atlas.labelled), group.value)).sum())
-    if alone:
-        typer.echo(f"{counted(alone, 'field')} whose {group.value} is not known: each is a group of its own.")
-    if left_out:
-        typer.echo(f"{counted(left_out, 'field')} left out for {', '.join(without or ())}.")

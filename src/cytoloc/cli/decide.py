@@ -57,11 +57,11 @@ def fit(
     """
     import numpy as np
 
-    from cytoloc.atlas.folds import read_folds
     from cytoloc.decide.decision import cross_fit, fit_decision, with_provenance, write_decision
     from cytoloc.decide.metrics import macro_f1
     from cytoloc.errors import TableError
     from cytoloc.files import refuse_existing, sha256_of
+    from cytoloc.folds.table import read_folds
     from cytoloc.scores import combine, read_scores, truth_of, write_locations
 
     if out == held_out:

@@ -46,8 +46,8 @@ def train(
     Example: `cytoloc train quick train.atlas --folds folds.csv --fold all --out runs/`
     """
     require_nets()
-    from cytoloc.atlas.folds import read_folds
     from cytoloc.atlas.store import open_atlas
+    from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
     from cytoloc.train.run import check_run, train_fold

@@ -1,4 +1,4 @@
-"""Training curves and contact sheets, as PNG."""
+"""Training curves, contact sheets and the spread of folds, as PNG."""
 
 from __future__ import annotations
 
@@ -116,6 +116,33 @@ def pair_sheet(
         for place, text in ((0.0, name), (0.51, other_name)):
             axes.text(place, -0.02, text, color="grey", va="top", size=5.5, transform=axes.transAxes)
     _save(figure, path, dpi=120)
+
+
+def fold_sheet(fields: NDArray[np.int64], path: Path) -> None:
+    """Draw how many fields of each location each fold has, coloured by how far that is from an even share.
+
+    Args:
+        fields: ``(28, folds)``; locations without fields are left out.
+        path: The PNG; an existing picture is drawn anew.
+    """
+    rows = np.flatnonzero(fields.sum(axis=1))
+    rows = rows[np.argsort(-fields[rows].sum(axis=1), kind="stable")]
+    counts = fields[rows]
+    even = counts.mean(axis=1, keepdims=True)
+    figure = Figure(figsize=(4.5 + 0.7 * counts.shape[1], 1.6 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(100 * (counts / even - 1), cmap="RdBu", vmin=-25, vmax=25, aspect="auto")
+    for (row, fold), count in np.ndenumerate(counts):
+        far = abs(count / even[row, 0] - 1) > 0.18
+        axes.text(fold, row, f"{count:,}", ha="center", va="center", size=7, color="white" if far else "black")
+    axes.set_xticks(range(counts.shape[1]), [f"fold {fold}" for fold in range(counts.shape[1])])
+    axes.set_yticks(range(len(rows)), [LOCATIONS[row].name for row in rows])
+    axes.tick_params(length=0, labelsize=8)
+    axes.xaxis.tick_top()
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(drawn, ax=axes, extend="both", shrink=0.6, label="% more or fewer than an even share")
+    bar.outline.set_visible(False)
+    _save(figure, path, dpi=150)
 
 
 def panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,13 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc.atlas.folds import make_folds, read_folds, read_pairs, write_folds
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TableError
+from cytoloc.folds.making import make_folds
+from cytoloc.folds.table import read_folds, write_folds
 
 
 def test_every_field_has_one_fold_and_wells_stay_together(study: Atlas) -> None:
-    folds = make_folds(study, k=3)
+    folds = make_folds(study.fields, k=3)
     assert folds["id"].to_list() == list(study.ids)
     assert sorted(folds["fold"].unique().to_list()) == [0, 1, 2]
     joined = folds.join(study.fields, on="id")
@@ -23,7 +24,7 @@ def test_every_field_has_one_fold_and_wells_stay_together(study: Atlas) -> None:
 
 def test_pairs_join_groups_and_strange_ids_are_passed_over(study: Atlas) -> None:
     chain = [(study.ids[i], study.ids[i + 7]) for i in range(0, 28, 7)]
-    folds = make_folds(study, k=2, group_by="field", pairs=[*chain, ("elsewhere", study.ids[0])])
+    folds = make_folds(study.fields, k=2, group_by="field", pairs=[*chain, ("elsewhere", study.ids[0])])
     group = dict(folds.select("id", "group").iter_rows())
     assert len({group[study.ids[i]] for i in range(0, 35, 7)}) == 1
     assert folds["group"].n_unique() == len(study) - 4
@@ -31,7 +32,7 @@ def test_pairs_join_groups_and_strange_ids_are_passed_over(study: Atlas) -> None
 
 
 def test_locations_are_shared_out(study: Atlas) -> None:
-    folds = make_folds(study, k=2, group_by="field")
+    folds = make_folds(study.fields, k=2, group_by="field")
     in_first = folds["fold"].to_numpy() == 0
     total = study.truth.sum(axis=0)
     share = study.truth[in_first].sum(axis=0)
@@ -41,60 +42,25 @@ def test_locations_are_shared_out(study: Atlas) -> None:
 
 
 def test_the_seed_decides(study: Atlas) -> None:
-    assert make_folds(study, k=3, seed=1).equals(make_folds(study, k=3, seed=1))
-    assert not make_folds(study, k=3, seed=1).equals(make_folds(study, k=3, seed=2))
+    assert make_folds(study.fields, k=3, seed=1).equals(make_folds(study.fields, k=3, seed=1))
+    assert not make_folds(study.fields, k=3, seed=1).equals(make_folds(study.fields, k=3, seed=2))
 
 
 @pytest.mark.parametrize("k", [1, 0, 1000])
 def test_impossible_numbers_of_folds_are_refused(study: Atlas, k: int) -> None:
     with pytest.raises(TableError, match=f"{k} folds cannot be made"):
-        make_folds(study, k=k)
-
-
-def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
-    folds = make_folds(study, k=3)
-    write_folds(folds, tmp_path / "folds.csv")
-    assert read_folds(tmp_path / "folds.csv").equals(folds)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("id,group,fold\na,0,0\nb,0,1\n", "1 groups cross folds"),
-        ("id,group,fold\na,0,0\na,0,0\n", "a occurs twice"),
-        ("id,fold\na,0\n", "not a folds file"),
-        ("id,group,fold\na,0,x\n", "not a folds file"),
-        ("id,group,fold\na,0,\n", "empty cells"),
-        ("id,group,fold\n", "empty"),
-        ("", "not a folds file"),
-    ],
-)
-def test_bad_folds_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "folds.csv"
-    path.write_text(content)
-    with pytest.raises(TableError, match=r"folds\.csv") as caught:
-        read_folds(path)
-    assert message in str(caught.value)
-
-
-def test_pairs_file(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.csv"
-    path.write_text("a,b,d_protein\nx,y,3\n")
-    assert read_pairs(path) == [("x", "y")]
-    path.write_text("one,two\nx,y\n")
-    with pytest.raises(TableError, match="not a pairs file"):
-        read_pairs(path)
+        make_folds(study.fields, k=k)
 
 
 def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Atlas, tmp_path: Path) -> None:
     flags = [["er blurred"], ["er empty", "nucleus swapped"], *[[]] * (len(study) - 2)]
     marked = Atlas(study.path, study.header, study.fields.with_columns(pl.Series("flags", flags)), None)
     for without, expected in ((["blurred"], 1), (["er blurred", "swapped"], 2), (["protein blurred"], 0), ([], 0)):
-        folds = make_folds(marked, k=2, without=without)
+        folds = make_folds(marked.fields, k=2, without=without)
         assert folds["id"].to_list() == list(study.ids)
         assert folds["fold"].null_count() == expected
     path = tmp_path / f"{expected}.csv"
-    folds = make_folds(marked, k=2, without=["blurred", "empty"])
+    folds = make_folds(marked.fields, k=2, without=["blurred", "empty"])
     write_folds(folds, path)
     assert read_folds(path).equals(folds)
     assert folds.filter(pl.col("fold").is_null())["id"].to_list() == list(study.ids[:2])
@@ -103,13 +69,32 @@ def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Atlas, tmp_path
 @pytest.mark.parametrize("flag", ["blurry", "cytosol blurred"])
 def test_a_flag_that_there_is_not_is_refused(study: Atlas, flag: str) -> None:
     with pytest.raises(TableError, match=f"no flag '{flag}'"):
-        make_folds(study, k=2, without=[flag])
+        make_folds(study.fields, k=2, without=[flag])
 
 
 def test_wells_stay_together_where_the_antibody_is_not_known(study: Atlas) -> None:
     wells = pl.Series("well", [f"A{row // 4:02d}" for row in range(len(study))])
     plain = study.fields.with_columns(pl.lit(None, pl.String).alias("antibody"), pl.lit("P1").alias("plate"), wells)
-    folds = make_folds(Atlas(study.path, study.header, plain, None), k=2)
+    folds = make_folds(plain, k=2)
     joined = folds.join(plain, on="id").group_by("well").agg(pl.col("fold").n_unique(), pl.col("group").n_unique())
     assert joined["fold"].max() == joined["group"].max() == 1
     assert folds["group"].n_unique() == joined.height == -(-len(study) // 4)
+
+
+def test_folds_are_evened_in_fields_too() -> None:
+    # Twelve groups of one field and four of ten: by groups alone a fold may get none of the large ones.
+    rng = np.random.default_rng(0)
+    wells = [f"A{number}" for number in [*range(12), *np.repeat(np.arange(12, 16), 10)]]
+    labels = [[int(rng.integers(0, 2))] for _ in wells]
+    fields = pl.DataFrame(
+        {"id": [str(row) for row in range(len(wells))], "labels": labels, "plate": "1", "well": wells},
+    ).with_columns(antibody=pl.lit(None, pl.String))
+    for seed in range(5):
+        folds = make_folds(fields, k=4, seed=seed)
+        assert folds["fold"].value_counts()["count"].to_list() == [13] * 4
+
+
+def test_a_label_list_has_no_flags() -> None:
+    fields = pl.DataFrame({"id": ["a"], "labels": [[0]], "antibody": ["1"], "plate": ["1"], "well": ["1"]})
+    with pytest.raises(TableError, match="says nothing of flags"):
+        make_folds(fields, without=["blurred"])

@@ -1,0 +1,180 @@
+"""The command that splits fields for training and judging: folds."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cytoloc.cli.console import counted, progress
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cytoloc.atlas.store import Atlas
+    from cytoloc.folds.like import Resemblance
+    from cytoloc.folds.quality import FoldQuality
+
+
+class Group(StrEnum):
+    """What `folds` keeps together."""
+
+    well = "well"
+    antibody = "antibody"
+    field = "field"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("folds")(folds)
+
+
+def folds(
+    path: Annotated[str, typer.Argument(help="An atlas, or a label list, CSV Id,Target.", metavar="ATLAS|CSV")],
+    out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many folds.")] = 5,
+    group: Annotated[Group, typer.Option(help="What must not be separated, where it is known.")] = Group.well,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(help="Lists of near-duplicates, kept together too; of other sources as well. Can be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the stratification.", min=0)] = 0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(help="Pick one validation set, fold 0, that looks like these fields: an atlas, or a CSV."),
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Instead of making folds, judge this file: nothing may cross its folds.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="A PNG of what each fold has of each location.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Split fields into folds: no group crosses them, each has its share of every location.
+
+    Groups are wells (or antibodies), and near-duplicates by `--pairs`, also by way of fields of other sources.
+
+    Example: `cytoloc folds train.atlas -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
+    """
+    from cytoloc.curation.pairs import read_pairs
+    from cytoloc.files import refuse_existing
+    from cytoloc.folds import making, quality, table
+    from cytoloc.folds.groups import group_known, groups_of_fields
+
+    if (out is None) == (check is None):
+        raise typer.BadParameter("Folds are either made or checked: give one of --out and --check.")
+    if like and without:
+        raise typer.BadParameter("--like takes all fields: leave out --without.")
+    if out:
+        refuse_existing(out)
+    atlas, fields = _fields(path)
+    tied = [pair for file in pairs or () for pair in read_pairs(file)]
+    alike: list[Resemblance] = []
+    if check:
+        made = table.read_folds(check)
+        labelled = fields.filter(fields["labels"].is_not_null())
+        together = groups_of_fields(labelled, group_by=group.value, pairs=tied)
+        table.refuse_crossing(made, labelled["id"].to_list(), together, where=check)
+        made = made.join(labelled.select("id"), on="id", how="semi").with_columns(group=together)
+    elif like:
+        made, alike = _pick(atlas, path, fields, like, k=k, group=group, pairs=tied, seed=seed)
+    else:
+        made = making.make_folds(
+            fields, k=k, group_by=group.value, pairs=tied, seed=seed, without=without or (), where=path
+        )
+    if out:
+        table.write_folds(made, out)
+    found = quality.fold_quality(made, fields, seed=seed)
+    if sheet:
+        from cytoloc.report.figures import fold_sheet
+
+        fold_sheet(found.class_fields, sheet)
+    alone = int((~group_known(fields.filter(fields["labels"].is_not_null()), group.value)).sum())
+    if as_json:
+        typer.echo(json.dumps(_as_json(found, alike), indent=2))
+        return
+    lines = _lines(found, alike, str(out or check), group.value, alone, left_out=made["fold"].null_count())
+    typer.echo("\n".join(lines))
+
+
+def _fields(path: str) -> tuple[Atlas | None, pl.DataFrame]:
+    """Return the atlas if it is one, and the table of fields."""
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.folds.groups import listed_fields
+
+    if Path(path).is_file():
+        return None, listed_fields(Path(path))
+    atlas = open_atlas(path)
+    return atlas, atlas.fields
+
+
+def _looks(atlas: Atlas | None, path: str) -> pl.DataFrame:
+    from cytoloc.folds.like import looks_in_list, looks_of_atlas
+
+    if atlas is None:
+        return looks_in_list(Path(path))
+    with progress(f"looking at {path}") as advance:
+        return looks_of_atlas(atlas, advance)
+
+
+def _pick(
+    atlas: Atlas | None, path: str, fields: pl.DataFrame, like: str, *, group: Group, **settings: Any
+) -> tuple[pl.DataFrame, list[Resemblance]]:
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.folds.like import pick_like
+
+    target = _looks(None if Path(like).is_file() else open_atlas(like), like)
+    return pick_like(fields, _looks(atlas, path), target, group_by=group.value, **settings)
+
+
+def _lines(
+    found: FoldQuality, alike: list[Resemblance], where: str, group: str, alone: int, *, left_out: int
+) -> list[str]:
+    from cytoloc.labels import LOCATIONS
+
+    k = len(found.fields)
+    sizes = ", ".join(map(str, found.fields))
+    lines = [f"{where}: {k} folds of {sizes} fields in {found.groups.sum()} groups."]
+    if found.together:
+        lines.append(
+            f"{counted(found.together, 'pair')} of fields belong together; a random split would have torn apart"
+            f" {found.cut_at_random}, these folds none."
+        )
+    if found.worst and not alike:
+        number, ratio = found.worst
+        lines.append(
+            f"Spread least evenly: {LOCATIONS[number].name}, {', '.join(map(str, found.class_fields[number]))} fields"
+            f" (apart by {ratio:.1%} of their mean)."
+            if ratio
+            else "No location's fields differ by more than one between folds."
+        )
+    if found.scarce:
+        names = ", ".join(LOCATIONS[number].name for number in found.scarce)
+        lines.append(f"Fewer groups than folds, so that some fold has none: {names}.")
+    lines += [
+        f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0."
+        for each in alike
+    ]
+    if alone:
+        lines.append(f"{counted(alone, 'field')} whose {group} is not known: only --pairs can tie them to others.")
+    if left_out:
+        lines.append(f"{counted(left_out, 'field')} left out.")
+    return lines
+
+
+def _as_json(found: FoldQuality, alike: list[Resemblance]) -> dict[str, Any]:
+    return {
+        "fields": found.fields.tolist(),
+        "groups": found.groups.tolist(),
+        "together": found.together,
+        "cut_at_random": found.cut_at_random,
+        "scarce": list(found.scarce),
+        "classes": found.table().to_dicts(),
+        "like": [vars(each) for each in alike],
+    }

@@ -1,0 +1,82 @@
+"""The file of folds: CSV ``id,group,fold``, read back only if no group crosses folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.errors import TableError
+from cytoloc.files import existing, new_file
+
+_WAY_OUT = "A network would be judged on near-copies of what it saw. Make the folds with `cytoloc folds`."
+
+
+def write_folds(folds: pl.DataFrame, path: Path) -> None:
+    """Write folds as CSV ``id,group,fold`` to a path that must be free."""
+    with new_file(path) as temporary:
+        folds.write_csv(temporary)
+
+
+def read_folds(path: Path) -> pl.DataFrame:
+    """Return the folds in a CSV ``id,group,fold``; a field without a fold is left out on purpose.
+
+    Raises:
+        TableError: If a column is missing, an id repeats, or a group crosses folds.
+    """
+    schema = {"id": pl.String, "group": pl.Int64, "fold": pl.Int64}
+    try:
+        table = pl.read_csv(existing(path, what="folds file"), schema_overrides=schema, glob=False)
+        folds = table.select(*schema)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise TableError(
+            f"{path} is not a folds file: {str(error).splitlines()[0]}",
+            way_out="Make one with `cytoloc folds`.",
+        ) from error
+    if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():
+        raise TableError(f"{path} is not a folds file: it is empty or has empty cells.")
+    if folds["id"].is_duplicated().any():
+        twice = folds.filter(folds["id"].is_duplicated())["id"][0]
+        raise TableError(f"{path}: the id {twice} occurs twice.", way_out="Keep one row per id.")
+    crossing = _crossing(folds)
+    if crossing.height:
+        raise TableError(
+            f"{path}: {crossing.height} groups cross folds, e.g. group {crossing['group'][0]}.", way_out=_WAY_OUT
+        )
+    return folds
+
+
+def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int64], *, where: Path) -> None:
+    """Raise if fields that belong together are in different folds, whatever groups the file itself names.
+
+    Args:
+        folds: From :func:`read_folds`.
+        ids: Fields of which it is known what belongs together.
+        groups: The group of each of them, from :func:`~cytoloc.folds.groups.groups_of_fields`.
+        where: The file, for the message.
+
+    Raises:
+        TableError: If a group crosses folds, or a field is not in the file.
+    """
+    known = pl.DataFrame({"id": ids, "group": groups}).join(folds.select("id", "fold"), on="id", how="left")
+    missing = sorted(set(ids) - set(folds["id"]))
+    if missing:
+        raise TableError(
+            f"{where} lacks {len(missing)} of {len(ids)} fields, e.g. {missing[0]}.",
+            way_out="Make the folds of these fields with `cytoloc folds`.",
+        )
+    crossing = _crossing(known)
+    if crossing.height:
+        names = known.filter(pl.col("group") == crossing["group"][0]).drop_nulls()["id"].to_list()
+        raise TableError(
+            f"{where}: {crossing.height} groups of fields that belong together cross folds, e.g. that of"
+            f" {' and '.join(names[:2])}.",
+            way_out=_WAY_OUT,
+        )
+
+
+def _crossing(folds: pl.DataFrame) -> pl.DataFrame:
+    folds_of = folds.group_by("group", maintain_order=True).agg(pl.col("fold").drop_nulls().n_unique())
+    return folds_of.filter(pl.col("fold") > 1)

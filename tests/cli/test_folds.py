@@ -1,0 +1,97 @@
+"""The command `folds` on a simulated study, and on the competition's own lists where they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.curation.pairs import read_pairs
+from tests.conftest import DATA, Cli
+
+METADATA = DATA / "metadata"
+LISTS = (
+    "external_train_duplicates.txt",
+    "external_test_duplicates.txt",
+    "train_duplicates.txt",
+    "test_duplicates.txt",
+    "train_near_duplicates_2021.csv.gz",
+    "TestEtraMatchingUnder_259_R14_G12_B10.csv",
+)
+needs_lists = pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")
+
+
+def test_folds_are_made_drawn_and_checked(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    out, sheet = tmp_path / "folds.csv", tmp_path / "folds.png"
+    made = cli("folds", study.path, "-k", 3, "--out", out, "--sheet", sheet)
+    assert made.code == 0, made.err
+    assert "a random split would have torn apart" in made.out
+    assert sheet.stat().st_size > 10_000
+    checked = cli("folds", study.path, "--check", out)
+    assert checked.code == 0, checked.err
+    assert checked.out == made.out
+    by_field = tmp_path / "by-field.csv"
+    cli("folds", study.path, "-k", 3, "--group", "field", "--out", by_field)
+    refused = cli("folds", study.path, "--check", by_field)
+    assert refused.code == 1
+    assert "groups of fields that belong together cross folds" in refused.err
+
+
+def test_folds_are_either_made_or_checked(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    for words in ((), ("--out", tmp_path / "a.csv", "--check", tmp_path / "b.csv")):
+        said = cli("folds", study.path, *words)
+        assert said.code != 0
+        assert "either made or checked" in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_validation_set_like_the_test_set(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    out = tmp_path / "folds.csv"
+    said = cli("folds", study.path, "--like", study.path, "-k", 4, "--out", out, "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert [each["look"] for each in found["like"]] == [
+        "original_px",
+        *(f"mean_{r}" for r in ("microtubules", "protein", "nucleus", "er")),
+    ]
+    assert all(each["before"] == 0 for each in found["like"])
+    assert found["fields"][0] == pytest.approx(len(study) / 4, abs=2)
+    assert pl.read_csv(out)["fold"].n_unique() == 2
+
+
+@needs_lists
+def test_the_competitions_training_set(cli: Cli, tmp_path: Path) -> None:
+    pairs = [word for name in LISTS for word in ("--pairs", METADATA / name)]
+    out = tmp_path / "folds.csv"
+    said = cli("folds", METADATA / "train.csv.gz", *pairs, "--out", out, "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert sum(found["fields"]) == 31_072
+    assert max(found["fields"]) - min(found["fields"]) <= 12
+    for row in found["classes"]:
+        groups = np.array([row[f"groups_{fold}"] for fold in range(5)])
+        assert groups.min() > 0
+        assert np.abs(groups - groups.mean()).max() <= max(1, 0.05 * groups.mean())
+    assert not found["scarce"]
+    assert found["together"] > 1_000
+    assert found["cut_at_random"] == pytest.approx(0.8 * found["together"], rel=0.1)
+    fold = dict(pl.read_csv(out).select("id", "fold").iter_rows())
+    for name in ("train_duplicates.txt", "train_near_duplicates_2021.csv.gz"):
+        assert all(fold[a] == fold[b] for a, b in read_pairs(METADATA / name) if a in fold and b in fold)
+
+
+@needs_lists
+def test_a_validation_set_with_the_sizes_of_the_competitions_test(cli: Cli, tmp_path: Path) -> None:
+    said = cli(
+        "folds", METADATA / "train_with_file_sizes.csv.gz", "--like", METADATA / "test_with_file_sizes.csv.gz",
+        "--out", tmp_path / "folds.csv", "--json",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    (size,) = json.loads(said.out)["like"]
+    assert size["look"] == "original_px"
+    assert size["before"] == pytest.approx(0.294, abs=0.001)
+    assert size["after"] < 0.01

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import TableError
+from cytoloc.folds.making import make_folds
+from cytoloc.folds.table import read_folds, refuse_crossing, write_folds
+
+
+def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
+    folds = make_folds(study.fields, k=3)
+    write_folds(folds, tmp_path / "folds.csv")
+    assert read_folds(tmp_path / "folds.csv").equals(folds)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,group,fold\na,0,0\nb,0,1\n", "1 groups cross folds"),
+        ("id,group,fold\na,0,0\na,0,0\n", "a occurs twice"),
+        ("id,fold\na,0\n", "not a folds file"),
+        ("id,group,fold\na,0,x\n", "not a folds file"),
+        ("id,group,fold\na,0,\n", "empty cells"),
+        ("id,group,fold\n", "empty"),
+        ("", "not a folds file"),
+    ],
+)
+def test_bad_folds_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "folds.csv"
+    path.write_text(content)
+    with pytest.raises(TableError, match=r"folds\.csv") as caught:
+        read_folds(path)
+    assert message in str(caught.value)
+
+
+def test_what_belongs_together_must_not_cross_whatever_the_file_says() -> None:
+    folds = pl.DataFrame({"id": ["a", "b", "c", "d"], "group": [0, 1, 2, 3], "fold": [0, 1, 1, None]})
+    where = Path("folds.csv")
+    refuse_crossing(folds, ["a", "b", "c"], np.array([0, 1, 1]), where=where)
+    refuse_crossing(folds, ["a", "d"], np.array([0, 0]), where=where)
+    with pytest.raises(TableError, match=r"1 groups of fields .* that of a and c"):
+        refuse_crossing(folds, ["a", "b", "c"], np.array([0, 1, 0]), where=where)
+    with pytest.raises(TableError, match=r"lacks 1 of 2 fields, e\.g\. e"):
+        refuse_crossing(folds, ["a", "e"], np.array([0, 1]), where=where)
