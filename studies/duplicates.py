@@ -1,16 +1,20 @@
-"""How planted copies of real fields are found again, and how long the search for near hashes takes.
+"""How planted copies are found again among fields that are not copies: real ones, and simulated ones of shared wells.
 
-    python studies/duplicates.py IMAGES
+    python studies/duplicates.py IMAGES [--simulated 200]
 
-IMAGES holds fields as the 2018 competition names them. For each kind of copy: the share whose hashes are within the
-limits, and the least registered correlation; beside them that of pairs of different fields.
+IMAGES holds fields as the 2018 competition names them. For each kind of copy `find_duplicates` looks through all
+originals and all copies of that kind at once: recall is the share of copies found as such, precision the share of right
+pairs among those found as such. Simulated fields are two or more of each well, so a field of the same well could be
+mistaken for a copy. The last line is the greatest correlation of pairs that are none.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -18,69 +22,128 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
+from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.writer import write_atlas
+from cytoloc.curation.duplicates import find_duplicates
 from cytoloc.curation.matching import registered_correlation
-from cytoloc.labels import CHANNELS
-from cytoloc.pictures.hashes import phashes
+from cytoloc.pictures.hashes import TRANSFORMS, turned
+from cytoloc.simulate.study import simulate_atlas
 
 Image = NDArray[np.uint8]
+Change = Callable[[Image], Image]
 
 
-def each(image: Image, change: Callable[[Image], Image]) -> Image:
+def jpeg(image: Image, quality: int) -> Image:
+    """Return a field after JPEG, channel by channel."""
+    return each(
+        image,
+        lambda plane: cv2.imdecode(
+            cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE
+        ),
+    )
+
+
+def brightness(image: Image, gain: float) -> Image:
+    """Return a field of other brightness."""
+    return np.clip(image * gain, 0, 255).astype(np.uint8)
+
+
+def cropped(image: Image, share: float) -> Image:
+    """Return a field without a share of its edge at the right and the bottom, at its old size."""
+    kept = image.shape[1] - int(image.shape[1] * share)
+    return each(image, lambda plane: cv2.resize(plane[:kept, :kept], plane.shape))
+
+
+def rescaled(image: Image, factor: int) -> Image:
+    """Return a field that was once smaller."""
+    edge = image.shape[1] // factor
+
+    def plane_of(plane: Image) -> Image:
+        return cv2.resize(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), plane.shape)
+
+    return each(image, plane_of)
+
+
+def each(image: Image, change: Change) -> Image:
     """Return a field with every channel changed."""
     return np.stack([change(plane) for plane in image]).astype(np.uint8)
 
 
-def jpeg(plane: Image, quality: int) -> Image:
-    """Return a plane after JPEG."""
-    return cv2.imdecode(cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+def turned_jpeg(image: Image, transform: str) -> Image:
+    """Return a field turned, dimmed and compressed."""
+    return jpeg(brightness(np.ascontiguousarray(turned(image, transform)), 0.7), 75)
 
 
-def cropped(plane: Image, share: float) -> Image:
-    """Return a plane without a share of its edge at the right and the bottom, at its old size."""
-    edge = len(plane)
-    kept = edge - int(edge * share)
-    return cv2.resize(plane[:kept, :kept], (edge, edge))
-
-
-def rescaled(plane: Image, edge: int) -> Image:
-    """Return a plane that was once smaller."""
-    small = cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, plane.shape)
-
-
-KINDS: dict[str, Callable[[Image], Image]] = {
-    **{f"JPEG {quality}": lambda plane, q=quality: jpeg(plane, q) for quality in (90, 75, 50)},
-    **{f"brightness {gain}": lambda plane, g=gain: np.clip(plane * g, 0, 255) for gain in (0.7, 1.3)},
-    **{f"crop {share:.0%}": lambda plane, s=share: cropped(plane, s) for share in (0.02, 0.05, 0.1)},
-    **{f"{edge} px and back": lambda plane, e=edge: rescaled(plane, e) for edge in (256, 128)},
+KINDS: dict[str, Sequence[Change]] = {
+    **{f"JPEG {quality}": [partial(jpeg, quality=quality)] for quality in (90, 75, 50)},
+    **{f"brightness x{gain}": [partial(brightness, gain=gain)] for gain in (0.7, 1.3)},
+    **{f"shrunk to 1/{factor} and back": [partial(rescaled, factor=factor)] for factor in (2, 4)},
+    "turned or mirrored (7 ways)": [partial(turned, transform=way) for way in TRANSFORMS[1:]],
+    "turned, x0.7, JPEG 75": [partial(turned_jpeg, transform=way) for way in TRANSFORMS[1:]],
+    **{f"{share:.0%} of two edges cropped": [partial(cropped, share=share)] for share in (0.02, 0.05, 0.1)},
 }
 
 
+def copies_of(atlas: Atlas, changes: Sequence[Change]) -> Iterator[tuple[FieldRow, Image]]:
+    """Yield a copy of every field, changed in the ways of ``changes`` by turns."""
+    for row, name in enumerate(atlas.ids):
+        changed = np.ascontiguousarray(changes[row % len(changes)](atlas[row]))
+        yield FieldRow(id=f"copy-{name}", source="copy", original_px=atlas.size, original_width_px=atlas.size), changed
+
+
+def judge(originals: Atlas, folder: Path) -> None:
+    """Print recall and precision for each kind of copy."""
+    for number, (kind, changes) in enumerate(KINDS.items()):
+        path = folder / f"{number}.atlas"
+        copies = write_atlas(path, copies_of(originals, changes), size=originals.size, made_by={"command": "study"})
+        found = find_duplicates([originals, copies])
+        right = [a.removeprefix("copy-") == b.removeprefix("copy-") for a, b in found.select("a", "b").iter_rows()]
+        marked = found.with_columns(right=np.array(right, bool))
+        as_copy = marked.filter(marked["verdict"] == "copy")
+        doubtful = marked.filter(marked["verdict"] == "doubtful")
+        hits = int(as_copy["right"].sum())
+        precision = hits / as_copy.height if as_copy.height else 1.0
+        print(
+            f"{kind:<28} recall {hits / len(originals):.3f}   precision {precision:.3f}"
+            f"   doubtful: {int(doubtful['right'].sum())} right, {int((~doubtful['right']).sum())} wrong"
+            f"   suggested by hashes {found.height}",
+            flush=True,
+        )
+
+
+def different(atlas: Atlas, pairs: Sequence[tuple[int, int]]) -> None:
+    """Print the greatest correlation of some pairs of different fields."""
+    greatest = max(registered_correlation(atlas[one], atlas[other]) for one, other in pairs)
+    print(f"{len(pairs)} pairs that are no copies: greatest correlation {greatest:.3f}\n", flush=True)
+
+
 def main() -> None:
-    """Print a line per kind of copy, then the time of a search."""
-    folder = Path(sys.argv[1])
-    found = find_kaggle_fields(folder)
-    fields = [read_kaggle_field(folder, name, found[name]) for name in sorted(found)]
-    limits = [DEFAULT_LIMITS.get(role, 64) for role in CHANNELS]
-    for kind, change in KINDS.items():
-        near, correlations = [], []
-        for field in fields:
-            copy = each(field, change)
-            bits = [(a ^ b).bit_count() for a, b in zip(phashes(field), phashes(copy), strict=True)]
-            near.append(all(bit <= limit for bit, limit in zip(bits, limits, strict=True)))
-            correlations.append(registered_correlation(field, copy))
-        print(f"{kind:<20} within the limits {np.mean(near):.3f}   least correlation {min(correlations):.3f}")
+    """Judge real fields, then simulated ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--simulated", type=int, default=200)
+    given = parser.parse_args()
     rng = np.random.default_rng(0)
-    others = [
-        registered_correlation(*(fields[i] for i in rng.choice(len(fields), 2, replace=False))) for _ in range(300)
-    ]
-    print(f"300 pairs of different fields: greatest correlation {max(others):.3f}")
-    a, b = (Hashes(rng.integers(0, 2**64, (n, 4), dtype=np.uint64), np.ones((n, 4), bool)) for n in (11_702, 74_606))
-    b.bits[:2000] = a.bits[:2000]
-    started = time.perf_counter()
-    pairs = near_pairs(a, b)
-    print(f"11,702 x 74,606 random hashes: {time.perf_counter() - started:.2f} s, {len(pairs.a)} of 2000 planted found")
+    with tempfile.TemporaryDirectory() as place:
+        found = find_kaggle_fields(given.images)
+        fields = (
+            (
+                FieldRow(id=name, source="kaggle", original_px=512, original_width_px=512),
+                read_kaggle_field(given.images, name, found[name]),
+            )
+            for name in sorted(found)
+        )
+        real = write_atlas(Path(place) / "real.atlas", fields, size=512, made_by={"command": "study"})
+        print(f"{len(real)} real fields of {real.size} px")
+        judge(real, Path(place))
+        everyone = list(combinations(range(len(real)), 2))
+        different(real, [everyone[i] for i in rng.choice(len(everyone), 500, replace=False)])
+        drawn = simulate_atlas(Path(place) / "drawn.atlas", n_fields=given.simulated, seed=0, size=256)
+        print(f"{len(drawn)} simulated fields of {drawn.size} px")
+        (Path(place) / "of-drawn").mkdir()
+        judge(drawn, Path(place) / "of-drawn")
+        wells = drawn.fields.with_row_index("row").group_by("antibody", "plate", "well").agg("row")["row"]
+        different(drawn, [pair for rows in wells for pair in combinations(rows.to_list(), 2)])
 
 
 if __name__ == "__main__":

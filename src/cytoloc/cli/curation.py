@@ -1,4 +1,4 @@
-"""Commands that look at fields before anything learns from them: duplicates, audit."""
+"""Commands that look at fields before anything learns from them: duplicates, audit, leak."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("duplicates")(duplicates)
     app.command("audit")(audit)
+    app.command("leak")(leak)
 
 
 def duplicates(
@@ -222,3 +223,70 @@ def _print_audit(result: Audit, names: tuple[str, ...]) -> None:
         typer.echo(
             f"{name:<43} {row['both']:>6} {row['only_listed']:>12} {row['only_true']:>10} {row['f1']:>6.3f}  {wrong}"
         )
+
+
+def leak(
+    pairs: Annotated[
+        list[Path], typer.Argument(help="Of `cytoloc duplicates`, or a published list of pairs.", metavar="PAIRS…")
+    ],
+    labels: Annotated[
+        list[Path], typer.Option(help="Labelled fields: CSV Id,Target, or an atlas. Can be repeated; the first counts.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new CSV, Id,Target and where each comes from.")],
+    test: Annotated[
+        Path | None,
+        typer.Option(help="The test fields: an atlas, or a CSV with Id. By default ids that are nobody else's."),
+    ] = None,
+    doubtful: Annotated[bool, typer.Option(help="Also take pairs with the verdict doubtful.")] = False,
+) -> None:
+    """Find test fields that are copies of labelled ones, and what their labels say.
+
+    Labels are those of the copy, or of its well. `decide apply --leak` uses them, `score --leak` says what they do.
+
+    Example: `cytoloc leak pairs.csv --labels external.atlas --test test.atlas --out leak.csv`
+    """
+    from cytoloc.curation import leak as leaking
+    from cytoloc.curation.pairs import read_matches
+    from cytoloc.files import refuse_existing
+
+    refuse_existing(out)
+    tied = [pair for path in pairs for pair in read_matches(path) if doubtful or pair.verdict != "doubtful"]
+    have, places = _labelled(labels)
+    found = leaking.find_leak(tied, leaking.known_labels(have, places), test=_ids(test) if test else None)
+    leaking.write_leak(found, out)
+    from_wells = int((found.table["labels_of"] == "well").sum())
+    contradicted = int((found.table["contradicted"] > 0).sum())
+    lines = [
+        f"{out}: {counted(found.table.height, 'test field')} with labels of a copy, {from_wells} of them by its well."
+    ]
+    if contradicted:
+        lines.append(f"{counted(contradicted, 'field')} with several copies whose labels differ: the surest counts.")
+    if found.unlabelled:
+        lines.append(f"{counted(found.unlabelled, 'test field')} whose copies have no labels.")
+    if found.passed_over:
+        lines.append(
+            f"{counted(found.passed_over, 'pair')} not of a test field and another one, or held to be different."
+        )
+    typer.echo("\n".join(lines))
+
+
+def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
+    """Return the labels in several lists or atlases, and plate and well of the fields of atlases."""
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.cli.console import read_truth
+
+    labels: dict[str, tuple[int, ...]] = {}
+    places: dict[str, tuple[str, str]] = {}
+    for path in paths:
+        labels = read_truth(path) | labels
+        if path.is_dir():
+            rows = open_atlas(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
+            places |= {name: (plate, well) for name, plate, well in rows}
+    return labels, places
+
+
+def _ids(path: Path) -> set[str]:
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.scores import read_ids
+
+    return set(open_atlas(path).ids if path.is_dir() else read_ids(path))

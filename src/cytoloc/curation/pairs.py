@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cytoloc.errors import TableError
 from cytoloc.files import existing
@@ -13,8 +14,44 @@ _HEADERS: Final[tuple[tuple[str, str], ...]] = (("a", "b"), ("Extra", "Test"), (
 """Names of the two columns of ids: ours, the competition's leak list, and the near-duplicates of 2021."""
 
 
+_NUMBERS: Final[dict[str, tuple[str, ...]]] = {
+    "microtubules": ("d_microtubules", "SimR"),
+    "protein": ("d_protein", "SimG"),
+    "nucleus": ("d_nucleus", "SimB"),
+    "correlation": ("correlation",),
+}
+"""Names of the columns of numbers, ours and those of the published lists."""
+
+
+class Pair(NamedTuple):
+    """Two fields that somebody holds to be the same; None where the list does not say it.
+
+    Attributes:
+        a: The id of the one field.
+        b: That of the other.
+        microtubules: Bits by which the hashes of that channel differ.
+        protein: Likewise.
+        nucleus: Likewise.
+        correlation: How well their pixels agree, from -1 to 1.
+        verdict: ``copy``, ``doubtful`` or ``different``.
+    """
+
+    a: str
+    b: str
+    microtubules: float | None = None
+    protein: float | None = None
+    nucleus: float | None = None
+    correlation: float | None = None
+    verdict: str | None = None
+
+
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Return the pairs of ids in a file.
+    """Return the ids of the pairs in a file; see :func:`read_matches`."""
+    return [(pair.a, pair.b) for pair in read_matches(path)]
+
+
+def read_matches(path: Path) -> list[Pair]:
+    """Return the pairs in a file, with what it says of them.
 
     It may have a header, with the columns ``a,b`` (`cytoloc duplicates`), ``Extra,Test`` (the list of 259 leaks) or
     ``Train,Extra``; or none, each line being ids with commas between of which the last is the same as each before it.
@@ -44,8 +81,22 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
                 f"{path}, line {number}: {','.join(row)!r} is not a pair of ids.",
                 way_out="Give a CSV with the columns a,b, or lines of ids with commas between.",
             )
-        pairs += [(one, ids[-1]) for one in ids[:-1]]
+        said = _said(header, row, where=f"{path}, line {number}") if columns else Pair("", "")
+        pairs += [said._replace(a=one, b=ids[-1]) for one in ids[:-1]]
     return pairs
+
+
+def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
+    """Return what a line says besides its ids."""
+    cells = dict(zip(header, row, strict=False))
+    numbers: dict[str, float | None] = {}
+    for name, columns in _NUMBERS.items():
+        text = next((cells[column] for column in columns if cells.get(column)), None)
+        try:
+            numbers[name] = None if text is None else float(text)
+        except ValueError as error:
+            raise TableError(f"{where}: {text!r} is not a number.") from error
+    return Pair("", "", **numbers, verdict=cells.get("verdict") or None)
 
 
 def _plain_lines(path: Path) -> list[str]:

@@ -1,0 +1,152 @@
+"""Leaks: test fields that are copies of labelled ones, and what the labels of those say of them.
+
+A leak tells how good a list of labels is at copying, not how good a network is at seeing. So it is found and written
+down, and used only when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import polars as pl
+
+from cytoloc.curation.pairs import Pair
+from cytoloc.errors import TableError
+from cytoloc.files import new_file
+from cytoloc.hpa_names import parse_hpa_id
+from cytoloc.labels import format_labels
+
+Labels = Mapping[str, tuple[int, ...]]
+
+SCHEMA: Final = pl.Schema(
+    {
+        "Id": pl.String(),
+        "Target": pl.String(),
+        "source": pl.String(),
+        "labels_of": pl.String(),
+        "d_microtubules": pl.Float64(),
+        "d_protein": pl.Float64(),
+        "d_nucleus": pl.Float64(),
+        "correlation": pl.Float64(),
+        "verdict": pl.String(),
+        "contradicted": pl.Int64(),
+    }
+)
+"""Columns of ``leak.csv``; ``Id,Target`` make it a label list like any other."""
+
+
+class Known(NamedTuple):
+    """What is known of labelled fields.
+
+    Attributes:
+        of_field: The labels of each field, by its id.
+        of_well: The labels of each well, by plate and well; None where its fields contradict each other.
+    """
+
+    of_field: Labels
+    of_well: Mapping[tuple[str, str], tuple[int, ...] | None]
+
+
+class Leak(NamedTuple):
+    """What labelled fields say of test fields.
+
+    Attributes:
+        table: A row per test field that has a copy with labels, columns as in :data:`SCHEMA`.
+        unlabelled: Test fields whose copies have no labels.
+        passed_over: Pairs that do not tie a test field to another one, or are held to be different.
+    """
+
+    table: pl.DataFrame
+    unlabelled: int
+    passed_over: int
+
+
+def known_labels(labels: Labels, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
+    """Return what a list of labels says of fields and of wells.
+
+    Args:
+        labels: By id of a field.
+        places: Plate and well of fields whose ids do not say them.
+    """
+    wells: dict[tuple[str, str], tuple[int, ...] | None] = {}
+    for name, ids in labels.items():
+        place = (places or {}).get(name) or _place(name)
+        if place is not None:
+            wells[place] = ids if wells.get(place, ids) == ids else None
+    return Known(labels, wells)
+
+
+def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | None = None) -> Leak:
+    """Return what the labels of their copies say of test fields.
+
+    The labels of a copy are those of its id, else those of its well. If a test field has several copies the surest
+    counts (of the highest correlation, then of the least bits), and ``contradicted`` says how many have other labels.
+
+    Args:
+        pairs: Fields that are copies of each other; those with the verdict ``different`` are passed over.
+        known: The labelled fields.
+        test: Ids of the test fields; by default all ids that have no labels and name no well.
+
+    Raises:
+        TableError: If no pair ties a test field to another one.
+    """
+    copies: dict[str, list[tuple[Pair, str]]] = {}
+    passed_over = 0
+    for pair in pairs:
+        ends = [
+            (field, other)
+            for field, other in ((pair.a, pair.b), (pair.b, pair.a))
+            if _is_test(field, test, known) and not _is_test(other, test, known)
+        ]
+        if pair.verdict == "different" or not ends:
+            passed_over += 1
+            continue
+        ((field, other),) = ends
+        copies.setdefault(field, []).append((pair, other))
+    if not copies:
+        raise TableError(
+            f"None of {len(pairs)} pairs ties a test field to a labelled one.",
+            way_out="Give pairs of these two sets of fields.",
+        )
+    rows = []
+    for field, found in copies.items():
+        said = [(pair, other, *labels) for pair, other in found if (labels := _labels(other, known)) is not None]
+        if not said:
+            continue
+        pair, other, ids, of = max(said, key=lambda each: _sureness(each[0]))
+        contradicted = sum(labels != ids for _, _, labels, _ in said)
+        bits = (pair.microtubules, pair.protein, pair.nucleus)
+        rows.append((field, format_labels(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
+    table = pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("Id")
+    return Leak(table, len(copies) - len(rows), passed_over)
+
+
+def write_leak(leak: Leak, path: Path) -> None:
+    """Write what was found as CSV to a path that must be free."""
+    with new_file(path) as temporary:
+        leak.table.write_csv(temporary)
+
+
+def _place(name: str) -> tuple[str, str] | None:
+    said = parse_hpa_id(name)
+    return said.place if said else None
+
+
+def _is_test(name: str, test: Collection[str] | None, known: Known) -> bool:
+    return name in test if test is not None else name not in known.of_field and _place(name) is None
+
+
+def _labels(name: str, known: Known) -> tuple[tuple[int, ...], str] | None:
+    """Return the labels of a field and whether they are its own or its well's."""
+    if name in known.of_field:
+        return known.of_field[name], "field"
+    place = _place(name)
+    ids = known.of_well.get(place) if place else None
+    return None if ids is None else (ids, "well")
+
+
+def _sureness(pair: Pair) -> tuple[float, float]:
+    bits = [each for each in (pair.microtubules, pair.protein, pair.nucleus) if each is not None]
+    return (-2.0 if pair.correlation is None else pair.correlation, -sum(bits))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from cytoloc.curation.leak import SCHEMA, find_leak, known_labels
+from cytoloc.curation.pairs import Pair, read_matches
+from cytoloc.errors import TableError
+from tests.conftest import DATA, Cli
+
+METADATA = DATA / "metadata"
+LABELS = {"1_2_A1_1": (0, 7), "1_2_A1_2": (0, 7), "1_2_A2_1": (25,), "1_2_A2_2": (0,)}
+
+
+def test_labels_are_those_of_the_copy_or_of_its_well() -> None:
+    pairs = [Pair("1_2_A1_1", "t1"), Pair("t2", "1_2_A1_9"), Pair("1_2_A2_2", "t3"), Pair("1_2_A2_9", "t4")]
+    found = find_leak(pairs, known_labels(LABELS))
+    assert found.table.schema == SCHEMA
+    assert found.table.select("Id", "Target", "source", "labels_of").rows() == [
+        ("t1", "0 7", "1_2_A1_1", "field"),
+        ("t2", "0 7", "1_2_A1_9", "well"),
+        ("t3", "0", "1_2_A2_2", "field"),
+    ]
+    # The fields of well A2 contradict each other, so it says nothing of its third.
+    assert (found.unlabelled, found.passed_over) == (1, 0)
+
+
+def test_the_surest_copy_counts_and_others_are_counted() -> None:
+    pairs = [
+        Pair("1_2_A1_1", "t", 4, 4, 4, 0.91),
+        Pair("1_2_A2_1", "t", 0, 0, 0, 0.85),
+        Pair("1_2_A2_2", "t", 1, 1, 1, None),
+        Pair("1_2_A1_2", "t", 9, 9, 9, 0.91),
+    ]
+    row = find_leak(pairs, known_labels(LABELS)).table.row(0, named=True)
+    assert (row["Target"], row["source"], row["contradicted"]) == ("0 7", "1_2_A1_1", 2)
+    row = find_leak([pair._replace(correlation=None) for pair in pairs], known_labels(LABELS)).table.row(0, named=True)
+    assert (row["Target"], row["d_protein"]) == ("25", 0)
+
+
+def test_what_is_no_leak_is_passed_over() -> None:
+    pairs = [
+        Pair("1_2_A1_1", "1_2_A1_2"),
+        Pair("t1", "t2"),
+        Pair("1_2_A1_1", "t3", verdict="different"),
+        Pair("1_2_A1_1", "t4"),
+    ]
+    found = find_leak(pairs, known_labels(LABELS))
+    assert (found.table["Id"].to_list(), found.passed_over) == (["t4"], 3)
+    with pytest.raises(TableError, match="None of 3 pairs"):
+        find_leak(pairs[:3], known_labels(LABELS))
+
+
+def test_test_fields_may_be_named() -> None:
+    # Training and test ids of the competition look alike, and a training field may be listed as a copy of another.
+    known = known_labels({"k1": (3,), "k2": (4,)})
+    pairs = [Pair("k1", "k2"), Pair("k1", "t"), Pair("k2", "u")]
+    assert find_leak(pairs, known, test={"t"}).table["Id"].to_list() == ["t"]
+    assert find_leak(pairs, known).table["Id"].to_list() == ["t", "u"]
+
+
+def test_wells_of_an_atlas_are_those_of_its_table() -> None:
+    known = known_labels({"x": (5,)}, places={"x": ("2", "A1")})
+    assert find_leak([Pair("1_2_A1_4", "t")], known).table.select("Target", "labels_of").rows() == [("5", "well")]
+
+
+def test_numbers_of_the_published_list_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("Extra,Test,SimR,SimG,SimB\nENSG1_1_2_A1_1,t,10,6,2\n")
+    assert read_matches(path) == [Pair("ENSG1_1_2_A1_1", "t", 10, 6, 2)]
+    path.write_text("a,b,d_microtubules,correlation,verdict\nx,y,3,0.93,copy\nu,v,,,\n")
+    assert read_matches(path) == [Pair("x", "y", 3, None, None, 0.93, "copy"), Pair("u", "v")]
+    path.write_text("a,b,correlation\nx,y,high\n")
+    with pytest.raises(TableError, match="line 2: 'high' is not a number"):
+        read_matches(path)
+
+
+@pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")
+def test_the_list_of_259_is_worth_little(cli: Cli, tmp_path: Path) -> None:
+    pairs = METADATA / "TestEtraMatchingUnder_259_R14_G12_B10.csv"
+    for name, labels in (("antibody", "HPAv18RBGY_wodpl"), ("well", "per_well_labels")):
+        said = cli("leak", pairs, "--labels", METADATA / f"{labels}.csv.gz", "--out", tmp_path / f"{name}.csv")
+        assert said.code == 0, said.err
+    assert pl.read_csv(tmp_path / "antibody.csv").height == 257  # two of the 259 are listed twice
+    assert "19 test fields whose copies have no labels" in said.out
+    audited = json.loads(cli("audit", tmp_path / "antibody.csv", "--truth", tmp_path / "well.csv", "--json").out)
+    assert (audited["matched"], audited["equal"]) == (238, 97)
