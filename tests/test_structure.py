@@ -32,7 +32,7 @@ ALLOWED = {
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},
     "train": GROUND | {"recipe", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
-    "bench": GROUND | {"atlas", "pictures"},
+    "bench": GROUND | {"atlas", "curation", "pictures"},
     "cli": GROUND
     | {
         "bench",

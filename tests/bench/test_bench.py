@@ -4,8 +4,10 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cytoloc.bench.duplicates import PLANTED, competition_hashes
 from cytoloc.bench.rounds import in_turns
 from tests.conftest import Cli
 
@@ -38,3 +40,20 @@ def test_the_atlas_is_measured_against_files(tmp_path: Path, cli: Cli) -> None:
     text = cli(*call).out
     assert "four cv2.imread" in text
     assert "of raw pixels" in text
+
+
+@pytest.mark.slow
+def test_duplicates_are_measured_against_imagehash(tmp_path: Path, cli: Cli) -> None:
+    call = ["bench", "duplicates", "--size", 64, "--rounds", 1, "--workshop", tmp_path]
+    measured = json.loads(cli(*call, "--json").out)["duplicates"]
+    assert (measured["fields"], measured["found"]) == (64, 1.0)
+    assert measured["close"] >= 0.95
+    assert [way["name"] for way in measured["hashing"]] == ["ImageHash", "cytoloc"]
+    assert "of planted copies found" in cli(*call).out
+
+
+def test_planted_copies_are_within_the_limits() -> None:
+    test, external = competition_hashes()
+    off = np.bitwise_count(test.bits[:PLANTED] ^ external.bits[:PLANTED])
+    assert off.max(axis=0).tolist() == [14, 12, 10, 0]
+    assert off[:, :3].min() == 0
