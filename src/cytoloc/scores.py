@@ -150,7 +150,7 @@ def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False
     table = read_csv(path)
     _require_columns(table, ["Id", column], path)
     if table.height == 0:
-        raise TableError(f"{path} has no rows.")
+        raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     return {
         name: () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")

@@ -212,3 +212,16 @@ def test_a_disk_that_cannot_be_written(
     # What can be resumed is kept.
     left = "" if read_only else {"train": "out", "import": "out.part"}.get(command, "")
     assert f"left: {left}\n" in done.stdout
+
+
+def test_a_folder_of_jpegs_is_shown_the_way(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "10580_1610_C1_1_red.jpg").write_bytes(b"")
+    said = cli("import", "kaggle", tmp_path, "--out", tmp_path / "a.atlas")
+    assert said.code == 1
+    assert "JPEG files are for `cytoloc import hpa`" in said.err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
+def test_a_folder_that_takes_no_files_is_said_to_be_one(cli: Cli, pictures: Path) -> None:
+    said = cli("import", "kaggle", pictures, "--out", "/proc/x.atlas")
+    assert (said.code, "/proc takes no new files" in said.err) == (1, True)

@@ -225,7 +225,7 @@ def _pack(
                 if strict:
                     raise ImageError(
                         f"{loaded.id}: {loaded.reason}",
-                        way_out=f"Mend it, or leave out --strict, and start again: what is done is kept in {part}.",
+                        way_out=f"Mend it, or leave out --strict, and start again: whole shards that are done are kept in {part}.",
                     )
                 bad.append(loaded)
                 journal.rejected.append(loaded)

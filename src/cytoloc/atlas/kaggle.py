@@ -200,10 +200,11 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
             suffixes[place] = dot + suffix
             found[name] = shared.setdefault(tuple(suffixes), tuple(suffixes))
     if not found:
+        hint = " JPEG files are for `cytoloc import hpa` or `import folder`." if any(folder.glob("*.jp*g")) else ""
         raise ImageError(
             f"{folder} holds no fields.",
             way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
-            " and {Id}_yellow.png (or .tif).",
+            f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
     return KaggleFiles(found)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from cytoloc.atlas.quarantine import Rejected
 from cytoloc.errors import OutputExistsError, StorageError
@@ -112,7 +112,7 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.part.lock")
     while True:
-        with lock.open("w") as stream:
+        with _opened(lock) as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -128,6 +128,16 @@ def locked(path: Path) -> Iterator[None]:
             finally:
                 lock.unlink()
             return
+
+
+def _opened(lock: Path) -> IO[str]:
+    try:
+        return lock.open("w")
+    except FileNotFoundError as error:
+        # Its folder is there: some file systems, such as /proc, take no new files and say so in this way.
+        raise StorageError(
+            f"{lock.parent} takes no new files.", way_out="Choose an --out on a disk that can be written."
+        ) from error
 
 
 def enter(path: Path, plan: str) -> Path:

@@ -343,7 +343,7 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
                 source, out, size=size, strict=strict, append=append, skip_known=skip_known, advance=advance
             )
     except KeyboardInterrupt:
-        typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
+        typer.echo(f"{out} was stopped; the same command goes on after the last whole shard.", err=True)
         raise
     known = f", {imported.known} were there already" if imported.known else ""
     typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
