@@ -225,7 +225,7 @@ def _pack(
                 if strict:
                     raise ImageError(
                         f"{loaded.id}: {loaded.reason}",
-                        way_out=f"Mend it, or leave out --strict, and start again: whole shards that are done are kept in {part}.",
+                        way_out=f"Mend it, or leave out --strict, and start again: {part} keeps the whole shards.",
                     )
                 bad.append(loaded)
                 journal.rejected.append(loaded)
