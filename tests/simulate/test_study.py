@@ -10,29 +10,30 @@ from cytoloc.atlas.kaggle import import_kaggle
 from cytoloc.atlas.store import Atlas, FieldRow
 from cytoloc.errors import CytolocError
 from cytoloc.labels import TRAINING_COUNTS
-from cytoloc.simulate.cells import Scene, draw_scene
+from cytoloc.simulate.cells import Phase
 from cytoloc.simulate.patterns import PATTERNS
+from cytoloc.simulate.stains import StainedScene, draw_stained
 from cytoloc.simulate.study import Plan, draw_field, plan_study, simulate_atlas, simulate_kaggle
 
 
 @pytest.fixture(scope="module")
-def scene() -> Scene:
-    return draw_scene(np.random.default_rng(1), 256)
+def scene() -> StainedScene:
+    return draw_stained(np.random.default_rng(1), 256, dividing=("metaphase", "telophase"))
 
 
-def test_a_scene_is_made_of_cells(scene: Scene) -> None:
+def test_a_scene_is_made_of_cells(scene: StainedScene) -> None:
     assert len(scene.cells) >= 1
     assert (scene.cell_map[scene.nucleus_map > 0] == scene.nucleus_map[scene.nucleus_map > 0]).all()
     assert 0.05 < (scene.cell_map > 0).mean() <= 1
     assert scene.nucleoli[scene.nucleus_map == 0].max() == 0
-    assert scene.microtubules[scene.cell_map == 0].max() == 0
-    er_near = scene.er[scene.cytoplasm & (scene.from_nucleus < 10)].mean()
-    er_far = scene.er[scene.cytoplasm & (scene.from_nucleus > 20)].mean()
+    assert scene.microtubules[scene.cell_map == 0].mean() < 0.1 * scene.microtubules[scene.cytoplasm].mean()
+    er_near = scene.er[scene.cytoplasm & (scene.from_nucleus < 4)].mean()
+    er_far = scene.er[scene.cytoplasm & (scene.from_nucleus > 8)].mean()
     assert er_near > er_far
 
 
 @pytest.mark.parametrize("location", sorted(PATTERNS))
-def test_each_pattern_draws_something_inside_cells(scene: Scene, location: int) -> None:
+def test_each_pattern_draws_something_inside_cells(scene: StainedScene, location: int) -> None:
     plane = PATTERNS[location](scene, np.random.default_rng(location))
     assert plane.shape == (256, 256)
     assert plane.dtype == np.float32
@@ -43,20 +44,33 @@ def test_each_pattern_draws_something_inside_cells(scene: Scene, location: int) 
 
 
 @pytest.mark.parametrize("location", [0, 2, 3, 4, 5])
-def test_nuclear_patterns_lie_in_nuclei(scene: Scene, location: int) -> None:
+def test_nuclear_patterns_lie_in_nuclei(scene: StainedScene, location: int) -> None:
     plane = PATTERNS[location](scene, np.random.default_rng(location))
     assert plane[scene.nucleus_map > 0].sum() > 0.95 * plane.sum()
 
 
 @pytest.mark.parametrize("location", [7, 8, 9, 10, 11, 20, 23, 25, 26])
-def test_cytoplasmic_patterns_leave_nuclei_free(scene: Scene, location: int) -> None:
+def test_cytoplasmic_patterns_leave_nuclei_free(scene: StainedScene, location: int) -> None:
     plane = PATTERNS[location](scene, np.random.default_rng(location))
     assert plane[scene.nucleus_map > 0].mean() < 0.2 * plane[scene.cytoplasm].mean()
 
 
-def test_patterns_differ_from_each_other(scene: Scene) -> None:
+@pytest.mark.parametrize(("location", "phase"), [(16, "telophase"), (17, "metaphase")])
+def test_only_dividing_cells_have_bridges_and_spindles(location: int, phase: Phase) -> None:
+    scene = draw_stained(np.random.default_rng(5), 256, dividing=[phase])
+    plane = PATTERNS[location](scene, np.random.default_rng(0))
+    bright = scene.cell_map[plane > 0.5]
+    phases = {cell.number: cell.phase for cell in scene.cells}
+    assert bright.size > 5
+    assert {phases.get(int(number), phase) for number in bright[bright > 0]} == {phase}
+
+
+def test_every_location_has_a_pattern() -> None:
+    assert sorted(PATTERNS) == list(range(28))
+
+
+def test_patterns_differ_from_each_other(scene: StainedScene) -> None:
     planes = np.stack([PATTERNS[i](scene, np.random.default_rng(0)).ravel() for i in sorted(PATTERNS)])
-    assert len(PATTERNS) >= 12
     correlation = np.corrcoef(planes) - np.eye(len(planes))
     assert correlation.max() < 0.9
 
@@ -99,7 +113,7 @@ def test_several_labels_show_both_patterns() -> None:
         return np.asarray(draw_field(Plan(0, row, (1.0,) * len(labels)), seed=0)[1], float)
 
     nuclei, both = protein((0,)), protein((0, 25))
-    scene = draw_scene(np.random.default_rng([0, 1, 0]), 128)
+    scene = draw_stained(np.random.default_rng([0, 1, 0]), 128)
     assert both[scene.cytoplasm].mean() > 2 * nuclei[scene.cytoplasm].mean()
     assert both[scene.nucleus_map > 0].mean() > 2 * both[scene.cell_map == 0].mean()
 

@@ -1,36 +1,44 @@
-"""Cells without a protein: where they lie, their nuclei, microtubules and endoplasmic reticulum.
+"""The cells of a field: where they lie, their outlines and nuclei, which of them divide, what is where in them.
 
-Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`Scene.scale`, so that a field
-looks the same at every size. What markers depend on each other follows SimuCell (Rajaram et al., Nature
-Methods 2012); microtubules as persistent random walks from an organising centre follow CellOrganizer's model
-(Shariff et al., Cytometry A 2010).
+Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`Scene.scale`, so that a field looks the
+same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al., Nature
+Methods 2012); microtubules as persistent random walks from an organising centre follow CellOrganizer's model (Shariff
+et al., Cytometry A 2010).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
-Points = NDArray[np.float32]
+from cytoloc.simulate.cell_lines import CELL_LINES, CellLine
+from cytoloc.simulate.drawing import Plane, Points, distance_inside, draw_dots, smooth_noise, walk
+
+Phase = Literal["interphase", "metaphase", "telophase"]
+
+DIVIDING: Final = 0.03
+"""Share of cells in each of the two phases of division."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its number in the maps (from 1), centre of the nucleus, organising centre and direction.
+    """One cell.
 
     Attributes:
-        number: Its value in ``Scene.cell_map`` and ``Scene.nucleus_map``.
+        number: Its value in ``Scene.cell_map`` and ``Scene.nucleus_map``, from 1.
         centre: Centre of the nucleus, ``(x, y)``.
         radius: Mean radius of the nucleus.
         organising_centre: Where its microtubules start, ``(x, y)``, at the rim of the nucleus.
-        axis: Direction of its long axis, in radians.
-        nucleoli: Position and radius of each nucleolus, ``(n, 3)`` as ``x, y, r``.
-        filaments: Its microtubules, each ``(m, 2)`` points from the organising centre outwards.
+        axis: Direction of its long axis, in radians; of a dividing cell that in which it divides.
+        phase: In metaphase the chromosomes stand in a plate across the axis; in telophase it is one of two daughters.
+        sister: Number of the other daughter; None unless in telophase.
+        nucleoli: Position and radius of each nucleolus, ``(n, 3)`` as ``x, y, r``; a dividing cell has none.
+        filaments: Some of its microtubules, each ``(m, 2)`` points from the organising centre outwards.
     """
 
     number: int
@@ -38,26 +46,27 @@ class Cell:
     radius: float
     organising_centre: Points
     axis: float
+    phase: Phase
+    sister: int | None
     nucleoli: Points
     filaments: tuple[Points, ...]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The cells of a field and the maps that patterns are drawn from.
+    """The cells of a field and the maps that stains and patterns are drawn from.
 
     Attributes:
         size: Edge of the field, in pixels.
         scale: ``size / 512``.
-        cells: The cells, in no particular order.
+        cells: The cells of which a nucleus is seen, in no particular order.
         cell_map: int32 ``(size, size)``; the number of the cell at each pixel, 0 for none.
-        nucleus_map: The same for nuclei.
+        nucleus_map: The same for nuclei, and chromosomes of dividing cells.
         in_cell: Distance to the rim of the cell, 0 outside cells.
         in_nucleus: Distance to the rim of the nucleus, 0 outside nuclei.
         from_nucleus: Distance to the nearest nucleus, 0 inside nuclei.
         nucleoli: 0 to 1, soft-edged nucleoli.
-        microtubules: 0 to 1.
-        er: 0 to 1.
+        amount: Per cell number, how bright stains are in it: about 1; cells of a field differ.
     """
 
     size: int
@@ -69,8 +78,7 @@ class Scene:
     in_nucleus: Plane
     from_nucleus: Plane
     nucleoli: Plane
-    microtubules: Plane
-    er: Plane
+    amount: Plane
 
     @property
     def cytoplasm(self) -> NDArray[np.bool_]:
@@ -78,175 +86,205 @@ class Scene:
         return np.asarray((self.cell_map > 0) & (self.nucleus_map == 0))
 
 
-def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Return the cells of one field: sparse to confluent, round to elongated."""
+class _Outline(NamedTuple):
+    """A cell before it is drawn."""
+
+    centre: Points
+    radius: float
+    long_nucleus: float
+    reach: float
+    stretch: float
+    axis: float
+    lobes: float
+    phase: Phase
+    sister: int | None
+
+
+def draw_scene(rng: np.random.Generator, size: int, *, dividing: Collection[Phase] = ()) -> Scene:
+    """Return the cells of one field: of one line, sparse to confluent.
+
+    Args:
+        rng: Source of all that is drawn.
+        size: Edge of the field, in pixels.
+        dividing: Phases of division of which there must be a cell; others have some too, as chance wants it.
+    """
+    line = CELL_LINES[int(rng.choice(len(CELL_LINES), p=[each.share for each in CELL_LINES]))]
     scale = size / 512
-    centres = _scatter(rng, size, gap=rng.uniform(58, 105) * scale, most=int(rng.integers(6, 34)))
-    reach = rng.uniform(38, 85) * scale
-    stretch = rng.uniform(1.0, 2.2)
-    nucleus_radius = rng.uniform(20, 29) * scale
-    cell_map, nucleus_map = _draw_maps(rng, size, centres, reach=reach, stretch=stretch, radius=nucleus_radius)
-    in_cell = distance_inside(cell_map)
-    in_nucleus = distance_inside(nucleus_map)
-    from_nucleus = cv2.distanceTransform((nucleus_map == 0).astype(np.uint8), cv2.DIST_L2, 3)
+    outlines = _plan_cells(rng, line, size, dividing)
+    cell_map, nucleus_map = _draw_maps(rng, size, outlines)
     cells = tuple(
-        _draw_cell(rng, number, centre, nucleus_map, nucleus_radius, reach * stretch, scale)
-        for number, centre in enumerate(centres, start=1)
+        _fill_cell(rng, number, outline, nucleus_map, scale)
+        for number, outline in enumerate(outlines, start=1)
         if (nucleus_map == number).any()
     )
-    inside = cell_map > 0
-    microtubules = draw_lines(size, [f for cell in cells for f in cell.filaments], width=1.3 * scale)
-    microtubules *= inside & (in_nucleus < 3 * scale)
-    network = np.abs(smooth_noise(rng, size, 4 * scale))
-    er = np.exp(-from_nucleus / (22 * scale)) * (0.35 + np.exp(-2.5 * network)) * inside * (in_nucleus < 2 * scale)
+    from_nucleus = cv2.distanceTransform((nucleus_map == 0).astype(np.uint8), cv2.DIST_L2, 3)
+    spots = np.concatenate([cell.nucleoli for cell in cells])
     return Scene(
         size=size,
         scale=scale,
         cells=cells,
         cell_map=cell_map,
         nucleus_map=nucleus_map,
-        in_cell=in_cell,
-        in_nucleus=in_nucleus,
+        in_cell=distance_inside(cell_map),
+        in_nucleus=distance_inside(nucleus_map),
         from_nucleus=np.asarray(from_nucleus, np.float32),
-        nucleoli=draw_dots(size, np.concatenate([cell.nucleoli for cell in cells])) * (nucleus_map > 0),
-        microtubules=microtubules,
-        er=to_unit(er),
+        nucleoli=draw_dots(size, spots) * (nucleus_map > 0),
+        amount=np.exp(rng.normal(0, 0.3, len(outlines) + 1)).astype(np.float32),
     )
 
 
-def smooth_noise(rng: np.random.Generator, size: int, length: float) -> Plane:
-    """Return Gaussian noise of mean 0 and spread 1 that varies over ``length`` pixels."""
-    # Drawn on a coarse grid: blurring by a wide kernel at full size would cost far more.
-    step = max(1.0, length / 2)
-    edge = int(np.ceil(size / step)) + 4
-    coarse = cv2.GaussianBlur(rng.standard_normal((edge, edge), dtype=np.float32), (0, 0), length / step)
-    crop = round(edge * step)
-    noise = cv2.resize(coarse, (crop, crop), interpolation=cv2.INTER_CUBIC)[:size, :size]
-    return np.asarray((noise - noise.mean()) / (noise.std() + 1e-6), np.float32)
-
-
-def draw_lines(size: int, lines: list[Points], *, width: float, closed: bool = False) -> Plane:
-    """Return lines of ``width`` pixels as a plane from 0 to 1; thin ones are faint rather than broken."""
-    canvas = np.zeros((size, size), np.uint8)
-    fixed_point = [np.round(line * 16).astype(np.int32).reshape(-1, 1, 2) for line in lines if len(line) > 1]
-    cv2.polylines(canvas, fixed_point, closed, 255, max(1, round(width)), cv2.LINE_AA, 4)
-    return canvas.astype(np.float32) * np.float32(min(1.0, width) / 255)
-
-
-def draw_dots(size: int, dots: Points) -> Plane:
-    """Return soft discs as a plane from 0 to 1; ``dots`` is ``(n, 3)`` as ``x, y, r``."""
-    plane = np.zeros((size, size), np.float32)
-    for x, y, r in dots:
-        reach = int(np.ceil(2 * r + 2))
-        left, top = max(0, int(x) - reach), max(0, int(y) - reach)
-        right, bottom = min(size, int(x) + reach + 1), min(size, int(y) + reach + 1)
-        if left >= right or top >= bottom:
+def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: Collection[Phase]) -> list[_Outline]:
+    """Return the cells of a field; the first, which is in the picture, and its like divide where they must."""
+    scale = size / 512
+    nucleus, reach = (rng.uniform(*each) * scale for each in (line.nucleus, line.reach))
+    stretch, lobes, lean = rng.uniform(*line.stretch), rng.uniform(*line.lobes), rng.uniform(0, np.pi)
+    centres = _scatter(rng, line, size, gap=rng.uniform(*line.gap) * nucleus)
+    phases: list[Phase] = [
+        "interphase" if draw > 2 * DIVIDING else "metaphase" if draw > DIVIDING else "telophase"
+        for draw in rng.uniform(size=len(centres))
+    ]
+    # Those nearest to the middle come first.
+    for place, phase in enumerate(sorted(dividing)):
+        phases[min(place, len(phases) - 1)] = phase
+    outlines: list[_Outline] = []
+    for centre, phase in zip(centres, phases, strict=True):
+        one = _Outline(
+            centre=centre,
+            radius=nucleus * rng.uniform(0.85, 1.15),
+            long_nucleus=rng.uniform(*line.long_nucleus),
+            reach=reach * rng.uniform(0.75, 1.25),
+            stretch=stretch * rng.uniform(0.8, 1.2),
+            axis=lean + rng.normal(0, 0.6),
+            lobes=lobes,
+            phase=phase,
+            sister=None,
+        )
+        if phase == "metaphase":
+            one = one._replace(reach=1.55 * one.radius, stretch=1.0, lobes=0.02, axis=rng.uniform(0, np.pi))
+        if phase != "telophase":
+            outlines.append(one)
             continue
-        dy, dx = np.ogrid[top:bottom, left:right]
-        distance = np.sqrt((dx - x) ** 2 + (dy - y) ** 2)
-        # The volume is kept for dots below a pixel: they are faint, not gone.
-        strength = min(1.0, 2 * r)
-        disc = strength / (1 + np.exp(np.clip((distance - r) / max(0.25 * r, 0.3), -30, 30)))
-        patch = plane[top:bottom, left:right]
-        np.maximum(patch, disc.astype(np.float32), out=patch)
-    return plane
+        axis = rng.uniform(0, np.pi)
+        apart = np.array([np.cos(axis), np.sin(axis)], np.float32) * 1.5 * one.radius
+        number = len(outlines) + 1
+        small = one._replace(
+            radius=0.7 * one.radius, long_nucleus=0.6, reach=1.15 * one.radius, stretch=1.0, axis=axis, lobes=0.05
+        )
+        outlines += [
+            small._replace(centre=centre - apart, sister=number + 1),
+            small._replace(centre=centre + apart, sister=number),
+        ]
+    return outlines
 
 
-def distance_inside(labels: NDArray[np.int32]) -> Plane:
-    """Return each pixel's distance to the rim of its own region, 0 outside; touching regions have a rim between."""
-    rim = np.zeros(labels.shape, np.uint8)
-    rim[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    rim[1:, :] |= labels[1:, :] != labels[:-1, :]
-    inside = ((labels > 0) & (rim == 0)).astype(np.uint8)
-    return np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, 3), np.float32)
-
-
-def walk(rng: np.random.Generator, start: Points, heading: float, *, step: float, steps: int, wobble: float) -> Points:
-    """Return a persistent random walk, ``(steps + 1, 2)`` points."""
-    headings = heading + np.cumsum(rng.normal(0, wobble, steps))
-    moves = step * np.stack([np.cos(headings), np.sin(headings)], axis=1)
-    return np.concatenate([start[None], start + np.cumsum(moves, axis=0)]).astype(np.float32)
-
-
-def to_unit(plane: NDArray[Any]) -> Plane:
-    """Return ``plane`` divided by its maximum, if that is above 0."""
-    top = float(plane.max())
-    return np.asarray(plane / top if top > 0 else plane, np.float32)
-
-
-def _scatter(rng: np.random.Generator, size: int, *, gap: float, most: int) -> Points:
-    """Return at least one and at most ``most`` points, at least ``gap`` apart, some beyond the border."""
-    points: list[Points] = []
-    for candidate in rng.uniform(-0.05 * size, 1.05 * size, (12 * most, 2)):
-        if len(points) < most and all(np.hypot(*(candidate - p)) >= gap for p in points):
-            points.append(candidate.astype(np.float32))
-    # One cell is always in the picture.
-    points[0] = np.asarray(rng.uniform(0.25 * size, 0.75 * size, 2), np.float32)
-    return np.stack([points[0], *[p for p in points[1:] if np.hypot(*(p - points[0])) >= gap]])
+def _scatter(rng: np.random.Generator, line: CellLine, size: int, *, gap: float) -> Points:
+    """Return points at least ``gap`` apart, some beyond the border; the first is near the middle of the field."""
+    most = int(rng.integers(*line.cells))
+    tried = rng.uniform(-0.06 * size, 1.06 * size, (14 * most, 2))
+    islands = int(rng.integers(line.islands[0], line.islands[1] + 1))
+    if islands:
+        middles = rng.uniform(0.1 * size, 0.9 * size, (islands, 2))
+        spread = rng.uniform(0.18, 0.5) * size
+        tried = middles[rng.integers(0, islands, len(tried))] + rng.normal(0, spread, tried.shape)
+    first = rng.uniform(0.3 * size, 0.7 * size, 2)
+    kept = [first]
+    for candidate in tried:
+        if len(kept) >= most:
+            break
+        if (np.hypot(*(np.array(kept) - candidate).T) >= gap).all():
+            kept.append(candidate)
+    order = np.argsort(np.hypot(*(np.array(kept) - size / 2).T), kind="stable")
+    return np.array(kept, np.float32)[order]
 
 
 def _draw_maps(
-    rng: np.random.Generator, size: int, centres: Points, *, reach: float, stretch: float, radius: float
+    rng: np.random.Generator, size: int, outlines: list[_Outline]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the maps of cells and of nuclei: each pixel belongs to the nearest cell within its reach."""
+    """Return the maps of cells and of nuclei: each pixel belongs to the cell into which it lies deepest."""
+    scale = size / 512
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    x += 5 * size / 512 * smooth_noise(rng, size, 14 * size / 512)
-    y += 5 * size / 512 * smooth_noise(rng, size, 14 * size / 512)
-    lean = rng.uniform(0, np.pi)
-    nearest = np.full((size, size), np.inf, np.float32)
-    cell_map = np.zeros((size, size), np.int32)
-    nucleus_map = np.zeros((size, size), np.int32)
-    for number, (cx, cy) in enumerate(centres, start=1):
-        angle = lean + rng.normal(0, 0.5)
-        along = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
-        across = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
-        cell_reach = reach * rng.uniform(0.8, 1.25)
-        distance = np.hypot(along / stretch, across) / cell_reach
-        mine = (distance < 1) & (distance < nearest)
-        cell_map[mine] = number
-        nearest[mine] = distance[mine]
-        round_ = rng.uniform(1.0, 1.35)
-        nucleus = np.hypot(along / round_, across * round_) < radius * rng.uniform(0.85, 1.15)
-        nucleus_map[nucleus & (nucleus_map == 0)] = number
+    # A rim is never smooth; a nucleus nearly is.
+    rough_x = x + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
+    rough_y = y + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
+    deepest = np.ones((size, size), np.float32)
+    cell_map, nucleus_map = np.zeros((2, size, size), np.int32)
+    for number, outline in enumerate(outlines, start=1):
+        reach = int(np.ceil(outline.reach * outline.stretch * (1.2 + 2 * outline.lobes))) + 8
+        cx, cy = (int(each) for each in outline.centre)
+        here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
+        if not x[here].size:
+            continue
+        depth = _relative_distance(rng, rough_x[here], rough_y[here], outline)
+        mine = depth < deepest[here]
+        cell_map[here][mine] = number
+        deepest[here][mine] = depth[mine]
+        nucleus = _in_nucleus(rng, x[here], y[here], outline)
+        nucleus_map[here][nucleus & (nucleus_map[here] == 0)] = number
     # A nucleus belongs to its own cell, whatever lies nearer.
-    cell_map = np.where(nucleus_map > 0, nucleus_map, cell_map)
-    return cell_map, nucleus_map
+    return np.where(nucleus_map > 0, nucleus_map, cell_map), nucleus_map
 
 
-def _draw_cell(
-    rng: np.random.Generator,
-    number: int,
-    centre: Points,
-    nucleus_map: NDArray[np.int32],
-    radius: float,
-    reach: float,
-    scale: float,
+def _relative_distance(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> Plane:
+    """Return the distance from the centre of a cell, 1 at its outline."""
+    along, across = _turned(x, y, outline)
+    angle = np.arctan2(across, along)
+    outside = np.ones_like(angle)
+    for lobe in range(2, 7):
+        outside += outline.lobes * rng.normal(0, 1 / np.sqrt(lobe)) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi))
+    root = np.sqrt(outline.stretch)
+    distance = np.hypot(along / root, across * root) / outline.reach
+    return np.asarray(distance / np.clip(outside, 0.45, 1.9), np.float32)
+
+
+def _in_nucleus(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> NDArray[np.bool_]:
+    """Return where the nucleus is: an ellipse hardly out of shape, or the plate of chromosomes."""
+    along, across = _turned(x, y, outline)
+    if outline.phase == "metaphase":
+        return np.asarray(np.hypot(along / (0.3 * outline.radius), across / (0.95 * outline.radius)) < 1)
+    angle = np.arctan2(across, along)
+    outside = 1.0 + sum(
+        rng.normal(0, 0.05 / lobe) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi)) for lobe in (2, 3, 4)
+    )
+    root = np.sqrt(outline.long_nucleus)
+    return np.asarray(np.hypot(along / root, across * root) < outline.radius * outside)
+
+
+def _turned(x: Plane, y: Plane, outline: _Outline) -> tuple[Plane, Plane]:
+    cx, cy = outline.centre
+    cosine, sine = np.float32(np.cos(outline.axis)), np.float32(np.sin(outline.axis))
+    return (x - cx) * cosine + (y - cy) * sine, (y - cy) * cosine - (x - cx) * sine
+
+
+def _fill_cell(
+    rng: np.random.Generator, number: int, outline: _Outline, nucleus_map: NDArray[np.int32], scale: float
 ) -> Cell:
-    angle = rng.uniform(0, 2 * np.pi)
-    start = (centre + radius * 1.08 * np.array([np.cos(angle), np.sin(angle)])).astype(np.float32)
-    count = int(rng.integers(45, 80))
+    # On the long side, where a narrow cell has room for it.
+    angle = outline.axis + rng.choice([0, np.pi]) + rng.normal(0, 2.0 / outline.stretch**2)
+    outward = np.array([np.cos(angle), np.sin(angle)])
+    start = (outline.centre + 1.08 * outline.radius * outward).astype(np.float32)
+    reach = outline.reach * np.sqrt(outline.stretch)
     filaments = tuple(
         walk(
-            rng,
-            start,
-            heading,
-            step=5 * scale,
-            steps=int(rng.uniform(0.5, 1.5) * reach / (5 * scale)) + 2,
-            wobble=0.16,
+            rng, start, heading, step=5 * scale, steps=int(rng.uniform(0.5, 1.4) * reach / (5 * scale)) + 2, wobble=0.16
         )
-        for heading in rng.uniform(0, 2 * np.pi, count)
+        for heading in rng.uniform(0, 2 * np.pi, int(rng.integers(20, 40)))
     )
-    where = np.argwhere(nucleus_map == number)[:, ::-1]
-    spots = where[rng.integers(0, len(where), int(rng.integers(1, 5)))]
-    # Towards the centre: nucleoli do not sit on the nuclear membrane.
-    spots = centre + 0.6 * (spots - centre)
-    radii = rng.uniform(2.5, 5.5, len(spots)) * scale
+    nucleoli = np.empty((0, 3), np.float32)
+    if outline.phase == "interphase":
+        rows, columns = np.nonzero(nucleus_map == number)
+        chosen = rng.integers(0, len(rows), int(rng.integers(1, 6)))
+        # Towards the centre: nucleoli do not sit on the nuclear membrane.
+        spots = outline.centre + 0.65 * (np.column_stack([columns, rows])[chosen] - outline.centre)
+        radii = outline.radius * rng.uniform(0.09, 0.24, len(spots))
+        nucleoli = np.column_stack([spots, radii]).astype(np.float32)
     return Cell(
         number=number,
-        centre=centre,
-        radius=radius,
+        centre=outline.centre,
+        radius=outline.radius,
         organising_centre=start,
-        axis=float(angle),
-        nucleoli=np.column_stack([spots, radii]).astype(np.float32),
+        axis=outline.axis,
+        phase=outline.phase,
+        sister=outline.sister,
+        nucleoli=nucleoli,
         filaments=filaments,
     )

@@ -1,36 +1,59 @@
-"""The microscope: blur, background, photon noise, and eight bits."""
+"""The microscope: blur, uneven light, photon and read noise, saturation, and eight bits."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.simulate.cells import Plane, to_unit
+from cytoloc.simulate.drawing import Plane, smooth_noise
 
 
-def expose(
-    rng: np.random.Generator,
-    plane: Plane,
-    *,
-    brightness: float,
-    blur_px: float,
-    photons: float,
-    background: float,
-) -> NDArray[np.uint8]:
-    """Return what a camera makes of a plane of fluorescence, uint8.
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """How a plane of fluorescence is photographed.
+
+    Attributes:
+        white: Grey value, 0 to 1, of the field's 99.5th percentile: microscopists set the gain by its bright parts.
+        blur_px: Standard deviation of the point-spread function, taken as Gaussian, in pixels.
+        haze: Share of the light that comes from outside the focus.
+        haze_px: How far that is spread.
+        uneven: Spread of the light over the field.
+        photons: Counted at grey value 1; fewer mean more shot noise.
+        read_noise: Spread of the camera's own noise, as grey value 0 to 1.
+        black: Grey value that is taken off: what is darker becomes 0.
+    """
+
+    white: float
+    blur_px: float
+    haze: float
+    haze_px: float
+    uneven: float
+    photons: float
+    read_noise: float
+    black: float
+
+
+def expose(rng: np.random.Generator, plane: Plane, exposure: Exposure) -> NDArray[np.uint8]:
+    """Return what a camera makes of a plane of fluorescence, uint8; what is too bright is 255.
 
     Args:
         rng: Source of the noise.
-        plane: Fluorescence from 0 to 1.
-        brightness: Grey value, 0 to 1, of the brightest spot after blurring: microscopists set the gain by it.
-        blur_px: Standard deviation of the point-spread function, taken as Gaussian, in pixels.
-        photons: Counted at grey value 1; fewer mean more shot noise.
-        background: Grey value, 0 to 1, where there is no fluorescence.
+        plane: Fluorescence from 0.
+        exposure: How it is photographed.
     """
-    blurred: NDArray[Any] = cv2.GaussianBlur(plane, (0, 0), blur_px) if blur_px > 0.2 else plane
-    signal = np.clip(brightness * to_unit(blurred) + background, 0, None)
-    counted = rng.poisson(signal * photons) / photons
-    return np.asarray(np.clip(np.round(255 * counted), 0, 255), np.uint8)
+    size = plane.shape[0]
+    seen: NDArray[Any] = cv2.GaussianBlur(plane, (0, 0), exposure.blur_px) if exposure.blur_px > 0.2 else plane
+    if exposure.haze:
+        seen = seen + exposure.haze * cv2.GaussianBlur(plane, (0, 0), exposure.haze_px)
+    if exposure.uneven:
+        seen = seen * np.clip(1 + exposure.uneven * smooth_noise(rng, size, size / 2), 0.3, None)
+    # Small bright things count too, where they are all there is.
+    bright = max(float(np.quantile(seen, 0.995)), 0.35 * float(seen.max()), 1e-6)
+    signal = exposure.white / bright * seen
+    counted = rng.poisson(signal * exposure.photons) / exposure.photons
+    noisy = counted + exposure.read_noise * rng.standard_normal(plane.shape, dtype=np.float32) - exposure.black
+    return np.asarray(np.clip(np.round(255 * noisy), 0, 255), np.uint8)

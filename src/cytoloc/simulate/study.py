@@ -8,7 +8,7 @@ number of processes.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +25,12 @@ from cytoloc.atlas.store import Atlas, FieldRow
 from cytoloc.atlas.writer import write_atlas
 from cytoloc.errors import CytolocError
 from cytoloc.files import new_folder, refuse_existing
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, TRAINING_COUNTS, format_labels
+from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, TRAINING_COUNTS, ChannelRole, format_labels
 from cytoloc.parallel import in_order
-from cytoloc.simulate.cells import draw_scene, smooth_noise, to_unit
-from cytoloc.simulate.optics import expose
-from cytoloc.simulate.patterns import PATTERNS
+from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
+from cytoloc.simulate.optics import Exposure, expose
+from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
+from cytoloc.simulate.stains import StainedScene, draw_stained
 
 LABELS_PER_FIELD: Final = (15126, 12485, 3160, 299, 2)
 """Training fields of the 2018 competition with one, two … five labels."""
@@ -50,7 +51,7 @@ class Plan:
 def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
     """Return a plan per field; one to four fields a well, a well per antibody.
 
-    Locations follow the frequencies of the real training set, among those that can be drawn.
+    Locations follow the frequencies of the real training set.
 
     Raises:
         CytolocError: If a number is impossible.
@@ -95,34 +96,60 @@ def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
 def draw_field(plan: Plan, *, seed: int) -> NDArray[np.uint8]:
     """Return the field of a plan, uint8 ``(4, size, size)``."""
     rng = np.random.default_rng([seed, 1, plan.number])
-    size = plan.row.original_px
-    scene = draw_scene(rng, size)
-    protein = np.zeros((size, size), np.float32)
-    for location, strength in zip(plan.row.labels or (), plan.strengths, strict=True):
-        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
-    # Cells of one field differ in how much of the protein they hold.
-    amount = rng.uniform(0.55, 1.0, int(scene.cell_map.max()) + 1).astype(np.float32)
-    protein = to_unit(protein * amount[scene.cell_map]) + 0.03 * (scene.cell_map > 0)
-    grain = np.clip(1 + 0.2 * smooth_noise(rng, size, 5 * scene.scale), 0.3, None)
-    nucleus = (scene.nucleus_map > 0) * grain * (1 - 0.5 * scene.nucleoli)
-    planes = {
-        "microtubules": scene.microtubules,
-        "protein": protein,
-        "nucleus": to_unit(nucleus),
-        "er": scene.er,
-    }
+    labels = plan.row.labels or ()
+    dividing = [NEEDED_PHASE[location] for location in labels if location in NEEDED_PHASE]
+    scene = draw_stained(rng, plan.row.original_px, dividing=dividing)
+    er = scene.er + rng.uniform(0, 0.12) * scene.microtubules
+    protein = draw_protein(scene, rng, labels, plan.strengths) + rng.uniform(0, 0.03) * er
+    planes = (scene.microtubules, protein, scene.nucleus, er)
     exposed = [
-        expose(
-            rng,
-            np.asarray(planes[role], np.float32),
-            brightness=float(rng.uniform(0.35, 0.95)),
-            blur_px=float(rng.uniform(0.7, 1.2)) * scene.scale,
-            photons=float(rng.uniform(150, 600)),
-            background=float(rng.uniform(0, 0.012)),
-        )
-        for role in CHANNELS
+        expose(rng, np.asarray(plane, np.float32), _exposure(rng, role, scene.scale))
+        for role, plane in zip(CHANNELS, planes, strict=True)
     ]
     return np.stack(exposed)
+
+
+def draw_protein(
+    scene: StainedScene, rng: np.random.Generator, labels: Sequence[int], strengths: Sequence[float]
+) -> Plane:
+    """Return the protein's plane: its locations at their strengths, and what the antibody binds besides.
+
+    Cells of one field differ in how much of the protein they hold, and a few hold none.
+    """
+    protein = np.zeros((scene.size, scene.size), np.float32)
+    for location, strength in zip(labels, strengths, strict=True):
+        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
+    amount = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
+    amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
+    # What is left of a field whose only bright cells are dark ones would be nothing.
+    amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
+    body = (scene.cell_map > 0) * (0.5 + scene.er) * (1 - np.exp(-scene.in_cell / (5 * scene.scale)))
+    grain = np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.2 * scene.scale), 0, None)
+    unspecific = grain * (rng.gamma(1.0, 0.06) * body + rng.gamma(1.0, 0.06) * scene.nucleus)
+    return np.asarray((to_unit(protein) + unspecific) * amount[scene.cell_map], np.float32)
+
+
+_WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
+    "microtubules": (0.63, 0.17),
+    "protein": (0.40, 0.20),
+    "nucleus": (0.66, 0.18),
+    "er": (0.59, 0.20),
+}
+"""Mean and spread of the brightness of a channel: those of the 99.5th percentiles of 74 real fields."""
+
+
+def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:
+    mean, spread = _WHITE[role]
+    return Exposure(
+        white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
+        blur_px=float(rng.uniform(0.45, 0.95)) * scale,
+        haze=float(rng.uniform(0.0, 0.12)),
+        haze_px=float(rng.uniform(4, 10)) * scale,
+        uneven=float(rng.uniform(0, 0.12)),
+        photons=float(np.exp(rng.uniform(np.log(40), np.log(500)))),
+        read_noise=float(rng.uniform(0, 0.006)),
+        black=float(rng.uniform(0.004, 0.02)),
+    )
 
 
 def simulate_atlas(

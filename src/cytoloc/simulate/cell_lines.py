@@ -1,0 +1,87 @@
+"""What the cells of a line look like: how large, how long, how crowded. Lengths are in pixels of a 512-px field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellLine:
+    """A kind of cell; each field draws its own values from the ranges.
+
+    Attributes:
+        name: What it resembles.
+        share: How often a field shows it.
+        nucleus: Radius of the nucleus.
+        long_nucleus: Length of the nucleus by its width.
+        reach: Radius of the cell where nothing is in its way.
+        stretch: Length of the cell by its width.
+        lobes: How far its outline departs from an ellipse: 0 round, .3 with corners and processes.
+        gap: Least distance between cells, in radii of nuclei.
+        cells: How many cells there are room for in a field.
+        islands: Number of islands they grow in; 0 if anywhere.
+    """
+
+    name: str
+    share: float
+    nucleus: Range
+    long_nucleus: Range
+    reach: Range
+    stretch: Range
+    lobes: Range
+    gap: Range
+    cells: tuple[int, int]
+    islands: tuple[int, int] = (0, 0)
+
+
+CELL_LINES: Final = (
+    CellLine(
+        name="large and flat, as U-2 OS",
+        share=0.40,
+        nucleus=(22, 30),
+        long_nucleus=(1.0, 1.5),
+        reach=(56, 100),
+        stretch=(1.0, 1.9),
+        lobes=(0.10, 0.30),
+        gap=(2.1, 3.4),
+        cells=(10, 48),
+    ),
+    CellLine(
+        name="epithelial islands, as A-431 and MCF7",
+        share=0.28,
+        nucleus=(18, 26),
+        long_nucleus=(1.0, 1.35),
+        reach=(32, 52),
+        stretch=(1.0, 1.3),
+        lobes=(0.04, 0.14),
+        gap=(1.9, 2.4),
+        cells=(20, 75),
+        islands=(1, 4),
+    ),
+    CellLine(
+        name="long, as fibroblasts and U-251 MG",
+        share=0.20,
+        nucleus=(20, 28),
+        long_nucleus=(1.2, 1.9),
+        reach=(40, 66),
+        stretch=(1.8, 3.6),
+        lobes=(0.12, 0.35),
+        gap=(2.2, 3.6),
+        cells=(9, 40),
+    ),
+    CellLine(
+        name="small and crowded, as HEK 293 and PC-3",
+        share=0.12,
+        nucleus=(10, 16),
+        long_nucleus=(1.0, 1.4),
+        reach=(17, 28),
+        stretch=(1.0, 1.5),
+        lobes=(0.06, 0.2),
+        gap=(1.9, 2.6),
+        cells=(60, 170),
+    ),
+)
+"""The kinds of cells that fields show. The competition's 27 cell lines are not told apart further than this."""

@@ -1,0 +1,102 @@
+"""What everything is drawn with: noise, lines, dots, walks, and texture along a direction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = NDArray[np.float32]
+Points = NDArray[np.float32]
+
+
+def smooth_noise(rng: np.random.Generator, size: int, length: float) -> Plane:
+    """Return Gaussian noise of mean 0 and spread 1 that varies over ``length`` pixels."""
+    # Drawn on a coarse grid: blurring by a wide kernel at full size would cost far more.
+    step = max(1.0, length / 2)
+    edge = int(np.ceil(size / step)) + 4
+    coarse = cv2.GaussianBlur(rng.standard_normal((edge, edge), dtype=np.float32), (0, 0), length / step)
+    crop = round(edge * step)
+    noise = cv2.resize(coarse, (crop, crop), interpolation=cv2.INTER_CUBIC)[:size, :size]
+    return np.asarray((noise - noise.mean()) / (noise.std() + 1e-6), np.float32)
+
+
+def streaks(rng: np.random.Generator, angle: Plane, *, length: float, width: float) -> Plane:
+    """Return texture drawn out along a direction, of mean 0 and spread 1: a mesh of curved filaments.
+
+    White noise is averaged along the lines that follow the direction (line integral convolution, Cabral & Leedom 1993).
+
+    Args:
+        rng: Source of the noise.
+        angle: The direction at each pixel, in radians.
+        length: How far filaments run, in pixels.
+        width: How wide they are.
+    """
+    size = angle.shape[0]
+    noise: NDArray[Any] = rng.standard_normal((size, size), dtype=np.float32)
+    if width > 0.6:
+        noise = cv2.GaussianBlur(noise, (0, 0), 0.6 * width)
+    step = max(1.0, width)
+    right, down = step * np.cos(angle), step * np.sin(angle)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    total = noise.copy()
+    for sign in (1.0, -1.0):
+        at_x, at_y = x.copy(), y.copy()
+        for _ in range(max(2, round(length / (2 * step)))):
+            move_x = cv2.remap(right, at_x, at_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+            move_y = cv2.remap(down, at_x, at_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+            at_x += sign * move_x
+            at_y += sign * move_y
+            total += cv2.remap(noise, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return np.asarray((total - total.mean()) / (total.std() + 1e-6), np.float32)
+
+
+def draw_lines(size: int, lines: list[Points], *, width: float, closed: bool = False) -> Plane:
+    """Return lines of ``width`` pixels as a plane from 0 to 1; thin ones are faint rather than broken."""
+    canvas = np.zeros((size, size), np.uint8)
+    fixed_point = [np.round(line * 16).astype(np.int32).reshape(-1, 1, 2) for line in lines if len(line) > 1]
+    cv2.polylines(canvas, fixed_point, closed, 255, max(1, round(width)), cv2.LINE_AA, 4)
+    return canvas.astype(np.float32) * np.float32(min(1.0, width) / 255)
+
+
+def draw_dots(size: int, dots: Points) -> Plane:
+    """Return soft discs as a plane from 0 to 1; ``dots`` is ``(n, 3)`` as ``x, y, r``."""
+    plane = np.zeros((size, size), np.float32)
+    for x, y, r in dots:
+        reach = int(np.ceil(2 * r + 2))
+        left, top = max(0, int(x) - reach), max(0, int(y) - reach)
+        right, bottom = min(size, int(x) + reach + 1), min(size, int(y) + reach + 1)
+        if left >= right or top >= bottom:
+            continue
+        dy, dx = np.ogrid[top:bottom, left:right]
+        distance = np.sqrt((dx - x) ** 2 + (dy - y) ** 2)
+        # The volume is kept for dots below a pixel: they are faint, not gone.
+        strength = min(1.0, 2 * r)
+        disc = strength / (1 + np.exp(np.clip((distance - r) / max(0.25 * r, 0.3), -30, 30)))
+        patch = plane[top:bottom, left:right]
+        np.maximum(patch, disc.astype(np.float32), out=patch)
+    return plane
+
+
+def distance_inside(labels: NDArray[np.int32]) -> Plane:
+    """Return each pixel's distance to the rim of its own region, 0 outside; touching regions have a rim between."""
+    rim = np.zeros(labels.shape, np.uint8)
+    rim[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    rim[1:, :] |= labels[1:, :] != labels[:-1, :]
+    inside = ((labels > 0) & (rim == 0)).astype(np.uint8)
+    return np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, 3), np.float32)
+
+
+def walk(rng: np.random.Generator, start: Points, heading: float, *, step: float, steps: int, wobble: float) -> Points:
+    """Return a persistent random walk, ``(steps + 1, 2)`` points."""
+    headings = heading + np.cumsum(rng.normal(0, wobble, steps))
+    moves = step * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+    return np.concatenate([start[None], start + np.cumsum(moves, axis=0)]).astype(np.float32)
+
+
+def to_unit(plane: NDArray[Any]) -> Plane:
+    """Return ``plane`` divided by its maximum, if that is above 0."""
+    top = float(plane.max())
+    return np.asarray(plane / top if top > 0 else plane, np.float32)

@@ -1,0 +1,49 @@
+"""In the nucleus: its substance, its membrane, nucleoli, speckles and bodies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cytoloc.simulate.drawing import Plane, draw_dots, smooth_noise, to_unit
+from cytoloc.simulate.patterns.placing import dots_in
+from cytoloc.simulate.stains import StainedScene
+
+
+def nucleoplasm(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Fill the nucleus with fine grain, the nucleoli left dark."""
+    grain = 1 + 0.15 * smooth_noise(rng, scene.size, 2.5 * scene.scale)
+    return to_unit((scene.nucleus_map > 0) * np.clip(grain, 0.3, None) * (1 - 0.8 * scene.nucleoli))
+
+
+def nuclear_membrane(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Draw the bright rim of each nucleus over a faint fill."""
+    width = rng.uniform(1.2, 2.0) * scene.scale
+    return to_unit((scene.nucleus_map > 0) * (0.15 + np.exp(-((scene.in_nucleus / width) ** 2))))
+
+
+def nucleoli(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Fill the one to four roundish bodies that the nuclear stain leaves dark."""
+    return to_unit(scene.nucleoli + 0.08 * rng.uniform() * (scene.nucleus_map > 0))
+
+
+def fibrillar_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Set a cluster of points inside each nucleolus, not its whole body."""
+    dots = [
+        np.column_stack([rng.normal(x, 0.5 * r, n), rng.normal(y, 0.5 * r, n), np.full(n, 1.0 * scene.scale)])
+        for cell in scene.cells
+        for x, y, r in cell.nucleoli
+        for n in [int(rng.integers(2, 6))]
+    ]
+    return draw_dots(scene.size, np.concatenate(dots)) * (scene.nucleus_map > 0)
+
+
+def nuclear_speckles(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Scatter some twenty irregular islands of splicing factors through the nucleus, nucleoli left out."""
+    noise = smooth_noise(rng, scene.size, 3.2 * scene.scale)
+    islands = 1 / (1 + np.exp(-8 * (noise - 0.9)))
+    return to_unit((scene.in_nucleus > scene.scale) * (islands + 0.08) * (1 - scene.nucleoli))
+
+
+def nuclear_bodies(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Set two to seven separate round dots in each nucleus."""
+    return dots_in(scene, rng, scene.in_nucleus > 2 * scene.scale, number=(2, 8), radius=(1.0, 1.9))

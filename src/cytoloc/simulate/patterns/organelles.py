@@ -1,0 +1,119 @@
+"""In the cytoplasm: membranes, vesicles, bodies, and what fills the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cytoloc.simulate.drawing import Plane, draw_dots, draw_lines, smooth_noise, to_unit, walk
+from cytoloc.simulate.patterns.placing import dots_in, outward, places
+from cytoloc.simulate.stains import StainedScene
+
+
+def endoplasmic_reticulum(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Follow the network of the er channel, with grain of its own."""
+    return to_unit(scene.er * np.clip(1 + 0.2 * smooth_noise(rng, scene.size, 2 * scene.scale), 0.2, None))
+
+
+def golgi_apparatus(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Wind a thick ribbon beside the nucleus, on the side of the organising centre."""
+    ribbons = []
+    for cell in scene.cells:
+        away = outward(cell)
+        for _ in range(int(rng.integers(3, 7))):
+            start = cell.organising_centre + rng.normal(0, 5 * scene.scale, 2).astype(np.float32)
+            along = away + np.pi / 2 + rng.normal(0, 0.5)
+            ribbons.append(walk(rng, start, along, step=2 * scene.scale, steps=int(rng.integers(4, 9)), wobble=0.5))
+    return draw_lines(scene.size, ribbons, width=2.6 * scene.scale) * scene.cytoplasm
+
+
+def peroxisomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Scatter many tiny equal dots through the cytoplasm."""
+    return dots_in(scene, rng, scene.cytoplasm, number=(40, 90), radius=(0.7, 1.0))
+
+
+def endosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Scatter a dozen or two small dots of uneven size, rather towards the rim of the cell."""
+    return dots_in(
+        scene,
+        rng,
+        scene.cytoplasm & (scene.from_nucleus > 8 * scene.scale),
+        number=(10, 26),
+        radius=(0.8, 1.6),
+    )
+
+
+def lysosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Gather larger dots in the neighbourhood of the nucleus."""
+    near = scene.cytoplasm & (scene.from_nucleus < 20 * scene.scale)
+    return dots_in(scene, rng, near, number=(12, 30), radius=(1.2, 2.2))
+
+
+def lipid_droplets(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Gather droplets with hollow middles into clusters in the cytoplasm."""
+    rings = []
+    for _, spots in places(scene, rng, scene.cytoplasm, number=(2, 5)):
+        members = np.repeat(spots, 6, axis=0) + rng.normal(0, 5 * scene.scale, (6 * len(spots), 2))
+        rings.append(np.column_stack([members, rng.uniform(1.2, 2.6, len(members)) * scene.scale]))
+    dots = np.concatenate(rings).astype(np.float32)
+    hollow = draw_dots(scene.size, dots) - 0.7 * draw_dots(scene.size, dots * np.array([1, 1, 0.5], np.float32))
+    return np.clip(hollow, 0, 1) * scene.cytoplasm
+
+
+def mitochondria(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Fill the cytoplasm with short worms, denser by the nucleus."""
+    worms = []
+    for _, spots in places(scene, rng, scene.cytoplasm & (scene.from_nucleus < 32 * scene.scale), number=(30, 65)):
+        worms += [
+            walk(
+                rng,
+                spot,
+                rng.uniform(0, 2 * np.pi),
+                step=2 * scene.scale,
+                steps=int(rng.integers(2, 6)),
+                wobble=0.5,
+            )
+            for spot in spots
+        ]
+    plane = draw_lines(scene.size, worms, width=1.9 * scene.scale)
+    return to_unit(plane * scene.cytoplasm * (0.4 + np.exp(-scene.from_nucleus / (18 * scene.scale))))
+
+
+def aggresome(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Set one large bright body beside the nucleus, in some cells only."""
+    dots = [
+        [*(cell.centre + 1.35 * (cell.organising_centre - cell.centre)), rng.uniform(4, 6.5) * scene.scale]
+        for index, cell in enumerate(scene.cells)
+        if index == 0 or rng.uniform() < 0.6
+    ]
+    return draw_dots(scene.size, np.array(dots, np.float32)) * (scene.cell_map > 0)
+
+
+def cytosol(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Fill the cell evenly but for the nucleus, thinner at the rim."""
+    grain = np.clip(1 + 0.12 * smooth_noise(rng, scene.size, 2 * scene.scale), 0.3, None)
+    return to_unit(scene.cytoplasm * grain * (1 - np.exp(-scene.in_cell / (6 * scene.scale))))
+
+
+def cytoplasmic_bodies(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Set two to six bright round bodies in each cytoplasm."""
+    return dots_in(scene, rng, scene.cytoplasm, number=(2, 7), radius=(1.4, 2.2))
+
+
+def rods_and_rings(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Draw a rod or a ring, several micrometres long, in each cell."""
+    rods, rings = [], []
+    for _, spots in places(scene, rng, scene.cytoplasm, number=(1, 4)):
+        for spot in spots:
+            angle = rng.uniform(0, 2 * np.pi)
+            if rng.uniform() < 0.6:
+                rods.append(walk(rng, spot, angle, step=3 * scene.scale, steps=5, wobble=0.03))
+            else:
+                turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+                rings.append(
+                    (spot + 4.5 * scene.scale * np.column_stack([np.cos(turn), np.sin(turn)])).astype(np.float32)
+                )
+    width = 1.5 * scene.scale
+    rings_too = np.maximum(
+        draw_lines(scene.size, rods, width=width), draw_lines(scene.size, rings, width=width, closed=True)
+    )
+    return np.asarray(rings_too * (scene.cell_map > 0), np.float32)

@@ -1,0 +1,50 @@
+"""Where in cells things are put."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.simulate.cells import Cell
+from cytoloc.simulate.drawing import Plane, Points, draw_dots
+from cytoloc.simulate.stains import StainedScene
+
+
+def places(
+    scene: StainedScene, rng: np.random.Generator, allowed: NDArray[np.bool_], *, number: tuple[int, int]
+) -> list[tuple[Cell, Points]]:
+    """Return for each cell between ``number[0]`` and ``number[1] - 1`` points ``(x, y)`` in its ``allowed`` part."""
+    rows, columns = np.nonzero(allowed)
+    owner = scene.cell_map[rows, columns]
+    order = np.argsort(owner, kind="stable")
+    rows, columns, owner = rows[order], columns[order], owner[order]
+    places = []
+    for cell in scene.cells:
+        first, last = np.searchsorted(owner, [cell.number, cell.number + 1])
+        if first < last:
+            chosen = rng.integers(first, last, int(rng.integers(*number)))
+            spots = np.column_stack([columns[chosen], rows[chosen]]) + rng.uniform(-0.5, 0.5, (len(chosen), 2))
+            places.append((cell, spots.astype(np.float32)))
+    return places
+
+
+def dots_in(
+    scene: StainedScene,
+    rng: np.random.Generator,
+    allowed: NDArray[np.bool_],
+    *,
+    number: tuple[int, int],
+    radius: tuple[float, float],
+) -> Plane:
+    """Return dots in the ``allowed`` part of each cell; radii in pixels of a 512-px field."""
+    dots = [
+        np.column_stack([spots, rng.uniform(*radius, len(spots)) * scene.scale])
+        for _, spots in places(scene, rng, allowed, number=number)
+    ]
+    return draw_dots(scene.size, np.concatenate([np.empty((0, 3)), *dots]).astype(np.float32))
+
+
+def outward(cell: Cell) -> float:
+    """Return the direction from the nucleus to the organising centre, in radians."""
+    dx, dy = cell.organising_centre - cell.centre
+    return float(np.arctan2(dy, dx))
