@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cytoloc.simulate.drawing import Plane, draw_dots, draw_lines, smooth_noise, to_unit, walk
+from cytoloc.simulate.drawing import Plane, draw_dots, draw_lines, smooth_noise, streaks, to_unit, walk
 from cytoloc.simulate.patterns.placing import dots_in, outward, places
 from cytoloc.simulate.stains import StainedScene
 
@@ -60,22 +60,12 @@ def lipid_droplets(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def mitochondria(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Fill the cytoplasm with short worms, denser by the nucleus."""
-    worms = []
-    for _, spots in places(scene, rng, scene.cytoplasm & (scene.from_nucleus < 32 * scene.scale), number=(30, 65)):
-        worms += [
-            walk(
-                rng,
-                spot,
-                rng.uniform(0, 2 * np.pi),
-                step=2 * scene.scale,
-                steps=int(rng.integers(2, 6)),
-                wobble=0.5,
-            )
-            for spot in spots
-        ]
-    plane = draw_lines(scene.size, worms, width=1.9 * scene.scale)
-    return to_unit(plane * scene.cytoplasm * (0.4 + np.exp(-scene.from_nucleus / (18 * scene.scale))))
+    """Fill the cytoplasm with curved threads, broken and branched, denser by the nucleus."""
+    angle = 2.5 * smooth_noise(rng, scene.size, rng.uniform(10, 20) * scene.scale)
+    threads = streaks(rng, angle, length=rng.uniform(7, 14) * scene.scale, width=2.2 * scene.scale)
+    threads = 1 / (1 + np.exp(-6 * (threads - rng.uniform(0.5, 0.9))))
+    near = np.exp(-scene.from_nucleus / (rng.uniform(14, 30) * scene.scale))
+    return to_unit((threads + 0.08) * scene.cytoplasm * near * (scene.in_cell > 2 * scene.scale))
 
 
 def aggresome(scene: StainedScene, rng: np.random.Generator) -> Plane:
@@ -89,9 +79,12 @@ def aggresome(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def cytosol(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Fill the cell evenly but for the nucleus, thinner at the rim."""
+    """Fill the cell evenly, the nucleus less or not at all, thinner at the rim."""
     grain = np.clip(1 + 0.12 * smooth_noise(rng, scene.size, 2 * scene.scale), 0.3, None)
-    return to_unit(scene.cytoplasm * grain * (1 - np.exp(-scene.in_cell / (6 * scene.scale))))
+    grain += 0.15 * smooth_noise(rng, scene.size, 18 * scene.scale)
+    share = np.where(scene.nucleus_map > 0, rng.uniform(0.0, 0.15), 1.0)
+    thin = 1 - np.exp(-scene.in_cell / (rng.uniform(1.5, 5) * scene.scale))
+    return to_unit((scene.cell_map > 0) * share * np.clip(grain, 0.2, None) * thin)
 
 
 def cytoplasmic_bodies(scene: StainedScene, rng: np.random.Generator) -> Plane:

@@ -12,14 +12,15 @@ from cytoloc.simulate.stains import StainedScene
 
 def focal_adhesions(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Set short streaks at the rim of the cell, pointing at its middle."""
-    streaks = []
+    marks = []
     rim = (scene.in_cell > 0.5 * scene.scale) & (scene.in_cell < 7 * scene.scale)
-    for cell, spots in places(scene, rng, rim, number=(14, 34)):
+    for cell, spots in places(scene, rng, rim, number=(12, 30)):
         inward = cell.centre - spots
         inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-6
-        lengths = rng.uniform(3, 8, (len(spots), 1)) * scene.scale
-        streaks += list(np.stack([spots, spots + inward * lengths], axis=1).astype(np.float32))
-    return draw_lines(scene.size, streaks, width=1.8 * scene.scale) * (scene.cell_map > 0)
+        # Small cells stand on small ones.
+        lengths = rng.uniform(0.12, 0.34, (len(spots), 1)) * cell.radius
+        marks += list(np.stack([spots, spots + inward * lengths], axis=1).astype(np.float32))
+    return draw_lines(scene.size, marks, width=1.6 * scene.scale) * (scene.cell_map > 0)
 
 
 def plasma_membrane(scene: StainedScene, rng: np.random.Generator) -> Plane:
