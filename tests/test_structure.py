@@ -25,6 +25,7 @@ ALLOWED = {
     "pictures": {"errors", "labels"},
     "atlas": GROUND | {"pictures"},
     "curation": GROUND | {"atlas", "pictures"},
+    "fetch": GROUND | {"pictures"},
     "simulate": GROUND | {"atlas.store", "atlas.writer"},
     "decide": GROUND,
     "models": GROUND,
@@ -40,6 +41,7 @@ ALLOWED = {
         "models",
         "atlas",
         "decide",
+        "fetch",
         "predict",
         "train",
         "report",
@@ -107,7 +109,7 @@ def test_help_loads_nothing_heavy() -> None:
         "from cytoloc.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'polars', 'cv2', 'tensorstore', 'matplotlib', 'sklearn'}\n"
+        "heavy = {'torch', 'numpy', 'polars', 'cv2', 'tensorstore', 'matplotlib', 'sklearn', 'httpx'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     assert "loaded: []" in run_python(code)
