@@ -16,6 +16,7 @@ from cytoloc.labels import LOCATIONS
 if TYPE_CHECKING:
     from cytoloc.fetch.catalogue import Gene
     from cytoloc.fetch.fetching import Fetched
+    from cytoloc.fetch.genes import Genes
     from cytoloc.fetch.plan import Guess, Plan
     from cytoloc.fetch.selection import Wanted
     from cytoloc.fetch.site import Remote, Site
@@ -88,11 +89,10 @@ def hpa(
     Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
     v18/images --labels v18/labels.csv --out external.atlas`
     """
-    from cytoloc.fetch.download import Downloader
-    from cytoloc.fetch.fetching import fetch_pictures
+    from cytoloc.fetch.download import Downloader, require_libraries
     from cytoloc.fetch.genes import read_genes
     from cytoloc.fetch.pace import Pace
-    from cytoloc.fetch.plan import COLOURS, guess_size, lacking, write_tables
+    from cytoloc.fetch.plan import COLOURS
     from cytoloc.fetch.selection import RELIABILITIES, Wanted
     from cytoloc.fetch.site import BASE, Site
     from cytoloc.fetch.store import Store
@@ -105,39 +105,41 @@ def hpa(
     )
     chosen = _words(colours, COLOURS, "--colours")
     pace = Pace(rate)
-    address = _address(base) if base else BASE
-
-    def downloader() -> Downloader:
-        return Downloader(pace, timeout_s=timeout_s, attempts=attempts, contact=contact)
-
-    site = Site(base=address, moved=base is not None, downloader=downloader, jobs=jobs, strict=strict)
+    site = Site(
+        base=_address(base) if base else BASE,
+        moved=base is not None,
+        downloader=lambda: Downloader(pace, timeout_s=timeout_s, attempts=attempts, contact=contact),
+        jobs=jobs,
+        strict=strict,
+    )
     listed = read_genes(genes) if genes else None
-    downloader()  # says at once if a library is missing
+    require_libraries()
     try:
-        with Store(out, base=address).opened() as store:
+        with Store(out, base=site.base).opened() as store:
             planned = _look_up(site, store, listed, catalogue, wanted, chosen)
             if plan:
-                missing = lacking(store, planned.pictures)
-                _show_plan(planned, missing, guess_size(site, missing), as_json=as_json)
-                return
-            write_tables(store, planned)
-            with progress("fetching") as advance:
-                fetched = fetch_pictures(
-                    site,
-                    store,
-                    planned,
-                    licence=licence or _licence(address, moved=base is not None),
-                    verify=verify,
-                    advance=advance,
-                )
+                _show_plan(site, store, planned, as_json=as_json)
+            else:
+                fetched = _fetch(site, store, planned, licence=licence or _licence(site), verify=verify)
     except KeyboardInterrupt:
         typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
         raise
-    _show_fetched(out, planned, fetched, as_json=as_json)
+    if not plan:
+        _show_fetched(out, planned, fetched, as_json=as_json)
+
+
+def _fetch(site: Site, store: Store, planned: Plan, *, licence: str, verify: bool) -> Fetched:
+    """Write the tables and bring the pictures."""
+    from cytoloc.fetch.fetching import fetch_pictures
+    from cytoloc.fetch.plan import write_tables
+
+    write_tables(store, planned)
+    with progress("fetching") as advance:
+        return fetch_pictures(site, store, planned, licence=licence, verify=verify, advance=advance)
 
 
 def _look_up(
-    site: Site, store: Store, listed: Any, catalogue: Path | None, wanted: Wanted, colours: tuple[str, ...]
+    site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colours: tuple[str, ...]
 ) -> Plan:
     """Return what there is and what is wanted of it, from one file or from the site's XML of each gene."""
     from cytoloc.errors import FetchError
@@ -168,8 +170,12 @@ def _look_up(
     return planned
 
 
-def _show_plan(plan: Plan, missing: list[Remote], guess: Guess | None, *, as_json: bool) -> None:
+def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
     """Say what would come."""
+    from cytoloc.fetch.plan import guess_size, lacking
+
+    missing = lacking(store, plan.pictures)
+    guess = guess_size(site, missing)
     chosen = plan.selection
     facts: dict[str, Any] = {
         "genes": len(plan.genes),
@@ -293,9 +299,10 @@ def _address(base: str) -> str:
     return base.rstrip("/")
 
 
-def _licence(address: str, *, moved: bool) -> str:
+def _licence(site: Site) -> str:
     """Return the licence of release 18, or where another site states its own."""
     from cytoloc.fetch.site import BASE
 
-    own = not moved or address.partition("://")[2] == BASE.partition("://")[2]
-    return "CC BY-SA 3.0" if own else f"CC BY-SA; see {address}/about/licence"
+    if site.base.partition("://")[2] == BASE.partition("://")[2]:
+        return "CC BY-SA 3.0"
+    return f"CC BY-SA; see {site.base}/about/licence"

@@ -48,6 +48,14 @@ class _AgainError(Exception):
     """An answer that may be better the next time."""
 
 
+class _SameAgainError(Exception):
+    """What came before and was refused came once more: the site means it."""
+
+    def __init__(self, reason: CytolocError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class _Note(NamedTuple):
     """What the site said of a part.
 
@@ -80,7 +88,7 @@ class Downloader:
     """
 
     def __init__(self, pace: Pace, *, timeout_s: float = 30.0, attempts: int = 6, contact: str = "") -> None:
-        self._httpx, self._stamina = _libraries()
+        self._httpx, self._stamina = require_libraries()
         self.pace = pace
         self.attempts = attempts
         agent = f"cytoloc/{cytoloc.__version__}" + (f" ({contact})" if contact else "")
@@ -105,13 +113,14 @@ class Downloader:
             url: Its address.
             part: Where it goes; what is there of it already is gone on with.
             check: Raises an :class:`~cytoloc.errors.ImageError` or a :class:`~cytoloc.errors.FormatError` if what came
-                is not what it should be; then it is fetched anew.
+                is not what it should be; then it is fetched anew, unless the very same came before.
 
         Raises:
             FetchError: If the site refuses, or the last attempt failed too.
             ImageError, FormatError: If what came last is not what it should be.
         """
         again = (_AgainError, ImageError, FormatError, self._httpx.TransportError)
+        refused: set[str] = set()
         retrying = self._stamina.retry_context(
             on=lambda error: isinstance(error, again),
             attempts=self.attempts,
@@ -122,7 +131,9 @@ class Downloader:
         try:
             async for attempt in retrying:
                 with attempt:
-                    return await self._attempt(url, part, check)
+                    return await self._attempt(url, part, check, refused)
+        except _SameAgainError as error:
+            raise error.reason from error
         except _AgainError as error:
             raise FetchError(f"{url}: {error}.") from error
         except self._httpx.TimeoutException as error:
@@ -144,7 +155,7 @@ class Downloader:
         length = answer.headers.get("Content-Length", "")
         return int(length) if answer.status_code == 200 and length.isdecimal() else None
 
-    async def _attempt(self, url: str, part: Path, check: Callable[[Path], None]) -> Received:
+    async def _attempt(self, url: str, part: Path, check: Callable[[Path], None], refused: set[str]) -> Received:
         note, have = _begun(part, url)
         if not (have and have == note.total):
             headers = {"Range": f"bytes={have}-", "If-Range": note.condition} if have else {}
@@ -157,12 +168,16 @@ class Downloader:
             if size > note.total:
                 _forget(part)
             raise _AgainError(f"{size} bytes came, {note.total} were announced")
+        sha256 = await asyncio.to_thread(sha256_of, part)
         try:
             await asyncio.to_thread(check, part)
-        except CytolocError:
+        except (ImageError, FormatError) as error:
             _forget(part)
+            if sha256 in refused:
+                raise _SameAgainError(error) from error
+            refused.add(sha256)
             raise
-        return Received(size, await asyncio.to_thread(sha256_of, part), note.etag)
+        return Received(size, sha256, note.etag)
 
     def _judge(self, answer: httpx.Response, url: str, part: Path) -> None:
         """Raise unless the answer has the file, or the rest of it, in it."""
@@ -262,7 +277,12 @@ def _note_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.note")
 
 
-def _libraries() -> tuple[Any, Any]:
+def require_libraries() -> tuple[Any, Any]:
+    """Return httpx and stamina.
+
+    Raises:
+        MissingExtraError: If one is not installed.
+    """
     try:
         import httpx
         import stamina

@@ -73,16 +73,11 @@ def fetch_pictures(
             fetched.came += 1
             fetched.size_bytes += size
 
+        def tell(done: int) -> None:
+            advance(fetched.known + done, len(plan.pictures))
+
         try:
-            fetch_all(
-                site,
-                store,
-                missing,
-                _check_picture,
-                luck.take,
-                lambda done: advance(fetched.known + done, len(plan.pictures)),
-                write_down,
-            )
+            fetch_all(site, store, missing, _check_picture, luck.take, tell, write_down)
         finally:
             store.write_failed(fetched.failed)
     store.write_manifest(row for row in manifest.values() if (store.folder / row.file).exists())
