@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Literal, NamedTuple
 from xml.sax.saxutils import escape
 
@@ -21,8 +22,9 @@ COLOURS = ("red", "green", "blue", "yellow")
 PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 Fault = Literal[
-    "503", "429", "429 long", "404", "403", "cut", "stall", "says more", "says less", "html", "short", "empty", "png"
-]
+    "503", "429", "429 long", "404", "403", "cut", "stall", "says more", "says less", "html", "short", "empty", "png",
+    "less of the rest", "no length",
+]  # fmt: skip
 
 
 class Well(NamedTuple):
@@ -119,7 +121,7 @@ class AtlasSite:
     base: str = ""
     ranges: bool = True
     conditions: bool = True
-    etags: bool = True
+    states: Literal["strong", "weak", "date", "unnamed"] = "strong"
     retry_after: str = "0"
     slow_s: float = 0.0
 
@@ -207,17 +209,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send_file(self, content: bytes, fault: Fault | None, *, body: bool) -> None:
         site = self.site
         etag = f'"{hashlib.sha256(content).hexdigest()[:12]}"'
-        more = {"ETag": etag} if site.etags else {}
+        # Each content has a date of its own, as if it had been written then.
+        date = formatdate(int(etag[1:7], 16) * 60, usegmt=True)
+        more = {
+            "strong": {"ETag": etag},
+            "weak": {"ETag": f"W/{etag}"},
+            "date": {"Last-Modified": date},
+            "unnamed": {},
+        }[site.states]
         status, whole = 200, content
         wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if wanted and site.ranges and (condition == etag or not site.conditions):
+        if wanted and site.ranges and (condition in (etag, date) or not site.conditions):
             first = int(wanted.removeprefix("bytes=").partition("-")[0])
             if first >= len(content):
                 self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
                 return
             status, content = 206, content[first:]
             more["Content-Range"] = f"bytes {first}-{len(whole) - 1}/{len(whole)}"
-        length = len(content) + {"says more": 500, "says less": -200}.get(fault or "", 0)
+        if fault == "less of the rest":
+            content = content[:-200]
+        length = (
+            -1 if fault == "no length" else len(content) + {"says more": 500, "says less": -200}.get(fault or "", 0)
+        )
         if fault in ("cut", "stall"):
             content = content[: len(content) // 2]
         time.sleep(site.slow_s)
@@ -232,7 +245,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in more.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content) if length is None else length))
+        if length == -1:
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(content) if length is None else length))
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import stamina
@@ -38,15 +40,26 @@ def whole(path: Path) -> None:
         raise ImageError("what came is damaged.")
 
 
+def anything(path: Path) -> None:
+    """Take what came, so that no check helps the part to be right."""
+
+
 def fetch(
-    site: AtlasSite, part: Path, *, time: FakeTime | None = None, attempts: int = 4, timeout_s: float = 5.0
+    site: AtlasSite,
+    part: Path,
+    *,
+    path: str = PATH,
+    check: Callable[[Path], None] = whole,
+    time: FakeTime | None = None,
+    attempts: int = 4,
+    timeout_s: float = 5.0,
 ) -> Received:
     time = time or FakeTime()
 
     async def run() -> Received:
         pace = Pace(1000, clock=time.clock, sleep=time.sleep)
         async with Downloader(pace, attempts=attempts, timeout_s=timeout_s, contact="me@example.org") as downloader:
-            return await downloader.fetch(site.base + PATH, part, whole)
+            return await downloader.fetch(site.base + path, part, check)
 
     with stamina.set_testing(True, attempts=attempts):
         return asyncio.run(run())
@@ -93,7 +106,7 @@ def test_a_site_that_says_nothing_is_asked_again(picture: AtlasSite, tmp_path: P
 )
 def test_what_stays_wrong_is_said(picture: AtlasSite, tmp_path: Path, fault: Fault, reason: str) -> None:
     picture.files[PATH] = BODY + bytes(1 << 20)
-    picture.etags = False
+    picture.states = "unnamed"
     picture.faults[PATH] = [fault] * 9
     with pytest.raises(FetchError, match=reason):
         fetch(picture, tmp_path / "part", attempts=3, timeout_s=0.2)
@@ -148,7 +161,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(picture: AtlasSite, tmp_path
     interrupted(picture, tmp_path / "part")
     picture.files[PATH] = BODY
     picture.conditions = conditions
-    assert fetch(picture, tmp_path / "part").size_bytes == len(BODY)
+    assert fetch(picture, tmp_path / "part", check=anything).size_bytes == len(BODY)
     assert (tmp_path / "part").read_bytes() == BODY
 
 
@@ -159,8 +172,19 @@ def test_a_site_without_ranges_sends_all(picture: AtlasSite, tmp_path: Path) -> 
     assert (tmp_path / "part").read_bytes() == BODY
 
 
-def test_without_a_name_for_its_state_a_file_begins_anew(picture: AtlasSite, tmp_path: Path) -> None:
-    picture.etags = False
+def test_a_date_of_change_is_condition_enough(picture: AtlasSite, tmp_path: Path) -> None:
+    picture.states = "date"
+    interrupted(picture, tmp_path / "part")
+    fetch(picture, tmp_path / "part")
+    assert picture.requests(PATH)[-1].headers["If-Range"].endswith(" GMT")
+    assert (tmp_path / "part").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("states", ["weak", "unnamed"])
+def test_without_a_sure_name_for_its_state_a_file_begins_anew(
+    picture: AtlasSite, tmp_path: Path, states: Literal["weak", "unnamed"]
+) -> None:
+    picture.states = states
     interrupted(picture, tmp_path / "part")
     fetch(picture, tmp_path / "part")
     assert "Range" not in picture.requests(PATH)[-1].headers
@@ -181,6 +205,39 @@ def test_parts_of_nobody_are_not_trusted(picture: AtlasSite, tmp_path: Path) -> 
     (tmp_path / "part.note").write_text("{")
     fetch(picture, tmp_path / "part")
     assert (tmp_path / "part").read_bytes() == BODY
+
+
+def test_a_part_of_another_file_is_not_gone_on_with(picture: AtlasSite, tmp_path: Path) -> None:
+    interrupted(picture, tmp_path / "part")
+    picture.files["/other.jpg"] = BODY[::-1]
+    fetch(picture, tmp_path / "part", path="/other.jpg", check=anything)
+    assert "Range" not in picture.requests("/other.jpg")[0].headers
+    assert (tmp_path / "part").read_bytes() == BODY[::-1]
+
+
+def test_a_rest_that_is_not_all_is_gone_on_with(picture: AtlasSite, tmp_path: Path) -> None:
+    interrupted(picture, tmp_path / "part")
+    picture.faults[PATH] = ["less of the rest"]
+    fetch(picture, tmp_path / "part", check=anything)
+    assert (tmp_path / "part").read_bytes() == BODY
+    assert picture.requests(PATH)[-1].headers["Range"] == f"bytes={len(BODY) - 200}-"
+
+
+def test_a_length_is_not_needed(picture: AtlasSite, tmp_path: Path) -> None:
+    picture.faults[PATH] = ["no length"]
+    assert fetch(picture, tmp_path / "part").size_bytes == len(BODY)
+
+
+@pytest.mark.parametrize(("fault", "said"), [("no length", "does not end"), ("cut", f"has {len(BODY)} bytes")])
+def test_what_is_far_too_large_is_refused(
+    picture: AtlasSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, said: str
+) -> None:
+    monkeypatch.setattr("cytoloc.fetch.download.LARGEST_BYTES", 5000)
+    picture.faults[PATH] = [fault]
+    with pytest.raises(FetchError, match=said):
+        fetch(picture, tmp_path / "part")
+    assert len(picture.requests(PATH)) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_retry_after_holds_everything_back(picture: AtlasSite, tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ async def _write(answer: httpx.Response, url: str, part: Path, *, have: int, bef
             file.write(chunk)
             have += len(chunk)
             if have > LARGEST_BYTES:
+                _forget(part)
                 raise FetchError(f"{url} does not end; neither a picture nor the XML of a gene is so large.")
     return note
 
