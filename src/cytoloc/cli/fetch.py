@@ -74,7 +74,7 @@ def hpa(
     attempts: Annotated[int, typer.Option(help="How often a file is asked for.", min=1, max=20)] = 6,
     contact: Annotated[str, typer.Option(help="Your e-mail, for the site's keepers; part of the User-Agent.")] = "",
     licence: Annotated[
-        str | None, typer.Option(help="For the manifest; CC BY-SA 3.0 for release 18, see the site's /about/licence.")
+        str | None, typer.Option(help="For the manifest, which knows that of release 18; see /about/licence there.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Fetch the catalogue, say what would come, and stop.")] = False,
@@ -115,12 +115,13 @@ def hpa(
     listed = read_genes(genes) if genes else None
     require_libraries()
     try:
-        with Store(out, base=site.base).opened() as store:
+        origin = f"the hosts that {catalogue.name} names" if catalogue and not base else site.base
+        with Store(out, base=origin).opened() as store:
             planned = _look_up(site, store, listed, catalogue, wanted, chosen)
             if plan:
                 _show_plan(site, store, planned, as_json=as_json)
             else:
-                fetched = _fetch(site, store, planned, licence=licence or _licence(site), verify=verify)
+                fetched = _fetch(site, store, planned, licence=licence, verify=verify)
     except KeyboardInterrupt:
         typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
         raise
@@ -128,7 +129,7 @@ def hpa(
         _show_fetched(out, planned, fetched, as_json=as_json)
 
 
-def _fetch(site: Site, store: Store, planned: Plan, *, licence: str, verify: bool) -> Fetched:
+def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
     """Write the tables and bring the pictures."""
     from cytoloc.fetch.fetching import fetch_pictures
     from cytoloc.fetch.plan import write_tables
@@ -297,12 +298,3 @@ def _address(base: str) -> str:
             f"{base!r} is not an address like https://v18.proteinatlas.org.", param_hint="'--base'"
         )
     return base.rstrip("/")
-
-
-def _licence(site: Site) -> str:
-    """Return the licence of release 18, or where another site states its own."""
-    from cytoloc.fetch.site import BASE
-
-    if site.base.partition("://")[2] == BASE.partition("://")[2]:
-        return "CC BY-SA 3.0"
-    return f"CC BY-SA; see {site.base}/about/licence"

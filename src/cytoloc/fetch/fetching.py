@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from cytoloc.errors import ImageError
 from cytoloc.fetch.download import Received
@@ -13,6 +14,10 @@ from cytoloc.fetch.plan import Plan
 from cytoloc.fetch.site import Advance, Failed, Luck, Remote, Site, fetch_all
 from cytoloc.fetch.store import MANIFEST, Came, Store
 from cytoloc.pictures.codecs import read_jpeg
+
+
+LICENCES: Final = {"15": "CC BY-NC-ND 4.0", "18": "CC BY-SA 3.0"}
+"""Of the releases whose licence was looked up; the page /about/licence of each says its own."""
 
 
 @dataclass
@@ -39,8 +44,8 @@ def fetch_pictures(
     store: Store,
     plan: Plan,
     *,
-    licence: str,
     advance: Advance,
+    licence: str | None = None,
     verify: bool = False,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Fetched:
@@ -50,8 +55,8 @@ def fetch_pictures(
         site: Where they come from.
         store: Where they go.
         plan: What is wanted.
-        licence: For the manifest.
         advance: Told how many are done, and of how many.
+        licence: For the manifest; by default that of each picture's release.
         verify: Read the files that are here and compare their hashes.
         now: The time, for the manifest.
 
@@ -67,7 +72,8 @@ def fetch_pictures(
         def write_down(remote: Remote, received: Received) -> None:
             time = now().isoformat(timespec="seconds")
             size, sha256, etag = received
-            row = Came(remote.file, remote.url, remote.release, sha256, size, licence, time, etag)
+            right = licence or licence_of(remote.release)
+            row = Came(remote.file, remote.url, remote.release, sha256, size, right, time, etag)
             log.add(row)
             manifest[row.file] = row
             fetched.came += 1
@@ -83,6 +89,18 @@ def fetch_pictures(
     store.write_manifest(row for row in manifest.values() if (store.folder / row.file).exists())
     store.tidy()
     return fetched
+
+
+def licence_of(release: str) -> str:
+    """Return the licence of a release, or where to look for it.
+
+    Examples:
+        >>> licence_of("18.1")
+        'CC BY-SA 3.0'
+        >>> licence_of("25.0")
+        'see /about/licence of release 25.0'
+    """
+    return LICENCES.get(release.partition(".")[0], f"see /about/licence of release {release or 'that is not said'}")
 
 
 def _missing(store: Store, plan: Plan, manifest: dict[str, Came], fetched: Fetched, *, verify: bool) -> list[Remote]:

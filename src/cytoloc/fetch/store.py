@@ -61,7 +61,7 @@ class Store:
 
     Args:
         folder: Made if it is not there.
-        base: The site; a folder belongs to one.
+        base: The site, in words or by its address; a folder belongs to one.
 
     Raises:
         OutputExistsError: If the folder holds something that is not of a fetch.
