@@ -322,6 +322,16 @@ def test_what_is_wanted_can_be_chosen(site: AtlasSite, genes: Path, cli: Cli, tm
     assert {each.name.rpartition("_")[2] for each in (tmp_path / "v18").rglob("*.jpg")} == {"green.jpg", "blue.jpg"}
 
 
+def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    said = cli(*call(site, genes, tmp_path / "v18", "--cell-line", "HELA"))
+    assert said.code == 1
+    assert "No field of 3 genes is wanted: 6 of other cell lines, 1 of the reliability uncertain" in said.err
+    assert not (tmp_path / "v18" / "labels.csv").exists()
+    genes.write_text("ENSG00000000938\n")
+    said = cli(*call(site, genes, tmp_path / "v18"))
+    assert (said.code, "No field of 1 gene is wanted: there are none" in said.err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

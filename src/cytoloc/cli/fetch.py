@@ -130,10 +130,21 @@ def hpa(
 
 
 def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
-    """Write the tables and bring the pictures."""
+    """Write the tables and bring the pictures.
+
+    Raises:
+        FetchError: If there is nothing to bring.
+    """
+    from cytoloc.errors import FetchError
     from cytoloc.fetch.fetching import fetch_pictures
     from cytoloc.fetch.plan import write_tables
 
+    if not planned.selection.fields:
+        why = [f"{number} {reason}" for reason, number in planned.selection.left_out.most_common(SHOWN)]
+        raise FetchError(
+            f"No field of {counted(len(planned.genes), 'gene')} is wanted: {', '.join(why) or 'there are none'}.",
+            way_out="See --reliability, --cell-line and --unlabelled; --plan says what there is.",
+        )
     write_tables(store, planned)
     with progress("fetching") as advance:
         return fetch_pictures(site, store, planned, licence=licence, verify=verify, advance=advance)

@@ -15,7 +15,6 @@ from cytoloc.fetch.site import Advance, Failed, Luck, Remote, Site, fetch_all
 from cytoloc.fetch.store import MANIFEST, Came, Store
 from cytoloc.pictures.codecs import read_jpeg
 
-
 LICENCES: Final = {"15": "CC BY-NC-ND 4.0", "18": "CC BY-SA 3.0"}
 """Of the releases whose licence was looked up; the page /about/licence of each says its own."""
 

@@ -169,10 +169,13 @@ class Store:
             verify: Read it all and compare the hash, instead of its size alone.
         """
         path = self.folder / came.file
+        if path.exists():
+            return _is(path, came, verify=verify)
         part = self.part(came.file)
-        if not path.exists() and part.exists() and _is(part, came, verify=True):
+        lacks_its_name = part.exists() and _is(part, came, verify=True)
+        if lacks_its_name:
             self.give_name(part, came.file)
-        return path.exists() and _is(path, came, verify=verify)
+        return lacks_its_name
 
     def write_table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table of the folder, or replace it: whole, or as it was."""
