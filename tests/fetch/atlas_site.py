@@ -23,7 +23,7 @@ PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 Fault = Literal[
     "503", "429", "429 long", "404", "403", "cut", "stall", "says more", "says less", "html", "short", "empty", "png",
-    "less of the rest", "no length",
+    "less of the rest", "no length", "trickle", "not gzip",
 ]  # fmt: skip
 
 
@@ -233,6 +233,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
         if fault in ("cut", "stall"):
             content = content[: len(content) // 2]
+        if fault == "not gzip":
+            more["Content-Encoding"] = "gzip"
+        if fault == "trickle":
+            self._trickle(content)
+            return
         time.sleep(site.slow_s)
         self._send(status, content if body else b"", more, length=length)
         if fault == "stall":
@@ -240,6 +245,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault in ("cut", "stall", "says more", "says less"):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _trickle(self, content: bytes) -> None:
+        """Send a little now and then, never silent for long and never done."""
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()[:12]}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        for start in range(0, len(content), 100):
+            self.wfile.write(content[start : start + 100])
+            time.sleep(0.02)
 
     def _send(self, status: int, content: bytes, more: dict[str, str], *, length: int | None = None) -> None:
         self.send_response(status)

@@ -81,7 +81,9 @@ def test_a_file_comes_with_what_is_known_of_it(picture: AtlasSite, tmp_path: Pat
     assert "Range" not in asked.headers
 
 
-@pytest.mark.parametrize("fault", ["503", "429", "cut", "says more", "says less", "html", "short", "empty", "png"])
+@pytest.mark.parametrize(
+    "fault", ["503", "429", "cut", "not gzip", "says more", "says less", "html", "short", "empty", "png"]
+)
 def test_what_goes_wrong_once_is_tried_again(picture: AtlasSite, tmp_path: Path, fault: Fault) -> None:
     picture.faults[PATH] = [fault, "503", "cut"]
     assert fetch(picture, tmp_path / "part").size_bytes == len(BODY)
@@ -93,6 +95,13 @@ def test_a_site_that_says_nothing_is_asked_again(picture: AtlasSite, tmp_path: P
     picture.faults[PATH] = ["stall"]
     assert fetch(picture, tmp_path / "part", timeout_s=0.2).size_bytes == len(BODY)
     assert picture.requests(PATH)[1].headers["Range"] == f"bytes={len(BODY) // 2}-"
+
+
+def test_a_trickle_is_ended_and_the_rest_asked_for(picture: AtlasSite, tmp_path: Path) -> None:
+    picture.faults[PATH] = ["trickle"]
+    fetch(picture, tmp_path / "part", timeout_s=0.05)
+    assert (tmp_path / "part").read_bytes() == BODY
+    assert int(picture.requests(PATH)[1].headers["Range"][6:-1]) > 100
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,19 @@ def test_files_that_changed_here_come_anew(site: AtlasSite, genes: Path, cli: Cl
     assert tree(out) == before
 
 
+def test_what_changed_and_cannot_be_had_again_is_not_kept(
+    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "v18", "images/4109/24_H11_1_red.jpg"
+    cli(*call(site, genes, out))
+    (out / file).write_bytes((out / file).read_bytes()[:50])
+    site.faults["/" + file] = ["404"]
+    assert cli(*call(site, genes, out)).code == 0
+    assert not (out / file).exists()
+    assert [row["file"] for row in table(out / "failed.csv")] == [file]
+    assert len(table(out / "manifest.csv")) == 19
+
+
 def test_a_plan_fetches_the_catalogue_alone(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "v18"
     said = cli(*call(site, genes, out, "--plan"))
@@ -342,6 +355,7 @@ def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: C
         (["--rate", "inf"], "more than 0"),
         (["--timeout-s", "nan"], "more than 0"),
         (["--jobs", "99"], "--jobs"),
+        (["--contact", "a\nb"], "printable ASCII"),
     ],
 )
 def test_wrong_calls(cli: Cli, tmp_path: Path, words: list[str], expected: str) -> None:

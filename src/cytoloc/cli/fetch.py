@@ -44,6 +44,12 @@ def _positive(value: float) -> float:
     return value
 
 
+def _printable(value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise typer.BadParameter("must be printable ASCII: it becomes part of a header.")
+    return value
+
+
 def hpa(
     out: Annotated[Path, typer.Option(help="The folder; that of an earlier fetch is gone on with.")],
     base: Annotated[
@@ -72,7 +78,9 @@ def hpa(
         float, typer.Option("--timeout-s", help="How long the site may say nothing.", callback=_positive)
     ] = 30.0,
     attempts: Annotated[int, typer.Option(help="How often a file is asked for.", min=1, max=20)] = 6,
-    contact: Annotated[str, typer.Option(help="Your e-mail, for the site's keepers; part of the User-Agent.")] = "",
+    contact: Annotated[
+        str, typer.Option(help="Your e-mail, for the site's keepers; part of the User-Agent.", callback=_printable)
+    ] = "",
     licence: Annotated[
         str | None, typer.Option(help="For the manifest, which knows that of release 18; see /about/licence there.")
     ] = None,

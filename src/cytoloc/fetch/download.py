@@ -27,7 +27,10 @@ LONGEST_PAUSE_S: Final = 600.0
 LARGEST_BYTES: Final = 256 << 20
 """More is neither a picture nor the XML of a gene."""
 
-_TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+SLOWEST: Final = 20
+"""A file must come within so many time limits, however steadily it trickles; then the rest is asked for."""
+
+_TRY_AGAIN: Final = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class Received(NamedTuple):
@@ -91,6 +94,7 @@ class Downloader:
         self._httpx, self._stamina = require_libraries()
         self.pace = pace
         self.attempts = attempts
+        self.longest_s = SLOWEST * timeout_s
         agent = f"cytoloc/{cytoloc.__version__}" + (f" ({contact})" if contact else "")
         # Compressed answers have neither a length nor ranges that mean the file's.
         headers = {"User-Agent": agent, "Accept-Encoding": "identity"}
@@ -119,7 +123,7 @@ class Downloader:
             FetchError: If the site refuses, or the last attempt failed too.
             ImageError, FormatError: If what came last is not what it should be.
         """
-        again = (_AgainError, ImageError, FormatError, self._httpx.TransportError)
+        again = (_AgainError, ImageError, FormatError, self._httpx.TransportError, self._httpx.DecodingError)
         refused: set[str] = set()
         retrying = self._stamina.retry_context(
             on=lambda error: isinstance(error, again),
@@ -138,7 +142,7 @@ class Downloader:
             raise FetchError(f"{url}: {error}.") from error
         except self._httpx.TimeoutException as error:
             raise FetchError(f"{url}: nothing came for longer than the time limit.") from error
-        except (self._httpx.TransportError, self._httpx.TooManyRedirects) as error:
+        except self._httpx.RequestError as error:
             raise FetchError(f"{url}: {str(error).rstrip('.') or type(error).__name__}.") from error
         except self._httpx.InvalidURL as error:
             raise FetchError(f"{url} is not an address: {error}.") from error
@@ -160,9 +164,12 @@ class Downloader:
         if not (have and have == note.total):
             headers = {"Range": f"bytes={have}-", "If-Range": note.condition} if have else {}
             await self.pace.turn()
-            async with self._client.stream("GET", url, headers=headers) as answer:
-                self._judge(answer, url, part)
-                note = await _write(answer, url, part, have=have, before=note)
+            try:
+                async with asyncio.timeout(self.longest_s), self._client.stream("GET", url, headers=headers) as answer:
+                    self._judge(answer, url, part)
+                    note = await _write(answer, url, part, have=have, before=note)
+            except TimeoutError as error:
+                raise _AgainError(f"not all of it came within {self.longest_s:.0f} s") from error
         size = part.stat().st_size
         if note.total not in (-1, size):
             if size > note.total:
