@@ -26,6 +26,7 @@ ALLOWED = {
     "atlas": GROUND | {"pictures"},
     "curation": GROUND | {"atlas", "pictures"},
     "folds": GROUND | {"atlas", "pictures"},
+    "fetch": GROUND | {"pictures"},
     "simulate": GROUND | {"atlas.store", "atlas.writer"},
     "decide": GROUND,
     "models": GROUND,
@@ -42,6 +43,7 @@ ALLOWED = {
         "models",
         "atlas",
         "decide",
+        "fetch",
         "predict",
         "train",
         "report",
@@ -109,7 +111,7 @@ def test_help_loads_nothing_heavy() -> None:
         "from cytoloc.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'polars', 'cv2', 'tensorstore', 'matplotlib', 'sklearn'}\n"
+        "heavy = {'torch', 'numpy', 'polars', 'cv2', 'tensorstore', 'matplotlib', 'sklearn', 'httpx'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     assert "loaded: []" in run_python(code)

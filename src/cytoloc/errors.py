@@ -65,5 +65,9 @@ class TrainingError(CytolocError):
     """A training run that cannot start or go on."""
 
 
+class FetchError(CytolocError):
+    """A site that cannot be reached, does not let us in, or answers with what it must not."""
+
+
 class MissingExtraError(CytolocError):
     """A part of cytoloc whose libraries are not installed."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, bench, curation, decide, demo, folds, importing, predict, train
+from cytoloc.cli import atlas, bench, curation, decide, demo, fetch, folds, importing, predict, train
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -37,6 +37,7 @@ def _root(
 demo.register(app)
 atlas.register(app)
 importing.register(app)
+fetch.register(app)
 curation.register(app)
 folds.register(app)
 train.register(app)

@@ -1,0 +1,319 @@
+"""The commands ``cytoloc fetch …``: pictures and labels from the sites that publish them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cytoloc.cli.console import counted, progress
+from cytoloc.labels import LOCATIONS
+
+if TYPE_CHECKING:
+    from cytoloc.fetch.catalogue import Gene
+    from cytoloc.fetch.fetching import Fetched
+    from cytoloc.fetch.genes import Genes
+    from cytoloc.fetch.plan import Guess, Plan
+    from cytoloc.fetch.selection import Wanted
+    from cytoloc.fetch.site import Remote, Site
+    from cytoloc.fetch.store import Store
+
+SHOWN = 5
+"""Names, genes and failures that are printed; the files list all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    fetching = typer.Typer(help="Fetch pictures and their labels.", no_args_is_help=True)
+    fetching.command()(hpa)
+    fetching.callback()(_group)
+    app.add_typer(fetching, name="fetch")
+
+
+def _group() -> None:
+    """Fetch pictures and their labels."""
+
+
+def _positive(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter("must be a number more than 0.")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise typer.BadParameter("must be printable ASCII: it becomes part of a header.")
+    return value
+
+
+def hpa(
+    out: Annotated[Path, typer.Option(help="The folder; that of an earlier fetch is gone on with.")],
+    base: Annotated[
+        str | None, typer.Option(help="The site, also for pictures; by default that of release 18.", metavar="URL")
+    ] = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option(help="Ensembl ids or names of genes, or a table of the Atlas; by default all with pictures."),
+    ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="The Atlas's XML of many genes, plain or gzipped, instead of one by one.")
+    ] = None,
+    reliability: Annotated[
+        str, typer.Option(help="Of enhanced, supported, approved, uncertain.")
+    ] = "enhanced,supported,approved",
+    cell_line: Annotated[list[str] | None, typer.Option(help="Only these cells; may be given more than once.")] = None,
+    colours: Annotated[str, typer.Option(help="Of red, green, blue, yellow; an import needs all.")] = (
+        "red,green,blue,yellow"
+    ),
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Also fields without any of the 28 locations.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Files at once.", min=1, max=16)] = 4,
+    rate: Annotated[float, typer.Option(help="Most requests a second.", callback=_positive)] = 10.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", help="How long the site may say nothing.", callback=_positive)
+    ] = 30.0,
+    attempts: Annotated[int, typer.Option(help="How often a file is asked for.", min=1, max=20)] = 6,
+    contact: Annotated[
+        str, typer.Option(help="Your e-mail, for the site's keepers; part of the User-Agent.", callback=_printable)
+    ] = "",
+    licence: Annotated[
+        str | None, typer.Option(help="For the manifest, which knows that of release 18; see /about/licence there.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Fetch the catalogue, say what would come, and stop.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read what is here and compare its hashes.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be had.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fetch the Human Protein Atlas's fields, labelled per well, in the form that `import hpa` takes.
+
+    Files that cannot be had are listed in failed.csv and the rest goes on; started again, it goes on where it was.
+
+    Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
+    v18/images --labels v18/labels.csv --out external.atlas`
+    """
+    from cytoloc.fetch.download import Downloader, require_libraries
+    from cytoloc.fetch.genes import read_genes
+    from cytoloc.fetch.pace import Pace
+    from cytoloc.fetch.plan import COLOURS
+    from cytoloc.fetch.selection import RELIABILITIES, Wanted
+    from cytoloc.fetch.site import BASE, Site
+    from cytoloc.fetch.store import Store
+
+    wanted = Wanted(
+        reliability=frozenset(_words(reliability, RELIABILITIES, "--reliability")),
+        cell_lines=frozenset(cell_line) if cell_line else None,
+        unlabelled=unlabelled,
+        limit=limit,
+    )
+    chosen = _words(colours, COLOURS, "--colours")
+    pace = Pace(rate)
+    site = Site(
+        base=_address(base) if base else BASE,
+        moved=base is not None,
+        downloader=lambda: Downloader(pace, timeout_s=timeout_s, attempts=attempts, contact=contact),
+        jobs=jobs,
+        strict=strict,
+    )
+    listed = read_genes(genes) if genes else None
+    require_libraries()
+    try:
+        origin = f"the hosts that {catalogue.name} names" if catalogue and not base else site.base
+        with Store(out, base=origin).opened() as store:
+            planned = _look_up(site, store, listed, catalogue, wanted, chosen)
+            if plan:
+                _show_plan(site, store, planned, as_json=as_json)
+            else:
+                fetched = _fetch(site, store, planned, licence=licence, verify=verify)
+    except KeyboardInterrupt:
+        typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
+        raise
+    if not plan:
+        _show_fetched(out, planned, fetched, as_json=as_json)
+
+
+def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
+    """Write the tables and bring the pictures.
+
+    Raises:
+        FetchError: If there is nothing to bring.
+    """
+    from cytoloc.errors import FetchError
+    from cytoloc.fetch.fetching import fetch_pictures
+    from cytoloc.fetch.plan import write_tables
+
+    if not planned.selection.fields:
+        why = [f"{number} {reason}" for reason, number in planned.selection.left_out.most_common(SHOWN)]
+        raise FetchError(
+            f"No field of {counted(len(planned.genes), 'gene')} is wanted: {', '.join(why) or 'there are none'}.",
+            way_out="See --reliability, --cell-line and --unlabelled; --plan says what there is.",
+        )
+    write_tables(store, planned)
+    with progress("fetching") as advance:
+        return fetch_pictures(site, store, planned, licence=licence, verify=verify, advance=advance)
+
+
+def _look_up(
+    site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colours: tuple[str, ...]
+) -> Plan:
+    """Return what there is and what is wanted of it, from one file or from the site's XML of each gene."""
+    from cytoloc.errors import FetchError
+    from cytoloc.fetch.lookup import fetch_genes, genes_in, genes_of_file, wanted_genes
+    from cytoloc.fetch.plan import make_plan
+    from cytoloc.fetch.selection import select
+
+    if catalogue is not None:
+        return make_plan(genes_of_file(catalogue, listed), wanted, colours=colours, site=site, failed=[])
+    ids, failed = wanted_genes(site, store, listed)
+    found = 0
+
+    def enough(some: Iterator[Gene]) -> bool:
+        nonlocal found
+        found += len(select(some, wanted).fields)
+        return wanted.limit is not None and found >= wanted.limit
+
+    with progress("looking up genes") as advance:
+        asked, more = fetch_genes(site, store, ids, advance=advance, enough=enough if wanted.limit else None)
+    failed += more
+    planned = make_plan(genes_in(store, asked), wanted, colours=colours, site=site, failed=failed)
+    if not planned.genes:
+        reason = f"; {failed[0].file}: {failed[0].reason}" if failed else "."
+        raise FetchError(
+            f"None of {counted(len(ids) or len(failed), 'gene')} could be looked up at {site.base}{reason}",
+            way_out="Check --genes and --base.",
+        )
+    return planned
+
+
+def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
+    """Say what would come."""
+    from cytoloc.fetch.plan import guess_size, lacking
+
+    missing = lacking(store, plan.pictures)
+    guess = guess_size(site, missing)
+    chosen = plan.selection
+    facts: dict[str, Any] = {
+        "genes": len(plan.genes),
+        "genes_without_pictures": sum(row.fields == 0 for row in plan.genes),
+        "antibodies": len({each.folder for each in chosen.fields}),
+        "wells": len({each.place for each in chosen.fields}),
+        "fields": len(chosen.fields),
+        "pictures": len(plan.pictures),
+        "pictures_here": len(plan.pictures) - len(missing),
+        "estimated_bytes": round(guess.mean_bytes * len(missing)) if guess else None,
+        "sampled_pictures": guess.sample if guess else 0,
+        "locations": [
+            {"id": each.id, "name": each.name, "fields": number}
+            for each, number in zip(LOCATIONS, chosen.per_location, strict=True)
+        ],
+        "unknown_names": dict(chosen.unknown.most_common()),
+        "without_location": dict(chosen.without.most_common()),
+        "left_out": dict(chosen.left_out.most_common()),
+        "failed": [row._asdict() for row in plan.failed],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    typer.echo(f"{'location':<34} {'fields':>7}")
+    for row in facts["locations"]:
+        typer.echo(f"{row['id']:>2} {row['name']:<31} {row['fields']:>7}")
+    typer.echo(
+        f"\n{counted(facts['fields'], 'field')} of {counted(facts['wells'], 'well')},"
+        f" antibodies: {facts['antibodies']}, {counted(facts['genes'], 'gene')}"
+        f" ({facts['genes_without_pictures']} without subcellular pictures)."
+    )
+    typer.echo(
+        f"{counted(facts['pictures'], 'picture')}, {facts['pictures_here']} of them here; {_size(missing, guess)}."
+    )
+    _tell_names(plan)
+    for reason, number in chosen.left_out.most_common():
+        typer.echo(f"Left out: {counted(number, 'field')} {reason}.")
+    _tell_failures(plan.failed)
+
+
+def _size(missing: list[Remote], guess: Guess | None) -> str:
+    if not missing:
+        return "nothing is to come"
+    if guess is None:
+        return f"{len(missing)} to come, and the site does not say how large they are"
+    return (
+        f"{len(missing)} to come, about {guess.mean_bytes * len(missing) / 1e9:.3g} GB (an estimate: a sample of"
+        f" {guess.sample} has {guess.mean_bytes / 1e3:.0f} kB a picture)"
+    )
+
+
+def _show_fetched(out: Path, plan: Plan, fetched: Fetched, *, as_json: bool) -> None:
+    """Say what came and what did not."""
+    if as_json:
+        facts = {
+            "fields": len(plan.selection.fields),
+            "came": fetched.came,
+            "bytes": fetched.size_bytes,
+            "here_before": fetched.known,
+            "changed": fetched.changed,
+            "failed": [row._asdict() for row in fetched.failed],
+            "unknown_names": dict(plan.selection.unknown.most_common()),
+            "left_out": dict(plan.selection.left_out.most_common()),
+        }
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    typer.echo(
+        f"{out}: {counted(len(plan.selection.fields), 'field')}; {counted(fetched.came, 'picture')} came"
+        f" ({fetched.size_bytes / 1e6:.1f} MB), {fetched.known} were here."
+    )
+    if fetched.changed:
+        typer.secho(
+            f"{counted(len(fetched.changed), 'picture')} here had changed since and came anew, such as"
+            f" {fetched.changed[0]}.",
+            fg="yellow",
+            err=True,
+        )
+    _tell_names(plan)
+    for reason, number in plan.selection.left_out.most_common():
+        typer.echo(f"  left out: {counted(number, 'field')} {reason}", err=True)
+    _tell_failures(fetched.failed, where=out)
+
+
+def _tell_names(plan: Plan) -> None:
+    """Say which names are not known."""
+    names = plan.selection.unknown.most_common()
+    if names:
+        shown = ", ".join(f"{name} ({number})" for name, number in names[:SHOWN])
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        typer.secho(f"Names of locations that are not known, and gave no label: {shown}{more}.", fg="yellow", err=True)
+    dropped = plan.selection.without.most_common(SHOWN)
+    if dropped:
+        shown = ", ".join(f"{name} ({number})" for name, number in dropped)
+        typer.echo(f"  known, but none of the 28: {shown}", err=True)
+
+
+def _tell_failures(failed: list[Any], *, where: Path | None = None) -> None:
+    """Say what could not be had."""
+    if failed:
+        listed = f"; {where / 'failed.csv'} lists all" if where else ""
+        typer.secho(f"{counted(len(failed), 'file')} could not be had{listed}:", fg="yellow", err=True)
+        for row in failed[:SHOWN]:
+            typer.echo(f"  {row.file}: {row.reason}", err=True)
+
+
+def _words(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
+    for word in words:
+        if word not in known:
+            raise typer.BadParameter(f"{word!r} is not one of {', '.join(known)}.", param_hint=f"'{option}'")
+    return words
+
+
+def _address(base: str) -> str:
+    """Return a site's address without what follows its last name."""
+    scheme, _, rest = base.partition("://")
+    if scheme.lower() not in ("http", "https") or not rest.strip("/") or any(sign in rest for sign in " ?#"):
+        raise typer.BadParameter(
+            f"{base!r} is not an address like https://v18.proteinatlas.org.", param_hint="'--base'"
+        )
+    return base.rstrip("/")

@@ -1,0 +1,122 @@
+"""Which genes are wanted: a list, or a table of the Human Protein Atlas."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cytoloc.errors import TableError
+from cytoloc.files import existing
+
+_ENSEMBL: Final = re.compile(r"ENSG[0-9]{11}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
+_ID_COLUMNS: Final = ("Ensembl", "Gene")
+_NAME_COLUMNS: Final = ("Gene name", "Gene")
+"""``subcellular_location.tsv`` has ids in ``Gene`` and names in ``Gene name``, ``proteinatlas.tsv`` in ``Ensembl`` and
+``Gene``."""
+
+
+class Genes(NamedTuple):
+    """Genes that are wanted.
+
+    Attributes:
+        ids: Of Ensembl, in order, each once.
+        names: Of genes whose id is not known yet.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+
+def read_genes(path: Path) -> Genes:
+    """Return the genes in a file, plain, gzipped or zipped.
+
+    It is a table of the Atlas with a column of Ensembl ids (``subcellular_location.tsv``, ``proteinatlas.tsv``), or has
+    an id or the name of a gene a line; ``#`` begins a comment.
+
+    Raises:
+        TableError: If it holds none, or a line is neither.
+    """
+    lines = _lines(path)
+    columns = _columns(lines)
+    if columns:
+        return Genes(tuple(columns.values()))
+    ids: dict[str, None] = {}
+    names: dict[str, None] = {}
+    for number, line in enumerate(lines, start=1):
+        word = line.partition("#")[0].strip()
+        if _ENSEMBL.fullmatch(word):
+            ids[word] = None
+        elif _NAME.fullmatch(word):
+            names[word] = None
+        elif word:
+            raise TableError(
+                f"{path}, line {number}: {word[:60]!r} is neither an Ensembl id nor the name of a gene.",
+                way_out="Give one a line, such as ENSG00000000003 or TSPAN6, or a table of the Human Protein Atlas.",
+            )
+    if not ids and not names:
+        raise TableError(f"{path} lists no genes.", way_out="Give an Ensembl id or the name of a gene a line.")
+    return Genes(tuple(ids), tuple(names))
+
+
+def read_gene_names(path: Path) -> dict[str, str]:
+    """Return the Ensembl id of each gene's name in a table of the Atlas; see :func:`read_genes`.
+
+    Raises:
+        TableError: If it is no such table.
+    """
+    columns = _columns(_lines(path))
+    if not columns:
+        raise TableError(
+            f"{path} is not a table with Ensembl ids and names of genes.",
+            way_out="Give subcellular_location.tsv or proteinatlas.tsv of the Human Protein Atlas.",
+        )
+    return columns
+
+
+def resolve(genes: Genes, known: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of all genes, and the names that are not among those known."""
+    found = [known[name] for name in genes.names if name in known]
+    return tuple(dict.fromkeys([*genes.ids, *found])), tuple(name for name in genes.names if name not in known)
+
+
+def _columns(lines: list[str]) -> dict[str, str]:
+    """Return each gene's name and id, in order; nothing if the lines are not a table with such columns."""
+    separator = "\t" if lines and "\t" in lines[0] else ","
+    rows = csv.reader(lines, delimiter=separator)
+    header = next(rows, [])
+    table = [row for row in rows if len(row) == len(header) > 1]
+    for column in _ID_COLUMNS:
+        if column in header and table and _ENSEMBL.fullmatch(table[0][header.index(column)]):
+            name = next((each for each in _NAME_COLUMNS if each in header and each != column), column)
+            return _by_name(table, header.index(column), header.index(name))
+    return {}
+
+
+def _by_name(rows: Iterable[list[str]], ids: int, names: int) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row in rows:
+        # Two genes of one name are kept apart by their ids.
+        name = row[names] if row[names] not in found else row[ids]
+        if _ENSEMBL.fullmatch(row[ids]):
+            found[name] = row[ids]
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    content = existing(path, what="gene list file").read_bytes()
+    try:
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        elif content.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(io.BytesIO(content)) as packed:
+                content = packed.read(packed.namelist()[0])
+        return content.decode("utf-8-sig").splitlines()
+    except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, IndexError) as error:
+        raise TableError(f"{path} is not a gene list: {error}.", way_out="Give a text file in UTF-8.") from error

@@ -1,0 +1,122 @@
+"""Which genes there are, and what the Human Protein Atlas says of each: its XML, fetched once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from cytoloc.errors import FetchError, FormatError, TableError
+from cytoloc.fetch.catalogue import Gene, read_catalogue
+from cytoloc.fetch.genes import Genes, read_gene_names, resolve
+from cytoloc.fetch.site import Advance, BadFile, Failed, Luck, Remote, Site, fetch_all
+from cytoloc.fetch.store import CATALOGUE, Store
+
+_GENE_TABLE: Final = "subcellular_location.tsv.zip"
+_BLOCK: Final = 100
+"""Genes that are asked for before it is seen whether they are enough."""
+
+
+def wanted_genes(site: Site, store: Store, genes: Genes | None) -> tuple[tuple[str, ...], list[Failed]]:
+    """Return the Ensembl ids of the genes, and the names that the site does not know.
+
+    Names, and the genes of which the Atlas has subcellular pictures if none are given, are looked up in its own table.
+
+    Raises:
+        FetchError: If that table cannot be had.
+    """
+    if genes is not None and not genes.names:
+        return genes.ids, []
+    table = Remote(f"{CATALOGUE}/{_GENE_TABLE}", f"{site.base}/download/{_GENE_TABLE}")
+    if not (store.folder / table.file).exists():
+        try:
+            fetch_all(site, store, [table], _check_gene_table, _raise)
+        except (FetchError, FormatError) as error:
+            raise FetchError(
+                f"The site's table of genes cannot be had: {error.message}",
+                way_out="Give --genes with Ensembl ids, or with a table subcellular_location.tsv.",
+            ) from error
+    known = read_gene_names(store.folder / table.file)
+    if genes is None:
+        return tuple(known.values()), []
+    ids, unknown = resolve(genes, known)
+    return ids, [Failed(name, table.url, "The site's table has no gene of this name.") for name in unknown]
+
+
+def fetch_genes(
+    site: Site,
+    store: Store,
+    ids: Sequence[str],
+    *,
+    advance: Advance,
+    enough: Callable[[Iterator[Gene]], bool] | None = None,
+) -> tuple[tuple[str, ...], list[Failed]]:
+    """Bring the XML of genes to the folder; return the genes that were asked for, and those that could not be had.
+
+    Args:
+        site: Where it comes from.
+        store: Where it goes; what is there is not asked for again.
+        ids: Of Ensembl.
+        advance: Told how many are done, and of how many.
+        enough: Told of some genes more each time; where it says yes the rest is not asked for.
+    """
+    failed: list[Failed] = []
+    luck = Luck(site, failed)
+    asked: list[str] = []
+    step = _BLOCK if enough else max(1, len(ids))
+    for start in range(0, len(ids), step):
+        asked += ids[start : start + step]
+        files = [Remote(_file(name), f"{site.base}/{name}.xml") for name in ids[start : start + step]]
+        files = [each for each in files if not (store.folder / each.file).exists()]
+        there = len(asked) - len(files)
+
+        def tell(done: int, there: int = there) -> None:
+            advance(there + done, len(ids))
+
+        fetch_all(site, store, files, _check_gene, luck.take, tell)
+        if enough and enough(genes_in(store, asked[start:])):
+            break
+    return tuple(asked), failed
+
+
+def genes_in(store: Store, ids: Sequence[str]) -> Iterator[Gene]:
+    """Yield what the fetched XML says of the genes, in order."""
+    for name in ids:
+        path = store.folder / _file(name)
+        if path.exists():
+            yield from (gene for gene in read_catalogue(path) if gene.ensembl == name)
+
+
+def genes_of_file(path: Path, genes: Genes | None) -> Iterator[Gene]:
+    """Yield what a file of many genes says of those that are wanted, or of all."""
+    asked = None if genes is None else {*genes.ids, *genes.names}
+    for gene in read_catalogue(path):
+        if asked is None or gene.ensembl in asked or gene.name in asked:
+            yield gene
+
+
+def _file(name: str) -> str:
+    return f"{CATALOGUE}/{name}.xml"
+
+
+def _raise(_: Remote, error: BadFile | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _check_gene(path: Path, remote: Remote) -> None:
+    """Raise :class:`~cytoloc.errors.FormatError` unless a file is the XML of the gene that it is named after."""
+    name = Path(remote.file).stem
+    try:
+        found = [gene.ensembl for gene in read_catalogue(path)]
+    except FormatError as error:
+        raise FormatError(error.message.replace(path.name, f"{name}.xml"), way_out=error.way_out) from error
+    if name not in found:
+        raise FormatError(f"{remote.url} is of {', '.join(found[:3]) or 'no gene'}, not of {name}.")
+
+
+def _check_gene_table(path: Path, remote: Remote) -> None:
+    try:
+        read_gene_names(path)
+    except TableError as error:
+        raise FormatError(f"{remote.url} is not a table of genes.") from error

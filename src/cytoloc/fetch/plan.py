@@ -1,0 +1,138 @@
+"""What would come: fields with their labels, and the files of their channels."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from cytoloc.fetch.catalogue import Field, Gene
+from cytoloc.fetch.selection import Selection, Wanted, select
+from cytoloc.fetch.site import Failed, Remote, Site
+from cytoloc.fetch.store import Store
+from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, format_labels
+
+COLOURS: Final = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
+
+SAMPLE: Final = 24
+"""Pictures whose size is asked for to guess that of all."""
+
+_COLOURS_IN_NAME: Final = re.compile(r"(?:_(?:red|green|blue|yellow))+\.jpg$")
+_COLUMNS: Final = (
+    "id", "gene", "ensembl", "antibody", "cell_line", "plate", "well", "field", "reliability", "locations", "go_ids",
+    "url",
+)  # fmt: skip
+
+
+class GeneRow(NamedTuple):
+    """A gene that was looked up.
+
+    Attributes:
+        ensembl: Its id.
+        gene: Its name.
+        release: Of the Atlas.
+        fields: How many the catalogue has of it; none for many genes.
+        taken: How many of them are wanted.
+    """
+
+    ensembl: str
+    gene: str
+    release: str
+    fields: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is, and what is wanted of it.
+
+    Attributes:
+        selection: The fields.
+        genes: Those that were looked up.
+        pictures: The files of the fields.
+        failed: Genes that could not be had, and why.
+    """
+
+    selection: Selection
+    genes: list[GeneRow]
+    pictures: list[Remote]
+    failed: list[Failed]
+
+
+class Guess(NamedTuple):
+    """How large pictures are: the mean in bytes of a sample, and how many it is."""
+
+    mean_bytes: float
+    sample: int
+
+
+def make_plan(
+    genes: Iterable[Gene], wanted: Wanted, *, colours: Sequence[str], site: Site, failed: list[Failed]
+) -> Plan:
+    """Return which fields, and which files, are wanted of the genes."""
+    seen: list[tuple[str, str, str, int]] = []
+
+    def at_the_site() -> Iterator[Gene]:
+        for gene in genes:
+            seen.append((gene.ensembl, gene.name, gene.release, len(gene.fields)))
+            if not site.moved:
+                ours = [each for each in gene.fields if _is_of_the_atlas(each.url)]
+                if len(ours) < len(gene.fields):
+                    gene.passed_over["at another host than the Atlas's"] += len(gene.fields) - len(ours)
+                    gene.fields = ours
+            yield gene
+
+    selection = select(at_the_site(), wanted)
+    taken: dict[str, int] = {}
+    for each in selection.fields:
+        for name in each.ensembl.split(";"):
+            taken[name] = taken.get(name, 0) + 1
+    rows = [GeneRow(*row, taken.get(row[0], 0)) for row in seen]
+    pictures = [_picture(each, colour, site) for each in selection.fields for colour in colours]
+    return Plan(selection, rows, pictures, failed)
+
+
+def lacking(store: Store, pictures: Sequence[Remote]) -> list[Remote]:
+    """Return the pictures that are not here yet."""
+    known = store.manifest()
+    return [each for each in pictures if each.file not in known or not store.is_here(known[each.file], verify=False)]
+
+
+def guess_size(site: Site, pictures: Sequence[Remote]) -> Guess | None:
+    """Return how large the pictures are, by a sample spread over them; None if the site does not say."""
+    sample = pictures[:: max(1, -(-len(pictures) // SAMPLE))]
+
+    async def ask() -> list[int | None]:
+        async with site.downloader() as downloader:
+            return [await downloader.size_bytes(each.url) for each in sample]
+
+    sizes = [size for size in asyncio.run(ask()) if size is not None] if sample else []
+    return Guess(sum(sizes) / len(sizes), len(sizes)) if sizes else None
+
+
+def write_tables(store: Store, plan: Plan) -> None:
+    """Write the fields, their labels, the genes, and the names that are not known."""
+    selection = plan.selection
+    labelled = ((name, format_labels(ids)) for name, ids in selection.labels.items() if ids)
+    store.write_table("labels.csv", ("Id", "Target"), labelled)
+    store.write_table("fields.csv", _COLUMNS, (_row(each) for each in selection.fields))
+    store.write_table("unknown_names.csv", ("name", "fields"), selection.unknown.most_common())
+    store.write_table("genes.csv", GeneRow._fields, plan.genes)
+
+
+def _picture(each: Field, colour: str, site: Site) -> Remote:
+    url = _COLOURS_IN_NAME.sub(f"_{colour}.jpg", each.url)
+    if site.moved:
+        url = f"{site.base}/{url.partition('://')[2].partition('/')[2]}"
+    return Remote(f"images/{each.folder}/{each.id.partition('_')[2]}_{colour}.jpg", url, each.release)
+
+
+def _is_of_the_atlas(url: str) -> bool:
+    host = url.partition("://")[2].partition("/")[0].partition(":")[0].lower()
+    return host == "proteinatlas.org" or host.endswith(".proteinatlas.org")
+
+
+def _row(each: Field) -> list[str]:
+    return [";".join(value) if isinstance(value := getattr(each, name), tuple) else value for name in _COLUMNS]

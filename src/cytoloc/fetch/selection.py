@@ -1,0 +1,120 @@
+"""Which fields of the catalogue are wanted, and their labels: per well, and nothing dropped in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cytoloc.fetch.catalogue import Field, Gene
+from cytoloc.hpa_names import Named, count_unknown, locations_of
+from cytoloc.labels import N_LOCATIONS
+
+RELIABILITIES: Final = ("enhanced", "supported", "approved", "uncertain")
+"""How far the Atlas trusts an antibody's locations, the most first; since release 17."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of a catalogue.
+
+    Attributes:
+        reliability: The values that are taken, in lower case.
+        cell_lines: The cell lines that are taken; all if it is None.
+        unlabelled: Also take fields for whose locations none of the 28 stands.
+        limit: Take the first so many fields.
+    """
+
+    reliability: frozenset[str] = frozenset(RELIABILITIES[:3])
+    cell_lines: frozenset[str] | None = None
+    unlabelled: bool = False
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was taken of a catalogue.
+
+    Attributes:
+        fields: In the order of the catalogue; a field that several genes share is there once, with all of them.
+        labels: Location ids of each, per well; empty where none of the 28 stands for what is seen there.
+        unknown: Names that are not known, and in how many of the fields in question they occur.
+        without: Names that are known and stand for none of the 28, likewise.
+        left_out: Fields that were not taken, counted by the reason.
+    """
+
+    fields: tuple[Field, ...]
+    labels: dict[str, tuple[int, ...]]
+    unknown: Counter[str]
+    without: Counter[str]
+    left_out: Counter[str]
+
+    @property
+    def per_location(self) -> list[int]:
+        """Fields of each of the 28 locations."""
+        counts = [0] * N_LOCATIONS
+        for ids in self.labels.values():
+            for number in ids:
+                counts[number] += 1
+        return counts
+
+
+@dataclass
+class _Sorting:
+    fields: dict[str, Field] = field(default_factory=dict)
+    wells: dict[tuple[str, str, str], set[tuple[str, ...]]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def select(genes: Iterable[Gene], wanted: Wanted) -> Selection:
+    """Return the fields that are wanted, with the locations of their wells.
+
+    Locations are taken from the well's own cell line: what the antibody shows elsewhere says nothing of this field. A
+    well of which the catalogue says two things is left out and counted.
+    """
+    sorting = _Sorting()
+    for gene in genes:
+        sorting.left_out.update(gene.passed_over)
+        for each in gene.fields:
+            _sort(each, wanted, sorting)
+    named: dict[str, Named] = {}
+    for each in sorting.fields.values():
+        if len(sorting.wells[each.place]) > 1:
+            sorting.left_out["of a well of which the catalogue says two things"] += 1
+        else:
+            named[each.id] = locations_of(each.locations)
+    without = Counter(name for meant in named.values() for name in meant.without)
+    taken: list[str] = []
+    for name, meant in named.items():
+        if not meant.ids and not wanted.unlabelled:
+            sorting.left_out["without any of the 28 locations"] += 1
+        elif wanted.limit is not None and len(taken) >= wanted.limit:
+            sorting.left_out["beyond the limit"] += 1
+        else:
+            taken.append(name)
+    return Selection(
+        fields=tuple(sorting.fields[name] for name in taken),
+        labels={name: named[name].ids for name in taken},
+        unknown=count_unknown(named.values()),
+        without=without,
+        left_out=sorting.left_out,
+    )
+
+
+def _sort(each: Field, wanted: Wanted, sorting: _Sorting) -> None:
+    if each.reliability not in wanted.reliability:
+        sorting.left_out[f"of the reliability {each.reliability or 'that is not said'}"] += 1
+        return
+    if wanted.cell_lines is not None and each.cell_line not in wanted.cell_lines:
+        sorting.left_out["of other cell lines"] += 1
+        return
+    # The order of names does not matter.
+    sorting.wells.setdefault(each.place, set()).add(tuple(sorted(name.lower() for name in each.locations)))
+    first = sorting.fields.get(each.id)
+    if first is None:
+        sorting.fields[each.id] = each
+    elif each.ensembl not in first.ensembl.split(";"):
+        sorting.fields[each.id] = replace(
+            first, gene=f"{first.gene};{each.gene}", ensembl=f"{first.ensembl};{each.ensembl}"
+        )

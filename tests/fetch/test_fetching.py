@@ -1,0 +1,476 @@
+"""The command, against a site on this machine that has the Atlas's layout and everything that can go wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cytoloc import open_atlas
+from cytoloc.fetch.store import Store
+from cytoloc.files import sha256_of
+from tests.cli.test_bad_input import on_a_small_disk
+from tests.conftest import DATA, Cli
+from tests.fetch.atlas_site import COLOURS, Assay, AtlasSite, Fault, Well
+from tests.fetch.conftest import GENES
+
+TAKEN = [
+    "4109_24_H11_1",
+    "4109_24_H11_2",
+    "4109_25_B2_1_cr5af971a263864",
+    "10580_1610_C1_1",
+    "10580_1610_C1_2",
+]
+LABELS = {TAKEN[0]: "0 25", TAKEN[1]: "0 25", TAKEN[2]: "22", TAKEN[3]: "27", TAKEN[4]: "27"}
+
+
+@pytest.fixture
+def genes(tmp_path: Path) -> Path:
+    path = tmp_path / "genes.txt"
+    path.write_text("\n".join(GENES) + "\n")
+    return path
+
+
+def call(site: AtlasSite, genes: Path | None, out: Path, *more: object) -> list[object]:
+    words: list[object] = ["fetch", "hpa", "--base", site.base, "--out", out, "--rate", 1000]
+    return [*words, *(["--genes", genes] if genes else []), *more]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return every file of a fetch; times are left out."""
+    files = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    rows = [row | {"time": ""} for row in table(folder / "manifest.csv")]
+    return files | {"manifest.csv": json.dumps(rows).encode()}
+
+
+def test_fields_come_with_labels_per_well(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    said = cli(*call(site, genes, out))
+    assert said.code == 0, said.err
+    assert "5 fields; 20 pictures came" in said.out
+    assert {row["Id"]: row["Target"] for row in table(out / "labels.csv")} == LABELS
+    fields = {row["id"]: row for row in table(out / "fields.csv")}
+    assert list(fields) == TAKEN
+    assert fields["10580_1610_C1_1"] | {"url": "", "go_ids": ""} == {
+        "id": "10580_1610_C1_1",
+        "gene": "SCYL3",
+        "ensembl": "ENSG00000000457",
+        "antibody": "CAB004223",
+        "cell_line": "U-2 OS",
+        "plate": "1610",
+        "well": "C1",
+        "field": "1",
+        "reliability": "enhanced",
+        "locations": "rods & rings;dark side of the moon",
+        "go_ids": "",
+        "url": "",
+    }
+    assert table(out / "unknown_names.csv") == [{"name": "dark side of the moon", "fields": "2"}]
+    assert "dark side of the moon (2)" in said.err
+    assert "1 field of the reliability uncertain" in said.err
+    assert [tuple(row.values()) for row in table(out / "genes.csv")] == [
+        ("ENSG00000000003", "TSPAN6", "18", "4", "3"),
+        ("ENSG00000000457", "SCYL3", "18", "3", "2"),
+        ("ENSG00000000938", "FGR", "18", "0", "0"),
+    ]
+    assert not (out / "failed.csv").exists()
+    for name in TAKEN:
+        folder, _, stem = name.partition("_")
+        for colour in COLOURS:
+            path = f"/images/{folder}/{stem}_{colour}.jpg"
+            assert (out / f"images/{folder}/{stem}_{colour}.jpg").read_bytes() == site.files[path]
+
+
+def test_the_manifest_says_where_each_file_came_from(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    cli(*call(site, genes, out))
+    rows = table(out / "manifest.csv")
+    assert len(rows) == 20
+    for row in rows:
+        assert row["sha256"] == sha256_of(out / row["file"])
+        assert row["url"] == f"{site.base}/{row['file']}"
+        assert int(row["size_bytes"]) == (out / row["file"]).stat().st_size
+        assert row["etag"] == f'"{row["sha256"][:12]}"'
+        assert (row["licence"], row["release"], row["time"][-6:]) == ("CC BY-SA 3.0", "18", "+00:00")
+    cli(*call(site, genes, tmp_path / "b", "--licence", "by permission"))
+    assert table(tmp_path / "b" / "manifest.csv")[0]["licence"] == "by permission"
+
+
+def test_what_was_fetched_can_be_imported(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    assert cli(*call(site, genes, out)).code == 0
+    said = cli(
+        "import", "hpa", out / "images", "--labels", out / "labels.csv", "--size", 32, "--out", tmp_path / "e.atlas"
+    )
+    assert said.code == 0, said.err
+    atlas = open_atlas(tmp_path / "e.atlas")
+    assert list(atlas.ids) == TAKEN
+    assert [" ".join(map(str, ids)) for ids in atlas.fields["labels"].to_list()] == list(LABELS.values())
+    assert "could not be imported" not in said.err
+
+
+def test_a_second_start_fetches_nothing_twice(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    cli(*call(site, genes, out))
+    before, asked = tree(out), len(site.asked)
+    said = cli(*call(site, genes, out))
+    assert (said.code, len(site.asked)) == (0, asked)
+    assert "0 pictures came (0.0 MB), 20 were here" in said.out
+    assert tree(out) == before
+
+
+FAULTS: dict[str, tuple[list[Fault], bool]] = {
+    "busy for a while": (["503", "429", "503"], True),
+    "cut in the middle": (["cut", "cut"], True),
+    "saying more than it sends": (["says more"], True),
+    "saying less than it sends": (["says less"], True),
+    "sending a web page once": (["html"], True),
+    "sending half a picture once": (["short"], True),
+    "without the file": (["404"], False),
+    "always sending web pages": (["html"] * 20, False),
+    "always sending half a picture": (["short"] * 20, False),
+    "always sending another kind": (["png"] * 20, False),
+    "always busy": (["503"] * 20, False),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_bad_site(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, case: str) -> None:
+    faults, comes = FAULTS[case]
+    path = "/images/4109/24_H11_2_green.jpg"
+    site.faults[path] = list(faults)
+    out = tmp_path / "v18"
+    said = cli(*call(site, genes, out))
+    assert said.code == 0, said.err
+    assert (out / path[1:]).exists() == comes
+    assert len(list(out.rglob("*.jpg"))) == 19 + comes
+    if comes:
+        assert not (out / "failed.csv").exists()
+        return
+    (row,) = table(out / "failed.csv")
+    assert (row["file"], row["url"]) == (path[1:], site.base + path)
+    expected = {"404": "404", "html": "a web page", "short": "truncated or damaged", "png": "a PNG file", "503": "503"}
+    assert expected[faults[0]] in row["reason"]
+    assert str(tmp_path) not in row["reason"]
+    assert path[1:] in said.err
+    # The site has it now: the next start brings it, and it alone.
+    site.faults.clear()
+    asked = len(site.asked)
+    again = cli(*call(site, genes, out))
+    assert (again.code, len(site.asked)) == (0, asked + 1)
+    assert len(list(out.rglob("*.jpg"))) == 20
+    assert not (out / "failed.csv").exists()
+
+
+def test_strict_stops_at_the_first(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"]
+    said = cli(*call(site, genes, tmp_path / "v18", "--strict", "--jobs", 1))
+    assert said.code == 1
+    assert "answers 404" in said.err
+    assert 0 < len(list((tmp_path / "v18").rglob("*.jpg"))) < 19
+
+
+def test_a_site_that_fails_at_everything_is_left(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    stems = [f"77/1_A{number}_1" for number in range(1, 40)]
+    site.add_gene("ENSG00000000938", "FGR", Assay("HPA000077", "enhanced", [Well("U-2 OS", ["cytosol"], stems)]))
+    site.faults |= {path: ["503"] * 50 for path in site.pictures}
+    said = cli(*call(site, genes, tmp_path / "v18", "--attempts", 2))
+    assert said.code == 1
+    assert "20 files in a row could not be had" in said.err
+    assert len({each.path for each in site.asked if each.path.endswith(".jpg")}) < 30
+
+
+def test_a_site_that_wants_to_be_left_alone_is(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    site.faults["/images/4109/24_H11_1_red.jpg"] = ["429 long"]
+    said = cli(*call(site, genes, tmp_path / "v18", "--jobs", 1))
+    assert (said.code, "asks to wait 7200 s" in said.err) == (1, True)
+    assert len(list((tmp_path / "v18").rglob("*.jpg"))) == 0
+
+
+def test_files_that_changed_here_come_anew(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    cli(*call(site, genes, out))
+    before = tree(out)
+    cut, flipped = out / "images/4109/24_H11_1_red.jpg", out / "images/4109/24_H11_1_blue.jpg"
+    cut.write_bytes(cut.read_bytes()[:50])
+    content = bytearray(flipped.read_bytes())
+    content[-20] ^= 1
+    flipped.write_bytes(content)
+    said = cli(*call(site, genes, out))
+    assert "1 picture here had changed since and came anew, such as images/4109/24_H11_1_red.jpg" in said.err
+    assert tree(out) != before
+    said = cli(*call(site, genes, out, "--verify"))
+    assert "images/4109/24_H11_1_blue.jpg" in said.err
+    assert tree(out) == before
+
+
+def test_what_changed_and_cannot_be_had_again_is_not_kept(
+    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "v18", "images/4109/24_H11_1_red.jpg"
+    cli(*call(site, genes, out))
+    (out / file).write_bytes((out / file).read_bytes()[:50])
+    site.faults["/" + file] = ["404"]
+    assert cli(*call(site, genes, out)).code == 0
+    assert not (out / file).exists()
+    assert [row["file"] for row in table(out / "failed.csv")] == [file]
+    assert len(table(out / "manifest.csv")) == 19
+
+
+def test_a_plan_fetches_the_catalogue_alone(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    said = cli(*call(site, genes, out, "--plan"))
+    assert said.code == 0, said.err
+    assert "25 Cytosol" in said.out
+    assert "5 fields of 3 wells, antibodies: 2, 3 genes (1 without subcellular pictures)." in said.out
+    assert "20 pictures, 0 of them here; 20 to come, about" in said.out
+    assert [each.name for each in out.iterdir()] == ["catalogue"]
+    assert not [each for each in site.asked if each.path.endswith(".jpg") and each.method == "GET"]
+    facts: dict[str, Any] = json.loads(cli(*call(site, genes, out, "--plan", "--json")).out)
+    sizes = [
+        len(site.files[f"/images/{i.split('_', 1)[0]}/{i.split('_', 1)[1]}_{c}.jpg"]) for i in TAKEN for c in COLOURS
+    ]
+    assert facts["estimated_bytes"] == sum(sizes)
+    assert (facts["fields"], facts["wells"], facts["antibodies"], facts["pictures_here"]) == (5, 3, 2, 0)
+    assert {row["id"]: row["fields"] for row in facts["locations"] if row["fields"]} == {0: 2, 22: 1, 25: 2, 27: 2}
+    assert facts["unknown_names"] == {"dark side of the moon": 2}
+    assert facts["left_out"]["of the reliability uncertain"] == 1
+    cli(*call(site, genes, out, "--limit", 2))
+    facts = json.loads(cli(*call(site, genes, out, "--plan", "--json")).out)
+    assert (facts["pictures"], facts["pictures_here"]) == (20, 8)
+
+
+def test_names_are_looked_up_in_the_sites_table(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        rows = "".join(f"{ensembl}\t{name}\n" for ensembl, name in GENES.items())
+        file.writestr("subcellular_location.tsv", "Gene\tGene name\n" + rows)
+    names = tmp_path / "names.txt"
+    names.write_text("TSPAN6\nNOSUCH1\n")
+    without = cli(*call(site, names, tmp_path / "a"))
+    assert (without.code, "Give --genes with Ensembl ids" in without.err) == (1, True)
+    site.files["/download/subcellular_location.tsv.zip"] = packed.getvalue()
+    said = cli(*call(site, names, tmp_path / "b"))
+    assert said.code == 0, said.err
+    assert list({row["Id"]: 0 for row in table(tmp_path / "b" / "labels.csv")}) == TAKEN[:3]
+    (row,) = table(tmp_path / "b" / "failed.csv")
+    assert (row["file"], "no gene of this name" in row["reason"]) == ("NOSUCH1", True)
+    assert cli(*call(site, None, tmp_path / "c")).code == 0
+    assert len(table(tmp_path / "c" / "genes.csv")) == 3
+
+
+def test_bad_genes_are_listed_and_the_rest_goes_on(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    site.files["/ENSG00000000938.xml"] = b"<html>Not here</html>"
+    site.files["/ENSG00000000457.xml"] = site.files["/ENSG00000000003.xml"]
+    genes.write_text(genes.read_text() + "ENSG00000009999\n")
+    out = tmp_path / "v18"
+    said = cli(*call(site, genes, out, "--attempts", 2))
+    assert said.code == 0, said.err
+    reasons = {row["file"]: row["reason"] for row in table(out / "failed.csv")}
+    assert "is a web page" in reasons["catalogue/ENSG00000000938.xml"]
+    assert "is of ENSG00000000003, not of ENSG00000000457" in reasons["catalogue/ENSG00000000457.xml"]
+    assert "answers 404" in reasons["catalogue/ENSG00000009999.xml"]
+    assert len(table(out / "labels.csv")) == 3
+    genes.write_text("ENSG00000009999\n")
+    nothing = cli(*call(site, genes, tmp_path / "none"))
+    assert (nothing.code, "None of 1 gene could be looked up" in nothing.err) == (1, True)
+
+
+def test_a_limit_asks_for_no_more_genes_than_it_needs(
+    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytoloc.fetch.lookup._BLOCK", 1)
+    said = cli(*call(site, genes, tmp_path / "v18", "--limit", 3))
+    assert said.code == 0
+    assert [each.path for each in site.asked if each.path.endswith(".xml")] == ["/ENSG00000000003.xml"]
+    assert len(table(tmp_path / "v18" / "labels.csv")) == 3
+
+
+def test_one_file_of_many_genes_takes_the_place_of_the_sites(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
+    entries = [site.files[f"/{name}.xml"].decode().partition("\n")[2] for name in GENES]
+    inside = "".join(each.partition(">")[2].removesuffix("</proteinAtlas>") for each in entries)
+    catalogue = tmp_path / "proteinatlas.xml"
+    catalogue.write_text(f'<proteinAtlas schemaVersion="3.1">{inside}</proteinAtlas>')
+    out = tmp_path / "v18"
+    assert cli(*call(site, None, out, "--catalogue", catalogue)).code == 0
+    assert {row["Id"]: row["Target"] for row in table(out / "labels.csv")} == LABELS
+    assert not [each for each in site.asked if each.path.endswith(".xml")]
+    some = tmp_path / "some.txt"
+    some.write_text("SCYL3\n")
+    assert cli(*call(site, some, tmp_path / "b", "--catalogue", catalogue)).code == 0
+    assert [row["Id"] for row in table(tmp_path / "b" / "labels.csv")] == TAKEN[3:]
+
+
+def test_hosts_that_the_catalogue_names_must_be_the_atlas(
+    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "one.xml"
+    text = site.files["/ENSG00000000003.xml"].decode()
+    catalogue.write_text(text.replace("v18.proteinatlas.org/images/4109/2", "evil-proteinatlas.org/images/4109/2"))
+    said = cli("fetch", "hpa", "--catalogue", catalogue, "--plan", "--json", "--out", tmp_path / "v18")
+    assert json.loads(said.out)["left_out"] == {"at another host than the Atlas's": 4}
+
+
+def test_what_is_wanted_can_be_chosen(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    more = ["--reliability", "Uncertain, approved", "--cell-line", "U-2 OS", "--cell-line", "MCF7", "--unlabelled"]
+    said = cli(*call(site, genes, tmp_path / "v18", *more, "--colours", "green,blue"))
+    assert said.code == 0, said.err
+    assert [row["id"] for row in table(tmp_path / "v18" / "fields.csv")] == [*TAKEN[:2], "4109_26_B2_1", "5422_30_A1_1"]
+    assert [row["Id"] for row in table(tmp_path / "v18" / "labels.csv")] == [*TAKEN[:2], "5422_30_A1_1"]
+    assert {each.name.rpartition("_")[2] for each in (tmp_path / "v18").rglob("*.jpg")} == {"green.jpg", "blue.jpg"}
+
+
+def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    said = cli(*call(site, genes, tmp_path / "v18", "--cell-line", "HELA"))
+    assert said.code == 1
+    assert "No field of 3 genes is wanted: 6 of other cell lines, 1 of the reliability uncertain" in said.err
+    assert not (tmp_path / "v18" / "labels.csv").exists()
+    genes.write_text("ENSG00000000938\n")
+    said = cli(*call(site, genes, tmp_path / "v18"))
+    assert (said.code, "No field of 1 gene is wanted: there are none" in said.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--reliability", "certain"], "'certain' is not one of"),
+        (["--colours", "cyan"], "'cyan' is not one of"),
+        (["--base", "proteinatlas.org"], "is not an address"),
+        (["--rate", "0"], "more than 0"),
+        (["--rate", "inf"], "more than 0"),
+        (["--timeout-s", "nan"], "more than 0"),
+        (["--jobs", "99"], "--jobs"),
+        (["--contact", "a\nb"], "printable ASCII"),
+    ],
+)
+def test_wrong_calls(cli: Cli, tmp_path: Path, words: list[str], expected: str) -> None:
+    said = cli("fetch", "hpa", "--out", tmp_path / "v18", *words)
+    assert said.code == 2
+    assert expected in said.err
+    assert not (tmp_path / "v18").exists()
+
+
+def test_help_has_an_example(cli: Cli) -> None:
+    assert "Example: cytoloc fetch hpa" in " ".join(cli("fetch", "hpa", "--help").out.split())
+
+
+def test_json_says_what_came(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"]
+    facts = json.loads(cli(*call(site, genes, tmp_path / "v18", "--json")).out)
+    assert (facts["fields"], facts["came"], facts["here_before"]) == (5, 19, 0)
+    assert [row["file"] for row in facts["failed"]] == ["images/4109/24_H11_2_green.jpg"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_in_the_middle_it_ends_the_same(
+    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, stop: signal.Signals
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    assert cli(*call(site, genes, whole)).code == 0
+    site.slow_s = 0.05
+    words = [str(word) for word in call(site, genes, out, "--jobs", 2)]
+    stops = 0
+    for more in (1, 3, 5, 2, 4):
+        before = len(list(out.rglob("*.jpg")))
+        if before + more > 15:
+            break
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cytoloc", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and len(list(out.rglob("*.jpg"))) < before + more:
+            time.sleep(0.002)
+        process.send_signal(stop)
+        _, said = process.communicate()
+        if process.returncode:
+            stops += 1
+            assert stop == signal.SIGKILL or "goes on from where it was" in said
+        assert len(list(out.rglob("*.jpg"))) > before
+        for each in out.rglob("*.jpg"):
+            assert each.read_bytes() == (whole / each.relative_to(out)).read_bytes()
+    assert stops >= 2
+    site.slow_s = 0
+    assert cli(*call(site, genes, out)).code == 0
+    assert tree(out) == tree(whole)
+
+
+def test_killed_between_its_row_and_its_name_a_file_is_not_fetched_twice(
+    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "v18"
+
+    def killed(self: Store, part: Path, file: str) -> None:
+        if file.startswith("images"):
+            raise KeyboardInterrupt
+        give_name(self, part, file)
+
+    give_name = Store.give_name
+    monkeypatch.setattr(Store, "give_name", killed)
+    assert cli(*call(site, genes, out, "--jobs", 1)).code != 0
+    monkeypatch.undo()
+    assert len(table(out / "manifest.csv")) == 1
+    assert not list(out.rglob("*.jpg"))
+    assert cli(*call(site, genes, out)).code == 0
+    assert all(len(site.requests(f"/{row['file']}")) == 1 for row in table(out / "manifest.csv"))
+    assert not (out / "catalogue" / "parts").exists()
+
+
+def test_a_full_disk_is_said(site: AtlasSite, genes: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = [str(word) for word in call(site, genes, disk / "v18")]
+    done = on_a_small_disk(words, size="64k", folder=disk, read_only=False)
+    assert done.returncode == 1
+    assert "cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["httpx", "stamina"])
+def test_a_missing_library_is_named(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    said = cli("fetch", "hpa", "--out", tmp_path / "v18")
+    assert said.code == 1
+    assert "pip install 'cytoloc[fetch]'" in said.err
+    assert missing in said.err
+    assert not (tmp_path / "v18").exists()
+
+
+def test_real_renderings_come_as_they_are(cli: Cli, tmp_path: Path) -> None:
+    folder = DATA / "images" / "hpa_jpg"
+    if not folder.is_dir():
+        pytest.skip(f"real renderings are not at {folder}; set CYTOLOC_TEST_DATA")
+    real = AtlasSite()
+    stems = {"10580/1610_C1_1": "10580_1610_C1_1", "10814/50_A1_1": "10814_50_A1_1"}
+    wells = [Well("U-2 OS", ["nucleoplasm"], [stem]) for stem in stems]
+    real.add_gene("ENSG00000000003", "TSPAN6", Assay("HPA010580", "enhanced", wells))
+    for stem, name in stems.items():
+        for colour in COLOURS:
+            real.files[f"/images/{stem}_{colour}.jpg"] = (folder / f"{name}_{colour}.jpg").read_bytes()
+    real.faults = {path: ["cut"] for path in real.pictures}
+    genes = tmp_path / "genes.txt"
+    genes.write_text("ENSG00000000003\n")
+    with real.running():
+        assert cli(*call(real, genes, tmp_path / "v18")).code == 0
+    assert all("Range" in real.requests(path)[1].headers for path in real.pictures)
+    labels = tmp_path / "v18" / "labels.csv"
+    said = cli("import", "hpa", tmp_path / "v18" / "images", "--labels", labels, "--size", 256, "--out", tmp_path / "e")
+    assert said.code == 0, said.err
+    atlas = open_atlas(tmp_path / "e")
+    assert atlas.fields["original_px"].to_list() == [2048, 1728]
+    for stem, name in stems.items():
+        with Image.open(tmp_path / "v18" / "images" / f"{stem}_red.jpg") as picture:
+            assert picture.size[0] in (2048, 1728), name

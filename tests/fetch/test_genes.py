@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cytoloc.errors import TableError
+from cytoloc.fetch.genes import Genes, read_gene_names, read_genes, resolve
+from tests.conftest import DATA
+
+TABLE = "Gene\tGene name\tReliability\nENSG00000000003\tTSPAN6\tApproved\nENSG00000000457\tSCYL3\tUncertain\n"
+IDS = ("ENSG00000000003", "ENSG00000000457")
+
+
+def test_ids_and_names_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "genes.txt"
+    path.write_text("# mine\nENSG00000000003\n\n SCYL3  # a name\nENSG00000000003\nHLA-A\n")
+    assert read_genes(path) == Genes(("ENSG00000000003",), ("SCYL3", "HLA-A"))
+    assert resolve(read_genes(path), {"SCYL3": "ENSG00000000457"}) == (IDS, ("HLA-A",))
+
+
+def test_tables_of_the_atlas(tmp_path: Path) -> None:
+    path = tmp_path / "subcellular_location.tsv"
+    path.write_text(TABLE)
+    assert read_genes(path) == Genes(IDS)
+    assert read_gene_names(path) == {"TSPAN6": IDS[0], "SCYL3": IDS[1]}
+    zipped = tmp_path / "table.tsv.gz"
+    zipped.write_bytes(gzip.compress(TABLE.encode()))
+    assert read_genes(zipped) == Genes(IDS)
+    with zipfile.ZipFile(tmp_path / "table.tsv.zip", "w") as packed:
+        packed.writestr("subcellular_location.tsv", TABLE)
+    assert read_genes(tmp_path / "table.tsv.zip") == Genes(IDS)
+    other = tmp_path / "proteinatlas.csv"
+    other.write_text('Gene,"Gene synonym",Ensembl\nTSPAN6,"T245, TM4SF6",ENSG00000000003\n')
+    assert read_gene_names(other) == {"TSPAN6": IDS[0]}
+
+
+def test_two_genes_of_one_name_are_two(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_text(TABLE.replace("SCYL3", "TSPAN6"))
+    assert read_genes(path) == Genes(IDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "lists no genes"),
+        (b"# nothing\n", "lists no genes"),
+        (b"TSPAN6\nwhat is this\n", "line 2: 'what is this' is neither"),
+        (b"../../etc/passwd\n", "line 1"),
+        (b"\xff\xfe\x00", "is not a gene list"),
+        (b"\x1f\x8bxx", "is not a gene list"),
+        (b"PK\x03\x04xx", "is not a gene list"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "genes.txt"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=expected):
+        read_genes(path)
+    with pytest.raises(TableError):
+        read_gene_names(path)
+
+
+def test_the_real_tables() -> None:
+    path = DATA / "metadata" / "subcellular_location_v18.tsv.gz"
+    if not path.exists():
+        pytest.skip(f"the real table is not at {path}; set CYTOLOC_TEST_DATA")
+    assert len(read_genes(path).ids) == 12_073
+    assert read_gene_names(path)["SCYL3"] == "ENSG00000000457"

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cytoloc.errors import FormatError, OutputExistsError, SettingsError, StorageError
+from cytoloc.fetch.store import Came, Store
+from cytoloc.files import sha256_of
+
+BASE = "http://a.example"
+
+
+def came(store: Store, file: str, content: bytes = b"picture") -> Came:
+    (store.folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (store.folder / file).write_bytes(content)
+    return Came(file, f"{BASE}/{file}", "18", sha256_of(store.folder / file), len(content), "CC", "2026", '"a,b"')
+
+
+def test_a_manifest_gets_rows_and_its_last_ones_count(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        one, two = came(store, "images/1/b.jpg"), came(store, "images/1/a.jpg")
+        for _ in range(2):
+            with store.log("manifest.csv", Came._fields) as log:
+                log.add(one._replace(sha256="old"))
+                log.add(one)
+                log.add(two)
+        assert store.manifest() == {one.file: one, two.file: two}
+        store.write_manifest(store.manifest().values())
+        lines = (store.folder / "manifest.csv").read_text().splitlines()
+        assert [line.partition(",")[0] for line in lines] == ["file", two.file, one.file]
+        assert store.manifest() == {two.file: two, one.file: one}
+
+
+def test_a_row_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        one, two = came(store, "images/1/a.jpg"), came(store, "images/1/b.jpg")
+        store.write_manifest([one, two])
+        path = store.folder / "manifest.csv"
+        path.write_bytes(path.read_bytes()[:-9])
+        assert store.manifest() == {one.file: one}
+        with store.log("manifest.csv", Came._fields) as log:
+            log.add(two)
+        assert store.manifest() == {one.file: one, two.file: two}
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        path = store.folder / "manifest.csv"
+        path.write_text("a,b\n1,2\n")
+        with pytest.raises(FormatError, match="has the columns a, b"):
+            store.manifest()
+        path.write_text(",".join(Came._fields) + "\nx,y\n")
+        with pytest.raises(FormatError, match="line 2, is damaged"):
+            store.manifest()
+
+
+def test_files_are_looked_at(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        row = came(store, "images/1/a.jpg")
+        assert store.is_here(row, verify=True)
+        (store.folder / row.file).write_bytes(b"Picture")
+        assert store.is_here(row, verify=False)
+        assert not store.is_here(row, verify=True)
+        (store.folder / row.file).write_bytes(b"pict")
+        assert not store.is_here(row, verify=False)
+        (store.folder / row.file).unlink()
+        assert not store.is_here(row, verify=False)
+
+
+def test_a_file_that_lacks_its_name_alone_gets_it(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        row = came(store, "images/1/a.jpg")
+        (store.folder / row.file).replace(store.part(row.file))
+        assert store.is_here(row, verify=False)
+        assert (store.folder / row.file).read_bytes() == b"picture"
+        (store.folder / row.file).unlink()
+        store.part(row.file).write_bytes(b"half")
+        assert not store.is_here(row, verify=False)
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.csv").write_text("precious")
+    (tmp_path / "yours" / "catalogue").mkdir(parents=True)
+    (tmp_path / "yours" / "catalogue" / "list.xml").write_text("precious")
+    for name in ("mine", "yours"):
+        with (
+            pytest.raises(OutputExistsError, match="not of an earlier fetch"),
+            Store(tmp_path / name, base=BASE).opened(),
+        ):
+            pass
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(StorageError), Store(tmp_path / "file", base=BASE).opened():
+        pass
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_belongs_to_one_site_and_to_one_process(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened():
+        pass
+    with (
+        pytest.raises(SettingsError, match=r"fetched from http://a\.example, not from http://b\.example"),
+        Store(tmp_path / "v18", base="http://b.example").opened(),
+    ):
+        pass
+    code = (
+        "import sys, pathlib\nfrom cytoloc.fetch.store import Store\n"
+        f"with Store(pathlib.Path(sys.argv[1]), base={BASE!r}).opened(): pass"
+    )
+    with Store(tmp_path / "v18", base=BASE).opened():
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path / "v18")], capture_output=True, text=True)
+    assert "another process is fetching into it" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "v18")]).returncode == 0
+
+
+def test_what_a_kill_left_at_the_very_beginning_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "v18" / "catalogue" / ".fetch.json.abc").mkdir(parents=True)
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        assert sorted(each.name for each in store.catalogue.iterdir()) == [".lock", "fetch.json"]
