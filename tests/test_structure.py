@@ -27,7 +27,7 @@ ALLOWED = {
     "curation": GROUND | {"atlas", "pictures"},
     "folds": GROUND | {"atlas", "pictures"},
     "fetch": GROUND | {"pictures"},
-    "simulate": GROUND | {"atlas.store", "atlas.writer"},
+    "simulate": GROUND | {"atlas.store", "atlas.importing"},
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,16 @@ import pytest
 
 from cytoloc.atlas.kaggle import import_kaggle
 from cytoloc.atlas.store import Atlas, FieldRow
-from cytoloc.errors import CytolocError
+from cytoloc.curation.matching import registered_correlation
+from cytoloc.errors import CytolocError, TableError
 from cytoloc.labels import TRAINING_COUNTS
+from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.simulate.cells import Phase
+from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.patterns import PATTERNS
+from cytoloc.simulate.plan import KINDS, Design, Plan, plan_study, read_frequencies
 from cytoloc.simulate.stains import StainedScene, draw_stained
-from cytoloc.simulate.study import Plan, draw_field, plan_study, simulate_atlas, simulate_kaggle
+from cytoloc.simulate.study import simulate_atlas, simulate_kaggle
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +81,10 @@ def test_patterns_differ_from_each_other(scene: StainedScene) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_in_any_order(study: Atlas) -> None:
-    plans = plan_study(40, seed=3, size=64)
+    plans = plan_study(Design(n_fields=40, seed=3, size=64))
     for number in (31, 4, 0):
-        np.testing.assert_array_equal(draw_field(plans[number], seed=3), study[number])
-    assert (draw_field(plans[4], seed=4) != study[4]).any()
+        np.testing.assert_array_equal(draw_field(plans[number], size=64), study[number])
+    assert (draw_field(replace(plans[4], seed=4), size=64) != study[4]).any()
 
 
 def test_two_studies_of_one_seed_are_the_same(study: Atlas, tmp_path: Path) -> None:
@@ -88,29 +93,51 @@ def test_two_studies_of_one_seed_are_the_same(study: Atlas, tmp_path: Path) -> N
 
 
 def test_fields_of_a_well_share_their_locations(study: Atlas) -> None:
-    by_well: dict[str, set[tuple[int, ...]]] = {}
-    for antibody, labels in study.fields.select("antibody", "labels").iter_rows():
-        by_well.setdefault(antibody, set()).add(tuple(labels))
+    by_well: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    for plate, well, labels in study.fields.select("plate", "well", "labels").iter_rows():
+        by_well.setdefault((plate, well), set()).add(tuple(labels))
     assert all(len(labels) == 1 for labels in by_well.values())
     assert 40 / 4 <= len(by_well) < 40
 
 
-def test_frequencies_are_those_of_the_real_training_set() -> None:
-    plans = plan_study(12_000, seed=0, size=64)
-    per_antibody = {plan.row.antibody: plan.row.labels or () for plan in plans}
-    counts = Counter(label for labels in per_antibody.values() for label in labels)
-    assert set(counts) <= set(PATTERNS)
-    # Drawn without replacement, so frequent locations are a little rarer than their share; the order stays.
-    top = [label for label, _ in counts.most_common(3)]
-    assert top == [0, 25, 21]
-    assert counts[27] < counts[20] < counts[7]
-    assert abs(np.mean([len(labels) for labels in per_antibody.values()]) - sum(TRAINING_COUNTS) / 31072) < 0.05
+def test_frequencies_and_combinations_are_those_of_the_real_training_set() -> None:
+    plans = plan_study(Design(n_fields=12_000, seed=0, size=64))
+    wells = {(plan.row.plate, plan.row.well): plan.row.labels or () for plan in plans}
+    counts = Counter(label for labels in wells.values() for label in labels)
+    shares = np.array([counts[i] for i in range(28)]) / len(wells)
+    real = np.array(TRAINING_COUNTS) / 31_072
+    assert abs(shares - real).max() < 0.03
+    assert abs(np.mean([len(labels) for labels in wells.values()]) - sum(TRAINING_COUNTS) / 31_072) < 0.08
+    together = sum({0, 25} <= set(labels) for labels in wells.values()) / len(wells)
+    apart = sum({0, 23} <= set(labels) for labels in wells.values()) / len(wells)
+    assert together > 2 * apart  # nucleoplasm goes with cytosol far more often than with mitochondria
+
+
+def test_evenness_makes_rare_locations_frequent() -> None:
+    def fewest(evenness: float) -> int:
+        plans = plan_study(Design(n_fields=4000, seed=0, size=64, evenness=evenness))
+        return min(Counter(location for plan in plans for location in plan.locations).get(i, 0) for i in range(28))
+
+    assert fewest(0.0) < 5 < fewest(0.5) < 50 < fewest(1.0)
+
+
+def test_near_duplicates_are_what_they_are_said_to_be() -> None:
+    plans = plan_study(Design(n_fields=60, seed=1, size=128, duplicates=0.3))
+    copies = [plan for plan in plans if plan.copy_of]
+    assert len(copies) == 18
+    assert {plan.kind for plan in copies} == set(KINDS)
+    for plan in copies[:8]:
+        assert plan.copy_of is not None
+        assert plan.row.labels == plan.copy_of.row.labels
+        one, other = draw_field(plan, size=128), draw_field(plan.copy_of, size=128)
+        ways = TRANSFORMS if plan.kind == "turned" else TRANSFORMS[:1]
+        assert max(registered_correlation(turned(other, way), one) for way in ways) > 0.9
 
 
 def test_several_labels_show_both_patterns() -> None:
     def protein(labels: tuple[int, ...]) -> np.ndarray:
         row = FieldRow(id="x", source="test", original_px=128, original_width_px=128, labels=labels)
-        return np.asarray(draw_field(Plan(0, row, (1.0,) * len(labels)), seed=0)[1], float)
+        return np.asarray(draw_field(Plan(0, 0, row, labels, (1.0,) * len(labels)), size=128)[1], float)
 
     nuclei, both = protein((0,)), protein((0, 25))
     scene = draw_stained(np.random.default_rng([0, 1, 0]), 128)
@@ -123,10 +150,12 @@ def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     atlas = import_kaggle(
         tmp_path / "files", path=tmp_path / "a.atlas", labels=tmp_path / "files/labels.csv", size=64
     ).atlas
-    np.testing.assert_array_equal(atlas.read(range(6)), [draw_field(p, seed=3) for p in plan_study(6, seed=3, size=64)])
+    plans = plan_study(Design(n_fields=6, seed=3, size=64))
+    np.testing.assert_array_equal(atlas.read(range(6)), [draw_field(plan, size=64) for plan in plans])
     pairs = [line.split(",") for line in (tmp_path / "files/pairs.csv").read_text().splitlines()[1:]]
-    plans = {plan.row.id: plan.row.antibody for plan in plan_study(6, seed=3, size=64)}
-    assert all(plans[a] == plans[b] for a, b in pairs)
+    wells = {plan.row.id: (plan.row.plate, plan.row.well) for plan in plans}
+    assert pairs
+    assert all(wells[a] == wells[b] for a, b in pairs)
 
 
 @pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])
@@ -134,3 +163,40 @@ def test_impossible_numbers_are_refused(tmp_path: Path, n_fields: int, seed: int
     with pytest.raises(CytolocError):
         simulate_atlas(tmp_path / "a.atlas", n_fields=n_fields, seed=seed, size=size)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        Design(n_fields=4, seed=0, size=64, duplicates=1.0),
+        Design(n_fields=1, seed=0, size=64, duplicates=0.6),
+        Design(n_fields=4, seed=0, size=64, evenness=1.5),
+    ],
+)
+def test_impossible_designs_are_refused(design: Design) -> None:
+    with pytest.raises(CytolocError):
+        plan_study(design)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Target,share\n0,0.5\n25,0.4\n", "sum to 0.9, not to 1"),
+        ("Target,share\n0,much\n", "must be numbers"),
+        ("Target,share\n0,-1\n1,2\n", "must be numbers"),
+        ("Target,share\n99,1\n", "'99' is not a location"),
+        ("Target\n0\n", "It has|it has|needs Target and share"),
+    ],
+)
+def test_bad_frequencies_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "shares.csv"
+    path.write_text(content)
+    with pytest.raises(TableError, match=message):
+        read_frequencies(path)
+
+
+def test_own_frequencies_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "shares.csv"
+    path.write_text("Target,share\n7,0.25\n3 21,0.75\n")
+    plans = plan_study(Design(n_fields=200, seed=0, size=64, label_sets=read_frequencies(path)))
+    assert {location for plan in plans for location in plan.row.labels or ()} == {3, 7, 21}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, bench, curation, decide, demo, fetch, folds, importing, predict, train
+from cytoloc.cli import atlas, bench, curation, decide, demo, fetch, folds, importing, predict, simulate, train
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -35,6 +35,7 @@ def _root(
 
 
 demo.register(app)
+simulate.register(app)
 atlas.register(app)
 importing.register(app)
 fetch.register(app)

@@ -1,16 +1,15 @@
-"""Commands that make atlases and look at them: simulate, info, show."""
+"""Commands that make atlases and look at them: info, show."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, like, progress
+from cytoloc.cli.console import counted, like
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
@@ -19,39 +18,10 @@ if TYPE_CHECKING:
 AtlasPath = Annotated[str, typer.Argument(help="An atlas: a folder, or a URL.", metavar="ATLAS")]
 
 
-class Form(StrEnum):
-    """What `simulate` writes."""
-
-    atlas = "atlas"
-    kaggle = "kaggle"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    app.command("simulate")(simulate)
     app.command("info")(info)
     app.command("show")(show)
-
-
-def simulate(
-    fields: Annotated[int, typer.Option(help="How many fields of view.")],
-    out: Annotated[Path, typer.Option(help="The new atlas, or folder of files.")],
-    seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
-    size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
-    form: Annotated[
-        Form, typer.Option("--format", help="An atlas, or the competition's PNG files with labels.csv and pairs.csv.")
-    ] = Form.atlas,
-) -> None:
-    """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
-
-    Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
-    """
-    from cytoloc.simulate.study import simulate_atlas, simulate_kaggle
-
-    with progress("drawing") as advance:
-        draw: Any = simulate_atlas if form is Form.atlas else simulate_kaggle
-        draw(out, n_fields=fields, seed=seed, size=size, advance=advance)
-    typer.echo(f"{out}: {fields} simulated fields of {size} px.")
 
 
 def info(

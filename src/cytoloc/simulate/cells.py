@@ -100,17 +100,21 @@ class _Outline(NamedTuple):
     sister: int | None
 
 
-def draw_scene(rng: np.random.Generator, size: int, *, dividing: Collection[Phase] = ()) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, size: int, *, line: int | None = None, dividing: Collection[Phase] = ()
+) -> Scene:
     """Return the cells of one field: of one line, sparse to confluent.
 
     Args:
         rng: Source of all that is drawn.
         size: Edge of the field, in pixels.
+        line: Number of the cell line in :data:`~cytoloc.simulate.cell_lines.CELL_LINES`; by default any.
         dividing: Phases of division of which there must be a cell; others have some too, as chance wants it.
     """
-    line = CELL_LINES[int(rng.choice(len(CELL_LINES), p=[each.share for each in CELL_LINES]))]
+    if line is None:
+        line = int(rng.choice(len(CELL_LINES), p=[each.share for each in CELL_LINES]))
     scale = size / 512
-    outlines = _plan_cells(rng, line, size, dividing)
+    outlines = _plan_cells(rng, CELL_LINES[line], size, dividing)
     cell_map, nucleus_map = _draw_maps(rng, size, outlines)
     cells = tuple(
         _fill_cell(rng, number, outline, nucleus_map, scale)

@@ -27,9 +27,11 @@ class StainedScene(Scene):
     er: Plane
 
 
-def draw_stained(rng: np.random.Generator, size: int, *, dividing: Collection[Phase] = ()) -> StainedScene:
+def draw_stained(
+    rng: np.random.Generator, size: int, *, line: int | None = None, dividing: Collection[Phase] = ()
+) -> StainedScene:
     """Return the cells of a field with their stains; see :func:`~cytoloc.simulate.cells.draw_scene`."""
-    scene = draw_scene(rng, size, dividing=dividing)
+    scene = draw_scene(rng, size, line=line, dividing=dividing)
     return StainedScene(
         **vars(scene),
         microtubules=draw_microtubules(scene, rng),

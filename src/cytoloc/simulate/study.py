@@ -1,155 +1,94 @@
-"""A study: genes, their antibodies, the wells they are imaged in, and the fields of each well.
+"""Writing studies: an atlas, the competition's files, or a whole study with what is wrong about it written beside it.
 
-All fields of a well show the same antibody, hence the same locations at about the same strength. Every field has a
-random source of its own, made from the seed and its number: the same seed gives the same bytes, in any order, on any
-number of processes.
+Drawing goes on where it was stopped, as an import does: it is one, of fields that nobody photographed.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.atlas.store import Atlas, FieldRow
-from cytoloc.atlas.writer import write_atlas
-from cytoloc.errors import CytolocError
-from cytoloc.files import new_folder, refuse_existing
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, TRAINING_COUNTS, ChannelRole, format_labels
+from cytoloc.atlas.importing import Loaded, import_fields
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import OutputExistsError, SettingsError
+from cytoloc.files import new_folder, read_json, refuse_existing, write_json
+from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, N_LOCATIONS, format_labels
 from cytoloc.parallel import in_order
-from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
-from cytoloc.simulate.optics import Exposure, expose
-from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
-from cytoloc.simulate.stains import StainedScene, draw_stained
+from cytoloc.simulate.field import draw_field
+from cytoloc.simulate.plan import KINDS, Design, LabelSet, Plan, plan_study
 
-LABELS_PER_FIELD: Final = (15126, 12485, 3160, 299, 2)
-"""Training fields of the 2018 competition with one, two … five labels."""
+KIND: Final = "cytoloc-study"
+VERSION: Final = 1
 
-PIXEL_UM: Final = 0.32
-"""Edge of a pixel of a 512-px field: the atlas's 0.08 µm at 2048 px."""
+Noise = Literal["missing", "extra", "swapped"]
+
+TEST_SHARE: Final = 0.38
+"""Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
+
+TEST_GAIN: Final = 0.8
+"""The competition's test fields were darker: their channels' means are .71 to .86 of the training set's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flaws:
+    """What is wrong with a study, as it is with real ones.
+
+    Attributes:
+        noise: Share of training fields whose labels are wrong.
+        kind: A location is missing, one too many is given, or one is taken for another.
+        duplicates: Share of training fields that are near-duplicates of another training field.
+        leaked: Share of test fields that are near-duplicates of fields of the external set.
+        gain: Brightness of the test set by that of the training set.
+    """
+
+    noise: float = 0.03
+    kind: Noise = "swapped"
+    duplicates: float = 0.04
+    leaked: float = 0.02
+    gain: float = TEST_GAIN
+
+
+class SimulatedSource:
+    """Fields that are drawn when they are asked for, in processes of their own."""
+
+    folder = Path()
+
+    def __init__(self, design: Design, plans: Sequence[Plan], pool: ProcessPoolExecutor) -> None:
+        self._size, self._pool = design.size, pool
+        self._plans = {plan.row.id: plan for plan in plans}
+        self.items = list(self._plans)
+        self.made_by: dict[str, Any] = {"command": "simulate", **asdict(design)}
+
+    def load(self, item: str) -> list[Loaded]:
+        """Return the field ``item``, uint8 ``(4, size, size)``."""
+        plan = self._plans[item]
+        return [(plan.row, self._pool.submit(draw_field, plan, size=self._size).result())]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one field will show: the row of the atlas, and the strength of each of its locations."""
+class PlannedSet:
+    """The fields of an atlas of a study.
 
-    number: int
-    row: FieldRow
-    strengths: tuple[float, ...]
-
-
-def plan_study(n_fields: int, *, seed: int, size: int) -> list[Plan]:
-    """Return a plan per field; one to four fields a well, a well per antibody.
-
-    Locations follow the frequencies of the real training set.
-
-    Raises:
-        CytolocError: If a number is impossible.
+    Attributes:
+        design: What decides them.
+        plans: What they show, with the true labels.
+        given: The same, with the labels that the atlas gives.
     """
-    if n_fields < 1:
-        raise CytolocError(f"A study of {n_fields} fields cannot be drawn.", way_out="Ask for at least 1 field.")
-    if seed < 0:
-        raise CytolocError(f"{seed} is not a seed.", way_out="Seeds are whole numbers from 0.")
-    if not 32 <= size <= 4096:
-        raise CytolocError(f"Fields of {size} px cannot be drawn.", way_out="Choose a size from 32 to 4096 px.")
-    rng = np.random.default_rng([seed, 0])
-    drawable = np.array(sorted(PATTERNS))
-    frequency = np.array(TRAINING_COUNTS, float)[drawable]
-    plans: list[Plan] = []
-    antibody = 0
-    while len(plans) < n_fields:
-        antibody += 1
-        count = 1 + int(rng.choice(len(LABELS_PER_FIELD), p=np.array(LABELS_PER_FIELD) / sum(LABELS_PER_FIELD)))
-        labels = tuple(
-            sorted(int(i) for i in rng.choice(drawable, count, replace=False, p=frequency / frequency.sum()))
-        )
-        strengths = tuple(float(s) for s in rng.uniform(0.55, 1.0, count))
-        for field in range(1, min(int(rng.integers(1, 5)), n_fields - len(plans)) + 1):
-            number = len(plans)
-            row = FieldRow(
-                id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"cytoloc simulated field {seed} {number}")),
-                source="simulated",
-                labels=labels,
-                antibody=f"SIM{antibody:06d}",
-                plate=str(1 + antibody // 96),
-                well=f"{'ABCDEFGH'[antibody % 96 // 12]}{1 + antibody % 12}",
-                field=str(field),
-                gene=f"SIMG{antibody:08d}",
-                original_px=size,
-                original_width_px=size,
-                pixel_um=PIXEL_UM * 512 / size,
-            )
-            plans.append(Plan(number, row, strengths))
-    return plans
 
-
-def draw_field(plan: Plan, *, seed: int) -> NDArray[np.uint8]:
-    """Return the field of a plan, uint8 ``(4, size, size)``."""
-    rng = np.random.default_rng([seed, 1, plan.number])
-    labels = plan.row.labels or ()
-    dividing = [NEEDED_PHASE[location] for location in labels if location in NEEDED_PHASE]
-    scene = draw_stained(rng, plan.row.original_px, dividing=dividing)
-    er = scene.er + rng.uniform(0, 0.12) * scene.microtubules
-    protein = draw_protein(scene, rng, labels, plan.strengths) + rng.uniform(0, 0.03) * er
-    planes = (scene.microtubules, protein, scene.nucleus, er)
-    exposed = [
-        expose(rng, np.asarray(plane, np.float32), _exposure(rng, role, scene.scale))
-        for role, plane in zip(CHANNELS, planes, strict=True)
-    ]
-    return np.stack(exposed)
-
-
-def draw_protein(
-    scene: StainedScene, rng: np.random.Generator, labels: Sequence[int], strengths: Sequence[float]
-) -> Plane:
-    """Return the protein's plane: its locations at their strengths, and what the antibody binds besides.
-
-    Cells of one field differ in how much of the protein they hold, and a few hold none.
-    """
-    protein = np.zeros((scene.size, scene.size), np.float32)
-    for location, strength in zip(labels, strengths, strict=True):
-        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
-    amount = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
-    amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
-    # What is left of a field whose only bright cells are dark ones would be nothing.
-    amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
-    body = (scene.cell_map > 0) * (0.5 + scene.er) * (1 - np.exp(-scene.in_cell / (5 * scene.scale)))
-    grain = np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.2 * scene.scale), 0, None)
-    unspecific = grain * (rng.gamma(1.0, 0.06) * body + rng.gamma(1.0, 0.06) * scene.nucleus)
-    return np.asarray((to_unit(protein) + unspecific) * amount[scene.cell_map], np.float32)
-
-
-_WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
-    "microtubules": (0.63, 0.17),
-    "protein": (0.40, 0.20),
-    "nucleus": (0.66, 0.18),
-    "er": (0.59, 0.20),
-}
-"""Mean and spread of the brightness of a channel: those of the 99.5th percentiles of 74 real fields."""
-
-
-def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:
-    mean, spread = _WHITE[role]
-    return Exposure(
-        white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
-        blur_px=float(rng.uniform(0.45, 0.95)) * scale,
-        haze=float(rng.uniform(0.0, 0.12)),
-        haze_px=float(rng.uniform(4, 10)) * scale,
-        uneven=float(rng.uniform(0, 0.12)),
-        photons=float(np.exp(rng.uniform(np.log(40), np.log(500)))),
-        read_noise=float(rng.uniform(0, 0.006)),
-        black=float(rng.uniform(0.004, 0.02)),
-    )
+    design: Design
+    plans: list[Plan]
+    given: list[Plan]
 
 
 def simulate_atlas(
@@ -160,16 +99,25 @@ def simulate_atlas(
     size: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Atlas:
-    """Draw a study into a new atlas; the same seed gives the same bytes.
+    """Draw a study into a new atlas; see :func:`draw_atlas`."""
+    return draw_atlas(path, Design(n_fields=n_fields, seed=seed, size=size), advance=advance)
+
+
+def draw_atlas(
+    path: Path, design: Design, *, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> Atlas:
+    """Draw a study into a new atlas; the same design gives the same bytes, and starting again goes on.
 
     Raises:
-        CytolocError: If a number is impossible, the output exists, or the disk refuses.
+        SettingsError: If a number is impossible.
+        StorageError: If the disk refuses.
+        OutputExistsError: If something lies at ``path``.
     """
-    plans = plan_study(n_fields, seed=seed, size=size)
-    refuse_existing(path)
-    made_by = {"command": "simulate", "seed": seed}
-    fields = ((plan.row, image) for plan, image in _draw_all(plans, seed, advance))
-    return write_atlas(path, fields, size=size, made_by=made_by)
+    plans = plan_study(design)
+    with _drawers() as pool:
+        return import_fields(
+            SimulatedSource(design, plans, pool), path, size=design.size, strict=True, advance=advance
+        ).atlas
 
 
 def simulate_kaggle(
@@ -180,22 +128,65 @@ def simulate_kaggle(
     size: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
+    """Draw a study as the competition gave it out; see :func:`draw_kaggle`."""
+    draw_kaggle(path, Design(n_fields=n_fields, seed=seed, size=size), advance=advance)
+
+
+def draw_kaggle(
+    path: Path, design: Design, *, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> None:
     """Draw a study as the competition gave it out: four PNG files a field and ``labels.csv``.
 
     The competition did not say which fields come from one well; ``pairs.csv`` does, for honest folds.
 
     Raises:
-        CytolocError: If a number is impossible, the output exists, or the disk refuses.
+        SettingsError: If a number is impossible.
+        StorageError: If the disk refuses.
+        OutputExistsError: If something lies at ``path``.
     """
-    plans = plan_study(n_fields, seed=seed, size=size)
+    plans = plan_study(design)
     with new_folder(path) as folder:
-        for plan, image in _draw_all(plans, seed, advance):
-            write_kaggle_field(folder, plan.row.id, image)
-        lines = ["Id,Target", *(f"{plan.row.id},{format_labels(plan.row.labels or ())}" for plan in plans)]
-        (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        neighbours = [(a.row, b.row) for a, b in pairwise(plans) if a.row.antibody == b.row.antibody]
-        lines = ["a,b", *(f"{a.id},{b.id}" for a, b in neighbours)]
-        (folder / "pairs.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with _drawers() as pool:
+            draw = partial(draw_field, size=design.size)
+            for done, image in enumerate(in_order(draw, plans, pool=pool), start=1):
+                write_kaggle_field(folder, plans[done - 1].row.id, image)
+                advance(done, len(plans))
+        _write_labels(folder / "labels.csv", {plan.row.id: plan.locations for plan in plans})
+        _write_rows(folder / "pairs.csv", ["a", "b"], _of_one_well(plans))
+
+
+def draw_study(
+    path: Path,
+    design: Design,
+    flaws: Flaws,
+    *,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> None:
+    """Draw a whole study: training, test and external atlas, and the truth about them beside.
+
+    ``train.atlas`` (some labels wrong, some fields twice), ``test.atlas`` (without labels, larger originals, darker,
+    some fields leaked), ``external.atlas`` (labels of each well), ``external-by-antibody.csv`` (the wrong labels that
+    people used), and ``truth/``: ``train.csv``, ``test.csv``, ``label_noise.csv``, ``duplicates.csv``, ``leak.csv``.
+
+    Raises:
+        SettingsError: If a number is impossible.
+        StorageError: If the disk refuses.
+        OutputExistsError: If something lies in the way.
+    """
+    _refuse_impossible(flaws)
+    sets = _plan_sets(design, flaws)
+    with _begun(path, design, flaws):
+        total, before = sum(len(each.plans) for each in sets.values()), 0
+        with _drawers() as pool:
+            for name, each in sets.items():
+                target = path / f"{name}.atlas"
+                if not target.exists():
+                    source = SimulatedSource(each.design, each.given, pool)
+                    import_fields(source, target, size=design.size, advance=_from(advance, before, total))
+                before += len(each.plans)
+        _write_truth(path / "truth", sets)
+        by_antibody = _labels_by_antibody(sets["external"].plans)
+        _write_labels(path / "external-by-antibody.csv", by_antibody)
 
 
 def write_kaggle_field(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
@@ -204,10 +195,136 @@ def write_kaggle_field(folder: Path, name: str, image: NDArray[np.uint8]) -> Non
         Image.fromarray(plane).save(folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
 
 
-def _draw_all(
-    plans: list[Plan], seed: int, advance: Callable[[int, int], None]
-) -> Iterator[tuple[Plan, NDArray[np.uint8]]]:
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for done, image in enumerate(in_order(partial(draw_field, seed=seed), plans, pool=pool), start=1):
-            yield plans[done - 1], image
-            advance(done, len(plans))
+def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
+    n_test = max(1, round(TEST_SHARE * design.n_fields))
+    of_train = replace(design, duplicates=flaws.duplicates)
+    of_external = replace(design, seed=design.seed + 1_000_003)
+    of_test = replace(
+        design, n_fields=n_test, seed=design.seed + 2_000_003, gain=flaws.gain, original_px=round(1.5 * design.size)
+    )
+    train, external = plan_study(of_train), plan_study(of_external)
+    test = _leaked(plan_study(of_test), external, round(flaws.leaked * n_test))
+    rng = np.random.default_rng([design.seed, 4])
+    wrong = [replace(plan, row=replace(plan.row, labels=_mistaken(plan, flaws, rng))) for plan in train]
+    hidden = [
+        replace(plan, row=replace(plan.row, labels=None, gene=None, antibody=None, plate=None, well=None))
+        for plan in test
+    ]
+    return {
+        "train": PlannedSet(of_train, train, wrong),
+        "external": PlannedSet(of_external, external, external),
+        "test": PlannedSet(of_test, test, hidden),
+    }
+
+
+def _leaked(test: list[Plan], external: list[Plan], count: int) -> list[Plan]:
+    """Return the test fields, ``count`` of them near-duplicates of external ones."""
+    rng = np.random.default_rng([test[0].seed, 5])
+    chosen = rng.choice(len(test), count, replace=False)
+    leaked = list(test)
+    for place in chosen:
+        original, kind = external[int(rng.integers(len(external)))], KINDS[int(rng.integers(len(KINDS)))]
+        row = replace(test[place].row, labels=original.locations)
+        leaked[place] = replace(test[place], row=row, locations=original.locations, copy_of=original, kind=kind)
+    return leaked
+
+
+def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> LabelSet:
+    """Return the labels that somebody gives a field: wrong ones now and then."""
+    labels = plan.locations
+    draw, place = rng.uniform(), int(rng.integers(len(labels)))
+    others = [location for location in range(N_LOCATIONS) if location not in labels]
+    other = others[int(rng.integers(len(others)))]
+    if draw >= flaws.noise:
+        return labels
+    if flaws.kind == "missing" and len(labels) > 1:
+        return labels[:place] + labels[place + 1 :]
+    if flaws.kind == "extra":
+        return tuple(sorted({*labels, other}))
+    return tuple(sorted({*labels[:place], *labels[place + 1 :], other}))
+
+
+def _labels_by_antibody(plans: Sequence[Plan]) -> dict[str, LabelSet]:
+    """Return for each field all locations of its antibody, in whatever well: what the usual external list did."""
+    every: dict[str | None, set[int]] = {}
+    for plan in plans:
+        every.setdefault(plan.row.antibody, set()).update(plan.locations)
+    return {plan.row.id: tuple(sorted(every[plan.row.antibody])) for plan in plans}
+
+
+def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
+    folder.mkdir(exist_ok=True)
+    train, test = sets["train"], sets["test"]
+    for name in ("train", "test"):
+        _write_labels(folder / f"{name}.csv", {plan.row.id: plan.locations for plan in sets[name].plans})
+    mistaken = [
+        (true.row.id, format_labels(true.locations), format_labels(given.row.labels or ()))
+        for true, given in zip(train.plans, train.given, strict=True)
+        if true.locations != given.row.labels
+    ]
+    _write_rows(folder / "label_noise.csv", ["Id", "Target", "given"], mistaken)
+    for name, plans in (("duplicates", train.plans), ("leak", test.plans)):
+        copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
+        _write_rows(folder / f"{name}.csv", ["a", "b", "kind"], copies)
+    _write_rows(folder / "wells.csv", ["a", "b"], _of_one_well(test.plans))
+
+
+def _of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
+    """Yield each field with the one before it of the same well."""
+    last: dict[tuple[str | None, str | None], str] = {}
+    for plan in plans:
+        place = (plan.row.plate, plan.row.well)
+        if place in last:
+            yield last[place], plan.row.id
+        last[place] = plan.row.id
+
+
+@contextmanager
+def _begun(path: Path, design: Design, flaws: Flaws) -> Iterator[None]:
+    """Keep a note of what is being drawn in the folder, which becomes ``study.json`` when all is done.
+
+    Raises:
+        OutputExistsError: If a study is there, another one was begun, or the folder holds anything else.
+    """
+    note, done = path / "study.part.json", path / "study.json"
+    content = json.loads(json.dumps({"design": asdict(design), "flaws": asdict(flaws)}))
+    if note.exists():
+        begun = read_json(note, kind=KIND, version=VERSION)
+        if {name: begun[name] for name in content} != content:
+            raise OutputExistsError(
+                f"{path} is of a study that was begun with other settings.",
+                way_out="Start that one again to finish it, or remove the folder.",
+            )
+    else:
+        refuse_existing(path)
+        path.mkdir(parents=True)
+        write_json(note, content, kind=KIND, version=VERSION)
+    yield
+    note.rename(done)
+
+
+def _from(advance: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _total: advance(before + done, total)
+
+
+def _drawers() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(mp_context=get_context("spawn"))
+
+
+def _write_labels(path: Path, labels: Mapping[str, LabelSet]) -> None:
+    _write_rows(path, ["Id", "Target"], [(name, format_labels(ids)) for name, ids in labels.items()])
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [",".join(header), *(",".join(row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _refuse_impossible(flaws: Flaws) -> None:
+    for name, share in (("noise", flaws.noise), ("leaked", flaws.leaked)):
+        if not 0 <= share <= 1:
+            raise SettingsError(f"A share {name} of {share:g} cannot be.", way_out="Choose one from 0 to 1.")
+    if not 0 < flaws.gain <= 2:
+        raise SettingsError(f"A test set cannot be {flaws.gain:g} times as bright.", way_out="Choose from 0 to 2.")
+    if flaws.kind not in get_args(Noise):
+        raise SettingsError(f"There is no label noise {flaws.kind!r}.", way_out=f"Choose {', '.join(get_args(Noise))}.")

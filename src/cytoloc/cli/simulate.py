@@ -1,0 +1,119 @@
+"""The command that draws cells: simulate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cytoloc.cli.console import counted, progress
+
+if TYPE_CHECKING:
+    from cytoloc.simulate.study import Noise
+
+
+class Form(StrEnum):
+    """What `simulate` writes."""
+
+    atlas = "atlas"
+    kaggle = "kaggle"
+    study = "study"
+
+
+class NoiseKind(StrEnum):
+    """What is wrong with wrong labels."""
+
+    missing = "missing"
+    extra = "extra"
+    swapped = "swapped"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    fields: Annotated[int | None, typer.Option(help="How many fields of view; of a study, for training.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new atlas, or folder.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
+    size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="atlas; kaggle: the competition's PNG files, labels.csv and pairs.csv; study: atlases for training,"
+            " test and external labels, with what is wrong about them beside.",
+        ),
+    ] = Form.atlas,
+    evenness: Annotated[
+        float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")
+    ] = 0.0,
+    frequencies: Annotated[
+        Path | None, typer.Option(help="CSV Target,share of label sets, in place of the real training set's.")
+    ] = None,
+    duplicates: Annotated[
+        float | None, typer.Option(help="Share of near-duplicates; of a study's training .04.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Of a study: share of training fields with a wrong label.")] = 0.03,
+    noise_kind: Annotated[NoiseKind, typer.Option(help="Of a study: what is wrong with them.")] = NoiseKind.swapped,
+    leaked: Annotated[float, typer.Option(help="Of a study: share of test fields that the external set has.")] = 0.02,
+    gain: Annotated[float, typer.Option(help="Of a study: brightness of the test set.")] = 0.8,
+    show: Annotated[Path | None, typer.Option(help="A PNG of all 28 locations, in place of --out.")] = None,
+) -> None:
+    """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
+
+    Drawing that was stopped goes on when it is started again, but for --format kaggle.
+
+    Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
+    """
+    from cytoloc.simulate import study
+    from cytoloc.simulate.plan import Design, read_frequencies
+
+    if show is not None:
+        _draw_sheet(show, seed=seed, size=size)
+        return
+    if fields is None or out is None:
+        raise typer.BadParameter("Give --fields and --out, or --show.")
+    sets = read_frequencies(frequencies) if frequencies else None
+    # A study's near-duplicates are one of its flaws, and only its training set has them.
+    twice = 0.0 if form is Form.study else duplicates or 0.0
+    design = Design(n_fields=fields, seed=seed, size=size, evenness=evenness, label_sets=sets, duplicates=twice)
+    with progress("drawing") as advance:
+        if form is Form.study:
+            kind: Noise = noise_kind.value
+            twice = study.Flaws.duplicates if duplicates is None else duplicates
+            flaws = study.Flaws(noise=noise, kind=kind, duplicates=twice, leaked=leaked, gain=gain)
+            study.draw_study(out, design, flaws, advance=advance)
+        elif form is Form.kaggle:
+            study.draw_kaggle(out, design, advance=advance)
+        else:
+            study.draw_atlas(out, design, advance=advance)
+    beside = ", and as many external ones, and a test set" if form is Form.study else ""
+    typer.echo(f"{out}: {counted(fields, 'simulated field')} of {size} px{beside}.")
+
+
+def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial
+    from multiprocessing import get_context
+
+    import numpy as np
+
+    from cytoloc.labels import LOCATIONS
+    from cytoloc.parallel import in_order
+    from cytoloc.report.figures import contact_sheet
+    from cytoloc.simulate.field import draw_field
+    from cytoloc.simulate.plan import plan_one
+
+    plans = [plan_one(location.id, seed=seed, size=size) for location in LOCATIONS]
+    images = []
+    with progress("drawing") as advance, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for image in in_order(partial(draw_field, size=size), plans, pool=pool):
+            images.append(image)
+            advance(len(images), len(plans))
+    names = [f"simulated, seed {seed}"] * len(images)
+    contact_sheet(np.stack(images), names, [(location.id,) for location in LOCATIONS], None, path)
+    typer.echo(f"{path}: a field of each of {len(images)} locations.")

@@ -1,0 +1,114 @@
+"""A field from its plan: the protein in its places, what the antibody binds besides, and four photographs.
+
+Every field has a random source of its own, made from the seed and its number: the same seed gives the same bytes, in
+any order, on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
+from cytoloc.simulate.optics import Exposure, expose
+from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
+from cytoloc.simulate.plan import Plan
+from cytoloc.simulate.stains import StainedScene, draw_stained
+
+_WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
+    "microtubules": (0.63, 0.17),
+    "protein": (0.40, 0.20),
+    "nucleus": (0.66, 0.18),
+    "er": (0.59, 0.20),
+}
+"""Mean and spread of the brightness of a channel: those of the 99.5th percentiles of 74 real fields."""
+
+
+def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
+    """Return the field of a plan, uint8 ``(4, size, size)``."""
+    if plan.copy_of is not None:
+        original = draw_field(plan.copy_of, size=size)
+        return near_duplicate(np.random.default_rng([plan.seed, 3, plan.number]), original, plan)
+    rng = np.random.default_rng([plan.seed, 1, plan.number])
+    dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]
+    scene = draw_stained(rng, size, line=plan.line, dividing=dividing)
+    binding = np.random.default_rng([plan.seed, 2, plan.antibody]).gamma(1.0, 0.06, 2)
+    er = scene.er + rng.uniform(0, 0.12) * scene.microtubules
+    protein = draw_protein(scene, rng, plan.locations, plan.strengths, binding=binding) + rng.uniform(0, 0.03) * er
+    planes = (scene.microtubules, protein, scene.nucleus, er)
+    exposed = []
+    for role, plane in zip(CHANNELS, planes, strict=True):
+        exposure = _exposure(rng, role, scene.scale)
+        exposure = replace(exposure, white=plan.gain * exposure.white, photons=exposure.photons / plan.gain)
+        exposed.append(expose(rng, np.asarray(plane, np.float32), exposure))
+    return np.stack(exposed)
+
+
+def draw_protein(
+    scene: StainedScene,
+    rng: np.random.Generator,
+    locations: Sequence[int],
+    strengths: Sequence[float],
+    *,
+    binding: NDArray[np.float64],
+) -> Plane:
+    """Return the protein's plane: its locations at their strengths, and what the antibody binds besides.
+
+    Cells of one field differ in how much of the protein they hold, and a few hold none.
+
+    Args:
+        scene: The cells.
+        rng: Source of all that is drawn.
+        locations: Location ids.
+        strengths: The strength of each of them.
+        binding: How strongly the antibody stains the body of every cell, and its nucleus.
+    """
+    protein = np.zeros((scene.size, scene.size), np.float32)
+    for location, strength in zip(locations, strengths, strict=True):
+        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
+    amount = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
+    amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
+    # What is left of a field whose only bright cells are dark ones would be nothing.
+    amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
+    body = (scene.cell_map > 0) * (0.5 + scene.er) * (1 - np.exp(-scene.in_cell / (5 * scene.scale)))
+    grain = np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.2 * scene.scale), 0, None)
+    unspecific = grain * (binding[0] * body + binding[1] * scene.nucleus)
+    return np.asarray((to_unit(protein) + unspecific) * amount[scene.cell_map], np.float32)
+
+
+def near_duplicate(rng: np.random.Generator, image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
+    """Return a field that is nearly another one, uint8 ``(4, size, size)``, in the way that its plan says."""
+    if plan.kind == "turned":
+        flipped = image[..., ::-1] if rng.uniform() < 0.5 else image
+        return np.ascontiguousarray(np.rot90(flipped, int(rng.integers(4)), axes=(1, 2)))
+    if plan.kind == "dimmed":
+        return np.asarray(np.clip(image * rng.uniform(0.7, 1.3), 0, 255), np.uint8)
+    if plan.kind == "shifted":
+        # The stage never comes back to quite the same place.
+        right, down = rng.uniform(-0.02, 0.02, 2) * image.shape[1]
+        move = np.array([[1, 0, right], [0, 1, down]], np.float32)
+        edge = image.shape[1:]
+        return np.stack([cv2.warpAffine(plane, move, edge, borderMode=cv2.BORDER_REFLECT) for plane in image])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 91))]
+    coded = [cv2.imencode(".jpg", plane, quality)[1] for plane in image]
+    return np.stack([np.asarray(cv2.imdecode(each, cv2.IMREAD_GRAYSCALE), np.uint8) for each in coded])
+
+
+def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:
+    mean, spread = _WHITE[role]
+    return Exposure(
+        white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
+        blur_px=float(rng.uniform(0.45, 0.95)) * scale,
+        haze=float(rng.uniform(0.0, 0.12)),
+        haze_px=float(rng.uniform(4, 10)) * scale,
+        uneven=float(rng.uniform(0, 0.12)),
+        photons=float(np.exp(rng.uniform(np.log(40), np.log(500)))),
+        read_noise=float(rng.uniform(0, 0.006)),
+        black=float(rng.uniform(0.004, 0.02)),
+    )

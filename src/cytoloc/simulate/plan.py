@@ -1,0 +1,230 @@
+"""What a study will show before anything is drawn: genes, their antibodies, the wells they are imaged in, the fields.
+
+Labels belong to wells: the antibodies of a gene, and the wells of an antibody, mostly show the same locations, but not
+always, as in reality. The frequencies of label sets are those of the real training set.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.atlas.store import FieldRow
+from cytoloc.errors import SettingsError, TableError
+from cytoloc.files import existing
+from cytoloc.labels import N_LOCATIONS, parse_labels
+from cytoloc.scores import read_csv
+from cytoloc.simulate.cell_lines import CELL_LINES
+
+Kind = Literal["jpeg", "dimmed", "shifted", "turned"]
+LabelSet = tuple[int, ...]
+
+KINDS: Final[tuple[Kind, ...]] = ("jpeg", "dimmed", "shifted", "turned")
+"""How a planted near-duplicate differs from its original."""
+
+PIXEL_UM: Final = 0.32
+"""Edge of a pixel of a 512-px field: the Human Protein Atlas's 0.08 µm at 2048 px."""
+
+OTHER_LABELS: Final = 0.3
+"""Share of wells that do not show quite what the gene's first well shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What decides a study.
+
+    Attributes:
+        n_fields: How many fields.
+        seed: The same seed gives the same bytes.
+        size: Edge of the pictures, in pixels.
+        evenness: 0 for the real frequencies of locations; 1 raises label sets by the rarity of their rarest location.
+        label_sets: Label sets and their shares, which sum to 1; None for those of the real training set.
+        duplicates: Share of fields that are near-duplicates of another.
+        gain: Brightness by that of the real training set.
+        original_px: Size of the originals that fields are said to come from.
+    """
+
+    n_fields: int
+    seed: int
+    size: int
+    evenness: float = 0.0
+    label_sets: tuple[tuple[LabelSet, float], ...] | None = None
+    duplicates: float = 0.0
+    gain: float = 1.0
+    original_px: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one field will show.
+
+    Attributes:
+        seed: The study's.
+        number: Its number in the study, from which, and the seed, its random source is made.
+        row: The row of the atlas; its labels may be wrong, or not given.
+        locations: Where the protein is.
+        strengths: The strength of each of its locations.
+        antibody: Number of the antibody, from which the strength of what else it binds is made.
+        line: Number of the cell line; None for any.
+        gain: Brightness by that of the real training set.
+        copy_of: The plan of which it is a near-duplicate.
+        kind: How it differs from that one.
+    """
+
+    seed: int
+    number: int
+    row: FieldRow
+    locations: LabelSet
+    strengths: tuple[float, ...]
+    antibody: int = 0
+    line: int | None = None
+    gain: float = 1.0
+    copy_of: Plan | None = None
+    kind: Kind | None = None
+
+
+def plan_study(design: Design) -> list[Plan]:
+    """Return a plan per field.
+
+    Raises:
+        SettingsError: If a number is impossible.
+    """
+    _refuse_impossible(design)
+    rng = np.random.default_rng([design.seed, 0])
+    copies = round(design.duplicates * design.n_fields)
+    plans: list[Plan] = []
+    for number, (row, strengths, antibody, line) in enumerate(_fields(design, rng)):
+        if number == design.n_fields - copies:
+            break
+        named = replace(row, id=_name(design, number))
+        plans.append(Plan(design.seed, number, named, row.labels or (), strengths, antibody, line, design.gain))
+    for _ in range(copies):
+        original = plans[int(rng.integers(design.n_fields - copies))]
+        number = len(plans)
+        row = replace(original.row, id=_name(design, number), field=f"{original.row.field}c{number}")
+        kind = KINDS[int(rng.integers(len(KINDS)))]
+        plans.append(replace(original, number=number, row=row, copy_of=original, kind=kind))
+    return plans
+
+
+def plan_one(location: int, *, seed: int, size: int) -> Plan:
+    """Return the plan of a field that shows one location and no other, at full strength."""
+    design = Design(n_fields=1, seed=seed, size=size, label_sets=(((location,), 1.0),))
+    _refuse_impossible(design)
+    row = FieldRow(
+        id=_name(design, location), source="simulated", labels=(location,), original_px=size, original_width_px=size
+    )
+    return Plan(seed, location, row, (location,), (1.0,), antibody=location)
+
+
+def read_frequencies(path: Path) -> tuple[tuple[LabelSet, float], ...]:
+    """Return label sets and their shares from a CSV ``Target,share``.
+
+    Raises:
+        TableError: If columns are missing, a label is unknown, or the shares do not sum to 1.
+    """
+    table = read_csv(existing(path))
+    if not {"Target", "share"} <= set(table.columns):
+        raise TableError(f"{path} has the columns {', '.join(table.columns)}.", way_out="It needs Target and share.")
+    shares = table["share"].cast(pl.Float64, strict=False)
+    if shares.null_count() or not table.height or shares.min() < 0:  # type: ignore[operator]  # a number
+        raise TableError(f"{path}: shares must be numbers from 0.")
+    if abs(float(shares.sum()) - 1) > 1e-6:
+        raise TableError(f"{path}: the shares sum to {shares.sum():g}, not to 1.")
+    sets = [parse_labels(text or "", where=f"{path}, row {row}") for row, text in enumerate(table["Target"], start=1)]
+    return tuple(zip(sets, shares.to_list(), strict=True))
+
+
+@cache
+def real_label_sets() -> tuple[tuple[LabelSet, float], ...]:
+    """Return the 577 label sets of the 2018 competition's 31,072 training fields, with their shares."""
+    text = files("cytoloc.simulate").joinpath("label_sets.csv").read_bytes()
+    table = pl.read_csv(text, schema={"Target": pl.String, "fields": pl.Int64})
+    total = int(table["fields"].sum())
+    return tuple((tuple(int(word) for word in words.split()), count / total) for words, count in table.iter_rows())
+
+
+def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow, tuple[float, ...], int, int]]:
+    """Yield fields without end: row, strengths, number of the antibody, number of the cell line."""
+    sets = design.label_sets or real_label_sets()
+    shares = _evened(sets, design.evenness)
+    lines = [line.share for line in CELL_LINES]
+    gene, antibody, place = 0, 0, 0
+    while True:
+        gene += 1
+        labels = sets[int(rng.choice(len(sets), p=shares))][0]
+        for _ in range(1 + int(rng.uniform() < 0.3)):
+            antibody += 1
+            for well in range(1 + int(rng.choice(3, p=[0.6, 0.3, 0.1]))):
+                place += 1
+                line = int(rng.choice(len(lines), p=lines))
+                other = sets[int(rng.choice(len(sets), p=shares))][0]
+                here = _other_labels(labels, other, rng) if well or rng.uniform() < 0.3 else labels
+                strengths = tuple(float(each) for each in rng.uniform(0.55, 1.0, len(here)))
+                row = FieldRow(
+                    id="",
+                    source="simulated",
+                    labels=here,
+                    antibody=f"SIM{antibody:06d}",
+                    plate=str(1 + place // 96),
+                    well=f"{'ABCDEFGH'[place % 96 // 12]}{1 + place % 12}",
+                    gene=f"SIMG{gene:08d}",
+                    cell_line=CELL_LINES[line].name,
+                    original_px=design.original_px or design.size,
+                    original_width_px=design.original_px or design.size,
+                    pixel_um=PIXEL_UM * 512 / (design.original_px or design.size),
+                )
+                for number in range(1, int(rng.integers(2, 6))):
+                    yield replace(row, field=str(number)), strengths, antibody, line
+
+
+def _evened(sets: Sequence[tuple[LabelSet, float]], evenness: float) -> NDArray[np.float64]:
+    """Return the shares of label sets, those with a rare location raised: by all its rarity if ``evenness`` is 1."""
+    shares = np.array([share for _, share in sets])
+    of_location = np.zeros(N_LOCATIONS)
+    for labels, share in sets:
+        of_location[list(labels)] += share
+    rarest = np.array([of_location[list(labels)].min() for labels, _ in sets])
+    raised = shares / np.where(shares > 0, rarest, 1.0) ** evenness
+    return np.asarray(raised / raised.sum(), np.float64)
+
+
+def _other_labels(labels: LabelSet, other: LabelSet, rng: np.random.Generator) -> LabelSet:
+    """Return what another well of a gene shows: mostly the same, else one location less or one more."""
+    if rng.uniform() > OTHER_LABELS:
+        return labels
+    if len(labels) > 1 and rng.uniform() < 0.5:
+        left_out = int(rng.integers(len(labels)))
+        return labels[:left_out] + labels[left_out + 1 :]
+    return tuple(sorted({*labels, other[int(rng.integers(len(other)))]}))
+
+
+def _name(design: Design, number: int) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"cytoloc simulated field {design.seed} {number}"))
+
+
+def _refuse_impossible(design: Design) -> None:
+    if design.n_fields < 1:
+        raise SettingsError(
+            f"A study of {design.n_fields} fields cannot be drawn.", way_out="Ask for at least 1 field."
+        )
+    if design.seed < 0:
+        raise SettingsError(f"{design.seed} is not a seed.", way_out="Seeds are whole numbers from 0.")
+    if not 32 <= design.size <= 4096:
+        raise SettingsError(f"Fields of {design.size} px cannot be drawn.", way_out="Choose a size from 32 to 4096 px.")
+    if not 0 <= design.evenness <= 1:
+        raise SettingsError(f"An evenness of {design.evenness:g} cannot be.", way_out="Choose one from 0 to 1.")
+    if not 0 <= design.duplicates < 1 or round(design.duplicates * design.n_fields) >= design.n_fields:
+        raise SettingsError(
+            f"{design.duplicates:g} of {design.n_fields} fields cannot be near-duplicates of the others.",
+            way_out="Choose a share from 0 that leaves an original.",
+        )
