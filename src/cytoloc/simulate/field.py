@@ -39,7 +39,7 @@ def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
     dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]
     scene = draw_stained(rng, size, line=plan.line, dividing=dividing)
     binding = np.random.default_rng([plan.seed, 2, plan.antibody]).gamma(1.0, 0.06, 2)
-    er = scene.er + rng.uniform(0, 0.12) * scene.microtubules
+    er = scene.er + rng.uniform(0, 0.22) * scene.microtubules
     protein = draw_protein(scene, rng, plan.locations, plan.strengths, binding=binding) + rng.uniform(0, 0.03) * er
     planes = (scene.microtubules, protein, scene.nucleus, er)
     exposed = []
@@ -102,13 +102,15 @@ def near_duplicate(rng: np.random.Generator, image: NDArray[np.uint8], plan: Pla
 
 def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:
     mean, spread = _WHITE[role]
+    dim = role == "protein"
     return Exposure(
         white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
         blur_px=float(rng.uniform(0.45, 0.95)) * scale,
         haze=float(rng.uniform(0.0, 0.12)),
         haze_px=float(rng.uniform(4, 10)) * scale,
         uneven=float(rng.uniform(0, 0.12)),
-        photons=float(np.exp(rng.uniform(np.log(40), np.log(500)))),
+        # Gain makes up for a weak stain, and with it for few photons.
+        photons=float(np.exp(rng.uniform(np.log(20 if dim else 40), np.log(250 if dim else 500)))),
         read_noise=float(rng.uniform(0, 0.006)),
         black=float(rng.uniform(0.004, 0.02)),
     )

@@ -65,8 +65,8 @@ def draw_microtubules(scene: Scene, rng: np.random.Generator) -> Plane:
 
 def draw_nucleus(scene: Scene, rng: np.random.Generator) -> Plane:
     """Return nuclei with grain, dark nucleoli, and the bright chromosomes of dividing cells."""
-    grain = 1 + rng.uniform(0.08, 0.2) * smooth_noise(rng, scene.size, rng.uniform(1.6, 3) * scene.scale)
-    grain += 0.12 * smooth_noise(rng, scene.size, 7 * scene.scale)
+    grain = 1 + rng.uniform(0.12, 0.3) * smooth_noise(rng, scene.size, rng.uniform(1.6, 3) * scene.scale)
+    grain += 0.1 * smooth_noise(rng, scene.size, 7 * scene.scale)
     amount = 0.5 + 0.5 * scene.amount
     for cell in scene.cells:
         if cell.phase != "interphase":
@@ -80,13 +80,13 @@ def draw_nucleus(scene: Scene, rng: np.random.Generator) -> Plane:
 def draw_er(scene: Scene, rng: np.random.Generator) -> Plane:
     """Return a network of tubes and sheets, densest by the nucleus, with grain of its own."""
     scale = scene.scale
-    tubes = np.exp(-1.3 * np.abs(smooth_noise(rng, scene.size, rng.uniform(2.2, 4) * scale)))
+    tubes = np.exp(-1.3 * np.abs(smooth_noise(rng, scene.size, rng.uniform(2.2, 5) * scale)))
     fine = np.clip(1 + rng.uniform(0.1, 0.3) * smooth_noise(rng, scene.size, 1.5 * scale), 0.1, None)
     near = rng.uniform(0.05, 0.4) + np.exp(-scene.from_nucleus / (rng.uniform(16, 60) * scale))
     rim = 1 - np.exp(-scene.in_cell / (4 * scale))
-    patches = np.clip(1 + rng.uniform(0.15, 0.4) * smooth_noise(rng, scene.size, 16 * scale), 0.2, None)
+    patches = np.clip(1 + rng.uniform(0.15, 0.4) * smooth_noise(rng, scene.size, 22 * scale), 0.2, None)
     plane = (scene.cell_map > 0) * rim * near * patches * (0.3 + tubes) * fine * scene.amount[scene.cell_map]
-    return to_unit(plane * np.where(scene.nucleus_map > 0, rng.uniform(0.1, 0.3), 1.0))
+    return to_unit(plane * np.where(scene.nucleus_map > 0, rng.uniform(0.15, 0.6), 1.0))
 
 
 def division_fibres(scene: Scene, rng: np.random.Generator) -> Plane:
