@@ -95,5 +95,41 @@ def macro_f1_interval(
     return float(low), float(high)
 
 
+def class_log_loss(probabilities: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
+    """Return the log loss averaged over classes, each by that of knowing its frequency alone: 1 is to know no more.
+
+    Classes without positives, or with only positives, do not count.
+    """
+    known = truth.any(axis=0) & ~truth.all(axis=0)
+    clipped = np.clip(probabilities[:, known], 1e-15, 1 - 1e-15)
+    loss = -np.where(truth[:, known], np.log(clipped), np.log1p(-clipped)).mean(axis=0)
+    rate = truth[:, known].mean(axis=0)
+    ignorant = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return float((loss / ignorant).mean()) if known.any() else 0.0
+
+
+def paired_difference(
+    one: NDArray[np.bool_], other: NDArray[np.bool_], truth: NDArray[np.bool_], *, resamples: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """Return how much higher the macro F1 of ``one`` is than that of ``other``, and the standard error of that.
+
+    The error is that of the bootstrap, the same fields being drawn for both.
+    """
+    weights = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), size=resamples)
+    scores = [_resampled_macro_f1(predicted, truth, weights) for predicted in (one, other)]
+    return macro_f1(one, truth) - macro_f1(other, truth), float(np.std(scores[0] - scores[1]))
+
+
+def _resampled_macro_f1(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], weights: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Return the macro F1 of each resample; ``weights`` says how often it drew each field, ``(resamples, n)``."""
+    counts = weights.astype(np.float32)
+    hits = counts @ (predicted & truth).astype(np.float32)
+    total = counts @ (predicted.astype(np.float32) + truth)
+    f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(f1.mean(axis=1), np.float64)
+
+
 def _null_unless(condition: NDArray[np.bool_], values: NDArray[np.floating]) -> list[float | None]:
     return [float(value) if holds else None for holds, value in zip(condition, values, strict=True)]
