@@ -31,7 +31,7 @@ ALLOWED = {
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},
     "train": GROUND | {"recipe", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
-    "bench": GROUND | {"atlas", "pictures"},
+    "bench": GROUND | {"atlas", "decide", "pictures"},
     "cli": GROUND
     | {
         "bench",

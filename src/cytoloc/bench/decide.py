@@ -172,8 +172,8 @@ def compare_on_halves(
     Args:
         members: Probabilities ``(n, 28)`` by name.
         truth: bool ``(n, 28)``.
-        ways: Each is given a half's scores and truth, and the other half's scores, whose locations it returns. The first is
-            the peer.
+        ways: Each is given a half's scores and truth, and the other half's scores, whose locations it returns. The
+            first is the peer.
         splits: How many splits, seeded 0 and up.
         advance: Told how many splits of how many are done.
     """
@@ -192,15 +192,13 @@ def compare_on_halves(
     for name, values in found.items():
         gains = np.array(values) - peer
         rows.append(
-            Halves(
-                name, float(np.mean(values)), float(gains.mean()), float(gains.min()), float((gains > 0).mean())
-            )
+            Halves(name, float(np.mean(values)), float(gains.mean()), float(gains.min()), float((gains > 0).mean()))
         )
     return rows
 
 
 def loop_thresholds(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the starting system's thresholds by its own loop: scikit-learn's F1 at each of 600 values, class by class."""
+    """Return the starting system's thresholds by its own loop: scikit-learn's F1 at 600 values a class."""
     best = []
     for i in range(truth.shape[1]):
         scores = [f1_score(truth[:, i], probabilities[:, i] > value, zero_division=0) for value in SEED_GRID]
@@ -222,7 +220,7 @@ def _peer(here: Scores, truth: NDArray[np.bool_], there: Scores) -> NDArray[np.b
     return fit_decision(here, truth, method="seed", intervals=False)(there)
 
 
-def _ratio(here: Scores, truth: NDArray[np.bool_], there: Scores) -> NDArray[np.bool_]:
+def _ratio(_here: Scores, truth: NDArray[np.bool_], there: Scores) -> NDArray[np.bool_]:
     mean = _mean(there)
     return mean > ratio_thresholds(mean, truth.mean(axis=0))
 

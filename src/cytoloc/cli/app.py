@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, bench, curation, decide, demo, importing, predict, train
+from cytoloc.cli import atlas, bench, curation, decide, demo, ensemble, importing, predict, score, train
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -40,7 +40,9 @@ importing.register(app)
 curation.register(app)
 train.register(app)
 predict.register(app)
+ensemble.register(app)
 decide.register(app)
+score.register(app)
 bench.register(app)
 
 

@@ -61,9 +61,9 @@ def choose(
 ) -> Choice:
     """Return the plan that is best on unseen fields.
 
-    Log loss, averaged over classes as the score is, tells good probabilities from bad ones with much less luck than F1.
-    So the candidate with the least is taken, unless another's macro F1 is higher by more than the standard error of the
-    difference.
+    Log loss, averaged over classes as the score is, tells good probabilities from bad ones with much less luck than F1,
+    which hangs on a handful of fields of the rare classes. So of the candidates with probabilities that with the least
+    is taken; unless the macro F1 of one without is higher by more than the standard error of the difference.
 
     Args:
         stack: ``(members, n, classes)``.
@@ -98,14 +98,16 @@ def choose(
         gain, error = paired_difference(guess, predicted[first], truth)
         row = {"plan": plan.name, "macro_f1": macro_f1(guess, truth), "log_loss": loss}
         table.append(row | {"gain": gain, "error": error})
-    surer = [i for i, row in enumerate(table) if row["gain"] > row["error"]]
+    surer = [i for i, row in enumerate(table) if losses[i] is None and row["gain"] > row["error"]]
     best = max(surer, key=lambda i: float(table[i]["macro_f1"]), default=first)
-    why = f"{table[first]['plan']} has the least log loss ({losses[first]:.4f}) of the candidates on unseen fields" + (
-        f", but {table[best]['plan']} has a macro F1 higher by {table[best]['gain']:.4f}, more than the standard error."
-        if surer
-        else ", and no candidate's macro F1 is higher by more than the standard error of the difference."
-    )
-    return Choice(candidates[best], table, why, len(truth))
+    return Choice(candidates[best], table, _reason(table[first], table[best]), len(truth))
+
+
+def _reason(first: dict[str, Any], best: dict[str, Any]) -> str:
+    least = f"{first['plan']} has the least log loss on unseen fields ({first['log_loss']:.4f})"
+    if best is first:
+        return f"{least}, and no candidate without probabilities has a macro F1 surely higher than its own."
+    return f"{least}, but the macro F1 of {best['plan']} is higher by {best['gain']:.4f} ± {best['error']:.4f}."
 
 
 def _decided(judged: Judged, parts: NDArray[np.int64], rules: Rules) -> NDArray[np.bool_]:

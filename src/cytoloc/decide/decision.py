@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, get_args
 
@@ -27,6 +27,7 @@ __all__ = [
     "Decision",
     "HeldOut",
     "cross_fit",
+    "cross_fit_of",
     "fit_decision",
     "held_out_parts",
     "read_decision",
@@ -203,8 +204,13 @@ def cross_fit(
     This is what a decision may be judged by: thresholds judged on the fields that they were fitted to look far better
     than they are. Arguments and errors are those of :func:`held_out_parts`.
     """
+    return cross_fit_of(held_out_parts(members, truth, groups=groups, seed=seed, **options), truth)
+
+
+def cross_fit_of(parts: Iterable[HeldOut], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the locations of the fields of all ``parts``, bool ``(n, 28)`` as ``truth``."""
     predicted = np.zeros_like(truth)
-    for rows, probabilities, decision in held_out_parts(members, truth, groups=groups, seed=seed, **options):
+    for rows, probabilities, decision in parts:
         predicted[rows] = decide(probabilities, decision.thresholds, decision.rules, never=NEVER)
     return predicted
 
