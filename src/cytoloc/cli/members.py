@@ -41,7 +41,7 @@ def member_files(scores: list[Path] | None, member: list[str] | None, *, apart: 
     Without ``apart`` and ``member`` all files are of one member, ``mean``: folds are joined, the rest averaged.
 
     Raises:
-        SettingsError: If nothing is given, both ways are mixed, or a name is empty or used twice.
+        SettingsError: If both ways are mixed, or a name is empty or used twice.
     """
     from cytoloc.errors import SettingsError
 
@@ -58,7 +58,7 @@ def member_files(scores: list[Path] | None, member: list[str] | None, *, apart: 
             named.setdefault(name, []).extend(score_files([Path(path)]))
         return named
     if not scores:
-        raise SettingsError("No scores are given.", way_out="Name score files, or folders of runs.")
+        raise typer.BadParameter("Name score files, or folders of runs.", param_hint="SCORES…")
     if not apart:
         return {"mean": score_files(scores)}
     names = [path.name if path.is_dir() else path.stem for path in scores]

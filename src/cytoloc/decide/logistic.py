@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,11 @@ MOST_STEPS: Final = 40
 CLOSE: Final = 1e-3
 """A fit is done when no logit moves further than this on average, and no precision by 2 %."""
 
+ROUNDING: Final = 1e-7
+"""A loss that rises by less, relatively, has not risen: features may be float32."""
+
 FIRST_PRECISION: Final = 30.0
 """Where the estimate of a precision begins; it ends where it ends from any other."""
-
-LARGEST_STEP: Final = 4.0
-"""No Newton step may move a logit further: far from the optimum the whole step would overshoot."""
 
 
 @dataclass(frozen=True)
@@ -70,37 +70,68 @@ def fit_shared(
         start: Where to begin; the result does not depend on it.
         least: No weight may be less than this.
     """
-    classes = truth.shape[1]
     size = design(0).shape[1]
     rate = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
     weights = np.full(size, 1 / size) if start is None else start.weights.copy()
     intercepts = np.log(rate / (1 - rate)) if start is None else start.intercepts.copy()
+    here = _evaluate(design, truth, weights, intercepts)
     for _ in range(MOST_STEPS):
-        gradient, hessian = weights.copy(), np.eye(size)
-        slope, cross, curve = np.empty(classes), np.empty((classes, size)), np.empty(classes)
-        for i in range(classes):
-            features = design(i)
-            probability = expit(features @ weights + intercepts[i])
-            residual, weight = probability - truth[:, i], probability * (1 - probability)
-            middle = expit(intercepts[i])
-            weighted = features * weight[:, None].astype(features.dtype)
-            gradient += features.T @ residual.astype(features.dtype)
-            hessian += weighted.T @ features
-            slope[i], cross[i] = residual.sum() + middle - 0.5, weighted.sum(axis=0)
-            curve[i] = weight.sum() + middle * (1 - middle)
-        # Intercepts are solved for class by class, which leaves a system of the weights alone.
-        scaled = cross / curve[:, None]
-        free = (weights > least) | (gradient - scaled.T @ slope < 0)
-        step = np.zeros(size)
-        reduced = hessian - scaled.T @ cross
-        step[free] = np.linalg.solve(reduced[np.ix_(free, free)], (gradient - scaled.T @ slope)[free])
-        moved = np.maximum(weights - step, least)
-        shift = (slope - cross @ (weights - moved)) / curve
-        change = max(float(np.abs(moved - weights).max()), float(np.abs(shift).max()))
-        weights, intercepts = moved, intercepts - np.clip(shift, -LARGEST_STEP, LARGEST_STEP)
+        step, shift = _newton_step(here, weights, least)
+        for _ in range(MOST_STEPS):
+            moved, lifted = np.maximum(weights - step, least), intercepts - shift
+            there = _evaluate(design, truth, moved, lifted)
+            if there.loss <= here.loss * (1 + ROUNDING):
+                break
+            # Far from the optimum the whole step may overshoot.
+            step, shift = step / 2, shift / 2
+        change = max(float(np.abs(moved - weights).max()), float(np.abs(lifted - intercepts).max()))
+        weights, intercepts, here = moved, lifted, there
         if change < CLOSE / 10:
             break
     return Shared(weights, intercepts)
+
+
+class _Point(NamedTuple):
+    """The loss at some weights and intercepts, and its derivatives."""
+
+    loss: float
+    gradient: Floats
+    hessian: Floats
+    slope: Floats
+    cross: Floats
+    curve: Floats
+
+
+def _evaluate(design: Design, truth: NDArray[np.bool_], weights: Floats, intercepts: Floats) -> _Point:
+    classes, size = truth.shape[1], len(weights)
+    loss, gradient, hessian = float(weights @ weights) / 2, weights.copy(), np.eye(size)
+    slope, cross, curve = np.empty(classes), np.empty((classes, size)), np.empty(classes)
+    for i in range(classes):
+        features = design(i)
+        logits = features @ weights + intercepts[i]
+        probability, middle = expit(logits), expit(intercepts[i])
+        residual, weight = probability - truth[:, i], probability * (1 - probability)
+        weighted = features * weight[:, None].astype(features.dtype)
+        loss += float(np.logaddexp(0, logits).sum() - logits[truth[:, i]].sum())
+        loss += float(np.logaddexp(0, intercepts[i]) - intercepts[i] / 2)
+        gradient += features.T @ residual.astype(features.dtype)
+        hessian += weighted.T @ features
+        slope[i], cross[i] = residual.sum() + middle - 0.5, weighted.sum(axis=0)
+        curve[i] = weight.sum() + middle * (1 - middle)
+    return _Point(loss, gradient, hessian, slope, cross, np.maximum(curve, 1e-9))
+
+
+def _newton_step(here: _Point, weights: Floats, least: float) -> tuple[Floats, Floats]:
+    """Return how far weights and intercepts are from the optimum of the parabola that touches the loss here."""
+    # Intercepts are solved for class by class, which leaves a system of the weights alone.
+    scaled = here.cross / here.curve[:, None]
+    slope = here.gradient - scaled.T @ here.slope
+    free = (weights > least) | (slope < 0)
+    step = np.zeros(len(weights))
+    reduced = here.hessian - scaled.T @ here.cross
+    step[free] = np.linalg.solve(reduced[np.ix_(free, free)], slope[free])
+    reached = weights - np.maximum(weights - step, least)
+    return step, (here.slope - here.cross @ reached) / here.curve
 
 
 def fit_shrunk(
@@ -134,18 +165,10 @@ def fit_shrunk(
     for _ in range(MOST_STEPS if known.size else 0):
         furthest = 0.0
         for i in known:
-            features = design(int(i))
-            probability = expit(offsets[:, i] + features @ coefficients[i].astype(features.dtype))
-            weighted = features * (probability * (1 - probability))[:, None].astype(features.dtype)
-            hessian = (weighted.T @ features).astype(np.float64) + np.diag(precisions[kinds])
-            residual = (probability - truth[:, i]).astype(features.dtype)
-            covariance = np.linalg.inv(hessian)
-            step = covariance @ (features.T @ residual + precisions[kinds] * coefficients[i])
-            moves = np.abs(features @ step.astype(features.dtype))
-            step *= min(1.0, LARGEST_STEP / max(float(moves.max()), 1e-12))
-            coefficients[i] -= step
-            spread[i] = np.diag(covariance)
-            furthest = max(furthest, float(moves.mean()))
+            coefficients[i], spread[i], move = _descend(
+                design(int(i)), offsets[:, i], truth[:, i], coefficients[i], precisions[kinds]
+            )
+            furthest = max(furthest, move)
         if precision is not None:
             if furthest < CLOSE:
                 break
@@ -156,6 +179,35 @@ def fit_shrunk(
         if furthest < CLOSE and settled:
             break
     return Shrunk(coefficients, precisions)
+
+
+def _descend(
+    features: NDArray[np.floating],
+    offset: Floats,
+    truth: NDArray[np.bool_],
+    coefficients: Floats,
+    precision: Floats,
+) -> tuple[Floats, Floats, float]:
+    """Return a class's coefficients after a Newton step, their variances, and how far logits moved on average."""
+
+    def loss_at(logits: Floats, values: Floats) -> float:
+        fit = np.logaddexp(0, logits).sum() - logits[truth].sum()
+        return float(fit + (precision * values**2).sum() / 2)
+
+    logits = offset + features @ coefficients.astype(features.dtype)
+    probability = expit(logits)
+    weighted = features * (probability * (1 - probability))[:, None].astype(features.dtype)
+    covariance = np.linalg.inv((weighted.T @ features).astype(np.float64) + np.diag(precision))
+    residual = (probability - truth).astype(features.dtype)
+    step = covariance @ (features.T @ residual + precision * coefficients)
+    moves = features @ step.astype(features.dtype)
+    before = loss_at(logits, coefficients) * (1 + ROUNDING)
+    for _ in range(MOST_STEPS):
+        if loss_at(logits - moves, coefficients - step) <= before:
+            break
+        # Far from the optimum the whole step may overshoot.
+        step, moves = step / 2, moves / 2
+    return coefficients - step, np.diag(covariance), float(np.abs(moves).mean())
 
 
 def _precisions(coefficients: Floats, spread: Floats, kinds: NDArray[np.int64], before: Floats) -> Floats:

@@ -61,16 +61,24 @@ def smooth_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.boo
     Least squares (MINPACK's ``lmdif``, from .5) of 1 - F1, in which a prediction counts as ``sigmoid(50 (p - t))``,
     with 1e-5 (t - .5) as weight decay.
     """
-    scores, positives = np.asarray(probabilities, np.float64), truth.astype(np.float64)
-    totals = positives.sum(axis=0)
+    scores = np.asarray(probabilities, np.float64)
+    totals = truth.sum(axis=0)
+    known: dict[tuple[int, float], float] = {}
+
+    def soft_f1(i: int, threshold: float) -> float:
+        # The differences that stand for derivatives move one threshold at a time: the other 27 are known.
+        if (i, threshold) not in known:
+            soft = expit(SMOOTH_STEEPNESS * (scores[:, i] - threshold))
+            known[i, threshold] = float(2 * soft[truth[:, i]].sum() / (soft.sum() + totals[i] + 1e-6))
+        return known[i, threshold]
 
     def misfit(thresholds: Floats) -> Floats:
-        soft = expit(SMOOTH_STEEPNESS * (scores - thresholds))
-        f1 = 2 * np.einsum("nc,nc->c", soft, positives) / (soft.sum(axis=0) + totals + 1e-6)
+        f1 = np.array([soft_f1(i, float(threshold)) for i, threshold in enumerate(thresholds)])
         return np.concatenate([f1 - 1, SMOOTH_DECAY * (thresholds - 0.5)])
 
-    fitted, _ = leastsq(misfit, np.full(scores.shape[1], 0.5))
-    return np.where(truth.any(axis=0), fitted, NEVER)
+    # Where MINPACK runs out of calls the starter code takes what it has come to, and so it is here.
+    fitted = leastsq(misfit, np.full(scores.shape[1], 0.5), full_output=True)[0]
+    return np.where(truth.any(axis=0), np.clip(fitted, ALWAYS, NEVER), NEVER)
 
 
 def exact_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.bool_]) -> Floats:
