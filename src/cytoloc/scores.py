@@ -235,7 +235,10 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     missing = [name for name in ids if not known.get(name)]
     if missing:
         raise TableError(f"{path} lacks the group of {len(missing)} of the scored fields, e.g. {missing[0]}.")
-    return np.unique([known[name] for name in ids], return_inverse=True)[1].astype(np.int64)
+    named = [known[name] for name in ids]
+    # Numbers keep their order, as a folds file has them.
+    ordered = [int(group) for group in named] if all(group.isdecimal() for group in named) else named
+    return np.unique(ordered, return_inverse=True)[1].astype(np.int64)
 
 
 def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path) -> None:

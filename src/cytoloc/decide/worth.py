@@ -119,6 +119,6 @@ def _loss(stack: Floats, truth: NDArray[np.bool_], parts: NDArray[np.int64], sta
 
 
 def _correlation(one: Floats, other: Floats) -> float | None:
-    if len(one) < 3 or not one.std() > 0 or not other.std() > 0:
+    if len(one) < 3 or one.min() == one.max() or other.min() == other.max():
         return None
     return float(np.corrcoef(one, other)[0, 1])
