@@ -8,7 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from cytoloc.errors import CytolocError, FormatError, TableError
-from cytoloc.scores import Scores, combine, read_ids, read_labels, read_scores, write_scores
+from cytoloc.scores import (
+    Scores,
+    combine,
+    join_members,
+    read_groups,
+    read_ids,
+    read_labels,
+    read_scores,
+    write_scores,
+)
 
 
 def scores_of(*ids: str, seed: int = 0) -> Scores:
@@ -81,6 +90,34 @@ def test_folds_are_joined_and_members_averaged() -> None:
     np.testing.assert_array_equal(mean.rows(["c"]), fold1.probabilities)
     with pytest.raises(TableError, match="some of their fields but not all"):
         combine([fold0, scores_of("b", "c")])
+
+
+def test_members_are_joined_by_id_and_may_lack_fields() -> None:
+    one, other = scores_of("a", "b"), scores_of("c", "b", seed=1)
+    ids, joined = join_members({"one": one, "other": other})
+    assert ids == ("a", "b", "c")
+    np.testing.assert_array_equal(joined["one"][:2], one.probabilities)
+    np.testing.assert_array_equal(joined["other"][[2, 1]], other.probabilities)
+    assert np.isnan(joined["one"][2]).all()
+    assert np.isnan(joined["other"][0]).all()
+    with pytest.raises(TableError, match="'strange' has none of the other members' 3 fields: its ids are such as z"):
+        join_members({"one": one, "other": other, "strange": scores_of("z")})
+    with pytest.raises(TableError, match="no scores"):
+        join_members({})
+
+
+def test_groups_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("Id,group\na,well 3\nb,well 1\nc,well 3\n")
+    assert read_groups(path, ["c", "b", "a"]).tolist() == [1, 0, 1]
+    path.write_text("id,group,fold\na,10,0\nb,9,0\nc,,0\n")
+    assert read_groups(path, ["a", "b"]).tolist() == [1, 0]
+    for ids in (["a", "c"], ["a", "d"]):
+        with pytest.raises(TableError, match=rf"lacks the group of 1 of the scored fields, e\.g\. {ids[1]}"):
+            read_groups(path, ids)
+    path.write_text("id,well\na,7\n")
+    with pytest.raises(TableError, match="lacks the column group"):
+        read_groups(path, ["a"])
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ ALLOWED = {
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},
     "train": GROUND | {"recipe", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
-    "bench": GROUND | {"atlas", "curation", "pictures"},
+    "bench": GROUND | {"atlas", "curation", "decide", "pictures"},
     "cli": GROUND
     | {
         "bench",

@@ -190,6 +190,57 @@ def combine(parts: Sequence[Scores]) -> Scores:
     return Scores(tuple(ids), np.concatenate(rows).astype(np.float32), provenance)
 
 
+def join_members(members: Mapping[str, Scores]) -> tuple[tuple[str, ...], dict[str, NDArray[np.float32]]]:
+    """Return the ids of all fields that any member has, and each member's probabilities of them, ``(n, 28)``.
+
+    A field that a member lacks is a row of NaN there.
+
+    Raises:
+        TableError: If there is no member, or one shares no field with the others.
+    """
+    if not members:
+        raise TableError("There are no scores.", way_out="Give at least one table.")
+    ids = tuple(dict.fromkeys(name for scores in members.values() for name in scores.ids))
+    position = {name: row for row, name in enumerate(ids)}
+    joined = {}
+    for member, scores in members.items():
+        elsewhere = [set(other.ids) for name, other in members.items() if name != member]
+        if elsewhere and set(scores.ids).isdisjoint(set().union(*elsewhere)):
+            raise TableError(
+                f"The member {member!r} has none of the other members' {len(set().union(*elsewhere))} fields:"
+                f" its ids are such as {scores.ids[0]}.",
+                way_out="Give every member's scores of the same fields, under the same ids.",
+            )
+        rows = np.full((len(ids), N_LOCATIONS), np.nan, np.float32)
+        rows[[position[name] for name in scores.ids]] = scores.probabilities
+        joined[member] = rows
+    return ids, joined
+
+
+def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return a group number for each of ``ids``, of a CSV with the columns ``Id`` (or ``id``) and ``group``.
+
+    Groups may be named as one likes: wells, antibodies, numbers. A folds file is such a CSV.
+
+    Raises:
+        TableError: If a column or an id is missing, an id repeats, or a group is empty.
+    """
+    path = existing(Path(path), what="groups file")
+    table = read_csv(path)
+    if "id" in table.columns and "Id" not in table.columns:
+        table = table.rename({"id": "Id"})
+    _require_columns(table, ["Id", "group"], path)
+    refuse_repeated(table["Id"].to_list(), where=str(path))
+    known = dict(table.select("Id", "group").iter_rows())
+    missing = [name for name in ids if not known.get(name)]
+    if missing:
+        raise TableError(f"{path} lacks the group of {len(missing)} of the scored fields, e.g. {missing[0]}.")
+    named = [known[name] for name in ids]
+    # Numbers keep their order, as a folds file has them.
+    ordered = [int(group) for group in named] if all(group.isdecimal() for group in named) else named
+    return np.unique(ordered, return_inverse=True)[1].astype(np.int64)
+
+
 def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path) -> None:
     """Write ``Id,Predicted`` as the competition wants it, in the order of ``ids``, to a path that must be free."""
     table = pl.DataFrame({"Id": list(ids), "Predicted": [format_labels(row) for row in from_matrix(predicted)]})

@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cytoloc.bench.decide import LOOP, WAYS, compare_on_halves, read_folder
 from cytoloc.bench.duplicates import PLANTED, competition_hashes
-from cytoloc.bench.rounds import in_turns
+from cytoloc.bench.rounds import in_separate_process, in_turns
 from tests.conftest import Cli
+from tests.decide.cases import study_of
 
 
 def test_every_way_works_in_every_round_and_the_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,3 +60,55 @@ def test_planted_copies_are_within_the_limits() -> None:
     off = np.bitwise_count(test.bits[:PLANTED] ^ external.bits[:PLANTED])
     assert off.max(axis=0).tolist() == [14, 12, 10, 0]
     assert off[:, :3].min() == 0
+
+
+def test_work_in_a_process_of_its_own_comes_back() -> None:
+    assert in_separate_process(divmod, 17, 5) == (3, 2)
+
+
+def predictions(folder: Path, fields: int) -> Path:
+    """Write members' probabilities and labels as `bench decide` reads them."""
+    members, truth = study_of(0, fields, members=5)
+    for name, values in members.items():
+        np.savez(folder / f"{name}.npz", probabilities=values.astype(np.float32))
+    rows = [f"f{number}," + " ".join(map(str, row.nonzero()[0])) for number, row in enumerate(truth)]
+    (folder / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def test_ways_are_fitted_on_one_half_and_judged_on_the_other(tmp_path: Path) -> None:
+    members, truth = read_folder(predictions(tmp_path, 90))
+    assert list(members) == ["m0", "m1", "m2", "m3", "m4"]
+    seen: list[int] = []
+
+    def oracle(here: Any, known: Any, there: Any) -> Any:
+        seen.append(len(known))
+        rows = {values.tobytes(): row for row, values in enumerate(members["m0"])}
+        unseen = [rows[values.tobytes()] for values in there["m0"]]
+        assert not set(unseen) & {rows[values.tobytes()] for values in here["m0"]}
+        return truth[unseen]
+
+    def nothing(_here: Any, _known: Any, there: Any) -> Any:
+        return np.zeros((len(there["m0"]), 28), bool)
+
+    peer, best = compare_on_halves(members, truth, {"nothing": nothing, "oracle": oracle}, splits=3)
+    assert seen == [45] * 6
+    assert (peer.macro_f1, peer.wins, best.wins) == (0, 0, 1)
+    assert best.macro_f1 == best.gain > 0.8
+
+
+def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, cli: Cli) -> None:
+    call = ["bench", "decide", "--predictions", predictions(tmp_path, 120), "--splits", 1, "--rounds", 1]
+    call += ["--large", 2000, "--training-fields", 150]
+    measured = json.loads(cli(*call, "--json").out)["decide"]
+    assert [row["name"] for row in measured["halves"]] == list(WAYS)
+    assert measured["same_f1"] is True
+    assert measured["grid"][0]["name"] == LOOP
+    assert measured["grid"][1]["ratio"] > 1
+    assert measured["exact_mb"] > 20
+    assert measured["auto_s"] > 0
+    text = cli(*call).out
+    assert "cytoloc, method auto" in text
+    assert "F1 of both, on the classes of the loop: the same" in text
+    refused = cli("bench", "decide")
+    assert (refused.code, "--predictions FOLDER" in refused.err) == (2, True)

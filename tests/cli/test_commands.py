@@ -26,7 +26,7 @@ def test_help_names_every_command_and_each_has_an_example(cli: Cli) -> None:
     top = cli("--help")
     assert top.code == 0
     commands = [
-        "demo", "simulate", "info", "show", "folds", "recipes", "train", "predict", "score",
+        "demo", "simulate", "info", "show", "folds", "recipes", "train", "predict", "ensemble", "score", "bench",
         "import kaggle", "decide fit", "decide apply",
     ]  # fmt: skip
     for command in commands:

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from cytoloc.report.figures import composite, panel, stretch
+import numpy as np
+import pytest
+from PIL import Image
+
+from cytoloc.errors import StorageError
+from cytoloc.report.figures import composite, panel, score_plot, stretch
+from cytoloc.report.tables import score_summary
 
 
 def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
@@ -24,3 +30,21 @@ def test_the_reticulum_adds_half_its_strength_in_yellow() -> None:
     image = np.zeros((4, 8, 8), np.uint8)
     image[3] = 200
     assert composite(image)[0, 0].tolist() == [127, 127, 0]
+
+
+def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((60, 28)) < 0.2
+    predicted = truth ^ (rng.random((60, 28)) < 0.05)
+    sizes = []
+    for classes in (28, 5):
+        truth[:, classes:] = predicted[:, classes:] = False
+        summary, table = score_summary(predicted, truth, None, min_positives=5, groups=np.arange(60) // 2)
+        score_plot(table, summary, tmp_path / "score.png")
+        with Image.open(tmp_path / "score.png") as picture:
+            sizes.append(picture.size)
+            assert np.asarray(picture.convert("RGB")).std() > 20
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[0][1] > 1.8 * sizes[1][1]
+    with pytest.raises(StorageError, match="not the name of a PNG"):
+        score_plot(table, summary, tmp_path / "score.pdf")

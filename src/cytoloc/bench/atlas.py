@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
 from cytoloc.atlas.store import Atlas, open_atlas
-from cytoloc.bench.rounds import Way, in_turns, peak_mb
+from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
 from cytoloc.parallel import in_order
 from cytoloc.pictures.scale import Scaling, scale_field
 
@@ -105,7 +104,7 @@ def bench_atlas(
     files = workshop / "files"
     names = _repeat(images, files, fields)
     source = KaggleSource(files, labels=None, scaling=Scaling(size=size))
-    peak = _peak_mb(files, workshop / "bench.atlas", size)
+    peak = in_separate_process(_import_and_weigh, files, workshop / "bench.atlas", size)
     atlas = open_atlas(workshop / "bench.atlas")
     raw = np.memmap(workshop / "raw", np.uint8, "w+", shape=(fields, len(COLOURS), size, size))
     for start in range(0, fields, BATCH):
@@ -204,13 +203,6 @@ def _import_anew(source: KaggleSource, workshop: Path, size: int) -> int:
     target = workshop / "again.atlas"
     shutil.rmtree(target, ignore_errors=True)
     return import_fields(source, target, size=size, strict=True).added
-
-
-def _peak_mb(files: Path, target: Path, size: int) -> float:
-    """Import in a process of its own; return its peak memory in megabytes."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_import_and_weigh, (files, target, size))
 
 
 def _import_and_weigh(files: Path, target: Path, size: int) -> float:

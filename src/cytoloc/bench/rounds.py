@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import resource
@@ -11,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Way:
 
 
 def in_turns(
-    ways: Mapping[str, Callable[[], int]],
+    ways: Mapping[str, Callable[[], float]],
     *,
     against: str,
     rounds: int,
@@ -60,6 +63,12 @@ def in_turns(
         ratios = [mine / other for mine, other in zip(values[1:], rates[against][1:], strict=True)]
         measured.append(Way(name, median(values[1:]), median(ratios), min(ratios), max(ratios)))
     return measured
+
+
+def in_separate_process(work: Callable[..., Result], *given: Any) -> Result:
+    """Return what ``work`` returns in a process of its own, whose peak memory is that of this work alone."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, given)
 
 
 def peak_mb() -> float:

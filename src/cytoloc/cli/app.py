@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 import cytoloc
-from cytoloc.cli import atlas, bench, curation, decide, demo, fetch, folds, importing, predict, simulate, train
+from cytoloc.cli import (
+    atlas,
+    bench,
+    curation,
+    decide,
+    demo,
+    ensemble,
+    fetch,
+    folds,
+    importing,
+    predict,
+    score,
+    simulate,
+    train,
+)
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -43,7 +57,9 @@ curation.register(app)
 folds.register(app)
 train.register(app)
 predict.register(app)
+ensemble.register(app)
 decide.register(app)
+score.register(app)
 bench.register(app)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +14,9 @@ from cytoloc.cli.console import progress, require_nets
 
 if TYPE_CHECKING:
     from cytoloc.bench.atlas import AtlasBench
+    from cytoloc.bench.decide import DecideBench
     from cytoloc.bench.duplicates import DuplicatesBench
     from cytoloc.bench.rounds import Way
-
-
-Advance = Callable[[int, int], None]
 
 
 class Bench(StrEnum):
@@ -27,6 +24,7 @@ class Bench(StrEnum):
 
     atlas = "atlas"
     duplicates = "duplicates"
+    decide = "decide"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,13 +34,26 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     names: Annotated[
-        list[Bench] | None, typer.Argument(help="What to measure; by default all.", metavar="[NAME]…")
+        list[Bench] | None,
+        typer.Argument(
+            help="What to measure: atlas, decide; by default all that is given what it needs.", metavar="[NAME]…"
+        ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields.")
+        Path | None,
+        typer.Option(help="atlas: folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields."),
     ] = None,
-    fields: Annotated[int, typer.Option(help="How many fields, the given ones repeated.", min=64)] = 1000,
-    size: Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32)] = 512,
+    fields: Annotated[int, typer.Option(help="atlas: how many fields, the given ones repeated.", min=64)] = 1000,
+    size: Annotated[int, typer.Option(help="atlas: edge of the packed pictures, in pixels.", min=32)] = 512,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="decide: folder of an .npz of held-out probabilities per model, and labels.csv."),
+    ] = None,
+    splits: Annotated[int, typer.Option(help="decide: random splits into halves.", min=1)] = 20,
+    large: Annotated[int, typer.Option(help="decide: fields of the exact thresholds' timing.", min=1000)] = 1_000_000,
+    training_fields: Annotated[
+        int, typer.Option(help="decide: fields of the timing of 'auto'; 0 leaves it out.", min=0)
+    ] = 31_072,
     rounds: Annotated[int, typer.Option(help="How often each way is measured.", min=1)] = 5,
     workshop: Annotated[Path | None, typer.Option(help="Where files are made, and removed again.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -50,66 +61,124 @@ def bench(
     """Measure side by side with what people use today: every way in turns, ratios of the same round, their median.
 
     Example: `cytoloc bench atlas --images kaggle512/ --size 512`
+
+    Example: `cytoloc bench decide --predictions predictions/`
     """
     from dataclasses import asdict
 
-    from cytoloc.bench.atlas import AtlasBench, bench_atlas
-    from cytoloc.bench.duplicates import bench_duplicates
     from cytoloc.bench.rounds import machine
+
+    wanted = names or [Bench.atlas, Bench.duplicates, *([Bench.decide] if predictions else [])]
+    results: dict[str, AtlasBench | DuplicatesBench | DecideBench] = {}
+    for name in dict.fromkeys(wanted):
+        if name == Bench.atlas:
+            results["atlas"] = _atlas(images, workshop, fields=fields, size=size, rounds=rounds)
+        elif name == Bench.duplicates:
+            results["duplicates"] = _duplicates(images, workshop, size=size, rounds=rounds)
+        else:
+            results["decide"] = _decide(
+                predictions, splits=splits, rounds=rounds, large=large, training_fields=training_fields
+            )
+    here = machine()
+    if as_json:
+        typer.echo(json.dumps({"machine": here} | {name: asdict(each) for name, each in results.items()}, indent=2))
+        return
+    typer.echo(f"{here['cpu']}, {here['cores']} cores; medians of {rounds} rounds, in turns")
+    for each in results.values():
+        typer.echo("\n".join(_lines(each)))
+
+
+def _atlas(images: Path | None, workshop: Path | None, *, fields: int, size: int, rounds: int) -> AtlasBench:
+    from cytoloc.bench.atlas import bench_atlas
     from cytoloc.simulate.study import simulate_kaggle
 
     require_nets()
-    results: dict[str, AtlasBench | DuplicatesBench] = {}
-    with tempfile.TemporaryDirectory(dir=workshop) as folder:
+    with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("atlas") as advance:
         if images is None:
             images = Path(folder) / "simulated"
             simulate_kaggle(images, n_fields=64, seed=0, size=size)
-        for name in names or list(Bench):
-            with progress(name.value) as advance:
-
-                def told(_what: str, done: int, total: int, advance: Advance = advance) -> None:
-                    advance(done, total)
-
-                if name is Bench.atlas:
-                    place = Path(folder) / name.value
-                    results[name] = bench_atlas(images, place, fields=fields, size=size, rounds=rounds, advance=told)
-                else:
-                    results[name] = bench_duplicates(images, rounds=rounds, advance=told)
-    if as_json:
-        typer.echo(
-            json.dumps({"machine": machine()} | {name: asdict(each) for name, each in results.items()}, indent=2)
+        return bench_atlas(
+            images,
+            Path(folder) / "atlas",
+            fields=fields,
+            size=size,
+            rounds=rounds,
+            advance=lambda _what, done, total: advance(done, total),
         )
-        return
-    here = machine()
-    typer.echo(f"{here['cpu']}, {here['cores']} cores; medians of {rounds} rounds, in turns")
-    for each in results.values():
-        if isinstance(each, AtlasBench):
-            _show_atlas(each)
-        else:
-            _show_duplicates(each)
 
 
-def _show_atlas(found: AtlasBench) -> None:
-    typer.echo(f"\n{found.fields} fields of {found.size} px")
-    _table("random batches of 32, uint8", found.uint8)
-    _table("random batches of 32, float32", found.float32)
-    _table("import", found.importing)
-    typer.echo(
-        f"\natlas {found.disk:.1%} of raw pixels (files {found.files:.1%}); import peaks at {found.import_mb:.0f} MB"
-    )
+def _duplicates(images: Path | None, workshop: Path | None, *, size: int, rounds: int) -> DuplicatesBench:
+    from cytoloc.bench.duplicates import bench_duplicates
+    from cytoloc.simulate.study import simulate_kaggle
+
+    with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("duplicates") as advance:
+        if images is None:
+            images = Path(folder) / "simulated"
+            simulate_kaggle(images, n_fields=64, seed=0, size=size)
+        return bench_duplicates(images, rounds=rounds, advance=lambda _what, done, total: advance(done, total))
 
 
-def _show_duplicates(found: DuplicatesBench) -> None:
-    typer.echo(f"\n{found.fields} fields; of {found.channels} channels {found.close:.1%} within 2 bits of ImageHash")
-    _table("hashing, four channels a field", found.hashing)
-    _table("searching, three channels", found.searching, unit="pairs/s")
-    typer.echo(
-        f"\n11,702 x 74,606 fields in {found.search_s:.2f} s and {found.search_mb:.0f} MB;"
-        f" {found.found:.1%} of planted copies found"
-    )
+def _decide(predictions: Path | None, *, splits: int, rounds: int, large: int, training_fields: int) -> DecideBench:
+    from cytoloc.bench.decide import bench_decide
+    from cytoloc.errors import SettingsError
+
+    if predictions is None:
+        raise SettingsError(
+            "Decisions are measured on held-out probabilities of real fields.",
+            way_out="Give --predictions FOLDER: an .npz of probabilities per model, and labels.csv.",
+        )
+    with progress("decide") as advance:
+        return bench_decide(
+            predictions,
+            splits=splits,
+            rounds=rounds,
+            large=large,
+            training_fields=training_fields,
+            advance=lambda _what, done, total: advance(done, total),
+        )
 
 
-def _table(title: str, ways: list[Way], *, unit: str = "fields/s") -> None:
-    typer.echo(f"\n{title:<40} {unit:>14} {'ratio':>9}  least to most")
+def _lines(measured: AtlasBench | DuplicatesBench | DecideBench) -> list[str]:
+    from cytoloc.bench.atlas import AtlasBench
+    from cytoloc.bench.duplicates import DuplicatesBench
+
+    if isinstance(measured, AtlasBench):
+        return [
+            f"\n{measured.fields} fields of {measured.size} px",
+            *_table("random batches of 32, uint8", measured.uint8),
+            *_table("random batches of 32, float32", measured.float32),
+            *_table("import", measured.importing),
+            f"\natlas {measured.disk:.1%} of raw pixels (files {measured.files:.1%});"
+            f" import peaks at {measured.import_mb:.0f} MB",
+        ]
+    if isinstance(measured, DuplicatesBench):
+        near = f"{measured.close:.1%} within 2 bits of ImageHash"
+        return [
+            f"\n{measured.fields} fields; of {measured.channels} channels {near}",
+            *_table("hashing, four channels a field", measured.hashing),
+            *_table("searching, three channels", measured.searching, unit="pairs/s"),
+            f"\n11,702 x 74,606 fields in {measured.search_s:.2f} s and {measured.search_mb:.0f} MB;"
+            f" {measured.found:.1%} of planted copies found",
+        ]
+    lines = [
+        f"\n{measured.members} members on {measured.fields} fields, {measured.splits} splits into halves, both ways",
+        f"\n{'macro F1 on the half that was not seen':<48} {'mean':>6} {'gain':>7} {'least':>7} {'wins':>6}",
+    ]
+    lines += [
+        f"  {each.name:<46} {each.macro_f1:>6.4f} {each.gain:>+7.4f} {each.least:>+7.4f} {each.wins:>6.1%}"
+        for each in measured.halves
+    ]
+    lines += _table("per-class grid, sets of 28 classes", measured.grid, unit="sets/s")
+    lines.append(f"  F1 of both, on the classes of the loop: {'the same' if measured.same_f1 else 'DIFFERENT'}")
+    lines.append(f"\nexact thresholds: {measured.exact_s:.2f} s, peak {measured.exact_mb:.0f} MB")
+    if measured.auto_s is not None:
+        lines.append(f"auto on as many fields as the training set: {measured.auto_s:.0f} s")
+    return lines
+
+
+def _table(title: str, ways: list[Way], *, unit: str = "fields/s") -> list[str]:
+    lines = [f"\n{title:<40} {unit:>14} {'ratio':>9}  least to most"]
     for way in ways:
-        typer.echo(f"  {way.name:<38} {way.rate:>14,.0f} {way.ratio:>8,.2f}x  {way.least:,.2f} to {way.most:,.2f}")
+        rate = f"{way.rate:,.0f}" if way.rate >= 10 else f"{way.rate:.3g}"
+        lines.append(f"  {way.name:<38} {rate:>14} {way.ratio:>8,.2f}x  {way.least:,.2f} to {way.most:,.2f}")
+    return lines

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cytoloc.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from cytoloc.scores import Scores
 
 LINE_EVERY_S = 10.0
 
@@ -107,6 +111,18 @@ def score_files(paths: list[Path]) -> list[Path]:
     if len({file.resolve() for file in files}) < len(files):
         raise TableError("A score file was given twice.", way_out="Give each once.")
     return files
+
+
+def warn_if_trained_on(parts: Mapping[str, Scores]) -> None:
+    """Say of which score tables the model was trained on their fields."""
+    for path, part in parts.items():
+        seen = part.provenance.get("fields_trained_on", 0)
+        if seen:
+            print(
+                f"warning: {path}: the model was trained on {seen} of these {len(part)} fields; their scores are too"
+                " good to be true, and its worth with them.",
+                file=sys.stderr,
+            )
 
 
 def _lines(what: str) -> Callable[[int, int], None]:

@@ -1,31 +1,72 @@
-"""Commands from scores to locations and their score: decide fit, decide apply, score."""
+"""Commands from scores to locations: decide fit, decide apply."""
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, read_truth, score_files
+from cytoloc.cli.console import counted, read_truth
+from cytoloc.cli.members import (
+    IdsPath,
+    LabelsPath,
+    MemberPaths,
+    MembersSwitch,
+    ScorePaths,
+    member_files,
+    read_members,
+)
 
-ScorePaths = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Score files, or folders of runs; of different fields they are joined, of the same averaged.",
-        metavar="SCORES…",
-    ),
-]
-LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a labelled atlas.")]
-IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids, row by row, for .npy and .npz files.")]
+if TYPE_CHECKING:
+    from cytoloc.decide import Decision
+    from cytoloc.scores import Scores
 
 
 class MethodName(StrEnum):
     """How thresholds are found."""
 
+    auto = "auto"
     seed = "seed"
+    global_ = "global"
+    smooth = "smooth"
+    fixed = "fixed"
+    ratio = "ratio"
+    shrunk = "shrunk"
+    exact = "exact"
+    expected = "expected"
+    stack = "stack"
+
+
+class EnsembleName(StrEnum):
+    """How members become one."""
+
+    mean = "mean"
+    logit = "logit"
+    rank = "rank"
+    weighted = "weighted"
+    class_ = "class"
+    stack = "stack"
+
+
+class CalibrationName(StrEnum):
+    """How scores become probabilities."""
+
+    none = "none"
+    platt = "platt"
+    temperature = "temperature"
+    isotonic = "isotonic"
+    beta = "beta"
+
+
+class BlankName(StrEnum):
+    """What a field above no threshold gets."""
+
+    none = "none"
+    probability = "probability"
+    margin = "margin"
+    ratio = "ratio"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,17 +75,36 @@ def register(app: typer.Typer) -> None:
     deciding.command("fit")(fit)
     deciding.command("apply")(apply)
     app.add_typer(deciding, name="decide")
-    app.command("score")(score)
 
 
 def fit(
-    scores: ScorePaths,
     labels: LabelsPath,
     out: Annotated[Path, typer.Option(help="The new decision file (.json).")],
+    scores: ScorePaths = None,
     method: Annotated[
-        MethodName, typer.Option(help="seed: per class the best F1 on a grid from .100 to .699.")
+        MethodName,
+        typer.Option(
+            help="seed: per class the best F1 on a grid from .100 to .699. auto: the best of several on unseen fields."
+            " All are explained in docs/decisions.md."
+        ),
     ] = MethodName.seed,
+    members: MembersSwitch = False,
+    member: MemberPaths = None,
+    ensemble: Annotated[EnsembleName | None, typer.Option(help="How members become one; by default the mean.")] = None,
+    calibration: Annotated[
+        CalibrationName | None, typer.Option(help="How scores become probabilities; by default as the method has it.")
+    ] = None,
+    fixed: Annotated[float, typer.Option(help="The threshold of the method fixed.", min=0)] = 0.5,
+    ratios: Annotated[
+        Path | None, typer.Option(help="CSV Id,Target whose class frequencies the method ratio matches.")
+    ] = None,
     most: Annotated[int, typer.Option(help="Locations a field may have at most.", min=1, max=28)] = 5,
+    blank: Annotated[
+        BlankName, typer.Option(help="What a field above no threshold gets: its best location by this, or none.")
+    ] = BlankName.probability,
+    cooccurrence: Annotated[
+        bool, typer.Option("--cooccurrence", help="Locations that never occur together exclude each other.")
+    ] = False,
     folds: Annotated[Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together.")] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Also write Id,Predicted of these fields, each decided without itself.")
@@ -54,60 +114,78 @@ def fit(
     """Fit thresholds to held-out scores, and say what they are worth on fields they did not see.
 
     Example: `cytoloc decide fit runs/ --labels train.csv --folds folds.csv --out decision.json`
+
+    Example: `cytoloc decide fit a.parquet b.parquet --members --method auto --labels train.csv --out decision.json`
     """
     import numpy as np
 
-    from cytoloc.decide.decision import cross_fit, fit_decision, with_provenance, write_decision
+    from cytoloc.decide.decision import cross_fit_of, fit_decision, held_out_parts, with_provenance, write_decision
+    from cytoloc.decide.effects import rule_effects
     from cytoloc.decide.metrics import macro_f1
-    from cytoloc.errors import TableError
     from cytoloc.files import refuse_existing, sha256_of
-    from cytoloc.folds.table import read_folds
-    from cytoloc.scores import combine, read_scores, truth_of, write_locations
+    from cytoloc.labels import to_matrix
+    from cytoloc.scores import read_groups, read_labels, truth_of, write_locations
 
     if out == held_out:
         raise typer.BadParameter("is the same file as --out.", param_hint="--held-out")
     for path in filter(None, (out, held_out)):
         refuse_existing(path)
-    paths = score_files(scores)
-    parts = [read_scores(path, ids=ids) for path in paths]
-    for path, part in zip(paths, parts, strict=True):
-        seen = part.provenance.get("fields_trained_on", 0)
-        if seen:
-            raise TableError(
-                f"{path}: the model was trained on {seen} of these {len(part)} fields;"
-                " their scores are too good to fit on.",
-                way_out="Fit on the held-out scores in the run folders, or on fields of their own.",
-            )
-    table = combine(parts)
-    truth = truth_of(table.ids, read_truth(labels), where=str(labels))
-    groups = None
-    if folds:
-        known = dict(read_folds(folds).select("id", "group").iter_rows())
-        missing = [name for name in table.ids if name not in known]
-        if missing:
-            raise TableError(f"{folds} lacks {len(missing)} of the scored fields, e.g. {missing[0]}.")
-        groups = np.array([known[name] for name in table.ids])
-    members = {"mean": table.probabilities}
-    decision = fit_decision(members, truth, method=method.value, most=most)
-    judged = cross_fit(members, truth, groups=groups, method=method.value, most=most)
-    seen, unseen = macro_f1(decision(members), truth), macro_f1(judged, truth)
-    files = [{"file": str(path), "sha256": sha256_of(path)} for path in paths]
-    decision = with_provenance(decision, scores=files, macro_f1_seen=seen, macro_f1_cross_fitted=unseen)
+    files = member_files(scores, member, apart=members)
+    parts = read_members(files, ids=ids)
+    _refuse_trained_on(parts)
+    names, probabilities = _joined(parts)
+    truth = truth_of(names, read_truth(labels), where=str(labels))
+    groups = read_groups(folds, names) if folds else None
+    options: dict[str, Any] = {
+        "method": method.value,
+        "most": most,
+        "fill_blank": blank != BlankName.none,
+        "blank": blank.value,
+        "cooccurrence": cooccurrence,
+        "ensemble": ensemble and ensemble.value,
+        "calibration": calibration and calibration.value,
+        "fixed": fixed,
+        "ratios": np.mean(to_matrix(read_labels(ratios).values()), axis=0) if ratios else None,
+    }
+    decision = fit_decision(probabilities, truth, groups=groups, **options)
+    unseen = list(held_out_parts(probabilities, truth, groups=groups, **options))
+    judged = cross_fit_of(unseen, truth)
+    effects = rule_effects(unseen, truth, groups=groups)
+    seen_f1, unseen_f1 = macro_f1(decision(probabilities), truth), macro_f1(judged, truth)
+    used = [{"file": str(path), "sha256": sha256_of(path)} for paths in files.values() for path in paths]
+    decision = with_provenance(
+        decision, scores=used, macro_f1_seen=seen_f1, macro_f1_cross_fitted=unseen_f1, rules=effects
+    )
     write_decision(decision, out)
     if held_out:
-        write_locations(table.ids, judged, held_out)
+        write_locations(names, judged, held_out)
     typer.echo(
-        f"{out}: macro F1 {unseen:.3f} on fields that the thresholds did not see"
-        f" ({seen:.3f} on the very fields they were fitted to)."
+        f"{out}: macro F1 {unseen_f1:.3f} on fields that the thresholds did not see"
+        f" ({seen_f1:.3f} on the very fields they were fitted to)."
     )
+    typer.echo("\n".join(_said(decision)))
 
 
 def apply(
-    scores: ScorePaths,
     decision: Annotated[Path, typer.Option(help="Of `cytoloc decide fit`.")],
     out: Annotated[Path, typer.Option(help="The new submission, CSV Id,Predicted.")],
+    scores: ScorePaths = None,
+    members: MembersSwitch = False,
+    member: MemberPaths = None,
     order: Annotated[
         Path | None, typer.Option(help="CSV with the column Id: write these fields in this order.")
+    ] = None,
+    probabilities: Annotated[
+        Path | None, typer.Option(help="Also write the probabilities that were decided on, as a new scores file.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV Id,group: duplicates, or fields of one well, share their evidence.")
+    ] = None,
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Estimate how frequent locations are in these fields, and decide by that.")
+    ] = False,
+    leak: Annotated[
+        Path | None, typer.Option(help="CSV Id,Target of fields whose labels are known: written over the predictions.")
     ] = None,
     ids: IdsPath = None,
 ) -> None:
@@ -115,61 +193,88 @@ def apply(
 
     Example: `cytoloc decide apply scores.parquet --decision decision.json --order sample_submission.csv
     --out submission.csv`
-    """
-    from cytoloc.decide.decision import read_decision
-    from cytoloc.scores import combine, read_ids, read_scores, write_locations
 
+    Example: `cytoloc decide apply a.parquet b.parquet --members --decision decision.json --out submission.csv`
+    """
+    import numpy as np
+
+    from cytoloc.decide.decision import read_decision
+    from cytoloc.files import refuse_existing
+    from cytoloc.labels import to_matrix
+    from cytoloc.scores import Scores, read_groups, read_ids, read_labels, write_locations, write_scores
+
+    if out == probabilities:
+        raise typer.BadParameter("is the same file as --out.", param_hint="--probabilities")
+    for path in filter(None, (out, probabilities)):
+        refuse_existing(path)
     rule = read_decision(decision)
-    table = combine([read_scores(path, ids=ids) for path in score_files(scores)])
-    wanted = read_ids(order) if order else table.ids
-    predicted = rule({"mean": table.rows(wanted, where=str(order or "scores"))})
+    names, joined = _joined(read_members(member_files(scores, member, apart=members), ids=ids))
+    wanted = read_ids(order) if order else names
+    rows = _rows_of(wanted, names, where=str(order or "scores"))
+    here = {name: values[rows] for name, values in joined.items()}
+    numbers = read_groups(groups, wanted) if groups else None
+    predicted = rule(here, groups=numbers, shift=shift)
+    known = read_labels(leak) if leak else {}
+    for row, name in enumerate(wanted):
+        if name in known:
+            predicted[row] = to_matrix([known[name]])[0]
+    if probabilities:
+        values = rule.probabilities(here, groups=numbers, shift=shift).astype(np.float32)
+        write_scores(Scores(tuple(wanted), values, {"decision": decision.name}), probabilities)
     write_locations(wanted, predicted, out)
     typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")
+    if leak:
+        typer.echo(f"{counted(sum(name in known for name in wanted), 'field')} of them as {leak} has them.")
 
 
-def score(
-    predictions: Annotated[Path, typer.Argument(help="CSV Id,Predicted.", metavar="PREDICTIONS")],
-    labels: LabelsPath,
-    scores: Annotated[
-        list[Path] | None,
-        typer.Option(help="Scores of these fields, file or folder of runs: adds average precision, AUC."),
-    ] = None,
-    min_positives: Annotated[
-        int, typer.Option(help="Also average over the classes with so many true fields.", min=1)
-    ] = 5,
-    table: Annotated[Path | None, typer.Option(help="Also write the table of classes, as a new CSV.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    ids: IdsPath = None,
-) -> None:
-    """Score locations: macro F1 with its interval, a row per class, and what chance would give.
+def _refuse_trained_on(parts: dict[str, dict[str, Scores]]) -> None:
+    from cytoloc.errors import TableError
 
-    Example: `cytoloc score submission.csv --labels test.csv --scores scores.parquet`
-    """
-    from rich.console import Console
+    for tables in parts.values():
+        for path, part in tables.items():
+            seen = part.provenance.get("fields_trained_on", 0)
+            if seen:
+                raise TableError(
+                    f"{path}: the model was trained on {seen} of these {len(part)} fields;"
+                    " their scores are too good to fit on.",
+                    way_out="Fit on the held-out scores in the run folders, or on fields of their own.",
+                )
 
-    from cytoloc.files import new_file, refuse_existing
-    from cytoloc.labels import to_matrix
-    from cytoloc.report.tables import class_rows, score_summary, summary_lines
-    from cytoloc.scores import combine, read_labels, read_scores, truth_of
 
-    if table:
-        refuse_existing(table)
-    predicted = read_labels(predictions, column="Predicted", blank=True)
-    names = list(predicted)
-    known = read_truth(labels)
-    truth = truth_of(names, known, where=str(labels))
-    probabilities = (
-        combine([read_scores(path, ids=ids) for path in score_files(scores)]).rows(names) if scores else None
-    )
-    summary, classes = score_summary(to_matrix(predicted.values()), truth, probabilities, min_positives=min_positives)
-    summary["fields_with_labels"] = len(known)
-    if table:
-        with new_file(table) as temporary:
-            classes.write_csv(temporary)
-    if as_json:
-        typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
-        return
-    Console(width=None if Console().is_terminal else 120).print(class_rows(classes))
-    typer.echo("\n" + "\n".join(summary_lines(summary)))
-    if len(known) > len(names):
-        typer.echo(f"{len(known) - len(names)} more fields have labels but no prediction; they are not judged.")
+def _joined(parts: dict[str, dict[str, Scores]]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the ids of all fields, and each member's probabilities of them."""
+    from cytoloc.scores import combine, join_members
+
+    return join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
+
+
+def _rows_of(wanted: tuple[str, ...], names: tuple[str, ...], *, where: str) -> list[int]:
+    from cytoloc.errors import TableError
+
+    position = {name: row for row, name in enumerate(names)}
+    missing = [name for name in wanted if name not in position]
+    if missing:
+        raise TableError(
+            f"{where}: {len(missing)} of {len(wanted)} ids have no score, e.g. {', '.join(missing[:3])}.",
+            way_out="Predict those fields too, or ask for the ids that were predicted.",
+        )
+    return [position[name] for name in wanted]
+
+
+def _said(decision: Decision) -> list[str]:
+    """Return what a fit says beyond its score: the candidates, why, and what each rule does."""
+    lines = []
+    facts = decision.fitted_on
+    if "candidates" in facts:
+        lines.append(f"\n{'candidate':<30} {'macro F1':>9} {'log loss':>9}   on {facts['candidates_judged_on']} fields")
+        for row in facts["candidates"]:
+            loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
+            chosen = "  <- chosen" if row["plan"] == decision.plan.name else ""
+            lines.append(f"{row['plan']:<30} {row['macro_f1']:>9.4f} {loss:>9}{chosen}")
+        lines += [facts["why"], ""]
+    for row in facts["rules"]:
+        lines.append(
+            f"{row['rule']}{'' if row['on'] else ' (off)'}: {counted(row['fields_changed'], 'field')} changed,"
+            f" macro F1 {row['macro_f1_with']:.4f} with and {row['macro_f1_without']:.4f} without"
+        )
+    return lines

@@ -1,4 +1,4 @@
-"""From probabilities to locations, and how good they are. NumPy and scikit-learn only."""
+"""From probabilities to locations, and how good they are. NumPy, SciPy and scikit-learn only."""
 
 from cytoloc.decide.decision import Decision, fit_decision
 from cytoloc.decide.metrics import macro_f1

@@ -1,70 +1,59 @@
-"""A decision: everything between the probabilities of one or more members and the locations of a field."""
+"""How a decision is fitted, and judged on fields that it did not see."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from cytoloc.decide.rules import cap_labels, fill_blanks
-from cytoloc.decide.thresholds import NEVER, grid_thresholds
-from cytoloc.errors import FormatError, TableError
-from cytoloc.files import read_json, write_json
+from cytoloc.decide.calibrate import CalibrationKind
+from cytoloc.decide.choice import PARTS, choose
+from cytoloc.decide.decision_file import read_decision, write_decision
+from cytoloc.decide.ensemble import EnsembleKind
+from cytoloc.decide.fitted import Decision, Method, with_provenance
+from cytoloc.decide.inputs import Members, check_truth, row_keys, stack_members
+from cytoloc.decide.intervals import threshold_intervals
+from cytoloc.decide.plan import Evidence, Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
+from cytoloc.decide.rules import Blank, Rules, decide, exclusive_pairs
+from cytoloc.decide.thresholds import NEVER
+from cytoloc.errors import TableError
 from cytoloc.labels import N_LOCATIONS
 
-KIND: Final = "cytoloc-decision"
-VERSION: Final = 1
+__all__ = [
+    "Decision",
+    "HeldOut",
+    "cross_fit",
+    "cross_fit_of",
+    "fit_decision",
+    "held_out_parts",
+    "read_decision",
+    "with_provenance",
+    "write_decision",
+]
 
-Method = Literal["seed"]
-Members = Mapping[str, NDArray[np.floating]]
+Floats = NDArray[np.float64]
+
+PLANS: Final[dict[Method, Plan]] = {
+    "seed": Plan("mean", "none", "grid"),
+    "global": Plan("mean", "none", "global"),
+    "smooth": Plan("mean", "none", "smooth"),
+    "fixed": Plan("mean", "none", "fixed"),
+    "ratio": Plan("mean", "none", "ratio"),
+    "shrunk": Plan("mean", "none", "grid"),
+    "exact": Plan("mean", "none", "exact"),
+    "expected": Plan("mean", "platt", "expected"),
+    "stack": Plan("stack", "none", "expected"),
+}
+
+SHRINK: Final = (0.7, 0.6, 0.5)
+"""The second-placed team's factors of the thresholds: for all fields, for blank ones, and for those still blank."""
 
 CROSS_FIT_PARTS: Final = 5
 """Parts that the fields are dealt into to judge a decision: each is decided by a fit on the other four."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A fitted rule; call it with the probabilities of each member to get bool ``(n, 28)``.
-
-    Attributes:
-        method: How the thresholds were found.
-        members: Names of the members whose probabilities are averaged.
-        thresholds: Per location; it is predicted where the mean probability is above.
-        most: A field keeps at most this many locations, those furthest above their thresholds.
-        fill_blank: Whether a field above no threshold gets its most probable location.
-        fitted_on: What it was fitted on; JSON values only.
-    """
-
-    method: Method
-    members: tuple[str, ...]
-    thresholds: NDArray[np.float64]
-    most: int = 5
-    fill_blank: bool = True
-    fitted_on: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, members: Members) -> NDArray[np.bool_]:
-        """Return the locations of each field, bool ``(n, 28)``.
-
-        Args:
-            members: Probabilities ``(n, 28)`` of every member the decision was fitted with.
-
-        Raises:
-            TableError: If a member is missing, unknown, or of another shape.
-        """
-        if set(members) != set(self.members):
-            raise TableError(
-                f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(members)}.",
-                way_out="Give the scores of the same members.",
-            )
-        mean = mean_of(members)
-        predicted = mean > self.thresholds
-        if self.fill_blank:
-            predicted = fill_blanks(predicted, mean, possible=self.thresholds < NEVER)
-        return cap_labels(predicted, mean, self.thresholds, most=self.most)
 
 
 def fit_decision(
@@ -74,15 +63,33 @@ def fit_decision(
     method: Method = "seed",
     most: int = 5,
     fill_blank: bool = True,
+    blank: Blank = "probability",
+    cooccurrence: bool = False,
+    ensemble: EnsembleKind | None = None,
+    calibration: CalibrationKind | None = None,
+    fixed: float = 0.5,
+    ratios: NDArray[np.floating] | None = None,
+    groups: NDArray[np.int64] | None = None,
+    intervals: bool = True,
 ) -> Decision:
     """Return the decision that fits held-out probabilities to their truth.
 
     Args:
-        members: Probabilities ``(n, 28)`` per member, of fields that the member was not trained on.
+        members: Probabilities ``(n, 28)`` per member, of fields that the member was not trained on; a row of NaN is a
+            field that it lacks.
         truth: bool ``(n, 28)``.
-        method: ``seed`` is the starting system's: plain mean, then per class the best F1 on a grid.
+        method: ``seed`` is the starting system's: plain mean, then per class the best F1 on a grid. ``auto`` judges
+            several by nested cross-fitting and says why it takes one. docs/decisions.md explains all.
         most: The cap on locations a field.
         fill_blank: Whether no field may be left without location.
+        blank: By what a blank field's location is chosen.
+        cooccurrence: Whether locations that never occur together, though chance would have them, exclude each other.
+        ensemble: How members become one, if not as the method has it.
+        calibration: How that becomes probabilities, if not as the method has it.
+        fixed: The threshold of ``fixed``.
+        ratios: Shares of fields, 0 to 1, for ``ratio``; by default those of ``truth``.
+        groups: A group number per field; cross-fitting keeps a group together.
+        intervals: Whether each threshold gets its bootstrap interval.
 
     Raises:
         TableError: If shapes differ, there is no field, or values are no probabilities.
@@ -92,16 +99,96 @@ def fit_decision(
     >>> fit_decision({"a": probabilities}, truth)({"a": probabilities})[:, 7]
     array([ True,  True, False, False])
     """
-    if method not in ("seed",):
-        raise TableError(f"There is no method {method!r}.", way_out="Choose 'seed'.")
-    if most < 1:
-        raise TableError(f"A field cannot keep at most {most} locations.", way_out="Choose at least 1.")
-    mean = mean_of(members)
-    if truth.shape != mean.shape or truth.dtype != np.bool_:
-        raise TableError(f"The truth must be bool {mean.shape}; it is {truth.dtype} {truth.shape}.")
-    thresholds = grid_thresholds(mean, truth)
-    fitted_on = {"fields": len(truth), "positives": truth.sum(axis=0).tolist()}
-    return Decision(method, tuple(members), thresholds, most=most, fill_blank=fill_blank, fitted_on=fitted_on)
+    _check_options(method, most, fixed)
+    stack = stack_members(members)
+    check_truth(truth, stack.shape[1])
+    rules = Rules(
+        most=most,
+        blank=blank if fill_blank else "none",
+        shrink=SHRINK if method == "shrunk" else (),
+        exclusive=exclusive_pairs(truth) if cooccurrence else (),
+    )
+    fitted_on: dict[str, Any] = {"fields": len(truth), "positives": truth.sum(axis=0).tolist()}
+    fields = _sorted_fields(stack, truth, groups)
+    if method == "auto":
+        if ensemble or calibration:
+            raise TableError(
+                "'auto' chooses ensemble and calibration itself.",
+                way_out="Leave them out, or choose the thresholds' method too, such as 'expected'.",
+            )
+        choice = choose(fields.stack, fields.truth, keys=fields.keys, groups=fields.groups, rules=rules)
+        plan = choice.plan
+        fitted_on |= {"candidates": choice.table, "why": choice.why, "candidates_judged_on": choice.fields}
+    else:
+        usual = PLANS[method]
+        plan = replace(
+            usual,
+            ensemble=ensemble or usual.ensemble,
+            calibration=calibration or usual.calibration,
+            value=float(fixed),
+            ratios=_checked_ratios(ratios),
+        )
+    evidence, probabilities = _fit(plan, fields)
+    return Decision(
+        method,
+        tuple(members),
+        find_thresholds(plan, probabilities, fields.truth),
+        plan,
+        evidence,
+        truth.mean(axis=0),
+        rules,
+        threshold_intervals(plan, probabilities, fields.truth) if intervals else None,
+        fitted_on,
+    )
+
+
+class HeldOut(NamedTuple):
+    """Fields, and the decision that a fit on other fields makes of them.
+
+    Attributes:
+        rows: Their rows.
+        probabilities: What their members' scores become, ``(len(rows), 28)``.
+        decision: Fitted to the other fields.
+    """
+
+    rows: NDArray[np.int64]
+    probabilities: Floats
+    decision: Decision
+
+
+def held_out_parts(
+    members: Members,
+    truth: NDArray[np.bool_],
+    *,
+    groups: NDArray[np.int64] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Iterator[HeldOut]:
+    """Yield every field once, with a decision that saw neither the field nor its group.
+
+    Args:
+        members: Probabilities ``(n, 28)`` per member.
+        truth: bool ``(n, 28)``.
+        groups: A group number per field; by default each field is its own.
+        seed: Of the deal into parts.
+        options: As for :func:`fit_decision`.
+
+    Raises:
+        TableError: If there are fewer than two groups.
+    """
+    own = np.arange(len(truth)) if groups is None else groups
+    _, group = np.unique(own, return_inverse=True)
+    count = int(group.max()) + 1 if len(group) else 0
+    if count < 2:
+        raise TableError("A decision can be judged on two groups of fields or more.", way_out="Score more fields.")
+    parts = np.random.default_rng(seed).permutation(np.arange(count) % min(CROSS_FIT_PARTS, count))[group]
+    for part in range(int(parts.max()) + 1):
+        held_out = parts == part
+        kept = None if groups is None else groups[~held_out]
+        decision = fit_decision(
+            _rows(members, ~held_out), truth[~held_out], groups=kept, **{"intervals": False, **options}
+        )
+        yield HeldOut(np.flatnonzero(held_out), decision.probabilities(_rows(members, held_out)), decision)
 
 
 def cross_fit(
@@ -110,116 +197,80 @@ def cross_fit(
     *,
     groups: NDArray[np.int64] | None = None,
     seed: int = 0,
-    method: Method = "seed",
-    most: int = 5,
-    fill_blank: bool = True,
+    **options: Any,
 ) -> NDArray[np.bool_]:
     """Return each field's locations, decided by a fit that saw neither the field nor its group.
 
     This is what a decision may be judged by: thresholds judged on the fields that they were fitted to look far better
-    than they are.
-
-    Args:
-        members: Probabilities ``(n, 28)`` per member.
-        truth: bool ``(n, 28)``.
-        groups: A group number per field; by default each field is its own.
-        seed: Of the deal into parts.
-        method: As for :func:`fit_decision`.
-        most: Likewise.
-        fill_blank: Likewise.
-
-    Raises:
-        TableError: If there are fewer than two groups.
+    than they are. Arguments and errors are those of :func:`held_out_parts`.
     """
-    groups = np.arange(len(truth)) if groups is None else groups
-    _, group = np.unique(groups, return_inverse=True)
-    count = int(group.max()) + 1 if len(group) else 0
-    if count < 2:
-        raise TableError("A decision can be judged on two groups of fields or more.", way_out="Score more fields.")
-    parts = np.random.default_rng(seed).permutation(np.arange(count) % min(CROSS_FIT_PARTS, count))[group]
+    return cross_fit_of(held_out_parts(members, truth, groups=groups, seed=seed, **options), truth)
+
+
+def cross_fit_of(parts: Iterable[HeldOut], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the locations of the fields of all ``parts``, bool ``(n, 28)`` as ``truth``."""
     predicted = np.zeros_like(truth)
-    for part in range(int(parts.max()) + 1):
-        held_out = parts == part
-        decision = fit_decision(
-            _rows(members, ~held_out), truth[~held_out], method=method, most=most, fill_blank=fill_blank
-        )
-        predicted[held_out] = decision(_rows(members, held_out))
+    for rows, probabilities, decision in parts:
+        predicted[rows] = decide(probabilities, decision.thresholds, decision.rules, never=NEVER)
     return predicted
 
 
-def mean_of(members: Members) -> NDArray[np.float64]:
-    """Return the plain mean of the members' probabilities, float64 ``(n, 28)``.
+class _Fields(NamedTuple):
+    """Fields in an order of their own."""
 
-    Raises:
-        TableError: If there is no member, shapes differ, or values are no probabilities.
-    """
-    if not members:
-        raise TableError("There are no scores to decide on.", way_out="Give at least one member.")
-    shapes = {name: np.shape(values) for name, values in members.items()}
-    first = next(iter(shapes.values()))
-    if len(set(shapes.values())) > 1 or len(first) != 2 or first[1] != N_LOCATIONS or first[0] == 0:
-        raise TableError(f"Members must have one shape (n, {N_LOCATIONS}) with n > 0; these have {shapes}.")
-    stack = np.stack([np.asarray(values, np.float64) for values in members.values()])
-    if not ((stack >= 0) & (stack <= 1)).all():
-        raise TableError(
-            "Some values are not probabilities.",
-            way_out="Give values from 0 to 1; logits need a sigmoid first.",
-        )
-    mean: NDArray[np.float64] = stack.mean(axis=0)
-    return mean
+    stack: Floats
+    truth: NDArray[np.bool_]
+    keys: NDArray[np.int64]
+    groups: NDArray[np.int64] | None
 
 
-def write_decision(decision: Decision, path: Path) -> None:
-    """Write a decision as JSON to a path that must be free."""
-    content = {
-        "method": decision.method,
-        "members": list(decision.members),
-        "thresholds": decision.thresholds.tolist(),
-        "most": decision.most,
-        "fill_blank": decision.fill_blank,
-        "fitted_on": decision.fitted_on,
-    }
-    write_json(path, content, kind=KIND, version=VERSION)
-
-
-def read_decision(path: Path) -> Decision:
-    """Return what :func:`write_decision` wrote.
-
-    Raises:
-        FormatError: If the file is not a decision of this version, or lacks a part.
-    """
-    content = read_json(path, kind=KIND, version=VERSION)
-    try:
-        thresholds = np.array(content["thresholds"], np.float64)
-        decision = Decision(
-            content["method"],
-            tuple(content["members"]),
-            thresholds,
-            most=int(content["most"]),
-            fill_blank=bool(content["fill_blank"]),
-            fitted_on=dict(content["fitted_on"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path} is damaged: {error!r}.", way_out="Fit the decision again.") from error
-    sound = (
-        thresholds.shape == (N_LOCATIONS,)
-        and bool(np.isfinite(thresholds).all())
-        and decision.method in get_args(Method)
-        and 1 <= decision.most <= N_LOCATIONS
-        and isinstance(content["fill_blank"], bool)
+def _sorted_fields(stack: Floats, truth: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> _Fields:
+    """Return the fields sorted by what they are, so that any order of them gives the same decision to the last bit."""
+    keys = row_keys(stack)
+    # Copies of a field may have different truths; these decide among them.
+    order = np.lexsort([*truth.T, keys])
+    return _Fields(
+        np.ascontiguousarray(stack[:, order]),
+        truth[order],
+        keys[order],
+        None if groups is None else np.asarray(groups)[order],
     )
-    if not sound:
-        raise FormatError(
-            f"{path} is damaged: it needs {N_LOCATIONS} numbers as thresholds, a known method, a cap from 1 to"
-            f" {N_LOCATIONS}, and fill_blank true or false.",
-            way_out="Fit the decision again.",
+
+
+def _fit(plan: Plan, fields: _Fields) -> tuple[Evidence, Floats]:
+    """Return the plan's evidence, and what it says of each field when fitted without the field's part."""
+    with threadpool_limits(1):
+        evidence = fit_evidence(plan, fields.stack, fields.truth)
+    if not plan.learns:
+        return evidence, evidence(fields.stack)
+    parts = deal(fields.keys, fields.groups, parts=PARTS)
+    if parts.max() < 1:
+        raise TableError(
+            f"{plan.name!r} needs two groups of fields whose scores differ; here is one.",
+            way_out="Give more fields, or choose a method such as 'seed'.",
         )
-    return decision
+    return evidence, unseen_probabilities(plan, fields.stack, fields.truth, parts, start=evidence)
 
 
-def with_provenance(decision: Decision, **facts: Any) -> Decision:
-    """Return the decision with more said about what it was fitted on."""
-    return replace(decision, fitted_on={**decision.fitted_on, **facts})
+def _check_options(method: Method, most: int, fixed: float) -> None:
+    if method not in get_args(Method):
+        known = ", ".join(repr(each) for each in get_args(Method))
+        raise TableError(f"There is no method {method!r}.", way_out=f"Choose {known}.")
+    if most < 1:
+        raise TableError(f"A field cannot keep at most {most} locations.", way_out="Choose at least 1.")
+    if not 0 <= fixed < 1:
+        raise TableError(f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.")
+
+
+def _checked_ratios(ratios: NDArray[np.floating] | None) -> tuple[float, ...] | None:
+    if ratios is None:
+        return None
+    values = np.asarray(ratios, np.float64)
+    if values.shape != (N_LOCATIONS,) or not ((values >= 0) & (values <= 1)).all():
+        raise TableError(
+            f"There must be {N_LOCATIONS} ratios from 0 to 1.", way_out="Give each location's share of the fields."
+        )
+    return tuple(values.tolist())
 
 
 def _rows(members: Members, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.floating]]:

@@ -1,10 +1,10 @@
-"""Training curves, contact sheets and the spread of folds, as PNG."""
+"""Training curves, scores, contact sheets and the spread of folds, as PNG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -46,6 +46,37 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     # Below the axes, where it covers no line however many folds there are.
     figure.legend(*scores.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    _save(figure, path, dpi=150)
+
+
+def score_plot(classes: pl.DataFrame, summary: dict[str, Any], path: Path) -> None:
+    """Draw the F1 of each class with its interval and chance, the most frequent class on top; drawn anew if there.
+
+    Args:
+        classes: A row per class, of :func:`~cytoloc.report.tables.score_summary`.
+        summary: Of the same.
+        path: The PNG.
+    """
+    rows = classes.filter((pl.col("positives") > 0) | (pl.col("predicted") > 0)).sort("positives")
+    height = 1.4 + 0.24 * max(rows.height, 1)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(rows.height)
+    values = rows["f1"].fill_null(0.0).to_numpy()
+    ends = np.stack(
+        [np.maximum(values - rows["f1_low"].to_numpy(), 0), np.maximum(rows["f1_high"].to_numpy() - values, 0)]
+    )
+    axes.barh(places, values, height=0.62, color="C0", label="F1")
+    axes.errorbar(values, places, xerr=ends, fmt="none", ecolor="0.25", elinewidth=1, label="95 % interval")
+    axes.scatter(rows["chance_f1"], places, marker="|", s=70, color=WRONG, label="chance", zorder=3)
+    names = [f"{name}  ({count})" for name, count in rows.select("location", "positives").iter_rows()]
+    axes.set_yticks(places, names, size=8)
+    axes.axvline(summary["macro_f1"], color="grey", linestyle=":", linewidth=1)
+    low, high = summary.get("macro_f1_interval_95_by_group", summary["macro_f1_interval_95"])
+    title = f"macro F1 {summary['macro_f1']:.3f} ({low:.3f} to {high:.3f}) over 28 classes, {summary['fields']} fields"
+    axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel="F1", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path, dpi=150)
 
 
@@ -184,7 +215,7 @@ def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     """Write a PNG in place of an earlier one, whole or not at all."""
     if path.suffix.lower() != ".png" or path.is_dir():
-        raise StorageError(f"{path} is not the name of a PNG file.", way_out="Choose an --out that ends in .png.")
+        raise StorageError(f"{path} is not the name of a PNG file.", way_out="Choose a name that ends in .png.")
     temporary = path.with_name(f".{path.name}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.table import Table
 
-from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval
+from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
 
 
 def score_summary(
@@ -18,6 +18,7 @@ def score_summary(
     probabilities: NDArray[np.floating] | None,
     *,
     min_positives: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     """Return the score as JSON values, and a row per class.
 
@@ -28,9 +29,15 @@ def score_summary(
         truth: bool ``(n, 28)``.
         probabilities: float ``(n, 28)``, for average precision and ROC AUC.
         min_positives: Classes with fewer true fields are left out of the second set of means.
+        groups: A group number per field: adds the interval that draws groups instead of fields.
     """
     chance = chance_f1(predicted, truth)
-    classes = class_table(predicted, truth, probabilities).with_columns(pl.Series("chance_f1", chance))
+    ends = np.quantile(resampled_f1(predicted, truth, groups=groups), [0.025, 0.975], axis=0)
+    classes = class_table(predicted, truth, probabilities).with_columns(
+        pl.Series("chance_f1", chance),
+        pl.Series("f1_low", ends[0], pl.Float64),
+        pl.Series("f1_high", ends[1], pl.Float64),
+    )
     low, high = macro_f1_interval(predicted, truth)
     common = classes.filter(pl.col("positives") >= min_positives)
     summary: dict[str, Any] = {
@@ -38,9 +45,13 @@ def score_summary(
         "macro_f1": macro_f1(predicted, truth),
         "macro_f1_interval_95": [low, high],
         "chance_macro_f1": float(chance.mean()),
+        "overall": overall(predicted, truth, probabilities),
         "blank": int((~predicted.any(axis=1)).sum()),
         "common_classes": {"min_positives": min_positives, "classes": common.height},
     }
+    if groups is not None:
+        summary["groups"] = len(np.unique(groups))
+        summary["macro_f1_interval_95_by_group"] = list(macro_f1_interval(predicted, truth, groups=groups))
     if common.height:
         means = {"macro_f1": common["f1"].mean(), "chance_macro_f1": common["chance_f1"].mean()}
         if probabilities is not None:
@@ -66,6 +77,7 @@ def class_rows(classes: pl.DataFrame) -> Table:
         "chance_f1": "chance F1",
         "average_precision": "AP",
         "roc_auc": "AUC",
+        "calibration_error": "ECE",
     }
     shown = {name: heading for name, heading in headings.items() if name in seen.columns}
     for name, heading in shown.items():
@@ -83,6 +95,19 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"macro F1 over 28 classes  {summary['macro_f1']:.3f}  (95 % interval {low:.3f} to {high:.3f};"
         f" chance {summary['chance_macro_f1']:.3f}; {summary['fields']} fields)"
     ]
+    if "groups" in summary:
+        low, high = summary["macro_f1_interval_95_by_group"]
+        lines.append(f"    by group: 95 % interval {low:.3f} to {high:.3f} ({summary['groups']} groups)")
+    whole = summary["overall"]
+    lines.append(
+        f"micro F1 {whole['micro_f1']:.3f} (precision {whole['micro_precision']:.3f}, recall"
+        f" {whole['micro_recall']:.3f})"
+    )
+    if "coverage_error" in whole:
+        lines[-1] += (
+            f"; mean calibration error {_cell(whole['mean_calibration_error'])}; all true locations are among the"
+            f" {whole['coverage_error']:.1f} most probable"
+        )
     if common["classes"]:
         lines.append(
             f"over the {common['classes']} classes with at least {common['min_positives']} true fields:"

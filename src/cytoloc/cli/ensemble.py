@@ -1,0 +1,161 @@
+"""The command ``cytoloc ensemble``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cytoloc.cli.console import counted, read_truth, warn_if_trained_on
+from cytoloc.cli.members import IdsPath, MemberPaths, ScorePaths, member_files, read_members
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cytoloc.decide.worth import Worth
+
+
+class EnsembleMethod(StrEnum):
+    """How members become one."""
+
+    mean = "mean"
+    logit = "logit"
+    rank = "rank"
+    weighted = "weighted"
+    class_ = "class"
+    stack = "stack"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("ensemble")(ensemble)
+
+
+def ensemble(
+    out: Annotated[Path, typer.Option(help="The new scores file (.parquet).")],
+    scores: ScorePaths = None,
+    member: MemberPaths = None,
+    method: Annotated[
+        EnsembleMethod,
+        typer.Option(
+            help="Mean of probabilities, of logits, of ranks; with --labels weighted: weights that are not negative;"
+            " class: such weights class by class; stack: classes inform each other."
+        ),
+    ] = EnsembleMethod.mean,
+    labels: Annotated[
+        Path | None, typer.Option(help="The truth of some or all fields: says what each member is worth.")
+    ] = None,
+    folds: Annotated[Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ids: IdsPath = None,
+) -> None:
+    """Make several models' scores into one; each of SCORES is a member, and may lack some fields.
+
+    Methods that are fitted to labels score each labelled field by a fit on other fields, so that a decision may be
+    fitted to the result; fields without labels get the fit on all of them.
+
+    Example: `cytoloc ensemble a.parquet b.parquet --labels train.csv --method weighted --out scores.parquet`
+    """
+    import json
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from cytoloc.decide.worth import correlations, member_worth
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import refuse_existing
+    from cytoloc.scores import Scores, combine, join_members, read_groups, truth_of, write_scores
+
+    refuse_existing(out)
+    fitted = method in (EnsembleMethod.weighted, EnsembleMethod.class_, EnsembleMethod.stack)
+    if fitted and labels is None:
+        raise SettingsError(f"The method {method.value} is fitted to labels.", way_out="Give --labels CSV.")
+    parts = read_members(member_files(scores, member, apart=True), ids=ids)
+    for tables in parts.values():
+        warn_if_trained_on(tables)
+    names, members = join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
+    alike = correlations(members)
+    worth: list[Worth] = []
+    if labels is None:
+        values = _plain(method.value, members)
+    else:
+        known = read_truth(labels)
+        labelled = np.array([name in known for name in names])
+        truth = truth_of([name for name in names if name in known], known, where=str(labels))
+        groups = read_groups(folds, [name for name in names if name in known]) if folds else None
+        _refuse_unlabelled(labelled, str(labels))
+        here = {name: rows[labelled] for name, rows in members.items()}
+        worth = member_worth(here, truth, groups=groups)
+        values = _fitted(method.value, members, labelled, truth, groups) if fitted else _plain(method.value, members)
+    provenance = {
+        "ensemble": method.value,
+        "members": {name: [table.provenance for table in tables.values()] for name, tables in parts.items()},
+        "worth": [asdict(each) for each in worth],
+    }
+    write_scores(Scores(names, np.clip(values, 0, 1).astype(np.float32), provenance), out)
+    if as_json:
+        table = [[None if np.isnan(value) else float(value) for value in row] for row in alike]
+        typer.echo(json.dumps({"fields": len(names), "correlations": table, "worth": provenance["worth"]}, indent=2))
+        return
+    typer.echo(f"{out}: {counted(len(names), 'field')}, {counted(len(members), 'member')}, {method.value}.")
+    typer.echo("\n".join(_said(list(members), alike, worth)))
+
+
+def _plain(kind: Any, members: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return an ensemble that needs no labels."""
+    import numpy as np
+
+    from cytoloc.decide.ensemble import fit_ensemble
+    from cytoloc.decide.inputs import stack_members
+
+    stack = stack_members(members)
+    return fit_ensemble(kind, stack, np.zeros(stack.shape[1:], bool))(stack)
+
+
+def _fitted(
+    kind: Any,
+    members: dict[str, NDArray[np.float32]],
+    labelled: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    groups: NDArray[np.int64] | None,
+) -> NDArray[np.float64]:
+    """Return an ensemble fitted to the labelled fields, which get their own scores from fits without them."""
+    from cytoloc.decide.inputs import stack_members
+    from cytoloc.decide.worth import unseen_ensemble
+
+    here = {name: rows[labelled] for name, rows in members.items()}
+    unseen, evidence = unseen_ensemble(kind, here, truth, groups=groups)
+    values = evidence(stack_members(members))
+    values[labelled] = unseen
+    return values
+
+
+def _refuse_unlabelled(labelled: NDArray[np.bool_], where: str) -> None:
+    from cytoloc.errors import TableError
+
+    if not labelled.any():
+        raise TableError(
+            f"{where} has labels of none of the {len(labelled)} scored fields.", way_out="Check that the ids match."
+        )
+
+
+def _said(names: Sequence[str], alike: NDArray[np.float64], worth: list[Worth]) -> list[str]:
+    width = max(map(len, names))
+    lines = [f"\n{'':<{width}}  correlation of logits with the members above it"]
+    lines += [
+        f"{name:<{width}}  " + "  ".join(f"{alike[row, column]:.2f}" for column in range(row))
+        for row, name in enumerate(names)
+    ]
+    if worth:
+        lines.append(f"\n{'':<{width}} {'fields':>7} {'log loss':>9} {'adds':>8} {'weight':>7}")
+        for each in worth:
+            lines.append(
+                f"{each.name:<{width}} {each.fields:>7} {each.log_loss:>9.4f} {each.adds:>+8.4f} {each.weight:>7.3f}"
+            )
+        lines.append("log loss: alone; adds: by how much that of all rises without it (both on unseen fields)")
+    return lines

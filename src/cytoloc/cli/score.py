@@ -1,0 +1,90 @@
+"""The command ``cytoloc score``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cytoloc.cli.console import read_truth, score_files, warn_if_trained_on
+from cytoloc.cli.members import IdsPath, LabelsPath
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("score")(score)
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help="CSV Id,Predicted.", metavar="PREDICTIONS")],
+    labels: LabelsPath,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="Scores of these fields, file or folder of runs: adds average precision, AUC."),
+    ] = None,
+    min_positives: Annotated[
+        int, typer.Option(help="Also average over the classes with so many true fields.", min=1)
+    ] = 5,
+    table: Annotated[Path | None, typer.Option(help="Also write the table of classes, as a new CSV.")] = None,
+    folds: Annotated[
+        Path | None, typer.Option(help="Folds file: adds the interval that draws its groups, not fields.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="The same by another CSV Id,group, such as of wells or antibodies.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ids: IdsPath = None,
+) -> None:
+    """Score locations: macro F1 with its interval, a row per class, and what chance would give.
+
+    Example: `cytoloc score submission.csv --labels test.csv --scores scores.parquet`
+
+    Example: `cytoloc score held-out.csv --labels train.csv --folds folds.csv --plot score.png`
+    """
+    from rich.console import Console
+
+    from cytoloc.files import new_file, refuse_existing
+    from cytoloc.labels import to_matrix
+    from cytoloc.report.tables import class_rows, score_summary, summary_lines
+    from cytoloc.scores import combine, read_groups, read_labels, read_scores, truth_of
+
+    if folds and groups:
+        raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
+    if table:
+        refuse_existing(table)
+    predicted = read_labels(predictions, column="Predicted", blank=True)
+    names = list(predicted)
+    known = read_truth(labels)
+    truth = truth_of(names, known, where=str(labels))
+    probabilities = None
+    if scores:
+        parts = {str(path): read_scores(path, ids=ids) for path in score_files(scores)}
+        warn_if_trained_on(parts)
+        probabilities = combine(list(parts.values())).rows(names)
+    by = folds or groups
+    summary, classes = score_summary(
+        to_matrix(predicted.values()),
+        truth,
+        probabilities,
+        min_positives=min_positives,
+        groups=read_groups(by, names) if by else None,
+    )
+    summary["fields_with_labels"] = len(known)
+    if table:
+        with new_file(table) as temporary:
+            classes.write_csv(temporary)
+    if plot:
+        # Drawing is slow to import.
+        from cytoloc.report.figures import score_plot
+
+        score_plot(classes, summary, plot)
+    if as_json:
+        typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
+        return
+    Console(width=None if Console().is_terminal else 120).print(class_rows(classes))
+    typer.echo("\n" + "\n".join(summary_lines(summary)))
+    if len(known) > len(names):
+        typer.echo(f"{len(known) - len(names)} more fields have labels but no prediction; they are not judged.")

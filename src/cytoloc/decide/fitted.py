@@ -1,0 +1,101 @@
+"""A fitted decision: everything between the probabilities of one or more members and the locations of a field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.decide.inputs import Members, stack_members
+from cytoloc.decide.plan import Evidence, Plan
+from cytoloc.decide.rules import Rules, decide, share_evidence
+from cytoloc.decide.shift import reweighted, shifted_rates
+from cytoloc.decide.thresholds import NEVER, expected_thresholds
+from cytoloc.errors import TableError
+
+Method = Literal["seed", "global", "smooth", "fixed", "ratio", "shrunk", "exact", "expected", "stack", "auto"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A fitted rule; call it with the probabilities of each member to get bool ``(n, 28)``.
+
+    Attributes:
+        method: How it was found.
+        members: Names of the members, in the order that the evidence knows them in.
+        thresholds: Per location; it is predicted where the probability is above.
+        plan: What the method came to.
+        evidence: How the members' probabilities become one.
+        rates: Frequency of each location among the fitted fields.
+        rules: What is done after the thresholds.
+        intervals: 95 % bootstrap interval of each threshold, ``(28, 2)``; None if it was not asked for.
+        fitted_on: What it was fitted on; JSON values only.
+    """
+
+    method: Method
+    members: tuple[str, ...]
+    thresholds: Floats
+    plan: Plan
+    evidence: Evidence
+    rates: Floats
+    rules: Rules = field(default_factory=Rules)
+    intervals: Floats | None = None
+    fitted_on: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, members: Members, *, groups: NDArray[np.int64] | None = None, shift: bool = False
+    ) -> NDArray[np.bool_]:
+        """Return the locations of each field, bool ``(n, 28)``.
+
+        Args:
+            members: Probabilities ``(n, 28)`` of every member the decision was fitted with.
+            groups: A group number per field: duplicates, or fields of one well, which then share their evidence.
+            shift: Whether to estimate how frequent locations are in these fields, and to decide by that. A field's
+                locations then depend on the fields that it comes with.
+
+        Raises:
+            TableError: If a member is missing, unknown, or of another shape.
+        """
+        probabilities = self.probabilities(members, groups=groups, shift=shift)
+        thresholds = self.thresholds
+        if shift:
+            thresholds = np.where(thresholds < NEVER, expected_thresholds(probabilities), NEVER)
+        return decide(probabilities, thresholds, self.rules, never=NEVER)
+
+    def probabilities(
+        self, members: Members, *, groups: NDArray[np.int64] | None = None, shift: bool = False
+    ) -> Floats:
+        """Return the probabilities that are held against the thresholds, float64 ``(n, 28)``.
+
+        Args:
+            members: As for the call.
+            groups: Likewise.
+            shift: Likewise.
+
+        Raises:
+            TableError: As for the call, and if ``shift`` is asked of scores that are not calibrated.
+        """
+        if set(members) != set(self.members):
+            raise TableError(
+                f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(members)}.",
+                way_out="Give the scores of the same members.",
+            )
+        probabilities = self.evidence(stack_members({name: members[name] for name in self.members}))
+        if groups is not None:
+            probabilities = share_evidence(probabilities, groups)
+        if shift:
+            if not self.plan.calibrated:
+                raise TableError(
+                    f"The method {self.method!r} has no calibrated probabilities, so frequencies cannot be estimated.",
+                    way_out="Fit with 'expected' or 'auto', or with a calibration.",
+                )
+            probabilities = reweighted(probabilities, self.rates, shifted_rates(probabilities, self.rates))
+        return probabilities
+
+
+def with_provenance(decision: Decision, **facts: Any) -> Decision:
+    """Return the decision with more said about what it was fitted on."""
+    return replace(decision, fitted_on={**decision.fitted_on, **facts})

@@ -1,0 +1,207 @@
+"""The commands from scores to locations: ensemble, decide, score."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cytoloc import read_scores
+from cytoloc.decide import fit_decision, macro_f1
+from cytoloc.decide.decision import cross_fit, read_decision
+from cytoloc.decide.metrics import class_log_loss
+from cytoloc.labels import to_matrix
+from cytoloc.scores import Scores, read_labels, write_scores
+from tests.conftest import Cli
+from tests.decide.cases import study_of
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
+    """Write three members' scores, labels and folds of 150 fields; the third member lacks the last 30."""
+    members, truth = study_of(0, 150)
+    narrow = {name: values.astype(np.float32) for name, values in members.items()}
+    ids = tuple(f"f{number}" for number in range(150))
+    for name, values in narrow.items():
+        kept = slice(0, 120) if name == "m2" else slice(None)
+        write_scores(Scores(ids[kept], values[kept]), tmp_path / f"{name}.parquet")
+    narrow["m2"][120:] = np.nan
+    rows = [f"{name}," + " ".join(map(str, row.nonzero()[0])) for name, row in zip(ids, truth, strict=True)]
+    (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
+    folds = [f"{name},{number // 3},{number // 3 % 2}" for number, name in enumerate(ids)]
+    (tmp_path / "folds.csv").write_text("id,group,fold\n" + "\n".join(folds) + "\n")
+    return narrow, truth
+
+
+def predicted_in(path: Path) -> NDArray[np.bool_]:
+    return to_matrix(read_labels(path, column="Predicted", blank=True).values())
+
+
+def test_members_by_file_or_by_name_and_auto(
+    cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
+) -> None:
+    members, truth = scored
+    files = [tmp_path / f"{name}.parquet" for name in members]
+    said = cli(
+        "decide", "fit", *files, "--members", "--method", "auto", "--labels", tmp_path / "labels.csv",
+        "--folds", tmp_path / "folds.csv", "--out", tmp_path / "d.json", "--held-out", tmp_path / "h.csv",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert "<- chosen" in said.out
+    assert "groups share their evidence (off)" in said.out
+    decision = read_decision(tmp_path / "d.json")
+    groups = np.arange(150) // 3
+    expected = fit_decision(members, truth, method="auto", groups=groups)
+    assert decision.members == ("m0", "m1", "m2")
+    np.testing.assert_array_equal(decision.thresholds, expected.thresholds)
+    judged = cross_fit(members, truth, method="auto", groups=groups)
+    np.testing.assert_array_equal(predicted_in(tmp_path / "h.csv"), judged)
+    assert decision.fitted_on["macro_f1_cross_fitted"] == macro_f1(judged, truth)
+    named = [word for name in members for word in ("--member", f"{name}={tmp_path / name}.parquet")]
+    said = cli(
+        "decide", "apply", *named, "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv",
+        "--probabilities", tmp_path / "p.parquet",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    np.testing.assert_array_equal(predicted_in(tmp_path / "s.csv"), expected(members))
+    beside = read_scores(tmp_path / "p.parquet")
+    np.testing.assert_allclose(beside.probabilities, expected.probabilities(members), atol=1e-6)
+    other = cli("decide", "apply", files[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "o.csv")
+    assert (other.code, "fitted with the members m0, m1, m2; these are mean" in other.err) == (1, True)
+
+
+def test_without_members_files_are_averaged(cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], Any]) -> None:
+    members, truth = scored
+    call = ["decide", "fit", tmp_path / "m0.parquet", tmp_path / "m1.parquet", "--labels", tmp_path / "labels.csv"]
+    assert cli(*call, "--out", tmp_path / "d.json").code == 0
+    decision = read_decision(tmp_path / "d.json")
+    mean = np.asarray(np.mean([members["m0"], members["m1"]], axis=0, dtype=np.float64), np.float32)
+    assert decision.members == ("mean",)
+    np.testing.assert_array_equal(decision.thresholds, fit_decision({"mean": mean}, truth).thresholds)
+
+
+def test_rules_groups_and_known_labels_on_the_command_line(
+    cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], Any]
+) -> None:
+    call = ["decide", "fit", tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv", "--method", "ratio"]
+    call += ["--ratios", tmp_path / "labels.csv", "--blank", "none", "--most", "28", "--calibration", "platt"]
+    said = cli(*call, "--cooccurrence", "--out", tmp_path / "d.json")
+    assert said.code == 0, said.err
+    assert "never blank (off)" in said.out
+    (tmp_path / "known.csv").write_text("Id,Target\nf3,27 5\nelsewhere,1\n")
+    said = cli(
+        "decide", "apply", tmp_path / "m0.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv",
+        "--groups", tmp_path / "folds.csv", "--leak", tmp_path / "known.csv", "--shift",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert "1 field of them as" in said.out
+    found = predicted_in(tmp_path / "s.csv")
+    assert found[3].nonzero()[0].tolist() == [5, 27]
+    np.testing.assert_array_equal(found[4], found[5])  # of one group
+
+
+def test_an_ensemble_says_what_its_members_are_worth(
+    cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
+) -> None:
+    members, truth = scored
+    files = [tmp_path / f"{name}.parquet" for name in members]
+    said = cli("ensemble", *files, "--out", tmp_path / "mean.parquet")
+    assert said.code == 0, said.err
+    mean = read_scores(tmp_path / "mean.parquet")
+    np.testing.assert_allclose(mean.probabilities, np.nanmean(list(members.values()), axis=0), rtol=1e-5)
+    call = ["ensemble", *files, "--labels", tmp_path / "labels.csv", "--folds", tmp_path / "folds.csv"]
+    shown = cli(*call, "--method", "weighted", "--out", tmp_path / "w.parquet")
+    assert "adds" in shown.out
+    facts = json.loads(cli(*call, "--method", "stack", "--out", tmp_path / "s.parquet", "--json").out)
+    assert [row["fields"] for row in facts["worth"]] == [150, 150, 120]
+    assert np.array(facts["correlations"]).shape == (3, 3)
+    scores = read_scores(tmp_path / "s.parquet")
+    assert scores.provenance["ensemble"] == "stack"
+    # Better than the plain mean, on fields that the stack was not fitted to.
+    assert class_log_loss(scores.probabilities, truth) < class_log_loss(mean.probabilities, truth) - 0.1
+    refused = cli("ensemble", *files, "--method", "stack", "--out", tmp_path / "x.parquet")
+    assert (refused.code, "fitted to labels" in refused.err) == (2, True)
+    (tmp_path / "others.csv").write_text("Id,Target\nz,1\n")
+    refused = cli("ensemble", *files, "--labels", tmp_path / "others.csv", "--out", tmp_path / "x.parquet")
+    assert (refused.code, "labels of none" in refused.err) == (1, True)
+
+
+def test_fields_without_labels_are_scored_by_the_fit_on_all_that_have_them(
+    cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
+) -> None:
+    from cytoloc.decide.inputs import stack_members
+    from cytoloc.decide.worth import unseen_ensemble
+
+    members, truth = scored
+    rows = (tmp_path / "labels.csv").read_text().splitlines()
+    (tmp_path / "some.csv").write_text("\n".join(rows[:101]) + "\n")
+    files = [tmp_path / f"{name}.parquet" for name in members]
+    call = ["ensemble", *files, "--labels", tmp_path / "some.csv", "--method", "class", "--out", tmp_path / "c.parquet"]
+    assert cli(*call).code == 0
+    found = read_scores(tmp_path / "c.parquet").probabilities
+    unseen, evidence = unseen_ensemble("class", {name: each[:100] for name, each in members.items()}, truth[:100])
+    np.testing.assert_allclose(found[:100], unseen, atol=1e-6)
+    np.testing.assert_allclose(found[100:], evidence(stack_members(members))[100:], atol=1e-6)
+
+
+def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, scored: object) -> None:
+    leaking = Scores(("f0", "f1"), np.full((2, 28), 0.4, np.float32), {"fields_trained_on": 2})
+    write_scores(leaking, tmp_path / "leaking.parquet")
+    call = [tmp_path / "leaking.parquet", tmp_path / "m0.parquet", "--out"]
+    said = cli("ensemble", *call, tmp_path / "e.parquet")
+    assert said.code == 0
+    assert "warning" in said.err
+    assert "leaking.parquet: the model was trained on 2 of these 2 fields" in said.err
+    said = cli("decide", "fit", *call, tmp_path / "d.json", "--members", "--labels", tmp_path / "labels.csv")
+    assert (said.code, "too good to fit on" in said.err) == (1, True)
+
+
+def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored: tuple[Any, NDArray[np.bool_]]) -> None:
+    _, truth = scored
+    rows = [f"f{number}," + " ".join(map(str, row.nonzero()[0])) for number, row in enumerate(truth)]
+    (tmp_path / "p.csv").write_text("Id,Predicted\n" + "\n".join(rows[::-1]) + "\n")
+    call = ["score", tmp_path / "p.csv", "--labels", tmp_path / "labels.csv", "--scores", tmp_path / "m0.parquet"]
+    said = cli(*call, "--folds", tmp_path / "folds.csv", "--plot", tmp_path / "s.png", "--table", tmp_path / "t.csv")
+    assert said.code == 0, said.err
+    assert "by group: 95 % interval" in said.out
+    assert "(50 groups)" in said.out
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    with (tmp_path / "t.csv").open() as file:
+        assert {"f1_low", "f1_high", "calibration_error"} <= set(next(csv.reader(file)))
+    facts = json.loads(cli(*call, "--groups", tmp_path / "folds.csv", "--json").out)
+    assert facts["groups"] == 50
+    assert facts["overall"]["micro_f1"] == 1
+    assert set(facts["overall"]) >= {"mean_average_precision", "macro_roc_auc", "coverage_error"}
+    assert len(facts["macro_f1_interval_95_by_group"]) == 2
+    both = cli(*call, "--groups", tmp_path / "folds.csv", "--folds", tmp_path / "folds.csv")
+    assert both.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["m0.parquet", "--member", "a=m1.parquet"], "members are named"),
+        (["--member", "m1.parquet"], "is not NAME=SCORES"),
+        (["m0.parquet", "sub/m0.parquet", "--members"], "Two members would be called 'm0'"),
+        ([], "SCORES"),
+    ],
+)
+def test_members_that_cannot_be_told_apart_are_a_wrong_call(
+    cli: Cli,
+    tmp_path: Path,
+    scored: object,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "m0.parquet").write_bytes((tmp_path / "m0.parquet").read_bytes())
+    said = cli("decide", "fit", *words, "--labels", "labels.csv", "--out", "d.json")
+    assert said.code == 2
+    assert message in said.err

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from cytoloc.decide.ensemble import Ensemble, EnsembleKind, fit_ensemble
+from cytoloc.decide.inputs import stack_members
+from cytoloc.decide.metrics import class_log_loss
+from tests.decide.cases import study_of
+
+KINDS: tuple[EnsembleKind, ...] = get_args(EnsembleKind)
+
+
+def test_means_are_means() -> None:
+    members, truth = study_of(0)
+    stack = stack_members(members)
+    np.testing.assert_array_equal(fit_ensemble("mean", stack, truth)(stack), np.mean(list(members.values()), axis=0))
+    mean_logit = expit(np.mean([logit(each) for each in members.values()], axis=0))
+    np.testing.assert_allclose(fit_ensemble("logit", stack, truth)(stack), mean_logit, rtol=1e-10)
+
+
+def test_ranks_only_know_the_order_of_scores() -> None:
+    members, truth = study_of(1)
+    stack = stack_members(members)
+    bent = stack.copy()
+    bent[1] = stack[1] ** 3
+    np.testing.assert_array_equal(fit_ensemble("rank", stack, truth)(stack), fit_ensemble("rank", bent, truth)(bent))
+    ranks = fit_ensemble("rank", stack[:1], truth)(stack[:1])
+    for i in range(28):
+        assert (np.diff(ranks[np.argsort(stack[0, :, i]), i]) >= 0).all()
+
+
+def test_weights_are_not_negative_and_go_to_who_knows() -> None:
+    members, truth = study_of(2, 1500)
+    rng = np.random.default_rng(0)
+    members["noise"] = rng.random(truth.shape)
+    members["wrong"] = 1 - members["m0"]
+    stack = stack_members(members)
+    for kind in ("weighted", "class"):
+        weights = fit_ensemble(kind, stack, truth).weights
+        assert weights is not None
+        assert (weights >= 0).all()
+        np.testing.assert_allclose(weights.sum(axis=0), 1)
+        shares = weights.mean(axis=1)
+        assert shares[0] > shares[1] > shares[2]
+        assert shares[3:].max() < 0.05
+
+
+def test_members_that_tell_nothing_count_the_same() -> None:
+    _, truth = study_of(3)
+    stack = np.full((2, *truth.shape), 0.5)
+    weights = fit_ensemble("weighted", stack, truth).weights
+    assert weights is not None
+    np.testing.assert_array_equal(weights, 0.5)
+
+
+def test_a_stack_hears_what_one_location_says_of_another() -> None:
+    members, truth = study_of(4, 2000)
+    # Location 5 is wherever 2 is, and its own scores know nothing of it.
+    truth[:, 5] = truth[:, 2]
+    for values in members.values():
+        values[:, 5] = np.random.default_rng(1).random(len(truth)) * 0.2
+    stack = stack_members(members)
+    half = np.arange(2000) < 1000
+    alone = fit_ensemble("weighted", stack[:, half], truth[half])(stack[:, ~half])
+    stacked = fit_ensemble("stack", stack[:, half], truth[half])(stack[:, ~half])
+    assert np.corrcoef(stacked[:, 5], truth[~half, 5])[0, 1] > 0.6
+    assert abs(np.corrcoef(alone[:, 5], truth[~half, 5])[0, 1]) < 0.15
+    assert class_log_loss(stacked, truth[~half]) < 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_absent_fields_are_decided_by_the_members_that_have_them(kind: EnsembleKind) -> None:
+    members, truth = study_of(5)
+    stack = stack_members(members)
+    whole = fit_ensemble(kind, stack, truth)(stack)
+    stack[1, :40] = np.nan
+    stack[2, 20:60] = np.nan
+    ensemble = fit_ensemble(kind, stack, truth)
+    found = ensemble(stack)
+    assert np.isfinite(found).all()
+    absent = slice(0, 60)
+    assert np.corrcoef(found[absent].ravel(), whole[absent].ravel())[0, 1] > 0.8
+    again = Ensemble.from_json(ensemble.to_json())
+    np.testing.assert_array_equal(again(stack), found)
+
+
+def test_an_absent_member_of_two_alike_leaves_the_other_as_it_is() -> None:
+    members, truth = study_of(6, members=1)
+    stack = np.repeat(stack_members(members), 2, axis=0)
+    ensemble = fit_ensemble("logit", stack, truth)
+    gone = stack.copy()
+    gone[1, ::2] = np.nan
+    np.testing.assert_allclose(ensemble(gone), ensemble(stack), rtol=1e-9)
