@@ -34,6 +34,9 @@ def score(
     groups: Annotated[
         Path | None, typer.Option(help="The same by another CSV Id,group, such as of wells or antibodies.")
     ] = None,
+    leak: Annotated[
+        Path | None, typer.Option(help="Of `cytoloc leak`: also score with its labels put in, and without its fields.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ids: IdsPath = None,
@@ -48,7 +51,7 @@ def score(
 
     from cytoloc.files import new_file, refuse_existing
     from cytoloc.labels import to_matrix
-    from cytoloc.report.tables import class_rows, score_summary, summary_lines
+    from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
     from cytoloc.scores import combine, read_groups, read_labels, read_scores, truth_of
 
     if folds and groups:
@@ -73,6 +76,8 @@ def score(
         groups=read_groups(by, names) if by else None,
     )
     summary["fields_with_labels"] = len(known)
+    if leak:
+        summary["leak"] = leak_effect(names, to_matrix(predicted.values()), truth, read_labels(leak))
     if table:
         with new_file(table) as temporary:
             classes.write_csv(temporary)
@@ -85,6 +90,6 @@ def score(
         typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
         return
     Console(width=None if Console().is_terminal else 120).print(class_rows(classes))
-    typer.echo("\n" + "\n".join(summary_lines(summary)))
+    typer.echo("\n" + "\n".join([*summary_lines(summary), *(leak_lines(summary["leak"]) if leak else [])]))
     if len(known) > len(names):
         typer.echo(f"{len(known) - len(names)} more fields have labels but no prediction; they are not judged.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
+from cytoloc.labels import to_matrix
 
 
 def score_summary(
@@ -127,3 +129,35 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def leak_effect(
+    ids: Sequence[str],
+    predicted: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    leak: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    """Return what leaked labels do to a score, as JSON values.
+
+    ``fields`` are leaked; ``macro_f1_with`` has their labels in place of predictions, ``macro_f1_without`` is that of
+    the others, None if all are leaked, and ``correct`` is how many leaked label sets are the true ones.
+    """
+    leaked = np.array([name in leak for name in ids])
+    given = predicted.copy()
+    given[leaked] = to_matrix([leak[name] for name in ids if name in leak])
+    return {
+        "fields": int(leaked.sum()),
+        "correct": int((given[leaked] == truth[leaked]).all(axis=1).sum()),
+        "macro_f1_with": macro_f1(given, truth),
+        "macro_f1_without": None if leaked.all() else macro_f1(predicted[~leaked], truth[~leaked]),
+    }
+
+
+def leak_lines(effect: Mapping[str, Any]) -> list[str]:
+    """Return :func:`leak_effect` in words."""
+    without = effect["macro_f1_without"]
+    return [
+        f"leak: {effect['fields']} of these fields, {effect['correct']} with their true label sets",
+        f"  macro F1 with its labels put in        {effect['macro_f1_with']:.3f}",
+        "  all fields are leaked" if without is None else f"  macro F1 of the other fields           {without:.3f}",
+    ]
