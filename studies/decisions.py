@@ -2,9 +2,8 @@
 
     python studies/decisions.py PREDICTIONS [--splits 20] [--out decisions.json]
 
-PREDICTIONS holds an .npz of held-out probabilities per model, and labels.csv. Nothing in the package is set by these
-figures: what could be tuned is estimated or chosen inside each fit. They are the record of what helps and what does
-not.
+PREDICTIONS holds an .npz of held-out probabilities per model, and labels.csv. No number in the package is tuned to these
+figures: what could be is estimated or chosen inside each fit. They are the record of what helps and what does not.
 """
 
 from __future__ import annotations
