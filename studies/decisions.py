@@ -1,10 +1,10 @@
 """What was tried on the way from probabilities to locations, each on halves of real scores that it was not fitted to.
 
-    python studies/decisions.py PREDICTIONS [--splits 20] [--out decisions.json]
+    python studies/decisions.py PREDICTIONS [--splits 20] [--models A,B,…] [--bench] [--out decisions.json]
 
-PREDICTIONS holds an .npz of held-out probabilities per model, and labels.csv. Nothing in the package is set by these
-figures: what could be tuned is estimated or chosen inside each fit. They are the record of what helps and what does
-not.
+PREDICTIONS holds an .npz of held-out probabilities per model, and labels.csv. No number in the package is tuned to
+these figures: what could be is estimated or chosen inside each fit. They are the record of what helps and what does
+not. --models takes some of the models only, --bench only the ways that `cytoloc bench decide` compares.
 """
 
 from __future__ import annotations
@@ -105,10 +105,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", type=Path)
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--models")
+    parser.add_argument("--bench", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     members, truth = read_folder(given.predictions)
-    rows = compare_on_halves(members, truth, TRIED, splits=given.splits)
+    if given.models:
+        members = {name: members[name] for name in given.models.split(",")}
+    rows = compare_on_halves(members, truth, WAYS if given.bench else TRIED, splits=given.splits)
     print(f"{'macro F1 on the half that was not seen':<48} {'mean':>6} {'gain':>7} {'least':>7} {'wins':>6}")
     for row in sorted(rows, key=lambda row: -row.macro_f1):
         print(f"{row.name:<48} {row.macro_f1:>6.4f} {row.gain:>+7.4f} {row.least:>+7.4f} {row.wins:>6.1%}")
