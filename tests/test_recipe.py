@@ -51,7 +51,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("schedule.epochs=many", "schedule.epochs = 'many'"),
         ("schedule.epochs=0", "schedule.epochs = 0"),
         ("image.std=[0.1, 0.1, 0.1, 0.0]", "above 0"),
-        ("model.head=attention", "model.head = 'attention'"),
+        ("model.head=attentive", "model.head = 'attentive'"),
         ("seed.deep=1", "seed"),
         ("epochs", "not a setting"),
     ],

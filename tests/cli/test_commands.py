@@ -76,7 +76,11 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
 
 def test_recipes_are_listed_and_shown(cli: Cli) -> None:
     listed = cli("recipes").out
-    assert [line.split()[0] for line in listed.splitlines()] == recipe_names()
+    first = [line.split()[0] for line in listed.splitlines() if line]
+    assert sorted(name for name in first if name not in {"recipe", "Macro"}) == recipe_names()
+    assert re.search(
+        r"^resnet34-512 .* 512 +64 +0\.5 focal \+ 0\.5 soft F1 +\.581 +\.517 +\.502$", listed, re.MULTILINE
+    )
     assert 'backbone = "tf_efficientnet_lite0"' in cli("recipes", "quick").out
 
 

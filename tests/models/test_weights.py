@@ -22,6 +22,7 @@ def network(backbone: str = "tf_efficientnet_lite0", weights: str = "none", head
         prior=0.05,
         mean=(0.1, 0.1, 0.1, 0.1),
         std=(0.2, 0.2, 0.2, 0.2),
+        size=64,
     )
 
 
