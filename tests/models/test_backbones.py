@@ -7,6 +7,7 @@ from cytoloc.errors import RecipeError
 from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
 from cytoloc.models.network import HeadName, Network, NormaliseEach, build_network
 from cytoloc.models.weights import widen_first_convolution
+from cytoloc.recipe import load_recipe, recipe_names
 
 LAST = {
     "resnet18.tv_in1k": 512,
@@ -16,7 +17,7 @@ LAST = {
     "legacy_seresnet50": 2048,
     "legacy_seresnext50_32x4d": 2048,
     "legacy_seresnext101_32x4d": 2048,
-    "legacy_xception": 2048,
+    "legacy_xception.tf_in1k": 2048,
     "densenet121.tv_in1k": 1024,
     "densenet169.tv_in1k": 1664,
     "inception_v3": 2048,
@@ -42,6 +43,11 @@ def network(backbone: str, head: HeadName, *, channels: int = 4, size: int = 64,
         size=size,
         each=each,
     )
+
+
+def test_the_nets_of_all_recipes_are_among_them() -> None:
+    wanted = {load_recipe(name).model.backbone.partition(".")[0] for name in recipe_names()}
+    assert wanted <= {name.partition(".")[0] for name in LAST}
 
 
 @pytest.mark.parametrize("name", LAST)
