@@ -148,8 +148,8 @@ class Learner(lightning.LightningModule):
         """Take the weights into the mean of the last epochs, if this is one of them."""
         place = self.schedule.place_among_last(self.current_epoch)
         if place:
-            before = None if place == 1 else self.mean
-            self.mean = blended(before, self.network.state_dict(), share=1 / place)
+            # The first takes the place of the mean of the cycle before.
+            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Measure loss and macro F1 at threshold .5 on a held-out batch, by the moving average if there is one."""
