@@ -5,15 +5,67 @@ from pathlib import Path
 import pytest
 
 from cytoloc.errors import RecipeError
-from cytoloc.recipe import load_recipe, read_resolved, recipe_names, to_toml
+from cytoloc.recipe import load_recipe, loss_in_words, published_scores, read_resolved, recipe_names, to_toml
+
+STARTING_SYSTEM = [
+    # The author's own table: network, image, batch, local CV, public, private.
+    ("densenet121", 512, 32, 0.577, 0.527, 0.509),
+    ("resnet34", 512, 64, 0.581, 0.517, 0.502),
+    ("resnet50", 512, 32, 0.573, 0.509, 0.497),
+    ("densenet169", 512, 16, 0.565, 0.509, 0.493),
+    ("resnet101", 512, 16, 0.580, 0.498, 0.495),
+    ("resnet18", 512, 96, 0.588, 0.496, 0.487),
+    ("resnet101", 256, 64, 0.552, 0.488, 0.490),
+    ("resnet50", 256, 128, 0.561, 0.483, 0.473),
+    ("densenet121", 256, 128, 0.562, 0.475, 0.461),
+    ("xception", 256, 96, 0.545, 0.473, None),
+]
 
 
 def test_shipped_recipes() -> None:
-    assert recipe_names() == ["quick", "resnet18-128"]
+    own = {"quick", "resnet18-128", "strong-128", "strong-512", "strong-1024"}
+    assert set(recipe_names()) == own | {f"{network}-{size}" for network, size, *_ in STARTING_SYSTEM}
     for name in recipe_names():
         assert load_recipe(name).name == name
     assert load_recipe("resnet18-128").image.size == 128
     assert load_recipe("resnet18-128").loss == load_recipe("quick").loss
+
+
+def test_the_ten_recipes_are_those_of_the_starting_system_to_the_constant() -> None:
+    published = published_scores()
+    assert list(published) == [f"{network}-{size}" for network, size, *_ in STARTING_SYSTEM]
+    for network, size, batch, *scores in STARTING_SYSTEM:
+        recipe = load_recipe(f"{network}-{size}")
+        assert list(published[recipe.name]) == scores
+        assert recipe.model.backbone.removeprefix("legacy_").partition(".")[0] == network
+        assert (recipe.image.size, recipe.schedule.batch_size) == (size, batch)
+        assert (recipe.loss.focal, recipe.loss.soft_f1, recipe.loss.gamma) == (0.5, 0.5, 2)
+        assert loss_in_words(recipe) == "0.5 focal + 0.5 soft F1"
+        schedule = recipe.schedule
+        assert (schedule.frozen_epochs, schedule.epochs, schedule.patience) == (1, 8, 2)
+        assert [1e-3 * share for share in schedule.cycles] == [1e-3] * 5 + [5e-4]
+        assert schedule.learning_rate == 1e-3
+        assert (recipe.sampling.order, recipe.sampling.mu, recipe.sampling.repeats) == ("balanced", 0, {})
+        augment = recipe.augment
+        assert (augment.flips, augment.turns, augment.rotate_degrees, augment.zoom) == (True, True, 20, 1.2)
+        assert (augment.zoom_crop, augment.tiles, augment.mixup) == ((0.8, 1.2), 0.5, 0)
+        assert augment.warp > 0
+        assert augment.lighting > 0
+        assert (recipe.model.head, recipe.model.dropout, recipe.model.new_planes) == ("average-max", 0.5, "red")
+        assert recipe.image.mean == (0.08069, 0.05258, 0.05487, 0.08282)
+        assert recipe.image.std == (0.13704, 0.10145, 0.15313, 0.13814)
+        assert (recipe.select.checkpoint, recipe.select.watch) == ("best", "macro_f1")
+
+
+def test_the_strong_recipes_are_sisters() -> None:
+    large, larger, small = (load_recipe(f"strong-{size}") for size in (512, 1024, 128))
+    assert larger.loss == large.loss == small.loss
+    assert larger.sampling == large.sampling == small.sampling
+    assert larger.schedule.batch_size * larger.schedule.accumulate == large.schedule.batch_size
+    assert (larger.image.size, larger.image.field_px) == (1024, 1536)
+    # The published list: 27, 15 x 10; 10, 9, 8 x 4; 20, 17 x 3; 16, 18, 22, 26, 24 x 2.
+    times = {10: {27, 15}, 4: {10, 9, 8}, 3: {20, 17}, 2: {16, 18, 22, 26, 24}}
+    assert large.sampling.repeats == {number: count for count, numbers in times.items() for number in numbers}
 
 
 def test_a_resolved_recipe_reads_back(tmp_path: Path) -> None:
@@ -22,6 +74,9 @@ def test_a_resolved_recipe_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe))
     assert read_resolved(path) == recipe
+    path.write_text(to_toml(load_recipe("strong-1024")))
+    assert read_resolved(path) == load_recipe("strong-1024")
+    path.write_text(to_toml(recipe))
     path.write_text(to_toml(recipe).replace("batch_size = 8\n", ""))
     with pytest.raises(RecipeError, match=r"lacks schedule\.batch_size"):
         read_resolved(path)
@@ -51,7 +106,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("schedule.epochs=many", "schedule.epochs = 'many'"),
         ("schedule.epochs=0", "schedule.epochs = 0"),
         ("image.std=[0.1, 0.1, 0.1, 0.0]", "above 0"),
-        ("model.head=attention", "model.head = 'attention'"),
+        ("model.head=attentive", "model.head = 'attentive'"),
         ("seed.deep=1", "seed"),
         ("epochs", "not a setting"),
     ],

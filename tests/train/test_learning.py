@@ -16,7 +16,7 @@ from cytoloc.folds.making import make_folds
 from cytoloc.predict.views import dihedral, mean_logits, view_numbers
 from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Fields, loader, split_atlas
-from cytoloc.train.module import rate_factor
+from cytoloc.train.schedule import rate_factor
 
 
 def test_the_eight_views_are_all_different_and_keep_pixels() -> None:
@@ -104,15 +104,15 @@ def test_folds_of_another_atlas_are_refused(study: Atlas) -> None:
 def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: Atlas) -> None:
     fields = Fields(study, np.arange(30))
     in_order = list(loader(fields, batch_size=8, shuffle_seed=None))
-    assert [len(pixels) for pixels, _ in in_order] == [8, 8, 8, 6]
-    np.testing.assert_array_equal(torch.cat([pixels for pixels, _ in in_order]).numpy(), study.read(range(30)))
-    np.testing.assert_array_equal(torch.cat([targets for _, targets in in_order]).numpy(), study.truth[:30])
-    shuffled = [[pixels for pixels, _ in loader(fields, batch_size=8, shuffle_seed=seed)] for seed in (1, 1, 2)]
+    assert [len(pixels) for pixels, *_ in in_order] == [8, 8, 8, 6]
+    np.testing.assert_array_equal(torch.cat([pixels for pixels, *_ in in_order]).numpy(), study.read(range(30)))
+    np.testing.assert_array_equal(torch.cat([targets for _, targets, _ in in_order]).numpy(), study.truth[:30])
+    shuffled = [[pixels for pixels, *_ in loader(fields, batch_size=8, shuffle_seed=seed)] for seed in (1, 1, 2)]
     assert [len(pixels) for pixels in shuffled[0]] == [8, 8, 8]
     assert all(torch.equal(a, b) for a, b in zip(shuffled[0], shuffled[1], strict=True))
     assert not torch.equal(shuffled[0][0], shuffled[2][0])
     few = Fields(study, np.arange(5))
-    assert [len(pixels) for pixels, _ in loader(few, batch_size=8, shuffle_seed=0)] == [5]
+    assert [len(pixels) for pixels, *_ in loader(few, batch_size=8, shuffle_seed=0)] == [5]
 
 
 def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study: Atlas) -> None:

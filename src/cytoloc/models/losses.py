@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -9,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 F1_EPSILON: Final = 1e-6
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits and targets, both ``(n, classes)``, to one number."""
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
@@ -48,3 +53,147 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
 def focal_f1_loss(logits: Tensor, targets: Tensor, *, focal: float = 0.5, gamma: float = 2.0) -> Tensor:
     """Return the starting system's loss: ``focal`` x focal loss + (1 - ``focal``) x soft F1 loss."""
     return focal * focal_loss(logits, targets, gamma=gamma) + (1 - focal) * soft_f1_loss(logits, targets)
+
+
+def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Return the focal loss in which positives and negatives have the same say: the mean over each kind, halved.
+
+    Among 28 classes a field has one or two positives, so an even sum is mostly about negatives. A kind that does not
+    occur in the batch adds nothing.
+
+    Args:
+        logits: Float ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        gamma: Focusing exponent.
+    """
+    positive = (targets > 0.5).to(logits.dtype)
+    signed = torch.where(targets > 0.5, logits, -logits)
+    cells = -(gamma * functional.logsigmoid(-signed)).exp() * functional.logsigmoid(signed)
+    kinds = [(cells * kind).sum() / kind.sum().clamp(min=1) for kind in (positive, 1 - positive)]
+    return (kinds[0] + kinds[1]) / 2
+
+
+def cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return binary cross-entropy, summed over classes, mean over fields."""
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1).mean()
+
+
+def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 100) -> Tensor:
+    """Return the mean binary cross-entropy of the ``hardest`` pairs of field and class in the batch.
+
+    The first place of 2018 learnt from hard examples only in one of its terms; which ones, it chose per class.
+
+    Args:
+        logits: Float ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        hardest: How many count; all of them if the batch has fewer.
+    """
+    cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten()
+    return cells.topk(min(hardest, len(cells))).values.mean()
+
+
+def asymmetric_loss(
+    logits: Tensor, targets: Tensor, *, gamma_positive: float = 0.0, gamma_negative: float = 4.0, shift: float = 0.05
+) -> Tensor:
+    """Return the asymmetric loss (Ridnik et al. 2021), summed over classes, mean over fields.
+
+    Negatives are focused harder than positives, and those below the probability ``shift`` cost nothing at all: a
+    mislabelled negative is met less often.
+
+    Args:
+        logits: Float ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        gamma_positive: Focusing exponent of positives.
+        gamma_negative: Focusing exponent of negatives; 0, or at least 1.
+        shift: Taken from the probability of a negative, which is 0 at least.
+    """
+    of_positives = (gamma_positive * functional.logsigmoid(-logits)).exp() * functional.logsigmoid(logits)
+    if shift:
+        p = (torch.sigmoid(logits) - shift).clamp(min=0)
+        of_negatives = p**gamma_negative * torch.log1p(-p)
+    else:
+        of_negatives = (gamma_negative * functional.logsigmoid(logits)).exp() * functional.logsigmoid(-logits)
+    return -torch.where(targets > 0.5, of_positives, of_negatives).sum(dim=1).mean()
+
+
+def macro_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON) -> Tensor:
+    """Return the mean over classes of 1 - soft F1 over the batch; of a class without positives, cross-entropy.
+
+    A class that is absent from the batch has F1 0 whatever is predicted, and so nothing to learn from it (eleventh
+    place of 2018).
+
+    Args:
+        logits: Float ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        epsilon: Added to the denominator of F1.
+    """
+    p = torch.sigmoid(logits)
+    f1 = 2 * (p * targets).sum(dim=0) / ((p + targets).sum(dim=0) + epsilon)
+    absent = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=0)
+    return torch.where(targets.sum(dim=0) > 0, 1 - f1, absent).mean()
+
+
+def lovasz_hinge_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the Lovász hinge (Berman et al. 2018) of each class over the batch, mean over classes.
+
+    It is the convex extension of the Jaccard loss to real-valued errors ``1 - logit · (2 target - 1)``.
+
+    Args:
+        logits: Float ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+    """
+    errors, order = (1 - logits * (2 * targets - 1)).sort(dim=0, descending=True, stable=True)
+    truth = targets.gather(0, order)
+    # The Jaccard loss when the k fields of the greatest errors are wrong, for each k; then what the k-th adds.
+    positives = truth.sum(dim=0, keepdim=True)
+    kept = positives - truth.cumsum(dim=0)
+    union = positives + (1 - truth).cumsum(dim=0)
+    jaccard = 1 - kept / union
+    steps = torch.cat([jaccard[:1], jaccard.diff(dim=0)])
+    return (functional.relu(errors) * steps).sum(dim=0).mean()
+
+
+def symmetric_lovasz_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of the Lovász hinges of the classes and of their complements (first place of 2018)."""
+    return (lovasz_hinge_loss(logits, targets) + lovasz_hinge_loss(-logits, 1 - targets)) / 2
+
+
+def arcface_loss(cosines: Tensor, antibodies: Tensor, *, scale: float = 30.0, margin: float = 0.5) -> Tensor:
+    """Return the ArcFace loss (Deng et al. 2019), mean over the fields whose antibody is known; 0 if there are none.
+
+    Cross-entropy over ``scale x cosine``, where the angle to the true direction is first widened by ``margin``. Beyond
+    pi, where a wider angle would mean more alike, the cosine falls on along a straight line.
+
+    Args:
+        cosines: Float ``(n, antibodies)``, as :class:`cytoloc.models.heads.AntibodyHead` gives them.
+        antibodies: The number of the true one for each field, -1 where it is not known.
+        scale: Sharpness.
+        margin: In radians, between 0 and pi.
+    """
+    known = antibodies >= 0
+    chosen, true = cosines[known], antibodies[known]
+    if len(true) == 0:
+        return cosines.sum() * 0
+    # Short of 1, where the slope of the sine is infinite.
+    cosine = chosen.gather(1, true[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
+    wider = cosine * math.cos(margin) - (1 - cosine**2).sqrt() * math.sin(margin)
+    wider = torch.where(cosine > math.cos(math.pi - margin), wider, cosine - margin * math.sin(math.pi - margin))
+    return functional.cross_entropy(scale * chosen.scatter(1, true[:, None], wider), true)
+
+
+def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
+    """Return the loss that adds up others, each times its weight.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not terms:
+        raise ValueError("a loss needs at least one term")
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        total = terms[0][0] * terms[0][1](logits, targets)
+        for weight, term in terms[1:]:
+            total = total + weight * term(logits, targets)
+        return total
+
+    return loss

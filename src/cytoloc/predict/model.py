@@ -138,16 +138,16 @@ def load(path: str | Path) -> Model:
         raise FormatError(
             f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`."
         )
-    runs = [_load_run(folder) for folder in folders]
+    runs = [load_run(folder) for folder in folders]
     recipes = [recipe for _, recipe, _ in runs]
-    if len({(recipe.image.size, recipe.select.views) for recipe in recipes}) > 1:
+    if len({(recipe.image.field_px, recipe.select.views) for recipe in recipes}) > 1:
         raise FormatError(
             f"The runs in {path} differ in image size or views.",
             way_out="Predict with each and average the scores.",
         )
     return Model(
         [network for network, _, _ in runs],
-        size=recipes[0].image.size,
+        size=recipes[0].image.field_px,
         views=recipes[0].select.views,
         provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
         trained_on=frozenset(name for _, _, facts in runs for name in facts["trained_on"]),
@@ -155,23 +155,24 @@ def load(path: str | Path) -> Model:
 
 
 def load_network(checkpoint: Path, recipe: Recipe) -> Network:
-    """Return the network of a recipe with the weights in a Lightning checkpoint.
+    """Return the network of a recipe with the weights in a Lightning checkpoint that the recipe selects.
 
     Raises:
         FormatError: If the checkpoint is missing, damaged, or of another network.
     """
-    network = build_network(
-        recipe.model.backbone,
-        weights="none",
-        head=recipe.model.head,
-        dropout=recipe.model.dropout,
-        prior=recipe.model.prior,
-        mean=recipe.image.mean,
-        std=recipe.image.std,
-    )
+    network = build_recipe_network(recipe, weights="none")
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if recipe.select.weights == "plain":
+            prefix = "network."
+            state = {
+                name.removeprefix(prefix): value
+                for name, value in content["state_dict"].items()
+                if name.startswith(prefix)
+            }
+        else:
+            state = content["averages"][recipe.select.weights]
+        network.load_state_dict(state)
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
         raise FormatError(
@@ -180,7 +181,34 @@ def load_network(checkpoint: Path, recipe: Recipe) -> Network:
     return network
 
 
-def _load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
+def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
+    """Return the network that a recipe describes, its backbone with the given weights and its head at random.
+
+    Raises:
+        RecipeError: If there is no such network, or it cannot take pictures of that size.
+        WeightsError: If the weights cannot be had.
+    """
+    return build_network(
+        recipe.model.backbone,
+        weights=weights,
+        head=recipe.model.head,
+        dropout=recipe.model.dropout,
+        prior=recipe.model.prior,
+        mean=recipe.image.mean,
+        std=recipe.image.std,
+        # The smallest that it meets, since a network may not take it.
+        size=min((*recipe.image.progressive, recipe.image.size)),
+        new_planes=recipe.model.new_planes,
+        each=recipe.image.normalise == "field",
+    )
+
+
+def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
+    """Return the network of a finished run, its recipe and what its ``run.json`` says, with its name and recipe's.
+
+    Raises:
+        FormatError: If there is no finished run, or it is damaged.
+    """
     header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
     if not (folder / "scores.parquet").exists():
         raise FormatError(f"{folder} is not finished.", way_out="Finish it with `cytoloc train … --resume`.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,8 +17,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
+from cytoloc.train.sampling import Order, shuffled
 
-Batch = tuple[Tensor, Tensor]
+
+class Batch(NamedTuple):
+    """Some fields.
+
+    Attributes:
+        pixels: uint8 ``(n, 4, s, s)``.
+        targets: Float ``(n, 28)``, 0 or 1.
+        antibodies: The number of each field's antibody, -1 where it is not known or not asked for.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    antibodies: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,19 +77,23 @@ def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
 
 
 class Fields(Dataset[Batch]):
-    """Fields of an atlas as a dataset whose items are whole batches: uint8 ``(n, 4, s, s)`` and float ``(n, 28)``."""
+    """Fields of an atlas as a dataset whose items are whole batches."""
 
-    def __init__(self, atlas: Atlas, rows: NDArray[np.int64]) -> None:
+    def __init__(self, atlas: Atlas, rows: NDArray[np.int64], *, antibodies: Mapping[str, int] | None = None) -> None:
         self.atlas = atlas
         self.rows = rows
-        self.targets = torch.from_numpy(atlas.truth[rows].astype(np.float32))
+        self.truth = atlas.truth[rows]
+        self.targets = torch.from_numpy(self.truth.astype(np.float32))
+        names = atlas.fields["antibody"].gather(rows).to_list()
+        self.antibodies = torch.tensor([(antibodies or {}).get(name, -1) for name in names])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return one batch; torch calls this instead of asking for items one by one."""
-        return torch.from_numpy(self.atlas.read(self.rows[indices])), self.targets[indices]
+        pixels = torch.from_numpy(self.atlas.read(self.rows[indices]))
+        return Batch(pixels, self.targets[indices], self.antibodies[indices])
 
 
 class ReadAhead(DataLoader[Any]):
@@ -103,21 +120,35 @@ class ReadAhead(DataLoader[Any]):
                 yield batch
 
 
-def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None) -> ReadAhead:
-    """Return batches of ``fields``: in order, or shuffled by ``shuffle_seed``.
+def antibody_numbers(atlas: Atlas, rows: NDArray[np.int64]) -> dict[str, int]:
+    """Return a number for each antibody that stained any of some rows.
+
+    Raises:
+        TrainingError: If fewer than two are known.
+    """
+    names = sorted(atlas.fields["antibody"].gather(rows).drop_nulls().unique().to_list())
+    if len(names) < 2:
+        raise TrainingError(
+            f"{atlas.path} names {len(names)} antibodies; to tell them apart takes at least two.",
+            way_out="Use --set loss.arcface=0, or import fields with their antibodies.",
+        )
+    return {name: number for number, name in enumerate(names)}
+
+
+def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None, order: Order = shuffled) -> ReadAhead:
+    """Return batches of ``fields``: as they lie, or chosen by ``order`` with ``shuffle_seed``.
 
     A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread
     for the batch norms.
     """
-    shuffled = shuffle_seed is not None
-    rows = np.arange(len(fields))
+    mixed = shuffle_seed is not None
     # A list, not a generator: however often Lightning starts to iterate, the order is the same.
-    order = np.random.default_rng(shuffle_seed).permutation(rows) if shuffled else rows
+    rows = order(fields.truth, np.random.default_rng(shuffle_seed)) if mixed else np.arange(len(fields))
     return ReadAhead(
         fields,
         batch_size=batch_size,
-        sampler=order.tolist(),
-        drop_last=shuffled and len(fields) >= batch_size,
+        sampler=rows.tolist(),
+        drop_last=mixed and len(rows) >= batch_size,
         collate_fn=_as_it_is,
     )
 

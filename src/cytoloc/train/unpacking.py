@@ -1,0 +1,167 @@
+"""From a recipe to the parts of a run: its network, its loss, its schedule, and the learner that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import TrainingError, WeightsError
+from cytoloc.models.backbones import feature_channels
+from cytoloc.models.heads import AntibodyHead
+from cytoloc.models.losses import (
+    Loss,
+    arcface_loss,
+    asymmetric_loss,
+    cross_entropy_loss,
+    focal_loss,
+    hard_cross_entropy_loss,
+    lovasz_hinge_loss,
+    macro_f1_loss,
+    soft_f1_loss,
+    symmetric_focal_loss,
+    symmetric_lovasz_loss,
+    weighted_sum,
+)
+from cytoloc.models.network import Network
+from cytoloc.predict.model import build_recipe_network, load_run
+from cytoloc.recipe import Recipe
+from cytoloc.recipe_sections import LOSSES, LossSection
+from cytoloc.train.augment import Augmentation
+from cytoloc.train.data import Fields, Split, antibody_numbers
+from cytoloc.train.module import Learner, SecondTask
+from cytoloc.train.sampling import epoch_order
+from cytoloc.train.schedule import Schedule
+
+EARLIER_RUN: Final = "run:"
+
+
+def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Network:
+    """Return the network that a run starts with.
+
+    Args:
+        recipe: Says which, and where its weights come from.
+        fold: The fold held out; stands for ``{fold}`` in the path of an earlier run.
+        held_out: Ids of the fields held out.
+
+    Raises:
+        RecipeError: If there is no such network.
+        WeightsError: If the weights cannot be had, or do not fit.
+        TrainingError: If the earlier run was trained on fields that are held out now.
+    """
+    if not recipe.model.weights.startswith(EARLIER_RUN):
+        return build_recipe_network(recipe, weights=recipe.model.weights)
+    network = build_recipe_network(recipe, weights="none")
+    path = Path(recipe.model.weights.removeprefix(EARLIER_RUN).replace("{fold}", str(fold)))
+    if not (path / "run.json").exists():
+        raise WeightsError(
+            f"{path} is no run to take weights from.", way_out="Give a run's folder: model.weights=run:PATH."
+        )
+    earlier, before, facts = load_run(path)
+    seen = set(facts["trained_on"]).intersection(held_out)
+    if seen:
+        raise TrainingError(
+            f"{path} was trained on {len(seen)} of the {len(held_out)} fields held out now, e.g. {min(seen)};"
+            " their scores would be too good.",
+            way_out="Start each fold from the earlier run of the same fold: run:…-fold{fold}.",
+        )
+    same = (before.model.backbone, before.model.head) == (recipe.model.backbone, recipe.model.head)
+    if not same:
+        raise WeightsError(
+            f"{path} is of {before.model.backbone} with the head {before.model.head}, not of"
+            f" {recipe.model.backbone} with {recipe.model.head}.",
+            way_out="Change model.backbone and model.head, or model.weights.",
+        )
+    network.backbone.load_state_dict(earlier.backbone.state_dict())
+    network.head.load_state_dict(earlier.head.state_dict())
+    return network
+
+
+def location_loss(section: LossSection) -> Loss:
+    """Return the loss of locations that a recipe adds up."""
+    gamma = section.gamma
+    known: dict[str, Loss] = {
+        "focal": partial(focal_loss, gamma=gamma),
+        "soft_f1": soft_f1_loss,
+        "symmetric_focal": partial(symmetric_focal_loss, gamma=gamma),
+        "cross_entropy": cross_entropy_loss,
+        "hard_cross_entropy": partial(hard_cross_entropy_loss, hardest=section.hardest),
+        "lovasz": lovasz_hinge_loss,
+        "symmetric_lovasz": symmetric_lovasz_loss,
+        "macro_f1": macro_f1_loss,
+        "asymmetric": partial(
+            asymmetric_loss,
+            gamma_positive=section.gamma_positive,
+            gamma_negative=section.gamma_negative,
+            shift=section.shift,
+        ),
+    }
+    weights = {name: float(getattr(section, name)) for name in LOSSES}
+    return weighted_sum([(weight, known[name]) for name, weight in weights.items() if weight])
+
+
+def schedule_of(recipe: Recipe) -> Schedule:
+    """Return how long and how fast a recipe learns."""
+    section = recipe.schedule
+    return Schedule(
+        frozen_epochs=section.frozen_epochs,
+        epochs=section.epochs,
+        cycles=section.cycles,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        accumulate=section.accumulate,
+        ema=section.ema,
+        average_last=section.average_last,
+        sizes=(*recipe.image.progressive, recipe.image.size) if recipe.image.progressive else (),
+    )
+
+
+def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split) -> Learner:
+    """Return a network that is ready to learn a fold as a recipe says.
+
+    Raises:
+        TrainingError: If the recipe asks for antibodies that the atlas does not know.
+    """
+    augment = recipe.augment
+    changes = augment.model_dump(exclude={"mixup"})
+    antibodies = antibody_numbers(atlas, split.train) if recipe.loss.arcface else {}
+    return Learner(
+        network,
+        Fields(atlas, split.train, antibodies=antibodies),
+        Fields(atlas, split.held_out),
+        loss=location_loss(recipe.loss),
+        augment=Augmentation(**changes, crop_px=recipe.image.size if recipe.image.field_size else 0),
+        batch_size=recipe.schedule.batch_size,
+        schedule=schedule_of(recipe),
+        seed=recipe.seed,
+        order=epoch_order(
+            recipe.sampling.order,
+            mu=recipe.sampling.mu,
+            repeats=recipe.sampling.repeats,
+            batch_size=recipe.schedule.batch_size,
+        ),
+        mixup=augment.mixup,
+        second=_antibody_task(recipe, len(antibodies)) if antibodies else None,
+    )
+
+
+def _antibody_task(recipe: Recipe, antibodies: int) -> SecondTask:
+    features = feature_channels(
+        recipe.model.backbone,
+        in_channels=len(recipe.image.mean),
+        size=recipe.image.size,
+        stages=recipe.model.head == "multi-stage",
+    )
+    loss: Callable[[Tensor, Tensor], Tensor] = partial(
+        arcface_loss, scale=recipe.loss.arcface_scale, margin=recipe.loss.arcface_margin
+    )
+    # Its directions are random, by the recipe's seed and nothing that was drawn before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        head = AntibodyHead(features[-1], antibodies)
+    return SecondTask(head, lambda cosines, numbers: recipe.loss.arcface * loss(cosines, numbers))

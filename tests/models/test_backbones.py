@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cytoloc.errors import RecipeError
+from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
+from cytoloc.models.network import HeadName, Network, NormaliseEach, build_network
+from cytoloc.models.weights import widen_first_convolution
+from cytoloc.recipe import load_recipe, recipe_names
+
+LAST = {
+    "resnet18.tv_in1k": 512,
+    "resnet34.tv_in1k": 512,
+    "resnet50.tv_in1k": 2048,
+    "resnet101.tv_in1k": 2048,
+    "legacy_seresnet50": 2048,
+    "legacy_seresnext50_32x4d": 2048,
+    "legacy_seresnext101_32x4d": 2048,
+    "legacy_xception.tf_in1k": 2048,
+    "densenet121.tv_in1k": 1024,
+    "densenet169.tv_in1k": 1664,
+    "inception_v3": 2048,
+    "inception_v4": 1536,
+    "tf_efficientnet_lite0": 1280,
+    "tf_efficientnetv2_b0": 1280,
+    "efficientnetv2_rw_t": 1024,
+    "convnextv2_atto": 320,
+    "vit_tiny_patch16_224": 192,
+}
+"""Channels of the last feature map of each network of docs/networks.md."""
+
+
+def network(backbone: str, head: HeadName, *, channels: int = 4, size: int = 64, each: bool = False) -> Network:
+    return build_network(
+        backbone,
+        weights="none",
+        head=head,
+        dropout=0.5,
+        prior=0.05,
+        mean=(0.1,) * channels,
+        std=(0.2,) * channels,
+        size=size,
+        each=each,
+    )
+
+
+def test_the_nets_of_all_recipes_are_among_them() -> None:
+    wanted = {load_recipe(name).model.backbone.partition(".")[0] for name in recipe_names()}
+    assert wanted <= {name.partition(".")[0] for name in LAST}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_every_net_gives_a_map_of_pictures_with_any_number_of_channels(name: str) -> None:
+    with torch.device("meta"):
+        body = create_backbone(name, in_channels=5)
+        feature_map = shaped(body, name, stages=False).eval()(torch.zeros(1, 5, 128, 128))
+    assert feature_map.shape[:2] == (1, LAST[name])
+    assert feature_map.ndim == 4
+    first = body.state_dict()[f"{body.default_cfg['first_conv']}.weight"]
+    assert first.shape[1] == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "legacy_seresnet50", "legacy_xception", "densenet121", "inception_v3", "convnextv2_atto"]
+)
+def test_convolutional_nets_give_three_stages_from_fine_to_coarse(name: str) -> None:
+    channels = feature_channels(name, in_channels=4, size=160, stages=True)
+    with torch.device("meta"):
+        maps = shaped(create_backbone(name, in_channels=4), name, stages=True).eval()(torch.zeros(1, 4, 160, 160))
+    assert [one.shape[1] for one in maps] == channels
+    edges = [one.shape[2] for one in maps]
+    assert edges == sorted(edges, reverse=True)
+    assert edges[0] >= 2 * edges[-1]
+
+
+def test_stages_are_what_the_net_computes_on_its_way() -> None:
+    torch.manual_seed(0)
+    body = create_backbone("resnet10t", in_channels=4).eval()
+    pixels = torch.randn(2, 4, 64, 64)
+    with torch.inference_mode():
+        expected = [one.clone() for one in body.forward_intermediates(pixels, intermediates_only=True)[-3:]]
+        maps = Stages(body, "resnet10t")(pixels)
+    for one, other in zip(maps, expected, strict=True):
+        assert torch.allclose(one, other)
+
+
+def test_tokens_lie_where_their_patches_were() -> None:
+    torch.manual_seed(0)
+    body = create_backbone("vit_tiny_patch16_224", in_channels=4)
+    with torch.inference_mode():
+        tokens = body.eval()(torch.ones(1, 4, 48, 32))
+        laid = TokenMap(body)(torch.ones(1, 4, 48, 32))
+    assert laid.shape == (1, 192, 3, 2)
+    # The third row, first column is the patch after two rows of two; one token goes before them all.
+    assert torch.equal(laid[0, :, 2, 0], tokens[0, 1 + 4])
+
+
+@pytest.mark.parametrize("head", ["plain", "average-max", "attention", "multi-stage"])
+def test_every_head_trains_on_a_net(head: HeadName) -> None:
+    torch.manual_seed(0)
+    net = network("resnet10t", head)
+    logits = net(torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8))
+    assert logits.shape == (2, 28)
+    logits.sum().backward()
+    gradients = [value.grad for value in net.head.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_sizes_and_nets_that_do_not_go_together_are_refused() -> None:
+    for name in ("inception_v3", "swin_tiny_patch4_window7_224"):
+        with pytest.raises(RecipeError, match=f"{name} cannot take pictures of 64 px"):
+            feature_channels(name, in_channels=4, size=64, stages=False)
+    with pytest.raises(RecipeError, match="has no 3 stages"):
+        network("vit_tiny_patch16_224", "multi-stage")
+
+
+def test_pictures_normalised_by_themselves_do_not_mind_exposure() -> None:
+    pixels = torch.randint(20, 100, (3, 4, 16, 16)).float()
+    normalise = NormaliseEach((0.1,) * 4, (0.2,) * 4)
+    seen = normalise(pixels)
+    assert torch.allclose(seen.mean(dim=(2, 3)), torch.zeros(3, 4), atol=1e-5)
+    assert torch.allclose(seen.std(dim=(2, 3), correction=0), torch.ones(3, 4), atol=1e-5)
+    assert torch.allclose(normalise(2 * pixels + 7), seen, atol=1e-4)
+    assert torch.equal(normalise(torch.zeros(1, 4, 8, 8, dtype=torch.uint8)), torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
+def test_scaled_planes_see_a_grey_picture_as_before(channels: int) -> None:
+    weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
+    if channels == 4:
+        wide = widen_first_convolution(weight, 4, new_planes="mean")
+        assert torch.allclose(wide[:, :3], 0.75 * weight)
+        assert torch.allclose(wide[:, 3], 0.25 * weight.sum(dim=1))
+    copied = widen_first_convolution(weight, channels)
+    assert copied.shape == (5, channels, 3, 3)
+    assert torch.equal(copied[:, : min(3, channels)], weight[:, : min(3, channels)])
+    if channels >= 3:
+        scaled = widen_first_convolution(weight, channels, new_planes="mean")
+        assert torch.allclose(scaled.sum(dim=1), weight.sum(dim=1))

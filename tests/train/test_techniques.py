@@ -1,0 +1,293 @@
+"""What recipes may ask for, through the real trainer on small networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import pytorch_lightning as lightning
+import torch
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.errors import RecipeError, TrainingError, WeightsError
+from cytoloc.folds.making import make_folds
+from cytoloc.labels import LOCATIONS
+from cytoloc.predict.model import load, load_network
+from cytoloc.recipe import Recipe, load_recipe, recipe_names
+from cytoloc.scores import read_scores
+from cytoloc.train.module import Learner
+from cytoloc.train.progress import EpochLog
+from cytoloc.train.run import train_fold
+
+TINY = [
+    "image.size=64",
+    "image.field_size=0",
+    "model.backbone=test_resnet",
+    "model.weights=none",
+    "select.views=1",
+    "schedule.batch_size=8",
+    "schedule.frozen_epochs=0",
+    "schedule.epochs=1",
+]
+
+
+def tiny(*overrides: str, base: str = "quick") -> Recipe:
+    return load_recipe(base, overrides=[*TINY, *overrides])
+
+
+def quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def folds(study: Atlas) -> pl.DataFrame:
+    return make_folds(study.fields, k=3)
+
+
+def network_of(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_shipped_recipe_trains_a_step(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+    names = recipe_names()
+    assert len(names) == 15
+    few = folds.with_columns(pl.when(pl.col("fold") < 2).then("fold"))
+    for name in names:
+        recipe = load_recipe(name)
+        small = ["schedule.cycles=[1.0]", "schedule.average_last=1", "schedule.accumulate=1"]
+        # Larger fields stay larger; the recipes' own networks are built in tests/models.
+        small += ["image.size=48", "image.field_size=64"] if recipe.image.field_size else []
+        run = train_fold(tiny(*small, base=name), study, few, 0, out=tmp_path, report=quiet)
+        assert run.name == f"{name}-fold0"
+        assert len(read_scores(run / "scores.parquet")) > 0
+
+
+EVERYTHING = [
+    "image.progressive=[32]",
+    "model.head=multi-stage",
+    "loss.arcface=0.1",
+    "loss.symmetric_lovasz=0.5",
+    "loss.macro_f1=0.5",
+    "loss.asymmetric=0.1",
+    "loss.symmetric_focal=0.1",
+    "loss.hard_cross_entropy=0.1",
+    "sampling.order=balanced",
+    "sampling.mu=0.4",
+    "sampling.repeats={25 = 2}",
+    "augment.mixup=0.4",
+    "augment.rotate_degrees=20",
+    "augment.tiles=0.5",
+    "augment.lighting=0.1",
+    "schedule.epochs=2",
+    "schedule.cycles=[1.0, 0.5]",
+    "schedule.patience=2",
+    "schedule.accumulate=2",
+    "schedule.clip=1.0",
+    "schedule.ema=0.9",
+    "schedule.average_last=2",
+    "select.weights=ema",
+]
+
+
+def test_a_run_that_uses_everything_resumes_bitwise(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
+        if trainer.current_epoch == 3:
+            raise RuntimeError("power cut")
+
+    whole = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path / "whole", report=quiet)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+        train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path, report=quiet)
+    resumed = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path, resume=True, report=quiet)
+
+    assert {path.name for path in resumed.glob("*.ckpt")} == {
+        "best.ckpt",
+        "best-cycle1.ckpt",
+        "best-cycle2.ckpt",
+        "last.ckpt",
+    }
+    for name in ("last.ckpt", "best-cycle1.ckpt", "best-cycle2.ckpt", "best.ckpt"):
+        one, other = (torch.load(run / name, weights_only=True) for run in (whole, resumed))
+        assert one["epoch"] == other["epoch"]
+        assert same(one["state_dict"], other["state_dict"]), name
+        assert same(one["averages"]["ema"], other["averages"]["ema"]), name
+    assert torch.load(whole / "last.ckpt", weights_only=True)["averages"]["steps"] == 4 * 2
+    np.testing.assert_array_equal(
+        read_scores(resumed / "scores.parquet").probabilities, read_scores(whole / "scores.parquet").probabilities
+    )
+
+
+def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[dict[str, torch.Tensor]] = []
+    kept = Learner.on_train_epoch_end
+
+    def keep(learner: Learner) -> None:
+        kept(learner)
+        ends.append({name: value.clone() for name, value in learner.network.state_dict().items()})
+
+    monkeypatch.setattr(Learner, "on_train_epoch_end", keep)
+    settings = ["schedule.epochs=3", "schedule.average_last=2", "schedule.ema=0.5"]
+    recipe = tiny(*settings, "select.weights=mean")
+    run = train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)
+    mean = load_network(run / "last.ckpt", recipe).state_dict()
+    for name, value in mean.items():
+        expected = (ends[1][name] + ends[2][name]) / 2 if value.is_floating_point() else ends[2][name]
+        assert torch.allclose(value, expected, atol=1e-6), name
+    plain = load_network(run / "last.ckpt", tiny(*settings)).state_dict()
+    moving = load_network(run / "last.ckpt", tiny(*settings, "select.weights=ema")).state_dict()
+    assert same(plain, ends[2])
+    assert not same(moving, plain)
+    # Measured by the moving average, and learnt on by the weights themselves.
+    assert same(load(run).networks[0].state_dict(), mean)
+
+
+def run_with_losses(
+    losses: list[float], recipe: Recipe, study: Atlas, folds: pl.DataFrame, out: Path, said: list[str], **rest: bool
+) -> Path:
+    """Train while the held-out loss of each epoch is as given."""
+    log = Learner.log
+
+    def told(learner: Learner, name: str, value: Any, **more: Any) -> None:
+        known = name in {"val_loss", "val_macro_f1"}
+        log(learner, name, losses[learner.current_epoch] if known else value, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "log", told)
+        return train_fold(recipe, study, folds, 1, out=out, report=said.append, **rest)
+
+
+@pytest.mark.parametrize("watch", ["loss", "macro_f1"])
+def test_a_run_stops_after_two_cycles_without_progress(
+    watch: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    recipe = tiny("schedule.cycles=[1.0, 1.0, 1.0, 1.0, 0.5]", "schedule.patience=2", f"select.watch={watch}")
+    sign = 1 if watch == "loss" else -1
+    losses = [1 + sign * change for change in (0.2, 0.1, 0.15, 0.1, 0.0)]
+    said: list[str] = []
+    run = run_with_losses(losses, recipe, study, folds, tmp_path, said)
+    # The second cycle is the best; the third and the fourth, which only equals it, are not better.
+    assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3, 4]
+    assert torch.load(run / "best.ckpt", weights_only=True)["epoch"] == 1
+    cycles = [torch.load(run / f"best-cycle{number}.ckpt", weights_only=True)["epoch"] for number in (1, 2, 3, 4)]
+    assert cycles == [0, 1, 2, 3]
+    assert f"no better {watch.replace('_', ' ')} for 2 cycles" in said[-1]
+
+    (run / "scores.parquet").unlink()
+    run_with_losses(losses, recipe, study, folds, tmp_path, said, resume=True)
+    assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3, 4]
+    assert (run / "scores.parquet").exists()
+
+
+def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        train_fold(tiny(), study, folds, fold, out=tmp_path / "small", report=quiet)
+    later = ["schedule.learning_rate=1e-12", "schedule.weight_decay=0"]
+    weights = f"model.weights=run:{tmp_path}/small/quick-fold{{fold}}"
+    run = train_fold(tiny(*later, weights), study, folds, 1, out=tmp_path, report=quiet)
+    before, after = (network_of(path / "last.ckpt") for path in (tmp_path / "small" / "quick-fold1", run))
+    learnt = [name for name, _ in load(run).networks[0].named_parameters()]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learnt)
+
+    leaking = weights.replace("{fold}", "0")
+    with pytest.raises(TrainingError, match=r"was trained on \d+ of the \d+ fields held out now"):
+        train_fold(tiny(leaking), study, folds, 1, out=tmp_path / "b", report=quiet)
+    with pytest.raises(WeightsError, match="with the head average-max, not of test_resnet with plain"):
+        train_fold(tiny(weights, "model.head=plain"), study, folds, 1, out=tmp_path / "b", report=quiet)
+    with pytest.raises(WeightsError, match="is no run"):
+        train_fold(tiny("model.weights=run:nowhere"), study, folds, 1, out=tmp_path / "b", report=quiet)
+    assert not (tmp_path / "b").exists()
+
+
+def test_antibodies_are_learnt_beside_locations_and_left_out_of_the_model(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    plain = train_fold(tiny(), study, folds, 1, out=tmp_path / "plain", report=quiet)
+    both = train_fold(tiny("loss.arcface=0.5"), study, folds, 1, out=tmp_path, report=quiet)
+    assert network_of(plain / "last.ckpt").keys() == network_of(both / "last.ckpt").keys()
+    assert not same(network_of(plain / "last.ckpt"), network_of(both / "last.ckpt"))
+    split = study.fields.filter(~pl.col("id").is_in(folds.filter(pl.col("fold") == 1)["id"].to_list()))
+    state = torch.load(both / "last.ckpt", weights_only=True)["state_dict"]
+    assert state["second_head.directions"].shape == (split["antibody"].n_unique(), 512)
+
+    unknown = Atlas(study.path, study.header, study.fields.with_columns(antibody=pl.lit(None, pl.String)), study._array)
+    with pytest.raises(TrainingError, match="names 0 antibodies"):
+        train_fold(tiny("loss.arcface=0.5"), unknown, folds, 1, out=tmp_path / "b", report=quiet)
+    assert not (tmp_path / "b").exists()
+
+
+def test_pictures_grow_and_are_cut_from_larger_fields(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, int]] = []
+    forward = Learner._loss_of
+
+    def watch(learner: Learner, batch: Any) -> torch.Tensor:
+        seen.append((learner.training, batch.pixels.shape[-1]))
+        return forward(learner, batch)
+
+    monkeypatch.setattr(Learner, "_loss_of", watch)
+    settings = ["image.size=48", "image.field_size=64", "image.progressive=[32]", "schedule.epochs=2"]
+    run = train_fold(tiny(*settings), study, folds, 1, out=tmp_path, report=quiet)
+    edges = [edge for _, edge in seen]
+    assert edges == [32] * (len(edges) // 2) + [48] * (len(edges) // 2)
+    assert len(edges) >= 4
+    assert load(run).size == 64
+
+
+def test_memory_that_does_not_suffice_is_said(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ):
+
+        def full(_learner: Learner, _batch: Any, what: Exception = error) -> torch.Tensor:
+            raise what
+
+        monkeypatch.setattr(Learner, "_loss_of", full)
+        with pytest.raises(TrainingError, match="A batch of 8 fields of 64 px does not fit") as caught:
+            train_fold(tiny(), study, folds, 1, out=tmp_path / str(id(error)), report=quiet)
+        assert "--set schedule.batch_size=4 --set schedule.accumulate=2" in caught.value.way_out
+
+
+def test_locations_that_only_held_out_fields_show_are_named(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+    truth = study.truth
+    held = np.isin(study.ids, folds.filter(pl.col("fold") == 1)["id"].to_numpy())
+    lost = truth[held].any(axis=0) & ~truth[~held].any(axis=0)
+    assert lost.any()
+    said: list[str] = []
+    train_fold(tiny(), study, folds, 1, out=tmp_path, report=said.append)
+    names = ", ".join(LOCATIONS[number].name for number in np.flatnonzero(lost))
+    assert said[0].startswith(f"quick-fold1: no field to learn from shows {names};")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.focal=0", "loss.soft_f1=0"], "every weight is 0"),
+        (["image.field_size=48"], "pictures of 64 px cannot be cut from it"),
+        (["image.progressive=[64, 32]"], "sizes rise from 32 at least to 64"),
+        (["sampling.repeats={28 = 2}"], "locations are 0 to 27"),
+        (["schedule.average_last=2"], "a cycle has only 1 epochs"),
+        (["schedule.cycles=[]"], "at least one share"),
+        (["select.weights=ema"], "schedule.ema is 0 and keeps none"),
+        (["augment.zoom_crop=[1.2, 0.8]"], "the first is at most the second"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        tiny(*overrides)
+    assert message in str(caught.value)
