@@ -37,12 +37,22 @@ def new_file(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        with _folder_beside(path) as folder:
             # The suffix is kept: many writers choose their format by it.
             temporary = Path(folder) / path.name
             yield temporary
             refuse_existing(path)
             temporary.replace(path)
+
+
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    except FileNotFoundError as error:
+        # Its folder is there: some file systems, such as /proc, take no new files and say so in this way.
+        raise StorageError(
+            f"{path.parent} takes no new files.", way_out="Choose an --out on a disk that can be written."
+        ) from error
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def test_info_says_what_an_atlas_holds(cli: Cli, study: Atlas) -> None:
     facts = json.loads(cli("info", study.path, "--json").out)
     assert facts["fingerprint"] == study.fingerprint
     assert sum(row["fields"] for row in facts["locations"]) == study.truth.sum()
-    assert facts["wells"] == study.fields["antibody"].n_unique()
+    assert facts["wells"] == study.fields.select("plate", "well").n_unique()
 
 
 def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:

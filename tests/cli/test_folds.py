@@ -41,6 +41,28 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Atlas, tmp_path: Path
     assert "groups of fields that belong together cross folds" in refused.err
 
 
+def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    out, shuffled = tmp_path / "folds.csv", tmp_path / "shuffled.csv"
+    cli("folds", study.path, "-k", 3, "--out", out)
+    extra = pl.DataFrame({"id": ["elsewhere"], "group": [10_000], "fold": [0]})
+    pl.concat([pl.read_csv(out).sort("id", descending=True), extra]).write_csv(shuffled)
+    one, other = (json.loads(cli("folds", study.path, "--check", path, "--json").out) for path in (out, shuffled))
+    assert (one.pop("unknown"), other.pop("unknown")) == (0, 1)
+    for found in (one, other):
+        del found["cut_at_random"]  # the random split is dealt in the order of the file
+    assert one == other
+
+
+def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    out = tmp_path / "folds.csv"
+    for words in (("--check", out, "-k", 3), ("--check", out, "--like", study.path), ("--out", out, "--sheet", out)):
+        assert cli("folds", study.path, *words).code == 2
+    assert cli("duplicates", study.path, study.path, "--out", out).code == 2
+    assert cli("duplicates", study.path, "--out", out, "--groups", out).code == 2
+    assert cli("simulate", "--fields", 3, "--out", out, "--noise", 0.5).code == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_folds_are_either_made_or_checked(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     for words in ((), ("--out", tmp_path / "a.csv", "--check", tmp_path / "b.csv")):
         said = cli("folds", study.path, *words)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.store import Atlas, FieldRow
 from cytoloc.atlas.writer import write_atlas
-from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, read_duplicates, verdict
+from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, verdict
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.simulate.study import simulate_atlas
@@ -114,7 +114,7 @@ def test_the_command_writes_pairs_groups_and_a_sheet(
     assert said.code == 0, said.err
     assert f"{len(COPIES)} pairs of {len(original) + len(copies)} fields, 0 of them doubtful" in said.out
     assert "nothing to draw" in said.out
-    pairs = read_duplicates(out)
+    pairs = pl.read_csv(out, schema=SCHEMA)
     assert pairs.schema == SCHEMA
     assert pairs.height == len(COPIES)
     assert pl.read_csv(groups)["group"].n_unique() == len(COPIES)

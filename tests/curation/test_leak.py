@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from cytoloc.curation.leak import SCHEMA, find_leak, known_labels
-from cytoloc.curation.pairs import Pair, read_matches
+from cytoloc.curation.pairs import Pair, read_matches, read_pairs
 from cytoloc.errors import TableError
 from tests.conftest import DATA, Cli
 
@@ -62,6 +62,13 @@ def test_test_fields_may_be_named() -> None:
     assert find_leak(pairs, known).table["Id"].to_list() == ["t", "u"]
 
 
+def test_a_copy_may_have_the_id_of_the_test_field() -> None:
+    known = known_labels({"k1": (3,), "k2": (4,)})
+    found = find_leak([Pair("k1", "k1"), Pair("k2", "k2")], known, test={"k1"})
+    assert found.table.select("Id", "Target").rows() == [("k1", "3")]
+    assert found.passed_over == 1
+
+
 def test_wells_of_an_atlas_are_those_of_its_table() -> None:
     known = known_labels({"x": (5,)}, places={"x": ("2", "A1")})
     assert find_leak([Pair("1_2_A1_4", "t")], known).table.select("Target", "labels_of").rows() == [("5", "well")]
@@ -73,9 +80,28 @@ def test_numbers_of_the_published_list_are_read(tmp_path: Path) -> None:
     assert read_matches(path) == [Pair("ENSG1_1_2_A1_1", "t", 10, 6, 2)]
     path.write_text("a,b,d_microtubules,correlation,verdict\nx,y,3,0.93,copy\nu,v,,,\n")
     assert read_matches(path) == [Pair("x", "y", 3, None, None, 0.93, "copy"), Pair("u", "v")]
-    path.write_text("a,b,correlation\nx,y,high\n")
-    with pytest.raises(TableError, match="line 2: 'high' is not a number"):
-        read_matches(path)
+    for cell in ("high", "nan", "inf"):
+        path.write_text(f"a,b,correlation\nx,y,{cell}\n")
+        with pytest.raises(TableError, match=f"line 2: '{cell}' is not a number"):
+            read_matches(path)
+
+
+def test_verdicts_are_heard(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('"a","b","verdict"\nx,y,copy\nx,y,copy\nu,v,Doubtful\nr,s,Different\n')
+    assert read_pairs(path) == [("x", "y"), ("u", "v")]
+    assert read_pairs(path, doubtful=False) == [("x", "y")]
+    path.write_text("a,b,verdict\nx,y,maybe\n")
+    with pytest.raises(TableError, match="'maybe' is no verdict"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("header", ["", "first,second,score\n"])
+def test_scores_are_not_taken_for_ids(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"{header}x,y,0.98\nu,v,0.75\n")
+    with pytest.raises(TableError, match="not a pair of ids"):
+        read_pairs(path)
 
 
 @pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")

@@ -34,6 +34,12 @@ def test_pairs_tie_by_way_of_wells_of_another_source(tmp_path: Path) -> None:
     assert groups_of_fields(fields, pairs=pairs, group_by="field").tolist() == [0, 1, 2, 3, 3]
 
 
+def test_a_well_is_one_whether_its_antibody_is_named_or_not(tmp_path: Path) -> None:
+    fields = fields_of(tmp_path, "u1", "u2", "928_A1_3")
+    pairs = [("53668_928_A1_1", "u1"), ("928_A1_2_classes_0", "u2")]
+    assert groups_of_fields(fields, pairs=pairs).tolist() == [0, 0, 0]
+
+
 def test_groups_do_not_depend_on_the_order_of_pairs(tmp_path: Path) -> None:
     fields = fields_of(tmp_path, *"abcdefgh")
     pairs = [("a", "c"), ("c", "x"), ("x", "h"), ("d", "e")]

@@ -73,6 +73,8 @@ def test_sizes_are_read_off_the_published_lists(tmp_path: Path) -> None:
         ("Id,original_px\na,\n", "not a number"),
         ("Id,original_px\na,nan\n", "not a number"),
         ("Id,original_px\na,1\na,1\n", "occurs twice"),
+        ("Id,original_px\n", "has no rows"),
+        ("Id,file_size\na,-5\n", "not a number from 0"),
     ],
 )
 def test_bad_lists_of_looks_are_refused(tmp_path: Path, content: str, message: str) -> None:

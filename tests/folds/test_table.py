@@ -27,6 +27,9 @@ def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
         ("id,group,fold\na,0,x\n", "not a folds file"),
         ("id,group,fold\na,0,\n", "empty cells"),
         ("id,group,fold\n", "empty"),
+        ("id,group,fold\na,0,1\nb,1,2\n", "numbered 1, 2"),
+        ("id,group,fold\na,0,-1\nb,1,0\n", "numbered -1, 0"),
+        ("id,group,fold\na,0,0\nb,1,400000000000\n", "numbered 0, 400000000000"),
         ("", "not a folds file"),
     ],
 )

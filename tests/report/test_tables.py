@@ -24,8 +24,9 @@ def test_a_leak_is_scored_with_and_without() -> None:
     effect = leak_effect(IDS, predicted, truth, {"b": (7,), "d": (3,), "elsewhere": (1,)})
     assert (effect["fields"], effect["correct"]) == (2, 1)
     assert effect["macro_f1_with"] == macro_f1(matrix((0,), (7,), (7,), (3,)), truth)
-    assert effect["macro_f1_without"] == macro_f1(predicted[[0, 2]], truth[[0, 2]])
-    assert leak_effect(IDS, predicted, truth, dict.fromkeys(IDS, (0,)))["macro_f1_without"] is None
+    assert effect["macro_f1_without"] == macro_f1(predicted, truth)
+    assert effect["macro_f1_others"] == macro_f1(predicted[[0, 2]], truth[[0, 2]])
+    assert leak_effect(IDS, predicted, truth, dict.fromkeys(IDS, (0,)))["macro_f1_others"] is None
     assert "2 of these fields, 1 with" in leak_lines(effect)[0]
 
 

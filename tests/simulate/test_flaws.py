@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,26 @@ def test_wrong_labels_are_those_that_are_listed(whole: Path) -> None:
     for name, was, now in noise.iter_rows():
         assert (was, now) == tuple(" ".join(map(str, each)) for each in (true[name], given[name]))
         assert len(was.split()) == len(now.split())
+
+
+def test_missing_labels_are_only_missing(tmp_path: Path) -> None:
+    draw_study(tmp_path / "study", replace(DESIGN, n_fields=40), replace(FLAWS, noise=0.8, kind="missing"))
+    noise = pl.read_csv(tmp_path / "study" / "truth" / "label_noise.csv", infer_schema=False)
+    assert noise.height > 5
+    assert all(set(now.split()) < set(was.split()) for _, was, now in noise.iter_rows())
+
+
+def test_fields_of_a_well_have_the_labels_of_their_well(whole: Path) -> None:
+    truth = read_labels(whole / "truth" / "test.csv")
+    wells = pl.read_csv(whole / "truth" / "wells.csv", infer_schema=False)
+    assert wells.height > 2
+    assert all(truth[a] == truth[b] for a, b in wells.iter_rows())
+
+
+def test_sets_share_no_antibody_and_no_well(whole: Path) -> None:
+    train, external = (open_atlas(whole / f"{name}.atlas").fields for name in ("train", "external"))
+    for column in ("gene", "antibody", "plate"):
+        assert not set(train[column]) & set(external[column])
 
 
 def test_the_test_set_is_unlabelled_darker_and_from_larger_originals(whole: Path) -> None:

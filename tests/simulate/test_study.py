@@ -183,6 +183,7 @@ def test_impossible_designs_are_refused(design: Design) -> None:
     [
         ("Target,share\n0,0.5\n25,0.4\n", "sum to 0.9, not to 1"),
         ("Target,share\n0,much\n", "must be numbers"),
+        ("Target,share\n0,nan\n", "must be numbers"),
         ("Target,share\n0,-1\n1,2\n", "must be numbers"),
         ("Target,share\n99,1\n", "'99' is not a location"),
         ("Target\n0\n", "It has|it has|needs Target and share"),

@@ -31,7 +31,18 @@ from cytoloc.atlas.quarantine import (
     write_quarantine,
 )
 from cytoloc.atlas.store import Atlas, FieldRow, open_atlas
-from cytoloc.atlas.workshop import Journal, abandon, enter, finished, give_name, is_known, locked, part_of, retire
+from cytoloc.atlas.workshop import (
+    Journal,
+    abandon,
+    enter,
+    finished,
+    give_name,
+    is_known,
+    is_settled,
+    locked,
+    part_of,
+    retire,
+)
 from cytoloc.atlas.writer import AtlasWriter, encode, row_of
 from cytoloc.errors import ImageError, OutputExistsError, SettingsError, TableError
 from cytoloc.files import disk_errors, refuse_existing
@@ -144,6 +155,11 @@ def import_fields(
             give_name(path, part, result)
         retire(path)
     return Imported(path, result["added"], result["known"], result["rejected"])
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether an atlas lies at ``path`` and nothing is left to be done by the import that made it."""
+    return is_settled(path)
 
 
 def _base(path: Path, size: int) -> Atlas:

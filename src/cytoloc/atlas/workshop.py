@@ -92,6 +92,18 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
+def is_settled(path: Path) -> bool:
+    """Return whether something lies at ``path`` and no import to it has anything left to do, be it tidying up.
+
+    A lock that a killed process left is removed.
+
+    Raises:
+        StorageError: If a process is importing there now.
+    """
+    with locked(path):
+        return path.exists() and not part_of(path).exists() and not _done(path).exists()
+
+
 def is_known(path: Path, plan: str) -> bool:
     """Return whether an import with this plan to ``path`` was begun and its folder not removed yet.
 

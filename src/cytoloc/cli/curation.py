@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cytoloc.cli.console import counted, progress
+from cytoloc.cli.console import counted, progress, refuse_same_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,7 +55,7 @@ def duplicates(
     paths: Annotated[
         list[str], typer.Argument(help="Atlases; fields of all are compared with each other.", metavar="ATLAS…")
     ],
-    out: Annotated[Path, typer.Option(help="The new CSV of pairs; `folds --pairs` and `train` keep them together.")],
+    out: Annotated[Path, typer.Option(help="The new CSV of pairs; `folds --pairs` keeps them together.")],
     limits: Annotated[
         str, typer.Option(help="Most bits of 64 by which the hashes of microtubules, protein, nucleus may differ.")
     ] = "14,12,10",
@@ -84,9 +85,13 @@ def duplicates(
         raise typer.BadParameter(
             f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10.", param_hint="'--limits'"
         )
+    refuse_same_file({"--out": out, "--groups": groups, "--sheet": sheet})
     for path in (out, groups):
         if path is not None:
             refuse_existing(path)
+    twice = [path for path, count in Counter(str(Path(path).resolve()) for path in paths).items() if count > 1]
+    if twice:
+        raise typer.BadParameter(f"{twice[0]} is given twice: every field would be its own copy.")
     atlases = [open_atlas(path) for path in paths]
     most = {role: int(word) for role, word in zip(DEFAULT_LIMITS, words, strict=True)}
     with progress("looking for duplicates") as advance:
@@ -179,7 +184,7 @@ def audit(
     else:
         true = read_labels(truth)
         names = tuple(location.name for location in LOCATIONS)
-    tied = read_pairs(pairs) if pairs else [(name, name) for name in have if name in true]
+    tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
     matcher = auditing.match_wells if match is MatchChoice.well else auditing.match_fields
     result = auditing.audit(*matcher(have, true, tied), classes=len(names))
     groups = auditing.by_group(result.matched, by.value) if by else None
@@ -196,7 +201,9 @@ def audit(
         typer.echo(json.dumps(found | ({str(by): groups.to_dicts()} if groups is not None else {}), indent=2))
     else:
         _print_audit(result, names)
-        if groups is not None and by is not None:
+        if groups is not None and by is not None and groups.is_empty():
+            typer.echo(f"\nNo id says of which {by.value} it is.")
+        elif groups is not None and by is not None:
             typer.echo(f"\n{by.value:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(SHOWN).iter_rows():
                 typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
@@ -281,7 +288,7 @@ def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, 
         labels = read_truth(path) | labels
         if path.is_dir():
             rows = open_atlas(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
-            places |= {name: (plate, well) for name, plate, well in rows}
+            places = {name: (plate, well) for name, plate, well in rows} | places
     return labels, places
 
 

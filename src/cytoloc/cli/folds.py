@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, progress
+from cytoloc.cli.console import counted, progress, refuse_same_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 def folds(
     path: Annotated[str, typer.Argument(help="An atlas, or a label list, CSV Id,Target.", metavar="ATLAS|CSV")],
     out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many folds.")] = 5,
+    k: Annotated[int | None, typer.Option("-k", help="How many folds; 5 if nothing is said.")] = None,
     group: Annotated[Group, typer.Option(help="What must not be separated, where it is known.")] = Group.well,
     pairs: Annotated[
         list[Path] | None,
@@ -63,6 +63,7 @@ def folds(
     Example: `cytoloc folds train.atlas -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
     from cytoloc.curation.pairs import read_pairs
+    from cytoloc.errors import TableError
     from cytoloc.files import refuse_existing
     from cytoloc.folds import making, quality, table
     from cytoloc.folds.groups import group_known, groups_of_fields
@@ -71,22 +72,31 @@ def folds(
         raise typer.BadParameter("Folds are either made or checked: give one of --out and --check.")
     if like and without:
         raise typer.BadParameter("--like takes all fields: leave out --without.")
+    if check and (like or without or k is not None):
+        raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
+    refuse_same_file({"--out": out, "--sheet": sheet})
     if out:
         refuse_existing(out)
     atlas, fields = _fields(path)
     tied = [pair for file in pairs or () for pair in read_pairs(file)]
     alike: list[Resemblance] = []
+    unknown = 0
     if check:
         made = table.read_folds(check)
         labelled = fields.filter(fields["labels"].is_not_null())
         together = groups_of_fields(labelled, group_by=group.value, pairs=tied)
+        if labelled.is_empty():
+            raise TableError(f"{path} has no labelled fields, so there is nothing to check.")
         table.refuse_crossing(made, labelled["id"].to_list(), together, where=check)
-        made = made.join(labelled.select("id"), on="id", how="semi").with_columns(group=together)
+        grouped = labelled.select("id").with_columns(group=together)
+        unknown = made.join(grouped, on="id", how="anti").height
+        made = made.drop("group").join(grouped, on="id", how="inner", maintain_order="left")
+        made = made.select("id", "group", "fold")
     elif like:
-        made, alike = _pick(atlas, path, fields, like, k=k, group=group, pairs=tied, seed=seed)
+        made, alike = _pick(atlas, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
     else:
         made = making.make_folds(
-            fields, k=k, group_by=group.value, pairs=tied, seed=seed, without=without or (), where=path
+            fields, k=k or 5, group_by=group.value, pairs=tied, seed=seed, without=without or (), where=path
         )
     if out:
         table.write_folds(made, out)
@@ -95,12 +105,17 @@ def folds(
         from cytoloc.report.figures import fold_sheet
 
         fold_sheet(found.class_fields, sheet)
-    alone = int((~group_known(fields.filter(fields["labels"].is_not_null()), group.value)).sum())
+    ids = set(fields["id"])
+    counts = {
+        "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group.value)).sum()),
+        "left_out": made["fold"].null_count(),
+        "unknown": unknown,
+        "strange_pairs": sum(a not in ids and b not in ids for a, b in tied),
+    }
     if as_json:
-        typer.echo(json.dumps(_as_json(found, alike), indent=2))
+        typer.echo(json.dumps(_as_json(found, alike) | counts, indent=2))
         return
-    lines = _lines(found, alike, str(out or check), group.value, alone, left_out=made["fold"].null_count())
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join(_lines(found, alike, str(out or check), group.value, counts)))
 
 
 def _fields(path: str) -> tuple[Atlas | None, pl.DataFrame]:
@@ -133,9 +148,7 @@ def _pick(
     return pick_like(fields, _looks(atlas, path), target, group_by=group.value, **settings)
 
 
-def _lines(
-    found: FoldQuality, alike: list[Resemblance], where: str, group: str, alone: int, *, left_out: int
-) -> list[str]:
+def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:
     from cytoloc.labels import LOCATIONS
 
     k = len(found.fields)
@@ -161,10 +174,18 @@ def _lines(
         f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0."
         for each in alike
     ]
-    if alone:
-        lines.append(f"{counted(alone, 'field')} whose {group} is not known: only --pairs can tie them to others.")
-    if left_out:
-        lines.append(f"{counted(left_out, 'field')} left out.")
+    if counts["alone"]:
+        lines.append(
+            f"{counted(counts['alone'], 'field')} whose {group} is not known: only --pairs can tie them to others."
+        )
+    if counts["strange_pairs"]:
+        lines.append(
+            f"{counted(counts['strange_pairs'], 'pair')} of --pairs with neither field here: they tie by way of others."
+        )
+    if counts["unknown"]:
+        lines.append(f"{counted(counts['unknown'], 'field')} of the file that are not here.")
+    if counts["left_out"]:
+        lines.append(f"{counted(counts['left_out'], 'field')} left out.")
     return lines
 
 
@@ -175,6 +196,7 @@ def _as_json(found: FoldQuality, alike: list[Resemblance]) -> dict[str, Any]:
         "together": found.together,
         "cut_at_random": found.cut_at_random,
         "scarce": list(found.scarce),
+        "worst": found.worst and {"location": found.worst[0], "apart": found.worst[1]},
         "classes": found.table().to_dicts(),
         "like": [vars(each) for each in alike],
     }

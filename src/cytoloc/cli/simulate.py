@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cytoloc.cli.console import counted, progress
-
-if TYPE_CHECKING:
-    from cytoloc.simulate.study import Noise
 
 
 class Form(StrEnum):
@@ -57,10 +54,17 @@ def simulate(
     duplicates: Annotated[
         float | None, typer.Option(help="Share of near-duplicates; of a study's training .04.")
     ] = None,
-    noise: Annotated[float, typer.Option(help="Of a study: share of training fields with a wrong label.")] = 0.03,
-    noise_kind: Annotated[NoiseKind, typer.Option(help="Of a study: what is wrong with them.")] = NoiseKind.swapped,
-    leaked: Annotated[float, typer.Option(help="Of a study: share of test fields that the external set has.")] = 0.02,
-    gain: Annotated[float, typer.Option(help="Of a study: brightness of the test set.")] = 0.8,
+    noise: Annotated[
+        float | None, typer.Option(help="Of a study: share of training fields with a wrong label; .03.")
+    ] = None,
+    noise_kind: Annotated[
+        NoiseKind | None,
+        typer.Option(help="Of a study: what is wrong with them; swapped. Fields of one label cannot miss it."),
+    ] = None,
+    leaked: Annotated[
+        float | None, typer.Option(help="Of a study: share of test fields that the external set has; .02.")
+    ] = None,
+    gain: Annotated[float | None, typer.Option(help="Of a study: brightness of the test set; .8.")] = None,
     show: Annotated[Path | None, typer.Option(help="A PNG of all 28 locations, in place of --out.")] = None,
 ) -> None:
     """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
@@ -77,16 +81,21 @@ def simulate(
         return
     if fields is None or out is None:
         raise typer.BadParameter("Give --fields and --out, or --show.")
+    given: dict[str, Any] = {
+        "noise": noise, "kind": noise_kind and noise_kind.value, "leaked": leaked, "gain": gain,
+    }  # fmt: skip
+    flaws = {name: value for name, value in given.items() if value is not None}
+    if flaws and form is not Form.study:
+        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are of --format study.")
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
     twice = 0.0 if form is Form.study else duplicates or 0.0
     design = Design(n_fields=fields, seed=seed, size=size, evenness=evenness, label_sets=sets, duplicates=twice)
     with progress("drawing") as advance:
         if form is Form.study:
-            kind: Noise = noise_kind.value
-            twice = study.Flaws.duplicates if duplicates is None else duplicates
-            flaws = study.Flaws(noise=noise, kind=kind, duplicates=twice, leaked=leaked, gain=gain)
-            study.draw_study(out, design, flaws, advance=advance)
+            if duplicates is not None:
+                flaws["duplicates"] = duplicates
+            study.draw_study(out, design, study.Flaws(**flaws), advance=advance)
         elif form is Form.kaggle:
             study.draw_kaggle(out, design, advance=advance)
         else:

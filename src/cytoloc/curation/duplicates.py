@@ -15,7 +15,6 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc.atlas.store import Atlas
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
 from cytoloc.curation.matching import registered_correlation
-from cytoloc.errors import TableError
 from cytoloc.files import new_file
 from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.parallel import in_order
@@ -102,23 +101,11 @@ def verdict(correlation: float) -> Verdict:
     return "doubtful" if correlation >= DOUBTFUL else "different"
 
 
-def read_duplicates(path: Path) -> pl.DataFrame:
-    """Return the table that :func:`write_duplicates` wrote.
-
-    Raises:
-        TableError: If its columns are others.
-    """
-    try:
-        return pl.read_csv(path, schema=SCHEMA, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(
-            f"{path} is not a table of duplicates: {str(error).splitlines()[0]}",
-            way_out="`cytoloc duplicates` writes one.",
-        ) from error
-
-
 def write_duplicates(pairs: pl.DataFrame, path: Path) -> None:
-    """Write a table of pairs as CSV to a path that must be free."""
+    """Write a table of pairs as CSV to a path that must be free.
+
+    :func:`~cytoloc.curation.pairs.read_matches` reads it.
+    """
     with new_file(path) as temporary:
         pairs.write_csv(temporary, float_precision=4)
 

@@ -95,16 +95,11 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
     copies: dict[str, list[tuple[Pair, str]]] = {}
     passed_over = 0
     for pair in pairs:
-        ends = [
-            (field, other)
-            for field, other in ((pair.a, pair.b), (pair.b, pair.a))
-            if _is_test(field, test, known) and not _is_test(other, test, known)
-        ]
-        if pair.verdict == "different" or not ends:
+        field = _test_end(pair, test, known)
+        if field is None or pair.verdict == "different":
             passed_over += 1
             continue
-        ((field, other),) = ends
-        copies.setdefault(field, []).append((pair, other))
+        copies.setdefault(field, []).append((pair, pair.b if field == pair.a else pair.a))
     if not copies:
         raise TableError(
             f"None of {len(pairs)} pairs ties a test field to a labelled one.",
@@ -132,6 +127,17 @@ def write_leak(leak: Leak, path: Path) -> None:
 def _place(name: str) -> tuple[str, str] | None:
     said = parse_hpa_id(name)
     return said.place if said else None
+
+
+def _test_end(pair: Pair, test: Collection[str] | None, known: Known) -> str | None:
+    """Return the id of the test field in a pair; None if it has none, or two.
+
+    A field may have one id in both sets: two ends of one id are the test field and its copy.
+    """
+    if pair.a == pair.b:
+        return pair.a if test is not None and pair.a in test else None
+    ends = [name for name in (pair.a, pair.b) if _is_test(name, test, known)]
+    return ends[0] if len(ends) == 1 else None
 
 
 def _is_test(name: str, test: Collection[str] | None, known: Known) -> bool:

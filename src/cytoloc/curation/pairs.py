@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,6 +16,9 @@ from cytoloc.files import existing
 _HEADERS: Final[tuple[tuple[str, str], ...]] = (("a", "b"), ("Extra", "Test"), ("Train", "Extra"))
 """Names of the two columns of ids: ours, the competition's leak list, and the near-duplicates of 2021."""
 
+
+_NUMBER: Final = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
+"""What is a score or a distance, and no id: a column of them without a header would be taken for one."""
 
 _NUMBERS: Final[dict[str, tuple[str, ...]]] = {
     "microtubules": ("d_microtubules", "SimR"),
@@ -45,9 +51,17 @@ class Pair(NamedTuple):
     verdict: str | None = None
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Return the ids of the pairs in a file; see :func:`read_matches`."""
-    return [(pair.a, pair.b) for pair in read_matches(path)]
+VERDICTS: Final = ("copy", "doubtful", "different")
+"""What is said of a pair, by `cytoloc duplicates` or by who has looked at it."""
+
+
+def read_pairs(path: Path, *, doubtful: bool = True) -> list[tuple[str, str]]:
+    """Return the ids of the pairs in a file, each once; see :func:`read_matches`.
+
+    Pairs with the verdict ``different`` are left out, and doubtful ones unless they are wanted.
+    """
+    left_out = {"different"} if doubtful else {"different", "doubtful"}
+    return list(dict.fromkeys((pair.a, pair.b) for pair in read_matches(path) if pair.verdict not in left_out))
 
 
 def read_matches(path: Path) -> list[Pair]:
@@ -67,7 +81,7 @@ def read_matches(path: Path) -> list[Pair]:
         lines = _plain_lines(path)
     except (EOFError, UnicodeDecodeError, OSError) as error:
         raise TableError(f"{path} is not a pairs file: {error}.", way_out="Give a CSV with the columns a,b.") from error
-    rows = [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(cell.strip() for cell in row)]
     if not rows:
         raise TableError(f"{path} lists no pairs.", way_out="Give a CSV with the columns a,b.")
     header = rows[0]
@@ -76,7 +90,7 @@ def read_matches(path: Path) -> list[Pair]:
     for number, row in enumerate(rows[1:] if columns else rows, start=2 if columns else 1):
         cells = [row[place] for place in columns if place < len(row)] if columns else row
         ids = [cell.rpartition("/")[2] for cell in cells]
-        if len(ids) < 2 or not all(ids):
+        if len(ids) < 2 or not all(ids) or any(_NUMBER.fullmatch(name) for name in ids):
             raise TableError(
                 f"{path}, line {number}: {','.join(row)!r} is not a pair of ids.",
                 way_out="Give a CSV with the columns a,b, or lines of ids with commas between.",
@@ -96,7 +110,12 @@ def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
             numbers[name] = None if text is None else float(text)
         except ValueError as error:
             raise TableError(f"{where}: {text!r} is not a number.") from error
-    return Pair("", "", **numbers, verdict=cells.get("verdict") or None)
+        if not math.isfinite(numbers[name] or 0.0):
+            raise TableError(f"{where}: {text!r} is not a number.")
+    verdict = (cells.get("verdict") or "").lower() or None
+    if verdict is not None and verdict not in VERDICTS:
+        raise TableError(f"{where}: {cells['verdict']!r} is no verdict.", way_out=f"There are {', '.join(VERDICTS)}.")
+    return Pair("", "", **numbers, verdict=verdict)
 
 
 def _plain_lines(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from cytoloc.scores import read_labels
 GroupBy = Literal["well", "antibody", "field"]
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
-    "well": ("antibody", "plate", "well"),
+    "well": ("plate", "well"),
     "antibody": ("antibody",),
     "field": ("id",),
 }
@@ -84,10 +84,10 @@ def groups_of_fields(
 def group_known(fields: pl.DataFrame, group_by: GroupBy) -> NDArray[np.bool_]:
     """Return for which rows of a table of fields it is known what must not be separated.
 
-    Of a well, plate and well are enough: people's own files seldom name an antibody, and a well holds one.
+    Of a well those are plate and well: people's own files seldom name an antibody, lists of one atlas leave it out or
+    not, and a well holds one.
     """
-    needed = [name for name in KEYS[group_by] if not (group_by == "well" and name == "antibody")]
-    known = fields.select(pl.all_horizontal(pl.col(needed).is_not_null())).to_series()
+    known = fields.select(pl.all_horizontal(pl.col(KEYS[group_by]).is_not_null())).to_series()
     return np.asarray(known.to_numpy(), np.bool_)
 
 
@@ -101,7 +101,7 @@ def _key_of(name: str, group_by: GroupBy) -> _Key | None:
     antibody, plate, well = _said(name)
     if group_by == "antibody":
         return (antibody,) if antibody else None
-    return (antibody, plate, well) if group_by == "well" and plate else None
+    return (plate, well) if group_by == "well" and plate else None
 
 
 def _components(links: Sequence[tuple[int, int]], nodes: int) -> NDArray[np.int64]:

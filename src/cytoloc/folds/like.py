@@ -76,13 +76,16 @@ def looks_in_list(path: Path) -> pl.DataFrame:
             f"{path} does not say what its fields look like: it has the columns {', '.join(table.columns)}.",
             way_out=f"It needs Id and some of {', '.join(LOOKS)} or file_size; or give an atlas.",
         )
+    if table.is_empty():
+        raise TableError(f"{path} has no rows.", way_out="Give a row for each field.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     numbers = table.select(pl.col("Id").alias("id"), pl.col(present).cast(pl.Float64, strict=False))
     for name in present:
-        bad = numbers[name].is_null() | ~numbers[name].fill_null(0.0).is_finite()
+        values = numbers[name].fill_null(-1.0)
+        bad = ~values.is_finite() | (values < 0)
         if bad.any():
             row = int(bad.arg_max() or 0)
-            raise TableError(f"{path}, id {table['Id'][row]}: {name} is {table[name][row]!r}, not a number.")
+            raise TableError(f"{path}, id {table['Id'][row]}: {name} is {table[name][row]!r}, not a number from 0.")
     if "file_size" in present and "original_px" not in present:
         edges = [math.isqrt(int(size)) for size in numbers["file_size"]]
         numbers = numbers.with_columns(original_px=pl.Series(edges, dtype=pl.Float64))

@@ -40,6 +40,12 @@ def read_folds(path: Path) -> pl.DataFrame:
     if folds["id"].is_duplicated().any():
         twice = folds.filter(folds["id"].is_duplicated())["id"][0]
         raise TableError(f"{path}: the id {twice} occurs twice.", way_out="Keep one row per id.")
+    numbers = sorted(folds["fold"].drop_nulls().unique())
+    if numbers != list(range(len(numbers))):
+        raise TableError(
+            f"{path}: folds are numbered {', '.join(map(str, numbers[:8]))}{', …' if len(numbers) > 8 else ''}.",
+            way_out="Number them 0, 1, 2 … without gaps.",
+        )
     crossing = _crossing(folds)
     if crossing.height:
         raise TableError(

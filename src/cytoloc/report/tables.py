@@ -139,8 +139,9 @@ def leak_effect(
 ) -> dict[str, Any]:
     """Return what leaked labels do to a score, as JSON values.
 
-    ``fields`` are leaked; ``macro_f1_with`` has their labels in place of predictions, ``macro_f1_without`` is that of
-    the others, None if all are leaked, and ``correct`` is how many leaked label sets are the true ones.
+    ``fields`` are leaked, ``correct`` of their label sets are the true ones. ``macro_f1_with`` has them in place of
+    predictions, ``macro_f1_without`` has not, both of all fields. ``macro_f1_others`` is that of the other fields, None
+    if all are leaked; a class that only leaked fields have counts 0 there.
     """
     leaked = np.array([name in leak for name in ids])
     given = predicted.copy()
@@ -149,15 +150,17 @@ def leak_effect(
         "fields": int(leaked.sum()),
         "correct": int((given[leaked] == truth[leaked]).all(axis=1).sum()),
         "macro_f1_with": macro_f1(given, truth),
-        "macro_f1_without": None if leaked.all() else macro_f1(predicted[~leaked], truth[~leaked]),
+        "macro_f1_without": macro_f1(predicted, truth),
+        "macro_f1_others": None if leaked.all() else macro_f1(predicted[~leaked], truth[~leaked]),
     }
 
 
 def leak_lines(effect: Mapping[str, Any]) -> list[str]:
     """Return :func:`leak_effect` in words."""
-    without = effect["macro_f1_without"]
+    others = effect["macro_f1_others"]
     return [
         f"leak: {effect['fields']} of these fields, {effect['correct']} with their true label sets",
         f"  macro F1 with its labels put in        {effect['macro_f1_with']:.3f}",
-        "  all fields are leaked" if without is None else f"  macro F1 of the other fields           {without:.3f}",
+        f"  macro F1 as predicted                  {effect['macro_f1_without']:.3f}",
+        "  all fields are leaked" if others is None else f"  macro F1 of the other fields alone     {others:.3f}",
     ]

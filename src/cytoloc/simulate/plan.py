@@ -136,7 +136,7 @@ def read_frequencies(path: Path) -> tuple[tuple[LabelSet, float], ...]:
     if not {"Target", "share"} <= set(table.columns):
         raise TableError(f"{path} has the columns {', '.join(table.columns)}.", way_out="It needs Target and share.")
     shares = table["share"].cast(pl.Float64, strict=False)
-    if shares.null_count() or not table.height or shares.min() < 0:  # type: ignore[operator]  # a number
+    if not table.height or not (shares.fill_null(-1.0).is_finite() & (shares.fill_null(-1.0) >= 0)).all():
         raise TableError(f"{path}: shares must be numbers from 0.")
     if abs(float(shares.sum()) - 1) > 1e-6:
         raise TableError(f"{path}: the shares sum to {shares.sum():g}, not to 1.")
@@ -174,10 +174,10 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                     id="",
                     source="simulated",
                     labels=here,
-                    antibody=f"SIM{antibody:06d}",
-                    plate=str(1 + place // 96),
+                    antibody=f"SIM{design.seed}-{antibody:05d}",
+                    plate=f"{design.seed}-{1 + place // 96}",
                     well=f"{'ABCDEFGH'[place % 96 // 12]}{1 + place % 12}",
-                    gene=f"SIMG{gene:08d}",
+                    gene=f"SIMG{design.seed}-{gene:05d}",
                     cell_line=CELL_LINES[line].name,
                     original_px=design.original_px or design.size,
                     original_width_px=design.original_px or design.size,

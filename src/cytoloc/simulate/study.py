@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.atlas.importing import Loaded, import_fields
+from cytoloc.atlas.importing import Loaded, import_fields, is_finished
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import OutputExistsError, SettingsError
 from cytoloc.files import new_folder, read_json, refuse_existing, write_json
@@ -46,7 +46,7 @@ class Flaws:
 
     Attributes:
         noise: Share of training fields whose labels are wrong.
-        kind: A location is missing, one too many is given, or one is taken for another.
+        kind: A location is missing (of fields that have several), one too many is given, or one is taken for another.
         duplicates: Share of training fields that are near-duplicates of another training field.
         leaked: Share of test fields that are near-duplicates of fields of the external set.
         gain: Brightness of the test set by that of the training set.
@@ -180,7 +180,7 @@ def draw_study(
         with _drawers() as pool:
             for name, each in sets.items():
                 target = path / f"{name}.atlas"
-                if not target.exists():
+                if not is_finished(target):
                     source = SimulatedSource(each.design, each.given, pool)
                     import_fields(source, target, size=design.size, advance=_from(advance, before, total))
                 before += len(each.plans)
@@ -224,7 +224,8 @@ def _leaked(test: list[Plan], external: list[Plan], count: int) -> list[Plan]:
     leaked = list(test)
     for place in chosen:
         original, kind = external[int(rng.integers(len(external)))], KINDS[int(rng.integers(len(KINDS)))]
-        row = replace(test[place].row, labels=original.locations)
+        # It was imaged in the well of its original, whatever well that is.
+        row = replace(test[place].row, labels=original.locations, plate=None, well=None)
         leaked[place] = replace(test[place], row=row, locations=original.locations, copy_of=original, kind=kind)
     return leaked
 
@@ -234,11 +235,11 @@ def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> LabelSet:
     labels = plan.locations
     draw, place = rng.uniform(), int(rng.integers(len(labels)))
     others = [location for location in range(N_LOCATIONS) if location not in labels]
-    other = others[int(rng.integers(len(others)))]
-    if draw >= flaws.noise:
+    if draw >= flaws.noise or not others:
         return labels
-    if flaws.kind == "missing" and len(labels) > 1:
-        return labels[:place] + labels[place + 1 :]
+    if flaws.kind == "missing":
+        return labels[:place] + labels[place + 1 :] if len(labels) > 1 else labels
+    other = others[int(rng.integers(len(others)))]
     if flaws.kind == "extra":
         return tuple(sorted({*labels, other}))
     return tuple(sorted({*labels[:place], *labels[place + 1 :], other}))
@@ -271,8 +272,10 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
 
 def _of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
     """Yield each field with the one before it of the same well."""
-    last: dict[tuple[str | None, str | None], str] = {}
+    last: dict[tuple[str, str], str] = {}
     for plan in plans:
+        if plan.row.plate is None or plan.row.well is None:
+            continue
         place = (plan.row.plate, plan.row.well)
         if place in last:
             yield last[place], plan.row.id
@@ -290,7 +293,7 @@ def _begun(path: Path, design: Design, flaws: Flaws) -> Iterator[None]:
     content = json.loads(json.dumps({"design": asdict(design), "flaws": asdict(flaws)}))
     if note.exists():
         begun = read_json(note, kind=KIND, version=VERSION)
-        if {name: begun[name] for name in content} != content:
+        if {name: begun.get(name) for name in content} != content:
             raise OutputExistsError(
                 f"{path} is of a study that was begun with other settings.",
                 way_out="Start that one again to finish it, or remove the folder.",
