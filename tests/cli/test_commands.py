@@ -15,6 +15,7 @@ from sklearn.metrics import f1_score
 
 from cytoloc import open_atlas, read_scores
 from cytoloc.atlas.store import Atlas
+from cytoloc.cli.atlas import _spread
 from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.recipe import recipe_names
 from cytoloc.scores import Scores, read_labels, write_scores
@@ -50,6 +51,16 @@ def test_info_says_what_an_atlas_holds(cli: Cli, study: Atlas) -> None:
     assert facts["fingerprint"] == study.fingerprint
     assert sum(row["fields"] for row in facts["locations"]) == study.truth.sum()
     assert facts["wells"] == study.fields.select("plate", "well").n_unique()
+
+
+@pytest.mark.parametrize("count", [1, 11, 12, 13, 25, 140])
+def test_a_sheet_spreads_over_the_atlas(count: int) -> None:
+    names = [str(number) for number in range(count)]
+    shown = _spread(names)
+    assert len(shown) == len(set(shown)) == min(count, 12)
+    assert shown == sorted(shown, key=int)
+    assert shown[0] == "0"
+    assert int(shown[-1]) >= count * 11 / 12 - 1
 
 
 def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 AtlasPath = Annotated[str, typer.Argument(help="An atlas: a folder, or a URL.", metavar="ATLAS")]
 
 
+SHOWN = 12
+"""Fields of a contact sheet."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("info")(info)
@@ -124,11 +128,11 @@ def describe(atlas: Atlas) -> dict[str, Any]:
 def show(
     path: AtlasPath,
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Fields; by default the first twelve.", metavar="[ID]…")
+        list[str] | None, typer.Argument(help="Fields; by default twelve, spread over the atlas.", metavar="[ID]…")
     ] = None,
     out: Annotated[Path, typer.Option(help="The PNG; an existing one is replaced.")] = Path("contact-sheet.png"),
     predictions: Annotated[
-        Path | None, typer.Option(help="CSV Id,Predicted: show it against the truth, its fields first.")
+        Path | None, typer.Option(help="CSV Id,Predicted: show it against the truth, of its fields only.")
     ] = None,
 ) -> None:
     """Draw a contact sheet: composite and channels of each field, its locations under it.
@@ -143,7 +147,7 @@ def show(
     atlas = open_atlas(path)
     predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
     position = {name: row for row, name in enumerate(atlas.ids)}
-    wanted = ids or [name for name in atlas.ids if predicted is None or name in predicted][:12]
+    wanted = ids or _spread([name for name in atlas.ids if predicted is None or name in predicted])
     known = {str(path): list(position)}
     if predictions and predicted is not None:
         known[str(predictions)] = list(predicted)
@@ -159,3 +163,9 @@ def show(
     truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
     contact_sheet(atlas.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
     typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
+
+
+def _spread(names: list[str]) -> list[str]:
+    """Return up to twelve names at equal distances: neighbours are often of one well, and look the same."""
+    step = max(1.0, len(names) / SHOWN)
+    return [names[int(place * step)] for place in range(min(SHOWN, len(names)))]
