@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from cytoloc.errors import FormatError, OutputExistsError
-from cytoloc.files import new_file, new_folder, read_json, write_json
+from cytoloc.errors import FormatError, OutputExistsError, SettingsError, StorageError
+from cytoloc.files import check_outputs, new_file, new_files, new_folder, read_json, write_json
 
 
 def test_a_file_appears_only_when_whole(tmp_path: Path) -> None:
@@ -42,6 +43,49 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
         temporary.write_text("mine")
         path.write_text("theirs")
     assert path.read_text() == "theirs"
+
+
+def test_several_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    one, two = tmp_path / "deep" / "a.txt", tmp_path / "b.txt"
+    with new_files(one, two) as temporary:
+        for path in temporary.values():
+            path.write_text(path.name)
+        assert not one.exists()
+    assert (one.read_text(), two.read_text()) == ("a.txt", "b.txt")
+    three, four = tmp_path / "c.txt", tmp_path / "d.txt"
+    with pytest.raises(KeyboardInterrupt), new_files(three, four) as temporary:
+        temporary[three].write_text("whole")
+        raise KeyboardInterrupt
+    with pytest.raises(OutputExistsError), new_files(three, four) as temporary:
+        for path in temporary.values():
+            path.write_text("whole")
+        four.write_text("somebody else's")
+    assert (three.exists(), four.read_text()) == (False, "somebody else's")
+    # The second is not there to get its name: the first loses it again.
+    with pytest.raises(FileNotFoundError), new_files(three, tmp_path / "e.txt") as temporary:
+        temporary[three].write_text("whole")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["b.txt", "d.txt", "deep"]
+
+
+def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(StorageError) as said, new_files(path) as temporary, new_file(temporary[path]):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(said.value).startswith(f"{path} cannot be written: No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path)
+    check_outputs(tmp_path / "new" / "a.csv", tmp_path / "b.csv", anew=[tmp_path / "file"])
+    with pytest.raises(OutputExistsError):
+        check_outputs(tmp_path / "b.csv", tmp_path / "file")
+    with pytest.raises(StorageError, match="a file, not a folder"):
+        check_outputs(tmp_path / "b.csv", tmp_path / "file" / "x.csv")
+    for same in (tmp_path / "b.csv", tmp_path / "link" / "b.csv"):
+        with pytest.raises(SettingsError, match="for two outputs"):
+            check_outputs(tmp_path / "b.csv", anew=[same])
 
 
 def test_json_states_what_it_is(tmp_path: Path) -> None:

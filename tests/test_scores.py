@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_folds_are_joined_and_members_averaged() -> None:
     np.testing.assert_array_equal(mean.rows(["c"]), fold1.probabilities)
     with pytest.raises(TableError, match="some of their fields but not all"):
         combine([fold0, scores_of("b", "c")])
+
+
+def test_what_is_made_of_scores_says_that_they_were_trained_on() -> None:
+    one, two, three = (replace(scores_of("a", "b", seed=i), provenance={"fields_trained_on": i}) for i in (0, 2, 1))
+    assert combine([one, two, three]).provenance["fields_trained_on"] == 2
+    assert combine([two]).provenance["fields_trained_on"] == 2
+    assert combine([one, one]).provenance["fields_trained_on"] == 0
+    assert "fields_trained_on" not in combine([scores_of("a"), scores_of("a", seed=1)]).provenance
 
 
 def test_members_are_joined_by_id_and_may_lack_fields() -> None:

@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cytoloc.errors import (
     FormatError,
     ImageError,
     OutputExistsError,
+    SettingsError,
     StorageError,
     TableError,
 )
@@ -56,6 +57,40 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 @contextmanager
+def new_files(*paths: Path) -> Iterator[dict[Path, Path]]:
+    """Lend a temporary path for each of ``paths``; they become files together, and only if the block ends well.
+
+    Raises:
+        OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
+    """
+    check_outputs(*paths)
+    lent: dict[Path, Path] = {}
+    with ExitStack() as stack:
+        for path in paths:
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+            lent[path] = Path(stack.enter_context(folder)) / path.name
+        try:
+            yield lent
+        except StorageError as error:
+            for path, temporary in lent.items():
+                error.message = error.message.replace(str(temporary), str(path))
+            raise StorageError(error.message, way_out=error.way_out) from error
+        check_outputs(*paths)
+        named: list[Path] = []
+        try:
+            for path, temporary in lent.items():
+                with disk_errors(path):
+                    temporary.replace(path)
+                named.append(path)
+        except BaseException:
+            for path in named:
+                path.unlink()
+            raise
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Lend a temporary folder that becomes ``path`` only if the block ends well; see :func:`new_file`."""
     refuse_existing(path)
@@ -78,6 +113,32 @@ def refuse_existing(path: Path, *, way_out: str = "Remove it or choose another -
     """Raise :class:`~cytoloc.errors.OutputExistsError` if something lies at ``path``."""
     if path.exists() or path.is_symlink():
         raise OutputExistsError(f"{path} already exists.", way_out=f"Nothing was changed. {way_out}")
+
+
+def check_outputs(*paths: Path, anew: Sequence[Path] = ()) -> None:
+    """Raise unless files can come to be at all these places, before any work is done for them.
+
+    Args:
+        paths: Where nothing may lie yet.
+        anew: Where something may lie, such as a picture that is drawn anew.
+
+    Raises:
+        SettingsError: If two are the same file.
+        OutputExistsError: If something lies at one of ``paths``.
+        StorageError: If the folder of one is a file, or cannot be written.
+    """
+    places = [*paths, *anew]
+    for number, path in enumerate(places):
+        if path.resolve() in [other.resolve() for other in places[:number]]:
+            raise SettingsError(f"{path} was given for two outputs.", way_out="Give each a name of its own.")
+        if path not in anew:
+            refuse_existing(path)
+        above = next(each for each in path.absolute().parents if each.exists())
+        with disk_errors(path):
+            if not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -59,14 +59,23 @@ class Scores:
         Raises:
             TableError: If an id has no score.
         """
-        position = {name: row for row, name in enumerate(self.ids)}
-        missing = [name for name in ids if name not in position]
-        if missing:
-            raise TableError(
-                f"{where}: {len(missing)} of {len(ids)} ids have no score, e.g. {', '.join(missing[:3])}.",
-                way_out="Predict those fields too, or ask for the ids that were predicted.",
-            )
-        return self.probabilities[[position[name] for name in ids]]
+        return self.probabilities[rows_of(ids, self.ids, where=where)]
+
+
+def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[int]:
+    """Return where each of the ``wanted`` ids stands among ``ids``, those that were scored.
+
+    Raises:
+        TableError: If one has no score.
+    """
+    position = {name: row for row, name in enumerate(ids)}
+    missing = [name for name in wanted if name not in position]
+    if missing:
+        raise TableError(
+            f"{where}: {len(missing)} of {len(wanted)} ids have no score, e.g. {', '.join(missing[:3])}.",
+            way_out="Predict those fields too, or ask for the ids that were predicted.",
+        )
+    return [position[name] for name in wanted]
 
 
 def write_scores(scores: Scores, path: str | Path) -> None:
@@ -158,6 +167,23 @@ def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False
     }
 
 
+def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the labels that a CSV ``Id,Target`` has of ``ids``, those of other fields left out.
+
+    Raises:
+        TableError: As :func:`read_labels`, and if it has none of them.
+    """
+    labels, wanted = read_labels(path), set(ids)
+    known = {name: labels[name] for name in labels if name in wanted}
+    if not known:
+        raise TableError(
+            f"{path} has labels of none of these {len(ids)} fields; its ids are such as {next(iter(labels))},"
+            f" theirs such as {ids[0]}.",
+            way_out="Give labels under the ids of these fields, or leave them out.",
+        )
+    return known
+
+
 def combine(parts: Sequence[Scores]) -> Scores:
     """Return one score per field from several tables: folds are joined, members of an ensemble averaged.
 
@@ -186,8 +212,19 @@ def combine(parts: Sequence[Scores]) -> Scores:
         rows.append(np.mean([member.rows(order) for member in members], axis=0, dtype=np.float64))
     if not rows:
         raise TableError("There are no scores.", way_out="Give at least one table.")
-    provenance = {"parts": [part.provenance for part in parts]} if len(parts) > 1 else parts[0].provenance
+    provenance = parts[0].provenance
+    if len(parts) > 1:
+        provenance = {"parts": [part.provenance for part in parts], **fields_trained_on(parts)}
     return Scores(tuple(ids), np.concatenate(rows).astype(np.float32), provenance)
+
+
+def fields_trained_on(parts: Iterable[Scores]) -> dict[str, int]:
+    """Return what the provenance of scores made of ``parts`` says of training: the most fields that one has seen.
+
+    Nothing is said where none says anything. Whatever is made of scores that are too good to be true is so itself.
+    """
+    seen = [part.provenance["fields_trained_on"] for part in parts if "fields_trained_on" in part.provenance]
+    return {"fields_trained_on": max(seen)} if seen else {}
 
 
 def join_members(members: Mapping[str, Scores]) -> tuple[tuple[str, ...], dict[str, NDArray[np.float32]]]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cytoloc.bench.decide import LOOP, WAYS, compare_on_halves, read_folder
+from cytoloc.bench.decide import LOOP, WAYS, compare_on_halves, has_best_f1, read_folder
 from cytoloc.bench.duplicates import PLANTED, competition_hashes
 from cytoloc.bench.rounds import in_separate_process, in_turns
+from cytoloc.decide.thresholds import grid_thresholds
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 
@@ -97,6 +98,18 @@ def test_ways_are_fitted_on_one_half_and_judged_on_the_other(tmp_path: Path) -> 
     assert best.macro_f1 == best.gain > 0.8
 
 
+def test_a_better_value_of_the_grid_is_found_in_any_class() -> None:
+    members, truth = study_of(1, 200)
+    probabilities = np.round(members["m0"], 2)  # Rounded, so that probabilities meet the grid.
+    best = grid_thresholds(probabilities, truth)
+    assert has_best_f1(best, probabilities, truth)
+    for i in (0, 13, 27):
+        for worse in (0.0, 0.999):
+            thresholds = best.copy()
+            thresholds[i] = worse
+            assert not has_best_f1(thresholds, probabilities, truth)
+
+
 def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, cli: Cli) -> None:
     call = ["bench", "decide", "--predictions", predictions(tmp_path, 120), "--splits", 1, "--rounds", 1]
     call += ["--large", 2000, "--training-fields", 150]
@@ -109,6 +122,6 @@ def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, cli:
     assert measured["auto_s"] > 0
     text = cli(*call).out
     assert "cytoloc, method auto" in text
-    assert "F1 of both, on the classes of the loop: the same" in text
+    assert "F1 of both there, and the best on the grid in all 28: the same" in text
     refused = cli("bench", "decide")
     assert (refused.code, "--predictions FOLDER" in refused.err) == (2, True)

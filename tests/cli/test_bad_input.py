@@ -189,7 +189,9 @@ def test_a_disk_that_cannot_be_written(
     disk = tmp_path / "disk"
     disk.mkdir()
     scores, labels = tmp_path / "scores.csv", tmp_path / "labels.csv"
-    scores.write_text(f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.5\n" for i in range(9)))
+    scores.write_text(
+        f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.{i + 1}\n" for i in range(9))
+    )
     labels.write_text("Id,Target\n" + "".join(f"{i},3\n" for i in range(9)))
     folds = tmp_path / "folds.csv"
     write_folds(make_folds(study.fields, k=2), folds)

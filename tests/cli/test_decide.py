@@ -157,8 +157,65 @@ def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, sco
     assert said.code == 0
     assert "warning" in said.err
     assert "leaking.parquet: the model was trained on 2 of these 2 fields" in said.err
-    said = cli("decide", "fit", *call, tmp_path / "d.json", "--members", "--labels", tmp_path / "labels.csv")
+    fit = ["--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
+    said = cli("decide", "fit", *call, tmp_path / "d.json", "--members", *fit[:2])
     assert (said.code, "too good to fit on" in said.err) == (1, True)
+    # Nor does an ensemble, or a decision's probabilities, wash it off.
+    said = cli("decide", "fit", tmp_path / "e.parquet", *fit)
+    assert (said.code, "e.parquet: the model was trained on 2 of these 150 fields" in said.err) == (1, True)
+    assert cli("decide", "fit", tmp_path / "m0.parquet", *fit).code == 0
+    apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
+    assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
+    assert read_scores(tmp_path / "p.parquet").provenance["fields_trained_on"] == 2
+
+
+def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, scored: object) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken.csv").write_text("old")
+    given = [tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv"]
+    fit = ["decide", "fit", *given, "--out", tmp_path / "a.json", "--held-out"]
+    assert cli("decide", "fit", *given, "--out", tmp_path / "d.json").code == 0
+    apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
+    truth = (tmp_path / "labels.csv").read_text().replace("Target", "Predicted")
+    (tmp_path / "held-out.csv").write_text(truth)
+    score = ["score", tmp_path / "held-out.csv", *given[1:], "--table", tmp_path / "t.csv", "--plot"]
+    before = sorted(tmp_path.iterdir())
+    for call in (fit, [*apply, "--probabilities"], score):
+        said = cli(*call, tmp_path / "file" / "x.csv")
+        assert (said.code, "is a file, not a folder" in said.err) == (1, True)
+        same = cli(*call, call[-2])
+        assert (same.code, "was given for two outputs" in same.err) == (2, True)
+        if call is not score:
+            assert cli(*call, tmp_path / "taken.csv").code == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scored: object) -> None:
+    given = [tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv"]
+    assert cli("decide", "fit", *given, "--out", tmp_path / "d.json").code == 0
+    (tmp_path / "leak.csv").write_text("Id,Target\nelsewhere,1\n")
+    apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
+    said = cli(*apply, "--leak", tmp_path / "leak.csv")
+    assert (said.code, "labels of none of these 150 fields; its ids are such as elsewhere" in said.err) == (1, True)
+    assert not (tmp_path / "s.csv").exists()
+    assert cli(*apply).code == 0
+    said = cli("score", tmp_path / "s.csv", *given[1:], "--leak", tmp_path / "leak.csv")
+    assert (said.code, "labels of none of these 150 fields" in said.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "seed", "--fixed", ".9"], "'seed' does not use 'fixed'"),
+        (["--method", "fixed", "--fixed", ".9", "--ratios", "labels.csv"], "'fixed' does not use 'ratios'"),
+    ],
+)
+def test_options_that_the_method_does_not_use_are_a_wrong_call(
+    cli: Cli, tmp_path: Path, scored: object, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cli("decide", "fit", "m0.parquet", "--labels", "labels.csv", *words, "--out", "d.json")
+    assert (said.code, message in said.err) == (2, True)
 
 
 def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored: tuple[Any, NDArray[np.bool_]]) -> None:

@@ -138,6 +138,25 @@ def test_a_candidate_without_probabilities_must_be_surely_better(monkeypatch: py
     assert "higher by" in chosen.why
 
 
+@pytest.mark.parametrize("kept", [1, 2, 30])
+def test_a_member_with_few_fields_or_all_in_one_part_is_no_hindrance(kept: int) -> None:
+    members, truth = study_of(8, 150)
+    stack = stack_members(members)
+    part = np.flatnonzero(deal(row_keys(stack), None, parts=choice.PARTS) == 0)
+    scarce = stack.copy()
+    scarce[2] = np.nan
+    # Its fields are dealt by groups, so that the holes do not move them.
+    groups = np.arange(1, 151)
+    groups[part] = 0
+    scarce[2, part[:kept]] = stack[2, part[:kept]]
+    few = dict(zip(members, scarce, strict=True))
+    decision = fit_decision(few, truth, method="auto", groups=groups, intervals=False)
+    losses = [row["log_loss"] for row in decision.fitted_on["candidates"] if row["log_loss"] is not None]
+    assert np.isfinite(losses).all()
+    assert np.isfinite(decision.probabilities(few)).all()
+    assert np.isfinite(decision.probabilities(members)).all()
+
+
 def test_auto_needs_fields_that_differ() -> None:
     truth = np.zeros((30, 28), bool)
     truth[:, 3] = True

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from cytoloc.decide import fit_decision, macro_f1
-from cytoloc.decide.decision import cross_fit, read_decision, write_decision
+from cytoloc.decide.decision import cross_fit, held_out_parts, read_decision, write_decision
 from cytoloc.decide.rules import cap_labels, fill_blanks
 from cytoloc.decide.thresholds import NEVER, SEED_GRID, grid_thresholds
 from cytoloc.errors import FormatError, TableError
@@ -141,6 +141,28 @@ def test_cross_fitting_never_shows_a_group_to_its_own_thresholds() -> None:
         cross_fit({"a": probabilities}, truth, groups=np.zeros(200, np.int64))
 
 
+@given(seed=st.integers(0, 1000), grouped=st.booleans())
+@settings(max_examples=6, deadline=None)
+def test_a_cross_fit_does_not_depend_on_the_order_of_fields(seed: int, grouped: bool) -> None:  # noqa: FBT001
+    probabilities, truth = random_case(seed)
+    groups = np.random.default_rng(seed).integers(0, 12, len(truth)) if grouped else None
+    rows = np.random.default_rng(seed + 1).permutation(len(truth))
+    once = cross_fit({"a": probabilities}, truth, groups=groups)
+    mixed = None if groups is None else groups[rows]
+    np.testing.assert_array_equal(once[rows], cross_fit({"a": probabilities[rows]}, truth[rows], groups=mixed))
+
+
+def test_a_cross_fit_never_judges_a_field_by_its_copy() -> None:
+    probabilities, truth = random_case(0)
+    once = cross_fit({"a": probabilities}, truth)
+    twice = cross_fit({"a": np.concatenate([probabilities] * 2)}, np.concatenate([truth] * 2))
+    np.testing.assert_array_equal(twice, np.concatenate([once, once]))
+    for rows, _, _ in held_out_parts({"a": np.repeat(probabilities, 2, axis=0)}, np.repeat(truth, 2, axis=0)):
+        assert (np.bincount(rows // 2, minlength=50) != 1).all()
+    with pytest.raises(TableError, match="two groups of fields whose scores differ"):
+        cross_fit({"a": np.repeat(probabilities[:1], 50, axis=0)}, truth)
+
+
 def test_a_decision_file_reads_back(tmp_path: Path) -> None:
     probabilities, truth = random_case(3)
     decision = fit_decision({"mean": probabilities}, truth, most=3)
@@ -153,6 +175,10 @@ def test_a_decision_file_reads_back(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"thresholds": nan}, {"thresholds": []}, {"method": "x"}, {"rules": {**content["rules"], "most": 0}},
         {"rules": {**content["rules"], "blank": "false"}}, {"evidence": {}}, {"rates": None},
+        {"rules": {**content["rules"], "shrink": [float("nan")]}},
+        {"rules": {**content["rules"], "exclusive": [[-1, 5]]}},
+        {"rules": {**content["rules"], "exclusive": [[5, 28]]}},
+        {"evidence": {**content["evidence"], "ensemble": {**content["evidence"]["ensemble"], "heard": [False]}}},
     ]  # fmt: skip
     for change in changes:
         (tmp_path / "damaged.json").write_text(json.dumps({**content, **change}))

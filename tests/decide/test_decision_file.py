@@ -10,7 +10,7 @@ import pytest
 from cytoloc.decide import fit_decision
 from cytoloc.decide.decision import read_decision, with_provenance, write_decision
 from cytoloc.decide.fitted import Method
-from cytoloc.errors import FormatError, TableError
+from cytoloc.errors import FormatError, SettingsError, TableError
 from tests.decide.cases import study_of
 
 FIRST_VERSION = {
@@ -87,6 +87,16 @@ def test_every_method_reads_back(tmp_path: Path, method: Method, options: dict[s
     assert (content["format"], content["version"]) == ("cytoloc-decision", 2)
 
 
+def test_a_file_from_before_members_could_go_unheard_decides_as_it_did(tmp_path: Path) -> None:
+    members, truth = study_of(0, 100)
+    decision = fit_decision(members, truth, method="expected", ensemble="weighted")
+    write_decision(decision, tmp_path / "d.json")
+    content = json.loads((tmp_path / "d.json").read_text())
+    del content["evidence"]["ensemble"]["heard"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    np.testing.assert_array_equal(read_decision(tmp_path / "old.json")(members), decision(members))
+
+
 def test_a_decision_may_be_asked_for_shifted_frequencies() -> None:
     members, truth = study_of(1, 400)
     decision = fit_decision(members, truth, method="expected", intervals=False)
@@ -115,6 +125,10 @@ def test_options_that_make_no_sense_are_refused() -> None:
         fit_decision(members, truth, method="fixed", fixed=1.0)
     with pytest.raises(TableError, match="28 ratios"):
         fit_decision(members, truth, method="ratio", ratios=np.full(28, 2.0))
+    with pytest.raises(SettingsError, match="'seed' does not use 'fixed'"):
+        fit_decision(members, truth, method="seed", fixed=0.9)
+    with pytest.raises(SettingsError, match="'auto' does not use 'ratios'"):
+        fit_decision(members, truth, method="auto", ratios=np.full(28, 0.1))
     given = fit_decision(members, truth, method="ratio", ratios=np.full(28, 0.1), most=28, fill_blank=False)
     assert given(members)[:, truth.any(axis=0)].sum(axis=0).tolist() == [3] * int(truth.any(axis=0).sum())
     assert fit_decision(members, truth, method="fixed", fixed=0.3).thresholds[0] == 0.3

@@ -95,3 +95,27 @@ def test_an_absent_member_of_two_alike_leaves_the_other_as_it_is() -> None:
     gone = stack.copy()
     gone[1, ::2] = np.nan
     np.testing.assert_allclose(ensemble(gone), ensemble(stack), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_member_without_fields_to_fit_to_is_not_heard(kind: EnsembleKind) -> None:
+    members, truth = study_of(7)
+    stack = stack_members(members)
+    without = fit_ensemble(kind, stack[:2], truth)
+    absent = stack.copy()
+    absent[2] = np.nan
+    ensemble = fit_ensemble(kind, absent, truth)
+    assert ensemble.heard.tolist() == [True, True, False]
+    np.testing.assert_allclose(ensemble(absent), without(stack[:2]), atol=1e-12)
+    if kind != "mean":
+        np.testing.assert_allclose(ensemble(stack), without(stack[:2]), atol=1e-12)
+    if ensemble.weights is not None:
+        assert not ensemble.weights[2].any()
+    # Fields that no other member has are decided by it all the same.
+    alone = stack.copy()
+    alone[:2, :30] = np.nan
+    found = ensemble(alone)
+    assert np.isfinite(found).all()
+    assert np.corrcoef(found[:30].ravel(), stack[2, :30].ravel())[0, 1] > 0.5
+    again = Ensemble.from_json(ensemble.to_json())
+    np.testing.assert_array_equal(again(alone), found)

@@ -48,3 +48,10 @@ def test_fitted_ensembles_score_fields_that_they_did_not_see() -> None:
     assert np.corrcoef(unseen.ravel(), truth.ravel())[0, 1] < 0.1 < seen
     with pytest.raises(TableError, match="here is one"):
         unseen_ensemble("weighted", members, truth, groups=np.zeros(120, np.int64))
+
+
+def test_a_member_that_cannot_be_judged_is_named() -> None:
+    members, truth = study_of(2, 60)
+    members["m1"][1:] = np.nan
+    with pytest.raises(TableError, match="'m1' has 1 of the 60 labelled fields"):
+        member_worth(members, truth)

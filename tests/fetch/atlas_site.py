@@ -113,11 +113,16 @@ class Asked:
 
 @dataclass
 class AtlasSite:
-    """What the site has, what goes wrong with each path (one fault a request, in order), and what was asked."""
+    """What the site has, what goes wrong with each path (one fault a request, in order), and what was asked.
+
+    Faults are of requests for the file; requests for its size alone have their own.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    faults_of_heads: dict[str, list[Fault]] = field(default_factory=dict)
     base: str = ""
     ranges: bool = True
     conditions: bool = True
@@ -185,8 +190,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         site = self.site
         site.asked.append(Asked(self.command, self.path, dict(self.headers.items())))
-        faults = site.faults.get(self.path, [])
-        fault = faults.pop(0) if faults and body else None
+        if self.path in site.redirects:
+            self._send(302, b"", {"Location": site.redirects[self.path]})
+            return
+        faults = (site.faults if body else site.faults_of_heads).get(self.path, [])
+        fault = faults.pop(0) if faults else None
         content = site.files.get(self.path)
         if fault in ("503", "429", "429 long", "404", "403") or content is None:
             self._refuse(fault or "404")

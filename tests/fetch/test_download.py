@@ -10,7 +10,7 @@ import pytest
 import stamina
 
 from cytoloc.errors import FetchError, ImageError
-from cytoloc.fetch.download import AbsentError, Downloader, Received, SiteBusyError
+from cytoloc.fetch.download import AbsentError, AddressError, Downloader, Received, SiteBusyError
 from cytoloc.fetch.pace import Pace
 from tests.fetch.atlas_site import AtlasSite, Fault
 
@@ -271,3 +271,46 @@ def test_a_site_that_is_not_there(tmp_path: Path) -> None:
         fetch(nowhere, tmp_path / "part", attempts=2)
     with pytest.raises(FetchError, match="is not an address"):
         fetch(AtlasSite(base="http://[::1"), tmp_path / "part")
+
+
+def size(site: AtlasSite, *, time: FakeTime | None = None, attempts: int = 4) -> int | None:
+    time = time or FakeTime()
+
+    async def run() -> int | None:
+        pace = Pace(1000, clock=time.clock, sleep=time.sleep)
+        async with Downloader(pace, attempts=attempts) as downloader:
+            return await downloader.size_bytes(site.base + PATH)
+
+    return asyncio.run(run())
+
+
+def test_asked_for_a_size_the_site_may_ask_to_wait(picture: AtlasSite) -> None:
+    time = FakeTime()
+    picture.retry_after = "77"
+    picture.faults_of_heads[PATH] = ["429"]
+    assert size(picture, time=time) == len(BODY)
+    assert max(time.slept) == pytest.approx(77)
+    picture.faults_of_heads[PATH] = ["429"] * 9
+    assert size(picture, attempts=3) is None
+    picture.faults_of_heads[PATH] = ["503"]
+    assert size(picture) is None
+    picture.faults_of_heads[PATH] = ["429 long"]
+    with pytest.raises(SiteBusyError, match="asks to wait 7200 s"):
+        size(picture)
+
+
+def test_every_hop_of_a_redirect_stays_where_it_was_asked_for(picture: AtlasSite, tmp_path: Path) -> None:
+    picture.redirects = {"/a.jpg": "/b.jpg", "/b.jpg": picture.base + PATH}
+    assert fetch(picture, tmp_path / "part", path="/a.jpg").size_bytes == len(BODY)
+    elsewhere = AtlasSite(files={PATH: BODY})
+    with elsewhere.running() as base:
+        # The same machine by another name is another host, also after a hop that is allowed.
+        for leads_to in (base.replace("127.0.0.1", "localhost"), base.replace("http://", "http://me:pw@")):
+            picture.redirects["/b.jpg"] = leads_to + PATH
+            with pytest.raises(AddressError, match="leads to another host"):
+                fetch(picture, tmp_path / "other", path="/a.jpg")
+            picture.redirects[PATH] = leads_to + PATH
+            assert size(picture) is None
+            del picture.redirects[PATH]
+    assert elsewhere.asked == []
+    assert not (tmp_path / "other").exists()

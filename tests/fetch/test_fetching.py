@@ -226,7 +226,8 @@ def test_what_changed_and_cannot_be_had_again_is_not_kept(
     cli(*call(site, genes, out))
     (out / file).write_bytes((out / file).read_bytes()[:50])
     site.faults["/" + file] = ["404"]
-    assert cli(*call(site, genes, out)).code == 0
+    # Of the pictures that were asked for none came.
+    assert cli(*call(site, genes, out)).code == 1
     assert not (out / file).exists()
     assert [row["file"] for row in table(out / "failed.csv")] == [file]
     assert len(table(out / "manifest.csv")) == 19
@@ -311,9 +312,14 @@ def test_one_file_of_many_genes_takes_the_place_of_the_sites(site: AtlasSite, cl
     assert {row["Id"]: row["Target"] for row in table(out / "labels.csv")} == LABELS
     assert not [each for each in site.asked if each.path.endswith(".xml")]
     some = tmp_path / "some.txt"
-    some.write_text("SCYL3\n")
-    assert cli(*call(site, some, tmp_path / "b", "--catalogue", catalogue)).code == 0
+    some.write_text("SCYL3\nNOSUCH1\nENSG00000009999\n")
+    said = cli(*call(site, some, tmp_path / "b", "--catalogue", catalogue))
+    assert (said.code, "NOSUCH1: proteinatlas.xml has no such gene" in said.err) == (0, True)
     assert [row["Id"] for row in table(tmp_path / "b" / "labels.csv")] == TAKEN[3:]
+    assert [row["file"] for row in table(tmp_path / "b" / "failed.csv")] == ["ENSG00000009999", "NOSUCH1"]
+    some.write_text("NOSUCH1\n")
+    said = cli(*call(site, some, tmp_path / "c", "--catalogue", catalogue))
+    assert (said.code, "None of 1 gene is in proteinatlas.xml" in said.err) == (1, True)
 
 
 def test_hosts_that_the_catalogue_names_must_be_the_atlas(
@@ -324,6 +330,11 @@ def test_hosts_that_the_catalogue_names_must_be_the_atlas(
     catalogue.write_text(text.replace("v18.proteinatlas.org/images/4109/2", "evil-proteinatlas.org/images/4109/2"))
     said = cli("fetch", "hpa", "--catalogue", catalogue, "--plan", "--json", "--out", tmp_path / "v18")
     assert json.loads(said.out)["left_out"] == {"at another host than the Atlas's": 4}
+    disguised = f"proteinatlas.org:x@{site.base.removeprefix('http://')}"
+    catalogue.write_text(text.replace("v18.proteinatlas.org/images/4109/2", f"{disguised}/images/4109/2"))
+    said = cli("fetch", "hpa", "--catalogue", catalogue, "--out", tmp_path / "b")
+    assert (said.code, "4 at another host than the Atlas's" in said.err) == (1, True)
+    assert site.asked == []
 
 
 def test_what_is_wanted_can_be_chosen(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
@@ -333,6 +344,30 @@ def test_what_is_wanted_can_be_chosen(site: AtlasSite, genes: Path, cli: Cli, tm
     assert [row["id"] for row in table(tmp_path / "v18" / "fields.csv")] == [*TAKEN[:2], "4109_26_B2_1", "5422_30_A1_1"]
     assert [row["Id"] for row in table(tmp_path / "v18" / "labels.csv")] == [*TAKEN[:2], "5422_30_A1_1"]
     assert {each.name.rpartition("_")[2] for each in (tmp_path / "v18").rglob("*.jpg")} == {"green.jpg", "blue.jpg"}
+
+
+def test_no_picture_at_all_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    site.faults |= {path: ["404"] for path in site.pictures}
+    said = cli(*call(site, genes, out, "--json"))
+    assert said.code == 1
+    assert (json.loads(said.out)["came"], len(json.loads(said.out)["failed"])) == (0, 20)
+    genes.write_text(genes.read_text() + "ENSG00000009999\n")
+    assert cli(*call(site, genes, out)).code == 0
+    # All pictures are here: that a gene is not is no new failure.
+    assert cli(*call(site, genes, out)).code == 0
+
+
+def test_rows_of_a_gene_list_that_are_passed_over_are_said(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
+    path, packed = tmp_path / "table.tsv", BytesIO()
+    path.write_text("Gene\tGene name\nENSG00000000003\tTSPAN6\nENSG00000000457\n")
+    said = cli(*call(site, path, tmp_path / "a", "--plan"))
+    assert (said.code, "1 row without an Ensembl id, or cut short, passed over" in said.err) == (0, True)
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("subcellular_location.tsv", path.read_text())
+    site.files["/download/subcellular_location.tsv.zip"] = packed.getvalue()
+    said = cli(*call(site, None, tmp_path / "b"))
+    assert (said.code, "1 of its rows have no gene" in said.err) == (0, True)
 
 
 def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
@@ -351,6 +386,10 @@ def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: C
         (["--reliability", "certain"], "'certain' is not one of"),
         (["--colours", "cyan"], "'cyan' is not one of"),
         (["--base", "proteinatlas.org"], "is not an address"),
+        (["--base", "http://[::1", "--plan"], "is not an address"),
+        (["--base", "http://127.0.0.1:99999"], "is not an address"),
+        (["--base", "http://127.0.0.1:99999", "--plan"], "is not an address"),
+        (["--base", "http://me:pw@127.0.0.1"], "is not an address"),
         (["--rate", "0"], "more than 0"),
         (["--rate", "inf"], "more than 0"),
         (["--timeout-s", "nan"], "more than 0"),

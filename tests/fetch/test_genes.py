@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cytoloc.errors import TableError
-from cytoloc.fetch.genes import Genes, read_gene_names, read_genes, resolve
+from cytoloc.fetch.genes import Genes, read_gene_table, read_genes, resolve
 from tests.conftest import DATA
 
 TABLE = "Gene\tGene name\tReliability\nENSG00000000003\tTSPAN6\tApproved\nENSG00000000457\tSCYL3\tUncertain\n"
@@ -25,7 +25,7 @@ def test_tables_of_the_atlas(tmp_path: Path) -> None:
     path = tmp_path / "subcellular_location.tsv"
     path.write_text(TABLE)
     assert read_genes(path) == Genes(IDS)
-    assert read_gene_names(path) == {"TSPAN6": IDS[0], "SCYL3": IDS[1]}
+    assert read_gene_table(path) == ({"TSPAN6": IDS[0], "SCYL3": IDS[1]}, 0)
     zipped = tmp_path / "table.tsv.gz"
     zipped.write_bytes(gzip.compress(TABLE.encode()))
     assert read_genes(zipped) == Genes(IDS)
@@ -34,7 +34,14 @@ def test_tables_of_the_atlas(tmp_path: Path) -> None:
     assert read_genes(tmp_path / "table.tsv.zip") == Genes(IDS)
     other = tmp_path / "proteinatlas.csv"
     other.write_text('Gene,"Gene synonym",Ensembl\nTSPAN6,"T245, TM4SF6",ENSG00000000003\n')
-    assert read_gene_names(other) == {"TSPAN6": IDS[0]}
+    assert read_gene_table(other) == ({"TSPAN6": IDS[0]}, 0)
+
+
+def test_rows_that_are_passed_over_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_text(TABLE.replace("Reliability\n", "Reliability\nENSG1\tX\tApproved\n\n") + "ENSG00000000938\tFG")
+    assert read_genes(path) == Genes(IDS, passed_over=2)
+    assert read_gene_table(path).passed_over == 2
 
 
 def test_two_genes_of_one_name_are_two(tmp_path: Path) -> None:
@@ -61,7 +68,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path, content: bytes, expected: st
     with pytest.raises(TableError, match=expected):
         read_genes(path)
     with pytest.raises(TableError):
-        read_gene_names(path)
+        read_gene_table(path)
 
 
 def test_the_real_tables() -> None:
@@ -69,4 +76,4 @@ def test_the_real_tables() -> None:
     if not path.exists():
         pytest.skip(f"the real table is not at {path}; set CYTOLOC_TEST_DATA")
     assert len(read_genes(path).ids) == 12_073
-    assert read_gene_names(path)["SCYL3"] == "ENSG00000000457"
+    assert read_gene_table(path).ids["SCYL3"] == "ENSG00000000457"

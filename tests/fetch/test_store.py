@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,20 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
         path.write_text(",".join(Came._fields) + "\nx,y\n")
         with pytest.raises(FormatError, match="line 2, is damaged"):
             store.manifest()
+        path.write_bytes(",".join(Came._fields).encode() + b"\n\nx,\xff\n")
+        with pytest.raises(FormatError, match="line 3, is damaged: it is not UTF-8"):
+            store.manifest()
+
+
+def test_a_row_that_the_disk_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        row = came(store, "images/1/a.jpg")
+        with store.log("manifest.csv", Came._fields) as log:
+            monkeypatch.setattr(os, "write", lambda number, content: write(number, content[:5]))
+            log.add(row)
+        monkeypatch.undo()
+        assert store.manifest() == {row.file: row}
 
 
 def test_files_are_looked_at(tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def fit(
     calibration: Annotated[
         CalibrationName | None, typer.Option(help="How scores become probabilities; by default as the method has it.")
     ] = None,
-    fixed: Annotated[float, typer.Option(help="The threshold of the method fixed.", min=0)] = 0.5,
+    fixed: Annotated[
+        float | None, typer.Option(help="The threshold of the method fixed; by default .5.", min=0)
+    ] = None,
     ratios: Annotated[
         Path | None, typer.Option(help="CSV Id,Target whose class frequencies the method ratio matches.")
     ] = None,
@@ -122,14 +124,12 @@ def fit(
     from cytoloc.decide.decision import cross_fit_of, fit_decision, held_out_parts, with_provenance, write_decision
     from cytoloc.decide.effects import rule_effects
     from cytoloc.decide.metrics import macro_f1
-    from cytoloc.files import refuse_existing, sha256_of
+    from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.labels import to_matrix
     from cytoloc.scores import read_groups, read_labels, truth_of, write_locations
 
-    if out == held_out:
-        raise typer.BadParameter("is the same file as --out.", param_hint="--held-out")
-    for path in filter(None, (out, held_out)):
-        refuse_existing(path)
+    outputs = [out, held_out] if held_out else [out]
+    check_outputs(*outputs)
     files = member_files(scores, member, apart=members)
     parts = read_members(files, ids=ids)
     _refuse_trained_on(parts)
@@ -156,9 +156,10 @@ def fit(
     decision = with_provenance(
         decision, scores=used, macro_f1_seen=seen_f1, macro_f1_cross_fitted=unseen_f1, rules=effects
     )
-    write_decision(decision, out)
-    if held_out:
-        write_locations(names, judged, held_out)
+    with new_files(*outputs) as temporary:
+        write_decision(decision, temporary[out])
+        if held_out:
+            write_locations(names, judged, temporary[held_out])
     typer.echo(
         f"{out}: macro F1 {unseen_f1:.3f} on fields that the thresholds did not see"
         f" ({seen_f1:.3f} on the very fields they were fitted to)."
@@ -199,32 +200,43 @@ def apply(
     import numpy as np
 
     from cytoloc.decide.decision import read_decision
-    from cytoloc.files import refuse_existing
+    from cytoloc.files import check_outputs, new_files
     from cytoloc.labels import to_matrix
-    from cytoloc.scores import Scores, read_groups, read_ids, read_labels, write_locations, write_scores
+    from cytoloc.scores import (
+        Scores,
+        fields_trained_on,
+        read_groups,
+        read_ids,
+        read_known,
+        rows_of,
+        write_locations,
+        write_scores,
+    )
 
-    if out == probabilities:
-        raise typer.BadParameter("is the same file as --out.", param_hint="--probabilities")
-    for path in filter(None, (out, probabilities)):
-        refuse_existing(path)
+    outputs = [out, probabilities] if probabilities else [out]
+    check_outputs(*outputs)
     rule = read_decision(decision)
-    names, joined = _joined(read_members(member_files(scores, member, apart=members), ids=ids))
+    parts = read_members(member_files(scores, member, apart=members), ids=ids)
+    names, joined = _joined(parts)
     wanted = read_ids(order) if order else names
-    rows = _rows_of(wanted, names, where=str(order or "scores"))
+    rows = rows_of(wanted, names, where=str(order or "scores"))
     here = {name: values[rows] for name, values in joined.items()}
     numbers = read_groups(groups, wanted) if groups else None
     predicted = rule(here, groups=numbers, shift=shift)
-    known = read_labels(leak) if leak else {}
+    known = read_known(leak, wanted) if leak else {}
     for row, name in enumerate(wanted):
         if name in known:
             predicted[row] = to_matrix([known[name]])[0]
-    if probabilities:
-        values = rule.probabilities(here, groups=numbers, shift=shift).astype(np.float32)
-        write_scores(Scores(tuple(wanted), values, {"decision": decision.name}), probabilities)
-    write_locations(wanted, predicted, out)
+    with new_files(*outputs) as temporary:
+        write_locations(wanted, predicted, temporary[out])
+        if probabilities:
+            values = rule.probabilities(here, groups=numbers, shift=shift).astype(np.float32)
+            tables = (table for each in parts.values() for table in each.values())
+            provenance = {"decision": decision.name, **fields_trained_on(tables)}
+            write_scores(Scores(tuple(wanted), values, provenance), temporary[probabilities])
     typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")
     if leak:
-        typer.echo(f"{counted(sum(name in known for name in wanted), 'field')} of them as {leak} has them.")
+        typer.echo(f"{counted(len(known), 'field')} of them as {leak} has them.")
 
 
 def _refuse_trained_on(parts: dict[str, dict[str, Scores]]) -> None:
@@ -246,19 +258,6 @@ def _joined(parts: dict[str, dict[str, Scores]]) -> tuple[tuple[str, ...], dict[
     from cytoloc.scores import combine, join_members
 
     return join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
-
-
-def _rows_of(wanted: tuple[str, ...], names: tuple[str, ...], *, where: str) -> list[int]:
-    from cytoloc.errors import TableError
-
-    position = {name: row for row, name in enumerate(names)}
-    missing = [name for name in wanted if name not in position]
-    if missing:
-        raise TableError(
-            f"{where}: {len(missing)} of {len(wanted)} ids have no score, e.g. {', '.join(missing[:3])}.",
-            way_out="Predict those fields too, or ask for the ids that were predicted.",
-        )
-    return [position[name] for name in wanted]
 
 
 def _said(decision: Decision) -> list[str]:

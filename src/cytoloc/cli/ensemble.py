@@ -69,7 +69,15 @@ def ensemble(
     from cytoloc.decide.worth import correlations, member_worth
     from cytoloc.errors import SettingsError
     from cytoloc.files import refuse_existing
-    from cytoloc.scores import Scores, combine, join_members, read_groups, truth_of, write_scores
+    from cytoloc.scores import (
+        Scores,
+        combine,
+        fields_trained_on,
+        join_members,
+        read_groups,
+        truth_of,
+        write_scores,
+    )
 
     refuse_existing(out)
     fitted = method in (EnsembleMethod.weighted, EnsembleMethod.class_, EnsembleMethod.stack)
@@ -96,6 +104,7 @@ def ensemble(
         "ensemble": method.value,
         "members": {name: [table.provenance for table in tables.values()] for name, tables in parts.items()},
         "worth": [asdict(each) for each in worth],
+        **fields_trained_on(table for tables in parts.values() for table in tables.values()),
     }
     write_scores(Scores(names, np.clip(values, 0, 1).astype(np.float32), provenance), out)
     if as_json:

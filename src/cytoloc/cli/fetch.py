@@ -92,7 +92,8 @@ def hpa(
 ) -> None:
     """Fetch the Human Protein Atlas's fields, labelled per well, in the form that `import hpa` takes.
 
-    Files that cannot be had are listed in failed.csv and the rest goes on; started again, it goes on where it was.
+    Files that cannot be had are listed in failed.csv and the rest goes on; started again, it goes on where it was. If
+    pictures were asked for and none came, the exit code is 1.
 
     Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
     v18/images --labels v18/labels.csv --out external.atlas`
@@ -121,6 +122,9 @@ def hpa(
         strict=strict,
     )
     listed = read_genes(genes) if genes else None
+    if listed and listed.passed_over:
+        rows = counted(listed.passed_over, "row")
+        typer.secho(f"{genes}: {rows} without an Ensembl id, or cut short, passed over.", fg="yellow", err=True)
     require_libraries()
     try:
         origin = f"the hosts that {catalogue.name} names" if catalogue and not base else site.base
@@ -135,6 +139,9 @@ def hpa(
         raise
     if not plan:
         _show_fetched(out, planned, fetched, as_json=as_json)
+        if not fetched.came and len(fetched.failed) > len(planned.failed):
+            # Pictures were asked for, and none came.
+            raise typer.Exit(1)
 
 
 def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
@@ -162,13 +169,16 @@ def _look_up(
     site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colours: tuple[str, ...]
 ) -> Plan:
     """Return what there is and what is wanted of it, from one file or from the site's XML of each gene."""
-    from cytoloc.errors import FetchError
-    from cytoloc.fetch.lookup import fetch_genes, genes_in, genes_of_file, wanted_genes
+    from cytoloc.fetch.lookup import fetch_genes, genes_in, genes_of_file, not_in_file, wanted_genes
     from cytoloc.fetch.plan import make_plan
     from cytoloc.fetch.selection import select
 
     if catalogue is not None:
-        return make_plan(genes_of_file(catalogue, listed), wanted, colours=colours, site=site, failed=[])
+        planned = make_plan(genes_of_file(catalogue, listed), wanted, colours=colours, site=site, failed=[])
+        if listed is not None:
+            planned.failed.extend(not_in_file(catalogue, listed, [(row.ensembl, row.gene) for row in planned.genes]))
+            _refuse_none(planned, len(planned.failed), f"is in {catalogue.name}")
+        return planned
     ids, failed = wanted_genes(site, store, listed)
     found = 0
 
@@ -181,13 +191,19 @@ def _look_up(
         asked, more = fetch_genes(site, store, ids, advance=advance, enough=enough if wanted.limit else None)
     failed += more
     planned = make_plan(genes_in(store, asked), wanted, colours=colours, site=site, failed=failed)
-    if not planned.genes:
-        reason = f"; {failed[0].file}: {failed[0].reason}" if failed else "."
-        raise FetchError(
-            f"None of {counted(len(ids) or len(failed), 'gene')} could be looked up at {site.base}{reason}",
-            way_out="Check --genes and --base.",
-        )
+    _refuse_none(planned, len(ids) or len(failed), f"could be looked up at {site.base}")
     return planned
+
+
+def _refuse_none(planned: Plan, asked: int, found: str) -> None:
+    from cytoloc.errors import FetchError
+
+    if not planned.genes:
+        first = planned.failed[0] if planned.failed else None
+        reason = f"; {first.file}: {first.reason}" if first else "."
+        raise FetchError(
+            f"None of {counted(asked, 'gene')} {found}{reason}", way_out="Check --genes, and --base or --catalogue."
+        )
 
 
 def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
@@ -311,8 +327,9 @@ def _words(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 def _address(base: str) -> str:
     """Return a site's address without what follows its last name."""
-    scheme, _, rest = base.partition("://")
-    if scheme.lower() not in ("http", "https") or not rest.strip("/") or any(sign in rest for sign in " ?#"):
+    from cytoloc.fetch.address import host_of
+
+    if host_of(base) is None or any(sign in base for sign in "?#"):
         raise typer.BadParameter(
             f"{base!r} is not an address like https://v18.proteinatlas.org.", param_hint="'--base'"
         )

@@ -49,15 +49,15 @@ def score(
     """
     from rich.console import Console
 
-    from cytoloc.files import new_file, refuse_existing
+    from cytoloc.files import check_outputs, new_files
     from cytoloc.labels import to_matrix
     from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
-    from cytoloc.scores import combine, read_groups, read_labels, read_scores, truth_of
+    from cytoloc.scores import combine, read_groups, read_known, read_labels, read_scores, truth_of
 
     if folds and groups:
         raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
-    if table:
-        refuse_existing(table)
+    tables = [table] if table else []
+    check_outputs(*tables, anew=[plot] if plot else [])
     predicted = read_labels(predictions, column="Predicted", blank=True)
     names = list(predicted)
     known = read_truth(labels)
@@ -77,15 +77,15 @@ def score(
     )
     summary["fields_with_labels"] = len(known)
     if leak:
-        summary["leak"] = leak_effect(names, to_matrix(predicted.values()), truth, read_labels(leak))
-    if table:
-        with new_file(table) as temporary:
-            classes.write_csv(temporary)
-    if plot:
-        # Drawing is slow to import.
-        from cytoloc.report.figures import score_plot
+        summary["leak"] = leak_effect(names, to_matrix(predicted.values()), truth, read_known(leak, names))
+    with new_files(*tables) as temporary:
+        if table:
+            classes.write_csv(temporary[table])
+        if plot:
+            # Drawing is slow to import.
+            from cytoloc.report.figures import score_plot
 
-        score_plot(classes, summary, plot)
+            score_plot(classes, summary, plot)
     if as_json:
         typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
         return

@@ -92,6 +92,8 @@ def choose(
         class_log_loss(each.probabilities, truth) if plan.calibrated else None
         for plan, each in zip(candidates, judged, strict=True)
     ]
+    if not np.isfinite([loss for loss in losses if loss is not None]).all():
+        raise AssertionError(f"a candidate's log loss is no number: {losses}")
     first = min((i for i, loss in enumerate(losses) if loss is not None), key=lambda i: losses[i] or 0.0)
     table: list[dict[str, Any]] = []
     for plan, guess, loss in zip(candidates, predicted, losses, strict=True):

@@ -20,7 +20,7 @@ from cytoloc.decide.intervals import threshold_intervals
 from cytoloc.decide.plan import Evidence, Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
 from cytoloc.decide.rules import Blank, Rules, decide, exclusive_pairs
 from cytoloc.decide.thresholds import NEVER
-from cytoloc.errors import TableError
+from cytoloc.errors import SettingsError, TableError
 from cytoloc.labels import N_LOCATIONS
 
 __all__ = [
@@ -52,6 +52,9 @@ PLANS: Final[dict[Method, Plan]] = {
 SHRINK: Final = (0.7, 0.6, 0.5)
 """The second-placed team's factors of the thresholds: for all fields, for blank ones, and for those still blank."""
 
+FIXED: Final = 0.5
+"""The threshold of ``fixed`` if none is given."""
+
 CROSS_FIT_PARTS: Final = 5
 """Parts that the fields are dealt into to judge a decision: each is decided by a fit on the other four."""
 
@@ -67,7 +70,7 @@ def fit_decision(
     cooccurrence: bool = False,
     ensemble: EnsembleKind | None = None,
     calibration: CalibrationKind | None = None,
-    fixed: float = 0.5,
+    fixed: float | None = None,
     ratios: NDArray[np.floating] | None = None,
     groups: NDArray[np.int64] | None = None,
     intervals: bool = True,
@@ -86,20 +89,21 @@ def fit_decision(
         cooccurrence: Whether locations that never occur together, though chance would have them, exclude each other.
         ensemble: How members become one, if not as the method has it.
         calibration: How that becomes probabilities, if not as the method has it.
-        fixed: The threshold of ``fixed``.
+        fixed: The threshold of ``fixed``; by default .5.
         ratios: Shares of fields, 0 to 1, for ``ratio``; by default those of ``truth``.
         groups: A group number per field; cross-fitting keeps a group together.
         intervals: Whether each threshold gets its bootstrap interval.
 
     Raises:
         TableError: If shapes differ, there is no field, or values are no probabilities.
+        SettingsError: If an option is given that the method does not use.
 
     >>> truth = np.zeros((4, 28), bool); truth[:2, 7] = True; truth[2:, 0] = True
     >>> probabilities = np.where(truth, 0.9, 0.2)
     >>> fit_decision({"a": probabilities}, truth)({"a": probabilities})[:, 7]
     array([ True,  True, False, False])
     """
-    _check_options(method, most, fixed)
+    _check_options(method, most, fixed, ratios)
     stack = stack_members(members)
     check_truth(truth, stack.shape[1])
     rules = Rules(
@@ -125,7 +129,7 @@ def fit_decision(
             usual,
             ensemble=ensemble or usual.ensemble,
             calibration=calibration or usual.calibration,
-            value=float(fixed),
+            value=FIXED if fixed is None else float(fixed),
             ratios=_checked_ratios(ratios),
         )
     evidence, probabilities = _fit(plan, fields)
@@ -161,27 +165,25 @@ def held_out_parts(
     truth: NDArray[np.bool_],
     *,
     groups: NDArray[np.int64] | None = None,
-    seed: int = 0,
     **options: Any,
 ) -> Iterator[HeldOut]:
-    """Yield every field once, with a decision that saw neither the field nor its group.
+    """Yield every field once, with a decision that saw neither the field nor its group, in whatever order they come.
 
     Args:
         members: Probabilities ``(n, 28)`` per member.
         truth: bool ``(n, 28)``.
-        groups: A group number per field; by default each field is its own.
-        seed: Of the deal into parts.
+        groups: A group number per field; by default each field, with its copies, is its own.
         options: As for :func:`fit_decision`.
 
     Raises:
-        TableError: If there are fewer than two groups.
+        TableError: If there are fewer than two groups of different fields.
     """
-    own = np.arange(len(truth)) if groups is None else groups
-    _, group = np.unique(own, return_inverse=True)
-    count = int(group.max()) + 1 if len(group) else 0
-    if count < 2:
-        raise TableError("A decision can be judged on two groups of fields or more.", way_out="Score more fields.")
-    parts = np.random.default_rng(seed).permutation(np.arange(count) % min(CROSS_FIT_PARTS, count))[group]
+    parts = deal(row_keys(stack_members(members)), groups, parts=CROSS_FIT_PARTS)
+    if parts.max() < 1:
+        raise TableError(
+            "A decision is judged on two groups of fields whose scores differ, or more; here is one.",
+            way_out="Score more fields.",
+        )
     for part in range(int(parts.max()) + 1):
         held_out = parts == part
         kept = None if groups is None else groups[~held_out]
@@ -196,7 +198,6 @@ def cross_fit(
     truth: NDArray[np.bool_],
     *,
     groups: NDArray[np.int64] | None = None,
-    seed: int = 0,
     **options: Any,
 ) -> NDArray[np.bool_]:
     """Return each field's locations, decided by a fit that saw neither the field nor its group.
@@ -204,7 +205,7 @@ def cross_fit(
     This is what a decision may be judged by: thresholds judged on the fields that they were fitted to look far better
     than they are. Arguments and errors are those of :func:`held_out_parts`.
     """
-    return cross_fit_of(held_out_parts(members, truth, groups=groups, seed=seed, **options), truth)
+    return cross_fit_of(held_out_parts(members, truth, groups=groups, **options), truth)
 
 
 def cross_fit_of(parts: Iterable[HeldOut], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -252,13 +253,18 @@ def _fit(plan: Plan, fields: _Fields) -> tuple[Evidence, Floats]:
     return evidence, unseen_probabilities(plan, fields.stack, fields.truth, parts, start=evidence)
 
 
-def _check_options(method: Method, most: int, fixed: float) -> None:
+def _check_options(method: Method, most: int, fixed: float | None, ratios: NDArray[np.floating] | None) -> None:
     if method not in get_args(Method):
         known = ", ".join(repr(each) for each in get_args(Method))
         raise TableError(f"There is no method {method!r}.", way_out=f"Choose {known}.")
     if most < 1:
         raise TableError(f"A field cannot keep at most {most} locations.", way_out="Choose at least 1.")
-    if not 0 <= fixed < 1:
+    for name, user, value in (("fixed", "fixed", fixed), ("ratios", "ratio", ratios)):
+        if value is not None and method != user:
+            raise SettingsError(
+                f"The method {method!r} does not use {name!r}.", way_out=f"Leave it out, or choose the method {user!r}."
+            )
+    if fixed is not None and not 0 <= fixed < 1:
         raise TableError(f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.")
 
 

@@ -76,7 +76,10 @@ def _read_first(content: Content) -> Decision:
     fitted_on = dict(content["fitted_on"])
     positives = np.array(fitted_on.get("positives", [0] * N_LOCATIONS), np.float64)
     nothing = np.zeros((len(members), N_LOCATIONS))
-    mean = Evidence(Ensemble("mean", nothing, nothing), Calibration("none", np.tile([0.0, 1.0, 1.0], (N_LOCATIONS, 1))))
+    mean = Evidence(
+        Ensemble("mean", nothing, nothing, np.ones(len(members), bool)),
+        Calibration("none", np.tile([0.0, 1.0, 1.0], (N_LOCATIONS, 1))),
+    )
     return Decision(
         content["method"],
         members,
@@ -130,6 +133,12 @@ def _faults(decision: Decision) -> list[str]:
         ("blank", rules.blank, Blank),
     )
     faults += [f"it has no known {what}: {name!r}" for what, name, known in names if name not in get_args(known)]
+    if ensemble.heard.shape != per_member[:1] or not ensemble.heard.any():
+        faults.append("heard must say of each member whether it counts, and one must")
+    if not np.isfinite(rules.shrink).all():
+        faults.append("shrink must be finite numbers")
+    if not all(0 <= i < N_LOCATIONS for pair in rules.exclusive for i in pair):
+        faults.append(f"exclusive must be pairs of locations from 0 to {N_LOCATIONS - 1}")
     if not 1 <= rules.most <= N_LOCATIONS:
         faults.append(f"the cap must lie from 1 to {N_LOCATIONS}")
     needed = {

@@ -31,6 +31,8 @@ class Ensemble:
             ``stack``.
         centre: Mean logit of each member and class, to fill in for fields that a member lacks, ``(members, classes)``.
         spread: Its standard deviation.
+        heard: Which members had fields to be fitted to, bool ``(members,)``. A member without any has the others' mean
+            centre and spread, and is heard only of fields that no other member has.
         weights: Of the members, each class's sum to 1, ``(members, classes)``; for ``weighted`` and ``class``.
         quantiles: Each member's probabilities at :data:`LEVELS`, ``(members, classes, levels)``; for ``rank``.
         stack: For ``stack``.
@@ -39,6 +41,7 @@ class Ensemble:
     kind: EnsembleKind
     centre: Floats
     spread: Floats
+    heard: NDArray[np.bool_]
     weights: Floats | None = None
     quantiles: Floats | None = None
     stack: Stack | None = None
@@ -48,12 +51,12 @@ class Ensemble:
         if self.kind == "mean":
             # Without absent fields this is the plain mean to the last bit.
             return np.asarray(np.nanmean(stack, axis=0) if np.isnan(stack).any() else stack.mean(axis=0), np.float64)
-        whole = filled(stack, self.centre, self.spread)
+        whole = filled(stack, self.centre, self.spread, heard=self.heard)
         if self.stack is not None:
             return self.stack(whole)
         if self.quantiles is not None:
             return _mean_rank(whole, self.quantiles)
-        weights = np.full(stack.shape[::2], 1 / len(stack)) if self.weights is None else self.weights
+        weights = np.full(whole.shape[::2], 1 / len(whole)) if self.weights is None else self.weights[self.heard]
         return np.asarray(expit(np.einsum("mc,mnc->nc", weights, logits_of(whole))), np.float64)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +65,7 @@ class Ensemble:
             "kind": self.kind,
             "centre": self.centre.tolist(),
             "spread": self.spread.tolist(),
+            "heard": self.heard.tolist(),
             "weights": None if self.weights is None else self.weights.tolist(),
             "quantiles": None if self.quantiles is None else self.quantiles.tolist(),
             "stack": None if self.stack is None else self.stack.to_json(),
@@ -71,10 +75,13 @@ class Ensemble:
     def from_json(cls, content: dict[str, Any]) -> Ensemble:
         """Return what :meth:`to_json` gave."""
         weights, quantiles = content["weights"], content["quantiles"]
+        # Files from before members could go unheard say nothing of it: all were heard.
+        heard = content.get("heard", [True] * len(content["centre"]))
         return cls(
             content["kind"],
             np.array(content["centre"], np.float64),
             np.array(content["spread"], np.float64),
+            np.array(heard, np.bool_),
             None if weights is None else np.array(weights, np.float64),
             None if quantiles is None else np.array(quantiles, np.float64),
             None if content["stack"] is None else Stack.from_json(content["stack"]),
@@ -98,32 +105,48 @@ def fit_ensemble(
         precision: For ``stack`` and ``class``: how strongly classes are held to what they share; estimated by default.
         start: An ensemble of the same members fitted to similar fields; it saves time.
     """
-    logits = logits_of(stack)
-    centre, spread = np.nanmean(logits, axis=1), np.nanstd(logits, axis=1)
+    heard = np.asarray(~np.isnan(stack[:, :, 0]).all(axis=1), np.bool_)
+    logits = logits_of(stack[heard])
+    centre, spread = np.empty(stack.shape[::2]), np.empty(stack.shape[::2])
+    centre[heard], spread[heard] = np.nanmean(logits, axis=1), np.nanstd(logits, axis=1)
+    centre[~heard], spread[~heard] = centre[heard].mean(axis=0), spread[heard].mean(axis=0)
     if kind in ("mean", "logit"):
-        return Ensemble(kind, centre, spread)
-    whole = filled(stack, centre, spread)
+        return Ensemble(kind, centre, spread, heard)
+    whole = filled(stack, centre, spread, heard=heard)
     if kind == "rank":
         quantiles = np.quantile(whole, LEVELS, axis=1, method="higher").transpose(1, 2, 0)
-        return Ensemble(kind, centre, spread, quantiles=quantiles)
+        return Ensemble(kind, centre, spread, heard, quantiles=quantiles)
     if kind == "stack":
-        before = None if start is None else start.stack
-        return Ensemble(kind, centre, spread, stack=fit_stack(whole, truth, precision=precision, start=before))
-    return Ensemble(kind, centre, spread, weights=_fit_weights(whole, truth, by_class=kind == "class"))
+        before = start.stack if start is not None and (start.heard == heard).all() else None
+        stacked = fit_stack(whole, truth, precision=precision, start=before)
+        return Ensemble(kind, centre, spread, heard, stack=stacked)
+    weights = np.zeros(stack.shape[::2])
+    weights[heard] = _fit_weights(whole, truth, by_class=kind == "class")
+    return Ensemble(kind, centre, spread, heard, weights=weights)
 
 
-def filled(stack: Floats, centre: Floats, spread: Floats) -> Floats:
-    """Return ``stack`` with the fields that a member lacks filled in from the members that have them.
+def filled(stack: Floats, centre: Floats, spread: Floats, *, heard: NDArray[np.bool_]) -> Floats:
+    """Return the heard members' scores, with the fields that one lacks filled in from the members that have them.
 
     Their logits, each by how far it is from its member's mean, are averaged and given the absent member's mean and
     spread.
+
+    Args:
+        stack: ``(members, n, classes)``.
+        centre: Mean logit of each member and class.
+        spread: Its standard deviation.
+        heard: Which members count; the others do for fields that only they have.
     """
     absent = np.isnan(stack)
+    if not heard.all():
+        elsewhere = ~absent[heard].all(axis=0)
+        stack = np.where(~heard[:, None, None] & elsewhere, np.nan, stack)
+        absent = np.isnan(stack)
     if not absent.any():
-        return stack
+        return stack[heard]
     scale = np.where(spread > 0, spread, 1.0)[:, None]
     usual = np.nanmean((logits_of(stack) - centre[:, None]) / scale, axis=0)
-    return np.where(absent, expit(centre[:, None] + usual * scale), stack)
+    return np.asarray(np.where(absent, expit(centre[:, None] + usual * scale), stack)[heard])
 
 
 def _fit_weights(stack: Floats, truth: NDArray[np.bool_], *, by_class: bool) -> Floats:

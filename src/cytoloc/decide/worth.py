@@ -62,10 +62,14 @@ def member_worth(members: Members, truth: NDArray[np.bool_], *, groups: NDArray[
         members: Probabilities ``(n, 28)`` by name.
         truth: bool ``(n, 28)``.
         groups: A group number per field, kept together.
+
+    Raises:
+        TableError: If all fields of a member have the same scores, or are one group.
     """
     stack = stack_members(members)
     check_truth(truth, stack.shape[1])
     parts = _parts(stack, groups)
+    _refuse_few(stack, parts, list(members))
     everyone = fit_evidence(Plan("weighted", "platt"), stack, truth)
     whole = _loss(stack, truth, parts, everyone)
     weights = everyone.ensemble.weights
@@ -110,6 +114,17 @@ def _parts(stack: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.int64]
             way_out="Give more fields.",
         )
     return parts
+
+
+def _refuse_few(stack: Floats, parts: NDArray[np.int64], names: list[str]) -> None:
+    for name, values in zip(names, stack, strict=True):
+        has = ~np.isnan(values[:, 0])
+        if len(np.unique(parts[has])) < 2:
+            raise TableError(
+                f"The member {name!r} has {int(has.sum())} of the {len(has)} labelled fields, all in one part of"
+                f" {int(parts.max()) + 1}, so nothing is left to judge it by.",
+                way_out="Give more of its fields, or leave it out.",
+            )
 
 
 def _loss(stack: Floats, truth: NDArray[np.bool_], parts: NDArray[np.int64], start: Evidence | None = None) -> float:

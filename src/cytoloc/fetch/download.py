@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import cytoloc
 from cytoloc.errors import CytolocError, FetchError, FormatError, ImageError, MissingExtraError
+from cytoloc.fetch.address import host_of, may_lead_to
 from cytoloc.fetch.pace import Pace, retry_after_s
 from cytoloc.files import sha256_of
 
@@ -30,6 +32,7 @@ LARGEST_BYTES: Final = 256 << 20
 SLOWEST: Final = 20
 """A file must come within so many time limits, however steadily it trickles; then the rest is asked for."""
 
+_ASKED: Final = "cytoloc_asked"
 _TRY_AGAIN: Final = frozenset({408, 425, 429, *range(500, 600)})
 
 
@@ -99,7 +102,7 @@ class Downloader:
         # Compressed answers have neither a length nor ranges that mean the file's.
         headers = {"User-Agent": agent, "Accept-Encoding": "identity"}
         self._client: httpx.AsyncClient = self._httpx.AsyncClient(
-            headers=headers, timeout=timeout_s, follow_redirects=True
+            headers=headers, timeout=timeout_s, follow_redirects=True, event_hooks={"request": [_refuse_other_hosts]}
         )
 
     async def __aenter__(self) -> Self:
@@ -149,15 +152,26 @@ class Downloader:
         raise AssertionError("an attempt either returns or raises")
 
     async def size_bytes(self, url: str) -> int | None:
-        """Return how large the site says that a file is; None if it does not say."""
-        await self.pace.turn()
-        try:
-            answer = await self._client.head(url)
-        except self._httpx.HTTPError:
-            # A guess of the size that fails is a guess that is not made: the caller says so.
-            return None
-        length = answer.headers.get("Content-Length", "")
-        return int(length) if answer.status_code == 200 and length.isdecimal() else None
+        """Return how large the site says that a file is; None if it does not say.
+
+        Raises:
+            SiteBusyError: If the site asks to be left alone for long.
+        """
+        for _ in range(self.attempts):
+            await self.pace.turn()
+            try:
+                async with self._ask("HEAD", url, {}) as answer:
+                    length = answer.headers.get("Content-Length", "")
+            except (self._httpx.HTTPError, self._httpx.InvalidURL, AddressError):
+                # A guess of the size that fails is a guess that is not made: the caller says so.
+                return None
+            if answer.status_code not in _TRY_AGAIN or not self._pause_as_asked(answer, url):
+                return int(length) if answer.status_code == 200 and length.isdecimal() else None
+        return None
+
+    def _ask(self, method: str, url: str, headers: dict[str, str]) -> AbstractAsyncContextManager[httpx.Response]:
+        """Return an answer to be; what was asked for stays with it through all redirects."""
+        return self._client.stream(method, url, headers=headers, extensions={_ASKED: url})
 
     async def _attempt(self, url: str, part: Path, check: Callable[[Path], None], refused: set[str]) -> Received:
         note, have = _begun(part, url)
@@ -165,7 +179,7 @@ class Downloader:
             headers = {"Range": f"bytes={have}-", "If-Range": note.condition} if have else {}
             await self.pace.turn()
             try:
-                async with asyncio.timeout(self.longest_s), self._client.stream("GET", url, headers=headers) as answer:
+                async with asyncio.timeout(self.longest_s), self._ask("GET", url, headers) as answer:
                     self._judge(answer, url, part)
                     note = await _write(answer, url, part, have=have, before=note)
             except TimeoutError as error:
@@ -191,7 +205,7 @@ class Downloader:
         status = answer.status_code
         if status in (200, 206):
             return
-        said = f"the site answers {status} {answer.reason_phrase}".rstrip()
+        said = _said(answer)
         if status == 416:
             _forget(part)
             raise _AgainError(said)
@@ -199,23 +213,49 @@ class Downloader:
             raise AbsentError(f"{url}: {said}.")
         if status not in _TRY_AGAIN:
             raise FetchError(f"{url}: {said}.")
-        wait_s = retry_after_s(answer.headers.get("Retry-After"))
-        if wait_s is not None:
-            if wait_s > LONGEST_PAUSE_S:
-                raise SiteBusyError(
-                    f"{url}: {said} and asks to wait {wait_s:.0f} s.",
-                    way_out="Start again after that; it goes on from where it was.",
-                )
-            self.pace.pause(wait_s)
+        self._pause_as_asked(answer, url)
         raise _AgainError(said)
+
+    def _pause_as_asked(self, answer: httpx.Response, url: str) -> bool:
+        """Let no request out for as long as the site asks to wait; return whether it does."""
+        wait_s = retry_after_s(answer.headers.get("Retry-After"))
+        if wait_s is None:
+            return False
+        if wait_s > LONGEST_PAUSE_S:
+            raise SiteBusyError(
+                f"{url}: {_said(answer)} and asks to wait {wait_s:.0f} s.",
+                way_out="Start again after that; it goes on from where it was.",
+            )
+        self.pace.pause(wait_s)
+        return True
 
 
 class AbsentError(FetchError):
     """A file that the site does not have."""
 
 
+class AddressError(FetchError):
+    """An address that is none, or that leads to a host which was not asked for."""
+
+
 class SiteBusyError(FetchError):
     """A site that asks to be left alone for long: everything stops, not this file alone."""
+
+
+def _said(answer: httpx.Response) -> str:
+    return f"the site answers {answer.status_code} {answer.reason_phrase}".rstrip()
+
+
+async def _refuse_other_hosts(request: httpx.Request) -> None:
+    """Raise unless a request, the first or one that a redirect leads to, is to a host that may have the file."""
+    asked, url = str(request.extensions[_ASKED]), str(request.url)
+    if host_of(asked) is None:
+        raise AddressError(f"{asked} is not an address that files are fetched from.", way_out="Check --base.")
+    if not may_lead_to(asked, url):
+        raise AddressError(
+            f"{asked} leads to another host: {url[:200]}.",
+            way_out="If that is where the files are, give it as --base.",
+        )
 
 
 def forget(part: Path) -> None:

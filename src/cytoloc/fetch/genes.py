@@ -28,10 +28,24 @@ class Genes(NamedTuple):
     Attributes:
         ids: Of Ensembl, in order, each once.
         names: Of genes whose id is not known yet.
+        passed_over: Rows of a table without an Ensembl id, or with another number of cells than its header.
     """
 
     ids: tuple[str, ...]
     names: tuple[str, ...] = ()
+    passed_over: int = 0
+
+
+class GeneTable(NamedTuple):
+    """A table of the Human Protein Atlas.
+
+    Attributes:
+        ids: The Ensembl id of each gene's name, in order.
+        passed_over: Rows without an Ensembl id, or with another number of cells than its header.
+    """
+
+    ids: dict[str, str]
+    passed_over: int = 0
 
 
 def read_genes(path: Path) -> Genes:
@@ -44,9 +58,9 @@ def read_genes(path: Path) -> Genes:
         TableError: If it holds none, or a line is neither.
     """
     lines = _lines(path)
-    columns = _columns(lines)
-    if columns:
-        return Genes(tuple(columns.values()))
+    table = _table(lines)
+    if table.ids:
+        return Genes(tuple(table.ids.values()), passed_over=table.passed_over)
     ids: dict[str, None] = {}
     names: dict[str, None] = {}
     for number, line in enumerate(lines, start=1):
@@ -65,19 +79,19 @@ def read_genes(path: Path) -> Genes:
     return Genes(tuple(ids), tuple(names))
 
 
-def read_gene_names(path: Path) -> dict[str, str]:
+def read_gene_table(path: Path) -> GeneTable:
     """Return the Ensembl id of each gene's name in a table of the Atlas; see :func:`read_genes`.
 
     Raises:
         TableError: If it is no such table.
     """
-    columns = _columns(_lines(path))
-    if not columns:
+    table = _table(_lines(path))
+    if not table.ids:
         raise TableError(
             f"{path} is not a table with Ensembl ids and names of genes.",
             way_out="Give subcellular_location.tsv or proteinatlas.tsv of the Human Protein Atlas.",
         )
-    return columns
+    return table
 
 
 def resolve(genes: Genes, known: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -86,17 +100,22 @@ def resolve(genes: Genes, known: dict[str, str]) -> tuple[tuple[str, ...], tuple
     return tuple(dict.fromkeys([*genes.ids, *found])), tuple(name for name in genes.names if name not in known)
 
 
-def _columns(lines: list[str]) -> dict[str, str]:
-    """Return each gene's name and id, in order; nothing if the lines are not a table with such columns."""
+def _table(lines: list[str]) -> GeneTable:
+    """Return each gene's name and id, in order; no gene if the lines are not a table with such columns."""
     separator = "\t" if lines and "\t" in lines[0] else ","
     rows = csv.reader(lines, delimiter=separator)
     header = next(rows, [])
-    table = [row for row in rows if len(row) == len(header) > 1]
+    written = [row for row in rows if row]
+    whole = [row for row in written if len(row) == len(header) > 1]
     for column in _ID_COLUMNS:
-        if column in header and table and _ENSEMBL.fullmatch(table[0][header.index(column)]):
+        if column not in header:
+            continue
+        place = header.index(column)
+        genes = [row for row in whole if _ENSEMBL.fullmatch(row[place])]
+        if genes:
             name = next((each for each in _NAME_COLUMNS if each in header and each != column), column)
-            return _by_name(table, header.index(column), header.index(name))
-    return {}
+            return GeneTable(_by_name(genes, place, header.index(name)), len(written) - len(genes))
+    return GeneTable({})
 
 
 def _by_name(rows: Iterable[list[str]], ids: int, names: int) -> dict[str, str]:
@@ -104,8 +123,7 @@ def _by_name(rows: Iterable[list[str]], ids: int, names: int) -> dict[str, str]:
     for row in rows:
         # Two genes of one name are kept apart by their ids.
         name = row[names] if row[names] not in found else row[ids]
-        if _ENSEMBL.fullmatch(row[ids]):
-            found[name] = row[ids]
+        found[name] = row[ids]
     return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from cytoloc.errors import FetchError, FormatError, TableError
 from cytoloc.fetch.catalogue import Gene, read_catalogue
-from cytoloc.fetch.genes import Genes, read_gene_names, resolve
+from cytoloc.fetch.genes import Genes, read_gene_table, resolve
 from cytoloc.fetch.site import Advance, BadFile, Failed, Luck, Remote, Site, fetch_all
 from cytoloc.fetch.store import CATALOGUE, Store
 
@@ -36,11 +36,12 @@ def wanted_genes(site: Site, store: Store, genes: Genes | None) -> tuple[tuple[s
                 f"The site's table of genes cannot be had: {error.message}",
                 way_out="Give --genes with Ensembl ids, or with a table subcellular_location.tsv.",
             ) from error
-    known = read_gene_names(store.folder / table.file)
+    known, passed_over = read_gene_table(store.folder / table.file)
+    failed = [Failed(table.file, table.url, f"{passed_over} of its rows have no gene.")] if passed_over else []
     if genes is None:
-        return tuple(known.values()), []
+        return tuple(known.values()), failed
     ids, unknown = resolve(genes, known)
-    return ids, [Failed(name, table.url, "The site's table has no gene of this name.") for name in unknown]
+    return ids, failed + [Failed(name, table.url, "The site's table has no gene of this name.") for name in unknown]
 
 
 def fetch_genes(
@@ -95,6 +96,16 @@ def genes_of_file(path: Path, genes: Genes | None) -> Iterator[Gene]:
             yield gene
 
 
+def not_in_file(path: Path, genes: Genes, found: Iterable[tuple[str, str]]) -> list[Failed]:
+    """Return the genes that were asked for and are not in a file of many, whose ids and names are ``found``."""
+    there = {word for gene in found for word in gene}
+    return [
+        Failed(word, path.name, f"{path.name} has no such gene.")
+        for word in (*genes.ids, *genes.names)
+        if word not in there
+    ]
+
+
 def _file(name: str) -> str:
     return f"{CATALOGUE}/{name}.xml"
 
@@ -117,6 +128,6 @@ def _check_gene(path: Path, remote: Remote) -> None:
 
 def _check_gene_table(path: Path, remote: Remote) -> None:
     try:
-        read_gene_names(path)
+        read_gene_table(path)
     except TableError as error:
         raise FormatError(f"{remote.url} is not a table of genes.") from error

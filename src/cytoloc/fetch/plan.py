@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from cytoloc.fetch.address import host_of, is_of_the_atlas
 from cytoloc.fetch.catalogue import Field, Gene
 from cytoloc.fetch.selection import Selection, Wanted, select
 from cytoloc.fetch.site import Failed, Remote, Site
@@ -78,7 +79,7 @@ def make_plan(
         for gene in genes:
             seen.append((gene.ensembl, gene.name, gene.release, len(gene.fields)))
             if not site.moved:
-                ours = [each for each in gene.fields if _is_of_the_atlas(each.url)]
+                ours = [each for each in gene.fields if is_of_the_atlas(host_of(each.url))]
                 if len(ours) < len(gene.fields):
                     gene.passed_over["at another host than the Atlas's"] += len(gene.fields) - len(ours)
                     gene.fields = ours
@@ -127,11 +128,6 @@ def _picture(each: Field, colour: str, site: Site) -> Remote:
     if site.moved:
         url = f"{site.base}/{url.partition('://')[2].partition('/')[2]}"
     return Remote(f"images/{each.folder}/{each.id.partition('_')[2]}_{colour}.jpg", url, each.release)
-
-
-def _is_of_the_atlas(url: str) -> bool:
-    host = url.partition("://")[2].partition("/")[0].partition(":")[0].lower()
-    return host == "proteinatlas.org" or host.endswith(".proteinatlas.org")
 
 
 def _row(each: Field) -> list[str]:

@@ -144,7 +144,15 @@ class Store:
             with path.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
             content = content[: content.rfind(b"\n") + 1]
-        rows = csv.reader(io.StringIO(content.decode("utf-8")))
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            number = content.count(b"\n", 0, error.start) + 1
+            raise FormatError(
+                f"{path}, line {number}, is damaged: it is not UTF-8.",
+                way_out="Remove that line; its file comes anew.",
+            ) from error
+        rows = csv.reader(io.StringIO(text))
         header = next(rows, list(Came._fields))
         if header != list(Came._fields):
             raise FormatError(
@@ -217,7 +225,7 @@ class Store:
 
 
 class Log:
-    """Adds rows to a CSV, each in one write: there whole, or not at all."""
+    """Adds rows to a CSV, each in one write if the disk takes it; one that a full disk cut off is an error."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -226,7 +234,9 @@ class Log:
         """Add a row."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(row)
-        os.write(self._number, text.getvalue().encode("utf-8"))
+        rest = text.getvalue().encode("utf-8")
+        while rest:
+            rest = rest[os.write(self._number, rest) :]
 
 
 def _is(path: Path, came: Came, *, verify: bool) -> bool:
