@@ -56,19 +56,6 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def refuse_same_file(options: Mapping[str, Path | None]) -> None:
-    """Raise if two options name one file to be written."""
-    import typer
-
-    named: dict[Path, str] = {}
-    for option, path in options.items():
-        if path is None:
-            continue
-        other = named.setdefault(path.resolve(), option)
-        if other != option:
-            raise typer.BadParameter(f"is the same file as {other}.", param_hint=f"'{option}'")
-
-
 def like(name: str, known: list[str]) -> str:
     """Return the way out for a name that is not among those known: the nearest of them, or the first."""
     near = get_close_matches(name, known, n=3) or known[:3]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cytoloc.cli.console import counted, progress, refuse_same_file
+from cytoloc.cli.console import counted, progress
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,17 +78,14 @@ def duplicates(
     from cytoloc.atlas.store import open_atlas
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
     from cytoloc.curation.hamming import DEFAULT_LIMITS
-    from cytoloc.files import new_file, refuse_existing
+    from cytoloc.files import check_outputs, new_file
 
     words = limits.split(",")
     if len(words) != len(DEFAULT_LIMITS) or not all(word.strip().isdecimal() and int(word) <= 64 for word in words):
         raise typer.BadParameter(
             f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10.", param_hint="'--limits'"
         )
-    refuse_same_file({"--out": out, "--groups": groups, "--sheet": sheet})
-    for path in (out, groups):
-        if path is not None:
-            refuse_existing(path)
+    check_outputs(out, *([groups] if groups else []), anew=[sheet] if sheet else [])
     twice = [path for path, count in Counter(str(Path(path).resolve()) for path in paths).items() if count > 1]
     if twice:
         raise typer.BadParameter(f"{twice[0]} is given twice: every field would be its own copy.")

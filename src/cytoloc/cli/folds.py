@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, progress, refuse_same_file
+from cytoloc.cli.console import counted, progress
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,7 +64,7 @@ def folds(
     """
     from cytoloc.curation.pairs import read_pairs
     from cytoloc.errors import TableError
-    from cytoloc.files import refuse_existing
+    from cytoloc.files import check_outputs
     from cytoloc.folds import making, quality, table
     from cytoloc.folds.groups import group_known, groups_of_fields
 
@@ -74,9 +74,7 @@ def folds(
         raise typer.BadParameter("--like takes all fields: leave out --without.")
     if check and (like or without or k is not None):
         raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
-    refuse_same_file({"--out": out, "--sheet": sheet})
-    if out:
-        refuse_existing(out)
+    check_outputs(*([out] if out else []), anew=[sheet] if sheet else [])
     atlas, fields = _fields(path)
     tied = [pair for file in pairs or () for pair in read_pairs(file)]
     alike: list[Resemblance] = []
