@@ -99,7 +99,6 @@ def hpa(
     v18/images --labels v18/labels.csv --out external.atlas`
     """
     from cytoloc.fetch.download import Downloader, require_libraries
-    from cytoloc.fetch.genes import read_genes
     from cytoloc.fetch.pace import Pace
     from cytoloc.fetch.plan import COLOURS
     from cytoloc.fetch.selection import RELIABILITIES, Wanted
@@ -121,10 +120,7 @@ def hpa(
         jobs=jobs,
         strict=strict,
     )
-    listed = read_genes(genes) if genes else None
-    if listed and listed.passed_over:
-        rows = counted(listed.passed_over, "row")
-        typer.secho(f"{genes}: {rows} without an Ensembl id, or cut short, passed over.", fg="yellow", err=True)
+    listed = _listed(genes) if genes else None
     require_libraries()
     try:
         origin = f"the hosts that {catalogue.name} names" if catalogue and not base else site.base
@@ -142,6 +138,17 @@ def hpa(
         if not fetched.came and len(fetched.failed) > len(planned.failed):
             # Pictures were asked for, and none came.
             raise typer.Exit(1)
+
+
+def _listed(path: Path) -> Genes:
+    """Return the genes in a file, and say which of its rows were passed over."""
+    from cytoloc.fetch.genes import read_genes
+
+    listed = read_genes(path)
+    if listed.passed_over:
+        rows = counted(listed.passed_over, "row")
+        typer.secho(f"{path}: {rows} without an Ensembl id, or cut short, passed over.", fg="yellow", err=True)
+    return listed
 
 
 def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
