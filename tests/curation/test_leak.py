@@ -96,6 +96,14 @@ def test_verdicts_are_heard(tmp_path: Path) -> None:
         read_pairs(path)
 
 
+@pytest.mark.parametrize("header", ["Id,Target", "id,group,fold", "Id,Predicted", "ID,Label"])
+def test_other_lists_are_not_taken_for_pairs(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(f"{header}\nx,0\nu,0\n")
+    with pytest.raises(TableError, match="is not a pairs file: it has the columns"):
+        read_pairs(path)
+
+
 @pytest.mark.parametrize("header", ["", "first,second,score\n"])
 def test_scores_are_not_taken_for_ids(tmp_path: Path, header: str) -> None:
     path = tmp_path / "pairs.csv"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cytoloc.cli.console import counted, progress
+from cytoloc.cli.console import counted, progress, read_truth
 
 if TYPE_CHECKING:
     import polars as pl
@@ -137,8 +137,10 @@ def _draw(doubtful: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> None:
 
 
 def audit(
-    listed: Annotated[Path, typer.Argument(help="The label list to be judged, CSV Id,Target.", metavar="LIST.csv")],
-    truth: Annotated[Path, typer.Option(help="The labels that are trusted, CSV Id,Target.")],
+    listed: Annotated[
+        Path, typer.Argument(help="The labels to be judged: CSV Id,Target, or an atlas.", metavar="LIST.csv")
+    ],
+    truth: Annotated[Path, typer.Option(help="The labels that are trusted: CSV Id,Target, or an atlas.")],
     pairs: Annotated[
         Path | None,
         typer.Option(help="Which field of the list is which trusted one; by default those of the same id."),
@@ -161,10 +163,9 @@ def audit(
     """
     from cytoloc.curation import audit as auditing
     from cytoloc.curation.pairs import read_pairs
-    from cytoloc.errors import SettingsError
+    from cytoloc.errors import SettingsError, TableError
     from cytoloc.files import refuse_existing
     from cytoloc.labels import LOCATIONS, LOCATIONS_2021
-    from cytoloc.scores import read_labels
 
     if write is not None:
         refuse_existing(write)
@@ -173,14 +174,19 @@ def audit(
                 "--write needs the truth of the listed fields themselves, in the classes of 2018.",
                 way_out="Leave out --match well and --classes 2021.",
             )
-    have = read_labels(listed)
+    have = read_truth(listed)
     if classes is Classes.of_2021:
         true = auditing.read_labels_2021(truth)
         names: tuple[str, ...] = LOCATIONS_2021
         have = auditing.as_2021(have)
     else:
-        true = read_labels(truth)
+        true = read_truth(truth)
         names = tuple(location.name for location in LOCATIONS)
+    if pairs is None and not set(have) & set(true):
+        raise TableError(
+            f"{listed} and {truth} share no id.",
+            way_out="Say with --pairs which field of the one is which of the other.",
+        )
     tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
     matcher = auditing.match_wells if match is MatchChoice.well else auditing.match_fields
     result = auditing.audit(*matcher(have, true, tied), classes=len(names))
@@ -277,7 +283,6 @@ def leak(
 def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
     """Return the labels in several lists or atlases, and plate and well of the fields of atlases."""
     from cytoloc.atlas.store import open_atlas
-    from cytoloc.cli.console import read_truth
 
     labels: dict[str, tuple[int, ...]] = {}
     places: dict[str, tuple[str, str]] = {}

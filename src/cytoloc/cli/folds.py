@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cytoloc.folds.quality import FoldQuality
 
 
+UNLIKE = 0.1
+"""A picked fold that differs by more than this is said to."""
+
+
 class Group(StrEnum):
     """What `folds` keeps together."""
 
@@ -102,7 +106,7 @@ def folds(
     if sheet:
         from cytoloc.report.figures import fold_sheet
 
-        fold_sheet(found.class_fields, sheet)
+        fold_sheet(found.class_fields, found.fields, sheet)
     ids = set(fields["id"])
     counts = {
         "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group.value)).sum()),
@@ -169,7 +173,8 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
         names = ", ".join(LOCATIONS[number].name for number in found.scarce)
         lines.append(f"Fewer groups than folds, so that some fold has none: {names}.")
     lines += [
-        f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0."
+        f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0"
+        + ("; too few fields look like the target." if each.after > UNLIKE else ".")
         for each in alike
     ]
     if counts["alone"]:

@@ -108,7 +108,8 @@ def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LO
     if not matched:
         raise TableError(
             f"None of {unmatched} pairs is in both lists.",
-            way_out="Pairs name a field of the audited list first, and one of the trusted list second.",
+            way_out="Pairs name a field of the audited list first, and one of the trusted list second;"
+            " to match wells, ids of the first must name them.",
         )
     listed = _matrix((each.listed for each in matched), classes)
     true = _matrix((each.true for each in matched), classes)

@@ -17,6 +17,9 @@ _HEADERS: Final[tuple[tuple[str, str], ...]] = (("a", "b"), ("Extra", "Test"), (
 """Names of the two columns of ids: ours, the competition's leak list, and the near-duplicates of 2021."""
 
 
+_OTHER_HEADERS: Final = frozenset({"id", "target", "label", "predicted", "group", "fold"})
+"""Columns of label lists, submissions and folds: what would be read as ids in them are labels or numbers."""
+
 _NUMBER: Final = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 """What is a score or a distance, and no id: a column of them without a header would be taken for one."""
 
@@ -85,6 +88,11 @@ def read_matches(path: Path) -> list[Pair]:
     if not rows:
         raise TableError(f"{path} lists no pairs.", way_out="Give a CSV with the columns a,b.")
     header = rows[0]
+    if _OTHER_HEADERS & {cell.lower() for cell in header}:
+        raise TableError(
+            f"{path} is not a pairs file: it has the columns {', '.join(header)}.",
+            way_out="Give a CSV with the columns a,b.",
+        )
     columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
     pairs = []
     for number, row in enumerate(rows[1:] if columns else rows, start=2 if columns else 1):

@@ -81,7 +81,7 @@ class Decision:
         if set(members) != set(self.members):
             raise TableError(
                 f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(members)}.",
-                way_out="Give the scores of the same members.",
+                way_out="Give the scores of the same members: --member NAME=FILE names them.",
             )
         probabilities = self.evidence(stack_members({name: members[name] for name in self.members}))
         if groups is not None:

@@ -106,7 +106,7 @@ class Store:
         if known != self.base:
             raise SettingsError(
                 f"{self.folder} was fetched from {known}, not from {self.base}.",
-                way_out="Choose another --out for another site: releases do not mix.",
+                way_out="Choose another --out for another site, since releases do not mix, or remove the folder.",
             )
 
     def part(self, file: str) -> Path:

@@ -100,7 +100,7 @@ def contact_sheet(
     """
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    lines = 1 + max(len({*(t or ()), *p}) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
+    lines = 1 + max(max(1, len({*(t or ()), *p})) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
     inches = 1.85 + 0.15 * lines
     heading = 0.3 if predicted is None else 0.5
     figure = Figure(figsize=(4.2 * columns, inches * rows + heading))
@@ -149,29 +149,30 @@ def pair_sheet(
     _save(figure, path, dpi=120)
 
 
-def fold_sheet(fields: NDArray[np.int64], path: Path) -> None:
-    """Draw how many fields of each location each fold has, coloured by how far that is from an even share.
+def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], path: Path) -> None:
+    """Draw how many fields of each location each fold has, coloured by how far that is from the fold's share.
 
     Args:
         fields: ``(28, folds)``; locations without fields are left out.
+        sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
         path: The PNG; an existing picture is drawn anew.
     """
     rows = np.flatnonzero(fields.sum(axis=1))
     rows = rows[np.argsort(-fields[rows].sum(axis=1), kind="stable")]
     counts = fields[rows]
-    even = counts.mean(axis=1, keepdims=True)
+    share = counts.sum(axis=1, keepdims=True) * sizes / sizes.sum()
     figure = Figure(figsize=(4.5 + 0.7 * counts.shape[1], 1.6 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    drawn = axes.imshow(100 * (counts / even - 1), cmap="RdBu", vmin=-25, vmax=25, aspect="auto")
+    drawn = axes.imshow(100 * (counts / share - 1), cmap="RdBu", vmin=-25, vmax=25, aspect="auto")
     for (row, fold), count in np.ndenumerate(counts):
-        far = abs(count / even[row, 0] - 1) > 0.18
+        far = abs(count / share[row, fold] - 1) > 0.18
         axes.text(fold, row, f"{count:,}", ha="center", va="center", size=7, color="white" if far else "black")
     axes.set_xticks(range(counts.shape[1]), [f"fold {fold}" for fold in range(counts.shape[1])])
     axes.set_yticks(range(len(rows)), [LOCATIONS[row].name for row in rows])
     axes.tick_params(length=0, labelsize=8)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(drawn, ax=axes, extend="both", shrink=0.6, label="% more or fewer than an even share")
+    bar = figure.colorbar(drawn, ax=axes, extend="both", shrink=0.6, label="% more or fewer than the fold's share")
     bar.outline.set_visible(False)
     _save(figure, path, dpi=150)
 
