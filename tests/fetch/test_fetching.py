@@ -264,7 +264,7 @@ def test_names_are_looked_up_in_the_sites_table(site: AtlasSite, cli: Cli, tmp_p
     names = tmp_path / "names.txt"
     names.write_text("TSPAN6\nNOSUCH1\n")
     without = cli(*call(site, names, tmp_path / "a"))
-    assert (without.code, "Give --genes with Ensembl ids" in without.err) == (1, True)
+    assert (without.code, "give --genes with Ensembl ids" in without.err) == (1, True)
     site.files["/download/subcellular_location.tsv.zip"] = packed.getvalue()
     said = cli(*call(site, names, tmp_path / "b"))
     assert said.code == 0, said.err

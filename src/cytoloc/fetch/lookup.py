@@ -34,7 +34,7 @@ def wanted_genes(site: Site, store: Store, genes: Genes | None) -> tuple[tuple[s
         except (FetchError, FormatError) as error:
             raise FetchError(
                 f"The site's table of genes cannot be had: {error.message}",
-                way_out="Is the network there, and --base right? A site without that table needs --genes of Ensembl ids.",
+                way_out="Is the network there, and --base right? If so, give --genes with Ensembl ids.",
             ) from error
     known, passed_over = read_gene_table(store.folder / table.file)
     failed = [Failed(table.file, table.url, f"{passed_over} of its rows have no gene.")] if passed_over else []
