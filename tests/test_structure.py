@@ -28,7 +28,7 @@ ALLOWED = {
     "curation": GROUND | {"atlas", "pictures"},
     "folds": GROUND | {"atlas", "pictures"},
     "fetch": GROUND | {"pictures"},
-    "simulate": GROUND | {"atlas.store", "atlas.importing"},
+    "simulate": GROUND | {"atlas.store", "atlas.importing", "atlas.workshop"},
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "atlas", "pictures"},

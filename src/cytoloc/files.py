@@ -69,7 +69,7 @@ def new_files(*paths: Path) -> Iterator[dict[Path, Path]]:
         for path in paths:
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+                folder = _folder_beside(path)
             lent[path] = Path(stack.enter_context(folder)) / path.name
         try:
             yield lent

@@ -38,7 +38,6 @@ from cytoloc.atlas.workshop import (
     finished,
     give_name,
     is_known,
-    is_settled,
     locked,
     part_of,
     retire,
@@ -155,11 +154,6 @@ def import_fields(
             give_name(path, part, result)
         retire(path)
     return Imported(path, result["added"], result["known"], result["rejected"])
-
-
-def is_finished(path: Path) -> bool:
-    """Return whether an atlas lies at ``path`` and nothing is left to be done by the import that made it."""
-    return is_settled(path)
 
 
 def _base(path: Path, size: int) -> Atlas:

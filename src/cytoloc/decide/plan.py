@@ -182,6 +182,7 @@ def judge(plan: Plan, stack: Floats, truth: NDArray[np.bool_], parts: NDArray[np
     if plan.learns:
 
         def fit_without(pair: tuple[int, int]) -> None:
+            """Give each of two parts what evidence that lacks both says of it."""
             one, other = pair
             rest = (parts != one) & (parts != other)
             evidence = fit_evidence(plan, stack[:, rest], truth[rest], start=start)

@@ -66,6 +66,7 @@ def smooth_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.boo
     known: dict[tuple[int, float], float] = {}
 
     def soft_f1(i: int, threshold: float) -> float:
+        """Return the soft F1 of class ``i``."""
         # The differences that stand for derivatives move one threshold at a time: the other 27 are known.
         if (i, threshold) not in known:
             soft = expit(SMOOTH_STEEPNESS * (scores[:, i] - threshold))
@@ -90,6 +91,7 @@ def exact_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.bool
     scores = np.asarray(probabilities)
 
     def best(i: int) -> float:
+        """Return the threshold of class ``i``."""
         positives = np.sort(scores[truth[:, i], i])
         if not len(positives):
             return NEVER

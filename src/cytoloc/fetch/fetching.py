@@ -69,6 +69,7 @@ def fetch_pictures(
     with store.log(MANIFEST, Came._fields) as log:
 
         def write_down(remote: Remote, received: Received) -> None:
+            """Add a row to the manifest."""
             time = now().isoformat(timespec="seconds")
             size, sha256, etag = received
             right = licence or licence_of(remote.release)

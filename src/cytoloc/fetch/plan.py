@@ -76,6 +76,7 @@ def make_plan(
     seen: list[tuple[str, str, str, int]] = []
 
     def at_the_site() -> Iterator[Gene]:
+        """Yield the genes, each with its addresses at the site, and note what it has."""
         for gene in genes:
             seen.append((gene.ensembl, gene.name, gene.release, len(gene.fields)))
             if not site.moved:

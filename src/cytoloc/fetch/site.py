@@ -104,6 +104,7 @@ def fetch_all(
     done = 0
 
     async def run() -> None:
+        """Bring all files, several at once."""
         async with site.downloader() as downloader:
 
             async def fetch(each: Remote) -> None:

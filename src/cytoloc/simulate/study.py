@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.atlas.importing import Loaded, import_fields, is_finished
+from cytoloc.atlas.importing import Loaded, import_fields
 from cytoloc.atlas.store import Atlas
+from cytoloc.atlas.workshop import is_settled
 from cytoloc.errors import OutputExistsError, SettingsError
 from cytoloc.files import new_folder, read_json, refuse_existing, write_json
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, N_LOCATIONS, format_labels
@@ -180,7 +181,7 @@ def draw_study(
         with _drawers() as pool:
             for name, each in sets.items():
                 target = path / f"{name}.atlas"
-                if not is_finished(target):
+                if not is_settled(target):
                     source = SimulatedSource(each.design, each.given, pool)
                     import_fields(source, target, size=design.size, advance=_from(advance, before, total))
                 before += len(each.plans)
