@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from cytoloc.bench.decide import WAYS, Predict, Scores, compare_on_halves, read_folder
+from cytoloc.choices import Method
 from cytoloc.decide import fit_decision
-from cytoloc.decide.fitted import Method
 from cytoloc.decide.inputs import logits_of, row_keys, stack_members
 from cytoloc.decide.plan import Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
 from cytoloc.decide.thresholds import exact_thresholds, expected_thresholds

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from cytoloc.atlas.store import Atlas
@@ -17,6 +18,10 @@ from cytoloc.cli.app import main
 from cytoloc.simulate.study import simulate_atlas, write_kaggle_field
 
 DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+# No test is a matter of time: machines are busy with other things too.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from cytoloc.errors import CytolocError, FormatError, TableError
-from cytoloc.scores import (
-    Scores,
-    combine,
-    join_members,
-    read_groups,
-    read_ids,
-    read_labels,
-    read_scores,
-    write_scores,
-)
+from cytoloc.errors import FormatError, TableError
+from cytoloc.scores import Scores, combine, join_members, read_scores, write_scores
 
 
 def scores_of(*ids: str, seed: int = 0) -> Scores:
@@ -63,8 +54,16 @@ def test_another_parquet_is_refused(tmp_path: Path) -> None:
 def test_values_that_are_no_probabilities_are_refused(value: float) -> None:
     values = np.full((2, 28), 0.5, np.float32)
     values[1, 7] = value
-    with pytest.raises(TableError, match="Field b, location 7"):
+    with pytest.raises(TableError, match="Field b, location 7") as caught:
         Scores(("a", "b"), values)
+    assert ("sigmoid" in caught.value.way_out) == (not np.isnan(value))
+
+
+def test_numpy_files_of_another_shape_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    np.savez(tmp_path / "s.npz", np.full((3, 28), 0.5))
+    with pytest.raises(TableError, match=r"s\.npz has the shape \(3, 28\); .*ids\.txt lists 2 ids.*\(2, 28\)"):
+        read_scores(tmp_path / "s.npz", ids=tmp_path / "ids.txt")
 
 
 def test_ids_must_differ() -> None:
@@ -113,71 +112,3 @@ def test_members_are_joined_by_id_and_may_lack_fields() -> None:
         join_members({"one": one, "other": other, "strange": scores_of("z")})
     with pytest.raises(TableError, match="no scores"):
         join_members({})
-
-
-def test_groups_may_have_any_name(tmp_path: Path) -> None:
-    path = tmp_path / "g.csv"
-    path.write_text("Id,group\na,well 3\nb,well 1\nc,well 3\n")
-    assert read_groups(path, ["c", "b", "a"]).tolist() == [1, 0, 1]
-    path.write_text("id,group,fold\na,10,0\nb,9,0\nc,,0\n")
-    assert read_groups(path, ["a", "b"]).tolist() == [1, 0]
-    for ids in (["a", "c"], ["a", "d"]):
-        with pytest.raises(TableError, match=rf"lacks the group of 1 of the scored fields, e\.g\. {ids[1]}"):
-            read_groups(path, ids)
-    path.write_text("id,well\na,7\n")
-    with pytest.raises(TableError, match="lacks the column group"):
-        read_groups(path, ["a"])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("Id,Label\na,0\n", "lacks the column Target; it has Id, Label"),
-        ("Id;Target\na;0\n", "lacks the columns Id, Target"),
-        ("Id,Target\n", "has no rows"),
-        ("Id,Target\na,0\na,1\n", "the id a occurs twice"),
-        ("Id,Target\na,\n", "id a: the label is empty"),
-        ("Id,Target\na,28\n", "'28' is not a location"),
-        ("Id,Target\n,3\n", "has no id"),
-        ("", "cannot be read as CSV"),
-    ],
-)
-def test_bad_label_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text(content)
-    with pytest.raises(CytolocError, match=r"labels\.csv") as caught:
-        read_labels(path)
-    assert message in str(caught.value)
-
-
-def test_a_submission_may_be_blank(tmp_path: Path) -> None:
-    path = tmp_path / "s.csv"
-    path.write_text("Id,Predicted\na,\nb,3 1\n")
-    assert read_labels(path, column="Predicted", blank=True) == {"a": (), "b": (1, 3)}
-    assert read_ids(path) == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xef\xbb\xbfId,Target\r\na,1 2\r\nb,3\r\n",
-        b"Id,Target\r\na,1 2\r\nb,3",
-        b"\xef\xbb\xbfId,Target\na,1 2\nb,3\n",
-    ],
-)
-def test_labels_of_spreadsheets_read(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "l.csv").write_bytes(content)
-    assert read_labels(tmp_path / "l.csv") == {"a": (1, 2), "b": (3,)}
-
-
-def test_ids_may_be_long_and_of_any_script(tmp_path: Path) -> None:
-    names = ["Zellkern \u00e4\u00f6\u00fc 1", "\u7d30\u80de", "x" * 5000]
-    (tmp_path / "l.csv").write_text("Id,Target\n" + "".join(f"{name},1\n" for name in names), encoding="utf-8")
-    assert list(read_labels(tmp_path / "l.csv")) == names
-
-
-def test_labels_of_another_encoding_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "l.csv").write_text("Id,Target\n\u00e4,1\n", encoding="latin-1")
-    with pytest.raises(TableError, match=r"l\.csv cannot be read") as caught:
-        read_labels(tmp_path / "l.csv")
-    assert "UTF-8" in caught.value.way_out

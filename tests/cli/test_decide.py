@@ -16,7 +16,8 @@ from cytoloc.decide import fit_decision, macro_f1
 from cytoloc.decide.decision import cross_fit, read_decision
 from cytoloc.decide.metrics import class_log_loss
 from cytoloc.labels import to_matrix
-from cytoloc.scores import Scores, read_labels, write_scores
+from cytoloc.lists import read_labels
+from cytoloc.scores import Scores, write_scores
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 
@@ -103,6 +104,27 @@ def test_rules_groups_and_known_labels_on_the_command_line(
     found = predicted_in(tmp_path / "s.csv")
     assert found[3].nonzero()[0].tolist() == [5, 27]
     np.testing.assert_array_equal(found[4], found[5])  # of one group
+
+
+def test_a_member_without_scores_of_new_fields_is_said_to_have_none(
+    cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
+) -> None:
+    members, truth = scored
+    named = [word for name in members for word in ("--member", f"{name}={tmp_path / name}.parquet")]
+    files = ["--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
+    assert cli("decide", "fit", *named, "--method", "stack", *files).code == 0
+    call = ["decide", "apply", *named[:4], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
+    refused = cli(*call)
+    assert refused.code == 1
+    assert "--without NAME" in refused.err
+    for name, reason in (("m1", "it has scores here"), ("m7", "it is no member of the decision")):
+        refused = cli(*call, "--without", name)
+        assert refused.code == 2
+        assert reason in refused.err
+    assert cli(*call, "--without", "m2").code == 0
+    decision = fit_decision(members, truth, method="stack")
+    expected = decision({**members, "m2": np.full_like(members["m2"], np.nan)})
+    np.testing.assert_array_equal(predicted_in(tmp_path / "s.csv"), expected)
 
 
 def test_an_ensemble_says_what_its_members_are_worth(

@@ -13,7 +13,7 @@ from cytoloc.curation.audit import audit, by_group, corrections, match_fields, m
 from cytoloc.curation.pairs import read_pairs
 from cytoloc.errors import TableError
 from cytoloc.labels import to_matrix
-from cytoloc.scores import read_labels
+from cytoloc.lists import read_labels
 from tests.conftest import DATA, Cli
 
 METADATA = DATA / "metadata"

@@ -53,7 +53,7 @@ def test_auto_beats_the_starting_system_on_real_scores() -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_the_order_of_fields_does_not_matter(seed: int) -> None:
     members, truth = study_of(seed, 120)
     once = fit_decision(members, truth, method="auto", intervals=False)
@@ -65,7 +65,7 @@ def test_the_order_of_fields_does_not_matter(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_the_order_of_classes_does_not_matter(seed: int) -> None:
     members, truth = study_of(seed, 120)
     once = fit_decision(members, truth, method="auto", intervals=False)

@@ -7,7 +7,8 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from cytoloc.decide.calibrate import Calibration, CalibrationKind, fit_calibration
+from cytoloc.choices import CalibrationKind
+from cytoloc.decide.calibrate import Calibration, fit_calibration
 from cytoloc.decide.inputs import logits_of
 from cytoloc.decide.metrics import class_log_loss
 from tests.decide.cases import calibrated

@@ -142,7 +142,7 @@ def test_cross_fitting_never_shows_a_group_to_its_own_thresholds() -> None:
 
 
 @given(seed=st.integers(0, 1000), grouped=st.booleans())
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_a_cross_fit_does_not_depend_on_the_order_of_fields(seed: int, grouped: bool) -> None:  # noqa: FBT001
     probabilities, truth = random_case(seed)
     groups = np.random.default_rng(seed).integers(0, 12, len(truth)) if grouped else None

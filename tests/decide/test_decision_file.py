@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cytoloc.choices import Method
 from cytoloc.decide import fit_decision
 from cytoloc.decide.decision import read_decision, with_provenance, write_decision
-from cytoloc.decide.fitted import Method
 from cytoloc.errors import FormatError, SettingsError, TableError
 from tests.decide.cases import study_of
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from cytoloc.decide.ensemble import Ensemble, EnsembleKind, fit_ensemble
+from cytoloc.choices import EnsembleKind
+from cytoloc.decide.ensemble import Ensemble, fit_ensemble
 from cytoloc.decide.inputs import stack_members
 from cytoloc.decide.metrics import class_log_loss
 from tests.decide.cases import study_of

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cytoloc.choices import HeadName
 from cytoloc.errors import RecipeError
 from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
-from cytoloc.models.network import HeadName, Network, NormaliseEach, build_network
+from cytoloc.models.network import Network, NormaliseEach, build_network
 from cytoloc.models.weights import widen_first_convolution
 from cytoloc.recipe import load_recipe, recipe_names
 

@@ -142,7 +142,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(tmp_path: Path) -> Non
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     for kind, read in (("PNG", read_png), ("JPEG", partial(read_stain_jpeg, role="er")), ("TIFF", read_grey_tiff)):
         content = bytearray(_encoded(kind))

@@ -255,7 +255,7 @@ def example(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["ome", "imagej", "lif"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_read_or_are_refused(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     path = example(kind, tmp_path)
@@ -284,7 +284,7 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", COMPRESSIONS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_truncated_tiff_is_refused_or_whole_to_the_last_pixel(
     tmp_path: Path, options: str, data: st.DataObject

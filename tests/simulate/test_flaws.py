@@ -14,7 +14,7 @@ import pytest
 
 from cytoloc import open_atlas
 from cytoloc.errors import CytolocError
-from cytoloc.scores import read_labels
+from cytoloc.lists import read_labels
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import Flaws, draw_study
 from tests.conftest import Cli

@@ -20,11 +20,11 @@ from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
 from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.lists import read_csv, read_labels, refuse_repeated
 from cytoloc.pictures.decoding import decoding, located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
 from cytoloc.pictures.formats import SUFFIXES, Picture, Scene, open_picture
 from cytoloc.pictures.scale import Scaling, scale_field
-from cytoloc.scores import read_csv, read_labels, refuse_repeated
 
 SAME_UM: Final = 1.01
 """Pixel sizes that the files of a field state may differ by this factor: formats round them differently."""

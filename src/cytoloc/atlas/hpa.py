@@ -14,10 +14,10 @@ from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
+from cytoloc.lists import read_labels
 from cytoloc.pictures.codecs import read_stain_jpeg
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
-from cytoloc.scores import read_labels
 
 _COLOURS: Final = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
 

@@ -16,12 +16,12 @@ from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
+from cytoloc.lists import read_labels
 from cytoloc.pictures.codecs import Pixels, read_grey_png
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
 from cytoloc.pictures.formats.tiff import read_grey_tiff
 from cytoloc.pictures.scale import Scaling, scale_field
-from cytoloc.scores import read_labels
 
 COLOURS = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
 SUFFIXES = (".png", ".tif", ".tiff")

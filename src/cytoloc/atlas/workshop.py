@@ -6,7 +6,6 @@ removed; whatever a killed process leaves is either taken up or removed by the n
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from cytoloc.atlas.quarantine import Rejected
-from cytoloc.errors import OutputExistsError, StorageError
-from cytoloc.files import read_json, write_json
+from cytoloc.errors import OutputExistsError
+from cytoloc.files import held, read_json, write_json
 
 KIND: Final = "cytoloc-import"
 VERSION: Final = 3
@@ -122,34 +121,8 @@ def locked(path: Path) -> Iterator[None]:
         StorageError: If one is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.part.lock")
-    while True:
-        with _opened(lock) as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StorageError(
-                    f"{part_of(path)} is in use: another process is importing there.",
-                    way_out="Wait until it has finished.",
-                ) from error
-            # Another process may have taken the file away between the two lines above.
-            if not lock.exists() or os.fstat(stream.fileno()).st_ino != lock.stat().st_ino:
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink()
-            return
-
-
-def _opened(lock: Path) -> IO[str]:
-    try:
-        return lock.open("w")
-    except FileNotFoundError as error:
-        # Its folder is there: some file systems, such as /proc, take no new files and say so in this way.
-        raise StorageError(
-            f"{lock.parent} takes no new files.", way_out="Choose an --out on a disk that can be written."
-        ) from error
+    with held(path.with_name(f".{path.name}.part.lock"), busy=f"{part_of(path)}: another process is importing there"):
+        yield
 
 
 def enter(path: Path, plan: str) -> Path:

@@ -32,9 +32,9 @@ from cytoloc.atlas.store import (
 from cytoloc.errors import StorageError
 from cytoloc.files import new_folder, write_json
 from cytoloc.labels import CHANNELS
+from cytoloc.lists import refuse_repeated
 from cytoloc.pictures.hashes import field_hashes
 from cytoloc.pictures.quality import MEASURED_PX, flags_of, shrunk
-from cytoloc.scores import refuse_repeated
 
 SHARD_BYTES: Final = 32 * 2**20
 """Raw pixels per shard: few enough files for millions of fields, small enough to hold in memory while writing."""

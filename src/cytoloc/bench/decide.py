@@ -25,7 +25,8 @@ from cytoloc.decide.thresholds import (
     ratio_thresholds,
 )
 from cytoloc.errors import TableError
-from cytoloc.scores import read_labels, read_scores, truth_of
+from cytoloc.lists import read_labels, truth_of
+from cytoloc.scores import read_scores
 
 Scores = dict[str, NDArray[np.float64]]
 Predict = Callable[[Scores, NDArray[np.bool_], Scores], NDArray[np.bool_]]

@@ -141,8 +141,8 @@ def show(
     """
     from cytoloc.atlas.store import open_atlas
     from cytoloc.errors import TableError
+    from cytoloc.lists import read_labels
     from cytoloc.report.figures import contact_sheet
-    from cytoloc.scores import read_labels
 
     atlas = open_atlas(path)
     predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None

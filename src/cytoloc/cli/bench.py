@@ -35,9 +35,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     names: Annotated[
         list[Bench] | None,
-        typer.Argument(
-            help="What to measure: atlas, decide; by default all that is given what it needs.", metavar="[NAME]…"
-        ),
+        typer.Argument(help="What to measure; by default all that is given what it needs.", metavar="[NAME]…"),
     ] = None,
     images: Annotated[
         Path | None,

@@ -75,7 +75,7 @@ def read_truth(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the labels in a CSV ``Id,Target``, or in an atlas."""
     from cytoloc.atlas.store import open_atlas
     from cytoloc.errors import TableError
-    from cytoloc.scores import read_labels
+    from cytoloc.lists import read_labels
 
     if not path.is_dir():
         return read_labels(path)

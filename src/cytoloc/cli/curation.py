@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,27 +16,6 @@ if TYPE_CHECKING:
 
     from cytoloc.atlas.store import Atlas
     from cytoloc.curation.audit import Audit
-
-
-class MatchChoice(StrEnum):
-    """Which fields of two lists should have the same labels."""
-
-    field = "field"
-    well = "well"
-
-
-class Classes(StrEnum):
-    """In which classes the trusted list is written."""
-
-    of_2018 = "2018"
-    of_2021 = "2021"
-
-
-class By(StrEnum):
-    """By what agreement is counted."""
-
-    antibody = "antibody"
-    well = "well"
 
 
 SHOWN = 24
@@ -146,12 +124,16 @@ def audit(
         typer.Option(help="Which field of the list is which trusted one; by default those of the same id."),
     ] = None,
     match: Annotated[
-        MatchChoice, typer.Option(help="well: judge a field of the list by the truth of another field of its well.")
-    ] = MatchChoice.field,
+        Literal["field", "well"],
+        typer.Option(help="well: judge a field of the list by the truth of another field of its well."),
+    ] = "field",
     classes: Annotated[
-        Classes, typer.Option(help="2021: the truth has the 19 classes of that year, with | between them.")
-    ] = Classes.of_2018,
-    by: Annotated[By | None, typer.Option(help="Also show the antibodies, or wells, that agree least.")] = None,
+        Literal["2018", "2021"],
+        typer.Option(help="2021: the truth has the 19 classes of that year, with | between them."),
+    ] = "2018",
+    by: Annotated[
+        Literal["antibody", "well"] | None, typer.Option(help="Also show the antibodies, or wells, that agree least.")
+    ] = None,
     write: Annotated[Path | None, typer.Option(help="A new CSV Id,Target: the list with corrected labels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -169,13 +151,13 @@ def audit(
 
     if write is not None:
         refuse_existing(write)
-        if match is MatchChoice.well or classes is Classes.of_2021:
+        if match == "well" or classes == "2021":
             raise SettingsError(
                 "--write needs the truth of the listed fields themselves, in the classes of 2018.",
                 way_out="Leave out --match well and --classes 2021.",
             )
     have = read_truth(listed)
-    if classes is Classes.of_2021:
+    if classes == "2021":
         true = auditing.read_labels_2021(truth)
         names: tuple[str, ...] = LOCATIONS_2021
         have = auditing.as_2021(have)
@@ -188,9 +170,9 @@ def audit(
             way_out="Say with --pairs which field of the one is which of the other.",
         )
     tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
-    matcher = auditing.match_wells if match is MatchChoice.well else auditing.match_fields
+    matcher = auditing.match_wells if match == "well" else auditing.match_fields
     result = auditing.audit(*matcher(have, true, tied), classes=len(names))
-    groups = auditing.by_group(result.matched, by.value) if by else None
+    groups = auditing.by_group(result.matched, by) if by else None
     mended = auditing.corrections(have, result.matched) if write else {}
     if as_json:
         found = {
@@ -205,9 +187,9 @@ def audit(
     else:
         _print_audit(result, names)
         if groups is not None and by is not None and groups.is_empty():
-            typer.echo(f"\nNo id says of which {by.value} it is.")
+            typer.echo(f"\nNo id says of which {by} it is.")
         elif groups is not None and by is not None:
-            typer.echo(f"\n{by.value:<20} {'fields':>7} {'different':>10}")
+            typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(SHOWN).iter_rows():
                 typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
     if write is not None:
@@ -296,6 +278,6 @@ def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, 
 
 def _ids(path: Path) -> set[str]:
     from cytoloc.atlas.store import open_atlas
-    from cytoloc.scores import read_ids
+    from cytoloc.lists import read_ids
 
     return set(open_atlas(path).ids if path.is_dir() else read_ids(path))

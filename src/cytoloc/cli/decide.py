@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, Method
 from cytoloc.cli.console import counted, read_truth
 from cytoloc.cli.members import (
     IdsPath,
@@ -24,51 +24,6 @@ if TYPE_CHECKING:
     from cytoloc.scores import Scores
 
 
-class MethodName(StrEnum):
-    """How thresholds are found."""
-
-    auto = "auto"
-    seed = "seed"
-    global_ = "global"
-    smooth = "smooth"
-    fixed = "fixed"
-    ratio = "ratio"
-    shrunk = "shrunk"
-    exact = "exact"
-    expected = "expected"
-    stack = "stack"
-
-
-class EnsembleName(StrEnum):
-    """How members become one."""
-
-    mean = "mean"
-    logit = "logit"
-    rank = "rank"
-    weighted = "weighted"
-    class_ = "class"
-    stack = "stack"
-
-
-class CalibrationName(StrEnum):
-    """How scores become probabilities."""
-
-    none = "none"
-    platt = "platt"
-    temperature = "temperature"
-    isotonic = "isotonic"
-    beta = "beta"
-
-
-class BlankName(StrEnum):
-    """What a field above no threshold gets."""
-
-    none = "none"
-    probability = "probability"
-    margin = "margin"
-    ratio = "ratio"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     deciding = typer.Typer(help="From probabilities to locations.", no_args_is_help=True)
@@ -82,17 +37,17 @@ def fit(
     out: Annotated[Path, typer.Option(help="The new decision file (.json).")],
     scores: ScorePaths = None,
     method: Annotated[
-        MethodName,
+        Method,
         typer.Option(
             help="seed: per class the best F1 on a grid from .100 to .699. auto: the best of several on unseen fields."
             " All are explained in docs/decisions.md."
         ),
-    ] = MethodName.seed,
+    ] = "seed",
     members: MembersSwitch = False,
     member: MemberPaths = None,
-    ensemble: Annotated[EnsembleName | None, typer.Option(help="How members become one; by default the mean.")] = None,
+    ensemble: Annotated[EnsembleKind | None, typer.Option(help="How members become one; by default the mean.")] = None,
     calibration: Annotated[
-        CalibrationName | None, typer.Option(help="How scores become probabilities; by default as the method has it.")
+        CalibrationKind | None, typer.Option(help="How scores become probabilities; by default as the method has it.")
     ] = None,
     fixed: Annotated[
         float | None, typer.Option(help="The threshold of the method fixed; by default .5.", min=0)
@@ -102,8 +57,8 @@ def fit(
     ] = None,
     most: Annotated[int, typer.Option(help="Locations a field may have at most.", min=1, max=28)] = 5,
     blank: Annotated[
-        BlankName, typer.Option(help="What a field above no threshold gets: its best location by this, or none.")
-    ] = BlankName.probability,
+        Blank, typer.Option(help="What a field above no threshold gets: its best location by this, or none.")
+    ] = "probability",
     cooccurrence: Annotated[
         bool, typer.Option("--cooccurrence", help="Locations that never occur together exclude each other.")
     ] = False,
@@ -126,7 +81,7 @@ def fit(
     from cytoloc.decide.metrics import macro_f1
     from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.labels import to_matrix
-    from cytoloc.scores import read_groups, read_labels, truth_of, write_locations
+    from cytoloc.lists import read_groups, read_labels, truth_of, write_locations
 
     outputs = [out, held_out] if held_out else [out]
     check_outputs(*outputs)
@@ -137,13 +92,13 @@ def fit(
     truth = truth_of(names, read_truth(labels), where=str(labels))
     groups = read_groups(folds, names) if folds else None
     options: dict[str, Any] = {
-        "method": method.value,
+        "method": method,
         "most": most,
-        "fill_blank": blank != BlankName.none,
-        "blank": blank.value,
+        "fill_blank": blank != "none",
+        "blank": blank,
         "cooccurrence": cooccurrence,
-        "ensemble": ensemble and ensemble.value,
-        "calibration": calibration and calibration.value,
+        "ensemble": ensemble,
+        "calibration": calibration,
         "fixed": fixed,
         "ratios": np.mean(to_matrix(read_labels(ratios).values()), axis=0) if ratios else None,
     }
@@ -173,6 +128,10 @@ def apply(
     scores: ScorePaths = None,
     members: MembersSwitch = False,
     member: MemberPaths = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="A member of the decision that has no scores here: the others stand in. May be repeated."),
+    ] = None,
     order: Annotated[
         Path | None, typer.Option(help="CSV with the column Id: write these fields in this order.")
     ] = None,
@@ -202,22 +161,15 @@ def apply(
     from cytoloc.decide.decision import read_decision
     from cytoloc.files import check_outputs, new_files
     from cytoloc.labels import to_matrix
-    from cytoloc.scores import (
-        Scores,
-        fields_trained_on,
-        read_groups,
-        read_ids,
-        read_known,
-        rows_of,
-        write_locations,
-        write_scores,
-    )
+    from cytoloc.lists import read_groups, read_ids, read_known, write_locations
+    from cytoloc.scores import Scores, fields_trained_on, rows_of, write_scores
 
     outputs = [out, probabilities] if probabilities else [out]
     check_outputs(*outputs)
     rule = read_decision(decision)
     parts = read_members(member_files(scores, member, apart=members), ids=ids)
     names, joined = _joined(parts)
+    joined |= _absent(without or [], rule, joined)
     wanted = read_ids(order) if order else names
     rows = rows_of(wanted, names, where=str(order or "scores"))
     here = {name: values[rows] for name, values in joined.items()}
@@ -251,6 +203,21 @@ def _refuse_trained_on(parts: dict[str, dict[str, Scores]]) -> None:
                     " their scores are too good to fit on.",
                     way_out="Fit on the held-out scores in the run folders, or on fields of their own.",
                 )
+
+
+def _absent(without: list[str], rule: Decision, joined: dict[str, Any]) -> dict[str, Any]:
+    """Return rows of NaN for the members of a decision that are said to have no scores."""
+    import numpy as np
+
+    from cytoloc.errors import SettingsError
+
+    for name in without:
+        if name not in rule.members or name in joined:
+            raise SettingsError(
+                f"--without {name}: it {'has scores here' if name in joined else 'is no member of the decision'}.",
+                way_out=f"The decision has the members {', '.join(rule.members)}; name those that have no scores.",
+            )
+    return {name: np.full_like(next(iter(joined.values())), np.nan) for name in without}
 
 
 def _joined(parts: dict[str, dict[str, Scores]]) -> tuple[tuple[str, ...], dict[str, Any]]:

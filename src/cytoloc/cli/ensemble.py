@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, read_truth, warn_if_trained_on
 from cytoloc.cli.members import IdsPath, MemberPaths, ScorePaths, member_files, read_members
 
@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from cytoloc.decide.worth import Worth
 
 
-class EnsembleMethod(StrEnum):
-    """How members become one."""
-
-    mean = "mean"
-    logit = "logit"
-    rank = "rank"
-    weighted = "weighted"
-    class_ = "class"
-    stack = "stack"
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command("ensemble")(ensemble)
@@ -41,12 +30,12 @@ def ensemble(
     scores: ScorePaths = None,
     member: MemberPaths = None,
     method: Annotated[
-        EnsembleMethod,
+        EnsembleKind,
         typer.Option(
             help="Mean of probabilities, of logits, of ranks; with --labels weighted: weights that are not negative;"
             " class: such weights class by class; stack: classes inform each other."
         ),
-    ] = EnsembleMethod.mean,
+    ] = "mean",
     labels: Annotated[
         Path | None, typer.Option(help="The truth of some or all fields: says what each member is worth.")
     ] = None,
@@ -69,20 +58,13 @@ def ensemble(
     from cytoloc.decide.worth import correlations, member_worth
     from cytoloc.errors import SettingsError
     from cytoloc.files import refuse_existing
-    from cytoloc.scores import (
-        Scores,
-        combine,
-        fields_trained_on,
-        join_members,
-        read_groups,
-        truth_of,
-        write_scores,
-    )
+    from cytoloc.lists import read_groups, truth_of
+    from cytoloc.scores import Scores, combine, fields_trained_on, join_members, write_scores
 
     refuse_existing(out)
-    fitted = method in (EnsembleMethod.weighted, EnsembleMethod.class_, EnsembleMethod.stack)
+    fitted = method in ("weighted", "class", "stack")
     if fitted and labels is None:
-        raise SettingsError(f"The method {method.value} is fitted to labels.", way_out="Give --labels CSV.")
+        raise SettingsError(f"The method {method} is fitted to labels.", way_out="Give --labels CSV.")
     parts = read_members(member_files(scores, member, apart=True), ids=ids)
     for tables in parts.values():
         warn_if_trained_on(tables)
@@ -90,7 +72,7 @@ def ensemble(
     alike = correlations(members)
     worth: list[Worth] = []
     if labels is None:
-        values = _plain(method.value, members)
+        values = _plain(method, members)
     else:
         known = read_truth(labels)
         labelled = np.array([name in known for name in names])
@@ -99,9 +81,9 @@ def ensemble(
         _refuse_unlabelled(labelled, str(labels))
         here = {name: rows[labelled] for name, rows in members.items()}
         worth = member_worth(here, truth, groups=groups)
-        values = _fitted(method.value, members, labelled, truth, groups) if fitted else _plain(method.value, members)
+        values = _fitted(method, members, labelled, truth, groups) if fitted else _plain(method, members)
     provenance = {
-        "ensemble": method.value,
+        "ensemble": method,
         "members": {name: [table.provenance for table in tables.values()] for name, tables in parts.items()},
         "worth": [asdict(each) for each in worth],
         **fields_trained_on(table for tables in parts.values() for table in tables.values()),
@@ -111,7 +93,7 @@ def ensemble(
         table = [[None if np.isnan(value) else float(value) for value in row] for row in alike]
         typer.echo(json.dumps({"fields": len(names), "correlations": table, "worth": provenance["worth"]}, indent=2))
         return
-    typer.echo(f"{out}: {counted(len(names), 'field')}, {counted(len(members), 'member')}, {method.value}.")
+    typer.echo(f"{out}: {counted(len(names), 'field')}, {counted(len(members), 'member')}, {method}.")
     typer.echo("\n".join(_said(list(members), alike, worth)))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cytoloc.choices import GroupBy
 from cytoloc.cli.console import counted, progress
 
 if TYPE_CHECKING:
@@ -23,14 +23,6 @@ UNLIKE = 0.1
 """A picked fold that differs by more than this is said to."""
 
 
-class Group(StrEnum):
-    """What `folds` keeps together."""
-
-    well = "well"
-    antibody = "antibody"
-    field = "field"
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command("folds")(folds)
@@ -40,7 +32,7 @@ def folds(
     path: Annotated[str, typer.Argument(help="An atlas, or a label list, CSV Id,Target.", metavar="ATLAS|CSV")],
     out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="How many folds; 5 if nothing is said.")] = None,
-    group: Annotated[Group, typer.Option(help="What must not be separated, where it is known.")] = Group.well,
+    group: Annotated[GroupBy, typer.Option(help="What must not be separated, where it is known.")] = "well",
     pairs: Annotated[
         list[Path] | None,
         typer.Option(help="Lists of near-duplicates, kept together too; of other sources as well. Can be repeated."),
@@ -86,7 +78,7 @@ def folds(
     if check:
         made = table.read_folds(check)
         labelled = fields.filter(fields["labels"].is_not_null())
-        together = groups_of_fields(labelled, group_by=group.value, pairs=tied)
+        together = groups_of_fields(labelled, group_by=group, pairs=tied)
         if labelled.is_empty():
             raise TableError(f"{path} has no labelled fields, so there is nothing to check.")
         table.refuse_crossing(made, labelled["id"].to_list(), together, where=check)
@@ -98,7 +90,7 @@ def folds(
         made, alike = _pick(atlas, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
     else:
         made = making.make_folds(
-            fields, k=k or 5, group_by=group.value, pairs=tied, seed=seed, without=without or (), where=path
+            fields, k=k or 5, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
         )
     if out:
         table.write_folds(made, out)
@@ -109,7 +101,7 @@ def folds(
         fold_sheet(found.class_fields, found.fields, sheet)
     ids = set(fields["id"])
     counts = {
-        "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group.value)).sum()),
+        "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group)).sum()),
         "left_out": made["fold"].null_count(),
         "unknown": unknown,
         "strange_pairs": sum(a not in ids and b not in ids for a, b in tied),
@@ -117,7 +109,7 @@ def folds(
     if as_json:
         typer.echo(json.dumps(_as_json(found, alike) | counts, indent=2))
         return
-    typer.echo("\n".join(_lines(found, alike, str(out or check), group.value, counts)))
+    typer.echo("\n".join(_lines(found, alike, str(out or check), group, counts)))
 
 
 def _fields(path: str) -> tuple[Atlas | None, pl.DataFrame]:
@@ -141,13 +133,13 @@ def _looks(atlas: Atlas | None, path: str) -> pl.DataFrame:
 
 
 def _pick(
-    atlas: Atlas | None, path: str, fields: pl.DataFrame, like: str, *, group: Group, **settings: Any
+    atlas: Atlas | None, path: str, fields: pl.DataFrame, like: str, *, group: GroupBy, **settings: Any
 ) -> tuple[pl.DataFrame, list[Resemblance]]:
     from cytoloc.atlas.store import open_atlas
     from cytoloc.folds.like import pick_like
 
     target = _looks(None if Path(like).is_file() else open_atlas(like), like)
-    return pick_like(fields, _looks(atlas, path), target, group_by=group.value, **settings)
+    return pick_like(fields, _looks(atlas, path), target, group_by=group, **settings)
 
 
 def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cytoloc.choices import Square
 from cytoloc.cli.console import counted, progress
 
 if TYPE_CHECKING:
@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     from cytoloc.atlas.importing import FieldSource, Imported
     from cytoloc.atlas.kaggle import KaggleSource
     from cytoloc.errors import ImageError
-
-
-class SquareChoice(StrEnum):
-    """What an import does with pictures that are not square."""
-
-    refuse = "refuse"
-    crop = "crop"
-    pad = "pad"
-
-
-class DepthChoice(StrEnum):
-    """From which pixels an import finds black and white."""
-
-    field = "field"
-    together = "import"
-
-
-class PagesChoice(StrEnum):
-    """What pages of a TIFF are that does not say it."""
-
-    channel = "channel"
-    z = "z"
 
 
 def register(app: typer.Typer) -> None:
@@ -62,11 +40,12 @@ Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to
 Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
 Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
-Square = Annotated[SquareChoice, typer.Option(help="What to do with pictures that are not square.")]
+SquareOption = Annotated[Square, typer.Option(help="What to do with pictures that are not square.")]
 Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge pictures that are smaller than --size.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be read.")]
-Depth = Annotated[
-    DepthChoice,
+Depth = Literal["field", "import"]
+DepthOption = Annotated[
+    Depth,
     typer.Option(help="Black and white of 16-bit and float pictures: of each field, or of all fields of the import."),
 ]
 Floor = Annotated[
@@ -85,9 +64,9 @@ def kaggle(
     labels: Labels = None,
     size: Size = 512,
     limit: Limit = None,
-    square: Square = SquareChoice.refuse,
+    square: SquareOption = "refuse",
     enlarge: Enlarge = False,
-    depth: Depth = DepthChoice.field,
+    depth: DepthOption = "field",
     floor: Floor = None,
     strict: Strict = False,
     append: Append = False,
@@ -104,7 +83,7 @@ def kaggle(
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
-    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
+    scaling = Scaling(size=size, square=square, enlarge=enlarge)
     source = KaggleSource(folder, labels=labels, scaling=scaling, depth=DepthRule(floor=floor), limit=limit)
     _measure(source, depth)
     _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
@@ -121,7 +100,7 @@ def hpa(
     labels: Labels = None,
     size: Size = 512,
     limit: Limit = None,
-    square: Square = SquareChoice.refuse,
+    square: SquareOption = "refuse",
     enlarge: Enlarge = False,
     strict: Strict = False,
     append: Append = False,
@@ -134,7 +113,7 @@ def hpa(
     from cytoloc.atlas.hpa import HpaSource
     from cytoloc.pictures.scale import Scaling
 
-    scaling = Scaling(size=size, square=square.value, enlarge=enlarge)
+    scaling = Scaling(size=size, square=square, enlarge=enlarge)
     source = HpaSource(folder, labels=labels, scaling=scaling, limit=limit)
     _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
 
@@ -162,15 +141,17 @@ def folder(
     limit: Annotated[int | None, typer.Option(help="Only the first so many files, or sets of files.", min=1)] = None,
     z: Annotated[str, typer.Option(help="max, or the number of a z plane, counted from 0.")] = "max",
     time: Annotated[int | None, typer.Option(help="The time point, counted from 0.", min=0)] = None,
-    pages: Annotated[PagesChoice | None, typer.Option(help="What pages of a TIFF are that does not say it.")] = None,
+    pages: Annotated[
+        Literal["channel", "z"] | None, typer.Option(help="What pages of a TIFF are that does not say it.")
+    ] = None,
     pixel_um: Annotated[float | None, typer.Option(help="Edge of a pixel in µm, whatever the files say.")] = None,
     target_um: Annotated[
         float | None,
         typer.Option(help="Bring pixels to this edge in µm; 0.08 x 2048 / SIZE is that of the Human Protein Atlas."),
     ] = None,
-    square: Square = SquareChoice.refuse,
+    square: SquareOption = "refuse",
     enlarge: Enlarge = False,
-    depth: Depth = DepthChoice.field,
+    depth: DepthOption = "field",
     floor: Floor = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look at all files, show which channel becomes what, and stop.")
@@ -208,10 +189,8 @@ def folder(
         files=files,
         labels=labels,
         metadata=metadata,
-        planes=PlaneChoice(
-            depth=None if z == "max" else int(z), time=time, pages=None if pages is None else pages.value
-        ),
-        scaling=Scaling(size=size, square=square.value, enlarge=enlarge, target_um=target_um),
+        planes=PlaneChoice(depth=None if z == "max" else int(z), time=time, pages=pages),
+        scaling=Scaling(size=size, square=square, enlarge=enlarge, target_um=target_um),
         depth=DepthRule(floor=floor),
         pixel_um=pixel_um,
         limit=limit,
@@ -268,9 +247,9 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     return [error for _, error in reasons]
 
 
-def _measure(source: KaggleSource | FolderSource, depth: DepthChoice) -> None:
+def _measure(source: KaggleSource | FolderSource, depth: Depth) -> None:
     """Find joint bounds if they are asked for."""
-    if depth is DepthChoice.together:
+    if depth == "import":
         with progress("measuring black and white") as advance:
             source.measure_jointly(advance)
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import counted, progress, require_nets
-
-
-class Views(StrEnum):
-    """How many flips and turns."""
-
-    one = "1"
-    two = "2"
-    four = "4"
-    eight = "8"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +26,8 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="The new scores file (.parquet).")],
     views: Annotated[
-        Views | None, typer.Option(help="Flips and turns to average over; by default the recipe's.")
+        Literal["1", "2", "4", "8"] | None,
+        typer.Option(help="Flips and turns to average over; by default the recipe's."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
 ) -> None:
@@ -60,7 +51,7 @@ def predict(
     sources = [open_source(path) for path in inputs]
     loaded = load(model)
     with progress("predicting") as advance:
-        scores, bad = loaded.score(*sources, views=int(views.value) if views else None, strict=strict, advance=advance)
+        scores, bad = loaded.score(*sources, views=int(views) if views else None, strict=strict, advance=advance)
     write_scores(scores, out)
     said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
     typer.echo(f"{said}, views: {scores.provenance['views']}.")

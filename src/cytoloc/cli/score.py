@@ -51,8 +51,9 @@ def score(
 
     from cytoloc.files import check_outputs, new_files
     from cytoloc.labels import to_matrix
+    from cytoloc.lists import read_groups, read_known, read_labels, truth_of
     from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
-    from cytoloc.scores import combine, read_groups, read_known, read_labels, read_scores, truth_of
+    from cytoloc.scores import combine, read_scores
 
     if folds and groups:
         raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")

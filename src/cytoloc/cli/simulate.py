@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from cytoloc.choices import Noise
 from cytoloc.cli.console import counted, progress
-
-
-class Form(StrEnum):
-    """What `simulate` writes."""
-
-    atlas = "atlas"
-    kaggle = "kaggle"
-    study = "study"
-
-
-class NoiseKind(StrEnum):
-    """What is wrong with wrong labels."""
-
-    missing = "missing"
-    extra = "extra"
-    swapped = "swapped"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,13 +22,13 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
     size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
     form: Annotated[
-        Form,
+        Literal["atlas", "kaggle", "study"],
         typer.Option(
             "--format",
             help="atlas; kaggle: the competition's PNG files, labels.csv and pairs.csv; study: atlases for training,"
             " test and external labels, with what is wrong about them beside.",
         ),
-    ] = Form.atlas,
+    ] = "atlas",
     evenness: Annotated[
         float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")
     ] = 0.0,
@@ -58,7 +42,7 @@ def simulate(
         float | None, typer.Option(help="Of a study: share of training fields with a wrong label; .03.")
     ] = None,
     noise_kind: Annotated[
-        NoiseKind | None,
+        Noise | None,
         typer.Option(help="Of a study: what is wrong with them; swapped. Fields of one label cannot miss it."),
     ] = None,
     leaked: Annotated[
@@ -82,25 +66,25 @@ def simulate(
     if fields is None or out is None:
         raise typer.BadParameter("Give --fields and --out, or --show.")
     given: dict[str, Any] = {
-        "noise": noise, "kind": noise_kind and noise_kind.value, "leaked": leaked, "gain": gain,
+        "noise": noise, "kind": noise_kind, "leaked": leaked, "gain": gain,
     }  # fmt: skip
     flaws = {name: value for name, value in given.items() if value is not None}
-    if flaws and form is not Form.study:
+    if flaws and form != "study":
         raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are of --format study.")
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
-    twice = 0.0 if form is Form.study else duplicates or 0.0
+    twice = 0.0 if form == "study" else duplicates or 0.0
     design = Design(n_fields=fields, seed=seed, size=size, evenness=evenness, label_sets=sets, duplicates=twice)
     with progress("drawing") as advance:
-        if form is Form.study:
+        if form == "study":
             if duplicates is not None:
                 flaws["duplicates"] = duplicates
             study.draw_study(out, design, study.Flaws(**flaws), advance=advance)
-        elif form is Form.kaggle:
+        elif form == "kaggle":
             study.draw_kaggle(out, design, advance=advance)
         else:
             study.draw_atlas(out, design, advance=advance)
-    beside = ", and as many external ones, and a test set" if form is Form.study else ""
+    beside = ", and as many external ones, and a test set" if form == "study" else ""
     typer.echo(f"{out}: {counted(fields, 'simulated field')} of {size} px{beside}.")
 
 

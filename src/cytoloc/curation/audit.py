@@ -16,7 +16,7 @@ from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
 from cytoloc.hpa_names import HpaId, parse_hpa_id
 from cytoloc.labels import LOCATIONS_2021, N_LOCATIONS, TO_2021, format_labels, to_matrix
-from cytoloc.scores import read_csv, refuse_repeated
+from cytoloc.lists import read_csv, refuse_repeated
 
 Labels = Mapping[str, tuple[int, ...]]
 Match = Literal["field", "well"]
@@ -105,6 +105,8 @@ def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LO
     Raises:
         TableError: If nothing was matched.
     """
+    if not matched and not unmatched:
+        raise TableError("There are no pairs.", way_out="Give a list that names at least one.")
     if not matched:
         raise TableError(
             f"None of {unmatched} pairs is in both lists.",

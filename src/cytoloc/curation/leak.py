@@ -100,6 +100,10 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
             passed_over += 1
             continue
         copies.setdefault(field, []).append((pair, pair.b if field == pair.a else pair.a))
+    if not pairs:
+        raise TableError(
+            "There are no pairs.", way_out="Give the pairs that `cytoloc duplicates` found; it found none."
+        )
     if not copies:
         raise TableError(
             f"None of {len(pairs)} pairs ties a test field to a labelled one.",

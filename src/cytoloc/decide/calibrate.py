@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
+from cytoloc.choices import CalibrationKind
 from cytoloc.decide.inputs import LEAST_PROBABILITY, logits_of
 from cytoloc.decide.logistic import fit_shared, fit_shrunk
 
 Floats = NDArray[np.float64]
-
-CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "beta"]
 
 PRIOR_POSITIVES: Final = 20.0
 """An isotonic curve and the Platt curve that it is shrunk to count the same at so many positives."""

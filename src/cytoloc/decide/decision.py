@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from cytoloc.decide.calibrate import CalibrationKind
+from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, Method
 from cytoloc.decide.choice import PARTS, choose
 from cytoloc.decide.decision_file import read_decision, write_decision
-from cytoloc.decide.ensemble import EnsembleKind
-from cytoloc.decide.fitted import Decision, Method, with_provenance
+from cytoloc.decide.fitted import Decision, with_provenance
 from cytoloc.decide.inputs import Members, check_truth, row_keys, stack_members
 from cytoloc.decide.intervals import threshold_intervals
 from cytoloc.decide.plan import Evidence, Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
-from cytoloc.decide.rules import Blank, Rules, decide, exclusive_pairs
+from cytoloc.decide.rules import Rules, decide, exclusive_pairs
 from cytoloc.decide.thresholds import NEVER
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.labels import N_LOCATIONS

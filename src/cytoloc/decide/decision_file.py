@@ -9,11 +9,12 @@ from typing import Any, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.decide.calibrate import Calibration, CalibrationKind
-from cytoloc.decide.ensemble import Ensemble, EnsembleKind
-from cytoloc.decide.fitted import Decision, Method
+from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, Method
+from cytoloc.decide.calibrate import Calibration
+from cytoloc.decide.ensemble import Ensemble
+from cytoloc.decide.fitted import Decision
 from cytoloc.decide.plan import Evidence, Plan, ThresholdKind
-from cytoloc.decide.rules import Blank, Rules
+from cytoloc.decide.rules import Rules
 from cytoloc.errors import FormatError
 from cytoloc.files import read_json, write_json
 from cytoloc.labels import N_LOCATIONS

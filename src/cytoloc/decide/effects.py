@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.choices import Blank
 from cytoloc.decide.decision import HeldOut
 from cytoloc.decide.metrics import macro_f1
-from cytoloc.decide.rules import Blank, Rules, decide, share_evidence
+from cytoloc.decide.rules import Rules, decide, share_evidence
 from cytoloc.decide.thresholds import NEVER
 from cytoloc.labels import N_LOCATIONS
 

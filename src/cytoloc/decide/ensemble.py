@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from cytoloc.choices import EnsembleKind
 from cytoloc.decide.inputs import logits_of
 from cytoloc.decide.logistic import fit_shared, fit_shrunk
 from cytoloc.decide.stacking import Stack, fit_stack
 
 Floats = NDArray[np.float64]
-
-EnsembleKind = Literal["mean", "logit", "rank", "weighted", "class", "stack"]
 
 LEVELS: Final = expit(np.linspace(-9, 9, 181))
 """Shares of fields at which a rank is known: dense at both ends, where rare classes are decided."""

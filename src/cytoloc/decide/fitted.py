@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.choices import Method
 from cytoloc.decide.inputs import Members, stack_members
 from cytoloc.decide.plan import Evidence, Plan
 from cytoloc.decide.rules import Rules, decide, share_evidence
@@ -15,7 +16,6 @@ from cytoloc.decide.shift import reweighted, shifted_rates
 from cytoloc.decide.thresholds import NEVER, expected_thresholds
 from cytoloc.errors import TableError
 
-Method = Literal["seed", "global", "smooth", "fixed", "ratio", "shrunk", "exact", "expected", "stack", "auto"]
 Floats = NDArray[np.float64]
 
 
@@ -51,7 +51,8 @@ class Decision:
         """Return the locations of each field, bool ``(n, 28)``.
 
         Args:
-            members: Probabilities ``(n, 28)`` of every member the decision was fitted with.
+            members: Probabilities ``(n, 28)`` of every member that the decision was fitted with; a row of NaN is a field
+                that it lacks, and it may lack them all if others have them.
             groups: A group number per field: duplicates, or fields of one well, which then share their evidence.
             shift: Whether to estimate how frequent locations are in these fields, and to decide by that. A field's
                 locations then depend on the fields that it comes with.
@@ -81,7 +82,8 @@ class Decision:
         if set(members) != set(self.members):
             raise TableError(
                 f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(members)}.",
-                way_out="Give the scores of the same members: --member NAME=FILE names them.",
+                way_out="Give the scores of the same members (--member NAME=FILE names them), or say which have none"
+                " of these fields: --without NAME, in Python rows of NaN.",
             )
         probabilities = self.evidence(stack_members({name: members[name] for name in self.members}))
         if groups is not None:

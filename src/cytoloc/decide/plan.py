@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from cytoloc.decide.calibrate import Calibration, CalibrationKind, fit_calibration
-from cytoloc.decide.ensemble import Ensemble, EnsembleKind, fit_ensemble
+from cytoloc.choices import CalibrationKind, EnsembleKind
+from cytoloc.decide.calibrate import Calibration, fit_calibration
+from cytoloc.decide.ensemble import Ensemble, fit_ensemble
 from cytoloc.decide.thresholds import (
     NEVER,
     exact_thresholds,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.choices import Blank
 from cytoloc.errors import TableError
-
-Blank = Literal["none", "probability", "margin", "ratio"]
 
 EXPECTED_TOGETHER: Final = 5.0
 """Two locations exclude each other if chance would have put them together in so many fields and none has both: under

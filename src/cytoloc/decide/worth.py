@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.decide.ensemble import EnsembleKind
+from cytoloc.choices import EnsembleKind
 from cytoloc.decide.inputs import Members, check_truth, logits_of, row_keys, stack_members
 from cytoloc.decide.metrics import class_log_loss
 from cytoloc.decide.plan import Evidence, Plan, deal, fit_evidence, unseen_probabilities

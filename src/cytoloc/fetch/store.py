@@ -7,7 +7,6 @@ be named, or a part that can be gone on with.
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 import shutil
@@ -17,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from cytoloc.errors import FormatError, OutputExistsError, SettingsError, StorageError
-from cytoloc.files import disk_errors, read_json, sha256_of, write_json
+from cytoloc.errors import FormatError, OutputExistsError, SettingsError
+from cytoloc.files import disk_errors, held, read_json, sha256_of, write_json
 
 KIND: Final = "cytoloc-fetch"
 VERSION: Final = 1
@@ -79,14 +78,7 @@ class Store:
         """Hold the folder in the block."""
         with disk_errors(self.folder):
             self._enter()
-            with (self.catalogue / _LOCK).open("w") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise StorageError(
-                        f"{self.folder} is in use: another process is fetching into it.",
-                        way_out="Wait until it has finished.",
-                    ) from error
+            with held(self.catalogue / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
                 for left in [*self.catalogue.glob(f".{_MARK}.*"), *self.catalogue.glob(".*.csv.*")]:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
                 yield self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.scores import read_labels
-
-GroupBy = Literal["well", "antibody", "field"]
+from cytoloc.lists import read_labels
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
     "well": ("plate", "well"),

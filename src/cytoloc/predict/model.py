@@ -14,11 +14,12 @@ from cytoloc.atlas.quarantine import Rejected
 from cytoloc.errors import FormatError, ImageError
 from cytoloc.files import read_json
 from cytoloc.labels import CHANNELS, N_LOCATIONS
+from cytoloc.lists import refuse_repeated
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.sources import Source
 from cytoloc.predict.views import mean_logits
 from cytoloc.recipe import Recipe, read_resolved
-from cytoloc.scores import Scores, refuse_repeated
+from cytoloc.scores import Scores
 
 RUN_KIND: Final = "cytoloc-run"
 RUN_VERSION: Final = 1

@@ -22,7 +22,7 @@ from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
 from cytoloc.labels import N_LOCATIONS, parse_labels
-from cytoloc.scores import read_csv
+from cytoloc.lists import read_csv
 from cytoloc.simulate.cell_lines import CELL_LINES
 
 Kind = Literal["jpeg", "dimmed", "shifted", "turned"]

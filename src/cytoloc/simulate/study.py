@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from PIL import Image
 from cytoloc.atlas.importing import Loaded, import_fields
 from cytoloc.atlas.store import Atlas
 from cytoloc.atlas.workshop import is_settled
+from cytoloc.choices import Noise
 from cytoloc.errors import OutputExistsError, SettingsError
 from cytoloc.files import new_folder, read_json, refuse_existing, write_json
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, N_LOCATIONS, format_labels
@@ -31,8 +32,6 @@ from cytoloc.simulate.plan import KINDS, Design, LabelSet, Plan, plan_study
 
 KIND: Final = "cytoloc-study"
 VERSION: Final = 1
-
-Noise = Literal["missing", "extra", "swapped"]
 
 TEST_SHARE: Final = 0.38
 """Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
