@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,26 @@ def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...
             way_out="Give labels under the ids of these fields, or leave them out.",
         )
     return known
+
+
+def read_labels_of(path: str | Path, found: Container[str], *, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return what :func:`read_labels` does, of a list that is meant for the pictures in a folder.
+
+    Args:
+        path: The file.
+        found: Ids of the fields in the folder; it may lack some of the list's.
+        folder: Where they are.
+
+    Raises:
+        TableError: As :func:`read_labels`, and if the folder has none of the fields.
+    """
+    labels = read_labels(path)
+    if not any(name in found for name in labels):
+        raise TableError(
+            f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",
+            way_out="Give the labels of these pictures, or none: fields may be unlabelled.",
+        )
+    return labels
 
 
 def truth_of(ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], *, where: str) -> NDArray[np.bool_]:

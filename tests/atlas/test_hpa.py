@@ -9,7 +9,7 @@ from PIL import Image
 from cytoloc.atlas.hpa import HpaSource, find_hpa_fields
 from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.quarantine import read_quarantine
-from cytoloc.errors import ImageError
+from cytoloc.errors import ImageError, TableError
 from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA
 
@@ -53,6 +53,13 @@ def test_bad_fields_are_quarantined(tmp_path: Path) -> None:
     reasons = {each.id: each.reason for each in read_quarantine(atlas.folder)}
     assert "lacks its file 1_2_C1_2_blue.jpg" in reasons["1_2_C1_2"]
     assert "blue 40 x 40 px" in reasons["1_2_C1_3"]
+
+
+def test_labels_of_other_fields_are_refused(tmp_path: Path) -> None:
+    write_field(tmp_path / "v18", "1_2_C1_1")
+    (tmp_path / "labels.csv").write_text("Id,Target\n1_2_C1_9,0\n")
+    with pytest.raises(TableError, match=r"labels\.csv lists 1 fields, such as 1_2_C1_9; .*v18 has files of none"):
+        HpaSource(tmp_path / "v18", labels=tmp_path / "labels.csv", scaling=Scaling(size=32))
 
 
 def test_a_folder_without_fields_is_refused(tmp_path: Path) -> None:

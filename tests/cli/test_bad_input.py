@@ -68,7 +68,11 @@ BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "an empty label": ("labels.csv", write("Id,Target\nb,3\na,\n"), ["labels.csv, id a", "label is empty"]),
     "a doubled id": ("labels.csv", write("Id,Target\nb,3\nb,4\n"), ["labels.csv", "b occurs twice"]),
     "labels without the columns": ("labels.csv", write("name,class\nb,3\n"), ["lacks the columns Id, Target", "name"]),
-    "labels of absent fields": ("labels.csv", write("Id,Target\nyy,3\nzz,4\n"), ["none of 2 fields", "yy_red.png"]),
+    "labels of absent fields": (
+        "labels.csv",
+        write("Id,Target\nyy,3\nzz,4\n"),
+        ["lists 2 fields, such as yy", "has files of none"],
+    ),
     "labels that are missing": ("labels.csv", Path.unlink, ["labels.csv", "no such labels file"]),
 }
 

@@ -54,7 +54,7 @@ def test_members_by_file_or_by_name_and_auto(
     )  # fmt: skip
     assert said.code == 0, said.err
     assert "<- chosen" in said.out
-    assert "groups share their evidence (off)" in said.out
+    assert "groups share their evidence (off; decide apply --groups)" in said.out
     decision = read_decision(tmp_path / "d.json")
     groups = np.arange(150) // 3
     expected = fit_decision(members, truth, method="auto", groups=groups)
@@ -93,7 +93,7 @@ def test_rules_groups_and_known_labels_on_the_command_line(
     call += ["--ratios", tmp_path / "labels.csv", "--blank", "none", "--most", "28", "--calibration", "platt"]
     said = cli(*call, "--cooccurrence", "--out", tmp_path / "d.json")
     assert said.code == 0, said.err
-    assert "never blank (off)" in said.out
+    assert "never blank (off; --blank)" in said.out
     (tmp_path / "known.csv").write_text("Id,Target\nf3,27 5\nelsewhere,1\n")
     said = cli(
         "decide", "apply", tmp_path / "m0.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv",

@@ -14,7 +14,7 @@ from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.lists import read_labels
+from cytoloc.lists import read_labels_of
 from cytoloc.pictures.codecs import read_stain_jpeg
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -35,14 +35,14 @@ class HpaSource:
 
     Raises:
         ImageError: If the folder holds no fields.
-        TableError: If the labels are not what they must be.
+        TableError: If the labels are not what they must be, or of none of the fields.
     """
 
     def __init__(self, folder: Path, *, labels: Path | None, scaling: Scaling, limit: int | None = None) -> None:
         self.folder = folder
         self.scaling = scaling
         self.found = find_hpa_fields(folder)
-        self.labels = read_labels(labels) if labels else None
+        self.labels = read_labels_of(labels, self.found, folder=folder) if labels else None
         self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
         self.made_by: dict[str, Any] = {
             "command": "import hpa",

@@ -16,7 +16,7 @@ from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.lists import read_labels
+from cytoloc.lists import read_labels_of
 from cytoloc.pictures.codecs import Pixels, read_grey_png
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
@@ -43,7 +43,7 @@ class KaggleSource:
 
     Raises:
         ImageError: If the folder holds no fields.
-        TableError: If the labels are not what they must be.
+        TableError: If the labels are not what they must be, or of none of the fields.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class KaggleSource:
         self.depth = depth or DepthRule()
         self._joint: tuple[JointBounds | None, ...] | None = None
         self.found = find_kaggle_fields(folder)
-        self.labels = read_labels(labels) if labels else None
+        self.labels = read_labels_of(labels, self.found, folder=folder) if labels else None
         self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
         self.made_by: dict[str, Any] = {
             "command": "import kaggle",

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from cytoloc.scores import Scores
 
 
+SWITCHES = {"never blank": "--blank", "groups share their evidence": "decide apply --groups"}
+"""What switches on the rules that a fit names though they are off."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     deciding = typer.Typer(help="From probabilities to locations.", no_args_is_help=True)
@@ -227,6 +231,10 @@ def _joined(parts: dict[str, dict[str, Scores]]) -> tuple[tuple[str, ...], dict[
     return join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
 
 
+def _off(rule: str) -> str:
+    return f" (off; {SWITCHES[rule]})" if rule in SWITCHES else " (off)"
+
+
 def _said(decision: Decision) -> list[str]:
     """Return what a fit says beyond its score: the candidates, why, and what each rule does."""
     lines = []
@@ -240,7 +248,7 @@ def _said(decision: Decision) -> list[str]:
         lines += [facts["why"], ""]
     for row in facts["rules"]:
         lines.append(
-            f"{row['rule']}{'' if row['on'] else ' (off)'}: {counted(row['fields_changed'], 'field')} changed,"
+            f"{row['rule']}{'' if row['on'] else _off(row['rule'])}: {counted(row['fields_changed'], 'field')} changed,"
             f" macro F1 {row['macro_f1_with']:.4f} with and {row['macro_f1_without']:.4f} without"
         )
     return lines

@@ -51,8 +51,8 @@ class Decision:
         """Return the locations of each field, bool ``(n, 28)``.
 
         Args:
-            members: Probabilities ``(n, 28)`` of every member that the decision was fitted with; a row of NaN is a field
-                that it lacks, and it may lack them all if others have them.
+            members: Probabilities ``(n, 28)`` of all members of the fit; a row of NaN is a field that the member lacks,
+                and it may lack them all if others have them.
             groups: A group number per field: duplicates, or fields of one well, which then share their evidence.
             shift: Whether to estimate how frequent locations are in these fields, and to decide by that. A field's
                 locations then depend on the fields that it comes with.
