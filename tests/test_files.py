@@ -77,15 +77,37 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
 
 def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
+    (tmp_path / "old.png").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path)
-    check_outputs(tmp_path / "new" / "a.csv", tmp_path / "b.csv", anew=[tmp_path / "file"])
+    check_outputs(tmp_path / "new" / "a.csv", tmp_path / "b.csv", pictures=[tmp_path / "old.png"])
     with pytest.raises(OutputExistsError):
         check_outputs(tmp_path / "b.csv", tmp_path / "file")
     with pytest.raises(StorageError, match="a file, not a folder"):
         check_outputs(tmp_path / "b.csv", tmp_path / "file" / "x.csv")
     for same in (tmp_path / "b.csv", tmp_path / "link" / "b.csv"):
         with pytest.raises(SettingsError, match="for two outputs"):
-            check_outputs(tmp_path / "b.csv", anew=[same])
+            check_outputs(tmp_path / "b.csv", same)
+    (tmp_path / "folder.png").mkdir()
+    for name in ("/", ".", "a.jpg", "folder.png"):
+        with pytest.raises(SettingsError, match="not the name of a PNG file"):
+            check_outputs(tmp_path / "b.csv", pictures=[tmp_path / name])
+
+
+def test_pictures_are_drawn_anew_with_the_files_beside_them(tmp_path: Path) -> None:
+    picture, table = tmp_path / "p.png", tmp_path / "t.csv"
+    picture.write_text("old")
+    with pytest.raises(ValueError, match="stop"), new_files(table, pictures=[picture]) as temporary:
+        temporary[picture].write_text("new")
+        raise ValueError("stop")
+    assert (picture.read_text(), table.exists()) == ("old", False)
+    with new_files(table, pictures=[picture]) as temporary:
+        temporary[table].write_text("new")
+    assert (picture.read_text(), table.read_text()) == ("old", "new")
+    table.unlink()
+    with new_files(table, pictures=[picture]) as temporary:
+        for path in temporary.values():
+            path.write_text("new")
+    assert (picture.read_text(), table.read_text()) == ("new", "new")
 
 
 def test_json_states_what_it_is(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -112,3 +113,45 @@ def test_members_are_joined_by_id_and_may_lack_fields() -> None:
         join_members({"one": one, "other": other, "strange": scores_of("z")})
     with pytest.raises(TableError, match="no scores"):
         join_members({})
+
+
+def test_damaged_numpy_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("a\n")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.savez(tmp_path / "objects.npz", np.array([{}], object), allow_pickle=True)
+    np.savez(tmp_path / "none.npz")
+    np.savez_compressed(tmp_path / "cut.npz", np.random.default_rng(0).random((1, 28)))
+    content = bytearray((tmp_path / "cut.npz").read_bytes())
+    content[80:120] = bytes(40)
+    (tmp_path / "cut.npz").write_bytes(content)
+    for name, message in (
+        ("empty.npy", "cannot be read as a NumPy file"),
+        ("objects.npz", "cannot be read as a NumPy file"),
+        ("cut.npz", "cannot be read as a NumPy file"),
+        ("none.npz", "holds no array"),
+    ):
+        with pytest.raises(TableError, match=message):
+            read_scores(tmp_path / name, ids=tmp_path / "ids.txt")
+
+
+def test_what_is_wrong_with_scores_names_their_file(tmp_path: Path) -> None:
+    table = pl.DataFrame({"Id": ["a", "a"], **{str(i): [0.5, 0.5] for i in range(28)}})
+    table.write_csv(tmp_path / "twice.csv")
+    with pytest.raises(TableError, match=r"twice\.csv: .*the id a occurs twice"):
+        read_scores(tmp_path / "twice.csv")
+
+
+@pytest.mark.parametrize("damage", ["text", "null", "provenance"])
+def test_a_scores_file_of_other_types_is_damaged(tmp_path: Path, damage: str) -> None:
+    write_scores(scores_of("a", "b"), tmp_path / "s.parquet")
+    table = pq.read_table(tmp_path / "s.parquet")
+    kept = table.schema.metadata
+    if damage == "text":
+        table = table.set_column(3, "2", pa.array(["x", "y"]))
+    elif damage == "null":
+        table = table.set_column(0, "id", pa.array(["a", None]))
+    else:
+        kept = {b"cytoloc": kept[b"cytoloc"].replace(b'{"seed": 0}', b'{"fields_trained_on": "2"}')}
+    pq.write_table(table.replace_schema_metadata(kept), tmp_path / "d.parquet")
+    with pytest.raises(FormatError, match="is damaged"):
+        read_scores(tmp_path / "d.parquet")

@@ -60,16 +60,20 @@ def _takes_none(folder: Path) -> StorageError:
 
 
 @contextmanager
-def new_files(*paths: Path) -> Iterator[dict[Path, Path]]:
-    """Lend a temporary path for each of ``paths``; they become files together, and only if the block ends well.
+def new_files(*paths: Path, pictures: Sequence[Path] = ()) -> Iterator[dict[Path, Path]]:
+    """Lend a temporary path for each file; they come to be together, and only if the block ends well.
+
+    Args:
+        paths: Where nothing may lie yet.
+        pictures: PNG files, drawn anew if they are there; one that the block does not draw stays as it is.
 
     Raises:
         OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
     """
-    check_outputs(*paths)
+    check_outputs(*paths, pictures=pictures)
     lent: dict[Path, Path] = {}
     with ExitStack() as stack:
-        for path in paths:
+        for path in (*paths, *pictures):
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folder = _folder_beside(path)
@@ -80,10 +84,12 @@ def new_files(*paths: Path) -> Iterator[dict[Path, Path]]:
             for path, temporary in lent.items():
                 error.message = error.message.replace(str(temporary), str(path))
             raise StorageError(error.message, way_out=error.way_out) from error
-        check_outputs(*paths)
+        check_outputs(*paths, pictures=pictures)
         named: list[Path] = []
         try:
             for path, temporary in lent.items():
+                if path in pictures and not temporary.exists():
+                    continue
                 with disk_errors(path):
                     temporary.replace(path)
                 named.append(path)
@@ -118,23 +124,26 @@ def refuse_existing(path: Path, *, way_out: str = "Remove it or choose another -
         raise OutputExistsError(f"{path} already exists.", way_out=f"Nothing was changed. {way_out}")
 
 
-def check_outputs(*paths: Path, anew: Sequence[Path] = ()) -> None:
+def check_outputs(*paths: Path, pictures: Sequence[Path] = ()) -> None:
     """Raise unless files can come to be at all these places, before any work is done for them.
 
     Args:
         paths: Where nothing may lie yet.
-        anew: Where something may lie, such as a picture that is drawn anew.
+        pictures: PNG files, which are drawn anew if they are there.
 
     Raises:
-        SettingsError: If two are the same file.
+        SettingsError: If two are the same file, or a picture's name is not that of a PNG file.
         OutputExistsError: If something lies at one of ``paths``.
         StorageError: If the folder of one is a file, or cannot be written.
     """
-    places = [*paths, *anew]
+    for path in pictures:
+        if path.suffix.lower() != ".png" or path.is_dir():
+            raise SettingsError(f"{path} is not the name of a PNG file.", way_out="Choose a name that ends in .png.")
+    places = [*paths, *pictures]
     for number, path in enumerate(places):
         if path.resolve() in [other.resolve() for other in places[:number]]:
             raise SettingsError(f"{path} was given for two outputs.", way_out="Give each a name of its own.")
-        if path not in anew:
+        if path not in pictures:
             refuse_existing(path)
         above = next(each for each in path.absolute().parents if each.exists())
         with disk_errors(path):
@@ -236,7 +245,7 @@ def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> di
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{where} cannot be read as JSON: {error}.", way_out=f"Give a {kind} file, or write it again."
         ) from error

@@ -111,7 +111,8 @@ def parse_labels(text: str, *, where: str) -> tuple[int, ...]:
             way_out=f"Give at least one location id from 0 to {N_LOCATIONS - 1}, or remove the row.",
         )
     for word in words:
-        if not (word.isascii() and word.isdigit() and int(word) < N_LOCATIONS):
+        # Python converts no number of thousands of digits.
+        if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < N_LOCATIONS):
             raise TableError(
                 f"{where}: {word!r} is not a location.",
                 way_out=f"Labels are location ids from 0 to {N_LOCATIONS - 1}, separated by spaces.",

@@ -27,7 +27,10 @@ def read_csv(path: Path) -> pl.DataFrame:
             f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.", way_out="Save it as CSV in UTF-8."
         ) from error
     if "Id" in table.columns and table["Id"].null_count():
-        raise TableError(f"{path}: row {table['Id'].is_null().arg_max()} (after the header) has no id.")
+        raise TableError(
+            f"{path}: row {int(table['Id'].is_null().arg_max() or 0) + 1} after the header has no id.",
+            way_out="Give every row the id of its field, or remove it.",
+        )
     return table
 
 

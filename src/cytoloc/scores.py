@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, TableError
+from cytoloc.errors import FormatError, SettingsError, TableError
 from cytoloc.files import check_format, existing, new_file
 from cytoloc.labels import LOCATIONS, N_LOCATIONS
 from cytoloc.lists import read_csv, read_ids, refuse_repeated, require_columns
@@ -26,6 +27,8 @@ from cytoloc.lists import read_csv, read_ids, refuse_repeated, require_columns
 KIND: Final = "cytoloc-scores"
 VERSION: Final = 1
 COLUMNS: Final = tuple(str(location.id) for location in LOCATIONS)
+
+_AGAIN: Final = "Write it again with the command that made it."
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Scores:
             raise TableError(f"Scores of {shape[0]} fields must have shape {shape}, not {self.probabilities.shape}.")
         refuse_repeated(self.ids, where="scores")
         if self.probabilities.size == 0:
-            raise TableError("The scores have no rows.")
+            raise TableError("The scores have no rows.", way_out="Give the scores of at least one field.")
         _refuse_non_probabilities(self.ids, self.probabilities)
 
     def __len__(self) -> int:
@@ -92,6 +95,12 @@ def write_scores(scores: Scores, path: str | Path) -> None:
         pq.write_table(table, temporary)
 
 
+def check_scores_path(path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.SettingsError` unless a scores file may have this name."""
+    if path.suffix != ".parquet":
+        raise SettingsError(f"{path}: scores are written as Parquet.", way_out="Choose a name that ends in .parquet.")
+
+
 def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
     """Return the scores in a Parquet, CSV, ``.npy`` or ``.npz`` file.
 
@@ -109,11 +118,8 @@ def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
     if path.suffix == ".csv":
         table = read_csv(path)
         require_columns(table, ["Id", *COLUMNS], path)
-        return Scores(
-            tuple(table["Id"].to_list()),
-            table.select(pl.col(COLUMNS).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy(),
-            {"file": path.name},
-        )
+        values = table.select(pl.col(COLUMNS).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
+        return _scores_in(path, table["Id"].to_list(), values, {"file": path.name})
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
             raise TableError(f"{path} holds no ids.", way_out="Give them with --ids FILE, one per row.")
@@ -127,7 +133,7 @@ def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
                 f" {(len(names), N_LOCATIONS)}.",
                 way_out="Give one row per id and one column per location, 0 to 27.",
             )
-        return Scores(names, array.astype(np.float32), {"file": path.name})
+        return _scores_in(path, names, array.astype(np.float32), {"file": path.name})
     raise TableError(
         f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz."
     )
@@ -210,30 +216,49 @@ def _read_parquet(path: Path) -> Scores:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}.") from error
+        raise FormatError(
+            f"{path} cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}.",
+            way_out="Give a scores file that cytoloc wrote, or scores as CSV or NumPy files.",
+        ) from error
     header = (table.schema.metadata or {}).get(b"cytoloc", b"{}")
     try:
         header = json.loads(header)
     except ValueError as error:
-        raise FormatError(f"{path} is damaged: its provenance is not JSON.") from error
-    check_format(header, where=path, kind=KIND, version=VERSION)
-    if table.schema.names != ["id", *COLUMNS] or "provenance" not in header:
-        raise FormatError(f"{path} is damaged: it lacks columns or its provenance.")
+        raise FormatError(f"{path} is damaged: its provenance is not JSON.", way_out=_AGAIN) from error
+    check_format(header if isinstance(header, dict) else {}, where=path, kind=KIND, version=VERSION)
+    said = header.get("provenance")
+    fitting = isinstance(said, dict) and type(said.get("fields_trained_on", 0)) is int
+    expected = pa.schema([pa.field("id", pa.string()), *(pa.field(name, pa.float32()) for name in COLUMNS)])
+    if not fitting or not table.schema.equals(expected) or table["id"].null_count:
+        raise FormatError(f"{path} is damaged: its columns or its provenance are not as they must be.", way_out=_AGAIN)
     probabilities = np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)
-    return Scores(tuple(table["id"].to_pylist()), probabilities, header["provenance"])
+    return _scores_in(path, table["id"].to_pylist(), probabilities, said)
+
+
+def _scores_in(path: Path, ids: Sequence[str], values: NDArray[np.float32], provenance: dict[str, Any]) -> Scores:
+    """Return the scores that a file holds; what is wrong with them names the file."""
+    try:
+        return Scores(tuple(ids), values, provenance)
+    except TableError as error:
+        raise TableError(f"{path}: {error.message}", way_out=error.way_out) from error
 
 
 def _read_numpy(path: Path) -> NDArray[Any]:
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise TableError(f"{path} cannot be read as a NumPy file of numbers: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    names = list(loaded.files)
-    if "probabilities" not in names and len(names) != 1:
-        raise TableError(f"{path} holds the arrays {', '.join(names)}.", way_out="Name one of them 'probabilities'.")
-    array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        names = list(loaded.files)
+        if "probabilities" not in names and len(names) != 1:
+            raise TableError(
+                f"{path} holds the arrays {', '.join(names)}." if names else f"{path} holds no array.",
+                way_out="Give one array, or name one of them 'probabilities'.",
+            )
+        array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise TableError(
+            f"{path} cannot be read as a NumPy file of numbers: {error}.", way_out="Save it again with numpy.save."
+        ) from error
     return array
 
 

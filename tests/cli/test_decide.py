@@ -202,13 +202,15 @@ def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, score
     (tmp_path / "held-out.csv").write_text(truth)
     score = ["score", tmp_path / "held-out.csv", *given[1:], "--table", tmp_path / "t.csv", "--plot"]
     before = sorted(tmp_path.iterdir())
-    for call in (fit, [*apply, "--probabilities"], score):
-        said = cli(*call, tmp_path / "file" / "x.csv")
+    for call, name in ((fit, "x.csv"), ([*apply, "--probabilities"], "x.parquet"), (score, "x.png")):
+        said = cli(*call, tmp_path / "file" / name)
         assert (said.code, "is a file, not a folder" in said.err) == (1, True)
-        same = cli(*call, call[-2])
+    for call in ([*fit, tmp_path / "a.json"], [*score, tmp_path / "t.png", "--table", tmp_path / "t.png"]):
+        same = cli(*call)
         assert (same.code, "was given for two outputs" in same.err) == (2, True)
-        if call is not score:
-            assert cli(*call, tmp_path / "taken.csv").code == 1
+    assert cli(*fit, tmp_path / "taken.csv").code == 1
+    assert "end" in cli(*apply, "--probabilities", tmp_path / "p.csv").err
+    assert "PNG" in cli(*score, tmp_path / "p.pdf").err
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -38,7 +38,7 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Atlas, tmp_path: Path
     cli("folds", study.path, "-k", 3, "--group", "field", "--out", by_field)
     refused = cli("folds", study.path, "--check", by_field)
     assert refused.code == 1
-    assert "groups of fields that belong together cross folds" in refused.err
+    assert "fields that belong together cross folds" in refused.err
 
 
 def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: Atlas, tmp_path: Path) -> None:
@@ -55,11 +55,23 @@ def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: At
 
 def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     out = tmp_path / "folds.csv"
-    for words in (("--check", out, "-k", 3), ("--check", out, "--like", study.path), ("--out", out, "--sheet", out)):
-        assert cli("folds", study.path, *words).code == 2
-    assert cli("duplicates", study.path, study.path, "--out", out).code == 2
-    assert cli("duplicates", study.path, "--out", out, "--groups", out).code == 2
-    assert cli("simulate", "--fields", 3, "--out", out, "--noise", 0.5).code == 2
+    picture = tmp_path / "p.png"
+    calls = {
+        "leave out -k, --like and --without": ("folds", study.path, "--check", out, "-k", 3),
+        "judges a file as it is": ("folds", study.path, "--check", out, "--like", study.path),
+        "not the name of a PNG file": ("folds", study.path, "--out", out, "--sheet", out),
+        "is given twice": ("duplicates", study.path, study.path, "--out", out),
+        "was given for two outputs": ("duplicates", study.path, "--out", out, "--groups", out),
+        "are of --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),
+        "draws a sheet and nothing else": ("simulate", "--show", picture, "--fields", 3, "--out", out),
+        "give --labels too": ("ensemble", out, "--folds", out, "--out", tmp_path / "e.parquet"),
+    }
+    for reason, words in calls.items():
+        said = cli(*words)
+        assert (said.code, reason in " ".join(said.err.split())) == (2, True), said.err
+    for k in (0, 1, -1):
+        said = cli("folds", study.path, "--out", out, "-k", k)
+        assert (said.code, f"{k} folds" in said.err or "fold" in said.err) == (1, True), said.err
     assert not list(tmp_path.iterdir())
 
 
@@ -69,6 +81,21 @@ def test_folds_are_either_made_or_checked(cli: Cli, study: Atlas, tmp_path: Path
         assert said.code != 0
         assert "either made or checked" in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_that_cannot_be_drawn_leaves_no_folds(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    call = ("folds", study.path, "--out", tmp_path / "folds.csv", "--sheet")
+    assert cli(*call, "/proc/sheet.png").code == 1
+    assert not list(tmp_path.iterdir())
+    assert cli(*call, tmp_path / "sheet.png").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folds.csv", "sheet.png"]
+
+
+def test_a_folds_file_of_other_fields_is_not_judged(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    rows = [f"{name},{number}," for number, name in enumerate(study.ids)]
+    (tmp_path / "f.csv").write_text("\n".join(["id,group,fold", *rows, "x,900,0", "y,901,1"]) + "\n")
+    said = cli("folds", study.path, "--check", tmp_path / "f.csv")
+    assert (said.code, "has a fold for none of the labelled fields here" in said.err) == (1, True)
 
 
 def test_a_validation_set_like_the_test_set(cli: Cli, study: Atlas, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from sklearn.metrics import f1_score
 
+from cytoloc.atlas.store import Atlas
 from cytoloc.curation.audit import audit, by_group, corrections, match_fields, match_wells, read_labels_2021
 from cytoloc.curation.pairs import read_pairs
 from cytoloc.errors import TableError
+from cytoloc.hpa_names import HpaId
 from cytoloc.labels import to_matrix
 from cytoloc.lists import read_labels
 from tests.conftest import DATA, Cli
@@ -49,8 +51,19 @@ def test_fields_and_wells_are_matched() -> None:
     assert [(each.a, each.b) for each in others] == [("1_10_A1_2", "x")]
     assert alone == 3
     assert by_group(matched, "antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
-    with pytest.raises(TableError, match="None of 1 pairs is in both lists"):
+    with pytest.raises(TableError, match="No pair is in both lists; there are 1"):
         audit(*match_fields(LISTED, TRUE, PAIRS[3:]))
+
+
+def test_wells_may_be_known_from_elsewhere() -> None:
+    plain = {"a": (0, 25), "b": (0, 25), "c": (7,)}
+    origins = {"a": HpaId("1", "10", "A1", "1"), "b": HpaId("1", "10", "A1", "2"), "c": HpaId("1", "10", "A2", "1")}
+    matched, _ = match_fields(plain, TRUE, [("a", "x"), ("c", "y")])
+    assert corrections(plain, matched) == {"a": (0,)}
+    assert corrections(plain, matched, origins=origins) == {"a": (0,), "b": (0,)}
+    assert by_group(matched, "well").is_empty()
+    assert by_group(matched, "well", origins=origins)["well"].to_list() == ["10_A1", "10_A2"]
+    assert [each.a for each in match_wells(plain, TRUE, [("a", "x")], origins=origins)[0]] == ["b"]
 
 
 def test_a_correction_holds_for_the_whole_well() -> None:
@@ -106,9 +119,37 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(TableError, match=said):
             read_pairs(path)
-    path.write_bytes(gzip.compress(b"a,b\nx,y\n")[:-6])
-    with pytest.raises(TableError, match="not a pairs file"):
-        read_pairs(path)
+    packed = gzip.compress(b"a,b\nx,y\n")
+    for damaged in (packed[:-6], packed[:10] + b"\xff" * 9):
+        path.write_bytes(damaged)
+        with pytest.raises(TableError, match="not a pairs file"):
+            read_pairs(path)
     (tmp_path / "new.csv").write_text("ID,Label\nx,3|19\n")
     with pytest.raises(TableError, match="id x"):
         read_labels_2021(tmp_path / "new.csv")
+
+
+def test_a_stray_quote_swallows_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('a,b\n\nf1,"g1\nf2,g2\n')
+    with pytest.raises(TableError, match="line 3, is not CSV"):
+        read_pairs(path)
+    path.write_text('a,b\n\n"f1",g1\nf2\n')
+    with pytest.raises(TableError, match="line 4"):
+        read_pairs(path)
+
+
+def test_an_unknown_header_is_no_pair(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("one,other\nf1,g1\nf2,g2\n")
+    with pytest.raises(TableError, match="has the columns one, other"):
+        read_pairs(path)
+    path.write_text("one,other\nthis,that\n")
+    assert read_pairs(path) == [("one", "other"), ("this", "that")]
+
+
+def test_an_atlas_says_which_fields_share_a_well(cli: Cli, study: Atlas) -> None:
+    said = cli("audit", study.path, "--truth", study.path, "--by", "well")
+    assert said.code == 0, said.err
+    assert "No field says" not in said.out
+    assert cli("audit", study.path, "--truth", study.path, "--match", "well").code == 0

@@ -50,8 +50,15 @@ def test_what_is_no_leak_is_passed_over() -> None:
     ]
     found = find_leak(pairs, known_labels(LABELS))
     assert (found.table["Id"].to_list(), found.passed_over) == (["t4"], 3)
-    with pytest.raises(TableError, match="None of 3 pairs"):
+    with pytest.raises(TableError, match="No pair ties a test field to another one; there are 3"):
         find_leak(pairs[:3], known_labels(LABELS))
+
+
+def test_copies_without_labels_are_no_leak() -> None:
+    with pytest.raises(TableError, match="no labels of any of them"):
+        find_leak([Pair("u1", "t1"), Pair("u2", "t2")], known_labels(LABELS), test={"t1", "t2"})
+    with pytest.raises(TableError, match="There are no pairs"):
+        find_leak([], known_labels(LABELS))
 
 
 def test_test_fields_may_be_named() -> None:

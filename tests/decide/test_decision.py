@@ -178,11 +178,21 @@ def test_a_decision_file_reads_back(tmp_path: Path) -> None:
         {"rules": {**content["rules"], "shrink": [float("nan")]}},
         {"rules": {**content["rules"], "exclusive": [[-1, 5]]}},
         {"rules": {**content["rules"], "exclusive": [[5, 28]]}},
+        {"rules": {**content["rules"], "exclusive": [[1.5, 2]]}}, {"rules": {**content["rules"], "most": 2.5}},
         {"evidence": {**content["evidence"], "ensemble": {**content["evidence"]["ensemble"], "heard": [False]}}},
     ]  # fmt: skip
     for change in changes:
         (tmp_path / "damaged.json").write_text(json.dumps({**content, **change}))
         with pytest.raises(FormatError, match="damaged"):
+            read_decision(tmp_path / "damaged.json")
+    ranked = fit_decision({"mean": probabilities}, truth, method="ratio", ensemble="rank")
+    write_decision(ranked, tmp_path / "r.json")
+    cut = json.loads((tmp_path / "r.json").read_text())
+    quantiles = cut["evidence"]["ensemble"]["quantiles"]
+    cut["evidence"]["ensemble"]["quantiles"] = [[each[:1] for each in member] for member in quantiles]
+    for text in (json.dumps(cut), "[" * 100_000):
+        (tmp_path / "damaged.json").write_text(text)
+        with pytest.raises(FormatError, match=r"damaged\.json"):
             read_decision(tmp_path / "damaged.json")
     del content["thresholds"]
     (tmp_path / "damaged.json").write_text(json.dumps(content))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.errors import StorageError
+from cytoloc.errors import SettingsError
 from cytoloc.report.figures import composite, panel, score_plot, stretch
 from cytoloc.report.tables import score_summary
 
@@ -46,5 +46,5 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
             assert np.asarray(picture.convert("RGB")).std() > 20
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] > 1.8 * sizes[1][1]
-    with pytest.raises(StorageError, match="not the name of a PNG"):
+    with pytest.raises(SettingsError, match="not the name of a PNG"):
         score_plot(table, summary, tmp_path / "score.pdf")

@@ -223,7 +223,7 @@ def open_atlas(path: str | Path) -> Atlas:
 def _open_url(url: str) -> Atlas:
     content = {}
     try:
-        store = tensorstore.KvStore.open(f"{url}/").result()
+        store = tensorstore.KvStore.open(f"{url}/", context=_patience()).result()
     except ValueError as error:
         raise StorageError(f"{url} cannot be read: {first_line(error)}", way_out="Check the URL.") from error
     with _damage(url):
@@ -236,8 +236,14 @@ def _open_url(url: str) -> Atlas:
     with _damage(url):
         fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
         spec = {"driver": "zarr3", "kvstore": f"{url}/images.zarr/", "fill_missing_data_reads": False}
-        array = tensorstore.open(spec, open=True, read=True).result()
+        array = tensorstore.open(spec, open=True, read=True, context=_patience()).result()
     return _checked(url, header, fields, array)
+
+
+def _patience() -> tensorstore.Context:
+    """Return how often a request is tried again: for some ten seconds, where tensorstore's own way takes minutes."""
+    retries = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
+    return tensorstore.Context({f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")})
 
 
 _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from cytoloc.atlas.store import Atlas
     from cytoloc.curation.audit import Audit
+    from cytoloc.hpa_names import HpaId
 
 
 SHOWN = 24
@@ -56,17 +56,19 @@ def duplicates(
     from cytoloc.atlas.store import open_atlas
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
     from cytoloc.curation.hamming import DEFAULT_LIMITS
-    from cytoloc.files import check_outputs, new_file
+    from cytoloc.files import check_outputs, new_files
 
     words = limits.split(",")
     if len(words) != len(DEFAULT_LIMITS) or not all(word.strip().isdecimal() and int(word) <= 64 for word in words):
         raise typer.BadParameter(
             f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10.", param_hint="'--limits'"
         )
-    check_outputs(out, *([groups] if groups else []), anew=[sheet] if sheet else [])
-    twice = [path for path, count in Counter(str(Path(path).resolve()) for path in paths).items() if count > 1]
+    outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
+    check_outputs(*outputs, pictures=sheets)
+    places = [path if "://" in path else str(Path(path).resolve()) for path in paths]
+    twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
     if twice:
-        raise typer.BadParameter(f"{twice[0]} is given twice: every field would be its own copy.")
+        raise typer.BadParameter(f"{twice} is given twice: every field would be its own copy.")
     atlases = [open_atlas(path) for path in paths]
     most = {role: int(word) for role, word in zip(DEFAULT_LIMITS, words, strict=True)}
     with progress("looking for duplicates") as advance:
@@ -74,33 +76,39 @@ def duplicates(
             atlases, limits=most, turns=turns, confirm=confirm, advance=lambda _what, done, total: advance(done, total)
         )
     pairs = found.filter(pl.col("verdict").fill_null("") != "different")
-    write_duplicates(pairs, out)
     certain = pairs.filter(pl.col("verdict").fill_null("copy") == "copy")
     together = groups_of(certain)
-    if groups is not None:
-        rows = [(name, number) for number, group in enumerate(together) for name in group]
-        with new_file(groups) as temporary:
-            pl.DataFrame(rows, schema={"id": pl.String, "group": pl.Int64}, orient="row").write_csv(temporary)
+    with new_files(*outputs, pictures=sheets) as temporary:
+        write_duplicates(pairs, temporary[out])
+        if groups is not None:
+            rows = [(name, number) for number, group in enumerate(together) for name in group]
+            table = pl.DataFrame(rows, schema={"id": pl.String, "group": pl.Int64}, orient="row")
+            table.write_csv(temporary[groups])
+        drawn = _draw(pairs, atlases, temporary[sheet]) if sheet else 0
     doubtful = pairs.filter(pl.col("verdict") == "doubtful")
     said = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, atlases))} fields"
     kinds = f", {doubtful.height} of them doubtful; hashes suggested {found.height}" if confirm else ", not confirmed"
     largest = f"; the largest group has {len(together[0])} fields" if together else ""
     typer.echo(f"{said}{kinds}{largest}.")
-    if sheet is not None:
-        _draw(doubtful, atlases, sheet)
+    if sheet is not None and drawn:
+        left = f" of {doubtful.height}" if doubtful.height > drawn else ""
+        typer.echo(f"{sheet}: {counted(drawn, 'doubtful pair')}{left}.")
+    elif sheet is not None:
+        typer.echo("No pair is doubtful: nothing to draw.")
 
 
-def _draw(doubtful: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> None:
-    """Draw the surest of the doubtful pairs."""
+def _draw(pairs: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> int:
+    """Draw the surest of the doubtful pairs, and return how many they are."""
+    import polars as pl
+
     from cytoloc.pictures.hashes import turned
     from cytoloc.report.figures import pair_sheet
 
     rows = {str(atlas.path): {name: row for row, name in enumerate(atlas.ids)} for atlas in atlases}
     opened = {str(atlas.path): atlas for atlas in atlases}
-    shown = list(doubtful.head(SHOWN).iter_rows(named=True))
+    shown = list(pairs.filter(pl.col("verdict") == "doubtful").head(SHOWN).iter_rows(named=True))
     if not shown:
-        typer.echo("No pair is doubtful: nothing to draw.")
-        return
+        return 0
     pictures = [
         (
             turned(opened[pair["atlas_a"]][rows[pair["atlas_a"]][pair["a"]]], pair["transform"]),
@@ -110,8 +118,7 @@ def _draw(doubtful: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> None:
     ]
     captions = [(pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}") for pair in shown]
     pair_sheet(pictures, captions, sheet)
-    left = f" of {doubtful.height}" if doubtful.height > len(shown) else ""
-    typer.echo(f"{sheet}: {counted(len(shown), 'doubtful pair')}{left}.")
+    return len(shown)
 
 
 def audit(
@@ -146,11 +153,11 @@ def audit(
     from cytoloc.curation import audit as auditing
     from cytoloc.curation.pairs import read_pairs
     from cytoloc.errors import SettingsError, TableError
-    from cytoloc.files import refuse_existing
+    from cytoloc.files import check_outputs
     from cytoloc.labels import LOCATIONS, LOCATIONS_2021
 
     if write is not None:
-        refuse_existing(write)
+        check_outputs(write)
         if match == "well" or classes == "2021":
             raise SettingsError(
                 "--write needs the truth of the listed fields themselves, in the classes of 2018.",
@@ -170,10 +177,14 @@ def audit(
             way_out="Say with --pairs which field of the one is which of the other.",
         )
     tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
-    matcher = auditing.match_wells if match == "well" else auditing.match_fields
-    result = auditing.audit(*matcher(have, true, tied), classes=len(names))
-    groups = auditing.by_group(result.matched, by) if by else None
-    mended = auditing.corrections(have, result.matched) if write else {}
+    origins = _origins(listed)
+    if match == "well":
+        matched, unmatched = auditing.match_wells(have, true, tied, origins=origins)
+    else:
+        matched, unmatched = auditing.match_fields(have, true, tied)
+    result = auditing.audit(matched, unmatched, classes=len(names))
+    groups = auditing.by_group(result.matched, by, origins=origins) if by else None
+    mended = auditing.corrections(have, result.matched, origins=origins) if write else {}
     if as_json:
         found = {
             "matched": len(result.matched),
@@ -187,7 +198,7 @@ def audit(
     else:
         _print_audit(result, names)
         if groups is not None and by is not None and groups.is_empty():
-            typer.echo(f"\nNo id says of which {by} it is.")
+            typer.echo(f"\nNo field says of which {by} it is.")
         elif groups is not None and by is not None:
             typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(SHOWN).iter_rows():
@@ -239,9 +250,9 @@ def leak(
     """
     from cytoloc.curation import leak as leaking
     from cytoloc.curation.pairs import read_matches
-    from cytoloc.files import refuse_existing
+    from cytoloc.files import check_outputs
 
-    refuse_existing(out)
+    check_outputs(out)
     tied = [pair for path in pairs for pair in read_matches(path) if doubtful or pair.verdict != "doubtful"]
     have, places = _labelled(labels)
     found = leaking.find_leak(tied, leaking.known_labels(have, places), test=_ids(test) if test else None)
@@ -274,6 +285,21 @@ def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, 
             rows = open_atlas(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
             places = {name: (plate, well) for name, plate, well in rows} | places
     return labels, places
+
+
+def _origins(path: Path) -> dict[str, HpaId]:
+    """Return what an atlas says of where its fields are from; nothing, of a list, whose ids say it."""
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.hpa_names import HpaId
+
+    if not path.is_dir():
+        return {}
+    rows = open_atlas(path).fields.select("id", "antibody", "plate", "well", "field").iter_rows()
+    return {
+        name: HpaId(antibody, plate, well, number or name)
+        for name, antibody, plate, well, number in rows
+        if plate is not None and well is not None
+    }
 
 
 def _ids(path: Path) -> set[str]:

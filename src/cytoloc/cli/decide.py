@@ -166,9 +166,11 @@ def apply(
     from cytoloc.files import check_outputs, new_files
     from cytoloc.labels import to_matrix
     from cytoloc.lists import read_groups, read_ids, read_known, write_locations
-    from cytoloc.scores import Scores, fields_trained_on, rows_of, write_scores
+    from cytoloc.scores import Scores, check_scores_path, fields_trained_on, rows_of, write_scores
 
     outputs = [out, probabilities] if probabilities else [out]
+    if probabilities:
+        check_scores_path(probabilities)
     check_outputs(*outputs)
     rule = read_decision(decision)
     parts = read_members(member_files(scores, member, apart=members), ids=ids)

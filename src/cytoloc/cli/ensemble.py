@@ -57,11 +57,21 @@ def ensemble(
 
     from cytoloc.decide.worth import correlations, member_worth
     from cytoloc.errors import SettingsError
-    from cytoloc.files import refuse_existing
+    from cytoloc.files import check_outputs
     from cytoloc.lists import read_groups, truth_of
-    from cytoloc.scores import Scores, combine, fields_trained_on, join_members, write_scores
+    from cytoloc.scores import (
+        Scores,
+        check_scores_path,
+        combine,
+        fields_trained_on,
+        join_members,
+        write_scores,
+    )
 
-    refuse_existing(out)
+    if folds and labels is None:
+        raise typer.BadParameter("is for the worth of members: give --labels too.", param_hint="--folds")
+    check_scores_path(out)
+    check_outputs(out)
     fitted = method in ("weighted", "class", "stack")
     if fitted and labels is None:
         raise SettingsError(f"The method {method} is fitted to labels.", way_out="Give --labels CSV.")

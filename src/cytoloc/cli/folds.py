@@ -60,7 +60,7 @@ def folds(
     """
     from cytoloc.curation.pairs import read_pairs
     from cytoloc.errors import TableError
-    from cytoloc.files import check_outputs
+    from cytoloc.files import check_outputs, new_files
     from cytoloc.folds import making, quality, table
     from cytoloc.folds.groups import group_known, groups_of_fields
 
@@ -70,7 +70,8 @@ def folds(
         raise typer.BadParameter("--like takes all fields: leave out --without.")
     if check and (like or without or k is not None):
         raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
-    check_outputs(*([out] if out else []), anew=[sheet] if sheet else [])
+    outputs, sheets = [out] if out else [], [sheet] if sheet else []
+    check_outputs(*outputs, pictures=sheets)
     atlas, fields = _fields(path)
     tied = [pair for file in pairs or () for pair in read_pairs(file)]
     alike: list[Resemblance] = []
@@ -86,19 +87,25 @@ def folds(
         unknown = made.join(grouped, on="id", how="anti").height
         made = made.drop("group").join(grouped, on="id", how="inner", maintain_order="left")
         made = made.select("id", "group", "fold")
+        if made["fold"].drop_nulls().is_empty():
+            raise TableError(
+                f"{check} has a fold for none of the labelled fields here.", way_out="Check the file of these."
+            )
     elif like:
-        made, alike = _pick(atlas, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
+        made, alike = _pick(atlas, path, fields, like, k=5 if k is None else k, group=group, pairs=tied, seed=seed)
     else:
         made = making.make_folds(
-            fields, k=k or 5, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
+            fields, k=5 if k is None else k, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
         )
-    if out:
-        table.write_folds(made, out)
     found = quality.fold_quality(made, fields, seed=seed)
-    if sheet:
-        from cytoloc.report.figures import fold_sheet
+    with new_files(*outputs, pictures=sheets) as temporary:
+        if out:
+            table.write_folds(made, temporary[out])
+        if sheet:
+            # Drawing is slow to import.
+            from cytoloc.report.figures import fold_sheet
 
-        fold_sheet(found.class_fields, found.fields, sheet)
+            fold_sheet(found.class_fields, found.fields, temporary[sheet])
     ids = set(fields["id"])
     counts = {
         "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group)).sum()),
@@ -147,7 +154,7 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
 
     k = len(found.fields)
     sizes = ", ".join(map(str, found.fields))
-    lines = [f"{where}: {k} folds of {sizes} fields in {found.groups.sum()} groups."]
+    lines = [f"{where}: {counted(k, 'fold')} of {sizes} fields in {counted(int(found.groups.sum()), 'group')}."]
     if found.together:
         lines.append(
             f"{counted(found.together, 'pair')} of fields belong together; a random split would have torn apart"

@@ -40,12 +40,13 @@ def predict(
     """
     require_nets()
     from cytoloc.atlas.quarantine import QUARANTINE, examples, write_quarantine
-    from cytoloc.files import refuse_existing
+    from cytoloc.files import check_outputs, refuse_existing
     from cytoloc.predict.model import load
     from cytoloc.predict.sources import open_source
-    from cytoloc.scores import write_scores
+    from cytoloc.scores import check_scores_path, write_scores
 
-    refuse_existing(out)
+    check_scores_path(out)
+    check_outputs(out)
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
     refuse_existing(listed)
     sources = [open_source(path) for path in inputs]

@@ -58,7 +58,8 @@ def score(
     if folds and groups:
         raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
     tables = [table] if table else []
-    check_outputs(*tables, anew=[plot] if plot else [])
+    plots = [plot] if plot else []
+    check_outputs(*tables, pictures=plots)
     predicted = read_labels(predictions, column="Predicted", blank=True)
     names = list(predicted)
     known = read_truth(labels)
@@ -67,7 +68,7 @@ def score(
     if scores:
         parts = {str(path): read_scores(path, ids=ids) for path in score_files(scores)}
         warn_if_trained_on(parts)
-        probabilities = combine(list(parts.values())).rows(names)
+        probabilities = combine(list(parts.values())).rows(names, where=", ".join(map(str, scores)))
     by = folds or groups
     summary, classes = score_summary(
         to_matrix(predicted.values()),
@@ -79,14 +80,14 @@ def score(
     summary["fields_with_labels"] = len(known)
     if leak:
         summary["leak"] = leak_effect(names, to_matrix(predicted.values()), truth, read_known(leak, names))
-    with new_files(*tables) as temporary:
+    with new_files(*tables, pictures=plots) as temporary:
         if table:
             classes.write_csv(temporary[table])
         if plot:
             # Drawing is slow to import.
             from cytoloc.report.figures import score_plot
 
-            score_plot(classes, summary, plot)
+            score_plot(classes, summary, temporary[plot])
     if as_json:
         typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
         return

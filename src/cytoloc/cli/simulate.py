@@ -61,6 +61,9 @@ def simulate(
     from cytoloc.simulate.plan import Design, read_frequencies
 
     if show is not None:
+        others = (fields, out, frequencies, duplicates, noise, noise_kind, leaked, gain)
+        if any(value is not None for value in others) or form != "atlas" or evenness:
+            raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
         _draw_sheet(show, seed=seed, size=size)
         return
     if fields is None or out is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from cytoloc.labels import LOCATIONS_2021, N_LOCATIONS, TO_2021, format_labels, 
 from cytoloc.lists import read_csv, refuse_repeated
 
 Labels = Mapping[str, tuple[int, ...]]
+
+Origins = Mapping[str, HpaId]
+"""Where fields are from, by their ids."""
 Match = Literal["field", "well"]
 
 
@@ -71,20 +75,28 @@ def match_fields(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]])
     return matched, unmatched
 
 
-def match_wells(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]]) -> tuple[list[Matched], int]:
+def match_wells(
+    listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]], *, origins: Origins | None = None
+) -> tuple[list[Matched], int]:
     """Return for each pair the label set of another field of the well in which ``a`` was imaged.
 
     It shows whether labels belong to wells: those of one field are held against the truth of another. Of several other
     fields the first counts.
+
+    Args:
+        listed: The audited list.
+        true: The trusted one.
+        pairs: Fields of the one and of the other that are the same.
+        origins: Where the audited fields are from, if their ids do not say it.
     """
     wells: dict[tuple[str, str], list[tuple[HpaId, str]]] = {}
     for name in listed:
-        said = parse_hpa_id(name)
+        said = _origin(name, origins)
         if said is not None:
             wells.setdefault(said.place, []).append((said, name))
     matched, unmatched = [], 0
     for a, b in pairs:
-        here = parse_hpa_id(a)
+        here = _origin(a, origins)
         others = wells.get(here.place, []) if here else []
         other = next((name for said, name in others if here and said.field != here.field), None)
         if other is None or b not in true:
@@ -109,7 +121,7 @@ def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LO
         raise TableError("There are no pairs.", way_out="Give a list that names at least one.")
     if not matched:
         raise TableError(
-            f"None of {unmatched} pairs is in both lists.",
+            f"No pair is in both lists; there are {unmatched}.",
             way_out="Pairs name a field of the audited list first, and one of the trusted list second;"
             " to match wells, ids of the first must name them.",
         )
@@ -138,11 +150,13 @@ def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LO
     return Audit(matched, unmatched, equal, table, float(micro), float(f1[present].mean()))
 
 
-def by_group(matched: Sequence[Matched], group: Literal["antibody", "well"]) -> pl.DataFrame:
+def by_group(
+    matched: Sequence[Matched], group: Literal["antibody", "well"], *, origins: Origins | None = None
+) -> pl.DataFrame:
     """Return for each antibody, or well, of the audited list how many of its fields agree: worst first."""
     rows = []
     for each in matched:
-        said = parse_hpa_id(each.a)
+        said = _origin(each.a, origins)
         if said is None:
             continue
         name = said.antibody if group == "antibody" else "_".join(said.place)
@@ -154,7 +168,9 @@ def by_group(matched: Sequence[Matched], group: Literal["antibody", "well"]) -> 
     return grouped.sort("different", group, descending=[True, False])
 
 
-def corrections(listed: Labels, matched: Sequence[Matched]) -> dict[str, tuple[int, ...]]:
+def corrections(
+    listed: Labels, matched: Sequence[Matched], *, origins: Origins | None = None
+) -> dict[str, tuple[int, ...]]:
     """Return the labels of all fields of wells in which a matched field has others than the list says.
 
     Labels belong to wells, so the truth of one field is that of all fields of its well. Wells whose matched fields
@@ -163,16 +179,17 @@ def corrections(listed: Labels, matched: Sequence[Matched]) -> dict[str, tuple[i
     Args:
         listed: The audited list.
         matched: Its fields, and the truth; matched by field.
+        origins: Where its fields are from, if their ids do not say it.
     """
     truths: dict[tuple[str, str], set[tuple[int, ...]]] = {}
     of_field: dict[str, set[tuple[int, ...]]] = {}
     for each in matched:
-        said = parse_hpa_id(each.a)
+        said = _origin(each.a, origins)
         place = truths.setdefault(said.place, set()) if said else of_field.setdefault(each.a, set())
         place.add(tuple(sorted(each.true)))
     mended = {}
     for name, labels in listed.items():
-        said = parse_hpa_id(name)
+        said = _origin(name, origins)
         known = truths.get(said.place, set()) if said else of_field.get(name, set())
         if len(known) == 1 and (right := next(iter(known))) != tuple(sorted(labels)):
             mended[name] = right
@@ -199,7 +216,7 @@ def read_labels_2021(path: Path) -> dict[str, tuple[int, ...]]:
     labels = {}
     for name, text in table.select("ID", "Label").iter_rows():
         words = (text or "").split("|")
-        if not all(word.isdecimal() and int(word) < len(LOCATIONS_2021) for word in words):
+        if not all(re.fullmatch("[0-9]{1,9}", word) and int(word) < len(LOCATIONS_2021) for word in words):
             raise TableError(
                 f"{path}, id {name}: {text!r} is not classes from 0 to 18.", way_out="Write them as 8|5|0."
             )
@@ -218,6 +235,10 @@ def write_corrections(listed: Labels, mended: Labels, path: Path) -> None:
     ]
     with new_file(path) as temporary:
         pl.DataFrame(rows, schema=["Id", "Target", "Was"], orient="row").write_csv(temporary)
+
+
+def _origin(name: str, origins: Origins | None) -> HpaId | None:
+    return (origins or {}).get(name) or parse_hpa_id(name)
 
 
 def _matrix(sets: Iterable[tuple[int, ...]], classes: int) -> NDArray[np.bool_]:

@@ -90,7 +90,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
         test: Ids of the test fields; by default all ids that have no labels and name no well.
 
     Raises:
-        TableError: If no pair ties a test field to another one.
+        TableError: If no pair ties a test field to another one, or no such other one has labels.
     """
     copies: dict[str, list[tuple[Pair, str]]] = {}
     passed_over = 0
@@ -106,7 +106,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
         )
     if not copies:
         raise TableError(
-            f"None of {len(pairs)} pairs ties a test field to a labelled one.",
+            f"No pair ties a test field to another one; there are {len(pairs)}.",
             way_out="Give pairs of these two sets of fields.",
         )
     rows = []
@@ -118,6 +118,11 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
         contradicted = sum(labels != ids for _, _, labels, _ in said)
         bits = (pair.microtubules, pair.protein, pair.nucleus)
         rows.append((field, format_labels(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
+    if not rows:
+        raise TableError(
+            f"There are copies of test fields ({len(copies)} of these), and no labels of any of them.",
+            way_out="Give the labels of the copies, or of other fields of their wells.",
+        )
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("Id")
     return Leak(table, len(copies) - len(rows), passed_over)
 

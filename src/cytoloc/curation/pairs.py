@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +23,8 @@ _OTHER_HEADERS: Final = frozenset({"id", "target", "label", "predicted", "group"
 
 _NUMBER: Final = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 """What is a score or a distance, and no id: a column of them without a header would be taken for one."""
+
+_NO_NUMBER: Final = "Leave the cell empty if it is not known."
 
 _NUMBERS: Final[dict[str, tuple[str, ...]]] = {
     "microtubules": ("d_microtubules", "SimR"),
@@ -82,20 +85,21 @@ def read_matches(path: Path) -> list[Pair]:
             lines = stream.read().splitlines()
     except gzip.BadGzipFile:
         lines = _plain_lines(path)
-    except (EOFError, UnicodeDecodeError, OSError) as error:
+    except (EOFError, UnicodeDecodeError, OSError, zlib.error) as error:
         raise TableError(f"{path} is not a pairs file: {error}.", way_out="Give a CSV with the columns a,b.") from error
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(cell.strip() for cell in row)]
+    rows = _rows(lines, path)
     if not rows:
         raise TableError(f"{path} lists no pairs.", way_out="Give a CSV with the columns a,b.")
-    header = rows[0]
-    if _OTHER_HEADERS & {cell.lower() for cell in header}:
+    header = next(iter(rows.values()))
+    columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
+    strange = columns is None and _is_header(list(rows.values()))
+    if strange or _OTHER_HEADERS & {cell.lower() for cell in header}:
         raise TableError(
             f"{path} is not a pairs file: it has the columns {', '.join(header)}.",
             way_out="Give a CSV with the columns a,b.",
         )
-    columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
     pairs = []
-    for number, row in enumerate(rows[1:] if columns else rows, start=2 if columns else 1):
+    for number, row in list(rows.items())[1:] if columns else rows.items():
         cells = [row[place] for place in columns if place < len(row)] if columns else row
         ids = [cell.rpartition("/")[2] for cell in cells]
         if len(ids) < 2 or not all(ids) or any(_NUMBER.fullmatch(name) for name in ids):
@@ -108,6 +112,33 @@ def read_matches(path: Path) -> list[Pair]:
     return pairs
 
 
+def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
+    """Return the cells of each line that is not blank, by its number.
+
+    Lines are read one by one, so that a stray quote does not swallow those that follow.
+    """
+    rows: dict[int, list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], strict=True), [])]
+        except csv.Error as error:
+            raise TableError(
+                f"{path}, line {number}, is not CSV: {error}.", way_out="Close the quotes of that line."
+            ) from error
+        if any(cells):
+            rows[number] = cells
+    return rows
+
+
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first line is of words where all other lines have numbers in every id."""
+
+    def numbered(row: Sequence[str]) -> list[bool]:
+        return [any(letter.isdigit() for letter in cell) for cell in row]
+
+    return len(rows) > 1 and not any(numbered(rows[0])) and all(all(numbered(row[:2])) for row in rows[1:])
+
+
 def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
     """Return what a line says besides its ids."""
     cells = dict(zip(header, row, strict=False))
@@ -117,9 +148,9 @@ def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
         try:
             numbers[name] = None if text is None else float(text)
         except ValueError as error:
-            raise TableError(f"{where}: {text!r} is not a number.") from error
+            raise TableError(f"{where}: {text!r} is not a number.", way_out=_NO_NUMBER) from error
         if not math.isfinite(numbers[name] or 0.0):
-            raise TableError(f"{where}: {text!r} is not a number.")
+            raise TableError(f"{where}: {text!r} is not a number.", way_out=_NO_NUMBER)
     verdict = (cells.get("verdict") or "").lower() or None
     if verdict is not None and verdict not in VERDICTS:
         raise TableError(f"{where}: {cells['verdict']!r} is no verdict.", way_out=f"There are {', '.join(VERDICTS)}.")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, Method
 from cytoloc.decide.calibrate import Calibration
-from cytoloc.decide.ensemble import Ensemble
+from cytoloc.decide.ensemble import LEVELS, Ensemble
 from cytoloc.decide.fitted import Decision
 from cytoloc.decide.plan import Evidence, Plan, ThresholdKind
 from cytoloc.decide.rules import Rules
@@ -120,6 +120,7 @@ def _faults(decision: Decision) -> list[str]:
         ("spread", ensemble.spread, per_member),
         ("weights", ensemble.weights, per_member),
         ("curves", decision.evidence.calibration.curves, (N_LOCATIONS, 3)),
+        ("quantiles", ensemble.quantiles, (int(ensemble.heard.sum()), N_LOCATIONS, len(LEVELS))),
     ]
     faults = [
         f"{name} must be numbers of shape {shape}"

@@ -48,6 +48,7 @@ class Ensemble:
     def __call__(self, stack: Floats) -> Floats:
         """Return one score per field and class, float64 ``(n, classes)``."""
         if self.kind == "mean":
+            stack = _as_heard(stack, self.heard)
             # Without absent fields this is the plain mean to the last bit.
             return np.asarray(np.nanmean(stack, axis=0) if np.isnan(stack).any() else stack.mean(axis=0), np.float64)
         whole = filled(stack, self.centre, self.spread, heard=self.heard)
@@ -136,16 +137,21 @@ def filled(stack: Floats, centre: Floats, spread: Floats, *, heard: NDArray[np.b
         spread: Its standard deviation.
         heard: Which members count; the others do for fields that only they have.
     """
+    stack = _as_heard(stack, heard)
     absent = np.isnan(stack)
-    if not heard.all():
-        elsewhere = ~absent[heard].all(axis=0)
-        stack = np.where(~heard[:, None, None] & elsewhere, np.nan, stack)
-        absent = np.isnan(stack)
     if not absent.any():
         return stack[heard]
     scale = np.where(spread > 0, spread, 1.0)[:, None]
     usual = np.nanmean((logits_of(stack) - centre[:, None]) / scale, axis=0)
     return np.asarray(np.where(absent, expit(centre[:, None] + usual * scale), stack)[heard])
+
+
+def _as_heard(stack: Floats, heard: NDArray[np.bool_]) -> Floats:
+    """Return the members' scores without those of unheard members for fields that a heard one has."""
+    if heard.all():
+        return stack
+    elsewhere = ~np.isnan(stack[heard]).all(axis=0)
+    return np.where(~heard[:, None, None] & elsewhere, np.nan, stack)
 
 
 def _fit_weights(stack: Floats, truth: NDArray[np.bool_], *, by_class: bool) -> Floats:

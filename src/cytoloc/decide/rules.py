@@ -46,8 +46,11 @@ class Rules:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Rules:
         """Return what :meth:`to_json` gave."""
-        pairs = tuple((int(a), int(b)) for a, b in content["exclusive"])
-        return cls(int(content["most"]), content["blank"], tuple(float(each) for each in content["shrink"]), pairs)
+        whole = [content["most"], *(each for pair in content["exclusive"] for each in pair)]
+        if not all(type(each) is int for each in whole):
+            raise TypeError("the cap and exclusive locations must be whole numbers")
+        pairs = tuple((a, b) for a, b in content["exclusive"])
+        return cls(content["most"], content["blank"], tuple(float(each) for each in content["shrink"]), pairs)
 
 
 def decide(

@@ -36,7 +36,9 @@ def read_folds(path: Path) -> pl.DataFrame:
             way_out="Make one with `cytoloc folds`.",
         ) from error
     if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():
-        raise TableError(f"{path} is not a folds file: it is empty or has empty cells.")
+        raise TableError(
+            f"{path} is not a folds file: it is empty or has empty cells.", way_out="Make one with `cytoloc folds`."
+        )
     if folds["id"].is_duplicated().any():
         twice = folds.filter(folds["id"].is_duplicated())["id"][0]
         raise TableError(f"{path}: the id {twice} occurs twice.", way_out="Keep one row per id.")
@@ -49,7 +51,7 @@ def read_folds(path: Path) -> pl.DataFrame:
     crossing = _crossing(folds)
     if crossing.height:
         raise TableError(
-            f"{path}: {crossing.height} groups cross folds, e.g. group {crossing['group'][0]}.", way_out=_WAY_OUT
+            f"{path}: groups that cross folds: {crossing.height}, e.g. group {crossing['group'][0]}.", way_out=_WAY_OUT
         )
     return folds
 
@@ -77,7 +79,7 @@ def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int6
     if crossing.height:
         names = known.filter(pl.col("group") == crossing["group"][0]).drop_nulls()["id"].to_list()
         raise TableError(
-            f"{where}: {crossing.height} groups of fields that belong together cross folds, e.g. that of"
+            f"{where}: fields that belong together cross folds, in groups: {crossing.height}, e.g."
             f" {' and '.join(names[:2])}.",
             way_out=_WAY_OUT,
         )

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cytoloc.errors import StorageError
-from cytoloc.files import disk_errors
+from cytoloc.files import disk_errors, new_files
 from cytoloc.labels import CHANNELS, LOCATIONS
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
@@ -215,16 +214,8 @@ def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     """Write a PNG in place of an earlier one, whole or not at all."""
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise StorageError(f"{path} is not the name of a PNG file.", way_out="Choose a name that ends in .png.")
-    temporary = path.with_name(f".{path.name}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(temporary, dpi=dpi, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with disk_errors(path), new_files(pictures=[path]) as temporary:
+        figure.savefig(temporary[path], dpi=dpi, format="png")
 
 
 def _caption(axes: Axes, name: str, truth: tuple[int, ...] | None, predicted: tuple[int, ...] | None) -> None:
