@@ -61,6 +61,22 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
             store.manifest()
 
 
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_a_quote_that_is_not_closed_is_named(tmp_path: Path, rows: int) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        row = came(store, "images/1/a.jpg")._replace(etag="")
+        store.write_manifest([row] * rows)
+        path = store.folder / "manifest.csv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:2], '"' + lines[2], *lines[3:]]))
+        with pytest.raises(FormatError, match="line 3, is damaged") as caught:
+            store.manifest()
+        assert "Remove that line" in caught.value.way_out
+        path.write_text('"' + "".join(lines))
+        with pytest.raises(FormatError, match=r"is not a manifest of this version|line 1, is damaged"):
+            store.manifest()
+
+
 def test_a_row_that_the_disk_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with Store(tmp_path / "v18", base=BASE).opened() as store:

@@ -139,26 +139,27 @@ class Store:
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            number = content.count(b"\n", 0, error.start) + 1
-            raise FormatError(
-                f"{path}, line {number}, is damaged: it is not UTF-8.",
-                way_out="Remove that line; its file comes anew.",
-            ) from error
+            raise _damaged(path, content.count(b"\n", 0, error.start) + 1, ": it is not UTF-8") from error
         rows = csv.reader(io.StringIO(text))
-        header = next(rows, list(Came._fields))
-        if header != list(Came._fields):
-            raise FormatError(
-                f"{path} is not a manifest of this version: it has the columns {', '.join(header)}.",
-                way_out="Move the folder away and fetch anew, or use the release of cytoloc that wrote it.",
-            )
         found: dict[str, Came] = {}
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(header) or not row[4].isdecimal():
+        line = 1
+        try:
+            header = next(rows, list(Came._fields))
+            if header != list(Came._fields):
                 raise FormatError(
-                    f"{path}, line {number}, is damaged.", way_out="Remove that line; its file comes anew."
+                    f"{path} is not a manifest of this version: it has the columns {', '.join(header)[:200]}.",
+                    way_out="Move the folder away and fetch anew, or use the release of cytoloc that wrote it.",
                 )
-            came = Came(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
-            found[came.file] = came
+            line = 2
+            for row in rows:
+                if len(row) != len(header) or not row[4].isdecimal():
+                    raise _damaged(path, line)
+                came = Came(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
+                found[came.file] = came
+                line = rows.line_num + 1
+        except csv.Error as error:
+            # A quote that is not closed makes one cell of all that follows.
+            raise _damaged(path, line) from error
         return found
 
     def is_here(self, came: Came, *, verify: bool) -> bool:
@@ -229,6 +230,10 @@ class Log:
         rest = text.getvalue().encode("utf-8")
         while rest:
             rest = rest[os.write(self._number, rest) :]
+
+
+def _damaged(path: Path, line: int, why: str = "") -> FormatError:
+    return FormatError(f"{path}, line {line}, is damaged{why}.", way_out="Remove that line; its file comes anew.")
 
 
 def _is(path: Path, came: Came, *, verify: bool) -> bool:
