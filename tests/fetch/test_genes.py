@@ -23,6 +23,21 @@ def test_ids_and_names_a_line(tmp_path: Path) -> None:
     assert resolve(read_genes(path), {"SCYL3": "ENSG00000000457"}) == (IDS, ("HLA-A",))
 
 
+@pytest.mark.parametrize(
+    "header", ["Gene", "gene", "GENES", "Ensembl", "Ensembl id", "ensembl_gene_id", "Gene stable ID", "gene.name"]
+)
+def test_the_header_of_a_list_is_no_gene(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "genes.txt"
+    path.write_text(f"# mine\n\n{header}\nENSG00000000003\nSCYL3\n")
+    assert read_genes(path) == Genes(("ENSG00000000003",), ("SCYL3",))
+    path.write_text(f"{header}\n")
+    with pytest.raises(TableError, match="lists no genes"):
+        read_genes(path)
+    # Further down it is none.
+    path.write_text("SCYL3\ngene\n")
+    assert read_genes(path).names == ("SCYL3", "gene")
+
+
 def test_tables_of_the_atlas(tmp_path: Path) -> None:
     path = tmp_path / "subcellular_location.tsv"
     path.write_text(TABLE)

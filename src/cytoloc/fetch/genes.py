@@ -18,6 +18,14 @@ from cytoloc.files import existing
 
 _ENSEMBL: Final = re.compile(r"ENSG[0-9]{11}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
+_HEADERS: Final = frozenset(
+    {
+        "gene", "genes", "gene id", "gene ids", "gene name", "gene names", "gene stable id", "gene symbol", "symbol",
+        "ensembl", "ensembl id", "ensembl ids", "ensembl gene", "ensembl gene id", "ensembl gene ids",
+    }
+)  # fmt: skip
+"""What a list may have above its genes, in lower case and with spaces; no gene is called so."""
+
 _ID_COLUMNS: Final = ("Ensembl", "Gene")
 _NAME_COLUMNS: Final = ("Gene name", "Gene")
 """``subcellular_location.tsv`` has ids in ``Gene`` and names in ``Gene name``, ``proteinatlas.tsv`` in ``Ensembl`` and
@@ -54,7 +62,7 @@ def read_genes(path: Path) -> Genes:
     """Return the genes in a file, plain, gzipped or zipped.
 
     It is a table of the Atlas with a column of Ensembl ids (``subcellular_location.tsv``, ``proteinatlas.tsv``), or has
-    an id or the name of a gene a line; ``#`` begins a comment.
+    an id or the name of a gene a line; ``#`` begins a comment, and a header such as ``Gene`` may stand above.
 
     Raises:
         TableError: If it holds none, or a line is neither.
@@ -65,8 +73,13 @@ def read_genes(path: Path) -> Genes:
         return Genes(tuple(table.ids.values()), passed_over=table.passed_over)
     ids: dict[str, None] = {}
     names: dict[str, None] = {}
+    first = True
     for number, line in enumerate(lines, start=1):
         word = line.partition("#")[0].strip()
+        is_header = first and re.sub(r"[\s_.-]+", " ", word).lower() in _HEADERS
+        first = first and not word
+        if is_header:
+            continue
         if _ENSEMBL.fullmatch(word):
             ids[word] = None
         elif _NAME.fullmatch(word):
