@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import signal
 import subprocess
@@ -319,6 +320,52 @@ def test_one_file_of_many_genes_takes_the_place_of_the_sites(site: AtlasSite, cl
     some.write_text("NOSUCH1\n")
     said = cli(*call(site, some, tmp_path / "c", "--catalogue", catalogue))
     assert (said.code, "None of 1 gene is in proteinatlas.xml" in said.err) == (1, True)
+
+
+def test_a_mistake_claims_no_folder(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    page = tmp_path / "page.xml"
+    page.write_text("<html>Not here</html>")
+    for words, expected in (
+        (["--catalogue", tmp_path / "typo.xml"], "no such catalogue file"),
+        (["--catalogue", tmp_path / "typo.xml", "--base", site.base], "no such catalogue file"),
+        (["--catalogue", tmp_path], "is a folder, not a catalogue file"),
+        (["--catalogue", page], "is a web page"),
+    ):
+        said = cli("fetch", "hpa", "--out", out, *words)
+        assert (said.code, expected in said.err) == (1, True)
+        assert not out.exists()
+    wrong = cli("fetch", "hpa", "--out", out, "--genes", genes, "--base", f"{site.base}/elsewhere")
+    assert (wrong.code, "None of 3 genes could be looked up" in wrong.err) == (1, True)
+    said = cli(*call(site, genes, out))
+    assert (said.code, "20 pictures came" in said.out) == (0, True)
+    said = cli("fetch", "hpa", "--out", out, "--genes", genes, "--base", f"{site.base}/elsewhere")
+    assert (said.code, f"was fetched from {site.base}, not from {site.base}/elsewhere" in said.err) == (2, True)
+
+
+def test_a_catalogue_is_known_by_what_it_says(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
+    text = site.files["/ENSG00000000003.xml"].decode()
+    out, catalogue = tmp_path / "v18", tmp_path / "proteinatlas.xml"
+    catalogue.write_text(text)
+    # No field of this reliability is there, so that no host is asked for sizes.
+    words = ["fetch", "hpa", "--out", out, "--plan", "--reliability", "supported", "--catalogue"]
+    assert cli(*words, catalogue).code == 0
+    # A file of this fetch, as if one picture had come.
+    (out / "images").mkdir()
+    (out / "images" / "1.jpg").write_bytes(b"picture")
+    renamed = tmp_path / "renamed.xml.gz"
+    renamed.write_bytes(gzip.compress(text.encode()))
+    assert cli(*words, renamed).code == 0
+    (tmp_path / "some.xml").write_text(site.files["/ENSG00000000457.xml"].decode())
+    assert cli(*words, tmp_path / "some.xml").code == 0
+    known = "was fetched from release 18 at v18.proteinatlas.org, not from release"
+    for other, what in (
+        (text.replace('<entry version="18"', '<entry version="19.1"'), "19.1 at v18.proteinatlas.org."),
+        (text.replace("http://v18.", "https://images."), "18 at images.proteinatlas.org."),
+    ):
+        catalogue.write_text(other)
+        said = cli(*words, catalogue)
+        assert (said.code, f"{known} {what}" in said.err) == (2, True), said.err
 
 
 def test_hosts_that_the_catalogue_names_must_be_the_atlas(

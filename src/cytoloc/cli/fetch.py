@@ -123,8 +123,7 @@ def hpa(
     listed = _listed(genes) if genes else None
     require_libraries()
     try:
-        origin = f"the hosts that {catalogue.name} names" if catalogue and base is None else site.base
-        with Store(out, base=origin).opened() as store:
+        with Store(out, base=_origin(site, catalogue)).opened() as store:
             planned = _look_up(site, store, listed, catalogue, wanted, chosen)
             if plan:
                 _show_plan(site, store, planned, as_json=as_json)
@@ -137,6 +136,22 @@ def hpa(
         _show_fetched(out, planned, fetched, as_json=as_json)
         if not fetched.came + fetched.known:
             raise typer.Exit(1)
+
+
+def _origin(site: Site, catalogue: Path | None) -> str:
+    """Return what a folder belongs to: the site, or what a file of many genes says of itself.
+
+    Raises:
+        FormatError: If there is no such file, or it is none of genes.
+    """
+    from cytoloc.errors import FormatError
+    from cytoloc.fetch.lookup import origin_of_file
+    from cytoloc.files import existing
+
+    if catalogue is None:
+        return site.base
+    existing(catalogue, error=FormatError, what="catalogue file")
+    return site.base if site.moved else origin_of_file(catalogue)
 
 
 def _listed(path: Path) -> Genes:

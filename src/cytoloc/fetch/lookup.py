@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cytoloc.errors import FetchError, FormatError, TableError
+from cytoloc.fetch.address import host_of, is_of_the_atlas
 from cytoloc.fetch.catalogue import Gene, read_catalogue
 from cytoloc.fetch.genes import Genes, read_gene_table, resolve
 from cytoloc.fetch.site import Advance, BadFile, Failed, Luck, Remote, Site, fetch_all
@@ -102,6 +103,20 @@ def genes_in(store: Store, ids: Sequence[str]) -> Iterator[Gene]:
         path = store.folder / _file(name)
         if path.exists():
             yield from (gene for gene in read_catalogue(path) if gene.ensembl == name)
+
+
+def origin_of_file(path: Path) -> str:
+    """Return which release a file of many genes is of, and the host of its pictures, whatever the file is called.
+
+    The first gene with pictures at a host of the Atlas says it, so that little is read, and a file of some of the genes
+    counts as the one of all.
+    """
+    for gene in read_catalogue(path):
+        for each in gene.fields:
+            host = host_of(each.url)
+            if is_of_the_atlas(host):
+                return f"release {each.release or 'that is not said'} at {host}"
+    return "a catalogue without pictures at the Atlas"
 
 
 def genes_of_file(path: Path, genes: Genes | None) -> Iterator[Gene]:

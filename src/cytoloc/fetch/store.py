@@ -60,11 +60,11 @@ class Store:
 
     Args:
         folder: Made if it is not there.
-        base: The site, in words or by its address; a folder belongs to one.
+        base: The site, in words or by its address; a folder belongs to one as soon as anything came from there.
 
     Raises:
         OutputExistsError: If the folder holds something that is not of a fetch.
-        SettingsError: If it is of a fetch from another site.
+        SettingsError: If something in it came from another site.
         StorageError: If another process fetches into it.
     """
 
@@ -77,15 +77,17 @@ class Store:
     def opened(self) -> Iterator[Store]:
         """Hold the folder in the block."""
         with disk_errors(self.folder):
-            self._enter()
+            self._refuse_others()
+            self.catalogue.mkdir(parents=True, exist_ok=True)
             with held(self.catalogue / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
-                for left in [*self.catalogue.glob(f".{_MARK}.*"), *self.catalogue.glob(".*.csv.*")]:
+                for left in [*self.catalogue.glob(f".*{_MARK}.*"), *self.catalogue.glob(".*.csv.*")]:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
+                self._bind()
                 yield self
 
-    def _enter(self) -> None:
-        mark = self.catalogue / _MARK
-        if not mark.exists():
+    def _refuse_others(self) -> None:
+        """Raise if the folder holds something that is not of a fetch."""
+        if not (self.catalogue / _MARK).exists():
             # A process that was killed here leaves the folder of the catalogue, and in it hidden files alone.
             inside = [each for each in self.folder.glob("*") if each != self.catalogue]
             if inside or any(not each.name.startswith(".") for each in self.catalogue.glob("*")):
@@ -93,13 +95,28 @@ class Store:
                     f"{self.folder} is not empty, and not of an earlier fetch.",
                     way_out="Nothing was changed. Choose another --out.",
                 )
-            write_json(mark, {"base": self.base}, kind=KIND, version=VERSION)
-        known = read_json(mark, kind=KIND, version=VERSION).get("base")
-        if known != self.base:
-            raise SettingsError(
-                f"{self.folder} was fetched from {known}, not from {self.base}.",
-                way_out="Choose another --out for another site, since releases do not mix, or remove the folder.",
-            )
+
+    def _bind(self) -> None:
+        """Write down whose the folder is, unless it is known; raise if it is another site's."""
+        mark = self.catalogue / _MARK
+        if mark.exists():
+            known = read_json(mark, kind=KIND, version=VERSION).get("base")
+            if known == self.base:
+                return
+            if self._has_files():
+                raise SettingsError(
+                    f"{self.folder} was fetched from {known}, not from {self.base}.",
+                    way_out="Choose another --out for another site, since releases do not mix, or remove the folder.",
+                )
+        written = self.catalogue / f".{_MARK}.new"
+        write_json(written, {"base": self.base}, kind=KIND, version=VERSION)
+        written.replace(mark)
+
+    def _has_files(self) -> bool:
+        """Return whether anything came: the table of genes, the XML of one, or a picture."""
+        catalogue = (each for each in self.catalogue.glob("[!.]*") if each.name != _MARK)
+        places = (*catalogue, *(self.folder / "images").rglob("*"))
+        return any(each.is_file() for each in places) or bool(self.manifest())
 
     def part(self, file: str) -> Path:
         """Return where ``file`` is written until it is whole."""
