@@ -132,6 +132,11 @@ def test_a_zipped_file_is_read_and_a_cut_one_refused(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(WHOLE.encode())[:-40])
     with pytest.raises(FormatError, match="cut off or damaged"):
         list(read_catalogue(path))
+    damaged = bytearray(gzip.compress(WHOLE.encode()))
+    damaged[10] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(FormatError, match=r"a\.xml\.gz is cut off or damaged: .*decompress"):
+        list(read_catalogue(path))
     with pytest.raises(FormatError, match="no such catalogue file"):
         list(read_catalogue(tmp_path / "none.xml"))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import pytest
 import stamina
 
@@ -49,6 +50,7 @@ def fetch(
     part: Path,
     *,
     path: str = PATH,
+    address: str = "",
     check: Callable[[Path], None] = whole,
     time: FakeTime | None = None,
     attempts: int = 4,
@@ -59,7 +61,7 @@ def fetch(
     async def run() -> Received:
         pace = Pace(1000, clock=time.clock, sleep=time.sleep)
         async with Downloader(pace, attempts=attempts, timeout_s=timeout_s, contact="me@example.org") as downloader:
-            return await downloader.fetch(site.base + path, part, check)
+            return await downloader.fetch(address or site.base + path, part, check)
 
     with stamina.set_testing(True, attempts=attempts):
         return asyncio.run(run())
@@ -297,6 +299,24 @@ def test_asked_for_a_size_the_site_may_ask_to_wait(picture: AtlasSite) -> None:
     picture.faults_of_heads[PATH] = ["429 long"]
     with pytest.raises(SiteBusyError, match="asks to wait 7200 s"):
         size(picture)
+
+
+def test_what_was_asked_for_encrypted_does_not_come_in_the_open(
+    picture: AtlasSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = picture.base.replace("http:", "https:") + PATH
+
+    async def lead_back(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        if request.url.scheme == "https":
+            return httpx.Response(302, headers={"Location": picture.base + PATH}, request=request)
+        return await handle(self, request)
+
+    handle = httpx.AsyncHTTPTransport.handle_async_request
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", lead_back)
+    with pytest.raises(AddressError, match=r"https://\S* leads from https to http: http://") as caught:
+        fetch(picture, tmp_path / "part", address=asked)
+    assert "--base" in caught.value.way_out
+    assert picture.asked == []
 
 
 def test_every_hop_of_a_redirect_stays_where_it_was_asked_for(picture: AtlasSite, tmp_path: Path) -> None:

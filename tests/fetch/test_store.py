@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,22 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
             store.manifest()
 
 
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_a_quote_that_is_not_closed_is_named(tmp_path: Path, rows: int) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        row = came(store, "images/1/a.jpg")._replace(etag="")
+        store.write_manifest([row] * rows)
+        path = store.folder / "manifest.csv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:2], '"' + lines[2], *lines[3:]]))
+        with pytest.raises(FormatError, match="line 3, is damaged") as caught:
+            store.manifest()
+        assert "Remove that line" in caught.value.way_out
+        path.write_text('"' + "".join(lines))
+        with pytest.raises(FormatError, match=r"is not a manifest of this version|line 1, is damaged"):
+            store.manifest()
+
+
 def test_a_row_that_the_disk_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with Store(tmp_path / "v18", base=BASE).opened() as store:
@@ -114,8 +131,8 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_one_site_and_to_one_process(tmp_path: Path) -> None:
-    with Store(tmp_path / "v18", base=BASE).opened():
-        pass
+    with Store(tmp_path / "v18", base=BASE).opened() as store:
+        came(store, "images/1/a.jpg")
     with (
         pytest.raises(SettingsError, match=r"fetched from http://a\.example, not from http://b\.example"),
         Store(tmp_path / "v18", base="http://b.example").opened(),
@@ -131,7 +148,54 @@ def test_a_folder_belongs_to_one_site_and_to_one_process(tmp_path: Path) -> None
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "v18")]).returncode == 0
 
 
-def test_what_a_kill_left_at_the_very_beginning_is_taken_up(tmp_path: Path) -> None:
-    (tmp_path / "v18" / "catalogue" / ".fetch.json.abc").mkdir(parents=True)
+def bases(folder: Path) -> str:
+    return str(json.loads((folder / "catalogue" / "fetch.json").read_text())["base"])
+
+
+def test_a_folder_into_which_nothing_came_belongs_to_nobody(tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    for base in (BASE, "http://b.example", BASE):
+        with Store(out, base=base).opened() as store:
+            # Tables are written before pictures come, and parts are no files yet.
+            store.write_table("labels.csv", ("Id", "Target"), [])
+            store.write_manifest([])
+            store.part("images/1/a.jpg").write_bytes(b"half")
+        assert bases(out) == base
+
+
+@pytest.mark.parametrize("what", ["picture", "gene", "table", "row"])
+def test_a_folder_into_which_anything_came_belongs_to_its_site(tmp_path: Path, what: str) -> None:
+    out = tmp_path / "v18"
+    files = {"picture": "images/1/a.jpg", "gene": "catalogue/E.xml", "table": "catalogue/table.tsv.zip"}
+    with Store(out, base=BASE).opened() as store:
+        row = came(store, files.get(what, "images/1/a.jpg"))
+        if what == "row":
+            # A kill left a row whose file lacks but its name.
+            store.write_manifest([row])
+            (out / row.file).replace(store.part(row.file))
+    with (
+        pytest.raises(SettingsError, match=r"fetched from http://a\.example, not from http://b\.example"),
+        Store(out, base="http://b.example").opened(),
+    ):
+        pass
+    assert bases(out) == BASE
+
+
+def test_a_folder_is_not_taken_from_a_process_that_fetches_into_it(tmp_path: Path) -> None:
+    with Store(tmp_path / "v18", base=BASE).opened():
+        with (
+            pytest.raises(StorageError, match="another process is fetching into it"),
+            Store(tmp_path / "v18", base="http://b.example").opened(),
+        ):
+            pass
+        assert bases(tmp_path / "v18") == BASE
+
+
+@pytest.mark.parametrize("left", ["", ".lock", ".fetch.json.new", "..fetch.json.new.abc/.fetch.json.new"])
+def test_what_a_kill_left_at_the_very_beginning_is_taken_up(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "v18" / "catalogue" / left
+    path.parent.mkdir(parents=True)
+    if left:
+        path.write_text("{")
     with Store(tmp_path / "v18", base=BASE).opened() as store:
         assert sorted(each.name for each in store.catalogue.iterdir()) == [".lock", "fetch.json"]

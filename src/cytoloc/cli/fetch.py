@@ -93,7 +93,7 @@ def hpa(
     """Fetch the Human Protein Atlas's fields, labelled per well, in the form that `import hpa` takes.
 
     Files that cannot be had are listed in failed.csv and the rest goes on; started again, it goes on where it was. If
-    pictures were asked for and none came, the exit code is 1.
+    not one of the pictures is here at the end, the exit code is 1.
 
     Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
     v18/images --labels v18/labels.csv --out external.atlas`
@@ -114,7 +114,7 @@ def hpa(
     chosen = _words(colours, COLOURS, "--colours")
     pace = Pace(rate)
     site = Site(
-        base=_address(base) if base else BASE,
+        base=BASE if base is None else _address(base),
         moved=base is not None,
         downloader=lambda: Downloader(pace, timeout_s=timeout_s, attempts=attempts, contact=contact),
         jobs=jobs,
@@ -123,8 +123,7 @@ def hpa(
     listed = _listed(genes) if genes else None
     require_libraries()
     try:
-        origin = f"the hosts that {catalogue.name} names" if catalogue and not base else site.base
-        with Store(out, base=origin).opened() as store:
+        with Store(out, base=_origin(site, catalogue)).opened() as store:
             planned = _look_up(site, store, listed, catalogue, wanted, chosen)
             if plan:
                 _show_plan(site, store, planned, as_json=as_json)
@@ -135,9 +134,24 @@ def hpa(
         raise
     if not plan:
         _show_fetched(out, planned, fetched, as_json=as_json)
-        if not fetched.came and len(fetched.failed) > len(planned.failed):
-            # Pictures were asked for, and none came.
+        if not fetched.came + fetched.known:
             raise typer.Exit(1)
+
+
+def _origin(site: Site, catalogue: Path | None) -> str:
+    """Return what a folder belongs to: the site, or what a file of many genes says of itself.
+
+    Raises:
+        FormatError: If there is no such file, or it is none of genes.
+    """
+    from cytoloc.errors import FormatError
+    from cytoloc.fetch.lookup import origin_of_file
+    from cytoloc.files import existing
+
+    if catalogue is None:
+        return site.base
+    existing(catalogue, error=FormatError, what="catalogue file")
+    return site.base if site.moved else origin_of_file(catalogue)
 
 
 def _listed(path: Path) -> Genes:
@@ -145,10 +159,14 @@ def _listed(path: Path) -> Genes:
     from cytoloc.fetch.genes import read_genes
 
     listed = read_genes(path)
-    if listed.passed_over:
-        rows = counted(listed.passed_over, "row")
-        typer.secho(f"{path}: {rows} without an Ensembl id, or cut short, passed over.", fg="yellow", err=True)
+    _tell_passed_over(path, listed.passed_over)
     return listed
+
+
+def _tell_passed_over(path: Path, number: int) -> None:
+    if number:
+        rows = counted(number, "row")
+        typer.secho(f"{path}: {rows} without an Ensembl id, or cut short, passed over.", fg="yellow", err=True)
 
 
 def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
@@ -176,7 +194,7 @@ def _look_up(
     site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colours: tuple[str, ...]
 ) -> Plan:
     """Return what there is and what is wanted of it, from one file or from the site's XML of each gene."""
-    from cytoloc.fetch.lookup import fetch_genes, genes_in, genes_of_file, not_in_file, wanted_genes
+    from cytoloc.fetch.lookup import GENE_TABLE, fetch_genes, genes_in, genes_of_file, not_in_file, wanted_genes
     from cytoloc.fetch.plan import make_plan
     from cytoloc.fetch.selection import select
 
@@ -186,7 +204,8 @@ def _look_up(
             planned.failed.extend(not_in_file(catalogue, listed, [(row.ensembl, row.gene) for row in planned.genes]))
             _refuse_none(planned, len(planned.failed), f"is in {catalogue.name}")
         return planned
-    ids, failed = wanted_genes(site, store, listed)
+    ids, failed, passed_over = wanted_genes(site, store, listed)
+    _tell_passed_over(store.folder / GENE_TABLE, passed_over)
     found = 0
 
     def enough(some: Iterator[Gene]) -> bool:

@@ -38,6 +38,22 @@ def is_of_the_atlas(host: str | None) -> bool:
 
 
 def may_lead_to(asked: str, url: str) -> bool:
-    """Return whether the address that was asked for may redirect to ``url``: at the same host, or within the Atlas."""
+    """Return whether the address that was asked for may redirect to ``url``.
+
+    It may at the same host, whatever the port, and within the Atlas; but never from https to http.
+    """
     before, after = host_of(asked), host_of(url)
-    return after is not None and (before == after or (is_of_the_atlas(before) and is_of_the_atlas(after)))
+    same = before == after or (is_of_the_atlas(before) and is_of_the_atlas(after))
+    return after is not None and same and not gives_up_encryption(asked, url)
+
+
+def gives_up_encryption(asked: str, url: str) -> bool:
+    """Return whether an address of https leads to one that is not.
+
+    Examples:
+        >>> gives_up_encryption("https://v18.proteinatlas.org/1.jpg", "http://v18.proteinatlas.org/1.jpg")
+        True
+        >>> gives_up_encryption("http://v18.proteinatlas.org/1.jpg", "http://v18.proteinatlas.org/2.jpg")
+        False
+    """
+    return asked[:6].lower() == "https:" != url[:6].lower()

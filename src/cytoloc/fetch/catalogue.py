@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def read_catalogue(path: Path) -> Iterator[Gene]:
         file.seek(0)
         try:
             yield from _genes(gzip.GzipFile(fileobj=file) if zipped else file, where=path.name)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise FormatError(f"{path.name} is cut off or damaged: {error}.", way_out="Fetch it again.") from error
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import cytoloc
 from cytoloc.errors import CytolocError, FetchError, FormatError, ImageError, MissingExtraError
-from cytoloc.fetch.address import host_of, may_lead_to
+from cytoloc.fetch.address import gives_up_encryption, host_of, may_lead_to
 from cytoloc.fetch.pace import Pace, retry_after_s
 from cytoloc.files import sha256_of
 
@@ -235,7 +235,7 @@ class AbsentError(FetchError):
 
 
 class AddressError(FetchError):
-    """An address that is none, or that leads to a host which was not asked for."""
+    """An address that is none, or that leads to a host which was not asked for, or from https to http."""
 
 
 class SiteBusyError(FetchError):
@@ -252,8 +252,9 @@ async def _refuse_other_hosts(request: httpx.Request) -> None:
     if host_of(asked) is None:
         raise AddressError(f"{asked} is not an address that files are fetched from.", way_out="Check --base.")
     if not may_lead_to(asked, url):
+        where = "from https to http" if gives_up_encryption(asked, url) else "to another host"
         raise AddressError(
-            f"{asked} leads to another host: {url[:200]}.",
+            f"{asked} leads {where}: {url[:200]}.",
             way_out="If that is where the files are, give it as --base.",
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,6 +18,14 @@ from cytoloc.files import existing
 
 _ENSEMBL: Final = re.compile(r"ENSG[0-9]{11}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
+_HEADERS: Final = frozenset(
+    {
+        "gene", "genes", "gene id", "gene ids", "gene name", "gene names", "gene stable id", "gene symbol", "symbol",
+        "ensembl", "ensembl id", "ensembl ids", "ensembl gene", "ensembl gene id", "ensembl gene ids",
+    }
+)  # fmt: skip
+"""What a list may have above its genes, in lower case and with spaces; no gene is called so."""
+
 _ID_COLUMNS: Final = ("Ensembl", "Gene")
 _NAME_COLUMNS: Final = ("Gene name", "Gene")
 """``subcellular_location.tsv`` has ids in ``Gene`` and names in ``Gene name``, ``proteinatlas.tsv`` in ``Ensembl`` and
@@ -52,19 +62,24 @@ def read_genes(path: Path) -> Genes:
     """Return the genes in a file, plain, gzipped or zipped.
 
     It is a table of the Atlas with a column of Ensembl ids (``subcellular_location.tsv``, ``proteinatlas.tsv``), or has
-    an id or the name of a gene a line; ``#`` begins a comment.
+    an id or the name of a gene a line; ``#`` begins a comment, and a header such as ``Gene`` may stand above.
 
     Raises:
         TableError: If it holds none, or a line is neither.
     """
     lines = _lines(path)
-    table = _table(lines)
+    table = _table(lines, where=path)
     if table.ids:
         return Genes(tuple(table.ids.values()), passed_over=table.passed_over)
     ids: dict[str, None] = {}
     names: dict[str, None] = {}
+    first = True
     for number, line in enumerate(lines, start=1):
         word = line.partition("#")[0].strip()
+        is_header = first and re.sub(r"[\s_.-]+", " ", word).lower() in _HEADERS
+        first = first and not word
+        if is_header:
+            continue
         if _ENSEMBL.fullmatch(word):
             ids[word] = None
         elif _NAME.fullmatch(word):
@@ -85,7 +100,7 @@ def read_gene_table(path: Path) -> GeneTable:
     Raises:
         TableError: If it is no such table.
     """
-    table = _table(_lines(path))
+    table = _table(_lines(path), where=path)
     if not table.ids:
         raise TableError(
             f"{path} is not a table with Ensembl ids and names of genes.",
@@ -100,12 +115,9 @@ def resolve(genes: Genes, known: dict[str, str]) -> tuple[tuple[str, ...], tuple
     return tuple(dict.fromkeys([*genes.ids, *found])), tuple(name for name in genes.names if name not in known)
 
 
-def _table(lines: list[str]) -> GeneTable:
+def _table(lines: list[str], *, where: Path) -> GeneTable:
     """Return each gene's name and id, in order; no gene if the lines are not a table with such columns."""
-    separator = "\t" if lines and "\t" in lines[0] else ","
-    rows = csv.reader(lines, delimiter=separator)
-    header = next(rows, [])
-    written = [row for row in rows if row]
+    header, *written = _rows(lines, where=where) or [[]]
     whole = [row for row in written if len(row) == len(header) > 1]
     for column in _ID_COLUMNS:
         if column not in header:
@@ -118,6 +130,42 @@ def _table(lines: list[str]) -> GeneTable:
     return GeneTable({})
 
 
+_END: Final = "\x1e"
+"""A line behind the last one, which no other can be: it separates lines too. A quote that is open there takes it in."""
+
+
+def _rows(lines: list[str], *, where: Path) -> list[list[str]]:
+    """Return the rows that are not empty; none but the header if no column of it can have ids.
+
+    Raises:
+        TableError: If a quote takes in the rows that follow.
+    """
+    rows = csv.reader([*lines, _END], delimiter="\t" if lines and "\t" in lines[0] else ",")
+    found: list[list[str]] = []
+    first_line = 1
+    try:
+        for row in rows:
+            if not found and (len(row) < 2 or not {*_ID_COLUMNS} & {*row}):
+                return [row]
+            several_lines = rows.line_num > first_line
+            if several_lines and (len(row) != len((found or [row])[0]) or row[-1].endswith(_END)):
+                raise _open_quote(where, first_line)
+            first_line = rows.line_num + 1
+            if row and row != [_END]:
+                found.append(row)
+    except csv.Error as error:
+        # A cell that is too long to be one.
+        raise _open_quote(where, first_line) from error
+    return found
+
+
+def _open_quote(where: Path, line: int) -> TableError:
+    return TableError(
+        f"{where}, line {line}: a quote is opened and not closed, so that the rows below it are read as one cell.",
+        way_out="Close it or take it out.",
+    )
+
+
 def _by_name(rows: Iterable[list[str]], ids: int, names: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for row in rows:
@@ -125,6 +173,12 @@ def _by_name(rows: Iterable[list[str]], ids: int, names: int) -> dict[str, str]:
         name = row[names] if row[names] not in found else row[ids]
         found[name] = row[ids]
     return found
+
+
+_UNPACKING: Final = (
+    OSError, EOFError, ValueError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+"""What the libraries raise of archives that are damaged, encrypted (``RuntimeError``) or of a kind unknown to them."""
 
 
 def _lines(path: Path) -> list[str]:
@@ -135,6 +189,12 @@ def _lines(path: Path) -> list[str]:
         elif content.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(io.BytesIO(content)) as packed:
                 content = packed.read(packed.namelist()[0])
+    except _UNPACKING as error:
+        raise TableError(
+            f"{path} is not a gene list: it cannot be unpacked ({error}).",
+            way_out="Fetch it again, or give what is in it, unpacked.",
+        ) from error
+    try:
         return content.decode("utf-8-sig").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, IndexError) as error:
+    except UnicodeDecodeError as error:
         raise TableError(f"{path} is not a gene list: {error}.", way_out="Give a text file in UTF-8.") from error

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cytoloc.errors import FetchError, FormatError, TableError
+from cytoloc.fetch.address import host_of, is_of_the_atlas
 from cytoloc.fetch.catalogue import Gene, read_catalogue
 from cytoloc.fetch.genes import Genes, read_gene_table, resolve
 from cytoloc.fetch.site import Advance, BadFile, Failed, Luck, Remote, Site, fetch_all
 from cytoloc.fetch.store import CATALOGUE, Store
 
-_GENE_TABLE: Final = "subcellular_location.tsv.zip"
+GENE_TABLE: Final = f"{CATALOGUE}/subcellular_location.tsv.zip"
+"""Where the site's own table of genes lies in the folder."""
+
 _BLOCK: Final = 100
 """Genes that are asked for before it is seen whether they are enough."""
 
 
-def wanted_genes(site: Site, store: Store, genes: Genes | None) -> tuple[tuple[str, ...], list[Failed]]:
+class WantedGenes(NamedTuple):
+    """Genes that are to be looked up.
+
+    Attributes:
+        ids: Of Ensembl.
+        unknown: Names that the site does not know.
+        passed_over: Rows of the site's table without an Ensembl id, or with another number of cells than its header.
+    """
+
+    ids: tuple[str, ...]
+    unknown: list[Failed]
+    passed_over: int = 0
+
+
+def wanted_genes(site: Site, store: Store, genes: Genes | None) -> WantedGenes:
     """Return the Ensembl ids of the genes, and the names that the site does not know.
 
     Names, and the genes of which the Atlas has subcellular pictures if none are given, are looked up in its own table.
@@ -26,8 +43,8 @@ def wanted_genes(site: Site, store: Store, genes: Genes | None) -> tuple[tuple[s
         FetchError: If that table cannot be had.
     """
     if genes is not None and not genes.names:
-        return genes.ids, []
-    table = Remote(f"{CATALOGUE}/{_GENE_TABLE}", f"{site.base}/download/{_GENE_TABLE}")
+        return WantedGenes(genes.ids, [])
+    table = Remote(GENE_TABLE, f"{site.base}/download/{Path(GENE_TABLE).name}")
     if not (store.folder / table.file).exists():
         try:
             fetch_all(site, store, [table], _check_gene_table, _raise)
@@ -37,11 +54,11 @@ def wanted_genes(site: Site, store: Store, genes: Genes | None) -> tuple[tuple[s
                 way_out="Is the network there, and --base right? If so, give --genes with Ensembl ids.",
             ) from error
     known, passed_over = read_gene_table(store.folder / table.file)
-    failed = [Failed(table.file, table.url, f"{passed_over} of its rows have no gene.")] if passed_over else []
     if genes is None:
-        return tuple(known.values()), failed
+        return WantedGenes(tuple(known.values()), [], passed_over)
     ids, unknown = resolve(genes, known)
-    return ids, failed + [Failed(name, table.url, "The site's table has no gene of this name.") for name in unknown]
+    failed = [Failed(name, table.url, "The site's table has no gene of this name.") for name in unknown]
+    return WantedGenes(ids, failed, passed_over)
 
 
 def fetch_genes(
@@ -86,6 +103,20 @@ def genes_in(store: Store, ids: Sequence[str]) -> Iterator[Gene]:
         path = store.folder / _file(name)
         if path.exists():
             yield from (gene for gene in read_catalogue(path) if gene.ensembl == name)
+
+
+def origin_of_file(path: Path) -> str:
+    """Return which release a file of many genes is of, and the host of its pictures, whatever the file is called.
+
+    The first gene with pictures at a host of the Atlas says it, so that little is read, and a file of some of the genes
+    counts as the one of all.
+    """
+    for gene in read_catalogue(path):
+        for each in gene.fields:
+            host = host_of(each.url)
+            if is_of_the_atlas(host):
+                return f"release {each.release or 'that is not said'} at {host}"
+    return "a catalogue without pictures at the Atlas"
 
 
 def genes_of_file(path: Path, genes: Genes | None) -> Iterator[Gene]:

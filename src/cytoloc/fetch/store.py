@@ -60,11 +60,11 @@ class Store:
 
     Args:
         folder: Made if it is not there.
-        base: The site, in words or by its address; a folder belongs to one.
+        base: The site, in words or by its address; a folder belongs to one as soon as anything came from there.
 
     Raises:
         OutputExistsError: If the folder holds something that is not of a fetch.
-        SettingsError: If it is of a fetch from another site.
+        SettingsError: If something in it came from another site.
         StorageError: If another process fetches into it.
     """
 
@@ -77,15 +77,17 @@ class Store:
     def opened(self) -> Iterator[Store]:
         """Hold the folder in the block."""
         with disk_errors(self.folder):
-            self._enter()
+            self._refuse_others()
+            self.catalogue.mkdir(parents=True, exist_ok=True)
             with held(self.catalogue / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
-                for left in [*self.catalogue.glob(f".{_MARK}.*"), *self.catalogue.glob(".*.csv.*")]:
+                for left in [*self.catalogue.glob(f".*{_MARK}.*"), *self.catalogue.glob(".*.csv.*")]:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
+                self._bind()
                 yield self
 
-    def _enter(self) -> None:
-        mark = self.catalogue / _MARK
-        if not mark.exists():
+    def _refuse_others(self) -> None:
+        """Raise if the folder holds something that is not of a fetch."""
+        if not (self.catalogue / _MARK).exists():
             # A process that was killed here leaves the folder of the catalogue, and in it hidden files alone.
             inside = [each for each in self.folder.glob("*") if each != self.catalogue]
             if inside or any(not each.name.startswith(".") for each in self.catalogue.glob("*")):
@@ -93,13 +95,28 @@ class Store:
                     f"{self.folder} is not empty, and not of an earlier fetch.",
                     way_out="Nothing was changed. Choose another --out.",
                 )
-            write_json(mark, {"base": self.base}, kind=KIND, version=VERSION)
-        known = read_json(mark, kind=KIND, version=VERSION).get("base")
-        if known != self.base:
-            raise SettingsError(
-                f"{self.folder} was fetched from {known}, not from {self.base}.",
-                way_out="Choose another --out for another site, since releases do not mix, or remove the folder.",
-            )
+
+    def _bind(self) -> None:
+        """Write down whose the folder is, unless it is known; raise if it is another site's."""
+        mark = self.catalogue / _MARK
+        if mark.exists():
+            known = read_json(mark, kind=KIND, version=VERSION).get("base")
+            if known == self.base:
+                return
+            if self._has_files():
+                raise SettingsError(
+                    f"{self.folder} was fetched from {known}, not from {self.base}.",
+                    way_out="Choose another --out for another site, since releases do not mix, or remove the folder.",
+                )
+        written = self.catalogue / f".{_MARK}.new"
+        write_json(written, {"base": self.base}, kind=KIND, version=VERSION)
+        written.replace(mark)
+
+    def _has_files(self) -> bool:
+        """Return whether anything came: the table of genes, the XML of one, or a picture."""
+        catalogue = (each for each in self.catalogue.glob("[!.]*") if each.name != _MARK)
+        places = (*catalogue, *(self.folder / "images").rglob("*"))
+        return any(each.is_file() for each in places) or bool(self.manifest())
 
     def part(self, file: str) -> Path:
         """Return where ``file`` is written until it is whole."""
@@ -139,26 +156,27 @@ class Store:
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            number = content.count(b"\n", 0, error.start) + 1
-            raise FormatError(
-                f"{path}, line {number}, is damaged: it is not UTF-8.",
-                way_out="Remove that line; its file comes anew.",
-            ) from error
+            raise _damaged(path, content.count(b"\n", 0, error.start) + 1, ": it is not UTF-8") from error
         rows = csv.reader(io.StringIO(text))
-        header = next(rows, list(Came._fields))
-        if header != list(Came._fields):
-            raise FormatError(
-                f"{path} is not a manifest of this version: it has the columns {', '.join(header)}.",
-                way_out="Move the folder away and fetch anew, or use the release of cytoloc that wrote it.",
-            )
         found: dict[str, Came] = {}
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(header) or not row[4].isdecimal():
+        line = 1
+        try:
+            header = next(rows, list(Came._fields))
+            if header != list(Came._fields):
                 raise FormatError(
-                    f"{path}, line {number}, is damaged.", way_out="Remove that line; its file comes anew."
+                    f"{path} is not a manifest of this version: it has the columns {', '.join(header)[:200]}.",
+                    way_out="Move the folder away and fetch anew, or use the release of cytoloc that wrote it.",
                 )
-            came = Came(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
-            found[came.file] = came
+            line = 2
+            for row in rows:
+                if len(row) != len(header) or not row[4].isdecimal():
+                    raise _damaged(path, line)
+                came = Came(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
+                found[came.file] = came
+                line = rows.line_num + 1
+        except csv.Error as error:
+            # A quote that is not closed makes one cell of all that follows.
+            raise _damaged(path, line) from error
         return found
 
     def is_here(self, came: Came, *, verify: bool) -> bool:
@@ -229,6 +247,10 @@ class Log:
         rest = text.getvalue().encode("utf-8")
         while rest:
             rest = rest[os.write(self._number, rest) :]
+
+
+def _damaged(path: Path, line: int, why: str = "") -> FormatError:
+    return FormatError(f"{path}, line {line}, is damaged{why}.", way_out="Remove that line; its file comes anew.")
 
 
 def _is(path: Path, came: Came, *, verify: bool) -> bool:
