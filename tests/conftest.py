@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.store import Atlas
 from cytoloc.cli.app import main
-from cytoloc.simulate.study import simulate_atlas, write_kaggle_field
+from cytoloc.simulate.files import write_kaggle_field
+from cytoloc.simulate.study import simulate_atlas
 
 DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -20,7 +20,7 @@ from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.lists import read_labels
 from cytoloc.recipe import recipe_names
 from cytoloc.scores import Scores, write_scores
-from cytoloc.simulate.study import simulate_kaggle
+from cytoloc.simulate.files import simulate_kaggle
 from tests.conftest import Cli
 
 
@@ -74,7 +74,7 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     for name in ("sheet.xyz", "folder.png"):
         (tmp_path / "folder.png").mkdir(exist_ok=True)
         refused = cli("show", study.path, "--out", tmp_path / name)
-        assert (refused.code, "not the name of a PNG" in refused.err) == (1, True)
+        assert (refused.code, "not the name of a PNG" in refused.err) == (2, True)
     close = study.ids[3][:-1] + "?"
     missing = cli("show", study.path, close, "--out", out)
     assert missing.code == 1

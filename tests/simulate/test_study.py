@@ -4,21 +4,26 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from cytoloc.atlas.hpa import HpaSource
+from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import import_kaggle
 from cytoloc.atlas.store import Atlas, FieldRow
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.errors import CytolocError, TableError
 from cytoloc.labels import TRAINING_COUNTS
 from cytoloc.pictures.hashes import TRANSFORMS, turned
+from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.simulate.cells import Phase
 from cytoloc.simulate.field import draw_field
+from cytoloc.simulate.files import draw_hpa, draw_kaggle, simulate_kaggle
 from cytoloc.simulate.patterns import PATTERNS
 from cytoloc.simulate.plan import KINDS, Design, Plan, plan_study, read_frequencies
 from cytoloc.simulate.stains import StainedScene, draw_stained
-from cytoloc.simulate.study import simulate_atlas, simulate_kaggle
+from cytoloc.simulate.study import simulate_atlas
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +161,37 @@ def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     wells = {plan.row.id: (plan.row.plate, plan.row.well) for plan in plans}
     assert pairs
     assert all(wells[a] == wells[b] for a, b in pairs)
+
+
+def test_pictures_of_16_bits_hold_the_same_fields(tmp_path: Path) -> None:
+    design = Design(n_fields=8, seed=3, size=64, duplicates=0.25)
+    draw_kaggle(tmp_path / "deep", design, bits=16)
+    for plan in plan_study(design):
+        coarse = draw_field(plan, size=64).astype(int)
+        deep = [
+            cv2.imread(str(tmp_path / "deep" / f"{plan.row.id}_{colour}.png"), cv2.IMREAD_UNCHANGED)
+            for colour in ("red", "green", "blue", "yellow")
+        ]
+        planes = np.array(deep)
+        assert planes.dtype == np.uint16
+        # A copy's JPEG codes greys that are cut, not rounded.
+        assert np.abs(planes / 257 - coarse).max() < (20 if plan.kind == "jpeg" else 1.5)
+    assert len(np.unique(planes[0])) > 256
+
+
+def test_renderings_are_imported_as_the_atlas_of_their_fields(tmp_path: Path) -> None:
+    design = Design(n_fields=5, seed=3, size=256)
+    draw_hpa(tmp_path / "hpa", design)
+    source = HpaSource(tmp_path / "hpa/images", labels=tmp_path / "hpa/labels.csv", scaling=Scaling(size=64))
+    atlas = import_fields(source, tmp_path / "h.atlas", size=64).atlas
+    plans = plan_study(design)
+    assert atlas.fields["labels"].to_list() == [list(plan.locations) for plan in plans]
+    assert atlas.fields["well"].to_list() == [plan.row.well for plan in plans]
+    drawn = np.stack([scale_field(draw_field(plan, size=256), Scaling(size=64)).image for plan in plans])
+    for role in range(4):
+        pairs = zip(drawn[:, role], atlas.read(range(5))[:, role], strict=True)
+        worst = min(np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs)
+        assert worst > 0.9, role
 
 
 @pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])

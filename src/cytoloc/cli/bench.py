@@ -88,7 +88,7 @@ def bench(
 
 def _atlas(images: Path | None, workshop: Path | None, *, fields: int, size: int, rounds: int) -> AtlasBench:
     from cytoloc.bench.atlas import bench_atlas
-    from cytoloc.simulate.study import simulate_kaggle
+    from cytoloc.simulate.files import simulate_kaggle
 
     require_nets()
     with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("atlas") as advance:
@@ -107,7 +107,7 @@ def _atlas(images: Path | None, workshop: Path | None, *, fields: int, size: int
 
 def _duplicates(images: Path | None, workshop: Path | None, *, size: int, rounds: int) -> DuplicatesBench:
     from cytoloc.bench.duplicates import bench_duplicates
-    from cytoloc.simulate.study import simulate_kaggle
+    from cytoloc.simulate.files import simulate_kaggle
 
     with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("duplicates") as advance:
         if images is None:

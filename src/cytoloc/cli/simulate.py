@@ -22,13 +22,15 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
     size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
     form: Annotated[
-        Literal["atlas", "kaggle", "study"],
+        Literal["atlas", "kaggle", "hpa", "study"],
         typer.Option(
             "--format",
-            help="atlas; kaggle: the competition's PNG files, labels.csv and pairs.csv; study: atlases for training,"
+            help="atlas; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
+            " Protein Atlas's, each stain in its colour; study: atlases for training,"
             " test and external labels, with what is wrong about them beside.",
         ),
     ] = "atlas",
+    bits: Annotated[Literal["8", "16"], typer.Option(help="Of --format kaggle: bits of a pixel.")] = "8",
     evenness: Annotated[
         float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")
     ] = 0.0,
@@ -57,7 +59,7 @@ def simulate(
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
     """
-    from cytoloc.simulate import study
+    from cytoloc.simulate import files, study
     from cytoloc.simulate.plan import Design, read_frequencies
 
     if show is not None:
@@ -74,6 +76,8 @@ def simulate(
     flaws = {name: value for name, value in given.items() if value is not None}
     if flaws and form != "study":
         raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are of --format study.")
+    if bits != "8" and form != "kaggle":
+        raise typer.BadParameter("--bits is of --format kaggle.")
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
     twice = 0.0 if form == "study" else duplicates or 0.0
@@ -84,7 +88,9 @@ def simulate(
                 flaws["duplicates"] = duplicates
             study.draw_study(out, design, study.Flaws(**flaws), advance=advance)
         elif form == "kaggle":
-            study.draw_kaggle(out, design, advance=advance)
+            files.draw_kaggle(out, design, bits=8 if bits == "8" else 16, advance=advance)
+        elif form == "hpa":
+            files.draw_hpa(out, design, advance=advance)
         else:
             study.draw_atlas(out, design, advance=advance)
     beside = ", and as many external ones, and a test set" if form == "study" else ""

@@ -7,8 +7,10 @@ any order, on any number of processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from typing import Final
+from multiprocessing import get_context
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -16,10 +18,13 @@ from numpy.typing import NDArray
 
 from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
-from cytoloc.simulate.optics import Exposure, expose
+from cytoloc.simulate.optics import Bits, Exposure, expose
 from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
 from cytoloc.simulate.plan import Plan
 from cytoloc.simulate.stains import StainedScene, draw_stained
+
+Photograph = NDArray[np.unsignedinteger[Any]]
+"""uint8 or uint16."""
 
 _WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
     "microtubules": (0.63, 0.17),
@@ -32,8 +37,13 @@ _WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
 
 def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
     """Return the field of a plan, uint8 ``(4, size, size)``."""
+    return np.asarray(photograph(plan, size=size, bits=8), np.uint8)
+
+
+def photograph(plan: Plan, *, size: int, bits: Bits) -> Photograph:
+    """Return the field of a plan as a camera of 8 or 16 bits gives it, ``(4, size, size)``."""
     if plan.copy_of is not None:
-        original = draw_field(plan.copy_of, size=size)
+        original = photograph(plan.copy_of, size=size, bits=bits)
         return near_duplicate(np.random.default_rng([plan.seed, 3, plan.number]), original, plan)
     rng = np.random.default_rng([plan.seed, 1, plan.number])
     dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]
@@ -46,7 +56,7 @@ def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
     for role, plane in zip(CHANNELS, planes, strict=True):
         exposure = _exposure(rng, role, scene.scale)
         exposure = replace(exposure, white=plan.gain * exposure.white, photons=exposure.photons / plan.gain)
-        exposed.append(expose(rng, np.asarray(plane, np.float32), exposure))
+        exposed.append(expose(rng, np.asarray(plane, np.float32), exposure, bits=bits))
     return np.stack(exposed)
 
 
@@ -82,13 +92,14 @@ def draw_protein(
     return np.asarray((to_unit(protein) + unspecific) * amount[scene.cell_map], np.float32)
 
 
-def near_duplicate(rng: np.random.Generator, image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
-    """Return a field that is nearly another one, uint8 ``(4, size, size)``, in the way that its plan says."""
+def near_duplicate(rng: np.random.Generator, image: Photograph, plan: Plan) -> Photograph:
+    """Return a field that is nearly another one, ``(4, size, size)``, in the way that its plan says."""
+    white = int(np.iinfo(image.dtype).max)
     if plan.kind == "turned":
         flipped = image[..., ::-1] if rng.uniform() < 0.5 else image
         return np.ascontiguousarray(np.rot90(flipped, int(rng.integers(4)), axes=(1, 2)))
     if plan.kind == "dimmed":
-        return np.asarray(np.clip(image * rng.uniform(0.7, 1.3), 0, 255), np.uint8)
+        return np.asarray(np.clip(image * rng.uniform(0.7, 1.3), 0, white), image.dtype)
     if plan.kind == "shifted":
         # The stage never comes back to quite the same place.
         right, down = rng.uniform(-0.02, 0.02, 2) * image.shape[1]
@@ -96,8 +107,15 @@ def near_duplicate(rng: np.random.Generator, image: NDArray[np.uint8], plan: Pla
         edge = image.shape[1:]
         return np.stack([cv2.warpAffine(plane, move, edge, borderMode=cv2.BORDER_REFLECT) for plane in image])
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 91))]
-    coded = [cv2.imencode(".jpg", plane, quality)[1] for plane in image]
-    return np.stack([np.asarray(cv2.imdecode(each, cv2.IMREAD_GRAYSCALE), np.uint8) for each in coded])
+    greys = white // 255
+    coded = [cv2.imencode(".jpg", (plane // greys).astype(np.uint8), quality)[1] for plane in image]
+    decoded = np.stack([np.asarray(cv2.imdecode(each, cv2.IMREAD_GRAYSCALE), np.uint8) for each in coded])
+    return np.asarray(decoded.astype(image.dtype) * greys, image.dtype)
+
+
+def drawers() -> ProcessPoolExecutor:
+    """Return a process for each core, for :func:`draw_field`."""
+    return ProcessPoolExecutor(mp_context=get_context("spawn"))
 
 
 def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:

@@ -1,15 +1,17 @@
-"""The microscope: blur, uneven light, photon and read noise, saturation, and eight bits."""
+"""The microscope: blur, uneven light, photon and read noise, saturation, and eight or sixteen bits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.simulate.drawing import Plane, smooth_noise
+
+Bits = Literal[8, 16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,16 @@ class Exposure:
     black: float
 
 
-def expose(rng: np.random.Generator, plane: Plane, exposure: Exposure) -> NDArray[np.uint8]:
-    """Return what a camera makes of a plane of fluorescence, uint8; what is too bright is 255.
+def expose(
+    rng: np.random.Generator, plane: Plane, exposure: Exposure, *, bits: Bits = 8
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Return what a camera makes of a plane of fluorescence; what is too bright is white.
 
     Args:
         rng: Source of the noise.
         plane: Fluorescence from 0.
         exposure: How it is photographed.
+        bits: Of the camera: 8 or 16.
     """
     size = plane.shape[0]
     seen: NDArray[Any] = cv2.GaussianBlur(plane, (0, 0), exposure.blur_px) if exposure.blur_px > 0.2 else plane
@@ -56,4 +61,5 @@ def expose(rng: np.random.Generator, plane: Plane, exposure: Exposure) -> NDArra
     signal = exposure.white / bright * seen
     counted = rng.poisson(signal * exposure.photons) / exposure.photons
     noisy = counted + exposure.read_noise * rng.standard_normal(plane.shape, dtype=np.float32) - exposure.black
-    return np.asarray(np.clip(np.round(255 * noisy), 0, 255), np.uint8)
+    white = 2**bits - 1
+    return np.asarray(np.clip(np.round(white * noisy), 0, white), np.uint8 if bits == 8 else np.uint16)

@@ -6,28 +6,24 @@ Drawing goes on where it was stopped, as an import does: it is one, of fields th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from cytoloc.atlas.importing import Loaded, import_fields
 from cytoloc.atlas.store import Atlas
 from cytoloc.atlas.workshop import is_settled
 from cytoloc.choices import Noise
 from cytoloc.errors import OutputExistsError, SettingsError
-from cytoloc.files import new_folder, read_json, refuse_existing, write_json
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, N_LOCATIONS, format_labels
-from cytoloc.parallel import in_order
-from cytoloc.simulate.field import draw_field
+from cytoloc.files import read_json, refuse_existing, write_json
+from cytoloc.labels import N_LOCATIONS, format_labels
+from cytoloc.simulate.field import draw_field, drawers
+from cytoloc.simulate.files import of_one_well, write_labels, write_rows
 from cytoloc.simulate.plan import KINDS, Design, LabelSet, Plan, plan_study
 
 KIND: Final = "cytoloc-study"
@@ -114,45 +110,10 @@ def draw_atlas(
         OutputExistsError: If something lies at ``path``.
     """
     plans = plan_study(design)
-    with _drawers() as pool:
+    with drawers() as pool:
         return import_fields(
             SimulatedSource(design, plans, pool), path, size=design.size, strict=True, advance=advance
         ).atlas
-
-
-def simulate_kaggle(
-    path: Path,
-    *,
-    n_fields: int,
-    seed: int,
-    size: int,
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> None:
-    """Draw a study as the competition gave it out; see :func:`draw_kaggle`."""
-    draw_kaggle(path, Design(n_fields=n_fields, seed=seed, size=size), advance=advance)
-
-
-def draw_kaggle(
-    path: Path, design: Design, *, advance: Callable[[int, int], None] = lambda _done, _total: None
-) -> None:
-    """Draw a study as the competition gave it out: four PNG files a field and ``labels.csv``.
-
-    The competition did not say which fields come from one well; ``pairs.csv`` does, for honest folds.
-
-    Raises:
-        SettingsError: If a number is impossible.
-        StorageError: If the disk refuses.
-        OutputExistsError: If something lies at ``path``.
-    """
-    plans = plan_study(design)
-    with new_folder(path) as folder:
-        with _drawers() as pool:
-            draw = partial(draw_field, size=design.size)
-            for done, image in enumerate(in_order(draw, plans, pool=pool), start=1):
-                write_kaggle_field(folder, plans[done - 1].row.id, image)
-                advance(done, len(plans))
-        _write_labels(folder / "labels.csv", {plan.row.id: plan.locations for plan in plans})
-        _write_rows(folder / "pairs.csv", ["a", "b"], _of_one_well(plans))
 
 
 def draw_study(
@@ -177,7 +138,7 @@ def draw_study(
     sets = _plan_sets(design, flaws)
     with _begun(path, design, flaws):
         total, before = sum(len(each.plans) for each in sets.values()), 0
-        with _drawers() as pool:
+        with drawers() as pool:
             for name, each in sets.items():
                 target = path / f"{name}.atlas"
                 if not is_settled(target):
@@ -186,13 +147,7 @@ def draw_study(
                 before += len(each.plans)
         _write_truth(path / "truth", sets)
         by_antibody = _labels_by_antibody(sets["external"].plans)
-        _write_labels(path / "external-by-antibody.csv", by_antibody)
-
-
-def write_kaggle_field(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
-    """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``."""
-    for role, plane in zip(CHANNELS, image, strict=True):
-        Image.fromarray(plane).save(folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
+        write_labels(path / "external-by-antibody.csv", by_antibody)
 
 
 def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
@@ -257,29 +212,17 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
     folder.mkdir(exist_ok=True)
     train, test = sets["train"], sets["test"]
     for name in ("train", "test"):
-        _write_labels(folder / f"{name}.csv", {plan.row.id: plan.locations for plan in sets[name].plans})
+        write_labels(folder / f"{name}.csv", {plan.row.id: plan.locations for plan in sets[name].plans})
     mistaken = [
         (true.row.id, format_labels(true.locations), format_labels(given.row.labels or ()))
         for true, given in zip(train.plans, train.given, strict=True)
         if true.locations != given.row.labels
     ]
-    _write_rows(folder / "label_noise.csv", ["Id", "Target", "given"], mistaken)
+    write_rows(folder / "label_noise.csv", ["Id", "Target", "given"], mistaken)
     for name, plans in (("duplicates", train.plans), ("leak", test.plans)):
         copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
-        _write_rows(folder / f"{name}.csv", ["a", "b", "kind"], copies)
-    _write_rows(folder / "wells.csv", ["a", "b"], _of_one_well(test.plans))
-
-
-def _of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
-    """Yield each field with the one before it of the same well."""
-    last: dict[tuple[str, str], str] = {}
-    for plan in plans:
-        if plan.row.plate is None or plan.row.well is None:
-            continue
-        place = (plan.row.plate, plan.row.well)
-        if place in last:
-            yield last[place], plan.row.id
-        last[place] = plan.row.id
+        write_rows(folder / f"{name}.csv", ["a", "b", "kind"], copies)
+    write_rows(folder / "wells.csv", ["a", "b"], of_one_well(test.plans))
 
 
 @contextmanager
@@ -308,19 +251,6 @@ def _begun(path: Path, design: Design, flaws: Flaws) -> Iterator[None]:
 
 def _from(advance: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
     return lambda done, _total: advance(before + done, total)
-
-
-def _drawers() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(mp_context=get_context("spawn"))
-
-
-def _write_labels(path: Path, labels: Mapping[str, LabelSet]) -> None:
-    _write_rows(path, ["Id", "Target"], [(name, format_labels(ids)) for name, ids in labels.items()])
-
-
-def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines = [",".join(header), *(",".join(row) for row in rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _refuse_impossible(flaws: Flaws) -> None:
