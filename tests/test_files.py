@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,27 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
     with pytest.raises(StorageError) as said, new_files(path) as temporary, new_file(temporary[path]):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(said.value).startswith(f"{path} cannot be written: No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_whoever_writes(tmp_path: Path) -> None:
+    # In a process of its own: the limit cannot be taken back.
+    code = f"""
+import resource, signal
+import polars as pl
+from pathlib import Path
+from cytoloc.errors import StorageError
+from cytoloc.files import new_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with new_file(Path({str(tmp_path / "t.csv")!r})) as temporary:
+        pl.DataFrame({{"a": range(100_000)}}).write_csv(temporary)
+except StorageError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert f"{tmp_path / 't.csv'} cannot be written: File too large" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,7 +125,13 @@ def test_damaged_numpy_files_are_refused(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "cut.npz").read_bytes())
     content[80:120] = bytes(40)
     (tmp_path / "cut.npz").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("probabilities", "no numbers")
+    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 28), }"
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + (len(head) + 1).to_bytes(2, "little") + head + b"\n")
     for name, message in (
+        ("text.npz", "holds no array"),
+        ("huge.npy", "cannot be read as a NumPy file"),
         ("empty.npy", "cannot be read as a NumPy file"),
         ("objects.npz", "cannot be read as a NumPy file"),
         ("cut.npz", "cannot be read as a NumPy file"),
@@ -155,3 +162,12 @@ def test_a_scores_file_of_other_types_is_damaged(tmp_path: Path, damage: str) ->
     pq.write_table(table.replace_schema_metadata(kept), tmp_path / "d.parquet")
     with pytest.raises(FormatError, match="is damaged"):
         read_scores(tmp_path / "d.parquet")
+
+
+def test_other_writers_types_of_columns_are_read(tmp_path: Path) -> None:
+    scores = scores_of("a", "b")
+    write_scores(scores, tmp_path / "s.parquet")
+    table = pq.read_table(tmp_path / "s.parquet")
+    wide = pa.schema([("id", pa.large_string()), *((str(i), pa.float64()) for i in range(28))])
+    pq.write_table(table.cast(wide).replace_schema_metadata(table.schema.metadata), tmp_path / "w.parquet")
+    np.testing.assert_array_equal(read_scores(tmp_path / "w.parquet").probabilities, scores.probabilities)

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,8 @@ def new_files(*paths: Path, pictures: Sequence[Path] = ()) -> Iterator[dict[Path
 
     Args:
         paths: Where nothing may lie yet.
-        pictures: PNG files, drawn anew if they are there; one that the block does not draw stays as it is.
+        pictures: PNG files, drawn anew if they are there; one that the block does not draw stays as it is. Of several,
+            the first may be lost if a later one cannot get its name.
 
     Raises:
         OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
@@ -174,14 +176,21 @@ def held(lock: Path, *, busy: str) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise StorageError(f"{busy}.", way_out="Wait until it has finished.") from error
-            # Another process may have taken the file away between the two lines above.
-            if not lock.exists() or os.fstat(stream.fileno()).st_ino != lock.stat().st_ino:
+            # Another process may have taken the file away between opening and locking it.
+            if _inode(lock) != os.fstat(stream.fileno()).st_ino:
                 continue
             try:
                 yield
             finally:
-                lock.unlink()
+                lock.unlink(missing_ok=True)
             return
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
@@ -199,14 +208,21 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
         return StorageError(
             f"{path} cannot be written: something above it is a file, not a folder.", way_out="Choose another --out."
         )
-    if error.errno == errno.ENAMETOOLONG:
+    number = _number_of(error)
+    if number == errno.ENAMETOOLONG:
         return StorageError(f"The name {path} is too long for this disk.", way_out="Choose a shorter one.")
-    if error.errno in DISK_ERRNOS:
+    if number in DISK_ERRNOS:
         return StorageError(
-            f"{path} cannot be written: {error.strerror or error}.",
+            f"{path} cannot be written: {os.strerror(number)}.",
             way_out="Free space, or choose an --out on a disk that can be written. No half-written output is left.",
         )
     return None
+
+
+def _number_of(error: OSError) -> int | None:
+    """Return the number of what the operating system said; polars, in Rust, has it in words alone."""
+    said = re.search(r"\(os error (\d+)\)", str(error)) if error.errno is None else None
+    return int(said[1]) if said else error.errno
 
 
 def sha256_of(path: Path) -> str:

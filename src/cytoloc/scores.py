@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any, Final
 
@@ -229,8 +230,14 @@ def _read_parquet(path: Path) -> Scores:
     said = header.get("provenance")
     fitting = isinstance(said, dict) and type(said.get("fields_trained_on", 0)) is int
     expected = pa.schema([pa.field("id", pa.string()), *(pa.field(name, pa.float32()) for name in COLUMNS)])
-    if not fitting or not table.schema.equals(expected) or table["id"].null_count:
-        raise FormatError(f"{path} is damaged: its columns or its provenance are not as they must be.", way_out=_AGAIN)
+    if table.schema.names != expected.names or not fitting:
+        raise FormatError(f"{path} is damaged: it lacks columns or its provenance.", way_out=_AGAIN)
+    try:
+        table = table.cast(expected)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise FormatError(f"{path} is damaged: {str(error).splitlines()[0].rstrip('.')}.", way_out=_AGAIN) from error
+    if table["id"].null_count:
+        raise FormatError(f"{path} is damaged: a field has no id.", way_out=_AGAIN)
     probabilities = np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)
     return _scores_in(path, table["id"].to_pylist(), probabilities, said)
 
@@ -255,10 +262,22 @@ def _read_numpy(path: Path) -> NDArray[Any]:
                 way_out="Give one array, or name one of them 'probabilities'.",
             )
         array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # Archives are broken in many ways, and each of their libraries has an error of its own.
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+        LZMAError,
+    ) as error:
         raise TableError(
             f"{path} cannot be read as a NumPy file of numbers: {error}.", way_out="Save it again with numpy.save."
         ) from error
+    if not isinstance(array, np.ndarray):
+        raise TableError(f"{path} holds no array.", way_out="Save it again with numpy.save.")
     return array
 
 

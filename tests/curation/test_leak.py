@@ -107,7 +107,7 @@ def test_verdicts_are_heard(tmp_path: Path) -> None:
 def test_other_lists_are_not_taken_for_pairs(tmp_path: Path, header: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(f"{header}\nx,0\nu,0\n")
-    with pytest.raises(TableError, match="is not a pairs file: it has the columns"):
+    with pytest.raises(TableError, match="looks like the columns"):
         read_pairs(path)
 
 

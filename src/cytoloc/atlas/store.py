@@ -236,12 +236,15 @@ def _open_url(url: str) -> Atlas:
     with _damage(url):
         fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
         spec = {"driver": "zarr3", "kvstore": f"{url}/images.zarr/", "fill_missing_data_reads": False}
-        array = tensorstore.open(spec, open=True, read=True, context=_patience()).result()
+        array = tensorstore.open(spec, open=True, read=True).result()
     return _checked(url, header, fields, array)
 
 
 def _patience() -> tensorstore.Context:
-    """Return how often a request is tried again: for some ten seconds, where tensorstore's own way takes minutes."""
+    """Return how often a request is tried again when an atlas is opened: for some ten seconds.
+
+    Reading pixels keeps to tensorstore's own way, minutes: a training should outlive a server's restart.
+    """
     retries = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
     return tensorstore.Context({f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")})
 

@@ -65,7 +65,8 @@ def duplicates(
         )
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
     check_outputs(*outputs, pictures=sheets)
-    places = [path if "://" in path else str(Path(path).resolve()) for path in paths]
+    local = [path.removeprefix("file://").rstrip("/") for path in paths]
+    places = [path if "://" in path else str(Path(path).resolve()) for path in local]
     twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
     if twice:
         raise typer.BadParameter(f"{twice} is given twice: every field would be its own copy.")
@@ -94,7 +95,8 @@ def duplicates(
         left = f" of {doubtful.height}" if doubtful.height > drawn else ""
         typer.echo(f"{sheet}: {counted(drawn, 'doubtful pair')}{left}.")
     elif sheet is not None:
-        typer.echo("No pair is doubtful: nothing to draw.")
+        earlier = f"; {sheet} is of an earlier search" if sheet.exists() else ""
+        typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
 
 
 def _draw(pairs: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> int:

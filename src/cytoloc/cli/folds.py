@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def folds(
     path: Annotated[str, typer.Argument(help="An atlas, or a label list, CSV Id,Target.", metavar="ATLAS|CSV")],
     out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="How many folds; 5 if nothing is said.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="How many folds; 5 if nothing is said.", min=2)] = None,
     group: Annotated[GroupBy, typer.Option(help="What must not be separated, where it is known.")] = "well",
     pairs: Annotated[
         list[Path] | None,
@@ -92,10 +92,10 @@ def folds(
                 f"{check} has a fold for none of the labelled fields here.", way_out="Check the file of these."
             )
     elif like:
-        made, alike = _pick(atlas, path, fields, like, k=5 if k is None else k, group=group, pairs=tied, seed=seed)
+        made, alike = _pick(atlas, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
     else:
         made = making.make_folds(
-            fields, k=5 if k is None else k, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
+            fields, k=k or 5, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
         )
     found = quality.fold_quality(made, fields, seed=seed)
     with new_files(*outputs, pictures=sheets) as temporary:

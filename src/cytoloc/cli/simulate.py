@@ -59,6 +59,7 @@ def simulate(
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
     """
+    from cytoloc.files import check_outputs
     from cytoloc.simulate import files, study
     from cytoloc.simulate.plan import Design, read_frequencies
 
@@ -66,6 +67,7 @@ def simulate(
         others = (fields, out, frequencies, duplicates, noise, noise_kind, leaked, gain)
         if any(value is not None for value in others) or form != "atlas" or evenness:
             raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
+        check_outputs(pictures=[show])
         _draw_sheet(show, seed=seed, size=size)
         return
     if fields is None or out is None:

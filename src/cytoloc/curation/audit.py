@@ -23,7 +23,6 @@ Labels = Mapping[str, tuple[int, ...]]
 
 Origins = Mapping[str, HpaId]
 """Where fields are from, by their ids."""
-Match = Literal["field", "well"]
 
 
 class Matched(NamedTuple):

@@ -92,11 +92,10 @@ def read_matches(path: Path) -> list[Pair]:
         raise TableError(f"{path} lists no pairs.", way_out="Give a CSV with the columns a,b.")
     header = next(iter(rows.values()))
     columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
-    strange = columns is None and _is_header(list(rows.values()))
-    if strange or _OTHER_HEADERS & {cell.lower() for cell in header}:
+    if columns is None and (_is_header(list(rows.values())) or _OTHER_HEADERS & {cell.lower() for cell in header}):
         raise TableError(
-            f"{path} is not a pairs file: it has the columns {', '.join(header)}.",
-            way_out="Give a CSV with the columns a,b.",
+            f"{path} is not a pairs file: its first line looks like the columns {', '.join(header)}.",
+            way_out="Give a CSV with the columns a,b; if these are ids, add the line a,b above them.",
         )
     pairs = []
     for number, row in list(rows.items())[1:] if columns else rows.items():
@@ -119,15 +118,24 @@ def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
     """
     rows: dict[int, list[str]] = {}
     for number, line in enumerate(lines, start=1):
-        try:
-            cells = [cell.strip() for cell in next(csv.reader([line], strict=True), [])]
-        except csv.Error as error:
+        cells = [cell.strip() for cell in next(csv.reader([line]), [])]
+        if _ends_in_quotes(line):
             raise TableError(
-                f"{path}, line {number}, is not CSV: {error}.", way_out="Close the quotes of that line."
-            ) from error
+                f"{path}, line {number}: a quote is not closed on its line.",
+                way_out="Close it, or remove it; cells of several lines are not read.",
+            )
         if any(cells):
             rows[number] = cells
     return rows
+
+
+def _ends_in_quotes(line: str) -> bool:
+    """Return whether the last cell of a line goes on behind its end."""
+    try:
+        next(csv.reader([line], strict=True), [])
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:

@@ -80,10 +80,11 @@ class Decision:
             TableError: As for the call, and if ``shift`` is asked of scores that are not calibrated.
         """
         if set(members) != set(self.members):
+            here = [name for name, values in members.items() if not np.isnan(values).all()]
             raise TableError(
-                f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(members)}.",
-                way_out="Give the scores of the same members (--member NAME=FILE names them), or say which have none"
-                " of these fields: --without NAME, in Python rows of NaN.",
+                f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(here)}.",
+                way_out="Give the scores of the same members (--members, or --member NAME=FILE, keeps them apart), or"
+                " say which have none of these fields: --without NAME, in Python rows of NaN.",
             )
         probabilities = self.evidence(stack_members({name: members[name] for name in self.members}))
         if groups is not None:
