@@ -35,6 +35,13 @@ _WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
 """Mean and spread of the brightness of a channel: those of the 99.5th percentiles of 74 real fields."""
 
 
+_BINDING: Final = (0.18, 0.12)
+"""Scale of how strongly antibodies stain what is not theirs: the bodies of cells, and nuclei."""
+
+_MOST_BINDING: Final = 0.4
+"""What is stained more than this would hide the protein, and no annotator would name its place."""
+
+
 def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
     """Return the field of a plan, uint8 ``(4, size, size)``."""
     return np.asarray(photograph(plan, size=size, bits=8), np.uint8)
@@ -48,7 +55,7 @@ def photograph(plan: Plan, *, size: int, bits: Bits) -> Photograph:
     rng = np.random.default_rng([plan.seed, 1, plan.number])
     dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]
     scene = draw_stained(rng, size, line=plan.line, dividing=dividing)
-    binding = np.random.default_rng([plan.seed, 2, plan.antibody]).gamma(1.0, 0.06, 2)
+    binding = np.random.default_rng([plan.seed, 2, plan.antibody]).gamma(1.5, _BINDING).clip(max=_MOST_BINDING)
     er = scene.er + rng.uniform(0, 0.22) * scene.microtubules
     protein = draw_protein(scene, rng, plan.locations, plan.strengths, binding=binding) + rng.uniform(0, 0.03) * er
     planes = (scene.microtubules, protein, scene.nucleus, er)
