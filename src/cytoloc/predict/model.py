@@ -186,7 +186,7 @@ def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
     """Return the network that a recipe describes, its backbone with the given weights and its head at random.
 
     Raises:
-        RecipeError: If there is no such network, or it cannot take pictures of that size.
+        RecipeError: If there is no such network, or it cannot take pictures of the sizes that it is to see.
         WeightsError: If the weights cannot be had.
     """
     return build_network(
@@ -197,8 +197,9 @@ def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
         prior=recipe.model.prior,
         mean=recipe.image.mean,
         std=recipe.image.std,
-        # The smallest that it meets, since a network may not take it.
-        size=min((*recipe.image.progressive, recipe.image.size)),
+        size=recipe.image.size,
+        # A network may not take every size that it meets.
+        other_sizes=(*recipe.image.progressive, recipe.image.field_px),
         new_planes=recipe.model.new_planes,
         each=recipe.image.normalise == "field",
     )

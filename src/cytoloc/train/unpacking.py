@@ -154,7 +154,7 @@ def _antibody_task(recipe: Recipe, antibodies: int) -> SecondTask:
     features = feature_channels(
         recipe.model.backbone,
         in_channels=len(recipe.image.mean),
-        size=recipe.image.size,
+        sizes=(recipe.image.size,),
         stages=recipe.model.head == "multi-stage",
     )
     loss: Callable[[Tensor, Tensor], Tensor] = partial(
