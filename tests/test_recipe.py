@@ -108,6 +108,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("image.std=[0.1, 0.1, 0.1, 0.0]", "above 0"),
         ("model.head=attentive", "model.head = 'attentive'"),
         ("seed.deep=1", "seed"),
+        ("seed=99999999999999999999999", "seed = 99999999999999999999999"),
         ("epochs", "not a setting"),
     ],
 )

@@ -43,7 +43,7 @@ class Recipe(Section):
     augment: AugmentSection = AugmentSection()
     schedule: ScheduleSection = ScheduleSection()
     select: SelectSection = SelectSection()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of the head's first weights, the order of fields, augmentation and dropout."""
 
     @model_validator(mode="after")
@@ -52,6 +52,11 @@ class Recipe(Section):
         if not kept.get(self.select.weights, True):
             key = "ema" if self.select.weights == "ema" else "average_last"
             raise ValueError(f"select.weights is {self.select.weights!r}, but schedule.{key} is 0 and keeps none")
+        if (self.select.checkpoint, self.select.weights) == ("best", "mean"):
+            raise ValueError(
+                "select.weights is 'mean', but select.checkpoint 'best': a mean over epochs is of no single one;"
+                " use the last"
+            )
         return self
 
 

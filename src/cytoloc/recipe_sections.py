@@ -234,6 +234,7 @@ class SelectSection(Section):
     watch: Literal["loss", "macro_f1"] = "loss"
     """What makes an epoch the best: least held-out loss, or greatest macro F1 at threshold .5, which is less steady."""
     weights: Literal["plain", "ema", "mean"] = "plain"
-    """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs."""
+    """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs. The held-out
+    fold is measured by the same after each epoch; by the weights themselves before there is a mean."""
     views: Literal[1, 2, 4, 8] = 8
     """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""

@@ -115,6 +115,10 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     with pytest.raises(TrainingError, match="other fields or folds"):
         train_fold(small(), study, make_folds(study.fields, k=3, seed=7), 1, out=tmp_path, resume=True, report=quiet)
 
+    fewer = folds.with_columns(pl.when(pl.col("id") != folds.filter(pl.col("fold") == 0)["id"][0]).then("fold"))
+    with pytest.raises(TrainingError, match="other fields or folds"):
+        train_fold(small(), study, fewer, 1, out=tmp_path, resume=True, report=quiet)
+
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
     undisturbed, resumed = weights(run / "last.ckpt"), weights(stopped / "last.ckpt")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,12 @@ def test_better_is_less_loss_and_more_f1() -> None:
     assert not is_better(1.0, 1.0, watch="loss")
     assert is_better(0.5, 0.4, watch="macro_f1")
     assert not is_better(0.4, 0.4, watch="macro_f1")
+
+
+@pytest.mark.parametrize("watch", ["loss", "macro_f1"])
+def test_what_is_no_number_is_never_the_best(watch: str) -> None:
+    assert not is_better(math.nan, None, watch=watch)
+    assert not is_better(math.nan, 1.0, watch=watch)
 
 
 def states(count: int) -> list[dict[str, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -151,8 +151,17 @@ def load(path: str | Path) -> Model:
         size=recipes[0].image.field_px,
         views=recipes[0].select.views,
         provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
-        trained_on=frozenset(name for _, _, facts in runs for name in facts["trained_on"]),
+        trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
     )
+
+
+def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
+    """Return ids of all fields that a run's weights know: its own, and those of the runs that they came from.
+
+    Args:
+        facts: What its ``run.json`` says.
+    """
+    return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 
 def load_network(checkpoint: Path, recipe: Recipe) -> Network:

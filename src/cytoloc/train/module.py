@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -47,7 +47,7 @@ class SecondTask:
 
 
 class Learner(lightning.LightningModule):
-    """Trains a network on fields, and measures it on held-out ones after each epoch.
+    """Trains a network on fields, and measures it on held-out ones after each epoch, by the weights to be used later.
 
     Whatever is random in a step is seeded by the recipe's seed and the numbers of epoch and step alone, so a run that
     was stopped and resumed ends like one that was not.
@@ -67,6 +67,7 @@ class Learner(lightning.LightningModule):
         order: Order = shuffled,
         mixup: float = 0.0,
         second: SecondTask | None = None,
+        measured: Literal["plain", "ema", "mean"] = "plain",
     ) -> None:
         super().__init__()
         self.network = network
@@ -80,6 +81,7 @@ class Learner(lightning.LightningModule):
         self.order = order
         self.mixup = mixup
         self.second = second
+        self.measured = measured
         self.second_head = second.head if second else None
         self.ema: State | None = None
         self.mean: State | None = None
@@ -144,25 +146,26 @@ class Learner(lightning.LightningModule):
             share = ema_share(self.schedule.ema, self.global_step)
             self.ema = blended(self.ema, self.network.state_dict(), share=share)
 
-    def on_train_epoch_end(self) -> None:
-        """Take the weights into the mean of the last epochs, if this is one of them."""
-        place = self.schedule.place_among_last(self.current_epoch)
-        if place:
-            # The first takes the place of the mean of the cycle before.
-            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
-
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Measure loss and macro F1 at threshold .5 on a held-out batch, by the moving average if there is one."""
+        """Measure loss and macro F1 at threshold .5 on a held-out batch."""
         logits = self.network(batch.pixels)
         self.f1(logits.sigmoid(), batch.targets.int())
         self.log("val_loss", self.loss(logits, batch.targets), batch_size=len(batch.pixels))
         self.log("val_macro_f1", self.f1, batch_size=len(batch.pixels))
 
     def on_validation_epoch_start(self) -> None:
-        """Lend the network the moving average of its weights, if there is one."""
-        if self.ema is not None:
+        """Take the weights into the mean of the last epochs, and lend the network the average that is to be measured.
+
+        Before the epochs whose mean is taken, there is none, and the weights themselves are measured.
+        """
+        place = self.schedule.place_among_last(self.current_epoch)
+        if place:
+            # The first takes the place of the mean of the cycle before.
+            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
+        lent = {"ema": self.ema, "mean": self.mean if place else None}.get(self.measured)
+        if lent is not None:
             self._own = blended(None, self.network.state_dict(), share=1.0)
-            self.network.load_state_dict(self.ema)
+            self.network.load_state_dict(lent)
 
     def on_validation_epoch_end(self) -> None:
         """Give it its own weights back."""

@@ -76,5 +76,10 @@ def rate_factor(
 
 
 def is_better(value: float, best: float | None, *, watch: str) -> bool:
-    """Return whether a measured value is better than the best before: a lower loss, a higher macro F1."""
+    """Return whether a measured value is better than the best before: a lower loss, a higher macro F1.
+
+    What is no number is never better, and anything else is better than none.
+    """
+    if math.isnan(value):
+        return False
     return best is None or (value < best if watch == "loss" else value > best)
