@@ -98,7 +98,7 @@ class Learner(lightning.LightningModule):
         return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None)
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or free the backbone; as in fastai, frozen batch norms go on adapting."""
+        """Freeze or free the backbone; what frozen batch norms measure goes on adapting, their weights do not."""
         frozen = self.current_epoch < self.schedule.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
