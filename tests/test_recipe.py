@@ -47,6 +47,7 @@ def test_the_ten_recipes_are_those_of_the_starting_system_to_the_constant() -> N
         assert (schedule.frozen_epochs, schedule.epochs, schedule.patience) == (1, 8, 2)
         assert [1e-3 * share for share in schedule.cycles] == [1e-3] * 5 + [5e-4]
         assert schedule.learning_rate == 1e-3
+        assert (schedule.betas, schedule.momentum) == ((0.9, 0.99), (0.95, 0.85))
         assert (recipe.sampling.order, recipe.sampling.mu, recipe.sampling.repeats) == ("balanced", 0, {})
         augment = recipe.augment
         assert (augment.flips, augment.turns, augment.rotate_degrees, augment.zoom) == (True, True, 20, 1.2)
@@ -142,6 +143,8 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("name=''", "name = '': letters, digits"),
         ("image=3", "image is a section, not a value; write image.KEY = 3."),
         ("schedule.patience=2", "patience is 2, but there is only one cycle"),
+        ("schedule.betas=[0.9, 1.0]", "from 0 to less than 1"),
+        ("schedule.momentum=[0.9]", "two numbers, or none"),
         ("sampling.mu=0.4", "mu is 0.4, which only order = 'balanced' asks for"),
     ],
 )

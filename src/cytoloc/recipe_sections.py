@@ -232,6 +232,11 @@ class ScheduleSection(Section):
     """The highest rate."""
     weight_decay: float = Field(1e-2, ge=0)
     """Of AdamW."""
+    betas: tuple[float, float] = _listed((0.9, 0.999))
+    """Of AdamW: how much of its averages of gradients and of their squares it keeps a step. fastai's are .9 and .99."""
+    momentum: tuple[float, ...] = _listed(())
+    """The first beta at the ends and at the top of each cycle, where the rate is highest; fastai's are .95 and .85.
+    Empty: as ``betas`` says."""
     clip: float = Field(0.0, ge=0)
     """The greatest norm of a step's gradient; 0 sets no bound."""
     ema: float = Field(0.0, ge=0, lt=1)
@@ -245,6 +250,10 @@ class ScheduleSection(Section):
             raise ValueError("cycles needs at least one share, each above 0")
         if self.patience and len(self.cycles) == 1:
             raise ValueError(f"patience is {self.patience}, but there is only one cycle; use patience = 0")
+        if not all(0 <= share < 1 for share in (*self.betas, *self.momentum)):
+            raise ValueError("betas and momentum are from 0 to less than 1")
+        if len(self.momentum) not in {0, 2}:
+            raise ValueError(f"momentum is {list(self.momentum)}: it is two numbers, or none")
         if self.average_last > self.epochs:
             raise ValueError(f"average_last is {self.average_last}: a cycle has only {self.epochs} epochs")
         return self

@@ -81,3 +81,14 @@ def test_moving_averages_forget_by_their_decay() -> None:
         by_hand = by_hand if step == 1 else (1 - share) * by_hand + share * state["w"]
     assert average is not None
     assert torch.allclose(average["w"], by_hand)
+
+
+def test_the_rate_rises_once_and_falls_to_nearly_nothing() -> None:
+    rates = [rate_factor(step, frozen=5, cycle=50) for step in range(56)]
+    assert rates[:5] == [1.0] * 5
+    top = int(np.argmax(rates[5:]))
+    assert top == 15
+    assert rates[5] == pytest.approx(1 / 25)
+    assert all(np.diff(rates[5 : 5 + top]) > 0)
+    assert all(np.diff(rates[5 + top :]) < 0)
+    assert math.isclose(rates[-1], 0, abs_tol=1e-12)

@@ -15,7 +15,6 @@ import torch
 
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import FormatError, RecipeError, TrainingError, WeightsError
-from cytoloc.folds.making import make_folds
 from cytoloc.labels import LOCATIONS
 from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.model import load, load_network
@@ -25,6 +24,7 @@ from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import check_run, train_fold
 from cytoloc.train.schedule import rate_factor
+from tests.train.conftest import quiet
 
 TINY = [
     "image.size=64",
@@ -40,15 +40,6 @@ TINY = [
 
 def tiny(*overrides: str, base: str = "quick") -> Recipe:
     return load_recipe(base, overrides=[*TINY, *overrides])
-
-
-def quiet(_line: str) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def folds(study: Atlas) -> pl.DataFrame:
-    return make_folds(study.fields, k=3)
 
 
 def network_of(path: Path) -> dict[str, torch.Tensor]:
@@ -95,6 +86,7 @@ EVERYTHING = [
     "schedule.patience=2",
     "schedule.accumulate=2",
     "schedule.clip=1.0",
+    "schedule.momentum=[0.95, 0.85]",
     "schedule.ema=0.9",
     "schedule.average_last=2",
     "select.weights=ema",
@@ -125,6 +117,7 @@ def test_a_run_that_uses_everything_resumes_bitwise(
         assert one["epoch"] == other["epoch"]
         assert same(one["state_dict"], other["state_dict"]), name
         assert same(one["averages"]["ema"], other["averages"]["ema"]), name
+        assert same(one["averages"]["mean"] or {}, other["averages"]["mean"] or {}), name
     assert torch.load(whole / "last.ckpt", weights_only=True)["averages"]["steps"] == 4 * 2
     np.testing.assert_array_equal(
         read_scores(resumed / "scores.parquet").probabilities, read_scores(whole / "scores.parquet").probabilities
@@ -296,6 +289,16 @@ def test_a_run_stops_after_two_cycles_without_progress(
     run_with_losses(losses, recipe, study, folds, tmp_path, said, resume=True)
     assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3, 4]
     assert (run / "scores.parquet").exists()
+
+
+def test_a_resumed_run_remembers_its_best_cycle(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("schedule.cycles=[1.0, 1.0, 1.0, 1.0]", "schedule.patience=2")
+    losses = [0.1, 0.5, 0.4, 0.3]
+    stop_in(1, recipe, study, folds, tmp_path, monkeypatch, losses=losses)
+    run = run_with_losses(losses, recipe, study, folds, tmp_path, [], resume=True)
+    assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3]
 
 
 def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cytoloc.train.averaging import State, blended, ema_share
 from cytoloc.train.data import Batch, Fields, loader
 from cytoloc.train.geometry import resized
 from cytoloc.train.sampling import Order, shuffled
-from cytoloc.train.schedule import Schedule, rate_factor
+from cytoloc.train.schedule import Schedule, momentum_at, rate_factor
 
 
 class Augment(Protocol):
@@ -87,6 +87,7 @@ class Learner(lightning.LightningModule):
         self.mean: State | None = None
         self._own: State | None = None
         self._steps_averaged = 0
+        self._steps = (0, 1)
         self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -183,17 +184,26 @@ class Learner(lightning.LightningModule):
         self.ema, self.mean, self._steps_averaged = kept["ema"], kept["mean"], kept["steps"]
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with the one-cycle schedule of :func:`rate_factor`."""
+        """Return AdamW with the one-cycle schedule of :func:`rate_factor` and :func:`momentum_at`."""
         schedule = self.schedule
         optimizer = torch.optim.AdamW(
             [*self.network.parameters(), *(self.second_head.parameters() if self.second_head else ())],
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
+            betas=schedule.betas,
         )
         steps = -(-len(self.train_dataloader()) // schedule.accumulate)
-        frozen, cycle = schedule.frozen_epochs * steps, schedule.epochs * steps
+        frozen, cycle = self._steps = schedule.frozen_epochs * steps, schedule.epochs * steps
         rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle, cycles=schedule.cycles))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set AdamW's first beta, which goes down and up as the rate goes up and down."""
+        frozen, cycle = self._steps
+        count, ends, (plain, second) = len(self.schedule.cycles), self.schedule.momentum, self.schedule.betas
+        first = momentum_at(self.global_step, frozen=frozen, cycle=cycle, cycles=count, ends=ends, plain=plain)
+        for group in optimizer.param_groups:
+            group["betas"] = (first, second)
 
     def _seed_of(self, *purpose: int) -> int:
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, *purpose])

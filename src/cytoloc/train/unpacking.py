@@ -128,6 +128,8 @@ def schedule_of(recipe: Recipe) -> Schedule:
         cycles=section.cycles,
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
+        betas=section.betas,
+        momentum=section.momentum,
         accumulate=section.accumulate,
         ema=section.ema,
         average_last=section.average_last,
