@@ -113,6 +113,13 @@ def test_several_recipes_train_in_one_call(cli: Cli, study: Atlas, tmp_path: Pat
         wrong = cli("train", good, bad, study.path, "--folds", folds, "--out", tmp_path / "b")
         assert (wrong.code, message in wrong.err) == (1, True), wrong.err
         assert not (tmp_path / "b").exists()
+    # What the second starts from may be the first.
+    after = tmp_path / "after.toml"
+    after.write_text(common.format("after", 64, "test_resnet", f"run:{tmp_path}/c/good-fold{{fold}}"))
+    short = ("--set", "schedule.epochs=1", "--set", "select.views=1")
+    call = ("train", good, after, study.path, "--folds", folds, "--fold", "0", "--out", tmp_path / "c", *short)
+    assert cli(*call).code == 0
+    assert json.loads((tmp_path / "c" / "after-fold0" / "run.json").read_text())["started_from"]["name"] == "good-fold0"
 
 
 def test_recipes_are_listed_and_shown(cli: Cli) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -38,7 +38,7 @@ from cytoloc.train.data import Split, split_atlas
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
-from cytoloc.train.unpacking import Start, build_learner, first_network
+from cytoloc.train.unpacking import Start, build_learner, earlier_run, first_network
 
 LAST: Final = "last.ckpt"
 
@@ -74,7 +74,7 @@ def train_fold(
         StorageError: If the disk is full or read-only.
     """
     split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume)
-    run = _folder(recipe, fold, out)
+    run = run_folder(recipe, fold, out)
     resuming = run.exists()
     if _is_finished(run):
         report(f"{run.name} is finished already.")
@@ -92,8 +92,26 @@ def train_fold(
     return run
 
 
-def check_run(recipe: Recipe, atlas: Atlas, folds: pl.DataFrame, fold: int, *, out: Path, resume: bool) -> None:
+def check_run(
+    recipe: Recipe,
+    atlas: Atlas,
+    folds: pl.DataFrame,
+    fold: int,
+    *,
+    out: Path,
+    resume: bool,
+    coming: Collection[Path] = (),
+) -> None:
     """Raise what :func:`train_fold` would raise before it learns; nothing is written.
+
+    Args:
+        recipe: See there, as for all that follow.
+        atlas: The fields.
+        folds: How they are dealt.
+        fold: The one to hold out.
+        out: Where runs are.
+        resume: Whether a run that was stopped is to go on.
+        coming: Folders of the runs that will be there when this one starts, which may begin with their weights.
 
     Raises:
         RecipeError: If there is no such network, or it cannot take pictures of the recipe's sizes.
@@ -102,9 +120,13 @@ def check_run(recipe: Recipe, atlas: Atlas, folds: pl.DataFrame, fold: int, *, o
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
     """
     split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume)
-    run = _folder(recipe, fold, out)
-    if not _is_finished(run):
-        _ready(run, recipe, atlas, split, header)
+    run = run_folder(recipe, fold, out)
+    if _is_finished(run):
+        return
+    earlier = earlier_run(recipe, fold)
+    if earlier and earlier.resolve() in {path.resolve() for path in coming}:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
+    _ready(run, recipe, atlas, split, header)
 
 
 def _is_finished(run: Path) -> bool:
@@ -148,7 +170,7 @@ def _facts(
         "held_out": [ids[row] for row in split.held_out],
         "trained_on": [ids[row] for row in split.train],
     }
-    run = _folder(recipe, fold, out)
+    run = run_folder(recipe, fold, out)
     if resume and run.exists():
         _refuse_other(run, recipe, header)
     else:
@@ -156,7 +178,8 @@ def _facts(
     return split, header
 
 
-def _folder(recipe: Recipe, fold: int, out: Path) -> Path:
+def run_folder(recipe: Recipe, fold: int, out: Path) -> Path:
+    """Return where the run of a recipe on a fold lies."""
     return out / f"{recipe.name}-fold{fold}"
 
 

@@ -67,10 +67,10 @@ def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
         WeightsError: If the weights cannot be had, or do not fit.
         TrainingError: If the earlier run, or one that it started from, was trained on fields that are held out now.
     """
-    if not recipe.model.weights.startswith(EARLIER_RUN):
+    path = earlier_run(recipe, fold)
+    if path is None:
         return Start(build_recipe_network(recipe, weights=recipe.model.weights), {})
     network = build_recipe_network(recipe, weights="none")
-    path = Path(recipe.model.weights.removeprefix(EARLIER_RUN).replace("{fold}", str(fold)))
     if not (path / "run.json").exists():
         raise WeightsError(
             f"{path} is no run to take weights from.", way_out="Give a run's folder: model.weights=run:PATH."
@@ -94,6 +94,13 @@ def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
     network.backbone.load_state_dict(earlier.backbone.state_dict())
     network.head.load_state_dict(earlier.head.state_dict())
     return Start(network, {"name": facts["name"], "trained_on": sorted(known)})
+
+
+def earlier_run(recipe: Recipe, fold: int) -> Path | None:
+    """Return the folder of the run whose weights a recipe begins with; None if they come from elsewhere."""
+    if not recipe.model.weights.startswith(EARLIER_RUN):
+        return None
+    return Path(recipe.model.weights.removeprefix(EARLIER_RUN).replace("{fold}", str(fold)))
 
 
 def location_loss(section: LossSection) -> Loss:
