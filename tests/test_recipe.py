@@ -137,6 +137,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("schedule.batch_size='8'", "schedule.batch_size = '8'"),
         ("image.progressive=['32']", "image.progressive.0 = '32'"),
         ("augment.flips=1", "augment.flips = 1"),
+        ("select.views=true", "select.views = True"),
         ("sampling.repeats={27 = true}", "sampling.repeats.27 = True"),
         ("name=a/b", "name = 'a/b': letters, digits"),
         ("name=../x", "name = '../x': letters, digits"),

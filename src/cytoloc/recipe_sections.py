@@ -271,3 +271,11 @@ class SelectSection(Section):
     fold is measured by the same after each epoch; by the weights themselves before there is a mean."""
     views: Literal[1, 2, 4, 8] = 8
     """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _a_number(cls, views: object) -> object:
+        # To a table of choices true is 1.
+        if isinstance(views, bool):
+            raise ValueError("1, 2, 4 or 8")  # noqa: TRY004  pydantic explains no other
+        return views
