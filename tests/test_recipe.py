@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from cytoloc.errors import RecipeError
 from cytoloc.recipe import load_recipe, loss_in_words, published_scores, read_resolved, recipe_names, to_toml
+from cytoloc.train.geometry import tilts, zooms
 
 STARTING_SYSTEM = [
     # The author's own table: network, image, batch, local CV, public, private.
@@ -45,6 +47,7 @@ def test_the_ten_recipes_are_those_of_the_starting_system_to_the_constant() -> N
         assert (schedule.frozen_epochs, schedule.epochs, schedule.patience) == (1, 8, 2)
         assert [1e-3 * share for share in schedule.cycles] == [1e-3] * 5 + [5e-4]
         assert schedule.learning_rate == 1e-3
+        assert (schedule.betas, schedule.momentum) == ((0.9, 0.99), (0.95, 0.85))
         assert (recipe.sampling.order, recipe.sampling.mu, recipe.sampling.repeats) == ("balanced", 0, {})
         augment = recipe.augment
         assert (augment.flips, augment.turns, augment.rotate_degrees, augment.zoom) == (True, True, 20, 1.2)
@@ -59,7 +62,10 @@ def test_the_ten_recipes_are_those_of_the_starting_system_to_the_constant() -> N
 
 def test_the_strong_recipes_are_sisters() -> None:
     large, larger, small = (load_recipe(f"strong-{size}") for size in (512, 1024, 128))
-    assert larger.loss == large.loss == small.loss
+    assert large.loss == small.loss
+    # As many hard pairs a step, though every batch picks its own.
+    assert larger.loss == large.loss.model_copy(update={"hardest": 16})
+    assert larger.loss.hardest * larger.schedule.accumulate == large.loss.hardest
     assert larger.sampling == large.sampling == small.sampling
     assert larger.schedule.batch_size * larger.schedule.accumulate == large.schedule.batch_size
     assert (larger.image.size, larger.image.field_px) == (1024, 1536)
@@ -91,6 +97,18 @@ def test_a_file_extends_a_recipe_and_is_extended(tmp_path: Path) -> None:
     assert recipe.schedule.learning_rate == load_recipe("quick").schedule.learning_rate
 
 
+def test_what_a_file_extends_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "deep" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "base.toml").write_text('extends = "quick"\nseed = 3\n')
+    (inner / "top.toml").write_text('extends = "../base.toml"\nname = "top"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("deep/inner/top.toml").seed == 3
+    (inner.parent / "base.toml").write_text('extends = "inner/top.toml"\n')
+    with pytest.raises(RecipeError, match="extends itself"):
+        load_recipe("deep/inner/top.toml")
+
+
 def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
     path = tmp_path / "loop.toml"
     path.write_text(f'extends = "{path}"\n')
@@ -108,13 +126,45 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("image.std=[0.1, 0.1, 0.1, 0.0]", "above 0"),
         ("model.head=attentive", "model.head = 'attentive'"),
         ("seed.deep=1", "seed"),
+        ("seed=99999999999999999999999", "seed = 99999999999999999999999"),
         ("epochs", "not a setting"),
+        ("image.mean=[0.1, 0.1, 0.1]", "image.mean = [0.1, 0.1, 0.1]: it has too few values."),
+        ("image.std=[0.1, 0.1, 0.1, nan]", "image.std.3 = nan"),
+        ("schedule.learning_rate=inf", "schedule.learning_rate = inf"),
+        ("schedule.cycles=[1.0, inf]", "schedule.cycles.1 = inf"),
+        ("loss.focal=nan", "loss.focal = nan"),
+        ("schedule.epochs=true", "schedule.epochs = True"),
+        ("schedule.batch_size='8'", "schedule.batch_size = '8'"),
+        ("image.progressive=['32']", "image.progressive.0 = '32'"),
+        ("augment.flips=1", "augment.flips = 1"),
+        ("select.views=true", "select.views = True"),
+        ("sampling.repeats={27 = true}", "sampling.repeats.27 = True"),
+        ("name=a/b", "name = 'a/b': letters, digits"),
+        ("name=../x", "name = '../x': letters, digits"),
+        ("name=''", "name = '': letters, digits"),
+        ("image=3", "image is a section, not a value; write image.KEY = 3."),
+        ("schedule.patience=2", "patience is 2, but there is only one cycle"),
+        ("schedule.betas=[0.9, 1.0]", "from 0 to less than 1"),
+        ("schedule.momentum=[0.9]", "two numbers, or none"),
+        ("sampling.mu=0.4", "mu is 0.4, which only order = 'balanced' asks for"),
     ],
 )
 def test_wrong_keys_and_values_are_refused(override: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("quick", overrides=[override])
     assert message in str(caught.value)
+
+
+def test_a_tilt_keeps_the_picture_in_sight() -> None:
+    for warp, low, fits in ((0.5, 0.25, False), (0.5, 0.6, False), (0.5, 0.7, True), (0.14, 0.25, True)):
+        settings = [f"augment.warp={warp}", f"augment.zoom_crop=[{low}, 1.0]"]
+        worst = tilts(torch.tensor([[-warp / 2, -warp / 2]])) @ zooms(torch.tensor([low]), torch.ones(1, 2))
+        assert (float((worst @ torch.ones(3))[0, 2]) > 0) == fits
+        if fits:
+            load_recipe("quick", overrides=settings)
+        else:
+            with pytest.raises(RecipeError, match="horizon; keep warp below"):
+                load_recipe("quick", overrides=settings)
 
 
 def test_unknown_recipes_name_the_near_ones() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cytoloc.errors import RecipeError
 from cytoloc.recipe_sections import (
@@ -43,8 +44,17 @@ class Recipe(Section):
     augment: AugmentSection = AugmentSection()
     schedule: ScheduleSection = ScheduleSection()
     select: SelectSection = SelectSection()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of the head's first weights, the order of fields, augmentation and dropout."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(
+                "letters, digits, '.', '_' and '-', the first a letter or a digit, since runs are named so"
+            )
+        return name
 
     @model_validator(mode="after")
     def _weights_are_kept(self) -> Self:
@@ -52,6 +62,11 @@ class Recipe(Section):
         if not kept.get(self.select.weights, True):
             key = "ema" if self.select.weights == "ema" else "average_last"
             raise ValueError(f"select.weights is {self.select.weights!r}, but schedule.{key} is 0 and keeps none")
+        if (self.select.checkpoint, self.select.weights) == ("best", "mean"):
+            raise ValueError(
+                "select.weights is 'mean', but select.checkpoint 'best': a mean over epochs is of no single one;"
+                " use the last"
+            )
         return self
 
 
@@ -109,7 +124,7 @@ def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe, resolved.
 
     Args:
-        name: Of a shipped recipe, or the path of a ``.toml`` file.
+        name: Of a shipped recipe, or the path of a ``.toml`` file; the path of one that it extends begins beside it.
         overrides: Changes such as ``schedule.epochs=3``; values are TOML, or else plain text.
 
     Raises:
@@ -118,7 +133,7 @@ def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
     >>> load_recipe("quick", overrides=["image.size=128"]).image.size
     128
     """
-    content = _resolve(name, seen=())
+    content = _resolve(name, folder=Path(), seen=())
     for override in overrides:
         _apply(content, override)
     return _validated(content, where=name)
@@ -148,12 +163,15 @@ def _shipped() -> Any:
     return files("cytoloc") / "recipes"
 
 
-def _resolve(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
-    """Return the content of a recipe file laid over what it extends."""
+def _resolve(name: str, *, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    """Return the content of a recipe file laid over what it extends; a file's path begins at ``folder``."""
+    path = folder / name
+    if name.endswith(".toml"):
+        name = str(path.resolve())
     if name in seen:
         raise RecipeError(f"Recipe {name} extends itself: {' -> '.join([*seen, name])}.")
     if name.endswith(".toml"):
-        content = _parse(Path(name))
+        content = _parse(path)
     elif name in recipe_names():
         content = _parse(_shipped() / f"{name}.toml")
     else:
@@ -162,7 +180,9 @@ def _resolve(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
             way_out=f"Choose one of {', '.join(recipe_names())}, or give the path of a .toml file.",
         )
     base = content.pop("extends", None)
-    return _merged(_resolve(str(base), seen=(*seen, name)), content) if base is not None else content
+    if base is None:
+        return content
+    return _merged(_resolve(str(base), folder=path.parent, seen=(*seen, name)), content)
 
 
 def _parse(path: Any) -> dict[str, Any]:
@@ -203,7 +223,7 @@ def _validated(content: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
+        problems = dict.fromkeys(_explain(problem) for problem in error.errors())
         raise RecipeError(
             f"Recipe {where}: " + " ".join(problems),
             way_out="`cytoloc recipes quick` shows every key with its value.",
@@ -211,16 +231,21 @@ def _validated(content: dict[str, Any], *, where: str) -> Recipe:
 
 
 def _explain(problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
+    path = [str(part) for part in problem["loc"] if part != "[key]"]
     key = ".".join(path)
+    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         level = [known for known in _all_keys() if known.count(".") == key.count(".")]
         return f"there is no key {key!r}.{_near(key, level)}"
+    if problem["type"] == "model_type":
+        return f"{key} is a section, not a value; write {key}.KEY = {problem['input']!r}."
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        return f"{'.'.join(path[:-1])} = {problem['input']!r}: it has too few values."
     if problem["type"] == "missing":
         return f"it lacks {key}; say `extends` to take all that it does not say from another."
     if isinstance(problem["input"], dict):
-        return f"{key or 'it'} does not fit together: {problem['msg'].removeprefix('Value error, ')}."
-    return f"{key} = {problem['input']!r}: {problem['msg'].lower()}."
+        return f"{key or 'it'} does not fit together: {message}."
+    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}."
 
 
 def _all_keys() -> list[str]:

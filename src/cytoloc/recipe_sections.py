@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -10,10 +10,15 @@ from cytoloc.choices import HeadName, NewPlanes
 from cytoloc.labels import N_LOCATIONS
 
 
-class Section(BaseModel):
-    """A frozen group of keys that refuses keys it does not know."""
+def _listed(default: Any) -> Any:
+    """Return a default of a key that TOML writes as a list; what is in there is as strict as the rest."""
+    return Field(default, strict=False)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses keys it does not know, and values of another type: ``true`` is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ImageSection(Section):
@@ -24,12 +29,12 @@ class ImageSection(Section):
     field_size: int = Field(0, ge=0, le=8192)
     """Edge of the fields in the atlas, in pixels: pictures to learn from are cut from them at random, while held-out
     and predicted fields are seen whole. 0: as ``size``, nothing is cut."""
-    progressive: tuple[int, ...] = ()
+    progressive: tuple[int, ...] = _listed(())
     """Edges at which training begins, in pixels, smallest first: the epochs are shared evenly among them and ``size``.
     Empty: ``size`` from the first epoch on. The starting system goes from 128 to 512."""
-    mean: tuple[float, float, float, float] = (0.08069, 0.05258, 0.05487, 0.08282)
+    mean: tuple[float, float, float, float] = _listed((0.08069, 0.05258, 0.05487, 0.08282))
     """Of each channel after division by 255; the default is that of the 2018 training set."""
-    std: tuple[float, float, float, float] = (0.13704, 0.10145, 0.15313, 0.13814)
+    std: tuple[float, float, float, float] = _listed((0.13704, 0.10145, 0.15313, 0.13814))
     """Spread of each channel; likewise."""
     normalise: Literal["set", "field"] = "set"
     """``set`` takes the mean and spread above; ``field`` those of each picture and channel, so exposure is lost."""
@@ -144,7 +149,7 @@ class SamplingSection(Section):
     mu: float = Field(0.0, ge=0, le=1)
     """Of ``balanced``: how far the classes' chances go from those in the data (0) to even ones (1). The starter code's
     is 0.4, the starting system's as published 0."""
-    repeats: dict[int, int] = {}
+    repeats: dict[Annotated[int, Field(strict=False)], int] = {}
     """How often a field counts for having a location, as ``{27 = 10, 15 = 10}``; of several the most. Others once."""
 
     @field_validator("repeats")
@@ -154,6 +159,12 @@ class SamplingSection(Section):
             if not 0 <= location < N_LOCATIONS or times < 1:
                 raise ValueError(f"{location} = {times}: locations are 0 to {N_LOCATIONS - 1}, repeats at least 1")
         return repeats
+
+    @model_validator(mode="after")
+    def _mu_is_used(self) -> Self:
+        if self.mu and self.order != "balanced":
+            raise ValueError(f"mu is {self.mu:g}, which only order = 'balanced' asks for, but order is {self.order!r}")
+        return self
 
 
 class AugmentSection(Section):
@@ -171,7 +182,7 @@ class AugmentSection(Section):
     """Enlarge by up to this, around a random place."""
     warp: float = Field(0.0, ge=0, le=0.5)
     """Tilt: one edge is seen larger by up to about this share."""
-    zoom_crop: tuple[float, float] = (1.0, 1.0)
+    zoom_crop: tuple[float, float] = _listed((1.0, 1.0))
     """Always enlarge by a factor between these two, around a random place; below 1 the rim is the mirrored picture."""
     lighting: float = Field(0.0, ge=0, lt=1)
     """Change brightness and contrast by up to about this share, each with the chance ``lighting_p``."""
@@ -190,6 +201,17 @@ class AugmentSection(Section):
             raise ValueError("the first is at most the second, both between 0.25 and 4")
         return zoom_crop
 
+    @model_validator(mode="after")
+    def _rims_are_in_sight(self) -> Self:
+        # How far from the middle a picture shows, in halves of an edge; there the tilt is to be less than infinite.
+        reach = max(1.0, 2 / self.zoom_crop[0] - 1)
+        if self.warp * reach >= 1:
+            raise ValueError(
+                f"warp is {self.warp:g} and zoom_crop begins at {self.zoom_crop[0]:g}: a rim would lie beyond the"
+                f" horizon; keep warp below {1 / reach:.2g}"
+            )
+        return self
+
 
 class ScheduleSection(Section):
     """How long and how fast."""
@@ -202,7 +224,7 @@ class ScheduleSection(Section):
     """Epochs at first in which only the head learns, at the full rate."""
     epochs: int = Field(20, ge=1)
     """Epochs of one cycle (Smith 2018) after that: the rate rises for the first 30 %, then falls along a cosine."""
-    cycles: tuple[float, ...] = (1.0,)
+    cycles: tuple[float, ...] = _listed((1.0,))
     """A cycle each, with its highest rate as a share of ``learning_rate``. The starting system's: five 1, one .5."""
     patience: int = Field(0, ge=0)
     """Stop after this many cycles without a better one, as ``select.watch`` measures it; 0 goes on to the end."""
@@ -210,6 +232,11 @@ class ScheduleSection(Section):
     """The highest rate."""
     weight_decay: float = Field(1e-2, ge=0)
     """Of AdamW."""
+    betas: tuple[float, float] = _listed((0.9, 0.999))
+    """Of AdamW: how much of its averages of gradients and of their squares it keeps a step. fastai's are .9 and .99."""
+    momentum: tuple[float, ...] = _listed(())
+    """The first beta at the ends and at the top of each cycle, where the rate is highest; fastai's are .95 and .85.
+    Empty: as ``betas`` says."""
     clip: float = Field(0.0, ge=0)
     """The greatest norm of a step's gradient; 0 sets no bound."""
     ema: float = Field(0.0, ge=0, lt=1)
@@ -221,6 +248,12 @@ class ScheduleSection(Section):
     def _cycles_are_whole(self) -> Self:
         if not self.cycles or min(self.cycles) <= 0:
             raise ValueError("cycles needs at least one share, each above 0")
+        if self.patience and len(self.cycles) == 1:
+            raise ValueError(f"patience is {self.patience}, but there is only one cycle; use patience = 0")
+        if not all(0 <= share < 1 for share in (*self.betas, *self.momentum)):
+            raise ValueError("betas and momentum are from 0 to less than 1")
+        if len(self.momentum) not in {0, 2}:
+            raise ValueError(f"momentum is {list(self.momentum)}: it is two numbers, or none")
         if self.average_last > self.epochs:
             raise ValueError(f"average_last is {self.average_last}: a cycle has only {self.epochs} epochs")
         return self
@@ -234,6 +267,15 @@ class SelectSection(Section):
     watch: Literal["loss", "macro_f1"] = "loss"
     """What makes an epoch the best: least held-out loss, or greatest macro F1 at threshold .5, which is less steady."""
     weights: Literal["plain", "ema", "mean"] = "plain"
-    """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs."""
+    """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs. The held-out
+    fold is measured by the same after each epoch; by the weights themselves before there is a mean."""
     views: Literal[1, 2, 4, 8] = 8
     """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _a_number(cls, views: object) -> object:
+        # To a table of choices true is 1.
+        if isinstance(views, bool):
+            raise ValueError("1, 2, 4 or 8")  # noqa: TRY004  pydantic explains no other
+        return views

@@ -100,9 +100,26 @@ def test_several_recipes_train_in_one_call(cli: Cli, study: Atlas, tmp_path: Pat
     assert twice.code == 2
     assert "two recipes have the same name" in twice.err
     # The second cannot start, so the first does not either.
-    wrong = cli("train", "quick", "resnet18-128", study.path, "--folds", folds, "--out", tmp_path / "b")
-    assert wrong.code == 1
-    assert not (tmp_path / "b").exists()
+    common = 'extends = "quick"\nname = "{}"\n[image]\nsize = {}\n[model]\nbackbone = "{}"\nweights = "{}"\n'
+    good = tmp_path / "good.toml"
+    good.write_text(common.format("good", 64, "test_resnet", "none"))
+    for name, size, backbone, weights, message in (
+        ("size", 96, "test_resnet", "none", "sees 96 px"),
+        ("net", 64, "inception_v3", "none", "cannot take pictures of 64 px"),
+        ("weights", 64, "test_resnet", "file:missing.pt", "no such weights file"),
+    ):
+        bad = tmp_path / f"{name}.toml"
+        bad.write_text(common.format(name, size, backbone, weights))
+        wrong = cli("train", good, bad, study.path, "--folds", folds, "--out", tmp_path / "b")
+        assert (wrong.code, message in wrong.err) == (1, True), wrong.err
+        assert not (tmp_path / "b").exists()
+    # What the second starts from may be the first.
+    after = tmp_path / "after.toml"
+    after.write_text(common.format("after", 64, "test_resnet", f"run:{tmp_path}/c/good-fold{{fold}}"))
+    short = ("--set", "schedule.epochs=1", "--set", "select.views=1")
+    call = ("train", good, after, study.path, "--folds", folds, "--fold", "0", "--out", tmp_path / "c", *short)
+    assert cli(*call).code == 0
+    assert json.loads((tmp_path / "c" / "after-fold0" / "run.json").read_text())["started_from"]["name"] == "good-fold0"
 
 
 def test_recipes_are_listed_and_shown(cli: Cli) -> None:

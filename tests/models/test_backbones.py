@@ -8,6 +8,7 @@ from cytoloc.errors import RecipeError
 from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
 from cytoloc.models.network import Network, NormaliseEach, build_network
 from cytoloc.models.weights import widen_first_convolution
+from cytoloc.predict.model import build_recipe_network
 from cytoloc.recipe import load_recipe, recipe_names
 
 LAST = {
@@ -55,9 +56,7 @@ def test_the_nets_of_all_recipes_are_among_them() -> None:
 def test_every_net_gives_a_map_of_pictures_with_any_number_of_channels(name: str) -> None:
     with torch.device("meta"):
         body = create_backbone(name, in_channels=5)
-        feature_map = shaped(body, name, stages=False).eval()(torch.zeros(1, 5, 128, 128))
-    assert feature_map.shape[:2] == (1, LAST[name])
-    assert feature_map.ndim == 4
+    assert feature_channels(name, in_channels=5, sizes=[128], stages=False) == [LAST[name]]
     first = body.state_dict()[f"{body.default_cfg['first_conv']}.weight"]
     assert first.shape[1] == 5
 
@@ -66,7 +65,7 @@ def test_every_net_gives_a_map_of_pictures_with_any_number_of_channels(name: str
     "name", ["resnet18", "legacy_seresnet50", "legacy_xception", "densenet121", "inception_v3", "convnextv2_atto"]
 )
 def test_convolutional_nets_give_three_stages_from_fine_to_coarse(name: str) -> None:
-    channels = feature_channels(name, in_channels=4, size=160, stages=True)
+    channels = feature_channels(name, in_channels=4, sizes=[160], stages=True)
     with torch.device("meta"):
         maps = shaped(create_backbone(name, in_channels=4), name, stages=True).eval()(torch.zeros(1, 4, 160, 160))
     assert [one.shape[1] for one in maps] == channels
@@ -97,6 +96,58 @@ def test_tokens_lie_where_their_patches_were() -> None:
     assert torch.equal(laid[0, :, 2, 0], tokens[0, 1 + 4])
 
 
+def test_maps_with_channels_last_are_turned() -> None:
+    assert feature_channels("swin_tiny_patch4_window7_224", in_channels=4, sizes=[224], stages=False) == [768]
+    torch.manual_seed(0)
+    net = network("mambaout_femto", "multi-stage").eval()
+    pixels = torch.randint(0, 256, (2, 4, 64, 96), dtype=torch.uint8)
+    seen: dict[int, torch.Tensor] = {}
+    stages = net.backbone.get_submodule("body.stages")
+    for number in (1, 2, 3):
+        stages.get_submodule(str(number)).register_forward_hook(
+            lambda _module, _given, made, number=number: seen.update({number: made})
+        )
+    with torch.inference_mode():
+        maps = net.features(pixels)
+    assert [tuple(one.shape) for one in maps] == [(2, 96, 8, 12), (2, 192, 4, 6), (2, 288, 2, 3)]
+    for number, one in enumerate(maps, start=1):
+        assert torch.equal(one[1, :, 1, 2], seen[number][1, 1, 2])
+    single = network("mambaout_femto", "attention").eval()
+    with torch.inference_mode():
+        assert single.features(pixels).shape == (2, 1152, 2, 3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18.foo", "resnet18.foo cannot be built"),
+        ("coat_lite_tiny", "coat_lite_tiny cannot be built"),
+        ("mvitv2_tiny", "mvitv2_tiny gives no feature map"),
+        ("volo_d1_224", "volo_d1_224 gives no feature map of 384 channels, but"),
+    ],
+)
+def test_nets_that_give_no_map_are_refused(name: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        feature_channels(name, in_channels=4, sizes=[224], stages=False)
+
+
+def test_rows_are_not_taken_for_channels() -> None:
+    # Its stages are (n, h, w, features), and timm does not say so.
+    with pytest.raises(RecipeError, match=r"gives no feature map of .* but \(14, 14, 384\)"):
+        feature_channels("volo_d1_224", in_channels=4, sizes=[224], stages=True)
+
+
+def test_transformers_with_one_number_for_their_patch_are_laid_out_too() -> None:
+    assert feature_channels("xcit_nano_12_p16_224", in_channels=4, sizes=[224], stages=False) == [128]
+
+
+@pytest.mark.parametrize("setting", ["image.progressive=[32, 40]", "image.size=40", "image.field_size=72"])
+def test_every_size_that_a_recipe_names_is_tried(setting: str) -> None:
+    settings = ["model.backbone=vit_tiny_patch16_224", "model.head=plain", "image.size=64", setting]
+    with pytest.raises(RecipeError, match=r"vit_tiny_patch16_224 cannot take pictures of (40|72) px"):
+        build_recipe_network(load_recipe("quick", overrides=settings), weights="none")
+
+
 @pytest.mark.parametrize("head", ["plain", "average-max", "attention", "multi-stage"])
 def test_every_head_trains_on_a_net(head: HeadName) -> None:
     torch.manual_seed(0)
@@ -111,7 +162,7 @@ def test_every_head_trains_on_a_net(head: HeadName) -> None:
 def test_sizes_and_nets_that_do_not_go_together_are_refused() -> None:
     for name in ("inception_v3", "swin_tiny_patch4_window7_224"):
         with pytest.raises(RecipeError, match=f"{name} cannot take pictures of 64 px"):
-            feature_channels(name, in_channels=4, size=64, stages=False)
+            feature_channels(name, in_channels=4, sizes=[64], stages=False)
     with pytest.raises(RecipeError, match="has no 3 stages"):
         network("vit_tiny_patch16_224", "multi-stage")
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cytoloc.models.losses import F1_EPSILON, focal_f1_loss, focal_loss, soft_f1_loss
+from cytoloc.models.losses import F1_EPSILON, focal_loss, soft_f1_loss, weighted_sum
 
+STARTING_SYSTEM = weighted_sum([(0.5, focal_loss), (0.5, soft_f1_loss)])
 LOGITS = [[2.0, -1.0, 0.5], [-3.0, 0.0, 1.5]]
 TARGETS = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
 
@@ -41,7 +42,7 @@ def test_losses_are_the_starting_systems_on_fixed_numbers() -> None:
     assert focal_loss(logits, targets).item() == pytest.approx(focal_by_hand(2), rel=1e-5)
     assert soft_f1_loss(logits, targets).item() == pytest.approx(f1_by_hand(), rel=1e-5)
     both = 0.5 * focal_by_hand(2) + 0.5 * f1_by_hand()
-    assert focal_f1_loss(logits, targets).item() == pytest.approx(both, rel=1e-5)
+    assert STARTING_SYSTEM(logits, targets).item() == pytest.approx(both, rel=1e-5)
 
 
 def test_without_focusing_it_is_cross_entropy() -> None:
@@ -53,7 +54,7 @@ def test_without_focusing_it_is_cross_entropy() -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_extreme_logits_stay_finite(sign: float) -> None:
     logits = torch.full((2, 28), sign * 80.0, requires_grad=True)
-    loss = focal_f1_loss(logits, torch.zeros(2, 28))
+    loss = STARTING_SYSTEM(logits, torch.zeros(2, 28))
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)
     assert logits.grad is not None
@@ -64,4 +65,4 @@ def test_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     targets = (torch.rand(3, 5, generator=generator) < 0.4).double()
-    assert torch.autograd.gradcheck(lambda values: focal_f1_loss(values, targets), logits)
+    assert torch.autograd.gradcheck(lambda values: STARTING_SYSTEM(values, targets), logits)

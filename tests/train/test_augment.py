@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cytoloc.predict.views import dihedral
-from cytoloc.train.augment import Augmentation, lit, mixup_share, random_crops, random_light
+from cytoloc.predict.views import dihedral, mean_logits, view_numbers
+from cytoloc.train.augment import Augmentation, lit, mixup_share, random_crops, random_dihedral, random_light
 from cytoloc.train.geometry import crops, resampled, resized, rotations, tiled, tilts, zooms
 
 
@@ -74,7 +74,8 @@ def test_a_tilt_brings_one_edge_near() -> None:
     lines[..., 10:30, :] = 255
     tilted = resampled(lines, tilts(torch.tensor([[0.2, 0.0]])))
     heights = (tilted[0, 0] > 127).sum(dim=0)
-    assert heights[0] < 20 < heights[-1] or heights[-1] < 20 < heights[0]
+    # The right one.
+    assert heights[0] < 18 < 22 < heights[-1]
     assert abs(int(heights[20]) - 20) <= 1
 
 
@@ -120,7 +121,6 @@ def test_squares_come_from_everywhere_in_a_field() -> None:
 
 def test_a_smaller_picture_is_the_mean_of_what_it_covers() -> None:
     assert torch.equal(resized(pictures(), 12), resized_by_two(pictures()))
-    assert resized(pictures(), 24) is not None
     assert torch.equal(resized(pictures(), 24), pictures())
 
 
@@ -157,3 +157,53 @@ def test_shares_of_a_blend_are_beta_distributed_above_a_half() -> None:
     rng = np.random.default_rng(1)
     drawn = rng.beta(0.4, 0.4, 100_000)
     np.testing.assert_allclose(shares.mean(), np.maximum(drawn, 1 - drawn).mean(), atol=0.01)
+
+
+def test_the_eight_views_are_all_different_and_keep_pixels() -> None:
+    fields = torch.arange(2 * 4 * 9, dtype=torch.uint8).reshape(2, 4, 3, 3)
+    views = [dihedral(fields, number) for number in range(8)]
+    assert torch.equal(views[0], fields)
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
+    for view in views:
+        assert torch.equal(view.flatten(2).sort().values, fields.flatten(2).sort().values)
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+def test_sets_of_views_are_closed(views: int) -> None:
+    field = torch.rand(1, 1, 5, 5)
+    numbers = view_numbers(views)
+    assert len(set(numbers)) == views
+    seen = [dihedral(field, number) for number in numbers]
+    # Averaging over a set that is closed gives every member of it the same prediction.
+    for one in seen:
+        for number in numbers:
+            assert any(torch.equal(dihedral(one, number), other) for other in seen)
+
+
+def test_logits_are_averaged_and_do_not_depend_on_the_view() -> None:
+    torch.manual_seed(0)
+    weight = torch.rand(4 * 8 * 8, 28)
+
+    def network(fields: torch.Tensor) -> torch.Tensor:
+        return (fields.float().flatten(1) @ weight).sin()
+
+    fields = torch.rand(3, 4, 8, 8)
+    expected = torch.stack([network(dihedral(fields, view)) for view in range(8)]).mean(dim=0)
+    assert torch.allclose(mean_logits(network, fields, views=8), expected)
+    turned = mean_logits(network, dihedral(fields, 5), views=8)
+    assert torch.allclose(turned, expected, atol=1e-5)
+    assert torch.equal(mean_logits(network, fields, views=1), network(fields))
+
+
+def test_augmentation_uses_every_allowed_view_and_no_other() -> None:
+    field = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    batch = field.repeat(400, 1, 1, 1)
+    for flips, turns, allowed in ((True, True, range(8)), (True, False, (0, 4)), (False, True, range(4))):
+        generator = torch.Generator().manual_seed(0)
+        augmented = random_dihedral(batch, flips=flips, turns=turns, generator=generator)
+        known = {tuple(dihedral(field, number).flatten().tolist()): number for number in range(8)}
+        seen = [known[tuple(one.flatten().tolist())] for one in augmented]
+        assert set(seen) == set(allowed)
+        assert min(seen.count(number) for number in allowed) > 400 / len(allowed) / 2
+    unchanged = random_dihedral(batch, flips=False, turns=False, generator=torch.Generator())
+    assert torch.equal(unchanged, batch)

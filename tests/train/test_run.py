@@ -21,21 +21,13 @@ from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import train_fold
+from tests.train.conftest import quiet
 
 SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.views=2", "schedule.batch_size=8"]
 
 
 def small(*overrides: str) -> Recipe:
     return load_recipe("quick", overrides=[*SMALL, "schedule.epochs=2", *overrides])
-
-
-def quiet(_line: str) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def folds(study: Atlas) -> pl.DataFrame:
-    return make_folds(study.fields, k=3)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +107,10 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     with pytest.raises(TrainingError, match="other fields or folds"):
         train_fold(small(), study, make_folds(study.fields, k=3, seed=7), 1, out=tmp_path, resume=True, report=quiet)
 
+    fewer = folds.with_columns(pl.when(pl.col("id") != folds.filter(pl.col("fold") == 0)["id"][0]).then("fold"))
+    with pytest.raises(TrainingError, match="other fields or folds"):
+        train_fold(small(), study, fewer, 1, out=tmp_path, resume=True, report=quiet)
+
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
     undisturbed, resumed = weights(run / "last.ckpt"), weights(stopped / "last.ckpt")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
@@ -180,7 +176,9 @@ def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFra
 
     def snapshot(log: EpochLog, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         keep(log, trainer, pl_module)
-        seen.append({name: value.clone() for name, value in pl_module.named_parameters()})
+        seen.append(
+            {name: value.clone() for name, value in [*pl_module.named_parameters(), *pl_module.named_buffers()]}
+        )
 
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
@@ -188,9 +186,11 @@ def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFra
         train_fold(recipe, study, folds, 0, out=tmp_path, report=quiet)
         # The same first weights, from the same seed, before any step.
         before: list[dict[str, torch.Tensor]] = []
+        measured: list[tuple[str, torch.Tensor]] = []
 
         def first(log: EpochLog, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
             before.append({name: value.clone() for name, value in pl_module.named_parameters()})
+            measured.extend((name, value.clone()) for name, value in pl_module.named_buffers())
             raise RuntimeError("enough")
 
         patch.setattr(EpochLog, "on_train_epoch_start", first)
@@ -201,6 +201,10 @@ def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFra
     assert all(torch.equal(before[0][name], seen[0][name]) for name in body)
     assert all(not torch.equal(before[0][name], seen[0][name]) for name in head)
     assert any(not torch.equal(seen[0][name], seen[1][name]) for name in body)
+    # What frozen batch norms measure goes on adapting.
+    norms = [(name, value) for name, value in measured if "backbone" in name and name.endswith("running_mean")]
+    assert norms
+    assert all(not torch.equal(value, seen[0][name]) for name, value in norms)
 
 
 def test_it_learns(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,12 @@ def test_better_is_less_loss_and_more_f1() -> None:
     assert not is_better(0.4, 0.4, watch="macro_f1")
 
 
+@pytest.mark.parametrize("watch", ["loss", "macro_f1"])
+def test_what_is_no_number_is_never_the_best(watch: str) -> None:
+    assert not is_better(math.nan, None, watch=watch)
+    assert not is_better(math.nan, 1.0, watch=watch)
+
+
 def states(count: int) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
     return [
@@ -73,3 +81,14 @@ def test_moving_averages_forget_by_their_decay() -> None:
         by_hand = by_hand if step == 1 else (1 - share) * by_hand + share * state["w"]
     assert average is not None
     assert torch.allclose(average["w"], by_hand)
+
+
+def test_the_rate_rises_once_and_falls_to_nearly_nothing() -> None:
+    rates = [rate_factor(step, frozen=5, cycle=50) for step in range(56)]
+    assert rates[:5] == [1.0] * 5
+    top = int(np.argmax(rates[5:]))
+    assert top == 15
+    assert rates[5] == pytest.approx(1 / 25)
+    assert all(np.diff(rates[5 : 5 + top]) > 0)
+    assert all(np.diff(rates[5 + top :]) < 0)
+    assert math.isclose(rates[-1], 0, abs_tol=1e-12)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,17 @@ import pytorch_lightning as lightning
 import torch
 
 from cytoloc.atlas.store import Atlas
-from cytoloc.errors import RecipeError, TrainingError, WeightsError
-from cytoloc.folds.making import make_folds
+from cytoloc.errors import FormatError, RecipeError, TrainingError, WeightsError
 from cytoloc.labels import LOCATIONS
+from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.model import load, load_network
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
 from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
-from cytoloc.train.run import train_fold
+from cytoloc.train.run import check_run, train_fold
+from cytoloc.train.schedule import rate_factor
+from tests.train.conftest import quiet
 
 TINY = [
     "image.size=64",
@@ -38,15 +42,6 @@ def tiny(*overrides: str, base: str = "quick") -> Recipe:
     return load_recipe(base, overrides=[*TINY, *overrides])
 
 
-def quiet(_line: str) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def folds(study: Atlas) -> pl.DataFrame:
-    return make_folds(study.fields, k=3)
-
-
 def network_of(path: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
@@ -62,7 +57,7 @@ def test_every_shipped_recipe_trains_a_step(study: Atlas, folds: pl.DataFrame, t
     few = folds.with_columns(pl.when(pl.col("fold") < 2).then("fold"))
     for name in names:
         recipe = load_recipe(name)
-        small = ["schedule.cycles=[1.0]", "schedule.average_last=1", "schedule.accumulate=1"]
+        small = ["schedule.cycles=[1.0]", "schedule.patience=0", "schedule.average_last=1", "schedule.accumulate=1"]
         # Larger fields stay larger; the recipes' own networks are built in tests/models.
         small += ["image.size=48", "image.field_size=64"] if recipe.image.field_size else []
         run = train_fold(tiny(*small, base=name), study, few, 0, out=tmp_path, report=quiet)
@@ -91,6 +86,7 @@ EVERYTHING = [
     "schedule.patience=2",
     "schedule.accumulate=2",
     "schedule.clip=1.0",
+    "schedule.momentum=[0.95, 0.85]",
     "schedule.ema=0.9",
     "schedule.average_last=2",
     "select.weights=ema",
@@ -121,6 +117,7 @@ def test_a_run_that_uses_everything_resumes_bitwise(
         assert one["epoch"] == other["epoch"]
         assert same(one["state_dict"], other["state_dict"]), name
         assert same(one["averages"]["ema"], other["averages"]["ema"]), name
+        assert same(one["averages"]["mean"] or {}, other["averages"]["mean"] or {}), name
     assert torch.load(whole / "last.ckpt", weights_only=True)["averages"]["steps"] == 4 * 2
     np.testing.assert_array_equal(
         read_scores(resumed / "scores.parquet").probabilities, read_scores(whole / "scores.parquet").probabilities
@@ -149,8 +146,112 @@ def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
     moving = load_network(run / "last.ckpt", tiny(*settings, "select.weights=ema")).state_dict()
     assert same(plain, ends[2])
     assert not same(moving, plain)
-    # Measured by the moving average, and learnt on by the weights themselves.
     assert same(load(run).networks[0].state_dict(), mean)
+
+
+@pytest.mark.parametrize("weights", ["plain", "ema", "mean"])
+def test_an_epoch_is_measured_by_the_weights_that_are_used(
+    weights: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[dict[str, torch.Tensor]] = []
+    own: list[dict[str, torch.Tensor]] = []
+    step = Learner.validation_step
+
+    def keep(learner: Learner, batch: Any, index: int) -> None:
+        measured.append({name: value.clone() for name, value in learner.network.state_dict().items()})
+        step(learner, batch, index)
+
+    monkeypatch.setattr(Learner, "validation_step", keep)
+    monkeypatch.setattr(
+        Learner,
+        "on_train_epoch_end",
+        lambda learner: own.append({name: value.clone() for name, value in learner.network.state_dict().items()}),
+    )
+    settings = ["schedule.epochs=3", "schedule.average_last=2", "schedule.ema=0.5", f"select.weights={weights}"]
+    run = train_fold(tiny(*settings), study, folds, 1, out=tmp_path, report=quiet)
+    batches = len(measured) // 3
+    assert same(measured[-1], load(run).networks[0].state_dict())
+    assert same(measured[-1], own[2]) == (weights == "plain")
+    # Before its first epoch there is no mean.
+    assert same(measured[batches - 1], own[0]) == (weights != "ema")
+
+
+def test_a_copied_run_goes_on_with_its_best_epoch(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("schedule.cycles=[1.0, 1.0]", "schedule.epochs=2")
+    stop_in(3, recipe, study, folds, tmp_path / "a", monkeypatch, losses=[0.5, 0.4, 0.9, 0.8])
+    (tmp_path / "a").rename(tmp_path / "b")
+    run = run_with_losses([0.5, 0.4, 0.9, 0.8], recipe, study, folds, tmp_path / "b", [], resume=True)
+    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in run.glob("*.ckpt")}
+    assert epochs == {"best.ckpt": 1, "best-cycle1.ckpt": 1, "best-cycle2.ckpt": 3, "last.ckpt": 3}
+
+
+def test_a_run_goes_on_without_its_first_weights(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "first.pt"
+    torch.save(create_backbone("test_resnet", in_channels=4).state_dict(), path)
+    recipe = tiny(f"model.weights=file:{path}", "schedule.epochs=2")
+    stop_in(1, recipe, study, folds, tmp_path, monkeypatch)
+    whole = train_fold(recipe, study, folds, 1, out=tmp_path / "whole", report=quiet)
+    path.unlink()
+    check_run(recipe, study, folds, 1, out=tmp_path, resume=True)
+    run = train_fold(recipe, study, folds, 1, out=tmp_path, resume=True, report=quiet)
+    assert same(network_of(run / "last.ckpt"), network_of(whole / "last.ckpt"))
+
+
+def test_a_damaged_checkpoint_is_said(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("schedule.epochs=2")
+    stop_in(1, recipe, study, folds, tmp_path, monkeypatch)
+    last = tmp_path / "quick-fold1" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(FormatError, match=r"last\.ckpt cannot be loaded"):
+        train_fold(recipe, study, folds, 1, out=tmp_path, resume=True, report=quiet)
+    last.unlink()
+    train_fold(recipe, study, folds, 1, out=tmp_path, resume=True, report=quiet)
+
+
+def stop_in(
+    epoch: int,
+    recipe: Recipe,
+    study: Atlas,
+    folds: pl.DataFrame,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    losses: list[float] | None = None,
+) -> None:
+    """Train until an epoch begins, counted from 0."""
+
+    def stop(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
+        if trainer.current_epoch == epoch:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+        if losses is None:
+            train_fold(recipe, study, folds, 1, out=out, report=quiet)
+        else:
+            run_with_losses(losses, recipe, study, folds, out, [])
+
+
+def test_the_log_has_the_rate_and_the_pictures_of_its_own_epoch(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second passes whenever the clock is looked at: once when an epoch has been learnt.
+    monkeypatch.setattr("cytoloc.train.progress.time", SimpleNamespace(perf_counter=iter(range(1000)).__next__))
+    recipe = tiny("schedule.frozen_epochs=1", "schedule.epochs=2", "schedule.batch_size=64")
+    run = train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)
+    log = pl.read_csv(run / "log.csv")
+    # One step an epoch: the frozen one at the full rate, then the first and the middle of a cycle.
+    expected = [recipe.schedule.learning_rate * rate_factor(step, frozen=1, cycle=2) for step in range(3)]
+    assert log["learning_rate"].to_list() == pytest.approx(expected)
+    # A lone batch that is not full counts what it holds.
+    header = json.loads((run / "run.json").read_text())
+    assert log["images_per_second"].to_list() == [len(header["trained_on"])] * 3
 
 
 def run_with_losses(
@@ -190,6 +291,16 @@ def test_a_run_stops_after_two_cycles_without_progress(
     assert (run / "scores.parquet").exists()
 
 
+def test_a_resumed_run_remembers_its_best_cycle(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("schedule.cycles=[1.0, 1.0, 1.0, 1.0]", "schedule.patience=2")
+    losses = [0.1, 0.5, 0.4, 0.3]
+    stop_in(1, recipe, study, folds, tmp_path, monkeypatch, losses=losses)
+    run = run_with_losses(losses, recipe, study, folds, tmp_path, [], resume=True)
+    assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3]
+
+
 def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     for fold in (0, 1):
         train_fold(tiny(), study, folds, fold, out=tmp_path / "small", report=quiet)
@@ -199,6 +310,16 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: 
     before, after = (network_of(path / "last.ckpt") for path in (tmp_path / "small" / "quick-fold1", run))
     learnt = [name for name, _ in load(run).networks[0].named_parameters()]
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learnt)
+
+    # A third run knows what the first has seen, by way of the second.
+    facts = json.loads((run / "run.json").read_text())
+    first = json.loads((tmp_path / "small" / "quick-fold1" / "run.json").read_text())
+    assert facts["started_from"] == {"name": "quick-fold1", "trained_on": sorted(first["trained_on"])}
+    less = folds.with_columns(pl.when(pl.col("fold") != 2).then("fold"))
+    second = train_fold(tiny(*later, weights, "name=second"), study, less, 1, out=tmp_path, report=quiet)
+    assert load(second).trained_on == set(first["trained_on"])
+    with pytest.raises(TrainingError, match="was trained on"):
+        train_fold(tiny(f"model.weights=run:{second}"), study, folds, 2, out=tmp_path / "b", report=quiet)
 
     leaking = weights.replace("{fold}", "0")
     with pytest.raises(TrainingError, match=r"was trained on \d+ of the \d+ fields held out now"):
@@ -251,6 +372,7 @@ def test_memory_that_does_not_suffice_is_said(
 ) -> None:
     for error in (
         torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     ):
 
@@ -261,6 +383,20 @@ def test_memory_that_does_not_suffice_is_said(
         with pytest.raises(TrainingError, match="A batch of 8 fields of 64 px does not fit") as caught:
             train_fold(tiny(), study, folds, 1, out=tmp_path / str(id(error)), report=quiet)
         assert "--set schedule.batch_size=4 --set schedule.accumulate=2" in caught.value.way_out
+    with pytest.raises(TrainingError, match="A batch of 2 fields") as caught:
+        train_fold(tiny("schedule.batch_size=2"), study, folds, 1, out=tmp_path / "two", report=quiet)
+    assert "schedule.batch_size" not in caught.value.way_out
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_learner: Learner, _batch: Any) -> torch.Tensor:
+        raise NotImplementedError("no such operator on this device")
+
+    monkeypatch.setattr(Learner, "_loss_of", fail)
+    with pytest.raises(NotImplementedError, match="no such operator"):
+        train_fold(tiny(), study, folds, 1, out=tmp_path, report=quiet)
 
 
 def test_locations_that_only_held_out_fields_show_are_named(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
@@ -284,6 +420,7 @@ def test_locations_that_only_held_out_fields_show_are_named(study: Atlas, folds:
         (["schedule.average_last=2"], "a cycle has only 1 epochs"),
         (["schedule.cycles=[]"], "at least one share"),
         (["select.weights=ema"], "schedule.ema is 0 and keeps none"),
+        (["select.weights=mean", "schedule.average_last=1", "select.checkpoint=best"], "of no single one"),
         (["augment.zoom_crop=[1.2, 0.8]"], "the first is at most the second"),
     ],
 )

@@ -75,7 +75,7 @@ def train(
     from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
-    from cytoloc.train.run import check_run, train_fold
+    from cytoloc.train.run import check_run, run_folder, train_fold
 
     recipes = [load_recipe(name, overrides=settings or []) for name in recipe]
     names = [one.name for one in recipes]
@@ -88,8 +88,10 @@ def train(
     numbers = sorted(table["fold"].drop_nulls().unique().to_list()) if fold == "all" else [int(fold)]
     wanted = [(one, number) for one in recipes for number in numbers]
     # All of them before the first trains for hours.
+    coming: list[Path] = []
     for one, number in wanted:
-        check_run(one, fields, table, number, out=out, resume=resume)
+        check_run(one, fields, table, number, out=out, resume=resume, coming=coming)
+        coming.append(run_folder(one, number, out))
     say = _above_the_bar if on_terminal() else typer.echo
     runs = [
         train_fold(one, fields, table, number, out=out, resume=resume, progress_bar=on_terminal(), report=say)

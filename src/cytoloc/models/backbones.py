@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import timm
@@ -19,7 +20,7 @@ def create_backbone(name: str, *, in_channels: int) -> Any:
     """Return timm's network ``name`` without classifier and pooling, at random weights.
 
     Raises:
-        RecipeError: If timm has no such network.
+        RecipeError: If timm has no such network, or cannot build it without classifier and pooling.
     """
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
@@ -30,7 +31,15 @@ def create_backbone(name: str, *, in_channels: int) -> Any:
     # Only plain vision transformers know this key; with it they take pictures of any multiple of their patch.
     module = timm.models.model_entrypoint(name.partition(".")[0]).__module__
     any_size: dict[str, Any] = {"dynamic_img_size": True} if module == "timm.models.vision_transformer" else {}
-    return timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0, global_pool="", **any_size)
+    try:
+        return timm.create_model(
+            name, pretrained=False, in_chans=in_channels, num_classes=0, global_pool="", **any_size
+        )
+    # A network that does not know these keys, and a tag that has no weights, surface as any of several exceptions.
+    except Exception as error:
+        raise RecipeError(
+            f"The backbone {name} cannot be built: {first_line(error)}", way_out="Choose another backbone."
+        ) from error
 
 
 class TokenMap(nn.Module):
@@ -43,10 +52,22 @@ class TokenMap(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the feature map; the class token and other prefixes are left out."""
         tokens: Tensor = self.body(pixels)[:, self.body.num_prefix_tokens :]
-        height, width = (
-            edge // patch for edge, patch in zip(pixels.shape[2:], self.body.patch_embed.patch_size, strict=True)
-        )
+        patch = self.body.patch_embed.patch_size
+        patches = (patch, patch) if isinstance(patch, int) else patch
+        height, width = (edge // one for edge, one in zip(pixels.shape[2:], patches, strict=True))
         return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
+class ChannelsFirst(nn.Module):
+    """A backbone whose map ``(n, h, w, features)`` is turned to ``(n, features, h, w)``."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the feature map."""
+        return channels_first(self.body(pixels))
 
 
 class Stages(nn.Module):
@@ -61,6 +82,7 @@ class Stages(nn.Module):
                 way_out="Choose another backbone, or another model.head.",
             )
         self.body = body
+        self._turned = has_channels_last(body)
         self._maps: dict[str, Tensor] = {}
         self._names = stages
         for stage in stages:
@@ -77,33 +99,72 @@ class Stages(nn.Module):
         self.body(pixels)
         maps = [self._maps[stage] for stage in self._names]
         self._maps.clear()
-        return maps
+        return [channels_first(one) for one in maps] if self._turned else maps
+
+
+def has_channels_last(body: Any) -> bool:
+    """Return whether timm says that a network's maps are ``(n, h, w, features)``, as Swin's are."""
+    return str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def channels_first(feature_map: Tensor) -> Tensor:
+    """Return ``(n, features, h, w)`` of ``(n, h, w, features)``; what is no map stays as it is, to be refused."""
+    return feature_map.permute(0, 3, 1, 2).contiguous() if feature_map.ndim == 4 else feature_map
 
 
 def shaped(body: Any, name: str, *, stages: bool) -> nn.Module:
     """Return ``body`` as a maker of one feature map, or of those of its last stages."""
-    is_transformer = hasattr(body, "num_prefix_tokens") and hasattr(body, "patch_embed")
-    mapped = TokenMap(body) if is_transformer else body
-    return Stages(mapped, name) if stages else mapped
+    is_transformer = hasattr(body, "num_prefix_tokens") and hasattr(getattr(body, "patch_embed", None), "patch_size")
+    if is_transformer:
+        body = TokenMap(body)
+    if stages:
+        return Stages(body, name)
+    return ChannelsFirst(body) if has_channels_last(body) else body
 
 
-def feature_channels(name: str, *, in_channels: int, size: int, stages: bool) -> list[int]:
-    """Return how many channels each feature map of a backbone has, from a picture of ``size`` that costs nothing.
+def feature_channels(name: str, *, in_channels: int, sizes: Sequence[int], stages: bool) -> list[int]:
+    """Return how many channels each feature map of a backbone has, from pictures that cost nothing.
+
+    Args:
+        name: A timm name.
+        in_channels: Input planes.
+        sizes: Edges of the pictures that it is to see, in pixels; at least one.
+        stages: Whether the maps of the last stages are wanted, or the last map alone.
 
     Raises:
-        RecipeError: If the backbone cannot take pictures of that size, or gives no feature map.
+        RecipeError: If the backbone cannot take pictures of one of these sizes, or gives no feature map.
     """
     with torch.device("meta"):
-        body = shaped(create_backbone(name, in_channels=in_channels), name, stages=stages).eval()
-        try:
-            with torch.no_grad():
-                seen = body(torch.zeros(1, in_channels, size, size))
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            raise RecipeError(
-                f"The backbone {name} cannot take pictures of {size} px: {str(error).splitlines()[0]}",
-                way_out="Change image.size, or choose a convolutional network.",
-            ) from error
-    maps = seen if stages else [seen]
-    if any(one.ndim != 4 for one in maps):
-        raise RecipeError(f"The backbone {name} gives no feature map.", way_out="Choose a convolutional network.")
+        body = create_backbone(name, in_channels=in_channels)
+        maker = shaped(body, name, stages=stages).eval()
+        for size in sorted(set(sizes)):
+            seen = _tried(maker, name, torch.zeros(1, in_channels, size, size))
+    maps: list[Tensor] = seen if stages else [seen]
+    # What timm says, so that nobody takes rows or columns for channels.
+    last = {body.num_features, getattr(body, "head_hidden_size", body.num_features)}
+    said = [{stage["num_chs"]} for stage in body.feature_info[-STAGES:]] if stages else [last]
+    if any(one.ndim != 4 or one.shape[1] not in channels for one, channels in zip(maps, said, strict=True)):
+        raise RecipeError(
+            f"The backbone {name} gives no feature map of {' and '.join(str(min(one)) for one in said)} channels, but"
+            f" {', '.join(str(tuple(one.shape[1:])) for one in maps)}.",
+            way_out="Choose a convolutional network.",
+        )
     return [int(one.shape[1]) for one in maps]
+
+
+def _tried(maker: nn.Module, name: str, pixels: Tensor) -> Any:
+    """Return what a backbone makes of pictures on the ``meta`` device."""
+    try:
+        with torch.no_grad():
+            return maker(pixels)
+    # What a network says about a size that it cannot take is any of several exceptions.
+    except Exception as error:
+        raise RecipeError(
+            f"The backbone {name} cannot take pictures of {pixels.shape[-1]} px: {first_line(error)}",
+            way_out="Change the sizes under [image], or choose a convolutional network.",
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what an exception says, without what follows on further lines; its kind if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -50,11 +50,6 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
     return 1 - f1.mean()
 
 
-def focal_f1_loss(logits: Tensor, targets: Tensor, *, focal: float = 0.5, gamma: float = 2.0) -> Tensor:
-    """Return the starting system's loss: ``focal`` x focal loss + (1 - ``focal``) x soft F1 loss."""
-    return focal * focal_loss(logits, targets, gamma=gamma) + (1 - focal) * soft_f1_loss(logits, targets)
-
-
 def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Return the focal loss in which positives and negatives have the same say: the mean over each kind, halved.
 

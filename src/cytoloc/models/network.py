@@ -56,9 +56,11 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Return the feature map of each field; with a multi-stage head a list of maps, the last one last."""
-        features: Tensor = self.backbone(self.normalise(pixels).contiguous(memory_format=torch.channels_last))
+        features: Tensor | list[Tensor] = self.backbone(
+            self.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        )
         return features
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -77,6 +79,7 @@ def build_network(
     mean: Sequence[float],
     std: Sequence[float],
     size: int,
+    other_sizes: Sequence[int] = (),
     new_planes: NewPlanes = "red",
     each: bool = False,
 ) -> Network:
@@ -91,19 +94,20 @@ def build_network(
         mean: Of each channel, after division by 255; their number is that of the channels.
         std: Spread of each channel, likewise.
         size: Edge of the pictures that it is to see, in pixels.
+        other_sizes: Of other pictures that it is to see as well.
         new_planes: How input planes beyond the third begin.
         each: Whether pictures are normalised by their own mean and spread instead.
 
     Raises:
-        RecipeError: If timm has no such backbone, or it cannot take pictures of that size.
+        RecipeError: If timm has no such backbone, or it cannot take pictures of these sizes.
         WeightsError: If the weights cannot be had.
     """
     channels, stages = len(mean), head == "multi-stage"
+    features = feature_channels(backbone, in_channels=channels, sizes=(size, *other_sizes), stages=stages)
     body = create_backbone(backbone, in_channels=channels)
     state = initial_weights(backbone, weights, in_channels=channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
-    features = feature_channels(backbone, in_channels=channels, size=size, stages=stages)
     top: nn.Module
     if stages:
         top = MultiStageHead(features, N_LOCATIONS, dropout=dropout, prior=prior)

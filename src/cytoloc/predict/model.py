@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -151,8 +151,17 @@ def load(path: str | Path) -> Model:
         size=recipes[0].image.field_px,
         views=recipes[0].select.views,
         provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
-        trained_on=frozenset(name for _, _, facts in runs for name in facts["trained_on"]),
+        trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
     )
+
+
+def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
+    """Return ids of all fields that a run's weights know: its own, and those of the runs that they came from.
+
+    Args:
+        facts: What its ``run.json`` says.
+    """
+    return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 
 def load_network(checkpoint: Path, recipe: Recipe) -> Network:
@@ -186,7 +195,7 @@ def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
     """Return the network that a recipe describes, its backbone with the given weights and its head at random.
 
     Raises:
-        RecipeError: If there is no such network, or it cannot take pictures of that size.
+        RecipeError: If there is no such network, or it cannot take pictures of the sizes that it is to see.
         WeightsError: If the weights cannot be had.
     """
     return build_network(
@@ -197,8 +206,9 @@ def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
         prior=recipe.model.prior,
         mean=recipe.image.mean,
         std=recipe.image.std,
-        # The smallest that it meets, since a network may not take it.
-        size=min((*recipe.image.progressive, recipe.image.size)),
+        size=recipe.image.size,
+        # A network may not take every size that it meets.
+        other_sizes=(*recipe.image.progressive, recipe.image.field_px),
         new_planes=recipe.model.new_planes,
         each=recipe.image.normalise == "field",
     )

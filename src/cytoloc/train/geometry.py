@@ -53,7 +53,7 @@ def tilts(amounts: Tensor) -> Tensor:
     """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that tilt pictures.
 
     Args:
-        amounts: ``(n, 2)``, below 1: by which share the right and the lower edge recede, and the others come near.
+        amounts: ``(n, 2)``, below 1: by which share the right and the lower edge come near, and the others recede.
     """
     matrices = torch.eye(3).repeat(len(amounts), 1, 1)
     matrices[:, 2, :2] = amounts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -23,7 +23,7 @@ from cytoloc.train.averaging import State, blended, ema_share
 from cytoloc.train.data import Batch, Fields, loader
 from cytoloc.train.geometry import resized
 from cytoloc.train.sampling import Order, shuffled
-from cytoloc.train.schedule import Schedule, rate_factor
+from cytoloc.train.schedule import Schedule, momentum_at, rate_factor
 
 
 class Augment(Protocol):
@@ -47,7 +47,7 @@ class SecondTask:
 
 
 class Learner(lightning.LightningModule):
-    """Trains a network on fields, and measures it on held-out ones after each epoch.
+    """Trains a network on fields, and measures it on held-out ones after each epoch, by the weights to be used later.
 
     Whatever is random in a step is seeded by the recipe's seed and the numbers of epoch and step alone, so a run that
     was stopped and resumed ends like one that was not.
@@ -67,6 +67,7 @@ class Learner(lightning.LightningModule):
         order: Order = shuffled,
         mixup: float = 0.0,
         second: SecondTask | None = None,
+        measured: Literal["plain", "ema", "mean"] = "plain",
     ) -> None:
         super().__init__()
         self.network = network
@@ -80,11 +81,13 @@ class Learner(lightning.LightningModule):
         self.order = order
         self.mixup = mixup
         self.second = second
+        self.measured = measured
         self.second_head = second.head if second else None
         self.ema: State | None = None
         self.mean: State | None = None
         self._own: State | None = None
         self._steps_averaged = 0
+        self._steps = (0, 1)
         self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -96,7 +99,7 @@ class Learner(lightning.LightningModule):
         return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None)
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or free the backbone; as in fastai, frozen batch norms go on adapting."""
+        """Freeze or free the backbone; what frozen batch norms measure goes on adapting, their weights do not."""
         frozen = self.current_epoch < self.schedule.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
@@ -144,25 +147,26 @@ class Learner(lightning.LightningModule):
             share = ema_share(self.schedule.ema, self.global_step)
             self.ema = blended(self.ema, self.network.state_dict(), share=share)
 
-    def on_train_epoch_end(self) -> None:
-        """Take the weights into the mean of the last epochs, if this is one of them."""
-        place = self.schedule.place_among_last(self.current_epoch)
-        if place:
-            # The first takes the place of the mean of the cycle before.
-            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
-
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Measure loss and macro F1 at threshold .5 on a held-out batch, by the moving average if there is one."""
+        """Measure loss and macro F1 at threshold .5 on a held-out batch."""
         logits = self.network(batch.pixels)
         self.f1(logits.sigmoid(), batch.targets.int())
         self.log("val_loss", self.loss(logits, batch.targets), batch_size=len(batch.pixels))
         self.log("val_macro_f1", self.f1, batch_size=len(batch.pixels))
 
     def on_validation_epoch_start(self) -> None:
-        """Lend the network the moving average of its weights, if there is one."""
-        if self.ema is not None:
+        """Take the weights into the mean of the last epochs, and lend the network the average that is to be measured.
+
+        Before the epochs whose mean is taken, there is none, and the weights themselves are measured.
+        """
+        place = self.schedule.place_among_last(self.current_epoch)
+        if place:
+            # The first takes the place of the mean of the cycle before.
+            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
+        lent = {"ema": self.ema, "mean": self.mean if place else None}.get(self.measured)
+        if lent is not None:
             self._own = blended(None, self.network.state_dict(), share=1.0)
-            self.network.load_state_dict(self.ema)
+            self.network.load_state_dict(lent)
 
     def on_validation_epoch_end(self) -> None:
         """Give it its own weights back."""
@@ -180,17 +184,26 @@ class Learner(lightning.LightningModule):
         self.ema, self.mean, self._steps_averaged = kept["ema"], kept["mean"], kept["steps"]
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with the one-cycle schedule of :func:`rate_factor`."""
+        """Return AdamW with the one-cycle schedule of :func:`rate_factor` and :func:`momentum_at`."""
         schedule = self.schedule
         optimizer = torch.optim.AdamW(
             [*self.network.parameters(), *(self.second_head.parameters() if self.second_head else ())],
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
+            betas=schedule.betas,
         )
         steps = -(-len(self.train_dataloader()) // schedule.accumulate)
-        frozen, cycle = schedule.frozen_epochs * steps, schedule.epochs * steps
+        frozen, cycle = self._steps = schedule.frozen_epochs * steps, schedule.epochs * steps
         rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle, cycles=schedule.cycles))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set AdamW's first beta, which goes down and up as the rate goes up and down."""
+        frozen, cycle = self._steps
+        count, ends, (plain, second) = len(self.schedule.cycles), self.schedule.momentum, self.schedule.betas
+        first = momentum_at(self.global_step, frozen=frozen, cycle=cycle, cycles=count, ends=ends, plain=plain)
+        for group in optimizer.param_groups:
+            group["betas"] = (first, second)
 
     def _seed_of(self, *purpose: int) -> int:
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, *purpose])

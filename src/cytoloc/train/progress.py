@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cytoloc.errors import FormatError
+from cytoloc.models.backbones import first_line
 from cytoloc.train.schedule import Schedule
 
 COLUMNS = (
@@ -27,7 +30,8 @@ COLUMNS = (
     "data_wait",
     "seconds",
 )
-"""Columns of ``log.csv``; ``data_wait`` is the share of the time of training for which it waited for pixels."""
+"""Columns of ``log.csv``; ``learning_rate`` is the highest of the epoch's steps, ``data_wait`` the
+share of the time of training for which it waited for pixels."""
 
 
 class EpochLog(lightning.Callback):
@@ -41,10 +45,23 @@ class EpochLog(lightning.Callback):
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
         self._trained = 0.0
+        self._images = 0
+        self._rate = 0.0
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
+        self._images, self._rate = 0, 0.0
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Take note of the rate of a step."""
+        self._rate = max(self._rate, float(optimizer.param_groups[0]["lr"]))
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the pictures."""
+        self._images += len(batch.pixels)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock of the training part."""
@@ -53,12 +70,11 @@ class EpochLog(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add the epoch's row and say it."""
         measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        images = trainer.num_training_batches * getattr(trainer.train_dataloader, "batch_size", 1)
         row = {
             "epoch": trainer.current_epoch + 1,
             **{name: measured[name] for name in ("train_loss", "val_loss", "val_macro_f1")},
-            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
-            "images_per_second": images / self._trained,
+            "learning_rate": self._rate,
+            "images_per_second": self._images / self._trained,
             "data_wait": getattr(trainer.train_dataloader, "waited", 0.0) / self._trained,
             "seconds": time.perf_counter() - self._started,
         }
@@ -111,7 +127,29 @@ class TrainingBar(TQDMProgressBar):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when whole; a full disk spoils no earlier one."""
+    """Writes a checkpoint beside its place and moves it there when whole; a full disk spoils no earlier one.
+
+    One that is read knows the others beside it, wherever the run's folder has been moved or copied to.
+    """
+
+    def load_checkpoint(self, path: str | Path, *rest: Any, **named: Any) -> dict[str, Any]:
+        """Return the checkpoint at ``path``.
+
+        Raises:
+            FormatError: If it is damaged.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, *rest, **named)
+        # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+        except Exception as error:
+            raise FormatError(
+                f"{path} cannot be loaded: {first_line(error)}",
+                way_out="Bring back a whole copy of it, or remove it: then --resume begins anew.",
+            ) from error
+        for state in checkpoint["callbacks"].values():
+            if "dirpath" in state:
+                state.update(_in_folder(state, os.path.realpath(Path(path).parent)))
+        return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write ``checkpoint`` to ``path``."""
@@ -123,3 +161,13 @@ class WholeCheckpoints(TorchCheckpointIO):
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _in_folder(state: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return what Lightning's ``ModelCheckpoint`` keeps of paths, all of them in ``folder``."""
+
+    def there(path: str) -> str:
+        return str(Path(folder) / Path(path).name) if path else path
+
+    paths = {key: there(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    return {"dirpath": folder, **paths, "best_k_models": {there(k): v for k, v in state["best_k_models"].items()}}

@@ -1,7 +1,8 @@
 """A run: one recipe on one fold. Everything it was made from and everything it learned lies in its folder.
 
-``recipe.toml`` (resolved), ``run.json`` (atlas, fold, environment), ``log.csv``, ``best.ckpt``, ``last.ckpt`` and, once
-it is finished, ``scores.parquet``: probabilities of the held-out fold.
+``recipe.toml`` (resolved), ``run.json`` (atlas, fold, environment, the run that it started from), ``log.csv``,
+``best.ckpt``, ``last.ckpt``, of several cycles ``best-cycleN.ckpt``, and, once it is finished, ``scores.parquet``:
+probabilities of the held-out fold.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,8 @@ from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, read_json, refuse_existing, write_json
 from cytoloc.labels import LOCATIONS
-from cytoloc.predict.model import RUN_KIND, RUN_VERSION, Model, load_network
+from cytoloc.models.backbones import first_line
+from cytoloc.predict.model import RUN_KIND, RUN_VERSION, Model, build_recipe_network, load_network
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.scores import write_scores
@@ -36,7 +38,9 @@ from cytoloc.train.data import Split, split_atlas
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
-from cytoloc.train.unpacking import build_learner, first_network
+from cytoloc.train.unpacking import Start, build_learner, earlier_run, first_network
+
+LAST: Final = "last.ckpt"
 
 
 def train_fold(
@@ -69,17 +73,15 @@ def train_fold(
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
         StorageError: If the disk is full or read-only.
     """
-    split, header = check_run(recipe, atlas, folds, fold, out=out, resume=resume)
-    run = _folder(recipe, fold, out)
+    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume)
+    run = run_folder(recipe, fold, out)
     resuming = run.exists()
-    if resuming and (run / "scores.parquet").exists():
+    if _is_finished(run):
         report(f"{run.name} is finished already.")
         return run
-    torch.manual_seed(recipe.seed)
-    network = first_network(recipe, fold=fold, held_out=header["held_out"])
-    learner = build_learner(recipe, network, atlas, split)
+    learner, started_from = _ready(run, recipe, atlas, split, header)
     if not resuming:
-        _start_run(run, recipe, header)
+        _start_run(run, recipe, {**header, **({"started_from": started_from} if started_from else {})})
     _say_what_is_missing(atlas, split, run.name, report)
     with disk_errors(run), _room_for(recipe):
         _learn(run, recipe, learner, progress_bar=progress_bar, report=report)
@@ -91,9 +93,63 @@ def train_fold(
 
 
 def check_run(
+    recipe: Recipe,
+    atlas: Atlas,
+    folds: pl.DataFrame,
+    fold: int,
+    *,
+    out: Path,
+    resume: bool,
+    coming: Collection[Path] = (),
+) -> None:
+    """Raise what :func:`train_fold` would raise before it learns; nothing is written.
+
+    Args:
+        recipe: See there, as for all that follow.
+        atlas: The fields.
+        folds: How they are dealt.
+        fold: The one to hold out.
+        out: Where runs are.
+        resume: Whether a run that was stopped is to go on.
+        coming: Folders of the runs that will be there when this one starts, which may begin with their weights.
+
+    Raises:
+        RecipeError: If there is no such network, or it cannot take pictures of the recipe's sizes.
+        TrainingError: If the run cannot start, or not go on.
+        WeightsError: If its first weights cannot be had.
+        OutputExistsError: If the run is there already and ``resume`` is not asked for.
+    """
+    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume)
+    run = run_folder(recipe, fold, out)
+    if _is_finished(run):
+        return
+    earlier = earlier_run(recipe, fold)
+    if earlier and earlier.resolve() in {path.resolve() for path in coming}:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
+    _ready(run, recipe, atlas, split, header)
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / "scores.parquet").exists()
+
+
+def _ready(
+    run: Path, recipe: Recipe, atlas: Atlas, split: Split, header: dict[str, Any]
+) -> tuple[Learner, dict[str, Any]]:
+    """Return a learner that is ready to start or to go on, and the run that it starts from, empty if from none."""
+    torch.manual_seed(recipe.seed)
+    if (run / LAST).exists():
+        # Everything is in there; where the first weights came from does not matter any more.
+        start = Start(build_recipe_network(recipe, weights="none"), {})
+    else:
+        start = first_network(recipe, fold=header["fold"], held_out=header["held_out"])
+    return build_learner(recipe, start.network, atlas, split), start.started_from
+
+
+def _facts(
     recipe: Recipe, atlas: Atlas, folds: pl.DataFrame, fold: int, *, out: Path, resume: bool
 ) -> tuple[Split, dict[str, Any]]:
-    """Return the split and the header of a run that may start or go on.
+    """Return the split and the header of a run that these data and what lies in its folder allow.
 
     Raises:
         TrainingError: If the sizes differ, there is no such fold, or a resume is on other data or another recipe.
@@ -114,7 +170,7 @@ def check_run(
         "held_out": [ids[row] for row in split.held_out],
         "trained_on": [ids[row] for row in split.train],
     }
-    run = _folder(recipe, fold, out)
+    run = run_folder(recipe, fold, out)
     if resume and run.exists():
         _refuse_other(run, recipe, header)
     else:
@@ -122,7 +178,8 @@ def check_run(
     return split, header
 
 
-def _folder(recipe: Recipe, fold: int, out: Path) -> Path:
+def run_folder(recipe: Recipe, fold: int, out: Path) -> Path:
+    """Return where the run of a recipe on a fold lies."""
     return out / f"{recipe.name}-fold{fold}"
 
 
@@ -147,7 +204,7 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
             way_out="Resume with that recipe, or choose another --out.",
         )
     same = kept.get("atlas", {}).get("fingerprint") == header["atlas"]["fingerprint"]
-    if not same or kept.get("held_out") != header["held_out"]:
+    if not same or any(kept.get(key) != header[key] for key in ("fold", "held_out", "trained_on")):
         raise TrainingError(
             f"{run} was started on other fields or folds.",
             way_out="Resume on those, or choose another --out.",
@@ -165,18 +222,22 @@ def _say_what_is_missing(atlas: Atlas, split: Split, name: str, report: Callable
 
 @contextmanager
 def _room_for(recipe: Recipe) -> Iterator[None]:
-    """Turn what torch says when memory does not suffice into a :class:`TrainingError`."""
+    """Turn what torch says when memory does not suffice into a :class:`TrainingError`; let other errors pass."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         # On a CPU torch raises a plain RuntimeError, which names its allocator.
-        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+        of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if not of_memory:
             raise
         size, batch = recipe.image.size, recipe.schedule.batch_size
-        half = max(2, batch // 2)
+        smaller = (
+            f"--set schedule.batch_size={max(2, batch // 2)} --set schedule.accumulate={2 * recipe.schedule.accumulate}"
+        )
         raise TrainingError(
-            f"A batch of {batch} fields of {size} px does not fit into memory: {str(error).splitlines()[0]}",
-            way_out=f"Use --set schedule.batch_size={half} --set schedule.accumulate={2 * recipe.schedule.accumulate}.",
+            f"A batch of {batch} fields of {size} px does not fit into memory: {first_line(error)}",
+            # The batch norms need two fields.
+            way_out=f"Use {smaller}." if batch > 2 else "Lower image.size, or choose a smaller model.backbone.",
         ) from error
 
 
@@ -200,7 +261,7 @@ def _learn(run: Path, recipe: Recipe, learner: Learner, *, progress_bar: bool, r
             devices=1,
             plugins=[WholeCheckpoints()],
         )
-        last = run / "last.ckpt"
+        last = run / LAST
         try:
             trainer.fit(learner, ckpt_path=last if last.exists() else None)
         except SystemExit:

@@ -16,6 +16,8 @@ class Schedule:
     cycles: tuple[float, ...] = (1.0,)
     learning_rate: float
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: tuple[float, ...] = ()
     accumulate: int = 1
     ema: float = 0.0
     average_last: int = 0
@@ -68,13 +70,51 @@ def rate_factor(
     """
     if step < frozen:
         return 1.0
-    number = min((step - frozen) // cycle, len(cycles) - 1)
-    progress = min(1.0, (step - frozen - number * cycle) / cycle)
-    if progress < rise:
-        return cycles[number] * (start + (1 - start) * (1 - math.cos(math.pi * progress / rise)) / 2)
-    return cycles[number] * ((1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2)
+    number, progress = _place(step, frozen=frozen, cycle=cycle, cycles=len(cycles))
+    height = _height(progress, rise=rise)
+    return cycles[number] * (start + (1 - start) * height if progress < rise else height)
+
+
+def momentum_at(
+    step: int, *, frozen: int, cycle: int, cycles: int = 1, ends: tuple[float, ...], plain: float, rise: float = 0.3
+) -> float:
+    """Return the first beta of AdamW at a step: in each cycle lowest where the rate is highest (Smith 2018).
+
+    Args:
+        step: Counted from 0.
+        frozen: Steps at first for which the backbone is frozen.
+        cycle: Steps of a cycle.
+        cycles: How many there are.
+        ends: What it is at a cycle's ends and at its top; if empty, ``plain`` throughout.
+        plain: What it is while the backbone is frozen.
+        rise: The share of a cycle in which the rate rises.
+
+    >>> [round(momentum_at(step, frozen=2, cycle=10, ends=(0.95, 0.85), plain=0.9), 3) for step in (0, 2, 5, 11)]
+    [0.9, 0.95, 0.85, 0.945]
+    """
+    if not ends or step < frozen:
+        return plain
+    _, progress = _place(step, frozen=frozen, cycle=cycle, cycles=cycles)
+    return ends[0] + (ends[1] - ends[0]) * _height(progress, rise=rise)
+
+
+def _place(step: int, *, frozen: int, cycle: int, cycles: int) -> tuple[int, float]:
+    """Return in which cycle a step is, and which share of it is over."""
+    number = min((step - frozen) // cycle, cycles - 1)
+    return number, min(1.0, (step - frozen - number * cycle) / cycle)
+
+
+def _height(progress: float, *, rise: float) -> float:
+    """Return how far a cycle has come up: 0 at its ends and 1 at its top, along cosines."""
+    turn = progress / rise - 1 if progress < rise else (progress - rise) / (1 - rise)
+    return (1 + math.cos(math.pi * turn)) / 2
 
 
 def is_better(value: float, best: float | None, *, watch: str) -> bool:
-    """Return whether a measured value is better than the best before: a lower loss, a higher macro F1."""
+    """Return whether a measured value is better than the best before: a lower loss, a higher macro F1.
+
+    What is no number is never better, and anything else is better than none.
+    """
+    if math.isnan(value):
+        return False
     return best is None or (value < best if watch == "loss" else value > best)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from cytoloc.models.losses import (
     weighted_sum,
 )
 from cytoloc.models.network import Network
-from cytoloc.predict.model import build_recipe_network, load_run
+from cytoloc.predict.model import build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe
 from cytoloc.recipe_sections import LOSSES, LossSection
 from cytoloc.train.augment import Augmentation
@@ -41,8 +41,21 @@ from cytoloc.train.schedule import Schedule
 EARLIER_RUN: Final = "run:"
 
 
-def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Network:
-    """Return the network that a run starts with.
+class Start(NamedTuple):
+    """What a run starts with.
+
+    Attributes:
+        network: The network, with its first weights.
+        started_from: The run whose weights these are: its ``name``, and ``trained_on``, the ids of all fields that they
+            know. Empty if they come from elsewhere.
+    """
+
+    network: Network
+    started_from: dict[str, Any]
+
+
+def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
+    """Return the network that a run starts with, and the run that it comes from.
 
     Args:
         recipe: Says which, and where its weights come from.
@@ -52,18 +65,19 @@ def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Network:
     Raises:
         RecipeError: If there is no such network.
         WeightsError: If the weights cannot be had, or do not fit.
-        TrainingError: If the earlier run was trained on fields that are held out now.
+        TrainingError: If the earlier run, or one that it started from, was trained on fields that are held out now.
     """
-    if not recipe.model.weights.startswith(EARLIER_RUN):
-        return build_recipe_network(recipe, weights=recipe.model.weights)
+    path = earlier_run(recipe, fold)
+    if path is None:
+        return Start(build_recipe_network(recipe, weights=recipe.model.weights), {})
     network = build_recipe_network(recipe, weights="none")
-    path = Path(recipe.model.weights.removeprefix(EARLIER_RUN).replace("{fold}", str(fold)))
     if not (path / "run.json").exists():
         raise WeightsError(
             f"{path} is no run to take weights from.", way_out="Give a run's folder: model.weights=run:PATH."
         )
     earlier, before, facts = load_run(path)
-    seen = set(facts["trained_on"]).intersection(held_out)
+    known = learned_from(facts)
+    seen = known.intersection(held_out)
     if seen:
         raise TrainingError(
             f"{path} was trained on {len(seen)} of the {len(held_out)} fields held out now, e.g. {min(seen)};"
@@ -79,7 +93,14 @@ def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Network:
         )
     network.backbone.load_state_dict(earlier.backbone.state_dict())
     network.head.load_state_dict(earlier.head.state_dict())
-    return network
+    return Start(network, {"name": facts["name"], "trained_on": sorted(known)})
+
+
+def earlier_run(recipe: Recipe, fold: int) -> Path | None:
+    """Return the folder of the run whose weights a recipe begins with; None if they come from elsewhere."""
+    if not recipe.model.weights.startswith(EARLIER_RUN):
+        return None
+    return Path(recipe.model.weights.removeprefix(EARLIER_RUN).replace("{fold}", str(fold)))
 
 
 def location_loss(section: LossSection) -> Loss:
@@ -114,6 +135,8 @@ def schedule_of(recipe: Recipe) -> Schedule:
         cycles=section.cycles,
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
+        betas=section.betas,
+        momentum=section.momentum,
         accumulate=section.accumulate,
         ema=section.ema,
         average_last=section.average_last,
@@ -146,6 +169,7 @@ def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split) 
             batch_size=recipe.schedule.batch_size,
         ),
         mixup=augment.mixup,
+        measured=recipe.select.weights,
         second=_antibody_task(recipe, len(antibodies)) if antibodies else None,
     )
 
@@ -154,7 +178,7 @@ def _antibody_task(recipe: Recipe, antibodies: int) -> SecondTask:
     features = feature_channels(
         recipe.model.backbone,
         in_channels=len(recipe.image.mean),
-        size=recipe.image.size,
+        sizes=(recipe.image.size,),
         stages=recipe.model.head == "multi-stage",
     )
     loss: Callable[[Tensor, Tensor], Tensor] = partial(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import threading
 import time
 from typing import Any, ClassVar
@@ -13,71 +12,7 @@ import torch
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
 from cytoloc.folds.making import make_folds
-from cytoloc.predict.views import dihedral, mean_logits, view_numbers
-from cytoloc.train.augment import random_dihedral
 from cytoloc.train.data import Fields, loader, split_atlas
-from cytoloc.train.schedule import rate_factor
-
-
-def test_the_eight_views_are_all_different_and_keep_pixels() -> None:
-    fields = torch.arange(2 * 4 * 9, dtype=torch.uint8).reshape(2, 4, 3, 3)
-    views = [dihedral(fields, number) for number in range(8)]
-    assert torch.equal(views[0], fields)
-    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
-    for view in views:
-        assert torch.equal(view.flatten(2).sort().values, fields.flatten(2).sort().values)
-
-
-@pytest.mark.parametrize("views", [1, 2, 4, 8])
-def test_sets_of_views_are_closed(views: int) -> None:
-    field = torch.rand(1, 1, 5, 5)
-    numbers = view_numbers(views)
-    assert len(set(numbers)) == views
-    seen = [dihedral(field, number) for number in numbers]
-    # Averaging over a set that is closed gives every member of it the same prediction.
-    for one in seen:
-        for number in numbers:
-            assert any(torch.equal(dihedral(one, number), other) for other in seen)
-
-
-def test_logits_are_averaged_and_do_not_depend_on_the_view() -> None:
-    torch.manual_seed(0)
-    weight = torch.rand(4 * 8 * 8, 28)
-
-    def network(fields: torch.Tensor) -> torch.Tensor:
-        return (fields.float().flatten(1) @ weight).sin()
-
-    fields = torch.rand(3, 4, 8, 8)
-    expected = torch.stack([network(dihedral(fields, view)) for view in range(8)]).mean(dim=0)
-    assert torch.allclose(mean_logits(network, fields, views=8), expected)
-    turned = mean_logits(network, dihedral(fields, 5), views=8)
-    assert torch.allclose(turned, expected, atol=1e-5)
-    assert torch.equal(mean_logits(network, fields, views=1), network(fields))
-
-
-def test_augmentation_uses_every_allowed_view_and_no_other() -> None:
-    field = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
-    batch = field.repeat(400, 1, 1, 1)
-    for flips, turns, allowed in ((True, True, range(8)), (True, False, (0, 4)), (False, True, range(4))):
-        generator = torch.Generator().manual_seed(0)
-        augmented = random_dihedral(batch, flips=flips, turns=turns, generator=generator)
-        known = {tuple(dihedral(field, number).flatten().tolist()): number for number in range(8)}
-        seen = [known[tuple(one.flatten().tolist())] for one in augmented]
-        assert set(seen) == set(allowed)
-        assert min(seen.count(number) for number in allowed) > 400 / len(allowed) / 2
-    unchanged = random_dihedral(batch, flips=False, turns=False, generator=torch.Generator())
-    assert torch.equal(unchanged, batch)
-
-
-def test_the_rate_rises_once_and_falls_to_nearly_nothing() -> None:
-    rates = [rate_factor(step, frozen=5, cycle=50) for step in range(56)]
-    assert rates[:5] == [1.0] * 5
-    top = int(np.argmax(rates[5:]))
-    assert top == 15
-    assert rates[5] == pytest.approx(1 / 25)
-    assert all(np.diff(rates[5 : 5 + top]) > 0)
-    assert all(np.diff(rates[5 + top :]) < 0)
-    assert math.isclose(rates[-1], 0, abs_tol=1e-12)
 
 
 def test_a_fold_is_held_out_whole(study: Atlas) -> None:
