@@ -60,7 +60,10 @@ class Decision:
         Raises:
             TableError: If a member is missing, unknown, or of another shape.
         """
-        probabilities = self.probabilities(members, groups=groups, shift=shift)
+        return self.decided(self.probabilities(members, groups=groups, shift=shift), shift=shift)
+
+    def decided(self, probabilities: NDArray[np.floating], *, shift: bool = False) -> NDArray[np.bool_]:
+        """Return the locations of fields, bool ``(n, 28)``, by what :meth:`probabilities` said of them."""
         thresholds = self.thresholds
         if shift:
             thresholds = np.where(thresholds < NEVER, expected_thresholds(probabilities), NEVER)

@@ -11,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from cytoloc.atlas.quarantine import Rejected
+from cytoloc.atlas.store import Atlas
+from cytoloc.decide.decision import Decision
 from cytoloc.errors import FormatError, ImageError
 from cytoloc.files import read_json
 from cytoloc.labels import CHANNELS, N_LOCATIONS
 from cytoloc.lists import refuse_repeated
 from cytoloc.models.network import Network, build_network
-from cytoloc.predict.sources import Source
+from cytoloc.predict.prediction import Prediction, fields_of
+from cytoloc.predict.sources import AtlasSource, Source, open_source
 from cytoloc.predict.views import mean_logits
 from cytoloc.recipe import Recipe, read_resolved
 from cytoloc.scores import Scores
@@ -42,6 +45,8 @@ class Model:
         views: How many flips and turns logits are averaged over, unless told otherwise.
         provenance: What it was made from; JSON values only.
         trained_on: Ids of the fields that any of the networks learned from.
+        decision: Calibrates the networks' mean probabilities, and decides on locations; None without.
+        caution: What is said with every prediction; may be empty.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Model:
         views: int,
         provenance: dict[str, Any],
         trained_on: frozenset[str] = frozenset(),
+        decision: Decision | None = None,
+        caution: str = "",
         device: torch.device | None = None,
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,11 +67,39 @@ class Model:
         self.views = views
         self.provenance = provenance
         self.trained_on = trained_on
+        self.decision = decision
+        self.caution = caution
+
+    def predict(
+        self, pictures: NDArray[Any] | Atlas | str | Path, *, views: int | None = None
+    ) -> Prediction:
+        """Return the probabilities of pictures in memory, or of an atlas or folder, and their locations.
+
+        Args:
+            pictures: ``(n, 4, h, w)`` or ``(4, h, w)``, uint8, uint16 or float, channels in the order of
+                ``cytoloc.CHANNELS``; an atlas; or where an atlas or a folder of the competition's files lies.
+            views: 1, 2, 4 or 8; by default the recipe's.
+
+        Raises:
+            ImageError: If pictures are not what they must be, or none could be read.
+        """
+        if isinstance(pictures, np.ndarray):
+            fields = fields_of(pictures, size=self.size)
+            parts = [self.probabilities(fields[i : i + BATCH], views=views) for i in range(0, len(fields), BATCH)]
+            probabilities, bad = np.concatenate(parts), ()
+            ids = tuple(str(number) for number in range(len(fields)))
+        else:
+            source = AtlasSource(pictures) if isinstance(pictures, Atlas) else open_source(pictures)
+            scores, bad = self.score(source, views=views)
+            ids, probabilities = scores.ids, scores.probabilities
+        predicted = None if self.decision is None else self.decision.decided(probabilities)
+        return Prediction(ids, probabilities, predicted, self.caution, {each.id: each.reason for each in bad})
 
     def probabilities(self, fields: NDArray[np.uint8], *, views: int | None = None) -> NDArray[np.float32]:
         """Return the probability of each location, float32 ``(n, 28)``.
 
-        Per network, logits are averaged over views; the networks' probabilities are averaged.
+        Per network, logits are averaged over views; the networks' probabilities are averaged, and calibrated by the
+        decision if there is one.
 
         Args:
             fields: uint8 ``(n, 4, size, size)`` at the model's own size, channels in the order of ``cytoloc.CHANNELS``.
@@ -81,7 +116,10 @@ class Model:
         pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         with torch.inference_mode():
             each = [torch.sigmoid(mean_logits(n, pixels, views=views or self.views)) for n in self.networks]
-        return np.asarray(torch.stack(each).mean(dim=0).cpu().numpy(), np.float32)
+        mean = torch.stack(each).mean(dim=0).cpu().numpy()
+        if self.decision is not None:
+            mean = self.decision.probabilities({self.decision.members[0]: mean})
+        return np.asarray(mean, np.float32)
 
     def score(
         self,
@@ -125,34 +163,6 @@ class Model:
             "fields_trained_on": len(self.trained_on.intersection(ids)),
         }
         return Scored(Scores(tuple(ids), np.concatenate(parts), made_by), tuple(bad))
-
-
-def load(path: str | Path) -> Model:
-    """Return the model in a run folder, or the mean of all finished runs in a folder of runs.
-
-    Raises:
-        FormatError: If there is no finished run, or the runs differ in what they see.
-    """
-    path = Path(path)
-    folders = [path] if (path / "run.json").exists() else sorted(p.parent for p in path.glob("*/run.json"))
-    if not folders:
-        raise FormatError(
-            f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`."
-        )
-    runs = [load_run(folder) for folder in folders]
-    recipes = [recipe for _, recipe, _ in runs]
-    if len({(recipe.image.field_px, recipe.select.views) for recipe in recipes}) > 1:
-        raise FormatError(
-            f"The runs in {path} differ in image size or views.",
-            way_out="Predict with each and average the scores.",
-        )
-    return Model(
-        [network for network, _, _ in runs],
-        size=recipes[0].image.field_px,
-        views=recipes[0].select.views,
-        provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
-        trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
-    )
 
 
 def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:

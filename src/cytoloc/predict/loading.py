@@ -1,0 +1,55 @@
+"""Models from where they lie: the one in the box, a bundle, a run, a folder of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cytoloc.errors import FormatError
+from cytoloc.predict.bundle import BOX, box, read_bundle
+from cytoloc.predict.model import Model, learned_from, load_run
+
+
+def load(path: str | Path | None = None) -> Model:
+    """Return a model: the one in the box, that of a bundle, of a run, or the mean of all finished runs in a folder.
+
+    Args:
+        path: A ``.cytoloc`` file, a run folder or a folder of runs of ``cytoloc train``; by default, or if it is
+            ``"box"`` and there is nothing of that name, the model in the box.
+
+    Raises:
+        FormatError: If there is no bundle and no finished run, or the runs differ in what they see.
+    """
+    if path is None or (str(path) == BOX and not Path(path).exists()):
+        return read_bundle(box())
+    path = Path(path)
+    if not path.is_dir():
+        return read_bundle(path)
+    folders = find_runs(path)
+    runs = [load_run(folder) for folder in folders]
+    recipes = [recipe for _, recipe, _ in runs]
+    if len({(recipe.image.field_px, recipe.select.views) for recipe in recipes}) > 1:
+        raise FormatError(
+            f"The runs in {path} differ in image size or views.",
+            way_out="Predict with each and average the scores.",
+        )
+    return Model(
+        [network for network, _, _ in runs],
+        size=recipes[0].image.field_px,
+        views=recipes[0].select.views,
+        provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
+        trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
+    )
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the run folder ``path``, or all run folders in it.
+
+    Raises:
+        FormatError: If there are none.
+    """
+    folders = [path] if (path / "run.json").exists() else sorted(each.parent for each in path.glob("*/run.json"))
+    if not folders:
+        raise FormatError(
+            f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`."
+        )
+    return folders
