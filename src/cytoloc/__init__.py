@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cytoloc.labels import CHANNELS as CHANNELS
     from cytoloc.labels import LOCATIONS as LOCATIONS
     from cytoloc.labels import Location as Location
+    from cytoloc.predict.loading import load as load
     from cytoloc.scores import Scores as Scores
     from cytoloc.scores import read_scores as read_scores
 
@@ -28,6 +29,7 @@ _HOMES: Final = {
     "CHANNELS": "cytoloc.labels",
     "LOCATIONS": "cytoloc.labels",
     "Location": "cytoloc.labels",
+    "load": "cytoloc.predict.loading",
     "Scores": "cytoloc.scores",
     "read_scores": "cytoloc.scores",
 }

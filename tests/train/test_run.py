@@ -14,7 +14,7 @@ import torch
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
 from cytoloc.folds.making import make_folds
-from cytoloc.predict.model import load
+from cytoloc.predict.loading import load
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, load_recipe, read_resolved
 from cytoloc.scores import read_scores

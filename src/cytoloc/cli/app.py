@@ -11,6 +11,7 @@ import cytoloc
 from cytoloc.cli import (
     atlas,
     bench,
+    bundle,
     curation,
     decide,
     demo,
@@ -60,6 +61,7 @@ predict.register(app)
 ensemble.register(app)
 decide.register(app)
 score.register(app)
+bundle.register(app)
 bench.register(app)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, like
+from cytoloc.cli.console import counted, like, require_nets
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
@@ -29,14 +29,22 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: AtlasPath,
+    path: Annotated[str, typer.Argument(help="An atlas: a folder, or a URL; or a bundle.", metavar="ATLAS|BUNDLE")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Read every pixel and compare its checksum.")] = False,
 ) -> None:
-    """Say what an atlas holds: fields, sizes, labels, wells; with --check whether it is intact.
+    """Say what an atlas holds: fields, sizes, labels, wells; with --check whether it is intact. Of a bundle, its card.
 
     Example: `cytoloc info train.atlas --check`
+
+    Example: `cytoloc info model.cytoloc`
     """
+    if path.endswith(".cytoloc"):
+        require_nets()
+        from cytoloc.predict.bundle import read_card
+
+        typer.echo(read_card(Path(path)), nl=False)
+        return
     from cytoloc.atlas.store import open_atlas
     from cytoloc.errors import FormatError
 

@@ -16,7 +16,13 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run, or a folder of runs to average.", metavar="MODEL")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="box, the model that comes with cytoloc; a bundle; a run, or a folder of runs to average.",
+            metavar="MODEL",
+        ),
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -29,6 +35,9 @@ def predict(
         Literal["1", "2", "4", "8"] | None,
         typer.Option(help="Flips and turns to average over; by default the recipe's."),
     ] = None,
+    locations: Annotated[
+        Path | None, typer.Option(help="Also a new CSV Id,Predicted, by the decision of a bundle.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
 ) -> None:
     """Predict the probability of every location for every field.
@@ -37,25 +46,39 @@ def predict(
     files than the competition's become an atlas by `cytoloc import folder` first.
 
     Example: `cytoloc predict runs/ test.atlas --out scores.parquet`
+
+    Example: `cytoloc predict box pictures/ --out scores.parquet --locations locations.csv`
     """
     require_nets()
     from cytoloc.atlas.quarantine import QUARANTINE, examples, write_quarantine
-    from cytoloc.files import check_outputs, refuse_existing
-    from cytoloc.predict.model import load
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import check_outputs, new_files
+    from cytoloc.lists import write_locations
+    from cytoloc.predict.loading import load
     from cytoloc.predict.sources import open_source
     from cytoloc.scores import check_scores_path, write_scores
 
     check_scores_path(out)
-    check_outputs(out)
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
-    refuse_existing(listed)
+    outputs = [out, *([locations] if locations else [])]
+    check_outputs(*outputs, listed)
     sources = [open_source(path) for path in inputs]
     loaded = load(model)
+    if locations and loaded.decision is None:
+        raise SettingsError(
+            f"{model} has no decision, so it gives probabilities alone.",
+            way_out="Leave out --locations, and decide with `cytoloc decide apply`.",
+        )
     with progress("predicting") as advance:
         scores, bad = loaded.score(*sources, views=int(views) if views else None, strict=strict, advance=advance)
-    write_scores(scores, out)
+    with new_files(*outputs) as temporary:
+        write_scores(scores, temporary[out])
+        if locations and loaded.decision:
+            write_locations(scores.ids, loaded.decision.decided(scores.probabilities), temporary[locations])
     said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
     typer.echo(f"{said}, views: {scores.provenance['views']}.")
+    if loaded.caution:
+        typer.secho(loaded.caution, fg="yellow", err=True)
     if bad:
         write_quarantine(bad, listed)
         typer.secho(f"{counted(len(bad), 'field')} could not be read; {listed} says why.", fg="yellow", err=True)

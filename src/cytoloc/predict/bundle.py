@@ -10,18 +10,20 @@ import hashlib
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import safetensors.torch
-import torch
+from pydantic import BaseModel, Field, ValidationError
 
 from cytoloc.decide.decision import read_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import existing, new_file, parse_json
 from cytoloc.labels import CHANNELS, LOCATIONS
+from cytoloc.models.network import Network
 from cytoloc.predict.model import Model, build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 
@@ -32,6 +34,7 @@ SUFFIX: Final = ".cytoloc"
 BOX: Final = "box"
 """What the model that comes with the package is called."""
 
+_AGAIN: Final = "Copy it again from where it came from."
 _HEAD: Final = "bundle.json"
 _CARD: Final = "card.md"
 _DECISION: Final = "decision.json"
@@ -40,18 +43,19 @@ _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 """The time that all parts bear, so that the same parts make the same file."""
 
 
-class Head(NamedTuple):
-    """What a bundle says of itself.
+class Head(BaseModel):
+    """What a bundle says of itself."""
 
-    Attributes:
-        members: Name of each network's run.
-        caution: What is said with every prediction; may be empty.
-        parts: SHA-256 of each part, by name.
-    """
-
-    members: tuple[str, ...]
+    members: list[str] = Field(min_length=1)
+    """Name of each network's run."""
     caution: str
+    """What is said with every prediction; may be empty."""
+    channels: list[str] = list(CHANNELS)
+    """Roles of the channels, in order."""
+    locations: list[tuple[int, str, str]] = list(LOCATIONS)
+    """Id, name and Gene Ontology term of each location."""
     parts: dict[str, str]
+    """SHA-256 of each part, by name."""
 
 
 def box() -> Path:
@@ -104,15 +108,9 @@ def write_bundle(
             {key: value.contiguous() for key, value in state.items()}
         )
     parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(trained_on)).encode("utf-8")
-    head = {
-        "format": KIND,
-        "version": VERSION,
-        "members": names,
-        "caution": caution,
-        "channels": list(CHANNELS),
-        "locations": [location._asdict() for location in LOCATIONS],
-        "parts": {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()},
-    }
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    said = Head(members=names, caution=caution, parts=digests).model_dump(mode="json")
+    head = {"format": KIND, "version": VERSION, **said}
     everything = {_HEAD: json.dumps(head, indent=1).encode("utf-8"), **parts}
     with new_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
@@ -164,7 +162,7 @@ def read_card(path: Path) -> str:
     return _checked(path)[1][_CARD].decode("utf-8")
 
 
-def _member(place: Path, parts: dict[str, bytes], number: int) -> tuple[torch.nn.Module, Recipe]:
+def _member(place: Path, parts: dict[str, bytes], number: int) -> tuple[Network, Recipe]:
     resolved = place / f"{number}.toml"
     resolved.write_bytes(parts[f"members/{number}/recipe.toml"])
     recipe = read_resolved(resolved)
@@ -179,23 +177,25 @@ def _checked(path: Path) -> tuple[Head, dict[str, bytes]]:
     try:
         with zipfile.ZipFile(path) as archive:
             content = {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (zipfile.BadZipFile, OSError, RuntimeError, zlib.error) as error:
         raise FormatError(
             f"{path} cannot be read as a bundle: {error}.", way_out=f"Give a {SUFFIX} file of `cytoloc bundle`."
         ) from error
     if _HEAD not in content:
         raise FormatError(f"{path} is not a bundle: it lacks {_HEAD}.", way_out="Give a file of `cytoloc bundle`.")
-    said: dict[str, Any] = parse_json(content[_HEAD], where=path, kind=KIND, version=VERSION)
-    head = Head(tuple(said["members"]), said["caution"], said["parts"])
-    if said["channels"] != list(CHANNELS) or [each["id"] for each in said["locations"]] != [
-        location.id for location in LOCATIONS
-    ]:
-        raise FormatError(f"{path} is of other channels or locations than this release knows.")
+    said = parse_json(content[_HEAD], where=path, kind=KIND, version=VERSION)
+    try:
+        head = Head.model_validate(said)
+    except ValidationError as error:
+        raise FormatError(f"{path} is damaged: {_HEAD} is not as it must be.", way_out=_AGAIN) from error
+    if head.channels != list(CHANNELS) or head.locations != list(LOCATIONS):
+        raise FormatError(
+            f"{path} is of other channels or locations than this release knows.",
+            way_out="Use the release that wrote it.",
+        )
     for name, digest in head.parts.items():
         if hashlib.sha256(content.get(name, b"")).hexdigest() != digest:
-            raise FormatError(
-                f"{path} is damaged: {name} is not as it was written.", way_out="Copy it again from where it came from."
-            )
+            raise FormatError(f"{path} is damaged: {name} is not as it was written.", way_out=_AGAIN)
     return head, content
 
 

@@ -70,9 +70,7 @@ class Model:
         self.decision = decision
         self.caution = caution
 
-    def predict(
-        self, pictures: NDArray[Any] | Atlas | str | Path, *, views: int | None = None
-    ) -> Prediction:
+    def predict(self, pictures: NDArray[Any] | Atlas | str | Path, *, views: int | None = None) -> Prediction:
         """Return the probabilities of pictures in memory, or of an atlas or folder, and their locations.
 
         Args:
@@ -83,10 +81,11 @@ class Model:
         Raises:
             ImageError: If pictures are not what they must be, or none could be read.
         """
+        bad: tuple[Rejected, ...] = ()
         if isinstance(pictures, np.ndarray):
             fields = fields_of(pictures, size=self.size)
             parts = [self.probabilities(fields[i : i + BATCH], views=views) for i in range(0, len(fields), BATCH)]
-            probabilities, bad = np.concatenate(parts), ()
+            probabilities = np.concatenate(parts)
             ids = tuple(str(number) for number in range(len(fields)))
         else:
             source = AtlasSource(pictures) if isinstance(pictures, Atlas) else open_source(pictures)

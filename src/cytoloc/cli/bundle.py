@@ -1,0 +1,77 @@
+"""The command ``cytoloc bundle``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cytoloc.cli.console import counted, require_nets
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("bundle")(bundle)
+
+
+def bundle(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs, to be averaged.", metavar="RUN…")],
+    out: Annotated[Path, typer.Option(help="The new bundle (.cytoloc).")],
+    decision: Annotated[
+        Path | None, typer.Option(help="Of `decide fit` on the runs' held-out scores: calibrates and decides.")
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="The model card, Markdown; by default one of what the runs say.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Keep weights with 16 bits instead of 32.")] = False,
+    caution: Annotated[str, typer.Option(help="What is to be said with every prediction.")] = "",
+) -> None:
+    """Pack finished runs, and a decision, into one file that predicts anywhere.
+
+    Example: `cytoloc bundle runs/ --decision decision.json --out model.cytoloc`
+    """
+    require_nets()
+    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.files import check_outputs
+    from cytoloc.predict.bundle import SUFFIX, write_bundle
+    from cytoloc.predict.loading import find_runs
+
+    if out.suffix != SUFFIX:
+        raise SettingsError(f"{out}: a bundle's name ends in {SUFFIX}.", way_out=f"Choose {out.stem}{SUFFIX}.")
+    check_outputs(out)
+    folders = list(dict.fromkeys(folder for path in runs for folder in find_runs(path)))
+    if card is None:
+        said = _plain_card(out.stem, folders, decision=decision, caution=caution)
+    else:
+        try:
+            said = card.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TableError(f"{card} cannot be read: {error}.", way_out="Give a text file in UTF-8.") from error
+    write_bundle(folders, out, card=said, decision=decision, half=half, caution=caution)
+    megabytes = out.stat().st_size / 1e6
+    typer.echo(f"{out}: {counted(len(folders), 'network')}, {megabytes:.1f} MB.")
+
+
+def _plain_card(name: str, runs: list[Path], *, decision: Path | None, caution: str) -> str:
+    """Return a card of what runs and decision say of themselves."""
+    from cytoloc.decide.decision import read_decision
+    from cytoloc.predict.model import load_run
+
+    lines = [f"# {name}", ""]
+    if caution:
+        lines += [f"**{caution}**", ""]
+    lines += ["| network | recipe | image | trained on | held out |", "|---|---|---|---|---|"]
+    for run in runs:
+        _, recipe, facts = load_run(run)
+        atlas: dict[str, Any] = facts["atlas"]
+        lines.append(
+            f"| {facts['name']} | {recipe.name}, {recipe.model.backbone} | {recipe.image.field_px} px"
+            f" | {len(facts['trained_on'])} fields of {Path(atlas['path']).name} | {len(facts['held_out'])} |"
+        )
+    if decision:
+        fitted = read_decision(decision)
+        judged = fitted.fitted_on.get("macro_f1_cross_fitted")
+        worth = "" if judged is None else f"; macro F1 {judged:.3f} on fields that it did not see"
+        lines += ["", f"Decision: method {fitted.method}, fitted to {fitted.fitted_on['fields']} fields{worth}."]
+    return "\n".join(lines) + "\n"

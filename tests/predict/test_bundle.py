@@ -1,0 +1,172 @@
+"""Bundles: one file from runs to predictions, checked part by part."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import cytoloc
+from cytoloc.atlas.store import Atlas
+from cytoloc.decide.decision import fit_decision, write_decision
+from cytoloc.errors import FormatError, ImageError, SettingsError
+from cytoloc.lists import read_labels
+from cytoloc.predict.bundle import read_card, write_bundle
+from cytoloc.recipe import load_recipe
+from cytoloc.scores import read_scores
+from cytoloc.train.run import train_fold
+from tests.conftest import Cli
+
+SETTINGS = (
+    "image.size=64", "model.backbone=resnet18", "model.weights=none", "model.head=plain", "schedule.epochs=1",
+    "schedule.batch_size=8", "select.views=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(study: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folds = pl.DataFrame({"id": study.ids, "group": range(40), "fold": [0, 1] * 20})
+    recipe = load_recipe("quick", overrides=list(SETTINGS))
+    return train_fold(recipe, study, folds, 0, out=tmp_path_factory.mktemp("runs"), report=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def decision(run: Path, study: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scores = read_scores(run / "scores.parquet")
+    rows = [study.ids.index(name) for name in scores.ids]
+    path = tmp_path_factory.mktemp("decision") / "decision.json"
+    write_decision(fit_decision({"mean": scores.probabilities}, study.truth[rows], method="expected"), path)
+    return path
+
+
+def rewrite(path: Path, part: str, content: bytes | None) -> None:
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    if content is None:
+        del parts[part]
+    else:
+        parts[part] = content
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, each in parts.items():
+            archive.writestr(name, each)
+
+
+def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Atlas, tmp_path: Path) -> None:
+    plain, decided = tmp_path / "plain.cytoloc", tmp_path / "decided.cytoloc"
+    write_bundle([run], plain, card="# one")
+    write_bundle([run], decided, card="# two", decision=decision, half=True, caution="Not for conclusions.")
+    fields = study.read(range(5))
+    raw = cytoloc.load(run).probabilities(fields)
+    np.testing.assert_array_equal(cytoloc.load(plain).probabilities(fields), raw)
+    model = cytoloc.load(decided)
+    assert model.decision is not None
+    np.testing.assert_allclose(model.probabilities(fields), model.decision.probabilities({"mean": raw}), atol=2e-3)
+    assert model.trained_on == cytoloc.load(run).trained_on
+    assert decided.stat().st_size < 0.6 * plain.stat().st_size
+    assert read_card(decided) == "# two"
+    again = tmp_path / "again.cytoloc"
+    write_bundle([run], again, card="# two", decision=decision, half=True, caution="Not for conclusions.")
+    assert again.read_bytes() == decided.read_bytes()
+
+
+def test_arrays_atlases_and_the_command_give_the_same(
+    cli: Cli, run: Path, decision: Path, study: Atlas, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.cytoloc"
+    said = cli("bundle", run.parent, "--decision", decision, "--caution", "For trying out.", "--out", path)
+    assert said.code == 0, said.err
+    assert "1 network" in said.out
+    card = cli("info", path).out
+    assert "**For trying out.**" in card
+    assert "20 fields of study.atlas" in card
+    model = cytoloc.load(path)
+    of_array = model.predict(study.read(range(len(study))))
+    of_atlas = model.predict(study)
+    np.testing.assert_allclose(of_array.probabilities, of_atlas.probabilities, atol=1e-4)
+    assert of_atlas.ids == study.ids
+    assert of_array.caution == "For trying out."
+    assert all(names for names in of_array.locations)
+    said = cli("predict", path, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
+    assert said.code == 0, said.err
+    assert "For trying out." in said.err
+    scores = read_scores(tmp_path / "s.parquet")
+    np.testing.assert_allclose(scores.probabilities, of_atlas.probabilities, atol=1e-6)
+    assert scores.provenance["caution"] == "For trying out."
+    assert scores.provenance["fields_trained_on"] == 20
+    written = read_labels(tmp_path / "l.csv", column="Predicted")
+    assert list(written.values()) == [tuple(place.id for place in row) for row in of_atlas.locations]
+
+
+def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Atlas, tmp_path: Path) -> None:
+    model = cytoloc.load(run)
+    one = study[0]
+    large = np.kron(one, np.ones((2, 2), np.uint8))
+    np.testing.assert_allclose(model.predict(large).probabilities, model.predict(one).probabilities, atol=1e-6)
+    deep = one.astype(np.uint16) * 257
+    assert model.predict(deep).probabilities.shape == (1, 28)
+    assert model.predict(np.stack([one, one]).astype(np.float32)).ids == ("0", "1")
+    with pytest.raises(SettingsError, match="no decision"):
+        _ = model.predict(one).locations
+    for bad, message in (
+        (one[:3], r"shape \(n, 4, h, w\)"),
+        (one[:, :32, :32], "picture 0.*detail cannot be invented|enlarge"),
+        (one[:, :, :60], "not square"),
+        (np.full((4, 64, 64), np.nan), "NaN"),
+        (np.zeros((0, 4, 64, 64), np.uint8), "shape"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            model.predict(bad)
+
+
+def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Atlas, tmp_path: Path) -> None:
+    scores = read_scores(run / "scores.parquet")
+    truth = study.truth[[study.ids.index(name) for name in scores.ids]]
+    two = fit_decision({"a": scores.probabilities, "b": scores.probabilities}, truth)
+    write_decision(two, tmp_path / "two.json")
+    out = tmp_path / "m.cytoloc"
+    for words, code, message in (
+        ((run, "--decision", tmp_path / "two.json", "--out", out), 2, "is of the members a, b"),
+        ((run, "--out", tmp_path / "m.zip"), 2, "ends in .cytoloc"),
+        ((tmp_path, "--out", out), 1, "holds no runs"),
+        ((run, "--card", tmp_path / "absent.md", "--out", out), 1, "absent.md"),
+    ):
+        said = cli("bundle", *words)
+        assert (said.code, message in said.err) == (code, True), said.err
+    write_bundle([run], out, card="")
+    said = cli("predict", out, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
+    assert (said.code, "has no decision" in said.err) == (2, True)
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.cytoloc"
+    write_bundle([run], path, card="# card")
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        head = json.loads(archive.read("bundle.json"))
+
+    def headed(**change: object) -> bytes:
+        return json.dumps({**head, **change}).encode()
+
+    for part, content, message in (
+        ("members/0/weights.safetensors", b"x", "weights.safetensors is not as it was written"),
+        ("members/0/recipe.toml", None, "recipe.toml is not as it was written"),
+        ("bundle.json", None, "lacks bundle.json"),
+        ("bundle.json", headed(version=2), "version 2"),
+        ("bundle.json", headed(channels=["protein"]), "other channels"),
+        ("bundle.json", headed(parts=None), "damaged"),
+    ):
+        path.write_bytes(whole)
+        rewrite(path, part, content)
+        with pytest.raises(FormatError, match=message):
+            cytoloc.load(path)
+    for content in (b"", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match="cannot be read as a bundle"):
+            cytoloc.load(path)
+    with pytest.raises(FormatError, match="no such bundle file"):
+        cytoloc.load(tmp_path / "absent.cytoloc")
