@@ -8,7 +8,7 @@ from cytoloc.errors import RecipeError
 from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
 from cytoloc.models.network import Network, NormaliseEach, build_network
 from cytoloc.models.weights import widen_first_convolution
-from cytoloc.predict.model import build_recipe_network
+from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import load_recipe, recipe_names
 
 LAST = {

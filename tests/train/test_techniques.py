@@ -18,7 +18,7 @@ from cytoloc.errors import FormatError, RecipeError, TrainingError, WeightsError
 from cytoloc.labels import LOCATIONS
 from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.loading import load
-from cytoloc.predict.model import load_network
+from cytoloc.predict.runs import load_network
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
 from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner

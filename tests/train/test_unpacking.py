@@ -19,7 +19,7 @@ from cytoloc.models import losses
 from cytoloc.models.heads import AverageMaxHead, PlainHead
 from cytoloc.models.network import NormaliseEach
 from cytoloc.models.weights import widen_first_convolution
-from cytoloc.predict.model import build_recipe_network
+from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.recipe_sections import LOSSES
 from cytoloc.train.augment import Augmentation

@@ -56,7 +56,7 @@ def bundle(
 def _plain_card(name: str, runs: list[Path], *, decision: Path | None, caution: str) -> str:
     """Return a card of what runs and decision say of themselves."""
     from cytoloc.decide.decision import read_decision
-    from cytoloc.predict.model import load_run
+    from cytoloc.predict.runs import load_run
 
     lines = [f"# {name}", ""]
     if caution:

@@ -24,7 +24,8 @@ from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import existing, new_file, parse_json
 from cytoloc.labels import CHANNELS, LOCATIONS
 from cytoloc.models.network import Network
-from cytoloc.predict.model import Model, build_recipe_network, learned_from, load_run
+from cytoloc.predict.model import Model
+from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 
 KIND: Final = "cytoloc-bundle"

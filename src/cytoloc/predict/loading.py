@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cytoloc.errors import FormatError
 from cytoloc.predict.bundle import BOX, box, read_bundle
-from cytoloc.predict.model import Model, learned_from, load_run
+from cytoloc.predict.model import Model
+from cytoloc.predict.runs import learned_from, load_run
 
 
 def load(path: str | Path | None = None) -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,19 +13,15 @@ from numpy.typing import NDArray
 from cytoloc.atlas.quarantine import Rejected
 from cytoloc.atlas.store import Atlas
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import FormatError, ImageError
-from cytoloc.files import read_json
+from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNELS, N_LOCATIONS
 from cytoloc.lists import refuse_repeated
-from cytoloc.models.network import Network, build_network
+from cytoloc.models.network import Network
 from cytoloc.predict.prediction import Prediction, fields_of
 from cytoloc.predict.sources import AtlasSource, Source, open_source
 from cytoloc.predict.views import mean_logits
-from cytoloc.recipe import Recipe, read_resolved
 from cytoloc.scores import Scores
 
-RUN_KIND: Final = "cytoloc-run"
-RUN_VERSION: Final = 1
 BATCH: Final = 16
 
 
@@ -162,81 +158,3 @@ class Model:
             "fields_trained_on": len(self.trained_on.intersection(ids)),
         }
         return Scored(Scores(tuple(ids), np.concatenate(parts), made_by), tuple(bad))
-
-
-def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
-    """Return ids of all fields that a run's weights know: its own, and those of the runs that they came from.
-
-    Args:
-        facts: What its ``run.json`` says.
-    """
-    return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
-
-
-def load_network(checkpoint: Path, recipe: Recipe) -> Network:
-    """Return the network of a recipe with the weights in a Lightning checkpoint that the recipe selects.
-
-    Raises:
-        FormatError: If the checkpoint is missing, damaged, or of another network.
-    """
-    network = build_recipe_network(recipe, weights="none")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if recipe.select.weights == "plain":
-            prefix = "network."
-            state = {
-                name.removeprefix(prefix): value
-                for name, value in content["state_dict"].items()
-                if name.startswith(prefix)
-            }
-        else:
-            state = content["averages"][recipe.select.weights]
-        network.load_state_dict(state)
-    # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
-    except Exception as error:
-        raise FormatError(
-            f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}", way_out="Train the run again."
-        ) from error
-    return network
-
-
-def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
-    """Return the network that a recipe describes, its backbone with the given weights and its head at random.
-
-    Raises:
-        RecipeError: If there is no such network, or it cannot take pictures of the sizes that it is to see.
-        WeightsError: If the weights cannot be had.
-    """
-    return build_network(
-        recipe.model.backbone,
-        weights=weights,
-        head=recipe.model.head,
-        dropout=recipe.model.dropout,
-        prior=recipe.model.prior,
-        mean=recipe.image.mean,
-        std=recipe.image.std,
-        size=recipe.image.size,
-        # A network may not take every size that it meets.
-        other_sizes=(*recipe.image.progressive, recipe.image.field_px),
-        new_planes=recipe.model.new_planes,
-        each=recipe.image.normalise == "field",
-    )
-
-
-def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
-    """Return the network of a finished run, its recipe and what its ``run.json`` says, with its name and recipe's.
-
-    Raises:
-        FormatError: If there is no finished run, or it is damaged.
-    """
-    header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
-    if not (folder / "scores.parquet").exists():
-        raise FormatError(f"{folder} is not finished.", way_out="Finish it with `cytoloc train … --resume`.")
-    missing = [key for key in ("fold", "atlas", "held_out", "trained_on") if key not in header]
-    if missing:
-        raise FormatError(
-            f"{folder / 'run.json'} is damaged: it lacks {', '.join(missing)}.", way_out="Train it again."
-        )
-    recipe = read_resolved(folder / "recipe.toml")
-    network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe)
-    return network, recipe, {"name": folder.name, "recipe": recipe.name, **header}

@@ -29,7 +29,8 @@ from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, read_json, refuse_existing, write_json
 from cytoloc.labels import LOCATIONS
 from cytoloc.models.backbones import first_line
-from cytoloc.predict.model import RUN_KIND, RUN_VERSION, Model, build_recipe_network, load_network
+from cytoloc.predict.model import Model
+from cytoloc.predict.runs import RUN_KIND, RUN_VERSION, build_recipe_network, load_network
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.scores import write_scores

@@ -29,7 +29,7 @@ from cytoloc.models.losses import (
     weighted_sum,
 )
 from cytoloc.models.network import Network
-from cytoloc.predict.model import build_recipe_network, learned_from, load_run
+from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe
 from cytoloc.recipe_sections import LOSSES, LossSection
 from cytoloc.train.augment import Augmentation
