@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cytoloc.atlas.hpa import HpaSource
 from cytoloc.atlas.importing import import_fields
@@ -18,12 +19,12 @@ from cytoloc.labels import TRAINING_COUNTS
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.simulate.cells import Phase
-from cytoloc.simulate.field import draw_field
+from cytoloc.simulate.field import draw_field, photograph
 from cytoloc.simulate.files import draw_hpa, draw_kaggle, simulate_kaggle
 from cytoloc.simulate.patterns import PATTERNS
 from cytoloc.simulate.plan import KINDS, Design, Plan, plan_study, read_frequencies
 from cytoloc.simulate.stains import StainedScene, draw_stained
-from cytoloc.simulate.study import simulate_atlas
+from cytoloc.simulate.study import draw_atlas, simulate_atlas
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,18 @@ def test_renderings_are_imported_as_the_atlas_of_their_fields(tmp_path: Path) ->
         assert worst > 0.9, role
 
 
+def test_photographs_may_be_larger_than_the_fields_of_an_atlas(tmp_path: Path) -> None:
+    design = Design(n_fields=6, seed=3, size=64, original_px=128, duplicates=0.3)
+    atlas = draw_atlas(tmp_path / "a.atlas", design)
+    assert atlas.fields["original_px"].to_list() == [128] * 6
+    for plan, field in zip(plan_study(design), atlas, strict=True):
+        large = photograph(plan)
+        assert large.shape == (4, 128, 128)
+        np.testing.assert_array_equal(field, scale_field(large, Scaling(size=64)).image)
+    draw_kaggle(tmp_path / "files", design)
+    assert {Image.open(path).size for path in (tmp_path / "files").glob("*.png")} == {(128, 128)}
+
+
 @pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])
 def test_impossible_numbers_are_refused(tmp_path: Path, n_fields: int, seed: int, size: int) -> None:
     with pytest.raises(CytolocError):
@@ -207,6 +220,7 @@ def test_impossible_numbers_are_refused(tmp_path: Path, n_fields: int, seed: int
         Design(n_fields=4, seed=0, size=64, duplicates=1.0),
         Design(n_fields=1, seed=0, size=64, duplicates=0.6),
         Design(n_fields=4, seed=0, size=64, evenness=1.5),
+        Design(n_fields=4, seed=0, size=64, original_px=63),
     ],
 )
 def test_impossible_designs_are_refused(design: Design) -> None:

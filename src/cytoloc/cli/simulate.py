@@ -21,6 +21,12 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="The new atlas, or folder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
     size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
+    original: Annotated[
+        int | None,
+        typer.Option(
+            help="Edge of the photographs, in pixels; atlases hold them scaled to --size, picture files as they are."
+        ),
+    ] = None,
     form: Annotated[
         Literal["atlas", "kaggle", "hpa", "study"],
         typer.Option(
@@ -64,7 +70,7 @@ def simulate(
     from cytoloc.simulate.plan import Design, read_frequencies
 
     if show is not None:
-        others = (fields, out, frequencies, duplicates, noise, noise_kind, leaked, gain)
+        others = (fields, out, original, frequencies, duplicates, noise, noise_kind, leaked, gain)
         if any(value is not None for value in others) or form != "atlas" or evenness:
             raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
         check_outputs(pictures=[show])
@@ -83,7 +89,15 @@ def simulate(
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
     twice = 0.0 if form == "study" else duplicates or 0.0
-    design = Design(n_fields=fields, seed=seed, size=size, evenness=evenness, label_sets=sets, duplicates=twice)
+    design = Design(
+        n_fields=fields,
+        seed=seed,
+        size=size,
+        evenness=evenness,
+        label_sets=sets,
+        duplicates=twice,
+        original_px=original,
+    )
     with progress("drawing") as advance:
         if form == "study":
             if duplicates is not None:

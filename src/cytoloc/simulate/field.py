@@ -43,14 +43,18 @@ _MOST_BINDING: Final = 0.4
 
 
 def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
-    """Return the field of a plan, uint8 ``(4, size, size)``."""
-    return np.asarray(photograph(plan, size=size, bits=8), np.uint8)
+    """Return the field of a plan, uint8 ``(4, size, size)``: its photograph, by area means if that is larger."""
+    image = photograph(plan)
+    if image.shape[1] != size:
+        image = np.stack([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in image])
+    return np.asarray(image, np.uint8)
 
 
-def photograph(plan: Plan, *, size: int, bits: Bits) -> Photograph:
-    """Return the field of a plan as a camera of 8 or 16 bits gives it, ``(4, size, size)``."""
+def photograph(plan: Plan, *, bits: Bits = 8) -> Photograph:
+    """Return the field of a plan as a camera of 8 or 16 bits gives it, ``(4, original_px, original_px)``."""
+    size = plan.row.original_px
     if plan.copy_of is not None:
-        original = photograph(plan.copy_of, size=size, bits=bits)
+        original = photograph(plan.copy_of, bits=bits)
         return near_duplicate(np.random.default_rng([plan.seed, 3, plan.number]), original, plan)
     rng = np.random.default_rng([plan.seed, 1, plan.number])
     dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]

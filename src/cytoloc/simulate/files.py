@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from cytoloc.files import new_folder
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, ChannelRole, format_labels
 from cytoloc.parallel import in_order
-from cytoloc.simulate.field import Photograph, draw_field, drawers, photograph
+from cytoloc.simulate.field import Photograph, drawers, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, LabelSet, Plan, plan_study
 
@@ -52,7 +51,7 @@ def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance 
     plans = plan_study(design)
     with new_folder(path) as folder:
         with drawers() as pool:
-            draw = partial(photograph, size=design.size, bits=bits)
+            draw = partial(photograph, bits=bits)
             for done, image in enumerate(in_order(draw, plans, pool=pool), start=1):
                 write_kaggle_field(folder, plans[done - 1].row.id, image)
                 advance(done, len(plans))
@@ -81,7 +80,7 @@ def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _to
     with new_folder(path) as folder:
         (folder / "images").mkdir()
         with drawers() as pool:
-            draw = partial(draw_field, size=design.size)
+            draw = photograph
             for done, image in enumerate(in_order(draw, plans, pool=pool), start=1):
                 write_hpa_field(folder / "images", names[done - 1], image)
                 advance(done, len(plans))
@@ -99,7 +98,7 @@ def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
         Image.fromarray(plane).save(folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
 
 
-def write_hpa_field(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
+def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
     """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.jpg``, each stain in its colour."""
     for role, plane in zip(CHANNELS, image, strict=True):
         rendering = np.zeros((*plane.shape, 3), np.uint8)

@@ -38,6 +38,9 @@ OTHER_LABELS: Final = 0.3
 """Share of wells that do not show quite what the gene's first well shows."""
 
 
+MOST_PX: Final = 4096
+
+
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """What decides a study.
@@ -50,7 +53,7 @@ class Design:
         label_sets: Label sets and their shares, which sum to 1; None for those of the real training set.
         duplicates: Share of fields that are near-duplicates of another.
         gain: Brightness by that of the real training set.
-        original_px: Size of the originals that fields are said to come from.
+        original_px: Edge of the photographs, in pixels, which are scaled down to ``size``; None for ``size``.
     """
 
     n_fields: int
@@ -219,8 +222,15 @@ def _refuse_impossible(design: Design) -> None:
         )
     if design.seed < 0:
         raise SettingsError(f"{design.seed} is not a seed.", way_out="Seeds are whole numbers from 0.")
-    if not 32 <= design.size <= 4096:
-        raise SettingsError(f"Fields of {design.size} px cannot be drawn.", way_out="Choose a size from 32 to 4096 px.")
+    if not 32 <= design.size <= MOST_PX:
+        raise SettingsError(
+            f"Fields of {design.size} px cannot be drawn.", way_out=f"Choose a size from 32 to {MOST_PX} px."
+        )
+    if design.original_px is not None and not design.size <= design.original_px <= MOST_PX:
+        raise SettingsError(
+            f"Photographs of {design.original_px} px cannot be drawn for fields of {design.size} px.",
+            way_out=f"Choose from {design.size} to {MOST_PX} px.",
+        )
     if not 0 <= design.evenness <= 1:
         raise SettingsError(f"An evenness of {design.evenness:g} cannot be.", way_out="Choose one from 0 to 1.")
     if not 0 <= design.duplicates < 1 or round(design.duplicates * design.n_fields) >= design.n_fields:

@@ -24,7 +24,7 @@ from cytoloc.files import read_json, refuse_existing, write_json
 from cytoloc.labels import N_LOCATIONS, format_labels
 from cytoloc.simulate.field import draw_field, drawers
 from cytoloc.simulate.files import of_one_well, write_labels, write_rows
-from cytoloc.simulate.plan import KINDS, Design, LabelSet, Plan, plan_study
+from cytoloc.simulate.plan import KINDS, MOST_PX, Design, LabelSet, Plan, plan_study
 
 KIND: Final = "cytoloc-study"
 VERSION: Final = 1
@@ -155,7 +155,11 @@ def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
     of_train = replace(design, duplicates=flaws.duplicates)
     of_external = replace(design, seed=design.seed + 1_000_003)
     of_test = replace(
-        design, n_fields=n_test, seed=design.seed + 2_000_003, gain=flaws.gain, original_px=round(1.5 * design.size)
+        design,
+        n_fields=n_test,
+        seed=design.seed + 2_000_003,
+        gain=flaws.gain,
+        original_px=min(round(1.5 * (design.original_px or design.size)), MOST_PX),
     )
     train, external = plan_study(of_train), plan_study(of_external)
     test = _leaked(plan_study(of_test), external, round(flaws.leaked * n_test))
