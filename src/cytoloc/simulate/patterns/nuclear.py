@@ -22,8 +22,9 @@ def nuclear_membrane(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def nucleoli(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Fill the one to four roundish bodies that the nuclear stain leaves dark."""
-    return to_unit(scene.nucleoli + 0.08 * rng.uniform() * (scene.nucleus_map > 0))
+    """Fill the one to four roundish bodies that the nuclear stain leaves dark, their rim alone in some fields."""
+    bodies = scene.nucleoli * (1 - scene.nucleoli) * 4 if rng.uniform() < 0.15 else scene.nucleoli
+    return to_unit(bodies + 0.35 * rng.uniform() ** 2 * (scene.nucleus_map > 0))
 
 
 def fibrillar_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
@@ -38,10 +39,10 @@ def fibrillar_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def nuclear_speckles(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Scatter some twenty irregular islands of splicing factors through the nucleus, nucleoli left out."""
-    noise = smooth_noise(rng, scene.size, 3.2 * scene.scale)
-    islands = 1 / (1 + np.exp(-8 * (noise - 0.9)))
-    return to_unit((scene.in_nucleus > scene.scale) * (islands + 0.08) * (1 - scene.nucleoli))
+    """Scatter some twenty irregular islands of splicing factors through a haze in the nucleus, nucleoli left out."""
+    noise = smooth_noise(rng, scene.size, rng.uniform(1.8, 3.2) * scene.scale)
+    islands = 1 / (1 + np.exp(-8 * (noise - rng.uniform(0.5, 0.9))))
+    return to_unit((scene.in_nucleus > scene.scale) * (islands + rng.uniform(0.05, 0.45)) * (1 - scene.nucleoli))
 
 
 def nuclear_bodies(scene: StainedScene, rng: np.random.Generator) -> Plane:

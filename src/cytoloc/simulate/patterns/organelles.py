@@ -15,15 +15,20 @@ def endoplasmic_reticulum(scene: StainedScene, rng: np.random.Generator) -> Plan
 
 
 def golgi_apparatus(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Wind a thick ribbon beside the nucleus, on the side of the organising centre."""
-    ribbons = []
+    """Wind a ribbon beside the nucleus, on the side of the organising centre, among stacks more or less apart."""
+    ribbons, stacks = [], []
+    apart, share = rng.uniform(4, 11) * scene.scale, rng.uniform(0, 1)
     for cell in scene.cells:
         away = outward(cell)
+        spots = cell.organising_centre + rng.normal(0, apart, (int(rng.integers(10, 40)), 2))
+        stacks.append(np.column_stack([spots, rng.uniform(0.9, 2.2, len(spots)) * scene.scale]))
         for _ in range(int(rng.integers(3, 7))):
             start = cell.organising_centre + rng.normal(0, 5 * scene.scale, 2).astype(np.float32)
             along = away + np.pi / 2 + rng.normal(0, 0.5)
             ribbons.append(walk(rng, start, along, step=2 * scene.scale, steps=int(rng.integers(4, 9)), wobble=0.5))
-    return draw_lines(scene.size, ribbons, width=2.6 * scene.scale) * scene.cytoplasm
+    ribbon = draw_lines(scene.size, ribbons, width=rng.uniform(1.6, 2.6) * scene.scale)
+    dots = draw_dots(scene.size, np.concatenate(stacks).astype(np.float32))
+    return to_unit(np.maximum(share * ribbon, dots) * scene.cytoplasm)
 
 
 def peroxisomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
@@ -62,8 +67,9 @@ def lipid_droplets(scene: StainedScene, rng: np.random.Generator) -> Plane:
 def mitochondria(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Fill the cytoplasm with curved threads, broken and branched, denser by the nucleus."""
     angle = 2.5 * smooth_noise(rng, scene.size, rng.uniform(10, 20) * scene.scale)
-    threads = streaks(rng, angle, length=rng.uniform(7, 14) * scene.scale, width=2.2 * scene.scale)
-    threads = 1 / (1 + np.exp(-6 * (threads - rng.uniform(0.5, 0.9))))
+    threads = streaks(rng, angle, length=rng.uniform(5, 14) * scene.scale, width=rng.uniform(1.3, 2.2) * scene.scale)
+    threads = 1 / (1 + np.exp(-6 * (threads - rng.uniform(0.4, 0.9))))
+    threads *= np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.5 * scene.scale), 0, None)
     near = np.exp(-scene.from_nucleus / (rng.uniform(14, 30) * scene.scale))
     return to_unit((threads + 0.08) * scene.cytoplasm * near * (scene.in_cell > 2 * scene.scale))
 

@@ -26,8 +26,9 @@ def focal_adhesions(scene: StainedScene, rng: np.random.Generator) -> Plane:
 def plasma_membrane(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Line the whole rim of every cell, ruffled, over a faint haze."""
     ruffle = np.clip(1 + 0.5 * smooth_noise(rng, scene.size, 7 * scene.scale), 0.15, None)
-    edge = np.exp(-((scene.in_cell / (2.4 * scene.scale)) ** 2)) * ruffle
-    return to_unit((scene.cell_map > 0) * (edge + 0.12))
+    edge = np.exp(-((scene.in_cell / (rng.uniform(1.2, 2.6) * scene.scale)) ** 2)) * ruffle
+    # The membrane above and below the focus is seen from its face.
+    return to_unit((scene.cell_map > 0) * (edge + rng.uniform(0.08, 0.6)))
 
 
 def cell_junctions(scene: StainedScene, rng: np.random.Generator) -> Plane:
