@@ -1,16 +1,21 @@
 """How far simulated fields are from real ones, by simple statistics, and how well those tell the two apart.
 
-    python studies/realism.py IMAGES [--simulated 300] [--size 256]
+    python studies/realism.py IMAGES [--simulated 300] [--size 256] [--original 256] [--labels CSV --sheet PNG [--dictionary DIR]]
 
-IMAGES holds fields as the 2018 competition names them. Printed are mean and spread of each statistic in both, and the
-area under the ROC curve of two classifiers that are told to separate them, cross-validated: .5 is what cannot be told
-apart. Simulated fields are drawn in the proportions of the real training set.
+IMAGES holds fields as the 2018 competition names them. Printed are mean and spread of each statistic in both, how far
+the perceptual hashes of different fields are apart, and the area under the ROC curve of two classifiers that are told
+to separate real from simulated, cross-validated: .5 is what cannot be told apart. Simulated fields are drawn in the
+proportions of the real training set; --original draws them larger, and scales them down as the real ones are.
+
+--sheet draws the protein of each location: a picture of a dictionary of patterns, named ``{location}-…``, two real
+fields, three simulated ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +30,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.labels import CHANNELS
+from cytoloc.labels import CHANNELS, LOCATIONS, N_LOCATIONS
+from cytoloc.lists import read_labels
+from cytoloc.pictures.hashes import field_hashes
 from cytoloc.pictures.scale import Scaling, scale_field
-from cytoloc.simulate.study import simulate_atlas
+from cytoloc.simulate.field import draw_field
+from cytoloc.simulate.plan import Design, plan_one
+from cytoloc.simulate.study import draw_atlas
 
 BANDS = 5
 
@@ -72,12 +81,51 @@ def table(images: list[NDArray[np.uint8]]) -> tuple[list[str], NDArray[np.float6
     return list(rows[0]), np.array([list(row.values()) for row in rows])
 
 
+def hash_distances(images: Sequence[NDArray[np.uint8]], wells: Sequence[object]) -> NDArray[np.float64]:
+    """Return the 1st, 5th and 50th percentile of the bits between hashes of fields of different wells, per channel."""
+    hashes = np.array([[field_hashes(image)[role] for role in CHANNELS] for image in images], np.uint64)
+    one, other = np.triu_indices(len(images), 1)
+    apart = np.array([wells[a] != wells[b] for a, b in zip(one, other, strict=True)])
+    bits = np.bitwise_count(hashes[one] ^ hashes[other])[apart]
+    return np.asarray(np.percentile(bits, [1, 5, 50], axis=0).T)
+
+
+def shown(image: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    """Return the protein of a field in grey, as bright as the eye wants it, ``(edge, edge, 3)``."""
+    white = max(float(np.percentile(image[1], 99.7)), 20.0)
+    grey = np.clip(image[1] / white * 255, 0, 255).astype(np.uint8)
+    return np.repeat(cv2.resize(grey, (edge, edge), interpolation=cv2.INTER_AREA)[..., None], 3, axis=2)
+
+
+def draw_sheet(path: Path, of_location: Mapping[int, list[NDArray[np.uint8]]], dictionary: Path | None) -> None:
+    """Draw a row per location: a picture of a dictionary, real fields, three simulated ones."""
+    edge, rows = 224, []
+    for location in LOCATIONS:
+        found = sorted(dictionary.glob(f"{location.id}-*")) if dictionary else []
+        cells = [cv2.resize(cv2.imread(str(each)), (edge, edge)) for each in found[:1]]
+        cells += [np.zeros((edge, edge, 3), np.uint8)] * (1 - len(cells))
+        real = [shown(image, edge) for image in of_location.get(location.id, [])[:2]]
+        cells += real + [np.zeros((edge, edge, 3), np.uint8)] * (2 - len(real))
+        for seed in range(3):
+            drawn = draw_field(plan_one(location.id, seed=seed, size=512), size=256)
+            cells.append(shown(drawn, edge))
+        row = np.ascontiguousarray(np.concatenate(cells, axis=1))
+        cv2.putText(row, f"{location.id} {location.name}", (5, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 255, 255), 1)
+        rows.append(row)
+    half = len(rows) // 2
+    cv2.imwrite(str(path), np.concatenate([np.concatenate(rows[:half]), np.concatenate(rows[half:])], axis=1))
+
+
 def main() -> None:
     """Print both, and how well they are told apart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--simulated", type=int, default=300)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--original", type=int)
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--dictionary", type=Path)
     given = parser.parse_args()
     found = find_kaggle_fields(given.images)
     real = [
@@ -85,8 +133,16 @@ def main() -> None:
         for name in sorted(found)
     ]
     with tempfile.TemporaryDirectory() as place:
-        atlas = simulate_atlas(Path(place) / "s.atlas", n_fields=given.simulated, seed=7, size=given.size)
+        design = Design(n_fields=given.simulated, seed=7, size=given.size, original_px=given.original)
+        atlas = draw_atlas(Path(place) / "s.atlas", design)
         drawn = list(atlas)
+        wells = list(atlas.fields.select("plate", "well").iter_rows())
+    if given.sheet:
+        labels = read_labels(given.labels)
+        fewest = sorted(zip(sorted(found), real, strict=True), key=lambda each: len(labels[each[0]]))
+        of_location = {i: [image for name, image in fewest if i in labels[name]] for i in range(N_LOCATIONS)}
+        draw_sheet(given.sheet, of_location, given.dictionary)
+        print(f"{given.sheet}: drawn.")
     names, of_real = table(real)
     _, of_drawn = table(drawn)
     print(f"{'':<36}{'real':>18}{'simulated':>18}   AUC alone")
@@ -97,6 +153,10 @@ def main() -> None:
         alone = roc_auc_score(truth, both[:, place_])
         of_both = f"{a.mean():>9.2f} ±{a.std():>6.2f}{b.mean():>10.2f} ±{b.std():>6.2f}"
         print(f"{name:<36}{of_both}   {max(alone, 1 - alone):.2f}")
+    print("bits between hashes of different fields, 1st, 5th and 50th percentile")
+    distances = hash_distances(real, range(len(real))), hash_distances(drawn, wells)
+    for role, one, other in zip(CHANNELS, *distances, strict=True):
+        print(f"{role:<36}{'/'.join(f'{each:.0f}' for each in one):>18}{'/'.join(f'{each:.0f}' for each in other):>18}")
     deal = StratifiedKFold(5, shuffle=True, random_state=0)
     models: dict[str, Any] = {
         "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),

@@ -132,6 +132,8 @@ def drawers() -> ProcessPoolExecutor:
 def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:
     mean, spread = _WHITE[role]
     dim = role == "protein"
+    # Light falls on an area: a pixel of half the edge counts a quarter of it, and its noise averages out when scaled.
+    finer = 2 * scale
     return Exposure(
         white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
         blur_px=float(rng.uniform(0.45, 0.95)) * scale,
@@ -139,7 +141,7 @@ def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Expo
         haze_px=float(rng.uniform(4, 10)) * scale,
         uneven=float(rng.uniform(0, 0.12)),
         # Gain makes up for a weak stain, and with it for few photons.
-        photons=float(np.exp(rng.uniform(np.log(20 if dim else 40), np.log(250 if dim else 500)))),
-        read_noise=float(rng.uniform(0, 0.006)),
+        photons=float(np.exp(rng.uniform(np.log(20 if dim else 40), np.log(250 if dim else 500)))) / finer**2,
+        read_noise=float(rng.uniform(0, 0.006)) * finer,
         black=float(rng.uniform(0.004, 0.02)),
     )
