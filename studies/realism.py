@@ -1,6 +1,7 @@
 """How far simulated fields are from real ones, by simple statistics, and how well those tell the two apart.
 
-    python studies/realism.py IMAGES [--simulated 300] [--size 256] [--original 256] [--labels CSV --sheet PNG [--dictionary DIR]]
+    python studies/realism.py IMAGES [--simulated 300] [--size 256] [--original 256]
+                               [--labels CSV --sheet PNG [--dictionary DIR]]
 
 IMAGES holds fields as the 2018 competition names them. Printed are mean and spread of each statistic in both, how far
 the perceptual hashes of different fields are apart, and the area under the ROC curve of two classifiers that are told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,11 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("Id,Label\na,0\n", "lacks the column Target; it has Id, Label"),
-        ("Id;Target\na;0\n", "lacks the columns Id, Target"),
+        ("Id;Target\na;0\n", "separated by semicolons"),
+        ("Id\tTarget\na\t0\n", "separated by tabs"),
+        ("ID,Label\na,0|3\n", "audit --classes 2021"),
+        ("Id,Target\r\r\na,0\r\r\n", "lines end twice"),
+        ("PK\x03\x04 a workbook", "is an Excel workbook"),
         ("Id,Target\n", "has no rows"),
         ("Id,Target\na,0\na,1\n", "the id a occurs twice"),
         ("Id,Target\na,\n", "id a: the label is empty"),
@@ -76,3 +81,14 @@ def test_labels_of_another_encoding_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"l\.csv cannot be read") as caught:
         read_labels(tmp_path / "l.csv")
     assert "UTF-8" in caught.value.way_out
+
+
+def test_text_of_16_bits_is_told(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("Id,Target\na,1\n", encoding="utf-16")
+    with pytest.raises(TableError, match=r"l\.csv is text in UTF-16"):
+        read_labels(tmp_path / "l.csv")
+
+
+def test_ids_may_be_gzipped(tmp_path: Path) -> None:
+    (tmp_path / "l.csv.gz").write_bytes(gzip.compress(b"Id,Predicted\na,1\nb,2\n"))
+    assert read_ids(tmp_path / "l.csv.gz") == ("a", "b")

@@ -107,7 +107,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        except FileNotFoundError as error:
+            raise _takes_none(path.parent) from error
         try:
             yield temporary
             refuse_existing(path)
@@ -288,7 +291,9 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
     if not path.exists():
         raise error(f"{path}: there is no such {what}.", way_out="Check the path.")
     if what.endswith("file") and not path.is_file():
-        raise error(f"{path} is a folder, not a {what}.", way_out="Check the path.")
+        raise error(
+            f"{path} is {'a folder' if path.is_dir() else 'no plain file'}, not a {what}.", way_out="Check the path."
+        )
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def read_csv(path: Path) -> pl.DataFrame:
     Raises:
         TableError: If it cannot be read, or has an empty ``Id``.
     """
+    _refuse_other_kinds(path)
     try:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -37,7 +39,7 @@ def read_csv(path: Path) -> pl.DataFrame:
 def read_ids(path: str | Path) -> tuple[str, ...]:
     """Return the ids in the column ``Id`` of a CSV, or in a text file with one a line."""
     path = existing(Path(path))
-    if path.suffix == ".csv":
+    if path.name.endswith((".csv", ".csv.gz")):
         table = read_csv(path)
         require_columns(table, ["Id"], path)
         ids = tuple(table["Id"].to_list())
@@ -45,10 +47,12 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise TableError(f"{path} is not a text file in UTF-8.") from error
+            raise TableError(
+                f"{path} is not a text file in UTF-8.", way_out="Give a CSV with the column Id, or one id a line."
+            ) from error
         ids = tuple(line.strip() for line in lines if line.strip())
     if not ids:
-        raise TableError(f"{path} lists no ids.")
+        raise TableError(f"{path} lists no ids.", way_out="Give a CSV with the column Id, or one id a line.")
     refuse_repeated(ids, where=str(path))
     return ids
 
@@ -145,7 +149,10 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     known = dict(table.select("Id", "group").iter_rows())
     missing = [name for name in ids if not known.get(name)]
     if missing:
-        raise TableError(f"{path} lacks the group of {len(missing)} of the scored fields, e.g. {missing[0]}.")
+        raise TableError(
+            f"{path} lacks the group of {len(missing)} of the scored fields, e.g. {missing[0]}.",
+            way_out="Give the group of each of these fields.",
+        )
     named = [known[name] for name in ids]
     # Numbers keep their order, as a folds file has them.
     ordered = [int(group) for group in named] if all(group.isdecimal() for group in named) else named
@@ -174,6 +181,35 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> 
     if missing:
         raise TableError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
-            f" it has {', '.join(table.columns)}.",
-            way_out="Columns are separated by commas and named in the first line.",
+            f" it has {', '.join(table.columns)[:200].strip()}.",
+            way_out=_other_form(table.columns),
         )
+
+
+def _other_form(columns: Sequence[str]) -> str:
+    """Return what to do about a table that lacks columns, by what its header looks like."""
+    header = ",".join(columns)
+    if "\r" in header:
+        return "Its lines end twice (CR CR LF), as after a transfer in text mode: save it again."
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if separator in header:
+            return f"Its columns are separated by {name}: save it with commas."
+    if {"ID", "Label"} <= set(columns):
+        return "It looks like the labels of 2021, which `cytoloc audit --classes 2021` reads as the truth."
+    return "Columns are separated by commas and named in the first line."
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise if a file is what spreadsheets write unless they are told to write CSV in UTF-8."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(4)
+    except OSError as error:
+        raise TableError(
+            f"{path} cannot be read: {error.strerror}.", way_out="Check the path and its rights."
+        ) from error
+    kind = "an Excel workbook" if first.startswith(b"PK") else None
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        kind = "text in UTF-16"
+    if kind:
+        raise TableError(f"{path} is {kind}, not CSV.", way_out="Save it as CSV in UTF-8.")

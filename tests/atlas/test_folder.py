@@ -280,8 +280,9 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
     image = noise(2, 64, 64, dtype=np.uint16, top=4096)
     tifffile.imwrite(folder / "a.ome.tif", image, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}})
     call = ["import", "folder", folder, "--channels", "nucleus=0,protein=gfp", "--absent", "microtubules=zero,er=zero"]
-    dry = cli(*call, "--dry-run")
+    dry = cli(*call, "--size", 32, "--dry-run")
     assert dry.code == 0
+    assert cli(*call, "--dry-run").code == 1  # enlarged to 512 px, by no one's wish
     assert "channel 0 'DAPI' of 2 in a.ome.tif" in dry.err
     assert "channel 1 'GFP' of 2" in dry.err
     assert "er            not imaged: black" in dry.err

@@ -102,7 +102,7 @@ def test_import_refuses_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Atlas, tmp_path: Path) -> None:
-    out = tmp_path / "there"
+    out = tmp_path / "there.parquet"
     out.write_text("precious")
     scores = tmp_path / "scores.csv"
     columns = ",".join(map(str, range(28)))

@@ -23,14 +23,14 @@ def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
     [
         ("id,group,fold\na,0,0\nb,0,1\n", "groups that cross folds: 1, e.g. group 0"),
         ("id,group,fold\na,0,0\na,0,0\n", "a occurs twice"),
-        ("id,fold\na,0\n", "not a folds file"),
+        ("id,fold\na,0\n", "lacks the column group"),
         ("id,group,fold\na,0,x\n", "not a folds file"),
         ("id,group,fold\na,0,\n", "empty cells"),
         ("id,group,fold\n", "empty"),
         ("id,group,fold\na,0,1\nb,1,2\n", "numbered 1, 2"),
         ("id,group,fold\na,0,-1\nb,1,0\n", "numbered -1, 0"),
         ("id,group,fold\na,0,0\nb,1,400000000000\n", "numbered 0, 400000000000"),
-        ("", "not a folds file"),
+        ("", "cannot be read as CSV"),
     ],
 )
 def test_bad_folds_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -50,3 +50,9 @@ def test_what_belongs_together_must_not_cross_whatever_the_file_says() -> None:
         refuse_crossing(folds, ["a", "b", "c"], np.array([0, 1, 0]), where=where)
     with pytest.raises(TableError, match=r"lacks 1 of 2 fields, e\.g\. e"):
         refuse_crossing(folds, ["a", "e"], np.array([0, 1]), where=where)
+
+
+def test_anybodys_folds_may_lack_groups(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("Id,Fold\na,0\nb,1\nc,\n")
+    folds = read_folds(tmp_path / "f.csv", grouped=False)
+    assert folds.rows() == [("a", 0, 0), ("b", 1, 1), ("c", 2, None)]

@@ -12,7 +12,7 @@ import pytest
 
 import cytoloc
 from cytoloc.atlas.store import Atlas
-from cytoloc.decide.decision import fit_decision, write_decision
+from cytoloc.decide.decision import fit_decision, with_provenance, write_decision
 from cytoloc.errors import FormatError, ImageError, SettingsError
 from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import read_card, write_bundle
@@ -64,10 +64,11 @@ def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Atlas
     np.testing.assert_array_equal(cytoloc.load(plain).probabilities(fields), raw)
     model = cytoloc.load(decided)
     assert model.decision is not None
+    assert "calibrated_by" in model.provenance
     np.testing.assert_allclose(model.probabilities(fields), model.decision.probabilities({"mean": raw}), atol=2e-3)
     assert model.trained_on == cytoloc.load(run).trained_on
     assert decided.stat().st_size < 0.6 * plain.stat().st_size
-    assert read_card(decided) == "# two"
+    assert read_card(decided) == "**Not for conclusions.**\n\n# two"
     again = tmp_path / "again.cytoloc"
     write_bundle([run], again, card="# two", decision=decision, half=True, caution="Not for conclusions.")
     assert again.read_bytes() == decided.read_bytes()
@@ -82,7 +83,7 @@ def test_arrays_atlases_and_the_command_give_the_same(
     assert "1 network" in said.out
     card = cli("info", path).out
     assert "**For trying out.**" in card
-    assert "20 fields of study.atlas" in card
+    assert "| 20 fields, of study.atlas | 20 |" in card
     model = cytoloc.load(path)
     of_array = model.predict(study.read(range(len(study))))
     of_atlas = model.predict(study)
@@ -97,6 +98,8 @@ def test_arrays_atlases_and_the_command_give_the_same(
     np.testing.assert_allclose(scores.probabilities, of_atlas.probabilities, atol=1e-6)
     assert scores.provenance["caution"] == "For trying out."
     assert scores.provenance["fields_trained_on"] == 20
+    again = cli("decide", "apply", tmp_path / "s.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
+    assert (again.code, "calibrated already" in again.err) == (1, True)
     written = read_labels(tmp_path / "l.csv", column="Predicted")
     assert list(written.values()) == [tuple(place.id for place in row) for row in of_atlas.locations]
 
@@ -117,9 +120,15 @@ def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Atlas, t
         (one[:, :, :60], "not square"),
         (np.full((4, 64, 64), np.nan), "NaN"),
         (np.zeros((0, 4, 64, 64), np.uint8), "shape"),
+        (one.astype(np.int32), "int32 pixels"),
+        (one.tolist(), "this is list"),
     ):
         with pytest.raises(ImageError, match=message):
             model.predict(bad)
+    with pytest.raises(SettingsError, match="3 is no number of views"):
+        model.predict(one, views=3)
+    swapped = deep.astype(deep.dtype.newbyteorder(">"))
+    np.testing.assert_array_equal(model.predict(swapped).probabilities, model.predict(deep).probabilities)
 
 
 def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Atlas, tmp_path: Path) -> None:
@@ -127,12 +136,16 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     truth = study.truth[[study.ids.index(name) for name in scores.ids]]
     two = fit_decision({"a": scores.probabilities, "b": scores.probabilities}, truth)
     write_decision(two, tmp_path / "two.json")
+    other = fit_decision({"mean": scores.probabilities}, truth)
+    write_decision(with_provenance(other, scores=[{"file": "x", "sha256": "0"}]), tmp_path / "other.json")
     out = tmp_path / "m.cytoloc"
     for words, code, message in (
         ((run, "--decision", tmp_path / "two.json", "--out", out), 2, "is of the members a, b"),
         ((run, "--out", tmp_path / "m.zip"), 2, "ends in .cytoloc"),
         ((tmp_path, "--out", out), 1, "holds no runs"),
         ((run, "--card", tmp_path / "absent.md", "--out", out), 1, "absent.md"),
+        ((run, "--decision", tmp_path / "other.json", "--out", out), 2, "fitted to other scores"),
+        ((run, "--caution", "a\x1b[2J", "--out", out), 2, "printable"),
     ):
         said = cli("bundle", *words)
         assert (said.code, message in said.err) == (code, True), said.err
@@ -140,6 +153,9 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     said = cli("predict", out, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
     assert (said.code, "has no decision" in said.err) == (2, True)
     assert not (tmp_path / "s.parquet").exists()
+    with pytest.raises(SettingsError, match="given twice"):
+        write_bundle([run, run.parent / "." / run.name], tmp_path / "twice.cytoloc")
+    assert "1 network" in cli("bundle", run, run.parent, "--out", tmp_path / "once.cytoloc").out
 
 
 def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
@@ -152,6 +168,7 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
     def headed(**change: object) -> bytes:
         return json.dumps({**head, **change}).encode()
 
+    fewer = {name: each for name, each in head["parts"].items() if name != "card.md"}
     for part, content, message in (
         ("members/0/weights.safetensors", b"x", "weights.safetensors is not as it was written"),
         ("members/0/recipe.toml", None, "recipe.toml is not as it was written"),
@@ -159,6 +176,10 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
         ("bundle.json", headed(version=2), "version 2"),
         ("bundle.json", headed(channels=["protein"]), "other channels"),
         ("bundle.json", headed(parts=None), "damaged"),
+        ("bundle.json", headed(parts=fewer), "does not name the parts"),
+        ("bundle.json", headed(members=head["members"] * 2), "does not name the parts"),
+        ("bundle.json", headed(more=1), "damaged"),
+        ("decision.json", b"{}", "decision.json is not as it was written"),
     ):
         path.write_bytes(whole)
         rewrite(path, part, content)

@@ -54,7 +54,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_every_shipped_recipe_trains_a_step(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     names = recipe_names()
-    assert len(names) == 15
+    assert len(names) == 16
     few = folds.with_columns(pl.when(pl.col("fold") < 2).then("fold"))
     for name in names:
         recipe = load_recipe(name)

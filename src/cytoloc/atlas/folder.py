@@ -293,6 +293,12 @@ class FolderSource:
             self.unmatched += not claims
             for said, roles in claims:
                 item = said["id"]
+                if item.rpartition("/")[2].startswith("."):
+                    raise ImageError(
+                        f"{self.folder}: by the patterns {path} is of a field called {item!r}.",
+                        way_out="* stands for the field's id: write what comes after it too, as in '5channel*.tif'"
+                        " or '*.tif'.",
+                    )
                 files = self._files.setdefault(item, {})
                 if any(role in files for role in roles):
                     raise ImageError(

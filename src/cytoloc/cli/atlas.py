@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="An atlas: a folder, or a URL; or a bundle.", metavar="ATLAS|BUNDLE")],
+    path: Annotated[
+        str, typer.Argument(help="An atlas: a folder, or a URL; or a bundle, or box.", metavar="ATLAS|BUNDLE")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Read every pixel and compare its checksum.")] = False,
 ) -> None:
@@ -39,11 +41,11 @@ def info(
 
     Example: `cytoloc info model.cytoloc`
     """
-    if path.endswith(".cytoloc"):
+    if path.endswith(".cytoloc") or (path == "box" and not Path(path).exists()):
         require_nets()
-        from cytoloc.predict.bundle import read_card
+        from cytoloc.predict.bundle import box, read_card
 
-        typer.echo(read_card(Path(path)), nl=False)
+        typer.echo(read_card(box() if path == "box" else Path(path)), nl=False)
         return
     from cytoloc.atlas.store import open_atlas
     from cytoloc.errors import FormatError
@@ -105,7 +107,7 @@ def describe(atlas: Atlas) -> dict[str, Any]:
     import polars as pl
 
     counts = atlas.truth.sum(axis=0)
-    wells = atlas.fields.select("antibody", "plate", "well").drop_nulls().unique().height
+    wells = atlas.fields.select("plate", "well").drop_nulls().unique().height
     sizes = atlas.fields["original_px"].value_counts().sort("original_px")
     flags = (
         atlas.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,38 +40,11 @@ def bundle(
     if out.suffix != SUFFIX:
         raise SettingsError(f"{out}: a bundle's name ends in {SUFFIX}.", way_out=f"Choose {out.stem}{SUFFIX}.")
     check_outputs(out)
-    folders = list(dict.fromkeys(folder for path in runs for folder in find_runs(path)))
-    if card is None:
-        said = _plain_card(out.stem, folders, decision=decision, caution=caution)
-    else:
-        try:
-            said = card.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TableError(f"{card} cannot be read: {error}.", way_out="Give a text file in UTF-8.") from error
+    folders = list(dict.fromkeys(folder.resolve() for path in runs for folder in find_runs(path)))
+    try:
+        said = card.read_text(encoding="utf-8") if card else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{card} cannot be read: {error}.", way_out="Give a text file in UTF-8.") from error
     write_bundle(folders, out, card=said, decision=decision, half=half, caution=caution)
     megabytes = out.stat().st_size / 1e6
     typer.echo(f"{out}: {counted(len(folders), 'network')}, {megabytes:.1f} MB.")
-
-
-def _plain_card(name: str, runs: list[Path], *, decision: Path | None, caution: str) -> str:
-    """Return a card of what runs and decision say of themselves."""
-    from cytoloc.decide.decision import read_decision
-    from cytoloc.predict.runs import load_run
-
-    lines = [f"# {name}", ""]
-    if caution:
-        lines += [f"**{caution}**", ""]
-    lines += ["| network | recipe | image | trained on | held out |", "|---|---|---|---|---|"]
-    for run in runs:
-        _, recipe, facts = load_run(run)
-        atlas: dict[str, Any] = facts["atlas"]
-        lines.append(
-            f"| {facts['name']} | {recipe.name}, {recipe.model.backbone} | {recipe.image.field_px} px"
-            f" | {len(facts['trained_on'])} fields of {Path(atlas['path']).name} | {len(facts['held_out'])} |"
-        )
-    if decision:
-        fitted = read_decision(decision)
-        judged = fitted.fitted_on.get("macro_f1_cross_fitted")
-        worth = "" if judged is None else f"; macro F1 {judged:.3f} on fields that it did not see"
-        lines += ["", f"Decision: method {fitted.method}, fitted to {fitted.fitted_on['fields']} fields{worth}."]
-    return "\n".join(lines) + "\n"

@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 def folds(
     path: Annotated[str, typer.Argument(help="An atlas, or a label list, CSV Id,Target.", metavar="ATLAS|CSV")],
     out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="How many folds; 5 if nothing is said.", min=2)] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", help="How many folds; 5 if nothing is said. With --like, one of so many is picked.", min=2),
+    ] = None,
     group: Annotated[GroupBy, typer.Option(help="What must not be separated, where it is known.")] = "well",
     pairs: Annotated[
         list[Path] | None,
@@ -77,7 +80,7 @@ def folds(
     alike: list[Resemblance] = []
     unknown = 0
     if check:
-        made = table.read_folds(check)
+        made = table.read_folds(check, grouped=False)
         labelled = fields.filter(fields["labels"].is_not_null())
         together = groups_of_fields(labelled, group_by=group, pairs=tied)
         if labelled.is_empty():
@@ -111,6 +114,7 @@ def folds(
         "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group)).sum()),
         "left_out": made["fold"].null_count(),
         "unknown": unknown,
+        "half_strange_pairs": sum((a in ids) != (b in ids) for a, b in tied),
         "strange_pairs": sum(a not in ids and b not in ids for a, b in tied),
     }
     if as_json:
@@ -180,6 +184,8 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
         lines.append(
             f"{counted(counts['alone'], 'field')} whose {group} is not known: only --pairs can tie them to others."
         )
+    if counts["half_strange_pairs"]:
+        lines.append(f"{counted(counts['half_strange_pairs'], 'pair')} of --pairs of a field here and one that is not.")
     if counts["strange_pairs"]:
         lines.append(
             f"{counted(counts['strange_pairs'], 'pair')} of --pairs with neither field here: they tie by way of others."

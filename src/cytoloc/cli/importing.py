@@ -13,6 +13,7 @@ from cytoloc.cli.console import counted, progress
 
 if TYPE_CHECKING:
     from cytoloc.atlas.folder import FolderSource
+    from cytoloc.atlas.hpa import HpaSource
     from cytoloc.atlas.importing import FieldSource, Imported
     from cytoloc.atlas.kaggle import KaggleSource
     from cytoloc.errors import ImageError
@@ -87,6 +88,7 @@ def kaggle(
     source = KaggleSource(folder, labels=labels, scaling=scaling, depth=DepthRule(floor=floor), limit=limit)
     _measure(source, depth)
     _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    _say_what_is_not_there(source)
     left_out = len(source.found) - len(source.items)
     if left_out > 0:
         typer.echo(f"{counted(left_out, 'more field')} in {folder} not asked for.")
@@ -116,6 +118,7 @@ def hpa(
     scaling = Scaling(size=size, square=square, enlarge=enlarge)
     source = HpaSource(folder, labels=labels, scaling=scaling, limit=limit)
     _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    _say_what_is_not_there(source)
 
 
 def folder(
@@ -196,7 +199,7 @@ def folder(
         limit=limit,
     )
     unfit = _show_mapping(source, every=dry_run, must=strict or dry_run)
-    if dry_run and strict and unfit:
+    if dry_run and unfit and (strict or len(unfit) == len(source.items)):
         raise unfit[0]
     if dry_run or out is None:
         return
@@ -309,6 +312,17 @@ def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
                 fg="yellow",
                 err=True,
             )
+
+
+def _say_what_is_not_there(source: KaggleSource | HpaSource) -> None:
+    """Tell fields that are listed and have no file at all from those whose files are bad."""
+    without = sum(name not in source.found for name in source.items)
+    if without:
+        typer.secho(
+            f"{without} of {counted(len(source.items), 'listed field')} have no file in {source.folder}.",
+            fg="yellow",
+            err=True,
+        )
 
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:

@@ -71,7 +71,20 @@ def member_files(scores: list[Path] | None, member: list[str] | None, *, apart: 
 
 
 def read_members(files: dict[str, list[Path]], *, ids: Path | None) -> dict[str, dict[str, Scores]]:
-    """Return what each member's files hold, by member and path."""
+    """Return what each member's files hold, by member and path.
+
+    Raises:
+        TableError: If a file is no scores, or its scores were decided on before.
+    """
+    from cytoloc.errors import TableError
     from cytoloc.scores import read_scores
 
-    return {name: {str(path): read_scores(path, ids=ids) for path in paths} for name, paths in files.items()}
+    found = {name: {str(path): read_scores(path, ids=ids) for path in paths} for name, paths in files.items()}
+    for tables in found.values():
+        for path, table in tables.items():
+            if "calibrated_by" in table.provenance:
+                raise TableError(
+                    f"{path}: these scores are calibrated already, by the decision in a bundle.",
+                    way_out="That decision's locations are what `cytoloc predict --locations` writes.",
+                )
+    return found

@@ -61,7 +61,7 @@ def simulate(
 ) -> None:
     """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
 
-    Drawing that was stopped goes on when it is started again, but for --format kaggle.
+    Drawing that was stopped goes on when it is started again, but for picture files.
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
     """
@@ -71,7 +71,7 @@ def simulate(
 
     if show is not None:
         others = (fields, out, original, frequencies, duplicates, noise, noise_kind, leaked, gain)
-        if any(value is not None for value in others) or form != "atlas" or evenness:
+        if any(value is not None for value in others) or bits != "8" or form != "atlas" or evenness:
             raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
         check_outputs(pictures=[show])
         _draw_sheet(show, seed=seed, size=size)
@@ -110,7 +110,8 @@ def simulate(
         else:
             study.draw_atlas(out, design, advance=advance)
     beside = ", and as many external ones, and a test set" if form == "study" else ""
-    typer.echo(f"{out}: {counted(fields, 'simulated field')} of {size} px{beside}.")
+    edge = (original or size) if form in ("kaggle", "hpa") else size
+    typer.echo(f"{out}: {counted(fields, 'simulated field')} of {edge} px{beside}.")
 
 
 def _draw_sheet(path: Path, *, seed: int, size: int) -> None:

@@ -264,7 +264,9 @@ def _check_options(method: Method, most: int, fixed: float | None, ratios: NDArr
                 f"The method {method!r} does not use {name!r}.", way_out=f"Leave it out, or choose the method {user!r}."
             )
     if fixed is not None and not 0 <= fixed < 1:
-        raise TableError(f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.")
+        raise TableError(
+            f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.", way_out="Choose one such as 0.5."
+        )
 
 
 def _checked_ratios(ratios: NDArray[np.floating] | None) -> tuple[float, ...] | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
+from cytoloc.lists import read_csv, require_columns
 
 _WAY_OUT = "A network would be judged on near-copies of what it saw. Make the folds with `cytoloc folds`."
 
@@ -20,19 +21,27 @@ def write_folds(folds: pl.DataFrame, path: Path) -> None:
         folds.write_csv(temporary)
 
 
-def read_folds(path: Path) -> pl.DataFrame:
+def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
     """Return the folds in a CSV ``id,group,fold``; a field without a fold is left out on purpose.
+
+    Args:
+        path: The file.
+        grouped: Whether it must name groups; without, each field is a group of its own, and ``Id``, ``Fold`` are read.
 
     Raises:
         TableError: If a column is missing, an id repeats, or a group crosses folds.
     """
-    schema = {"id": pl.String, "group": pl.Int64, "fold": pl.Int64}
+    table = read_csv(existing(path, what="folds file"))
+    if not grouped:
+        table = table.rename({name: name.lower() for name in ("Id", "Fold") if name in table.columns})
+        if "group" not in table.columns:
+            table = table.with_row_index("group")
+    require_columns(table, ["id", "group", "fold"], path)
     try:
-        table = pl.read_csv(existing(path, what="folds file"), schema_overrides=schema, glob=False)
-        folds = table.select(*schema)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        folds = table.select(pl.col("id"), pl.col("group").cast(pl.Int64), pl.col("fold").cast(pl.Int64))
+    except pl.exceptions.PolarsError as error:
         raise TableError(
-            f"{path} is not a folds file: {str(error).splitlines()[0]}",
+            f"{path} is not a folds file: groups and folds must be whole numbers.",
             way_out="Make one with `cytoloc folds`.",
         ) from error
     if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():

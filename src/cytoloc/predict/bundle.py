@@ -1,7 +1,8 @@
 """Bundles: everything that a prediction needs in one checked file, ``NAME.cytoloc``.
 
-A bundle is a zip of ``bundle.json`` (which parts there are, and the SHA-256 of each), per member its recipe and its
-weights as safetensors, the fields that members were trained on, the model card and, if it has one, the decision.
+A bundle is a zip of ``bundle.json`` (what each network is, and size and SHA-256 of every part), per network its weights
+as safetensors and, to be read by people, the recipe that it was trained by, the ids of the fields learned from, the
+model card and, if it has one, the decision.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from importlib.resources import files
+from lzma import LZMAError
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import safetensors.torch
-from pydantic import BaseModel, Field, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
-from cytoloc.decide.decision import read_decision
+from cytoloc.choices import HeadName
+from cytoloc.decide.decision import Decision, read_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
-from cytoloc.files import existing, new_file, parse_json
+from cytoloc.files import existing, new_file, parse_json, sha256_of
 from cytoloc.labels import CHANNELS, LOCATIONS
-from cytoloc.models.network import Network
+from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model
-from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
-from cytoloc.recipe import Recipe, read_resolved, to_toml
+from cytoloc.predict.runs import learned_from, load_run
+from cytoloc.recipe import Recipe, to_toml
 
 KIND: Final = "cytoloc-bundle"
 VERSION: Final = 1
@@ -35,28 +40,65 @@ SUFFIX: Final = ".cytoloc"
 BOX: Final = "box"
 """What the model that comes with the package is called."""
 
-_AGAIN: Final = "Copy it again from where it came from."
 _HEAD: Final = "bundle.json"
 _CARD: Final = "card.md"
 _DECISION: Final = "decision.json"
 _TRAINED_ON: Final = "trained_on.txt"
+_MOST_HEAD: Final = 10_000_000
+"""Bytes of ``bundle.json``; more would be no description."""
+
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 """The time that all parts bear, so that the same parts make the same file."""
 
+_AGAIN: Final = "Copy it again from where it came from."
 
-class Head(BaseModel):
+
+class _Said(BaseModel):
+    """Something that ``bundle.json`` says; nothing more and nothing else."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Member(_Said):
+    """A network: how it is built, and where it comes from."""
+
+    name: str
+    """Of its run."""
+    recipe: str
+    fold: int
+    atlas: str
+    """Fingerprint of the atlas that it learned from."""
+    backbone: str
+    head: HeadName
+    dropout: float
+    mean: list[float]
+    std: list[float]
+    each: bool
+    """Whether pictures are normalised by their own mean and spread."""
+
+
+class Part(_Said):
+    """A file in the zip."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Head(_Said):
     """What a bundle says of itself."""
 
-    members: list[str] = Field(min_length=1)
-    """Name of each network's run."""
+    format: str
+    version: int
+    members: list[Member] = Field(min_length=1)
+    field_px: int
+    """Edge of the pictures that the networks see."""
+    views: int
+    """Flips and turns that logits are averaged over, unless told otherwise."""
     caution: str
     """What is said with every prediction; may be empty."""
-    channels: list[str] = list(CHANNELS)
-    """Roles of the channels, in order."""
-    locations: list[tuple[int, str, str]] = list(LOCATIONS)
-    """Id, name and Gene Ontology term of each location."""
-    parts: dict[str, str]
-    """SHA-256 of each part, by name."""
+    channels: list[str]
+    locations: list[str]
+    parts: dict[str, Part]
 
 
 def box() -> Path:
@@ -68,7 +110,7 @@ def write_bundle(
     runs: Sequence[Path],
     path: Path,
     *,
-    card: str,
+    card: str | None = None,
     decision: Path | None = None,
     half: bool = False,
     caution: str = "",
@@ -78,41 +120,51 @@ def write_bundle(
     Args:
         runs: Their folders.
         path: The new file.
-        card: What the model is and what it was measured to do, in Markdown.
-        decision: A decision of the runs' held-out scores, averaged and joined: it calibrates and decides.
-        half: Whether weights are kept with 16 bits instead of 32.
+        card: What the model is and what it was measured to do, in Markdown; by default what the runs say.
+        decision: A decision of these runs' held-out scores, averaged and joined: it calibrates and decides.
+        half: Whether weights are kept with 16 bits instead of 32; means and spreads keep their 32.
         caution: What is to be said with every prediction.
 
     Raises:
         FormatError: If a run is not finished or is damaged.
-        SettingsError: If the runs differ in what they see, or the decision is of several members.
+        SettingsError: If the runs differ in what they see, one is given twice, the decision is not of their mean, or
+            weights are too large for 16 bits.
     """
-    loaded = [load_run(run) for run in runs]
-    seen_as = {(recipe.image.field_px, recipe.select.views) for _, recipe, _ in loaded}
-    if len(seen_as) != 1:
-        raise SettingsError("The runs of a bundle must have one image size and the same views.")
-    parts: dict[str, bytes] = {_CARD: card.encode("utf-8")}
-    if decision:
-        _refuse_several_members(decision)
-        parts[_DECISION] = decision.read_bytes()
-    names = []
-    trained_on: set[str] = set()
-    for number, (network, recipe, facts) in enumerate(loaded):
-        names.append(str(facts["name"]))
-        trained_on |= learned_from(facts)
-        state = {
-            key: value.half() if half and value.is_floating_point() else value
-            for key, value in network.state_dict().items()
-        }
-        parts[f"members/{number}/recipe.toml"] = to_toml(recipe).encode("utf-8")
-        parts[f"members/{number}/weights.safetensors"] = safetensors.torch.save(
-            {key: value.contiguous() for key, value in state.items()}
+    if not caution.isprintable():
+        raise SettingsError("The caution must be printable text.", way_out="Write it on one line.")
+    folders = [run.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise SettingsError("A run is given twice, and would count twice.", way_out="Give each once.")
+    loaded = [load_run(folder) for folder in folders]
+    if len({(recipe.image.field_px, recipe.select.views) for _, recipe, _ in loaded}) != 1:
+        raise SettingsError(
+            "The runs of a bundle must have one image size and the same views.", way_out="Bundle them apart."
         )
-    parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(trained_on)).encode("utf-8")
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    said = Head(members=names, caution=caution, parts=digests).model_dump(mode="json")
-    head = {"format": KIND, "version": VERSION, **said}
-    everything = {_HEAD: json.dumps(head, indent=1).encode("utf-8"), **parts}
+    fitted = _decision_of(folders, decision) if decision else None
+    said = card if card is not None else _plain_card(path.stem, [facts for *_, facts in loaded], fitted)
+    parts = {_CARD: said.encode("utf-8")}
+    if decision:
+        parts[_DECISION] = decision.read_bytes()
+    for number, (network, recipe, facts) in enumerate(loaded):
+        state = {key: value.contiguous() for key, value in network.state_dict().items()}
+        kept = {key: _halved(key, value, str(facts["name"])) for key, value in state.items()} if half else state
+        parts[f"members/{number}/weights.safetensors"] = safetensors.torch.save(kept)
+        parts[f"members/{number}/recipe.toml"] = to_toml(recipe).encode("utf-8")
+    known = frozenset().union(*(learned_from(facts) for *_, facts in loaded))
+    parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(known)).encode("utf-8")
+    recipe = loaded[0][1]
+    head = Head(
+        format=KIND,
+        version=VERSION,
+        members=[_member(recipe, facts) for _, recipe, facts in loaded],
+        field_px=recipe.image.field_px,
+        views=recipe.select.views,
+        caution=caution,
+        channels=list(CHANNELS),
+        locations=[location.name for location in LOCATIONS],
+        parts={name: _part(content) for name, content in parts.items()},
+    )
+    everything = {_HEAD: json.dumps(head.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
     with new_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
             archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=zipfile.ZIP_DEFLATED)
@@ -125,85 +177,174 @@ def read_bundle(path: Path) -> Model:
         FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
     """
     head, parts = _checked(path)
-    with tempfile.TemporaryDirectory() as place:
-        try:
-            members = [_member(Path(place), parts, number) for number in range(len(head.members))]
-            decision = None
-            if _DECISION in parts:
-                (Path(place) / _DECISION).write_bytes(parts[_DECISION])
-                decision = read_decision(Path(place) / _DECISION)
-        # Parts are as they were written; what cannot be read then was written by another release.
-        except (CytolocError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-            raise FormatError(
-                f"{path} cannot be used by this release: {str(error).splitlines()[0]}",
-                way_out="Use the release that wrote it, or bundle the runs again.",
-            ) from error
-    recipe = members[0][1]
+    try:
+        networks = [_network(head, parts, number) for number in range(len(head.members))]
+        decision = _decision(parts)
+        trained_on = frozenset(parts[_TRAINED_ON].decode("utf-8").splitlines())
+    # Parts are as they were written; what cannot be read then was written by another release.
+    except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
+        raise FormatError(
+            f"{path} cannot be used by this release: {error!r}",
+            way_out="Use the release that wrote it, or bundle the runs again.",
+        ) from error
     return Model(
-        [network for network, _ in members],
-        size=recipe.image.field_px,
-        views=recipe.select.views,
+        networks,
+        size=head.field_px,
+        views=head.views,
         provenance={
             "bundle": path.name,
-            "members": list(head.members),
+            "runs": [member.model_dump(include={"name", "recipe", "fold", "atlas"}) for member in head.members],
+            **({"calibrated_by": head.parts[_DECISION].sha256} if decision else {}),
             **({"caution": head.caution} if head.caution else {}),
         },
-        trained_on=frozenset(parts[_TRAINED_ON].decode("utf-8").splitlines()),
+        trained_on=trained_on,
         decision=decision,
         caution=head.caution,
     )
 
 
 def read_card(path: Path) -> str:
-    """Return the model card of a bundle, in Markdown.
+    """Return the model card of a bundle, in Markdown, its caution first.
 
     Raises:
         FormatError: As :func:`read_bundle`.
     """
-    return _checked(path)[1][_CARD].decode("utf-8")
+    head, parts = _checked(path)
+    card = parts[_CARD].decode("utf-8", errors="replace")
+    return f"**{head.caution}**\n\n{card}" if head.caution and head.caution not in card else card
 
 
-def _member(place: Path, parts: dict[str, bytes], number: int) -> tuple[Network, Recipe]:
-    resolved = place / f"{number}.toml"
-    resolved.write_bytes(parts[f"members/{number}/recipe.toml"])
-    recipe = read_resolved(resolved)
-    network = build_recipe_network(recipe, weights="none")
+def _member(recipe: Recipe, facts: dict[str, Any]) -> Member:
+    return Member(
+        name=facts["name"],
+        recipe=recipe.name,
+        fold=facts["fold"],
+        atlas=facts["atlas"]["fingerprint"],
+        backbone=recipe.model.backbone,
+        head=recipe.model.head,
+        dropout=recipe.model.dropout,
+        mean=list(recipe.image.mean),
+        std=list(recipe.image.std),
+        each=recipe.image.normalise == "field",
+    )
+
+
+def _part(content: bytes) -> Part:
+    return Part(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+def _halved(key: str, value: Tensor, run: str) -> Tensor:
+    """Return a tensor with 16 bits; statistics of pictures and features keep their range."""
+    if not value.is_floating_point() or key.endswith(("running_mean", "running_var")) or key.startswith("normalise."):
+        return value
+    half = value.half()
+    if not torch.isfinite(half).all():
+        raise SettingsError(f"{key} of {run} is too large for 16 bits.", way_out="Leave out --half.")
+    return half
+
+
+def _network(head: Head, parts: dict[str, bytes], number: int) -> Network:
+    member = head.members[number]
+    network = build_network(
+        member.backbone,
+        weights="none",
+        head=member.head,
+        dropout=member.dropout,
+        prior=0.5,
+        mean=member.mean,
+        std=member.std,
+        size=head.field_px,
+        each=member.each,
+    )
     network.load_state_dict(safetensors.torch.load(parts[f"members/{number}/weights.safetensors"]))
-    return network, recipe
+    return network
+
+
+def _decision(parts: dict[str, bytes]) -> Decision | None:
+    if _DECISION not in parts:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / _DECISION
+        path.write_bytes(parts[_DECISION])
+        return read_decision(path)
 
 
 def _checked(path: Path) -> tuple[Head, dict[str, bytes]]:
-    """Return what a bundle says of itself, and its parts, each as it was written."""
+    """Return what a bundle says of itself, and its parts, each as it was written and none besides."""
     existing(path, error=FormatError, what="bundle file")
     try:
         with zipfile.ZipFile(path) as archive:
-            content = {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, RuntimeError, zlib.error) as error:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if sizes.get(_HEAD, _MOST_HEAD + 1) > _MOST_HEAD:
+                raise FormatError(
+                    f"{path} is not a bundle: it lacks {_HEAD}.", way_out="Give a file of `cytoloc bundle`."
+                )
+            head = _head_of(archive.read(_HEAD), path)
+            listed = {name: part.size_bytes for name, part in head.parts.items()}
+            strange = set(sizes.items()) ^ {*listed.items(), (_HEAD, sizes[_HEAD])}
+            if strange or len(archive.infolist()) != len(sizes):
+                what = min((name for name, _ in strange), default="a part that is there twice")
+                raise FormatError(f"{path} is damaged: {what} is not as it was written.", way_out=_AGAIN)
+            parts = {name: archive.read(name) for name in head.parts}
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, LZMAError) as error:
         raise FormatError(
-            f"{path} cannot be read as a bundle: {error}.", way_out=f"Give a {SUFFIX} file of `cytoloc bundle`."
+            f"{path} cannot be read as a bundle: {error!r}.", way_out=f"Give a {SUFFIX} file of `cytoloc bundle`."
         ) from error
-    if _HEAD not in content:
-        raise FormatError(f"{path} is not a bundle: it lacks {_HEAD}.", way_out="Give a file of `cytoloc bundle`.")
-    said = parse_json(content[_HEAD], where=path, kind=KIND, version=VERSION)
+    for name, content in parts.items():
+        if _part(content) != head.parts[name]:
+            raise FormatError(f"{path} is damaged: {name} is not as it was written.", way_out=_AGAIN)
+    return head, parts
+
+
+def _head_of(content: bytes, path: Path) -> Head:
+    """Return what ``bundle.json`` says, if it is of this release and names all parts that its members need."""
+    said = parse_json(content, where=path, kind=KIND, version=VERSION)
     try:
         head = Head.model_validate(said)
     except ValidationError as error:
         raise FormatError(f"{path} is damaged: {_HEAD} is not as it must be.", way_out=_AGAIN) from error
-    if head.channels != list(CHANNELS) or head.locations != list(LOCATIONS):
+    if head.channels != list(CHANNELS) or head.locations != [location.name for location in LOCATIONS]:
         raise FormatError(
             f"{path} is of other channels or locations than this release knows.",
             way_out="Use the release that wrote it.",
         )
-    for name, digest in head.parts.items():
-        if hashlib.sha256(content.get(name, b"")).hexdigest() != digest:
-            raise FormatError(f"{path} is damaged: {name} is not as it was written.", way_out=_AGAIN)
-    return head, content
+    needed = {
+        f"members/{i}/{name}" for i in range(len(head.members)) for name in ("weights.safetensors", "recipe.toml")
+    }
+    if set(head.parts) - {_DECISION} != needed | {_CARD, _TRAINED_ON}:
+        raise FormatError(f"{path} is damaged: {_HEAD} does not name the parts that it must.", way_out=_AGAIN)
+    return head
 
 
-def _refuse_several_members(decision: Path) -> None:
-    members = read_decision(decision).members
-    if len(members) != 1:
+def _decision_of(runs: Sequence[Path], path: Path) -> Decision:
+    """Return a decision if it is of the mean of these runs, as far as it says."""
+    decision = read_decision(path)
+    if len(decision.members) != 1:
         raise SettingsError(
-            f"{decision} is of the members {', '.join(members)}; a bundle averages its runs.",
+            f"{path} is of the members {', '.join(decision.members)}; a bundle averages its runs.",
             way_out="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
+    fitted_on = {each["sha256"] for each in decision.fitted_on.get("scores", [])}
+    if fitted_on and fitted_on != {sha256_of(run / "scores.parquet") for run in runs}:
+        raise SettingsError(
+            f"{path} was fitted to other scores than the held-out ones of these runs.",
+            way_out="Fit a decision to these runs: `cytoloc decide fit RUNS --labels … --out decision.json`.",
+        )
+    return decision
+
+
+def _plain_card(name: str, runs: Sequence[dict[str, Any]], decision: Decision | None) -> str:
+    """Return a card of what runs and decision say of themselves."""
+    lines = [f"# {name}", "", "| network | recipe | learned from | held out |", "|---|---|---|---|"]
+    for facts in runs:
+        known = len(learned_from(facts))
+        earlier = f", some by way of {facts['started_from']['name']}" if "started_from" in facts else ""
+        atlas = Path(facts["atlas"]["path"]).name
+        lines.append(
+            f"| {facts['name']} | {facts['recipe']} | {known} fields, of {atlas}{earlier} | {len(facts['held_out'])} |"
+        )
+    if decision:
+        judged, fields = (decision.fitted_on.get(key) for key in ("macro_f1_cross_fitted", "fields"))
+        worth = "" if judged is None else f"; macro F1 {judged:.3f} on fields that it did not see"
+        lines += ["", f"Decision: method {decision.method}, fitted to {fields or 'unknown'} fields{worth}."]
+    return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from cytoloc.predict.runs import learned_from, load_run
 
 
 def load(path: str | Path | None = None) -> Model:
-    """Return a model: the one in the box, that of a bundle, of a run, or the mean of all finished runs in a folder.
+    """Return a model: the one in the box, that of a bundle, of a run, or the mean of all runs in a folder.
 
     Args:
         path: A ``.cytoloc`` file, a run folder or a folder of runs of ``cytoloc train``; by default, or if it is

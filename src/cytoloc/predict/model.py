@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from cytoloc.atlas.quarantine import Rejected
 from cytoloc.atlas.store import Atlas
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ImageError
+from cytoloc.errors import ImageError, SettingsError
 from cytoloc.labels import CHANNELS, N_LOCATIONS
 from cytoloc.lists import refuse_repeated
 from cytoloc.models.network import Network
 from cytoloc.predict.prediction import Prediction, fields_of
 from cytoloc.predict.sources import AtlasSource, Source, open_source
-from cytoloc.predict.views import mean_logits
+from cytoloc.predict.views import VIEWS, mean_logits
 from cytoloc.scores import Scores
 
 BATCH: Final = 16
@@ -76,8 +76,18 @@ class Model:
 
         Raises:
             ImageError: If pictures are not what they must be, or none could be read.
+            SettingsError: If there is no such number of views.
         """
         bad: tuple[Rejected, ...] = ()
+        if views is not None and views not in VIEWS:
+            raise SettingsError(
+                f"{views} is no number of views.", way_out=f"Choose one of {', '.join(map(str, VIEWS))}."
+            )
+        if not isinstance(pictures, np.ndarray | Atlas | str | Path):
+            raise ImageError(
+                f"Pictures must be a NumPy array, an atlas or a path; this is {type(pictures).__name__}.",
+                way_out="Make an array of it: numpy.asarray(pictures).",
+            )
         if isinstance(pictures, np.ndarray):
             fields = fields_of(pictures, size=self.size)
             parts = [self.probabilities(fields[i : i + BATCH], views=views) for i in range(0, len(fields), BATCH)]

@@ -73,5 +73,10 @@ def fields_of(pictures: NDArray[Any], *, size: int) -> NDArray[np.uint8]:
     found = []
     for number, planes in enumerate(every):
         with located(f"picture {number}"):
-            found.append(scale_field(all_to_8_bit(list(planes), DepthRule()).image, Scaling(size=size)).image)
+            if planes.dtype.kind not in "uf" or planes.dtype.itemsize > 8 or planes.dtype in (np.uint32, np.uint64):
+                raise ImageError(
+                    f"it has {planes.dtype} pixels.", way_out="Give uint8, uint16 or floats; all but uint8 are scaled."
+                )
+            native = planes.astype(planes.dtype.newbyteorder("="), copy=False)
+            found.append(scale_field(all_to_8_bit(list(native), DepthRule()).image, Scaling(size=size)).image)
     return np.stack(found)

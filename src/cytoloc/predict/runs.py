@@ -48,7 +48,8 @@ def load_network(checkpoint: Path, recipe: Recipe) -> Network:
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
         raise FormatError(
-            f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}", way_out="Train the run again."
+            f"{checkpoint} cannot be loaded: {(str(error).splitlines() or [repr(error)])[0]}",
+            way_out="Train the run again.",
         ) from error
     return network
 
@@ -82,6 +83,7 @@ def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
     Raises:
         FormatError: If there is no finished run, or it is damaged.
     """
+    folder = folder.resolve()
     header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
     if not (folder / "scores.parquet").exists():
         raise FormatError(f"{folder} is not finished.", way_out="Finish it with `cytoloc train … --resume`.")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
+
+VIEWS: Final = (1, 2, 4, 8)
+"""How many views may be averaged."""
 
 
 def dihedral(fields: Tensor, view: int) -> Tensor:

@@ -80,8 +80,7 @@ def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _to
     with new_folder(path) as folder:
         (folder / "images").mkdir()
         with drawers() as pool:
-            draw = photograph
-            for done, image in enumerate(in_order(draw, plans, pool=pool), start=1):
+            for done, image in enumerate(in_order(photograph, plans, pool=pool), start=1):
                 write_hpa_field(folder / "images", names[done - 1], image)
                 advance(done, len(plans))
         write_labels(folder / "labels.csv", {name: plan.locations for name, plan in zip(names, plans, strict=True)})

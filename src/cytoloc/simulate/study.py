@@ -1,4 +1,4 @@
-"""Writing studies: an atlas, the competition's files, or a whole study with what is wrong about it written beside it.
+"""Writing studies: an atlas, or a whole study with what is wrong about it written beside it.
 
 Drawing goes on where it was stopped, as an import does: it is one, of fields that nobody photographed.
 """
@@ -183,8 +183,16 @@ def _leaked(test: list[Plan], external: list[Plan], count: int) -> list[Plan]:
     leaked = list(test)
     for place in chosen:
         original, kind = external[int(rng.integers(len(external)))], KINDS[int(rng.integers(len(KINDS)))]
-        # It was imaged in the well of its original, whatever well that is.
-        row = replace(test[place].row, labels=original.locations, plate=None, well=None)
+        # It was imaged in the well of its original, whatever well that is, and with its camera.
+        row = replace(
+            test[place].row,
+            labels=original.locations,
+            plate=None,
+            well=None,
+            original_px=original.row.original_px,
+            original_width_px=original.row.original_width_px,
+            pixel_um=original.row.pixel_um,
+        )
         leaked[place] = replace(test[place], row=row, locations=original.locations, copy_of=original, kind=kind)
     return leaked
 
