@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import import_kaggle
 from cytoloc.atlas.store import Atlas, FieldRow
 from cytoloc.curation.matching import registered_correlation
-from cytoloc.errors import CytolocError, TableError
+from cytoloc.errors import CytolocError, OutputExistsError, TableError
 from cytoloc.labels import TRAINING_COUNTS
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -178,6 +179,30 @@ def test_pictures_of_16_bits_hold_the_same_fields(tmp_path: Path) -> None:
         # A copy's JPEG codes greys that are cut, not rounded.
         assert np.abs(planes / 257 - coarse).max() < (20 if plan.kind == "jpeg" else 1.5)
     assert len(np.unique(planes[0])) > 256
+
+
+@pytest.mark.parametrize("draw", [draw_kaggle, draw_hpa])
+def test_pictures_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw: Callable[..., None]) -> None:
+    design = Design(n_fields=6, seed=3, size=64)
+    draw(tmp_path / "whole", design)
+
+    def stop(done: int, _total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path / "stopped", design, advance=stop)
+    with pytest.raises(OutputExistsError, match="other settings"):
+        draw(tmp_path / "stopped", replace(design, seed=4))
+    draw(tmp_path / "stopped", design)
+    contents = [
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("whole", "stopped")
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 24
+    with pytest.raises(OutputExistsError, match="already exists"):
+        draw(tmp_path / "whole", design)
 
 
 def test_renderings_are_imported_as_the_atlas_of_their_fields(tmp_path: Path) -> None:

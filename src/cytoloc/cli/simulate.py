@@ -61,7 +61,7 @@ def simulate(
 ) -> None:
     """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
 
-    Drawing that was stopped goes on when it is started again, but for picture files.
+    Drawing that was stopped goes on when it is started again.
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
     """

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
-from cytoloc.files import new_folder
+from cytoloc.errors import OutputExistsError
+from cytoloc.files import disk_errors, read_json, refuse_existing, write_json
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, ChannelRole, format_labels
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, drawers, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, LabelSet, Plan, plan_study
+
+KIND: Final = "cytoloc-study"
+VERSION: Final = 1
 
 HPA_PLANES: Final[dict[ChannelRole, tuple[int, ...]]] = {
     "microtubules": (0,),
@@ -46,17 +53,13 @@ def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance 
     Raises:
         SettingsError: If a number is impossible.
         StorageError: If the disk refuses.
-        OutputExistsError: If something lies at ``path``.
+        OutputExistsError: If something else lies at ``path``.
     """
     plans = plan_study(design)
-    with new_folder(path) as folder:
-        with drawers() as pool:
-            draw = partial(photograph, bits=bits)
-            for done, image in enumerate(in_order(draw, plans, pool=pool), start=1):
-                write_kaggle_field(folder, plans[done - 1].row.id, image)
-                advance(done, len(plans))
-        write_labels(folder / "labels.csv", {plan.row.id: plan.locations for plan in plans})
-        write_rows(folder / "pairs.csv", ["a", "b"], of_one_well(plans))
+    with begun(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
+        _draw(plans, partial(_draw_kaggle_field, folder=path, bits=bits), advance)
+        write_labels(path / "labels.csv", {plan.row.id: plan.locations for plan in plans})
+        write_rows(path / "pairs.csv", ["a", "b"], of_one_well(plans))
 
 
 def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _total: None) -> None:
@@ -73,17 +76,13 @@ def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _to
     Raises:
         SettingsError: If a number is impossible.
         StorageError: If the disk refuses.
-        OutputExistsError: If something lies at ``path``.
+        OutputExistsError: If something else lies at ``path``.
     """
     plans = plan_study(design)
-    names = [_hpa_name(plan) for plan in plans]
-    with new_folder(path) as folder:
-        (folder / "images").mkdir()
-        with drawers() as pool:
-            for done, image in enumerate(in_order(photograph, plans, pool=pool), start=1):
-                write_hpa_field(folder / "images", names[done - 1], image)
-                advance(done, len(plans))
-        write_labels(folder / "labels.csv", {name: plan.locations for name, plan in zip(names, plans, strict=True)})
+    with begun(path, {"design": asdict(design), "files": "hpa"}):
+        (path / "images").mkdir(exist_ok=True)
+        _draw(plans, partial(_draw_hpa_field, folder=path / "images"), advance)
+        write_labels(path / "labels.csv", {_hpa_name(plan): plan.locations for plan in plans})
 
 
 def simulate_kaggle(path: Path, *, n_fields: int, seed: int, size: int) -> None:
@@ -94,7 +93,7 @@ def simulate_kaggle(path: Path, *, n_fields: int, seed: int, size: int) -> None:
 def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
     """Write a field, ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``, with its own 8 or 16 bits."""
     for role, plane in zip(CHANNELS, image, strict=True):
-        Image.fromarray(plane).save(folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
+        _save(Image.fromarray(plane), folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
 
 
 def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
@@ -102,9 +101,71 @@ def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
     for role, plane in zip(CHANNELS, image, strict=True):
         rendering = np.zeros((*plane.shape, 3), np.uint8)
         rendering[..., HPA_PLANES[role]] = plane[..., None]
-        Image.fromarray(rendering).save(
-            folder / f"{name}_{CHANNEL_COLOURS[role]}.jpg", quality=HPA_QUALITY, subsampling="4:2:0"
-        )
+        path = folder / f"{name}_{CHANNEL_COLOURS[role]}.jpg"
+        _save(Image.fromarray(rendering), path, quality=HPA_QUALITY, subsampling="4:2:0")
+
+
+@contextmanager
+def begun(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) -> Iterator[None]:
+    """Keep a note of what is being drawn in the folder ``path``; drawing that was stopped goes on in the block.
+
+    Args:
+        path: The folder; made if it is not there, or empty.
+        settings: What decides what is drawn, as JSON.
+        done: What becomes of the note when all is drawn; by default it goes.
+
+    Raises:
+        OutputExistsError: If something is there that is finished, was begun with other settings, or is anything else.
+        StorageError: If the disk refuses.
+    """
+    note, content = path / "study.part.json", json.loads(json.dumps(settings))
+    with disk_errors(path):
+        if note.exists():
+            kept = read_json(note, kind=KIND, version=VERSION)
+            if {name: kept.get(name) for name in content} != content:
+                raise OutputExistsError(
+                    f"{path} is of a study that was begun with other settings.",
+                    way_out="Start that one again to finish it, or remove the folder.",
+                )
+        else:
+            if not path.is_dir() or any(path.iterdir()):
+                refuse_existing(path)
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(note, content, kind=KIND, version=VERSION)
+        yield
+        if done is None:
+            note.unlink()
+        else:
+            note.rename(done)
+
+
+def _draw(plans: Sequence[Plan], draw: Callable[[Plan], None], advance: Advance) -> None:
+    """Draw fields in processes, each of which writes its own files."""
+    with drawers() as pool:
+        for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
+            advance(number, len(plans))
+
+
+def _draw_kaggle_field(plan: Plan, *, folder: Path, bits: Bits) -> None:
+    if not _is_there(folder, plan.row.id, ".png"):
+        write_kaggle_field(folder, plan.row.id, photograph(plan, bits=bits))
+
+
+def _draw_hpa_field(plan: Plan, *, folder: Path) -> None:
+    if not _is_there(folder, _hpa_name(plan), ".jpg"):
+        write_hpa_field(folder, _hpa_name(plan), photograph(plan))
+
+
+def _is_there(folder: Path, name: str, suffix: str) -> bool:
+    return all((folder / f"{name}_{CHANNEL_COLOURS[role]}{suffix}").exists() for role in CHANNELS)
+
+
+def _save(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture that gets its name when it is whole."""
+    temporary = path.with_name(f".{path.name}.part")
+    with disk_errors(path):
+        picture.save(temporary, format="PNG" if path.suffix == ".png" else "JPEG", **options)
+        temporary.replace(path)
 
 
 def of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:

@@ -5,10 +5,8 @@ Drawing goes on where it was stopped, as an import does: it is one, of fields th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -19,15 +17,11 @@ from cytoloc.atlas.importing import Loaded, import_fields
 from cytoloc.atlas.store import Atlas
 from cytoloc.atlas.workshop import is_settled
 from cytoloc.choices import Noise
-from cytoloc.errors import OutputExistsError, SettingsError
-from cytoloc.files import read_json, refuse_existing, write_json
+from cytoloc.errors import SettingsError
 from cytoloc.labels import N_LOCATIONS, format_labels
 from cytoloc.simulate.field import draw_field, drawers
-from cytoloc.simulate.files import of_one_well, write_labels, write_rows
+from cytoloc.simulate.files import begun, of_one_well, write_labels, write_rows
 from cytoloc.simulate.plan import KINDS, MOST_PX, Design, LabelSet, Plan, plan_study
-
-KIND: Final = "cytoloc-study"
-VERSION: Final = 1
 
 TEST_SHARE: Final = 0.38
 """Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
@@ -136,7 +130,7 @@ def draw_study(
     """
     _refuse_impossible(flaws)
     sets = _plan_sets(design, flaws)
-    with _begun(path, design, flaws):
+    with begun(path, {"design": asdict(design), "flaws": asdict(flaws)}, done=path / "study.json"):
         total, before = sum(len(each.plans) for each in sets.values()), 0
         with drawers() as pool:
             for name, each in sets.items():
@@ -235,30 +229,6 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
         copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
         write_rows(folder / f"{name}.csv", ["a", "b", "kind"], copies)
     write_rows(folder / "wells.csv", ["a", "b"], of_one_well(test.plans))
-
-
-@contextmanager
-def _begun(path: Path, design: Design, flaws: Flaws) -> Iterator[None]:
-    """Keep a note of what is being drawn in the folder, which becomes ``study.json`` when all is done.
-
-    Raises:
-        OutputExistsError: If a study is there, another one was begun, or the folder holds anything else.
-    """
-    note, done = path / "study.part.json", path / "study.json"
-    content = json.loads(json.dumps({"design": asdict(design), "flaws": asdict(flaws)}))
-    if note.exists():
-        begun = read_json(note, kind=KIND, version=VERSION)
-        if {name: begun.get(name) for name in content} != content:
-            raise OutputExistsError(
-                f"{path} is of a study that was begun with other settings.",
-                way_out="Start that one again to finish it, or remove the folder.",
-            )
-    else:
-        refuse_existing(path)
-        path.mkdir(parents=True)
-        write_json(note, content, kind=KIND, version=VERSION)
-    yield
-    note.rename(done)
 
 
 def _from(advance: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
