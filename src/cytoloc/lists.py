@@ -39,14 +39,14 @@ def read_csv(path: Path) -> pl.DataFrame:
 def read_ids(path: str | Path) -> tuple[str, ...]:
     """Return the ids in the column ``Id`` of a CSV, or in a text file with one a line."""
     path = existing(Path(path))
-    if path.name.endswith((".csv", ".csv.gz")):
+    if path.name.lower().endswith((".csv", ".csv.gz")):
         table = read_csv(path)
         require_columns(table, ["Id"], path)
         ids = tuple(table["Id"].to_list())
     else:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (UnicodeDecodeError, OSError) as error:
             raise TableError(
                 f"{path} is not a text file in UTF-8.", way_out="Give a CSV with the column Id, or one id a line."
             ) from error
@@ -181,7 +181,7 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> 
     if missing:
         raise TableError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
-            f" it has {', '.join(table.columns)[:200].strip()}.",
+            f" it has {', '.join(table.columns)[:200].replace(chr(13), ' ').strip()}.",
             way_out=_other_form(table.columns),
         )
 
@@ -190,7 +190,7 @@ def _other_form(columns: Sequence[str]) -> str:
     """Return what to do about a table that lacks columns, by what its header looks like."""
     header = ",".join(columns)
     if "\r" in header:
-        return "Its lines end twice (CR CR LF), as after a transfer in text mode: save it again."
+        return "Its lines do not end as in a text file (LF, or CR LF): save it again."
     for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if separator in header:
             return f"Its columns are separated by {name}: save it with commas."
@@ -208,7 +208,7 @@ def _refuse_other_kinds(path: Path) -> None:
         raise TableError(
             f"{path} cannot be read: {error.strerror}.", way_out="Check the path and its rights."
         ) from error
-    kind = "an Excel workbook" if first.startswith(b"PK") else None
+    kind = "an Excel workbook" if first == b"PK\x03\x04" else None
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         kind = "text in UTF-16"
     if kind:

@@ -179,6 +179,8 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
         ("bundle.json", headed(parts=fewer), "does not name the parts"),
         ("bundle.json", headed(members=head["members"] * 2), "does not name the parts"),
         ("bundle.json", headed(more=1), "damaged"),
+        ("bundle.json", headed(views=3), "damaged"),
+        ("bundle.json", headed(caution="\x1b[2J"), "damaged"),
         ("decision.json", b"{}", "decision.json is not as it was written"),
     ):
         path.write_bytes(whole)

@@ -91,7 +91,7 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in made_by.items():
         if isinstance(value, dict):
             yield from _settings(value, f"{name} ")
-        elif value not in (None, False):
+        elif value is not None and value is not False:
             yield f"{prefix}{name} {value[:16] if name.endswith('sha256') else value}"
 
 

@@ -163,7 +163,7 @@ def apply(
     import numpy as np
 
     from cytoloc.decide.decision import read_decision
-    from cytoloc.files import check_outputs, new_files
+    from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.labels import to_matrix
     from cytoloc.lists import read_groups, read_ids, read_known, write_locations
     from cytoloc.scores import Scores, check_scores_path, fields_trained_on, rows_of, write_scores
@@ -189,8 +189,14 @@ def apply(
         write_locations(wanted, predicted, temporary[out])
         if probabilities:
             values = rule.probabilities(here, groups=numbers, shift=shift).astype(np.float32)
-            tables = (table for each in parts.values() for table in each.values())
-            provenance = {"decision": decision.name, **fields_trained_on(tables)}
+            tables = [table for each in parts.values() for table in each.values()]
+            cautions = sorted({each.provenance["caution"] for each in tables if "caution" in each.provenance})
+            provenance = {
+                "decision": decision.name,
+                "calibrated_by": sha256_of(decision),
+                **({"caution": " ".join(cautions)} if cautions else {}),
+                **fields_trained_on(tables),
+            }
             write_scores(Scores(tuple(wanted), values, provenance), temporary[probabilities])
     typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")
     if leak:

@@ -89,9 +89,6 @@ def kaggle(
     _measure(source, depth)
     _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
     _say_what_is_not_there(source)
-    left_out = len(source.found) - len(source.items)
-    if left_out > 0:
-        typer.echo(f"{counted(left_out, 'more field')} in {folder} not asked for.")
 
 
 def hpa(
@@ -323,6 +320,9 @@ def _say_what_is_not_there(source: KaggleSource | HpaSource) -> None:
             fg="yellow",
             err=True,
         )
+    left_out = len(source.found) - (len(source.items) - without)
+    if left_out > 0:
+        typer.echo(f"{counted(left_out, 'more field')} in {source.folder} not asked for.")
 
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:

@@ -84,7 +84,7 @@ def read_members(files: dict[str, list[Path]], *, ids: Path | None) -> dict[str,
         for path, table in tables.items():
             if "calibrated_by" in table.provenance:
                 raise TableError(
-                    f"{path}: these scores are calibrated already, by the decision in a bundle.",
-                    way_out="That decision's locations are what `cytoloc predict --locations` writes.",
+                    f"{path}: these scores are calibrated already, by a decision.",
+                    way_out="Its locations are what `decide apply --out` or `predict --locations` writes.",
                 )
     return found

@@ -26,16 +26,17 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
 
     Args:
         path: The file.
-        grouped: Whether it must name groups; without, each field is a group of its own, and ``Id``, ``Fold`` are read.
+        grouped: Whether its groups count; if not, each field is a group of its own, and ``Id``, ``Fold`` are read too.
 
     Raises:
         TableError: If a column is missing, an id repeats, or a group crosses folds.
     """
     table = read_csv(existing(path, what="folds file"))
     if not grouped:
-        table = table.rename({name: name.lower() for name in ("Id", "Fold") if name in table.columns})
-        if "group" not in table.columns:
-            table = table.with_row_index("group")
+        upper = [name for name in ("Id", "Fold") if name in table.columns and name.lower() not in table.columns]
+        table = table.rename({name: name.lower() for name in upper})
+        # What belongs together is found anew; a file may name its groups as it likes, or not at all.
+        table = table.drop("group", strict=False).with_row_index("group")
     require_columns(table, ["id", "group", "fold"], path)
     try:
         folds = table.select(pl.col("id"), pl.col("group").cast(pl.Int64), pl.col("fold").cast(pl.Int64))

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
 from cytoloc.choices import HeadName
@@ -71,8 +71,8 @@ class Member(_Said):
     backbone: str
     head: HeadName
     dropout: float
-    mean: list[float]
-    std: list[float]
+    mean: list[float] = Field(min_length=len(CHANNELS), max_length=len(CHANNELS))
+    std: list[float] = Field(min_length=len(CHANNELS), max_length=len(CHANNELS))
     each: bool
     """Whether pictures are normalised by their own mean and spread."""
 
@@ -92,13 +92,20 @@ class Head(_Said):
     members: list[Member] = Field(min_length=1)
     field_px: int
     """Edge of the pictures that the networks see."""
-    views: int
+    views: Literal[1, 2, 4, 8]
     """Flips and turns that logits are averaged over, unless told otherwise."""
     caution: str
-    """What is said with every prediction; may be empty."""
+    """What is said with every prediction, on one printable line; may be empty."""
     channels: list[str]
     locations: list[str]
     parts: dict[str, Part]
+
+    @field_validator("caution")
+    @classmethod
+    def _is_printable(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("a caution is printable")
+        return text
 
 
 def box() -> Path:
@@ -210,7 +217,9 @@ def read_card(path: Path) -> str:
         FormatError: As :func:`read_bundle`.
     """
     head, parts = _checked(path)
-    card = parts[_CARD].decode("utf-8", errors="replace")
+    card = "".join(
+        each for each in parts[_CARD].decode("utf-8", errors="replace") if each.isprintable() or each in "\n\t"
+    )
     return f"**{head.caution}**\n\n{card}" if head.caution and head.caution not in card else card
 
 

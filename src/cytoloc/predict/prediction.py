@@ -73,7 +73,7 @@ def fields_of(pictures: NDArray[Any], *, size: int) -> NDArray[np.uint8]:
     found = []
     for number, planes in enumerate(every):
         with located(f"picture {number}"):
-            if planes.dtype.kind not in "uf" or planes.dtype.itemsize > 8 or planes.dtype in (np.uint32, np.uint64):
+            if planes.dtype.kind not in "uf" or (planes.dtype.kind == "u" and planes.dtype.itemsize > 2):
                 raise ImageError(
                     f"it has {planes.dtype} pixels.", way_out="Give uint8, uint16 or floats; all but uint8 are scaled."
                 )

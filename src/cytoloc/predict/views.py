@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from cytoloc.errors import SettingsError
+
 VIEWS: Final = (1, 2, 4, 8)
 """How many views may be averaged."""
 
@@ -22,7 +24,13 @@ def dihedral(fields: Tensor, view: int) -> Tensor:
 
 
 def view_numbers(views: int) -> tuple[int, ...]:
-    """Return which dihedral views make up a set of 1, 2, 4 or 8: identity, then the flip, then the turns."""
+    """Return which dihedral views make up a set of 1, 2, 4 or 8: identity, then the flip, then the turns.
+
+    Raises:
+        SettingsError: If there is no set of so many.
+    """
+    if views not in VIEWS:
+        raise SettingsError(f"{views} is no number of views.", way_out=f"Choose one of {', '.join(map(str, VIEWS))}.")
     sets = {1: (0,), 2: (0, 4), 4: (0, 4, 2, 6), 8: tuple(range(8))}
     return sets[views]
 

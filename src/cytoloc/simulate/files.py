@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cytoloc.errors import OutputExistsError
-from cytoloc.files import disk_errors, read_json, refuse_existing, write_json
+from cytoloc.files import disk_errors, held, read_json, refuse_existing, write_json
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, ChannelRole, format_labels
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, drawers, photograph
@@ -118,25 +121,37 @@ def begun(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) 
         OutputExistsError: If something is there that is finished, was begun with other settings, or is anything else.
         StorageError: If the disk refuses.
     """
-    note, content = path / "study.part.json", json.loads(json.dumps(settings))
+    # Another release may draw otherwise.
+    note, content = path / "study.part.json", json.loads(json.dumps({**settings, "cytoloc": version("cytoloc")}))
+    lock = path.with_name(f".{path.name}.part.lock")
     with disk_errors(path):
-        if note.exists():
-            kept = read_json(note, kind=KIND, version=VERSION)
-            if {name: kept.get(name) for name in content} != content:
-                raise OutputExistsError(
-                    f"{path} is of a study that was begun with other settings.",
-                    way_out="Start that one again to finish it, or remove the folder.",
-                )
-        else:
-            if not path.is_dir() or any(path.iterdir()):
-                refuse_existing(path)
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(note, content, kind=KIND, version=VERSION)
-        yield
-        if done is None:
-            note.unlink()
-        else:
-            note.rename(done)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with held(lock, busy=f"{path}: another process is drawing there"):
+            _take_up(path, note, content)
+            yield
+            if done is None:
+                note.unlink()
+            else:
+                note.rename(done)
+
+
+def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
+    """Go on in a folder that was begun with the same settings, or begin a new one."""
+    if note.exists():
+        kept = read_json(note, kind=KIND, version=VERSION)
+        if {name: kept.get(name) for name in content} != content:
+            raise OutputExistsError(
+                f"{path} is of a study that was begun with other settings, or by another release.",
+                way_out="Start that one again to finish it, or remove the folder.",
+            )
+        return
+    # A process that was killed here leaves nothing but a hidden folder of the note.
+    if not path.is_dir() or any(not each.name.startswith(f".{note.name}.") for each in path.iterdir()):
+        refuse_existing(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for left in path.iterdir():
+        shutil.rmtree(left)
+    write_json(note, content, kind=KIND, version=VERSION)
 
 
 def _draw(plans: Sequence[Plan], draw: Callable[[Plan], None], advance: Advance) -> None:
@@ -164,8 +179,15 @@ def _save(picture: Image.Image, path: Path, **options: Any) -> None:
     """Write a picture that gets its name when it is whole."""
     temporary = path.with_name(f".{path.name}.part")
     with disk_errors(path):
-        picture.save(temporary, format="PNG" if path.suffix == ".png" else "JPEG", **options)
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                picture.save(file, format="PNG" if path.suffix == ".png" else "JPEG", **options)
+                # On the disk before it gets its name: what has its name is not drawn again.
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
