@@ -7,8 +7,8 @@ and of microtubules, protein and nucleus as colours) with a linear layer are tra
 compare, cross-validated on the real ones. Score files, of networks that were trained on simulated fields, are judged
 beside them. Classes with at least five real fields count; intervals are from 1,000 bootstrap resamples of the fields.
 
-Patterns and recipes are improved by looking at one half of the real fields, dealt by a hash of their ids; the other
-half is kept for the report.
+Patterns and recipes should be improved by looking at one half of the real fields alone, dealt by a hash of their ids,
+and the other half kept for the report; for the model in the box both were looked at, as its card says.
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ def fetch_all(
         async with site.downloader() as downloader:
 
             async def fetch(each: Remote) -> None:
+                """Bring one file, give it its name, and say what came of it."""
                 nonlocal done
                 part = store.part(each.file)
                 try:
