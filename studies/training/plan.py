@@ -1,0 +1,93 @@
+"""What is trained for the study, network by network: the systems that are compared, and one change at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+HERE: Final = Path(__file__).parent
+SEEDS: Final = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Networks of one recipe.
+
+    Attributes:
+        name: Of the folder that their runs lie in.
+        recipe: A recipe of cytoloc, or a file.
+        split: ``random`` folds are dealt field by field; ``honest`` ones keep wells and near-duplicates together.
+        folds: Those that are held out, a network each.
+        seeds: Of the networks of a fold, one each.
+        settings: Changes of the recipe, as ``--set`` takes them.
+    """
+
+    name: str
+    recipe: str
+    split: Literal["random", "honest"]
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: tuple[str, ...] = ()
+
+    def train(self, study: Path, work: Path, *, seed: int, fold: int) -> list[str]:
+        """Return the words of the command that trains one network, or goes on with it."""
+        words = ["train", self.recipe, study / "train.atlas", "--folds", work / f"{self.split}.csv", "--fold", fold]
+        for setting in (*self.settings, f"name={self.name}", f"seed={seed}"):
+            words += ["--set", setting]
+        return [str(word) for word in (*words, "--out", self.place(work, seed=seed), "--resume")]
+
+    def place(self, work: Path, *, seed: int) -> Path:
+        """Return the folder of the runs of one seed."""
+        return work / "runs" / self.name / f"seed{seed}"
+
+    def runs(self, work: Path, *, seeds: tuple[int, ...] | None = None) -> list[Path]:
+        """Return the folders of its runs, fold by fold."""
+        chosen = self.seeds if seeds is None else seeds
+        return [self.place(work, seed=seed) / f"{self.name}-fold{fold}" for fold in self.folds for seed in chosen]
+
+
+STARTING: Final = str(HERE / "starting-128.toml")
+EPOCHS: Final = ("schedule.epochs=7",)
+"""Of the networks of cytoloc's own way: five of them then see as many pictures as three of the starting system."""
+
+RANDOM_SPLIT: Final = Networks("starting-random", STARTING, "random", (0,), SEEDS)
+HONEST_SPLIT: Final = replace(RANDOM_SPLIT, name="starting-honest", split="honest")
+STRONG: Final = Networks("strong", "strong-128", "honest", (0, 1, 2, 3, 4), (0,), EPOCHS)
+
+BASE: Final = replace(STRONG, name="strong", folds=(0,), seeds=SEEDS)
+
+
+def change(name: str, *settings: str, seeds: tuple[int, ...] = SEEDS) -> Networks:
+    """Return the networks of one change of the recipe."""
+    return replace(BASE, name=name, settings=(*EPOCHS, *settings), seeds=seeds)
+
+
+CHANGES: Final = {
+    "loss: focal + F1, the starting system's": change(
+        "loss-focal-f1", "loss.soft_f1=0.5", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0"
+    ),
+    "loss: focal alone": change(
+        "loss-focal", "loss.focal=1.0", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0"
+    ),
+    "no antibodies as second task": change("no-arcface", "loss.arcface=0.0"),
+    "sampling: each field once, shuffled": change("shuffled", "sampling.order=shuffled", "sampling.repeats={}"),
+    "head: attention by class": change("head-attention", "model.head=attention"),
+    "head: plain": change("head-plain", "model.head=plain", seeds=(0,)),
+    "pictures normalised one by one": change("normalise-field", "image.normalise=field"),
+    "augmentation: flips and turns alone": change(
+        "augment-less", "augment.rotate_degrees=0.0", "augment.zoom_crop=[1.0, 1.0]", "augment.lighting=0.0", seeds=(0,)
+    ),
+}
+"""One change of the recipe each, on fold 0 alone."""
+
+
+def every_run() -> list[tuple[Networks, int, int]]:
+    """Return networks, seed and fold of every run, those first that most depends on."""
+    wanted: dict[tuple[str, int, int], Networks] = {}
+    for group in (STRONG, RANDOM_SPLIT, HONEST_SPLIT, BASE, *CHANGES.values()):
+        for seed in group.seeds:
+            for fold in group.folds:
+                # One change's base is a fold of the system itself.
+                wanted.setdefault((group.name, seed, fold), group)
+    return [(group, seed, fold) for (_, seed, fold), group in wanted.items()]
