@@ -62,10 +62,9 @@ def folds(
     Example: `cytoloc folds train.atlas -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
     from cytoloc.curation.pairs import read_pairs
-    from cytoloc.errors import TableError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.folds import making, quality, table
-    from cytoloc.folds.groups import group_known, groups_of_fields
+    from cytoloc.folds.groups import group_known
 
     if (out is None) == (check is None):
         raise typer.BadParameter("Folds are either made or checked: give one of --out and --check.")
@@ -80,20 +79,7 @@ def folds(
     alike: list[Resemblance] = []
     unknown = 0
     if check:
-        made = table.read_folds(check, grouped=False)
-        labelled = fields.filter(fields["labels"].is_not_null())
-        together = groups_of_fields(labelled, group_by=group, pairs=tied)
-        if labelled.is_empty():
-            raise TableError(f"{path} has no labelled fields, so there is nothing to check.")
-        table.refuse_crossing(made, labelled["id"].to_list(), together, where=check)
-        grouped = labelled.select("id").with_columns(group=together)
-        unknown = made.join(grouped, on="id", how="anti").height
-        made = made.drop("group").join(grouped, on="id", how="inner", maintain_order="left")
-        made = made.select("id", "group", "fold")
-        if made["fold"].drop_nulls().is_empty():
-            raise TableError(
-                f"{check} has a fold for none of the labelled fields here.", way_out="Check the file of these."
-            )
+        made, unknown = _checked(check, path, fields, group=group, pairs=tied)
     elif like:
         made, alike = _pick(atlas, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
     else:
@@ -121,6 +107,30 @@ def folds(
         typer.echo(json.dumps(_as_json(found, alike) | counts, indent=2))
         return
     typer.echo("\n".join(_lines(found, alike, str(out or check), group, counts)))
+
+
+def _checked(
+    check: Path, path: str, fields: pl.DataFrame, *, group: GroupBy, pairs: list[tuple[str, str]]
+) -> tuple[pl.DataFrame, int]:
+    """Return the folds of a file, which no group found anew crosses, and how many of its fields are not here."""
+    from cytoloc.errors import TableError
+    from cytoloc.folds import table
+    from cytoloc.folds.groups import groups_of_fields
+
+    made = table.read_folds(check, grouped=False)
+    labelled = fields.filter(fields["labels"].is_not_null())
+    if labelled.is_empty():
+        raise TableError(f"{path} has no labelled fields, so there is nothing to check.")
+    together = groups_of_fields(labelled, group_by=group, pairs=pairs)
+    table.refuse_crossing(made, labelled["id"].to_list(), together, where=check)
+    grouped = labelled.select("id").with_columns(group=together)
+    unknown = made.join(grouped, on="id", how="anti").height
+    made = made.drop("group").join(grouped, on="id", how="inner", maintain_order="left").select("id", "group", "fold")
+    if made["fold"].drop_nulls().is_empty():
+        raise TableError(
+            f"{check} has a fold for none of the labelled fields here.", way_out="Check the file of these."
+        )
+    return made, unknown
 
 
 def _fields(path: str) -> tuple[Atlas | None, pl.DataFrame]:

@@ -65,7 +65,6 @@ def simulate(
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
     """
-    from cytoloc.files import check_outputs
     from cytoloc.simulate import files, study
     from cytoloc.simulate.plan import Design, read_frequencies
 
@@ -73,14 +72,11 @@ def simulate(
         others = (fields, out, original, frequencies, duplicates, noise, noise_kind, leaked, gain)
         if any(value is not None for value in others) or bits != "8" or form != "atlas" or evenness:
             raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
-        check_outputs(pictures=[show])
         _draw_sheet(show, seed=seed, size=size)
         return
     if fields is None or out is None:
         raise typer.BadParameter("Give --fields and --out, or --show.")
-    given: dict[str, Any] = {
-        "noise": noise, "kind": noise_kind, "leaked": leaked, "gain": gain,
-    }  # fmt: skip
+    given: dict[str, Any] = {"noise": noise, "kind": noise_kind, "leaked": leaked, "gain": gain}
     flaws = {name: value for name, value in given.items() if value is not None}
     if flaws and form != "study":
         raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are of --format study.")
@@ -89,19 +85,12 @@ def simulate(
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
     twice = 0.0 if form == "study" else duplicates or 0.0
-    design = Design(
-        n_fields=fields,
-        seed=seed,
-        size=size,
-        evenness=evenness,
-        label_sets=sets,
-        duplicates=twice,
-        original_px=original,
-    )
+    common: dict[str, Any] = {"evenness": evenness, "label_sets": sets, "duplicates": twice, "original_px": original}
+    design = Design(n_fields=fields, seed=seed, size=size, **common)
+    if form == "study" and duplicates is not None:
+        flaws["duplicates"] = duplicates
     with progress("drawing") as advance:
         if form == "study":
-            if duplicates is not None:
-                flaws["duplicates"] = duplicates
             study.draw_study(out, design, study.Flaws(**flaws), advance=advance)
         elif form == "kaggle":
             files.draw_kaggle(out, design, bits=8 if bits == "8" else 16, advance=advance)
@@ -121,12 +110,14 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
 
     import numpy as np
 
+    from cytoloc.files import check_outputs
     from cytoloc.labels import LOCATIONS
     from cytoloc.parallel import in_order
     from cytoloc.report.figures import contact_sheet
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
 
+    check_outputs(pictures=[path])
     plans = [plan_one(location.id, seed=seed, size=size) for location in LOCATIONS]
     images = []
     with progress("drawing") as advance, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
