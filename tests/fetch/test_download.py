@@ -55,12 +55,15 @@ def fetch(
     time: FakeTime | None = None,
     attempts: int = 4,
     timeout_s: float = 5.0,
+    said: list[str] | None = None,
 ) -> Received:
     time = time or FakeTime()
+    say = (said if said is not None else []).append
 
     async def run() -> Received:
         pace = Pace(1000, clock=time.clock, sleep=time.sleep)
-        async with Downloader(pace, attempts=attempts, timeout_s=timeout_s, contact="me@example.org") as downloader:
+        mine = "me@example.org"
+        async with Downloader(pace, attempts=attempts, timeout_s=timeout_s, contact=mine, say=say) as downloader:
             return await downloader.fetch(address or site.base + path, part, check)
 
     with stamina.set_testing(True, attempts=attempts):
@@ -91,6 +94,20 @@ def test_what_goes_wrong_once_is_tried_again(picture: AtlasSite, tmp_path: Path,
     assert fetch(picture, tmp_path / "part").size_bytes == len(BODY)
     assert (tmp_path / "part").read_bytes() == BODY
     assert len(picture.requests(PATH)) == 4
+
+
+def test_why_a_file_is_asked_for_again_is_said(picture: AtlasSite, tmp_path: Path) -> None:
+    picture.faults[PATH] = ["503", "short"]
+    said: list[str] = []
+    fetch(picture, tmp_path / "part", said=said)
+    assert len(said) == 2
+    assert said[0].startswith(f"{picture.base}{PATH}: the site answers 503")
+    assert said[0].endswith("; asked for again, 2 of 4 times.")
+    assert "what came is damaged; asked for again, 3 of 4 times." in said[1]
+    picture.faults[PATH] = ["503"] * 2
+    with pytest.raises(FetchError):
+        fetch(picture, tmp_path / "other", said=said, attempts=2)
+    assert len(said) == 3
 
 
 def test_a_site_that_says_nothing_is_asked_again(picture: AtlasSite, tmp_path: Path) -> None:

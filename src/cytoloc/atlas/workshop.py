@@ -140,7 +140,7 @@ def enter(path: Path, plan: str) -> Path:
         write_json(part / _PLAN, {"plan": plan}, kind=KIND, version=VERSION)
     elif not _is_of(part, plan):
         raise OutputExistsError(
-            f"{part} is of an import that was stopped, with other settings or other files.",
+            f"{part} was begun with other settings or other files, and not finished.",
             way_out="Start that one again to finish it, or remove the folder to begin anew.",
         )
     return part

@@ -125,6 +125,19 @@ def warn_if_trained_on(parts: Mapping[str, Scores]) -> None:
             )
 
 
+def now_and_then() -> Callable[[str], None]:
+    """Return what says a line beside the progress, unless it said another less than ten seconds ago."""
+    last = float("-inf")
+
+    def say(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            print(line, file=sys.stderr)
+
+    return say
+
+
 def _lines(what: str) -> Callable[[int, int], None]:
     started = last = time.monotonic()
 

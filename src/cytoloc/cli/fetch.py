@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, progress
+from cytoloc.cli.console import counted, now_and_then, progress
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ def hpa(
         limit=limit,
     )
     chosen = _words(colours, COLOURS, "--colours")
-    pace = Pace(rate)
+    pace, say = Pace(rate), now_and_then()
     site = Site(
         base=BASE if base is None else _address(base),
         moved=base is not None,
-        downloader=lambda: Downloader(pace, timeout_s=timeout_s, attempts=attempts, contact=contact),
+        downloader=lambda: Downloader(pace, timeout_s=timeout_s, attempts=attempts, contact=contact, say=say),
         jobs=jobs,
         strict=strict,
     )

@@ -91,12 +91,22 @@ class Downloader:
         timeout_s: How long the site may say nothing.
         attempts: How often a file is asked for.
         contact: Where the site's keepers can reach whoever fetches; part of the User-Agent.
+        say: Told why a file is asked for again.
     """
 
-    def __init__(self, pace: Pace, *, timeout_s: float = 30.0, attempts: int = 6, contact: str = "") -> None:
+    def __init__(
+        self,
+        pace: Pace,
+        *,
+        timeout_s: float = 30.0,
+        attempts: int = 6,
+        contact: str = "",
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
         self._httpx, self._stamina = require_libraries()
         self.pace = pace
         self.attempts = attempts
+        self.say = say
         self.longest_s = SLOWEST * timeout_s
         agent = f"cytoloc/{cytoloc.__version__}" + (f" ({contact})" if contact else "")
         # Compressed answers have neither a length nor ranges that mean the file's.
@@ -138,7 +148,13 @@ class Downloader:
         try:
             async for attempt in retrying:
                 with attempt:
-                    return await self._attempt(url, part, check, refused)
+                    try:
+                        return await self._attempt(url, part, check, refused)
+                    except again as error:
+                        if attempt.num < self.attempts:
+                            why = str(error).rstrip(".") or type(error).__name__
+                            self.say(f"{url}: {why}; asked for again, {attempt.num + 1} of {self.attempts} times.")
+                        raise
         except _SameAgainError as error:
             raise error.reason from error
         except _AgainError as error:
