@@ -85,7 +85,7 @@ CHANGES: Final = {
 def every_run() -> list[tuple[Networks, int, int]]:
     """Return networks, seed and fold of every run, those first that most depends on."""
     wanted: dict[tuple[str, int, int], Networks] = {}
-    for group in (STRONG, RANDOM_SPLIT, HONEST_SPLIT, BASE, *CHANGES.values()):
+    for group in (RANDOM_SPLIT, HONEST_SPLIT, STRONG, BASE, *CHANGES.values()):
         for seed in group.seeds:
             for fold in group.folds:
                 # One change's base is a fold of the system itself.
