@@ -54,7 +54,6 @@ def predict(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
-    from cytoloc.predict.loading import load
     from cytoloc.predict.sources import open_source
     from cytoloc.scores import check_scores_path, write_scores
 
@@ -63,6 +62,9 @@ def predict(
     outputs = [out, *([locations] if locations else [])]
     check_outputs(*outputs, listed)
     sources = [open_source(path) for path in inputs]
+    # Networks take seconds to import: what is wrong with the call is said before.
+    from cytoloc.predict.loading import load
+
     loaded = load(model)
     if locations and loaded.decision is None:
         raise SettingsError(
