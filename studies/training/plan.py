@@ -67,14 +67,14 @@ CHANGES: Final = {
     "loss: focal + F1, the starting system's": change(
         "loss-focal-f1", "loss.soft_f1=0.5", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0"
     ),
-    "loss: focal alone": change(
-        "loss-focal", "loss.focal=1.0", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0"
-    ),
     "no antibodies as second task": change("no-arcface", "loss.arcface=0.0"),
     "sampling: each field once, shuffled": change("shuffled", "sampling.order=shuffled", "sampling.repeats={}"),
     "head: attention by class": change("head-attention", "model.head=attention"),
+    "loss: focal alone": change(
+        "loss-focal", "loss.focal=1.0", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0", seeds=(0,)
+    ),
     "head: plain": change("head-plain", "model.head=plain", seeds=(0,)),
-    "pictures normalised one by one": change("normalise-field", "image.normalise=field"),
+    "pictures normalised by the set's mean and spread": change("normalise-set", "image.normalise=set"),
     "augmentation: flips and turns alone": change(
         "augment-less", "augment.rotate_degrees=0.0", "augment.zoom_crop=[1.0, 1.0]", "augment.lighting=0.0", seeds=(0,)
     ),
