@@ -13,11 +13,12 @@ import pytest
 import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
-GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "lists", "scores"}
+GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "memory", "lists", "scores"}
 ALLOWED = {
     "errors": set[str](),
     "choices": set[str](),
     "parallel": set[str](),
+    "memory": set[str](),
     "labels": {"errors"},
     "hpa_names": {"labels"},
     "files": {"errors"},

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cytoloc.cli.console import counted, progress, require_nets
+from cytoloc.memory import keep_freed_memory
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +51,7 @@ def predict(
     Example: `cytoloc predict box pictures/ --out scores.parquet --locations locations.csv`
     """
     require_nets()
+    keep_freed_memory()
     from cytoloc.atlas.quarantine import QUARANTINE, examples, write_quarantine
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cytoloc.cli.console import on_terminal, require_nets
+from cytoloc.memory import keep_freed_memory
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +72,7 @@ def train(
     Example: `cytoloc train quick train.atlas --folds folds.csv --fold all --out runs/`
     """
     require_nets()
+    keep_freed_memory()
     from cytoloc.atlas.store import open_atlas
     from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
