@@ -36,7 +36,7 @@ ALLOWED = {
     "predict": GROUND | {"recipe", "models", "atlas", "decide", "pictures"},
     "train": GROUND | {"recipe", "recipe_sections", "models", "atlas", "predict"},
     "report": GROUND | {"decide"},
-    "bench": GROUND | {"atlas", "curation", "decide", "pictures"},
+    "bench": GROUND | {"atlas", "curation", "decide", "models", "pictures", "predict", "recipe", "train"},
     "cli": GROUND
     | {
         "bench",
