@@ -22,6 +22,9 @@ class FastaiSteps:
     Call it with a number of steps; it returns the seconds that they took, and the loss of the first one. Its progress
     bar is left out, and there is nothing to validate on.
 
+    Attributes:
+        model: fastai's network.
+
     Args:
         backbone: timm's name of a convolutional network.
         network: Of that backbone, with an average-max head without dropout; its weights are copied.
@@ -51,9 +54,10 @@ class FastaiSteps:
                 init=None,
                 loss_func=loss,
             )
-        body, head = self._learner.model
+        self.model: nn.Sequential = self._learner.model
+        body: Any = self.model[0]
         body.model.load_state_dict(network.backbone.state_dict())
-        _copy_head(network.head, head)
+        _copy_head(network.head, self.model[1])
 
     def __call__(self, steps: int) -> tuple[float, float]:
         """Return the seconds of so many steps, and the loss of the first."""
