@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from cytoloc.atlas.store import Atlas
-from cytoloc.decide.decision import held_out_parts
+from cytoloc.decide.decision import cross_fit, held_out_parts
+from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import SEED_GRID
 from cytoloc.files import write_json
 from cytoloc.labels import format_labels
@@ -154,7 +155,7 @@ def test_the_order_of_runs_does_not_matter(made: Made) -> None:
         return truth[[int(each[1:]) for each in ids]]
 
     there, back = study_tables(runs, truth_of), study_tables(runs[::-1], truth_of)
-    assert {row.model: row.worth.cv for row in there.models} == {row.model: row.worth.cv for row in back.models}
+    assert {row.model: row for row in there.models} == {row.model: row for row in back.models}
     assert [row.model for row in back.models] == ["third", "second", "first"]
 
 
@@ -174,7 +175,12 @@ def test_groups_are_kept_together_and_drawn_together(made: Made) -> None:
     assert (alone.grouped, grouped.grouped) == (False, True)
     assert len(seen) == 1
     assert alone.models[0].worth.cv != grouped.models[0].worth.cv
-    assert alone.models[0].worth.low != grouped.models[0].worth.low
+    ids = runs[0].scores.ids + runs[1].scores.ids + runs[2].scores.ids
+    values = np.concatenate([run.scores.probabilities for run in runs])
+    predicted = cross_fit({"first": values}, truth_of(ids), groups=groups_of(ids))
+    worth = grouped.models[0].worth
+    assert worth.cv == macro_f1(predicted, truth_of(ids))
+    assert (worth.low, worth.high) == macro_f1_interval(predicted, truth_of(ids), groups=groups_of(ids))
 
 
 def test_what_cannot_be_judged_together_says_why(tmp_path: Path) -> None:
