@@ -79,7 +79,7 @@ def test_losses_that_differ_are_told() -> None:
     way = Way("a", 1.0, 1.0, 1.0, 1.0)
     same = {"a": 2.0, "b": 2.0 * (1 + SAME_LOSS / 2), "c": 2.0}
     for losses, alike in ((same, True), (same | {"b": 2.01}, False), (same | {"a": 1.9}, False)):
-        assert AtSize(64, [way], losses, "a", way, way, {}).same_loss is alike
+        assert AtSize(64, [way], losses, "a", way, way, 0.0, {}).same_loss is alike
 
 
 def test_a_way_may_take_its_own_time() -> None:
@@ -120,6 +120,7 @@ def test_training_is_measured_against_fastai_and_plain_torch(cli: Cli, tmp_path:
     assert one["best_plain"] in {EAGER, CHANNELS_LAST, FUSED}
     assert list(one["first_loss"]) == names
     assert np.ptp(list(one["first_loss"].values())) < 1e-3
+    assert 0 < one["waited"] < 1
     assert list(one["peak_mb"]) == [*PEERS, EAGER, OURS]
     assert min(one["peak_mb"].values()) > 100
     assert COMPILED not in names

@@ -63,11 +63,13 @@ class Steps(NamedTuple):
         images: How many pictures were learnt in the time that counts.
         seconds: That time.
         loss: Of the first step; of a whole run its first epoch's, which is the same if that has one step.
+        waited: The share of the time for which they waited for pixels.
     """
 
     images: int
     seconds: float
     loss: float
+    waited: float = 0.0
 
 
 Learn = Callable[[int], Steps]
@@ -85,6 +87,7 @@ class AtSize:
         best_plain: The fastest of the ways of plain PyTorch.
         ours_to_best: cytoloc from an atlas, against that one.
         ours_to_memory: cytoloc from an atlas, against cytoloc with the same pixels in memory.
+        waited: Share of the time for which cytoloc waited for pixels of the atlas, median over rounds.
         peak_mb: Peak memory of a process that trains, in megabytes, by way; on a CUDA device, of the device.
     """
 
@@ -94,6 +97,7 @@ class AtSize:
     best_plain: str
     ours_to_best: Way
     ours_to_memory: Way
+    waited: float
     peak_mb: dict[str, float]
 
     @property
@@ -275,7 +279,7 @@ def _run(atlas: Atlas, recipe: Recipe, workshop: Path, steps: int) -> Steps:
     with tempfile.TemporaryDirectory(dir=workshop) as folder:
         run = train_fold(recipe, atlas, folds, 0, out=Path(folder), report=lambda _line: None)
         log = pl.read_csv(run / "log.csv")
-    return Steps(learnt, learnt / log["images_per_second"][-1], log["train_loss"][0])
+    return Steps(learnt, learnt / log["images_per_second"][-1], log["train_loss"][0], log["data_wait"][-1])
 
 
 def _in_memory(atlas: Atlas) -> Atlas:
@@ -297,12 +301,16 @@ def _at_size(
     learners = ways(names, atlas, recipe, workshop, device=device)
     first = {name: learn(1).loss for name, learn in learners.items()}
 
-    def timed(learn: Learn) -> Timed:
-        taken = learn(steps)
+    waited: list[float] = []
+
+    def timed(name: str) -> Timed:
+        taken = learners[name](steps)
+        if name == OURS:
+            waited.append(taken.waited)
         return Timed(taken.images, taken.seconds)
 
     rates = rates_in_turns(
-        {name: partial(timed, learn) for name, learn in learners.items()},
+        {name: partial(timed, name) for name in names},
         rounds=rounds,
         advance=partial(advance, f"training at {atlas.size} px"),
     )
@@ -314,6 +322,8 @@ def _at_size(
         best,
         compared(rates, OURS, against=best),
         compared(rates, OURS, against=MEMORY),
+        # The first round does not count.
+        median(waited[1:]),
         {
             name: in_separate_process(_peak, name, atlas.path, recipe, workshop, device, steps)
             for name in names

@@ -266,7 +266,8 @@ def _beside(one: AtSize) -> list[str]:
     peaks = ", ".join(f"{name} {peak:,.0f} MB" for name, peak in one.peak_mb.items())
     return [
         f"from an atlas against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f});"
-        f" against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f})",
+        f" against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
+        f" waiting for pixels {one.waited:.1%} of the time",
         f"loss of the first step, by all ways: {first:.4f}"
         if one.same_loss
         else f"FIRST LOSSES DIFFER: {one.first_loss}",
