@@ -39,7 +39,7 @@ def test_all_ways_begin_with_the_same_loss(study: Atlas, tmp_path: Path) -> None
     losses = {name: learn(1).loss for name, learn in learners.items()}
     assert list(losses) == names
     usual = losses[EAGER]
-    assert losses == {name: pytest.approx(usual, rel=1e-5) for name in names}
+    assert losses == {name: pytest.approx(usual, rel=1e-4) for name in names}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -242,7 +242,8 @@ class PlainSteps:
             weight_decay=recipe.schedule.weight_decay,
             fused=fused or None,
         )
-        self.module = torch.compile(module) if compiled else module
+        # For this shape alone, also when one of another size was compiled before.
+        self.module = torch.compile(module, dynamic=False) if compiled else module
 
     def __call__(self, steps: int) -> Steps:
         """Take steps."""
