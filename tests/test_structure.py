@@ -36,8 +36,8 @@ ALLOWED = {
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "atlas", "decide", "pictures"},
     "train": GROUND | {"recipe", "recipe_sections", "models", "atlas", "predict"},
-    "report": GROUND | {"decide"},
-    "bench": GROUND | {"atlas", "curation", "decide", "pictures"},
+    "report": GROUND | {"decide", "recipe"},
+    "bench": GROUND | {"atlas", "curation", "decide", "models", "pictures", "predict", "recipe", "train"},
     "cli": GROUND
     | {
         "bench",

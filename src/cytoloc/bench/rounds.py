@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
@@ -36,6 +36,22 @@ class Way:
     most: float
 
 
+class Timed(NamedTuple):
+    """Work that timed itself, since not all that it did is to be measured.
+
+    Attributes:
+        units: How many units of work were done in that time.
+        seconds: How long they took.
+    """
+
+    units: float
+    seconds: float
+
+
+Rates = Mapping[str, list[float]]
+"""Units of work per second by the name of the way, a value a round."""
+
+
 def in_turns(
     ways: Mapping[str, Callable[[], float]],
     *,
@@ -51,18 +67,38 @@ def in_turns(
         rounds: How often each is measured.
         advance: Told after each measurement how many of how many are done.
     """
+    rates = rates_in_turns(ways, rounds=rounds, advance=advance)
+    return [compared(rates, name, against=against) for name in ways]
+
+
+def rates_in_turns(
+    ways: Mapping[str, Callable[[], float | Timed]],
+    *,
+    rounds: int,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Rates:
+    """Return the rates of each way in ``rounds`` rounds after one that does not count.
+
+    Args:
+        ways: Each does some work and returns how many units it did, or how many in which time.
+        rounds: How often each is measured.
+        advance: Told after each measurement how many of how many are done.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for position, (name, work) in enumerate(ways.items()):
             started = time.perf_counter()
-            units = work()
-            rates[name].append(units / (time.perf_counter() - started))
+            done = work()
+            timed = done if isinstance(done, Timed) else Timed(done, time.perf_counter() - started)
+            rates[name].append(timed.units / timed.seconds)
             advance(turn * len(ways) + position + 1, (rounds + 1) * len(ways))
-    measured = []
-    for name, values in rates.items():
-        ratios = [mine / other for mine, other in zip(values[1:], rates[against][1:], strict=True)]
-        measured.append(Way(name, median(values[1:]), median(ratios), min(ratios), max(ratios)))
-    return measured
+    return {name: values[1:] for name, values in rates.items()}
+
+
+def compared(rates: Rates, name: str, *, against: str) -> Way:
+    """Return how fast the way ``name`` is beside the way ``against``."""
+    ratios = [mine / other for mine, other in zip(rates[name], rates[against], strict=True)]
+    return Way(name, median(rates[name]), median(ratios), min(ratios), max(ratios))
 
 
 def in_separate_process(work: Callable[..., Result], *given: Any) -> Result:

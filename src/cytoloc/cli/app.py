@@ -20,6 +20,7 @@ from cytoloc.cli import (
     folds,
     importing,
     predict,
+    report,
     score,
     simulate,
     train,
@@ -61,6 +62,7 @@ predict.register(app)
 ensemble.register(app)
 decide.register(app)
 score.register(app)
+report.register(app)
 bundle.register(app)
 bench.register(app)
 

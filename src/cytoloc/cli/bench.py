@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from cytoloc.bench.decide import DecideBench
     from cytoloc.bench.duplicates import DuplicatesBench
     from cytoloc.bench.rounds import Way
+    from cytoloc.bench.train import AtSize, TrainBench
+
+    Measured = AtlasBench | DuplicatesBench | DecideBench | TrainBench
+
+
+PACKED_PX = 512
+"""Edge of the pictures of an atlas by default, in pixels."""
 
 
 class Bench(StrEnum):
@@ -25,6 +32,15 @@ class Bench(StrEnum):
     atlas = "atlas"
     duplicates = "duplicates"
     decide = "decide"
+    train = "train"
+
+
+class Device(StrEnum):
+    """What training may be measured on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +58,10 @@ def bench(
         typer.Option(help="atlas: folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields."),
     ] = None,
     fields: Annotated[int, typer.Option(help="atlas: how many fields, the given ones repeated.", min=64)] = 1000,
-    size: Annotated[int, typer.Option(help="atlas: edge of the packed pictures, in pixels.", min=32)] = 512,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Edge of the pictures, in pixels; by default 512, and for train 128, then 256.", min=32),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="decide: folder of an .npz of held-out probabilities per model, and labels.csv."),
@@ -52,6 +71,13 @@ def bench(
     training_fields: Annotated[
         int, typer.Option(help="decide: fields of the timing of 'auto'; 0 leaves it out.", min=0)
     ] = 31_072,
+    backbone: Annotated[str, typer.Option(help="train: timm's name of a convolutional network.")] = "resnet34",
+    batch: Annotated[int, typer.Option(help="train: fields a step.", min=2)] = 16,
+    device: Annotated[Device, typer.Option(help="train: auto takes a GPU where there is one.")] = Device.auto,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="train: also plain PyTorch compiled; its first step takes a minute or more."),
+    ] = False,
     rounds: Annotated[int, typer.Option(help="How often each way is measured.", min=1)] = 5,
     workshop: Annotated[Path | None, typer.Option(help="Where files are made, and removed again.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -61,18 +87,30 @@ def bench(
     Example: `cytoloc bench atlas --images kaggle512/ --size 512`
 
     Example: `cytoloc bench decide --predictions predictions/`
+
+    Example: `cytoloc bench train --size 128 --rounds 3`
     """
     from dataclasses import asdict
 
     from cytoloc.bench.rounds import machine
 
-    wanted = names or [Bench.atlas, Bench.duplicates, *([Bench.decide] if predictions else [])]
-    results: dict[str, AtlasBench | DuplicatesBench | DecideBench] = {}
+    wanted = names or [Bench.atlas, Bench.duplicates, Bench.train, *([Bench.decide] if predictions else [])]
+    results: dict[str, Measured] = {}
     for name in dict.fromkeys(wanted):
         if name == Bench.atlas:
-            results["atlas"] = _atlas(images, workshop, fields=fields, size=size, rounds=rounds)
+            results["atlas"] = _atlas(images, workshop, fields=fields, size=size or PACKED_PX, rounds=rounds)
         elif name == Bench.duplicates:
-            results["duplicates"] = _duplicates(images, workshop, size=size, rounds=rounds)
+            results["duplicates"] = _duplicates(images, workshop, size=size or PACKED_PX, rounds=rounds)
+        elif name == Bench.train:
+            results["train"] = _train(
+                workshop,
+                size=size,
+                rounds=rounds,
+                backbone=backbone,
+                batch=batch,
+                device=device,
+                compiled=compiled,
+            )
         else:
             results["decide"] = _decide(
                 predictions, splits=splits, rounds=rounds, large=large, training_fields=training_fields
@@ -136,11 +174,44 @@ def _decide(predictions: Path | None, *, splits: int, rounds: int, large: int, t
         )
 
 
-def _lines(measured: AtlasBench | DuplicatesBench | DecideBench) -> list[str]:
+def _train(
+    workshop: Path | None,
+    *,
+    size: int | None,
+    rounds: int,
+    backbone: str,
+    batch: int,
+    device: str,
+    compiled: bool,
+) -> TrainBench:
+    require_nets()
+    from cytoloc.bench.train import HELD_OUT, SIZES, STEPS, bench_train
+    from cytoloc.simulate.study import simulate_atlas
+
+    with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("train") as advance:
+        atlases = [Path(folder) / f"{edge}.atlas" for edge in ((size,) if size else SIZES)]
+        for path in atlases:
+            simulate_atlas(path, n_fields=STEPS * batch + HELD_OUT, seed=0, size=int(path.stem))
+        return bench_train(
+            atlases,
+            Path(folder),
+            backbone=backbone,
+            batch=batch,
+            device=device,
+            compiled=compiled,
+            rounds=rounds,
+            advance=lambda _what, done, total: advance(done, total),
+        )
+
+
+def _lines(measured: Measured) -> list[str]:
     from cytoloc.bench.atlas import AtlasBench
     from cytoloc.bench.decide import LOOP_CLASSES
     from cytoloc.bench.duplicates import DuplicatesBench
+    from cytoloc.bench.train import TrainBench
 
+    if isinstance(measured, TrainBench):
+        return _train_lines(measured)
     if isinstance(measured, AtlasBench):
         return [
             f"\n{measured.fields} fields of {measured.size} px",
@@ -176,6 +247,32 @@ def _lines(measured: AtlasBench | DuplicatesBench | DecideBench) -> list[str]:
     if measured.auto_s is not None:
         lines.append(f"auto on as many fields as the training set: {measured.auto_s:.0f} s")
     return lines
+
+
+def _train_lines(measured: TrainBench) -> list[str]:
+    lines = [f"\n{measured.backbone}, batches of {measured.batch}, {measured.device}, {measured.threads} threads"]
+    if measured.missing:
+        lines.append("fastai is not installed and was not measured: pip install 'cytoloc[bench]'")
+    for one in measured.sizes:
+        lines += _table(f"training steps, {one.size} px", one.steps, unit="images/s")
+        lines += [f"  {line}" for line in _beside(one)]
+    return lines
+
+
+def _beside(one: AtSize) -> list[str]:
+    """Return what is asked of cytoloc's steps beside their speed."""
+    best, memory = one.ours_to_best, one.ours_to_memory
+    first = next(iter(one.first_loss.values()))
+    peaks = ", ".join(f"{name} {peak:,.0f} MB" for name, peak in one.peak_mb.items())
+    return [
+        f"from an atlas against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f});"
+        f" against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
+        f" waiting for pixels {one.waited:.1%} of the time",
+        f"loss of the first step, by all ways: {first:.4f}"
+        if one.same_loss
+        else f"FIRST LOSSES DIFFER: {one.first_loss}",
+        f"peak memory: {peaks}",
+    ]
 
 
 def _table(title: str, ways: list[Way], *, unit: str = "fields/s") -> list[str]:

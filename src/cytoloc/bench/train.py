@@ -1,0 +1,360 @@
+"""Training steps against those of fastai and plain PyTorch: the same network, loss, batch and kind of optimizer.
+
+Nothing is drawn by chance in a step: no dropout, no augmentation. So every way's first loss is the same number, which
+is checked; if it were not, they would not do the same work. fastai and PyTorch are given one batch, normalised and as
+floats, again and again; cytoloc reads its batches as uint8 and normalises them in its network, in a whole run of its
+own (:func:`cytoloc.train.run.train_fold`), of which the second epoch's steps count.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import polars as pl
+import tensorstore
+import torch
+from torch import Tensor, nn
+
+from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.bench.fastai import FastaiSteps
+from cytoloc.bench.rounds import Timed, Way, compared, in_separate_process, peak_mb, rates_in_turns
+from cytoloc.errors import SettingsError
+from cytoloc.models.network import Network
+from cytoloc.predict.runs import build_recipe_network
+from cytoloc.recipe import Recipe, load_recipe
+from cytoloc.train.run import train_fold
+from cytoloc.train.unpacking import location_loss
+
+FASTAI: Final = "fastai 2.8, vision_learner"
+EAGER: Final = "PyTorch"
+CHANNELS_LAST: Final = "PyTorch, channels-last"
+FUSED: Final = "PyTorch, channels-last, fused AdamW"
+COMPILED: Final = "PyTorch, compiled"
+COMPILED_FUSED: Final = "PyTorch, compiled, channels-last, fused"
+MEMORY: Final = "cytoloc, pixels in memory"
+OURS: Final = "cytoloc, from an atlas"
+
+SIZES: Final = (128, 256)
+"""Edges of the pictures that are measured by default, in pixels."""
+
+STEPS: Final = 4
+"""Steps of each measurement."""
+
+HELD_OUT: Final = 2
+"""Fields that cytoloc's run holds out; what it does with them is not measured."""
+
+SAME_LOSS: Final = 1e-3
+"""How far first losses may be apart, as a share: rounding in another order of the same sums."""
+
+
+class Steps(NamedTuple):
+    """Steps that were taken.
+
+    Attributes:
+        images: How many pictures were learnt in the time that counts.
+        seconds: That time.
+        loss: Of the first step; of a whole run its first epoch's, which is the same if that has one step.
+        waited: The share of the time for which they waited for pixels.
+    """
+
+    images: int
+    seconds: float
+    loss: float
+    waited: float = 0.0
+
+
+Learn = Callable[[int], Steps]
+"""Takes so many steps."""
+
+
+@dataclass(frozen=True)
+class AtSize:
+    """What was measured with pictures of one size.
+
+    Attributes:
+        size: Their edge, in pixels.
+        steps: Training in images per second, against fastai, or against plain PyTorch where fastai is missing.
+        first_loss: The loss of the first step, by way.
+        best_plain: The fastest of the ways of plain PyTorch.
+        ours_to_best: cytoloc from an atlas, against that one.
+        ours_to_memory: cytoloc from an atlas, against cytoloc with the same pixels in memory.
+        waited: Share of the time for which cytoloc waited for pixels of the atlas, median over rounds.
+        peak_mb: Peak memory of a process that trains, in megabytes, by way; on a CUDA device, of the device.
+    """
+
+    size: int
+    steps: list[Way]
+    first_loss: dict[str, float]
+    best_plain: str
+    ours_to_best: Way
+    ours_to_memory: Way
+    waited: float
+    peak_mb: dict[str, float]
+
+    @property
+    def same_loss(self) -> bool:
+        """Whether all ways begin with the same loss."""
+        usual = median(self.first_loss.values())
+        return all(abs(loss - usual) <= SAME_LOSS * usual for loss in self.first_loss.values())
+
+
+@dataclass(frozen=True)
+class TrainBench:
+    """What was measured.
+
+    Attributes:
+        device: What it ran on.
+        threads: Threads of PyTorch on the CPU.
+        backbone: timm's name of the network.
+        batch: Fields a step.
+        missing: Peers that are not installed.
+        sizes: The measurements.
+    """
+
+    device: str
+    threads: int
+    backbone: str
+    batch: int
+    missing: list[str]
+    sizes: list[AtSize]
+
+
+def bench_train(
+    atlases: list[Path],
+    workshop: Path,
+    *,
+    backbone: str = "resnet34",
+    batch: int = 16,
+    device: str = "auto",
+    compiled: bool = False,
+    rounds: int = 5,
+    steps: int = STEPS,
+    advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> TrainBench:
+    """Measure training on each of the atlases.
+
+    Args:
+        atlases: Labelled, with the fields of ``steps`` batches and :data:`HELD_OUT` more, each of another size.
+        workshop: A folder that runs are made in, and removed from.
+        backbone: timm's name of a convolutional network.
+        batch: Fields a step.
+        device: ``auto`` is what Lightning takes; another must be that one.
+        compiled: Whether plain PyTorch is measured with ``torch.compile`` too; its first step takes a minute or more.
+        rounds: How often each way is measured.
+        steps: Steps of each measurement.
+        advance: Told what is measured, and how much of it is done.
+
+    Raises:
+        SettingsError: If the device is not what training would run on.
+        RecipeError: If there is no such backbone, or it cannot take pictures of these sizes.
+    """
+    chosen = _device(device)
+    missing = [] if importlib.util.find_spec("fastai") else ["fastai"]
+    sizes = []
+    for path in atlases:
+        atlas = open_atlas(path)
+        recipe = bench_recipe(backbone, size=atlas.size, batch=batch)
+        names = [
+            *([] if missing else [FASTAI]),
+            *(EAGER, CHANNELS_LAST, FUSED),
+            *((COMPILED, COMPILED_FUSED) if compiled else ()),
+            *(MEMORY, OURS),
+        ]
+        sizes.append(
+            _at_size(names, atlas, recipe, workshop, device=chosen, rounds=rounds, steps=steps, advance=advance)
+        )
+    return TrainBench(_device_name(chosen), torch.get_num_threads(), backbone, batch, missing, sizes)
+
+
+def bench_recipe(backbone: str, *, size: int, batch: int) -> Recipe:
+    """Return the starting system's loss and head on a backbone at random weights, with nothing left to chance."""
+    settings = {
+        "image.size": size,
+        "model.backbone": backbone,
+        "model.weights": "none",
+        "model.head": "average-max",
+        "model.dropout": 0.0,
+        "augment.flips": "false",
+        "augment.turns": "false",
+        "schedule.batch_size": batch,
+        "schedule.frozen_epochs": 0,
+        # The second epoch is the one that counts.
+        "schedule.epochs": 2,
+        "schedule.learning_rate": 1e-3,
+        "select.views": 1,
+    }
+    return load_recipe("quick", overrides=[f"{key}={value}" for key, value in settings.items()])
+
+
+def ways(names: list[str], atlas: Atlas, recipe: Recipe, workshop: Path, *, device: str) -> dict[str, Learn]:
+    """Return the ways of training by name; all begin with the same weights, and learn the atlas's first batch first."""
+    # As a run begins: see cytoloc.train.run.
+    torch.manual_seed(recipe.seed)
+    network = build_recipe_network(recipe, weights="none").to(device)
+    rows = range(recipe.schedule.batch_size)
+    pixels = network.normalise(torch.from_numpy(atlas.read(rows)).to(device))
+    targets = torch.from_numpy(atlas.truth[: len(rows)]).float().to(device)
+    plain = partial(PlainSteps, network, recipe, pixels=pixels, targets=targets)
+    makers: dict[str, Callable[[], Learn]] = {
+        FASTAI: lambda: _fastai(network, recipe, pixels=pixels, targets=targets, device=device),
+        EAGER: plain,
+        CHANNELS_LAST: partial(plain, channels_last=True),
+        FUSED: partial(plain, channels_last=True, fused=True),
+        COMPILED: partial(plain, compiled=True),
+        COMPILED_FUSED: partial(plain, channels_last=True, fused=True, compiled=True),
+        MEMORY: lambda: partial(_run, _in_memory(atlas), recipe, workshop),
+        OURS: lambda: partial(_run, atlas, recipe, workshop),
+    }
+    return {name: makers[name]() for name in names}
+
+
+class PlainSteps:
+    """Training as a loop in PyTorch."""
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        *,
+        pixels: Tensor,
+        targets: Tensor,
+        channels_last: bool = False,
+        fused: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        module: Any = nn.Sequential(copy.deepcopy(network.backbone), copy.deepcopy(network.head))
+        module = module.to(memory_format=layout).train()
+        self.pixels, self.targets = pixels.contiguous(memory_format=layout), targets
+        self.loss = location_loss(recipe.loss)
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(),
+            lr=recipe.schedule.learning_rate,
+            weight_decay=recipe.schedule.weight_decay,
+            fused=fused or None,
+        )
+        # For this shape alone, also when one of another size was compiled before.
+        self.module = torch.compile(module, dynamic=False) if compiled else module
+
+    def __call__(self, steps: int) -> Steps:
+        """Take steps."""
+        losses = []
+        started = time.perf_counter()
+        for _ in range(steps):
+            loss = self.loss(self.module(self.pixels), self.targets)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            losses.append(loss.detach())
+        # A number is there when the device has worked it out, and all that was asked of it before.
+        last = float(losses[-1])
+        seconds = time.perf_counter() - started
+        return Steps(steps * len(self.pixels), seconds, float(losses[0]) if steps > 1 else last)
+
+
+def _fastai(network: Network, recipe: Recipe, *, pixels: Tensor, targets: Tensor, device: str) -> Learn:
+    loss = location_loss(recipe.loss)
+    take = FastaiSteps(recipe.model.backbone, network, pixels=pixels, targets=targets, loss=loss, device=device)
+
+    def learn(steps: int) -> Steps:
+        seconds, first = take(steps)
+        return Steps(steps * len(pixels), seconds, first)
+
+    return learn
+
+
+def _run(atlas: Atlas, recipe: Recipe, workshop: Path, steps: int) -> Steps:
+    """Train a whole run with so many steps an epoch, and return what its log says of the last epoch."""
+    learnt = steps * recipe.schedule.batch_size
+    number = pl.Series("fold", [1] * learnt + [0] * HELD_OUT + [None] * (len(atlas) - learnt - HELD_OUT), pl.Int64)
+    folds = pl.DataFrame({"id": atlas.ids, "group": range(len(atlas)), "fold": number})
+    with tempfile.TemporaryDirectory(dir=workshop) as folder:
+        run = train_fold(recipe, atlas, folds, 0, out=Path(folder), report=lambda _line: None)
+        log = pl.read_csv(run / "log.csv")
+    return Steps(learnt, learnt / log["images_per_second"][-1], log["train_loss"][0], log["data_wait"][-1])
+
+
+def _in_memory(atlas: Atlas) -> Atlas:
+    """Return the same atlas with its pixels decoded and in memory."""
+    return Atlas(atlas.path, atlas.header, atlas.fields, tensorstore.array(atlas.read(range(len(atlas)))))
+
+
+def _at_size(
+    names: list[str],
+    atlas: Atlas,
+    recipe: Recipe,
+    workshop: Path,
+    *,
+    device: str,
+    rounds: int,
+    steps: int,
+    advance: Callable[[str, int, int], None],
+) -> AtSize:
+    learners = ways(names, atlas, recipe, workshop, device=device)
+    first = {name: learn(1).loss for name, learn in learners.items()}
+
+    waited: list[float] = []
+
+    def timed(name: str) -> Timed:
+        taken = learners[name](steps)
+        if name == OURS:
+            waited.append(taken.waited)
+        return Timed(taken.images, taken.seconds)
+
+    rates = rates_in_turns(
+        {name: partial(timed, name) for name in names},
+        rounds=rounds,
+        advance=partial(advance, f"training at {atlas.size} px"),
+    )
+    best = max((name for name in names if name.startswith(EAGER)), key=lambda name: median(rates[name]))
+    return AtSize(
+        atlas.size,
+        [compared(rates, name, against=names[0]) for name in names],
+        first,
+        best,
+        compared(rates, OURS, against=best),
+        compared(rates, OURS, against=MEMORY),
+        # The first round does not count.
+        median(waited[1:]),
+        {
+            name: in_separate_process(_peak, name, atlas.path, recipe, workshop, device, steps)
+            for name in names
+            if name in {FASTAI, EAGER, OURS}
+        },
+    )
+
+
+def _peak(name: str, path: Path, recipe: Recipe, workshop: Path, device: str, steps: int) -> float:
+    ways([name], open_atlas(path), recipe, workshop, device=device)[name](steps)
+    return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else peak_mb()
+
+
+def _device(wanted: str) -> str:
+    """Return the kind of device that Lightning trains on here.
+
+    Raises:
+        SettingsError: If another is wanted.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = found.type if found else "cpu"
+    if wanted not in {"auto", here}:
+        raise SettingsError(
+            f"Training runs on {here} here, not on {wanted}.",
+            way_out="Set CUDA_VISIBLE_DEVICES to nothing to measure the CPU."
+            if wanted == "cpu"
+            else "Use --device auto.",
+        )
+    return here
+
+
+def _device_name(device: str) -> str:
+    return f"cuda, {torch.cuda.get_device_name()}" if device == "cuda" else device

@@ -1,0 +1,152 @@
+"""The command ``cytoloc report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cytoloc.choices import Method
+from cytoloc.cli.console import counted, read_truth
+
+if TYPE_CHECKING:
+    from cytoloc.report.runs import FinishedRun
+    from cytoloc.report.study import StudyTables
+
+FILE_COLUMNS = 160
+"""Width of a table that no terminal sets."""
+
+
+class Format(StrEnum):
+    """How tables are written."""
+
+    text = "text"
+    markdown = "markdown"
+    csv = "csv"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("report")(report)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS…")],
+    table: Annotated[
+        bool, typer.Option("--table", help="Tables of models and ensembles: the one report that there is so far.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="The truth: CSV Id,Target, or an atlas; by default the runs' own atlas.")
+    ] = None,
+    folds: Annotated[
+        Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together and the intervals draw.")
+    ] = None,
+    decision: Annotated[
+        Method, typer.Option(help="How fields are decided, each by a fit on others; see docs/decisions.md.")
+    ] = "seed",
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Models of an ensemble. May be repeated; by default all models together.", metavar="MODEL+MODEL…"
+        ),
+    ] = None,
+    style: Annotated[Format, typer.Option("--format", help="How the tables are written.")] = Format.text,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the tables into this new file instead.")] = None,
+) -> None:
+    """Say what trained models are worth on their held-out folds: a row per model, and per ensemble.
+
+    Example: `cytoloc report runs/ --table --format markdown`
+
+    Example: `cytoloc report runs/ --table --folds folds.csv --ensemble resnet34-512+resnet50-512`
+    """
+    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.files import check_outputs, new_file
+    from cytoloc.lists import read_groups, truth_of
+    from cytoloc.report.runs import read_runs
+    from cytoloc.report.study import study_tables
+    from cytoloc.report.study_format import json_values
+
+    if not table:
+        raise SettingsError("`cytoloc report` makes tables only so far.", way_out="Add --table.")
+    if out:
+        check_outputs(out)
+    finished, left_out = read_runs(runs)
+    for run in left_out:
+        typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
+    if not finished:
+        raise TableError("None of these runs is finished.", way_out="Go on with `cytoloc train … --resume`.")
+    known, where = (read_truth(labels), str(labels)) if labels else _atlas_truth(finished)
+    tables = study_tables(
+        finished,
+        lambda ids: truth_of(ids, known, where=where),
+        decision=decision,
+        ensembles=[each.split("+") for each in ensemble or []],
+        groups_of=(lambda ids: read_groups(folds, ids)) if folds else None,
+    )
+    if out:
+        with new_file(out) as temporary:
+            temporary.write_text(_written(tables, style), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(json_values(tables, left_out), indent=2, ensure_ascii=False))
+    elif out:
+        rows = f"{counted(len(tables.models), 'model')}, {counted(len(tables.ensembles), 'ensemble')}"
+        typer.echo(f"{out}: {rows}, from {counted(len(finished), 'run')}.")
+    else:
+        _print(tables, style)
+
+
+def _atlas_truth(runs: Sequence[FinishedRun]) -> tuple[dict[str, tuple[int, ...]], str]:
+    """Return the labels in the atlases that runs were trained on, and where those lie.
+
+    Raises:
+        TableError: If one is not there any more, was changed since, or two disagree on a field.
+    """
+    from cytoloc.atlas.store import open_atlas
+    from cytoloc.errors import FormatError, StorageError, TableError
+
+    way_out = "Give the truth: --labels CSV, or the place of the atlas."
+    known: dict[str, tuple[int, ...]] = {}
+    atlases = {(run.atlas, run.fingerprint): run for run in runs}
+    for (path, fingerprint), run in atlases.items():
+        try:
+            atlas = open_atlas(path)
+        except (FormatError, StorageError) as error:
+            raise TableError(f"The atlas of {run.folder} cannot be opened: {error.message}", way_out=way_out) from error
+        if atlas.fingerprint != fingerprint:
+            raise TableError(f"{path} is not what it was when {run.folder} was trained.", way_out=way_out)
+        for name, labels in zip(atlas.ids, atlas.fields["labels"].to_list(), strict=True):
+            if labels is not None and known.setdefault(name, tuple(labels)) != tuple(labels):
+                raise TableError(f"{path} and another atlas of these runs disagree on {name}.", way_out=way_out)
+    return known, ", ".join(sorted({path for path, _ in atlases}))
+
+
+def _written(tables: StudyTables, style: Format) -> str:
+    import io
+
+    from rich.console import Console
+
+    from cytoloc.report.study_format import csv, markdown, rich_tables
+
+    if style == Format.markdown:
+        return markdown(tables)
+    if style == Format.csv:
+        return csv(tables)
+    text = io.StringIO()
+    Console(file=text, width=FILE_COLUMNS).print(rich_tables(tables))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _print(tables: StudyTables, style: Format) -> None:
+    from rich.console import Console
+
+    from cytoloc.report.study_format import rich_tables
+
+    if style == Format.text and Console().is_terminal:
+        Console().print(rich_tables(tables))
+    else:
+        typer.echo(_written(tables, style), nl=False)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.bench.rounds import Timed, Way, compared, rates_in_turns
+from cytoloc.bench.train import (
+    CHANNELS_LAST,
+    COMPILED,
+    EAGER,
+    FASTAI,
+    FUSED,
+    MEMORY,
+    OURS,
+    SAME_LOSS,
+    AtSize,
+    bench_recipe,
+    bench_train,
+    ways,
+)
+from cytoloc.errors import SettingsError
+from cytoloc.recipe import load_recipe
+from cytoloc.train.unpacking import location_loss
+from tests.conftest import Cli
+
+PEERS = [FASTAI] if importlib.util.find_spec("fastai") else []
+
+
+def test_all_ways_begin_with_the_same_loss(study: Atlas, tmp_path: Path) -> None:
+    recipe = bench_recipe("resnet10t", size=64, batch=6)
+    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS]
+    learners = ways(names, study, recipe, tmp_path, device="cpu")
+    losses = {name: learn(1).loss for name, learn in learners.items()}
+    assert list(losses) == names
+    usual = losses[EAGER]
+    assert losses == {name: pytest.approx(usual, rel=1e-4) for name in names}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_ways_change_the_weights(study: Atlas, tmp_path: Path) -> None:
+    recipe = bench_recipe("resnet10t", size=64, batch=6)
+    names = [*PEERS, EAGER, FUSED]
+    learners = ways(names, study, recipe, tmp_path, device="cpu")
+    for learn in learners.values():
+        # The first step of the second call comes after the three of the first one.
+        assert learn(3).loss - learn(1).loss > 1e-3
+
+
+def test_the_loss_is_that_of_the_starting_system() -> None:
+    recipe = bench_recipe("resnet10t", size=64, batch=6)
+    assert (recipe.loss, recipe.model.head) == (load_recipe("resnet34-512").loss, "average-max")
+
+
+@pytest.mark.skipif(not PEERS, reason="fastai is not installed: pip install 'cytoloc[bench]'")
+def test_fastai_has_the_same_function(study: Atlas) -> None:
+    from cytoloc.bench.fastai import FastaiSteps
+    from cytoloc.predict.runs import build_recipe_network
+
+    recipe = bench_recipe("resnet10t", size=64, batch=6)
+    network = build_recipe_network(recipe, weights="none").eval()
+    pixels = network.normalise(torch.from_numpy(study.read(range(6))))
+    targets = torch.from_numpy(study.truth[:6]).float()
+    peer = FastaiSteps(
+        "resnet10t", network, pixels=pixels, targets=targets, loss=location_loss(recipe.loss), device="cpu"
+    )
+    with torch.no_grad():
+        ours, theirs = network.head(network.backbone(pixels)), peer.model.eval()(pixels)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert ours.std() > 0.01
+
+
+def test_losses_that_differ_are_told() -> None:
+    way = Way("a", 1.0, 1.0, 1.0, 1.0)
+    same = {"a": 2.0, "b": 2.0 * (1 + SAME_LOSS / 2), "c": 2.0}
+    for losses, alike in ((same, True), (same | {"b": 2.01}, False), (same | {"a": 1.9}, False)):
+        assert AtSize(64, [way], losses, "a", way, way, 0.0, {}).same_loss is alike
+
+
+def test_a_way_may_take_its_own_time() -> None:
+    rates = rates_in_turns({"own": lambda: Timed(6, 2), "other": lambda: Timed(8, 4)}, rounds=3)
+    assert rates == {"own": [3.0] * 3, "other": [2.0] * 3}
+    way = compared({"a": [1.0, 2.0, 9.0], "b": [2.0, 1.0, 3.0]}, "a", against="b")
+    assert (way.rate, way.ratio, way.least, way.most) == (2.0, 2.0, 0.5, 3.0)
+
+
+def test_another_device_is_refused(study: Atlas, tmp_path: Path) -> None:
+    other = "cpu" if torch.accelerator.is_available() else "cuda"
+    with pytest.raises(SettingsError, match=f"not on {other}"):
+        bench_train([Path(study.path)], tmp_path, device=other)
+
+
+def test_training_is_measured_without_fastai_too(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastai" else find(name))
+    call = ["bench", "train", "--size", 32, "--batch", 2, "--backbone", "resnet10t", "--rounds", 1]
+    text = cli(*call, "--workshop", tmp_path).out
+    assert "pip install 'cytoloc[bench]'" in text
+    assert "loss of the first step, by all ways" in text
+    assert FASTAI not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_is_measured_against_fastai_and_plain_torch(cli: Cli, tmp_path: Path) -> None:
+    call = ["bench", "train", "--size", 32, "--batch", 2, "--backbone", "resnet10t", "--rounds", 1]
+    measured = json.loads(cli(*call, "--workshop", tmp_path, "--json").out)["train"]
+    assert (measured["backbone"], measured["batch"]) == ("resnet10t", 2)
+    assert measured["missing"] == ([] if PEERS else ["fastai"])
+    (one,) = measured["sizes"]
+    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS]
+    assert one["size"] == 32
+    assert [way["name"] for way in one["steps"]] == names
+    assert all(way["rate"] > 0 for way in one["steps"])
+    assert one["steps"][0]["ratio"] == 1
+    assert one["best_plain"] in {EAGER, CHANNELS_LAST, FUSED}
+    assert list(one["first_loss"]) == names
+    assert np.ptp(list(one["first_loss"].values())) < 1e-3
+    assert 0 < one["waited"] < 1
+    assert list(one["peak_mb"]) == [*PEERS, EAGER, OURS]
+    assert min(one["peak_mb"].values()) > 100
+    assert COMPILED not in names

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.decide.decision import cross_fit, held_out_parts
+from cytoloc.decide.metrics import macro_f1, macro_f1_interval
+from cytoloc.decide.thresholds import SEED_GRID
+from cytoloc.files import write_json
+from cytoloc.labels import format_labels
+from cytoloc.predict import runs as predict_runs
+from cytoloc.recipe import load_recipe, to_toml
+from cytoloc.report import runs as report_runs
+from cytoloc.report.runs import read_runs
+from cytoloc.report.study import MIN_POSITIVES, study_tables
+from cytoloc.scores import Scores, write_scores
+from tests.conftest import Cli
+from tests.decide.cases import study_of
+
+FIELDS = 150
+FOLDS = 3
+
+Values = NDArray[np.floating]
+Made = tuple[Path, dict[str, Values], NDArray[np.bool_]]
+
+
+def ids_of(fold: int, *, fields: int = FIELDS, folds: int = FOLDS) -> list[str]:
+    return [f"f{number}" for number in range(fields) if number % folds == fold]
+
+
+def make_run(
+    out: Path,
+    name: str,
+    fold: int,
+    probabilities: Values,
+    *,
+    atlas: object = "none.atlas",
+    ids: list[str] | None = None,
+    finished: bool = True,
+    fingerprint: str = "f",
+    settings: tuple[str, ...] = (),
+) -> Path:
+    """Write the folder of a run as far as a report looks into it."""
+    folder = out / f"{name}-fold{fold}"
+    folder.mkdir(parents=True)
+    ids = ids_of(fold) if ids is None else ids
+    recipe = load_recipe("quick", overrides=[f"name={name}", "schedule.accumulate=2", *settings])
+    (folder / "recipe.toml").write_text(to_toml(recipe))
+    header = {
+        "fold": fold,
+        "atlas": {"path": str(atlas), "fingerprint": fingerprint},
+        "held_out": ids,
+        "trained_on": [],
+    }
+    write_json(folder / "run.json", header, kind=predict_runs.RUN_KIND, version=predict_runs.RUN_VERSION)
+    if finished and ids:
+        rows = [int(each[1:]) for each in ids]
+        write_scores(Scores(tuple(ids), probabilities[rows].astype(np.float32)), folder / "scores.parquet")
+    return folder
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """Return a folder of runs of three models on three folds, their probabilities, and the truth in labels.csv."""
+    members, truth = study_of(4, FIELDS, members=3)
+    # As scores files hold them.
+    names = {
+        name: each.astype(np.float32) for name, each in zip(("first", "second", "third"), members.values(), strict=True)
+    }
+    for name, values in names.items():
+        for fold in range(FOLDS):
+            make_run(tmp_path / "runs", name, fold, values)
+    rows = [f"f{number},{format_labels(np.flatnonzero(row))}" for number, row in enumerate(truth)]
+    (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
+    return tmp_path, names, truth
+
+
+def cross_fitted_f1(members: dict[str, Values], truth: NDArray[np.bool_]) -> float:
+    """Return the macro F1 of the starting system's way, written out; only the deal of the fields is cytoloc's.
+
+    Per class the first best F1 on the grid; then the most probable location for a blank field, and five at most.
+    """
+    predicted = np.zeros_like(truth)
+    mean = np.mean([values.astype(float) for values in members.values()], axis=0)
+    for rows, _, _ in held_out_parts(members, truth, method="seed"):
+        rest = np.setdiff1d(np.arange(len(truth)), rows)
+        above = mean[rest] > SEED_GRID[:, None, None]
+        f1 = 2 * (above & truth[rest]).sum(axis=1) / (above.sum(axis=1) + truth[rest].sum(axis=0)).clip(min=1)
+        met = truth[rest].any(axis=0)
+        cuts = np.where(met, SEED_GRID[f1.argmax(axis=0)], 1)
+        for row in rows:
+            chosen = np.flatnonzero(mean[row] > cuts).tolist() or [int(np.argmax(np.where(met, mean[row], 0)))]
+            chosen.sort(key=lambda label: cuts[label] - mean[row, label])
+            predicted[row, chosen[:5]] = True
+    return float(f1_score(truth, predicted, average="macro", zero_division=0))
+
+
+def as_json(outcome: Any) -> Any:
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+def test_a_model_is_worth_what_its_cross_fitted_decisions_score(made: Made, cli: Cli) -> None:
+    folder, members, truth = made
+    tables = as_json(cli("report", folder / "runs", "--table", "--labels", folder / "labels.csv", "--json"))
+    assert [row["model"] for row in tables["models"]] == list(members)
+    for row, (name, values) in zip(tables["models"], members.items(), strict=True):
+        worth = row["worth"]
+        assert worth["cv"] == pytest.approx(cross_fitted_f1({name: values}, truth), abs=1e-12)
+        assert worth["low"] < worth["cv"] < worth["high"]
+        assert worth["fields"] == FIELDS
+        common = np.flatnonzero(truth.sum(axis=0) >= MIN_POSITIVES)
+        assert 5 < len(common) < 28
+        assert worth["classes"] == len(common)
+        for key, measure in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+            assert worth[key] == pytest.approx(np.mean([measure(truth[:, i], values[:, i]) for i in common]))
+    first = tables["models"][0]
+    assert (first["network"], first["image"], first["batch"]) == ("tf_efficientnet_lite0", 256, 16)
+    assert (first["loss"], first["folds"]) == ("0.5 focal + 0.5 soft F1", [0, 1, 2])
+
+
+def test_an_ensemble_is_the_mean_of_its_members(made: Made, cli: Cli) -> None:
+    folder, members, truth = made
+    call = ["report", folder / "runs", "--table", "--labels", folder / "labels.csv", "--json"]
+    (row,) = as_json(cli(*call))["ensembles"]
+    assert row["members"] == list(members)
+    assert row["worth"]["cv"] == pytest.approx(cross_fitted_f1(members, truth), abs=1e-12)
+    chosen = as_json(cli(*call, "--ensemble", "third+first", "--ensemble", "first+second"))["ensembles"]
+    assert [row["members"] for row in chosen] == [["third", "first"], ["first", "second"]]
+    two = {name: members[name] for name in ("third", "first")}
+    assert chosen[0]["worth"]["cv"] == pytest.approx(cross_fitted_f1(two, truth), abs=1e-12)
+    for words, said in (
+        ("first+fourth", "no finished model 'fourth'"),
+        ("first", "two or more"),
+        ("first+first", "two or more"),
+    ):
+        refused = cli(*call, "--ensemble", words)
+        assert (refused.code, said in refused.err) == (2, True)
+
+
+def test_the_order_of_runs_does_not_matter(made: Made) -> None:
+    folder, _, truth = made
+    runs, _ = read_runs([folder / "runs"])
+
+    def truth_of(ids: Any) -> NDArray[np.bool_]:
+        return truth[[int(each[1:]) for each in ids]]
+
+    there, back = study_tables(runs, truth_of), study_tables(runs[::-1], truth_of)
+    assert {row.model: row for row in there.models} == {row.model: row for row in back.models}
+    assert [row.model for row in back.models] == ["third", "second", "first"]
+
+
+def test_groups_are_kept_together_and_drawn_together(made: Made) -> None:
+    folder, _, truth = made
+    runs, _ = read_runs([folder / "runs" / f"first-fold{fold}" for fold in range(FOLDS)])
+    seen: list[Any] = []
+
+    def truth_of(ids: Any) -> NDArray[np.bool_]:
+        return truth[[int(each[1:]) for each in ids]]
+
+    def groups_of(ids: Any) -> NDArray[np.int64]:
+        seen.append(ids)
+        return np.array([int(each[1:]) // 30 for each in ids], np.int64)
+
+    alone, grouped = study_tables(runs, truth_of), study_tables(runs, truth_of, groups_of=groups_of)
+    assert (alone.grouped, grouped.grouped) == (False, True)
+    assert len(seen) == 1
+    assert alone.models[0].worth.cv != grouped.models[0].worth.cv
+    ids = runs[0].scores.ids + runs[1].scores.ids + runs[2].scores.ids
+    values = np.concatenate([run.scores.probabilities for run in runs])
+    predicted = cross_fit({"first": values}, truth_of(ids), groups=groups_of(ids))
+    worth = grouped.models[0].worth
+    assert worth.cv == macro_f1(predicted, truth_of(ids))
+    assert (worth.low, worth.high) == macro_f1_interval(predicted, truth_of(ids), groups=groups_of(ids))
+
+
+def test_what_cannot_be_judged_together_says_why(tmp_path: Path) -> None:
+    members, truth = study_of(5, FIELDS, members=1)
+    values = members["m0"]
+
+    def truth_of(ids: Any) -> NDArray[np.bool_]:
+        return truth[[int(each[1:]) for each in ids]]
+
+    for fold in range(FOLDS):
+        make_run(tmp_path, "whole", fold, values)
+        make_run(tmp_path, "dealt", fold, values, ids=[f"f{number}" for number in range(50 * fold, 50 * fold + 50)])
+        make_run(tmp_path, "mixed", fold, values, settings=("schedule.epochs=3",) if fold else ())
+        make_run(tmp_path, "moved", fold, values, fingerprint=str(fold))
+    make_run(tmp_path, "part", 0, values)
+    make_run(tmp_path, "twice", 0, values)
+    make_run(tmp_path, "twice", 1, values, ids=ids_of(0))
+    make_run(tmp_path, "best", 0, values, settings=('select.checkpoint="best"',))
+    runs, _ = read_runs([tmp_path])
+    pairs = [("whole", other) for other in ("dealt", "part", "mixed")] + [("part", "best")]
+    tables = study_tables(runs, truth_of, ensembles=pairs)
+    notes = {row.model: row.worth.note for row in tables.models}
+    assert notes == {
+        "best": "checkpoints chosen by the fold that judges them",
+        "dealt": "",
+        "mixed": "its folds were trained by different recipes",
+        "moved": "its folds are of different atlases",
+        "part": "",
+        "twice": "its folds share fields",
+        "whole": "",
+    }
+    assert {row.model for row in tables.models if row.worth.cv is None} == {"mixed", "moved", "twice"}
+    assert [row.worth.note for row in tables.ensembles] == [
+        "dealt has other folds than whole",
+        "part was not scored on the same fields as whole",
+        "mixed: its folds were trained by different recipes",
+        "checkpoints chosen by the fold that judges them",
+    ]
+    assert [row.worth.cv is None for row in tables.ensembles] == [True, True, True, False]
+
+
+def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    members, truth = study_of(6, FIELDS, members=2)
+    for folder, values in zip(("a", "b"), members.values(), strict=True):
+        make_run(tmp_path / folder, "same", 0, values)
+    runs, _ = read_runs([tmp_path / "a", tmp_path / "b"])
+    tables = study_tables(runs, lambda ids: truth[[int(each[1:]) for each in ids]])
+    assert [row.model for row in tables.models] == [f"{tmp_path}/a/same", f"{tmp_path}/b/same"]
+    assert len(tables.ensembles) == 1
+
+
+def test_unfinished_runs_are_left_out_with_the_reason(made: Made, cli: Cli) -> None:
+    folder, members, _ = made
+    make_run(folder / "runs", "late", 0, members["first"], finished=False)
+    call = ["report", folder / "runs", "--table", "--labels", folder / "labels.csv"]
+    said = cli(*call, "--json")
+    assert "late-fold0: not finished" in said.err
+    tables = as_json(said)
+    assert [Path(row["run"]).name for row in tables["left_out"]] == ["late-fold0"]
+    assert len(tables["models"]) == 3
+    refused = cli("report", folder / "runs" / "late-fold0", "--table")
+    assert (refused.code, "None of these runs is finished" in refused.err) == (1, True)
+
+
+def test_formats_say_the_same(made: Made, cli: Cli) -> None:
+    folder, _, _ = made
+    call = ["report", folder / "runs", "--table", "--labels", folder / "labels.csv"]
+    tables = as_json(cli(*call, "--json"))
+    rows = [*tables["models"], *tables["ensembles"]]
+    cells = [f"{row['worth']['cv']:.3f}".removeprefix("0") for row in rows]
+    text, marked = cli(*call).out, cli(*call, "--format", "markdown").out
+    for cell in cells:
+        assert f" {cell} " in text
+        assert f"| {cell} |" in marked
+    assert "| first + second + third |" in marked
+    assert "a fit on other fields" in " ".join(text.split())
+    table = list(csv.DictReader(io.StringIO(cli(*call, "--format", "csv").out)))
+    assert [row["kind"] for row in table] == ["model"] * 3 + ["ensemble"]
+    assert [float(row["cv"]) for row in table] == [row["worth"]["cv"] for row in rows]
+    assert (table[0]["folds"], table[3]["name"], table[3]["image"]) == ("0 1 2", "first+second+third", "")
+    out = folder / "table.md"
+    said = cli(*call, "--format", "markdown", "--out", out)
+    assert "3 models, 1 ensemble, from 9 runs" in said.out
+    assert out.read_text() == marked
+    again = cli(*call, "--out", out)
+    assert (again.code, "already" in again.err) == (1, True)
+
+
+def test_labels_come_from_the_atlas_that_a_run_names(study: Atlas, tmp_path: Path, cli: Cli) -> None:
+    rng = np.random.default_rng(0)
+    values = np.clip(0.6 * study.truth + rng.random((len(study), 28)) / 2, 0, 1)
+    rows = {name: row for row, name in enumerate(study.ids)}
+    for atlas, mark in ((study.path, study.fingerprint), (study.path, "other"), (tmp_path / "gone", "f")):
+        out = tmp_path / str(mark)[:6]
+        folder = make_run(out, "first", 0, values, atlas=atlas, fingerprint=mark, ids=[])
+        header = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(header | {"held_out": list(rows)}))
+        write_scores(Scores(tuple(rows), values.astype(np.float32)), folder / "scores.parquet")
+    tables = as_json(cli("report", tmp_path / study.fingerprint[:6], "--table", "--json"))
+    assert tables["models"][0]["worth"]["cv"] > 0.2
+    changed = cli("report", tmp_path / "other", "--table")
+    assert (changed.code, "is not what it was" in changed.err, "--labels" in changed.err) == (1, True, True)
+    gone = cli("report", tmp_path / "f", "--table")
+    assert (gone.code, "cannot be opened" in gone.err, "--labels" in gone.err) == (1, True, True)
+
+
+def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
+    folder, _, _ = made
+    run = folder / "runs" / "first-fold0"
+    for call, code, said in (
+        ([run], 2, "Add --table"),
+        ([folder, "--table"], 1, "holds no run"),
+        ([run, folder / "runs", "--table"], 1, "given twice"),
+        ([folder / "runs", "--table", "--decision", "nonsense"], 2, "nonsense"),
+    ):
+        refused = cli("report", *call)
+        assert (refused.code, said in refused.err) == (code, True), refused
+    write_scores(Scores(("f1",), np.zeros((1, 28), np.float32)), folder / "s.parquet")
+    (folder / "s.parquet").replace(run / "scores.parquet")
+    damaged = cli("report", run, "--table")
+    assert (damaged.code, "other fields than the run held out" in damaged.err) == (1, True)
+
+
+def test_runs_are_the_same_files_for_predictions_and_reports() -> None:
+    assert (report_runs.RUN_KIND, report_runs.RUN_VERSION) == (predict_runs.RUN_KIND, predict_runs.RUN_VERSION)
