@@ -3,7 +3,8 @@
 Nothing is drawn by chance in a step: no dropout, no augmentation. So every way's first loss is the same number, which
 is checked; if it were not, they would not do the same work. fastai and PyTorch are given one batch, normalised and as
 floats, again and again; cytoloc reads its batches as uint8 and normalises them in its network, in a whole run of its
-own (:func:`cytoloc.train.run.train_fold`), of which the second epoch's steps count.
+own (:func:`cytoloc.train.run.train_fold`), of which the second epoch's steps count. That is in another process, which
+treats its memory as the command does; the others are left as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import copy
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -28,6 +32,7 @@ from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.bench.fastai import FastaiSteps
 from cytoloc.bench.rounds import Timed, Way, compared, in_separate_process, peak_mb, rates_in_turns
 from cytoloc.errors import SettingsError
+from cytoloc.memory import keep_freed_memory
 from cytoloc.models.network import Network
 from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
@@ -42,6 +47,8 @@ COMPILED: Final = "PyTorch, compiled"
 COMPILED_FUSED: Final = "PyTorch, compiled, channels-last, fused"
 MEMORY: Final = "cytoloc, pixels in memory"
 OURS: Final = "cytoloc, from an atlas"
+COMMAND: Final = (MEMORY, OURS)
+"""What the command `cytoloc train` does."""
 
 SIZES: Final = (128, 256)
 """Edges of the pictures that are measured by default, in pixels."""
@@ -299,22 +306,23 @@ def _at_size(
     steps: int,
     advance: Callable[[str, int, int], None],
 ) -> AtSize:
-    learners = ways(names, atlas, recipe, workshop, device=device)
-    first = {name: learn(1).loss for name, learn in learners.items()}
-
+    peers = ways([name for name in names if name not in COMMAND], atlas, recipe, workshop, device=device)
     waited: list[float] = []
+    with _as_the_command(atlas, recipe, workshop, device=device) as ours:
+        learners = peers | ours
+        first = {name: learners[name](1).loss for name in names}
 
-    def timed(name: str) -> Timed:
-        taken = learners[name](steps)
-        if name == OURS:
-            waited.append(taken.waited)
-        return Timed(taken.images, taken.seconds)
+        def timed(name: str) -> Timed:
+            taken = learners[name](steps)
+            if name == OURS:
+                waited.append(taken.waited)
+            return Timed(taken.images, taken.seconds)
 
-    rates = rates_in_turns(
-        {name: partial(timed, name) for name in names},
-        rounds=rounds,
-        advance=partial(advance, f"training at {atlas.size} px"),
-    )
+        rates = rates_in_turns(
+            {name: partial(timed, name) for name in names},
+            rounds=rounds,
+            advance=partial(advance, f"training at {atlas.size} px"),
+        )
     best = max((name for name in names if name.startswith(EAGER)), key=lambda name: median(rates[name]))
     return AtSize(
         atlas.size,
@@ -333,7 +341,35 @@ def _at_size(
     )
 
 
+@contextmanager
+def _as_the_command(atlas: Atlas, recipe: Recipe, workshop: Path, *, device: str) -> Iterator[dict[str, Learn]]:
+    """Lend cytoloc's ways in a process of their own, which treats memory as `cytoloc train` does, and no other way."""
+    begun = (Path(atlas.path), recipe, workshop, device, torch.get_num_threads())
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as process:
+        yield {name: partial(_ask, process, name) for name in COMMAND}
+
+
+_begun: dict[str, Learn] = {}
+"""cytoloc's ways, in their process."""
+
+
+def _begin(path: Path, recipe: Recipe, workshop: Path, device: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    _begun.update(ways(list(COMMAND), open_atlas(path), recipe, workshop, device=device))
+
+
+def _ask(process: ProcessPoolExecutor, name: str, steps: int) -> Steps:
+    return process.submit(_take, name, steps).result()
+
+
+def _take(name: str, steps: int) -> Steps:
+    return _begun[name](steps)
+
+
 def _peak(name: str, path: Path, recipe: Recipe, workshop: Path, device: str, steps: int) -> float:
+    if name in COMMAND:
+        keep_freed_memory()
     ways([name], open_atlas(path), recipe, workshop, device=device)[name](steps)
     return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else peak_mb()
 
