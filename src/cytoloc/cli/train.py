@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -93,9 +94,10 @@ def train(
         check_run(one, fields, table, number, out=out, resume=resume, coming=coming)
         coming.append(run_folder(one, number, out))
     say = _above_the_bar if on_terminal() else typer.echo
+    places = [f"{number} of {len(wanted)}" for number in range(1, len(wanted) + 1)] if len(wanted) > 1 else [""]
+    train_one = partial(train_fold, out=out, resume=resume, progress_bar=on_terminal(), report=say)
     runs = [
-        train_fold(one, fields, table, number, out=out, resume=resume, progress_bar=on_terminal(), report=say)
-        for one, number in wanted
+        train_one(one, fields, table, number, place=place) for (one, number), place in zip(wanted, places, strict=True)
     ]
     for name in names:
         logs = {run.name: run / "log.csv" for run in runs if run.name.rpartition("-")[0] == name}

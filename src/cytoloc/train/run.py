@@ -52,6 +52,7 @@ def train_fold(
     *,
     out: Path,
     resume: bool = False,
+    place: str = "",
     progress_bar: bool = False,
     report: Callable[[str], None] = print,
 ) -> Path:
@@ -64,6 +65,7 @@ def train_fold(
         fold: The one to hold out.
         out: The run's folder is made in here, named after recipe and fold.
         resume: Go on with a run that was stopped; a finished one is left as it is.
+        place: Which of several runs this is, such as ``2 of 6``; said with every epoch.
         progress_bar: Whether a bar shows the steps of an epoch.
         report: Told a line per epoch.
 
@@ -85,7 +87,7 @@ def train_fold(
         _start_run(run, recipe, {**header, **({"started_from": started_from} if started_from else {})})
     _say_what_is_missing(atlas, split, run.name, report)
     with disk_errors(run), _room_for(recipe):
-        _learn(run, recipe, learner, progress_bar=progress_bar, report=report)
+        _learn(run, recipe, learner, place=place, progress_bar=progress_bar, report=report)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
         model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
@@ -242,10 +244,13 @@ def _room_for(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def _learn(run: Path, recipe: Recipe, learner: Learner, *, progress_bar: bool, report: Callable[[str], None]) -> None:
+def _learn(
+    run: Path, recipe: Recipe, learner: Learner, *, place: str, progress_bar: bool, report: Callable[[str], None]
+) -> None:
     """Train until the schedule ends, from the last checkpoint if there is one."""
     schedule = learner.schedule
-    log = EpochLog(run / "log.csv", name=run.name, schedule=schedule, report=report)
+    name = f"{run.name} ({place})" if place else run.name
+    log = EpochLog(run / "log.csv", name=name, schedule=schedule, report=report)
     bar = [TrainingBar(leave=False)] if progress_bar else []
     with _quiet_lightning():
         trainer = lightning.Trainer(
