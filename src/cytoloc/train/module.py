@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -17,13 +17,16 @@ from torchmetrics.classification import MultilabelF1Score
 from cytoloc.errors import TrainingError
 from cytoloc.labels import N_LOCATIONS
 from cytoloc.models.losses import Loss
-from cytoloc.models.network import Network
+from cytoloc.models.network import Network, features_and_logits
 from cytoloc.train.augment import mixup_share
 from cytoloc.train.averaging import State, blended, ema_share
 from cytoloc.train.data import Batch, Fields, loader
 from cytoloc.train.geometry import resized
 from cytoloc.train.sampling import Order, shuffled
 from cytoloc.train.schedule import Schedule, momentum_at, rate_factor
+
+FUSED_ON: Final = {"cpu", "cuda"}
+"""Devices on which torch updates all weights at once."""
 
 
 class Augment(Protocol):
@@ -68,6 +71,8 @@ class Learner(lightning.LightningModule):
         mixup: float = 0.0,
         second: SecondTask | None = None,
         measured: Literal["plain", "ema", "mean"] = "plain",
+        compiled: bool = False,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
@@ -82,6 +87,11 @@ class Learner(lightning.LightningModule):
         self.mixup = mixup
         self.second = second
         self.measured = measured
+        # The function, not the module, whose weights so keep their names; each size of pictures apart, since those of a
+        # run are few and known. Heads stay as they are: compiled for a CPU by torch 2.14, the gradient of a map's
+        # maximum is no number, since the map is worked out anew and then equals its maximum nowhere.
+        self.see = torch.compile(Network.features, dynamic=False) if compiled else Network.features
+        self.fused = fused
         self.second_head = second.head if second else None
         self.ema: State | None = None
         self.mean: State | None = None
@@ -129,12 +139,12 @@ class Learner(lightning.LightningModule):
         return self._both_losses(blend, [(share, batch), (1 - share, partner)])
 
     def _both_losses(self, pixels: Tensor, shares: list[tuple[float, Batch]]) -> Tensor:
-        features = self.network.features(pixels)
-        logits = self.network.head(features)
-        losses = [share * self.loss(logits, batch.targets) for share, batch in shares]
-        if self.second:
-            cosines = self.second.head(features[-1] if isinstance(features, list) else features)
-            losses += [share * self.second.loss(cosines, batch.antibodies) for share, batch in shares]
+        features, logits = features_and_logits(self.network, pixels, see=self.see)
+        with torch.autocast(pixels.device.type, enabled=False):
+            losses = [share * self.loss(logits, batch.targets) for share, batch in shares]
+            if self.second:
+                cosines = self.second.head(features[-1] if isinstance(features, list) else features)
+                losses += [share * self.second.loss(cosines, batch.antibodies) for share, batch in shares]
         total = losses[0]
         for loss in losses[1:]:
             total = total + loss
@@ -149,7 +159,8 @@ class Learner(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Measure loss and macro F1 at threshold .5 on a held-out batch."""
-        logits = self.network(batch.pixels)
+        # Not compiled: the last batch has another size, and compiling for it takes longer than it saves.
+        _, logits = features_and_logits(self.network, batch.pixels)
         self.f1(logits.sigmoid(), batch.targets.int())
         self.log("val_loss", self.loss(logits, batch.targets), batch_size=len(batch.pixels))
         self.log("val_macro_f1", self.f1, batch_size=len(batch.pixels))
@@ -191,6 +202,7 @@ class Learner(lightning.LightningModule):
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
             betas=schedule.betas,
+            fused=self.fused and self.device.type in FUSED_ON,
         )
         steps = -(-len(self.train_dataloader()) // schedule.accumulate)
         frozen, cycle = self._steps = schedule.frozen_epochs * steps, schedule.epochs * steps

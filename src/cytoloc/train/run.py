@@ -12,7 +12,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.scores import write_scores
 from cytoloc.train.cycles import MEASURES, BestOfCycle, StopWithoutProgress
 from cytoloc.train.data import Split, split_atlas
+from cytoloc.train.devices import PRECISION, accelerator, refuse_precision
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
@@ -86,7 +87,7 @@ def train_fold(
     if not resuming:
         _start_run(run, recipe, {**header, **({"started_from": started_from} if started_from else {})})
     _say_what_is_missing(atlas, split, run.name, report)
-    with disk_errors(run), _room_for(recipe):
+    with disk_errors(run), _room_for(recipe), _compiler() if recipe.compute.compile else nullcontext():
         _learn(run, recipe, learner, place=place, progress_bar=progress_bar, report=report)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
@@ -165,6 +166,7 @@ def _facts(
             f"Recipe {recipe.name} sees {wanted} px; {atlas.path} has {atlas.size} px.",
             way_out=f"Use --set image.{key}={atlas.size}, or import at --size {wanted}.",
         )
+    refuse_precision(recipe.compute.precision, accelerator())
     split = split_atlas(atlas, folds, fold)
     ids = atlas.ids
     header = {
@@ -244,6 +246,25 @@ def _room_for(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _compiler() -> Iterator[None]:
+    """Turn what torch says when it cannot compile a network into a :class:`TrainingError`; let other errors pass."""
+    # What was compiled for an earlier run counts towards torch's limit, from which on it compiles no more.
+    torch.compiler.reset()
+    try:
+        yield
+    except RuntimeError as error:
+        # Its public names do not include the exceptions; importing them takes a second, so not before there is one.
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        raise TrainingError(
+            f"The network cannot be compiled: {first_line(error)}",
+            way_out="Use --set compute.compile=false, or look whether there is a C++ compiler, and on a GPU Triton.",
+        ) from error
+
+
 def _learn(
     run: Path, recipe: Recipe, learner: Learner, *, place: str, progress_bar: bool, report: Callable[[str], None]
 ) -> None:
@@ -264,7 +285,9 @@ def _learn(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
+            accelerator=accelerator(),
             devices=1,
+            precision=PRECISION[recipe.compute.precision],
             plugins=[WholeCheckpoints()],
         )
         last = run / LAST

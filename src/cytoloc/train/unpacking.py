@@ -170,6 +170,9 @@ def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split) 
         ),
         mixup=augment.mixup,
         measured=recipe.select.weights,
+        compiled=recipe.compute.compile,
+        # Lightning clips no gradients that the optimizer would have to unscale itself.
+        fused=recipe.compute.precision == "float32" or not recipe.schedule.clip,
         second=_antibody_task(recipe, len(antibodies)) if antibodies else None,
     )
 
