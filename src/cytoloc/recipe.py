@@ -32,7 +32,7 @@ from cytoloc.recipe_sections import (
     SelectSection,
 )
 
-EARLIER: Final = {"compute": {"precision": "float32", "compile": False}}
+EARLIER: Final = {"compute": {"precision": "float32", "compile": False, "sync_batch_norm": False}}
 """What runs did whose recipes do not know these keys yet: no defaults, which may change, but what was so."""
 
 

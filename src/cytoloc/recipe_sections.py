@@ -268,6 +268,9 @@ class ComputeSection(Section):
     compile: bool = False
     """Whether the network is compiled for its training steps (``torch.compile``), which takes from seconds to minutes
     for each size of pictures, and once more after the frozen epochs; held-out fields go through it as it is."""
+    sync_batch_norm: bool = False
+    """Whether the batch norms of several processes measure the whole batch; on CUDA GPUs. Otherwise those of each
+    process measure its share, and the first one's measures are kept."""
 
 
 class SelectSection(Section):

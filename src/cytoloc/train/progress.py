@@ -72,7 +72,7 @@ class EpochLog(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the pictures."""
-        self._images += len(batch.pixels)
+        self._images += trainer.world_size * len(batch.pixels)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock of the training part."""
@@ -90,7 +90,8 @@ class EpochLog(lightning.Callback):
             "seconds": time.perf_counter() - self._started,
         }
         self.rows.append(row)
-        pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
+        if trainer.is_global_zero:
+            pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
         epochs = self.schedule.total_epochs
         frozen = row["epoch"] <= self.schedule.frozen_epochs
         took = [row["seconds"] for row in self.rows]
