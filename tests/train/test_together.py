@@ -173,10 +173,19 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def alone(study: Atlas, folds: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uneven(folds: pl.DataFrame) -> pl.DataFrame:
+    """Return folds of which one holds out a number of fields that two processes cannot share evenly."""
+    first = folds.filter(pl.col("fold") == 1)["id"][0]
+    fewer = folds.with_columns(pl.when(pl.col("id") != first).then("fold"))
+    assert fewer.filter(pl.col("fold") == 1).height % PROCESSES == 1
+    return fewer
+
+
+@pytest.fixture(scope="module")
+def alone(study: Atlas, uneven: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run of one process."""
     out = tmp_path_factory.mktemp("alone")
-    return train_fold(load_recipe("quick", overrides=ALIKE), study, folds, 1, out=out, report=quiet)
+    return train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=out, report=quiet)
 
 
 def assert_alike(one: Path, other: Path) -> None:
@@ -198,9 +207,9 @@ def assert_alike(one: Path, other: Path) -> None:
     "start", ["cytoloc", pytest.param("torchrun", marks=pytest.mark.slow), pytest.param("srun", marks=pytest.mark.slow)]
 )
 def test_a_run_of_two_processes_is_that_of_one(
-    start: str, alone: Path, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    start: str, alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
-    STARTS[start]([*words_of(study, folds, tmp_path, ALIKE), "--fold", "1"])
+    STARTS[start]([*words_of(study, uneven, tmp_path, ALIKE), "--fold", "1"])
     both = tmp_path / "two" / "quick-fold1"
     assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
     assert (tmp_path / "two" / "quick-curve.png").exists()
@@ -209,7 +218,7 @@ def test_a_run_of_two_processes_is_that_of_one(
 
 @needs_two
 def test_two_processes_go_on_with_what_one_began(
-    alone: Path, study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = EpochLog.on_train_epoch_start
 
@@ -218,10 +227,10 @@ def test_two_processes_go_on_with_what_one_began(
             raise RuntimeError("power cut")
         begin(log, trainer, module)
 
-    words = words_of(study, folds, tmp_path, ALIKE)
+    words = words_of(study, uneven, tmp_path, ALIKE)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(EpochLog, "on_train_epoch_start", stop)
-        train_fold(load_recipe("quick", overrides=ALIKE), study, folds, 1, out=tmp_path / "two", report=quiet)
+        train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=tmp_path / "two", report=quiet)
     started_by_cytoloc([*words, "--fold", "1", "--resume"])
     assert_alike(tmp_path / "two" / "quick-fold1", alone)
 
