@@ -73,6 +73,9 @@ def train(
     nodes: Annotated[
         int | None, typer.Option(min=1, help="Machines, each with as many; start cytoloc by torchrun or srun.")
     ] = None,
+    mlflow: Annotated[
+        Path | None, typer.Option(help="Track the runs with MLflow too, in this SQLite file.", metavar="DB")
+    ] = None,
 ) -> None:
     """Train recipes on all folds but one, and score the fields held out.
 
@@ -85,7 +88,10 @@ def train(
     from cytoloc.report.figures import training_curve
     from cytoloc.train.processes import find_processes
     from cytoloc.train.run import check_run, run_folder, train_fold
+    from cytoloc.train.tracking import add_files, require_mlflow
 
+    if mlflow:
+        require_mlflow()
     recipes = [load_recipe(name, overrides=settings or []) for name in recipe]
     names = [one.name for one in recipes]
     if len(set(names)) < len(names):
@@ -104,7 +110,15 @@ def train(
         coming.append(run_folder(one, number, out))
     say = _above_the_bar if on_terminal() else typer.echo
     places = [f"{number} of {len(wanted)}" for number in range(1, len(wanted) + 1)] if len(wanted) > 1 else [""]
-    train_one = partial(train_fold, out=out, resume=resume, processes=processes, progress_bar=on_terminal(), report=say)
+    train_one = partial(
+        train_fold,
+        out=out,
+        resume=resume,
+        processes=processes,
+        database=mlflow,
+        progress_bar=on_terminal(),
+        report=say,
+    )
     runs = [
         train_one(one, fields, table, number, place=place) for (one, number), place in zip(wanted, places, strict=True)
     ]
@@ -112,7 +126,11 @@ def train(
         return
     for name in names:
         logs = {run.name: run / "log.csv" for run in runs if run.name.rpartition("-")[0] == name}
-        training_curve(logs, out / f"{name}-curve.png")
+        curve = out / f"{name}-curve.png"
+        training_curve(logs, curve)
+        if mlflow:
+            for log in logs.values():
+                add_files(mlflow, log.parent, [curve])
     curves = ", ".join(f"{name}-curve.png" for name in names)
     typer.echo(f"{out}: {', '.join(run.name for run in runs)}; held-out scores in each; {curves}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ COLUMNS = (
 share of the time of training for which it waited for pixels."""
 
 
+Rows = Sequence[Mapping[str, float]]
+"""Rows of ``log.csv``, an epoch each, from the first."""
+
+
 class EpochLog(lightning.Callback):
     """Keeps one row per epoch in ``log.csv``; rows travel in the checkpoint, so a resumed run has each epoch once."""
 
@@ -47,12 +51,14 @@ class EpochLog(lightning.Callback):
         schedule: Schedule,
         report: Callable[[str], None],
         now: Callable[[], datetime] = datetime.now,
+        keep: Callable[[Rows], None] | None = None,
     ) -> None:
         self.path = path
         self.name = name
         self.schedule = schedule
         self.report = report
         self.now = now
+        self.keep = keep
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
         self._trained = 0.0
@@ -92,6 +98,8 @@ class EpochLog(lightning.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
+        if self.keep:
+            self.keep(self.rows)
         epochs = self.schedule.total_epochs
         frozen = row["epoch"] <= self.schedule.frozen_epochs
         took = [row["seconds"] for row in self.rows]

@@ -40,9 +40,10 @@ from cytoloc.train.data import Split, split_atlas
 from cytoloc.train.devices import PRECISION, accelerator, refuse_precision
 from cytoloc.train.module import Learner
 from cytoloc.train.processes import ALONE, Processes, SameStart, lightning_settings, refuse_processes
-from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
+from cytoloc.train.progress import EpochLog, Rows, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
 from cytoloc.train.together import told
+from cytoloc.train.tracking import tracking
 from cytoloc.train.unpacking import Start, build_learner, earlier_run, first_network
 
 LAST: Final = "last.ckpt"
@@ -57,6 +58,7 @@ def train_fold(
     out: Path,
     resume: bool = False,
     processes: Processes = ALONE,
+    database: Path | None = None,
     place: str = "",
     progress_bar: bool = False,
     report: Callable[[str], None] = print,
@@ -71,6 +73,7 @@ def train_fold(
         out: The run's folder is made in here, named after recipe and fold.
         resume: Go on with a run that was stopped; a finished one is left as it is.
         processes: That learn the run together, each of which calls this; the first one writes, and reports.
+        database: SQLite file of MLflow, in which the run is tracked too; None tracks nothing.
         place: Which of several runs this is, such as ``2 of 6``; said with every epoch.
         progress_bar: Whether a bar shows the steps of an epoch.
         report: Told a line per epoch.
@@ -80,6 +83,7 @@ def train_fold(
             or cannot go on: a loss that is no number, a batch that does not fit into memory.
         WeightsError: If pretrained weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
+        MissingExtraError: If it is to be tracked, and MLflow is not installed.
         StorageError: If the disk is full or read-only.
     """
     split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume, processes=processes)
@@ -94,15 +98,22 @@ def train_fold(
     if processes.is_first and not resuming:
         _start_run(run, recipe, {**header, **({"started_from": started_from} if started_from else {})})
     _say_what_is_missing(atlas, split, run.name, report)
-    with disk_errors(run), _room_for(recipe), _compiler() if recipe.compute.compile else nullcontext():
-        name = f"{run.name} ({place})" if place else run.name
-        _learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report)
+    name = f"{run.name} ({place})" if place else run.name
+    compiler = _compiler() if recipe.compute.compile else nullcontext()
+    tracks = tracking(database if processes.is_first else None, run)
+    with disk_errors(run), _room_for(recipe), compiler, tracks as tracked:
+        if tracked:
+            tracked.parameters({**recipe.model_dump(mode="json"), "atlas": header["atlas"], "fold": fold})
+        keep = tracked.epochs if tracked else None
+        _learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report, keep=keep)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
         model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
         scores = _scores_of_all(model, atlas, split.held_out, processes)
         if processes.is_first:
             write_scores(scores, run / "scores.parquet")
+        if tracked:
+            tracked.files([run / "recipe.toml", run / "log.csv"])
         # A run that starts from this one finds it finished in every process.
         told(None)
     return run
@@ -310,10 +321,11 @@ def _learn(
     name: str,
     progress_bar: bool,
     report: Callable[[str], None],
+    keep: Callable[[Rows], None] | None,
 ) -> None:
     """Train until the schedule ends, from the last checkpoint if there is one."""
     schedule = learner.schedule
-    log = EpochLog(run / "log.csv", name=name, schedule=schedule, report=report)
+    log = EpochLog(run / "log.csv", name=name, schedule=schedule, report=report, keep=keep)
     bar = [TrainingBar(leave=False)] if progress_bar else []
     last = run / LAST
     checkpoint = last if last.exists() else None
