@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import polars as pl
 import pytest
+import pytorch_lightning as lightning
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from cytoloc.atlas.store import Atlas
 from cytoloc.errors import CytolocError, SettingsError, TrainingError
+from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.train.processes import ALONE, Processes, find_processes, refuse_processes
+from cytoloc.train.data import split_atlas
+from cytoloc.train.processes import ALONE, Processes, SameStart, find_processes, refuse_processes
+from cytoloc.train.together import Share
+from cytoloc.train.unpacking import build_learner
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -66,6 +75,38 @@ def test_processes_that_cannot_be_are_refused(
         find_processes(devices, nodes, environ=environ, available=4)
     assert message in caught.value.message
     assert caught.value.way_out
+
+
+def test_processes_that_do_not_start_alike_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = {"run": "quick-fold1", "recipe": "a", "goes on": True}
+    said = [start, {**start, "goes on": False}]
+    monkeypatch.setattr("cytoloc.train.processes.told", lambda own: [own, *said[1:]])
+    trainer, module = lightning.Trainer(logger=False, enable_checkpointing=False), lightning.LightningModule()
+    with pytest.raises(TrainingError, match="Processes 0 and 1 do not start alike: goes on") as caught:
+        SameStart(start).setup(trainer, module, "fit")
+    assert "a folder that all machines share" in caught.value.way_out
+    SameStart(said[1]).setup(trainer, module, "fit")
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "test_resnet"])
+def test_batch_norms_of_several_processes_keep_their_activations(
+    backbone: str, study: Atlas, folds: pl.DataFrame
+) -> None:
+    settings = ["image.size=64", f"model.backbone={backbone}", "model.weights=none", "loss.arcface=0.1"]
+    recipe = load_recipe("quick", overrides=[*settings, "compute.sync_batch_norm=true"])
+    split = split_atlas(study, folds, 1)
+
+    def norms(share: Share) -> tuple[dict[str, str], int, set[str]]:
+        learner = build_learner(recipe, build_recipe_network(recipe, weights="none"), study, split, share=share)
+        kinds = {name: module for name, module in learner.named_modules() if isinstance(module, _BatchNorm)}
+        acts = {name: str(getattr(module, "act", None)) for name, module in kinds.items()}
+        return acts, sum(isinstance(one, nn.SyncBatchNorm) for one in kinds.values()), set(learner.state_dict())
+
+    alone, of_two = norms(Share()), norms(Share(1, 2))
+    assert alone[0] == of_two[0]
+    assert (alone[1], of_two[1]) == (0, len(of_two[0]))
+    assert any(name.startswith("second_head") for name in of_two[0])
+    assert alone[2] == of_two[2]
 
 
 def batches_of(size: int, *, sync: bool = False) -> Recipe:

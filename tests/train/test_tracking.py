@@ -16,7 +16,7 @@ from cytoloc.folds.table import write_folds
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.train.progress import COLUMNS, EpochLog
 from cytoloc.train.run import train_fold
-from cytoloc.train.tracking import Tracked, require_mlflow, tracking
+from cytoloc.train.tracking import NEEDED, Tracked, require_mlflow, tracking
 from tests.conftest import Cli
 from tests.train.conftest import quiet
 
@@ -30,7 +30,7 @@ TINY = [
 ]
 
 needs_mlflow = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("mlflow", "sqlalchemy", "alembic")),
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
     reason="cytoloc[mlflow] is not installed",
 )
 
@@ -120,7 +120,7 @@ def test_without_a_database_nothing_is_tracked(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mlflow" else object())
-    with pytest.raises(MissingExtraError, match="Tracking needs mlflow") as caught:
+    monkeypatch.setattr("cytoloc.train.tracking.NEEDED", ("json", "no_such_library"))
+    with pytest.raises(MissingExtraError, match="Tracking needs no_such_library") as caught:
         require_mlflow()
     assert caught.value.way_out == "pip install 'cytoloc[mlflow]'"

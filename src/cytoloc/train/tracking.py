@@ -19,6 +19,7 @@ from typing import Any, Final
 from cytoloc.errors import MissingExtraError, TrainingError
 from cytoloc.files import read_json, write_json
 
+NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
 MARK: Final = "mlflow.json"
 """In a run's folder: which run of MLflow it is."""
@@ -28,7 +29,7 @@ VERSION: Final = 1
 
 def require_mlflow() -> None:
     """Raise :class:`MissingExtraError` unless MLflow and what it needs for SQLite are installed."""
-    missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", way_out="pip install 'cytoloc[mlflow]'")
 
