@@ -89,7 +89,7 @@ def test_processes_that_cannot_be_are_refused(
     assert "5 processes need a device each; this machine has 4." in assert_refused(cli, *call, "--devices", "5")
     assert "cannot be shared by 3 processes evenly" in assert_refused(cli, *call, "--devices", "3")
     assert "torchrun or srun" in assert_refused(cli, *call, "--nodes", "2", code=2)
-    assert "not in the range" in assert_refused(cli, *call, "--devices", "0", code=2)
+    assert "greater than or equal to 1" in assert_refused(cli, *call, "--devices", "0", code=2)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert "SLURM started 1 processes" in assert_refused(cli, *call, "--devices", "2", code=2)
     assert not (tmp_path / "runs").exists()
