@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import pytorch_lightning as lightning
 from torch import nn
+from torch.distributed import DistBackendError
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cytoloc.atlas.store import Atlas
@@ -11,7 +12,7 @@ from cytoloc.errors import CytolocError, SettingsError, TrainingError
 from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.train.data import split_atlas
-from cytoloc.train.processes import ALONE, Processes, SameStart, find_processes, refuse_processes
+from cytoloc.train.processes import ALONE, Processes, SameStart, find_processes, others, refuse_processes
 from cytoloc.train.together import Share
 from cytoloc.train.unpacking import build_learner
 
@@ -86,6 +87,17 @@ def test_processes_that_do_not_start_alike_are_refused(monkeypatch: pytest.Monke
         SameStart(start).setup(trainer, module, "fit")
     assert "a folder that all machines share" in caught.value.way_out
     SameStart(said[1]).setup(trainer, module, "fit")
+
+
+def test_a_process_whose_others_are_gone_says_so() -> None:
+    for error in (
+        RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"),
+        DistBackendError("timed out"),
+    ):
+        with pytest.raises(TrainingError, match="Another process that learns this run has ended"), others():
+            raise error
+    with pytest.raises(RuntimeError, match="no such operator"), others():
+        raise RuntimeError("no such operator")
 
 
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "test_resnet"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -161,6 +162,21 @@ def lightning_settings(processes: Processes) -> dict[str, Any]:
     # Weights that are frozen have no gradient, so they must be looked for; once they are free, torch says so on a line.
     strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
     return {"strategy": strategy, "devices": processes.per_node, "num_nodes": processes.nodes}
+
+
+@contextmanager
+def others() -> Iterator[None]:
+    """Turn what torch says when another process is gone into a :class:`TrainingError`; let other errors pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On CPUs it is a plain RuntimeError, which names what carries the messages.
+        if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in str(error):
+            raise
+        raise TrainingError(
+            "Another process that learns this run has ended, or cannot be reached.",
+            way_out="See what it said, and go on by --resume.",
+        ) from error
 
 
 class SameStart(lightning.Callback):

@@ -39,7 +39,7 @@ from cytoloc.train.cycles import MEASURES, BestOfCycle, StopWithoutProgress
 from cytoloc.train.data import Split, split_atlas
 from cytoloc.train.devices import PRECISION, accelerator, refuse_precision
 from cytoloc.train.module import Learner
-from cytoloc.train.processes import ALONE, Processes, SameStart, lightning_settings, refuse_processes
+from cytoloc.train.processes import ALONE, Processes, SameStart, lightning_settings, others, refuse_processes
 from cytoloc.train.progress import EpochLog, Rows, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
 from cytoloc.train.together import told
@@ -101,7 +101,8 @@ def train_fold(
     name = f"{run.name} ({place})" if place else run.name
     compiler = _compiler() if recipe.compute.compile else nullcontext()
     tracks = tracking(database if processes.is_first else None, run)
-    with disk_errors(run), _room_for(recipe), compiler, tracks as tracked:
+    together = others() if processes.count > 1 else nullcontext()
+    with disk_errors(run), _room_for(recipe), compiler, together, tracks as tracked:
         if tracked:
             tracked.parameters({**recipe.model_dump(mode="json"), "atlas": header["atlas"], "fold": fold})
         keep = tracked.epochs if tracked else None
