@@ -214,6 +214,7 @@ def test_a_run_of_two_processes_is_that_of_one(
     assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
     assert (tmp_path / "two" / "quick-curve.png").exists()
     assert_alike(both, alone)
+    assert json.loads((both / "run.json").read_text())["environment"]["processes"] == PROCESSES
 
 
 @needs_two

@@ -96,7 +96,8 @@ def train_fold(
         return run
     learner, started_from = _ready(run, recipe, atlas, split, header, processes=processes)
     if processes.is_first and not resuming:
-        _start_run(run, recipe, {**header, **({"started_from": started_from} if started_from else {})})
+        begun = {**header, **({"started_from": started_from} if started_from else {})}
+        _start_run(run, recipe, begun, processes=processes)
     _say_what_is_missing(atlas, split, run.name, report)
     name = f"{run.name} ({place})" if place else run.name
     compiler = _compiler() if recipe.compute.compile else nullcontext()
@@ -236,11 +237,13 @@ def run_folder(recipe: Recipe, fold: int, out: Path) -> Path:
     return out / f"{recipe.name}-fold{fold}"
 
 
-def _start_run(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
+def _start_run(run: Path, recipe: Recipe, header: dict[str, Any], *, processes: Processes) -> None:
     packages = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
     environment = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": accelerator(),
+        "processes": processes.count,
         "packages": {name: version(name) for name in packages},
     }
     with new_folder(run) as folder:
