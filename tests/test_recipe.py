@@ -88,6 +88,17 @@ def test_a_resolved_recipe_reads_back(tmp_path: Path) -> None:
         read_resolved(path)
 
 
+def test_a_recipe_of_an_earlier_release_says_how_it_was_computed(tmp_path: Path) -> None:
+    recipe = load_recipe("quick")
+    path = tmp_path / "recipe.toml"
+    before, section, after = to_toml(recipe).partition("[compute]\n")
+    path.write_text(before + after[after.index("[") :])
+    assert section not in path.read_text()
+    kept = read_resolved(path)
+    assert (kept.compute.precision, kept.compute.compile) == ("float32", False)
+    assert kept == recipe
+
+
 def test_a_file_extends_a_recipe_and_is_extended(tmp_path: Path) -> None:
     base, top = tmp_path / "base.toml", tmp_path / "top.toml"
     base.write_text('extends = "quick"\n[schedule]\nepochs = 3\n')

@@ -259,6 +259,20 @@ class ScheduleSection(Section):
         return self
 
 
+class ComputeSection(Section):
+    """How the numbers of training are worked out; a trained network is float32 and has the same names either way."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the backbone's arithmetic (mixed precision); weights, heads and losses are float32. ``bfloat16`` and
+    ``float16`` are for GPUs: on most CPUs ``bfloat16`` is slower than ``float32``, and ``float16`` is refused."""
+    compile: bool = False
+    """Whether the network is compiled for its training steps (``torch.compile``), which takes from seconds to minutes
+    for each size of pictures, and once more after the frozen epochs; held-out fields go through it as it is."""
+    sync_batch_norm: bool = False
+    """Whether the batch norms of several processes measure the whole batch; on CUDA GPUs. Otherwise those of each
+    process measure its share, and the first one's measures are kept."""
+
+
 class SelectSection(Section):
     """Which weights a run is judged and used by."""
 

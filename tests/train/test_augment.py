@@ -7,6 +7,7 @@ import torch
 from cytoloc.predict.views import dihedral
 from cytoloc.train.augment import Augmentation, lit, mixup_share, random_crops, random_dihedral, random_light
 from cytoloc.train.geometry import crops, resampled, resized, rotations, tiled, tilts, zooms
+from cytoloc.train.together import Share
 
 
 def pictures(count: int = 3, edge: int = 24, seed: int = 0) -> torch.Tensor:
@@ -137,6 +138,16 @@ def test_everything_together_depends_on_the_seed_alone() -> None:
     assert not torch.equal(one, other)
     black = torch.zeros(2, 4, 24, 24, dtype=torch.uint8)
     assert torch.equal(EVERYTHING(black, generator=torch.Generator()), torch.zeros(2, 4, 18, 18, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_pictures_are_augmented_alike_however_many_processes_share_them(count: int) -> None:
+    batch = pictures(6)
+    whole = EVERYTHING(batch, generator=torch.Generator().manual_seed(3))
+    shares = [Share(rank, count) for rank in range(count)]
+    parts = [EVERYTHING(share.own(batch), generator=torch.Generator().manual_seed(3), share=share) for share in shares]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(whole[:3], whole[3:])
 
 
 def test_what_is_not_asked_for_draws_no_chance() -> None:

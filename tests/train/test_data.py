@@ -13,6 +13,7 @@ from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
 from cytoloc.folds.making import make_folds
 from cytoloc.train.data import Fields, loader, split_atlas
+from cytoloc.train.together import Share
 
 
 def test_a_fold_is_held_out_whole(study: Atlas) -> None:
@@ -48,6 +49,22 @@ def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: A
     assert not torch.equal(shuffled[0][0], shuffled[2][0])
     few = Fields(study, np.arange(5))
     assert [len(pixels) for pixels, *_ in loader(few, batch_size=8, shuffle_seed=0)] == [5]
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_processes_share_each_batch_in_order(seed: int | None, study: Atlas) -> None:
+    fields = Fields(study, np.arange(30))
+    whole = list(loader(fields, batch_size=8, shuffle_seed=seed))
+    shares = [list(loader(fields, batch_size=8, shuffle_seed=seed, share=Share(rank, 4))) for rank in range(4)]
+    assert {len(batches) for batches in shares} == {len(whole)}
+    assert len(whole) == (4 if seed is None else 3)
+    for number, batch in enumerate(whole):
+        for part, parts in zip(batch, zip(*(share[number] for share in shares), strict=True), strict=True):
+            together = torch.cat(parts)
+            assert torch.equal(together[: len(part)], part)
+            # Six fields for four processes: the last one fills up.
+            assert len({len(one) for one in parts}) == 1
+            assert all(torch.equal(extra, part[-1]) for extra in together[len(part) :])
 
 
 def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study: Atlas) -> None:

@@ -59,6 +59,7 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
     header = json.loads((run / "run.json").read_text())
     assert header["atlas"]["fingerprint"] == study.fingerprint
     assert set(header["environment"]["packages"]) >= {"torch", "timm", "cytoloc"}
+    assert header["environment"]["processes"] == 1
     log = pl.read_csv(run / "log.csv")
     assert log["epoch"].to_list() == [1, 2, 3]
     assert log.null_count().sum_horizontal().item() == 0

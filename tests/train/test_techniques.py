@@ -256,7 +256,14 @@ def test_the_log_has_the_rate_and_the_pictures_of_its_own_epoch(
 
 
 def run_with_losses(
-    losses: list[float], recipe: Recipe, study: Atlas, folds: pl.DataFrame, out: Path, said: list[str], **rest: bool
+    losses: list[float],
+    recipe: Recipe,
+    study: Atlas,
+    folds: pl.DataFrame,
+    out: Path,
+    said: list[str],
+    *,
+    resume: bool = False,
 ) -> Path:
     """Train while the held-out loss of each epoch is as given."""
     log = Learner.log
@@ -267,7 +274,7 @@ def run_with_losses(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "log", told)
-        return train_fold(recipe, study, folds, 1, out=out, report=said.append, **rest)
+        return train_fold(recipe, study, folds, 1, out=out, resume=resume, report=said.append)
 
 
 @pytest.mark.parametrize("watch", ["loss", "macro_f1"])

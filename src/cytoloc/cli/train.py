@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +68,15 @@ def train(
         list[str] | None, typer.Option("--set", help="Change a key: section.key=value. May be repeated.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with runs that were stopped.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Processes that learn together, a GPU or core each; default 1.")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines, each with as many; start cytoloc by torchrun or srun.")
+    ] = None,
+    mlflow: Annotated[
+        Path | None, typer.Option(help="Track the runs with MLflow too, in this SQLite file.", metavar="DB")
+    ] = None,
 ) -> None:
     """Train recipes on all folds but one, and score the fields held out.
 
@@ -77,12 +88,17 @@ def train(
     from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
+    from cytoloc.train.processes import find_processes
     from cytoloc.train.run import check_run, run_folder, train_fold
+    from cytoloc.train.tracking import add_files, require_mlflow
 
+    if mlflow:
+        require_mlflow()
     recipes = [load_recipe(name, overrides=settings or []) for name in recipe]
     names = [one.name for one in recipes]
     if len(set(names)) < len(names):
         raise typer.BadParameter(f"two recipes have the same name: {', '.join(names)}.", param_hint="RECIPE")
+    processes = find_processes(devices, nodes, environ=os.environ)
     table = read_folds(folds)
     fields = open_atlas(atlas)
     if fold != "all" and not fold.isdecimal():
@@ -92,16 +108,31 @@ def train(
     # All of them before the first trains for hours.
     coming: list[Path] = []
     for one, number in wanted:
-        check_run(one, fields, table, number, out=out, resume=resume, coming=coming)
+        check_run(one, fields, table, number, out=out, resume=resume, processes=processes, coming=coming)
         coming.append(run_folder(one, number, out))
     say = _above_the_bar if on_terminal() else typer.echo
+    places = [f"{number} of {len(wanted)}" for number in range(1, len(wanted) + 1)] if len(wanted) > 1 else [""]
+    train_one = partial(
+        train_fold,
+        out=out,
+        resume=resume,
+        processes=processes,
+        database=mlflow,
+        progress_bar=on_terminal(),
+        report=say,
+    )
     runs = [
-        train_fold(one, fields, table, number, out=out, resume=resume, progress_bar=on_terminal(), report=say)
-        for one, number in wanted
+        train_one(one, fields, table, number, place=place) for (one, number), place in zip(wanted, places, strict=True)
     ]
+    if not processes.is_first:
+        return
     for name in names:
         logs = {run.name: run / "log.csv" for run in runs if run.name.rpartition("-")[0] == name}
-        training_curve(logs, out / f"{name}-curve.png")
+        curve = out / f"{name}-curve.png"
+        training_curve(logs, curve)
+        if mlflow:
+            for log in logs.values():
+                add_files(mlflow, log.parent, [curve])
     curves = ", ".join(f"{name}-curve.png" for name in names)
     typer.echo(f"{out}: {', '.join(run.name for run in runs)}; held-out scores in each; {curves}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -67,6 +67,25 @@ class Network(nn.Module):
         """Return the logits of each field."""
         logits: Tensor = self.head(self.features(pixels))
         return logits
+
+
+def features_and_logits(
+    network: Network, pixels: Tensor, *, see: Callable[[Network, Tensor], Tensor | list[Tensor]] = Network.features
+) -> tuple[Tensor | list[Tensor], Tensor]:
+    """Return the feature map of each field, or maps of several stages, and its logits; both float32.
+
+    In mixed precision the backbone alone computes with half as many bits: sums over whole maps, and what the losses
+    take, keep all of theirs.
+
+    Args:
+        network: The network.
+        pixels: uint8 or float ``(n, channels, h, w)``.
+        see: :meth:`Network.features`, or what it was compiled to.
+    """
+    features = see(network, pixels)
+    with torch.autocast(pixels.device.type, enabled=False):
+        features = [one.float() for one in features] if isinstance(features, list) else features.float()
+        return features, network.head(features)
 
 
 def build_network(

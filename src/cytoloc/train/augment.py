@@ -11,13 +11,15 @@ from torch import Tensor
 
 from cytoloc.predict.views import dihedral
 from cytoloc.train.geometry import crops, resampled, rotations, tiled, tilts, zooms
+from cytoloc.train.together import ALONE, Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Changes a batch at random; the keys are those of :class:`cytoloc.recipe_sections.AugmentSection`.
 
-    What is not asked for draws no random number, so that a recipe without it goes on as if it did not exist.
+    What is not asked for draws no random number, so that a recipe without it goes on as if it did not exist. Of several
+    processes each draws for the whole batch, and takes its share.
     """
 
     flips: bool = True
@@ -33,17 +35,17 @@ class Augmentation:
     crop_px: int = 0
     """Edge of the squares cut from larger fields; 0 cuts nothing."""
 
-    def __call__(self, fields: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Return uint8 ``(n, channels, size, size)``."""
+    def __call__(self, fields: Tensor, *, generator: torch.Generator, share: Share = ALONE) -> Tensor:
+        """Return uint8 ``(n, channels, size, size)``; ``fields`` are this process's share of the batch."""
         if self.crop_px and self.crop_px < fields.shape[-1]:
-            fields = random_crops(fields, size=self.crop_px, generator=generator)
-        fields = random_dihedral(fields, flips=self.flips, turns=self.turns, generator=generator)
+            fields = random_crops(fields, size=self.crop_px, generator=generator, share=share)
+        fields = random_dihedral(fields, flips=self.flips, turns=self.turns, generator=generator, share=share)
         if self.rotate_degrees or self.warp or self.zoom > 1 or self.zoom_crop != (1.0, 1.0):
-            fields = resampled(fields, self._matrices(len(fields), generator))
+            fields = resampled(fields, share.own(self._matrices(share.of * len(fields), generator)))
         if self.lighting:
-            fields = random_light(fields, most=self.lighting, chance=self.lighting_p, generator=generator)
+            fields = random_light(fields, most=self.lighting, chance=self.lighting_p, generator=generator, share=share)
         if self.tiles:
-            fields = random_tiles(fields, chance=self.tiles, generator=generator)
+            fields = random_tiles(fields, chance=self.tiles, generator=generator, share=share)
         return fields
 
     def _matrices(self, count: int, generator: torch.Generator) -> Tensor:
@@ -62,7 +64,9 @@ class Augmentation:
         return turn @ tilt @ near @ crop
 
 
-def random_dihedral(fields: Tensor, *, flips: bool, turns: bool, generator: torch.Generator) -> Tensor:
+def random_dihedral(
+    fields: Tensor, *, flips: bool, turns: bool, generator: torch.Generator, share: Share = ALONE
+) -> Tensor:
     """Return ``fields``, ``(n, channels, size, size)``, each flipped and turned at random, all allowed ways alike.
 
     Args:
@@ -70,11 +74,12 @@ def random_dihedral(fields: Tensor, *, flips: bool, turns: bool, generator: torc
         flips: Whether half of the fields are mirrored.
         turns: Whether fields are turned by a multiple of 90 degrees.
         generator: Source of randomness, on the CPU.
+        share: Of the batch, that ``fields`` are.
     """
-    count = len(fields)
+    count = share.of * len(fields)
     flip = torch.randint(0, 2 if flips else 1, (count,), generator=generator)
     turn = torch.randint(0, 4 if turns else 1, (count,), generator=generator)
-    view = 4 * flip + turn
+    view = share.own(4 * flip + turn)
     augmented = torch.empty_like(fields)
     for number in set(view.tolist()):
         chosen = (view == number).to(fields.device)
@@ -82,29 +87,34 @@ def random_dihedral(fields: Tensor, *, flips: bool, turns: bool, generator: torc
     return augmented
 
 
-def random_crops(fields: Tensor, *, size: int, generator: torch.Generator) -> Tensor:
+def random_crops(fields: Tensor, *, size: int, generator: torch.Generator, share: Share = ALONE) -> Tensor:
     """Return a square of ``size`` pixels of each field, all places alike."""
     room = fields.shape[-1] - size + 1
-    tops, lefts = torch.randint(0, room, (2, len(fields)), generator=generator)
+    tops, lefts = share.own(torch.randint(0, room, (2, share.of * len(fields)), generator=generator), dim=1)
     return crops(fields, tops, lefts, size=size)
 
 
-def random_tiles(fields: Tensor, *, chance: float, generator: torch.Generator) -> Tensor:
+def random_tiles(fields: Tensor, *, chance: float, generator: torch.Generator, share: Share = ALONE) -> Tensor:
     """Return ``fields``, each with the given chance cut in 3 x 3 tiles, shuffled, flipped and turned."""
-    chosen = (torch.rand(len(fields), generator=generator) < chance).nonzero()[:, 0]
-    orders = torch.rand(len(chosen), 9, generator=generator).argsort(dim=1)
-    views = torch.randint(0, 8, (len(chosen), 9), generator=generator)
-    places = chosen.to(fields.device)
+    happens = torch.rand(share.of * len(fields), generator=generator) < chance
+    chosen = int(happens.sum())
+    orders = torch.rand(chosen, 9, generator=generator).argsort(dim=1)
+    views = torch.randint(0, 8, (chosen, 9), generator=generator)
+    own = happens.nonzero()[:, 0] - share.rank * len(fields)
+    here = (own >= 0) & (own < len(fields))
+    places, orders, views = own[here].to(fields.device), orders[here], views[here]
     changed = fields.clone()
     changed[places] = tiled(fields[places], orders, views)
     return changed
 
 
-def random_light(fields: Tensor, *, most: float, chance: float, generator: torch.Generator) -> Tensor:
+def random_light(
+    fields: Tensor, *, most: float, chance: float, generator: torch.Generator, share: Share = ALONE
+) -> Tensor:
     """Return ``fields`` with brightness and contrast changed, each with the given chance, by up to about ``most``."""
-    count = len(fields)
-    change, scale = torch.rand(2, count, generator=generator)
-    brighten, sharpen = torch.rand(2, count, generator=generator) < chance
+    count = share.of * len(fields)
+    change, scale = share.own(torch.rand(2, count, generator=generator), dim=1)
+    brighten, sharpen = share.own(torch.rand(2, count, generator=generator), dim=1) < chance
     brightness = torch.where(brighten, 0.5 + most * (change - 0.5), 0.5)
     # Twice the contrast is as likely as half of it.
     contrast = torch.where(sharpen, torch.exp(math.log(1 - most) * (2 * scale - 1)), 1.0)

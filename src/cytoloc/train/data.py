@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cytoloc.atlas.store import Atlas
 from cytoloc.errors import TrainingError
 from cytoloc.train.sampling import Order, shuffled
+from cytoloc.train.together import ALONE, Share
 
 
 class Batch(NamedTuple):
@@ -135,22 +136,28 @@ def antibody_numbers(atlas: Atlas, rows: NDArray[np.int64]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def loader(fields: Fields, *, batch_size: int, shuffle_seed: int | None, order: Order = shuffled) -> ReadAhead:
+def loader(
+    fields: Fields, *, batch_size: int, shuffle_seed: int | None, order: Order = shuffled, share: Share = ALONE
+) -> ReadAhead:
     """Return batches of ``fields``: as they lie, or chosen by ``order`` with ``shuffle_seed``.
 
     A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread
-    for the batch norms.
+    for the batch norms. Of several processes each has its share of every batch.
+
+    Args:
+        fields: To be read.
+        batch_size: Fields in the batch of all processes.
+        shuffle_seed: None leaves fields as they lie.
+        order: See there.
+        share: Which share is read here; a last field that fills up an uneven batch is read more than once.
     """
     mixed = shuffle_seed is not None
     # A list, not a generator: however often Lightning starts to iterate, the order is the same.
     rows = order(fields.truth, np.random.default_rng(shuffle_seed)) if mixed else np.arange(len(fields))
-    return ReadAhead(
-        fields,
-        batch_size=batch_size,
-        sampler=rows.tolist(),
-        drop_last=mixed and len(rows) >= batch_size,
-        collate_fn=_as_it_is,
-    )
+    if mixed and len(rows) >= batch_size:
+        rows = rows[: len(rows) // batch_size * batch_size]
+    batches = [share.own_rows(rows[start : start + batch_size].tolist()) for start in range(0, len(rows), batch_size)]
+    return ReadAhead(fields, batch_sampler=batches, collate_fn=_as_it_is)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -17,20 +17,24 @@ from torchmetrics.classification import MultilabelF1Score
 from cytoloc.errors import TrainingError
 from cytoloc.labels import N_LOCATIONS
 from cytoloc.models.losses import Loss
-from cytoloc.models.network import Network
+from cytoloc.models.network import Network, features_and_logits
 from cytoloc.train.augment import mixup_share
 from cytoloc.train.averaging import State, blended, ema_share
 from cytoloc.train.data import Batch, Fields, loader
 from cytoloc.train.geometry import resized
 from cytoloc.train.sampling import Order, shuffled
 from cytoloc.train.schedule import Schedule, momentum_at, rate_factor
+from cytoloc.train.together import ALONE, Share
+
+FUSED_ON: Final = {"cpu", "cuda"}
+"""Devices on which torch updates all weights at once."""
 
 
 class Augment(Protocol):
     """Changes a batch of pictures at random without changing what they show."""
 
-    def __call__(self, fields: Tensor, /, *, generator: torch.Generator) -> Tensor:
-        """Return uint8 pictures of ``fields``, ``(n, 4, size, size)``."""
+    def __call__(self, fields: Tensor, /, *, generator: torch.Generator, share: Share) -> Tensor:
+        """Return uint8 pictures of ``fields``, ``(n, 4, size, size)``, this process's share of a batch."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Learner(lightning.LightningModule):
     """Trains a network on fields, and measures it on held-out ones after each epoch, by the weights to be used later.
 
     Whatever is random in a step is seeded by the recipe's seed and the numbers of epoch and step alone, so a run that
-    was stopped and resumed ends like one that was not.
+    was stopped and resumed ends like one that was not. Of several processes that learn together each sees its share of
+    a batch; losses and measures are of the whole batch, the same in all of them.
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class Learner(lightning.LightningModule):
         mixup: float = 0.0,
         second: SecondTask | None = None,
         measured: Literal["plain", "ema", "mean"] = "plain",
+        compiled: bool = False,
+        fused: bool = True,
+        share: Share = ALONE,
     ) -> None:
         super().__init__()
         self.network = network
@@ -82,21 +90,30 @@ class Learner(lightning.LightningModule):
         self.mixup = mixup
         self.second = second
         self.measured = measured
+        # The function, not the module, whose weights so keep their names; each size of pictures apart, since those of a
+        # run are few and known. Heads stay as they are: compiled for a CPU by torch 2.14, the gradient of a map's
+        # maximum is no number, since the map is worked out anew and then equals its maximum nowhere.
+        self.see = torch.compile(Network.features, dynamic=False) if compiled else Network.features
+        self.fused = fused
+        self.share = share
         self.second_head = second.head if second else None
         self.ema: State | None = None
         self.mean: State | None = None
         self._own: State | None = None
         self._steps_averaged = 0
         self._steps = (0, 1)
-        self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5)
+        self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5, sync_on_compute=False)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this epoch's batches; called anew every epoch."""
-        return loader(self.train_fields, batch_size=self.batch_size, shuffle_seed=self._seed_of(0), order=self.order)
+        seed = self._seed_of(0)
+        return loader(
+            self.train_fields, batch_size=self.batch_size, shuffle_seed=seed, order=self.order, share=self.share
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out batches."""
-        return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None)
+        return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None, share=self.share)
 
     def on_train_epoch_start(self) -> None:
         """Freeze or free the backbone; what frozen batch norms measure goes on adapting, their weights do not."""
@@ -106,7 +123,7 @@ class Learner(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of a batch."""
         torch.manual_seed(self._seed_of(1, index))
-        pixels = self.augment(batch.pixels, generator=torch.default_generator)
+        pixels = self.augment(batch.pixels, generator=torch.default_generator, share=self.share)
         pixels = resized(pixels, self.schedule.size_at(self.current_epoch) or pixels.shape[-1])
         loss = self._loss_of(batch._replace(pixels=pixels))
         if not torch.isfinite(loss):
@@ -114,7 +131,7 @@ class Learner(lightning.LightningModule):
                 f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}.",
                 way_out="Lower schedule.learning_rate, or look for broken pictures with `cytoloc info --check`.",
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=self.share.of * len(pixels))
         return loss
 
     def _loss_of(self, batch: Batch) -> Tensor:
@@ -122,19 +139,25 @@ class Learner(lightning.LightningModule):
         if not self.mixup:
             return self._both_losses(batch.pixels, [(1.0, batch)])
         share = mixup_share(self.mixup, generator=torch.default_generator)
-        other = torch.randperm(len(batch.pixels)).to(batch.pixels.device)
-        partner = Batch(*(part[other] for part in batch))
+        order = torch.randperm(self.share.of * len(batch.pixels))
+        other = self.share.own(order).to(batch.pixels.device)
+        partner = Batch(*(self.share.gathered(part)[other] for part in batch))
         # Losses are blended, not targets: a focal loss asks whether a location is there, and half of one is no answer.
         blend = share * batch.pixels.float() + (1 - share) * partner.pixels.float()
         return self._both_losses(blend, [(share, batch), (1 - share, partner)])
 
     def _both_losses(self, pixels: Tensor, shares: list[tuple[float, Batch]]) -> Tensor:
-        features = self.network.features(pixels)
-        logits = self.network.head(features)
-        losses = [share * self.loss(logits, batch.targets) for share, batch in shares]
-        if self.second:
-            cosines = self.second.head(features[-1] if isinstance(features, list) else features)
-            losses += [share * self.second.loss(cosines, batch.antibodies) for share, batch in shares]
+        if self.share.of > 1:
+            # So that dropout does not leave out the same units of each process's fields.
+            torch.manual_seed(torch.initial_seed() + self.share.rank)
+        features, logits = features_and_logits(self.network, pixels, see=self.see)
+        with torch.autocast(pixels.device.type, enabled=False):
+            logits, gathered = self.share.whole(logits), self.share.gathered
+            losses = [share * self.loss(logits, gathered(batch.targets)) for share, batch in shares]
+            if self.second:
+                cosines = self.second.head(features[-1] if isinstance(features, list) else features)
+                cosines = self.share.whole(cosines)
+                losses += [share * self.second.loss(cosines, gathered(batch.antibodies)) for share, batch in shares]
         total = losses[0]
         for loss in losses[1:]:
             total = total + loss
@@ -147,12 +170,16 @@ class Learner(lightning.LightningModule):
             share = ema_share(self.schedule.ema, self.global_step)
             self.ema = blended(self.ema, self.network.state_dict(), share=share)
 
-    def validation_step(self, batch: Batch, _index: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
         """Measure loss and macro F1 at threshold .5 on a held-out batch."""
-        logits = self.network(batch.pixels)
-        self.f1(logits.sigmoid(), batch.targets.int())
-        self.log("val_loss", self.loss(logits, batch.targets), batch_size=len(batch.pixels))
-        self.log("val_macro_f1", self.f1, batch_size=len(batch.pixels))
+        # Not compiled: the last batch has another size, and compiling for it takes longer than it saves.
+        _, logits = features_and_logits(self.network, batch.pixels)
+        # Without what fills up an uneven batch.
+        count = min(self.batch_size, len(self.held_out_fields) - index * self.batch_size)
+        logits, targets = (self.share.gathered(part)[:count] for part in (logits, batch.targets))
+        self.f1(logits.sigmoid(), targets.int())
+        self.log("val_loss", self.loss(logits, targets), batch_size=count)
+        self.log("val_macro_f1", self.f1, batch_size=count)
 
     def on_validation_epoch_start(self) -> None:
         """Take the weights into the mean of the last epochs, and lend the network the average that is to be measured.
@@ -191,6 +218,7 @@ class Learner(lightning.LightningModule):
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
             betas=schedule.betas,
+            fused=self.fused and self.device.type in FUSED_ON,
         )
         steps = -(-len(self.train_dataloader()) // schedule.accumulate)
         frozen, cycle = self._steps = schedule.frozen_epochs * steps, schedule.epochs * steps

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cytoloc.errors import FormatError
 from cytoloc.models.backbones import first_line
+from cytoloc.train.ending import ending, seconds_left
 from cytoloc.train.schedule import Schedule
 
 COLUMNS = (
@@ -34,14 +36,29 @@ COLUMNS = (
 share of the time of training for which it waited for pixels."""
 
 
+Rows = Sequence[Mapping[str, float]]
+"""Rows of ``log.csv``, an epoch each, from the first."""
+
+
 class EpochLog(lightning.Callback):
     """Keeps one row per epoch in ``log.csv``; rows travel in the checkpoint, so a resumed run has each epoch once."""
 
-    def __init__(self, path: Path, *, name: str, schedule: Schedule, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        schedule: Schedule,
+        report: Callable[[str], None],
+        now: Callable[[], datetime] = datetime.now,
+        keep: Callable[[Rows], None] | None = None,
+    ) -> None:
         self.path = path
         self.name = name
         self.schedule = schedule
         self.report = report
+        self.now = now
+        self.keep = keep
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
         self._trained = 0.0
@@ -61,7 +78,7 @@ class EpochLog(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the pictures."""
-        self._images += len(batch.pixels)
+        self._images += trainer.world_size * len(batch.pixels)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock of the training part."""
@@ -79,13 +96,18 @@ class EpochLog(lightning.Callback):
             "seconds": time.perf_counter() - self._started,
         }
         self.rows.append(row)
-        pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
+        if trainer.is_global_zero:
+            pl.DataFrame(self.rows, schema=list(COLUMNS)).write_csv(self.path)
+        if self.keep:
+            self.keep(self.rows)
         epochs = self.schedule.total_epochs
         frozen = row["epoch"] <= self.schedule.frozen_epochs
+        took = [row["seconds"] for row in self.rows]
+        end = f", {ending(seconds_left(self.schedule, took), now=self.now())}" if len(took) < epochs else ""
         self.report(
             f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
             f"  held-out loss {row['val_loss']:.3f}  macro F1 at .5 {row['val_macro_f1']:.3f}"
-            f"  {row['images_per_second']:.0f} images/s{', the head alone' if frozen else ''}"
+            f"  {row['images_per_second']:.0f} images/s{', the head alone' if frozen else ''}{end}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cytoloc.atlas.store import Atlas
@@ -33,12 +34,16 @@ from cytoloc.predict.model import Model
 from cytoloc.predict.runs import RUN_KIND, RUN_VERSION, build_recipe_network, load_network
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
-from cytoloc.scores import write_scores
+from cytoloc.scores import Scores, write_scores
 from cytoloc.train.cycles import MEASURES, BestOfCycle, StopWithoutProgress
 from cytoloc.train.data import Split, split_atlas
+from cytoloc.train.devices import PRECISION, accelerator, refuse_precision
 from cytoloc.train.module import Learner
-from cytoloc.train.progress import EpochLog, TrainingBar, WholeCheckpoints
+from cytoloc.train.processes import ALONE, Processes, SameStart, lightning_settings, others, refuse_processes
+from cytoloc.train.progress import EpochLog, Rows, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
+from cytoloc.train.together import told
+from cytoloc.train.tracking import tracking
 from cytoloc.train.unpacking import Start, build_learner, earlier_run, first_network
 
 LAST: Final = "last.ckpt"
@@ -52,6 +57,9 @@ def train_fold(
     *,
     out: Path,
     resume: bool = False,
+    processes: Processes = ALONE,
+    database: Path | None = None,
+    place: str = "",
     progress_bar: bool = False,
     report: Callable[[str], None] = print,
 ) -> Path:
@@ -64,6 +72,9 @@ def train_fold(
         fold: The one to hold out.
         out: The run's folder is made in here, named after recipe and fold.
         resume: Go on with a run that was stopped; a finished one is left as it is.
+        processes: That learn the run together, each of which calls this; the first one writes, and reports.
+        database: SQLite file of MLflow, in which the run is tracked too; None tracks nothing.
+        place: Which of several runs this is, such as ``2 of 6``; said with every epoch.
         progress_bar: Whether a bar shows the steps of an epoch.
         report: Told a line per epoch.
 
@@ -72,24 +83,41 @@ def train_fold(
             or cannot go on: a loss that is no number, a batch that does not fit into memory.
         WeightsError: If pretrained weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
+        MissingExtraError: If it is to be tracked, and MLflow is not installed.
         StorageError: If the disk is full or read-only.
     """
-    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume)
+    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
     resuming = run.exists()
+    if not processes.is_first:
+        report, progress_bar = _silent, False
     if _is_finished(run):
         report(f"{run.name} is finished already.")
         return run
-    learner, started_from = _ready(run, recipe, atlas, split, header)
-    if not resuming:
-        _start_run(run, recipe, {**header, **({"started_from": started_from} if started_from else {})})
+    learner, started_from = _ready(run, recipe, atlas, split, header, processes=processes)
+    if processes.is_first and not resuming:
+        begun = {**header, **({"started_from": started_from} if started_from else {})}
+        _start_run(run, recipe, begun, processes=processes)
     _say_what_is_missing(atlas, split, run.name, report)
-    with disk_errors(run), _room_for(recipe):
-        _learn(run, recipe, learner, progress_bar=progress_bar, report=report)
+    name = f"{run.name} ({place})" if place else run.name
+    compiler = _compiler() if recipe.compute.compile else nullcontext()
+    tracks = tracking(database if processes.is_first else None, run)
+    together = others() if processes.count > 1 else nullcontext()
+    with disk_errors(run), _room_for(recipe), compiler, together, tracks as tracked:
+        if tracked:
+            tracked.parameters({**recipe.model_dump(mode="json"), "atlas": header["atlas"], "fold": fold})
+        keep = tracked.epochs if tracked else None
+        _learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report, keep=keep)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
         model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
-        write_scores(model.score(AtlasSource(atlas, split.held_out)).scores, run / "scores.parquet")
+        scores = _scores_of_all(model, atlas, split.held_out, processes)
+        if processes.is_first:
+            write_scores(scores, run / "scores.parquet")
+        if tracked:
+            tracked.files([run / "recipe.toml", run / "log.csv"])
+        # A run that starts from this one finds it finished in every process.
+        told(None)
     return run
 
 
@@ -101,6 +129,7 @@ def check_run(
     *,
     out: Path,
     resume: bool,
+    processes: Processes = ALONE,
     coming: Collection[Path] = (),
 ) -> None:
     """Raise what :func:`train_fold` would raise before it learns; nothing is written.
@@ -112,6 +141,7 @@ def check_run(
         fold: The one to hold out.
         out: Where runs are.
         resume: Whether a run that was stopped is to go on.
+        processes: That are to learn it together.
         coming: Folders of the runs that will be there when this one starts, which may begin with their weights.
 
     Raises:
@@ -120,22 +150,35 @@ def check_run(
         WeightsError: If its first weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
     """
-    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume)
+    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
     if _is_finished(run):
         return
     earlier = earlier_run(recipe, fold)
     if earlier and earlier.resolve() in {path.resolve() for path in coming}:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
-    _ready(run, recipe, atlas, split, header)
+    _ready(run, recipe, atlas, split, header, processes=processes)
 
 
 def _is_finished(run: Path) -> bool:
     return (run / "scores.parquet").exists()
 
 
+def _silent(_line: str) -> None:
+    """Say nothing, since another process does."""
+
+
+def _scores_of_all(model: Model, atlas: Atlas, rows: NDArray[np.int64], processes: Processes) -> Scores:
+    """Return the scores of some rows of an atlas, of which each process works out a share."""
+    own = np.array_split(rows, processes.count)[processes.rank]
+    parts = told(model.score(AtlasSource(atlas, own)).scores if len(own) else None)
+    known = [part for part in parts if part is not None]
+    ids = tuple(name for part in known for name in part.ids)
+    return Scores(ids, np.concatenate([part.probabilities for part in known]), known[0].provenance)
+
+
 def _ready(
-    run: Path, recipe: Recipe, atlas: Atlas, split: Split, header: dict[str, Any]
+    run: Path, recipe: Recipe, atlas: Atlas, split: Split, header: dict[str, Any], *, processes: Processes
 ) -> tuple[Learner, dict[str, Any]]:
     """Return a learner that is ready to start or to go on, and the run that it starts from, empty if from none."""
     torch.manual_seed(recipe.seed)
@@ -144,11 +187,18 @@ def _ready(
         start = Start(build_recipe_network(recipe, weights="none"), {})
     else:
         start = first_network(recipe, fold=header["fold"], held_out=header["held_out"])
-    return build_learner(recipe, start.network, atlas, split), start.started_from
+    return build_learner(recipe, start.network, atlas, split, share=processes.share), start.started_from
 
 
 def _facts(
-    recipe: Recipe, atlas: Atlas, folds: pl.DataFrame, fold: int, *, out: Path, resume: bool
+    recipe: Recipe,
+    atlas: Atlas,
+    folds: pl.DataFrame,
+    fold: int,
+    *,
+    out: Path,
+    resume: bool,
+    processes: Processes,
 ) -> tuple[Split, dict[str, Any]]:
     """Return the split and the header of a run that these data and what lies in its folder allow.
 
@@ -163,7 +213,9 @@ def _facts(
             f"Recipe {recipe.name} sees {wanted} px; {atlas.path} has {atlas.size} px.",
             way_out=f"Use --set image.{key}={atlas.size}, or import at --size {wanted}.",
         )
+    refuse_precision(recipe.compute.precision, accelerator())
     split = split_atlas(atlas, folds, fold)
+    refuse_processes(processes, recipe, fields=len(split.train))
     ids = atlas.ids
     header = {
         "fold": fold,
@@ -174,7 +226,8 @@ def _facts(
     run = run_folder(recipe, fold, out)
     if resume and run.exists():
         _refuse_other(run, recipe, header)
-    else:
+    # The first process may have made it by now.
+    elif processes.is_first:
         refuse_existing(run, way_out="Go on with it by --resume, or choose another --out.")
     return split, header
 
@@ -184,11 +237,13 @@ def run_folder(recipe: Recipe, fold: int, out: Path) -> Path:
     return out / f"{recipe.name}-fold{fold}"
 
 
-def _start_run(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
+def _start_run(run: Path, recipe: Recipe, header: dict[str, Any], *, processes: Processes) -> None:
     packages = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
     environment = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": accelerator(),
+        "processes": processes.count,
         "packages": {name: version(name) for name in packages},
     }
     with new_folder(run) as folder:
@@ -242,29 +297,64 @@ def _room_for(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def _learn(run: Path, recipe: Recipe, learner: Learner, *, progress_bar: bool, report: Callable[[str], None]) -> None:
+@contextmanager
+def _compiler() -> Iterator[None]:
+    """Turn what torch says when it cannot compile a network into a :class:`TrainingError`; let other errors pass."""
+    # What was compiled for an earlier run counts towards torch's limit, from which on it compiles no more.
+    torch.compiler.reset()
+    try:
+        yield
+    except RuntimeError as error:
+        # Its public names do not include the exceptions; importing them takes a second, so not before there is one.
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        raise TrainingError(
+            f"The network cannot be compiled: {first_line(error)}",
+            way_out="Use --set compute.compile=false, or look whether there is a C++ compiler, and on a GPU Triton.",
+        ) from error
+
+
+def _learn(
+    run: Path,
+    recipe: Recipe,
+    learner: Learner,
+    processes: Processes,
+    *,
+    name: str,
+    progress_bar: bool,
+    report: Callable[[str], None],
+    keep: Callable[[Rows], None] | None,
+) -> None:
     """Train until the schedule ends, from the last checkpoint if there is one."""
     schedule = learner.schedule
-    log = EpochLog(run / "log.csv", name=run.name, schedule=schedule, report=report)
+    log = EpochLog(run / "log.csv", name=name, schedule=schedule, report=report, keep=keep)
     bar = [TrainingBar(leave=False)] if progress_bar else []
+    last = run / LAST
+    checkpoint = last if last.exists() else None
+    same = SameStart({"run": run.name, "recipe": to_toml(recipe), "goes on": checkpoint is not None})
     with _quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=schedule.total_epochs,
             accumulate_grad_batches=schedule.accumulate,
             gradient_clip_val=recipe.schedule.clip or None,
-            callbacks=[log, *_between_epochs(run, recipe, schedule, report), *bar],
+            callbacks=[same, log, *_between_epochs(run, recipe, schedule, report), *bar],
             default_root_dir=run,
             logger=False,
             enable_progress_bar=progress_bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
-            devices=1,
-            plugins=[WholeCheckpoints()],
+            accelerator=accelerator(),
+            precision=PRECISION[recipe.compute.precision],
+            # Each process reads its own share.
+            use_distributed_sampler=False,
+            plugins=[WholeCheckpoints(), *processes.plugins],
+            **lightning_settings(processes),
         )
-        last = run / LAST
         try:
-            trainer.fit(learner, ckpt_path=last if last.exists() else None)
+            trainer.fit(learner, ckpt_path=checkpoint)
         except SystemExit:
             # So Lightning ends on Ctrl-C.
             report(f"{run.name} was stopped; go on with --resume.")
@@ -295,17 +385,23 @@ def _between_epochs(
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's greetings off the terminal, and its advice that does not hold here."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Batches are decoded by tensorstore's threads; worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # Lightning 2.6 on torch 2.14; nothing that a user can mend.
         warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+        # Losses and measures are of the whole batch in every process.
+        warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+        # While the backbone is frozen there are weights without a gradient, later there are not.
+        warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified.*")
         # The run's folder is ours: it holds the recipe before Lightning comes.
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

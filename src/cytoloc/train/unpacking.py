@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor
 
 from cytoloc.atlas.store import Atlas
@@ -37,6 +38,7 @@ from cytoloc.train.data import Fields, Split, antibody_numbers
 from cytoloc.train.module import Learner, SecondTask
 from cytoloc.train.sampling import epoch_order
 from cytoloc.train.schedule import Schedule
+from cytoloc.train.together import ALONE, Share
 
 EARLIER_RUN: Final = "run:"
 
@@ -144,7 +146,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
     )
 
 
-def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split) -> Learner:
+def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split, *, share: Share = ALONE) -> Learner:
     """Return a network that is ready to learn a fold as a recipe says.
 
     Raises:
@@ -153,6 +155,12 @@ def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split) 
     augment = recipe.augment
     changes = augment.model_dump(exclude={"mixup"})
     antibodies = antibody_numbers(atlas, split.train) if recipe.loss.arcface else {}
+    second = _antibody_task(recipe, len(antibodies)) if antibodies else None
+    if recipe.compute.sync_batch_norm and share.of > 1:
+        # timm's, which knows its own layers: Lightning's takes the activation out of a batch norm that has one.
+        together: Callable[[Any], Any] = partial(convert_sync_batchnorm, process_group=None)
+        network = together(network)
+        second = second and SecondTask(together(second.head), second.loss)
     return Learner(
         network,
         Fields(atlas, split.train, antibodies=antibodies),
@@ -170,7 +178,11 @@ def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split) 
         ),
         mixup=augment.mixup,
         measured=recipe.select.weights,
-        second=_antibody_task(recipe, len(antibodies)) if antibodies else None,
+        compiled=recipe.compute.compile,
+        # Lightning clips no gradients that the optimizer would have to unscale itself.
+        fused=recipe.compute.precision == "float32" or not recipe.schedule.clip,
+        second=second,
+        share=share,
     )
 
 

@@ -1,0 +1,114 @@
+"""Trainings that cannot start: exit 1 (a wrong call: 2), one clear message, the way out, and nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.folds.making import make_folds
+from cytoloc.folds.table import write_folds
+from tests.conftest import Cli
+
+SMALL = ("--set", "image.size=64", "--set", "model.backbone=test_resnet", "--set", "model.weights=none")
+
+BAD_SETTINGS = {
+    "a truth value for a number": ("schedule.epochs=true", "schedule.epochs = True: input should be a valid integer"),
+    "a fraction for a number": ("schedule.batch_size=2.5", "schedule.batch_size = 2.5"),
+    "a word for a number": ("schedule.learning_rate=fast", "schedule.learning_rate = 'fast'"),
+    "a number out of range": ("schedule.batch_size=1", "greater than or equal to 2"),
+    "a value for a section": ("compute=fast", "compute is a section, not a value"),
+    "a misspelt key": ("schedule.epoch=3", "no key 'schedule.epoch'. Did you mean schedule.epochs"),
+    "a misspelt key of computing": ("compute.precison=float32", "Did you mean compute.precision"),
+    "a misspelt section": ("augmnt.flips=true", "no key 'augmnt'. Did you mean augment"),
+    "an unknown choice": ("compute.precision=half", "'float32', 'bfloat16' or 'float16'"),
+    "no setting": ("epochs", "'epochs' is not a setting"),
+    "a size that a network cannot take": ("model.backbone=inception_v3", "inception_v3 cannot take pictures of 64 px"),
+    "an unknown network": ("model.backbone=resnet35", "no backbone 'resnet35'"),
+    "an atlas of another size": ("image.size=128", "sees 128 px;"),
+}
+
+
+@pytest.fixture
+def call(study: Atlas, tmp_path: Path) -> tuple[object, ...]:
+    """Return the words of a training that could start."""
+    table = tmp_path / "folds.csv"
+    write_folds(make_folds(study.fields, k=3), table)
+    return ("train", "quick", study.path, "--folds", table, "--out", tmp_path / "runs", *SMALL)
+
+
+def assert_refused(cli: Cli, *words: object, code: int = 1) -> str:
+    """Return what a command said that did not start."""
+    said = cli(*words)
+    assert said.code == code, said.err
+    assert said.err.startswith("error: " if code == 1 or "Usage" not in said.err else "Usage")
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    return said.err
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_settings_are_refused(cli: Cli, call: tuple[object, ...], tmp_path: Path, case: str) -> None:
+    setting, message = BAD_SETTINGS[case]
+    said = assert_refused(cli, *call, "--set", setting)
+    assert message in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_atlas_of_another_size_is_refused_with_the_size_to_use(
+    cli: Cli, call: tuple[object, ...], tmp_path: Path
+) -> None:
+    said = assert_refused(cli, *call, "--set", "image.size=128")
+    assert "--set image.size=64, or import at --size 128" in said
+
+
+def test_a_fold_that_is_not_there_is_refused(cli: Cli, call: tuple[object, ...], tmp_path: Path) -> None:
+    assert "There is no fold 7; the folds are 0, 1, 2." in assert_refused(cli, *call, "--fold", "7")
+    assert "neither a number nor 'all'" in assert_refused(cli, *call, "--fold", "-1", code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_fields_without_labels_are_refused(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "labels.csv").write_text("Id,Target\nb,16 0\nc,7\n")
+    atlas, table = tmp_path / "a.atlas", tmp_path / "folds.csv"
+    words = ("import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", atlas)
+    assert cli(*words).code == 0
+    table.write_text("id,group,fold\na,0,0\nb,1,0\nc,2,1\n")
+    rest = ("--folds", table, "--out", tmp_path / "runs", *SMALL, "--set", "image.size=32")
+    said = assert_refused(cli, "train", "quick", atlas, *rest)
+    assert "has without labels, e.g. a" in said
+    assert "cytoloc folds" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_processes_that_cannot_be_are_refused(
+    cli: Cli, call: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytoloc.train.processes.device_count", lambda: 4)
+    assert "5 processes need a device each; this machine has 4." in assert_refused(cli, *call, "--devices", "5")
+    assert "cannot be shared by 3 processes evenly" in assert_refused(cli, *call, "--devices", "3")
+    assert "torchrun or srun" in assert_refused(cli, *call, "--nodes", "2", code=2)
+    assert "greater than or equal to 1" in assert_refused(cli, *call, "--devices", "0", code=2)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert "SLURM started 1 processes" in assert_refused(cli, *call, "--devices", "2", code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_precision_that_the_device_lacks_is_refused(
+    cli: Cli, call: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytoloc.train.run.accelerator", lambda: "cpu")
+    said = assert_refused(cli, *call, "--set", "compute.precision=float16")
+    assert "compute.precision is 'float16', which trains on CUDA GPUs; this machine has a cpu device." in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tracking_without_mlflow_is_refused(
+    cli: Cli, call: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytoloc.train.tracking.NEEDED", ("not_installed",))
+    said = assert_refused(cli, *call, "--mlflow", tmp_path / "mlflow.db")
+    assert "pip install 'cytoloc[mlflow]'" in said
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "mlflow.db").exists()

@@ -1,0 +1,261 @@
+"""Two processes learn what one learns: losses and weights at the same batch, however they were started."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.folds.table import read_folds, write_folds
+from cytoloc.models import losses
+from cytoloc.models.network import features_and_logits
+from cytoloc.predict.loading import load
+from cytoloc.predict.sources import AtlasSource
+from cytoloc.recipe import load_recipe
+from cytoloc.scores import read_scores
+from cytoloc.train.data import Fields, loader, split_atlas
+from cytoloc.train.processes import device_count
+from cytoloc.train.progress import EpochLog
+from cytoloc.train.run import train_fold
+from cytoloc.train.together import ALONE, Share
+from cytoloc.train.unpacking import location_loss
+from tests.train.conftest import quiet
+
+PROCESSES = 2
+
+needs_two = pytest.mark.skipif(device_count() < PROCESSES, reason="two processes need two cores")
+
+TERMS: dict[str, losses.Loss] = {
+    "focal": losses.focal_loss,
+    "soft_f1": losses.soft_f1_loss,
+    "symmetric_focal": losses.symmetric_focal_loss,
+    "hard_cross_entropy": partial(losses.hard_cross_entropy_loss, hardest=20),
+    "symmetric_lovasz": losses.symmetric_lovasz_loss,
+    "macro_f1": losses.macro_f1_loss,
+    "asymmetric": losses.asymmetric_loss,
+    "arcface": lambda cosines, targets: losses.arcface_loss(
+        torch.tanh(cosines), targets.argmax(dim=1) - 2, margin=0.3, scale=4
+    ),
+}
+
+
+def learnt(loss: losses.Loss, share: Share) -> tuple[list[float], list[Tensor]]:
+    """Return the losses of three steps of a small network, and its weights after them."""
+    torch.manual_seed(0)
+    network: nn.Module = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 28)).double()
+    if share.of > 1:
+        network = DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    said = []
+    for _ in range(3):
+        fields, targets = torch.randn(8, 6).double(), (torch.rand(8, 28) < 0.2).double()
+        optimizer.zero_grad()
+        total = loss(share.whole(network(share.own(fields))), share.gathered(share.own(targets)))
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        said.append(total.item())
+    return said, [weight.detach() for weight in network.parameters()]
+
+
+def learn_a_share(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
+    )
+    torch.save({name: learnt(loss, Share(rank, PROCESSES)) for name, loss in TERMS.items()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_losses_and_the_steps_of_one(tmp_path: Path) -> None:
+    spawn(learn_a_share, args=(str(tmp_path),), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
+    for rank in range(PROCESSES):
+        seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, loss in TERMS.items():
+            expected, weights = learnt(loss, ALONE)
+            assert seen[name][0] == pytest.approx(expected, rel=1e-12), name
+            for one, other in zip(seen[name][1], weights, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+            # Not by standing still.
+            assert len(set(expected)) == 3, name
+
+
+SETTINGS = [
+    "image.size=64",
+    "model.weights=none",
+    "model.dropout=0",
+    "select.views=1",
+    "schedule.batch_size=8",
+    "schedule.frozen_epochs=1",
+    "schedule.epochs=2",
+]
+# Without batch norms, whose measures depend on who sees which field; with everything else that looks at a whole batch.
+ALIKE = [
+    *SETTINGS,
+    "model.backbone=test_convnext",
+    "model.head=plain",
+    "loss.symmetric_lovasz=0.5",
+    "loss.macro_f1=0.5",
+    "loss.hard_cross_entropy=0.1",
+    "augment.mixup=0.4",
+    "augment.rotate_degrees=20",
+    "augment.tiles=0.5",
+    "augment.lighting=0.1",
+    "schedule.clip=1.0",
+    "schedule.ema=0.9",
+]
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def started_by_cytoloc(words: list[str]) -> None:
+    run([[sys.executable, "-m", "cytoloc", *words, "--devices", str(PROCESSES)]], [{}])
+
+
+def started_by_torchrun(words: list[str]) -> None:
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}", "-m", "cytoloc"]
+    run([[sys.executable, *start, *words]], [{}])
+
+
+def started_as_by_srun(words: list[str]) -> None:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    job |= {"SLURM_NTASKS": str(PROCESSES), "SLURM_NTASKS_PER_NODE": str(PROCESSES)}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    each = [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(PROCESSES)]
+    run([[sys.executable, "-m", "cytoloc", *words]] * PROCESSES, each)
+
+
+STARTS = {"cytoloc": started_by_cytoloc, "torchrun": started_by_torchrun, "srun": started_as_by_srun}
+
+
+def run(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
+    """Run commands side by side; all of them must end well."""
+    started = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command, environment in zip(commands, environments, strict=True)
+    ]
+    said = [one.communicate()[0] for one in started]
+    assert [one.returncode for one in started] == [0] * len(started), said
+
+
+def words_of(study: Atlas, folds: pl.DataFrame, folder: Path, settings: list[str]) -> list[str]:
+    table = folder / "folds.csv"
+    write_folds(folds, table)
+    changes = [word for setting in settings for word in ("--set", setting)]
+    return ["train", "quick", str(study.path), "--folds", str(table), "--out", str(folder / "two"), *changes]
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def uneven(folds: pl.DataFrame) -> pl.DataFrame:
+    """Return folds of which one holds out a number of fields that two processes cannot share evenly."""
+    first = folds.filter(pl.col("fold") == 1)["id"][0]
+    fewer = folds.with_columns(pl.when(pl.col("id") != first).then("fold"))
+    assert fewer.filter(pl.col("fold") == 1).height % PROCESSES == 1
+    return fewer
+
+
+@pytest.fixture(scope="module")
+def alone(study: Atlas, uneven: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of one process."""
+    out = tmp_path_factory.mktemp("alone")
+    return train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=out, report=quiet)
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Compare two runs, but for the order in which floats were added up, which Adam's first steps magnify."""
+    measures = ["epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate"]
+    logs = [pl.read_csv(run / "log.csv").select(measures).to_numpy() for run in (one, other)]
+    np.testing.assert_allclose(logs[0], logs[1], rtol=1e-5)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-5, msg=name)
+    scores = [read_scores(run / "scores.parquet") for run in (one, other)]
+    assert scores[0].ids == scores[1].ids
+    np.testing.assert_allclose(scores[0].probabilities, scores[1].probabilities, atol=1e-5)
+
+
+@needs_two
+@pytest.mark.parametrize(
+    "start", ["cytoloc", pytest.param("torchrun", marks=pytest.mark.slow), pytest.param("srun", marks=pytest.mark.slow)]
+)
+def test_a_run_of_two_processes_is_that_of_one(
+    start: str, alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
+) -> None:
+    STARTS[start]([*words_of(study, uneven, tmp_path, ALIKE), "--fold", "1"])
+    both = tmp_path / "two" / "quick-fold1"
+    assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
+    assert (tmp_path / "two" / "quick-curve.png").exists()
+    assert_alike(both, alone)
+    assert json.loads((both / "run.json").read_text())["environment"]["processes"] == PROCESSES
+
+
+@needs_two
+def test_two_processes_go_on_with_what_one_began(
+    alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = EpochLog.on_train_epoch_start
+
+    def stop(log: EpochLog, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("power cut")
+        begin(log, trainer, module)
+
+    words = words_of(study, uneven, tmp_path, ALIKE)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+        train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=tmp_path / "two", report=quiet)
+    started_by_cytoloc([*words, "--fold", "1", "--resume"])
+    assert_alike(tmp_path / "two" / "quick-fold1", alone)
+
+
+@needs_two
+@pytest.mark.slow
+def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    started_by_cytoloc(words_of(study, folds, tmp_path, [*SETTINGS, "model.backbone=test_resnet"]))
+    for number in range(3):
+        path = tmp_path / "two" / f"quick-fold{number}"
+        model = load(path)
+        split = split_atlas(open_atlas(study.path), read_folds(tmp_path / "folds.csv"), number)
+        held = Fields(study, split.held_out)
+        loss = location_loss(load_recipe("quick").loss)
+        with torch.inference_mode():
+            measured = [
+                (len(batch.pixels), loss(features_and_logits(model.networks[0], batch.pixels)[1], batch.targets))
+                for batch in loader(held, batch_size=8, shuffle_seed=None)
+            ]
+        mean = sum(count * float(value) for count, value in measured) / len(held)
+        assert pl.read_csv(path / "log.csv")["val_loss"][-1] == pytest.approx(mean, rel=1e-5)
+        scores = read_scores(path / "scores.parquet")
+        assert list(scores.ids) == json.loads((path / "run.json").read_text())["held_out"]
+        again = model.score(AtlasSource(study, split.held_out)).scores
+        np.testing.assert_allclose(scores.probabilities, again.probabilities, atol=1e-5)
