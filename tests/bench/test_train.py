@@ -16,7 +16,9 @@ from cytoloc.bench.train import (
     EAGER,
     FASTAI,
     FUSED,
+    HALF,
     MEMORY,
+    NEARLY,
     OURS,
     SAME_LOSS,
     AtSize,
@@ -34,12 +36,13 @@ PEERS = [FASTAI] if importlib.util.find_spec("fastai") else []
 
 def test_all_ways_begin_with_the_same_loss(study: Atlas, tmp_path: Path) -> None:
     recipe = bench_recipe("resnet10t", size=64, batch=6)
-    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS]
+    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS, HALF]
     learners = ways(names, study, recipe, tmp_path, device="cpu")
     losses = {name: learn(1).loss for name, learn in learners.items()}
     assert list(losses) == names
     usual = losses[EAGER]
-    assert losses == {name: pytest.approx(usual, rel=1e-4) for name in names}
+    assert losses == {name: pytest.approx(usual, rel=NEARLY if name == HALF else 1e-4) for name in names}
+    assert losses[HALF] != pytest.approx(usual, rel=1e-6)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,7 +81,14 @@ def test_fastai_has_the_same_function(study: Atlas) -> None:
 def test_losses_that_differ_are_told() -> None:
     way = Way("a", 1.0, 1.0, 1.0, 1.0)
     same = {"a": 2.0, "b": 2.0 * (1 + SAME_LOSS / 2), "c": 2.0}
-    for losses, alike in ((same, True), (same | {"b": 2.01}, False), (same | {"a": 1.9}, False)):
+    nearly = same | {HALF: 2.0 * (1 + NEARLY / 2)}
+    for losses, alike in (
+        (nearly, True),
+        (nearly | {HALF: 2.0 * (1 + 2 * NEARLY)}, False),
+        (same, True),
+        (same | {"b": 2.01}, False),
+        (same | {"a": 1.9}, False),
+    ):
         assert AtSize(64, [way], losses, "a", way, way, 0.0, {}).same_loss is alike
 
 
@@ -112,14 +122,14 @@ def test_training_is_measured_against_fastai_and_plain_torch(cli: Cli, tmp_path:
     assert (measured["backbone"], measured["batch"]) == ("resnet10t", 2)
     assert measured["missing"] == ([] if PEERS else ["fastai"])
     (one,) = measured["sizes"]
-    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS]
+    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS, HALF]
     assert one["size"] == 32
     assert [way["name"] for way in one["steps"]] == names
     assert all(way["rate"] > 0 for way in one["steps"])
     assert one["steps"][0]["ratio"] == 1
     assert one["best_plain"] in {EAGER, CHANNELS_LAST, FUSED}
     assert list(one["first_loss"]) == names
-    assert np.ptp(list(one["first_loss"].values())) < 1e-3
+    assert np.ptp([loss for name, loss in one["first_loss"].items() if name != HALF]) < 1e-3
     assert 0 < one["waited"] < 1
     assert list(one["peak_mb"]) == [*PEERS, EAGER, OURS]
     assert min(one["peak_mb"].values()) > 100
