@@ -263,8 +263,8 @@ class ComputeSection(Section):
     """How the numbers of training are worked out; a trained network is float32 and has the same names either way."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the backbone's arithmetic (mixed precision); weights, heads and losses are float32. ``bfloat16`` and
-    ``float16`` are for GPUs: on most CPUs ``bfloat16`` is slower than ``float32``, and ``float16`` is refused."""
+    """Of the backbone's arithmetic (mixed precision); weights, heads and losses are float32. ``float16`` is for CUDA
+    GPUs, and refused elsewhere; ``bfloat16`` for these and for CPUs with units for it, on others it is slower."""
     compile: bool = False
     """Whether the network is compiled for its training steps (``torch.compile``), which takes from seconds to minutes
     for each size of pictures, and once more after the frozen epochs; held-out fields go through it as it is."""

@@ -65,14 +65,19 @@ def change(name: str, *settings: str, seeds: tuple[int, ...] = SEEDS) -> Network
 
 CHANGES: Final = {
     "loss: focal + F1, the starting system's": change(
-        "loss-focal-f1", "loss.soft_f1=0.5", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0"
+        "loss-focal-f1", "loss.cross_entropy=0.0", "loss.focal=0.5", "loss.soft_f1=0.5"
+    ),
+    "loss: focal + Lovász + hardest, as of strong-512": change(
+        "loss-strong-512",
+        "loss.cross_entropy=0.0",
+        "loss.focal=0.5",
+        "loss.symmetric_lovasz=0.5",
+        "loss.hard_cross_entropy=0.5",
     ),
     "no antibodies as second task": change("no-arcface", "loss.arcface=0.0"),
     "sampling: each field once, shuffled": change("shuffled", "sampling.order=shuffled", "sampling.repeats={}"),
     "head: attention by class": change("head-attention", "model.head=attention"),
-    "loss: focal alone": change(
-        "loss-focal", "loss.focal=1.0", "loss.symmetric_lovasz=0.0", "loss.hard_cross_entropy=0.0", seeds=(0,)
-    ),
+    "loss: focal alone": change("loss-focal", "loss.cross_entropy=0.0", "loss.focal=1.0", seeds=(0,)),
     "head: plain": change("head-plain", "model.head=plain", seeds=(0,)),
     "pictures normalised by the set's mean and spread": change("normalise-set", "image.normalise=set"),
     "augmentation: flips and turns alone": change(
