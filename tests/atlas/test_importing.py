@@ -226,6 +226,7 @@ def finished(process: subprocess.Popen[str]) -> Iterator[str]:
         yield from process.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
 def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_path: Path, *, append: bool) -> None:
     def begin(path: Path) -> None:
@@ -278,6 +279,7 @@ def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path
     assert QUARANTINE in content(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
 def test_killed_while_it_tidies_up_the_atlas_is_whole_and_nothing_is_left(tmp_path: Path, *, append: bool) -> None:
     """Each of the last changes in turn, from an import that had come that far undisturbed."""

@@ -110,6 +110,7 @@ def test_a_better_value_of_the_grid_is_found_in_any_class() -> None:
             assert not has_best_f1(thresholds, probabilities, truth)
 
 
+@pytest.mark.slow
 def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, cli: Cli) -> None:
     call = ["bench", "decide", "--predictions", predictions(tmp_path, 120), "--splits", 1, "--rounds", 1]
     call += ["--large", 2000, "--training-fields", 150]

@@ -105,6 +105,7 @@ def test_another_device_is_refused(study: Atlas, tmp_path: Path) -> None:
         bench_train([Path(study.path)], tmp_path, device=other)
 
 
+@pytest.mark.slow
 def test_training_is_measured_without_fastai_too(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastai" else find(name))
@@ -116,6 +117,7 @@ def test_training_is_measured_without_fastai_too(cli: Cli, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_training_is_measured_against_fastai_and_plain_torch(cli: Cli, tmp_path: Path) -> None:
     call = ["bench", "train", "--size", 32, "--batch", 2, "--backbone", "resnet10t", "--rounds", 1]
     measured = json.loads(cli(*call, "--workshop", tmp_path, "--json").out)["train"]

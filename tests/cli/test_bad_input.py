@@ -185,6 +185,7 @@ def on_a_small_disk(words: list[str], *, size: str, folder: Path, read_only: boo
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
 @pytest.mark.parametrize("command", ["simulate", "simulate files", "import", "folds", "decide", "train"])
 def test_a_disk_that_cannot_be_written(

@@ -86,6 +86,7 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     assert f"{predicted} has no field {study.ids[1]}" in missing.err
 
 
+@pytest.mark.slow
 def test_several_recipes_train_in_one_call(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     folds, runs = tmp_path / "folds.csv", tmp_path / "runs"
     assert cli("folds", study.path, "-k", 2, "--out", folds).code == 0

@@ -43,6 +43,7 @@ def predicted_in(path: Path) -> NDArray[np.bool_]:
     return to_matrix(read_labels(path, column="Predicted", blank=True).values())
 
 
+@pytest.mark.slow
 def test_members_by_file_or_by_name_and_auto(
     cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
 ) -> None:

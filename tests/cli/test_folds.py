@@ -133,6 +133,7 @@ def test_the_competitions_training_set(cli: Cli, tmp_path: Path) -> None:
         assert all(fold[a] == fold[b] for a, b in read_pairs(METADATA / name) if a in fold and b in fold)
 
 
+@pytest.mark.slow
 @needs_lists
 def test_a_validation_set_with_the_sizes_of_the_competitions_test(cli: Cli, tmp_path: Path) -> None:
     said = cli(

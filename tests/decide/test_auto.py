@@ -40,6 +40,7 @@ def test_auto_beats_the_starting_system_on_other_fields() -> None:
     assert scores["auto"] > scores["seed"] + 0.02
 
 
+@pytest.mark.slow
 def test_auto_beats_the_starting_system_on_real_scores() -> None:
     folder = DATA / "predictions"
     if not folder.is_dir():
@@ -52,6 +53,7 @@ def test_auto_beats_the_starting_system_on_real_scores() -> None:
     assert auto.wins == 1
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=3)
 def test_the_order_of_fields_does_not_matter(seed: int) -> None:
@@ -64,6 +66,7 @@ def test_the_order_of_fields_does_not_matter(seed: int) -> None:
     np.testing.assert_array_equal(once(members)[rows], again(mixed))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=3)
 def test_the_order_of_classes_does_not_matter(seed: int) -> None:

@@ -41,6 +41,7 @@ def test_the_grid_is_the_starting_systems() -> None:
     assert SEED_GRID[-1] == 0.699
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_thresholds_are_those_of_the_loop(seed: int) -> None:
     probabilities, truth = random_case(seed)

@@ -80,6 +80,7 @@ def test_the_interval_covers_and_narrows() -> None:
     assert narrow_high - narrow_low < (high - low) / 2
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), rows=st.integers(2, 40))
 def test_overall_measures_are_scikit_learns(seed: int, rows: int) -> None:
     predicted, truth, probabilities = random_case(seed, rows)

@@ -483,6 +483,7 @@ def test_json_says_what_came(site: AtlasSite, genes: Path, cli: Cli, tmp_path: P
     assert [row["file"] for row in facts["failed"]] == ["images/4109/24_H11_2_green.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_in_the_middle_it_ends_the_same(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, stop: signal.Signals

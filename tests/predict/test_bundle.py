@@ -55,6 +55,7 @@ def rewrite(path: Path, part: str, content: bytes | None) -> None:
             archive.writestr(name, each)
 
 
+@pytest.mark.slow
 def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Atlas, tmp_path: Path) -> None:
     plain, decided = tmp_path / "plain.cytoloc", tmp_path / "decided.cytoloc"
     write_bundle([run], plain, card="# one")
@@ -131,6 +132,7 @@ def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Atlas, t
     np.testing.assert_array_equal(model.predict(swapped).probabilities, model.predict(deep).probabilities)
 
 
+@pytest.mark.slow
 def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Atlas, tmp_path: Path) -> None:
     scores = read_scores(run / "scores.parquet")
     truth = study.truth[[study.ids.index(name) for name in scores.ids]]
@@ -158,6 +160,7 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     assert "1 network" in cli("bundle", run, run.parent, "--out", tmp_path / "once.cytoloc").out
 
 
+@pytest.mark.slow
 def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.cytoloc"
     write_bundle([run], path, card="# card")

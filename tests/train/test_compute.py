@@ -134,6 +134,7 @@ def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
     np.testing.assert_allclose(of_both[0], of_both[1], atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_compiled_is_said(
     study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     assert said == ["quick-fold1 is finished already."]
 
 
+@pytest.mark.slow
 def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worsens(
     study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +209,7 @@ def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFra
     assert all(not torch.equal(value, seen[0][name]) for name, value in norms)
 
 
+@pytest.mark.slow
 def test_it_learns(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     log = pl.read_csv(train_fold(small("schedule.epochs=6"), study, folds, 0, out=tmp_path, report=quiet) / "log.csv")
     assert log["train_loss"][-1] < 0.8 * log["train_loss"][0]

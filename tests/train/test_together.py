@@ -79,6 +79,7 @@ def learn_a_share(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_and_the_steps_of_one(tmp_path: Path) -> None:
     spawn(learn_a_share, args=(str(tmp_path),), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
     for rank in range(PROCESSES):
@@ -203,9 +204,8 @@ def assert_alike(one: Path, other: Path) -> None:
 
 
 @needs_two
-@pytest.mark.parametrize(
-    "start", ["cytoloc", pytest.param("torchrun", marks=pytest.mark.slow), pytest.param("srun", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["cytoloc", "torchrun", "srun"])
 def test_a_run_of_two_processes_is_that_of_one(
     start: str, alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
@@ -217,6 +217,7 @@ def test_a_run_of_two_processes_is_that_of_one(
     assert json.loads((both / "run.json").read_text())["environment"]["processes"] == PROCESSES
 
 
+@pytest.mark.slow
 @needs_two
 def test_two_processes_go_on_with_what_one_began(
     alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
