@@ -9,7 +9,7 @@ DEMO   ?= demo-out
 setup: $(VENV)/.installed
 
 # Installed once, and again when what is installed changes.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: Makefile pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,formats,duplicates,fetch,mlflow,dev]'
 	@touch $@
