@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +41,30 @@ def test_an_error_comes_out_and_a_lent_pool_stays_open() -> None:
         with pytest.raises(ZeroDivisionError):
             list(in_order(lambda number: 1 // number, [1, 0, 1], pool=pool))
         assert pool.submit(int, "3").result() == 3
+
+
+KILLED = """
+import os
+import time
+
+from cytoloc.parallel import processes
+
+if __name__ == "__main__":
+    with processes() as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    with subprocess.Popen([sys.executable, tmp_path / "killed.py"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        os.kill(worker, 0)
+        process.kill()
+    ends = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < ends:
+            os.kill(worker, 0)
+            time.sleep(0.02)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -39,3 +41,21 @@ def in_order(
             future.cancel()
         if pool is None:
             executor.shutdown()
+
+
+def processes() -> ProcessPoolExecutor:
+    """Return a process for each core; they end when this one does, be it killed."""
+    return ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Watch over the process that started this one: its work waits for more of it, and would do so for ever."""
+    parent = parent_process()
+    if parent is None:
+        raise RuntimeError("nobody started this process")
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

@@ -104,15 +104,13 @@ def simulate(
 
 
 def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
-    from concurrent.futures import ProcessPoolExecutor
     from functools import partial
-    from multiprocessing import get_context
 
     import numpy as np
 
     from cytoloc.files import check_outputs
     from cytoloc.labels import LOCATIONS
-    from cytoloc.parallel import in_order
+    from cytoloc.parallel import in_order, processes
     from cytoloc.report.figures import contact_sheet
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
@@ -120,7 +118,7 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     check_outputs(pictures=[path])
     plans = [plan_one(location.id, seed=seed, size=size) for location in LOCATIONS]
     images = []
-    with progress("drawing") as advance, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with progress("drawing") as advance, processes() as pool:
         for image in in_order(partial(draw_field, size=size), plans, pool=pool):
             images.append(image)
             advance(len(images), len(plans))

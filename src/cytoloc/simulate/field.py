@@ -7,9 +7,7 @@ any order, on any number of processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import Any, Final
 
 import cv2
@@ -122,11 +120,6 @@ def near_duplicate(rng: np.random.Generator, image: Photograph, plan: Plan) -> P
     coded = [cv2.imencode(".jpg", (plane // greys).astype(np.uint8), quality)[1] for plane in image]
     decoded = np.stack([np.asarray(cv2.imdecode(each, cv2.IMREAD_GRAYSCALE), np.uint8) for each in coded])
     return np.asarray(decoded.astype(image.dtype) * greys, image.dtype)
-
-
-def drawers() -> ProcessPoolExecutor:
-    """Return a process for each core, for :func:`draw_field`."""
-    return ProcessPoolExecutor(mp_context=get_context("spawn"))
 
 
 def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:

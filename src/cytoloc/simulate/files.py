@@ -19,8 +19,8 @@ from PIL import Image
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import disk_errors, held, read_json, refuse_existing, write_json
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, ChannelRole, format_labels
-from cytoloc.parallel import in_order
-from cytoloc.simulate.field import Photograph, drawers, photograph
+from cytoloc.parallel import in_order, processes
+from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, LabelSet, Plan, plan_study
 
@@ -156,7 +156,7 @@ def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
 
 def _draw(plans: Sequence[Plan], draw: Callable[[Plan], None], advance: Advance) -> None:
     """Draw fields in processes, each of which writes its own files."""
-    with drawers() as pool:
+    with processes() as pool:
         for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
             advance(number, len(plans))
 

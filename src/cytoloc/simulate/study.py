@@ -19,7 +19,8 @@ from cytoloc.atlas.workshop import is_settled
 from cytoloc.choices import Noise
 from cytoloc.errors import SettingsError
 from cytoloc.labels import N_LOCATIONS, format_labels
-from cytoloc.simulate.field import draw_field, drawers
+from cytoloc.parallel import processes
+from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.files import begun, of_one_well, write_labels, write_rows
 from cytoloc.simulate.plan import KINDS, MOST_PX, Design, LabelSet, Plan, plan_study
 
@@ -104,7 +105,7 @@ def draw_atlas(
         OutputExistsError: If something lies at ``path``.
     """
     plans = plan_study(design)
-    with drawers() as pool:
+    with processes() as pool:
         return import_fields(
             SimulatedSource(design, plans, pool), path, size=design.size, strict=True, advance=advance
         ).atlas
@@ -132,7 +133,7 @@ def draw_study(
     sets = _plan_sets(design, flaws)
     with begun(path, {"design": asdict(design), "flaws": asdict(flaws)}, done=path / "study.json"):
         total, before = sum(len(each.plans) for each in sets.values()), 0
-        with drawers() as pool:
+        with processes() as pool:
             for name, each in sets.items():
                 target = path / f"{name}.atlas"
                 if not is_settled(target):
