@@ -88,7 +88,7 @@ def train(
     from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
-    from cytoloc.train.processes import find_processes
+    from cytoloc.train.processes import find_processes, part
     from cytoloc.train.run import check_run, run_folder, train_fold
     from cytoloc.train.tracking import add_files, require_mlflow
 
@@ -124,6 +124,7 @@ def train(
     runs = [
         train_one(one, fields, table, number, place=place) for (one, number), place in zip(wanted, places, strict=True)
     ]
+    part()
     if not processes.is_first:
         return
     for name in names:

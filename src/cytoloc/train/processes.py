@@ -179,6 +179,13 @@ def others() -> Iterator[None]:
         ) from error
 
 
+def part() -> None:
+    """Let go of the other processes, all at the same time: one that ends earlier may take those down that hold on."""
+    if torch.distributed.is_initialized():
+        told(None)
+        torch.distributed.destroy_process_group()
+
+
 class SameStart(lightning.Callback):
     """Stops a run whose processes do not start alike: they would wait for each other, or learn different things."""
 
