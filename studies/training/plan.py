@@ -73,13 +73,14 @@ CHANGES: Final = {
         "loss.focal=0.5",
         "loss.symmetric_lovasz=0.5",
         "loss.hard_cross_entropy=0.5",
+        seeds=(0,),
     ),
-    "no antibodies as second task": change("no-arcface", "loss.arcface=0.0"),
+    "no antibodies as second task": change("no-arcface", "loss.arcface=0.0", seeds=(0,)),
     "sampling: each field once, shuffled": change("shuffled", "sampling.order=shuffled", "sampling.repeats={}"),
     "head: attention by class": change("head-attention", "model.head=attention"),
     "loss: focal alone": change("loss-focal", "loss.cross_entropy=0.0", "loss.focal=1.0", seeds=(0,)),
     "head: plain": change("head-plain", "model.head=plain", seeds=(0,)),
-    "pictures normalised by the set's mean and spread": change("normalise-set", "image.normalise=set"),
+    "pictures normalised by the set's mean and spread": change("normalise-set", "image.normalise=set", seeds=(0,)),
     "augmentation: flips and turns alone": change(
         "augment-less", "augment.rotate_degrees=0.0", "augment.zoom_crop=[1.0, 1.0]", "augment.lighting=0.0", seeds=(0,)
     ),
@@ -90,9 +91,10 @@ CHANGES: Final = {
 def every_run() -> list[tuple[Networks, int, int]]:
     """Return networks, seed and fold of every run, those first that most depends on."""
     wanted: dict[tuple[str, int, int], Networks] = {}
-    for group in (RANDOM_SPLIT, HONEST_SPLIT, STRONG, BASE, *CHANGES.values()):
-        for seed in group.seeds:
-            for fold in group.folds:
-                # One change's base is a fold of the system itself.
-                wanted.setdefault((group.name, seed, fold), group)
+    systems = [(group, seed) for group in (RANDOM_SPLIT, HONEST_SPLIT, STRONG) for seed in group.seeds]
+    changes = [(group, seed) for seed in SEEDS for group in (BASE, *CHANGES.values()) if seed in group.seeds]
+    for group, seed in [*systems, *changes]:
+        for fold in group.folds:
+            # A change's base is a fold of the system itself.
+            wanted.setdefault((group.name, seed, fold), group)
     return [(group, seed, fold) for (_, seed, fold), group in wanted.items()]
