@@ -33,7 +33,7 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
         ("Id\tTarget\na\t0\n", "separated by tabs"),
         ("ID,Label\na,0|3\n", "audit --classes 2021"),
         ("Id,Target\r\r\na,0\r\r\n", "lines do not end as"),
-        ("PK\x03\x04 a workbook", "is an Excel workbook"),
+        ("PK\x03\x04 a workbook", "is a zip archive, perhaps an Excel workbook"),
         ("Id,Target\n", "has no rows"),
         ("Id,Target\na,0\na,1\n", "the id a occurs twice"),
         ("Id,Target\na,\n", "id a: the label is empty"),

@@ -144,7 +144,7 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     table = read_csv(path)
     if "id" in table.columns and "Id" not in table.columns:
         table = table.rename({"id": "Id"})
-    require_columns(table, ["Id", "group"], path)
+    require_columns(table, ["Id", "group"], path, way_out="Name the group of each field, as `cytoloc folds` does.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     known = dict(table.select("Id", "group").iter_rows())
     missing = [name for name in ids if not known.get(name)]
@@ -175,19 +175,28 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
         seen.add(name)
 
 
-def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns."""
+def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path, *, way_out: str = "") -> None:
+    """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns.
+
+    Args:
+        table: Its content.
+        columns: That it must have.
+        path: The file.
+        way_out: What to do about it, if its header is that of a well-formed CSV.
+    """
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise TableError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
             f" it has {', '.join(table.columns)[:200].replace(chr(13), ' ').strip()}.",
-            way_out=_other_form(table.columns),
+            way_out=_other_form(table.columns)
+            or way_out
+            or "Columns are separated by commas and named in the first line.",
         )
 
 
 def _other_form(columns: Sequence[str]) -> str:
-    """Return what to do about a table that lacks columns, by what its header looks like."""
+    """Return what to do about a table that lacks columns, if its header looks like that of another form."""
     header = ",".join(columns)
     if "\r" in header:
         return "Its lines do not end as in a text file (LF, or CR LF): save it again."
@@ -196,7 +205,9 @@ def _other_form(columns: Sequence[str]) -> str:
             return f"Its columns are separated by {name}: save it with commas."
     if {"ID", "Label"} <= set(columns):
         return "It looks like the labels of 2021, which `cytoloc audit --classes 2021` reads as the truth."
-    return "Columns are separated by commas and named in the first line."
+    if any(name != name.strip() for name in columns):
+        return "There are blanks beside its commas: save it without."
+    return ""
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -208,8 +219,10 @@ def _refuse_other_kinds(path: Path) -> None:
         raise TableError(
             f"{path} cannot be read: {error.strerror}.", way_out="Check the path and its rights."
         ) from error
-    kind = "an Excel workbook" if first == b"PK\x03\x04" else None
+    if first == b"PK\x03\x04":
+        raise TableError(
+            f"{path} is a zip archive, perhaps an Excel workbook, not CSV.",
+            way_out="Unpack it, or save it as CSV in UTF-8.",
+        )
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        kind = "text in UTF-16"
-    if kind:
-        raise TableError(f"{path} is {kind}, not CSV.", way_out="Save it as CSV in UTF-8.")
+        raise TableError(f"{path} is text in UTF-16, not CSV.", way_out="Save it as CSV in UTF-8.")

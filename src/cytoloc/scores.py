@@ -170,17 +170,24 @@ def combine(parts: Sequence[Scores]) -> Scores:
         raise TableError("There are no scores.", way_out="Give at least one table.")
     provenance = parts[0].provenance
     if len(parts) > 1:
-        provenance = {"parts": [part.provenance for part in parts], **fields_trained_on(parts)}
+        provenance = {"parts": [part.provenance for part in parts], **warnings_of(parts)}
     return Scores(tuple(ids), np.concatenate(rows).astype(np.float32), provenance)
 
 
-def fields_trained_on(parts: Iterable[Scores]) -> dict[str, int]:
-    """Return what the provenance of scores made of ``parts`` says of training: the most fields that one has seen.
+def warnings_of(parts: Iterable[Scores]) -> dict[str, Any]:
+    """Return what the provenance of scores made of ``parts`` must say too: of whatever was wrong with one of them.
 
-    Nothing is said where none says anything. Whatever is made of scores that are too good to be true is so itself.
+    Returns:
+        ``fields_trained_on``, the most fields that one has seen in training, for what is made of scores that are too
+        good to be true is so itself; and ``caution``, every word of it. Nothing where none says anything.
     """
-    seen = [part.provenance["fields_trained_on"] for part in parts if "fields_trained_on" in part.provenance]
-    return {"fields_trained_on": max(seen)} if seen else {}
+    said = [part.provenance for part in parts]
+    seen = [each["fields_trained_on"] for each in said if "fields_trained_on" in each]
+    cautions = sorted({each["caution"] for each in said if "caution" in each})
+    return {
+        **({"fields_trained_on": max(seen)} if seen else {}),
+        **({"caution": " ".join(cautions)} if cautions else {}),
+    }
 
 
 def join_members(members: Mapping[str, Scores]) -> tuple[tuple[str, ...], dict[str, NDArray[np.float32]]]:

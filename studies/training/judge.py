@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,11 @@ from cytoloc.decide import Decision, fit_decision, macro_f1
 from cytoloc.decide.decision import cross_fit
 from cytoloc.decide.metrics import macro_f1_interval, overall, resampled_f1
 from cytoloc.lists import read_groups, read_labels, truth_of
+from cytoloc.recipe import read_resolved
 from cytoloc.scores import combine, read_scores
+from cytoloc.train.ending import epoch_work
+from cytoloc.train.sampling import repeated
+from cytoloc.train.unpacking import schedule_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -59,9 +64,9 @@ class Judge:
         graph = coo_array((np.ones(len(pairs)), ends), shape=(len(place), len(place)))
         return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
-    def held_out(self, runs: Sequence[Path]) -> tuple[list[str], Floats, Bools]:
+    def held_out(self, runs: Sequence[Path], name: str = "scores") -> tuple[list[str], Floats, Bools]:
         """Return ids, probabilities and given labels of held-out fields; of several runs on a fold the mean."""
-        scores = combine([read_scores(run / "scores.parquet") for run in runs])
+        scores = combine([read_scores(run / f"{name}.parquet") for run in runs])
         ids = list(scores.ids)
         return ids, scores.rows(ids), truth_of(ids, self.given, where="the training fields")
 
@@ -72,6 +77,14 @@ class Judge:
     def groups(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return which training fields belong together."""
         return read_groups(self.work / "honest.csv", ids)
+
+    def pictures(self, run: Path) -> int:
+        """Return how many pictures a network has learned from; one that moved its head alone counts a third."""
+        recipe = read_resolved(run / "recipe.toml")
+        seen = json.loads((run / "run.json").read_text())["trained_on"]
+        each = len(repeated(truth_of(seen, self.given, where="the training fields"), recipe.sampling.repeats))
+        schedule = schedule_of(recipe)
+        return round(each * sum(epoch_work(schedule, epoch) for epoch in range(schedule.total_epochs)))
 
     def measures(self, decision: Decision, probabilities: Floats) -> dict[str, Any]:
         """Return what decided test fields are worth, with the interval that draws wells."""
@@ -103,6 +116,8 @@ def systems_table(study: Path, work: Path, starting: Sequence[Networks], strong:
             {
                 "system": group.name,
                 "networks": len(runs),
+                "pictures": sum(judge.pictures(run) for run in runs),
+                "seconds": sum(float(pl.read_csv(run / "log.csv")["seconds"].sum()) for run in runs),
                 "held_out_fields": len(ids),
                 "cv": macro_f1(believed, truth),
                 "cv_interval": macro_f1_interval(believed, truth, groups=groups),
@@ -111,13 +126,15 @@ def systems_table(study: Path, work: Path, starting: Sequence[Networks], strong:
                 "gap": macro_f1(believed, truth) - test["macro_f1"],
             }
         )
-    print("\n| system | CV macro F1 | test macro F1 | CV - test | test mAP | test AUC |\n|---|---|---|---|---|---|")
+    columns = ["system", "CV macro F1", "test macro F1", "CV - test", "test mAP", "test AUC", "pictures"]
+    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         test, believed = row["test"], _with_interval({"macro_f1": row["cv"], "interval": row["cv_interval"]})
         more = f"{test['average_precision']:.3f} | {test['roc_auc']:.3f}"
+        more += f" | {row['pictures']}"
         print(f"| {row['system']} | {believed} | {_with_interval(test)} | {row['gap']:+.3f} | {more} |")
     samples = [resampled_f1(each, judge.truth, groups=judge.wells).mean(axis=1) for each in decided]
-    for row, sample in zip(rows[:-1], samples, strict=False):
+    for row, sample in zip(rows[:-1], samples[:-1], strict=True):
         low, high = np.quantile(samples[-1] - sample, [0.025, 0.975])
         more = rows[-1]["test"]["macro_f1"] - row["test"]["macro_f1"]
         row["behind_strong"] = [more, float(low), float(high)]
@@ -138,7 +155,7 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
     for method in methods:
         rows[f"decision: {method}"] = judge.measures(fitted[method], probabilities)
     single = [judge.measures(fitted["auto"], judge.test([run])) for run in strong.runs(work)]
-    rows["one network in place of five (mean of five)"] = _mean(single)
+    rows["one network in place of five (mean of five)"] = _mean(single)  # As single as those that it is fitted to.
     print("\n| the same networks | test macro F1 | test mAP |\n|---|---|---|")
     for name, row in rows.items():
         print(f"| {name} | {_with_interval(row)} | {row['average_precision']:.3f} |")
@@ -148,11 +165,11 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
 def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str, Networks]) -> dict[str, Any]:
     """Return and print what one change of the recipe does to a network of one fold, seed by seed."""
     judge, rows = Judge(study, work), {}
-    reference = _of_seeds(judge, base, "test")
+    reference = _of_seeds(judge, base)
     rows["as it is"] = reference
-    rows["the last weights, not their moving average"] = _of_seeds(judge, base, "test-last")
-    rows["one view in place of eight"] = _of_seeds(judge, base, "test-1view")
-    rows |= {name: _of_seeds(judge, group, "test") for name, group in changes.items()}
+    rows["the last weights, not their moving average"] = _of_seeds(judge, base, "-last")
+    rows["one view in place of eight"] = _of_seeds(judge, base, "-1view")
+    rows |= {name: _of_seeds(judge, group) for name, group in changes.items()}
     print("\n| change | seeds | test macro F1 | difference | test mAP | difference |\n|---|---|---|---|---|---|")
     for name, row in rows.items():
         cells = []
@@ -165,14 +182,20 @@ def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str,
     return rows
 
 
-def _of_seeds(judge: Judge, group: Networks, name: str) -> dict[str, list[float]]:
-    """Return measures of a network of each seed; its thresholds are of the best expected F1 on its held-out fold."""
+def _of_seeds(judge: Judge, group: Networks, way: str = "") -> dict[str, list[float]]:
+    """Return measures of a network of each seed; its thresholds are of the best expected F1 on its held-out fold.
+
+    Args:
+        judge: The labels.
+        group: The networks.
+        way: How they were asked, of the files that ``run.py`` writes.
+    """
     found = []
     for seed in group.seeds:
         runs = group.runs(judge.work, seeds=(seed,))
-        ids, scores, truth = judge.held_out(runs)
+        ids, scores, truth = judge.held_out(runs, f"scores{way}")
         decision = fit_decision({"mean": scores}, truth, method="expected", groups=judge.groups(ids), intervals=False)
-        found.append(judge.measures(decision, judge.test(runs, name)))
+        found.append(judge.measures(decision, judge.test(runs, f"test{way}")))
     return {key: [float(row[key]) for row in found] for key in ("macro_f1", "average_precision", "roc_auc")}
 
 

@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from judge import changes_table, decisions_table, systems_table
 from plan import BASE, CHANGES, HONEST_SPLIT, RANDOM_SPLIT, STRONG, every_run
 
@@ -26,9 +27,9 @@ from cytoloc import open_atlas
 from cytoloc.predict.loading import load
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import load_network
-from cytoloc.predict.sources import AtlasSource
+from cytoloc.predict.sources import AtlasSource, Source
 from cytoloc.recipe import read_resolved
-from cytoloc.scores import write_scores
+from cytoloc.scores import read_scores, write_scores
 
 
 def cytoloc(*words: object, log: Path | None = None) -> None:
@@ -73,26 +74,28 @@ def train_all(study: Path, work: Path, *, jobs: int) -> None:
 
 
 def score_test(run: Path, study: Path) -> None:
-    """Write what a run says of the test set into its folder; in three ways if it is one of those that all compare with.
+    """Write what a run says of the test set into its folder, as ``test.parquet``.
 
-    ``test.parquet`` is by the weights and views of its recipe, ``test-1view.parquet`` by one view, and
-    ``test-last.parquet`` by the last weights in place of their moving average.
+    A run that changes are held against speaks in two more ways, of the test set and of its held-out fields:
+    ``test-1view`` and ``scores-1view`` by one view, ``test-last`` and ``scores-last`` by the last weights in place of
+    their moving average.
     """
     test = AtlasSource(open_atlas(study / "test.atlas"))
     recipe = read_resolved(run / "recipe.toml")
-    wanted = {"test": (load(run), None)}
-    if recipe.name == BASE.name:
+    wanted: list[tuple[str, Source, Model, int | None]] = [("test", test, load(run), None)]
+    if recipe.name == BASE.name and run.name.endswith(f"fold{BASE.folds[0]}"):
         last = recipe.model_copy(update={"select": recipe.select.model_copy(update={"weights": "plain"})})
         network = load_network(run / "last.ckpt", last)
-        wanted["test-last"] = (
-            Model([network], size=recipe.image.field_px, views=recipe.select.views, provenance={"run": run.name}),
-            None,
-        )
-        wanted["test-1view"] = (load(run), 1)
-    for name, (model, views) in wanted.items():
+        plain = Model([network], size=recipe.image.field_px, views=recipe.select.views, provenance={"run": run.name})
+        atlas = open_atlas(study / "train.atlas")
+        row = {name: number for number, name in enumerate(atlas.ids)}
+        held_out = AtlasSource(atlas, np.array([row[name] for name in read_scores(run / "scores.parquet").ids]))
+        for kind, source in (("test", test), ("scores", held_out)):
+            wanted += [(f"{kind}-last", source, plain, None), (f"{kind}-1view", source, load(run), 1)]
+    for name, source, model, views in wanted:
         path = run / f"{name}.parquet"
         if not path.exists():
-            write_scores(model.score(test, views=views).scores, path)
+            write_scores(model.score(source, views=views).scores, path)
 
 
 def main() -> None:

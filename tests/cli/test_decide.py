@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,30 @@ def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, sco
     apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
     assert read_scores(tmp_path / "p.parquet").provenance["fields_trained_on"] == 2
+
+
+def test_cautions_go_with_whatever_is_made_of_scores(cli: Cli, tmp_path: Path, scored: object) -> None:
+    careful = replace(read_scores(tmp_path / "m0.parquet"), provenance={"caution": "For trying out."})
+    write_scores(careful, tmp_path / "careful.parquet")
+    files = [tmp_path / "careful.parquet", tmp_path / "m1.parquet"]
+    assert cli("ensemble", *files, "--out", tmp_path / "e.parquet").code == 0
+    fit = ["decide", "fit", tmp_path / "e.parquet", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
+    assert cli(*fit).code == 0
+    apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
+    assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
+    for name in ("e", "p"):
+        assert read_scores(tmp_path / f"{name}.parquet").provenance["caution"] == "For trying out."
+
+
+def test_what_a_decision_calibrated_is_not_fitted_again(cli: Cli, tmp_path: Path, scored: object) -> None:
+    labels = ["--labels", tmp_path / "labels.csv", "--out"]
+    for method, calibrated in (("exact", False), ("expected", True)):
+        rule, made = tmp_path / f"{method}.json", tmp_path / f"{method}.parquet"
+        assert cli("decide", "fit", tmp_path / "m0.parquet", "--method", method, *labels, rule).code == 0
+        apply = ["decide", "apply", tmp_path / "m0.parquet", "--decision", rule, "--out", tmp_path / f"{method}.csv"]
+        assert cli(*apply, "--probabilities", made).code == 0
+        said = cli("decide", "fit", made, *labels, tmp_path / f"{method}-again.json")
+        assert ("calibrated already" in said.err) == calibrated == bool(said.code)
 
 
 def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, scored: object) -> None:

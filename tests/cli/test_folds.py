@@ -53,6 +53,15 @@ def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: At
     assert one == other
 
 
+def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(f"a,b\n{study.ids[0]},elsewhere\nelsewhere,nowhere\n")
+    call = ["folds", study.path, "-k", 3, "--pairs", tmp_path / "pairs.csv", "--out"]
+    said = cli(*call, tmp_path / "a.csv")
+    assert "1 pair of --pairs of a field here and one that is not." in said.out, said.err
+    counts = json.loads(cli(*call, tmp_path / "b.csv", "--json").out)
+    assert (counts["half_strange_pairs"], counts["strange_pairs"]) == (1, 1)
+
+
 def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     out = tmp_path / "folds.csv"
     picture = tmp_path / "p.png"

@@ -110,6 +110,20 @@ def test_why_a_file_is_asked_for_again_is_said(picture: AtlasSite, tmp_path: Pat
     assert len(said) == 3
 
 
+def test_why_is_said_without_what_to_do_about_it(picture: AtlasSite, tmp_path: Path) -> None:
+    def refuse(path: Path) -> None:
+        if path.read_bytes() != BODY:
+            raise ImageError("what came is a web page.", way_out="Look at it.")
+
+    picture.faults[PATH] = ["html", "stall"]
+    said: list[str] = []
+    fetch(picture, tmp_path / "part", check=refuse, said=said, timeout_s=0.3)
+    assert [line.split(": ", 1)[1] for line in said] == [
+        "what came is a web page; asked for again, 2 of 4 times.",
+        "nothing came for longer than the time limit; asked for again, 3 of 4 times.",
+    ]
+
+
 def test_a_site_that_says_nothing_is_asked_again(picture: AtlasSite, tmp_path: Path) -> None:
     picture.faults[PATH] = ["stall"]
     assert fetch(picture, tmp_path / "part", timeout_s=0.2).size_bytes == len(BODY)
@@ -118,7 +132,7 @@ def test_a_site_that_says_nothing_is_asked_again(picture: AtlasSite, tmp_path: P
 
 def test_a_trickle_is_ended_and_the_rest_asked_for(picture: AtlasSite, tmp_path: Path) -> None:
     picture.faults[PATH] = ["trickle"]
-    fetch(picture, tmp_path / "part", timeout_s=0.05)
+    fetch(picture, tmp_path / "part", timeout_s=0.15)
     assert (tmp_path / "part").read_bytes() == BODY
     assert int(picture.requests(PATH)[1].headers["Range"][6:-1]) > 100
 

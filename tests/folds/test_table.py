@@ -30,6 +30,9 @@ def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
         ("id,group,fold\na,0,1\nb,1,2\n", "numbered 1, 2"),
         ("id,group,fold\na,0,-1\nb,1,0\n", "numbered -1, 0"),
         ("id,group,fold\na,0,0\nb,1,400000000000\n", "numbered 0, 400000000000"),
+        ("id,group,fold\na,0,0\nb,1,0\n", "one fold alone"),
+        ("id, group, fold\na,0,0\nb,1,1\n", "blanks beside its commas"),
+        ("Id,Fold\na,0\nb,1\n", "Make one with `cytoloc folds`"),
         ("", "cannot be read as CSV"),
     ],
 )
@@ -56,3 +59,19 @@ def test_anybodys_folds_may_lack_groups(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("Id,Fold\na,0\nb,1\nc,\n")
     folds = read_folds(tmp_path / "f.csv", grouped=False)
     assert folds.rows() == [("a", 0, 0), ("b", 1, 1), ("c", 2, None)]
+    # As pandas writes whole numbers beside an empty cell.
+    (tmp_path / "f.csv").write_text("Id,Fold\na,0.0\nb,1.0\nc,\n")
+    assert read_folds(tmp_path / "f.csv", grouped=False).equals(folds)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id;group;fold\na;0;0\n", r"lacks the columns id, fold; it has id;group;fold\.\n .*semicolons"),
+        ("id,fold\na,half\n", "not a folds file: folds must be whole numbers"),
+    ],
+)
+def test_anybodys_folds_are_refused_by_what_they_say(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "f.csv").write_text(content)
+    with pytest.raises(TableError, match=message):
+        read_folds(tmp_path / "f.csv", grouped=False)

@@ -166,7 +166,7 @@ def apply(
     from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.labels import to_matrix
     from cytoloc.lists import read_groups, read_ids, read_known, write_locations
-    from cytoloc.scores import Scores, check_scores_path, fields_trained_on, rows_of, write_scores
+    from cytoloc.scores import Scores, check_scores_path, rows_of, warnings_of, write_scores
 
     outputs = [out, probabilities] if probabilities else [out]
     if probabilities:
@@ -190,12 +190,11 @@ def apply(
         if probabilities:
             values = rule.probabilities(here, groups=numbers, shift=shift).astype(np.float32)
             tables = [table for each in parts.values() for table in each.values()]
-            cautions = sorted({each.provenance["caution"] for each in tables if "caution" in each.provenance})
+            fitted = rule.plan.learns or shift or groups is not None
             provenance = {
                 "decision": decision.name,
-                "calibrated_by": sha256_of(decision),
-                **({"caution": " ".join(cautions)} if cautions else {}),
-                **fields_trained_on(tables),
+                **({"calibrated_by": sha256_of(decision)} if fitted else {}),
+                **warnings_of(tables),
             }
             write_scores(Scores(tuple(wanted), values, provenance), temporary[probabilities])
     typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")

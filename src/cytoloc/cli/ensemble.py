@@ -63,8 +63,8 @@ def ensemble(
         Scores,
         check_scores_path,
         combine,
-        fields_trained_on,
         join_members,
+        warnings_of,
         write_scores,
     )
 
@@ -96,7 +96,7 @@ def ensemble(
         "ensemble": method,
         "members": {name: [table.provenance for table in tables.values()] for name, tables in parts.items()},
         "worth": [asdict(each) for each in worth],
-        **fields_trained_on(table for tables in parts.values() for table in tables.values()),
+        **warnings_of(table for tables in parts.values() for table in tables.values()),
     }
     write_scores(Scores(names, np.clip(values, 0, 1).astype(np.float32), provenance), out)
     if as_json:

@@ -85,6 +85,7 @@ def read_members(files: dict[str, list[Path]], *, ids: Path | None) -> dict[str,
             if "calibrated_by" in table.provenance:
                 raise TableError(
                     f"{path}: these scores are calibrated already, by a decision.",
-                    way_out="Its locations are what `decide apply --out` or `predict --locations` writes.",
+                    way_out="Give the scores that it was applied to. Locations are written by `decide apply --out` and"
+                    " `predict --locations`.",
                 )
     return found

@@ -181,7 +181,7 @@ def held_out_parts(
     if parts.max() < 1:
         raise TableError(
             "A decision is judged on two groups of fields whose scores differ, or more; here is one.",
-            way_out="Score more fields.",
+            way_out="Give more fields, of different scores.",
         )
     for part in range(int(parts.max()) + 1):
         held_out = parts == part

@@ -152,20 +152,25 @@ class Downloader:
                         return await self._attempt(url, part, check, refused)
                     except again as error:
                         if attempt.num < self.attempts:
-                            why = str(error).rstrip(".") or type(error).__name__
+                            why = self._reason(error)
                             self.say(f"{url}: {why}; asked for again, {attempt.num + 1} of {self.attempts} times.")
                         raise
         except _SameAgainError as error:
             raise error.reason from error
         except _AgainError as error:
             raise FetchError(f"{url}: {error}.") from error
-        except self._httpx.TimeoutException as error:
-            raise FetchError(f"{url}: nothing came for longer than the time limit.") from error
         except self._httpx.RequestError as error:
-            raise FetchError(f"{url}: {str(error).rstrip('.') or type(error).__name__}.") from error
+            raise FetchError(f"{url}: {self._reason(error)}.") from error
         except self._httpx.InvalidURL as error:
             raise FetchError(f"{url} is not an address: {error}.") from error
         raise AssertionError("an attempt either returns or raises")
+
+    def _reason(self, error: Exception) -> str:
+        """Return why an attempt failed, on a line, without what to do about it: that is being done."""
+        if isinstance(error, self._httpx.TimeoutException):
+            return "nothing came for longer than the time limit"
+        said = error.message if isinstance(error, CytolocError) else str(error)
+        return said.rstrip(".") or type(error).__name__
 
     async def size_bytes(self, url: str) -> int | None:
         """Return how large the site says that a file is; None if it does not say.

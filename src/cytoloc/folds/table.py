@@ -12,6 +12,7 @@ from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
 from cytoloc.lists import read_csv, require_columns
 
+_MAKE_ONE = "Make one with `cytoloc folds`."
 _WAY_OUT = "A network would be judged on near-copies of what it saw. Make the folds with `cytoloc folds`."
 
 
@@ -35,20 +36,21 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
     if not grouped:
         upper = [name for name in ("Id", "Fold") if name in table.columns and name.lower() not in table.columns]
         table = table.rename({name: name.lower() for name in upper})
+        require_columns(table, ["id", "fold"], path, way_out="Name each field and its fold.")
         # What belongs together is found anew; a file may name its groups as it likes, or not at all.
         table = table.drop("group", strict=False).with_row_index("group")
-    require_columns(table, ["id", "group", "fold"], path)
+    require_columns(table, ["id", "group", "fold"], path, way_out=_MAKE_ONE)
     try:
-        folds = table.select(pl.col("id"), pl.col("group").cast(pl.Int64), pl.col("fold").cast(pl.Int64))
+        # A table with an empty cell has its whole numbers as 0.0 and 1.0 when pandas writes it.
+        whole = pl.col("fold").str.replace(r"\.0$", "").cast(pl.Int64)
+        folds = table.select(pl.col("id"), pl.col("group").cast(pl.Int64), whole)
     except pl.exceptions.PolarsError as error:
         raise TableError(
-            f"{path} is not a folds file: groups and folds must be whole numbers.",
-            way_out="Make one with `cytoloc folds`.",
+            f"{path} is not a folds file: {'groups and folds' if grouped else 'folds'} must be whole numbers.",
+            way_out=_MAKE_ONE,
         ) from error
     if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():
-        raise TableError(
-            f"{path} is not a folds file: it is empty or has empty cells.", way_out="Make one with `cytoloc folds`."
-        )
+        raise TableError(f"{path} is not a folds file: it is empty or has empty cells.", way_out=_MAKE_ONE)
     if folds["id"].is_duplicated().any():
         twice = folds.filter(folds["id"].is_duplicated())["id"][0]
         raise TableError(f"{path}: the id {twice} occurs twice.", way_out="Keep one row per id.")
@@ -58,6 +60,8 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
             f"{path}: folds are numbered {', '.join(map(str, numbers[:8]))}{', …' if len(numbers) > 8 else ''}.",
             way_out="Number them 0, 1, 2 … without gaps.",
         )
+    if len(numbers) < 2:
+        raise TableError(f"{path} has one fold alone, so nothing could be learnt beside it.", way_out=_MAKE_ONE)
     crossing = _crossing(folds)
     if crossing.height:
         raise TableError(

@@ -201,7 +201,7 @@ def read_bundle(path: Path) -> Model:
         provenance={
             "bundle": path.name,
             "runs": [member.model_dump(include={"name", "recipe", "fold", "atlas"}) for member in head.members],
-            **({"calibrated_by": head.parts[_DECISION].sha256} if decision else {}),
+            **({"calibrated_by": head.parts[_DECISION].sha256} if decision and decision.plan.learns else {}),
             **({"caution": head.caution} if head.caution else {}),
         },
         trained_on=trained_on,
