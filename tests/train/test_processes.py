@@ -3,6 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 import pytorch_lightning as lightning
+import torch
 from torch import nn
 from torch.distributed import DistBackendError
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -119,6 +120,22 @@ def test_batch_norms_of_several_processes_keep_their_activations(
     assert (alone[1], of_two[1]) == (0, len(of_two[0]))
     assert any(name.startswith("second_head") for name in of_two[0])
     assert alone[2] == of_two[2]
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "resnet18"])
+def test_stages_are_heard_after_their_batch_norms_were_replaced(
+    backbone: str, study: Atlas, folds: pl.DataFrame
+) -> None:
+    # The last stage of a DenseNet is a batch norm itself.
+    settings = ["image.size=64", f"model.backbone={backbone}", "model.weights=none", "model.head=multi-stage"]
+    recipe = load_recipe("quick", overrides=[*settings, "compute.sync_batch_norm=true"])
+    network = build_recipe_network(recipe, weights="none").eval()
+    pixels = torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8)
+    before = network(pixels)
+    learner = build_learner(recipe, network, study, split_atlas(study, folds, 1), share=Share(1, 2))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in learner.modules())
+    # Measuring with them, as here, needs no other process.
+    torch.testing.assert_close(learner.network.eval()(pixels), before)
 
 
 def batches_of(size: int, *, sync: bool = False) -> Recipe:

@@ -17,6 +17,7 @@ from cytoloc.atlas.store import Atlas
 from cytoloc.errors import FormatError, RecipeError, TrainingError, WeightsError
 from cytoloc.labels import LOCATIONS
 from cytoloc.models.backbones import create_backbone
+from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import load_network
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
@@ -336,6 +337,33 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: 
         train_fold(tiny(weights, "model.head=plain"), study, folds, 1, out=tmp_path / "b", report=quiet)
     with pytest.raises(WeightsError, match="is no run"):
         train_fold(tiny("model.weights=run:nowhere"), study, folds, 1, out=tmp_path / "b", report=quiet)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_starts_from_a_bundle_of_other_fields(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+    first, second = sorted(folds["fold"].drop_nulls().unique())[:2]
+    apart = folds.with_columns(pl.when(pl.col("fold") != first).then("fold") - 1)
+    runs = [train_fold(tiny(), study, apart, fold, out=tmp_path / "small", report=quiet) for fold in (0, 1)]
+    bundle = tmp_path / "small.cytoloc"
+    write_bundle(runs, bundle)
+    still = ["schedule.learning_rate=1e-12", "schedule.weight_decay=0", f"model.weights=bundle:{bundle}"]
+    # Held out is what the bundle has not seen.
+    run = train_fold(tiny(*still), study, folds, first, out=tmp_path, report=quiet)
+    # Fold 0 is held out, so of its two networks it is that of fold 0.
+    before, after = network_of(runs[0] / "last.ckpt"), network_of(run / "last.ckpt")
+    learnt = [name for name, _ in load(run).networks[0].named_parameters()]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learnt)
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["started_from"]["name"] == "quick-fold0"
+    assert set(facts["started_from"]["trained_on"]) == set(apart.drop_nulls()["id"])
+    with pytest.raises(TrainingError, match=r"small\.cytoloc was trained on \d+ of the \d+ fields held out"):
+        train_fold(tiny(*still), study, folds, second, out=tmp_path / "b", report=quiet)
+    with pytest.raises(WeightsError, match="not of test_resnet with plain"):
+        train_fold(tiny(*still, "model.head=plain"), study, folds, first, out=tmp_path / "b", report=quiet)
+    with pytest.raises(WeightsError, match=r"box is of tf_efficientnet_lite0"):
+        train_fold(tiny("model.weights=bundle:box"), study, folds, first, out=tmp_path / "b", report=quiet)
+    with pytest.raises(FormatError, match="there is no such bundle file"):
+        train_fold(tiny("model.weights=bundle:nowhere"), study, folds, first, out=tmp_path / "b", report=quiet)
     assert not (tmp_path / "b").exists()
 
 

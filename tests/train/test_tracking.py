@@ -113,6 +113,28 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "precious " * 2000
 
 
+@needs_mlflow
+def test_what_is_no_database_is_refused_before_a_run_begins(
+    cli: Cli, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    write_folds(folds, tmp_path / "folds.csv")
+    (tmp_path / "notes.txt").write_text("precious " * 2000)
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    call = ["train", "quick", study.path, "--folds", tmp_path / "folds.csv", "--out", tmp_path / "runs", *settings]
+    said = cli(*call, "--mlflow", tmp_path / "notes.txt")
+    assert (said.code, "MLflow cannot use" in said.err) == (1, True)
+    assert not (tmp_path / "runs").exists()
+
+
+@needs_mlflow
+def test_a_database_that_takes_no_more_is_named(tmp_path: Path) -> None:
+    tracked = Tracked(tmp_path / "mlflow.db", tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(b"gone" * 4096)
+    with pytest.raises(TrainingError, match=r"MLflow cannot keep .* in .*mlflow\.db") as caught:
+        tracked.epochs([{"epoch": 1.0, "train_loss": 0.5}])
+    assert "--resume" in caught.value.way_out
+
+
 def test_without_a_database_nothing_is_tracked(tmp_path: Path) -> None:
     with tracking(None, tmp_path) as tracked:
         assert tracked is None

@@ -90,10 +90,8 @@ def train(
     from cytoloc.report.figures import training_curve
     from cytoloc.train.processes import find_processes, part
     from cytoloc.train.run import check_run, run_folder, train_fold
-    from cytoloc.train.tracking import add_files, require_mlflow
+    from cytoloc.train.tracking import add_files, check_database
 
-    if mlflow:
-        require_mlflow()
     recipes = [load_recipe(name, overrides=settings or []) for name in recipe]
     names = [one.name for one in recipes]
     if len(set(names)) < len(names):
@@ -110,6 +108,8 @@ def train(
     for one, number in wanted:
         check_run(one, fields, table, number, out=out, resume=resume, processes=processes, coming=coming)
         coming.append(run_folder(one, number, out))
+    if mlflow and processes.is_first:
+        check_database(mlflow)
     say = _above_the_bar if on_terminal() else typer.echo
     places = [f"{number} of {len(wanted)}" for number in range(1, len(wanted) + 1)] if len(wanted) > 1 else [""]
     train_one = partial(

@@ -9,6 +9,7 @@ from typing import Any, Final
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cytoloc.errors import RecipeError
 
@@ -85,8 +86,14 @@ class Stages(nn.Module):
         self._turned = has_channels_last(body)
         self._maps: dict[str, Tensor] = {}
         self._names = stages
-        for stage in stages:
-            body.get_submodule(stage).register_forward_hook(self._keeper(stage))
+        self._ears: list[RemovableHandle] = []
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear the stages, by their names: again after any of them was replaced by another module."""
+        for ear in self._ears:
+            ear.remove()
+        self._ears = [self.body.get_submodule(name).register_forward_hook(self._keeper(name)) for name in self._names]
 
     def _keeper(self, stage: str) -> Any:
         def keep(_module: nn.Module, _given: Any, made: Tensor) -> None:

@@ -52,7 +52,7 @@ def initial_weights(backbone: str, source: str, *, in_channels: int, new_planes:
     else:
         raise WeightsError(
             f"{source!r} names no weights.",
-            way_out="Use package:NAME, timm, file:PATH, or none for random ones.",
+            way_out="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
         )
     return _fitted(backbone, state, in_channels=in_channels, new_planes=new_planes, source=source)
 

@@ -12,7 +12,8 @@ import json
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from lzma import LZMAError
 from pathlib import Path
@@ -184,16 +185,10 @@ def read_bundle(path: Path) -> Model:
         FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
     """
     head, parts = _checked(path)
-    try:
+    with _of_this_release(path):
         networks = [_network(head, parts, number) for number in range(len(head.members))]
         decision = _decision(parts)
-        trained_on = frozenset(parts[_TRAINED_ON].decode("utf-8").splitlines())
-    # Parts are as they were written; what cannot be read then was written by another release.
-    except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
-        raise FormatError(
-            f"{path} cannot be used by this release: {error!r}",
-            way_out="Use the release that wrote it, or bundle the runs again.",
-        ) from error
+        trained_on = _known(parts)
     return Model(
         networks,
         size=head.field_px,
@@ -208,6 +203,23 @@ def read_bundle(path: Path) -> Model:
         decision=decision,
         caution=head.caution,
     )
+
+
+def read_member(path: Path, *, fold: int) -> tuple[Member, Network, frozenset[str]]:
+    """Return one network of a bundle, what it is, and the ids of the fields that the bundle's networks learned from.
+
+    Args:
+        path: A bundle.
+        fold: Of several networks, that which held out the fold of this number is taken, or else the first.
+
+    Raises:
+        FormatError: As :func:`read_bundle`.
+    """
+    head, parts = _checked(path)
+    folds = [member.fold for member in head.members]
+    number = folds.index(fold) if fold in folds else 0
+    with _of_this_release(path):
+        return head.members[number], _network(head, parts, number), _known(parts)
 
 
 def read_card(path: Path) -> str:
@@ -267,6 +279,22 @@ def _network(head: Head, parts: dict[str, bytes], number: int) -> Network:
     )
     network.load_state_dict(safetensors.torch.load(parts[f"members/{number}/weights.safetensors"]))
     return network
+
+
+def _known(parts: dict[str, bytes]) -> frozenset[str]:
+    return frozenset(parts[_TRAINED_ON].decode("utf-8").splitlines())
+
+
+@contextmanager
+def _of_this_release(path: Path) -> Iterator[None]:
+    """Say of parts that are as they were written, but cannot be read, that another release wrote them."""
+    try:
+        yield
+    except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
+        raise FormatError(
+            f"{path} cannot be used by this release: {error!r}",
+            way_out="Use the release that wrote it, or bundle the runs again.",
+        ) from error
 
 
 def _decision(parts: dict[str, bytes]) -> Decision | None:

@@ -129,7 +129,8 @@ class Learner(lightning.LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}.",
-                way_out="Lower schedule.learning_rate, or look for broken pictures with `cytoloc info --check`.",
+                way_out="Lower schedule.learning_rate, in a run with another --out, or look for broken pictures with"
+                " `cytoloc info --check`.",
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=self.share.of * len(pixels))
         return loss
@@ -149,7 +150,7 @@ class Learner(lightning.LightningModule):
     def _both_losses(self, pixels: Tensor, shares: list[tuple[float, Batch]]) -> Tensor:
         if self.share.of > 1:
             # So that dropout does not leave out the same units of each process's fields.
-            torch.manual_seed(torch.initial_seed() + self.share.rank)
+            torch.manual_seed(torch.initial_seed() + 1 + self.share.rank)
         features, logits = features_and_logits(self.network, pixels, see=self.see)
         with torch.autocast(pixels.device.type, enabled=False):
             logits, gathered = self.share.whole(logits), self.share.gathered

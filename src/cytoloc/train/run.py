@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -42,9 +43,10 @@ from cytoloc.train.module import Learner
 from cytoloc.train.processes import ALONE, Processes, SameStart, lightning_settings, others, refuse_processes
 from cytoloc.train.progress import EpochLog, Rows, TrainingBar, WholeCheckpoints
 from cytoloc.train.schedule import Schedule
+from cytoloc.train.starting import Start, earlier_run, first_network
 from cytoloc.train.together import told
 from cytoloc.train.tracking import tracking
-from cytoloc.train.unpacking import Start, build_learner, earlier_run, first_network
+from cytoloc.train.unpacking import build_learner
 
 LAST: Final = "last.ckpt"
 
@@ -98,6 +100,8 @@ def train_fold(
     if processes.is_first and not resuming:
         begun = {**header, **({"started_from": started_from} if started_from else {})}
         _start_run(run, recipe, begun, processes=processes)
+    if processes.is_first:
+        _sweep(run)
     _say_what_is_missing(atlas, split, run.name, report)
     name = f"{run.name} ({place})" if place else run.name
     compiler = _compiler() if recipe.compute.compile else nullcontext()
@@ -162,6 +166,12 @@ def check_run(
 
 def _is_finished(run: Path) -> bool:
     return (run / "scores.parquet").exists()
+
+
+def _sweep(run: Path) -> None:
+    """Remove the scores that a killed process was writing."""
+    for stray in run.glob(".scores.parquet.*"):
+        shutil.rmtree(stray)
 
 
 def _silent(_line: str) -> None:
@@ -287,13 +297,12 @@ def _room_for(recipe: Recipe) -> Iterator[None]:
         if not of_memory:
             raise
         size, batch = recipe.image.size, recipe.schedule.batch_size
-        smaller = (
-            f"--set schedule.batch_size={max(2, batch // 2)} --set schedule.accumulate={2 * recipe.schedule.accumulate}"
-        )
+        halved = (max(2, batch // 2), 2 * recipe.schedule.accumulate)
+        # The batch norms need two fields.
+        smaller = "--set schedule.batch_size={} --set schedule.accumulate={}".format(*halved)
         raise TrainingError(
             f"A batch of {batch} fields of {size} px does not fit into memory: {first_line(error)}",
-            # The batch norms need two fields.
-            way_out=f"Use {smaller}." if batch > 2 else "Lower image.size, or choose a smaller model.backbone.",
+            way_out=f"Use {smaller if batch > 2 else 'a smaller image.size or model.backbone'}, with another --out.",
         ) from error
 
 
@@ -312,7 +321,8 @@ def _compiler() -> Iterator[None]:
             raise
         raise TrainingError(
             f"The network cannot be compiled: {first_line(error)}",
-            way_out="Use --set compute.compile=false, or look whether there is a C++ compiler, and on a GPU Triton.",
+            way_out="Use --set compute.compile=false, with another --out, or look for a C++ compiler, and on a GPU for"
+            " Triton.",
         ) from error
 
 

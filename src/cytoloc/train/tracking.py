@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from cytoloc.errors import MissingExtraError, TrainingError
 from cytoloc.files import read_json, write_json
+from cytoloc.models.backbones import first_line
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
@@ -32,6 +33,19 @@ def require_mlflow() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", way_out="pip install 'cytoloc[mlflow]'")
+
+
+def check_database(database: Path) -> None:
+    """Raise what tracking in a database would raise before anything is kept; it is made if it is not there.
+
+    Raises:
+        MissingExtraError: If MLflow is not installed.
+        TrainingError: If the file is something else.
+    """
+    require_mlflow()
+    _import_mlflow()
+    with _quiet_mlflow():
+        _client(database)
 
 
 class Tracked:
@@ -79,7 +93,7 @@ class Tracked:
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Keep what the run is made from; nested tables become ``section.key``. The same again changes nothing."""
         param = import_module("mlflow.entities").Param
-        with _quiet_mlflow():
+        with self._keeping():
             self._client.log_batch(self._id, params=[param(key, str(value)) for key, value in _flat(values)])
 
     def epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
@@ -90,15 +104,27 @@ class Tracked:
         measures = [
             metric(key, value, now, int(row["epoch"])) for row in new for key, value in row.items() if key != "epoch"
         ]
-        with _quiet_mlflow():
+        with self._keeping():
             self._client.log_batch(self._id, metrics=measures)
         self._epochs |= {int(row["epoch"]) for row in new}
 
     def files(self, paths: Sequence[Path]) -> None:
         """Keep copies of files; those of the same names are written anew."""
-        with _quiet_mlflow():
+        with self._keeping():
             for path in paths:
                 self._client.log_artifact(self._id, str(path))
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Say so if the database takes no more: it is full, or another program has locked it."""
+        try:
+            with _quiet_mlflow():
+                yield
+        except import_module("mlflow.exceptions").MlflowException as error:
+            raise TrainingError(
+                f"MLflow cannot keep {self.run.name} in {self.database}: {first_line(error)}",
+                way_out="Mend that, and go on with the run by --resume.",
+            ) from error
 
     def end(self, status: str = "FINISHED") -> None:
         """Say how the run ended: ``FINISHED``, ``FAILED`` or ``KILLED``."""

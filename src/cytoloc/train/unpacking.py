@@ -1,19 +1,17 @@
-"""From a recipe to the parts of a run: its network, its loss, its schedule, and the learner that they make."""
+"""From a recipe to the parts of a run: its loss, its schedule, and the learner that they make of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor
 
 from cytoloc.atlas.store import Atlas
-from cytoloc.errors import TrainingError, WeightsError
-from cytoloc.models.backbones import feature_channels
+from cytoloc.models.backbones import Stages, feature_channels
 from cytoloc.models.heads import AntibodyHead
 from cytoloc.models.losses import (
     Loss,
@@ -30,7 +28,6 @@ from cytoloc.models.losses import (
     weighted_sum,
 )
 from cytoloc.models.network import Network
-from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe
 from cytoloc.recipe_sections import LOSSES, LossSection
 from cytoloc.train.augment import Augmentation
@@ -39,70 +36,6 @@ from cytoloc.train.module import Learner, SecondTask
 from cytoloc.train.sampling import epoch_order
 from cytoloc.train.schedule import Schedule
 from cytoloc.train.together import ALONE, Share
-
-EARLIER_RUN: Final = "run:"
-
-
-class Start(NamedTuple):
-    """What a run starts with.
-
-    Attributes:
-        network: The network, with its first weights.
-        started_from: The run whose weights these are: its ``name``, and ``trained_on``, the ids of all fields that they
-            know. Empty if they come from elsewhere.
-    """
-
-    network: Network
-    started_from: dict[str, Any]
-
-
-def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
-    """Return the network that a run starts with, and the run that it comes from.
-
-    Args:
-        recipe: Says which, and where its weights come from.
-        fold: The fold held out; stands for ``{fold}`` in the path of an earlier run.
-        held_out: Ids of the fields held out.
-
-    Raises:
-        RecipeError: If there is no such network.
-        WeightsError: If the weights cannot be had, or do not fit.
-        TrainingError: If the earlier run, or one that it started from, was trained on fields that are held out now.
-    """
-    path = earlier_run(recipe, fold)
-    if path is None:
-        return Start(build_recipe_network(recipe, weights=recipe.model.weights), {})
-    network = build_recipe_network(recipe, weights="none")
-    if not (path / "run.json").exists():
-        raise WeightsError(
-            f"{path} is no run to take weights from.", way_out="Give a run's folder: model.weights=run:PATH."
-        )
-    earlier, before, facts = load_run(path)
-    known = learned_from(facts)
-    seen = known.intersection(held_out)
-    if seen:
-        raise TrainingError(
-            f"{path} was trained on {len(seen)} of the {len(held_out)} fields held out now, e.g. {min(seen)};"
-            " their scores would be too good.",
-            way_out="Start each fold from the earlier run of the same fold: run:…-fold{fold}.",
-        )
-    same = (before.model.backbone, before.model.head) == (recipe.model.backbone, recipe.model.head)
-    if not same:
-        raise WeightsError(
-            f"{path} is of {before.model.backbone} with the head {before.model.head}, not of"
-            f" {recipe.model.backbone} with {recipe.model.head}.",
-            way_out="Change model.backbone and model.head, or model.weights.",
-        )
-    network.backbone.load_state_dict(earlier.backbone.state_dict())
-    network.head.load_state_dict(earlier.head.state_dict())
-    return Start(network, {"name": facts["name"], "trained_on": sorted(known)})
-
-
-def earlier_run(recipe: Recipe, fold: int) -> Path | None:
-    """Return the folder of the run whose weights a recipe begins with; None if they come from elsewhere."""
-    if not recipe.model.weights.startswith(EARLIER_RUN):
-        return None
-    return Path(recipe.model.weights.removeprefix(EARLIER_RUN).replace("{fold}", str(fold)))
 
 
 def location_loss(section: LossSection) -> Loss:
@@ -160,6 +93,9 @@ def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split, 
         # timm's, which knows its own layers: Lightning's takes the activation out of a batch norm that has one.
         together: Callable[[Any], Any] = partial(convert_sync_batchnorm, process_group=None)
         network = together(network)
+        for module in network.modules():
+            if isinstance(module, Stages):
+                module.listen()
         second = second and SecondTask(together(second.head), second.loss)
     return Learner(
         network,

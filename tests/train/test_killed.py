@@ -1,0 +1,101 @@
+"""A training that is killed at any change of the disk, and resumed, ends with the weights of an undisturbed one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from cytoloc.atlas.store import Atlas
+from cytoloc.folds.table import write_folds
+from cytoloc.scores import read_scores
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from cytoloc.atlas.store import open_atlas
+from cytoloc.folds.table import read_folds
+from cytoloc.recipe import load_recipe
+from cytoloc.train.run import train_fold
+
+torch.set_num_threads(1)
+atlas, folds, whole, killed = map(Path, sys.argv[1:])
+settings = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.views=1",
+            "schedule.batch_size=8", "schedule.epochs=2", "schedule.ema=0.9", "select.weights=ema"]
+recipe = load_recipe("quick", overrides=settings)
+
+def train(out):
+    train_fold(recipe, open_atlas(atlas), read_folds(folds), 1, out=out, resume=True, report=lambda line: None)
+
+def attempt(out, dies_at):
+    # Return how a process of its own ends that dies just before, or just after, the given change of the disk.
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    changes = 0
+    def dying(change):
+        def once(*words, **options):
+            nonlocal changes
+            changes += 1
+            mine = changes
+            if mine == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done = change(*words, **options)
+            if mine == -dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+        return once
+    for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "mkdir"), (os, "rename")):
+        setattr(owner, name, dying(getattr(owner, name)))
+    code = 1
+    try:
+        train(out)
+        code = 0
+    finally:
+        os._exit(code)
+
+print(attempt(whole, 0))
+number, ended = 0, -1
+while ended < 0:
+    number += 1
+    ended = attempt(killed / str(number), number if number % 2 else -number)
+    print(ended if ended >= 0 else ended + attempt(killed / str(number), 0))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_of_the_disk_it_ends_with_the_same_weights(
+    study: Atlas, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    write_folds(folds, tmp_path / "folds.csv")
+    words = [study.path, tmp_path / "folds.csv", tmp_path / "whole", tmp_path / "killed"]
+    said = subprocess.run([sys.executable, "-c", CHILD, *map(str, words)], capture_output=True, text=True, check=True)
+    undisturbed, *killed, last = map(int, said.stdout.split())
+    assert (undisturbed, last) == (0, 0), said.stderr
+    # Each is killed once, and then ends well.
+    assert len(killed) >= 12
+    assert set(killed) == {-signal.SIGKILL}, said.stderr
+    whole = tmp_path / "whole" / "quick-fold1"
+    for number in range(1, len(killed) + 1):
+        assert_same(whole, tmp_path / "killed" / str(number) / "quick-fold1")
+
+
+def assert_same(whole: Path, resumed: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (torch.load(run / name, weights_only=True)["state_dict"] for run in (whole, resumed))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), resumed
+    scores, again = (read_scores(run / "scores.parquet") for run in (whole, resumed))
+    assert scores.ids == again.ids
+    np.testing.assert_array_equal(scores.probabilities, again.probabilities)
+    logs = [pl.read_csv(run / "log.csv").drop("images_per_second", "data_wait", "seconds") for run in (whole, resumed)]
+    assert logs[0].equals(logs[1])
+    # Nothing half-written is left.
+    assert {path.name for path in whole.iterdir()} == {path.name for path in resumed.iterdir()}
