@@ -163,7 +163,7 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
 
 
 def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str, Networks]) -> dict[str, Any]:
-    """Return and print what one change of the recipe does to a network of one fold, seed by seed."""
+    """Return and print what one change of the recipe does to a network of one fold; ± is the spread over seeds."""
     judge, rows = Judge(study, work), {}
     reference = _of_seeds(judge, base)
     rows["as it is"] = reference

@@ -28,7 +28,8 @@ LEAST: Final = 5
 """Fields that a class needs to be judged."""
 
 SETTINGS: Final = ("loss.arcface=0.0", "schedule.epochs=20", "sampling.order=shuffled")
-"""Nothing is known of the fields' antibodies, and a batch of 16 has no share of a class with five fields."""
+"""Nothing is known of the fields' antibodies, and a batch of 16 has no share of a class with five fields. Rare classes
+are repeated as in the recipe."""
 
 
 def starts(work: Path) -> dict[str, list[str]]:
@@ -54,7 +55,8 @@ def measures(real: Path, place: Path) -> tuple[float, float]:
     """Return mean ROC AUC, within folds, and average precision over the classes with five fields or more.
 
     Networks of different folds are not on one scale, so the pairs of an AUC are of one fold; of the folds that have a
-    field with the class and one without, the mean.
+    field with the class and one without, the mean. Average precision is over all folds, since one fold has a field or
+    two of a class: what is not on one scale lowers it, for all ways to start alike.
     """
     atlas = open_atlas(real)
     parts = [read_scores(path) for path in sorted(place.glob("*/scores.parquet"))]

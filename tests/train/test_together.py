@@ -242,7 +242,8 @@ def test_two_processes_go_on_with_what_one_began(
 def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
     study: Atlas, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
-    started_by_cytoloc(words_of(study, folds, tmp_path, [*SETTINGS, "model.backbone=test_resnet"]))
+    averaged = ["model.backbone=test_resnet", "schedule.ema=0.9", "select.weights=ema"]
+    started_by_cytoloc(words_of(study, folds, tmp_path, [*SETTINGS, *averaged]))
     for number in range(3):
         path = tmp_path / "two" / f"quick-fold{number}"
         model = load(path)
