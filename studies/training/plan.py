@@ -87,12 +87,7 @@ CHANGES: Final = {
         "schedule.epochs=10",
     ),
     "head: attention by class": change("head-attention", "model.head=attention"),
-    "loss: focal alone": change("loss-focal", "loss.cross_entropy=0.0", "loss.focal=1.0", seeds=(0,)),
-    "head: plain": change("head-plain", "model.head=plain", seeds=(0,)),
     "pictures normalised by the set's mean and spread": change("normalise-set", "image.normalise=set", seeds=(0,)),
-    "augmentation: flips and turns alone": change(
-        "augment-less", "augment.rotate_degrees=0.0", "augment.zoom_crop=[1.0, 1.0]", "augment.lighting=0.0", seeds=(0,)
-    ),
 }
 """One change of the recipe each, on fold 0 alone."""
 
