@@ -107,7 +107,8 @@ class EpochLog(lightning.Callback):
         self.report(
             f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
             f"  held-out loss {row['val_loss']:.3f}  macro F1 at .5 {row['val_macro_f1']:.3f}"
-            f"  {row['images_per_second']:.0f} images/s{', the head alone' if frozen else ''}{end}"
+            f"  {row['images_per_second']:.0f} images/s{', the head alone' if frozen else ''},"
+            f" {row['data_wait']:.1%} waiting for data{end}"
         )
 
     def state_dict(self) -> dict[str, Any]:
