@@ -13,7 +13,7 @@ import pytest
 import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
-GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "memory", "lists", "scores"}
+GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "memory", "lists", "scores", "runs"}
 ALLOWED = {
     "errors": set[str](),
     "choices": set[str](),
@@ -26,6 +26,7 @@ ALLOWED = {
     "recipe": {"errors", "recipe_sections"},
     "lists": {"errors", "labels", "files"},
     "scores": {"errors", "labels", "files", "lists"},
+    "runs": {"errors", "files"},
     "pictures": {"errors", "choices", "labels"},
     "atlas": GROUND | {"pictures"},
     "curation": GROUND | {"atlas", "pictures"},

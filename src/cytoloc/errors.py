@@ -8,6 +8,15 @@ DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, e
 """What the operating system says when a disk is full, read-only, over quota or not ours to write."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an exception says, without what follows on further lines; its kind if it says nothing.
+
+    >>> first_line(ValueError("too long")), first_line(EOFError())
+    ('too long', 'EOFError')
+    """
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class CytolocError(Exception):
     """Something that the person at the keyboard can mend.
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.errors import TableError
+from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
 from cytoloc.labels import format_labels, from_matrix, parse_labels, to_matrix
 
@@ -26,7 +26,7 @@ def read_csv(path: Path) -> pl.DataFrame:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(
-            f"{path} cannot be read as CSV: {str(error).splitlines()[0]}.", way_out="Save it as CSV in UTF-8."
+            f"{path} cannot be read as CSV: {first_line(error)}.", way_out="Save it as CSV in UTF-8."
         ) from error
     if "Id" in table.columns and table["Id"].null_count():
         raise TableError(

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, SettingsError, TableError
+from cytoloc.errors import FormatError, SettingsError, TableError, first_line
 from cytoloc.files import check_format, existing, new_file
 from cytoloc.labels import LOCATIONS, N_LOCATIONS
 from cytoloc.lists import read_csv, read_ids, refuse_repeated, require_columns
@@ -225,7 +225,7 @@ def _read_parquet(path: Path) -> Scores:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(
-            f"{path} cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}.",
+            f"{path} cannot be read as Parquet: {first_line(error).rstrip('.')}.",
             way_out="Give a scores file that cytoloc wrote, or scores as CSV or NumPy files.",
         ) from error
     header = (table.schema.metadata or {}).get(b"cytoloc", b"{}")
@@ -242,7 +242,7 @@ def _read_parquet(path: Path) -> Scores:
     try:
         table = table.cast(expected)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise FormatError(f"{path} is damaged: {str(error).splitlines()[0].rstrip('.')}.", way_out=_AGAIN) from error
+        raise FormatError(f"{path} is damaged: {first_line(error).rstrip('.')}.", way_out=_AGAIN) from error
     if table["id"].null_count:
         raise FormatError(f"{path} is damaged: a field has no id.", way_out=_AGAIN)
     probabilities = np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)

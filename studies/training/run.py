@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from judge import changes_table, decisions_table, systems_table
-from plan import BASE, CHANGES, HONEST_SPLIT, RANDOM_SPLIT, STRONG, every_run
+from judge import changes_table, chosen, decisions_table, systems_table
+from plan import BASE, CHANGES, HONEST_SPLIT, OURS, RANDOM_SPLIT, every_run
 
 from cytoloc import open_atlas
 from cytoloc.predict.loading import load
@@ -110,9 +110,11 @@ def main() -> None:
     if not given.judge:
         make_folds(given.study, given.work)
         train_all(given.study, given.work, jobs=given.jobs)
+    ours = chosen(given.study, given.work, OURS)
     results = {
-        "systems": systems_table(given.study, given.work, [RANDOM_SPLIT, HONEST_SPLIT], STRONG),
-        "decisions": decisions_table(given.study, given.work, STRONG),
+        "chosen": ours.name,
+        "systems": systems_table(given.study, given.work, [RANDOM_SPLIT, HONEST_SPLIT], OURS),
+        "decisions": decisions_table(given.study, given.work, ours),
         "changes": changes_table(given.study, given.work, BASE, CHANGES),
     }
     (given.work / "results.json").write_text(json.dumps(results, indent=1) + "\n")

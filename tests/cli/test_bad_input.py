@@ -164,7 +164,7 @@ def test_wrong_calls_exit_with_two(cli: Cli, words: tuple[str, ...]) -> None:
 def test_prediction_refuses_a_folder_without_runs(cli: Cli, study: Atlas, tmp_path: Path) -> None:
     out = tmp_path / "s.parquet"
     nothing = cli("predict", tmp_path, study.path, "--out", out)
-    assert (nothing.code, "holds no runs" in nothing.err) == (1, True)
+    assert (nothing.code, "holds no run" in nothing.err) == (1, True)
     assert not out.exists()
 
 

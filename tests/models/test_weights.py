@@ -96,6 +96,11 @@ def test_weights_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
         initial_weights("resnet18", PACKAGE, in_channels=4)
     with pytest.raises(WeightsError, match="names no weights"):
         initial_weights("resnet18", "imagenet", in_channels=4)
+    for content in (b"", b"no weights"):
+        (tmp_path / "broken.pt").write_bytes(content)
+        with pytest.raises(WeightsError, match=r"broken\.pt cannot be read as weights") as caught:
+            initial_weights("resnet18", f"file:{tmp_path}/broken.pt", in_channels=4)
+        assert "state_dict" in caught.value.way_out
 
 
 def test_a_package_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

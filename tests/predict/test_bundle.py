@@ -144,7 +144,7 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     for words, code, message in (
         ((run, "--decision", tmp_path / "two.json", "--out", out), 2, "is of the members a, b"),
         ((run, "--out", tmp_path / "m.zip"), 2, "ends in .cytoloc"),
-        ((tmp_path, "--out", out), 1, "holds no runs"),
+        ((tmp_path, "--out", out), 1, "holds no run"),
         ((run, "--card", tmp_path / "absent.md", "--out", out), 1, "absent.md"),
         ((run, "--decision", tmp_path / "other.json", "--out", out), 2, "fitted to other scores"),
         ((run, "--caution", "a\x1b[2J", "--out", out), 2, "printable"),
@@ -157,7 +157,8 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     assert not (tmp_path / "s.parquet").exists()
     with pytest.raises(SettingsError, match="given twice"):
         write_bundle([run, run.parent / "." / run.name], tmp_path / "twice.cytoloc")
-    assert "1 network" in cli("bundle", run, run.parent, "--out", tmp_path / "once.cytoloc").out
+    said = cli("bundle", run, run.parent, "--out", tmp_path / "once.cytoloc")
+    assert (said.code, "is given twice" in said.err) == (1, True)
 
 
 @pytest.mark.slow

@@ -17,11 +17,10 @@ from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import SEED_GRID
 from cytoloc.files import write_json
 from cytoloc.labels import format_labels
-from cytoloc.predict import runs as predict_runs
 from cytoloc.recipe import load_recipe, to_toml
-from cytoloc.report import runs as report_runs
 from cytoloc.report.runs import read_runs
 from cytoloc.report.study import MIN_POSITIVES, study_tables
+from cytoloc.runs import RUN_KIND, RUN_VERSION
 from cytoloc.scores import Scores, write_scores
 from tests.conftest import Cli
 from tests.decide.cases import study_of
@@ -61,7 +60,7 @@ def make_run(
         "held_out": ids,
         "trained_on": [],
     }
-    write_json(folder / "run.json", header, kind=predict_runs.RUN_KIND, version=predict_runs.RUN_VERSION)
+    write_json(folder / "run.json", header, kind=RUN_KIND, version=RUN_VERSION)
     if finished and ids:
         rows = [int(each[1:]) for each in ids]
         write_scores(Scores(tuple(ids), probabilities[rows].astype(np.float32)), folder / "scores.parquet")
@@ -232,6 +231,16 @@ def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> N
     assert len(tables.ensembles) == 1
 
 
+def test_folds_named_in_different_ways_are_of_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, truth = study_of(6, FIELDS, members=1)
+    for fold in range(FOLDS):
+        make_run(tmp_path / "runs", "one", fold, *members.values())
+    monkeypatch.chdir(tmp_path)
+    runs, _ = read_runs([Path("runs/one-fold0"), tmp_path / "runs" / "one-fold1", Path("runs/one-fold2")])
+    tables = study_tables(runs, lambda ids: truth[[int(each[1:]) for each in ids]])
+    assert [row.model for row in tables.models] == ["one"]
+
+
 def test_unfinished_runs_are_left_out_with_the_reason(made: Made, cli: Cli) -> None:
     folder, members, _ = made
     make_run(folder / "runs", "late", 0, members["first"], finished=False)
@@ -293,7 +302,7 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     for call, code, said in (
         ([run], 2, "Add --table"),
         ([folder, "--table"], 1, "holds no run"),
-        ([run, folder / "runs", "--table"], 1, "given twice"),
+        ([run, folder / "runs", "--table"], 1, "is given twice"),
         ([folder / "runs", "--table", "--decision", "nonsense"], 2, "nonsense"),
     ):
         refused = cli("report", *call)
@@ -302,7 +311,3 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     (folder / "s.parquet").replace(run / "scores.parquet")
     damaged = cli("report", run, "--table")
     assert (damaged.code, "other fields than the run held out" in damaged.err) == (1, True)
-
-
-def test_runs_are_the_same_files_for_predictions_and_reports() -> None:
-    assert (report_runs.RUN_KIND, report_runs.RUN_VERSION) == (predict_runs.RUN_KIND, predict_runs.RUN_VERSION)

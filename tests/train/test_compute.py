@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
@@ -22,10 +21,9 @@ from cytoloc.scores import read_scores
 from cytoloc.train.data import split_atlas
 from cytoloc.train.devices import accelerator, refuse_precision
 from cytoloc.train.module import Learner
-from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import check_run, train_fold
 from cytoloc.train.unpacking import build_learner
-from tests.train.conftest import quiet
+from tests.train.conftest import power_cut, quiet, state_of
 
 TINY = [
     "image.size=64",
@@ -43,20 +41,8 @@ def tiny(*overrides: str) -> Recipe:
     return load_recipe("quick", overrides=[*TINY, *overrides])
 
 
-def weights(run: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
-    return state
-
-
-def stopped_and_resumed(
-    recipe: Recipe, study: Atlas, folds: pl.DataFrame, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    def stop(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
-        if trainer.current_epoch == 1:
-            raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+def stopped_and_resumed(recipe: Recipe, study: Atlas, folds: pl.DataFrame, out: Path) -> Path:
+    with power_cut(1):
         train_fold(recipe, study, folds, 1, out=out, report=quiet)
     return train_fold(recipe, study, folds, 1, out=out, resume=True, report=quiet)
 
@@ -85,20 +71,20 @@ def test_in_half_precision_the_backbone_alone_has_fewer_bits(
     run = train_fold(tiny(*HALF), study, folds, 1, out=tmp_path, report=quiet)
     whole = {(name, torch.float32) for name in ("head", "second", "loss")}
     assert kinds == whole | {("backbone", torch.bfloat16)}
-    state = weights(run)
+    state = state_of(run / "last.ckpt")
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
     assert len(load(run).networks) == 1
 
 
-def test_half_precision_resumes_bitwise(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_precision_resumes_bitwise(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     undisturbed = train_fold(tiny(*HALF), study, folds, 1, out=tmp_path / "whole", report=quiet)
-    resumed = stopped_and_resumed(tiny(*HALF), study, folds, tmp_path, monkeypatch)
-    one, other = weights(undisturbed), weights(resumed)
+    resumed = stopped_and_resumed(tiny(*HALF), study, folds, tmp_path)
+    one, other = state_of(undisturbed / "last.ckpt"), state_of(resumed / "last.ckpt")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    single = weights(train_fold(tiny(*HALF[1:]), study, folds, 1, out=tmp_path / "float32", report=quiet))
+    single = state_of(
+        train_fold(tiny(*HALF[1:]), study, folds, 1, out=tmp_path / "float32", report=quiet) / "last.ckpt"
+    )
     assert any(not torch.equal(one[name], single[name]) for name in one)
 
 
@@ -116,16 +102,16 @@ def test_float16_is_refused_where_it_cannot_be_trained(study: Atlas, folds: pl.D
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["average-max", "multi-stage"])
 def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
-    head: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     settings = [f"model.head={head}", "model.dropout=0"]
     plain = train_fold(tiny(*settings), study, folds, 1, out=tmp_path / "plain", report=quiet)
     recipe = tiny(*settings, "compute.compile=true")
     run = train_fold(recipe, study, folds, 1, out=tmp_path / "whole", report=quiet)
-    resumed = stopped_and_resumed(recipe, study, folds, tmp_path, monkeypatch)
-    one, other = weights(run), weights(resumed)
+    resumed = stopped_and_resumed(recipe, study, folds, tmp_path)
+    one, other = state_of(run / "last.ckpt"), state_of(resumed / "last.ckpt")
     assert all(torch.equal(one[name], other[name]) for name in one)
-    expected = weights(plain)
+    expected = state_of(plain / "last.ckpt")
     assert one.keys() == expected.keys()
     losses = [pl.read_csv(path / "log.csv")["train_loss"][0] for path in (run, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

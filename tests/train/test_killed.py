@@ -15,6 +15,7 @@ import torch
 from cytoloc.atlas.store import Atlas
 from cytoloc.folds.table import write_folds
 from cytoloc.scores import read_scores
+from tests.train.conftest import state_of
 
 CHILD = """
 import os, signal, sys
@@ -89,7 +90,7 @@ def test_killed_at_any_change_of_the_disk_it_ends_with_the_same_weights(
 
 def assert_same(whole: Path, resumed: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
-        one, other = (torch.load(run / name, weights_only=True)["state_dict"] for run in (whole, resumed))
+        one, other = (state_of(run / name) for run in (whole, resumed))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), resumed
     scores, again = (read_scores(run / "scores.parquet") for run in (whole, resumed))

@@ -21,7 +21,7 @@ from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import train_fold
-from tests.train.conftest import quiet
+from tests.train.conftest import power_cut, quiet, state_of
 
 SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.views=2", "schedule.batch_size=8"]
 
@@ -33,16 +33,6 @@ def small(*overrides: str) -> Recipe:
 @pytest.fixture(scope="module")
 def run(study: Atlas, folds: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_fold(small(), study, folds, 1, out=tmp_path_factory.mktemp("runs"), report=quiet)
-
-
-def stop_in_the_third_epoch(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
-    if trainer.current_epoch == 2:
-        raise RuntimeError("power cut")
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
 
 
 def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study: Atlas, folds: pl.DataFrame) -> None:
@@ -92,10 +82,9 @@ def test_a_damaged_run_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
-    run: Path, study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, study: Atlas, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop_in_the_third_epoch)
+    with power_cut(2):
         train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
     stopped = tmp_path / "quick-fold1"
     assert not (stopped / "scores.parquet").exists()
@@ -113,7 +102,7 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
         train_fold(small(), study, fewer, 1, out=tmp_path, resume=True, report=quiet)
 
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
-    undisturbed, resumed = weights(run / "last.ckpt"), weights(stopped / "last.ckpt")
+    undisturbed, resumed = state_of(run / "last.ckpt"), state_of(stopped / "last.ckpt")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
     assert pl.read_csv(stopped / "log.csv")["epoch"].to_list() == [1, 2, 3]
     np.testing.assert_array_equal(
@@ -135,15 +124,14 @@ def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worse
 
     monkeypatch.setattr(Learner, "log", worsen)
     run = train_fold(small(), study, folds, 1, out=tmp_path / "undisturbed", report=quiet)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop_in_the_third_epoch)
+    with power_cut(2):
         train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
     resumed = train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
 
     epochs = {name: torch.load(run / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")}
     assert epochs == {"best.ckpt": 0, "last.ckpt": 2}
     for name in ("best.ckpt", "last.ckpt"):
-        one, other = weights(run / name), weights(resumed / name)
+        one, other = state_of(run / name), state_of(resumed / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
     scores = read_scores(resumed / "scores.parquet").probabilities
     np.testing.assert_array_equal(scores, read_scores(run / "scores.parquet").probabilities)
@@ -155,11 +143,9 @@ def test_the_bar_is_gone_when_a_run_ends_or_stops(
     study: Atlas,
     folds: pl.DataFrame,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop_in_the_third_epoch)
+    with power_cut(2):
         train_fold(small(), study, folds, 1, out=tmp_path, progress_bar=True, report=quiet)
     stopped = capsys.readouterr().out
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, progress_bar=True, report=quiet)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import pytorch_lightning as lightning
 import torch
 
 from cytoloc.atlas.store import Atlas
@@ -23,10 +22,9 @@ from cytoloc.predict.runs import load_network
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
 from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
-from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import check_run, train_fold
 from cytoloc.train.schedule import rate_factor
-from tests.train.conftest import quiet
+from tests.train.conftest import power_cut, quiet, state_of
 
 TINY = [
     "image.size=64",
@@ -45,8 +43,9 @@ def tiny(*overrides: str, base: str = "quick") -> Recipe:
 
 
 def network_of(path: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    return {
+        name.removeprefix("network."): value for name, value in state_of(path).items() if name.startswith("network.")
+    }
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -95,16 +94,9 @@ EVERYTHING = [
 ]
 
 
-def test_a_run_that_uses_everything_resumes_bitwise(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
-        if trainer.current_epoch == 3:
-            raise RuntimeError("power cut")
-
+def test_a_run_that_uses_everything_resumes_bitwise(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     whole = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path / "whole", report=quiet)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+    with power_cut(3):
         train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path, report=quiet)
     resumed = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path, resume=True, report=quiet)
 
@@ -178,24 +170,20 @@ def test_an_epoch_is_measured_by_the_weights_that_are_used(
     assert same(measured[batches - 1], own[0]) == (weights != "ema")
 
 
-def test_a_copied_run_goes_on_with_its_best_epoch(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copied_run_goes_on_with_its_best_epoch(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.cycles=[1.0, 1.0]", "schedule.epochs=2")
-    stop_in(3, recipe, study, folds, tmp_path / "a", monkeypatch, losses=[0.5, 0.4, 0.9, 0.8])
+    stop_in(3, recipe, study, folds, tmp_path / "a", losses=[0.5, 0.4, 0.9, 0.8])
     (tmp_path / "a").rename(tmp_path / "b")
     run = run_with_losses([0.5, 0.4, 0.9, 0.8], recipe, study, folds, tmp_path / "b", [], resume=True)
     epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in run.glob("*.ckpt")}
     assert epochs == {"best.ckpt": 1, "best-cycle1.ckpt": 1, "best-cycle2.ckpt": 3, "last.ckpt": 3}
 
 
-def test_a_run_goes_on_without_its_first_weights(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_without_its_first_weights(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "first.pt"
     torch.save(create_backbone("test_resnet", in_channels=4).state_dict(), path)
     recipe = tiny(f"model.weights=file:{path}", "schedule.epochs=2")
-    stop_in(1, recipe, study, folds, tmp_path, monkeypatch)
+    stop_in(1, recipe, study, folds, tmp_path)
     whole = train_fold(recipe, study, folds, 1, out=tmp_path / "whole", report=quiet)
     path.unlink()
     check_run(recipe, study, folds, 1, out=tmp_path, resume=True)
@@ -203,11 +191,9 @@ def test_a_run_goes_on_without_its_first_weights(
     assert same(network_of(run / "last.ckpt"), network_of(whole / "last.ckpt"))
 
 
-def test_a_damaged_checkpoint_is_said(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_checkpoint_is_said(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.epochs=2")
-    stop_in(1, recipe, study, folds, tmp_path, monkeypatch)
+    stop_in(1, recipe, study, folds, tmp_path)
     last = tmp_path / "quick-fold1" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.raises(FormatError, match=r"last\.ckpt cannot be loaded"):
@@ -222,18 +208,11 @@ def stop_in(
     study: Atlas,
     folds: pl.DataFrame,
     out: Path,
-    monkeypatch: pytest.MonkeyPatch,
     *,
     losses: list[float] | None = None,
 ) -> None:
     """Train until an epoch begins, counted from 0."""
-
-    def stop(_log: EpochLog, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
-        if trainer.current_epoch == epoch:
-            raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+    with power_cut(epoch):
         if losses is None:
             train_fold(recipe, study, folds, 1, out=out, report=quiet)
         else:
@@ -300,12 +279,10 @@ def test_a_run_stops_after_two_cycles_without_progress(
     assert (run / "scores.parquet").exists()
 
 
-def test_a_resumed_run_remembers_its_best_cycle(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_remembers_its_best_cycle(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.cycles=[1.0, 1.0, 1.0, 1.0]", "schedule.patience=2")
     losses = [0.1, 0.5, 0.4, 0.3]
-    stop_in(1, recipe, study, folds, tmp_path, monkeypatch, losses=losses)
+    stop_in(1, recipe, study, folds, tmp_path, losses=losses)
     run = run_with_losses(losses, recipe, study, folds, tmp_path, [], resume=True)
     assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -29,11 +28,10 @@ from cytoloc.recipe import load_recipe
 from cytoloc.scores import read_scores
 from cytoloc.train.data import Fields, loader, split_atlas
 from cytoloc.train.processes import device_count
-from cytoloc.train.progress import EpochLog
 from cytoloc.train.run import train_fold
 from cytoloc.train.together import ALONE, Share
 from cytoloc.train.unpacking import location_loss
-from tests.train.conftest import quiet
+from tests.train.conftest import power_cut, quiet, state_of
 
 PROCESSES = 2
 
@@ -168,11 +166,6 @@ def words_of(study: Atlas, folds: pl.DataFrame, folder: Path, settings: list[str
     return ["train", "quick", str(study.path), "--folds", str(table), "--out", str(folder / "two"), *changes]
 
 
-def weights(path: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(path / "last.ckpt", weights_only=True)["state_dict"]
-    return state
-
-
 @pytest.fixture(scope="module")
 def uneven(folds: pl.DataFrame) -> pl.DataFrame:
     """Return folds of which one holds out a number of fields that two processes cannot share evenly."""
@@ -194,7 +187,7 @@ def assert_alike(one: Path, other: Path) -> None:
     measures = ["epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate"]
     logs = [pl.read_csv(run / "log.csv").select(measures).to_numpy() for run in (one, other)]
     np.testing.assert_allclose(logs[0], logs[1], rtol=1e-5)
-    first, second = weights(one), weights(other)
+    first, second = state_of(one / "last.ckpt"), state_of(other / "last.ckpt")
     assert first.keys() == second.keys()
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-5, msg=name)
@@ -220,18 +213,10 @@ def test_a_run_of_two_processes_is_that_of_one(
 @needs_two
 @pytest.mark.together
 def test_two_processes_go_on_with_what_one_began(
-    alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
-    begin = EpochLog.on_train_epoch_start
-
-    def stop(log: EpochLog, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if trainer.current_epoch == 2:
-            raise RuntimeError("power cut")
-        begin(log, trainer, module)
-
     words = words_of(study, uneven, tmp_path, ALIKE)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(EpochLog, "on_train_epoch_start", stop)
+    with power_cut(2):
         train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=tmp_path / "two", report=quiet)
     started_by_cytoloc([*words, "--fold", "1", "--resume"])
     assert_alike(tmp_path / "two" / "quick-fold1", alone)

@@ -20,7 +20,7 @@ import polars as pl
 import tensorstore
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, StorageError
+from cytoloc.errors import FormatError, StorageError, first_line
 from cytoloc.files import existing, parse_json, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
@@ -291,8 +291,3 @@ def array_spec(path: Path) -> dict[str, Any]:
         "fill_missing_data_reads": False,
         "store_data_equal_to_fill_value": True,
     }
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -25,11 +25,10 @@ from cytoloc.atlas.store import (
     Atlas,
     FieldRow,
     array_spec,
-    first_line,
     open_atlas,
     pixels_sha256,
 )
-from cytoloc.errors import StorageError
+from cytoloc.errors import StorageError, first_line
 from cytoloc.files import new_folder, write_json
 from cytoloc.labels import CHANNELS
 from cytoloc.lists import refuse_repeated

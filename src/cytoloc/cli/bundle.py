@@ -35,12 +35,12 @@ def bundle(
     from cytoloc.errors import SettingsError, TableError
     from cytoloc.files import check_outputs
     from cytoloc.predict.bundle import SUFFIX, write_bundle
-    from cytoloc.predict.loading import find_runs
+    from cytoloc.runs import find_runs
 
     if out.suffix != SUFFIX:
         raise SettingsError(f"{out}: a bundle's name ends in {SUFFIX}.", way_out=f"Choose {out.stem}{SUFFIX}.")
     check_outputs(out)
-    folders = list(dict.fromkeys(folder.resolve() for path in runs for folder in find_runs(path)))
+    folders = [folder.resolve() for folder in find_runs(runs)]
     try:
         said = card.read_text(encoding="utf-8") if card else None
     except (OSError, UnicodeDecodeError) as error:

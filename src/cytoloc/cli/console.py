@@ -88,26 +88,23 @@ def read_truth(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def score_files(paths: list[Path]) -> list[Path]:
-    """Return the score files among ``paths``; a folder stands for those of all runs in it."""
+    """Return the score files among ``paths``; a folder stands for those of all runs in it.
+
+    Raises:
+        FormatError: If a folder holds no run, or one that is not finished.
+        TableError: If a file is given twice.
+    """
     from cytoloc.errors import TableError
+    from cytoloc.runs import SCORES, find_runs, refuse_unfinished
 
     files = []
     for path in paths:
-        inside = [path]
         if path.is_dir():
-            runs = [path] if (path / "run.json").exists() else sorted(run.parent for run in path.glob("*/run.json"))
-            inside = [run / "scores.parquet" for run in runs]
-            unfinished = [file.parent.name for file in inside if not file.exists()]
-            if unfinished:
-                raise TableError(
-                    f"{path}: {', '.join(unfinished)} is not finished.",
-                    way_out="Go on with `cytoloc train … --resume`.",
-                )
-        if not inside:
-            raise TableError(
-                f"{path} holds no run with scores.", way_out="Give score files, or a folder of finished runs."
-            )
-        files += inside
+            runs = find_runs([path])
+            refuse_unfinished(runs)
+            files += [run / SCORES for run in runs]
+        else:
+            files.append(path)
     if len({file.resolve() for file in files}) < len(files):
         raise TableError("A score file was given twice.", way_out="Give each once.")
     return files

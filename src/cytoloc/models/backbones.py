@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cytoloc.errors import RecipeError
+from cytoloc.errors import RecipeError, first_line
 
 STAGES: Final = 3
 """How many stages a multi-stage backbone gives: the last three, at an eighth, a sixteenth and a 32nd of the size."""
@@ -170,8 +170,3 @@ def _tried(maker: nn.Module, name: str, pixels: Tensor) -> Any:
             f"The backbone {name} cannot take pictures of {pixels.shape[-1]} px: {first_line(error)}",
             way_out="Change the sizes under [image], or choose a convolutional network.",
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return what an exception says, without what follows on further lines; its kind if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

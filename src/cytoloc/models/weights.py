@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cytoloc.choices import NewPlanes
-from cytoloc.errors import WeightsError
+from cytoloc.errors import WeightsError, first_line
 from cytoloc.models.backbones import create_backbone
 
 State = dict[str, Tensor]
@@ -108,7 +108,7 @@ def _from_hub(backbone: str) -> State:
         state: State = timm.create_model(backbone, pretrained=True).state_dict()
     # The hub's client, timm and the network each raise errors of their own; all mean that the weights are not here.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise WeightsError(
             f"The pretrained weights of {backbone} cannot be had from timm's hub: {reason}",
             way_out="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
@@ -123,7 +123,11 @@ def _from_file(path: Path) -> State:
         raise WeightsError(f"{path}: there is no such weights file.", way_out="Check model.weights.") from None
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
-        raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        # What torch says is how to let the file run what it likes.
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is damaged, or holds something else.",
+            way_out="Save them with torch.save(network.state_dict(), PATH), or copy the file again.",
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(
             f"{path} is not a state dict.", way_out="Save it with torch.save(network.state_dict(), PATH)."

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cytoloc.errors import CytolocError, ImageError, StorageError
+from cytoloc.errors import CytolocError, ImageError, StorageError, first_line
 
 MAX_EDGE_PX: Final = 16_384
 """The largest edge that is decoded: four times a big camera's; a header that states more is a slide scan or a lie."""
@@ -108,7 +108,7 @@ def decoding(path: Path) -> Iterator[None]:
         raise ImageError(f"{path} asks for more memory than there is.", way_out="Copy or download it again.") from error
     except Exception as error:
         # Decoders of damaged files raise anything from struct.error to RuntimeError; all mean the same to the user.
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        said = first_line(error)
         # Addresses in memory would make each list of bad files another.
         said = re.sub(r" at 0x[0-9a-f]+", "", said).rstrip(".")
         raise ImageError(

@@ -33,6 +33,7 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run
 from cytoloc.recipe import Recipe, to_toml
+from cytoloc.runs import SCORES
 
 KIND: Final = "cytoloc-bundle"
 VERSION: Final = 1
@@ -362,7 +363,7 @@ def _decision_of(runs: Sequence[Path], path: Path) -> Decision:
             way_out="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
     fitted_on = {each["sha256"] for each in decision.fitted_on.get("scores", [])}
-    if fitted_on and fitted_on != {sha256_of(run / "scores.parquet") for run in runs}:
+    if fitted_on and fitted_on != {sha256_of(run / SCORES) for run in runs}:
         raise SettingsError(
             f"{path} was fitted to other scores than the held-out ones of these runs.",
             way_out="Fit a decision to these runs: `cytoloc decide fit RUNS --labels … --out decision.json`.",

@@ -8,6 +8,7 @@ from cytoloc.errors import FormatError
 from cytoloc.predict.bundle import BOX, box, read_bundle
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run
+from cytoloc.runs import find_runs
 
 
 def load(path: str | Path | None = None) -> Model:
@@ -25,7 +26,7 @@ def load(path: str | Path | None = None) -> Model:
     path = Path(path)
     if not path.is_dir():
         return read_bundle(path)
-    folders = find_runs(path)
+    folders = find_runs([path])
     runs = [load_run(folder) for folder in folders]
     recipes = [recipe for _, recipe, _ in runs]
     if len({(recipe.image.field_px, recipe.select.views) for recipe in recipes}) > 1:
@@ -40,17 +41,3 @@ def load(path: str | Path | None = None) -> Model:
         provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
         trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
     )
-
-
-def find_runs(path: Path) -> list[Path]:
-    """Return the run folder ``path``, or all run folders in it.
-
-    Raises:
-        FormatError: If there are none.
-    """
-    folders = [path] if (path / "run.json").exists() else sorted(each.parent for each in path.glob("*/run.json"))
-    if not folders:
-        raise FormatError(
-            f"{path} holds no runs.", way_out="Give a run folder, or a folder of runs, of `cytoloc train`."
-        )
-    return folders

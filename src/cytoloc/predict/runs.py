@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-from cytoloc.errors import FormatError
-from cytoloc.files import read_json
+from cytoloc.errors import FormatError, first_line
 from cytoloc.models.network import Network, build_network
 from cytoloc.recipe import Recipe, read_resolved
-
-RUN_KIND: Final = "cytoloc-run"
-RUN_VERSION: Final = 1
+from cytoloc.runs import RECIPE, read_header, refuse_unfinished
 
 
 def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
@@ -48,7 +45,7 @@ def load_network(checkpoint: Path, recipe: Recipe) -> Network:
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
         raise FormatError(
-            f"{checkpoint} cannot be loaded: {(str(error).splitlines() or [repr(error)])[0]}",
+            f"{checkpoint} cannot be loaded: {first_line(error)}",
             way_out="Train the run again.",
         ) from error
     return network
@@ -84,14 +81,8 @@ def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
         FormatError: If there is no finished run, or it is damaged.
     """
     folder = folder.resolve()
-    header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
-    if not (folder / "scores.parquet").exists():
-        raise FormatError(f"{folder} is not finished.", way_out="Finish it with `cytoloc train … --resume`.")
-    missing = [key for key in ("fold", "atlas", "held_out", "trained_on") if key not in header]
-    if missing:
-        raise FormatError(
-            f"{folder / 'run.json'} is damaged: it lacks {', '.join(missing)}.", way_out="Train it again."
-        )
-    recipe = read_resolved(folder / "recipe.toml")
+    header = read_header(folder)
+    refuse_unfinished([folder])
+    recipe = read_resolved(folder / RECIPE)
     network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe)
     return network, recipe, {"name": folder.name, "recipe": recipe.name, **header}

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from cytoloc.errors import FormatError, TableError
-from cytoloc.files import read_json
+from cytoloc.errors import FormatError
 from cytoloc.recipe import Recipe, read_resolved
+from cytoloc.runs import RECIPE, SCORES, find_runs, is_finished, read_header
 from cytoloc.scores import Scores, read_scores
-
-RUN_KIND: Final = "cytoloc-run"
-"""As :mod:`cytoloc.predict.runs` has it, which needs torch."""
-RUN_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -58,19 +53,11 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
         paths: Folders of a run each, or of runs.
 
     Raises:
-        TableError: If a folder holds no run, or a run was given twice.
-        FormatError: If a run is damaged.
+        FormatError: If a folder holds no run, or a run is given twice or is damaged.
         RecipeError: If its recipe is not a whole one.
     """
-    folders: list[Path] = []
-    for path in paths:
-        inside = [path] if (path / "run.json").exists() else sorted(file.parent for file in path.glob("*/run.json"))
-        if not inside:
-            raise TableError(f"{path} holds no run.", way_out="Give run folders, or the --out of `cytoloc train`.")
-        folders += inside
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise TableError("A run was given twice.", way_out="Give each once.")
-    finished = [folder for folder in folders if (folder / "scores.parquet").exists()]
+    folders = find_runs(paths)
+    finished = [folder for folder in folders if is_finished(folder)]
     unfinished = [
         LeftOut(folder, "not finished; go on with `cytoloc train … --resume`")
         for folder in folders
@@ -80,19 +67,12 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
 
 
 def _read_run(folder: Path) -> FinishedRun:
-    header = read_json(folder / "run.json", kind=RUN_KIND, version=RUN_VERSION)
-    atlas, held_out, fold = header.get("atlas"), header.get("held_out"), header.get("fold")
-    if not (
-        isinstance(held_out, list)
-        and isinstance(fold, int)
-        and isinstance(atlas, dict)
-        and {"path", "fingerprint"} <= atlas.keys()
-    ):
-        raise FormatError(f"{folder / 'run.json'} is damaged: it lacks its atlas or fold.", way_out="Train it again.")
-    scores = read_scores(folder / "scores.parquet")
-    if set(scores.ids) != set(held_out):
+    header = read_header(folder)
+    atlas = header["atlas"]
+    scores = read_scores(folder / SCORES)
+    if set(scores.ids) != set(header["held_out"]):
         raise FormatError(
-            f"{folder / 'scores.parquet'} has scores of other fields than the run held out.", way_out="Train it again."
+            f"{folder / SCORES} has scores of other fields than the run held out.", way_out="Train it again."
         )
-    recipe = read_resolved(folder / "recipe.toml")
-    return FinishedRun(folder, recipe, fold, str(atlas["path"]), str(atlas["fingerprint"]), scores)
+    recipe = read_resolved(folder / RECIPE)
+    return FinishedRun(folder, recipe, header["fold"], str(atlas["path"]), str(atlas["fingerprint"]), scores)

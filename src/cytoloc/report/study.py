@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -154,13 +155,13 @@ def study_tables(
 
 def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Return the runs of each model, by fold; models of the same name are told apart by their folders."""
-    found: dict[tuple[str, str], list[FinishedRun]] = {}
+    found: dict[tuple[Path, str], list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault((str(run.folder.parent), run.recipe.name), []).append(run)
+        found.setdefault((run.folder.resolve().parent, run.recipe.name), []).append(run)
     names = [name for _, name in found]
     return {
-        name if names.count(name) == 1 else f"{folder}/{name}": sorted(each, key=lambda run: run.fold)
-        for (folder, name), each in found.items()
+        name if names.count(name) == 1 else f"{each[0].folder.parent}/{name}": sorted(each, key=lambda run: run.fold)
+        for (_, name), each in found.items()
     }
 
 

@@ -17,8 +17,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from cytoloc.errors import FormatError
-from cytoloc.models.backbones import first_line
+from cytoloc.errors import FormatError, first_line
 from cytoloc.train.ending import ending, seconds_left
 from cytoloc.train.schedule import Schedule
 

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cytoloc.atlas.store import Atlas
-from cytoloc.errors import TrainingError
-from cytoloc.files import disk_errors, new_folder, read_json, refuse_existing, write_json
+from cytoloc.errors import TrainingError, first_line
+from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
 from cytoloc.labels import LOCATIONS
-from cytoloc.models.backbones import first_line
 from cytoloc.predict.model import Model
-from cytoloc.predict.runs import RUN_KIND, RUN_VERSION, build_recipe_network, load_network
+from cytoloc.predict.runs import build_recipe_network, load_network
 from cytoloc.predict.sources import AtlasSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
+from cytoloc.runs import HEADER, RECIPE, RUN_KIND, RUN_VERSION, SCORES, is_finished, read_header
 from cytoloc.scores import Scores, write_scores
 from cytoloc.train.cycles import MEASURES, BestOfCycle, StopWithoutProgress
 from cytoloc.train.data import Split, split_atlas
@@ -93,7 +93,7 @@ def train_fold(
     resuming = run.exists()
     if not processes.is_first:
         report, progress_bar = _silent, False
-    if _is_finished(run):
+    if is_finished(run):
         report(f"{run.name} is finished already.")
         return run
     learner, started_from = _ready(run, recipe, atlas, split, header, processes=processes)
@@ -117,9 +117,9 @@ def train_fold(
         model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
         scores = _scores_of_all(model, atlas, split.held_out, processes)
         if processes.is_first:
-            write_scores(scores, run / "scores.parquet")
+            write_scores(scores, run / SCORES)
         if tracked:
-            tracked.files([run / "recipe.toml", run / "log.csv"])
+            tracked.files([run / RECIPE, run / "log.csv"])
         # A run that starts from this one finds it finished in every process.
         told(None)
     return run
@@ -156,7 +156,7 @@ def check_run(
     """
     split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
-    if _is_finished(run):
+    if is_finished(run):
         return
     earlier = earlier_run(recipe, fold)
     if earlier and earlier.resolve() in {path.resolve() for path in coming}:
@@ -164,13 +164,9 @@ def check_run(
     _ready(run, recipe, atlas, split, header, processes=processes)
 
 
-def _is_finished(run: Path) -> bool:
-    return (run / "scores.parquet").exists()
-
-
 def _sweep(run: Path) -> None:
     """Remove the scores that a killed process was writing."""
-    for stray in run.glob(".scores.parquet.*"):
+    for stray in run.glob(f".{SCORES}.*"):
         shutil.rmtree(stray)
 
 
@@ -257,14 +253,14 @@ def _start_run(run: Path, recipe: Recipe, header: dict[str, Any], *, processes: 
         "packages": {name: version(name) for name in packages},
     }
     with new_folder(run) as folder:
-        (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
-        write_json(folder / "run.json", {**header, "environment": environment}, kind=RUN_KIND, version=RUN_VERSION)
+        (folder / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
+        write_json(folder / HEADER, {**header, "environment": environment}, kind=RUN_KIND, version=RUN_VERSION)
 
 
 def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
     """Raise unless the run in the folder has this recipe, these data and this fold."""
-    kept = read_json(run / "run.json", kind=RUN_KIND, version=RUN_VERSION)
-    if read_resolved(run / "recipe.toml") != recipe:
+    kept = read_header(run)
+    if read_resolved(run / RECIPE) != recipe:
         raise TrainingError(
             f"{run} was started with another recipe.",
             way_out="Resume with that recipe, or choose another --out.",

@@ -10,6 +10,7 @@ from cytoloc.models.network import Network
 from cytoloc.predict.bundle import BOX, box, read_member
 from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe
+from cytoloc.runs import is_run
 
 RUN: Final = "run:"
 BUNDLE: Final = "bundle:"
@@ -100,7 +101,7 @@ def _earlier(recipe: Recipe, fold: int) -> _Earlier | None:
 
 
 def _of_run(path: Path) -> _Earlier:
-    if not (path / "run.json").exists():
+    if not is_run(path):
         raise WeightsError(
             f"{path} is no run to take weights from.", way_out="Give a run's folder: model.weights=run:PATH."
         )

@@ -16,9 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from cytoloc.errors import MissingExtraError, TrainingError
+from cytoloc.errors import MissingExtraError, TrainingError, first_line
 from cytoloc.files import read_json, write_json
-from cytoloc.models.backbones import first_line
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
@@ -169,7 +168,7 @@ def _client(database: Path) -> Any:
     # A file that is none of SQLite surfaces as any of several exceptions of MLflow, SQLAlchemy and Alembic.
     except Exception as error:
         raise TrainingError(
-            f"MLflow cannot use {database}: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            f"MLflow cannot use {database}: {first_line(error)}",
             way_out="Give the path of its SQLite database, or of one to be made.",
         ) from error
 

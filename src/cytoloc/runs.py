@@ -1,0 +1,87 @@
+"""The folders of runs: which there are, whether they are finished, and what they say of themselves.
+
+What a run holds is written by :mod:`cytoloc.train.run`. Its networks are read by :mod:`cytoloc.predict.runs`, which
+needs torch; this does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from cytoloc.errors import FormatError
+from cytoloc.files import read_json
+
+RUN_KIND: Final = "cytoloc-run"
+RUN_VERSION: Final = 1
+
+HEADER: Final = "run.json"
+RECIPE: Final = "recipe.toml"
+SCORES: Final = "scores.parquet"
+"""Of the held-out fold; written last, so that a run that has it is finished."""
+
+GO_ON: Final = "Go on with `cytoloc train … --resume`."
+_AGAIN: Final = "Train it again."
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, finished or not."""
+    return (folder / HEADER).exists()
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run has learnt all that it was to learn."""
+    return (folder / SCORES).exists()
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return the folders of all runs in ``paths``, finished or not.
+
+    Args:
+        paths: Folders, of a run each or of runs.
+
+    Raises:
+        FormatError: If one holds no run, or a run is given twice.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        inside = [path] if is_run(path) else sorted(file.parent for file in path.glob(f"*/{HEADER}"))
+        if not inside:
+            raise FormatError(f"{path} holds no run.", way_out="Give run folders, or the --out of `cytoloc train`.")
+        folders += inside
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise FormatError(f"The run {folder} is given twice.", way_out="Give each once.")
+        seen.add(folder.resolve())
+    return folders
+
+
+def refuse_unfinished(folders: Iterable[Path]) -> None:
+    """Raise :class:`~cytoloc.errors.FormatError` if any of these runs is not finished; names them all."""
+    unfinished = [str(folder) for folder in folders if not is_finished(folder)]
+    if unfinished:
+        are = "is" if len(unfinished) == 1 else "are"
+        raise FormatError(f"{', '.join(unfinished)} {are} not finished.", way_out=GO_ON)
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """Return what a run says of itself: its ``fold``, its ``atlas``, the ids ``held_out`` and ``trained_on``.
+
+    Raises:
+        FormatError: If the folder is no run, or its header is damaged.
+    """
+    path = folder / HEADER
+    header = read_json(path, kind=RUN_KIND, version=RUN_VERSION)
+    atlas = header.get("atlas")
+    right = {
+        "fold": isinstance(header.get("fold"), int),
+        "atlas": isinstance(atlas, dict) and {"path", "fingerprint"} <= atlas.keys(),
+        "held_out": isinstance(header.get("held_out"), list),
+        "trained_on": isinstance(header.get("trained_on"), list),
+    }
+    missing = [key for key, there in right.items() if not there]
+    if missing:
+        raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", way_out=_AGAIN)
+    return header
