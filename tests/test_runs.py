@@ -22,6 +22,7 @@ def run_in(folder: Path, *, finished: bool = True, said: dict[str, object] | Non
 def test_runs_are_found_alone_and_in_folders(tmp_path: Path) -> None:
     one, two, other = (run_in(tmp_path / name) for name in ("runs/a-fold0", "runs/a-fold1", "b-fold0"))
     (tmp_path / "runs" / "curves").mkdir()
+    run_in(tmp_path / "runs" / ".a-fold2.killed")
     assert is_run(one)
     assert not is_run(tmp_path / "runs")
     assert find_runs([tmp_path / "runs", other]) == [one, two, other]
@@ -39,7 +40,8 @@ def test_runs_that_are_not_finished_are_all_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"fold": None}, {"atlas": "a.atlas"}, {"atlas": {"path": "a.atlas"}}, {"held_out": "x"}, {"trained_on": 3}]
+    "said",
+    [{"fold": None}, {"atlas": "a.atlas"}, {"atlas": {"path": "a.atlas"}}, {"held_out": "x"}, {"trained_on": [3]}],
 )
 def test_a_damaged_header_is_named_with_what_it_lacks(tmp_path: Path, said: dict[str, object]) -> None:
     assert read_header(run_in(tmp_path / "whole")).items() >= SAID.items()

@@ -39,14 +39,14 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Return the folders of all runs in ``paths``, finished or not.
 
     Args:
-        paths: Folders, of a run each or of runs.
+        paths: Folders, of a run each or of runs; hidden ones are what killed starts left, and do not count.
 
     Raises:
         FormatError: If one holds no run, or a run is given twice.
     """
     folders: list[Path] = []
     for path in paths:
-        inside = [path] if is_run(path) else sorted(file.parent for file in path.glob(f"*/{HEADER}"))
+        inside = [path] if is_run(path) else sorted(file.parent for file in path.glob(f"[!.]*/{HEADER}"))
         if not inside:
             raise FormatError(f"{path} holds no run.", way_out="Give run folders, or the --out of `cytoloc train`.")
         folders += inside
@@ -76,12 +76,16 @@ def read_header(folder: Path) -> dict[str, Any]:
     header = read_json(path, kind=RUN_KIND, version=RUN_VERSION)
     atlas = header.get("atlas")
     right = {
-        "fold": isinstance(header.get("fold"), int),
+        "fold": type(header.get("fold")) is int,
         "atlas": isinstance(atlas, dict) and {"path", "fingerprint"} <= atlas.keys(),
-        "held_out": isinstance(header.get("held_out"), list),
-        "trained_on": isinstance(header.get("trained_on"), list),
+        "held_out": _are_ids(header.get("held_out")),
+        "trained_on": _are_ids(header.get("trained_on")),
     }
     missing = [key for key, there in right.items() if not there]
     if missing:
         raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", way_out=_AGAIN)
     return header
+
+
+def _are_ids(said: object) -> bool:
+    return isinstance(said, list) and all(isinstance(name, str) for name in said)
