@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cytoloc.errors import FormatError
+from cytoloc.errors import FormatError, SettingsError
 from cytoloc.files import write_json
 from cytoloc.runs import HEADER, RUN_KIND, RUN_VERSION, SCORES, find_runs, is_run, read_header, refuse_unfinished
 
@@ -26,7 +26,7 @@ def test_runs_are_found_alone_and_in_folders(tmp_path: Path) -> None:
     assert is_run(one)
     assert not is_run(tmp_path / "runs")
     assert find_runs([tmp_path / "runs", other]) == [one, two, other]
-    with pytest.raises(FormatError, match="runs/a-fold0 is given twice"):
+    with pytest.raises(SettingsError, match="runs/a-fold0 is given twice"):
         find_runs([tmp_path / "runs", tmp_path / "runs" / ".." / "runs" / "a-fold0"])
     with pytest.raises(FormatError, match="curves holds no run"):
         find_runs([one, tmp_path / "runs" / "curves"])

@@ -14,7 +14,7 @@ def first_line(error: BaseException) -> str:
     >>> first_line(ValueError("too long")), first_line(EOFError())
     ('too long', 'EOFError')
     """
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class CytolocError(Exception):

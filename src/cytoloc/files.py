@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,15 @@ def refuse_existing(path: Path, *, way_out: str = "Remove it or choose another -
     """Raise :class:`~cytoloc.errors.OutputExistsError` if something lies at ``path``."""
     if path.exists() or path.is_symlink():
         raise OutputExistsError(f"{path} already exists.", way_out=f"Nothing was changed. {way_out}")
+
+
+def refuse_given_twice(paths: Iterable[Path]) -> None:
+    """Raise :class:`~cytoloc.errors.SettingsError` if two of these files or folders are one, whatever their names."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise SettingsError(f"{path} is given twice.", way_out="Give each once.")
+        seen.add(path.resolve())
 
 
 def check_outputs(*paths: Path, pictures: Sequence[Path] = ()) -> None:

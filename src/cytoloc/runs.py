@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoloc.errors import FormatError
-from cytoloc.files import read_json
+from cytoloc.files import read_json, refuse_given_twice
 
 RUN_KIND: Final = "cytoloc-run"
 RUN_VERSION: Final = 1
@@ -42,7 +42,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         paths: Folders, of a run each or of runs; hidden ones are what killed starts left, and do not count.
 
     Raises:
-        FormatError: If one holds no run, or a run is given twice.
+        FormatError: If one holds no run.
+        SettingsError: If a run is given twice.
     """
     folders: list[Path] = []
     for path in paths:
@@ -50,11 +51,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         if not inside:
             raise FormatError(f"{path} holds no run.", way_out="Give run folders, or the --out of `cytoloc train`.")
         folders += inside
-    seen: set[Path] = set()
-    for folder in folders:
-        if folder.resolve() in seen:
-            raise FormatError(f"The run {folder} is given twice.", way_out="Give each once.")
-        seen.add(folder.resolve())
+    refuse_given_twice(folders)
     return folders
 
 

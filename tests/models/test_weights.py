@@ -96,6 +96,8 @@ def test_weights_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
         initial_weights("resnet18", PACKAGE, in_channels=4)
     with pytest.raises(WeightsError, match="names no weights"):
         initial_weights("resnet18", "imagenet", in_channels=4)
+    with pytest.raises(WeightsError, match=r"cannot be read: .*directory"):
+        initial_weights("resnet18", f"file:{tmp_path}", in_channels=4)
     for content in (b"", b"no weights"):
         (tmp_path / "broken.pt").write_bytes(content)
         with pytest.raises(WeightsError, match=r"broken\.pt cannot be read as weights") as caught:

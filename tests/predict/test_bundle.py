@@ -158,7 +158,7 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     with pytest.raises(SettingsError, match="given twice"):
         write_bundle([run, run.parent / "." / run.name], tmp_path / "twice.cytoloc")
     said = cli("bundle", run, run.parent, "--out", tmp_path / "once.cytoloc")
-    assert (said.code, "is given twice" in said.err) == (1, True)
+    assert (said.code, "is given twice" in said.err) == (2, True)
 
 
 @pytest.mark.slow

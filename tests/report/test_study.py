@@ -239,6 +239,14 @@ def test_folds_named_in_different_ways_are_of_one_model(tmp_path: Path, monkeypa
     runs, _ = read_runs([Path("runs/one-fold0"), tmp_path / "runs" / "one-fold1", Path("runs/one-fold2")])
     tables = study_tables(runs, lambda ids: truth[[int(each[1:]) for each in ids]])
     assert [row.model for row in tables.models] == ["one"]
+    # Links in one folder are of one model too, wherever they lead.
+    (tmp_path / "links").mkdir()
+    for fold in range(FOLDS):
+        (tmp_path / str(fold)).mkdir()
+        (tmp_path / "runs" / f"one-fold{fold}").rename(tmp_path / str(fold) / f"one-fold{fold}")
+        (tmp_path / "links" / f"one-fold{fold}").symlink_to(tmp_path / str(fold) / f"one-fold{fold}")
+    linked = study_tables(read_runs([tmp_path / "links"])[0], lambda ids: truth[[int(each[1:]) for each in ids]])
+    assert [row.folds for row in linked.models] == [row.folds for row in tables.models]
 
 
 def test_unfinished_runs_are_left_out_with_the_reason(made: Made, cli: Cli) -> None:
@@ -302,7 +310,7 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     for call, code, said in (
         ([run], 2, "Add --table"),
         ([folder, "--table"], 1, "holds no run"),
-        ([run, folder / "runs", "--table"], 1, "is given twice"),
+        ([run, folder / "runs", "--table"], 2, "is given twice"),
         ([folder / "runs", "--table", "--decision", "nonsense"], 2, "nonsense"),
     ):
         refused = cli("report", *call)

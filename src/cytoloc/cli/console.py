@@ -92,9 +92,9 @@ def score_files(paths: list[Path]) -> list[Path]:
 
     Raises:
         FormatError: If a folder holds no run, or one that is not finished.
-        TableError: If a file is given twice.
+        SettingsError: If a file is given twice.
     """
-    from cytoloc.errors import TableError
+    from cytoloc.files import refuse_given_twice
     from cytoloc.runs import SCORES, find_runs, refuse_unfinished
 
     files = []
@@ -105,8 +105,7 @@ def score_files(paths: list[Path]) -> list[Path]:
             files += [run / SCORES for run in runs]
         else:
             files.append(path)
-    if len({file.resolve() for file in files}) < len(files):
-        raise TableError("A score file was given twice.", way_out="Give each once.")
+    refuse_given_twice(files)
     return files
 
 

@@ -121,6 +121,8 @@ def _from_file(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such weights file.", way_out="Check model.weights.") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {first_line(error)}", way_out="Check model.weights.") from error
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
         # What torch says is how to let the file run what it likes.

@@ -27,7 +27,7 @@ from torch import Tensor
 from cytoloc.choices import HeadName
 from cytoloc.decide.decision import Decision, read_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
-from cytoloc.files import existing, new_file, parse_json, sha256_of
+from cytoloc.files import existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels import CHANNELS, LOCATIONS
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model
@@ -142,8 +142,7 @@ def write_bundle(
     if not caution.isprintable():
         raise SettingsError("The caution must be printable text.", way_out="Write it on one line.")
     folders = [run.resolve() for run in runs]
-    if len(set(folders)) < len(folders):
-        raise SettingsError("A run is given twice, and would count twice.", way_out="Give each once.")
+    refuse_given_twice(folders)
     loaded = [load_run(folder) for folder in folders]
     if len({(recipe.image.field_px, recipe.select.views) for _, recipe, _ in loaded}) != 1:
         raise SettingsError(

@@ -53,7 +53,8 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
         paths: Folders of a run each, or of runs.
 
     Raises:
-        FormatError: If a folder holds no run, or a run is given twice or is damaged.
+        FormatError: If a folder holds no run, or a run is damaged.
+        SettingsError: If a run is given twice.
         RecipeError: If its recipe is not a whole one.
     """
     folders = find_runs(paths)

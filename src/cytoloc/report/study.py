@@ -157,7 +157,7 @@ def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Return the runs of each model, by fold; models of the same name are told apart by their folders."""
     found: dict[tuple[Path, str], list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault((run.folder.resolve().parent, run.recipe.name), []).append(run)
+        found.setdefault((run.folder.absolute().parent.resolve(), run.recipe.name), []).append(run)
     names = [name for _, name in found]
     return {
         name if names.count(name) == 1 else f"{each[0].folder.parent}/{name}": sorted(each, key=lambda run: run.fold)
