@@ -57,13 +57,16 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
     return ids
 
 
-def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False) -> dict[str, tuple[int, ...]]:
+def read_labels(
+    path: str | Path, *, column: str = "Target", blank: bool = False, may_be_empty: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Return the location ids of each field in a CSV such as ``Id,Target``, in file order.
 
     Args:
         path: The file.
         column: The column of labels; ``Predicted`` for a submission.
         blank: Whether a field may have no label.
+        may_be_empty: Whether there may be no fields.
 
     Raises:
         TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
@@ -71,7 +74,7 @@ def read_labels(path: str | Path, *, column: str = "Target", blank: bool = False
     path = existing(Path(path), what="labels file")
     table = read_csv(path)
     require_columns(table, ["Id", column], path)
-    if table.height == 0:
+    if table.height == 0 and not may_be_empty:
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     return {
@@ -84,11 +87,12 @@ def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...
     """Return the labels that a CSV ``Id,Target`` has of ``ids``, those of other fields left out.
 
     Raises:
-        TableError: As :func:`read_labels`, and if it has none of them.
+        TableError: As :func:`read_labels`, and if it has labels, but none of them. A list without fields, such as
+            that of a leak that is none, is no error.
     """
-    labels, wanted = read_labels(path), set(ids)
+    labels, wanted = read_labels(path, may_be_empty=True), set(ids)
     known = {name: labels[name] for name in labels if name in wanted}
-    if not known:
+    if labels and not known:
         raise TableError(
             f"{path} has labels of none of these {len(ids)} fields; its ids are such as {next(iter(labels))},"
             f" theirs such as {ids[0]}.",

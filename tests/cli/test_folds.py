@@ -57,7 +57,7 @@ def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Atlas, t
     (tmp_path / "pairs.csv").write_text(f"a,b\n{study.ids[0]},elsewhere\nelsewhere,nowhere\n")
     call = ["folds", study.path, "-k", 3, "--pairs", tmp_path / "pairs.csv", "--out"]
     said = cli(*call, tmp_path / "a.csv")
-    assert "1 pair of --pairs of a field here and one that is not." in said.out, said.err
+    assert "1 pair of --pairs with one field here and one elsewhere." in said.out, said.err
     counts = json.loads(cli(*call, tmp_path / "b.csv", "--json").out)
     assert (counts["half_strange_pairs"], counts["strange_pairs"]) == (1, 1)
 

@@ -179,7 +179,7 @@ def audit(
             way_out="Say with --pairs which field of the one is which of the other.",
         )
     tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
-    origins = _origins(listed)
+    origins = _origins(truth) | _origins(listed)
     if match == "well":
         matched, unmatched = auditing.match_wells(have, true, tied, origins=origins)
     else:
@@ -205,6 +205,8 @@ def audit(
             typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(SHOWN).iter_rows():
                 typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
+            if groups.height > SHOWN:
+                typer.echo(f"and {groups.height - SHOWN} more, which differ no more often; --json has all.")
     if write is not None:
         auditing.write_corrections(have, mended, write)
         typer.echo(f"{write}: {len(mended)} of {counted(len(have), 'label set')} corrected.", err=as_json)
@@ -263,6 +265,8 @@ def leak(
     contradicted = int((found.table["contradicted"] > 0).sum())
     lines = [
         f"{out}: {counted(found.table.height, 'test field')} with labels of a copy, {from_wells} of them by its well."
+        if tied
+        else f"{out}: there are no pairs, so no test field is a copy."
     ]
     if contradicted:
         lines.append(f"{counted(contradicted, 'field')} with several copies whose labels differ: the surest counts.")

@@ -247,12 +247,20 @@ def _said(decision: Decision) -> list[str]:
     lines = []
     facts = decision.fitted_on
     if "candidates" in facts:
-        lines.append(f"\n{'candidate':<30} {'macro F1':>9} {'log loss':>9}   on {facts['candidates_judged_on']} fields")
+        lines.append(
+            f"\n{'candidate, by one fit of its kind':<34} {'macro F1':>9} {'loss':>9}"
+            f"   on {facts['candidates_judged_on']} fields"
+        )
         for row in facts["candidates"]:
             loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
             chosen = "  <- chosen" if row["plan"] == decision.plan.name else ""
-            lines.append(f"{row['plan']:<30} {row['macro_f1']:>9.4f} {loss:>9}{chosen}")
-        lines += [facts["why"], ""]
+            lines.append(f"{row['plan']:<34} {row['macro_f1']:>9.4f} {loss:>9}{chosen}")
+        lines += [
+            facts["why"],
+            "Loss is log loss by that of knowing each class's frequency; 1 is to know no more.",
+            "The table compares. What the choice is worth, made anew without each field, is the number above it.",
+            "",
+        ]
     for row in facts["rules"]:
         lines.append(
             f"{row['rule']}{'' if row['on'] else _off(row['rule'])}: {counted(row['fields_changed'], 'field')} changed,"

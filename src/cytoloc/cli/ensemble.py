@@ -153,10 +153,13 @@ def _said(names: Sequence[str], alike: NDArray[np.float64], worth: list[Worth]) 
         for row, name in enumerate(names)
     ]
     if worth:
-        lines.append(f"\n{'':<{width}} {'fields':>7} {'log loss':>9} {'adds':>8} {'weight':>7}")
+        lines.append(f"\n{'':<{width}} {'fields':>7} {'loss':>9} {'adds':>8} {'weight':>7}")
         for each in worth:
             lines.append(
                 f"{each.name:<{width}} {each.fields:>7} {each.log_loss:>9.4f} {each.adds:>+8.4f} {each.weight:>7.3f}"
             )
-        lines.append("log loss: alone; adds: by how much that of all rises without it (both on unseen fields)")
+        lines.append(
+            "loss: log loss alone, by that of knowing each class's frequency (1 is to know no more);"
+            "\nadds: by how much that of all rises without it; both on unseen fields"
+        )
     return lines

@@ -82,7 +82,8 @@ def hpa(
         str, typer.Option(help="Your e-mail, for the site's keepers; part of the User-Agent.", callback=_printable)
     ] = "",
     licence: Annotated[
-        str | None, typer.Option(help="For the manifest, which knows that of release 18; see /about/licence there.")
+        str | None,
+        typer.Option(help="For the manifest, which knows those of releases 15 and 18; see /about/licence there."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Fetch the catalogue, say what would come, and stop.")] = False,
@@ -278,13 +279,25 @@ def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
     _tell_failures(plan.failed)
 
 
+def _bytes(number: float) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> _bytes(31_500), _bytes(4.2e6), _bytes(1.72e10)
+    ('32 kB', '4.2 MB', '17 GB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}" if number < 10 * size else f"{number / size:.0f} {unit}"
+    return f"{number / 1e3:.0f} kB"
+
+
 def _size(missing: list[Remote], guess: Guess | None) -> str:
     if not missing:
         return "nothing is to come"
     if guess is None:
         return f"{len(missing)} to come, and the site does not say how large they are"
     return (
-        f"{len(missing)} to come, about {guess.mean_bytes * len(missing) / 1e9:.3g} GB (an estimate: a sample of"
+        f"{len(missing)} to come, about {_bytes(guess.mean_bytes * len(missing))} (an estimate: a sample of"
         f" {guess.sample} has {guess.mean_bytes / 1e3:.0f} kB a picture)"
     )
 

@@ -184,7 +184,7 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
         )
     if found.scarce:
         names = ", ".join(LOCATIONS[number].name for number in found.scarce)
-        lines.append(f"Fewer groups than folds, so that some fold has none: {names}.")
+        lines.append(f"Locations in fewer groups than there are folds, so that some fold has none: {names}.")
     lines += [
         f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0"
         + ("; too few fields look like the target." if each.after > UNLIKE else ".")
@@ -195,7 +195,9 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
             f"{counted(counts['alone'], 'field')} whose {group} is not known: only --pairs can tie them to others."
         )
     if counts["half_strange_pairs"]:
-        lines.append(f"{counted(counts['half_strange_pairs'], 'pair')} of --pairs of a field here and one that is not.")
+        lines.append(
+            f"{counted(counts['half_strange_pairs'], 'pair')} of --pairs with one field here and one elsewhere."
+        )
     if counts["strange_pairs"]:
         lines.append(
             f"{counted(counts['strange_pairs'], 'pair')} of --pairs with neither field here: they tie by way of others."

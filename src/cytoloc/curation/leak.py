@@ -100,11 +100,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
             passed_over += 1
             continue
         copies.setdefault(field, []).append((pair, pair.b if field == pair.a else pair.a))
-    if not pairs:
-        raise TableError(
-            "There are no pairs.", way_out="Give the pairs that `cytoloc duplicates` found; it found none."
-        )
-    if not copies:
+    if pairs and not copies:
         raise TableError(
             f"No pair ties a test field to another one; there are {len(pairs)}.",
             way_out="Give pairs of these two sets of fields.",
@@ -118,7 +114,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
         contradicted = sum(labels != ids for _, _, labels, _ in said)
         bits = (pair.microtubules, pair.protein, pair.nucleus)
         rows.append((field, format_labels(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
-    if not rows:
+    if copies and not rows:
         raise TableError(
             f"There are copies of test fields ({len(copies)} of these), and no labels of any of them.",
             way_out="Give the labels of the copies, or of other fields of their wells.",
