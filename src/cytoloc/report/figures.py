@@ -70,12 +70,14 @@ def score_plot(classes: pl.DataFrame, summary: dict[str, Any], path: Path) -> No
     axes.scatter(rows["chance_f1"], places, marker="|", s=70, color=WRONG, label="chance", zorder=3)
     names = [f"{name}  ({count})" for name, count in rows.select("location", "positives").iter_rows()]
     axes.set_yticks(places, names, size=8)
-    axes.axvline(summary["macro_f1"], color="grey", linestyle=":", linewidth=1)
+    axes.axvline(summary["macro_f1"], color="grey", linestyle=":", linewidth=1, label="macro F1")
     low, high = summary.get("macro_f1_interval_95_by_group", summary["macro_f1_interval_95"])
     title = f"macro F1 {summary['macro_f1']:.3f} ({low:.3f} to {high:.3f}) over 28 classes, {summary['fields']} fields"
-    axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel="F1", title=title)
+    absent = classes.height - rows.height
+    below = f"F1; {absent} more classes have no fields and are not predicted, and count 0" if absent else "F1"
+    axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel=below, title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     _save(figure, path, dpi=150)
 
 
@@ -151,6 +153,8 @@ def pair_sheet(
 def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], path: Path) -> None:
     """Draw how many fields of each location each fold has, coloured by how far that is from the fold's share.
 
+    Less than one field apart has no colour.
+
     Args:
         fields: ``(28, folds)``; locations without fields are left out.
         sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
@@ -162,9 +166,11 @@ def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], path: Path) 
     share = counts.sum(axis=1, keepdims=True) * sizes / sizes.sum()
     figure = Figure(figsize=(4.5 + 0.7 * counts.shape[1], 1.6 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    drawn = axes.imshow(100 * (counts / share - 1), cmap="RdBu", vmin=-25, vmax=25, aspect="auto")
+    # A field more or fewer is none: it could not be otherwise.
+    apart = np.where(np.abs(counts - share) < 1, 0, counts / share - 1)
+    drawn = axes.imshow(100 * apart, cmap="RdBu", vmin=-25, vmax=25, aspect="auto")
     for (row, fold), count in np.ndenumerate(counts):
-        far = abs(count / share[row, fold] - 1) > 0.18
+        far = abs(apart[row, fold]) > 0.18
         axes.text(fold, row, f"{count:,}", ha="center", va="center", size=7, color="white" if far else "black")
     axes.set_xticks(range(counts.shape[1]), [f"fold {fold}" for fold in range(counts.shape[1])])
     axes.set_yticks(range(len(rows)), [LOCATIONS[row].name for row in rows])
