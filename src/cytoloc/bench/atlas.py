@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,7 @@ STARTING_SYSTEM: Final = "four cv2.imread and a stack"
 TWO_WORKERS: Final = "the same in a DataLoader of 2 workers"
 OURS: Final = "cytoloc atlas"
 LIMIT: Final = "NumPy memory map (the limit)"
-DECODING: Final = "cv2.imread and cv2.resize alone"
-OWN_DECODING: Final = "the same by cytoloc's decoder"
+DECODING: Final = "decode and resize alone"
 IMPORT: Final = "cytoloc import"
 
 
@@ -41,7 +40,7 @@ class AtlasBench:
         size: Edge of the pictures, in pixels.
         uint8: Random batches as they are, in fields per second.
         float32: The same, from 0 to 1 in float32.
-        importing: Imports, and decoding and resizing alone on all cores, in fields per second.
+        importing: Imports, in fields per second.
         disk: Bytes of the atlas by those of its raw pixels.
         files: Bytes of the picture files by those of their raw pixels.
         import_mb: Peak memory of a process that imports, in megabytes.
@@ -120,13 +119,8 @@ def bench_atlas(
         )
         for kind, as_float in (("uint8", False), ("float32", True))
     )
-    plain = _Files(files, names, size, as_float=False)
     importing = in_turns(
-        {
-            DECODING: lambda: _number(in_order(plain.__getitem__, range(fields))),
-            OWN_DECODING: lambda: _number(in_order(partial(_decode, source, size), source.items)),
-            IMPORT: lambda: _import_anew(source, workshop, size),
-        },
+        {DECODING: lambda: _decode_all(source, size), IMPORT: lambda: _import_anew(source, workshop, size)},
         against=DECODING,
         rounds=rounds,
         advance=partial(advance, "importing"),
@@ -198,12 +192,11 @@ def _readers(
     }
 
 
-def _number(fields: Iterable[Any]) -> int:
-    return sum(1 for _ in fields)
+def _decode_all(source: KaggleSource, size: int) -> int:
+    def load(item: str) -> None:
+        scale_field(read_kaggle_field(source.folder, item, source.found[item]), Scaling(size=size))
 
-
-def _decode(source: KaggleSource, size: int, item: str) -> None:
-    scale_field(read_kaggle_field(source.folder, item, source.found[item]), Scaling(size=size))
+    return sum(1 for _ in in_order(load, source.items))
 
 
 def _import_anew(source: KaggleSource, workshop: Path, size: int) -> int:
