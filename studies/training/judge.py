@@ -213,8 +213,12 @@ def _of_seeds(judge: Judge, group: Networks, way: str = "") -> dict[str, list[fl
         runs = group.runs(judge.work, seeds=(seed,))
         ids, scores, truth = judge.held_out(runs, f"scores{way}")
         decision = fit_decision({"mean": scores}, truth, method="expected", groups=judge.groups(ids), intervals=False)
-        found.append(judge.measures(decision, judge.test(runs, f"test{way}")))
-    return {key: [float(row[key]) for row in found] for key in ("macro_f1", "average_precision", "roc_auc")}
+        held_out = overall(scores >= 0.5, truth, scores)["mean_average_precision"]
+        found.append(
+            {**judge.measures(decision, judge.test(runs, f"test{way}")), "held_out_average_precision": held_out}
+        )
+    wanted = ("macro_f1", "average_precision", "roc_auc", "held_out_average_precision")
+    return {key: [float(row[key]) for row in found] for key in wanted}
 
 
 def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -240,6 +240,19 @@ def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, score
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_leak_of_no_field_changes_nothing(cli: Cli, tmp_path: Path, scored: object) -> None:
+    (tmp_path / "leak.csv").write_text("Id,Target\n")
+    rule, given = tmp_path / "d.json", tmp_path / "m0.parquet"
+    assert cli("decide", "fit", given, "--labels", tmp_path / "labels.csv", "--out", rule).code == 0
+    for name, leak in (("a.csv", []), ("b.csv", ["--leak", tmp_path / "leak.csv"])):
+        assert cli("decide", "apply", given, "--decision", rule, "--out", tmp_path / name, *leak).code == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    score = ["score", tmp_path / "a.csv", "--labels", tmp_path / "labels.csv", "--leak", tmp_path / "leak.csv"]
+    said = cli(*score, "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["leak"]["fields"] == 0
+
+
 def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scored: object) -> None:
     given = [tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv"]
     assert cli("decide", "fit", *given, "--out", tmp_path / "d.json").code == 0

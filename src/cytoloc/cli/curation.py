@@ -266,7 +266,7 @@ def leak(
     lines = [
         f"{out}: {counted(found.table.height, 'test field')} with labels of a copy, {from_wells} of them by its well."
         if tied
-        else f"{out}: there are no pairs, so no test field is a copy."
+        else f"{out}: there are no pairs{'' if doubtful else ' that are not doubtful'}, so no test field is a copy."
     ]
     if contradicted:
         lines.append(f"{counted(contradicted, 'field')} with several copies whose labels differ: the surest counts.")

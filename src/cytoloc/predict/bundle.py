@@ -115,6 +115,11 @@ def box() -> Path:
     return Path(str(files("cytoloc") / "predict" / f"{BOX}{SUFFIX}"))
 
 
+def in_box(path: str | Path) -> bool:
+    """Return whether the model in the box is meant: it is called so, and nothing else of that name is there."""
+    return str(path) == BOX and not Path(path).exists()
+
+
 def write_bundle(
     runs: Sequence[Path],
     path: Path,

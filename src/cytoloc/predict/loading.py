@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cytoloc.errors import FormatError
-from cytoloc.predict.bundle import BOX, box, read_bundle
+from cytoloc.predict.bundle import box, in_box, read_bundle
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run
 from cytoloc.runs import find_runs
@@ -21,7 +21,7 @@ def load(path: str | Path | None = None) -> Model:
     Raises:
         FormatError: If there is no bundle and no finished run, or the runs differ in what they see.
     """
-    if path is None or (str(path) == BOX and not Path(path).exists()):
+    if path is None or in_box(path):
         return read_bundle(box())
     path = Path(path)
     if not path.is_dir():

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.models.network import Network
-from cytoloc.predict.bundle import BOX, box, read_member
+from cytoloc.predict.bundle import box, in_box, read_member
 from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
 from cytoloc.recipe import Recipe
 from cytoloc.runs import is_run
@@ -95,7 +95,7 @@ def _earlier(recipe: Recipe, fold: int) -> _Earlier | None:
     path = _place(recipe, fold, BUNDLE)
     if path is None:
         return None
-    member, network, known = read_member(box() if str(path) == BOX and not path.exists() else path, fold=fold)
+    member, network, known = read_member(box() if in_box(path) else path, fold=fold)
     otherwise = "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc."
     return _Earlier(path, member.name, member.backbone, member.head, network, known, otherwise)
 
