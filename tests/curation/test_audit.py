@@ -155,3 +155,13 @@ def test_an_atlas_says_which_fields_share_a_well(cli: Cli, study: Atlas) -> None
     assert said.code == 0, said.err
     assert "No field says" not in said.out
     assert cli("audit", study.path, "--truth", study.path, "--match", "well").code == 0
+
+
+def test_wells_of_the_truth_are_asked_if_the_list_does_not_know_them(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+    rows = "".join(f"{name},0\n" for name in study.ids)
+    (tmp_path / "list.csv").write_text(f"Id,Target\n{rows}")
+    said = cli("audit", tmp_path / "list.csv", "--truth", study.path, "--by", "well", "--json")
+    assert said.code == 0, said.err
+    wells = json.loads(said.out)["well"]
+    assert sum(row["fields"] for row in wells) == len(study)
+    assert len(wells) > 1
