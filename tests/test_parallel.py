@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cytoloc.parallel import in_order
+from cytoloc.parallel import in_order, processes
 
 
 def test_results_keep_their_order() -> None:
@@ -41,6 +42,11 @@ def test_an_error_comes_out_and_a_lent_pool_stays_open() -> None:
         with pytest.raises(ZeroDivisionError):
             list(in_order(lambda number: 1 // number, [1, 0, 1], pool=pool))
         assert pool.submit(int, "3").result() == 3
+
+
+def test_ctrl_c_is_left_to_the_process_that_started_the_others() -> None:
+    with processes() as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
 KILLED = """

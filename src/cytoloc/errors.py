@@ -62,6 +62,10 @@ class StorageError(CytolocError):
     """A disk that is full, read-only, or refuses a write."""
 
 
+class WorkerError(CytolocError):
+    """A process that worked for this one and is gone."""
+
+
 class RecipeError(CytolocError):
     """A recipe that is unknown, or has a key or a value it must not have."""
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import TypeVar
+
+from cytoloc.errors import WorkerError
+from cytoloc.memory import keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +29,9 @@ def in_order(
         function: Called in the pool.
         items: Its arguments.
         pool: Where it runs; by default a thread per core, which is what decoding wants.
+
+    Raises:
+        WorkerError: If a process of the pool is gone.
     """
     cores = os.cpu_count() or 1
     executor = pool or ThreadPoolExecutor(cores)
@@ -36,6 +43,11 @@ def in_order(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenExecutor as error:
+        raise WorkerError(
+            "A process that did a share of the work was ended from outside; perhaps there was too little memory.",
+            way_out="Start the same command again, with less beside it; what goes on where it was stopped does.",
+        ) from error
     finally:
         for future in waiting:
             future.cancel()
@@ -44,8 +56,21 @@ def in_order(
 
 
 def processes() -> ProcessPoolExecutor:
-    """Return a process for each core; they end when this one does, be it killed."""
-    return ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_end_with_parent)
+    """Return a process for each core; they end when this one does, be it killed.
+
+    As with all new processes of Python, a script that is to start them begins with ``if __name__ == "__main__":``.
+    """
+    return ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """Make this process one of several: it leaves Ctrl-C to the one that started it, and the other cores alone."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

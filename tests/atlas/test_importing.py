@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from cytoloc.atlas import writer
+from cytoloc.atlas.fields import FieldRow
 from cytoloc.atlas.importing import Imported, Loaded, import_fields
 from cytoloc.atlas.quarantine import QUARANTINE, Rejected, examples, read_quarantine
-from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import FormatError, ImageError, OutputExistsError, SettingsError, StorageError, TableError
 
 SIZE = 16
@@ -27,8 +28,12 @@ class Numbers:
     def __init__(self, start: int, stop: int, *, stop_at: int | None = None) -> None:
         self.items: Sequence[str] = [f"{number}" for number in range(start, stop)]
         self.folder = Path("numbers")
+        self.quick = False
         self.made_by: dict[str, Any] = {"command": "numbers"}
         self.stop_at = stop_at
+
+    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+        return partial(self.load, item)
 
     def load(self, item: str) -> list[Loaded]:
         number = int(item)
@@ -179,13 +184,15 @@ def test_two_processes_do_not_import_to_one_place(tmp_path: Path) -> None:
 
 CHILD = """
 import os, signal, sys
+from contextlib import nullcontext
 from pathlib import Path
 from cytoloc.atlas import writer
 from cytoloc.atlas.importing import import_fields
+from cytoloc.parallel import processes
 from tests.atlas.test_importing import Numbers, SIZE
 
 path, append = Path(sys.argv[1]), sys.argv[2] == "append"
-start, stop, dies_at = map(int, sys.argv[3:])
+start, stop, dies_at = map(int, sys.argv[3:6])
 writer.SHARD_BYTES = 4 * 4 * SIZE * SIZE
 changes = 0
 
@@ -205,13 +212,16 @@ for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path
 def told(done, total):
     print(done, flush=True)
 
-import_fields(Numbers(start, stop), path, size=SIZE, append=append, advance=told)
+with processes() if sys.argv[6] == "processes" else nullcontext() as pool:
+    import_fields(Numbers(start, stop), path, size=SIZE, append=append, pool=pool, advance=told)
 print("changes", changes)
 """
 
 
-def child(path: Path, *, start: int, append: bool, stop: int = 30, dies_at: int = 0) -> subprocess.Popen[str]:
-    words = [path, "append" if append else "new", start, stop, dies_at]
+def child(
+    path: Path, *, start: int, append: bool, stop: int = 30, dies_at: int = 0, workers: str = "threads"
+) -> subprocess.Popen[str]:
+    words = [path, "append" if append else "new", start, stop, dies_at, workers]
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, *map(str, words)],
         stdout=subprocess.PIPE,
@@ -257,13 +267,16 @@ def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole.atlas", 0, 300).atlas.folder
+@pytest.mark.parametrize(("workers", "items", "least"), [("threads", 300, 20), ("processes", 120, 8)])
+def test_killed_at_random_moments_it_ends_byte_for_byte_the_same(
+    tmp_path: Path, workers: str, items: int, least: int
+) -> None:
+    whole = run(tmp_path / "whole.atlas", 0, items).atlas.folder
     path = tmp_path / "killed.atlas"
     rng = np.random.default_rng(0)
     kills = 0
     for _attempt in range(100):
-        process = child(path, start=0, stop=300, append=False)
+        process = child(path, start=0, stop=items, append=False, workers=workers)
         patience = int(rng.integers(2, 20))
         for line in finished(process):
             patience -= 1
@@ -273,7 +286,7 @@ def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path
         kills += process.returncode != 0
         if process.returncode == 0:
             break
-    assert kills >= 20
+    assert kills >= least
     assert process.returncode == 0
     assert content(path) == content(whole)
     assert QUARANTINE in content(path)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cytoloc import open_atlas
 from cytoloc.atlas import store, writer
-from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.fields import FieldRow
+from cytoloc.atlas.store import Atlas
 from cytoloc.atlas.writer import write_atlas
 from cytoloc.errors import CytolocError, FormatError, OutputExistsError, TableError
 

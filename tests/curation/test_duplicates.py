@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.fields import FieldRow
+from cytoloc.atlas.store import Atlas
 from cytoloc.atlas.writer import write_atlas
 from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, verdict
 from cytoloc.curation.matching import registered_correlation

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -48,17 +49,46 @@ def test_a_flipped_byte_in_the_pixels_is_refused(png: Path) -> None:
         read_grey_png(png)
 
 
-def test_pixels_that_cannot_be_inflated_are_refused(tmp_path: Path) -> None:
+def grey_png(shape: tuple[int, int], stream: bytes, *more: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
+    """Return a grey PNG of 8 bits around a stream of pixels, with more chunks before it."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *shape[::-1], 8, 0, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), *more, (b"IDAT", stream), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def test_pixels_that_cannot_be_inflated_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a_red.png"
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no zlib stream") + chunk(b"IEND", b"")
-    )
+    path.write_bytes(grey_png((8, 8), b"no zlib stream"))
     with pytest.raises(ImageError, match="damaged"):
         read_grey_png(path)
+
+
+@pytest.mark.parametrize("row_filter", range(5))
+def test_a_grey_png_reads_the_same_however_it_was_written(tmp_path: Path, row_filter: int) -> None:
+    plane = np.random.default_rng(0).integers(0, 256, (37, 23), dtype=np.uint8)
+    path = tmp_path / "a_red.png"
+    assert cv2.imwrite(str(path), plane, [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE << row_filter])
+    np.testing.assert_array_equal(read_grey_png(path), plane)
+
+
+def test_interlaced_grey_and_what_else_a_header_may_say(tmp_path: Path) -> None:
+    plane = np.random.default_rng(0).integers(0, 256, (37, 23), dtype=np.uint8)
+    path = tmp_path / "a_red.png"
+    # First row and column, and step, of the seven passes of Adam7.
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = [row for top, left, down, right in passes for row in plane[top::down, left::right]]
+    path.write_bytes(
+        grey_png(plane.shape, zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)), interlaced=True)
+    )
+    np.testing.assert_array_equal(read_grey_png(path), plane)
+    stream = zlib.compress(b"".join(b"\0" + row.tobytes() for row in plane))
+    # A gamma and a grey that is transparent change how a picture is shown, not what was measured.
+    path.write_bytes(grey_png(plane.shape, stream, (b"gAMA", struct.pack(">I", 30_000)), (b"tRNS", b"\0\7")))
+    np.testing.assert_array_equal(read_grey_png(path), plane)
 
 
 def test_pictures_that_are_not_grey_are_refused(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cytoloc.atlas.fields import FieldRow
 from cytoloc.atlas.hpa import HpaSource
 from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import import_kaggle
-from cytoloc.atlas.store import Atlas, FieldRow
+from cytoloc.atlas.store import Atlas
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.errors import CytolocError, OutputExistsError, TableError
 from cytoloc.labels import TRAINING_COUNTS

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from cytoloc.atlas.channels import NAMES, ChannelMap, FilePattern
+from cytoloc.atlas.field_files import FieldReader, Item
 from cytoloc.atlas.importing import Loaded
-from cytoloc.atlas.joint import find_joint_bounds, note
-from cytoloc.atlas.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
-from cytoloc.atlas.quarantine import rejected
-from cytoloc.atlas.store import FieldRow
+from cytoloc.atlas.joint import Planes, find_joint_bounds, note
+from cytoloc.atlas.planes import PlaneChoice
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
-from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.labels import ChannelRole
 from cytoloc.lists import read_csv, read_labels, refuse_repeated
-from cytoloc.pictures.decoding import decoding, located
-from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
-from cytoloc.pictures.formats import SUFFIXES, Picture, Scene, open_picture
-from cytoloc.pictures.scale import Scaling, scale_field
+from cytoloc.pictures.depth import DepthRule
+from cytoloc.pictures.formats import SUFFIXES
+from cytoloc.pictures.scale import Scaling
 
-SAME_UM: Final = 1.01
-"""Pixel sizes that the files of a field state may differ by this factor: formats round them differently."""
 
-_APART: Final = "Export each scene to files of its own."
+class Beginnings:
+    """Names in order, so that those that begin alike are found without a look at the others.
 
-Opened = dict[ChannelRole, tuple[str, Picture]]
-"""For each stain that was imaged its file, and that file opened."""
+    Examples:
+        >>> Beginnings(["scan", "scan_s1", "other", "scanned"]).of("scan")
+        ['scan', 'scan_s1']
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = sorted(names)
+
+    def of(self, item: str) -> list[str]:
+        """Return ``item`` itself, if it is among them, and the names that add to it behind ``_``."""
+        after = chr(ord("_") + 1)
+        spans = ((item, f"{item}\0"), (f"{item}_", f"{item}{after}"))
+        return [name for low, high in spans for name in self._names[self._at(low) : self._at(high)]]
+
+    def _at(self, name: str) -> int:
+        return bisect_left(self._names, name)
 
 
 class FolderSource:
@@ -77,203 +86,64 @@ class FolderSource:
             )
         self.folder = folder
         self.channels = channels
-        self.planes = planes or PlaneChoice()
-        self.scaling = scaling
-        self.depth = depth or DepthRule()
-        self.pixel_um = pixel_um
+        planes, depth = planes or PlaneChoice(), depth or DepthRule()
+        self.reader = FieldReader(
+            folder=folder, channels=channels, planes=planes, scaling=scaling, depth=depth, pixel_um=pixel_um
+        )
         self.labels = read_labels(labels) if labels else {}
         self.metadata = _read_metadata(metadata) if metadata else {}
-        self._joint: tuple[JointBounds | None, ...] | None = None
+        self._labelled, self._described = Beginnings(self.labels), Beginnings(self.metadata)
         self.unmatched = 0
         self._files: dict[str, dict[ChannelRole, str]] = {}
         self._said: dict[str, dict[str, str]] = {}
         self._find(FilePattern(files) if files else None)
         self.items = sorted(self._files)[:limit]
+        self.quick = False
         self.made_by: dict[str, Any] = {
             "command": "import folder",
             "channels": channels.note,
             "files": files,
             "labels_sha256": sha256_of(labels) if labels else None,
             "metadata_sha256": sha256_of(metadata) if metadata else None,
-            "planes": {"z": self.planes.depth if self.planes.depth is not None else "max"}
-            | {"time": self.planes.time, "pages": self.planes.pages},
+            "planes": {"z": planes.depth if planes.depth is not None else "max"}
+            | {"time": planes.time, "pages": planes.pages},
             "pixel_um": pixel_um,
             "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
-            "depth": {"low": self.depth.low, "high": self.depth.high, "floor": self.depth.floor},
+            "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
         }
 
-    def load(self, item: str) -> list[Loaded]:
-        """Return the fields of an item, uint8 ``(4, size, size)`` each, one per scene of its files."""
-        return [
-            rejected(name, planes) if isinstance(planes, ImageError) else self._loaded(item, name, scene, planes)
-            for name, scene, planes in self._scenes(item)
-        ]
+    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+        """Return what loads the fields of an item; it can be sent to another process."""
+        return partial(self.reader.load, self._item(item))
 
     def describe(self, item: str) -> list[tuple[str, str]]:
-        """Return for each role what its picture is in the files of ``item``, in words.
-
-        Raises:
-            ImageError: If a file cannot be opened, or has no such channel.
-        """
-        lines: list[tuple[str, str]] = []
-        with ExitStack() as stack:
-            opened = self._open(item, stack)
-            for role in CHANNELS:
-                if role not in opened:
-                    stand_in = self.channels.absent[role]
-                    lines.append((role, "not imaged: " + ("black" if stand_in == "zero" else f"{stand_in} again")))
-                    continue
-                file, picture = opened[role]
-                with located(str(self.folder / file)):
-                    names = channel_names(picture.scenes[0], self.planes)
-                    index = self.channels.picks[role].index(names)
-                called = f" {names[index]!r}" if names[index] else ""
-                lines.append((role, f"channel {index}{called} of {len(names)} in {file}"))
-        return lines
+        """Return for each role what its picture is in the files of ``item``, in words; see :class:`FieldReader`."""
+        return self.reader.describe(self._item(item))
 
     def check(self, item: str) -> None:
-        """Raise whatever the import would find wrong with ``item`` before it reads pixels.
-
-        Raises:
-            ImageError: If one of its scenes lacks what is asked for, or has a form that the settings do not allow.
-        """
-        with ExitStack() as stack:
-            opened = self._open(item, stack)
-            for number, name in enumerate(self._scene_ids(item, opened)):
-                self._chosen(opened, number)
-                scene = self._agreed(opened, number, name)
-                blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
-                with located(name):
-                    scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
+        """Raise whatever the import would find wrong with ``item`` before it reads pixels."""
+        self.reader.check(self._item(item))
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
-        self._joint = find_joint_bounds(
-            self.items,
-            lambda item: (planes for _, _, planes in self._scenes(item) if not isinstance(planes, ImageError)),
-            self.depth,
-            advance,
+        joint = find_joint_bounds(self.items, self._readable, self.reader.depth, advance)
+        self.reader = replace(self.reader, joint=joint)
+        self.made_by["depth"]["jointly"] = note(joint)
+
+    def _readable(self, item: str) -> Iterator[Planes]:
+        for found in self.reader.scenes(self._item(item)):
+            if not isinstance(found.planes, ImageError):
+                yield found.planes
+
+    def _item(self, name: str) -> Item:
+        """Return what is known of an item; scenes have ids that begin with its own."""
+        return Item(
+            name=name,
+            files=self._files[name],
+            said=self._said[name],
+            metadata={each: self.metadata[each] for each in self._described.of(name)},
+            labels={each: self.labels[each] for each in self._labelled.of(name)},
         )
-        self.made_by["depth"]["jointly"] = note(self._joint)
-
-    def _loaded(self, item: str, name: str, scene: Scene, planes: list[NDArray[Any] | None]) -> Loaded:
-        """Return a field from its planes, None for those that were not imaged."""
-        try:
-            present = {role: plane for role, plane in zip(CHANNELS, planes, strict=True) if plane is not None}
-            black = np.zeros((scene.height, scene.width), np.uint8)
-            sources = [role if role in present else self.channels.absent[role] for role in CHANNELS]
-            stack = [black if source == "zero" else present[source] for source in sources]
-            joint = None
-            if self._joint:
-                joint = [None if source == "zero" else self._joint[CHANNELS.index(source)] for source in sources]
-            eight = all_to_8_bit(stack, self.depth, joint)
-            scaled = scale_field(eight.image, self.scaling, pixel_um=scene.pixel_um)
-        except ImageError as error:
-            return rejected(name, error)
-        described = {**self._said[item], **self.metadata.get(item, {}), **self.metadata.get(name, {})}
-        row = FieldRow(
-            id=name,
-            source="folder",
-            labels=self.labels.get(name),
-            antibody=described.get("antibody"),
-            plate=described.get("plate"),
-            well=described.get("well"),
-            field=described.get("field"),
-            gene=described.get("gene"),
-            cell_line=described.get("cell_line"),
-            original_px=scene.height,
-            original_width_px=scene.width,
-            pixel_um=scene.pixel_um,
-            packed_um=scaled.pixel_um,
-            absent=tuple(self.channels.absent),
-            black=eight.black,
-            white=eight.white,
-        )
-        return row, scaled.image
-
-    def _scenes(self, item: str) -> Iterator[tuple[str, Scene, list[NDArray[Any] | None] | ImageError]]:
-        """Yield id, description and planes of every field of an item; instead of planes what is wrong with them."""
-        with ExitStack() as stack:
-            opened = self._open(item, stack)
-            first = next(picture for _, picture in opened.values())
-            for number, name in enumerate(self._scene_ids(item, opened)):
-                scene = first.scenes[number]
-                planes: list[NDArray[Any] | None] | ImageError
-                try:
-                    scene = self._agreed(opened, number, name)
-                    planes = self._planes(opened, number)
-                except ImageError as error:
-                    planes = error
-                yield name, scene, planes
-
-    def _chosen(self, opened: Opened, number: int) -> dict[ChannelRole, Chosen]:
-        """Return which planes of a scene make the picture of each stain."""
-        chosen = {}
-        for role, (file, picture) in opened.items():
-            with located(str(self.folder / file)):
-                chosen[role] = choose(picture.scenes[number], self.channels.picks[role], self.planes)
-        return chosen
-
-    def _planes(self, opened: Opened, number: int) -> list[NDArray[Any] | None]:
-        """Return a scene's plane of each channel, None for those that were not imaged."""
-        planes: dict[ChannelRole, NDArray[Any]] = {}
-        for role, chosen in self._chosen(opened, number).items():
-            file, picture = opened[role]
-            path = self.folder / file
-            with located(str(path)), decoding(path):
-                planes[role] = read_chosen(picture, number, chosen)
-        return [planes.get(role) for role in CHANNELS]
-
-    def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
-        """Return what all files of a field say of it.
-
-        Raises:
-            ImageError: If they contradict each other.
-        """
-        scenes = {role: picture.scenes[number] for role, (_, picture) in opened.items()}
-        if len({(scene.height, scene.width) for scene in scenes.values()}) > 1:
-            each = ", ".join(f"{role} {scene.width} x {scene.height}" for role, scene in scenes.items())
-            raise ImageError(f"{name} has more than one size: {each} px.", way_out="All must show the same pixels.")
-        stated = {role: scene.pixel_um for role, scene in scenes.items() if scene.pixel_um is not None}
-        if self.pixel_um is None and stated and max(stated.values()) > SAME_UM * min(stated.values()):
-            each = ", ".join(f"{role} {um:g}" for role, um in stated.items())
-            raise ImageError(f"{name} has more than one pixel size: {each} µm.", way_out="Give it with --pixel-um.")
-        return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
-
-    def _scene_ids(self, item: str, opened: Opened) -> list[str]:
-        """Return the id of each scene: the item's if it is alone, else with the scene's name, or number, behind it.
-
-        Raises:
-            ImageError: If the files of a field do not have the same scenes in the same order.
-        """
-        files = {file: [scene.name for scene in picture.scenes] for file, picture in opened.values()}
-        names = next(iter(files.values()))
-        if len({len(each) for each in files.values()}) > 1:
-            counts = ", ".join(f"{len(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item}: its files differ in their number of scenes: {counts}.", way_out=_APART)
-        if len(names) == 1:
-            return [item]
-        if any(each != names for each in files.values()):
-            said = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item}: its files call their scenes differently: {said}.", way_out=_APART)
-        if all(names) and len(set(names)) == len(names):
-            return [f"{item}_{name}" for name in names]
-        return [f"{item}_s{number}" for number in range(len(names))]
-
-    def _open(self, item: str, stack: ExitStack) -> Opened:
-        """Open the files of an item, each once, until ``stack`` closes."""
-        files = self._files[item]
-        lacking = [role for role in self.channels.picks if role not in files]
-        if lacking:
-            raise ImageError(
-                f"{self.folder}: field {item} lacks its file {self.channels.picks[lacking[0]]}.",
-                way_out="Every field needs a file for every stain that --channels names.",
-            )
-        pictures: dict[str, Picture] = {}
-        for role in self.channels.picks:
-            if files[role] not in pictures:
-                pictures[files[role]] = stack.enter_context(open_picture(self.folder / files[role]))
-        return {role: (files[role], pictures[files[role]]) for role in CHANNELS if role in self.channels.picks}
 
     def _find(self, pattern: FilePattern | None) -> None:
         """Find the files of every item and what their names say."""

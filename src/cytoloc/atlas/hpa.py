@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.atlas.fields import FieldRow
 from cytoloc.atlas.importing import Loaded
-from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
@@ -44,6 +46,7 @@ class HpaSource:
         self.found = find_hpa_fields(folder)
         self.labels = read_labels_of(labels, self.found, folder=folder) if labels else None
         self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
+        self.quick = True
         self.made_by: dict[str, Any] = {
             "command": "import hpa",
             "labels_sha256": sha256_of(labels) if labels else None,
@@ -51,51 +54,59 @@ class HpaSource:
             "planes": "red, green and blue of their own colour; yellow the mean of red and green",
         }
 
-    def load(self, item: str) -> list[Loaded]:
-        """Return the field ``item``, uint8 ``(4, size, size)``."""
-        parts = parse_hpa_id(item)
-        if parts is None or parts.antibody is None:
-            raise ImageError(
-                f"{item} is not the id of a field of the Human Protein Atlas.",
-                way_out="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
-            )
-        image, (height, width) = self._read(item)
-        with located(f"field {item}"):
-            packed = scale_field(image, self.scaling).image
+    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+        """Return what loads the field ``item``; it can be sent to another process."""
         labels = self.labels[item] if self.labels is not None else None
-        row = FieldRow(
-            id=item,
-            source="hpa",
-            labels=labels,
-            antibody=parts.antibody,
-            plate=parts.plate,
-            well=parts.well,
-            field=parts.field,
-            original_px=height,
-            original_width_px=width,
-        )
-        return [(row, packed)]
+        return partial(_load, self.folder, item, self.found.get(item, {}), labels, self.scaling)
 
-    def _read(self, item: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Return the four planes, at a reduced scale where that is enough, and height and width in the files."""
-        files = self.found.get(item, {})
-        planes, edges = [], []
-        for role, colour in zip(CHANNELS, _COLOURS, strict=True):
-            if colour not in files:
-                raise ImageError(
-                    f"{self.folder}: field {item} lacks its file {item}_{colour}.jpg.",
-                    way_out="Every field needs its four channel files.",
-                )
-            stain = read_stain_jpeg(self.folder / files[colour], role, at_least=self.scaling.size)
-            planes.append(stain.plane)
-            edges.append(stain.original)
-        if len(set(edges)) > 1:
-            sizes = ", ".join(f"{colour} {w} x {h} px" for colour, (h, w) in zip(_COLOURS, edges, strict=True))
+
+def _load(
+    folder: Path, name: str, files: dict[str, str], labels: tuple[int, ...] | None, scaling: Scaling
+) -> list[Loaded]:
+    parts = parse_hpa_id(name)
+    if parts is None or parts.antibody is None:
+        raise ImageError(
+            f"{name} is not the id of a field of the Human Protein Atlas.",
+            way_out="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
+        )
+    image, (height, width) = _read(folder, name, files, at_least=scaling.size)
+    with located(f"field {name}"):
+        packed = scale_field(image, scaling).image
+    row = FieldRow(
+        id=name,
+        source="hpa",
+        labels=labels,
+        antibody=parts.antibody,
+        plate=parts.plate,
+        well=parts.well,
+        field=parts.field,
+        original_px=height,
+        original_width_px=width,
+    )
+    return [(row, packed)]
+
+
+def _read(
+    folder: Path, name: str, files: dict[str, str], *, at_least: int
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return the four planes, at a reduced scale where that is enough, and height and width in the files."""
+    planes, edges = [], []
+    for role, colour in zip(CHANNELS, _COLOURS, strict=True):
+        if colour not in files:
             raise ImageError(
-                f"{self.folder}: field {item} has more than one size: {sizes}.",
-                way_out="The four channels of a field must show the same pixels.",
+                f"{folder}: field {name} lacks its file {name}_{colour}.jpg.",
+                way_out="Every field needs its four channel files.",
             )
-        return np.stack(planes), edges[0]
+        stain = read_stain_jpeg(folder / files[colour], role, at_least=at_least)
+        planes.append(stain.plane)
+        edges.append(stain.original)
+    if len(set(edges)) > 1:
+        sizes = ", ".join(f"{colour} {w} x {h} px" for colour, (h, w) in zip(_COLOURS, edges, strict=True))
+        raise ImageError(
+            f"{folder}: field {name} has more than one size: {sizes}.",
+            way_out="The four channels of a field must show the same pixels.",
+        )
+    return np.stack(planes), edges[0]
 
 
 def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:

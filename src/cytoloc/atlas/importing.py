@@ -13,14 +13,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.atlas.fields import FieldRow, encode, row_of
 from cytoloc.atlas.quarantine import (
     QUARANTINE,
     Rejected,
@@ -30,7 +32,7 @@ from cytoloc.atlas.quarantine import (
     rejected,
     write_quarantine,
 )
-from cytoloc.atlas.store import Atlas, FieldRow, open_atlas
+from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.atlas.workshop import (
     Journal,
     abandon,
@@ -42,12 +44,25 @@ from cytoloc.atlas.workshop import (
     part_of,
     retire,
 )
-from cytoloc.atlas.writer import AtlasWriter, encode, row_of
+from cytoloc.atlas.writer import AtlasWriter
 from cytoloc.errors import ImageError, OutputExistsError, SettingsError, TableError
 from cytoloc.files import disk_errors, refuse_existing
+from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 
+SHARE_BYTES: Final = 4 * 2**20
+"""Raw pixels that a core is asked for at a time: one small field would cost as much to ask for as to load."""
+
+MOST_IN_SHARE: Final = 64
+"""Fields that a core is asked for at a time, so that progress is seen."""
+
 Loaded = tuple[FieldRow, NDArray[np.uint8]] | Rejected
+
+Order = tuple[str, Callable[[], Sequence[Loaded]]]
+"""An item, and what loads it."""
+
+Packed = tuple[dict[str, Any], bytes]
+"""A field's row of the table, and its chunk of the array."""
 
 
 class FieldSource(Protocol):
@@ -62,13 +77,18 @@ class FieldSource(Protocol):
         """The name of each item."""
 
     @property
+    def quick(self) -> bool:
+        """Whether an item is one field, and soon loaded: then several are asked for at once."""
+
+    @property
     def made_by(self) -> dict[str, Any]:
         """The command and its settings, as JSON: all that decides what becomes of the items."""
 
-    def load(self, item: str) -> Sequence[Loaded]:
-        """Return an item's fields, uint8 ``(4, size, size)`` each; called in threads, several at a time.
+    def loader(self, item: str) -> Callable[[], Sequence[Loaded]]:
+        """Return what loads an item's fields, uint8 ``(4, size, size)`` each, when it is called.
 
-        An :class:`~cytoloc.errors.ImageError` that it raises rejects the item; any other error stops the import.
+        It is called in a thread or, if it can be pickled, in another process, several at a time. An
+        :class:`~cytoloc.errors.ImageError` that it raises rejects the item; any other error stops the import.
         """
 
 
@@ -102,6 +122,7 @@ def import_fields(
     strict: bool = False,
     append: bool = False,
     skip_known: bool = False,
+    pool: Executor | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Imported:
     """Pack a source's fields into a new atlas, or add them to one.
@@ -115,6 +136,9 @@ def import_fields(
         strict: Stop at the first field that is rejected instead of putting it into quarantine.
         append: Add to the atlas at ``path``.
         skip_known: With ``append``, pass over ids that the atlas has already instead of stopping there.
+        pool: Where fields are loaded and compressed; by default a thread per core. Processes
+            (:func:`cytoloc.parallel.processes`) are faster, but for a few hundred fields, which take less time than
+            processes take to start.
         advance: Told after each item how many of how many are done.
 
     Raises:
@@ -141,7 +165,8 @@ def import_fields(
             journal = Journal.read(part)
             base = _base(path, size) if append else None
             try:
-                _pack(source, part, base, journal, size=size, strict=strict, skip_known=skip_known, advance=advance)
+                how = {"strict": strict, "skip_known": skip_known}
+                _pack(source, part, base, journal, size=size, **how, pool=pool, advance=advance)
             except TableError:
                 # An id that the atlas has: what was not begun stands in nobody's way.
                 if not journal.shards:
@@ -176,6 +201,7 @@ def _pack(
     size: int,
     strict: bool,
     skip_known: bool,
+    pool: Executor | None,
     advance: Callable[[int, int], None],
 ) -> None:
     """Write what is not written yet, a shard at a time: one is written while the next is being read."""
@@ -219,7 +245,10 @@ def _pack(
 
     items = source.items
     todo = range(journal.item, len(items))
-    for item, results in zip(todo, in_order(lambda i: _load(source, items[i]), todo), strict=True):
+    orders = ((items[item], source.loader(items[item])) for item in todo)
+    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(CHANNELS) * size * size))) if source.quick else 1
+    packed = chain.from_iterable(in_order(_pack_all, _shares(orders, some), pool=pool))
+    for item, results in zip(todo, packed, strict=True):
         first = journal.within if item == journal.item else 0
         for position, result in list(enumerate(results))[first:]:
             loaded = result
@@ -255,11 +284,21 @@ def _pack(
     commit()
 
 
-def _load(source: FieldSource, item: str) -> list[tuple[dict[str, Any], bytes] | Rejected]:
+def _shares(orders: Iterator[Order], some: int) -> Iterator[list[Order]]:
+    """Yield items ``some`` at a time."""
+    while share := list(islice(orders, some)):
+        yield share
+
+
+def _pack_all(orders: Sequence[Order]) -> list[list[Packed | Rejected]]:
+    return [_pack_item(*order) for order in orders]
+
+
+def _pack_item(item: str, load: Callable[[], Sequence[Loaded]]) -> list[Packed | Rejected]:
     """Return an item's fields as finished rows and chunks, so that all cores check and compress too."""
     try:
         refuse_unprintable(item)
-        loaded = source.load(item)
+        loaded = load()
     except ImageError as error:
         return [rejected(item, error)]
     return [each if isinstance(each, Rejected) else (row_of(*each), encode(each[1])) for each in loaded]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.atlas.fields import FieldRow
 from cytoloc.atlas.importing import Imported, Loaded, import_fields
 from cytoloc.atlas.joint import find_joint_bounds, note
-from cytoloc.atlas.store import FieldRow
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
@@ -62,6 +63,7 @@ class KaggleSource:
         self.found = find_kaggle_fields(folder)
         self.labels = read_labels_of(labels, self.found, folder=folder) if labels else None
         self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
+        self.quick = True
         self.made_by: dict[str, Any] = {
             "command": "import kaggle",
             "labels_sha256": sha256_of(labels) if labels else None,
@@ -79,22 +81,39 @@ class KaggleSource:
         )
         self.made_by["depth"]["jointly"] = note(self._joint)
 
-    def load(self, item: str) -> list[Loaded]:
-        """Return the field ``item``, uint8 ``(4, size, size)``."""
-        planes = read_kaggle_planes(self.folder, item, self.found.get(item, {}))
-        with located(f"field {item}"):
-            eight = all_to_8_bit(planes, self.depth, self._joint)
-            packed = scale_field(eight.image, self.scaling).image
-        row = FieldRow(
-            id=item,
-            source="kaggle",
-            labels=self.labels[item] if self.labels is not None else None,
-            original_px=eight.image.shape[1],
-            original_width_px=eight.image.shape[2],
-            black=eight.black,
-            white=eight.white,
+    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+        """Return what loads the field ``item``; it can be sent to another process."""
+        files = self.found.get(item, {})
+        labels = self.labels[item] if self.labels is not None else None
+        return partial(
+            _load, self.folder, item, files, labels, scaling=self.scaling, depth=self.depth, joint=self._joint
         )
-        return [(row, packed)]
+
+
+def _load(
+    folder: Path,
+    name: str,
+    files: dict[str, str],
+    labels: tuple[int, ...] | None,
+    *,
+    scaling: Scaling,
+    depth: DepthRule,
+    joint: tuple[JointBounds | None, ...] | None,
+) -> list[Loaded]:
+    planes = read_kaggle_planes(folder, name, files)
+    with located(f"field {name}"):
+        eight = all_to_8_bit(planes, depth, joint)
+        packed = scale_field(eight.image, scaling).image
+    row = FieldRow(
+        id=name,
+        source="kaggle",
+        labels=labels,
+        original_px=eight.image.shape[1],
+        original_width_px=eight.image.shape[2],
+        black=eight.black,
+        white=eight.white,
+    )
+    return [(row, packed)]
 
 
 def import_kaggle(

@@ -11,7 +11,6 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,53 +19,13 @@ import polars as pl
 import tensorstore
 from numpy.typing import NDArray
 
+from cytoloc.atlas.fields import pixels_sha256
 from cytoloc.errors import FormatError, StorageError, first_line
 from cytoloc.files import existing, parse_json, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
 VERSION: Final = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class FieldRow:
-    """What is known of one field of view besides its pixels; None where it is not known.
-
-    Attributes:
-        id: The field's name; unique in its atlas.
-        source: Where it comes from, e.g. ``kaggle`` or ``simulated``.
-        labels: Location ids; None for a field without annotation.
-        antibody: The antibody that stained the protein.
-        plate: The plate it was imaged on.
-        well: The well of that plate; all fields of a well show the same protein in the same cells.
-        field: The number of the field in its well.
-        gene: The gene that codes for the protein.
-        cell_line: The cell line.
-        original_px: Height of the picture before it was resized, in pixels.
-        original_width_px: Its width, in pixels.
-        pixel_um: Edge of a pixel of the original, in micrometres.
-        packed_um: Edge of a pixel as packed, in micrometres.
-        absent: Roles that were not imaged; another stain or black stands for them.
-        black: For each channel the value of the original that became 0; None where it had 8 bits.
-        white: For each channel the value that became 255.
-    """
-
-    id: str
-    source: str
-    original_px: int
-    original_width_px: int
-    labels: tuple[int, ...] | None = None
-    antibody: str | None = None
-    plate: str | None = None
-    well: str | None = None
-    field: str | None = None
-    gene: str | None = None
-    cell_line: str | None = None
-    pixel_um: float | None = None
-    packed_um: float | None = None
-    absent: tuple[str, ...] = ()
-    black: tuple[float | None, ...] = (None,) * len(CHANNELS)
-    white: tuple[float | None, ...] = (None,) * len(CHANNELS)
 
 
 SCHEMA: Final = pl.Schema(
@@ -94,9 +53,10 @@ SCHEMA: Final = pl.Schema(
 )
 """Columns of ``fields.parquet``.
 
-Besides what :class:`FieldRow` says, ``flags`` is what :func:`cytoloc.pictures.quality.flags_of` finds wrong with a
-field, ``sha256`` is that of the packed pixels, channel by channel, row by row, and ``phash_…`` is the perceptual hash
-of each channel (:func:`cytoloc.pictures.hashes.field_hashes`).
+Besides what :class:`~cytoloc.atlas.fields.FieldRow` says, ``flags`` is what
+:func:`cytoloc.pictures.quality.flags_of` finds wrong with a field, ``sha256`` is that of the packed pixels, channel by
+channel, row by row, and ``phash_…`` is the perceptual hash of each channel
+(:func:`cytoloc.pictures.hashes.field_hashes`).
 """
 
 
@@ -275,11 +235,6 @@ def _checked(path: Path | str, header: dict[str, Any], fields: pl.DataFrame, arr
     if fields.schema != SCHEMA or fields.height != header.get("fields") or tuple(array.shape) != expected:
         raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")
     return Atlas(path, header, fields, array)
-
-
-def pixels_sha256(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of a field's pixels, channel by channel, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def array_spec(path: Path) -> dict[str, Any]:

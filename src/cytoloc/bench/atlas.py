@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
-from cytoloc.parallel import in_order
+from cytoloc.parallel import in_order, processes
 from cytoloc.pictures.scale import Scaling, scale_field
 
 BATCH: Final = 32
@@ -27,7 +27,8 @@ STARTING_SYSTEM: Final = "four cv2.imread and a stack"
 TWO_WORKERS: Final = "the same in a DataLoader of 2 workers"
 OURS: Final = "cytoloc atlas"
 LIMIT: Final = "NumPy memory map (the limit)"
-DECODING: Final = "decode and resize alone"
+DECODING: Final = "cv2.imread and cv2.resize alone"
+OWN_DECODING: Final = "the same by cytoloc's decoder"
 IMPORT: Final = "cytoloc import"
 
 
@@ -40,10 +41,10 @@ class AtlasBench:
         size: Edge of the pictures, in pixels.
         uint8: Random batches as they are, in fields per second.
         float32: The same, from 0 to 1 in float32.
-        importing: Imports, in fields per second.
+        importing: Imports, and decoding and resizing alone on all cores, in fields per second.
         disk: Bytes of the atlas by those of its raw pixels.
         files: Bytes of the picture files by those of their raw pixels.
-        import_mb: Peak memory of a process that imports, in megabytes.
+        import_mb: Peak memory of an import, in megabytes: of all its processes together.
     """
 
     fields: int
@@ -119,8 +120,13 @@ def bench_atlas(
         )
         for kind, as_float in (("uint8", False), ("float32", True))
     )
+    plain = _Files(files, names, size, as_float=False)
     importing = in_turns(
-        {DECODING: lambda: _decode_all(source, size), IMPORT: lambda: _import_anew(source, workshop, size)},
+        {
+            DECODING: lambda: _number(in_order(plain.__getitem__, range(fields))),
+            OWN_DECODING: lambda: _number(in_order(partial(_decode, source, size), source.items)),
+            IMPORT: lambda: _import_anew(source, workshop, size),
+        },
         against=DECODING,
         rounds=rounds,
         advance=partial(advance, "importing"),
@@ -192,22 +198,27 @@ def _readers(
     }
 
 
-def _decode_all(source: KaggleSource, size: int) -> int:
-    def load(item: str) -> None:
-        scale_field(read_kaggle_field(source.folder, item, source.found[item]), Scaling(size=size))
+def _number(fields: Iterable[Any]) -> int:
+    return sum(1 for _ in fields)
 
-    return sum(1 for _ in in_order(load, source.items))
+
+def _decode(source: KaggleSource, size: int, item: str) -> None:
+    scale_field(read_kaggle_field(source.folder, item, source.found[item]), Scaling(size=size))
 
 
 def _import_anew(source: KaggleSource, workshop: Path, size: int) -> int:
+    """Import as the command does, processes started and ended."""
     target = workshop / "again.atlas"
     shutil.rmtree(target, ignore_errors=True)
-    return import_fields(source, target, size=size, strict=True).added
+    with processes() as pool:
+        return import_fields(source, target, size=size, strict=True, pool=pool).added
 
 
 def _import_and_weigh(files: Path, target: Path, size: int) -> float:
-    import_fields(KaggleSource(files, labels=None, scaling=Scaling(size=size)), target, size=size, strict=True)
-    return peak_mb()
+    source = KaggleSource(files, labels=None, scaling=Scaling(size=size))
+    with processes() as pool:
+        import_fields(source, target, size=size, strict=True, pool=pool)
+        return peak_mb()
 
 
 def _files_bytes(folder: Path) -> int:

@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -103,21 +104,26 @@ def compared(rates: Rates, name: str, *, against: str) -> Way:
 
 def in_separate_process(work: Callable[..., Result], *given: Any) -> Result:
     """Return what ``work`` returns in a process of its own, whose peak memory is that of this work alone."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, given)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *given).result()
 
 
 def peak_mb() -> float:
-    """Return the peak memory of this process, in megabytes.
+    """Return the peak memory of this process, in megabytes; on Linux, of those that it started and that run, too.
 
-    Linux hands the peak that ``getrusage`` gives from a process on to what it starts; that of ``/proc`` begins anew.
+    What processes share is counted for each of them. Linux hands the peak that ``getrusage`` gives from a process on to
+    what it starts; that of ``/proc`` begins anew.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
+    if Path("/proc/self/status").exists():
+        running = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
+        return sum(_peak_kb(Path("/proc") / each / "status") for each in running) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _peak_kb(status: Path) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
 
 
 def machine() -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import FieldRow
+from cytoloc.atlas.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
 from cytoloc.labels import N_LOCATIONS, parse_labels

@@ -6,8 +6,8 @@ Drawing goes on where it was stopped, as an import does: it is one, of fields th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -51,20 +51,24 @@ class Flaws:
 
 
 class SimulatedSource:
-    """Fields that are drawn when they are asked for, in processes of their own."""
+    """Fields that are drawn when they are asked for."""
 
     folder = Path()
+    quick = False
 
-    def __init__(self, design: Design, plans: Sequence[Plan], pool: ProcessPoolExecutor) -> None:
-        self._size, self._pool = design.size, pool
+    def __init__(self, design: Design, plans: Sequence[Plan]) -> None:
+        self._size = design.size
         self._plans = {plan.row.id: plan for plan in plans}
         self.items = list(self._plans)
         self.made_by: dict[str, Any] = {"command": "simulate", **asdict(design)}
 
-    def load(self, item: str) -> list[Loaded]:
-        """Return the field ``item``, uint8 ``(4, size, size)``."""
-        plan = self._plans[item]
-        return [(plan.row, self._pool.submit(draw_field, plan, size=self._size).result())]
+    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+        """Return what draws the field ``item``; it can be sent to another process."""
+        return partial(_draw, self._plans[item], self._size)
+
+
+def _draw(plan: Plan, size: int) -> list[Loaded]:
+    return [(plan.row, draw_field(plan, size=size))]
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def draw_atlas(
     plans = plan_study(design)
     with processes() as pool:
         return import_fields(
-            SimulatedSource(design, plans, pool), path, size=design.size, strict=True, advance=advance
+            SimulatedSource(design, plans), path, size=design.size, strict=True, pool=pool, advance=advance
         ).atlas
 
 
@@ -137,8 +141,8 @@ def draw_study(
             for name, each in sets.items():
                 target = path / f"{name}.atlas"
                 if not is_settled(target):
-                    source = SimulatedSource(each.design, each.given, pool)
-                    import_fields(source, target, size=design.size, advance=_from(advance, before, total))
+                    source = SimulatedSource(each.design, each.given)
+                    import_fields(source, target, size=design.size, pool=pool, advance=_from(advance, before, total))
                 before += len(each.plans)
         _write_truth(path / "truth", sets)
         by_antibody = _labels_by_antibody(sets["external"].plans)

@@ -1,0 +1,255 @@
+"""The files of one item of a folder, and the fields in them: planes of stains, brought to 8 bits and to one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.atlas.channels import ChannelMap
+from cytoloc.atlas.fields import FieldRow
+from cytoloc.atlas.importing import Loaded
+from cytoloc.atlas.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
+from cytoloc.atlas.quarantine import rejected
+from cytoloc.errors import ImageError
+from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.pictures.decoding import decoding, located
+from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
+from cytoloc.pictures.formats import Picture, Scene, open_picture
+from cytoloc.pictures.scale import Scaling, scale_field
+
+SAME_UM: Final = 1.01
+"""Pixel sizes that the files of a field state may differ by this factor: formats round them differently."""
+
+_APART: Final = "Export each scene to files of its own."
+
+Opened = dict[ChannelRole, tuple[str, Picture]]
+"""For each stain that was imaged its file, and that file opened."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is known of one field, or of the fields of one file, before a file is opened.
+
+    Attributes:
+        name: The id; several scenes add their own names to it.
+        files: The file of each stain that was found, below the folder.
+        said: What the files' names say.
+        metadata: What a table says, by the id of the item or of a scene.
+        labels: Location ids, by the id of a scene.
+    """
+
+    name: str
+    files: Mapping[ChannelRole, str]
+    said: Mapping[str, str]
+    metadata: Mapping[str, Mapping[str, str]]
+    labels: Mapping[str, tuple[int, ...]]
+
+    def described(self, name: str) -> dict[str, str]:
+        """Return what is said of the scene ``name``; a table has the last word over file names."""
+        return {**self.said, **self.metadata.get(self.name, {}), **self.metadata.get(name, {})}
+
+
+class Found(NamedTuple):
+    """A scene: its id, what its files say of it, and its planes, or what is wrong with them."""
+
+    name: str
+    scene: Scene
+    planes: list[NDArray[Any] | None] | ImageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldReader:
+    """How the fields of an item are read; it can be sent to another process.
+
+    Attributes:
+        folder: Where the files are.
+        channels: Where each stain is.
+        planes: Which planes of a channel make its picture.
+        scaling: How pictures become squares.
+        depth: How more than 8 bits become 8.
+        pixel_um: Edge of a pixel in micrometres, whatever the files say.
+        joint: One pair of bounds per channel for all fields, instead of each field's own.
+    """
+
+    folder: Path
+    channels: ChannelMap
+    planes: PlaneChoice
+    scaling: Scaling
+    depth: DepthRule
+    pixel_um: float | None
+    joint: tuple[JointBounds | None, ...] | None = None
+
+    def load(self, item: Item) -> list[Loaded]:
+        """Return the fields of an item, uint8 ``(4, size, size)`` each, one per scene of its files."""
+        return [
+            rejected(found.name, found.planes)
+            if isinstance(found.planes, ImageError)
+            else self._loaded(item, found.name, found.scene, found.planes)
+            for found in self.scenes(item)
+        ]
+
+    def describe(self, item: Item) -> list[tuple[str, str]]:
+        """Return for each role what its picture is in the files of an item, in words.
+
+        Raises:
+            ImageError: If a file cannot be opened, or has no such channel.
+        """
+        lines: list[tuple[str, str]] = []
+        with ExitStack() as stack:
+            opened = self._open(item, stack)
+            for role in CHANNELS:
+                if role not in opened:
+                    stand_in = self.channels.absent[role]
+                    lines.append((role, "not imaged: " + ("black" if stand_in == "zero" else f"{stand_in} again")))
+                    continue
+                file, picture = opened[role]
+                with located(str(self.folder / file)):
+                    names = channel_names(picture.scenes[0], self.planes)
+                    index = self.channels.picks[role].index(names)
+                called = f" {names[index]!r}" if names[index] else ""
+                lines.append((role, f"channel {index}{called} of {len(names)} in {file}"))
+        return lines
+
+    def check(self, item: Item) -> None:
+        """Raise whatever the import would find wrong with an item before it reads pixels.
+
+        Raises:
+            ImageError: If one of its scenes lacks what is asked for, or has a form that the settings do not allow.
+        """
+        with ExitStack() as stack:
+            opened = self._open(item, stack)
+            for number, name in enumerate(self._scene_ids(item, opened)):
+                self._chosen(opened, number)
+                scene = self._agreed(opened, number, name)
+                blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
+                with located(name):
+                    scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
+
+    def _loaded(self, item: Item, name: str, scene: Scene, planes: list[NDArray[Any] | None]) -> Loaded:
+        """Return a field from its planes, None for those that were not imaged."""
+        try:
+            present = {role: plane for role, plane in zip(CHANNELS, planes, strict=True) if plane is not None}
+            black = np.zeros((scene.height, scene.width), np.uint8)
+            sources = [role if role in present else self.channels.absent[role] for role in CHANNELS]
+            stack = [black if source == "zero" else present[source] for source in sources]
+            joint = None
+            if self.joint:
+                joint = [None if source == "zero" else self.joint[CHANNELS.index(source)] for source in sources]
+            eight = all_to_8_bit(stack, self.depth, joint)
+            scaled = scale_field(eight.image, self.scaling, pixel_um=scene.pixel_um)
+        except ImageError as error:
+            return rejected(name, error)
+        described = item.described(name)
+        row = FieldRow(
+            id=name,
+            source="folder",
+            labels=item.labels.get(name),
+            antibody=described.get("antibody"),
+            plate=described.get("plate"),
+            well=described.get("well"),
+            field=described.get("field"),
+            gene=described.get("gene"),
+            cell_line=described.get("cell_line"),
+            original_px=scene.height,
+            original_width_px=scene.width,
+            pixel_um=scene.pixel_um,
+            packed_um=scaled.pixel_um,
+            absent=tuple(self.channels.absent),
+            black=eight.black,
+            white=eight.white,
+        )
+        return row, scaled.image
+
+    def scenes(self, item: Item) -> Iterator[Found]:
+        """Yield every field of an item.
+
+        Raises:
+            ImageError: If a file cannot be opened, or the files do not have the same scenes.
+        """
+        with ExitStack() as stack:
+            opened = self._open(item, stack)
+            first = next(picture for _, picture in opened.values())
+            for number, name in enumerate(self._scene_ids(item, opened)):
+                scene = first.scenes[number]
+                planes: list[NDArray[Any] | None] | ImageError
+                try:
+                    scene = self._agreed(opened, number, name)
+                    planes = self._planes(opened, number)
+                except ImageError as error:
+                    planes = error
+                yield Found(name, scene, planes)
+
+    def _chosen(self, opened: Opened, number: int) -> dict[ChannelRole, Chosen]:
+        """Return which planes of a scene make the picture of each stain."""
+        chosen = {}
+        for role, (file, picture) in opened.items():
+            with located(str(self.folder / file)):
+                chosen[role] = choose(picture.scenes[number], self.channels.picks[role], self.planes)
+        return chosen
+
+    def _planes(self, opened: Opened, number: int) -> list[NDArray[Any] | None]:
+        """Return a scene's plane of each channel, None for those that were not imaged."""
+        planes: dict[ChannelRole, NDArray[Any]] = {}
+        for role, chosen in self._chosen(opened, number).items():
+            file, picture = opened[role]
+            path = self.folder / file
+            with located(str(path)), decoding(path):
+                planes[role] = read_chosen(picture, number, chosen)
+        return [planes.get(role) for role in CHANNELS]
+
+    def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
+        """Return what all files of a field say of it.
+
+        Raises:
+            ImageError: If they contradict each other.
+        """
+        scenes = {role: picture.scenes[number] for role, (_, picture) in opened.items()}
+        if len({(scene.height, scene.width) for scene in scenes.values()}) > 1:
+            each = ", ".join(f"{role} {scene.width} x {scene.height}" for role, scene in scenes.items())
+            raise ImageError(f"{name} has more than one size: {each} px.", way_out="All must show the same pixels.")
+        stated = {role: scene.pixel_um for role, scene in scenes.items() if scene.pixel_um is not None}
+        if self.pixel_um is None and stated and max(stated.values()) > SAME_UM * min(stated.values()):
+            each = ", ".join(f"{role} {um:g}" for role, um in stated.items())
+            raise ImageError(f"{name} has more than one pixel size: {each} µm.", way_out="Give it with --pixel-um.")
+        return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
+
+    def _scene_ids(self, item: Item, opened: Opened) -> list[str]:
+        """Return the id of each scene: the item's if it is alone, else with the scene's name, or number, behind it.
+
+        Raises:
+            ImageError: If the files of a field do not have the same scenes in the same order.
+        """
+        files = {file: [scene.name for scene in picture.scenes] for file, picture in opened.values()}
+        names = next(iter(files.values()))
+        if len({len(each) for each in files.values()}) > 1:
+            counts = ", ".join(f"{len(each)} in {file}" for file, each in files.items())
+            raise ImageError(f"{item.name}: its files differ in their number of scenes: {counts}.", way_out=_APART)
+        if len(names) == 1:
+            return [item.name]
+        if any(each != names for each in files.values()):
+            said = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
+            raise ImageError(f"{item.name}: its files call their scenes differently: {said}.", way_out=_APART)
+        if all(names) and len(set(names)) == len(names):
+            return [f"{item.name}_{name}" for name in names]
+        return [f"{item.name}_s{number}" for number in range(len(names))]
+
+    def _open(self, item: Item, stack: ExitStack) -> Opened:
+        """Open the files of an item, each once, until ``stack`` closes."""
+        files = item.files
+        lacking = [role for role in self.channels.picks if role not in files]
+        if lacking:
+            raise ImageError(
+                f"{self.folder}: field {item.name} lacks its file {self.channels.picks[lacking[0]]}.",
+                way_out="Every field needs a file for every stain that --channels names.",
+            )
+        pictures: dict[str, Picture] = {}
+        for role in self.channels.picks:
+            if files[role] not in pictures:
+                pictures[files[role]] = stack.enter_context(open_picture(self.folder / files[role]))
+        return {role: (files[role], pictures[files[role]]) for role in CHANNELS if role in self.channels.picks}
