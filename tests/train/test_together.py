@@ -197,7 +197,7 @@ def assert_alike(one: Path, other: Path) -> None:
 
 
 @needs_two
-@pytest.mark.together
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["cytoloc", "torchrun", "srun"])
 def test_a_run_of_two_processes_is_that_of_one(
     start: str, alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
@@ -211,7 +211,7 @@ def test_a_run_of_two_processes_is_that_of_one(
 
 
 @needs_two
-@pytest.mark.together
+@pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(
     alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
@@ -223,7 +223,7 @@ def test_two_processes_go_on_with_what_one_began(
 
 
 @needs_two
-@pytest.mark.together
+@pytest.mark.slow
 def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
     study: Atlas, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
