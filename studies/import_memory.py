@@ -1,4 +1,4 @@
-"""Peak memory of imports of a thousand and of many fields, each in a process of its own.
+"""Peak memory of imports of a thousand and of many fields, of all their processes together.
 
     python studies/import_memory.py [--fields 100000] [--size 256] [--hpa hpa_jpg/]
 
@@ -10,9 +10,9 @@ files, taken in turns, and are imported as such.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,16 +21,18 @@ import numpy as np
 from cytoloc.atlas.hpa import HpaSource
 from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import COLOURS, KaggleSource
-from cytoloc.bench.rounds import peak_mb
+from cytoloc.bench.rounds import in_separate_process, peak_mb
+from cytoloc.parallel import processes
 from cytoloc.pictures.scale import Scaling
 
 
 def import_and_weigh(folder: Path, target: Path, size: int, *, hpa: bool) -> tuple[float, float]:
-    """Return peak memory in MB and time in seconds of an import."""
+    """Return peak memory in MB and time in seconds of an import as the command does it."""
     started = time.perf_counter()
     kind = HpaSource if hpa else KaggleSource
-    import_fields(kind(folder, labels=None, scaling=Scaling(size=size)), target, size=size)
-    return peak_mb(), time.perf_counter() - started
+    with processes() as pool:
+        import_fields(kind(folder, labels=None, scaling=Scaling(size=size)), target, size=size, pool=pool)
+        return peak_mb(), time.perf_counter() - started
 
 
 def link_smooth(folder: Path, number: int, size: int) -> None:
@@ -69,8 +71,7 @@ def main() -> None:
             else:
                 link_smooth(folder, number, given.size)
             call = (folder, Path(place) / f"{number}.atlas", given.size)
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peak, seconds = pool.apply(import_and_weigh, call, {"hpa": given.hpa is not None})
+            peak, seconds = in_separate_process(partial(import_and_weigh, hpa=given.hpa is not None), *call)
             print(f"{number:>8} fields: {peak:.0f} MB, {seconds:.0f} s", flush=True)
 
 

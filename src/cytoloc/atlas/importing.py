@@ -50,7 +50,7 @@ from cytoloc.files import disk_errors, refuse_existing
 from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 
-SHARE_BYTES: Final = 4 * 2**20
+SHARE_BYTES: Final = 8 * 2**20
 """Raw pixels that a core is asked for at a time: one small field would cost as much to ask for as to load."""
 
 MOST_IN_SHARE: Final = 64

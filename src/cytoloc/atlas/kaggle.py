@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,13 @@ def import_kaggle(
     strict: bool = False,
     append: bool = False,
     skip_known: bool = False,
+    pool: Executor | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Imported:
     """Pack the fields in a folder of competition files into an atlas; see :func:`~.importing.import_fields`."""
     source = KaggleSource(folder, labels=labels, scaling=Scaling(size=size), limit=limit)
-    return import_fields(source, path, size=size, strict=strict, append=append, skip_known=skip_known, advance=advance)
+    how = {"strict": strict, "append": append, "skip_known": skip_known}
+    return import_fields(source, path, size=size, **how, pool=pool, advance=advance)
 
 
 def read_kaggle_field(

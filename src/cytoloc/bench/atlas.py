@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import cv2
 import numpy as np
@@ -15,8 +19,9 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.importing import import_fields
 from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
-from cytoloc.atlas.store import Atlas, open_atlas
-from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
+from cytoloc.atlas.store import open_atlas
+from cytoloc.bench.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
+from cytoloc.memory import keep_freed_memory
 from cytoloc.parallel import in_order, processes
 from cytoloc.pictures.scale import Scaling, scale_field
 
@@ -82,7 +87,7 @@ def bench_atlas(
     images: Path,
     workshop: Path,
     *,
-    fields: int = 1000,
+    fields: int = 2000,
     size: int = 512,
     rounds: int = 5,
     batches: int = 8,
@@ -111,15 +116,20 @@ def bench_atlas(
     for start in range(0, fields, BATCH):
         raw[start : start + BATCH] = atlas.read(np.arange(start, min(start + BATCH, fields)))
     raw.flush()
-    uint8, float32 = (
-        in_turns(
-            _readers(atlas, files, names, raw, size, batches, as_float=as_float),
-            against=STARTING_SYSTEM,
-            rounds=rounds,
-            advance=partial(advance, f"reading {kind}"),
+    rng = np.random.default_rng(0)
+    # The same rows for every way; the page cache holds all of them.
+    orders = [rng.choice(fields, BATCH, replace=False) for _ in range(batches)]
+    with _as_the_commands(workshop / "bench.atlas", workshop / "raw", orders) as ours:
+        uint8, float32 = (
+            in_turns(
+                _file_readers(_Files(files, names, size, as_float=as_float), orders)
+                | {way: partial(ours, way, as_float=as_float) for way in (OURS, LIMIT)},
+                against=STARTING_SYSTEM,
+                rounds=rounds,
+                advance=partial(advance, f"reading {kind}"),
+            )
+            for kind, as_float in (("uint8", False), ("float32", True))
         )
-        for kind, as_float in (("uint8", False), ("float32", True))
-    )
     plain = _Files(files, names, size, as_float=False)
     importing = in_turns(
         {
@@ -157,17 +167,10 @@ def _repeat(images: Path, folder: Path, fields: int) -> list[str]:
     return names
 
 
-def _readers(
-    atlas: Atlas, files: Path, names: list[str], raw: NDArray[np.uint8], size: int, batches: int, *, as_float: bool
-) -> dict[str, Callable[[], int]]:
-    """Return ways to read batches of fields in random order."""
-    import torch
+def _file_readers(dataset: Any, orders: list[NDArray[np.int64]]) -> dict[str, Callable[[], int]]:
+    """Return ways to read batches of fields from picture files."""
     from torch.utils.data import DataLoader
 
-    dataset: Any = _Files(files, names, size, as_float=as_float)
-    rng = np.random.default_rng(0)
-    # The same rows for every way; the page cache holds all of them.
-    orders = [rng.choice(len(names), BATCH, replace=False) for _ in range(batches)]
     # Workers stay from pass to pass, so that only the round which does not count starts them.
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -185,17 +188,46 @@ def _readers(
         """Read every batch in two processes."""
         return sum(len(batch) for batch in loader)
 
-    def ready(batch: NDArray[np.uint8]) -> int:
-        if as_float:
-            torch.from_numpy(batch).float().div_(255)
-        return len(batch)
+    return {STARTING_SYSTEM: starting_system, TWO_WORKERS: two_workers}
 
-    return {
-        STARTING_SYSTEM: starting_system,
-        TWO_WORKERS: two_workers,
-        OURS: lambda: sum(ready(atlas.read(rows)) for rows in orders),
-        LIMIT: lambda: sum(ready(raw[rows]) for rows in orders),
-    }
+
+class _Reads(Protocol):
+    def __call__(self, way: str, *, as_float: bool) -> int:
+        """Read every batch in one of the two ways that need no picture files; return how many fields."""
+
+
+@contextmanager
+def _as_the_commands(atlas: Path, raw: Path, orders: list[NDArray[np.int64]]) -> Iterator[_Reads]:
+    """Lend reading from an atlas and a memory map in a process that treats memory as the commands do."""
+    begun = (atlas, raw, orders)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as process:
+
+        def read(way: str, *, as_float: bool) -> int:
+            return process.submit(_read, way, as_float=as_float).result()
+
+        yield read
+
+
+_begun: dict[str, Callable[[], Iterator[NDArray[np.uint8]]]] = {}
+"""What gives the batches of each way, in that process."""
+
+
+def _begin(path: Path, raw: Path, orders: list[NDArray[np.int64]]) -> None:
+    keep_freed_memory()
+    atlas = open_atlas(path)
+    pixels = np.memmap(raw, np.uint8, "r", shape=(len(atlas), len(COLOURS), atlas.size, atlas.size))
+    _begun[OURS] = lambda: (atlas.read(rows) for rows in orders)
+    _begun[LIMIT] = lambda: (pixels[rows] for rows in orders)
+
+
+def _read(way: str, *, as_float: bool) -> int:
+    import torch
+
+    fields = 0
+    for batch in _begun[way]():
+        ready = torch.from_numpy(batch) / 255 if as_float else batch
+        fields += len(ready)
+    return fields
 
 
 def _number(fields: Iterable[Any]) -> int:
@@ -206,12 +238,14 @@ def _decode(source: KaggleSource, size: int, item: str) -> None:
     scale_field(read_kaggle_field(source.folder, item, source.found[item]), Scaling(size=size))
 
 
-def _import_anew(source: KaggleSource, workshop: Path, size: int) -> int:
-    """Import as the command does, processes started and ended."""
+def _import_anew(source: KaggleSource, workshop: Path, size: int) -> Timed:
+    """Import as the command does, processes started and ended; what was imported before is removed first."""
     target = workshop / "again.atlas"
     shutil.rmtree(target, ignore_errors=True)
+    started = time.perf_counter()
     with processes() as pool:
-        return import_fields(source, target, size=size, strict=True, pool=pool).added
+        added = import_fields(source, target, size=size, strict=True, pool=pool).added
+    return Timed(added, time.perf_counter() - started)
 
 
 def _import_and_weigh(files: Path, target: Path, size: int) -> float:

@@ -54,7 +54,7 @@ Rates = Mapping[str, list[float]]
 
 
 def in_turns(
-    ways: Mapping[str, Callable[[], float]],
+    ways: Mapping[str, Callable[[], float | Timed]],
     *,
     against: str,
     rounds: int,
@@ -63,7 +63,7 @@ def in_turns(
     """Return how fast each way is, measured in ``rounds`` rounds after one that does not count.
 
     Args:
-        ways: Each does some work and returns how many units it did.
+        ways: Each does some work and returns how many units it did, or how many in which time.
         against: The way that the others are compared with.
         rounds: How often each is measured.
         advance: Told after each measurement how many of how many are done.

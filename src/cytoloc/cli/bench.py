@@ -57,7 +57,7 @@ def bench(
         Path | None,
         typer.Option(help="atlas: folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields."),
     ] = None,
-    fields: Annotated[int, typer.Option(help="atlas: how many fields, the given ones repeated.", min=64)] = 1000,
+    fields: Annotated[int, typer.Option(help="atlas: how many fields, the given ones repeated.", min=64)] = 2000,
     size: Annotated[
         int | None,
         typer.Option(help="Edge of the pictures, in pixels; by default 512, and for train 128, then 256.", min=32),
