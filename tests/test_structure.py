@@ -17,7 +17,7 @@ GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "memo
 ALLOWED = {
     "errors": set[str](),
     "choices": set[str](),
-    "parallel": set[str](),
+    "parallel": {"errors", "memory"},
     "memory": set[str](),
     "labels": {"errors"},
     "hpa_names": {"labels"},
@@ -32,7 +32,7 @@ ALLOWED = {
     "curation": GROUND | {"atlas", "pictures"},
     "folds": GROUND | {"atlas", "pictures"},
     "fetch": GROUND | {"pictures"},
-    "simulate": GROUND | {"atlas.store", "atlas.importing", "atlas.workshop"},
+    "simulate": GROUND | {"atlas.fields", "atlas.store", "atlas.importing", "atlas.workshop"},
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "atlas", "decide", "pictures"},
