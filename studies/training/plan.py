@@ -93,6 +93,7 @@ CHANGES: Final = {
     ),
     "head: attention by class": change("head-attention", "model.head=attention", seeds=(0,)),
     "pictures normalised by the set's mean and spread": change("normalise-set", "image.normalise=set", seeds=(0,)),
+    "compute: half precision": change("half", "compute.precision=bfloat16"),
 }
 """One change of the recipe each, on fold 0 alone."""
 
