@@ -9,8 +9,8 @@ beside them, and how far each further file is from the first. Classes with at le
 are from 1,000 bootstrap resamples of the fields, of a difference the same ones for both.
 
 Patterns and recipes should be improved by looking at one half of the real fields alone, dealt by a hash of their ids,
-and the other half kept for the report. The first rounds for the model in the box looked at both, the latest at one, as
-its card says.
+and the other half kept for the report. For the model in the box both were looked at, as its card says; a later round
+looked at one (docs/simulation.md).
 """
 
 from __future__ import annotations
