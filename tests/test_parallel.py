@@ -47,6 +47,7 @@ def test_an_error_comes_out_and_a_lent_pool_stays_open() -> None:
 def test_ctrl_c_is_left_to_the_process_that_started_the_others() -> None:
     with processes() as pool:
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 KILLED = """

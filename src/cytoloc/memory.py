@@ -22,7 +22,8 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
 
     A step of training frees and takes gigabytes in large pieces. By default glibc hands these back to the system, which
     fills every page with zeros before it lends it again; docs/benchmarks.md says what keeping them is worth. It is a
-    matter of the whole process, so the commands that learn and predict ask for it, and no function of the library does.
+    matter of the whole process, so the commands that learn and predict ask for it, and processes that
+    :mod:`cytoloc.parallel` starts; no other function of the library does.
     Other C libraries are left as they are, and so is glibc where the environment tunes it.
 
     Args:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cytoloc import parallel
 from cytoloc.atlas.channels import parse_channels
 from cytoloc.atlas.folder import FolderSource
 from cytoloc.atlas.hpa import HpaSource
@@ -31,13 +32,14 @@ from cytoloc.simulate.files import draw_hpa, draw_kaggle
 from cytoloc.simulate.plan import Design, plan_study
 from cytoloc.simulate.study import SimulatedSource
 from tests.atlas.test_importing import SIZE, Numbers, content
+from tests.conftest import Cli
 
 FOUR = [
     f"{role}=*_{colour}.png" for role, colour in (("microtubules", "red"), ("protein", "green"), ("nucleus", "blue"))
 ]
 
 
-EDGE = 128
+EDGE_PX = 128
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def many(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = tmp_path_factory.mktemp("many")
     good = sorted({path.name.rpartition("_")[0] for path in (pictures / "hpa/images").glob("*.jpg")})
     rng = np.random.default_rng(0)
-    for number in range(max(WORTH_PROCESSES, 3 * fields_per_shard(EDGE))):
+    for number in range(max(WORTH_PROCESSES, 3 * fields_per_shard(EDGE_PX))):
         name = good[rng.integers(len(good))]
         for colour in ("red", "green", "blue", "yellow"):
             target = files / f"{10000 + number}_7_A1_1_{colour}.jpg"
@@ -142,7 +144,7 @@ def test_a_command_that_is_stopped_says_no_more_than_that_and_goes_on(
     many: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     def started(out: Path) -> subprocess.Popen[str]:
-        words = ["import", "hpa", many, "--size", EDGE, "--enlarge", "--out", out]
+        words = ["import", "hpa", many, "--size", EDGE_PX, "--enlarge", "--out", out]
         call = [sys.executable, "-m", "cytoloc", *map(str, words)]
         # A group of its own, as in a shell: Ctrl-C reaches all its processes.
         return subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -161,6 +163,36 @@ def test_a_command_that_is_stopped_says_no_more_than_that_and_goes_on(
     with started(tmp_path / "a.atlas") as process:
         process.communicate()
     assert process.returncode == 0
-    source = HpaSource(many, labels=None, scaling=Scaling(size=EDGE, enlarge=True))
-    import_fields(source, tmp_path / "whole.atlas", size=EDGE)
+    source = HpaSource(many, labels=None, scaling=Scaling(size=EDGE_PX, enlarge=True))
+    import_fields(source, tmp_path / "whole.atlas", size=EDGE_PX)
     assert content(tmp_path / "a.atlas") == content(tmp_path / "whole.atlas")
+
+
+def test_a_lent_pool_reads_from_where_the_import_was_called(
+    pictures: Path, tmp_path: Path, pool: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, place in enumerate(("one", "other")):
+        (tmp_path / place / "p").mkdir(parents=True)
+        name = sorted({path.name.rpartition("_")[0] for path in (pictures / "kaggle").glob("*_red.png")})[number]
+        for file in (pictures / "kaggle").glob(f"{name}_*.png"):
+            colour = file.name.rpartition("_")[2]
+            (tmp_path / place / "p" / f"a_{colour}").write_bytes(file.read_bytes().ljust(200))
+    seen = []
+    for place in ("one", "other"):
+        monkeypatch.chdir(tmp_path / place)
+        source = KaggleSource(Path("p"), labels=None, scaling=Scaling(size=32))
+        imported = import_fields(source, tmp_path / f"{place}.atlas", size=32, pool=pool)
+        seen.append(imported.atlas.fields["sha256"].to_list())
+    assert seen[0] != seen[1]
+
+
+def test_without_shared_memory_the_command_says_so_and_takes_threads(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    def refused(*_given: object, **_more: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", refused)
+    said = cli("import", "hpa", many, "--size", 32, "--out", tmp_path / "a.atlas")
+    assert "Processes cannot be started here" in said.err
+    assert (tmp_path / "a.atlas").exists()

@@ -15,7 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -88,7 +90,7 @@ class FieldSource(Protocol):
         """Return what loads an item's fields, uint8 ``(4, size, size)`` each, when it is called.
 
         It is called in a thread or, if it can be pickled, in another process, several at a time. An
-        :class:`~cytoloc.errors.ImageError` that it raises rejects the item; any other error stops the import.
+        :class:`~cytoloc.errors.ImageError` that the call raises rejects the item; any other error stops the import.
         """
 
 
@@ -247,7 +249,7 @@ def _pack(
     todo = range(journal.item, len(items))
     orders = ((items[item], source.loader(items[item])) for item in todo)
     some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(CHANNELS) * size * size))) if source.quick else 1
-    packed = chain.from_iterable(in_order(_pack_all, _shares(orders, some), pool=pool))
+    packed = chain.from_iterable(in_order(partial(_pack_all, here=Path.cwd()), _shares(orders, some), pool=pool))
     for item, results in zip(todo, packed, strict=True):
         first = journal.within if item == journal.item else 0
         for position, result in list(enumerate(results))[first:]:
@@ -290,7 +292,10 @@ def _shares(orders: Iterator[Order], some: int) -> Iterator[list[Order]]:
         yield share
 
 
-def _pack_all(orders: Sequence[Order]) -> list[list[Packed | Rejected]]:
+def _pack_all(orders: Sequence[Order], *, here: Path) -> list[list[Packed | Rejected]]:
+    if parent_process() is not None and Path.cwd() != here:
+        # A lent pool keeps the folder that it was started in; paths are meant from where the import was called.
+        os.chdir(here)
     return [_pack_item(*order) for order in orders]
 
 

@@ -333,9 +333,16 @@ def _say_what_is_not_there(source: KaggleSource | HpaSource) -> None:
 
 def _pool(items: int) -> AbstractContextManager[Executor | None]:
     """Return where so many items are loaded: in processes, or in threads of this one."""
+    from cytoloc.errors import WorkerError
     from cytoloc.parallel import processes
 
-    return processes() if items >= WORTH_PROCESSES else nullcontext()
+    if items < WORTH_PROCESSES:
+        return nullcontext()
+    try:
+        return processes()
+    except WorkerError as error:
+        typer.secho(f"{error.message} The import works in threads, with the same result.", fg="yellow", err=True)
+        return nullcontext()
 
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:

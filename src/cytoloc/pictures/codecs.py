@@ -50,7 +50,10 @@ def read_png(path: Path) -> Pixels:
 
 
 def _decode_grey_png(content: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """Return the pixels of a grey PNG of 8 bits, in half the time that libpng takes; its checksums are compared."""
+    """Return the pixels of a grey PNG of 8 bits, in half the time that libpng takes.
+
+    The checksums of its chunks are compared, that of the stream in them is not; a file without its end is refused.
+    """
     image: NDArray[np.uint8] = kornia_rs.io.decode_image_png_u8(content, (height, width), "mono")
     return image[..., 0]
 

@@ -32,7 +32,7 @@ class BioioPicture:
         """Return one plane, ``(height, width)``."""
         self._reader.set_scene(scene)
         lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
-        # Fields are read in threads already; dask's own would only get in their way.
+        # Fields are read side by side already; dask's own would only get in their way.
         return whole_plane(np.asarray(lazy.compute(scheduler="synchronous")), self.scenes[scene], self.path)
 
     def close(self) -> None:
