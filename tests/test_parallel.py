@@ -47,6 +47,9 @@ def test_an_error_comes_out_and_a_lent_pool_stays_open() -> None:
 def test_ctrl_c_is_left_to_the_process_that_started_the_others() -> None:
     with processes() as pool:
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+        # From the first moment on, when nothing of theirs is imported yet, and in all of them.
+        masks = [pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []) for _ in range(50)]
+        assert all(signal.SIGINT in mask.result() for mask in masks)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 

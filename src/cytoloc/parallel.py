@@ -65,11 +65,13 @@ def processes() -> ProcessPoolExecutor:
     Raises:
         WorkerError: If the system lets no process start, or has no shared memory for them to talk by.
     """
+    cores = usable_cores()
     try:
-        pool = ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn"), initializer=_begin)
+        pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_begin)
         with _without_interrupts():
-            # All of them start with the first task.
-            pool.submit(int)
+            # One starts with each task that finds none idle.
+            for _ in range(cores):
+                pool.submit(int)
     except (OSError, ImportError, NotImplementedError) as error:
         raise WorkerError(
             f"Processes cannot be started here: {first_line(error)}.", way_out="They need shared memory, /dev/shm."

@@ -267,16 +267,14 @@ def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "items", "least"), [("threads", 300, 20), ("processes", 120, 8)])
-def test_killed_at_random_moments_it_ends_byte_for_byte_the_same(
-    tmp_path: Path, workers: str, items: int, least: int
-) -> None:
-    whole = run(tmp_path / "whole.atlas", 0, items).atlas.folder
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path: Path, workers: str) -> None:
+    whole = run(tmp_path / "whole.atlas", 0, 300).atlas.folder
     path = tmp_path / "killed.atlas"
     rng = np.random.default_rng(0)
     kills = 0
     for _attempt in range(100):
-        process = child(path, start=0, stop=items, append=False, workers=workers)
+        process = child(path, start=0, stop=300, append=False, workers=workers)
         patience = int(rng.integers(2, 20))
         for line in finished(process):
             patience -= 1
@@ -286,7 +284,7 @@ def test_killed_at_random_moments_it_ends_byte_for_byte_the_same(
         kills += process.returncode != 0
         if process.returncode == 0:
             break
-    assert kills >= least
+    assert kills >= 20
     assert process.returncode == 0
     assert content(path) == content(whole)
     assert QUARANTINE in content(path)

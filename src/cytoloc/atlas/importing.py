@@ -167,8 +167,17 @@ def import_fields(
             journal = Journal.read(part)
             base = _base(path, size) if append else None
             try:
-                how = {"strict": strict, "skip_known": skip_known}
-                _pack(source, part, base, journal, size=size, **how, pool=pool, advance=advance)
+                _pack(
+                    source,
+                    part,
+                    base,
+                    journal,
+                    size=size,
+                    strict=strict,
+                    skip_known=skip_known,
+                    pool=pool,
+                    advance=advance,
+                )
             except TableError:
                 # An id that the atlas has: what was not begun stands in nobody's way.
                 if not journal.shards:

@@ -132,8 +132,16 @@ def import_kaggle(
 ) -> Imported:
     """Pack the fields in a folder of competition files into an atlas; see :func:`~.importing.import_fields`."""
     source = KaggleSource(folder, labels=labels, scaling=Scaling(size=size), limit=limit)
-    how = {"strict": strict, "append": append, "skip_known": skip_known}
-    return import_fields(source, path, size=size, **how, pool=pool, advance=advance)
+    return import_fields(
+        source,
+        path,
+        size=size,
+        strict=strict,
+        append=append,
+        skip_known=skip_known,
+        pool=pool,
+        advance=advance,
+    )
 
 
 def read_kaggle_field(
