@@ -17,9 +17,11 @@ from cytoloc.bench.train import (
     FASTAI,
     FUSED,
     HALF,
+    IN_HALF,
     MEMORY,
     NEARLY,
     OURS,
+    PLAIN_HALF,
     SAME_LOSS,
     AtSize,
     bench_recipe,
@@ -36,19 +38,19 @@ PEERS = [FASTAI] if importlib.util.find_spec("fastai") else []
 
 def test_all_ways_begin_with_the_same_loss(study: Atlas, tmp_path: Path) -> None:
     recipe = bench_recipe("resnet10t", size=64, batch=6)
-    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS, HALF]
+    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF, MEMORY, OURS, HALF]
     learners = ways(names, study, recipe, tmp_path, device="cpu")
     losses = {name: learn(1).loss for name, learn in learners.items()}
     assert list(losses) == names
     usual = losses[EAGER]
-    assert losses == {name: pytest.approx(usual, rel=NEARLY if name == HALF else 1e-4) for name in names}
-    assert losses[HALF] != pytest.approx(usual, rel=1e-6)
+    assert losses == {name: pytest.approx(usual, rel=NEARLY if name in IN_HALF else 1e-4) for name in names}
+    assert all(losses[name] != pytest.approx(usual, rel=1e-6) for name in IN_HALF)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_ways_change_the_weights(study: Atlas, tmp_path: Path) -> None:
     recipe = bench_recipe("resnet10t", size=64, batch=6)
-    names = [*PEERS, EAGER, FUSED]
+    names = [*PEERS, EAGER, FUSED, PLAIN_HALF]
     learners = ways(names, study, recipe, tmp_path, device="cpu")
     for learn in learners.values():
         # The first step of the second call comes after the three of the first one.
@@ -89,7 +91,7 @@ def test_losses_that_differ_are_told() -> None:
         (same | {"b": 2.01}, False),
         (same | {"a": 1.9}, False),
     ):
-        assert AtSize(64, [way], losses, "a", way, way, 0.0, {}).same_loss is alike
+        assert AtSize(64, [way], losses, "a", way, way, way, 0.0, {}).same_loss is alike
 
 
 def test_a_way_may_take_its_own_time() -> None:
@@ -124,14 +126,14 @@ def test_training_is_measured_against_fastai_and_plain_torch(cli: Cli, tmp_path:
     assert (measured["backbone"], measured["batch"]) == ("resnet10t", 2)
     assert measured["missing"] == ([] if PEERS else ["fastai"])
     (one,) = measured["sizes"]
-    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, MEMORY, OURS, HALF]
+    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF, MEMORY, OURS, HALF]
     assert one["size"] == 32
     assert [way["name"] for way in one["steps"]] == names
     assert all(way["rate"] > 0 for way in one["steps"])
     assert one["steps"][0]["ratio"] == 1
     assert one["best_plain"] in {EAGER, CHANNELS_LAST, FUSED}
     assert list(one["first_loss"]) == names
-    assert np.ptp([loss for name, loss in one["first_loss"].items() if name != HALF]) < 1e-3
+    assert np.ptp([loss for name, loss in one["first_loss"].items() if name not in IN_HALF]) < 1e-3
     assert 0 < one["waited"] < 1
     assert list(one["peak_mb"]) == [*PEERS, EAGER, OURS]
     assert min(one["peak_mb"].values()) > 100

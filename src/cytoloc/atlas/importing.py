@@ -280,7 +280,8 @@ def _pack(
                 bad.append(loaded)
                 journal.rejected.append(loaded)
                 continue
-            journal.ids.add(row["id"])
+            # Most items give a field of their own name: one string for both.
+            journal.ids.add(items[item] if row["id"] == items[item] else row["id"])
             journal.added += 1
             if row["id"] != items[item] and items[item] not in journal.settled:
                 journal.settled.add(items[item])

@@ -43,6 +43,7 @@ FASTAI: Final = "fastai 2.8, vision_learner"
 EAGER: Final = "PyTorch"
 CHANNELS_LAST: Final = "PyTorch, channels-last"
 FUSED: Final = "PyTorch, channels-last, fused AdamW"
+PLAIN_HALF: Final = "PyTorch, the same in bfloat16"
 COMPILED: Final = "PyTorch, compiled"
 COMPILED_FUSED: Final = "PyTorch, compiled, channels-last, fused"
 MEMORY: Final = "cytoloc, pixels in memory"
@@ -50,6 +51,9 @@ OURS: Final = "cytoloc, from an atlas"
 HALF: Final = "cytoloc, from an atlas, bfloat16"
 COMMAND: Final = (MEMORY, OURS, HALF)
 """What the command `cytoloc train` does."""
+
+IN_HALF: Final = frozenset({PLAIN_HALF, HALF})
+"""What computes with 16 bits. fastai has no half precision but on CUDA."""
 
 SIZES: Final = (128, 256)
 """Edges of the pictures that are measured by default, in pixels."""
@@ -95,8 +99,9 @@ class AtSize:
         size: Their edge, in pixels.
         steps: Training in images per second, against fastai, or against plain PyTorch where fastai is missing.
         first_loss: The loss of the first step, by way.
-        best_plain: The fastest of the ways of plain PyTorch.
+        best_plain: The fastest of the ways of plain PyTorch in float32.
         ours_to_best: cytoloc from an atlas, against that one.
+        half_to_half: The same, both in bfloat16.
         ours_to_memory: cytoloc from an atlas, against cytoloc with the same pixels in memory.
         waited: Share of the time for which cytoloc waited for pixels of the atlas, median over rounds.
         peak_mb: Peak memory of a process that trains, in megabytes, by way; on a CUDA device, of the device.
@@ -107,16 +112,17 @@ class AtSize:
     first_loss: dict[str, float]
     best_plain: str
     ours_to_best: Way
+    half_to_half: Way
     ours_to_memory: Way
     waited: float
     peak_mb: dict[str, float]
 
     @property
     def same_loss(self) -> bool:
-        """Whether all ways begin with the same loss; nearly, of the way with half the bits."""
+        """Whether all ways begin with the same loss; nearly, of the ways with half the bits."""
         usual = median(self.first_loss.values())
         return all(
-            abs(loss - usual) <= (NEARLY if name == HALF else SAME_LOSS) * usual
+            abs(loss - usual) <= (NEARLY if name in IN_HALF else SAME_LOSS) * usual
             for name, loss in self.first_loss.items()
         )
 
@@ -179,7 +185,7 @@ def bench_train(
         recipe = bench_recipe(backbone, size=atlas.size, batch=batch)
         names = [
             *([] if missing else [FASTAI]),
-            *(EAGER, CHANNELS_LAST, FUSED),
+            *(EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF),
             *((COMPILED, COMPILED_FUSED) if compiled else ()),
             *COMMAND,
         ]
@@ -223,6 +229,7 @@ def ways(names: list[str], atlas: Atlas, recipe: Recipe, workshop: Path, *, devi
         EAGER: plain,
         CHANNELS_LAST: partial(plain, channels_last=True),
         FUSED: partial(plain, channels_last=True, fused=True),
+        PLAIN_HALF: partial(plain, channels_last=True, fused=True, half=True),
         COMPILED: partial(plain, compiled=True),
         COMPILED_FUSED: partial(plain, channels_last=True, fused=True, compiled=True),
         MEMORY: lambda: partial(_run, _in_memory(atlas), recipe, workshop),
@@ -244,6 +251,7 @@ class PlainSteps:
         targets: Tensor,
         channels_last: bool = False,
         fused: bool = False,
+        half: bool = False,
         compiled: bool = False,
     ) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -257,6 +265,7 @@ class PlainSteps:
             weight_decay=recipe.schedule.weight_decay,
             fused=fused or None,
         )
+        self.arithmetic = torch.autocast(pixels.device.type, torch.bfloat16, enabled=half)
         # For this shape alone, also when one of another size was compiled before.
         self.module = torch.compile(module, dynamic=False) if compiled else module
 
@@ -265,7 +274,9 @@ class PlainSteps:
         losses = []
         started = time.perf_counter()
         for _ in range(steps):
-            loss = self.loss(self.module(self.pixels), self.targets)
+            with self.arithmetic:
+                logits = self.module(self.pixels)
+            loss = self.loss(logits.float(), self.targets)
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -336,13 +347,15 @@ def _at_size(
             rounds=rounds,
             advance=partial(advance, f"training at {atlas.size} px"),
         )
-    best = max((name for name in names if name.startswith(EAGER)), key=lambda name: median(rates[name]))
+    plain = [name for name in names if name.startswith(EAGER) and name not in IN_HALF]
+    best = max(plain, key=lambda name: median(rates[name]))
     return AtSize(
         atlas.size,
         [compared(rates, name, against=names[0]) for name in names],
         first,
         best,
         compared(rates, OURS, against=best),
+        compared(rates, HALF, against=PLAIN_HALF),
         compared(rates, OURS, against=MEMORY),
         # The first round does not count.
         median(waited[1:]),
