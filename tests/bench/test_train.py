@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from cytoloc.atlas.store import Atlas
 from cytoloc.bench.rounds import Timed, Way, compared, rates_in_turns
 from cytoloc.bench.train import (
     CHANNELS_LAST,
-    COMPILED,
     EAGER,
     FASTAI,
     FUSED,
@@ -24,10 +25,12 @@ from cytoloc.bench.train import (
     PLAIN_HALF,
     SAME_LOSS,
     AtSize,
+    TrainBench,
     bench_recipe,
     bench_train,
     ways,
 )
+from cytoloc.cli.bench import _train_lines
 from cytoloc.errors import SettingsError
 from cytoloc.recipe import load_recipe
 from cytoloc.train.unpacking import location_loss
@@ -107,34 +110,49 @@ def test_another_device_is_refused(study: Atlas, tmp_path: Path) -> None:
         bench_train([Path(study.path)], tmp_path, device=other)
 
 
+def test_what_was_measured_is_told() -> None:
+    rows = [Way(name, 2.0, ratio, 0.5, 3.0) for name, ratio in ((EAGER, 1.0), (OURS, 1.25))]
+    way = Way(OURS, 2.0, 1.25, 1.0, 1.5)
+    one = AtSize(64, rows, {EAGER: 5.0, OURS: 5.0}, EAGER, way, way, way, 0.013, {OURS: 1234.5})
+    text = "\n".join(_train_lines(TrainBench("cpu", 2, "resnet34", 16, ["fastai"], [one])))
+    assert "fastai is not installed and was not measured: pip install 'cytoloc[bench]'" in text
+    assert "loss of the first step, by all ways: 5.0000" in text
+    assert "waiting for pixels 1.3% of the time" in text
+    assert "cytoloc, from an atlas 1,234 MB" in text
+    differ = replace(one, first_loss={EAGER: 5.0, OURS: 5.1})
+    text = "\n".join(_train_lines(TrainBench("cpu", 2, "resnet34", 16, [], [differ])))
+    assert "not installed" not in text
+    assert "FIRST LOSSES DIFFER" in text
+
+
 @pytest.mark.slow
-def test_training_is_measured_without_fastai_too(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_is_measured_without_fastai(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastai" else find(name))
-    call = ["bench", "train", "--size", 32, "--batch", 2, "--backbone", "resnet10t", "--rounds", 1]
-    text = cli(*call, "--workshop", tmp_path).out
-    assert "pip install 'cytoloc[bench]'" in text
-    assert "loss of the first step, by all ways" in text
-    assert FASTAI not in text
+    one = measure(cli, tmp_path, missing=["fastai"])
+    assert one["best_plain"] in {EAGER, CHANNELS_LAST, FUSED}
+    assert np.ptp([loss for name, loss in one["first_loss"].items() if name not in IN_HALF]) < 1e-3
+    assert 0 < one["waited"] < 1
+    assert min(one["peak_mb"].values()) > 100
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_training_is_measured_against_fastai_and_plain_torch(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.skipif(not PEERS, reason="fastai is not installed: pip install 'cytoloc[bench]'")
+def test_training_is_measured_against_fastai(cli: Cli, tmp_path: Path) -> None:
+    measure(cli, tmp_path, missing=[])
+
+
+def measure(cli: Cli, tmp_path: Path, *, missing: list[str]) -> dict[str, Any]:
     call = ["bench", "train", "--size", 32, "--batch", 2, "--backbone", "resnet10t", "--rounds", 1]
     measured = json.loads(cli(*call, "--workshop", tmp_path, "--json").out)["train"]
-    assert (measured["backbone"], measured["batch"]) == ("resnet10t", 2)
-    assert measured["missing"] == ([] if PEERS else ["fastai"])
+    assert (measured["backbone"], measured["batch"], measured["missing"]) == ("resnet10t", 2, missing)
     (one,) = measured["sizes"]
-    names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF, MEMORY, OURS, HALF]
+    peers = [] if missing else [FASTAI]
+    names = [*peers, EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF, MEMORY, OURS, HALF]
     assert one["size"] == 32
-    assert [way["name"] for way in one["steps"]] == names
+    assert [way["name"] for way in one["steps"]] == names == list(one["first_loss"])
     assert all(way["rate"] > 0 for way in one["steps"])
     assert one["steps"][0]["ratio"] == 1
-    assert one["best_plain"] in {EAGER, CHANNELS_LAST, FUSED}
-    assert list(one["first_loss"]) == names
-    assert np.ptp([loss for name, loss in one["first_loss"].items() if name not in IN_HALF]) < 1e-3
-    assert 0 < one["waited"] < 1
-    assert list(one["peak_mb"]) == [*PEERS, EAGER, OURS]
-    assert min(one["peak_mb"].values()) > 100
-    assert COMPILED not in names
+    assert list(one["peak_mb"]) == [*peers, EAGER, OURS]
+    return dict(one)
