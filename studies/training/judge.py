@@ -99,18 +99,21 @@ class Judge:
         }
 
 
-def chosen(study: Path, work: Path, ways: Sequence[Networks]) -> Networks:
-    """Return the networks that rank held-out fields best, on the folds that all of them have; print by how much."""
-    judge, found = Judge(study, work), []
+def chosen(study: Path, work: Path, ways: Sequence[Networks]) -> tuple[Networks, dict[str, float]]:
+    """Return the networks that rank held-out fields best, on the folds that all of them have, and by how much.
+
+    That is the mean average precision of each of the ways, which is printed, too.
+    """
+    judge, found = Judge(study, work), {}
     folds = sorted(set.intersection(*(set(each.folds) for each in ways)))
     for way in ways:
         measured = []
         for run in replace(way, folds=tuple(folds)).runs(work):
             _, scores, truth = judge.held_out([run])
             measured.append(overall(scores >= 0.5, truth, scores)["mean_average_precision"])
-        found.append(float(np.mean(measured)))
-        print(f"{way.name}: held-out mAP {found[-1]:.3f}, the mean of folds {', '.join(map(str, folds))}")
-    return ways[int(np.argmax(found))]
+        found[way.name] = float(np.mean(measured))
+        print(f"{way.name}: held-out mAP {found[way.name]:.3f}, the mean of folds {', '.join(map(str, folds))}")
+    return max(ways, key=lambda way: found[way.name]), found
 
 
 def systems_table(

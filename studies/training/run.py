@@ -110,9 +110,10 @@ def main() -> None:
     if not given.judge:
         make_folds(given.study, given.work)
         train_all(given.study, given.work, jobs=given.jobs)
-    ours = chosen(given.study, given.work, OURS)
+    ours, ranked = chosen(given.study, given.work, OURS)
     results = {
         "chosen": ours.name,
+        "held_out_average_precision": ranked,
         "systems": systems_table(given.study, given.work, [RANDOM_SPLIT, HONEST_SPLIT], OURS),
         "decisions": decisions_table(given.study, given.work, ours),
         "changes": changes_table(given.study, given.work, BASE, CHANGES),

@@ -21,6 +21,7 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     sent: ClassVar[list[tuple[str, int]]] = []
     broken = 0
+    whole_files = False
 
     def do_GET(self) -> None:
         file = Path(self.translate_path(self.path))
@@ -32,7 +33,7 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
             return
         content = file.read_bytes()
         wanted, size = self.headers.get("Range"), len(content)
-        if wanted:
+        if wanted and not self.whole_files:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start = int(first) if first else max(0, size - int(last))
             stop = size if not first or not last else min(int(last) + 1, size)
@@ -96,6 +97,16 @@ def test_a_network_that_fails_is_not_called_damage(study: Atlas, address: str) -
     finally:
         Ranges.broken = 0
     assert remote.read([3]).shape == (1, 4, study.size, study.size)
+
+
+def test_a_server_of_whole_files_is_not_called_damage(
+    study: Atlas, address: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranges, "whole_files", True)
+    with pytest.raises(StorageError, match="hands out whole files") as caught:
+        open_atlas(address).read([3])
+    assert "range requests" in caught.value.way_out
+    assert "hands out whole files" in cli("info", address, "--check").err
 
 
 def test_commands_take_urls(study: Atlas, address: str, cli: Cli, tmp_path: Path) -> None:

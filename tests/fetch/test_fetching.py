@@ -484,7 +484,7 @@ def test_json_says_what_came(site: AtlasSite, genes: Path, cli: Cli, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_it_ends_the_same(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, stop: signal.Signals
 ) -> None:

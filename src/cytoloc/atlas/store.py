@@ -213,6 +213,10 @@ _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDI
 """The kinds of errors of tensorstore that speak of the content; all others speak of the way to it."""
 
 
+_WHOLE_FILES: Final = "was ignored by server"
+"""What tensorstore says of a range of bytes that it asked for in vain."""
+
+
 @contextmanager
 def _damage(path: Path | str) -> Iterator[None]:
     """Turn what readers raise into a :class:`FormatError`, or if the way to it failed a :class:`StorageError`."""
@@ -220,6 +224,12 @@ def _damage(path: Path | str) -> Iterator[None]:
         yield
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         said = first_line(error)
+        if _WHOLE_FILES in said:
+            raise StorageError(
+                f"{path} cannot be read: its server hands out whole files, and pixels are read by ranges of bytes.",
+                way_out="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
+                " http.server does not), or copy the atlas here.",
+            ) from error
         way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
         missing = isinstance(error, FileNotFoundError)
         if (way and way[0] not in _DAMAGE) or (isinstance(error, OSError) and not missing):

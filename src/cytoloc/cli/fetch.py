@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, now_and_then, progress
+from cytoloc.cli.console import counted, now_and_then, progress, terminated_as_interrupted
 from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def hpa(
     listed = _listed(genes) if genes else None
     require_libraries()
     try:
-        with Store(out, base=_origin(site, catalogue)).opened() as store:
+        with terminated_as_interrupted(), Store(out, base=_origin(site, catalogue)).opened() as store:
             planned = _look_up(site, store, listed, catalogue, wanted, chosen)
             if plan:
                 _show_plan(site, store, planned, as_json=as_json)

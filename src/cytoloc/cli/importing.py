@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from cytoloc.choices import Square
-from cytoloc.cli.console import counted, progress
+from cytoloc.cli.console import counted, progress, terminated_as_interrupted
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -66,7 +66,7 @@ SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pa
 
 
 def kaggle(
-    folder: Annotated[Path, typer.Argument(help="Holds {Id}_{red,green,blue,yellow}.png or .tif.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="Holds `{Id}_{red,green,blue,yellow}.png` or `.tif`.", metavar="DIR")],
     out: Out,
     labels: Labels = None,
     size: Size = 512,
@@ -99,7 +99,7 @@ def kaggle(
 
 def hpa(
     folder: Annotated[
-        Path, typer.Argument(help="Holds {antibody}_{plate}_{well}_{field}_{colour}.jpg.", metavar="DIR")
+        Path, typer.Argument(help="Holds `{antibody}_{plate}_{well}_{field}_{colour}.jpg`.", metavar="DIR")
     ],
     out: Out,
     labels: Labels = None,
@@ -351,7 +351,7 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
     from cytoloc.atlas.quarantine import QUARANTINE, examples, read_quarantine
 
     try:
-        with progress("importing") as advance, _pool(len(source.items)) as pool:
+        with terminated_as_interrupted(), progress("importing") as advance, _pool(len(source.items)) as pool:
             imported = import_fields(
                 source, out, size=size, strict=strict, append=append, skip_known=skip_known, pool=pool, advance=advance
             )
