@@ -17,6 +17,15 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def installing(extra: str) -> str:
+    """Return how an optional part is installed.
+
+    >>> installing("nets")
+    "pip install 'cytoloc[nets]', or in a clone pip install -c constraints.txt -e '.[nets]'"
+    """
+    return f"pip install 'cytoloc[{extra}]', or in a clone pip install -c constraints.txt -e '.[{extra}]'"
+
+
 class CytolocError(Exception):
     """Something that the person at the keyboard can mend.
 
@@ -83,4 +92,12 @@ class FetchError(CytolocError):
 
 
 class MissingExtraError(CytolocError):
-    """A part of cytoloc whose libraries are not installed."""
+    """A part of cytoloc whose libraries are not installed.
+
+    Args:
+        message: What is missing.
+        extra: The optional part that brings it.
+    """
+
+    def __init__(self, message: str, *, extra: str) -> None:
+        super().__init__(message, way_out=installing(extra))

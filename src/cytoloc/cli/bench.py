@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytoloc.cli.console import progress, require_nets
+from cytoloc.errors import installing
 
 if TYPE_CHECKING:
     from cytoloc.bench.atlas import AtlasBench
@@ -252,7 +253,7 @@ def _lines(measured: Measured) -> list[str]:
 def _train_lines(measured: TrainBench) -> list[str]:
     lines = [f"\n{measured.backbone}, batches of {measured.batch}, {measured.device}, {measured.threads} threads"]
     if measured.missing:
-        lines.append("fastai is not installed and was not measured: pip install 'cytoloc[bench]'")
+        lines.append(f"fastai is not installed and was not measured: {installing('bench')}")
     for one in measured.sizes:
         lines += _table(f"training steps, {one.size} px", one.steps, unit="images/s")
         lines += [f"  {line}" for line in _beside(one)]

@@ -81,9 +81,7 @@ def require_nets() -> None:
     """Raise unless the libraries of networks are installed."""
     missing = [name for name in ("torch", "timm", "pytorch_lightning") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f"Training and prediction need {', '.join(missing)}.", way_out="pip install 'cytoloc[nets]'"
-        )
+        raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", extra="nets")
 
 
 def read_truth(path: Path) -> dict[str, tuple[int, ...]]:

@@ -118,7 +118,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "The search for near-duplicates needs faiss.", way_out="pip install 'cytoloc[duplicates]'"
-        ) from error
+        raise MissingExtraError("The search for near-duplicates needs faiss.", extra="duplicates") from error
     return faiss

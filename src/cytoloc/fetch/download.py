@@ -358,9 +358,7 @@ def require_libraries() -> tuple[Any, Any]:
         import stamina
         import stamina.instrumentation
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Fetching needs httpx and stamina; {error.name} is missing.", way_out="pip install 'cytoloc[fetch]'"
-        ) from error
+        raise MissingExtraError(f"Fetching needs httpx and stamina; {error.name} is missing.", extra="fetch") from error
     # It would write a line to the log for every retry; ours are counted and told at the end.
     stamina.instrumentation.set_on_retry_hooks([])
     return httpx, stamina

@@ -31,7 +31,7 @@ def require_mlflow() -> None:
     """Raise :class:`MissingExtraError` unless MLflow and what it needs for SQLite are installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", way_out="pip install 'cytoloc[mlflow]'")
+        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", extra="mlflow")
 
 
 def check_database(database: Path) -> None:

@@ -89,9 +89,7 @@ def _require(module: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{path} needs {error.name} to be read.", way_out="pip install 'cytoloc[formats]'"
-        ) from error
+        raise MissingExtraError(f"{path} needs {error.name} to be read.", extra="formats") from error
 
 
 _OPENERS: Final[dict[str, Callable[[Path], Picture]]] = {
