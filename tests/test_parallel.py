@@ -66,8 +66,26 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "killed.py").write_text(KILLED)
+KILLED_ALONE = """
+import os
+import time
+
+from cytoloc.bench.rounds import in_separate_process
+
+
+def say_and_sleep():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    in_separate_process(say_and_sleep)
+"""
+
+
+@pytest.mark.parametrize("script", [KILLED, KILLED_ALONE], ids=["processes", "in_separate_process"])
+def test_processes_end_with_one_that_is_killed(tmp_path: Path, script: str) -> None:
+    (tmp_path / "killed.py").write_text(script)
     with subprocess.Popen([sys.executable, tmp_path / "killed.py"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())

@@ -106,11 +106,11 @@ def _begin() -> None:
 
     cv2.setNumThreads(1)
     keep_freed_memory()
-    _end_with_parent()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """Watch over the process that started this one: its work waits for more of it, and would do so for ever."""
+def end_with_parent() -> None:
+    """Watch over the process that started this one, and end when it does: this one would wait for work for ever."""
     parent = parent_process()
     if parent is None:
         raise RuntimeError("nobody started this process")

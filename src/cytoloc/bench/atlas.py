@@ -22,7 +22,7 @@ from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read
 from cytoloc.atlas.store import open_atlas
 from cytoloc.bench.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
 from cytoloc.memory import keep_freed_memory
-from cytoloc.parallel import in_order, processes
+from cytoloc.parallel import end_with_parent, in_order, processes
 from cytoloc.pictures.scale import Scaling, scale_field
 
 BATCH: Final = 32
@@ -213,6 +213,7 @@ _begun: dict[str, Callable[[], Iterator[NDArray[np.uint8]]]] = {}
 
 
 def _begin(path: Path, raw: Path, orders: list[NDArray[np.int64]]) -> None:
+    end_with_parent()
     keep_freed_memory()
     atlas = open_atlas(path)
     pixels = np.memmap(raw, np.uint8, "r", shape=(len(atlas), len(COLOURS), atlas.size, atlas.size))

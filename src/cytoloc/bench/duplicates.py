@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.bench.rounds import Way, in_turns, peak_mb
+from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
 from cytoloc.errors import MissingExtraError
 from cytoloc.labels import CHANNELS
@@ -101,8 +100,7 @@ def bench_duplicates(
     )
     near = near_pairs(test, external)
     planted = int(np.isin(np.arange(PLANTED), near.a[near.a == near.b]).sum())
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        memory = pool.apply(_search_and_weigh)
+    memory = in_separate_process(_search_and_weigh)
     bits = [
         (ours ^ int(str(other), 16)).bit_count()
         for image, row in zip(fields, theirs, strict=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
+from cytoloc.parallel import end_with_parent
+
 Result = TypeVar("Result")
 
 
@@ -104,7 +106,7 @@ def compared(rates: Rates, name: str, *, against: str) -> Way:
 
 def in_separate_process(work: Callable[..., Result], *given: Any) -> Result:
     """Return what ``work`` returns in a process of its own, whose peak memory is that of this work alone."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(work, *given).result()
 
 

@@ -34,6 +34,7 @@ from cytoloc.bench.rounds import Timed, Way, compared, in_separate_process, peak
 from cytoloc.errors import SettingsError
 from cytoloc.memory import keep_freed_memory
 from cytoloc.models.network import Network
+from cytoloc.parallel import end_with_parent
 from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.train.run import train_fold
@@ -380,6 +381,7 @@ _begun: dict[str, Learn] = {}
 
 
 def _begin(path: Path, recipe: Recipe, workshop: Path, device: str, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     keep_freed_memory()
     _begun.update(ways(list(COMMAND), open_atlas(path), recipe, workshop, device=device))

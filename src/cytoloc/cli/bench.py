@@ -266,9 +266,9 @@ def _beside(one: AtSize) -> list[str]:
     first = next(iter(one.first_loss.values()))
     peaks = ", ".join(f"{name} {peak:,.0f} MB" for name, peak in one.peak_mb.items())
     return [
-        f"from an atlas against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f});"
-        f" both in bfloat16: {half.ratio:.2f}x ({half.least:.2f} to {half.most:.2f});"
-        f" against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
+        f"from an atlas against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f})",
+        f"both in bfloat16: {half.ratio:.2f}x ({half.least:.2f} to {half.most:.2f})",
+        f"from an atlas against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
         f" waiting for pixels {one.waited:.1%} of the time",
         f"loss of the first step, by all ways: {first:.4f}"
         if one.same_loss
