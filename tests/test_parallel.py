@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cytoloc.errors import WorkerError
 from cytoloc.parallel import in_order, processes
 
 
@@ -44,13 +45,35 @@ def test_an_error_comes_out_and_a_lent_pool_stays_open() -> None:
         assert pool.submit(int, "3").result() == 3
 
 
-def test_ctrl_c_is_left_to_the_process_that_started_the_others() -> None:
+def test_stopping_is_left_to_the_process_that_started_the_others() -> None:
     with processes() as pool:
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            assert pool.submit(signal.getsignal, stop).result() == signal.SIG_IGN
         # From the first moment on, when nothing of theirs is imported yet, and in all of them.
         masks = [pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []) for _ in range(50)]
-        assert all(signal.SIGINT in mask.result() for mask in masks)
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert all({signal.SIGINT, signal.SIGTERM} <= mask.result() for mask in masks)
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_pool_that_lost_a_process_ends_the_deaf_ones() -> None:
+    with processes() as pool:
+        # A process alone would leave nobody to be ended.
+        others = {pool.submit(_pid_and_rest).result() for _ in range(40)}
+        os.kill(others.pop(), signal.SIGKILL)
+        with pytest.raises(WorkerError):
+            list(in_order(_rest, [0.5] * 8, pool=pool))
+    for other in others:
+        with pytest.raises(ProcessLookupError):
+            os.kill(other, 0)
+
+
+def _pid_and_rest() -> int:
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def _rest(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 KILLED = """

@@ -21,9 +21,9 @@ def installing(extra: str) -> str:
     """Return how an optional part is installed.
 
     >>> installing("nets")
-    "pip install 'cytoloc[nets]', or in a clone pip install -c constraints.txt -e '.[nets]'"
+    "pip install 'cytoloc[nets]', or in a clone pip install '.[nets]'"
     """
-    return f"pip install 'cytoloc[{extra}]', or in a clone pip install -c constraints.txt -e '.[{extra}]'"
+    return f"pip install 'cytoloc[{extra}]', or in a clone pip install '.[{extra}]'"
 
 
 class CytolocError(Exception):
@@ -92,12 +92,4 @@ class FetchError(CytolocError):
 
 
 class MissingExtraError(CytolocError):
-    """A part of cytoloc whose libraries are not installed.
-
-    Args:
-        message: What is missing.
-        extra: The optional part that brings it.
-    """
-
-    def __init__(self, message: str, *, extra: str) -> None:
-        super().__init__(message, way_out=installing(extra))
+    """A part of cytoloc whose libraries are not installed."""

@@ -8,15 +8,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cytoloc.errors import WorkerError, first_line
 from cytoloc.memory import keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+"""What a shell or a cluster sends to all processes of a command at once, to stop it."""
 
 
 def in_order(
@@ -67,7 +71,7 @@ def processes() -> ProcessPoolExecutor:
     """
     cores = usable_cores()
     try:
-        pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_begin)
+        pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_begin)
         with _without_interrupts():
             # One starts with each task that finds none idle.
             for _ in range(cores):
@@ -79,6 +83,18 @@ def processes() -> ProcessPoolExecutor:
     return pool
 
 
+class _Worker(SpawnProcess):
+    """A process that is deaf to requests to stop, so that none of its answers is cut off in the middle."""
+
+    def terminate(self) -> None:
+        """End it at once, as a pool does with what is left of it when another process is gone."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    Process = _Worker
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     # Not everywhere is there a way to ask; a job of a cluster often has a few of many.
@@ -88,11 +104,11 @@ def usable_cores() -> int:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait while the block runs; processes that start in it do not hear of it before they ignore it."""
+    """Let requests to stop wait while the block runs; processes that start in it never hear of any."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
     finally:
@@ -100,8 +116,9 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """Make this process one of several: it leaves Ctrl-C to the one that started it, and the other cores alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make this process one of several: it leaves stopping to the one that started it, and the other cores alone."""
+    for stop in _STOPS:
+        signal.signal(stop, signal.SIG_IGN)
     import cv2
 
     cv2.setNumThreads(1)

@@ -28,6 +28,7 @@ from cytoloc.bench.train import (
     TrainBench,
     bench_recipe,
     bench_train,
+    best_plain,
     ways,
 )
 from cytoloc.cli.bench import _train_lines
@@ -104,6 +105,11 @@ def test_a_way_may_take_its_own_time() -> None:
     assert (way.rate, way.ratio, way.least, way.most) == (2.0, 2.0, 0.5, 3.0)
 
 
+def test_the_best_of_plain_torch_has_all_its_bits() -> None:
+    rates = {FASTAI: [9.0] * 3, EAGER: [1.0, 2.0, 9.0], FUSED: [3.0, 1.0, 3.0], PLAIN_HALF: [8.0] * 3, OURS: [9.0] * 3}
+    assert best_plain(rates) == FUSED
+
+
 def test_another_device_is_refused(study: Atlas, tmp_path: Path) -> None:
     other = "cpu" if torch.accelerator.is_available() else "cuda"
     with pytest.raises(SettingsError, match=f"not on {other}"):
@@ -155,4 +161,11 @@ def measure(cli: Cli, tmp_path: Path, *, missing: list[str]) -> dict[str, Any]:
     assert all(way["rate"] > 0 for way in one["steps"])
     assert one["steps"][0]["ratio"] == 1
     assert list(one["peak_mb"]) == [*peers, EAGER, OURS]
+    rates = {way["name"]: way["rate"] for way in one["steps"]}
+    for key, mine, other in (
+        ("ours_to_best", OURS, one["best_plain"]),
+        ("half_to_half", HALF, PLAIN_HALF),
+        ("ours_to_memory", OURS, MEMORY),
+    ):
+        assert (one[key]["name"], one[key]["ratio"]) == (mine, pytest.approx(rates[mine] / rates[other]))
     return dict(one)

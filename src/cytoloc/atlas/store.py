@@ -212,9 +212,8 @@ def _patience() -> tensorstore.Context:
 _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 """The kinds of errors of tensorstore that speak of the content; all others speak of the way to it."""
 
-
 _WHOLE_FILES: Final = "was ignored by server"
-"""What tensorstore says of a range of bytes that it asked for in vain."""
+"""What tensorstore says, though its documents do not promise it, of a range of bytes that it asked for in vain."""
 
 
 @contextmanager

@@ -164,6 +164,6 @@ def _imagehash() -> Any:
         import imagehash
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "The benchmark of duplicates needs ImageHash to compare with.", extra="bench"
+            "The benchmark of duplicates needs ImageHash to compare with.", way_out="pip install ImageHash"
         ) from error
     return imagehash

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.bench.fastai import FastaiSteps
-from cytoloc.bench.rounds import Timed, Way, compared, in_separate_process, peak_mb, rates_in_turns
+from cytoloc.bench.rounds import Rates, Timed, Way, compared, in_separate_process, peak_mb, rates_in_turns
 from cytoloc.errors import SettingsError
 from cytoloc.memory import keep_freed_memory
 from cytoloc.models.network import Network
@@ -44,7 +44,7 @@ FASTAI: Final = "fastai 2.8, vision_learner"
 EAGER: Final = "PyTorch"
 CHANNELS_LAST: Final = "PyTorch, channels-last"
 FUSED: Final = "PyTorch, channels-last, fused AdamW"
-PLAIN_HALF: Final = "PyTorch, the same in bfloat16"
+PLAIN_HALF: Final = "PyTorch, channels-last, fused, bfloat16"
 COMPILED: Final = "PyTorch, compiled"
 COMPILED_FUSED: Final = "PyTorch, compiled, channels-last, fused"
 MEMORY: Final = "cytoloc, pixels in memory"
@@ -348,8 +348,7 @@ def _at_size(
             rounds=rounds,
             advance=partial(advance, f"training at {atlas.size} px"),
         )
-    plain = [name for name in names if name.startswith(EAGER) and name not in IN_HALF]
-    best = max(plain, key=lambda name: median(rates[name]))
+    best = best_plain(rates)
     return AtSize(
         atlas.size,
         [compared(rates, name, against=names[0]) for name in names],
@@ -366,6 +365,12 @@ def _at_size(
             if name in {FASTAI, EAGER, OURS}
         },
     )
+
+
+def best_plain(rates: Rates) -> str:
+    """Return the fastest of the ways of plain PyTorch in float32, by the median of its rates."""
+    plain = [name for name in rates if name.startswith(EAGER) and name not in IN_HALF]
+    return max(plain, key=lambda name: median(rates[name]))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cytoloc.errors import MissingExtraError
+from cytoloc.errors import MissingExtraError, installing
 
 if TYPE_CHECKING:
     from cytoloc.scores import Scores
@@ -54,16 +55,29 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, by which clusters, `timeout` and `kill` stop a command, do in the block what Ctrl-C does."""
+    """Let SIGTERM, by which clusters, `timeout` and `kill` stop a command, do in the block what Ctrl-C does.
+
+    Where SIGTERM is ignored, or somebody else's already, it is left alone.
+    """
 
     def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+        # Whoever asks twice does not want to wait for what is being cleared away.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # As of what a shell starts in the background.
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def counted(number: int, what: str) -> str:
@@ -81,7 +95,7 @@ def require_nets() -> None:
     """Raise unless the libraries of networks are installed."""
     missing = [name for name in ("torch", "timm", "pytorch_lightning") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", extra="nets")
+        raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", way_out=installing("nets"))
 
 
 def read_truth(path: Path) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.errors import MissingExtraError
+from cytoloc.errors import MissingExtraError, installing
 from cytoloc.labels import CHANNELS, ChannelRole
 
 DEFAULT_LIMITS: Final[dict[ChannelRole, int]] = {"microtubules": 14, "protein": 12, "nucleus": 10}
@@ -118,5 +118,7 @@ def _faiss() -> Any:
     try:
         import faiss
     except ModuleNotFoundError as error:
-        raise MissingExtraError("The search for near-duplicates needs faiss.", extra="duplicates") from error
+        raise MissingExtraError(
+            "The search for near-duplicates needs faiss.", way_out=installing("duplicates")
+        ) from error
     return faiss

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import cytoloc
-from cytoloc.errors import CytolocError, FetchError, FormatError, ImageError, MissingExtraError
+from cytoloc.errors import CytolocError, FetchError, FormatError, ImageError, MissingExtraError, installing
 from cytoloc.fetch.address import gives_up_encryption, host_of, may_lead_to
 from cytoloc.fetch.pace import Pace, retry_after_s
 from cytoloc.files import sha256_of
@@ -358,7 +358,9 @@ def require_libraries() -> tuple[Any, Any]:
         import stamina
         import stamina.instrumentation
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"Fetching needs httpx and stamina; {error.name} is missing.", extra="fetch") from error
+        raise MissingExtraError(
+            f"Fetching needs httpx and stamina; {error.name} is missing.", way_out=installing("fetch")
+        ) from error
     # It would write a line to the log for every retry; ours are counted and told at the end.
     stamina.instrumentation.set_on_retry_hooks([])
     return httpx, stamina

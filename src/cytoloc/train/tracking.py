@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from cytoloc.errors import MissingExtraError, TrainingError, first_line
+from cytoloc.errors import MissingExtraError, TrainingError, first_line, installing
 from cytoloc.files import read_json, write_json
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
@@ -31,7 +31,7 @@ def require_mlflow() -> None:
     """Raise :class:`MissingExtraError` unless MLflow and what it needs for SQLite are installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", extra="mlflow")
+        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", way_out=installing("mlflow"))
 
 
 def check_database(database: Path) -> None:

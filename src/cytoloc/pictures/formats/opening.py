@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cytoloc.errors import ImageError, MissingExtraError
+from cytoloc.errors import ImageError, MissingExtraError, installing
 from cytoloc.pictures.decoding import decoding, refuse_other_kind
 from cytoloc.pictures.formats.plain import PlainPicture
 from cytoloc.pictures.formats.scene import Picture
@@ -89,7 +89,7 @@ def _require(module: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{path} needs {error.name} to be read.", extra="formats") from error
+        raise MissingExtraError(f"{path} needs {error.name} to be read.", way_out=installing("formats")) from error
 
 
 _OPENERS: Final[dict[str, Callable[[Path], Picture]]] = {
