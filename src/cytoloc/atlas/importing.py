@@ -255,11 +255,7 @@ def _pack(
             each.clear()
 
     items = source.items
-    todo = range(journal.item, len(items))
-    orders = ((items[item], source.loader(items[item])) for item in todo)
-    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(CHANNELS) * size * size))) if source.quick else 1
-    packed = chain.from_iterable(in_order(partial(_pack_all, here=Path.cwd()), _shares(orders, some), pool=pool))
-    for item, results in zip(todo, packed, strict=True):
+    for item, results in _packed(source, range(journal.item, len(items)), size=size, pool=pool):
         first = journal.within if item == journal.item else 0
         for position, result in list(enumerate(results))[first:]:
             loaded = result
@@ -294,6 +290,16 @@ def _pack(
     if chunks or bad or not journal.shards:
         close_shard(len(items), 0)
     commit()
+
+
+def _packed(
+    source: FieldSource, todo: range, *, size: int, pool: Executor | None
+) -> Iterator[tuple[int, list[Packed | Rejected]]]:
+    """Return for each item, by its number, its fields as finished rows and chunks, in order."""
+    orders = ((source.items[item], source.loader(source.items[item])) for item in todo)
+    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(CHANNELS) * size * size))) if source.quick else 1
+    packed = in_order(partial(_pack_all, here=Path.cwd()), _shares(orders, some), pool=pool)
+    return zip(todo, chain.from_iterable(packed), strict=True)
 
 
 def _shares(orders: Iterator[Order], some: int) -> Iterator[list[Order]]:

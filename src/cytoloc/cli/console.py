@@ -59,25 +59,25 @@ def terminated_as_interrupted() -> Iterator[None]:
 
     Where SIGTERM is ignored, or somebody else's already, it is left alone.
     """
-
-    def interrupt(_number: int, _frame: object) -> None:
-        # Whoever asks twice does not want to wait for what is being cleared away.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            # As of what a shell starts in the background.
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGINT)
-
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
     ):
         yield
         return
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    # Whoever asks twice does not want to wait for what is being cleared away.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # As of what a shell starts in the background.
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def counted(number: int, what: str) -> str:
