@@ -1,4 +1,4 @@
-"""Freed memory is kept by the process, as the C library itself tells."""
+"""Freed memory is kept by the process or handed back, as the C library itself tells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cytoloc.memory import keep_freed_memory
+from cytoloc.memory import hand_back_freed_memory, keep_freed_memory
 
 CHILD = """
 import ctypes
@@ -67,3 +67,34 @@ def test_an_environment_that_tunes_it_is_left_as_it_is() -> None:
 def test_another_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory({})
+
+
+GAPS = """
+from pathlib import Path
+
+from cytoloc.memory import hand_back_freed_memory
+
+
+def resident_mb():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+pieces = [bytes([1]) * 40_000 for _ in range(2000)]
+# Between what is freed something stays, so that glibc cannot hand back the end of it all.
+stay = pieces[::20]
+del pieces
+before = resident_mb()
+print(hand_back_freed_memory(), before - resident_mb() > 50)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_gaps_go_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_another_c_library_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not hand_back_freed_memory()

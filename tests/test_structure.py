@@ -13,7 +13,19 @@ import pytest
 import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
-GROUND = {"errors", "choices", "labels", "hpa_names", "files", "parallel", "memory", "lists", "scores", "runs"}
+GROUND = {
+    "errors",
+    "choices",
+    "labels",
+    "hpa_names",
+    "files",
+    "parallel",
+    "memory",
+    "on_disk",
+    "lists",
+    "scores",
+    "runs",
+}
 ALLOWED = {
     "errors": set[str](),
     "choices": set[str](),
@@ -24,7 +36,8 @@ ALLOWED = {
     "files": {"errors"},
     "recipe_sections": {"choices", "labels"},
     "recipe": {"errors", "recipe_sections"},
-    "lists": {"errors", "labels", "files"},
+    "on_disk": {"errors"},
+    "lists": {"errors", "labels", "files", "on_disk"},
     "scores": {"errors", "labels", "files", "lists"},
     "runs": {"errors", "files"},
     "pictures": {"errors", "choices", "labels"},

@@ -307,7 +307,7 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
 
 
 def walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in order.
+    """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in no order.
 
     Names of any case count, hidden ones do not; a folder whose name ends in ``.zarr`` counts as a file. Links are
     followed, loops are not.
@@ -317,23 +317,30 @@ def walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the files.")
+    yield from _below(os.fspath(folder), "", suffixes, frozenset())
 
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"{error.filename} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
 
-    above: dict[str, frozenset[str]] = {os.fspath(folder): frozenset()}
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        trail = above.pop(place) | {os.path.realpath(place)}
-        inside = Path(place).relative_to(folder)
-        zarrs = [name for name in folders if name.lower().endswith(".zarr")]
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name not in zarrs
-            and not name.startswith(".")
-            and os.path.realpath(os.path.join(place, name)) not in trail  # noqa: PTH118
-        )
-        above.update({os.path.join(place, name): trail for name in folders})  # noqa: PTH118
-        for name in sorted([*names, *zarrs]):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield (inside / name).as_posix()
+def _below(place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[str]) -> Iterator[str]:
+    """Yield what :func:`walk` does of the folder ``place``, each behind ``inside``; no link leads back ``above``."""
+    trail = above | {os.path.realpath(place)}
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name = entry.name.lower()
+                if name.startswith("."):
+                    continue
+                if not name.endswith(".zarr") and _is_folder(entry):
+                    if os.path.realpath(entry.path) not in trail:
+                        yield from _below(entry.path, f"{inside}{entry.name}/", suffixes, trail)
+                elif name.endswith(suffixes):
+                    yield f"{inside}{entry.name}"
+    except OSError as error:
+        raise ImageError(f"{place} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; a link that leads nowhere is none, and is read, or refused, as a file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
 from cytoloc.labels import format_labels, from_matrix, parse_labels, to_matrix
+from cytoloc.on_disk import DiskMap
 
 
 def read_csv(path: Path) -> pl.DataFrame:
@@ -71,16 +72,21 @@ def read_labels(
     Raises:
         TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
     """
+    return dict(labels_in(path, column=column, blank=blank, may_be_empty=may_be_empty))
+
+
+def labels_in(
+    path: str | Path, *, column: str = "Target", blank: bool = False, may_be_empty: bool = False
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield id and location ids of each field in a CSV, one field at a time; see :func:`read_labels`."""
     path = existing(Path(path), what="labels file")
     table = read_csv(path)
     require_columns(table, ["Id", column], path)
     if table.height == 0 and not may_be_empty:
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
-    return {
-        name: () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")
-        for name, text in zip(table["Id"], table[column], strict=True)
-    }
+    for name, text in zip(table["Id"], table[column], strict=True):
+        yield name, () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")
 
 
 def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -101,8 +107,8 @@ def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...
     return known
 
 
-def read_labels_of(path: str | Path, found: Container[str], *, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return what :func:`read_labels` does, of a list that is meant for the pictures in a folder.
+def labels_of(path: str | Path, found: Container[str], *, folder: Path) -> DiskMap[Sequence[int]]:
+    """Return the location ids of each field in a CSV that is meant for the pictures in a folder, in file order.
 
     Args:
         path: The file.
@@ -112,7 +118,7 @@ def read_labels_of(path: str | Path, found: Container[str], *, folder: Path) -> 
     Raises:
         TableError: As :func:`read_labels`, and if the folder has none of the fields.
     """
-    labels = read_labels(path)
+    labels = DiskMap[Sequence[int]](labels_in(path))
     if not any(name in found for name in labels):
         raise TableError(
             f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",

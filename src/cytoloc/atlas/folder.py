@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,17 @@ from cytoloc.atlas.planes import PlaneChoice
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
 from cytoloc.labels import ChannelRole
-from cytoloc.lists import read_csv, read_labels, refuse_repeated
+from cytoloc.lists import labels_in, read_csv, refuse_repeated
+from cytoloc.on_disk import DiskList, DiskMap, gathered
 from cytoloc.pictures.depth import DepthRule
 from cytoloc.pictures.formats import SUFFIXES
 from cytoloc.pictures.scale import Scaling
 
+Claim = tuple[str, list[ChannelRole], dict[str, str]]
+"""A file below the folder, the stains of an item that it is for, and what its name says."""
 
-class Beginnings:
-    """Names in order, so that those that begin alike are found without a look at the others.
-
-    Examples:
-        >>> Beginnings(["scan", "scan_s1", "other", "scanned"]).of("scan")
-        ['scan', 'scan_s1']
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = sorted(names)
-
-    def of(self, item: str) -> list[str]:
-        """Return ``item`` itself, if it is among them, and the names that add to it behind ``_``."""
-        after = chr(ord("_") + 1)
-        spans = ((item, f"{item}\0"), (f"{item}_", f"{item}{after}"))
-        return [name for low, high in spans for name in self._names[self._at(low) : self._at(high)]]
-
-    def _at(self, name: str) -> int:
-        return bisect_left(self._names, name)
+Found = tuple[dict[ChannelRole, str], dict[str, str]]
+"""The file of each stain of an item, and what the names of its files say."""
 
 
 class FolderSource:
@@ -90,14 +76,11 @@ class FolderSource:
         self.reader = FieldReader(
             folder=folder, channels=channels, planes=planes, scaling=scaling, depth=depth, pixel_um=pixel_um
         )
-        self.labels = read_labels(labels) if labels else {}
-        self.metadata = _read_metadata(metadata) if metadata else {}
-        self._labelled, self._described = Beginnings(self.labels), Beginnings(self.metadata)
+        self.labels = DiskMap[Sequence[int]](labels_in(labels) if labels else ())
+        self.metadata = DiskMap[dict[str, str]](_metadata_in(metadata) if metadata else ())
         self.unmatched = 0
-        self._files: dict[str, dict[ChannelRole, str]] = {}
-        self._said: dict[str, dict[str, str]] = {}
-        self._find(FilePattern(files) if files else None)
-        self.items = sorted(self._files)[:limit]
+        self._found = self._find(FilePattern(files) if files else None)
+        self.items = DiskList(islice(self._found, limit))
         self.quick = False
         self.made_by: dict[str, Any] = {
             "command": "import folder",
@@ -137,19 +120,37 @@ class FolderSource:
 
     def _item(self, name: str) -> Item:
         """Return what is known of an item; scenes have ids that begin with its own."""
+        files, said = self._found[name]
         return Item(
             name=name,
-            files=self._files[name],
-            said=self._said[name],
-            metadata={each: self.metadata[each] for each in self._described.of(name)},
-            labels={each: self.labels[each] for each in self._labelled.of(name)},
+            files=files,
+            said=said,
+            metadata=self.metadata.beginning(name),
+            labels={each: tuple(labels) for each, labels in self.labels.beginning(name).items()},
         )
 
-    def _find(self, pattern: FilePattern | None) -> None:
-        """Find the files of every item and what their names say."""
+    def _find(self, pattern: FilePattern | None) -> DiskMap[Found]:
+        """Return the files of every item and what their names say."""
+        found = DiskMap((item, self._agreed(item, claims)) for item, claims in gathered(self._claims(pattern)))
+        matched = {role for files, _ in found.values() for role in files}
+        for role, pick in self.channels.picks.items():
+            if found and role not in matched:
+                raise ImageError(
+                    f"{self.folder} holds no {role}: no file is named like {pick}.",
+                    way_out=f"Mend the pattern of {role}; patterns are matched against paths below the folder.",
+                )
+        if not found:
+            raise ImageError(
+                f"{self.folder} holds no fields: {self.unmatched} picture files, none named as asked for.",
+                way_out=f"Files end in {', '.join(SUFFIXES)}; patterns are matched against paths below the folder.",
+            )
+        return found
+
+    def _claims(self, pattern: FilePattern | None) -> Iterator[tuple[str, Claim]]:
+        """Yield the item of each file that was asked for, with what makes it one; count the rest."""
         picks = self.channels.picks
         for path in walk(self.folder, suffixes=SUFFIXES):
-            claims: list[tuple[dict[str, str], Sequence[ChannelRole]]] = []
+            claims: list[tuple[dict[str, str], list[ChannelRole]]] = []
             if not self.channels.one_file:
                 for role, pick in picks.items():
                     said = pick.pattern.match(path) if pick.pattern else None
@@ -169,35 +170,30 @@ class FolderSource:
                         way_out="* stands for the field's id: write what comes after it too, as in '5channel*.tif'"
                         " or '*.tif'.",
                     )
-                files = self._files.setdefault(item, {})
-                if any(role in files for role in roles):
-                    raise ImageError(
-                        f"{self.folder}: {files[roles[0]]} and {path} are both {roles[0]} of field {item}.",
-                        way_out="Make the patterns narrower, or remove one of the files.",
-                    )
-                files.update(dict.fromkeys(roles, path))
-                if self._said.setdefault(item, said) != said:
-                    raise ImageError(
-                        f"{self.folder}: {path} and {next(iter(files.values()))} are both of field {item}, but"
-                        " their names say different things of it.",
-                        way_out="Leave out *, so that the id is made of all parts of the name.",
-                    )
-        matched = {role for files in self._files.values() for role in files}
-        for role, pick in picks.items():
-            if self._files and role not in matched:
+                yield item, (path, roles, said)
+
+    def _agreed(self, item: str, claims: list[Claim]) -> Found:
+        """Return the file of each stain of an item and what the names of its files say."""
+        files: dict[ChannelRole, str] = {}
+        first, _, agreed = min(claims)
+        for path, roles, said in sorted(claims):
+            if any(role in files for role in roles):
                 raise ImageError(
-                    f"{self.folder} holds no {role}: no file is named like {pick}.",
-                    way_out=f"Mend the pattern of {role}; patterns are matched against paths below the folder.",
+                    f"{self.folder}: {files[roles[0]]} and {path} are both {roles[0]} of field {item}.",
+                    way_out="Make the patterns narrower, or remove one of the files.",
                 )
-        if not self._files:
-            raise ImageError(
-                f"{self.folder} holds no fields: {self.unmatched} picture files, none named as asked for.",
-                way_out=f"Files end in {', '.join(SUFFIXES)}; patterns are matched against paths below the folder.",
-            )
+            files.update(dict.fromkeys(roles, path))
+            if said != agreed:
+                raise ImageError(
+                    f"{self.folder}: {path} and {first} are both of field {item}, but their names say different"
+                    " things of it.",
+                    way_out="Leave out *, so that the id is made of all parts of the name.",
+                )
+        return files, agreed
 
 
-def _read_metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Return what a CSV says of fields: ``id`` and any of the columns of the atlas that describe a field.
+def _metadata_in(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what a CSV says of each field: ``id`` and any of the columns of the atlas that describe a field.
 
     Raises:
         TableError: If it has no ``id``, a column that is not one of these, or an id twice.
@@ -212,7 +208,5 @@ def _read_metadata(path: Path) -> dict[str, dict[str, str]]:
     if table["id"].null_count():
         raise TableError(f"{path} has {table['id'].null_count()} rows without an id.", way_out="Give each row its id.")
     refuse_repeated(table["id"].to_list(), where=str(path))
-    return {
-        row["id"]: {name: value for name, value in row.items() if name != "id" and value is not None}
-        for row in table.iter_rows(named=True)
-    }
+    for row in table.iter_rows(named=True):
+        yield row["id"], {name: value for name, value in row.items() if name != "id" and value is not None}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.lists import read_labels_of
+from cytoloc.lists import labels_of
+from cytoloc.on_disk import DiskList, DiskMap, gathered
 from cytoloc.pictures.codecs import read_stain_jpeg
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -44,8 +46,8 @@ class HpaSource:
         self.folder = folder
         self.scaling = scaling
         self.found = find_hpa_fields(folder)
-        self.labels = read_labels_of(labels, self.found, folder=folder) if labels else None
-        self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
+        self.labels = labels_of(labels, self.found, folder=folder) if labels else None
+        self.items = DiskList(islice(self.found if self.labels is None else self.labels, limit))
         self.quick = True
         self.made_by: dict[str, Any] = {
             "command": "import hpa",
@@ -56,7 +58,7 @@ class HpaSource:
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the field ``item``; it can be sent to another process."""
-        labels = self.labels[item] if self.labels is not None else None
+        labels = tuple(self.labels[item]) if self.labels is not None else None
         return partial(_load, self.folder, item, self.found.get(item, {}), labels, self.scaling)
 
 
@@ -109,28 +111,38 @@ def _read(
     return np.stack(planes), edges[0]
 
 
-def find_hpa_fields(folder: Path) -> dict[str, dict[str, str]]:
-    """Return for each field id in ``folder``, and in its folders, the file of each colour that is there.
+def find_hpa_fields(folder: Path) -> DiskMap[dict[str, str]]:
+    """Return for each field id in ``folder`` and in its folders, in order, the file of each colour that is there.
 
     Raises:
         ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
     """
-    found: dict[str, dict[str, str]] = {}
-    for path in walk(folder, suffixes=(".jpg", ".jpeg")):
-        inside, file = Path(path).parent, Path(path).name
-        name, _, colour = file.rpartition(".")[0].rpartition("_")
-        whole = name if _is_whole(name) else f"{inside.name}_{name}"
-        if colour not in _COLOURS or not _is_whole(whole):
-            continue
-        files = found.setdefault(whole, {})
-        if colour in files:
-            raise ImageError(f"{folder} holds both {files[colour]} and {path}.", way_out="Keep one of them.")
-        files[colour] = path
+    found = DiskMap((name, _by_colour(folder, files)) for name, files in gathered(_files(folder)))
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",
             way_out="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
         )
+    return found
+
+
+def _files(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the field id of each file that is named like a channel, with its colour, and its path below the folder."""
+    for path in walk(folder, suffixes=(".jpg", ".jpeg")):
+        inside, file = Path(path).parent, Path(path).name
+        name, _, colour = file.rpartition(".")[0].rpartition("_")
+        whole = name if _is_whole(name) else f"{inside.name}_{name}"
+        if colour in _COLOURS and _is_whole(whole):
+            yield whole, (colour, path)
+
+
+def _by_colour(folder: Path, files: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the file of each colour of a field."""
+    found: dict[str, str] = {}
+    for colour, path in sorted(files):
+        if colour in found:
+            raise ImageError(f"{folder} holds both {found[colour]} and {path}.", way_out="Keep one of them.")
+        found[colour] = path
     return found
 
 

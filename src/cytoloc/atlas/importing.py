@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc.atlas.base import Base
 from cytoloc.atlas.fields import FieldRow, encode, row_of
 from cytoloc.atlas.quarantine import (
     QUARANTINE,
@@ -50,6 +52,8 @@ from cytoloc.atlas.writer import AtlasWriter
 from cytoloc.errors import ImageError, OutputExistsError, SettingsError, TableError
 from cytoloc.files import disk_errors, refuse_existing
 from cytoloc.labels import CHANNELS
+from cytoloc.memory import hand_back_freed_memory
+from cytoloc.on_disk import DiskSet
 from cytoloc.parallel import in_order
 
 SHARE_BYTES: Final = 8 * 2**20
@@ -114,6 +118,10 @@ class Imported:
     def atlas(self) -> Atlas:
         """The finished atlas, opened anew; its table takes memory for every field."""
         return open_atlas(self.path)
+
+    def column(self, name: str) -> pl.Series:
+        """Return one column of the finished atlas's table, without the rest of it; the fields added come last."""
+        return pl.read_parquet(self.path / "fields.parquet", columns=[name], glob=False)[name]
 
 
 def import_fields(
@@ -192,10 +200,10 @@ def import_fields(
     return Imported(path, result["added"], result["known"], result["rejected"])
 
 
-def _base(path: Path, size: int) -> Atlas:
+def _base(path: Path, size: int) -> Base:
     """Return the atlas that is to be added to; one whose exchange was interrupted is found beside its place."""
     replaced = part_of(path) / "replaced"
-    base = open_atlas(replaced if replaced.exists() and not path.exists() else path)
+    base = Base(replaced if replaced.exists() and not path.exists() else path)
     if base.size != size:
         raise OutputExistsError(
             f"{path} has pictures of {base.size} px, not {size}.", way_out=f"Append with --size {base.size}."
@@ -206,7 +214,7 @@ def _base(path: Path, size: int) -> Atlas:
 def _pack(
     source: FieldSource,
     part: Path,
-    base: Atlas | None,
+    base: Base | None,
     journal: Journal,
     *,
     size: int,
@@ -218,7 +226,7 @@ def _pack(
     """Write what is not written yet, a shard at a time: one is written while the next is being read."""
     writer = AtlasWriter(part / "atlas", size=size, path=part)
     kept = 0 if base is None else len(base) // writer.shard_length
-    before = set() if base is None else set(base.ids)
+    before = DiskSet() if base is None else DiskSet(base.ids())
     chunks: list[bytes] = []
     rows: list[dict[str, Any]] = []
     bad: list[Rejected] = []
@@ -226,9 +234,9 @@ def _pack(
     writing: list[tuple[Future[None], dict[str, Any]]] = []
     if base is not None and journal.shards == 0:
         _link_shards(base, writer, kept)
-        rest = np.arange(kept * writer.shard_length, len(base))
-        chunks += [encode(image) for image in base.read(rest)]
-        rows += base.fields[rest].to_dicts()
+        rest = (kept * writer.shard_length, len(base))
+        chunks += [encode(image) for image in base.images(*rest)]
+        rows += base.rows(*rest)
 
     def commit() -> None:
         while writing:
@@ -253,6 +261,7 @@ def _pack(
             journal.commit(entry)
         for each in (chunks, rows, bad, settled):
             each.clear()
+        hand_back_freed_memory()
 
     items = source.items
     for item, results in _packed(source, range(journal.item, len(items)), size=size, pool=pool):
@@ -276,8 +285,7 @@ def _pack(
                 bad.append(loaded)
                 journal.rejected.append(loaded)
                 continue
-            # Most items give a field of their own name: one string for both.
-            journal.ids.add(items[item] if row["id"] == items[item] else row["id"])
+            journal.ids.add(row["id"])
             journal.added += 1
             if row["id"] != items[item] and items[item] not in journal.settled:
                 journal.settled.add(items[item])
@@ -325,7 +333,7 @@ def _pack_item(item: str, load: Callable[[], Sequence[Loaded]]) -> list[Packed |
     return [each if isinstance(each, Rejected) else (row_of(*each), encode(each[1])) for each in loaded]
 
 
-def _refuse_known(name: str, base: Atlas | None, *, skip_known: bool) -> None:
+def _refuse_known(name: str, base: Base | None, *, skip_known: bool) -> None:
     if not skip_known:
         raise TableError(
             f"{base.path if base else ''} has a field {name} already.",
@@ -333,10 +341,10 @@ def _refuse_known(name: str, base: Atlas | None, *, skip_known: bool) -> None:
         )
 
 
-def _link_shards(base: Atlas, writer: AtlasWriter, count: int) -> None:
+def _link_shards(base: Base, writer: AtlasWriter, count: int) -> None:
     """Give the new atlas the full shards of the old one, without copying where the disk allows that."""
     for shard in range(count):
-        source, target = base.folder / "images.zarr" / "c" / str(shard) / "0" / "0" / "0", writer.shard_path(shard)
+        source, target = base.path / "images.zarr" / "c" / str(shard) / "0" / "0" / "0", writer.shard_path(shard)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
@@ -346,7 +354,7 @@ def _link_shards(base: Atlas, writer: AtlasWriter, count: int) -> None:
             shutil.copyfile(source, target)
 
 
-def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, journal: Journal, *, size: int) -> None:
+def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, journal: Journal, *, size: int) -> None:
     """Write table, quarantine and header into the finished pixels."""
     writer = AtlasWriter(part / "atlas", size=size, path=path)
     if not journal.added and (base is None or (journal.rejected and not journal.known)):
@@ -361,7 +369,7 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
 
     def rows() -> Iterator[dict[str, Any]]:
         if base is not None:
-            yield from base.fields[:kept].iter_rows(named=True)
+            yield from base.rows(0, kept)
         yield from journal.rows()
 
     header: dict[str, Any] = {"made_by": source.made_by}
@@ -370,8 +378,10 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Atlas | None, jou
         header = {"made_by": base.header["made_by"]}
         header["appended"] = [*base.header.get("appended", []), source.made_by]
         # What came in now, or was rejected again, is no longer rejected for the old reason.
-        settled = journal.ids | journal.settled | {each.id for each in journal.rejected}
-        quarantine = [each for each in read_quarantine(base.folder) if each.id not in settled] + quarantine
+        again = {each.id for each in journal.rejected}
+        known = (again, journal.ids, journal.settled)
+        before = [each for each in read_quarantine(base.path) if not any(each.id in names for names in known)]
+        quarantine = before + quarantine
     if quarantine:
         header["quarantined"] = len(quarantine)
         (part / "atlas" / QUARANTINE).unlink(missing_ok=True)

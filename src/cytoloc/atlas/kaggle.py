@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from cytoloc.atlas.joint import find_joint_bounds, note
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.lists import read_labels_of
+from cytoloc.lists import labels_of
+from cytoloc.on_disk import DiskList, DiskMap, gathered
 from cytoloc.pictures.codecs import Pixels, read_grey_png
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
@@ -27,9 +29,6 @@ from cytoloc.pictures.scale import Scaling, scale_field
 
 COLOURS = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
 SUFFIXES = (".png", ".tif", ".tiff")
-
-Suffixes = tuple[str | None, ...]
-"""How the name of each colour's file ends; None for a file that is not there."""
 
 
 class KaggleSource:
@@ -62,8 +61,8 @@ class KaggleSource:
         self.depth = depth or DepthRule()
         self._joint: tuple[JointBounds | None, ...] | None = None
         self.found = find_kaggle_fields(folder)
-        self.labels = read_labels_of(labels, self.found, folder=folder) if labels else None
-        self.items = list(self.labels if self.labels is not None else sorted(self.found))[:limit]
+        self.labels = labels_of(labels, self.found, folder=folder) if labels else None
+        self.items = DiskList(islice(self.found if self.labels is None else self.labels, limit))
         self.quick = True
         self.made_by: dict[str, Any] = {
             "command": "import kaggle",
@@ -85,7 +84,7 @@ class KaggleSource:
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the field ``item``; it can be sent to another process."""
         files = self.found.get(item, {})
-        labels = self.labels[item] if self.labels is not None else None
+        labels = tuple(self.labels[item]) if self.labels is not None else None
         return partial(
             _load, self.folder, item, files, labels, scaling=self.scaling, depth=self.depth, joint=self._joint
         )
@@ -185,9 +184,13 @@ def read_kaggle_planes(folder: Path, name: str, files: dict[str, str] | None = N
 
 
 class KaggleFiles(Mapping[str, dict[str, str]]):
-    """For each field id the name of the file of each colour that is there; names are made when they are asked for."""
+    """For each field id, in order, the name of the file of each colour that is there.
 
-    def __init__(self, suffixes: dict[str, Suffixes]) -> None:
+    Args:
+        suffixes: How the name of each colour's file ends; None for a file that is not there.
+    """
+
+    def __init__(self, suffixes: Mapping[str, list[str | None]]) -> None:
         self._suffixes = suffixes
 
     def __getitem__(self, name: str) -> dict[str, str]:
@@ -211,24 +214,7 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
         raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the pictures.")
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the pictures.")
-    found: dict[str, Suffixes] = {}
-    # Most fields have the same suffixes, so that one tuple serves them all: there may be millions.
-    shared: dict[Suffixes, Suffixes] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, dot, suffix = entry.name.rpartition(".")
-            name, _, colour = stem.rpartition("_")
-            if dot + suffix.lower() not in SUFFIXES or not name or colour not in COLOURS:
-                continue
-            suffixes = list(found.get(name, (None,) * len(COLOURS)))
-            place = COLOURS.index(colour)
-            if suffixes[place] is not None:
-                raise ImageError(
-                    f"{folder} holds both {name}_{colour}{suffixes[place]} and {entry.name}.",
-                    way_out="Keep one of them.",
-                )
-            suffixes[place] = dot + suffix
-            found[name] = shared.setdefault(tuple(suffixes), tuple(suffixes))
+    found = DiskMap((name, _suffixes(folder, name, files)) for name, files in gathered(_files(folder)))
     if not found:
         hint = " JPEG files are for `cytoloc import hpa` or `import folder`." if any(folder.glob("*.jp*g")) else ""
         raise ImageError(
@@ -237,6 +223,29 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
             f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
     return KaggleFiles(found)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Yield the field id of each file that is named like a channel, with the place of its colour, and its suffix."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, dot, suffix = entry.name.rpartition(".")
+            name, _, colour = stem.rpartition("_")
+            if dot + suffix.lower() in SUFFIXES and name and colour in COLOURS:
+                yield name, (COLOURS.index(colour), dot + suffix)
+
+
+def _suffixes(folder: Path, name: str, files: list[tuple[int, str]]) -> list[str | None]:
+    """Return the suffix of each colour's file of a field."""
+    suffixes: list[str | None] = [None] * len(COLOURS)
+    for place, suffix in sorted(files):
+        if suffixes[place] is not None:
+            file = f"{name}_{COLOURS[place]}"
+            raise ImageError(
+                f"{folder} holds both {file}{suffixes[place]} and {file}{suffix}.", way_out="Keep one of them."
+            )
+        suffixes[place] = suffix
+    return suffixes
 
 
 def _read_plane(path: Path) -> Pixels:

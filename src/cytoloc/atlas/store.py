@@ -105,7 +105,7 @@ class Atlas:
             raise TypeError(f"rows are a list of whole numbers, not {wanted.dtype} of shape {wanted.shape}")
         if wanted.min() < -len(self) or wanted.max() >= len(self):
             raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {wanted.tolist()}")
-        with _damage(self.path):
+        with damage(self.path):
             pixels: NDArray[np.uint8] = self._array[wanted % len(self)].read().result()
         return pixels
 
@@ -166,6 +166,20 @@ def open_atlas(path: str | Path) -> Atlas:
     if "://" in str(path):
         return _open_url(str(path).rstrip("/"))
     path = Path(path)
+    header, array = open_folder(path)
+    with damage(path):
+        fields = pl.read_parquet(path / "fields.parquet", glob=False)
+    refuse_disagreement(path, header, array, schema=fields.schema, height=fields.height)
+    return Atlas(path, header, fields, array)
+
+
+def open_folder(path: Path) -> tuple[dict[str, Any], Any]:
+    """Return the header of the atlas in a folder, and its pixels as tensorstore has them.
+
+    Raises:
+        FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
+        StorageError: If it cannot be read.
+    """
     existing(path, error=FormatError, what="atlas")
     if not path.is_dir():
         raise FormatError(f"{path} is not an atlas but a file.", way_out="An atlas is a folder that an import wrote.")
@@ -174,10 +188,8 @@ def open_atlas(path: str | Path) -> Atlas:
             f"{path} is not an atlas: it has no atlas.json.", way_out="`cytoloc import` makes one of picture files."
         )
     header = read_json(path / "atlas.json", kind=KIND, version=VERSION)
-    with _damage(path):
-        fields = pl.read_parquet(path / "fields.parquet", glob=False)
-        array = tensorstore.open(array_spec(path / "images.zarr"), open=True, read=True).result()
-    return _checked(path, header, fields, array)
+    with damage(path):
+        return header, tensorstore.open(array_spec(path / "images.zarr"), open=True, read=True).result()
 
 
 def _open_url(url: str) -> Atlas:
@@ -186,18 +198,19 @@ def _open_url(url: str) -> Atlas:
         store = tensorstore.KvStore.open(f"{url}/", context=_patience()).result()
     except ValueError as error:
         raise StorageError(f"{url} cannot be read: {first_line(error)}", way_out="Check the URL.") from error
-    with _damage(url):
+    with damage(url):
         for name in ("atlas.json", "fields.parquet"):
             found = store.read(name).result()
             if found.state != "value":
                 raise FormatError(f"{url}: there is no atlas ({name} is missing).", way_out="Check the URL.")
             content[name] = found.value
     header = parse_json(content["atlas.json"], where=f"{url}/atlas.json", kind=KIND, version=VERSION)
-    with _damage(url):
+    with damage(url):
         fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
         spec = {"driver": "zarr3", "kvstore": f"{url}/images.zarr/", "fill_missing_data_reads": False}
         array = tensorstore.open(spec, open=True, read=True).result()
-    return _checked(url, header, fields, array)
+    refuse_disagreement(url, header, array, schema=fields.schema, height=fields.height)
+    return Atlas(url, header, fields, array)
 
 
 def _patience() -> tensorstore.Context:
@@ -217,7 +230,7 @@ _WHOLE_FILES: Final = "was ignored by server"
 
 
 @contextmanager
-def _damage(path: Path | str) -> Iterator[None]:
+def damage(path: Path | str) -> Iterator[None]:
     """Turn what readers raise into a :class:`FormatError`, or if the way to it failed a :class:`StorageError`."""
     try:
         yield
@@ -238,12 +251,13 @@ def _damage(path: Path | str) -> Iterator[None]:
         raise FormatError(f"{path} is damaged: {said}", way_out="Import it again.") from error
 
 
-def _checked(path: Path | str, header: dict[str, Any], fields: pl.DataFrame, array: Any) -> Atlas:
-    """Return the atlas if its parts agree."""
+def refuse_disagreement(
+    path: Path | str, header: dict[str, Any], array: Any, *, schema: pl.Schema, height: int
+) -> None:
+    """Raise :class:`~cytoloc.errors.FormatError` unless header, pixels and table are of one atlas."""
     expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
-    if fields.schema != SCHEMA or fields.height != header.get("fields") or tuple(array.shape) != expected:
+    if schema != SCHEMA or height != header.get("fields") or tuple(array.shape) != expected:
         raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")
-    return Atlas(path, header, fields, array)
 
 
 def array_spec(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from cytoloc.atlas.quarantine import Rejected
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import held, read_json, write_json
+from cytoloc.on_disk import DiskSet
 
 KIND: Final = "cytoloc-import"
 VERSION: Final = 3
@@ -50,8 +51,8 @@ class Journal:
     added: int = 0
     known: int = 0
     rejected: list[Rejected] = field(default_factory=list)
-    ids: set[str] = field(default_factory=set)
-    settled: set[str] = field(default_factory=set)
+    ids: DiskSet = field(default_factory=DiskSet)
+    settled: DiskSet = field(default_factory=DiskSet)
 
     @classmethod
     def read(cls, part: Path) -> Journal:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ from cytoloc.lists import refuse_repeated
 SHARD_BYTES: Final = 32 * 2**20
 """Raw pixels per shard: few enough files for millions of fields, small enough to hold in memory while writing."""
 
-ROWS_PER_GROUP: Final = 1024
+ROWS_PER_GROUP: Final = 512
 """Rows of the table that are held in memory at once while it is written."""
 
 LONGEST: Final = 2**40
@@ -177,8 +178,9 @@ def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> None:
     schema = pl.DataFrame(schema=SCHEMA).to_arrow().schema
     rows = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while group := list(islice(rows, ROWS_PER_GROUP)):
-            writer.write_table(pl.DataFrame(group, schema=SCHEMA).to_arrow())
+        while (group := pl.DataFrame(islice(rows, ROWS_PER_GROUP), schema=SCHEMA)).height:
+            writer.write_table(group.to_arrow())
+            pa.default_memory_pool().release_unused()
 
 
 def _new_spec(path: Path, size: int) -> dict[str, Any]:

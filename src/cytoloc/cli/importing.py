@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -265,7 +266,7 @@ def _warn_of_scale(imported: Imported, size: int) -> None:
     from cytoloc.pictures.scale import HPA_FIELD_UM, far_off
 
     hpa = HPA_FIELD_UM / size
-    edges = imported.atlas.fields["packed_um"].tail(imported.added)
+    edges = imported.column("packed_um").tail(imported.added)
     unknown = edges.null_count()
     if unknown:
         typer.secho(
@@ -289,8 +290,8 @@ def _warn_of_depth(imported: Imported) -> None:
     """Tell if the floor of white, not the pictures, decided how bright most fields are."""
     from cytoloc.pictures.depth import FLOOR_16_BIT
 
-    whites = imported.atlas.fields["white"].tail(imported.added).to_list()
-    floored = sum(any(white == FLOOR_16_BIT for white in field) for field in whites)
+    whites = imported.column("white").tail(imported.added)
+    floored = int(whites.list.contains(FLOOR_16_BIT).sum())
     if floored * 2 > len(whites):
         typer.secho(
             f"A channel of {floored} of {len(whites)} fields stays below the white of 16 bits, {FLOOR_16_BIT:.0f},"
@@ -302,12 +303,15 @@ def _warn_of_depth(imported: Imported) -> None:
 
 def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
     """Tell which rows of labels and metadata belong to no field."""
-    ids = imported.atlas.ids
+    from cytoloc.on_disk import DiskSet
+
+    ids = imported.column("id")
     for what, names, known in (
-        ("labelled field", source.labels, set(ids)),
-        ("described field", source.metadata, {*ids, *source.items}),
+        ("labelled field", source.labels, ids),
+        ("described field", source.metadata, chain(ids, source.items)),
     ):
-        lacking = sorted(set(names).difference(known))
+        among = DiskSet(known if names else ())
+        lacking = sorted(name for name in names if name not in among)
         if lacking:
             typer.secho(
                 f"{counted(len(lacking), what)} not among them: {', '.join(lacking[:3])}. Ids are those of"

@@ -1,0 +1,71 @@
+"""The atlas that an import adds to: millions of fields, of which a few are looked at, at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cytoloc.atlas.store import damage, open_folder, refuse_disagreement
+
+_ROWS_AT_A_TIME: Final = 512
+
+
+class Base:
+    """An atlas in a folder, open for reading in order; unlike an :class:`~.store.Atlas` it does not hold its table.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        path: The same.
+        header: The content of ``atlas.json``.
+        size: Edge of its pictures, in pixels.
+
+    Raises:
+        FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
+        StorageError: If it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header, self._array = open_folder(path)
+        self.size: int = self.header["size"]
+        with damage(path):
+            schema, height = pl.read_parquet_schema(self._table), pq.read_metadata(self._table).num_rows
+        refuse_disagreement(path, self.header, self._array, schema=pl.Schema(schema), height=height)
+
+    def __len__(self) -> int:
+        return int(self.header["fields"])
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each field, in order."""
+        for table in self._pieces(["id"]):
+            yield from table["id"]
+
+    def rows(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the table from ``start`` to before ``stop``."""
+        before = 0
+        for table in self._pieces():
+            yield from table[max(0, start - before) : max(0, stop - before)].iter_rows(named=True)
+            before += table.height
+
+    def images(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the pictures from ``start`` to before ``stop``, uint8 ``(n, 4, size, size)``."""
+        with damage(self.path):
+            pixels: NDArray[np.uint8] = self._array[start:stop].read().result()
+        return pixels
+
+    @property
+    def _table(self) -> Path:
+        return self.path / "fields.parquet"
+
+    def _pieces(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        with damage(self.path), pq.ParquetFile(self._table) as file:
+            for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=columns):
+                yield pl.DataFrame(batch)

@@ -1,0 +1,221 @@
+"""Names by the million, kept on the disk: memory does not grow with the fields of an import.
+
+Each collection is a private database of SQLite in the folder for temporary files, gone when the collection is.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, Generic, TypeVar, overload
+
+from cytoloc.errors import StorageError, first_line
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+_CACHE_KIB: Final = 512
+"""What a collection keeps in memory; the rest is read from the disk, or from what the system keeps of it."""
+
+_AT_A_TIME: Final = 512
+"""Rows that are fetched together."""
+
+
+class _Table:
+    """A table of names in the order in which they came. None is ever taken away."""
+
+    def __init__(self, columns: str) -> None:
+        # The empty path means a file of one's own; it has no name and is never seen by anyone else.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._database.close)
+        self.ask(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        # Nothing is ever rolled back.
+        self.ask("PRAGMA journal_mode = OFF")
+        self.ask(f"CREATE TABLE entries (position INTEGER PRIMARY KEY, {columns})")
+
+    def __len__(self) -> int:
+        ((last,),) = self.ask("SELECT max(position) FROM entries")
+        return last or 0
+
+    def ask(self, question: str, *values: Any) -> sqlite3.Cursor:
+        """Return the answer to a question."""
+        return _answered(lambda: self._database.execute(question, values))
+
+    def add_rows(self, command: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run a command once for each row of values."""
+        _answered(lambda: self._database.executemany(command, rows))
+
+    def rows(self, question: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of an answer, a few fetched at a time."""
+        cursor = self.ask(question, *values)
+        while rows := _answered(lambda: cursor.fetchmany(_AT_A_TIME)):
+            yield from rows
+
+
+class DiskList(_Table, Sequence[str]):
+    """Names in order.
+
+    Args:
+        names: All of them.
+
+    Raises:
+        StorageError: If the folder for temporary files has no room, here or when names are asked for.
+
+    Examples:
+        >>> names = DiskList(["b", "a", "b"])
+        >>> names[0], names[-1], names[1:], len(names)
+        ('b', 'b', ['a', 'b'], 3)
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__("name BLOB NOT NULL")
+        self.add_rows("INSERT INTO entries (name) VALUES (?)", ((_key(name),) for name in names))
+
+    def __iter__(self) -> Iterator[str]:
+        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return a name, or a list of some."""
+        places = range(1, len(self) + 1)[index]
+        if isinstance(places, range):
+            return [self[place - 1] for place in places]
+        ((key,),) = self.ask("SELECT name FROM entries WHERE position = ?", places)
+        return _name(key)
+
+
+class DiskSet(_Table, Collection[str]):
+    """Names, each once, to which more can be added.
+
+    Args:
+        names: Its first names; those that repeat are kept once.
+
+    Raises:
+        StorageError: If the folder for temporary files has no room, here or later.
+
+    Examples:
+        >>> names = DiskSet(["b", "a"])
+        >>> names.add("b")
+        >>> "a" in names, "c" in names, list(names)
+        (True, False, ['b', 'a'])
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        super().__init__("name BLOB NOT NULL UNIQUE")
+        self.update(names)
+
+    def __iter__(self) -> Iterator[str]:
+        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        return self.ask("SELECT 1 FROM entries WHERE name = ?", _key(name)).fetchone() is not None
+
+    def add(self, name: str) -> None:
+        """Add a name, if it is new."""
+        self.update([name])
+
+    def update(self, names: Iterable[str]) -> None:
+        """Add those names that are new."""
+        self.add_rows("INSERT OR IGNORE INTO entries (name) VALUES (?)", ((_key(name),) for name in names))
+
+
+class DiskMap(_Table, Mapping[str, Value], Generic[Value]):
+    """What is known by name, in the order in which names came.
+
+    Args:
+        entries: All names, each with its value: anything that JSON returns as it took it, so lists, no tuples. Of a
+            name that repeats the last value counts.
+
+    Raises:
+        StorageError: If the folder for temporary files has no room, here or when names are asked for.
+
+    Examples:
+        >>> found = DiskMap([("scan_2", ["b.tif"]), ("scan", ["a.tif"])])
+        >>> list(found), found["scan"], found.get("scan_3")
+        (['scan_2', 'scan'], ['a.tif'], None)
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, Value]] = ()) -> None:
+        super().__init__("name BLOB NOT NULL UNIQUE, value TEXT NOT NULL")
+        self.add_rows(
+            "INSERT INTO entries (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            ((_key(name), json.dumps(value)) for name, value in entries),
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._text(name) is not None
+
+    def __getitem__(self, name: str) -> Value:
+        text = self._text(name)
+        if text is None:
+            raise KeyError(name)
+        value: Value = json.loads(text)
+        return value
+
+    def beginning(self, name: str) -> dict[str, Value]:
+        """Return what is known of ``name`` itself and of names that add to it behind ``_``, without a look at others.
+
+        >>> DiskMap((name, 0) for name in ("scan", "scan_s1", "other", "scanned")).beginning("scan")
+        {'scan': 0, 'scan_s1': 0}
+        """
+        after = chr(ord("_") + 1)
+        question = "SELECT name, value FROM entries WHERE name = ? OR name >= ? AND name < ? ORDER BY name"
+        rows = self.rows(question, *map(_key, (name, f"{name}_", f"{name}{after}")))
+        return {_name(key): json.loads(text) for key, text in rows}
+
+    def _text(self, name: str) -> str | None:
+        row = self.ask("SELECT value FROM entries WHERE name = ?", _key(name)).fetchone()
+        return None if row is None else str(row[0])
+
+
+def gathered(pairs: Iterable[tuple[str, Value]]) -> Iterator[tuple[str, list[Value]]]:
+    """Yield each name with all the values that it came with, names in the order of their letters.
+
+    Args:
+        pairs: A name and a value at a time, in any order; as in :class:`DiskMap` what JSON returns as it took it.
+
+    Raises:
+        StorageError: If the folder for temporary files has no room.
+
+    Examples:
+        >>> list(gathered([("b", 1), ("a", 2), ("b", 3)]))
+        [('a', [2]), ('b', [1, 3])]
+    """
+    table = _Table("name BLOB NOT NULL, value TEXT NOT NULL")
+    rows = ((_key(name), json.dumps(value)) for name, value in pairs)
+    table.add_rows("INSERT INTO entries (name, value) VALUES (?, ?)", rows)
+    ordered = table.rows("SELECT name, value FROM entries ORDER BY name, position")
+    for key, group in groupby(ordered, key=itemgetter(0)):
+        yield _name(key), [json.loads(text) for _, text in group]
+
+
+def _answered(question: Callable[[], Result]) -> Result:
+    """Return what the database answers, or say that it has no room."""
+    try:
+        return question()
+    except sqlite3.OperationalError as error:
+        raise StorageError(
+            f"The folder for temporary files cannot hold the names of the fields: {first_line(error)}.",
+            way_out="Free space there, or name another folder in the variable SQLITE_TMPDIR.",
+        ) from error
+
+
+def _key(name: str) -> bytes:
+    """Return a name as bytes that sort as its characters do; names of files may hold what is not UTF-8."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")

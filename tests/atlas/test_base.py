@@ -1,0 +1,45 @@
+"""An atlas that is added to is read in order, without its whole table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cytoloc.atlas import base
+from cytoloc.atlas.base import Base
+from cytoloc.atlas.kaggle import import_kaggle
+from cytoloc.errors import FormatError
+
+
+@pytest.fixture
+def path(pictures: Path, tmp_path: Path) -> Path:
+    return import_kaggle(pictures, path=tmp_path / "a.atlas", labels=pictures / "labels.csv", size=32).path
+
+
+def test_it_says_what_the_atlas_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cytoloc.atlas.store import open_atlas
+
+    monkeypatch.setattr(base, "_ROWS_AT_A_TIME", 2)
+    atlas, same = open_atlas(path), Base(path)
+    assert (len(same), same.size, same.header) == (3, 32, atlas.header)
+    assert tuple(same.ids()) == atlas.ids
+    for start in range(4):
+        for stop in range(start, 4):
+            assert list(same.rows(start, stop)) == atlas.fields[start:stop].to_dicts()
+            np.testing.assert_array_equal(same.images(start, stop), atlas.read(list(range(start, stop))))
+
+
+def test_a_table_of_another_atlas_is_damage(path: Path) -> None:
+    table = pl.read_parquet(path / "fields.parquet")
+    table.head(2).write_parquet(path / "fields.parquet")
+    with pytest.raises(FormatError, match="do not agree"):
+        Base(path)
+    table.drop("sha256").write_parquet(path / "fields.parquet")
+    with pytest.raises(FormatError, match="do not agree"):
+        Base(path)
+    (path / "fields.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(FormatError, match="damaged"):
+        Base(path)
