@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cytoloc.atlas.kaggle import COLOURS, KaggleSource
-from cytoloc.errors import StorageError
+from cytoloc.errors import ImageError, StorageError
 from cytoloc.on_disk import DiskList, DiskMap, DiskSet, gathered
 from cytoloc.pictures.scale import Scaling
 
@@ -38,7 +39,7 @@ def test_a_set_has_each_name_once_in_the_order_in_which_they_came(names: list[st
     assert len(kept) == len({*names, *more})
     assert all(name in kept for name in more)
     assert "no such name" not in kept
-    assert 1 not in kept
+    assert object() not in kept
 
 
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=()), max_size=3), st.integers()), max_size=12))
@@ -70,12 +71,19 @@ def test_names_that_begin_alike_are_found_behind_a_bar_only() -> None:
 
 
 def test_what_gives_the_names_may_fail() -> None:
-    with pytest.raises(StorageError, match="the last"):
-        DiskList(name if name else _refuse() for name in ("a", ""))
+    for error in (ImageError("the last"), OSError(28, "the last"), sqlite3.OperationalError("the last")):
+        with pytest.raises(type(error)) as caught:
+            DiskList(name if name else _refuse(error) for name in ("a", ""))
+        assert caught.value is error
 
 
-def _refuse() -> str:
-    raise StorageError("the last")
+def _refuse(error: Exception) -> str:
+    raise error
+
+
+def test_a_wrong_question_is_no_full_disk() -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such column"):
+        DiskSet().ask("SELECT nonsense FROM entries")
 
 
 def test_a_full_disk_is_named() -> None:
@@ -86,12 +94,12 @@ def test_a_full_disk_is_named() -> None:
     assert "SQLITE_TMPDIR" in caught.value.way_out
 
 
-def test_another_thread_may_ask() -> None:
-    kept, seen = DiskList(["a", "b"]), list[str]()
-    thread = Thread(target=lambda: seen.extend(kept))
-    thread.start()
-    thread.join()
-    assert seen == ["a", "b"]
+def test_many_threads_may_ask_at_once() -> None:
+    names = [f"{number}" for number in range(500)]
+    kept = DiskMap((name, [name]) for name in names)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda name: kept[name], names * 4)) == [[name] for name in names] * 4
+        assert list(pool.map(lambda _: list(kept), range(8))) == [names] * 8
 
 
 def test_names_of_an_import_are_not_held_in_memory(tmp_path: Path) -> None:

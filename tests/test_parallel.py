@@ -126,7 +126,8 @@ def test_answers_of_megabytes_come_through_a_wide_pipe(monkeypatch: pytest.Monke
     import fcntl
 
     queue = _Context().SimpleQueue()
-    assert fcntl.fcntl(queue._reader.fileno(), fcntl.F_GETPIPE_SZ) == 2**20
+    if int(Path("/proc/sys/fs/pipe-max-size").read_text()) >= 2**20:
+        assert fcntl.fcntl(queue._reader.fileno(), fcntl.F_GETPIPE_SZ) == 2**20
     queue.close()
 
     def refuse(*_given: object) -> None:

@@ -220,7 +220,7 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
         return StorageError(
             f"{path} cannot be written: something above it is a file, not a folder.", way_out="Choose another --out."
         )
-    number = _number_of(error)
+    number = error_number(error)
     if number == errno.ENAMETOOLONG:
         return StorageError(f"The name {path} is too long for this disk.", way_out="Choose a shorter one.")
     if number in DISK_ERRNOS:
@@ -231,7 +231,7 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     return None
 
 
-def _number_of(error: OSError) -> int | None:
+def error_number(error: OSError) -> int | None:
     """Return the number of what the operating system said; polars, in Rust, has it in words alone."""
     said = re.search(r"\(os error (\d+)\)", str(error)) if error.errno is None else None
     return int(said[1]) if said else error.errno

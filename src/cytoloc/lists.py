@@ -78,7 +78,7 @@ def read_labels(
 def labels_in(
     path: str | Path, *, column: str = "Target", blank: bool = False, may_be_empty: bool = False
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield id and location ids of each field in a CSV, one field at a time; see :func:`read_labels`."""
+    """Yield id and location ids of each field in a CSV, which is in memory meanwhile; see :func:`read_labels`."""
     path = existing(Path(path), what="labels file")
     table = read_csv(path)
     require_columns(table, ["Id", column], path)

@@ -46,8 +46,8 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
 def hand_back_freed_memory() -> bool:
     """Give the system back what this process has freed; return whether it could.
 
-    Pieces of many sizes, taken and freed by turns, leave gaps that glibc keeps, though nothing is in them: a process
-    that works for hours grows by them. Other C libraries see to it by themselves, or not.
+    Pieces of many sizes, taken and freed by turns, leave gaps that glibc keeps, though nothing is in them. Other C
+    libraries are left to themselves.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -8,21 +8,25 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
+from threading import RLock
 from typing import Any, Final, Generic, TypeVar, overload
 
 from cytoloc.errors import StorageError, first_line
 
 Value = TypeVar("Value")
-Result = TypeVar("Result")
 
 _CACHE_KIB: Final = 512
 """What a collection keeps in memory; the rest is read from the disk, or from what the system keeps of it."""
 
 _AT_A_TIME: Final = 512
 """Rows that are fetched together."""
+
+_NO_ROOM: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""What SQLite says if it cannot write a file."""
 
 
 class _Table:
@@ -32,6 +36,8 @@ class _Table:
         # The empty path means a file of one's own; it has no name and is never seen by anyone else.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._database.close)
+        # Not every build of SQLite lets threads use a connection at the same time.
+        self._lock = RLock()
         self.ask(f"PRAGMA cache_size = -{_CACHE_KIB}")
         # Nothing is ever rolled back.
         self.ask("PRAGMA journal_mode = OFF")
@@ -41,19 +47,26 @@ class _Table:
         ((last,),) = self.ask("SELECT max(position) FROM entries")
         return last or 0
 
-    def ask(self, question: str, *values: Any) -> sqlite3.Cursor:
-        """Return the answer to a question."""
-        return _answered(lambda: self._database.execute(question, values))
+    def ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of an answer, which are few."""
+        with self._lock, _no_room_named():
+            return self._database.execute(question, values).fetchall()
 
     def add_rows(self, command: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Run a command once for each row of values."""
-        _answered(lambda: self._database.executemany(command, rows))
+        with self._lock, _no_room_named():
+            self._database.executemany(command, rows)
 
     def rows(self, question: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of an answer, a few fetched at a time."""
-        cursor = self.ask(question, *values)
-        while rows := _answered(lambda: cursor.fetchmany(_AT_A_TIME)):
-            yield from rows
+        """Yield the rows of an answer that may be long, a few fetched at a time."""
+        with self._lock, _no_room_named():
+            cursor = self._database.execute(question, values)
+        while True:
+            with self._lock, _no_room_named():
+                some = cursor.fetchmany(_AT_A_TIME)
+            if not some:
+                return
+            yield from some
 
 
 class DiskList(_Table, Sequence[str]):
@@ -117,7 +130,7 @@ class DiskSet(_Table, Collection[str]):
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
             return False
-        return self.ask("SELECT 1 FROM entries WHERE name = ?", _key(name)).fetchone() is not None
+        return bool(self.ask("SELECT 1 FROM entries WHERE name = ?", _key(name)))
 
     def add(self, name: str) -> None:
         """Add a name, if it is new."""
@@ -132,8 +145,8 @@ class DiskMap(_Table, Mapping[str, Value], Generic[Value]):
     """What is known by name, in the order in which names came.
 
     Args:
-        entries: All names, each with its value: anything that JSON returns as it took it, so lists, no tuples. Of a
-            name that repeats the last value counts.
+        entries: All names, each with its value, which goes through JSON: tuples come back as lists. Of a name that
+            repeats the last value counts.
 
     Raises:
         StorageError: If the folder for temporary files has no room, here or when names are asked for.
@@ -176,15 +189,15 @@ class DiskMap(_Table, Mapping[str, Value], Generic[Value]):
         return {_name(key): json.loads(text) for key, text in rows}
 
     def _text(self, name: str) -> str | None:
-        row = self.ask("SELECT value FROM entries WHERE name = ?", _key(name)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self.ask("SELECT value FROM entries WHERE name = ?", _key(name))
+        return str(rows[0][0]) if rows else None
 
 
 def gathered(pairs: Iterable[tuple[str, Value]]) -> Iterator[tuple[str, list[Value]]]:
     """Yield each name with all the values that it came with, names in the order of their letters.
 
     Args:
-        pairs: A name and a value at a time, in any order; as in :class:`DiskMap` what JSON returns as it took it.
+        pairs: A name and a value at a time, in any order; values go through JSON as in :class:`DiskMap`.
 
     Raises:
         StorageError: If the folder for temporary files has no room.
@@ -201,14 +214,19 @@ def gathered(pairs: Iterable[tuple[str, Value]]) -> Iterator[tuple[str, list[Val
         yield _name(key), [json.loads(text) for _, text in group]
 
 
-def _answered(question: Callable[[], Result]) -> Result:
-    """Return what the database answers, or say that it has no room."""
+@contextmanager
+def _no_room_named() -> Iterator[None]:
+    """Turn what SQLite says of a full or read-only disk into a :class:`~cytoloc.errors.StorageError`."""
     try:
-        return question()
+        yield
     except sqlite3.OperationalError as error:
+        # The lower byte is the kind of the error, the rest says more of it.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NO_ROOM:
+            raise
         raise StorageError(
             f"The folder for temporary files cannot hold the names of the fields: {first_line(error)}.",
-            way_out="Free space there, or name another folder in the variable SQLITE_TMPDIR.",
+            way_out="It is the one that the variable SQLITE_TMPDIR names, else TMPDIR, else /var/tmp or /tmp: name one"
+            " that has room and can be written.",
         ) from error
 
 

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PIPE_BYTES: Final = 2**20
-"""The most that Linux lets anyone have."""
+"""The most that Linux lets anyone have, unless it is told otherwise."""
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 """What a shell or a cluster sends to all processes of a command at once, to stop it."""

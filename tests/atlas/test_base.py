@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,25 @@ def test_a_table_of_another_atlas_is_damage(path: Path) -> None:
     (path / "fields.parquet").write_bytes(b"PAR1 no table PAR1")
     with pytest.raises(FormatError, match="damaged"):
         Base(path)
+
+
+def test_damage_within_the_table_is_found_before_anything_is_begun(path: Path, pictures: Path) -> None:
+    content = bytearray((path / "fields.parquet").read_bytes())
+    content[10:60] = bytes(each ^ 255 for each in content[10:60])
+    (path / "fields.parquet").write_bytes(content)
+    with pytest.raises(FormatError, match="damaged"):
+        import_kaggle(pictures, path=path, labels=None, size=32, append=True)
+    assert [each.name for each in path.parent.iterdir() if each.name.startswith("a.atlas")] == ["a.atlas"]
+
+
+def test_a_header_without_a_size_is_damage(path: Path) -> None:
+    header = json.loads((path / "atlas.json").read_text())
+    del header["size"]
+    (path / "atlas.json").write_text(json.dumps(header))
+    with pytest.raises(FormatError, match="do not agree"):
+        Base(path)
+
+
+def test_names_with_brackets_are_no_patterns(path: Path, pictures: Path) -> None:
+    moved = path.rename(path.with_name("a[1]*.atlas"))
+    assert len(import_kaggle(pictures, path=moved, labels=None, size=32, append=True, skip_known=True).atlas) == 3

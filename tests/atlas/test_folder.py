@@ -432,7 +432,10 @@ def test_rows_of_metadata_without_a_field_are_said(folder: Path, tmp_path: Path,
     write_four(folder, "a")
     (tmp_path / "m.csv").write_text("id,gene\nA,TP53\n")
     call = ["import", "folder", folder, "--channels", FOUR[0], "--size", SIZE, "--metadata", tmp_path / "m.csv"]
-    assert "1 described field not among them: A. Ids are those of a." in cli(*call, "--out", tmp_path / "x.atlas").err
+    assert (
+        "1 id in --metadata of no field in the atlas: A. Ids there are such as a."
+        in cli(*call, "--out", tmp_path / "x.atlas").err
+    )
     (tmp_path / "m.csv").write_text("id,gene\na,TP53\n,XX\n")
     said = cli(*call, "--out", tmp_path / "y.atlas")
     assert (said.code, "1 rows without an id" in said.err) == (1, True)

@@ -117,6 +117,21 @@ def test_known_ids_are_refused_or_passed_over(tmp_path: Path) -> None:
     assert (imported.known, imported.added, len(imported.atlas)) == (1, 8, 20)
 
 
+def test_an_append_that_adds_nothing_leaves_the_atlas_as_it_is(tmp_path: Path) -> None:
+    run(tmp_path / "a.atlas", 0, 12)
+    before = content(tmp_path / "a.atlas")
+    imported = run(tmp_path / "a.atlas", 6, 10, append=True, skip_known=True)
+    assert (imported.known, imported.added) == (4, 0)
+    assert content(tmp_path / "a.atlas") == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"udce9\.atlas is not UTF-8"):
+        run(tmp_path / "caf\udce9.atlas")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_id_that_repeats_in_an_import_is_put_into_quarantine(tmp_path: Path) -> None:
     source = Numbers(0, 2)
     source.items = ["1", "2", "1"]

@@ -35,10 +35,13 @@ class Base:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header, self._array = open_folder(path)
+        with damage(path), pq.ParquetFile(self._table) as file:
+            schema, height = pl.DataFrame(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
+        refuse_disagreement(path, self.header, self._array, schema=schema, height=height)
         self.size: int = self.header["size"]
-        with damage(path):
-            schema, height = pl.read_parquet_schema(self._table), pq.read_metadata(self._table).num_rows
-        refuse_disagreement(path, self.header, self._array, schema=pl.Schema(schema), height=height)
+        # What is damaged in the middle of the table is found before any work is done.
+        for _ in self._pieces():
+            pass
 
     def __len__(self) -> int:
         return int(self.header["fields"])
@@ -52,7 +55,9 @@ class Base:
         """Yield the rows of the table from ``start`` to before ``stop``."""
         before = 0
         for table in self._pieces():
-            yield from table[max(0, start - before) : max(0, stop - before)].iter_rows(named=True)
+            if before >= stop:
+                break
+            yield from table[max(0, start - before) : stop - before].iter_rows(named=True)
             before += table.height
 
     def images(self, start: int, stop: int) -> NDArray[np.uint8]:

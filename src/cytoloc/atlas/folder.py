@@ -163,19 +163,17 @@ class FolderSource:
                 claims.append(({"id": path[: -len(suffix)].removesuffix(".ome")}, list(picks)))
             self.unmatched += not claims
             for said, roles in claims:
-                item = said["id"]
-                if item.rpartition("/")[2].startswith("."):
-                    raise ImageError(
-                        f"{self.folder}: by the patterns {path} is of a field called {item!r}.",
-                        way_out="* stands for the field's id: write what comes after it too, as in '5channel*.tif'"
-                        " or '*.tif'.",
-                    )
-                yield item, (path, roles, said)
+                yield said["id"], (path, roles, said)
 
     def _agreed(self, item: str, claims: list[Claim]) -> Found:
         """Return the file of each stain of an item and what the names of its files say."""
         files: dict[ChannelRole, str] = {}
         first, _, agreed = min(claims)
+        if item.rpartition("/")[2].startswith("."):
+            raise ImageError(
+                f"{self.folder}: by the patterns {first} is of a field called {item!r}.",
+                way_out="* stands for the field's id: write what comes after it too, as in '5channel*.tif' or '*.tif'.",
+            )
         for path, roles, said in sorted(claims):
             if any(role in files for role in roles):
                 raise ImageError(

@@ -160,6 +160,7 @@ def import_fields(
     """
     if not path.name:
         raise SettingsError(f"{path} is not a name for an atlas.", way_out="Choose another --out.")
+    _refuse_other_than_text(path)
     # A link to an atlas stays one: what it points to is exchanged.
     path = Path(os.path.realpath(path)) if append else path
     if append:
@@ -191,6 +192,10 @@ def import_fields(
                 if not journal.shards:
                     abandon(part)
                 raise
+            if base is not None and not journal.added and not journal.rejected:
+                # The atlas had it all, and stays as it is.
+                abandon(part)
+                return Imported(path, 0, journal.known, 0)
             _finish(source, path, part, base, journal, size=size)
             if not append:
                 refuse_existing(path)
@@ -198,6 +203,17 @@ def import_fields(
             give_name(path, part, result)
         retire(path)
     return Imported(path, result["added"], result["known"], result["rejected"])
+
+
+def _refuse_other_than_text(path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.SettingsError` if a path is not UTF-8, which Zarr's libraries ask for."""
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError as error:
+        said = os.path.realpath(path).encode("utf-8", "backslashreplace").decode()
+        raise SettingsError(
+            f"{said} is not UTF-8, and no name for an atlas.", way_out="Choose another --out, or rename its folder."
+        ) from error
 
 
 def _base(path: Path, size: int) -> Base:

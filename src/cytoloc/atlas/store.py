@@ -6,6 +6,7 @@ fields that it asks for; tensorstore decodes them in parallel, outside Python.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.fields import pixels_sha256
 from cytoloc.errors import FormatError, StorageError, first_line
-from cytoloc.files import existing, parse_json, read_json
+from cytoloc.files import error_number, existing, parse_json, read_json
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
@@ -243,8 +244,9 @@ def damage(path: Path | str) -> Iterator[None]:
                 " http.server does not), or copy the atlas here.",
             ) from error
         way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
-        missing = isinstance(error, FileNotFoundError)
-        if (way and way[0] not in _DAMAGE) or (isinstance(error, OSError) and not missing):
+        # Of a file whose content is not what it should be, readers raise errors that the system has no number for.
+        refused = isinstance(error, OSError) and error_number(error) not in (None, errno.ENOENT)
+        if (way and way[0] not in _DAMAGE) or refused:
             raise StorageError(
                 f"{path} cannot be read: {said}", way_out="Check rights and, of a URL, the network; then try again."
             ) from error

@@ -178,8 +178,9 @@ def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> None:
     schema = pl.DataFrame(schema=SCHEMA).to_arrow().schema
     rows = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while (group := pl.DataFrame(islice(rows, ROWS_PER_GROUP), schema=SCHEMA)).height:
+        while (group := pl.DataFrame(list(islice(rows, ROWS_PER_GROUP)), schema=SCHEMA)).height:
             writer.write_table(group.to_arrow())
+            # Else Arrow keeps what it had for each group until the end.
             pa.default_memory_pool().release_unused()
 
 

@@ -158,9 +158,9 @@ def _repeat(images: Path, folder: Path, fields: int) -> list[str]:
     """Link the fields of ``images`` into ``folder`` until there are enough; return their names."""
     found = find_kaggle_fields(images)
     folder.mkdir(parents=True)
-    names = []
+    originals, names = list(found), []
     for number in range(fields):
-        original = sorted(found)[number % len(found)]
+        original = originals[number % len(originals)]
         names.append(f"{number:06d}-{original}")
         for colour, file in found[original].items():
             (folder / f"{names[-1]}_{colour}.png").symlink_to((images / file).resolve())

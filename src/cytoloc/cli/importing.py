@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     importing = typer.Typer(help="Pack pictures and labels into an atlas.", no_args_is_help=True)
     for command in (kaggle, hpa, folder):
-        importing.command()(command)
+        importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
 
 
@@ -307,15 +307,15 @@ def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
 
     ids = imported.column("id")
     for what, names, known in (
-        ("labelled field", source.labels, ids),
-        ("described field", source.metadata, chain(ids, source.items)),
+        ("--labels", source.labels, ids),
+        ("--metadata", source.metadata, chain(ids, source.items)),
     ):
         among = DiskSet(known if names else ())
         lacking = sorted(name for name in names if name not in among)
         if lacking:
             typer.secho(
-                f"{counted(len(lacking), what)} not among them: {', '.join(lacking[:3])}. Ids are those of"
-                f" {', '.join(ids[:2])}.",
+                f"{counted(len(lacking), 'id')} in {what} of no field in the atlas: {', '.join(lacking[:3])}. Ids there"
+                f" are such as {', '.join(ids[:2])}.",
                 fg="yellow",
                 err=True,
             )
@@ -355,7 +355,7 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
     from cytoloc.atlas.quarantine import QUARANTINE, examples, read_quarantine
 
     try:
-        with terminated_as_interrupted(), progress("importing") as advance, _pool(len(source.items)) as pool:
+        with progress("importing") as advance, _pool(len(source.items)) as pool:
             imported = import_fields(
                 source, out, size=size, strict=strict, append=append, skip_known=skip_known, pool=pool, advance=advance
             )
