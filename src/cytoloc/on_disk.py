@@ -10,7 +10,7 @@ import sqlite3
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from threading import RLock
 from typing import Any, Final, Generic, TypeVar, overload
@@ -23,7 +23,7 @@ _CACHE_KIB: Final = 512
 """What a collection keeps in memory; the rest is read from the disk, or from what the system keeps of it."""
 
 _AT_A_TIME: Final = 512
-"""Rows that are fetched together."""
+"""Rows that are written, or fetched, together."""
 
 _NO_ROOM: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 """What SQLite says if it cannot write a file."""
@@ -54,19 +54,25 @@ class _Table:
 
     def add_rows(self, command: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Run a command once for each row of values."""
-        with self._lock, _no_room_named():
-            self._database.executemany(command, rows)
+        rows = iter(rows)
+        while some := list(islice(rows, _AT_A_TIME)):
+            with self._lock, _no_room_named():
+                self._database.executemany(command, some)
 
     def rows(self, question: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of an answer that may be long, a few fetched at a time."""
         with self._lock, _no_room_named():
             cursor = self._database.execute(question, values)
-        while True:
-            with self._lock, _no_room_named():
-                some = cursor.fetchmany(_AT_A_TIME)
-            if not some:
-                return
-            yield from some
+        try:
+            while True:
+                with self._lock, _no_room_named():
+                    some = cursor.fetchmany(_AT_A_TIME)
+                if not some:
+                    return
+                yield from some
+        finally:
+            with self._lock:
+                cursor.close()
 
 
 class DiskList(_Table, Sequence[str]):

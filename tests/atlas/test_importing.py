@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,8 +122,37 @@ def test_known_ids_are_refused_or_passed_over(tmp_path: Path) -> None:
 def test_an_append_that_adds_nothing_leaves_the_atlas_as_it_is(tmp_path: Path) -> None:
     run(tmp_path / "a.atlas", 0, 12)
     before = content(tmp_path / "a.atlas")
-    imported = run(tmp_path / "a.atlas", 6, 10, append=True, skip_known=True)
-    assert (imported.known, imported.added) == (4, 0)
+    # Some of them are rejected, as they were before.
+    for start, stop, known, bad in ((6, 10, 4, 0), (0, 12, 12, 4)):
+        imported = run(tmp_path / "a.atlas", start, stop, append=True, skip_known=True)
+        assert (imported.known, imported.added, imported.rejected) == (known, 0, bad)
+        assert content(tmp_path / "a.atlas") == before
+        assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_stopped_while_it_clears_away_an_append_of_nothing_it_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    run(tmp_path / "a.atlas", 0, 12)
+    before, removed = content(tmp_path / "a.atlas"), 0
+
+    def stopping(remove: Callable[..., None]) -> Callable[..., None]:
+        def removing(*given: Any, **named: Any) -> None:
+            nonlocal removed
+            remove(*given, **named)
+            removed += "part" in str(given[0])
+            if removed == step:
+                raise KeyboardInterrupt
+
+        return removing
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", stopping(shutil.rmtree))
+        patched.setattr(Path, "unlink", stopping(Path.unlink))
+        with suppress(KeyboardInterrupt):
+            run(tmp_path / "a.atlas", 6, 10, append=True, skip_known=True)
+    run(tmp_path / "a.atlas", 6, 10, append=True, skip_known=True)
     assert content(tmp_path / "a.atlas") == before
     assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
 

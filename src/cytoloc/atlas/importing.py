@@ -192,15 +192,14 @@ def import_fields(
                 if not journal.shards:
                     abandon(part)
                 raise
-            if base is not None and not journal.added and not journal.rejected:
-                # The atlas had it all, and stays as it is.
-                abandon(part)
-                return Imported(path, 0, journal.known, 0)
-            _finish(source, path, part, base, journal, size=size)
-            if not append:
-                refuse_existing(path)
             result = {"added": journal.added, "known": journal.known, "rejected": len(journal.rejected)}
-            give_name(path, part, result)
+            if base is not None and _has_it_all(base, journal):
+                abandon(part)
+            else:
+                _finish(source, path, part, base, journal, size=size)
+                if not append:
+                    refuse_existing(path)
+                give_name(path, part, result)
         retire(path)
     return Imported(path, result["added"], result["known"], result["rejected"])
 
@@ -355,6 +354,13 @@ def _refuse_known(name: str, base: Base | None, *, skip_known: bool) -> None:
             f"{base.path if base else ''} has a field {name} already.",
             way_out="Say --skip-known to add only the fields that it does not have.",
         )
+
+
+def _has_it_all(base: Base, journal: Journal) -> bool:
+    """Return whether an import changes nothing: all fields are known, and what is rejected was rejected before."""
+    if journal.added or (journal.rejected and not journal.known):
+        return False
+    return set(journal.rejected) <= set(read_quarantine(base.path))
 
 
 def _link_shards(base: Base, writer: AtlasWriter, count: int) -> None:

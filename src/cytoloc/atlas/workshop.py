@@ -176,7 +176,8 @@ def retire(path: Path) -> None:
 
 
 def abandon(part: Path) -> None:
-    """Remove the folder of an import that cannot be finished."""
+    """Remove the folder of an import that has nothing to finish; its plan goes first, so that nobody takes it up."""
+    (part / _PLAN).unlink(missing_ok=True)
     _empty(part)
 
 

@@ -64,9 +64,21 @@ def terminated_as_interrupted() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    asked = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        _interrupt(number, frame)
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except Exception as error:
+        # A library that is stopped while it is being loaded says that it is broken.
+        if asked:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
