@@ -70,6 +70,14 @@ def list_labels(folder: Path) -> Path:
     return path
 
 
+def link_more(folder: Path, given: argparse.Namespace) -> None:
+    """Make a thousand fields that no other folder has."""
+    if given.hpa:
+        link_hpa(folder, 1000, given.hpa, first=9_000_000)
+    else:
+        link_smooth(folder, 1000, given.size, first=9_000_000)
+
+
 def main() -> None:
     """Print peak memory for each number of fields."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,14 +106,6 @@ def main() -> None:
                 link_more(more, given)
                 peak, seconds = in_separate_process(partial(weigh, append=True), more, target, given.size)
                 print(f"    1000 added to them: {peak:.0f} MB, {seconds:.0f} s", flush=True)
-
-
-def link_more(folder: Path, given: argparse.Namespace) -> None:
-    """Make a thousand fields that no other folder has."""
-    if given.hpa:
-        link_hpa(folder, 1000, given.hpa, first=9_000_000)
-    else:
-        link_smooth(folder, 1000, given.size, first=9_000_000)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,22 @@ def test_info_says_what_an_atlas_holds(cli: Cli, study: Atlas) -> None:
     assert facts["wells"] == study.fields.select("plate", "well").n_unique()
 
 
+def test_info_says_by_what_an_atlas_was_added_to(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    for name, more in (("a", []), ("b", ["--append"]), ("c", ["--append", "--square", "crop"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in pictures.glob(f"{name}_*.png"):
+            file.rename(folder / file.name)
+        out = tmp_path / "x.atlas"
+        said = cli("import", "kaggle", folder, "--labels", pictures / "labels.csv", "--out", out, "--size", 32, *more)
+        assert said.code == 0
+    told = cli("info", out).out
+    assert "3 fields of 32 px, 3 labelled" in told
+    assert re.findall(r"made by +command import kaggle", told) == ["made by      command import kaggle"]
+    first, second = re.findall(r"added by     (command import kaggle.*)", told)
+    assert ("crop" in first, "crop" in second) == (False, True)
+
+
 @pytest.mark.parametrize("count", [1, 11, 12, 13, 25, 140])
 def test_a_sheet_spreads_over_the_atlas(count: int) -> None:
     names = [str(number) for number in range(count)]

@@ -39,12 +39,18 @@ class Base:
             schema, height = pl.DataFrame(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
         refuse_disagreement(path, self.header, self._array, schema=schema, height=height)
         self.size: int = self.header["size"]
-        # What is damaged in the middle of the table is found before any work is done.
-        for _ in self._pieces():
-            pass
 
     def __len__(self) -> int:
         return int(self.header["fields"])
+
+    def refuse_damage(self) -> None:
+        """Read the whole table, so that damage in its middle is found before any work is done.
+
+        Raises:
+            FormatError: If a row cannot be read.
+        """
+        for _ in self._pieces():
+            pass
 
     def ids(self) -> Iterator[str]:
         """Yield the id of each field, in order."""

@@ -164,7 +164,7 @@ def import_fields(
     # A link to an atlas stays one: what it points to is exchanged.
     path = Path(os.path.realpath(path)) if append else path
     if append:
-        _base(path, size)
+        _base(path, size).refuse_damage()
     plan = _digest(source, size=size, append=append)
     with disk_errors(path), locked(path):
         known = is_known(path, plan)

@@ -71,6 +71,8 @@ def info(
             f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path}/quarantine.csv"
         )
     typer.echo(f"made by      {', '.join(_settings(facts['made_by']))}")
+    for later in facts["appended"]:
+        typer.echo(f"added by     {', '.join(_settings(later))}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
     wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
     typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
