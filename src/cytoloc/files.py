@@ -206,15 +206,20 @@ def _inode(path: Path) -> int | None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`."""
+def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
+    """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`.
+
+    Args:
+        path: What is being written.
+        kept: Where the part of it that is whole stays, to go on with.
+    """
     try:
         yield
     except OSError as error:
-        raise storage_error(error, path) or error from error
+        raise storage_error(error, path, kept=kept) or error from error
 
 
-def storage_error(error: OSError, path: Path | str) -> StorageError | None:
+def storage_error(error: OSError, path: Path | str, *, kept: Path | None = None) -> StorageError | None:
     """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return StorageError(
@@ -224,9 +229,12 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     if number == errno.ENAMETOOLONG:
         return StorageError(f"The name {path} is too long for this disk.", way_out="Choose a shorter one.")
     if number in DISK_ERRNOS:
+        stays = "No half-written output is left."
+        if kept is not None and kept.exists():
+            stays = f"{kept} keeps what is whole; with more room the same command goes on."
         return StorageError(
             f"{path} cannot be written: {os.strerror(number)}.",
-            way_out="Free space, or choose an --out on a disk that can be written. No half-written output is left.",
+            way_out=f"Free space, or choose an --out on a disk that can be written. {stays}",
         )
     return None
 
@@ -310,7 +318,7 @@ def walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in no order.
 
     Names of any case count, hidden ones do not; a folder whose name ends in ``.zarr`` counts as a file. Links are
-    followed, loops are not.
+    followed, loops are not; atlases, finished or not, are passed over.
 
     Raises:
         ImageError: If there is no such folder, or one in it cannot be read.
@@ -330,12 +338,20 @@ def _below(place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[
                 if name.startswith("."):
                     continue
                 if not name.endswith(".zarr") and _is_folder(entry):
-                    if os.path.realpath(entry.path) not in trail:
+                    if os.path.realpath(entry.path) not in trail and not _is_ours(entry.path):
                         yield from _below(entry.path, f"{inside}{entry.name}/", suffixes, trail)
                 elif name.endswith(suffixes):
                     yield f"{inside}{entry.name}"
     except OSError as error:
         raise ImageError(f"{place} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
+
+
+def _is_ours(place: str) -> bool:
+    """Return whether a folder is an atlas, or where an import works that is not finished: its pixels are no source."""
+    folder = Path(place)
+    if folder.suffix == ".part":
+        return (folder / "import.json").exists()
+    return all((folder / name).exists() for name in ("atlas.json", "images.zarr", "fields.parquet"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -79,7 +79,7 @@ def labels_in(
     path: str | Path, *, column: str = "Target", blank: bool = False, may_be_empty: bool = False
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield id and location ids of each field in a CSV, which is in memory meanwhile; see :func:`read_labels`."""
-    path = existing(Path(path), what="labels file")
+    path = existing(Path(path), what="labels file" if column == "Target" else "predictions file")
     table = read_csv(path)
     require_columns(table, ["Id", column], path)
     if table.height == 0 and not may_be_empty:

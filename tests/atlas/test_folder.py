@@ -66,6 +66,24 @@ def test_a_file_per_stain_in_folders_makes_fields(folder: Path) -> None:
     assert atlas.fields["source"].to_list() == ["folder"] * 3
 
 
+def test_atlases_in_the_folder_are_no_pictures(folder: Path) -> None:
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    def source() -> FolderSource:
+        return FolderSource(folder, parse_channels(STACK), scaling=Scaling(size=SIZE))
+
+    for name in ("a", "b"):
+        tifffile.imwrite(folder / f"{name}.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
+    with pytest.raises(KeyboardInterrupt):
+        import_fields(source(), folder / "x.atlas", size=SIZE, advance=stop)
+    assert (folder / "x.atlas.part" / "atlas" / "images.zarr").is_dir()
+    assert import_fields(source(), folder / "x.atlas", size=SIZE).atlas.ids == ("a", "b")
+    assert list(source().items) == ["a", "b"]
+    again = import_fields(source(), folder / "x.atlas", size=SIZE, append=True, skip_known=True)
+    assert (again.added, again.known, again.rejected) == (0, 2, 0)
+
+
 def test_names_and_metadata_describe_fields_and_metadata_have_the_last_word(folder: Path, tmp_path: Path) -> None:
     for name in ("P1/A01_1", "P1/A01_2"):
         write_four(folder, name)
@@ -187,7 +205,7 @@ def test_pixels_that_are_not_finite_are_refused(folder: Path) -> None:
     image = noise(4, SIZE, SIZE, dtype=np.float32)
     image[2, 5, 5] = np.nan
     tifffile.imwrite(folder / "a.tif", image, imagej=True)
-    with pytest.raises(ImageError, match="1 pixels of 1024"):
+    with pytest.raises(ImageError, match=r"nucleus in a\.tif: it holds 1 pixels of 1024"):
         pack(folder, STACK)
 
 
@@ -197,7 +215,7 @@ def test_a_lacking_file_rejects_its_field_alone(folder: Path) -> None:
     (folder / "b_y.png").unlink()
     atlas = pack(folder, FOUR, strict=False)
     assert atlas.ids == ("a",)
-    assert "lacks its file *_y.png" in read_quarantine(atlas.folder)[0].reason
+    assert "field b lacks its file b_y.png" in read_quarantine(atlas.folder)[0].reason
 
 
 def test_a_bad_scene_rejects_itself_alone(folder: Path) -> None:
@@ -454,10 +472,21 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
     tifffile.imwrite(folder / "times.ome.tif", noise(2, 4, SIZE, SIZE), metadata={"axes": "TCYX"})
     tifffile.imwrite(folder / "wide.ome.tif", noise(4, SIZE, SIZE + 8), metadata={"axes": "CYX"})
     tifffile.imwrite(folder / "small.ome.tif", noise(4, 8, 8), metadata={"axes": "CYX"})
+    tifffile.imwrite(folder / "two\nlines.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
+    np.save(folder / "no picture.npy", noise(4, SIZE, SIZE))
+    truth = noise(4, SIZE, SIZE) > 9
+    tifffile.imwrite(folder / "truth.tif", truth, photometric="minisblack", metadata={"axes": "CYX"})
     call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--dry-run"]
     said = cli(*call)
-    assert (said.code, "Channels as in 4 of them" in said.err) == (0, True)
-    for words in ("2 time points", "not square", "would be enlarged"):
+    assert (said.code, "Channels as in 5 of them" in said.err) == (0, True)
+    for words in (
+        "times cannot be taken:",
+        "it has 2 time points. Choose one with --time",
+        "wide cannot be taken: it is 40 x 32 px, not square. Say --square crop",
+        "would be enlarged",
+        "truth cannot be taken: microtubules in truth.tif: it has bool pixels",
+        r"two\nlines cannot be taken: the name two\nlines is not UTF-8, or holds a line's end. Rename the files.",
+    ):
         assert words in said.err
     assert cli(*call, "--strict").code == 1
     endless = cli("import", "folder", folder, "--channels", STACK[0], "--floor", "inf", "--out", folder / "x.atlas")

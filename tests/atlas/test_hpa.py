@@ -38,6 +38,7 @@ def test_stains_become_channels_and_names_become_columns(tmp_path: Path) -> None
     ]
     means = atlas[0].mean(axis=(1, 2))
     assert np.abs(means - [50, 100, 150, 200]).max() < 4
+    assert find_hpa_fields(tmp_path / "v18").unmatched == 0
     assert set(find_hpa_fields(tmp_path / "v18")) >= {"10580_1610_C1_2_cr58f2a7"}
 
 

@@ -412,7 +412,7 @@ def test_names_that_are_not_utf_8_are_listed(tmp_path: Path) -> None:
     atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
     assert atlas.ids == ("1", "2")
     assert read_quarantine(atlas.folder) == [
-        Rejected("caf\\udce9", "the name caf\\udce9 is not UTF-8. Rename the files.")
+        Rejected("caf\\udce9", "the name caf\\udce9 is not UTF-8, or holds a line's end. Rename the files.")
     ]
 
 

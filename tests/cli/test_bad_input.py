@@ -63,6 +63,19 @@ def test_import_puts_bad_fields_into_quarantine_and_goes_on(
     assert "quarantine   1 field " in cli("info", tmp_path / "a.atlas").out
 
 
+def test_pictures_that_are_named_otherwise_are_counted(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a_red.png").rename(pictures / "a_Red.png")
+    (pictures / "b_er.png").write_bytes((pictures / "b_red.png").read_bytes())
+    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.atlas")
+    assert f"2 other pictures in {pictures} not named like a channel." in said.err
+    folder = tmp_path / "v18"
+    folder.mkdir()
+    for colour in ("red", "green", "blue", "yellow", "Green"):
+        Image.new("RGB", (32, 32)).save(folder / f"1_2_C1_1_{colour}.jpg")
+    said = cli("import", "hpa", folder, "--size", 32, "--out", tmp_path / "b.atlas")
+    assert f"1 other picture in {folder} not named like a channel." in said.err
+
+
 BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "an unknown label": ("labels.csv", write("Id,Target\nb,3\na,28\n"), ["labels.csv, id a", "'28' is not a location"]),
     "an empty label": ("labels.csv", write("Id,Target\nb,3\na,\n"), ["labels.csv, id a", "label is empty"]),

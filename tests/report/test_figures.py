@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cytoloc.errors import SettingsError
-from cytoloc.report.figures import composite, panel, score_plot, stretch
+from cytoloc.report.figures import composite, panel, score_plot, shortened, stretch
 from cytoloc.report.tables import score_summary
 
 
@@ -48,3 +48,16 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
     assert sizes[0][1] > 1.8 * sizes[1][1]
     with pytest.raises(SettingsError, match="not the name of a PNG"):
         score_plot(table, summary, tmp_path / "score.pdf")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("0123456789", "0123456789"),
+        ("0123456789a", "0123…6789a"),
+        ("細胞細胞細", "細胞細胞細"),
+        ("細胞細胞細胞", "細胞…細胞"),
+    ],
+)
+def test_long_names_lose_their_middle(name: str, shown: str) -> None:
+    assert shortened(name, 10) == shown

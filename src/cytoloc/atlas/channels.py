@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -67,6 +67,14 @@ class FilePattern:
             return None
         said = found.groupdict()
         return said if "id" in said else {**said, "id": "_".join(said[name] for name in NAMES if name in said)}
+
+    def path_of(self, said: Mapping[str, str]) -> str:
+        """Return the name of the file that says this.
+
+        >>> FilePattern("{plate}/{well}_*_blue.tif").path_of({"plate": "P7", "well": "C03", "id": "2"})
+        'P7/C03_2_blue.tif'
+        """
+        return re.sub(r"\*|\{([^}]*)\}", lambda part: said[part[1] or "id"], self.text)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cytoloc.atlas.quarantine import rejected
 from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.pictures.decoding import decoding, located
-from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
+from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit, refuse_not_grey
 from cytoloc.pictures.formats import Picture, Scene, open_picture
 from cytoloc.pictures.scale import Scaling, scale_field
 
@@ -127,6 +127,9 @@ class FieldReader:
             for number, name in enumerate(self._scene_ids(item, opened)):
                 self._chosen(opened, number)
                 scene = self._agreed(opened, number, name)
+                for role, (file, picture) in opened.items():
+                    with located(f"{role} in {file}"):
+                        refuse_not_grey(picture.scenes[number].dtype)
                 blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
                 with located(name):
                     scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
@@ -141,7 +144,8 @@ class FieldReader:
             joint = None
             if self.joint:
                 joint = [None if source == "zero" else self.joint[CHANNELS.index(source)] for source in sources]
-            eight = all_to_8_bit(stack, self.depth, joint)
+            called = [f"{role} in {item.files[role]}" if role in item.files else role for role in CHANNELS]
+            eight = all_to_8_bit(stack, self.depth, joint, called=called)
             scaled = scale_field(eight.image, self.scaling, pixel_um=scene.pixel_um)
         except ImageError as error:
             return rejected(name, error)
@@ -244,8 +248,10 @@ class FieldReader:
         files = item.files
         lacking = [role for role in self.channels.picks if role not in files]
         if lacking:
+            pattern = self.channels.picks[lacking[0]].pattern
+            named = pattern.path_of(item.said) if pattern else lacking[0]
             raise ImageError(
-                f"{self.folder}: field {item.name} lacks its file {self.channels.picks[lacking[0]]}.",
+                f"{self.folder}: field {item.name} lacks its file {named}.",
                 way_out="Every field needs a file for every stain that --channels names.",
             )
         pictures: dict[str, Picture] = {}

@@ -111,29 +111,51 @@ def _read(
     return np.stack(planes), edges[0]
 
 
-def find_hpa_fields(folder: Path) -> DiskMap[dict[str, str]]:
+class HpaFiles(DiskMap[dict[str, str]]):
+    """For each field id in a folder and in its folders, in order, the file of each colour that is there.
+
+    Args:
+        folder: Holds them.
+
+    Attributes:
+        unmatched: How many other pictures it holds.
+
+    Raises:
+        ImageError: If there is no such folder, or a channel is there twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.unmatched = 0
+        super().__init__((name, _by_colour(folder, files)) for name, files in gathered(self._files(folder)))
+
+    def _files(self, folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Yield the field id of each file that is named like a channel, its colour, and its path below the folder.
+
+        Count the pictures that are named otherwise.
+        """
+        for path in walk(folder, suffixes=(".jpg", ".jpeg")):
+            inside, file = Path(path).parent, Path(path).name
+            name, _, colour = file.rpartition(".")[0].rpartition("_")
+            whole = name if _is_whole(name) else f"{inside.name}_{name}"
+            if colour in _COLOURS and _is_whole(whole):
+                yield whole, (colour, path)
+            else:
+                self.unmatched += 1
+
+
+def find_hpa_fields(folder: Path) -> HpaFiles:
     """Return for each field id in ``folder`` and in its folders, in order, the file of each colour that is there.
 
     Raises:
         ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
     """
-    found = DiskMap((name, _by_colour(folder, files)) for name, files in gathered(_files(folder)))
+    found = HpaFiles(folder)
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",
             way_out="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
         )
     return found
-
-
-def _files(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the field id of each file that is named like a channel, with its colour, and its path below the folder."""
-    for path in walk(folder, suffixes=(".jpg", ".jpeg")):
-        inside, file = Path(path).parent, Path(path).name
-        name, _, colour = file.rpartition(".")[0].rpartition("_")
-        whole = name if _is_whole(name) else f"{inside.name}_{name}"
-        if colour in _COLOURS and _is_whole(whole):
-            yield whole, (colour, path)
 
 
 def _by_colour(folder: Path, files: list[tuple[str, str]]) -> dict[str, str]:

@@ -166,7 +166,7 @@ def import_fields(
     if append:
         _base(path, size).refuse_damage()
     plan = _digest(source, size=size, append=append)
-    with disk_errors(path), locked(path):
+    with disk_errors(path, kept=part_of(path)), locked(path):
         known = is_known(path, plan)
         if not append and not known:
             refuse_existing(path)

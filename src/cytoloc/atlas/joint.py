@@ -60,7 +60,7 @@ def _usable(planes: Planes) -> bool:
     try:
         for plane in planes:
             if plane is not None:
-                refuse_not_grey(plane)
+                refuse_not_grey(plane.dtype)
                 refuse_not_finite(plane)
     except ImageError:
         return False

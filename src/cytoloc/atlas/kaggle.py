@@ -184,14 +184,23 @@ def read_kaggle_planes(folder: Path, name: str, files: dict[str, str] | None = N
 
 
 class KaggleFiles(Mapping[str, dict[str, str]]):
-    """For each field id, in order, the name of the file of each colour that is there.
+    """For each field id in a folder, in order, the name of the file of each colour that is there.
 
     Args:
-        suffixes: How the name of each colour's file ends; None for a file that is not there.
+        folder: Holds them.
+
+    Attributes:
+        unmatched: How many other pictures it holds.
+
+    Raises:
+        ImageError: If a channel is there twice.
     """
 
-    def __init__(self, suffixes: Mapping[str, list[str | None]]) -> None:
-        self._suffixes = suffixes
+    def __init__(self, folder: Path) -> None:
+        self.unmatched = 0
+        self._suffixes = DiskMap(
+            (name, _suffixes(folder, name, files)) for name, files in gathered(self._files(folder))
+        )
 
     def __getitem__(self, name: str) -> dict[str, str]:
         each = zip(COLOURS, self._suffixes[name], strict=True)
@@ -202,6 +211,22 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
 
     def __len__(self) -> int:
         return len(self._suffixes)
+
+    def _files(self, folder: Path) -> Iterator[tuple[str, tuple[int, str]]]:
+        """Yield the field id of each file that is named like a channel, with the place of its colour, and its suffix.
+
+        Count the pictures that are named otherwise.
+        """
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, dot, suffix = entry.name.rpartition(".")
+                name, _, colour = stem.rpartition("_")
+                if dot + suffix.lower() not in SUFFIXES:
+                    continue
+                if name and colour in COLOURS:
+                    yield name, (COLOURS.index(colour), dot + suffix)
+                else:
+                    self.unmatched += 1
 
 
 def find_kaggle_fields(folder: Path) -> KaggleFiles:
@@ -214,7 +239,7 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
         raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the pictures.")
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the pictures.")
-    found = DiskMap((name, _suffixes(folder, name, files)) for name, files in gathered(_files(folder)))
+    found = KaggleFiles(folder)
     if not found:
         hint = " JPEG files are for `cytoloc import hpa` or `import folder`." if any(folder.glob("*.jp*g")) else ""
         raise ImageError(
@@ -222,17 +247,7 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
             way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
             f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
-    return KaggleFiles(found)
-
-
-def _files(folder: Path) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Yield the field id of each file that is named like a channel, with the place of its colour, and its suffix."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, dot, suffix = entry.name.rpartition(".")
-            name, _, colour = stem.rpartition("_")
-            if dot + suffix.lower() in SUFFIXES and name and colour in COLOURS:
-                yield name, (COLOURS.index(colour), dot + suffix)
+    return found
 
 
 def _suffixes(folder: Path, name: str, files: list[tuple[int, str]]) -> list[str | None]:

@@ -31,9 +31,11 @@ def rejected(name: str, error: ImageError) -> Rejected:
 
 
 def refuse_unprintable(name: str) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a name is no text: file names may be any bytes, ids are UTF-8."""
+    """Raise :class:`~cytoloc.errors.ImageError` if a name is no line of text: file names may be any bytes."""
     if _printable(name) != name:
-        raise ImageError(f"the name {_printable(name)} is not UTF-8.", way_out="Rename the files.")
+        raise ImageError(
+            f"the name {_printable(name)} is not UTF-8, or holds a line's end.", way_out="Rename the files."
+        )
 
 
 def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:
@@ -59,5 +61,6 @@ def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return ``text`` with the bytes of a file's name that are no UTF-8 spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Return ``text`` with what is no UTF-8, or has no shape but moves what stands behind it, spelled out."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda each: each[0].encode("unicode_escape").decode(), whole)

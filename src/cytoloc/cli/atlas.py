@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.cli.console import counted, like, require_nets
-from cytoloc.labels import LOCATIONS
+from cytoloc.labels import CHANNELS, LOCATIONS
 
 if TYPE_CHECKING:
     from cytoloc.atlas.store import Atlas
@@ -74,11 +74,13 @@ def info(
     for later in facts["appended"]:
         typer.echo(f"added by     {', '.join(_settings(later))}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
-    wells = f"{facts['wells']} wells, {facts['antibodies']} antibodies" if facts["wells"] else "wells not known"
-    typer.echo(f"source       {', '.join(facts['sources'])}; {wells}")
+    wells = counted(facts["wells"], "well") if facts["wells"] else "wells not known"
+    antibodies = counted(facts["antibodies"], "antibody", "antibodies") if facts["antibodies"] else ""
+    typer.echo(f"source       {', '.join(facts['sources'])}; {', '.join(filter(None, (wells, antibodies)))}")
     typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
     if facts["absent"]:
-        typer.echo(f"not imaged   {', '.join(facts['absent'])} (of some fields at least)")
+        named = [role if n == facts["fields"] else f"{role} of {n}" for role, n in facts["absent"].items()]
+        typer.echo(f"not imaged   {', '.join(named)}")
     flags = [f"{what} {n}" for what, n in facts["flags"].items()]
     typer.echo(f"flags        {', '.join(flags) or 'none'}")
     if known:
@@ -92,7 +94,10 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield what an atlas was made by, a setting at a time, without those that were not given."""
     for name, value in made_by.items():
         if isinstance(value, dict):
-            yield from _settings(value, f"{name} ")
+            yield from _settings(value, f"{prefix}{name} ")
+        elif isinstance(value, list):
+            # One for each channel.
+            yield from _settings(dict(zip(CHANNELS, value, strict=True)), f"{prefix}{name} ")
         elif value is not None and value is not False:
             yield f"{prefix}{name} {value[:16] if name.endswith('sha256') else value}"
 
@@ -110,7 +115,9 @@ def describe(atlas: Atlas) -> dict[str, Any]:
 
     counts = atlas.truth.sum(axis=0)
     wells = atlas.fields.select("plate", "well").drop_nulls().unique().height
-    sizes = atlas.fields["original_px"].value_counts().sort("original_px")
+    edges = ["original_px", "original_width_px"]
+    sizes = atlas.fields.group_by(edges).len().sort(edges)
+    absent = atlas.fields["absent"].explode().drop_nulls().value_counts().sort("absent")
     flags = (
         atlas.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
     )
@@ -123,9 +130,12 @@ def describe(atlas: Atlas) -> dict[str, Any]:
         "appended": atlas.header.get("appended", []),
         "quarantined": atlas.header.get("quarantined", 0),
         "sources": atlas.fields["source"].unique().sort().to_list(),
-        "original_px": {str(px): int(count) for px, count in sizes.iter_rows()},
+        "original_px": {
+            f"{height}" if width in (height, None) else f"{width} x {height}": count
+            for height, width, count in sizes.iter_rows()
+        },
         "flags": {what: int(n) for what, n in flags.iter_rows()},
-        "absent": atlas.fields["absent"].explode().drop_nulls().unique().sort().to_list(),
+        "absent": {what: int(n) for what, n in absent.iter_rows()},
         "wells": wells,
         "antibodies": atlas.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
         "fingerprint": atlas.fingerprint,

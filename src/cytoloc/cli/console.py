@@ -92,9 +92,9 @@ def _interrupt(_number: int, _frame: object) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, as in ``1 field`` or ``2 fields``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def counted(number: int, what: str, several: str = "") -> str:
+    """Return a number with its noun, as in ``1 field`` or ``2 fields``; ``several`` is a plural without s."""
+    return f"{number} {what if number == 1 else several or what + 's'}"
 
 
 def like(name: str, known: list[str]) -> str:

@@ -220,6 +220,7 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     With ``every`` look at all items, say what is taken from those that differ, and which cannot be read; return what is
     wrong with those.
     """
+    from cytoloc.atlas.quarantine import refuse_unprintable, rejected
     from cytoloc.errors import ImageError
 
     reasons: list[tuple[str, ImageError]] = []
@@ -227,6 +228,7 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     with progress("looking at") as advance:
         for done, item in enumerate(source.items, start=1):
             try:
+                refuse_unprintable(item)
                 lines = source.describe(item)
                 seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
                 if every:
@@ -247,8 +249,8 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     if must and not seen:
         raise reasons[0][1]
     if every or not seen:
-        for item, reason in reasons[:TRIES]:
-            typer.secho(f"{item} cannot be taken: {reason.message}", fg="yellow", err=True)
+        for bad in (rejected(item, error) for item, error in reasons[:TRIES]):
+            typer.secho(f"{bad.id} cannot be taken: {bad.reason.removeprefix(f'{bad.id}: ')}", fg="yellow", err=True)
         if len(reasons) > TRIES:
             typer.secho(f"… and {len(reasons) - TRIES} more.", fg="yellow", err=True)
     return [error for _, error in reasons]
@@ -326,13 +328,19 @@ def _say_what_is_not_there(source: KaggleSource | HpaSource) -> None:
     without = sum(name not in source.found for name in source.items)
     if without:
         typer.secho(
-            f"{without} of {counted(len(source.items), 'listed field')} have no file in {source.folder}.",
+            f"{without} of {counted(len(source.items), 'listed field')} without a file in {source.folder}.",
             fg="yellow",
             err=True,
         )
     left_out = len(source.found) - (len(source.items) - without)
     if left_out > 0:
-        typer.echo(f"{counted(left_out, 'more field')} in {source.folder} not asked for.")
+        typer.echo(f"{counted(left_out, 'more field')} in {source.folder} not asked for.", err=True)
+    if source.found.unmatched:
+        typer.secho(
+            f"{counted(source.found.unmatched, 'other picture')} in {source.folder} not named like a channel.",
+            fg="yellow",
+            err=True,
+        )
 
 
 def _pool(items: int) -> AbstractContextManager[Executor | None]:
@@ -366,6 +374,9 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
     typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
     if imported.rejected:
         typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
-        for name, reason in examples(read_quarantine(imported.path)[-imported.rejected :]):
+        shown = examples(read_quarantine(imported.path)[-imported.rejected :])
+        for name, reason in shown:
             typer.echo(f"  {name}: {reason}", err=True)
+        if imported.rejected > len(shown):
+            typer.echo(f"  … and {imported.rejected - len(shown)} more.", err=True)
     return imported

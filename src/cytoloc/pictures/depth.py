@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
+from cytoloc.labels import CHANNELS
+from cytoloc.pictures.decoding import located
 
 FLOOR_16_BIT: Final = 10_000.0
 """Lowest white of 16-bit pixels in the Human Protein Atlas's rule."""
@@ -132,7 +134,11 @@ class EightBit(NamedTuple):
 
 
 def all_to_8_bit(
-    planes: Sequence[NDArray[Any]], rule: DepthRule, joint: Sequence[JointBounds | None] | None = None
+    planes: Sequence[NDArray[Any]],
+    rule: DepthRule,
+    joint: Sequence[JointBounds | None] | None = None,
+    *,
+    called: Sequence[str] = CHANNELS,
 ) -> EightBit:
     """Return planes of the same size as 8 bits; those that have 8 bits stay as they are.
 
@@ -140,6 +146,7 @@ def all_to_8_bit(
         planes: One per channel, ``(height, width)``.
         rule: Gives the bounds of each plane.
         joint: The bounds of each channel instead.
+        called: What each plane is called where something is wrong with it.
 
     Raises:
         ImageError: If pixels are not finite, are not numbers, or are of another type than those ``joint`` came from.
@@ -151,25 +158,27 @@ def all_to_8_bit(
             converted.append(plane)
             used.append(None)
             continue
-        refuse_not_grey(plane)
-        shared = joint[channel] if joint else None
-        if joint and (shared is None or shared.dtype != plane.dtype):
-            raise ImageError(
-                f"it has {plane.dtype} pixels; the joint bounds are of {shared.dtype if shared else 'other'} pixels.",
-                way_out="Import it apart, or use --depth field.",
-            )
-        bounds = shared.bounds if shared else rule.bounds(plane)
-        refuse_not_finite(plane)
+        with located(called[channel]):
+            refuse_not_grey(plane.dtype)
+            shared = joint[channel] if joint else None
+            if joint and (shared is None or shared.dtype != plane.dtype):
+                raise ImageError(
+                    f"it has {plane.dtype} pixels; the joint bounds are of {shared.dtype if shared else 'other'}"
+                    " pixels.",
+                    way_out="Import it apart, or use --depth field.",
+                )
+            bounds = shared.bounds if shared else rule.bounds(plane)
+            refuse_not_finite(plane)
         converted.append(to_8_bit(plane, bounds))
         used.append(bounds)
     black, white = (tuple(bounds and bounds[side] for bounds in used) for side in (0, 1))
     return EightBit(np.stack(converted), black, white)
 
 
-def refuse_not_grey(plane: NDArray[Any]) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` unless a plane holds whole numbers or floats."""
-    if not (np.issubdtype(plane.dtype, np.integer) or np.issubdtype(plane.dtype, np.floating)):
-        raise ImageError(f"it has {plane.dtype} pixels, not numbers.", way_out="Export it with 8 or 16 bits.")
+def refuse_not_grey(dtype: np.dtype[Any]) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` unless pixels of a type are whole numbers or floats."""
+    if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
+        raise ImageError(f"it has {dtype} pixels, not numbers.", way_out="Export it with 8 or 16 bits.")
 
 
 def to_8_bit(plane: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import east_asian_width
 
 import cv2
 import numpy as np
@@ -218,9 +220,26 @@ def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
 
 
+def shortened(name: str, most: int = 72) -> str:
+    """Return a name without its middle if it has more than ``most`` letters; wide ones count twice.
+
+    >>> shortened("2024-03-01_plate-7_well-C03_field-2", 16)
+    '2024-03…_field-2'
+    """
+    wide = [2 if east_asian_width(letter) in "FW" else 1 for letter in name]
+    if sum(wide) <= most:
+        return name
+    half = (most - 1) // 2
+    ahead = next(i for i in range(len(name)) if sum(wide[: i + 1]) > half)
+    behind = next(i for i in range(len(name)) if sum(wide[i:]) <= most - 1 - half)
+    return f"{name[:ahead]}…{name[behind:]}"
+
+
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     """Write a PNG in place of an earlier one, whole or not at all."""
-    with disk_errors(path), new_files(pictures=[path]) as temporary:
+    with disk_errors(path), new_files(pictures=[path]) as temporary, warnings.catch_warnings():
+        # A letter that no font here has is drawn as a box, which says so.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary[path], dpi=dpi, format="png")
 
 
@@ -233,7 +252,7 @@ def _caption(axes: Axes, name: str, truth: tuple[int, ...] | None, predicted: tu
         lines = [(f"✓ {LOCATIONS[i].name}", RIGHT) for i in truth if i in predicted]
         lines += [(f"○ {LOCATIONS[i].name}", MISSED) for i in truth if i not in predicted]
         lines += [(f"✗ {LOCATIONS[i].name}", WRONG) for i in predicted if i not in truth]
-    for number, (text, colour) in enumerate([(name, "grey"), *lines]):
+    for number, (text, colour) in enumerate([(shortened(name), "grey"), *lines]):
         size = 6 if number == 0 else 8
         axes.annotate(
             text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=colour, size=size
