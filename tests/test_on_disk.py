@@ -102,6 +102,17 @@ def test_many_threads_may_ask_at_once() -> None:
         assert list(pool.map(lambda _: list(kept), range(8))) == [names] * 8
 
 
+def test_a_connection_is_used_by_one_thread_at_a_time() -> None:
+    kept = DiskMap([("a", 1)])
+    for ask in (lambda: kept["a"], lambda: list(kept), lambda: kept.add_rows("DELETE FROM entries", [()])):
+        with ThreadPoolExecutor(1) as pool:
+            with kept._lock:
+                asked = pool.submit(ask)
+                with pytest.raises(TimeoutError):
+                    asked.result(timeout=0.1)
+            asked.result()
+
+
 def test_names_of_an_import_are_not_held_in_memory(tmp_path: Path) -> None:
     # Python itself keeps up to 2,000 tuples that were freed.
     held(tmp_path / "first", 2500)

@@ -35,7 +35,8 @@ class _Table:
     def __init__(self, columns: str) -> None:
         # The empty path means a file of one's own; it has no name and is never seen by anyone else.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        weakref.finalize(self, self._database.close)
+        # When Python ends the system closes it, and nothing is cut off that still reads.
+        weakref.finalize(self, self._database.close).atexit = False
         # Not every build of SQLite lets threads use a connection at the same time.
         self._lock = RLock()
         self.ask(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -46,6 +47,9 @@ class _Table:
     def __len__(self) -> int:
         ((last,),) = self.ask("SELECT max(position) FROM entries")
         return last or 0
+
+    def __iter__(self) -> Iterator[str]:
+        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
 
     def ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of an answer, which are few."""
@@ -94,9 +98,6 @@ class DiskList(_Table, Sequence[str]):
         super().__init__("name BLOB NOT NULL")
         self.add_rows("INSERT INTO entries (name) VALUES (?)", ((_key(name),) for name in names))
 
-    def __iter__(self) -> Iterator[str]:
-        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
-
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
@@ -129,9 +130,6 @@ class DiskSet(_Table, Collection[str]):
     def __init__(self, names: Iterable[str] = ()) -> None:
         super().__init__("name BLOB NOT NULL UNIQUE")
         self.update(names)
-
-    def __iter__(self) -> Iterator[str]:
-        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
@@ -169,9 +167,6 @@ class DiskMap(_Table, Mapping[str, Value], Generic[Value]):
             "INSERT INTO entries (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             ((_key(name), json.dumps(value)) for name, value in entries),
         )
-
-    def __iter__(self) -> Iterator[str]:
-        return (_name(key) for (key,) in self.rows("SELECT name FROM entries ORDER BY position"))
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._text(name) is not None

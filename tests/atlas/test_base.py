@@ -12,6 +12,7 @@ import pytest
 from cytoloc.atlas import base
 from cytoloc.atlas.base import Base
 from cytoloc.atlas.kaggle import import_kaggle
+from cytoloc.atlas.store import open_atlas
 from cytoloc.errors import FormatError
 
 
@@ -21,8 +22,6 @@ def path(pictures: Path, tmp_path: Path) -> Path:
 
 
 def test_it_says_what_the_atlas_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cytoloc.atlas.store import open_atlas
-
     monkeypatch.setattr(base, "_ROWS_AT_A_TIME", 2)
     atlas, same = open_atlas(path), Base(path)
     assert (len(same), same.size, same.header) == (3, 32, atlas.header)
@@ -36,14 +35,46 @@ def test_it_says_what_the_atlas_says(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_table_of_another_atlas_is_damage(path: Path) -> None:
     table = pl.read_parquet(path / "fields.parquet")
     table.head(2).write_parquet(path / "fields.parquet")
-    with pytest.raises(FormatError, match="do not agree"):
+    with pytest.raises(FormatError, match="not the table that was written"):
         Base(path)
     table.drop("sha256").write_parquet(path / "fields.parquet")
-    with pytest.raises(FormatError, match="do not agree"):
+    with pytest.raises(FormatError, match="not the table that was written"):
         Base(path)
     (path / "fields.parquet").write_bytes(b"PAR1 no table PAR1")
     with pytest.raises(FormatError, match="damaged"):
         Base(path)
+
+
+def test_any_changed_byte_of_a_table_is_damage(path: Path) -> None:
+    # There are some by which polars ends the process.
+    good, rng = (path / "fields.parquet").read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(len(good), size=100):
+        changed = bytearray(good)
+        changed[place] ^= 1 << int(rng.integers(8))
+        (path / "fields.parquet").write_bytes(changed)
+        for read in (open_atlas, Base):
+            with pytest.raises(FormatError, match="not the table that was written"):
+                read(path)
+
+
+def test_damage_beside_the_table_is_found_before_anything_is_begun(path: Path, pictures: Path) -> None:
+    def refused(said: str) -> None:
+        with pytest.raises(FormatError, match=said):
+            import_kaggle(pictures, path=path, labels=None, size=32, append=True)
+        assert [each.name for each in path.parent.iterdir() if each.name.startswith(("a.atlas", ".a.atlas"))] == [
+            "a.atlas"
+        ]
+
+    for content in ("", "id,why\na,b\n"):
+        (path / "quarantine.csv").write_text(content)
+        refused("damaged")
+    (path / "quarantine.csv").unlink()
+    header = json.loads((path / "atlas.json").read_text())
+    (path / "atlas.json").write_text(json.dumps({**header, "made_by": None}))
+    refused("does not say what the atlas was made by")
+    (path / "atlas.json").write_text(json.dumps(header))
+    (path / "images.zarr" / "c" / "0" / "0" / "0" / "0").unlink()
+    refused("damaged")
 
 
 def test_damage_within_the_table_is_found_before_anything_is_begun(path: Path, pictures: Path) -> None:

@@ -482,7 +482,8 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
     for words in (
         "times cannot be taken:",
         "it has 2 time points. Choose one with --time",
-        "wide cannot be taken: it is 40 x 32 px, not square. Say --square crop",
+        "wide cannot be taken: it is 40 x 32 px, not square",
+        "Crop or pad it, or import it with --square crop",
         "would be enlarged",
         "truth cannot be taken: microtubules in truth.tif: it has bool pixels",
         r"two\nlines cannot be taken: the name two\nlines is not UTF-8, or holds a line's end. Rename the files.",

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,72 @@ def test_an_append_that_adds_nothing_leaves_the_atlas_as_it_is(tmp_path: Path) -
         assert (imported.known, imported.added, imported.rejected) == (known, 0, bad)
         assert content(tmp_path / "a.atlas") == before
         assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
+def test_an_append_of_known_fields_records_what_is_rejected_anew(tmp_path: Path) -> None:
+    run(tmp_path / "a.atlas", 0, 12)
+    source = Numbers(0, 1)
+    source.items = ["1", "17"]
+    imported = import_fields(source, tmp_path / "a.atlas", size=SIZE, append=True, skip_known=True)
+    assert (imported.known, imported.added, imported.rejected) == (1, 0, 1)
+    assert read_quarantine(tmp_path / "a.atlas")[-1] == Rejected("17", "17 is seven and a bit")
+
+
+@pytest.mark.parametrize(("begun", "other"), [(20, 10), (10, 20)])
+def test_an_append_goes_on_with_the_atlas_that_it_was_begun_with(tmp_path: Path, begun: int, other: int) -> None:
+    path = tmp_path / "a.atlas"
+    run(path, 0, begun)
+    run(tmp_path / "other.atlas", 0, other)
+    shutil.copytree(path, tmp_path / "whole.atlas")
+    run(tmp_path / "whole.atlas", 25, 40, append=True)
+    with pytest.raises(KeyboardInterrupt):
+        import_fields(Numbers(25, 40, stop_at=36), path, size=SIZE, append=True)
+    path.rename(tmp_path / "first.atlas")
+    shutil.copytree(tmp_path / "other.atlas", path)
+    with pytest.raises(OutputExistsError, match=r"not the atlas that .*a\.atlas\.part was begun with"):
+        run(path, 25, 40, append=True)
+    assert content(path) == content(tmp_path / "other.atlas")
+    shutil.rmtree(path)
+    (tmp_path / "first.atlas").rename(path)
+    run(path, 25, 40, append=True)
+    assert content(path) == content(tmp_path / "whole.atlas")
+
+
+def test_an_append_that_had_hardly_begun_takes_the_atlas_that_is_there_now(tmp_path: Path) -> None:
+    path = tmp_path / "a.atlas"
+    run(path, 0, 20)
+    with pytest.raises(KeyboardInterrupt):
+        import_fields(Numbers(25, 40, stop_at=25), path, size=SIZE, append=True)
+    run(tmp_path / "whole.atlas", 0, 5)
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "whole.atlas", path)
+    for each in (path, tmp_path / "whole.atlas"):
+        run(each, 25, 40, append=True)
+    assert content(path) == content(tmp_path / "whole.atlas")
+
+
+def test_nothing_is_written_any_more_once_an_import_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = writer._write_shard
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.2)
+        write(*given)
+
+    run(tmp_path / "a.atlas", 0, 3)
+    before = content(tmp_path / "a.atlas")
+    monkeypatch.setattr(writer, "_write_shard", slowly)
+    source = Numbers(0, 1)
+    source.items = ["4", "6", "8", "9", "2"]
+    with pytest.raises(TableError, match="a field 2 already"):
+        import_fields(source, tmp_path / "a.atlas", size=SIZE, append=True)
+    time.sleep(0.5)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+    assert content(tmp_path / "a.atlas") == before
+
+
+def test_an_atlas_with_fewer_rows_than_fields_is_not_finished(tmp_path: Path) -> None:
+    with writer.AtlasWriter(tmp_path, size=SIZE, path=tmp_path) as atlas, pytest.raises(RuntimeError, match="1 fields"):
+        atlas.finish([], count=1, header={})
 
 
 @pytest.mark.parametrize("step", range(1, 5))

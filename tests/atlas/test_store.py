@@ -149,7 +149,7 @@ def test_what_is_no_atlas_is_refused(packed: Atlas, tmp_path: Path) -> None:
     shutil.copytree(packed.path, newer)
     header = json.loads((newer / "atlas.json").read_text())
     (newer / "atlas.json").write_text(json.dumps({**header, "version": 99}))
-    with pytest.raises(FormatError, match="version 99; this release reads version 4"):
+    with pytest.raises(FormatError, match="version 99; this release reads version 5"):
         open_atlas(newer)
     (newer / "atlas.json").write_text(json.dumps({**header, "fields": 12}))
     with pytest.raises(FormatError, match="do not agree"):

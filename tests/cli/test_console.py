@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from cytoloc.cli.console import terminated_as_interrupted
+from cytoloc.errors import ImageError
+from tests.conftest import Cli
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to the main thread")
@@ -24,3 +27,21 @@ def test_an_error_that_a_stop_caused_is_a_stop() -> None:
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(ImportError, match="no such library"), terminated_as_interrupted():
         raise ImportError("no such library")
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to the main thread")
+@pytest.mark.parametrize(
+    ("command", "source"),
+    [("kaggle", "kaggle.KaggleSource"), ("hpa", "hpa.HpaSource"), ("folder", "folder.FolderSource")],
+)
+def test_an_import_takes_sigterm_for_a_stop_from_the_start(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, source: str
+) -> None:
+    def look(*_: object, **__: object) -> None:
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        raise ImageError("looked")
+
+    monkeypatch.setattr(f"cytoloc.atlas.{source}", look)
+    channels = ["--channels", "protein=0,nucleus=1,er=2,microtubules=3"] if command == "folder" else []
+    said = cli("import", command, tmp_path, "--out", tmp_path / "a.atlas", *channels)
+    assert (said.code, "looked" in said.err) == (1, True)

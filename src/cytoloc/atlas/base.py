@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,9 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import damage, open_folder, refuse_disagreement
+from cytoloc.atlas.quarantine import read_quarantine
+from cytoloc.atlas.store import damage, open_folder, refuse_disagreement, refuse_other_table, shard_path
+from cytoloc.files import sha256_of
 
 _ROWS_AT_A_TIME: Final = 512
 
@@ -26,6 +29,7 @@ class Base:
         path: The same.
         header: The content of ``atlas.json``.
         size: Edge of its pictures, in pixels.
+        quarantine: What was rejected when it was made.
 
     Raises:
         FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
@@ -35,22 +39,26 @@ class Base:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header, self._array = open_folder(path)
+        with damage(path):
+            refuse_other_table(path, self.header, sha256_of(self._table))
         with damage(path), pq.ParquetFile(self._table) as file:
             schema, height = pl.DataFrame(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
         refuse_disagreement(path, self.header, self._array, schema=schema, height=height)
         self.size: int = self.header["size"]
+        with damage(path):
+            self.quarantine = read_quarantine(path)
 
     def __len__(self) -> int:
         return int(self.header["fields"])
 
-    def refuse_damage(self) -> None:
-        """Read the whole table, so that damage in its middle is found before any work is done.
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells it from any other atlas: the SHA-256 of its header, which has that of its table."""
+        return sha256_of(self.path / "atlas.json")
 
-        Raises:
-            FormatError: If a row cannot be read.
-        """
-        for _ in self._pieces():
-            pass
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return shard_path(self.path, shard)
 
     def ids(self) -> Iterator[str]:
         """Yield the id of each field, in order."""

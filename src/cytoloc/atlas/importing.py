@@ -31,7 +31,6 @@ from cytoloc.atlas.quarantine import (
     QUARANTINE,
     Rejected,
     examples,
-    read_quarantine,
     refuse_unprintable,
     rejected,
     write_quarantine,
@@ -48,9 +47,9 @@ from cytoloc.atlas.workshop import (
     part_of,
     retire,
 )
-from cytoloc.atlas.writer import AtlasWriter
-from cytoloc.errors import ImageError, OutputExistsError, SettingsError, TableError
-from cytoloc.files import disk_errors, refuse_existing
+from cytoloc.atlas.writer import AtlasWriter, fields_per_shard
+from cytoloc.errors import CytolocError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
+from cytoloc.files import disk_errors, existing, refuse_existing
 from cytoloc.labels import CHANNELS
 from cytoloc.memory import hand_back_freed_memory
 from cytoloc.on_disk import DiskSet
@@ -152,9 +151,11 @@ def import_fields(
         advance: Told after each item how many of how many are done.
 
     Raises:
-        OutputExistsError: If something lies at ``path``, or an import with other settings was started there.
+        OutputExistsError: If something lies at ``path``, an import with other settings was started there, or the atlas
+            that is added to is another one than when that was begun.
         ImageError: If no field could be read, or with ``strict`` one could not.
         TableError: If an appended id is in the atlas already.
+        FormatError: If the atlas that is to be added to is not there, or damaged.
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
         SettingsError: If ``path`` has no name.
     """
@@ -163,8 +164,9 @@ def import_fields(
     _refuse_other_than_text(path)
     # A link to an atlas stays one: what it points to is exchanged.
     path = Path(os.path.realpath(path)) if append else path
-    if append:
-        _base(path, size).refuse_damage()
+    if append and not path.parent.exists():
+        # Else the lock would make the folder.
+        existing(path, error=FormatError, what="atlas")
     plan = _digest(source, size=size, append=append)
     with disk_errors(path, kept=part_of(path)), locked(path):
         known = is_known(path, plan)
@@ -174,21 +176,21 @@ def import_fields(
         result = finished(path, plan)
         if result is None:
             journal = Journal.read(part)
-            base = _base(path, size) if append else None
             try:
-                _pack(
-                    source,
-                    part,
-                    base,
-                    journal,
-                    size=size,
-                    strict=strict,
-                    skip_known=skip_known,
-                    pool=pool,
-                    advance=advance,
-                )
-            except TableError:
-                # An id that the atlas has: what was not begun stands in nobody's way.
+                base = _base(path, journal, size=size) if append else None
+                with AtlasWriter(part / "atlas", size=size, path=part) as writer:
+                    _pack(
+                        source,
+                        writer,
+                        base,
+                        journal,
+                        strict=strict,
+                        skip_known=skip_known,
+                        pool=pool,
+                        advance=advance,
+                    )
+            except (CytolocError, OSError):
+                # What has nothing to go on with stands in nobody's way.
                 if not journal.shards:
                     abandon(part)
                 raise
@@ -215,31 +217,33 @@ def _refuse_other_than_text(path: Path) -> None:
         ) from error
 
 
-def _base(path: Path, size: int) -> Base:
-    """Return the atlas that is to be added to; one whose exchange was interrupted is found beside its place."""
-    replaced = part_of(path) / "replaced"
-    base = Base(replaced if replaced.exists() and not path.exists() else path)
+def _base(path: Path, journal: Journal, *, size: int) -> Base:
+    """Return the atlas that is to be added to; it must be the one that this was begun with."""
+    base = Base(path)
     if base.size != size:
         raise OutputExistsError(
             f"{path} has pictures of {base.size} px, not {size}.", way_out=f"Append with --size {base.size}."
+        )
+    if journal.shards and journal.base != base.fingerprint:
+        raise OutputExistsError(
+            f"{path} is not the atlas that {part_of(path)} was begun with.",
+            way_out="Bring that one back to finish, or remove the folder to begin anew.",
         )
     return base
 
 
 def _pack(
     source: FieldSource,
-    part: Path,
+    writer: AtlasWriter,
     base: Base | None,
     journal: Journal,
     *,
-    size: int,
     strict: bool,
     skip_known: bool,
     pool: Executor | None,
     advance: Callable[[int, int], None],
 ) -> None:
     """Write what is not written yet, a shard at a time: one is written while the next is being read."""
-    writer = AtlasWriter(part / "atlas", size=size, path=part)
     kept = 0 if base is None else len(base) // writer.shard_length
     before = DiskSet() if base is None else DiskSet(base.ids())
     chunks: list[bytes] = []
@@ -263,6 +267,7 @@ def _pack(
         """Start to write the shard that is full; its entry is committed once it lies on the disk."""
         commit()
         entry = {
+            "base": base.fingerprint if base else None,
             "next": [item, within],
             "added": journal.added,
             "known": journal.known,
@@ -279,7 +284,7 @@ def _pack(
         hand_back_freed_memory()
 
     items = source.items
-    for item, results in _packed(source, range(journal.item, len(items)), size=size, pool=pool):
+    for item, results in _packed(source, range(journal.item, len(items)), size=writer.size, pool=pool):
         first = journal.within if item == journal.item else 0
         for position, result in list(enumerate(results))[first:]:
             loaded = result
@@ -295,7 +300,7 @@ def _pack(
                 if strict:
                     raise ImageError(
                         f"{loaded.id}: {loaded.reason}",
-                        way_out=f"Mend it, or leave out --strict, and start again: {part} keeps the whole shards.",
+                        way_out="Mend it, or leave out --strict, and start again; whole shards are kept.",
                     )
                 bad.append(loaded)
                 journal.rejected.append(loaded)
@@ -360,25 +365,32 @@ def _has_it_all(base: Base, journal: Journal) -> bool:
     """Return whether an import changes nothing: all fields are known, and what is rejected was rejected before."""
     if journal.added or (journal.rejected and not journal.known):
         return False
-    return set(journal.rejected) <= set(read_quarantine(base.path))
+    return set(journal.rejected) <= set(base.quarantine)
 
 
 def _link_shards(base: Base, writer: AtlasWriter, count: int) -> None:
-    """Give the new atlas the full shards of the old one, without copying where the disk allows that."""
+    """Give the new atlas the full shards of the old one, without copying where the disk allows that.
+
+    Raises:
+        FormatError: If one is not there.
+    """
+    if writer.shards.exists():
+        # Of an earlier try, perhaps at another atlas.
+        shutil.rmtree(writer.shards)
     for shard in range(count):
-        source, target = base.path / "images.zarr" / "c" / str(shard) / "0" / "0" / "0", writer.shard_path(shard)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
+        source, target = base.shard_path(shard), writer.shard_path(shard)
+        if not source.exists():
+            raise FormatError(f"{base.path} is damaged: {source} is missing.", way_out="Import it again.")
+        target.parent.mkdir(parents=True)
         try:
             os.link(source, target)
         except OSError:
-            # Some file systems have no links; a copy is as good.
+            # Some file systems have no links; a copy is as good, and fails if there is another reason.
             shutil.copyfile(source, target)
 
 
 def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, journal: Journal, *, size: int) -> None:
     """Write table, quarantine and header into the finished pixels."""
-    writer = AtlasWriter(part / "atlas", size=size, path=path)
     if not journal.added and (base is None or (journal.rejected and not journal.known)):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in examples(journal.rejected))
         abandon(part)
@@ -386,7 +398,7 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, jour
             f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
             way_out="Mend the files, or check the settings of the import.",
         )
-    kept = 0 if base is None else len(base) // writer.shard_length * writer.shard_length
+    kept = 0 if base is None else len(base) // fields_per_shard(size) * fields_per_shard(size)
     count = (len(base) if base else 0) + journal.added
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -402,13 +414,14 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, jour
         # What came in now, or was rejected again, is no longer rejected for the old reason.
         again = {each.id for each in journal.rejected}
         known = (again, journal.ids, journal.settled)
-        before = [each for each in read_quarantine(base.path) if not any(each.id in names for names in known)]
+        before = [each for each in base.quarantine if not any(each.id in names for names in known)]
         quarantine = before + quarantine
     if quarantine:
         header["quarantined"] = len(quarantine)
         (part / "atlas" / QUARANTINE).unlink(missing_ok=True)
         write_quarantine(quarantine, part / "atlas" / QUARANTINE)
-    writer.finish(rows(), count=count, header=header)
+    with AtlasWriter(part / "atlas", size=size, path=path) as writer:
+        writer.finish(rows(), count=count, header=header)
 
 
 def _digest(source: FieldSource, *, size: int, append: bool) -> str:

@@ -51,7 +51,8 @@ def read_quarantine(atlas: Path) -> list[Rejected]:
     file = atlas / QUARANTINE
     if not file.exists():
         return []
-    return [Rejected(*row) for row in pl.read_csv(file, infer_schema=False, glob=False).iter_rows()]
+    table = pl.read_csv(file, infer_schema=False, glob=False).select(Rejected._fields)
+    return [Rejected(*row) for row in table.iter_rows()]
 
 
 def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:

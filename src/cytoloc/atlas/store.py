@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.fields import pixels_sha256
 from cytoloc.errors import FormatError, StorageError, first_line
-from cytoloc.files import error_number, existing, parse_json, read_json
+from cytoloc.files import error_number, existing, parse_json, read_json, sha256_of
 from cytoloc.labels import CHANNELS, to_matrix
 
 KIND: Final = "cytoloc-atlas"
-VERSION: Final = 4
-
+VERSION: Final = 5
 
 SCHEMA: Final = pl.Schema(
     {
@@ -169,6 +168,7 @@ def open_atlas(path: str | Path) -> Atlas:
     path = Path(path)
     header, array = open_folder(path)
     with damage(path):
+        refuse_other_table(path, header, sha256_of(path / "fields.parquet"))
         fields = pl.read_parquet(path / "fields.parquet", glob=False)
     refuse_disagreement(path, header, array, schema=fields.schema, height=fields.height)
     return Atlas(path, header, fields, array)
@@ -206,6 +206,7 @@ def _open_url(url: str) -> Atlas:
                 raise FormatError(f"{url}: there is no atlas ({name} is missing).", way_out="Check the URL.")
             content[name] = found.value
     header = parse_json(content["atlas.json"], where=f"{url}/atlas.json", kind=KIND, version=VERSION)
+    refuse_other_table(url, header, hashlib.sha256(content["fields.parquet"]).hexdigest())
     with damage(url):
         fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
         spec = {"driver": "zarr3", "kvstore": f"{url}/images.zarr/", "fill_missing_data_reads": False}
@@ -253,6 +254,17 @@ def damage(path: Path | str) -> Iterator[None]:
         raise FormatError(f"{path} is damaged: {said}", way_out="Import it again.") from error
 
 
+def refuse_other_table(path: Path | str, header: dict[str, Any], digest: str) -> None:
+    """Raise :class:`~cytoloc.errors.FormatError` unless a table is the one that was written, by its SHA-256.
+
+    To be asked before it is read: there are changes of single bytes by which polars ends the process.
+    """
+    if digest != header.get("table_sha256"):
+        raise FormatError(
+            f"{path} is damaged: fields.parquet is not the table that was written.", way_out="Import it again."
+        )
+
+
 def refuse_disagreement(
     path: Path | str, header: dict[str, Any], array: Any, *, schema: pl.Schema, height: int
 ) -> None:
@@ -260,6 +272,13 @@ def refuse_disagreement(
     expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
     if schema != SCHEMA or height != header.get("fields") or tuple(array.shape) != expected:
         raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")
+    if not isinstance(header.get("made_by"), dict):
+        raise FormatError(f"{path} is damaged: atlas.json does not say what the atlas was made by.")
+
+
+def shard_path(atlas: Path, shard: int) -> Path:
+    """Return the file of a shard of the atlas in a folder."""
+    return atlas / "images.zarr" / "c" / str(shard) / "0" / "0" / "0"
 
 
 def array_spec(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cytoloc.files import held, read_json, write_json
 from cytoloc.on_disk import DiskSet
 
 KIND: Final = "cytoloc-import"
-VERSION: Final = 3
+VERSION: Final = 4
 
 _PLAN: Final = "import.json"
 _RESULT: Final = "result.json"
@@ -42,6 +42,7 @@ class Journal:
         rejected: What was put into quarantine.
         ids: Of the fields that were added.
         settled: Items that gave fields of other names.
+        base: What tells the atlas that is added to from others.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Journal:
     rejected: list[Rejected] = field(default_factory=list)
     ids: DiskSet = field(default_factory=DiskSet)
     settled: DiskSet = field(default_factory=DiskSet)
+    base: str | None = None
 
     @classmethod
     def read(cls, part: Path) -> Journal:
@@ -62,6 +64,7 @@ class Journal:
             entry = json.loads(file.read_text(encoding="utf-8"))
             journal.shards += 1
             journal.item, journal.within = entry["next"]
+            journal.base = entry["base"]
             journal.known = entry["known"]
             journal.added = entry["added"]
             journal.rejected += [Rejected(*each) for each in entry["rejected"]]

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import polars as pl
@@ -26,9 +26,10 @@ from cytoloc.atlas.store import (
     Atlas,
     array_spec,
     open_atlas,
+    shard_path,
 )
 from cytoloc.errors import StorageError, first_line
-from cytoloc.files import new_folder, write_json
+from cytoloc.files import new_folder, sha256_of, write_json
 from cytoloc.labels import CHANNELS
 from cytoloc.lists import refuse_repeated
 
@@ -50,7 +51,7 @@ def fields_per_shard(size: int) -> int:
 
 
 class AtlasWriter:
-    """An atlas in the making, in a folder that is not its final one.
+    """An atlas in the making, in a folder that is not its final one; as a context, it is no longer written after it.
 
     Args:
         folder: Holds what was written already, or nothing.
@@ -70,6 +71,12 @@ class AtlasWriter:
         # One shard is written while the fields of the next are read.
         self._disk = ThreadPoolExecutor(1)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._disk.shutdown(wait=True)
+
     def put(self, shard: int, chunks: Sequence[bytes]) -> Future[None]:
         """Start to write a whole shard of fields, as :func:`~cytoloc.atlas.fields.encode` returns them.
 
@@ -79,7 +86,12 @@ class AtlasWriter:
 
     def shard_path(self, shard: int) -> Path:
         """Return the file of a shard."""
-        return self.folder / "images.zarr" / "c" / str(shard) / "0" / "0" / "0"
+        return shard_path(self.folder, shard)
+
+    @property
+    def shards(self) -> Path:
+        """The folder of all shards."""
+        return self.folder / "images.zarr" / "c"
 
     def finish(self, rows: Iterable[dict[str, Any]], *, count: int, header: dict[str, Any]) -> None:
         """Write the table and the header, which make the folder an atlas.
@@ -87,15 +99,18 @@ class AtlasWriter:
         Args:
             rows: A value for every column of ``SCHEMA``, in order of the fields.
             count: How many there are.
-            header: What ``atlas.json`` says besides number, size and channels.
+            header: What ``atlas.json`` says besides number, size, channels and checksum of the table.
         """
         with self._storage_errors():
             self._array.resize(exclusive_max=[count, None, None, None], resize_metadata_only=True).result()
         self._sweep()
-        _write_table(rows, self.folder / "fields.parquet")
+        table = self.folder / "fields.parquet"
+        written = _write_table(rows, table)
+        if written != count:
+            raise RuntimeError(f"{self.path} has {count} fields and {written} rows")
         (self.folder / "atlas.json").unlink(missing_ok=True)
-        content = {"fields": count, "size": self.size, "channels": list(CHANNELS), **header}
-        write_json(self.folder / "atlas.json", content, kind=KIND, version=VERSION)
+        content = {"fields": count, "size": self.size, "channels": list(CHANNELS), "table_sha256": sha256_of(table)}
+        write_json(self.folder / "atlas.json", content | header, kind=KIND, version=VERSION)
 
     def _sweep(self) -> None:
         """Remove what killed processes left: half-written shards of tensorstore, half-written files of ours."""
@@ -153,8 +168,7 @@ def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by
     """
     path = Path(path)
     rows: list[dict[str, Any]] = []
-    with new_folder(path) as folder:
-        writer = AtlasWriter(folder, size=size, path=path)
+    with new_folder(path) as folder, AtlasWriter(folder, size=size, path=path) as writer:
         for shard, batch in enumerate(_batches(fields, writer.shard_length)):
             writer.put(shard, [encode(image) for _, image in batch]).result()
             rows += [row_of(row, image) for row, image in batch]
@@ -174,14 +188,18 @@ def _batches(fields: Iterable[Field], length: int) -> Iterator[Sequence[Field]]:
         yield batch
 
 
-def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> None:
+def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> int:
+    """Write the table, a group of rows after the other, and return how many they are."""
+    written = 0
     schema = pl.DataFrame(schema=SCHEMA).to_arrow().schema
     rows = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while (group := pl.DataFrame(list(islice(rows, ROWS_PER_GROUP)), schema=SCHEMA)).height:
             writer.write_table(group.to_arrow())
+            written += group.height
             # Else Arrow keeps what it had for each group until the end.
             pa.default_memory_pool().release_unused()
+    return written
 
 
 def _new_spec(path: Path, size: int) -> dict[str, Any]:
