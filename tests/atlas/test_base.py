@@ -65,11 +65,17 @@ def test_damage_beside_the_table_is_found_before_anything_is_begun(path: Path, p
             "a.atlas"
         ]
 
-    for content in ("", "id,why\na,b\n"):
-        (path / "quarantine.csv").write_text(content)
-        refused("damaged")
-    (path / "quarantine.csv").unlink()
     header = json.loads((path / "atlas.json").read_text())
+    (path / "atlas.json").write_text(json.dumps({**header, "quarantined": 1}))
+    refused(r"quarantine\.csv lists 0; 1 field")
+    for content, said in (
+        ("", "cannot be read: empty CSV"),
+        ("id,why\na,b\n", "cannot be read: "),
+        ("id,reason\n", "0"),
+    ):
+        (path / "quarantine.csv").write_text(content)
+        refused(rf"quarantine\.csv .*{said}")
+    (path / "quarantine.csv").unlink()
     (path / "atlas.json").write_text(json.dumps({**header, "made_by": None}))
     refused("does not say what the atlas was made by")
     (path / "atlas.json").write_text(json.dumps(header))

@@ -84,6 +84,19 @@ def test_atlases_in_the_folder_are_no_pictures(folder: Path) -> None:
     assert (again.added, again.known, again.rejected) == (0, 2, 0)
 
 
+def test_an_id_of_two_lines_is_refused(folder: Path) -> None:
+    write_four(folder, "two\nlines")
+    with pytest.raises(ImageError, match=r"two\\nlines is not UTF-8, or holds a line's end"):
+        pack(folder, FOUR)
+
+
+def test_a_file_is_named_once(folder: Path) -> None:
+    tifffile.imwrite(folder / "a.tif", noise(SIZE, SIZE) > 9)
+    with pytest.raises(ImageError) as caught:
+        pack(folder, ["protein=0"], absent=("microtubules=zero", "nucleus=zero", "er=zero"))
+    assert str(caught.value).count("a.tif") == 1
+
+
 def test_names_and_metadata_describe_fields_and_metadata_have_the_last_word(folder: Path, tmp_path: Path) -> None:
     for name in ("P1/A01_1", "P1/A01_2"):
         write_four(folder, name)

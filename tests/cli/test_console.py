@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,16 @@ def test_an_import_takes_sigterm_for_a_stop_from_the_start(
     channels = ["--channels", "protein=0,nucleus=1,er=2,microtubules=3"] if command == "folder" else []
     said = cli("import", command, tmp_path, "--out", tmp_path / "a.atlas", *channels)
     assert (said.code, "looked" in said.err) == (1, True)
+
+
+def test_a_stop_after_all_is_done_stops_nothing(
+    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def leaving(_items: int) -> Iterator[None]:
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cytoloc.cli.importing._pool", leaving)
+    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.atlas")
+    assert (said.code, said.out) == (0, f"{tmp_path / 'a.atlas'}: 3 fields of 32 px.\n")

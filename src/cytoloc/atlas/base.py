@@ -12,8 +12,9 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cytoloc.atlas.quarantine import read_quarantine
+from cytoloc.atlas.quarantine import QUARANTINE, Rejected, read_quarantine
 from cytoloc.atlas.store import damage, open_folder, refuse_disagreement, refuse_other_table, shard_path
+from cytoloc.errors import FormatError, first_line
 from cytoloc.files import sha256_of
 
 _ROWS_AT_A_TIME: Final = 512
@@ -45,8 +46,7 @@ class Base:
             schema, height = pl.DataFrame(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
         refuse_disagreement(path, self.header, self._array, schema=schema, height=height)
         self.size: int = self.header["size"]
-        with damage(path):
-            self.quarantine = read_quarantine(path)
+        self.quarantine = self._rejected()
 
     def __len__(self) -> int:
         return int(self.header["fields"])
@@ -79,6 +79,21 @@ class Base:
         with damage(self.path):
             pixels: NDArray[np.uint8] = self._array[start:stop].read().result()
         return pixels
+
+    def _rejected(self) -> list[Rejected]:
+        """Return what was rejected, as many as the header says."""
+        try:
+            found = read_quarantine(self.path)
+            said = f"lists {len(found)}"
+        except pl.exceptions.PolarsError as error:
+            found, said = [], f"cannot be read: {first_line(error)}"
+        count = self.header.get("quarantined", 0)
+        if len(found) != count:
+            raise FormatError(
+                f"{self.path / QUARANTINE} {said}; {count} fields could not be imported.",
+                way_out="Bring the file back, or import the atlas again.",
+            )
+        return found
 
     @property
     def _table(self) -> Path:

@@ -58,7 +58,7 @@ class FilePattern:
             for name, part in zip(self.names, parts[1::2], strict=True)
         ]
         plain = [re.escape(part) for part in parts[::2]]
-        self._expression = re.compile("".join(a + b for a, b in zip(plain, [*wild, ""], strict=True)))
+        self._expression = re.compile("".join(a + b for a, b in zip(plain, [*wild, ""], strict=True)), re.DOTALL)
 
     def match(self, path: str) -> dict[str, str] | None:
         """Return what the name of a file says, its ``id`` among it; None if it is not one of these."""

@@ -227,6 +227,8 @@ def _patience() -> tensorstore.Context:
 _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 """The kinds of errors of tensorstore that speak of the content; all others speak of the way to it."""
 
+_ANEW: Final = "Import it again."
+
 _WHOLE_FILES: Final = "was ignored by server"
 """What tensorstore says, though its documents do not promise it, of a range of bytes that it asked for in vain."""
 
@@ -251,7 +253,7 @@ def damage(path: Path | str) -> Iterator[None]:
             raise StorageError(
                 f"{path} cannot be read: {said}", way_out="Check rights and, of a URL, the network; then try again."
             ) from error
-        raise FormatError(f"{path} is damaged: {said}", way_out="Import it again.") from error
+        raise FormatError(f"{path} is damaged: {said}", way_out=_ANEW) from error
 
 
 def refuse_other_table(path: Path | str, header: dict[str, Any], digest: str) -> None:
@@ -260,9 +262,7 @@ def refuse_other_table(path: Path | str, header: dict[str, Any], digest: str) ->
     To be asked before it is read: there are changes of single bytes by which polars ends the process.
     """
     if digest != header.get("table_sha256"):
-        raise FormatError(
-            f"{path} is damaged: fields.parquet is not the table that was written.", way_out="Import it again."
-        )
+        raise FormatError(f"{path} is damaged: fields.parquet is not the table that was written.", way_out=_ANEW)
 
 
 def refuse_disagreement(
@@ -271,9 +271,9 @@ def refuse_disagreement(
     """Raise :class:`~cytoloc.errors.FormatError` unless header, pixels and table are of one atlas."""
     expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
     if schema != SCHEMA or height != header.get("fields") or tuple(array.shape) != expected:
-        raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.")
+        raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.", way_out=_ANEW)
     if not isinstance(header.get("made_by"), dict):
-        raise FormatError(f"{path} is damaged: atlas.json does not say what the atlas was made by.")
+        raise FormatError(f"{path} is damaged: atlas.json does not say what the atlas was made by.", way_out=_ANEW)
 
 
 def shard_path(atlas: Path, shard: int) -> Path:

@@ -74,7 +74,8 @@ def info(
     for later in facts["appended"]:
         typer.echo(f"added by     {', '.join(_settings(later))}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
-    wells = counted(facts["wells"], "well") if facts["wells"] else "wells not known"
+    unplaced = "plates of wells not known" if facts["wells_without_plate"] else "wells not known"
+    wells = counted(facts["wells"], "well") if facts["wells"] else unplaced
     antibodies = counted(facts["antibodies"], "antibody", "antibodies") if facts["antibodies"] else ""
     typer.echo(f"source       {', '.join(facts['sources'])}; {', '.join(filter(None, (wells, antibodies)))}")
     typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
@@ -99,7 +100,8 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
             # One for each channel.
             yield from _settings(dict(zip(CHANNELS, value, strict=True)), f"{prefix}{name} ")
         elif value is not None and value is not False:
-            yield f"{prefix}{name} {value[:16] if name.endswith('sha256') else value}"
+            shown = value[:16] if name.endswith("sha256") else f"{value:.6g}" if isinstance(value, float) else value
+            yield f"{prefix}{name} {shown}"
 
 
 def _megabytes(atlas: Atlas) -> float | None:
@@ -137,6 +139,7 @@ def describe(atlas: Atlas) -> dict[str, Any]:
         "flags": {what: int(n) for what, n in flags.iter_rows()},
         "absent": {what: int(n) for what, n in absent.iter_rows()},
         "wells": wells,
+        "wells_without_plate": atlas.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
         "antibodies": atlas.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
         "fingerprint": atlas.fingerprint,
         "locations": [

@@ -362,14 +362,17 @@ def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: 
     from cytoloc.atlas.importing import import_fields
     from cytoloc.atlas.quarantine import QUARANTINE, examples, read_quarantine
 
+    imported = None
     try:
         with progress("importing") as advance, _pool(len(source.items)) as pool:
             imported = import_fields(
                 source, out, size=size, strict=strict, append=append, skip_known=skip_known, pool=pool, advance=advance
             )
     except KeyboardInterrupt:
-        typer.echo(f"{out} was stopped; the same command goes on after the last whole shard.", err=True)
-        raise
+        # While the workers leave, nothing is left that could be stopped.
+        if imported is None:
+            typer.echo(f"{out} was stopped; the same command goes on after the last whole shard.", err=True)
+            raise
     known = f", {imported.known} were there already" if imported.known else ""
     typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
     if imported.rejected:

@@ -118,8 +118,10 @@ def decoding(path: Path) -> Iterator[None]:
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put ``where`` before the message of any :class:`~cytoloc.errors.ImageError` that is raised in the block."""
+    """Put ``where`` before the message of any :class:`~cytoloc.errors.ImageError` in the block that lacks it."""
     try:
         yield
     except ImageError as error:
+        if error.message.startswith(where):
+            raise
         raise ImageError(f"{where}: {error.message}", way_out=error.way_out) from error
