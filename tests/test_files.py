@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cytoloc.errors import FormatError, OutputExistsError, SettingsError, StorageError
-from cytoloc.files import check_outputs, disk_errors, new_file, new_files, new_folder, read_json, write_json
+from cytoloc.files import FREE_SPACE, check_outputs, disk_errors, new_file, new_files, new_folder, read_json, write_json
 
 
 def test_a_file_appears_only_when_whole(tmp_path: Path) -> None:
@@ -79,11 +79,15 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
 
 def test_what_is_kept_of_an_output_is_named(tmp_path: Path) -> None:
     kept = tmp_path / "a.atlas.part"
-    for ending in ("No half-written output is left", f"{kept} keeps what is whole"):
-        with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.atlas", kept=kept):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        assert ending in said.value.way_out
+    for ending in ("", f" {kept} keeps what is whole: with more room the same command goes on."):
+        for error in (OSError(errno.ENOSPC, "No space left on device"), StorageError("full", way_out=FREE_SPACE)):
+            with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.atlas", kept=kept):
+                raise error
+            assert said.value.way_out == FREE_SPACE + ending
         kept.mkdir(exist_ok=True)
+    with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.atlas", kept=kept):
+        raise StorageError("busy", way_out="Wait.")
+    assert said.value.way_out == "Wait."
 
 
 def test_a_full_disk_is_named_whoever_writes(tmp_path: Path) -> None:

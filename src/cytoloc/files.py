@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cytoloc.errors import (
     DISK_ERRNOS,
@@ -205,21 +205,29 @@ def _inode(path: Path) -> int | None:
         return None
 
 
+FREE_SPACE: Final = "Free space, or choose an --out on a disk that can be written."
+"""The way out of a full or read-only disk."""
+
+
 @contextmanager
 def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
     """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`.
 
     Args:
         path: What is being written.
-        kept: Where the part of it that is whole stays, to go on with.
+        kept: Where the part of it that is whole stays, to go on with; it is named if it is there.
     """
     try:
         yield
-    except OSError as error:
-        raise storage_error(error, path, kept=kept) or error from error
+    except (OSError, StorageError) as error:
+        known = error if isinstance(error, StorageError) else storage_error(error, path)
+        if known is not None and known.way_out == FREE_SPACE and kept is not None and kept.exists():
+            stays = f"{kept} keeps what is whole: with more room the same command goes on."
+            known = StorageError(known.message, way_out=f"{FREE_SPACE} {stays}")
+        raise known or error from error
 
 
-def storage_error(error: OSError, path: Path | str, *, kept: Path | None = None) -> StorageError | None:
+def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return StorageError(
@@ -229,13 +237,7 @@ def storage_error(error: OSError, path: Path | str, *, kept: Path | None = None)
     if number == errno.ENAMETOOLONG:
         return StorageError(f"The name {path} is too long for this disk.", way_out="Choose a shorter one.")
     if number in DISK_ERRNOS:
-        stays = "No half-written output is left."
-        if kept is not None and kept.exists():
-            stays = f"{kept} keeps what is whole; with more room the same command goes on."
-        return StorageError(
-            f"{path} cannot be written: {os.strerror(number)}.",
-            way_out=f"Free space, or choose an --out on a disk that can be written. {stays}",
-        )
+        return StorageError(f"{path} cannot be written: {os.strerror(number)}.", way_out=FREE_SPACE)
     return None
 
 
@@ -332,13 +334,15 @@ def _below(place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[
     """Yield what :func:`walk` does of the folder ``place``, each behind ``inside``; no link leads back ``above``."""
     trail = above | {os.path.realpath(place)}
     try:
+        if above and _is_ours(place):
+            return
         with os.scandir(place) as entries:
             for entry in entries:
                 name = entry.name.lower()
                 if name.startswith("."):
                     continue
                 if not name.endswith(".zarr") and _is_folder(entry):
-                    if os.path.realpath(entry.path) not in trail and not _is_ours(entry.path):
+                    if os.path.realpath(entry.path) not in trail:
                         yield from _below(entry.path, f"{inside}{entry.name}/", suffixes, trail)
                 elif name.endswith(suffixes):
                     yield f"{inside}{entry.name}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_a_server_of_whole_files_is_not_called_damage(
         open_atlas(address).read([3])
     assert "range requests" in caught.value.way_out
     assert "hands out whole files" in cli("info", address, "--check").err
+
+
+def test_another_table_at_a_url_is_damage(
+    study: Atlas, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / study.folder.name
+    shutil.copytree(study.folder, copy)
+    table = copy / "fields.parquet"
+    table.write_bytes(table.read_bytes()[:-9] + b"x" + table.read_bytes()[-8:])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FormatError, match="not the table that was written"):
+        open_atlas(address)
 
 
 def test_commands_take_urls(study: Atlas, address: str, cli: Cli, tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ from cytoloc.atlas.quarantine import (
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.atlas.workshop import (
     Journal,
-    abandon,
     enter,
     finished,
     give_name,
@@ -136,7 +135,8 @@ def import_fields(
 ) -> Imported:
     """Pack a source's fields into a new atlas, or add them to one.
 
-    Call it again with the same arguments after it was stopped, in whatever way, and it goes on.
+    Call it again with the same arguments after it was stopped, in whatever way, and it goes on. An error before the
+    first whole shard leaves nothing behind.
 
     Args:
         source: Gives the fields.
@@ -192,12 +192,13 @@ def import_fields(
             except (CytolocError, OSError):
                 # What has nothing to go on with stands in nobody's way.
                 if not journal.shards:
-                    abandon(part)
+                    retire(path)
                 raise
             result = {"added": journal.added, "known": journal.known, "rejected": len(journal.rejected)}
-            if base is not None and _has_it_all(base, journal):
-                abandon(part)
-            else:
+            if base is not None:
+                # Nobody else adds to it meanwhile, but it may have been moved.
+                base = _base(path, journal, size=size)
+            if base is None or not _has_it_all(base, journal):
                 _finish(source, path, part, base, journal, size=size)
                 if not append:
                     refuse_existing(path)
@@ -245,6 +246,8 @@ def _pack(
 ) -> None:
     """Write what is not written yet, a shard at a time: one is written while the next is being read."""
     kept = 0 if base is None else len(base) // writer.shard_length
+    # What a stopped process wrote, and did not enter into the journal.
+    writer.drop_shards(kept + journal.shards if journal.shards else 0)
     before = DiskSet() if base is None else DiskSet(base.ids())
     chunks: list[bytes] = []
     rows: list[dict[str, Any]] = []
@@ -298,6 +301,7 @@ def _pack(
                     loaded = Rejected(row["id"], "an earlier field of this import has the same id")
             if isinstance(loaded, Rejected):
                 if strict:
+                    commit()
                     raise ImageError(
                         f"{loaded.id}: {loaded.reason}",
                         way_out="Mend it, or leave out --strict, and start again; whole shards are kept.",
@@ -350,7 +354,16 @@ def _pack_item(item: str, load: Callable[[], Sequence[Loaded]]) -> list[Packed |
         loaded = load()
     except ImageError as error:
         return [rejected(item, error)]
-    return [each if isinstance(each, Rejected) else (row_of(*each), encode(each[1])) for each in loaded]
+    return [each if isinstance(each, Rejected) else _pack_field(*each) for each in loaded]
+
+
+def _pack_field(row: FieldRow, image: NDArray[np.uint8]) -> Packed | Rejected:
+    """Return a field as a finished row and chunk; its id may be of a name within the file."""
+    try:
+        refuse_unprintable(row.id)
+    except ImageError as error:
+        return rejected(row.id, error)
+    return row_of(row, image), encode(image)
 
 
 def _refuse_known(name: str, base: Base | None, *, skip_known: bool) -> None:
@@ -374,9 +387,6 @@ def _link_shards(base: Base, writer: AtlasWriter, count: int) -> None:
     Raises:
         FormatError: If one is not there.
     """
-    if writer.shards.exists():
-        # Of an earlier try, perhaps at another atlas.
-        shutil.rmtree(writer.shards)
     for shard in range(count):
         source, target = base.shard_path(shard), writer.shard_path(shard)
         if not source.exists():
@@ -393,7 +403,7 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, jour
     """Write table, quarantine and header into the finished pixels."""
     if not journal.added and (base is None or (journal.rejected and not journal.known)):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in examples(journal.rejected))
-        abandon(part)
+        retire(path)
         raise ImageError(
             f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
             way_out="Mend the files, or check the settings of the import.",

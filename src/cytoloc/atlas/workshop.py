@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoloc.atlas.quarantine import Rejected
-from cytoloc.errors import OutputExistsError
+from cytoloc.errors import OutputExistsError, StorageError
 from cytoloc.files import held, read_json, write_json
 from cytoloc.on_disk import DiskSet
 
@@ -62,13 +62,15 @@ class Journal:
         journal = cls(part / "journal")
         while (file := journal.folder / f"{journal.shards:06d}.json").exists():
             entry = json.loads(file.read_text(encoding="utf-8"))
+            # The rows of the first one begin with those that the atlas had.
+            old = len(entry["rows"]) - (entry["added"] - journal.added)
+            journal.ids.update(row["id"] for row in entry["rows"][old:])
             journal.shards += 1
             journal.item, journal.within = entry["next"]
             journal.base = entry["base"]
             journal.known = entry["known"]
             journal.added = entry["added"]
             journal.rejected += [Rejected(*each) for each in entry["rejected"]]
-            journal.ids.update(row["id"] for row in entry["rows"])
             journal.settled.update(entry["settled"])
         return journal
 
@@ -82,6 +84,7 @@ class Journal:
             os.fsync(stream.fileno())
         temporary.replace(file)
         self.shards += 1
+        self.base = entry["base"]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of all fields, in order."""
@@ -139,9 +142,13 @@ def enter(path: Path, plan: str) -> Path:
     _settle(path, part)
     if not (part / _PLAN).exists():
         _clear(part)
-        (part / "atlas").mkdir(parents=True)
-        (part / "journal").mkdir()
-        write_json(part / _PLAN, {"plan": plan}, kind=KIND, version=VERSION)
+        try:
+            (part / "atlas").mkdir(parents=True)
+            (part / "journal").mkdir()
+            write_json(part / _PLAN, {"plan": plan}, kind=KIND, version=VERSION)
+        except (OSError, StorageError):
+            _clear(part)
+            raise
     elif not _is_of(part, plan):
         raise OutputExistsError(
             f"{part} was begun with other settings or other files, and not finished.",
@@ -169,19 +176,13 @@ def give_name(path: Path, part: Path, result: dict[str, Any]) -> None:
 
 
 def retire(path: Path) -> None:
-    """Remove what is left of an import that is done; its plan goes last, so that it is known to be done."""
+    """Remove what is left of an import that is done, or has nothing to go on with; its plan goes last."""
     part, done = part_of(path), _done(path)
     if done.exists():
         _empty(done)
     if part.exists():
         part.rename(done)
         _empty(done)
-
-
-def abandon(part: Path) -> None:
-    """Remove the folder of an import that has nothing to finish; its plan goes first, so that nobody takes it up."""
-    (part / _PLAN).unlink(missing_ok=True)
-    _empty(part)
 
 
 def _is_of(folder: Path, plan: str) -> bool:

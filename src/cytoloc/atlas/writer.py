@@ -29,7 +29,7 @@ from cytoloc.atlas.store import (
     shard_path,
 )
 from cytoloc.errors import StorageError, first_line
-from cytoloc.files import new_folder, sha256_of, write_json
+from cytoloc.files import FREE_SPACE, new_folder, sha256_of, write_json
 from cytoloc.labels import CHANNELS
 from cytoloc.lists import refuse_repeated
 
@@ -88,10 +88,11 @@ class AtlasWriter:
         """Return the file of a shard."""
         return shard_path(self.folder, shard)
 
-    @property
-    def shards(self) -> Path:
-        """The folder of all shards."""
-        return self.folder / "images.zarr" / "c"
+    def drop_shards(self, first: int) -> None:
+        """Remove the shards from ``first`` on."""
+        for folder in (self.folder / "images.zarr").glob("c/*"):
+            if int(folder.name) >= first:
+                shutil.rmtree(folder)
 
     def finish(self, rows: Iterable[dict[str, Any]], *, count: int, header: dict[str, Any]) -> None:
         """Write the table and the header, which make the folder an atlas.
@@ -128,7 +129,7 @@ class AtlasWriter:
                 raise
             raise StorageError(
                 f"{self.path} cannot be written: {first_line(error)}",
-                way_out="Free space, or choose an --out on a disk that can be written.",
+                way_out=FREE_SPACE,
             ) from error
 
 

@@ -96,8 +96,7 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in made_by.items():
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{name} ")
-        elif isinstance(value, list):
-            # One for each channel.
+        elif name == "jointly":
             yield from _settings(dict(zip(CHANNELS, value, strict=True)), f"{prefix}{name} ")
         elif value is not None and value is not False:
             shown = value[:16] if name.endswith("sha256") else f"{value:.6g}" if isinstance(value, float) else value
