@@ -72,6 +72,7 @@ def test_damage_beside_the_table_is_found_before_anything_is_begun(path: Path, p
         ("", "cannot be read: empty CSV"),
         ("id,why\na,b\n", "cannot be read: "),
         ("id,reason\n", "0"),
+        ("id,reason\na\n", "is cut off"),
     ):
         (path / "quarantine.csv").write_text(content)
         refused(rf"quarantine\.csv .*{said}")
