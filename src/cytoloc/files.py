@@ -224,7 +224,9 @@ def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
         if known is not None and known.way_out == FREE_SPACE and kept is not None and kept.exists():
             stays = f"{kept} keeps what is whole: with more room the same command goes on."
             known = StorageError(known.message, way_out=f"{FREE_SPACE} {stays}")
-        raise known or error from error
+        if known is None or known is error:
+            raise
+        raise known from error
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:

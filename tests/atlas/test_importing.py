@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cytoloc.atlas import writer
+from cytoloc.atlas import importing, workshop, writer
 from cytoloc.atlas.fields import FieldRow
 from cytoloc.atlas.importing import Imported, Loaded, import_fields
 from cytoloc.atlas.quarantine import QUARANTINE, Rejected, examples, read_quarantine
+from cytoloc.atlas.store import open_atlas
 from cytoloc.errors import FormatError, ImageError, OutputExistsError, SettingsError, StorageError, TableError
 
 SIZE = 16
@@ -267,16 +268,125 @@ def test_nothing_is_written_any_more_once_an_import_has_failed(tmp_path: Path, m
         time.sleep(0.2)
         write(*given)
 
-    run(tmp_path / "a.atlas", 0, 3)
-    before = content(tmp_path / "a.atlas")
+    def fail(done: int, _total: int) -> None:
+        if done == 5:
+            raise RuntimeError("no error of ours")
+
     monkeypatch.setattr(writer, "_write_shard", slowly)
+    with pytest.raises(RuntimeError, match="no error of ours"):
+        run(tmp_path / "a.atlas", advance=fail)
+    left = content(tmp_path / "a.atlas.part")
+    assert [name for name in left if "/c/" in name] == ["atlas/images.zarr/c/0/0/0/0"]
+    time.sleep(0.5)
+    assert content(tmp_path / "a.atlas.part") == left
+
+
+def test_an_append_of_known_fields_keeps_the_shards_that_were_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.atlas"
+    run(path, 0, 3)
+    shutil.copytree(path, tmp_path / "whole.atlas")
+    before = content(path)
     source = Numbers(0, 1)
     source.items = ["4", "6", "8", "9", "2"]
     with pytest.raises(TableError, match="a field 2 already"):
-        import_fields(source, tmp_path / "a.atlas", size=SIZE, append=True)
-    time.sleep(0.5)
+        import_fields(source, path, size=SIZE, append=True)
+    assert content(path) == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "a.atlas.part", "whole.atlas"]
+    for each in (path, tmp_path / "whole.atlas"):
+        import_fields(source, each, size=SIZE, append=True, skip_known=True)
+    assert content(path) == content(tmp_path / "whole.atlas")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "whole.atlas"]
+
+
+def leave_traces(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Import, and be stopped when all is done but for tidying up."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workshop, "_empty", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, **options)
+    assert (path.parent / f".{path.name}.done").exists()
+
+
+def test_what_a_done_import_left_is_not_taken_for_another_atlas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.atlas"
+    leave_traces(path, monkeypatch)
+    shutil.rmtree(path)
+    run(tmp_path / "other.atlas", 0, 4)
+    (tmp_path / "other.atlas").rename(path)
+    other = content(path)
+    with pytest.raises(OutputExistsError, match="already exists"):
+        run(path)
+    assert content(path) == other
+    assert not (tmp_path / "a.atlas.part").exists()
+
+
+def test_an_append_is_done_anew_where_the_former_atlas_was_brought_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, former = tmp_path / "a.atlas", tmp_path / "former.atlas"
+    run(path, 0, 12)
+    shutil.copytree(path, former)
+    leave_traces(path, monkeypatch, start=12, append=True)
+    whole = content(path)
+    shutil.rmtree(path)
+    former.rename(path)
+    assert run(path, 12, append=True).added == 19
+    assert content(path) == whole
     assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
-    assert content(tmp_path / "a.atlas") == before
+
+
+def test_what_a_done_import_left_does_not_take_another_ones_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.atlas"
+    leave_traces(path, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        import_fields(Numbers(30, 60, stop_at=50), path, size=SIZE, append=True)
+    begun = content(tmp_path / "a.atlas.part")
+    assert run(path).added == 31
+    assert content(tmp_path / "a.atlas.part") == begun
+
+
+def test_a_former_atlas_that_came_back_during_the_exchange_is_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.atlas"
+    run(path, 0, 12)
+    shutil.copytree(path, tmp_path / "former.atlas")
+    rename = Path.rename
+
+    def stop(source: Path, target: Path) -> Path:
+        if source.name == "atlas":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, 12, append=True)
+    (tmp_path / "former.atlas").rename(path)
+    assert run(path, 12, append=True).added == 19
+    assert len(open_atlas(path)) == 31
+    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
+def test_an_exchanged_atlas_that_was_moved_away_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.atlas"
+    run(path, 0, 12)
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "retire", lambda *_: None)
+        run(path, 12, append=True)
+    path.rename(tmp_path / "elsewhere.atlas")
+    with pytest.raises(FormatError, match="there is no such atlas"):
+        run(path, 12, append=True)
+    with pytest.raises(OutputExistsError, match="with other settings"):
+        run(path)
 
 
 def test_an_atlas_with_fewer_rows_than_fields_is_not_finished(tmp_path: Path) -> None:

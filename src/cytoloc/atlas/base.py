@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.quarantine import QUARANTINE, Rejected, read_quarantine
 from cytoloc.atlas.store import damage, open_folder, refuse_disagreement, refuse_other_table, shard_path
-from cytoloc.errors import FormatError, first_line
+from cytoloc.errors import FormatError
 from cytoloc.files import sha256_of
 
 _ROWS_AT_A_TIME: Final = 512
@@ -83,20 +83,15 @@ class Base:
 
     def _rejected(self) -> list[Rejected]:
         """Return what was rejected, as many as the header says."""
-        try:
-            found = read_quarantine(self.path)
-            said = f"lists {len(found)}"
-            if any(None in each for each in found):
-                found, said = [], "is cut off"
-        except pl.exceptions.PolarsError as error:
-            found, said = [], f"cannot be read: {first_line(error)}"
-        count = self.header.get("quarantined", 0)
-        if len(found) != count:
+        file, count = self.path / QUARANTINE, self.header.get("quarantined", 0)
+        with damage(file):
+            whole = [each for each in read_quarantine(self.path) if None not in each]
+        if len(whole) != count:
             raise FormatError(
-                f"{self.path / QUARANTINE} {said}; {count} fields could not be imported.",
+                f"{file} lists {len(whole)} of {count} fields that could not be imported.",
                 way_out="Bring the file back, or import the atlas again.",
             )
-        return found
+        return whole
 
     @property
     def _table(self) -> Path:

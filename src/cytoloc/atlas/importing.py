@@ -41,10 +41,10 @@ from cytoloc.atlas.workshop import (
     enter,
     finished,
     give_name,
-    is_known,
     locked,
     part_of,
     retire,
+    settle,
 )
 from cytoloc.atlas.writer import AtlasWriter, fields_per_shard
 from cytoloc.errors import CytolocError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
@@ -169,12 +169,12 @@ def import_fields(
         existing(path, error=FormatError, what="atlas")
     plan = _digest(source, size=size, append=append)
     with disk_errors(path, kept=part_of(path)), locked(path):
-        known = is_known(path, plan)
-        if not append and not known:
-            refuse_existing(path)
-        part = enter(path, plan)
+        settle(path)
         result = finished(path, plan)
         if result is None:
+            if not append:
+                refuse_existing(path)
+            part = enter(path, plan)
             journal = Journal.read(part)
             try:
                 base = _base(path, journal, size=size) if append else None
@@ -192,18 +192,22 @@ def import_fields(
             except (CytolocError, OSError):
                 # What has nothing to go on with stands in nobody's way.
                 if not journal.shards:
-                    retire(path)
+                    retire(path, plan)
                 raise
             result = {"added": journal.added, "known": journal.known, "rejected": len(journal.rejected)}
             if base is not None:
                 # Nobody else adds to it meanwhile, but it may have been moved.
                 base = _base(path, journal, size=size)
             if base is None or not _has_it_all(base, journal):
-                _finish(source, path, part, base, journal, size=size)
+                try:
+                    _finish(source, path, part, base, journal, size=size)
+                except ImageError:
+                    retire(path, plan)
+                    raise
                 if not append:
                     refuse_existing(path)
                 give_name(path, part, result)
-        retire(path)
+        retire(path, plan)
     return Imported(path, result["added"], result["known"], result["rejected"])
 
 
@@ -294,7 +298,12 @@ def _pack(
             if not isinstance(loaded, Rejected):
                 row, chunk = loaded
                 if row["id"] in before:
-                    _refuse_known(row["id"], base, skip_known=skip_known)
+                    if not skip_known:
+                        commit()
+                        raise TableError(
+                            f"{base.path if base else ''} has a field {row['id']} already.",
+                            way_out="Say --skip-known to add only the fields that it does not have.",
+                        )
                     journal.known += 1
                     continue
                 if row["id"] in journal.ids:
@@ -366,14 +375,6 @@ def _pack_field(row: FieldRow, image: NDArray[np.uint8]) -> Packed | Rejected:
     return row_of(row, image), encode(image)
 
 
-def _refuse_known(name: str, base: Base | None, *, skip_known: bool) -> None:
-    if not skip_known:
-        raise TableError(
-            f"{base.path if base else ''} has a field {name} already.",
-            way_out="Say --skip-known to add only the fields that it does not have.",
-        )
-
-
 def _has_it_all(base: Base, journal: Journal) -> bool:
     """Return whether an import changes nothing: all fields are known, and what is rejected was rejected before."""
     if journal.added or (journal.rejected and not journal.known):
@@ -403,7 +404,6 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, jour
     """Write table, quarantine and header into the finished pixels."""
     if not journal.added and (base is None or (journal.rejected and not journal.known)):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in examples(journal.rejected))
-        retire(path)
         raise ImageError(
             f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
             way_out="Mend the files, or check the settings of the import.",

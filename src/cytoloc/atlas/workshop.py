@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from cytoloc.atlas.quarantine import Rejected
 from cytoloc.errors import OutputExistsError, StorageError
-from cytoloc.files import held, read_json, write_json
+from cytoloc.files import held, read_json, sha256_of, write_json
 from cytoloc.on_disk import DiskSet
 
 KIND: Final = "cytoloc-import"
@@ -110,16 +110,6 @@ def is_settled(path: Path) -> bool:
         return path.exists() and not part_of(path).exists() and not _done(path).exists()
 
 
-def is_known(path: Path, plan: str) -> bool:
-    """Return whether an import with this plan to ``path`` was begun and its folder not removed yet.
-
-    A folder whose removal was interrupted at its very end is removed.
-    """
-    if _done(path).exists() and not (_done(path) / _PLAN).exists():
-        shutil.rmtree(_done(path))
-    return any(_is_of(folder, plan) for folder in (part_of(path), _done(path)))
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from importing to ``path`` in the block.
@@ -132,6 +122,30 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def settle(path: Path) -> None:
+    """Finish what a killed process had begun of an exchange of atlases, or of tidying up; to be called under its lock.
+
+    Raises:
+        OutputExistsError: If a folder is in the way that is no import's.
+    """
+    part, done = part_of(path), _done(path)
+    if (part / "replaced").exists() and (part / "atlas").exists() and not path.exists():
+        (part / "atlas").rename(path)
+    if not (done / _PLAN).exists():
+        _clear(done)
+
+
+def finished(path: Path, plan: str) -> dict[str, Any] | None:
+    """Return the result of an import with this plan whose atlas is in its place, but whose folder was not removed."""
+    for folder in (_done(path), part_of(path)):
+        if not _is_of(folder, plan) or not (folder / _RESULT).exists():
+            continue
+        result = read_json(folder / _RESULT, kind=KIND, version=VERSION)
+        if (path / "atlas.json").exists() and sha256_of(path / "atlas.json") == result["atlas_sha256"]:
+            return result
+    return None
+
+
 def enter(path: Path, plan: str) -> Path:
     """Return the folder of an import to ``path``, new or taken up; to be called under its lock.
 
@@ -139,7 +153,6 @@ def enter(path: Path, plan: str) -> Path:
         OutputExistsError: If it is that of another import, or of nobody's.
     """
     part = part_of(path)
-    _settle(path, part)
     if not (part / _PLAN).exists():
         _clear(part)
         try:
@@ -157,30 +170,25 @@ def enter(path: Path, plan: str) -> Path:
     return part
 
 
-def finished(path: Path, plan: str) -> dict[str, Any] | None:
-    """Return the result of an import with this plan whose atlas is in its place, but whose folder was not removed."""
-    for folder in (_done(path), part_of(path)):
-        in_place = path.exists() and not (folder / "atlas").exists()
-        if in_place and _is_of(folder, plan) and (folder / _RESULT).exists():
-            return read_json(folder / _RESULT, kind=KIND, version=VERSION)
-    return None
-
-
 def give_name(path: Path, part: Path, result: dict[str, Any]) -> None:
     """Put the finished atlas in its place; an atlas that it replaces is kept until that is done."""
-    if not (part / _RESULT).exists():
-        write_json(part / _RESULT, result, kind=KIND, version=VERSION)
+    (part / _RESULT).unlink(missing_ok=True)
+    content = {**result, "atlas_sha256": sha256_of(part / "atlas" / "atlas.json")}
+    write_json(part / _RESULT, content, kind=KIND, version=VERSION)
     if path.exists():
+        if (part / "replaced").exists():
+            # Somebody has brought the atlas back from elsewhere.
+            shutil.rmtree(part / "replaced")
         path.rename(part / "replaced")
     (part / "atlas").rename(path)
 
 
-def retire(path: Path) -> None:
+def retire(path: Path, plan: str) -> None:
     """Remove what is left of an import that is done, or has nothing to go on with; its plan goes last."""
     part, done = part_of(path), _done(path)
     if done.exists():
         _empty(done)
-    if part.exists():
+    if _is_of(part, plan):
         part.rename(done)
         _empty(done)
 
@@ -200,12 +208,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(folder / name)
     (folder / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-def _settle(path: Path, part: Path) -> None:
-    """Finish an exchange of atlases in which a process was killed."""
-    if (part / "replaced").exists() and not path.exists():
-        (part / "atlas").rename(path)
 
 
 def _clear(part: Path) -> None:
