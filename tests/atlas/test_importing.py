@@ -326,6 +326,20 @@ def test_what_a_done_import_left_is_not_taken_for_another_atlas(
     assert not (tmp_path / "a.atlas.part").exists()
 
 
+@pytest.mark.parametrize("gone", ["import.json", "result.json"])
+def test_what_is_nearly_removed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+    path, done = tmp_path / "a.atlas", tmp_path / ".a.atlas.done"
+    leave_traces(path, monkeypatch)
+    (done / gone).unlink()
+    (done / "mine").write_text("precious")
+    with pytest.raises(OutputExistsError, match="holds mine"):
+        run(path)
+    (done / "mine").unlink()
+    with pytest.raises(OutputExistsError, match="already exists"):
+        run(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
 def test_an_append_is_done_anew_where_the_former_atlas_was_brought_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

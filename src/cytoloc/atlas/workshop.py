@@ -25,7 +25,7 @@ VERSION: Final = 4
 
 _PLAN: Final = "import.json"
 _RESULT: Final = "result.json"
-_OURS: Final = ("atlas", "journal", "replaced")
+_FOLDERS: Final = ("atlas", "journal", "replaced")
 
 
 @dataclass
@@ -131,7 +131,8 @@ def settle(path: Path) -> None:
     part, done = part_of(path), _done(path)
     if (part / "replaced").exists() and (part / "atlas").exists() and not path.exists():
         (part / "atlas").rename(path)
-    if not (done / _PLAN).exists():
+    if not ((done / _PLAN).exists() and (done / _RESULT).exists()):
+        # Nothing in it says any more that an import is done.
         _clear(done)
 
 
@@ -203,7 +204,7 @@ def _done(path: Path) -> Path:
 
 
 def _empty(folder: Path) -> None:
-    for name in _OURS:
+    for name in _FOLDERS:
         if (folder / name).exists():
             shutil.rmtree(folder / name)
     (folder / _PLAN).unlink(missing_ok=True)
@@ -211,7 +212,7 @@ def _empty(folder: Path) -> None:
 
 
 def _clear(part: Path) -> None:
-    """Remove a folder that a killed process had hardly begun; one that holds anything else is not ours.
+    """Remove a folder that a killed process had hardly begun, or nearly removed; what holds anything else is not ours.
 
     Raises:
         OutputExistsError: If it holds anything else.
@@ -220,7 +221,8 @@ def _clear(part: Path) -> None:
         return
     if part.is_dir():
         names = [each.name for each in part.iterdir()]
-        foreign = [name for name in names if name not in _OURS and not name.startswith((f".{_PLAN}", f".{_RESULT}"))]
+        ours = (*_FOLDERS, _PLAN, _RESULT)
+        foreign = [name for name in names if name not in ours and not name.startswith((f".{_PLAN}", f".{_RESULT}"))]
     else:
         foreign = ["no folder"]
     if foreign:
