@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -318,25 +318,33 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
     return path
 
 
-def walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
+def walk(
+    folder: Path, *, suffixes: tuple[str, ...], passing_over: Callable[[Path], bool] = lambda _folder: False
+) -> Iterator[str]:
     """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in no order.
 
     Names of any case count, hidden ones do not; a folder whose name ends in ``.zarr`` counts as a file. Links are
-    followed, loops are not; atlases, finished or not, are passed over.
+    followed, loops are not; folders in it of which ``passing_over`` says yes are left out.
 
     Raises:
         ImageError: If there is no such folder, or one in it cannot be read.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the files.")
-    yield from _below(os.fspath(folder), "", suffixes, frozenset())
+    yield from _below(os.fspath(folder), "", suffixes, frozenset(), passing_over)
 
 
-def _below(place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[str]) -> Iterator[str]:
+def _below(
+    place: str,
+    inside: str,
+    suffixes: tuple[str, ...],
+    above: frozenset[str],
+    passing_over: Callable[[Path], bool],
+) -> Iterator[str]:
     """Yield what :func:`walk` does of the folder ``place``, each behind ``inside``; no link leads back ``above``."""
     trail = above | {os.path.realpath(place)}
     try:
-        if above and _is_ours(place):
+        if above and passing_over(Path(place)):
             return
         with os.scandir(place) as entries:
             for entry in entries:
@@ -345,19 +353,11 @@ def _below(place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[
                     continue
                 if not name.endswith(".zarr") and _is_folder(entry):
                     if os.path.realpath(entry.path) not in trail:
-                        yield from _below(entry.path, f"{inside}{entry.name}/", suffixes, trail)
+                        yield from _below(entry.path, f"{inside}{entry.name}/", suffixes, trail, passing_over)
                 elif name.endswith(suffixes):
                     yield f"{inside}{entry.name}"
     except OSError as error:
         raise ImageError(f"{place} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
-
-
-def _is_ours(place: str) -> bool:
-    """Return whether a folder is an atlas, or where an import works that is not finished: its pixels are no source."""
-    folder = Path(place)
-    if folder.suffix == ".part":
-        return (folder / "import.json").exists()
-    return all((folder / name).exists() for name in ("atlas.json", "images.zarr", "fields.parquet"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cytoloc.atlas.quarantine import QUARANTINE, Rejected, read_quarantine
 from cytoloc.atlas.store import damage, open_folder, refuse_disagreement, refuse_other_table, shard_path
+from cytoloc.atlas.writer import fields_per_shard
 from cytoloc.errors import FormatError
 from cytoloc.files import sha256_of
 
@@ -56,6 +57,11 @@ class Base:
     def fingerprint(self) -> str:
         """What tells it from any other atlas: the SHA-256 of its header, which has that of its table."""
         return hashlib.sha256(json.dumps(self.header).encode()).hexdigest()
+
+    @property
+    def whole_shards(self) -> int:
+        """How many of its shards have all their fields."""
+        return len(self) // fields_per_shard(self.size)
 
     def shard_path(self, shard: int) -> Path:
         """Return the file of a shard."""

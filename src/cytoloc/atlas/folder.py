@@ -14,6 +14,7 @@ from cytoloc.atlas.field_files import FieldReader, Item
 from cytoloc.atlas.importing import Loaded
 from cytoloc.atlas.joint import Planes, find_joint_bounds, note
 from cytoloc.atlas.planes import PlaneChoice
+from cytoloc.atlas.workshop import holds_atlas
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
 from cytoloc.labels import ChannelRole
@@ -149,7 +150,7 @@ class FolderSource:
     def _claims(self, pattern: FilePattern | None) -> Iterator[tuple[str, Claim]]:
         """Yield the item of each file that was asked for, with what makes it one; count the rest."""
         picks = self.channels.picks
-        for path in walk(self.folder, suffixes=SUFFIXES):
+        for path in walk(self.folder, suffixes=SUFFIXES, passing_over=holds_atlas):
             claims: list[tuple[dict[str, str], list[ChannelRole]]] = []
             if not self.channels.one_file:
                 for role, pick in picks.items():

@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -31,10 +30,12 @@ from cytoloc.atlas.quarantine import (
     QUARANTINE,
     Rejected,
     examples,
+    printable,
     refuse_unprintable,
     rejected,
     write_quarantine,
 )
+from cytoloc.atlas.shards import Shards
 from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.atlas.workshop import (
     Journal,
@@ -50,7 +51,6 @@ from cytoloc.atlas.writer import AtlasWriter, fields_per_shard
 from cytoloc.errors import CytolocError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
 from cytoloc.files import disk_errors, existing, refuse_existing
 from cytoloc.labels import CHANNELS
-from cytoloc.memory import hand_back_freed_memory
 from cytoloc.on_disk import DiskSet
 from cytoloc.parallel import in_order
 
@@ -216,9 +216,9 @@ def _refuse_other_than_text(path: Path) -> None:
     try:
         os.path.realpath(path).encode()
     except UnicodeEncodeError as error:
-        said = os.path.realpath(path).encode("utf-8", "backslashreplace").decode()
         raise SettingsError(
-            f"{said} is not UTF-8, and no name for an atlas.", way_out="Choose another --out, or rename its folder."
+            f"{printable(os.path.realpath(path))} is not UTF-8, and no name for an atlas.",
+            way_out="Choose another --out, or rename its folder.",
         ) from error
 
 
@@ -249,47 +249,8 @@ def _pack(
     advance: Callable[[int, int], None],
 ) -> None:
     """Write what is not written yet, a shard at a time: one is written while the next is being read."""
-    kept = 0 if base is None else len(base) // writer.shard_length
-    # What a stopped process wrote, and did not enter into the journal.
-    writer.drop_shards(kept + journal.shards if journal.shards else 0)
+    shards = Shards(writer, base, journal)
     before = DiskSet() if base is None else DiskSet(base.ids())
-    chunks: list[bytes] = []
-    rows: list[dict[str, Any]] = []
-    bad: list[Rejected] = []
-    settled: list[str] = []
-    writing: list[tuple[Future[None], dict[str, Any]]] = []
-    if base is not None and journal.shards == 0:
-        _link_shards(base, writer, kept)
-        rest = (kept * writer.shard_length, len(base))
-        chunks += [encode(image) for image in base.images(*rest)]
-        rows += base.rows(*rest)
-
-    def commit() -> None:
-        while writing:
-            future, entry = writing.pop()
-            future.result()
-            journal.commit(entry)
-
-    def close_shard(item: int, within: int) -> None:
-        """Start to write the shard that is full; its entry is committed once it lies on the disk."""
-        commit()
-        entry = {
-            "base": base.fingerprint if base else None,
-            "next": [item, within],
-            "added": journal.added,
-            "known": journal.known,
-            "rejected": list(bad),
-            "settled": list(settled),
-            "rows": list(rows),
-        }
-        if chunks:
-            writing.append((writer.put(kept + journal.shards, chunks), entry))
-        else:
-            journal.commit(entry)
-        for each in (chunks, rows, bad, settled):
-            each.clear()
-        hand_back_freed_memory()
-
     items = source.items
     for item, results in _packed(source, range(journal.item, len(items)), size=writer.size, pool=pool):
         first = journal.within if item == journal.item else 0
@@ -299,7 +260,7 @@ def _pack(
                 row, chunk = loaded
                 if row["id"] in before:
                     if not skip_known:
-                        commit()
+                        shards.commit()
                         raise TableError(
                             f"{base.path if base else ''} has a field {row['id']} already.",
                             way_out="Say --skip-known to add only the fields that it does not have.",
@@ -310,27 +271,18 @@ def _pack(
                     loaded = Rejected(row["id"], "an earlier field of this import has the same id")
             if isinstance(loaded, Rejected):
                 if strict:
-                    commit()
+                    shards.commit()
                     raise ImageError(
                         f"{loaded.id}: {loaded.reason}",
                         way_out="Mend it, or leave out --strict, and start again; whole shards are kept.",
                     )
-                bad.append(loaded)
-                journal.rejected.append(loaded)
+                shards.reject(loaded)
                 continue
-            journal.ids.add(row["id"])
-            journal.added += 1
-            if row["id"] != items[item] and items[item] not in journal.settled:
-                journal.settled.add(items[item])
-                settled.append(items[item])
-            chunks.append(chunk)
-            rows.append(row)
-            if len(chunks) == writer.shard_length:
-                close_shard(item, position + 1)
+            shards.add(items[item], row, chunk)
+            if shards.full:
+                shards.close(item, position + 1)
         advance(item + 1, len(items))
-    if chunks or bad or not journal.shards:
-        close_shard(len(items), 0)
-    commit()
+    shards.finish(len(items))
 
 
 def _packed(
@@ -382,24 +334,6 @@ def _has_it_all(base: Base, journal: Journal) -> bool:
     return set(journal.rejected) <= set(base.quarantine)
 
 
-def _link_shards(base: Base, writer: AtlasWriter, count: int) -> None:
-    """Give the new atlas the full shards of the old one, without copying where the disk allows that.
-
-    Raises:
-        FormatError: If one is not there.
-    """
-    for shard in range(count):
-        source, target = base.shard_path(shard), writer.shard_path(shard)
-        if not source.exists():
-            raise FormatError(f"{base.path} is damaged: {source} is missing.", way_out="Import it again.")
-        target.parent.mkdir(parents=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            # Some file systems have no links; a copy is as good, and fails if there is another reason.
-            shutil.copyfile(source, target)
-
-
 def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, journal: Journal, *, size: int) -> None:
     """Write table, quarantine and header into the finished pixels."""
     if not journal.added and (base is None or (journal.rejected and not journal.known)):
@@ -408,7 +342,7 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, jour
             f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
             way_out="Mend the files, or check the settings of the import.",
         )
-    kept = 0 if base is None else len(base) // fields_per_shard(size) * fields_per_shard(size)
+    kept = 0 if base is None else base.whole_shards * fields_per_shard(size)
     count = (len(base) if base else 0) + journal.added
 
     def rows() -> Iterator[dict[str, Any]]:

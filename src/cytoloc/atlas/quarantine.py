@@ -27,14 +27,14 @@ def rejected(name: str, error: ImageError) -> Rejected:
     """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the way out."""
     # What a library says has no full stop.
     stop = "" if error.message.endswith((".", "!", "?")) or not error.way_out else "."
-    return Rejected(_printable(name), _printable(f"{error.message}{stop} {error.way_out}".rstrip()))
+    return Rejected(printable(name), printable(f"{error.message}{stop} {error.way_out}".rstrip()))
 
 
 def refuse_unprintable(name: str) -> None:
     """Raise :class:`~cytoloc.errors.ImageError` if a name is no line of text: file names may be any bytes."""
-    if _printable(name) != name:
+    if printable(name) != name:
         raise ImageError(
-            f"the name {_printable(name)} is not UTF-8, or holds a line's end.", way_out="Rename the files."
+            f"the name {printable(name)} is not UTF-8, or holds a line's end.", way_out="Rename the files."
         )
 
 
@@ -61,7 +61,7 @@ def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:
         pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(temporary)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return ``text`` with what is no UTF-8, or has no shape but moves what stands behind it, spelled out."""
     whole = text.encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda each: each[0].encode("unicode_escape").decode(), whole)

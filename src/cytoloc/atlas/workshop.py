@@ -98,6 +98,13 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
+def holds_atlas(folder: Path) -> bool:
+    """Return whether a folder is an atlas, or where an import works that is not finished: its pixels are no source."""
+    if folder.suffix == ".part":
+        return (folder / _PLAN).exists()
+    return all((folder / name).exists() for name in ("atlas.json", "images.zarr", "fields.parquet"))
+
+
 def is_settled(path: Path) -> bool:
     """Return whether something lies at ``path`` and no import to it has anything left to do, be it tidying up.
 
