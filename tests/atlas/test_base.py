@@ -67,13 +67,14 @@ def test_damage_beside_the_table_is_found_before_anything_is_begun(path: Path, p
 
     header = json.loads((path / "atlas.json").read_text())
     (path / "atlas.json").write_text(json.dumps({**header, "quarantined": 1}))
-    refused(r"quarantine\.csv lists 0 of 1 fields")
+    refused(r"quarantine\.csv has 0 rows, 0 of them whole, for 1 fields")
     for content, said in (
         ("", "is damaged: empty CSV"),
         ("id,why\na,b\n", "is damaged: "),
-        ("id,reason\n", "lists 0 of 1"),
-        ("id,reason\na\n", "lists 0 of 1"),
-        ("id,reason\na,b\nc,d\n", "lists 2 of 1"),
+        ("id,reason\n", "has 0 rows"),
+        ("id,reason\na\n", "has 1 rows, 0 of them whole"),
+        ("id,reason\na,b\nc,d\n", "has 2 rows"),
+        ("id,reason\na,b\nc\n", "has 2 rows, 1 of them whole"),
     ):
         (path / "quarantine.csv").write_text(content)
         refused(rf"quarantine\.csv {said}")

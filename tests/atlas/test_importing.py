@@ -390,6 +390,27 @@ def test_a_former_atlas_that_came_back_during_the_exchange_is_exchanged(
     assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
 
 
+@pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
+def test_a_done_import_whose_atlas_is_elsewhere_is_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, append: bool
+) -> None:
+    path = tmp_path / "a.atlas"
+    if append:
+        run(path, 0, 12)
+        shutil.copytree(path, tmp_path / "former.atlas")
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "retire", lambda *_: None)
+        run(path, 12, append=append)
+    whole = content(path)
+    path.rename(tmp_path / "elsewhere.atlas")
+    if append:
+        (tmp_path / "former.atlas").rename(path)
+    assert run(path, 12, append=append).added == 19
+    assert content(path) == whole
+    assert list(open_atlas(path).damaged()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "elsewhere.atlas"]
+
+
 def test_an_exchanged_atlas_that_was_moved_away_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.atlas"
     run(path, 0, 12)
@@ -399,6 +420,7 @@ def test_an_exchanged_atlas_that_was_moved_away_is_missed(tmp_path: Path, monkey
     path.rename(tmp_path / "elsewhere.atlas")
     with pytest.raises(FormatError, match="there is no such atlas"):
         run(path, 12, append=True)
+    assert (tmp_path / "a.atlas.part" / "replaced" / "atlas.json").exists()
     with pytest.raises(OutputExistsError, match="with other settings"):
         run(path)
 
@@ -683,12 +705,21 @@ def test_an_import_from_another_folder_is_another_import(tmp_path: Path) -> None
         import_fields(elsewhere, tmp_path / "a.atlas", size=SIZE)
 
 
-def test_a_folder_that_is_no_imports_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["precious", "result.json"])
+def test_a_folder_that_is_no_imports_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.atlas.part").mkdir()
-    (tmp_path / "a.atlas.part" / "precious").write_text("mine")
-    with pytest.raises(OutputExistsError, match="in the way: it is no import's, and holds precious"):
+    (tmp_path / "a.atlas.part" / name).write_text("mine")
+    with pytest.raises(OutputExistsError, match=f"in the way: it is no import's, and holds {name}"):
         run(tmp_path / "a.atlas")
-    assert sorted(each.name for each in tmp_path.rglob("*")) == ["a.atlas.part", "precious"]
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["a.atlas.part", name]
+
+
+def test_folders_that_are_no_imports_are_not_exchanged(tmp_path: Path) -> None:
+    for name in ("atlas", "replaced"):
+        (tmp_path / "a.atlas.part" / name).mkdir(parents=True)
+    with pytest.raises(FormatError, match="there is no such atlas"):
+        run(tmp_path / "a.atlas", append=True)
+    assert not (tmp_path / "a.atlas").exists()
 
 
 def test_an_atlas_behind_a_link_is_added_to_where_it_is(tmp_path: Path) -> None:

@@ -91,13 +91,14 @@ class Base:
         """Return what was rejected, as many as the header says."""
         file, count = self.path / QUARANTINE, self.header.get("quarantined", 0)
         with damage(file):
-            whole = [each for each in read_quarantine(self.path) if None not in each]
-        if len(whole) != count:
+            found = read_quarantine(self.path)
+        whole = sum(None not in each for each in found)
+        if whole != count or len(found) != count:
             raise FormatError(
-                f"{file} lists {len(whole)} of {count} fields that could not be imported.",
+                f"{file} has {len(found)} rows, {whole} of them whole, for {count} fields that could not be imported.",
                 way_out="Bring the file back, or import the atlas again.",
             )
-        return whole
+        return found
 
     @property
     def _table(self) -> Path:

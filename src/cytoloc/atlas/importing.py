@@ -172,7 +172,9 @@ def import_fields(
         settle(path)
         result = finished(path, plan)
         if result is None:
-            if not append:
+            if append:
+                existing(path, error=FormatError, what="atlas")
+            else:
                 refuse_existing(path)
             part = enter(path, plan)
             journal = Journal.read(part)

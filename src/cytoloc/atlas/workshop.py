@@ -21,7 +21,7 @@ from cytoloc.files import held, read_json, sha256_of, write_json
 from cytoloc.on_disk import DiskSet
 
 KIND: Final = "cytoloc-import"
-VERSION: Final = 4
+VERSION: Final = 5
 
 _PLAN: Final = "import.json"
 _RESULT: Final = "result.json"
@@ -136,11 +136,12 @@ def settle(path: Path) -> None:
         OutputExistsError: If a folder is in the way that is no import's.
     """
     part, done = part_of(path), _done(path)
-    if (part / "replaced").exists() and (part / "atlas").exists() and not path.exists():
+    exchanging = all((part / name).exists() for name in (_PLAN, _RESULT, "replaced", "atlas"))
+    if exchanging and not path.exists():
         (part / "atlas").rename(path)
     if not ((done / _PLAN).exists() and (done / _RESULT).exists()):
         # Nothing in it says any more that an import is done.
-        _clear(done)
+        _clear(done, also=(_PLAN, _RESULT))
 
 
 def finished(path: Path, plan: str) -> dict[str, Any] | None:
@@ -161,6 +162,9 @@ def enter(path: Path, plan: str) -> Path:
         OutputExistsError: If it is that of another import, or of nobody's.
     """
     part = part_of(path)
+    if _is_of(part, plan) and (part / _RESULT).exists() and not (part / "atlas").exists():
+        # It was finished, and its atlas is elsewhere now.
+        retire(path, plan)
     if not (part / _PLAN).exists():
         _clear(part)
         try:
@@ -218,23 +222,27 @@ def _empty(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _clear(part: Path) -> None:
+def _clear(folder: Path, *, also: tuple[str, ...] = ()) -> None:
     """Remove a folder that a killed process had hardly begun, or nearly removed; what holds anything else is not ours.
+
+    Args:
+        folder: It may not be there.
+        also: Names of files that it may hold besides those that a killed process leaves half-written.
 
     Raises:
         OutputExistsError: If it holds anything else.
     """
-    if not part.exists():
+    if not folder.exists():
         return
-    if part.is_dir():
-        names = [each.name for each in part.iterdir()]
-        ours = (*_FOLDERS, _PLAN, _RESULT)
+    if folder.is_dir():
+        names = [each.name for each in folder.iterdir()]
+        ours = (*_FOLDERS, *also)
         foreign = [name for name in names if name not in ours and not name.startswith((f".{_PLAN}", f".{_RESULT}"))]
     else:
         foreign = ["no folder"]
     if foreign:
         raise OutputExistsError(
-            f"{part} is in the way: it is no import's, and holds {', '.join(sorted(foreign)[:3])}.",
+            f"{folder} is in the way: it is no import's, and holds {', '.join(sorted(foreign)[:3])}.",
             way_out="Nothing was changed. Move it, or choose another --out.",
         )
-    shutil.rmtree(part)
+    shutil.rmtree(folder)
