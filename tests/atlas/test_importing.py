@@ -330,6 +330,8 @@ def test_what_a_done_import_left_is_not_taken_for_another_atlas(
 def test_what_is_nearly_removed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     path, done = tmp_path / "a.atlas", tmp_path / ".a.atlas.done"
     leave_traces(path, monkeypatch)
+    # In the order in which they go.
+    shutil.rmtree(done / "journal")
     (done / gone).unlink()
     (done / "mine").write_text("precious")
     with pytest.raises(OutputExistsError, match="holds mine"):
@@ -411,6 +413,51 @@ def test_a_done_import_whose_atlas_is_elsewhere_is_done_anew(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "elsewhere.atlas"]
 
 
+def test_a_former_atlas_is_not_removed_for_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, kept = tmp_path / "a.atlas", tmp_path / "a.atlas.part" / "replaced"
+    run(path, 0, 12)
+    former = content(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "retire", lambda *_: None)
+        run(path, 12, append=True)
+    shutil.rmtree(path)
+    path.mkdir()
+    for _ in range(2):
+        with pytest.raises(OutputExistsError, match=r"is what .* was before it was added to"):
+            run(path, 12, append=True)
+        assert content(kept) == former
+        shutil.rmtree(path)
+        run(tmp_path / "other.atlas", 0, 4)
+        (tmp_path / "other.atlas").rename(path)
+
+
+def test_an_atlas_that_is_half_written_is_never_given_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, part = tmp_path / "a.atlas", tmp_path / "a.atlas.part"
+    run(path, 0, 12)
+    shutil.copytree(path, tmp_path / "former.atlas")
+    rename = Path.rename
+
+    def stop(source: Path, target: Path) -> Path:
+        if source.name == "atlas":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    def stop_writing(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    for owner, name, instead in ((Path, "rename", stop), (writer, "_write_table", stop_writing)):
+        if name == "_write_table":
+            shutil.copytree(tmp_path / "former.atlas", path)
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, instead)
+            with pytest.raises(KeyboardInterrupt):
+                run(path, 12, append=True)
+    shutil.rmtree(path)
+    with pytest.raises(FormatError, match="there is no such atlas"):
+        run(path, 12, append=True)
+    assert content(part / "replaced") == content(tmp_path / "former.atlas")
+
+
 def test_an_exchanged_atlas_that_was_moved_away_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.atlas"
     run(path, 0, 12)
@@ -421,8 +468,9 @@ def test_an_exchanged_atlas_that_was_moved_away_is_missed(tmp_path: Path, monkey
     with pytest.raises(FormatError, match="there is no such atlas"):
         run(path, 12, append=True)
     assert (tmp_path / "a.atlas.part" / "replaced" / "atlas.json").exists()
-    with pytest.raises(OutputExistsError, match="with other settings"):
+    with pytest.raises(OutputExistsError, match="with other settings") as caught:
         run(path)
+    assert "a.atlas.part/replaced: it is the atlas that was added to" in caught.value.way_out
 
 
 def test_an_atlas_with_fewer_rows_than_fields_is_not_finished(tmp_path: Path) -> None:
@@ -705,13 +753,18 @@ def test_an_import_from_another_folder_is_another_import(tmp_path: Path) -> None
         import_fields(elsewhere, tmp_path / "a.atlas", size=SIZE)
 
 
-@pytest.mark.parametrize("name", ["precious", "result.json"])
-def test_a_folder_that_is_no_imports_is_left_alone(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.atlas.part").mkdir()
-    (tmp_path / "a.atlas.part" / name).write_text("mine")
-    with pytest.raises(OutputExistsError, match=f"in the way: it is no import's, and holds {name}"):
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("a.atlas.part", name) for name in ("precious", "result.json", "atlas/precious", "journal/precious")]
+    + [(".a.atlas.done", name) for name in ("precious", "atlas/precious", "replaced/precious")],
+)
+def test_a_folder_that_is_no_imports_is_left_alone(tmp_path: Path, folder: str, name: str) -> None:
+    file = tmp_path / folder / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(OutputExistsError, match=f"in the way: it is no import's, and holds {name.partition('/')[0]}"):
         run(tmp_path / "a.atlas")
-    assert sorted(each.name for each in tmp_path.rglob("*")) == ["a.atlas.part", name]
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [file]
 
 
 def test_folders_that_are_no_imports_are_not_exchanged(tmp_path: Path) -> None:

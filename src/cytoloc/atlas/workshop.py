@@ -139,9 +139,12 @@ def settle(path: Path) -> None:
     exchanging = all((part / name).exists() for name in (_PLAN, _RESULT, "replaced", "atlas"))
     if exchanging and not path.exists():
         (part / "atlas").rename(path)
-    if not ((done / _PLAN).exists() and (done / _RESULT).exists()):
-        # Nothing in it says any more that an import is done.
-        _clear(done, also=(_PLAN, _RESULT))
+    if done.exists():
+        planned = (done / _PLAN).exists()
+        _refuse_foreign(done, known=(*_FOLDERS, _PLAN, _RESULT) if planned else (_RESULT,))
+        if not planned or not (done / _RESULT).exists():
+            # Nothing in it says any more that an import is done.
+            _empty(done)
 
 
 def finished(path: Path, plan: str) -> dict[str, Any] | None:
@@ -150,7 +153,7 @@ def finished(path: Path, plan: str) -> dict[str, Any] | None:
         if not _is_of(folder, plan) or not (folder / _RESULT).exists():
             continue
         result = read_json(folder / _RESULT, kind=KIND, version=VERSION)
-        if (path / "atlas.json").exists() and sha256_of(path / "atlas.json") == result["atlas_sha256"]:
+        if holds_atlas(path) and sha256_of(path / "atlas.json") == result["atlas_sha256"]:
             return result
     return None
 
@@ -164,21 +167,29 @@ def enter(path: Path, plan: str) -> Path:
     part = part_of(path)
     if _is_of(part, plan) and (part / _RESULT).exists() and not (part / "atlas").exists():
         # It was finished, and its atlas is elsewhere now.
+        _refuse_loss(part / "replaced", path)
         retire(path, plan)
     if not (part / _PLAN).exists():
-        _clear(part)
+        if part.exists():
+            _refuse_foreign(part)
+            _empty(part)
         try:
             (part / "atlas").mkdir(parents=True)
             (part / "journal").mkdir()
             write_json(part / _PLAN, {"plan": plan}, kind=KIND, version=VERSION)
         except (OSError, StorageError):
-            _clear(part)
+            if part.exists():
+                _empty(part)
             raise
     elif not _is_of(part, plan):
+        former = f" First move {part / 'replaced'}: it is the atlas that was added to."
         raise OutputExistsError(
             f"{part} was begun with other settings or other files, and not finished.",
-            way_out="Start that one again to finish it, or remove the folder to begin anew.",
+            way_out="Start that one again to finish it, or remove the folder to begin anew."
+            + (former if (part / "replaced").exists() else ""),
         )
+    # What is finished from here on is another try: until then no result speaks of what is in the folder.
+    (part / _RESULT).unlink(missing_ok=True)
     return part
 
 
@@ -222,27 +233,32 @@ def _empty(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _clear(folder: Path, *, also: tuple[str, ...] = ()) -> None:
-    """Remove a folder that a killed process had hardly begun, or nearly removed; what holds anything else is not ours.
+def _refuse_loss(former: Path, path: Path) -> None:
+    """Raise :class:`OutputExistsError` if ``former`` is there and not the same as ``path``: there may be no other."""
+    headers = [folder / "atlas.json" for folder in (former, path)]
+    same = all(header.exists() for header in headers) and len({sha256_of(header) for header in headers}) == 1
+    if former.exists() and not same:
+        raise OutputExistsError(
+            f"{former} is what {path} was before it was added to, and {path} is another atlas now, or none.",
+            way_out=f"Move it to where it shall stay, and remove {former.parent}.",
+        )
+
+
+def _refuse_foreign(folder: Path, *, known: tuple[str, ...] = ()) -> None:
+    """Raise :class:`OutputExistsError` if a folder holds anything that no import put there.
 
     Args:
-        folder: It may not be there.
-        also: Names of files that it may hold besides those that a killed process leaves half-written.
-
-    Raises:
-        OutputExistsError: If it holds anything else.
+        folder: Holds what a killed process had hardly begun, folders with nothing in them and half-written files.
+        known: Names besides.
     """
-    if not folder.exists():
-        return
-    if folder.is_dir():
-        names = [each.name for each in folder.iterdir()]
-        ours = (*_FOLDERS, *also)
-        foreign = [name for name in names if name not in ours and not name.startswith((f".{_PLAN}", f".{_RESULT}"))]
-    else:
-        foreign = ["no folder"]
+
+    def ours(each: Path) -> bool:
+        begun = each.name in _FOLDERS and each.is_dir() and not any(each.iterdir())
+        return begun or each.name in known or each.name.startswith((f".{_PLAN}", f".{_RESULT}"))
+
+    foreign = [each.name for each in folder.iterdir() if not ours(each)] if folder.is_dir() else ["no folder"]
     if foreign:
         raise OutputExistsError(
             f"{folder} is in the way: it is no import's, and holds {', '.join(sorted(foreign)[:3])}.",
             way_out="Nothing was changed. Move it, or choose another --out.",
         )
-    shutil.rmtree(folder)
