@@ -327,10 +327,12 @@ def test_what_a_done_import_left_is_not_taken_for_another_atlas(
 
 
 @pytest.mark.parametrize("gone", ["import.json", "result.json"])
-def test_what_is_nearly_removed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+def test_what_does_not_say_that_an_import_is_done_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
     path, done = tmp_path / "a.atlas", tmp_path / ".a.atlas.done"
     leave_traces(path, monkeypatch)
-    # In the order in which they go.
+    # Of one that was done the plan goes first; one that failed has no result.
     shutil.rmtree(done / "journal")
     (done / gone).unlink()
     (done / "mine").write_text("precious")
@@ -390,6 +392,32 @@ def test_a_former_atlas_that_came_back_during_the_exchange_is_exchanged(
     assert run(path, 12, append=True).added == 19
     assert len(open_atlas(path)) == 31
     assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+
+
+@pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
+@pytest.mark.parametrize("left", ["part", "done"])
+def test_an_atlas_may_be_called_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, *, append: bool
+) -> None:
+    path = tmp_path / "x.part"
+    if append:
+        run(path, 0, 12)
+    if left == "done":
+        leave_traces(path, monkeypatch, start=12, append=append)
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(importing, "retire", lambda *_: None)
+            run(path, 12, append=append)
+    assert run(path, 12, append=append).added == 19
+    assert [each.name for each in tmp_path.iterdir()] == ["x.part"]
+
+
+def test_what_is_done_is_an_atlas_with_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.atlas"
+    leave_traces(path, monkeypatch)
+    (path / "fields.parquet").unlink()
+    with pytest.raises(OutputExistsError, match="already exists"):
+        run(path)
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])

@@ -100,8 +100,10 @@ def part_of(path: Path) -> Path:
 
 def holds_atlas(folder: Path) -> bool:
     """Return whether a folder is an atlas, or where an import works that is not finished: its pixels are no source."""
-    if folder.suffix == ".part":
-        return (folder / _PLAN).exists()
+    return _is_atlas(folder) or (folder.suffix == ".part" and (folder / _PLAN).exists())
+
+
+def _is_atlas(folder: Path) -> bool:
     return all((folder / name).exists() for name in ("atlas.json", "images.zarr", "fields.parquet"))
 
 
@@ -153,7 +155,7 @@ def finished(path: Path, plan: str) -> dict[str, Any] | None:
         if not _is_of(folder, plan) or not (folder / _RESULT).exists():
             continue
         result = read_json(folder / _RESULT, kind=KIND, version=VERSION)
-        if holds_atlas(path) and sha256_of(path / "atlas.json") == result["atlas_sha256"]:
+        if _is_atlas(path) and sha256_of(path / "atlas.json") == result["atlas_sha256"]:
             return result
     return None
 
@@ -162,7 +164,8 @@ def enter(path: Path, plan: str) -> Path:
     """Return the folder of an import to ``path``, new or taken up; to be called under its lock.
 
     Raises:
-        OutputExistsError: If it is that of another import, or of nobody's.
+        OutputExistsError: If it is that of another import, or of nobody's, or if the atlas at ``path`` is neither the
+            one that this import made nor the one that it added to.
     """
     part = part_of(path)
     if _is_of(part, plan) and (part / _RESULT).exists() and not (part / "atlas").exists():
@@ -207,7 +210,7 @@ def give_name(path: Path, part: Path, result: dict[str, Any]) -> None:
 
 
 def retire(path: Path, plan: str) -> None:
-    """Remove what is left of an import that is done, or has nothing to go on with; its plan goes last."""
+    """Remove what is left of an import that is done, or has nothing to go on with; its plan goes after its work."""
     part, done = part_of(path), _done(path)
     if done.exists():
         _empty(done)
@@ -235,8 +238,8 @@ def _empty(folder: Path) -> None:
 
 def _refuse_loss(former: Path, path: Path) -> None:
     """Raise :class:`OutputExistsError` if ``former`` is there and not the same as ``path``: there may be no other."""
-    headers = [folder / "atlas.json" for folder in (former, path)]
-    same = all(header.exists() for header in headers) and len({sha256_of(header) for header in headers}) == 1
+    both = _is_atlas(former) and _is_atlas(path)
+    same = both and sha256_of(former / "atlas.json") == sha256_of(path / "atlas.json")
     if former.exists() and not same:
         raise OutputExistsError(
             f"{former} is what {path} was before it was added to, and {path} is another atlas now, or none.",
