@@ -21,13 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.atlas.store import Atlas, FieldRow
-from cytoloc.atlas.writer import write_atlas
 from cytoloc.curation.duplicates import find_duplicates
 from cytoloc.curation.matching import registered_correlation
+from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.store import Dataset, FieldRow
+from cytoloc.dataset.writer import write_dataset
 from cytoloc.pictures.hashes import TRANSFORMS, turned
-from cytoloc.simulate.study import simulate_atlas
+from cytoloc.simulate.study import simulate_dataset
 
 Image = NDArray[np.uint8]
 Change = Callable[[Image], Image]
@@ -84,18 +84,21 @@ KINDS: dict[str, Sequence[Change]] = {
 }
 
 
-def copies_of(atlas: Atlas, changes: Sequence[Change]) -> Iterator[tuple[FieldRow, Image]]:
+def copies_of(dataset: Dataset, changes: Sequence[Change]) -> Iterator[tuple[FieldRow, Image]]:
     """Yield a copy of every field, changed in the ways of ``changes`` by turns."""
-    for row, name in enumerate(atlas.ids):
-        changed = np.ascontiguousarray(changes[row % len(changes)](atlas[row]))
-        yield FieldRow(id=f"copy-{name}", source="copy", original_px=atlas.size, original_width_px=atlas.size), changed
+    for row, name in enumerate(dataset.ids):
+        changed = np.ascontiguousarray(changes[row % len(changes)](dataset[row]))
+        yield (
+            FieldRow(id=f"copy-{name}", source="copy", original_px=dataset.size, original_width_px=dataset.size),
+            changed,
+        )
 
 
-def judge(originals: Atlas, folder: Path) -> None:
+def judge(originals: Dataset, folder: Path) -> None:
     """Print recall and precision for each kind of copy."""
     for number, (kind, changes) in enumerate(KINDS.items()):
-        path = folder / f"{number}.atlas"
-        copies = write_atlas(path, copies_of(originals, changes), size=originals.size, made_by={"command": "study"})
+        path = folder / f"{number}.dataset"
+        copies = write_dataset(path, copies_of(originals, changes), size=originals.size, made_by={"command": "study"})
         found = find_duplicates([originals, copies])
         right = [a.removeprefix("copy-") == b.removeprefix("copy-") for a, b in found.select("a", "b").iter_rows()]
         marked = found.with_columns(right=np.array(right, bool))
@@ -111,9 +114,9 @@ def judge(originals: Atlas, folder: Path) -> None:
         )
 
 
-def different(atlas: Atlas, pairs: Sequence[tuple[int, int]]) -> None:
+def different(dataset: Dataset, pairs: Sequence[tuple[int, int]]) -> None:
     """Print the greatest correlation of some pairs of different fields."""
-    greatest = max(registered_correlation(atlas[one], atlas[other]) for one, other in pairs)
+    greatest = max(registered_correlation(dataset[one], dataset[other]) for one, other in pairs)
     print(f"{len(pairs)} pairs that are no copies: greatest correlation {greatest:.3f}\n", flush=True)
 
 
@@ -133,12 +136,12 @@ def main() -> None:
             )
             for name in sorted(found)
         )
-        real = write_atlas(Path(place) / "real.atlas", fields, size=512, made_by={"command": "study"})
+        real = write_dataset(Path(place) / "real.dataset", fields, size=512, made_by={"command": "study"})
         print(f"{len(real)} real fields of {real.size} px")
         judge(real, Path(place))
         everyone = list(combinations(range(len(real)), 2))
         different(real, [everyone[i] for i in rng.choice(len(everyone), 500, replace=False)])
-        drawn = simulate_atlas(Path(place) / "drawn.atlas", n_fields=given.simulated, seed=0, size=256)
+        drawn = simulate_dataset(Path(place) / "drawn.dataset", n_fields=given.simulated, seed=0, size=256)
         print(f"{len(drawn)} simulated fields of {drawn.size} px")
         (Path(place) / "of-drawn").mkdir()
         judge(drawn, Path(place) / "of-drawn")

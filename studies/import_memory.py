@@ -5,7 +5,7 @@
 The fields are links to four smooth pictures, so that the number of fields, not their content, is what grows; a thousand
 of 256 px fill several shards. With --labels a list of labels says which fields are imported. With --hpa they are links
 to the fields of a folder of the Human Protein Atlas's JPEG files, taken in turns, and are imported as such. With
---append a thousand fields are added to each atlas.
+--append a thousand fields are added to each dataset.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cytoloc.atlas.hpa import HpaSource
-from cytoloc.atlas.importing import import_fields
-from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields
 from cytoloc.bench.rounds import in_separate_process, peak_mb
+from cytoloc.dataset.hpa import HpaSource
+from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.kaggle import COLOURS, KaggleSource, find_kaggle_fields
 from cytoloc.parallel import processes
 from cytoloc.pictures.scale import Scaling
 
@@ -91,7 +91,7 @@ def main() -> None:
     weigh = partial(import_and_weigh, hpa=given.hpa is not None)
     with tempfile.TemporaryDirectory() as place:
         for number in given.fields:
-            folder, target = Path(place) / str(number), Path(place) / f"{number}.atlas"
+            folder, target = Path(place) / str(number), Path(place) / f"{number}.dataset"
             folder.mkdir()
             if given.hpa:
                 link_hpa(folder, number, given.hpa)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.labels import CHANNELS
 from cytoloc.pictures.quality import Limits, measure, nucleus_measures
 

@@ -30,14 +30,14 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.labels import CHANNELS, LOCATIONS, N_LOCATIONS
 from cytoloc.lists import read_labels
 from cytoloc.pictures.hashes import field_hashes
 from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import Design, plan_one
-from cytoloc.simulate.study import draw_atlas
+from cytoloc.simulate.study import draw_dataset
 
 BANDS = 5
 
@@ -135,9 +135,9 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as place:
         design = Design(n_fields=given.simulated, seed=7, size=given.size, original_px=given.original)
-        atlas = draw_atlas(Path(place) / "s.atlas", design)
-        drawn = list(atlas)
-        wells = list(atlas.fields.select("plate", "well").iter_rows())
+        dataset = draw_dataset(Path(place) / "s.dataset", design)
+        drawn = list(dataset)
+        wells = list(dataset.fields.select("plate", "well").iter_rows())
     if given.sheet:
         labels = read_labels(given.labels)
         fewest = sorted(zip(sorted(found), real, strict=True), key=lambda each: len(labels[each[0]]))

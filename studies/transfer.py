@@ -1,8 +1,8 @@
 """What is learned from simulated fields alone, judged on real ones: mean ROC AUC and average precision over classes.
 
-    python studies/transfer.py REAL.atlas [SIMULATED.atlas] [--scores real.parquet …] [--half looked-at|kept]
+    python studies/transfer.py REAL.dataset [SIMULATED.dataset] [--scores real.parquet …] [--half looked-at|kept]
 
-Both atlases are labelled and of one size. Frozen ImageNet features (EfficientNet-Lite0; of the protein alone as grey,
+Both datasets are labelled and of one size. Frozen ImageNet features (EfficientNet-Lite0; of the protein alone as grey,
 and of microtubules, protein and nucleus as colours) with a linear layer are trained on the simulated fields, and, to
 compare, cross-validated on the real ones. Score files, of networks that were trained on simulated fields, are judged
 beside them, and how far each further file is from the first. Classes with at least five real fields count; intervals
@@ -30,8 +30,8 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cytoloc import open_atlas
-from cytoloc.atlas.store import Atlas
+from cytoloc import open_dataset
+from cytoloc.dataset.store import Dataset
 from cytoloc.labels import LOCATIONS
 from cytoloc.models.weights import initial_weights
 from cytoloc.scores import read_scores
@@ -40,7 +40,7 @@ LEAST = 5
 COLOURS = {"protein as grey": (1, 1, 1), "microtubules, protein, nucleus": (0, 1, 2)}
 
 
-def features(atlas: Atlas, planes: Sequence[int]) -> NDArray[np.float32]:
+def features(dataset: Dataset, planes: Sequence[int]) -> NDArray[np.float32]:
     """Return pooled features of every field, ``(n, 1280)``."""
     backbone = "tf_efficientnet_lite0"
     net = timm.create_model(backbone, num_classes=0).eval()
@@ -49,9 +49,9 @@ def features(atlas: Atlas, planes: Sequence[int]) -> NDArray[np.float32]:
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     found = []
     with torch.inference_mode():
-        for start in range(0, len(atlas), 32):
-            rows = np.arange(start, min(start + 32, len(atlas)))
-            pixels = torch.from_numpy(atlas.read(rows)[:, list(planes)]).float().div_(255)
+        for start in range(0, len(dataset), 32):
+            rows = np.arange(start, min(start + 32, len(dataset)))
+            pixels = torch.from_numpy(dataset.read(rows)[:, list(planes)]).float().div_(255)
             # Brightness says little: the 99.5th percentile of each plane becomes white, as for the eye.
             white = pixels.flatten(2).quantile(0.995, dim=2).clamp_min(0.05)[..., None, None]
             pixels = (pixels / white).clamp_(0, 1)
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--half", choices=["looked-at", "kept"])
     parser.add_argument("--scores", type=Path, nargs="*", default=[])
     given = parser.parse_args()
-    real = open_atlas(given.real)
+    real = open_dataset(given.real)
     truth = real.truth
     used = np.ones(len(real), bool) if given.half is None else halves(real.ids) == (given.half == "kept")
     counted = (truth.sum(axis=0) >= LEAST) & truth[used].any(axis=0)
@@ -133,7 +133,7 @@ def main() -> None:
         show(f"{path.name} less {given.scores[0].name}", found - networks[0], "+")
     if given.simulated is None:
         return
-    simulated = open_atlas(given.simulated)
+    simulated = open_dataset(given.simulated)
     for name, planes in COLOURS.items():
         of_real, of_simulated = features(real, planes), features(simulated, planes)
         judge(

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import Atlas
 from cytoloc.cli.app import main
+from cytoloc.dataset.store import Dataset
 from cytoloc.simulate.files import write_kaggle_field
-from cytoloc.simulate.study import simulate_atlas
+from cytoloc.simulate.study import simulate_dataset
 
 DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -57,9 +57,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    """Return an atlas of 40 simulated fields at 64 px."""
-    return simulate_atlas(tmp_path_factory.mktemp("study") / "study.atlas", n_fields=40, seed=3, size=64)
+def study(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return a dataset of 40 simulated fields at 64 px."""
+    return simulate_dataset(tmp_path_factory.mktemp("study") / "study.dataset", n_fields=40, seed=3, size=64)
 
 
 @pytest.fixture

@@ -78,14 +78,14 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
 
 
 def test_what_is_kept_of_an_output_is_named(tmp_path: Path) -> None:
-    kept = tmp_path / "a.atlas.part"
+    kept = tmp_path / "a.dataset.part"
     for ending in ("", f" {kept} keeps what is whole: with more room the same command goes on."):
         for error in (OSError(errno.ENOSPC, "No space left on device"), StorageError("full", way_out=FREE_SPACE)):
-            with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.atlas", kept=kept):
+            with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
                 raise error
             assert said.value.way_out == FREE_SPACE + ending
         kept.mkdir(exist_ok=True)
-    with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.atlas", kept=kept):
+    with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
         raise StorageError("busy", way_out="Wait.")
     assert said.value.way_out == "Wait."
 

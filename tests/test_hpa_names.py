@@ -8,7 +8,7 @@ from cytoloc.labels import LOCATIONS, LOCATIONS_2021, TO_2021
 
 def test_every_location_is_known_by_its_name_in_any_case() -> None:
     for location in LOCATIONS:
-        assert locations_of([location.name.upper()]).ids == (location.id,)
+        assert locations_of([location.name.upper()]).ids == (int(location.key),)
 
 
 def test_names_outside_the_28_are_mapped_left_out_or_reported() -> None:

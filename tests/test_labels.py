@@ -8,7 +8,7 @@ from cytoloc.labels import LOCATIONS, TRAINING_COUNTS, from_matrix, parse_labels
 
 
 def test_locations_are_numbered_in_order_and_have_different_names() -> None:
-    assert [location.id for location in LOCATIONS] == list(range(28))
+    assert [int(location.key) for location in LOCATIONS] == list(range(28))
     assert len({location.name for location in LOCATIONS}) == 28
     assert sum(not location.go_id for location in LOCATIONS) == 1
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cytoloc.atlas.kaggle import COLOURS, KaggleSource
+from cytoloc.dataset.kaggle import COLOURS, KaggleSource
 from cytoloc.errors import ImageError, StorageError
 from cytoloc.on_disk import DiskList, DiskMap, DiskSet, gathered
 from cytoloc.pictures.scale import Scaling

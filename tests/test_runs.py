@@ -8,7 +8,7 @@ from cytoloc.errors import FormatError, SettingsError
 from cytoloc.files import write_json
 from cytoloc.runs import HEADER, RUN_KIND, RUN_VERSION, SCORES, find_runs, is_run, read_header, refuse_unfinished
 
-SAID = {"fold": 0, "atlas": {"path": "a.atlas", "fingerprint": "f"}, "held_out": ["x"], "trained_on": ["y"]}
+SAID = {"fold": 0, "dataset": {"path": "a.dataset", "fingerprint": "f"}, "held_out": ["x"], "trained_on": ["y"]}
 
 
 def run_in(folder: Path, *, finished: bool = True, said: dict[str, object] | None = None) -> Path:
@@ -41,7 +41,13 @@ def test_runs_that_are_not_finished_are_all_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [{"fold": None}, {"atlas": "a.atlas"}, {"atlas": {"path": "a.atlas"}}, {"held_out": "x"}, {"trained_on": [3]}],
+    [
+        {"fold": None},
+        {"dataset": "a.dataset"},
+        {"dataset": {"path": "a.dataset"}},
+        {"held_out": "x"},
+        {"trained_on": [3]},
+    ],
 )
 def test_a_damaged_header_is_named_with_what_it_lacks(tmp_path: Path, said: dict[str, object]) -> None:
     assert read_header(run_in(tmp_path / "whole")).items() >= SAID.items()

@@ -41,17 +41,17 @@ ALLOWED = {
     "scores": {"errors", "labels", "files", "lists"},
     "runs": {"errors", "files"},
     "pictures": {"errors", "choices", "labels"},
-    "atlas": GROUND | {"pictures"},
-    "curation": GROUND | {"atlas", "pictures"},
-    "folds": GROUND | {"atlas", "pictures"},
+    "dataset": GROUND | {"pictures"},
+    "curation": GROUND | {"dataset", "pictures"},
+    "folds": GROUND | {"dataset", "pictures"},
     "fetch": GROUND | {"pictures"},
-    "simulate": GROUND | {"atlas.fields", "atlas.store", "atlas.importing", "atlas.workshop"},
+    "simulate": GROUND | {"dataset.fields", "dataset.store", "dataset.importing", "dataset.workshop"},
     "decide": GROUND,
     "models": GROUND,
-    "predict": GROUND | {"recipe", "models", "atlas", "decide", "pictures"},
-    "train": GROUND | {"recipe", "recipe_sections", "models", "atlas", "predict"},
+    "predict": GROUND | {"recipe", "models", "dataset", "decide", "pictures"},
+    "train": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict"},
     "report": GROUND | {"decide", "recipe"},
-    "bench": GROUND | {"atlas", "curation", "decide", "models", "pictures", "predict", "recipe", "train"},
+    "bench": GROUND | {"dataset", "curation", "decide", "models", "pictures", "predict", "recipe", "train"},
     "cli": GROUND
     | {
         "bench",
@@ -59,7 +59,7 @@ ALLOWED = {
         "folds",
         "recipe",
         "models",
-        "atlas",
+        "dataset",
         "decide",
         "fetch",
         "predict",
@@ -103,7 +103,7 @@ def test_imports_point_down() -> None:
 
 def test_public_names_are_those_written_down() -> None:
     assert sorted(cytoloc.__all__) == [
-        "Atlas",
+        "Dataset",
         "CHANNELS",
         "CytolocError",
         "LOCATIONS",
@@ -111,7 +111,7 @@ def test_public_names_are_those_written_down() -> None:
         "Scores",
         "__version__",
         "load",
-        "open_atlas",
+        "open_dataset",
         "read_scores",
     ]
     for name in cytoloc.__all__:
@@ -144,7 +144,7 @@ def test_core_rooms_work_without_torch() -> None:
         "        if name.split('.')[0] in {'torch', 'timm', 'pytorch_lightning'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "import cytoloc.atlas.kaggle, cytoloc.folds.making, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
+        "import cytoloc.dataset.kaggle, cytoloc.folds.making, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
         "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.scores\n"
         "print('fine')"
     )

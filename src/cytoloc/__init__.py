@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from cytoloc.atlas.store import Atlas as Atlas
-    from cytoloc.atlas.store import open_atlas as open_atlas
+    from cytoloc.dataset.store import Dataset as Dataset
+    from cytoloc.dataset.store import open_dataset as open_dataset
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.labels import CHANNELS as CHANNELS
     from cytoloc.labels import LOCATIONS as LOCATIONS
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: Final = {
-    "Atlas": "cytoloc.atlas.store",
-    "open_atlas": "cytoloc.atlas.store",
+    "Dataset": "cytoloc.dataset.store",
+    "open_dataset": "cytoloc.dataset.store",
     "CytolocError": "cytoloc.errors",
     "CHANNELS": "cytoloc.labels",
     "LOCATIONS": "cytoloc.labels",

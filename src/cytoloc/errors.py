@@ -59,6 +59,14 @@ class TableError(CytolocError):
     """A CSV or Parquet table whose columns, ids or values are not what they must be."""
 
 
+class LabelSetError(CytolocError):
+    """A label set that is not valid, or two things of different label sets that are used together."""
+
+
+class ChannelError(CytolocError):
+    """Channels that are not valid, are missing, or are not those that a model needs."""
+
+
 class FormatError(CytolocError):
     """A file of cytoloc's own that is damaged, of another type, or of a version this release cannot read."""
 

@@ -39,7 +39,7 @@ _OTHER_NAMES: Final[dict[str, int | None]] = {
 """Names outside the 28, in lower case: the location that stands for them, or None where none does."""
 
 KNOWN_NAMES: Final[dict[str, int | None]] = {
-    **{location.name.lower(): location.id for location in LOCATIONS},
+    **{location.name.lower(): int(location.key) for location in LOCATIONS},
     **_OTHER_NAMES,
 }
 """Every name of a location that the Atlas uses, in lower case, and the id of the 28 that stands for it."""

@@ -1,16 +1,400 @@
-"""The 28 locations of the Human Protein Atlas image classification task, and the four channel roles."""
+"""Label sets: the ordered lists of locations that datasets, models, predictions and decisions speak of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+import csv
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from cytoloc.errors import TableError
+from cytoloc.errors import LabelSetError, TableError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+SHIPPED: Final = ("hpa28", "hpa19", "subcell31", "hpa")
+"""The label sets that come with cytoloc, each in ``label_sets/NAME.csv``."""
+
+_SEPARATORS: Final = ";|,"
+_KEY: Final = re.compile(r"[^\s;|,]+")
+_SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Location(NamedTuple):
+    """A place in the cell.
+
+    Attributes:
+        key: A short word without blanks, unique in its label set; it names columns in files.
+        name: What people call it.
+        go_id: Its Gene Ontology term; empty if none is known.
+    """
+
+    key: str
+    name: str
+    go_id: str = ""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """An ordered list of locations.
+
+    The index of a location in ``locations`` is its column in every array of probabilities or labels.
+
+    Attributes:
+        name: Letters, digits, ``.``, ``_`` and ``-``.
+        version: From 1; a set that changes gets another version.
+        locations: At least two.
+
+    Raises:
+        LabelSetError: If a key or a name occurs twice or is not valid, or there are fewer than two locations.
+
+    Examples:
+        >>> labels = LabelSet.from_names(["Nuclear rim", "Cytoplasm"], name="mine")
+        >>> labels.keys
+        ('nuclear_rim', 'cytoplasm')
+        >>> labels.parse("Cytoplasm; nuclear rim", where="labels.csv, id 7")
+        (0, 1)
+        >>> LabelSet.hpa28().names[16]
+        'Cytokinetic bridge'
+    """
+
+    name: str
+    version: int
+    locations: tuple[Location, ...]
+
+    def __post_init__(self) -> None:
+        if not _SET_NAME.fullmatch(self.name) or type(self.version) is not int or self.version < 1:
+            raise LabelSetError(
+                f"A label set cannot have the name {self.name!r} and the version {self.version!r}.",
+                way_out="Use letters, digits, '.', '_' and '-' for the name, and an integer from 1 for the version.",
+            )
+        if len(self.locations) < 2:
+            raise LabelSetError(
+                f"The label set {self.name} has {len(self.locations)} location{'' if self.locations else 's'}.",
+                way_out="Give at least two: with one, every labelled field would have the same label.",
+            )
+        seen: dict[str, Location] = {}
+        for each in self.locations:
+            self._check(each)
+            for word in {each.key.casefold(), each.name.casefold()}:
+                other = seen.setdefault(word, each)
+                if other is not each:
+                    raise LabelSetError(
+                        f"The label set {self.name} has two locations with the key or name {word!r}.",
+                        way_out="Give each location a key and a name of its own; case does not count.",
+                    )
+
+    def _check(self, location: Location) -> None:
+        if not _KEY.fullmatch(location.key):
+            raise LabelSetError(
+                f"The label set {self.name} has the key {location.key!r}.",
+                way_out="Use a word without blanks, commas, semicolons or bars as a key.",
+            )
+        name = location.name
+        if not name.strip() or name != name.strip() or not name.isprintable() or set(name) & set(_SEPARATORS):
+            raise LabelSetError(
+                f"The label set {self.name} has the name {name!r}.",
+                way_out="Use a printable name without commas, semicolons or bars, and without blanks at its ends.",
+            )
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    def __iter__(self) -> Iterator[Location]:
+        return iter(self.locations)
+
+    def __getitem__(self, index: int) -> Location:
+        return self.locations[index]
+
+    def __str__(self) -> str:
+        return f"{self.name} (version {self.version}, {len(self)} locations)"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each location, in order."""
+        return tuple(location.key for location in self.locations)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each location, in order."""
+        return tuple(location.name for location in self.locations)
+
+    @classmethod
+    def hpa28(cls) -> LabelSet:
+        """Return the 28 locations of the 2018 Kaggle competition; keys are its class ids."""
+        return _shipped("hpa28")
+
+    @classmethod
+    def hpa19(cls) -> LabelSet:
+        """Return the 19 classes of the 2021 Kaggle competition; keys are its class ids."""
+        return _shipped("hpa19")
+
+    @classmethod
+    def subcell31(cls) -> LabelSet:
+        """Return the 31 classes of the SubCell models; keys are their positions in its output."""
+        return _shipped("subcell31")
+
+    @classmethod
+    def hpa(cls) -> LabelSet:
+        """Return all names of release 25.1 of the Human Protein Atlas; keys are the names with ``_`` for blanks."""
+        return _shipped("hpa")
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], *, name: str, version: int = 1) -> LabelSet:
+        """Return a label set whose keys are made of the names: ``Nuclear rim`` gets the key ``nuclear_rim``."""
+        return cls(name, version, tuple(Location(_slug(each), each) for each in names))
+
+    @classmethod
+    def from_csv(cls, path: str | Path, *, name: str | None = None) -> LabelSet:
+        """Return the label set in a CSV with the column ``name`` and, optionally, ``key`` and ``go_id``.
+
+        Args:
+            path: The file; rows are in the order of the locations.
+            name: Of the set; by default the file's.
+
+        Raises:
+            LabelSetError: If the file cannot be read, or does not describe a label set.
+        """
+        path = Path(path)
+        rows = list(csv.DictReader(_text(path).splitlines()))
+        if not rows or "name" not in rows[0] or None in rows[0]:
+            found = ", ".join(str(each) for each in (rows[0] if rows else ())) or "no rows"
+            raise LabelSetError(
+                f"{path} is not a label set: it has {found}.",
+                way_out="Give a CSV with the column name and, if you like, key and go_id; one location a row.",
+            )
+        return cls._from_rows(rows, name=name or _slug(path.stem), version=1, where=str(path))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> LabelSet:
+        """Return the label set in a TOML file.
+
+        The file has ``name``, optionally ``version``, and ``locations``: a list of names, or of tables with ``name``
+        and, optionally, ``key`` and ``go_id``.
+
+        Raises:
+            LabelSetError: If the file cannot be read, or does not describe a label set.
+        """
+        path = Path(path)
+        try:
+            content = tomllib.loads(_text(path))
+        except tomllib.TOMLDecodeError as error:
+            raise LabelSetError(f"{path} cannot be read as TOML: {error}.") from error
+        rows = content.get("locations")
+        if not isinstance(rows, list) or not all(isinstance(row, str | dict) for row in rows):
+            raise LabelSetError(
+                f"{path} is not a label set: it has no list of locations.",
+                way_out='Write for example: name = "mine" and locations = ["Nuclear rim", "Cytoplasm"].',
+            )
+        rows = [{"name": row} if isinstance(row, str) else row for row in rows]
+        name = content.get("name", _slug(path.stem))
+        return cls._from_rows(rows, name=name, version=content.get("version", 1), where=str(path))
+
+    @classmethod
+    def from_json(cls, content: Any) -> LabelSet:
+        """Return what :meth:`to_json` gave.
+
+        Raises:
+            LabelSetError: If it is not the content of a label set.
+        """
+        if not isinstance(content, dict) or not isinstance(content.get("locations"), list):
+            raise LabelSetError("This is not the content of a label set.")
+        rows = content["locations"]
+        return cls._from_rows(rows, name=content.get("name"), version=content.get("version"), where="the label set")
+
+    @classmethod
+    def _from_rows(cls, rows: Sequence[Any], *, name: Any, version: Any, where: str) -> LabelSet:
+        locations = []
+        for number, row in enumerate(rows, start=1):
+            words = [row.get(column) or "" for column in Location._fields] if isinstance(row, Mapping) else [""]
+            if not all(isinstance(word, str) for word in words) or not words[1:2] or not words[1]:
+                raise LabelSetError(f"{where}: location {number} has no name, or a value that is not text.")
+            key, location, go_id = words
+            locations.append(Location(key or _slug(location), location, go_id))
+        if not isinstance(name, str):
+            raise LabelSetError(f"{where} has no name.")
+        return cls(name, version, tuple(locations))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the label set as JSON values."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "locations": [location._asdict() for location in self.locations],
+        }
+
+    def index(self, word: str, *, where: str = "") -> int:
+        """Return the index of the location with this key or name; the case of names does not count.
+
+        Args:
+            word: A key or a name.
+            where: The file and row, for the message of an error.
+
+        Raises:
+            TableError: If there is no such location; the message suggests near ones.
+        """
+        found = self._index.get(word)
+        if found is None:
+            found = self._index.get(word.strip().casefold())
+        if found is None:
+            raise TableError(
+                f"{where}{': ' if where else ''}{word!r} is not a location of the label set {self.name}.",
+                way_out=self._suggestion(word),
+            )
+        return found
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        """The index of each location by its key and its name, as they are and in lower case."""
+        return {
+            word: number
+            for number, each in enumerate(self.locations)
+            for word in (each.key, each.name, each.key.casefold(), each.name.casefold())
+        }
+
+    def _suggestion(self, word: str) -> str:
+        words = [*self.keys, *self.names]
+        lower = {each.casefold(): each for each in words}
+        near = [lower[each] for each in difflib.get_close_matches(word.casefold(), lower, n=3, cutoff=0.6)]
+        if near:
+            return f"Did you mean {' or '.join(dict.fromkeys(near))}?"
+        shown = ", ".join(f"{each.key} ({each.name})" if each.key.isdigit() else each.name for each in self.locations)
+        return f"Its locations are: {shown}." if len(shown) < 400 else f"See `cytoloc labels {self.name}`."
+
+    def parse(self, text: str, *, where: str) -> tuple[int, ...]:
+        """Return the indices of the locations that one label cell names, sorted.
+
+        Args:
+            text: Keys or names, separated by ``;``, ``|``, ``,`` or, if none has a blank, by blanks.
+            where: The file and row, for the message of an error.
+
+        Raises:
+            TableError: If the cell is empty, names a location twice, or names one that is not in the set.
+
+        >>> LabelSet.hpa28().parse("16 0", where="labels.csv, id 7")
+        (0, 16)
+        """
+        words = self._words(text)
+        if not words:
+            raise TableError(f"{where}: the label is empty.", way_out="Name at least one location, or remove the row.")
+        indices = sorted({self.index(word, where=where) for word in words})
+        if len(indices) != len(words):
+            raise TableError(f"{where}: {text!r} names a location twice.", way_out="Name each location once.")
+        return tuple(indices)
+
+    def _words(self, text: str) -> list[str]:
+        if any(sign in text for sign in _SEPARATORS):
+            return [word.strip() for word in re.split(r"[;|,]", text) if word.strip()]
+        if text.strip().casefold() in self._index:
+            return [text.strip()]
+        words = text.split()
+        # A name with blanks that is not known stays whole, so that the message can suggest the right one.
+        return words if any(word.casefold() in self._index for word in words) else [text.strip()][: len(words)]
+
+    def format(self, indices: Iterable[int]) -> str:
+        """Return the keys of some locations, separated by blanks, as the competition writes them: ``"0 16"``."""
+        return " ".join(self.locations[int(index)].key for index in indices)
+
+    def keys_of(self, indices: Iterable[int]) -> tuple[str, ...]:
+        """Return the keys of some locations, by their indices."""
+        return tuple(self.locations[int(index)].key for index in indices)
+
+    def to_matrix(self, labels: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
+        """Return bool ``(fields, locations)``: true where a field has a location.
+
+        >>> LabelSet.hpa28().to_matrix([[0, 16], []]).sum(axis=1)
+        array([2, 0])
+        """
+        import numpy as np  # here, so that commands which need no numbers start at once
+
+        rows = [list(indices) for indices in labels]
+        matrix = np.zeros((len(rows), len(self)), dtype=bool)
+        for row, indices in enumerate(rows):
+            matrix[row, indices] = True
+        return matrix
+
+    def matches(self, other: LabelSet) -> bool:
+        """Return whether two label sets have the same keys and names in the same order, whatever they are called."""
+        return [each[:2] for each in self.locations] == [each[:2] for each in other.locations]
+
+    def refuse_other(self, other: LabelSet, *, what: str, than: str) -> None:
+        """Raise :class:`~cytoloc.errors.LabelSetError` unless both label sets match.
+
+        Args:
+            other: The label set of the second thing.
+            what: The second thing, as the subject of a sentence, such as ``scores.parquet``.
+            than: The first one, such as ``the decision``.
+        """
+        if not self.matches(other):
+            missing = [name for name in self.names if name not in other.names]
+            hint = f"{what} lacks {', '.join(missing[:3])}. " if missing else ""
+            raise LabelSetError(
+                f"{what} has the label set {other}, but {than} has {self}.",
+                way_out=f"{hint}Convert one of them with `cytoloc labels convert`, or use files of one label set.",
+            )
+
+
+def find_label_set(word: str) -> LabelSet:
+    """Return the label set that a user names: a shipped one, or a ``.csv`` or ``.toml`` file.
+
+    Raises:
+        LabelSetError: If there is none of that name, or the file does not describe one.
+
+    >>> len(find_label_set("hpa19"))
+    19
+    """
+    if word in SHIPPED:
+        return _shipped(word)
+    if word.lower().endswith(".csv"):
+        return LabelSet.from_csv(word)
+    if word.lower().endswith(".toml"):
+        return LabelSet.from_toml(word)
+    near = difflib.get_close_matches(word, SHIPPED, n=1)
+    raise LabelSetError(
+        f"There is no label set {word!r}.{f' Did you mean {near[0]}?' if near else ''}",
+        way_out=f"Choose one of {', '.join(SHIPPED)}, or give a .csv or .toml file.",
+    )
+
+
+def from_matrix(matrix: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """Return the indices of the locations of each row of bool ``(fields, locations)``."""
+    return [tuple(int(index) for index in row.nonzero()[0]) for row in matrix]
+
+
+def shipped_text(name: str) -> str:
+    """Return the content of a file among the shipped label sets."""
+    return (files("cytoloc") / "label_sets" / name).read_text(encoding="utf-8")
+
+
+_loaded: Final[dict[str, LabelSet]] = {}
+
+
+def _shipped(name: str) -> LabelSet:
+    if name not in _loaded:
+        rows = csv.DictReader(shipped_text(f"{name}.csv").splitlines())
+        _loaded[name] = LabelSet(name, 1, tuple(Location(row["key"], row["name"], row["go_id"]) for row in rows))
+    return _loaded[name]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelSetError(f"{path} cannot be read as a label set: {error}.", way_out="Check the path.") from error
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w]+", "_", name.casefold()).strip("_") or name
+
+
+# The rest of this module goes, as its users learn of label sets.
 ChannelRole = Literal["microtubules", "protein", "nucleus", "er"]
 
 CHANNELS: Final[tuple[ChannelRole, ...]] = ("microtubules", "protein", "nucleus", "er")
@@ -25,44 +409,7 @@ CHANNEL_COLOURS: Final[dict[ChannelRole, str]] = {
 """The colour by which the Human Protein Atlas names each channel's file."""
 
 
-class Location(NamedTuple):
-    """A place in the cell: the task's id, its name, and its Gene Ontology term (empty where there is none)."""
-
-    id: int
-    name: str
-    go_id: str
-
-
-LOCATIONS: Final[tuple[Location, ...]] = (
-    Location(0, "Nucleoplasm", "GO:0005654"),
-    Location(1, "Nuclear membrane", "GO:0031965"),
-    Location(2, "Nucleoli", "GO:0005730"),
-    Location(3, "Nucleoli fibrillar center", "GO:0001650"),
-    Location(4, "Nuclear speckles", "GO:0016607"),
-    Location(5, "Nuclear bodies", "GO:0016604"),
-    Location(6, "Endoplasmic reticulum", "GO:0005783"),
-    Location(7, "Golgi apparatus", "GO:0005794"),
-    Location(8, "Peroxisomes", "GO:0005777"),
-    Location(9, "Endosomes", "GO:0005768"),
-    Location(10, "Lysosomes", "GO:0005764"),
-    Location(11, "Intermediate filaments", "GO:0045111"),
-    Location(12, "Actin filaments", "GO:0015629"),
-    Location(13, "Focal adhesion sites", "GO:0005925"),
-    Location(14, "Microtubules", "GO:0015630"),
-    Location(15, "Microtubule ends", "GO:1990752"),
-    Location(16, "Cytokinetic bridge", "GO:0045171"),
-    Location(17, "Mitotic spindle", "GO:0072686"),
-    Location(18, "Microtubule organizing center", "GO:0005815"),
-    Location(19, "Centrosome", "GO:0005813"),
-    Location(20, "Lipid droplets", "GO:0005811"),
-    Location(21, "Plasma membrane", "GO:0005886"),
-    Location(22, "Cell junctions", "GO:0030054"),
-    Location(23, "Mitochondria", "GO:0005739"),
-    Location(24, "Aggresome", "GO:0016235"),
-    Location(25, "Cytosol", "GO:0005829"),
-    Location(26, "Cytoplasmic bodies", "GO:0036464"),
-    Location(27, "Rods & rings", ""),
-)
+LOCATIONS: Final = _shipped("hpa28").locations
 
 N_LOCATIONS: Final = len(LOCATIONS)
 
@@ -92,57 +439,15 @@ microtubule ends, cytokinetic bridge and rods & rings have none in common.
 
 
 def parse_labels(text: str, *, where: str) -> tuple[int, ...]:
-    """Return the location ids of one label cell such as ``"16 0"``, sorted.
-
-    Args:
-        text: Location ids separated by spaces, as in the column ``Target`` of the competition's CSV.
-        where: The file and row, for the message of an error.
-
-    Raises:
-        TableError: If the cell is empty, or holds anything but different ids from 0 to 27.
-
-    >>> parse_labels("16 0", where="labels.csv, row 1")
-    (0, 16)
-    """
-    words = text.split()
-    if not words:
-        raise TableError(
-            f"{where}: the label is empty.",
-            way_out=f"Give at least one location id from 0 to {N_LOCATIONS - 1}, or remove the row.",
-        )
-    for word in words:
-        # Python converts no number of thousands of digits.
-        if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < N_LOCATIONS):
-            raise TableError(
-                f"{where}: {word!r} is not a location.",
-                way_out=f"Labels are location ids from 0 to {N_LOCATIONS - 1}, separated by spaces.",
-            )
-    ids = sorted({int(word) for word in words})
-    if len(ids) != len(words):
-        raise TableError(f"{where}: {text!r} names a location twice.", way_out="Name each location once.")
-    return tuple(ids)
+    """To be removed."""
+    return _shipped("hpa28").parse(text, where=where)
 
 
 def format_labels(ids: Iterable[int]) -> str:
-    """Return location ids as the competition writes them: ``"0 16"``."""
-    return " ".join(str(int(i)) for i in ids)
+    """To be removed."""
+    return _shipped("hpa28").format(ids)
 
 
 def to_matrix(labels: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
-    """Return one row per field, one column per location: true where the field has that location.
-
-    >>> to_matrix([[0, 16], []]).sum(axis=1)
-    array([2, 0])
-    """
-    import numpy as np  # here, so that commands which need no numbers start at once
-
-    rows = [list(ids) for ids in labels]
-    matrix = np.zeros((len(rows), N_LOCATIONS), dtype=bool)
-    for row, ids in enumerate(rows):
-        matrix[row, ids] = True
-    return matrix
-
-
-def from_matrix(matrix: NDArray[np.bool_]) -> list[tuple[int, ...]]:
-    """Return the location ids of each row of a boolean ``(n, 28)`` matrix; undoes :func:`to_matrix`."""
-    return [tuple(int(i) for i in row.nonzero()[0]) for row in matrix]
+    """To be removed."""
+    return _shipped("hpa28").to_matrix(labels)

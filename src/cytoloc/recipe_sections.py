@@ -25,9 +25,9 @@ class ImageSection(Section):
     """What the network sees."""
 
     size: int = Field(256, ge=32, le=4096)
-    """Edge of the picture, in pixels; the atlas must have this size, unless ``field_size`` says another."""
+    """Edge of the picture, in pixels; the dataset must have this size, unless ``field_size`` says another."""
     field_size: int = Field(0, ge=0, le=8192)
-    """Edge of the fields in the atlas, in pixels: pictures to learn from are cut from them at random, while held-out
+    """Edge of the fields in the dataset, in pixels: pictures to learn from are cut from them at random, while held-out
     and predicted fields are seen whole. 0: as ``size``, nothing is cut."""
     progressive: tuple[int, ...] = _listed(())
     """Edges at which training begins, in pixels, smallest first: the epochs are shared evenly among them and ``size``.
@@ -57,7 +57,7 @@ class ImageSection(Section):
 
     @property
     def field_px(self) -> int:
-        """Edge of whole fields: of those in the atlas, and of those that are predicted."""
+        """Edge of whole fields: of those in the dataset, and of those that are predicted."""
         return self.field_size or self.size
 
 
@@ -113,7 +113,7 @@ class LossSection(Section):
     shift: float = Field(0.05, ge=0, lt=1)
     """The probability below which a negative costs nothing in it."""
     arcface: float = Field(0.0, ge=0)
-    """Weight of the antibody's identity as a second task; the atlas must know the antibodies."""
+    """Weight of the antibody's identity as a second task; the dataset must know the antibodies."""
     arcface_scale: float = Field(30.0, gt=0)
     """Its sharpness."""
     arcface_margin: float = Field(0.5, ge=0, lt=3.14)

@@ -64,17 +64,17 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """Return what a run says of itself: its ``fold``, its ``atlas``, the ids ``held_out`` and ``trained_on``.
+    """Return what a run says of itself: its ``fold``, its ``dataset``, the ids ``held_out`` and ``trained_on``.
 
     Raises:
         FormatError: If the folder is no run, or its header is damaged.
     """
     path = folder / HEADER
     header = read_json(path, kind=RUN_KIND, version=RUN_VERSION)
-    atlas = header.get("atlas")
+    dataset = header.get("dataset")
     right = {
         "fold": type(header.get("fold")) is int,
-        "atlas": isinstance(atlas, dict) and {"path", "fingerprint"} <= atlas.keys(),
+        "dataset": isinstance(dataset, dict) and {"path", "fingerprint"} <= dataset.keys(),
         "held_out": _are_ids(header.get("held_out")),
         "trained_on": _are_ids(header.get("trained_on")),
     }

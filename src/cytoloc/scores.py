@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import FormatError, SettingsError, TableError, first_line
 from cytoloc.files import check_format, existing, new_file
-from cytoloc.labels import LOCATIONS, N_LOCATIONS
+from cytoloc.labels import LOCATIONS, N_LOCATIONS, LabelSet
 from cytoloc.lists import read_csv, read_ids, refuse_repeated, require_columns
 
 KIND: Final = "cytoloc-scores"
 VERSION: Final = 1
-COLUMNS: Final = tuple(str(location.id) for location in LOCATIONS)
+COLUMNS: Final = tuple(str(int(location.key)) for location in LOCATIONS)
 
 _AGAIN: Final = "Write it again with the command that made it."
 
@@ -40,11 +40,13 @@ class Scores:
         ids: The id of each field; no id occurs twice.
         probabilities: float32 ``(n, 28)``, values from 0 to 1.
         provenance: What made them: model, data, views; JSON values only.
+        label_set: The locations of the columns.
     """
 
     ids: tuple[str, ...]
     probabilities: NDArray[np.float32]
     provenance: dict[str, Any] = field(default_factory=dict)
+    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), N_LOCATIONS)

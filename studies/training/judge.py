@@ -16,7 +16,7 @@ from plan import Networks
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cytoloc import open_atlas
+from cytoloc import open_dataset
 from cytoloc.choices import Method
 from cytoloc.decide import Decision, fit_decision, macro_f1
 from cytoloc.decide.decision import cross_fit
@@ -42,8 +42,8 @@ class Judge:
     @cached_property
     def given(self) -> dict[str, tuple[int, ...]]:
         """Labels of the training fields; some are wrong, as planted."""
-        atlas = open_atlas(self.study / "train.atlas")
-        return {name: tuple(np.flatnonzero(row)) for name, row in zip(atlas.ids, atlas.truth, strict=True)}
+        dataset = open_dataset(self.study / "train.dataset")
+        return {name: tuple(np.flatnonzero(row)) for name, row in zip(dataset.ids, dataset.truth, strict=True)}
 
     @cached_property
     def test_ids(self) -> list[str]:

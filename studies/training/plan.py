@@ -32,7 +32,7 @@ class Networks:
 
     def train(self, study: Path, work: Path, *, seed: int, fold: int) -> list[str]:
         """Return the words of the command that trains one network, or goes on with it."""
-        words = ["train", self.recipe, study / "train.atlas", "--folds", work / f"{self.split}.csv", "--fold", fold]
+        words = ["train", self.recipe, study / "train.dataset", "--folds", work / f"{self.split}.csv", "--fold", fold]
         for setting in (*self.settings, f"name={self.name}", f"seed={seed}"):
             words += ["--set", setting]
         return [str(word) for word in (*words, "--out", self.place(work, seed=seed), "--resume")]

@@ -1,7 +1,7 @@
 """What a network of real fields gains from where its weights come from: simulated fields, ImageNet, or nowhere.
 
-    cytoloc import kaggle kaggle512/ --labels kaggle512.csv --size 128 --out real128.atlas
-    python studies/training/real.py real128.atlas work/ [--jobs 2]
+    cytoloc import kaggle kaggle512/ --labels kaggle512.csv --size 128 --out real128.dataset
+    python studies/training/real.py real128.dataset work/ [--jobs 2]
 
 `work/` is that of `run.py`, whose networks of simulated fields are started from. Recipe strong-128, three repeats, each
 with folds of its own and, from simulated fields, another network; the folds are those of the repeat for all three ways.
@@ -19,7 +19,7 @@ from plan import STRONG_LONGER
 from run import cytoloc
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cytoloc import open_atlas
+from cytoloc import open_dataset
 from cytoloc.scores import combine, read_scores
 
 REPEATS: Final = (0, 1, 2)
@@ -58,18 +58,18 @@ def measures(real: Path, place: Path) -> tuple[float, float]:
     field with the class and one without, the mean. Average precision is over all folds, since one fold has a field or
     two of a class: what is not on one scale lowers it, for all ways to start alike.
     """
-    atlas = open_atlas(real)
+    dataset = open_dataset(real)
     parts = [read_scores(path) for path in sorted(place.glob("*/scores.parquet"))]
-    row = {name: number for number, name in enumerate(atlas.ids)}
-    classes = np.flatnonzero(atlas.truth.sum(axis=0) >= LEAST)
+    row = {name: number for number, name in enumerate(dataset.ids)}
+    classes = np.flatnonzero(dataset.truth.sum(axis=0) >= LEAST)
     areas: dict[int, list[float]] = {number: [] for number in classes}
     for part in parts:
-        truth = atlas.truth[[row[name] for name in part.ids]]
+        truth = dataset.truth[[row[name] for name in part.ids]]
         for number in classes:
             if 0 < truth[:, number].sum() < len(truth):
                 areas[number].append(float(roc_auc_score(truth[:, number], part.probabilities[:, number])))
-    scores = combine(parts).rows(list(atlas.ids))
-    precision = [average_precision_score(atlas.truth[:, number], scores[:, number]) for number in classes]
+    scores = combine(parts).rows(list(dataset.ids))
+    precision = [average_precision_score(dataset.truth[:, number], scores[:, number]) for number in classes]
     return float(np.mean([np.mean(each) for each in areas.values()])), float(np.mean(precision))
 
 

@@ -23,11 +23,11 @@ import numpy as np
 from judge import changes_table, chosen, decisions_table, systems_table
 from plan import BASE, CHANGES, HONEST_SPLIT, OURS, RANDOM_SPLIT, every_run
 
-from cytoloc import open_atlas
+from cytoloc import open_dataset
 from cytoloc.predict.loading import load
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import load_network
-from cytoloc.predict.sources import AtlasSource, Source
+from cytoloc.predict.sources import DatasetSource, Source
 from cytoloc.recipe import read_resolved
 from cytoloc.scores import read_scores, write_scores
 
@@ -46,7 +46,7 @@ def cytoloc(*words: object, log: Path | None = None) -> None:
 
 def make_folds(study: Path, work: Path) -> None:
     """Deal the training fields twice: one by one, as the starting system does, and group by group."""
-    train = study / "train.atlas"
+    train = study / "train.dataset"
     if not (work / "random.csv").exists():
         cytoloc("folds", train, "--group", "field", "--out", work / "random.csv")
     if not (work / "pairs.csv").exists():
@@ -80,16 +80,16 @@ def score_test(run: Path, study: Path) -> None:
     ``test-1view`` and ``scores-1view`` by one view, ``test-last`` and ``scores-last`` by the last weights in place of
     their moving average.
     """
-    test = AtlasSource(open_atlas(study / "test.atlas"))
+    test = DatasetSource(open_dataset(study / "test.dataset"))
     recipe = read_resolved(run / "recipe.toml")
     wanted: list[tuple[str, Source, Model, int | None]] = [("test", test, load(run), None)]
     if recipe.name == BASE.name and run.name.endswith(f"fold{BASE.folds[0]}"):
         last = recipe.model_copy(update={"select": recipe.select.model_copy(update={"weights": "plain"})})
         network = load_network(run / "last.ckpt", last)
         plain = Model([network], size=recipe.image.field_px, views=recipe.select.views, provenance={"run": run.name})
-        atlas = open_atlas(study / "train.atlas")
-        row = {name: number for number, name in enumerate(atlas.ids)}
-        held_out = AtlasSource(atlas, np.array([row[name] for name in read_scores(run / "scores.parquet").ids]))
+        dataset = open_dataset(study / "train.dataset")
+        row = {name: number for number, name in enumerate(dataset.ids)}
+        held_out = DatasetSource(dataset, np.array([row[name] for name in read_scores(run / "scores.parquet").ids]))
         for kind, source in (("test", test), ("scores", held_out)):
             wanted += [(f"{kind}-last", source, plain, None), (f"{kind}-1view", source, load(run), 1)]
     for name, source, model, views in wanted:

@@ -33,9 +33,9 @@ def test_every_way_works_in_every_round_and_the_first_does_not_count(monkeypatch
 
 
 @pytest.mark.slow
-def test_the_atlas_is_measured_against_files(tmp_path: Path, cli: Cli) -> None:
-    call = ["bench", "atlas", "--fields", 64, "--size", 64, "--rounds", 1, "--workshop", tmp_path]
-    measured = json.loads(cli(*call, "--json").out)["atlas"]
+def test_the_dataset_is_measured_against_files(tmp_path: Path, cli: Cli) -> None:
+    call = ["bench", "dataset", "--fields", 64, "--size", 64, "--rounds", 1, "--workshop", tmp_path]
+    measured = json.loads(cli(*call, "--json").out)["dataset"]
     assert [len(measured[kind]) for kind in ("uint8", "float32", "importing")] == [4, 4, 3]
     assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing") for way in measured[kind])
     assert 0 < measured["disk"] < 1.2

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from cytoloc.atlas.store import Atlas
 from cytoloc.bench.rounds import Timed, Way, compared, rates_in_turns
 from cytoloc.bench.train import (
     CHANNELS_LAST,
@@ -32,6 +31,7 @@ from cytoloc.bench.train import (
     ways,
 )
 from cytoloc.cli.bench import _train_lines
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
 from cytoloc.recipe import load_recipe
 from cytoloc.train.unpacking import location_loss
@@ -40,7 +40,7 @@ from tests.conftest import Cli
 PEERS = [FASTAI] if importlib.util.find_spec("fastai") else []
 
 
-def test_all_ways_begin_with_the_same_loss(study: Atlas, tmp_path: Path) -> None:
+def test_all_ways_begin_with_the_same_loss(study: Dataset, tmp_path: Path) -> None:
     recipe = bench_recipe("resnet10t", size=64, batch=6)
     names = [*PEERS, EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF, MEMORY, OURS, HALF]
     learners = ways(names, study, recipe, tmp_path, device="cpu")
@@ -52,7 +52,7 @@ def test_all_ways_begin_with_the_same_loss(study: Atlas, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_ways_change_the_weights(study: Atlas, tmp_path: Path) -> None:
+def test_all_ways_change_the_weights(study: Dataset, tmp_path: Path) -> None:
     recipe = bench_recipe("resnet10t", size=64, batch=6)
     names = [*PEERS, EAGER, FUSED, PLAIN_HALF]
     learners = ways(names, study, recipe, tmp_path, device="cpu")
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_the_starting_system() -> None:
 
 
 @pytest.mark.skipif(not PEERS, reason="fastai is not installed: pip install 'cytoloc[bench]'")
-def test_fastai_has_the_same_function(study: Atlas) -> None:
+def test_fastai_has_the_same_function(study: Dataset) -> None:
     from cytoloc.bench.fastai import FastaiSteps
     from cytoloc.predict.runs import build_recipe_network
 
@@ -110,7 +110,7 @@ def test_the_best_of_plain_torch_has_all_its_bits() -> None:
     assert best_plain(rates) == FUSED
 
 
-def test_another_device_is_refused(study: Atlas, tmp_path: Path) -> None:
+def test_another_device_is_refused(study: Dataset, tmp_path: Path) -> None:
     other = "cpu" if torch.accelerator.is_available() else "cuda"
     with pytest.raises(SettingsError, match=f"not on {other}"):
         bench_train([Path(study.path)], tmp_path, device=other)
@@ -124,7 +124,7 @@ def test_what_was_measured_is_told() -> None:
     assert "fastai is not installed and was not measured: pip install 'cytoloc[bench]'" in text
     assert "loss of the first step, by all ways: 5.0000" in text
     assert "waiting for pixels 1.3% of the time" in text
-    assert "cytoloc, from an atlas 1,234 MB" in text
+    assert "cytoloc, from a dataset 1,234 MB" in text
     differ = replace(one, first_loss={EAGER: 5.0, OURS: 5.1})
     text = "\n".join(_train_lines(TrainBench("cpu", 2, "resnet34", 16, [], [differ])))
     assert "not installed" not in text

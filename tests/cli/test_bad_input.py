@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc import open_atlas
-from cytoloc.atlas.store import Atlas
+from cytoloc import open_dataset
+from cytoloc.dataset.store import Dataset
 from cytoloc.folds.making import make_folds
 from cytoloc.folds.table import write_folds
 from tests.conftest import Cli
@@ -50,29 +50,29 @@ def test_import_puts_bad_fields_into_quarantine_and_goes_on(
     name, damage, expected = BAD_FIELDS[case]
     damage(pictures / name)
     words = ["import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32]
-    said = cli(*words, "--out", tmp_path / "a.atlas")
+    said = cli(*words, "--out", tmp_path / "a.dataset")
     assert (said.code, "2 fields of 32 px" in said.out) == (0, True)
-    assert open_atlas(tmp_path / "a.atlas").ids == ("b", "c")
-    listed = (tmp_path / "a.atlas" / "quarantine.csv").read_text()
-    strict = cli(*words, "--out", tmp_path / "b.atlas", "--strict")
-    assert (strict.code, (tmp_path / "b.atlas").exists()) == (1, False)
+    assert open_dataset(tmp_path / "a.dataset").ids == ("b", "c")
+    listed = (tmp_path / "a.dataset" / "quarantine.csv").read_text()
+    strict = cli(*words, "--out", tmp_path / "b.dataset", "--strict")
+    assert (strict.code, (tmp_path / "b.dataset").exists()) == (1, False)
     for part in expected:
         assert part in listed
         assert part in said.err
         assert part in strict.err
-    assert "quarantine   1 field " in cli("info", tmp_path / "a.atlas").out
+    assert "quarantine   1 field " in cli("info", tmp_path / "a.dataset").out
 
 
 def test_pictures_that_are_named_otherwise_are_counted(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     (pictures / "a_red.png").rename(pictures / "a_Red.png")
     (pictures / "b_er.png").write_bytes((pictures / "b_red.png").read_bytes())
-    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.atlas")
+    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.dataset")
     assert f"2 other pictures in {pictures} not named like a channel." in said.err
     folder = tmp_path / "v18"
     folder.mkdir()
     for colour in ("red", "green", "blue", "yellow", "Green"):
         Image.new("RGB", (32, 32)).save(folder / f"1_2_C1_1_{colour}.jpg")
-    said = cli("import", "hpa", folder, "--size", 32, "--out", tmp_path / "b.atlas")
+    said = cli("import", "hpa", folder, "--size", 32, "--out", tmp_path / "b.dataset")
     assert f"1 other picture in {folder} not named like a channel." in said.err
 
 
@@ -95,7 +95,7 @@ def test_import_refuses(cli: Cli, pictures: Path, tmp_path: Path, case: str) -> 
     name, damage, expected = BAD_IMPORTS[case]
     damage(pictures / name)
     said = cli(
-        "import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", tmp_path / "a.atlas"
+        "import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", tmp_path / "a.dataset"
     )
     assert said.code == 1
     assert said.err.startswith("error: ")
@@ -108,13 +108,13 @@ def test_import_refuses(cli: Cli, pictures: Path, tmp_path: Path, case: str) -> 
 def test_import_refuses_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "empty", "holds no fields"), (tmp_path / "none", "no such folder")):
-        said = cli("import", "kaggle", folder, "--out", tmp_path / "a.atlas")
+        said = cli("import", "kaggle", folder, "--out", tmp_path / "a.dataset")
         assert said.code == 1
         assert words in said.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
-def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Atlas, tmp_path: Path) -> None:
+def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "there.parquet"
     out.write_text("precious")
     scores = tmp_path / "scores.csv"
@@ -135,7 +135,7 @@ def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Atlas, tmp_p
         assert out.read_text() == "precious"
 
 
-def test_unknown_recipes_and_misspelt_keys(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_unknown_recipes_and_misspelt_keys(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     folds = tmp_path / "folds.csv"
     cli("folds", study.path, "-k", 2, "--out", folds)
     rest = (study.path, "--folds", folds, "--out", tmp_path / "runs")
@@ -161,10 +161,10 @@ def test_unknown_recipes_and_misspelt_keys(cli: Cli, study: Atlas, tmp_path: Pat
     [
         ("fly",),
         ("import", "kaggle"),
-        ("simulate", "--fields", "many", "--out", "a.atlas"),
-        ("simulate", "--fields", "2", "--form", "jpeg", "--out", "a.atlas"),
-        ("import", "kaggle", ".", "--size", "1", "--out", "a.atlas"),
-        ("folds", "a.atlas"),
+        ("simulate", "--fields", "many", "--out", "a.dataset"),
+        ("simulate", "--fields", "2", "--form", "jpeg", "--out", "a.dataset"),
+        ("import", "kaggle", ".", "--size", "1", "--out", "a.dataset"),
+        ("folds", "a.dataset"),
         ("decide", "fit", "--labels", "x.csv", "--out", "d.json"),
     ],
 )
@@ -174,7 +174,7 @@ def test_wrong_calls_exit_with_two(cli: Cli, words: tuple[str, ...]) -> None:
     assert "Usage" in said.err
 
 
-def test_prediction_refuses_a_folder_without_runs(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_prediction_refuses_a_folder_without_runs(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "s.parquet"
     nothing = cli("predict", tmp_path, study.path, "--out", out)
     assert (nothing.code, "holds no run" in nothing.err) == (1, True)
@@ -202,7 +202,7 @@ def on_a_small_disk(words: list[str], *, size: str, folder: Path, read_only: boo
 @pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
 @pytest.mark.parametrize("command", ["simulate", "simulate files", "import", "folds", "decide", "train"])
 def test_a_disk_that_cannot_be_written(
-    study: Atlas, pictures: Path, tmp_path: Path, command: str, *, read_only: bool
+    study: Dataset, pictures: Path, tmp_path: Path, command: str, *, read_only: bool
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -237,12 +237,12 @@ def test_a_disk_that_cannot_be_written(
 
 def test_a_folder_of_jpegs_is_shown_the_way(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "10580_1610_C1_1_red.jpg").write_bytes(b"")
-    said = cli("import", "kaggle", tmp_path, "--out", tmp_path / "a.atlas")
+    said = cli("import", "kaggle", tmp_path, "--out", tmp_path / "a.dataset")
     assert said.code == 1
     assert "JPEG files are for `cytoloc import hpa`" in said.err
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
 def test_a_folder_that_takes_no_files_is_said_to_be_one(cli: Cli, pictures: Path) -> None:
-    said = cli("import", "kaggle", pictures, "--out", "/proc/x.atlas")
+    said = cli("import", "kaggle", pictures, "--out", "/proc/x.dataset")
     assert (said.code, "/proc takes no new files" in said.err) == (1, True)

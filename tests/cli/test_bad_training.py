@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.folds.making import make_folds
 from cytoloc.folds.table import write_folds
 from tests.conftest import Cli
@@ -26,12 +26,12 @@ BAD_SETTINGS = {
     "no setting": ("epochs", "'epochs' is not a setting"),
     "a size that a network cannot take": ("model.backbone=inception_v3", "inception_v3 cannot take pictures of 64 px"),
     "an unknown network": ("model.backbone=resnet35", "no backbone 'resnet35'"),
-    "an atlas of another size": ("image.size=128", "sees 128 px;"),
+    "a dataset of another size": ("image.size=128", "sees 128 px;"),
 }
 
 
 @pytest.fixture
-def call(study: Atlas, tmp_path: Path) -> tuple[object, ...]:
+def call(study: Dataset, tmp_path: Path) -> tuple[object, ...]:
     """Return the words of a training that could start."""
     table = tmp_path / "folds.csv"
     write_folds(make_folds(study.fields, k=3), table)
@@ -56,7 +56,7 @@ def test_settings_are_refused(cli: Cli, call: tuple[object, ...], tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_atlas_of_another_size_is_refused_with_the_size_to_use(
+def test_an_dataset_of_another_size_is_refused_with_the_size_to_use(
     cli: Cli, call: tuple[object, ...], tmp_path: Path
 ) -> None:
     said = assert_refused(cli, *call, "--set", "image.size=128")
@@ -71,12 +71,12 @@ def test_a_fold_that_is_not_there_is_refused(cli: Cli, call: tuple[object, ...],
 
 def test_fields_without_labels_are_refused(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     (pictures / "labels.csv").write_text("Id,Target\nb,16 0\nc,7\n")
-    atlas, table = tmp_path / "a.atlas", tmp_path / "folds.csv"
-    words = ("import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", atlas)
+    dataset, table = tmp_path / "a.dataset", tmp_path / "folds.csv"
+    words = ("import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", dataset)
     assert cli(*words).code == 0
     table.write_text("id,group,fold\na,0,0\nb,1,0\nc,2,1\n")
     rest = ("--folds", table, "--out", tmp_path / "runs", *SMALL, "--set", "image.size=32")
-    said = assert_refused(cli, "train", "quick", atlas, *rest)
+    said = assert_refused(cli, "train", "quick", dataset, *rest)
     assert "has without labels, e.g. a" in said
     assert "cytoloc folds" in said
     assert not (tmp_path / "runs").exists()

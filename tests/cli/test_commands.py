@@ -14,10 +14,10 @@ import tifffile
 from PIL import Image
 from sklearn.metrics import f1_score
 
-from cytoloc import open_atlas, read_scores
-from cytoloc.atlas.store import Atlas
-from cytoloc.cli.atlas import _spread
+from cytoloc import open_dataset, read_scores
+from cytoloc.cli.dataset import _spread
 from cytoloc.cli.demo import RESULTS, steps
+from cytoloc.dataset.store import Dataset
 from cytoloc.lists import read_labels
 from cytoloc.recipe import recipe_names
 from cytoloc.scores import Scores, write_scores
@@ -44,7 +44,7 @@ def test_version_and_no_command(cli: Cli) -> None:
     assert "Usage" in cli().out + cli().err
 
 
-def test_info_says_what_an_atlas_holds(cli: Cli, study: Atlas) -> None:
+def test_info_says_what_an_dataset_holds(cli: Cli, study: Dataset) -> None:
     said = cli("info", study.path, "--check")
     assert said.code == 0
     assert "40 fields of 64 px, 40 labelled" in said.out
@@ -55,13 +55,13 @@ def test_info_says_what_an_atlas_holds(cli: Cli, study: Atlas) -> None:
     assert facts["wells"] == study.fields.select("plate", "well").n_unique()
 
 
-def test_info_says_by_what_an_atlas_was_added_to(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+def test_info_says_by_what_an_dataset_was_added_to(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     for name, more in (("a", []), ("b", ["--append"]), ("c", ["--append", "--square", "crop"])):
         folder = tmp_path / name
         folder.mkdir()
         for file in pictures.glob(f"{name}_*.png"):
             file.rename(folder / file.name)
-        out = tmp_path / "x.atlas"
+        out = tmp_path / "x.dataset"
         said = cli("import", "kaggle", folder, "--labels", pictures / "labels.csv", "--out", out, "--size", 32, *more)
         assert said.code == 0
     told = cli("info", out).out
@@ -79,8 +79,8 @@ def test_info_says_which_bounds_all_fields_share_and_what_was_not_imaged(cli: Cl
         tifffile.imwrite(tmp_path / "p" / f"{number}.ome.tif", deep, metadata={"axes": "CYX"})
     call = ["import", "folder", tmp_path / "p", "--channels", "nucleus=0,protein=1", "--absent", "er=zero"]
     call += ["--absent", "microtubules=protein", "--depth", "import", "--square", "crop", "--floor", "100"]
-    assert cli(*call, "--size", "32", "--out", tmp_path / "a.atlas").code == 0
-    told = cli("info", tmp_path / "a.atlas").out
+    assert cli(*call, "--size", "32", "--out", tmp_path / "a.dataset").code == 0
+    told = cli("info", tmp_path / "a.dataset").out
     assert re.search(r"depth jointly protein black [\d.]+, depth jointly protein white [\d.]+", told)
     assert "originals    1 of 40 px, 1 of 48 x 40 px\n" in told
     assert "not imaged   er, microtubules\n" in told
@@ -88,7 +88,7 @@ def test_info_says_which_bounds_all_fields_share_and_what_was_not_imaged(cli: Cl
 
 
 @pytest.mark.parametrize("count", [1, 11, 12, 13, 25, 140])
-def test_a_sheet_spreads_over_the_atlas(count: int) -> None:
+def test_a_sheet_spreads_over_the_dataset(count: int) -> None:
     names = [str(number) for number in range(count)]
     shown = _spread(names)
     assert len(shown) == len(set(shown)) == min(count, 12)
@@ -97,7 +97,7 @@ def test_a_sheet_spreads_over_the_atlas(count: int) -> None:
     assert int(shown[-1]) >= count * 11 / 12 - 1
 
 
-def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_show_draws_a_sheet(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     assert cli("show", study.path, "--out", out).code == 0
     with Image.open(out) as picture:
@@ -120,7 +120,7 @@ def test_show_draws_a_sheet(cli: Cli, study: Atlas, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_several_recipes_train_in_one_call(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_several_recipes_train_in_one_call(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     folds, runs = tmp_path / "folds.csv", tmp_path / "runs"
     assert cli("folds", study.path, "-k", 2, "--out", folds).code == 0
     values = ("image.size=64", "model.backbone=test_resnet", "model.weights=none", "schedule.epochs=1")
@@ -224,22 +224,22 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
 
     files = tmp_path / "files"
     done("simulate", "--fields", 24, "--seed", 1, "--size", 96, "--format", "kaggle", "--out", files)
-    atlas = tmp_path / "a.atlas"
-    done("import", "kaggle", files, "--labels", files / "labels.csv", "--size", 64, "--out", atlas)
-    done("folds", atlas, "-k", 2, "--pairs", files / "pairs.csv", "--out", tmp_path / "folds.csv")
+    dataset = tmp_path / "a.dataset"
+    done("import", "kaggle", files, "--labels", files / "labels.csv", "--size", 64, "--out", dataset)
+    done("folds", dataset, "-k", 2, "--pairs", files / "pairs.csv", "--out", tmp_path / "folds.csv")
     settings = [f"--set={key}" for key in ("image.size=64", "schedule.epochs=1", "select.views=1")]
     runs = tmp_path / "runs"
-    said = done("train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
+    said = done("train", "quick", dataset, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
     assert said.count("epoch") == 4
     assert (runs / "quick-curve.png").exists()
 
-    done("predict", runs, atlas, "--out", tmp_path / "by-atlas.parquet", "--views", 2)
+    done("predict", runs, dataset, "--out", tmp_path / "by-dataset.parquet", "--views", 2)
     done("predict", runs / "quick-fold0", files, "--out", tmp_path / "by-files.parquet")
-    done("predict", runs / "quick-fold0", atlas, "--out", tmp_path / "one.parquet")
-    by_files, by_atlas = read_scores(tmp_path / "by-files.parquet"), read_scores(tmp_path / "one.parquet")
-    # The same picture, from a larger file or from the atlas, gives the same numbers.
-    np.testing.assert_allclose(by_files.rows(by_atlas.ids), by_atlas.probabilities, atol=1e-4)
-    assert read_scores(tmp_path / "by-atlas.parquet").provenance["views"] == 2
+    done("predict", runs / "quick-fold0", dataset, "--out", tmp_path / "one.parquet")
+    by_files, by_dataset = read_scores(tmp_path / "by-files.parquet"), read_scores(tmp_path / "one.parquet")
+    # The same picture, from a larger file or from the dataset, gives the same numbers.
+    np.testing.assert_allclose(by_files.rows(by_dataset.ids), by_dataset.probabilities, atol=1e-4)
+    assert read_scores(tmp_path / "by-dataset.parquet").provenance["views"] == 2
 
     damaged = sorted(files.glob("*_red.png"))[3]
     damaged.write_bytes(damaged.read_bytes()[:-100])
@@ -250,35 +250,35 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     stopped = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "none.parquet", "--views", 1, "--strict")
     assert (stopped.code, str(damaged) in stopped.err, (tmp_path / "none.parquet").exists()) == (1, True, False)
 
-    leaking = cli("decide", "fit", tmp_path / "one.parquet", "--labels", atlas, "--out", tmp_path / "leaking.json")
+    leaking = cli("decide", "fit", tmp_path / "one.parquet", "--labels", dataset, "--out", tmp_path / "leaking.json")
     assert leaking.code == 1
     assert "was trained on" in leaking.err
     done(
-        "decide", "fit", runs, "--labels", atlas, "--folds", tmp_path / "folds.csv",
+        "decide", "fit", runs, "--labels", dataset, "--folds", tmp_path / "folds.csv",
         "--out", tmp_path / "d.json", "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
-    scored = done("score", tmp_path / "held-out.csv", "--labels", atlas, "--scores", runs)
+    scored = done("score", tmp_path / "held-out.csv", "--labels", dataset, "--scores", runs)
     assert "mean average precision" in scored
-    done("show", atlas, "--predictions", tmp_path / "held-out.csv", "--out", tmp_path / "sheet.png")
-    again = cli("train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
+    done("show", dataset, "--predictions", tmp_path / "held-out.csv", "--out", tmp_path / "sheet.png")
+    again = cli("train", "quick", dataset, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
     assert again.code == 1
     assert "already exists" in again.err
     assert "--resume" in again.err
     assert "finished already" in done(
-        "train", "quick", atlas, "--folds", tmp_path / "folds.csv", "--out", runs, "--resume", *settings
+        "train", "quick", dataset, "--folds", tmp_path / "folds.csv", "--out", runs, "--resume", *settings
     )
 
 
-def test_the_snippet_in_the_readme_runs(study: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snippet_in_the_readme_runs(study: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (snippet,) = re.findall("```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    Path("train.atlas").symlink_to(study.path)
+    Path("train.dataset").symlink_to(study.path)
     write_scores(Scores(study.ids[:2], np.full((2, 28), 0.5, np.float32)), "scores.parquet")
     names: dict[str, Any] = {}
     exec(snippet, names)
     assert names["scores"].ids == study.ids[:2]
-    assert names["atlas"].ids == study.ids
+    assert names["dataset"].ids == study.ids
 
 
 def test_the_demo_takes_these_steps(tmp_path: Path) -> None:
@@ -314,10 +314,10 @@ def test_a_trained_network_finds_locations(cli: Cli, tmp_path: Path) -> None:
         simulate_kaggle(tmp_path / name, n_fields=fields, seed=seed, size=64)
         labels = tmp_path / name / "labels.csv"
         said = cli(
-            "import", "kaggle", tmp_path / name, "--labels", labels, "--size", 64, "--out", tmp_path / f"{name}.atlas"
+            "import", "kaggle", tmp_path / name, "--labels", labels, "--size", 64, "--out", tmp_path / f"{name}.dataset"
         )
         assert said.code == 0
-    train, test = tmp_path / "train.atlas", tmp_path / "test.atlas"
+    train, test = tmp_path / "train.dataset", tmp_path / "test.dataset"
     cli("folds", train, "-k", 2, "--pairs", tmp_path / "train" / "pairs.csv", "--out", tmp_path / "folds.csv")
     cli(
         "train", "quick", train, "--folds", tmp_path / "folds.csv", "--fold", "0", "--out", tmp_path / "runs",
@@ -325,7 +325,7 @@ def test_a_trained_network_finds_locations(cli: Cli, tmp_path: Path) -> None:
     )  # fmt: skip
     cli("predict", tmp_path / "runs", test, "--out", tmp_path / "scores.parquet")
     probabilities = read_scores(tmp_path / "scores.parquet").probabilities
-    truth = open_atlas(test).truth
+    truth = open_dataset(test).truth
     # Nucleoplasm and cytosol are frequent and plain to see: their scores rank the test fields far above chance.
     for location in (0, 25):
         ranks = probabilities[:, location].argsort().argsort()

@@ -43,9 +43,9 @@ def test_an_import_takes_sigterm_for_a_stop_from_the_start(
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         raise ImageError("looked")
 
-    monkeypatch.setattr(f"cytoloc.atlas.{source}", look)
+    monkeypatch.setattr(f"cytoloc.dataset.{source}", look)
     channels = ["--channels", "protein=0,nucleus=1,er=2,microtubules=3"] if command == "folder" else []
-    said = cli("import", command, tmp_path, "--out", tmp_path / "a.atlas", *channels)
+    said = cli("import", command, tmp_path, "--out", tmp_path / "a.dataset", *channels)
     assert (said.code, "looked" in said.err) == (1, True)
 
 
@@ -58,5 +58,5 @@ def test_a_stop_after_all_is_done_stops_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cytoloc.cli.importing._pool", leaving)
-    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.atlas")
-    assert (said.code, said.out) == (0, f"{tmp_path / 'a.atlas'}: 3 fields of 32 px.\n")
+    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.dataset")
+    assert (said.code, said.out) == (0, f"{tmp_path / 'a.dataset'}: 3 fields of 32 px.\n")

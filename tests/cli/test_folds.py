@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc.atlas.store import Atlas
 from cytoloc.curation.pairs import read_pairs
+from cytoloc.dataset.store import Dataset
 from tests.conftest import DATA, Cli
 
 METADATA = DATA / "metadata"
@@ -25,7 +25,7 @@ LISTS = (
 needs_lists = pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")
 
 
-def test_folds_are_made_drawn_and_checked(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_folds_are_made_drawn_and_checked(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out, sheet = tmp_path / "folds.csv", tmp_path / "folds.png"
     made = cli("folds", study.path, "-k", 3, "--out", out, "--sheet", sheet)
     assert made.code == 0, made.err
@@ -41,7 +41,7 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Atlas, tmp_path: Path
     assert "fields that belong together cross folds" in refused.err
 
 
-def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out, shuffled = tmp_path / "folds.csv", tmp_path / "shuffled.csv"
     cli("folds", study.path, "-k", 3, "--out", out)
     extra = pl.DataFrame({"id": ["elsewhere"], "group": [10_000], "fold": [0]})
@@ -53,7 +53,7 @@ def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: At
     assert one == other
 
 
-def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text(f"a,b\n{study.ids[0]},elsewhere\nelsewhere,nowhere\n")
     call = ["folds", study.path, "-k", 3, "--pairs", tmp_path / "pairs.csv", "--out"]
     said = cli(*call, tmp_path / "a.csv")
@@ -62,7 +62,7 @@ def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Atlas, t
     assert (counts["half_strange_pairs"], counts["strange_pairs"]) == (1, 1)
 
 
-def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "folds.csv"
     picture = tmp_path / "p.png"
     calls = {
@@ -84,7 +84,7 @@ def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Atlas, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_folds_are_either_made_or_checked(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_folds_are_either_made_or_checked(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     for words in ((), ("--out", tmp_path / "a.csv", "--check", tmp_path / "b.csv")):
         said = cli("folds", study.path, *words)
         assert said.code != 0
@@ -92,7 +92,7 @@ def test_folds_are_either_made_or_checked(cli: Cli, study: Atlas, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sheet_that_cannot_be_drawn_leaves_no_folds(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_a_sheet_that_cannot_be_drawn_leaves_no_folds(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     call = ("folds", study.path, "--out", tmp_path / "folds.csv", "--sheet")
     assert cli(*call, "/proc/sheet.png").code == 1
     assert not list(tmp_path.iterdir())
@@ -100,14 +100,14 @@ def test_a_sheet_that_cannot_be_drawn_leaves_no_folds(cli: Cli, study: Atlas, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folds.csv", "sheet.png"]
 
 
-def test_a_folds_file_of_other_fields_is_not_judged(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_a_folds_file_of_other_fields_is_not_judged(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     rows = [f"{name},{number}," for number, name in enumerate(study.ids)]
     (tmp_path / "f.csv").write_text("\n".join(["id,group,fold", *rows, "x,900,0", "y,901,1"]) + "\n")
     said = cli("folds", study.path, "--check", tmp_path / "f.csv")
     assert (said.code, "has a fold for none of the labelled fields here" in said.err) == (1, True)
 
 
-def test_a_validation_set_like_the_test_set(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_a_validation_set_like_the_test_set(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "folds.csv"
     said = cli("folds", study.path, "--like", study.path, "-k", 4, "--out", out, "--json")
     assert said.code == 0, said.err

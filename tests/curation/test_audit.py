@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import f1_score
 
-from cytoloc.atlas.store import Atlas
 from cytoloc.curation.audit import audit, by_group, corrections, match_fields, match_wells, read_labels_2021
 from cytoloc.curation.pairs import read_pairs
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import HpaId
 from cytoloc.labels import to_matrix
@@ -150,14 +150,14 @@ def test_an_unknown_header_is_no_pair(tmp_path: Path) -> None:
     assert read_pairs(path) == [("one", "other"), ("this", "that")]
 
 
-def test_an_atlas_says_which_fields_share_a_well(cli: Cli, study: Atlas) -> None:
+def test_an_dataset_says_which_fields_share_a_well(cli: Cli, study: Dataset) -> None:
     said = cli("audit", study.path, "--truth", study.path, "--by", "well")
     assert said.code == 0, said.err
     assert "No field says" not in said.out
     assert cli("audit", study.path, "--truth", study.path, "--match", "well").code == 0
 
 
-def test_wells_of_the_truth_are_asked_if_the_list_does_not_know_them(cli: Cli, study: Atlas, tmp_path: Path) -> None:
+def test_wells_of_the_truth_are_asked_if_the_list_does_not_know_them(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     rows = "".join(f"{name},0\n" for name in study.ids)
     (tmp_path / "list.csv").write_text(f"Id,Target\n{rows}")
     said = cli("audit", tmp_path / "list.csv", "--truth", study.path, "--by", "well", "--json")

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from cytoloc.atlas.fields import FieldRow
-from cytoloc.atlas.store import Atlas
-from cytoloc.atlas.writer import write_atlas
 from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, verdict
 from cytoloc.curation.matching import registered_correlation
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.store import Dataset
+from cytoloc.dataset.writer import write_dataset
 from cytoloc.pictures.hashes import TRANSFORMS, turned
-from cytoloc.simulate.study import simulate_atlas
+from cytoloc.simulate.study import simulate_dataset
 from tests.conftest import Cli
 
 Image = NDArray[np.uint8]
@@ -44,20 +44,20 @@ COPIES |= {transform: lambda image, t=transform: turned(image, t) for transform 
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    return simulate_atlas(tmp_path_factory.mktemp("original") / "original.atlas", n_fields=14, seed=5, size=128)
+def original(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return simulate_dataset(tmp_path_factory.mktemp("original") / "original.dataset", n_fields=14, seed=5, size=128)
 
 
 @pytest.fixture(scope="module")
-def copies(original: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    """Return an atlas of copies of the first fields, a kind each."""
-    path = tmp_path_factory.mktemp("copies") / "copies.atlas"
+def copies(original: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return a dataset of copies of the first fields, a kind each."""
+    path = tmp_path_factory.mktemp("copies") / "copies.dataset"
     rows = (FieldRow(id=kind, source="copy", original_px=128, original_width_px=128) for kind in COPIES)
     pictures = (make(original[row]) for row, make in enumerate(COPIES.values()))
-    return write_atlas(path, zip(rows, pictures, strict=True), size=128, made_by={"command": "test"})
+    return write_dataset(path, zip(rows, pictures, strict=True), size=128, made_by={"command": "test"})
 
 
-def test_every_planted_copy_is_found_and_nothing_else(original: Atlas, copies: Atlas) -> None:
+def test_every_planted_copy_is_found_and_nothing_else(original: Dataset, copies: Dataset) -> None:
     pairs = find_duplicates([original, copies])
     sure = pairs.filter(pl.col("verdict") == "copy")
     # Either field of a pair may be the first.
@@ -66,7 +66,7 @@ def test_every_planted_copy_is_found_and_nothing_else(original: Atlas, copies: A
     assert pairs.filter(pl.col("verdict") == "doubtful").is_empty()
 
 
-def test_the_transform_turns_a_onto_b(original: Atlas, copies: Atlas) -> None:
+def test_the_transform_turns_a_onto_b(original: Dataset, copies: Dataset) -> None:
     pictures = dict(zip([*original.ids, *copies.ids], [*original, *copies], strict=True))
     seen = set()
     for pair in find_duplicates([original, copies]).filter(pl.col("verdict") == "copy").iter_rows(named=True):
@@ -77,20 +77,20 @@ def test_the_transform_turns_a_onto_b(original: Atlas, copies: Atlas) -> None:
     assert len(seen) >= 6
 
 
-def test_without_turns_only_copies_as_they_lie_are_found(original: Atlas, copies: Atlas) -> None:
+def test_without_turns_only_copies_as_they_lie_are_found(original: Dataset, copies: Dataset) -> None:
     pairs = find_duplicates([original, copies], turns=False, confirm=False)
     assert {*pairs["a"], *pairs["b"]} >= {"jpeg", "darker", "cropped"}
     assert set(pairs["transform"]) == {"r0"}
     assert pairs["correlation"].null_count() == pairs.height
 
 
-def test_fields_of_a_well_are_not_copies(original: Atlas) -> None:
+def test_fields_of_a_well_are_not_copies(original: Dataset) -> None:
     wells = original.fields.select("antibody", "well").is_duplicated()
     assert wells.sum() > 4
     assert find_duplicates([original]).filter(pl.col("verdict") != "different").is_empty()
 
 
-def test_a_field_agrees_with_its_copy_and_with_no_other(original: Atlas) -> None:
+def test_a_field_agrees_with_its_copy_and_with_no_other(original: Dataset) -> None:
     one, other = original[0], original[1]
     assert registered_correlation(one, one) == pytest.approx(1)
     assert registered_correlation(one, cropped(one)) > 0.9
@@ -107,7 +107,7 @@ def test_groups_are_what_pairs_tie_together() -> None:
 
 
 def test_the_command_writes_pairs_groups_and_a_sheet(
-    cli: Cli, original: Atlas, copies: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, original: Dataset, copies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, groups, sheet = (tmp_path / name for name in ("pairs.csv", "groups.csv", "doubtful.png"))
     call = ["duplicates", original.path, copies.path]

@@ -76,7 +76,7 @@ def test_a_copy_may_have_the_id_of_the_test_field() -> None:
     assert found.passed_over == 1
 
 
-def test_wells_of_an_atlas_are_those_of_its_table() -> None:
+def test_wells_of_an_dataset_are_those_of_its_table() -> None:
     known = known_labels({"x": (5,)}, places={"x": ("2", "A1")})
     assert find_leak([Pair("1_2_A1_4", "t")], known).table.select("Target", "labels_of").rows() == [("5", "well")]
 

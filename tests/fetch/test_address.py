@@ -36,16 +36,16 @@ def test_whose_a_host_is() -> None:
 
 
 def test_where_an_address_may_lead_to() -> None:
-    atlas, mirror = "http://v18.proteinatlas.org/1.jpg", "http://mirror.example.org/1.jpg"
-    assert may_lead_to(atlas, "https://images.proteinatlas.org/1.jpg")
+    dataset, mirror = "http://v18.proteinatlas.org/1.jpg", "http://mirror.example.org/1.jpg"
+    assert may_lead_to(dataset, "https://images.proteinatlas.org/1.jpg")
     assert may_lead_to(mirror, "https://mirror.example.org:8443/2.jpg")
     assert may_lead_to("https://mirror.example.org/1.jpg", "HTTPS://mirror.example.org:8443/1.jpg")
-    for asked in (atlas, mirror):
+    for asked in (dataset, mirror):
         secure = asked.replace("http:", "https:")
         assert may_lead_to(asked, secure)
         # What left encrypted does not come back in the open, not even at the same host.
         assert not may_lead_to(secure, asked)
     assert not may_lead_to("HTTPS://mirror.example.org/1.jpg", mirror)
-    assert not may_lead_to(atlas, mirror)
-    assert not may_lead_to(mirror, atlas)
+    assert not may_lead_to(dataset, mirror)
+    assert not may_lead_to(mirror, dataset)
     assert not may_lead_to("nothing", "nothing")

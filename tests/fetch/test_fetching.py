@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cytoloc import open_atlas
+from cytoloc import open_dataset
 from cytoloc.fetch.store import Store
 from cytoloc.files import sha256_of
 from tests.cli.test_bad_input import on_a_small_disk
@@ -122,12 +122,12 @@ def test_what_was_fetched_can_be_imported(site: AtlasSite, genes: Path, cli: Cli
     out = tmp_path / "v18"
     assert cli(*call(site, genes, out)).code == 0
     said = cli(
-        "import", "hpa", out / "images", "--labels", out / "labels.csv", "--size", 32, "--out", tmp_path / "e.atlas"
+        "import", "hpa", out / "images", "--labels", out / "labels.csv", "--size", 32, "--out", tmp_path / "e.dataset"
     )
     assert said.code == 0, said.err
-    atlas = open_atlas(tmp_path / "e.atlas")
-    assert list(atlas.ids) == TAKEN
-    assert [" ".join(map(str, ids)) for ids in atlas.fields["labels"].to_list()] == list(LABELS.values())
+    dataset = open_dataset(tmp_path / "e.dataset")
+    assert list(dataset.ids) == TAKEN
+    assert [" ".join(map(str, ids)) for ids in dataset.fields["labels"].to_list()] == list(LABELS.values())
     assert "could not be imported" not in said.err
 
 
@@ -374,7 +374,7 @@ def test_a_catalogue_is_known_by_what_it_says(site: AtlasSite, cli: Cli, tmp_pat
         assert (said.code, f"{known} {what}" in said.err) == (2, True), said.err
 
 
-def test_hosts_that_the_catalogue_names_must_be_the_atlas(
+def test_hosts_that_the_catalogue_names_must_be_the_dataset(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "one.xml"
@@ -577,8 +577,8 @@ def test_real_renderings_come_as_they_are(cli: Cli, tmp_path: Path) -> None:
     labels = tmp_path / "v18" / "labels.csv"
     said = cli("import", "hpa", tmp_path / "v18" / "images", "--labels", labels, "--size", 256, "--out", tmp_path / "e")
     assert said.code == 0, said.err
-    atlas = open_atlas(tmp_path / "e")
-    assert atlas.fields["original_px"].to_list() == [2048, 1728]
+    dataset = open_dataset(tmp_path / "e")
+    assert dataset.fields["original_px"].to_list() == [2048, 1728]
     for stem, name in stems.items():
         with Image.open(tmp_path / "v18" / "images" / f"{stem}_red.jpg") as picture:
             assert picture.size[0] in (2048, 1728), name

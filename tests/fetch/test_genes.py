@@ -38,7 +38,7 @@ def test_the_header_of_a_list_is_no_gene(tmp_path: Path, header: str) -> None:
     assert read_genes(path).names == ("SCYL3", "gene")
 
 
-def test_tables_of_the_atlas(tmp_path: Path) -> None:
+def test_tables_of_the_dataset(tmp_path: Path) -> None:
     path = tmp_path / "subcellular_location.tsv"
     path.write_text(TABLE)
     assert read_genes(path) == Genes(IDS)

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.folds.making import make_folds
 from cytoloc.folds.table import read_folds, write_folds
 
 
-def test_every_field_has_one_fold_and_wells_stay_together(study: Atlas) -> None:
+def test_every_field_has_one_fold_and_wells_stay_together(study: Dataset) -> None:
     folds = make_folds(study.fields, k=3)
     assert folds["id"].to_list() == list(study.ids)
     assert sorted(folds["fold"].unique().to_list()) == [0, 1, 2]
@@ -22,7 +22,7 @@ def test_every_field_has_one_fold_and_wells_stay_together(study: Atlas) -> None:
     assert joined["group"].n_unique() == wells.height < len(study)
 
 
-def test_pairs_join_groups_and_strange_ids_are_passed_over(study: Atlas) -> None:
+def test_pairs_join_groups_and_strange_ids_are_passed_over(study: Dataset) -> None:
     chain = [(study.ids[i], study.ids[i + 7]) for i in range(0, 28, 7)]
     folds = make_folds(study.fields, k=2, group_by="field", pairs=[*chain, ("elsewhere", study.ids[0])])
     group = dict(folds.select("id", "group").iter_rows())
@@ -31,7 +31,7 @@ def test_pairs_join_groups_and_strange_ids_are_passed_over(study: Atlas) -> None
     assert folds.group_by("group").agg(pl.col("fold").n_unique())["fold"].max() == 1
 
 
-def test_locations_are_shared_out(study: Atlas) -> None:
+def test_locations_are_shared_out(study: Dataset) -> None:
     folds = make_folds(study.fields, k=2, group_by="field")
     in_first = folds["fold"].to_numpy() == 0
     total = study.truth.sum(axis=0)
@@ -41,20 +41,20 @@ def test_locations_are_shared_out(study: Atlas) -> None:
     assert (np.abs(share - total / 2)[common] <= np.maximum(1, 0.2 * total[common])).all()
 
 
-def test_the_seed_decides(study: Atlas) -> None:
+def test_the_seed_decides(study: Dataset) -> None:
     assert make_folds(study.fields, k=3, seed=1).equals(make_folds(study.fields, k=3, seed=1))
     assert not make_folds(study.fields, k=3, seed=1).equals(make_folds(study.fields, k=3, seed=2))
 
 
 @pytest.mark.parametrize("k", [1, 0, 1000])
-def test_impossible_numbers_of_folds_are_refused(study: Atlas, k: int) -> None:
+def test_impossible_numbers_of_folds_are_refused(study: Dataset, k: int) -> None:
     with pytest.raises(TableError, match=f"{k} folds cannot be made"):
         make_folds(study.fields, k=k)
 
 
-def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Atlas, tmp_path: Path) -> None:
+def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Dataset, tmp_path: Path) -> None:
     flags = [["er blurred"], ["er empty", "nucleus swapped"], *[[]] * (len(study) - 2)]
-    marked = Atlas(study.path, study.header, study.fields.with_columns(pl.Series("flags", flags)), None)
+    marked = Dataset(study.path, study.header, study.fields.with_columns(pl.Series("flags", flags)), None)
     for without, expected in ((["blurred"], 1), (["er blurred", "swapped"], 2), (["protein blurred"], 0), ([], 0)):
         folds = make_folds(marked.fields, k=2, without=without)
         assert folds["id"].to_list() == list(study.ids)
@@ -67,12 +67,12 @@ def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Atlas, tmp_path
 
 
 @pytest.mark.parametrize("flag", ["blurry", "cytosol blurred"])
-def test_a_flag_that_there_is_not_is_refused(study: Atlas, flag: str) -> None:
+def test_a_flag_that_there_is_not_is_refused(study: Dataset, flag: str) -> None:
     with pytest.raises(TableError, match=f"no flag '{flag}'"):
         make_folds(study.fields, k=2, without=[flag])
 
 
-def test_wells_stay_together_where_the_antibody_is_not_known(study: Atlas) -> None:
+def test_wells_stay_together_where_the_antibody_is_not_known(study: Dataset) -> None:
     wells = pl.Series("well", [f"A{row // 4:02d}" for row in range(len(study))])
     plain = study.fields.with_columns(pl.lit(None, pl.String).alias("antibody"), pl.lit("P1").alias("plate"), wells)
     folds = make_folds(plain, k=2)

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.folds.making import make_folds
 from cytoloc.folds.table import read_folds, refuse_crossing, write_folds
 
 
-def test_csv_round_trip(study: Atlas, tmp_path: Path) -> None:
+def test_csv_round_trip(study: Dataset, tmp_path: Path) -> None:
     folds = make_folds(study.fields, k=3)
     write_folds(folds, tmp_path / "folds.csv")
     assert read_folds(tmp_path / "folds.csv").equals(folds)

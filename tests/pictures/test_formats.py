@@ -169,7 +169,7 @@ def test_real_files_of_microscopes_say_what_they_are() -> None:
 
 
 @needs_readers
-def test_a_gzipped_tiff_of_the_atlas_and_its_png_have_the_same_pixels() -> None:
+def test_a_gzipped_tiff_of_the_dataset_and_its_png_have_the_same_pixels() -> None:
     planes = []
     for name in ("hpa_383_D2_1_blue.tif.gz", "hpa_383_D2_1_blue_16bit.png"):
         with open_picture(READERS / name) as picture:

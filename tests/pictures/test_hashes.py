@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.store import Dataset
 from cytoloc.pictures.hashes import TRANSFORMS, field_hashes, phashes, phashes_turned, turned
 from cytoloc.predict.views import dihedral
 
@@ -24,14 +24,14 @@ def test_real_channels_hash_as_imagehash_hashes_them(real_fields: Path) -> None:
     assert np.mean(np.array(differ) <= 2) >= 0.99
 
 
-def test_simulated_channels_hash_as_imagehash_hashes_them(study: Atlas) -> None:
+def test_simulated_channels_hash_as_imagehash_hashes_them(study: Dataset) -> None:
     planes = study.read(range(40)).reshape(-1, study.size, study.size)
     differ = np.array([(o ^ reference(p)).bit_count() for o, p in zip(phashes(planes), planes, strict=True)])
     assert np.median(differ) == 0
     assert np.mean(differ <= 2) >= 0.99
 
 
-def test_turned_hashes_are_those_of_the_turned_picture(study: Atlas) -> None:
+def test_turned_hashes_are_those_of_the_turned_picture(study: Dataset) -> None:
     for image in study.read([0, 7, 21]):
         for number, transform in enumerate(TRANSFORMS):
             again = phashes(np.ascontiguousarray(turned(image, transform)))
@@ -40,7 +40,7 @@ def test_turned_hashes_are_those_of_the_turned_picture(study: Atlas) -> None:
             assert max((a ^ b).bit_count() for a, b in zip(again, ahead, strict=True)) <= 4
 
 
-def test_transforms_are_the_views_of_prediction(study: Atlas) -> None:
+def test_transforms_are_the_views_of_prediction(study: Dataset) -> None:
     import torch
 
     image = study[3]

@@ -78,11 +78,11 @@ def test_a_swapped_nucleus_is_flagged(field: NDArray[np.uint8], role: str) -> No
 
 
 @pytest.mark.parametrize("size", [256, 512])
-def test_the_limits_hold_for_atlases_of_other_sizes(size: int) -> None:
+def test_the_limits_hold_for_datasets_of_other_sizes(size: int) -> None:
     folder = DATA / "images" / "kaggle512"
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
-    from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
+    from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
     from cytoloc.pictures.scale import Scaling, scale_field
 
     found = find_kaggle_fields(folder)

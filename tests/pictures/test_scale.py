@@ -45,9 +45,9 @@ def test_a_pixel_size_is_brought_to_the_target(edge: int, pixel_um: float) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_um": 0.32}, "1024 x 1024 px; the atlas has 512"),
-        ({"target_um": 0.32, "square": "pad"}, "1024 x 1024 px; the atlas has 512"),
-        ({"target_um": 1.28, "square": "crop"}, "256 x 256 px; the atlas has 512"),
+        ({"target_um": 0.32}, "1024 x 1024 px; the dataset has 512"),
+        ({"target_um": 0.32, "square": "pad"}, "1024 x 1024 px; the dataset has 512"),
+        ({"target_um": 1.28, "square": "crop"}, "256 x 256 px; the dataset has 512"),
         ({"target_um": 0.08, "square": "crop"}, "would be enlarged"),
     ],
 )

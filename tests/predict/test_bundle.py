@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 import cytoloc
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import fit_decision, with_provenance, write_decision
 from cytoloc.errors import FormatError, ImageError, SettingsError
 from cytoloc.lists import read_labels
@@ -28,14 +28,14 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def run(study: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(study: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folds = pl.DataFrame({"id": study.ids, "group": range(40), "fold": [0, 1] * 20})
     recipe = load_recipe("quick", overrides=list(SETTINGS))
     return train_fold(recipe, study, folds, 0, out=tmp_path_factory.mktemp("runs"), report=lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def decision(run: Path, study: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def decision(run: Path, study: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = read_scores(run / "scores.parquet")
     rows = [study.ids.index(name) for name in scores.ids]
     path = tmp_path_factory.mktemp("decision") / "decision.json"
@@ -56,7 +56,7 @@ def rewrite(path: Path, part: str, content: bytes | None) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Atlas, tmp_path: Path) -> None:
+def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Dataset, tmp_path: Path) -> None:
     plain, decided = tmp_path / "plain.cytoloc", tmp_path / "decided.cytoloc"
     write_bundle([run], plain, card="# one")
     write_bundle([run], decided, card="# two", decision=decision, half=True, caution="Not for conclusions.")
@@ -75,8 +75,8 @@ def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Atlas
     assert again.read_bytes() == decided.read_bytes()
 
 
-def test_arrays_atlases_and_the_command_give_the_same(
-    cli: Cli, run: Path, decision: Path, study: Atlas, tmp_path: Path
+def test_arrays_datasets_and_the_command_give_the_same(
+    cli: Cli, run: Path, decision: Path, study: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.cytoloc"
     said = cli("bundle", run.parent, "--decision", decision, "--caution", "For trying out.", "--out", path)
@@ -84,28 +84,28 @@ def test_arrays_atlases_and_the_command_give_the_same(
     assert "1 network" in said.out
     card = cli("info", path).out
     assert "**For trying out.**" in card
-    assert "| 20 fields, of study.atlas | 20 |" in card
+    assert "| 20 fields, of study.dataset | 20 |" in card
     model = cytoloc.load(path)
     of_array = model.predict(study.read(range(len(study))))
-    of_atlas = model.predict(study)
-    np.testing.assert_allclose(of_array.probabilities, of_atlas.probabilities, atol=1e-4)
-    assert of_atlas.ids == study.ids
+    of_dataset = model.predict(study)
+    np.testing.assert_allclose(of_array.probabilities, of_dataset.probabilities, atol=1e-4)
+    assert of_dataset.ids == study.ids
     assert of_array.caution == "For trying out."
     assert all(names for names in of_array.locations)
     said = cli("predict", path, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
     assert said.code == 0, said.err
     assert "For trying out." in said.err
     scores = read_scores(tmp_path / "s.parquet")
-    np.testing.assert_allclose(scores.probabilities, of_atlas.probabilities, atol=1e-6)
+    np.testing.assert_allclose(scores.probabilities, of_dataset.probabilities, atol=1e-6)
     assert scores.provenance["caution"] == "For trying out."
     assert scores.provenance["fields_trained_on"] == 20
     again = cli("decide", "apply", tmp_path / "s.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
     assert (again.code, "calibrated already" in again.err) == (1, True)
     written = read_labels(tmp_path / "l.csv", column="Predicted")
-    assert list(written.values()) == [tuple(place.id for place in row) for row in of_atlas.locations]
+    assert list(written.values()) == [tuple(int(place.key) for place in row) for row in of_dataset.locations]
 
 
-def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Atlas, tmp_path: Path) -> None:
+def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset, tmp_path: Path) -> None:
     model = cytoloc.load(run)
     one = study[0]
     large = np.kron(one, np.ones((2, 2), np.uint8))
@@ -133,7 +133,7 @@ def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Atlas, t
 
 
 @pytest.mark.slow
-def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Atlas, tmp_path: Path) -> None:
+def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Dataset, tmp_path: Path) -> None:
     scores = read_scores(run / "scores.parquet")
     truth = study.truth[[study.ids.index(name) for name in scores.ids]]
     two = fit_decision({"a": scores.probabilities, "b": scores.probabilities}, truth)

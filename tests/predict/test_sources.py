@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cytoloc.atlas.kaggle import read_kaggle_field
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.kaggle import read_kaggle_field
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ImageError
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model
-from cytoloc.predict.sources import AtlasSource, FolderSource
+from cytoloc.predict.sources import DatasetSource, FolderSource
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_scores_are_of_the_fields_that_could_be_read(pictures: Path, network: Ne
         model.score(FolderSource(pictures))
 
 
-def test_rows_of_an_atlas_are_resized(study: Atlas) -> None:
+def test_rows_of_an_dataset_are_resized(study: Dataset) -> None:
     rows = np.array([5, 2, 9])
-    batches = list(AtlasSource(study, rows).batches(32, 2))
+    batches = list(DatasetSource(study, rows).batches(32, 2))
     assert [batch.ids for batch in batches] == [(study.ids[5], study.ids[2]), (study.ids[9],)]
     # Area means of blocks of two by two.
     blocks = study.read(rows).reshape(3, 4, 32, 2, 32, 2).mean(axis=(3, 5))

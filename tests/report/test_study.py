@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import cross_fit, held_out_parts
 from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import SEED_GRID
@@ -42,7 +42,7 @@ def make_run(
     fold: int,
     probabilities: Values,
     *,
-    atlas: object = "none.atlas",
+    dataset: object = "none.dataset",
     ids: list[str] | None = None,
     finished: bool = True,
     fingerprint: str = "f",
@@ -56,7 +56,7 @@ def make_run(
     (folder / "recipe.toml").write_text(to_toml(recipe))
     header = {
         "fold": fold,
-        "atlas": {"path": str(atlas), "fingerprint": fingerprint},
+        "dataset": {"path": str(dataset), "fingerprint": fingerprint},
         "held_out": ids,
         "trained_on": [],
     }
@@ -206,7 +206,7 @@ def test_what_cannot_be_judged_together_says_why(tmp_path: Path) -> None:
         "best": "checkpoints chosen by the fold that judges them",
         "dealt": "",
         "mixed": "its folds were trained by different recipes",
-        "moved": "its folds are of different atlases",
+        "moved": "its folds are of different datasets",
         "part": "",
         "twice": "its folds share fields",
         "whole": "",
@@ -286,13 +286,13 @@ def test_formats_say_the_same(made: Made, cli: Cli) -> None:
     assert (again.code, "already" in again.err) == (1, True)
 
 
-def test_labels_come_from_the_atlas_that_a_run_names(study: Atlas, tmp_path: Path, cli: Cli) -> None:
+def test_labels_come_from_the_dataset_that_a_run_names(study: Dataset, tmp_path: Path, cli: Cli) -> None:
     rng = np.random.default_rng(0)
     values = np.clip(0.6 * study.truth + rng.random((len(study), 28)) / 2, 0, 1)
     rows = {name: row for row, name in enumerate(study.ids)}
-    for atlas, mark in ((study.path, study.fingerprint), (study.path, "other"), (tmp_path / "gone", "f")):
+    for dataset, mark in ((study.path, study.fingerprint), (study.path, "other"), (tmp_path / "gone", "f")):
         out = tmp_path / str(mark)[:6]
-        folder = make_run(out, "first", 0, values, atlas=atlas, fingerprint=mark, ids=[])
+        folder = make_run(out, "first", 0, values, dataset=dataset, fingerprint=mark, ids=[])
         header = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps(header | {"held_out": list(rows)}))
         write_scores(Scores(tuple(rows), values.astype(np.float32)), folder / "scores.parquet")

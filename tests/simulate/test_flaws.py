@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc import open_atlas
+from cytoloc import open_dataset
 from cytoloc.errors import CytolocError
 from cytoloc.lists import read_labels
 from cytoloc.simulate.plan import Design
@@ -34,14 +34,14 @@ def test_everything_is_there(whole: Path) -> None:
     files = {str(path.relative_to(whole)) for path in whole.rglob("*.csv")} | {each.name for each in whole.iterdir()}
     truth = {f"truth/{name}.csv" for name in ("train", "test", "label_noise", "duplicates", "leak", "wells")}
     assert files == truth | {
-        "external-by-antibody.csv", "truth", "study.json", "train.atlas", "test.atlas", "external.atlas"
+        "external-by-antibody.csv", "truth", "study.json", "train.dataset", "test.dataset", "external.dataset"
     }  # fmt: skip
-    assert [len(open_atlas(whole / f"{name}.atlas")) for name in ("train", "external", "test")] == [50, 50, 19]
+    assert [len(open_dataset(whole / f"{name}.dataset")) for name in ("train", "external", "test")] == [50, 50, 19]
 
 
 def test_wrong_labels_are_those_that_are_listed(whole: Path) -> None:
-    atlas, true = open_atlas(whole / "train.atlas"), read_labels(whole / "truth" / "train.csv")
-    given = dict(zip(atlas.ids, map(tuple, atlas.fields["labels"]), strict=True))
+    dataset, true = open_dataset(whole / "train.dataset"), read_labels(whole / "truth" / "train.csv")
+    given = dict(zip(dataset.ids, map(tuple, dataset.fields["labels"]), strict=True))
     noise = pl.read_csv(whole / "truth" / "label_noise.csv", infer_schema=False)
     assert {name for name in true if true[name] != given[name]} == set(noise["Id"])
     assert 3 <= noise.height <= 18
@@ -65,13 +65,13 @@ def test_fields_of_a_well_have_the_labels_of_their_well(whole: Path) -> None:
 
 
 def test_sets_share_no_antibody_and_no_well(whole: Path) -> None:
-    train, external = (open_atlas(whole / f"{name}.atlas").fields for name in ("train", "external"))
+    train, external = (open_dataset(whole / f"{name}.dataset").fields for name in ("train", "external"))
     for column in ("gene", "antibody", "plate"):
         assert not set(train[column]) & set(external[column])
 
 
 def test_the_test_set_is_unlabelled_darker_and_from_larger_originals(whole: Path) -> None:
-    train, test = (open_atlas(whole / f"{name}.atlas") for name in ("train", "test"))
+    train, test = (open_dataset(whole / f"{name}.dataset") for name in ("train", "test"))
     assert test.fields["labels"].null_count() == len(test)
     assert test.fields["well"].null_count() == len(test)
     leaked = pl.read_csv(whole / "truth/leak.csv")["b"].to_list()
@@ -83,7 +83,7 @@ def test_the_test_set_is_unlabelled_darker_and_from_larger_originals(whole: Path
 
 def test_planted_copies_are_found(whole: Path, cli: Cli, tmp_path: Path) -> None:
     said = cli(
-        "duplicates", whole / "train.atlas", whole / "external.atlas", whole / "test.atlas",
+        "duplicates", whole / "train.dataset", whole / "external.dataset", whole / "test.dataset",
         "--out", tmp_path / "pairs.csv", "--limits", "20,20,20",
     )  # fmt: skip
     assert said.code == 0, said.err
@@ -96,9 +96,9 @@ def test_planted_copies_are_found(whole: Path, cli: Cli, tmp_path: Path) -> None
         "leak",
         tmp_path / "pairs.csv",
         "--labels",
-        whole / "external.atlas",
+        whole / "external.dataset",
         "--test",
-        whole / "test.atlas",
+        whole / "test.dataset",
         "--out",
         tmp_path / "leak.csv",
     )
@@ -108,7 +108,7 @@ def test_planted_copies_are_found(whole: Path, cli: Cli, tmp_path: Path) -> None
 
 
 def test_labels_by_antibody_are_wrong_for_some_wells(whole: Path) -> None:
-    external = open_atlas(whole / "external.atlas")
+    external = open_dataset(whole / "external.dataset")
     by_antibody = read_labels(whole / "external-by-antibody.csv")
     by_well = dict(zip(external.ids, map(tuple, external.fields["labels"]), strict=True))
     assert all(set(by_well[name]) <= set(labels) for name, labels in by_antibody.items())
@@ -129,7 +129,7 @@ def test_a_killed_study_goes_on_to_the_same_bytes(whole: Path, tmp_path: Path) -
     words += ["--leaked", 0.3, "--gain", 0.6, "--out", tmp_path / "study"]
     call = [sys.executable, "-m", "cytoloc", "simulate", *map(str, words)]
     running = subprocess.Popen(call)
-    while not (tmp_path / "study" / "train.atlas").exists():
+    while not (tmp_path / "study" / "train.dataset").exists():
         assert running.poll() is None
         time.sleep(0.02)
     running.kill()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.atlas.fields import FieldRow
-from cytoloc.atlas.hpa import HpaSource
-from cytoloc.atlas.importing import import_fields
-from cytoloc.atlas.kaggle import import_kaggle
-from cytoloc.atlas.store import Atlas
 from cytoloc.curation.matching import registered_correlation
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.hpa import HpaSource
+from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.kaggle import import_kaggle
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, OutputExistsError, TableError
 from cytoloc.labels import TRAINING_COUNTS
 from cytoloc.pictures.hashes import TRANSFORMS, turned
@@ -26,7 +26,7 @@ from cytoloc.simulate.files import draw_hpa, draw_kaggle, simulate_kaggle
 from cytoloc.simulate.patterns import PATTERNS
 from cytoloc.simulate.plan import KINDS, Design, Plan, plan_study, read_frequencies
 from cytoloc.simulate.stains import StainedScene, draw_stained
-from cytoloc.simulate.study import draw_atlas, simulate_atlas
+from cytoloc.simulate.study import draw_dataset, simulate_dataset
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +88,19 @@ def test_patterns_differ_from_each_other(scene: StainedScene) -> None:
     assert correlation.max() < 0.9
 
 
-def test_the_same_seed_gives_the_same_bytes_in_any_order(study: Atlas) -> None:
+def test_the_same_seed_gives_the_same_bytes_in_any_order(study: Dataset) -> None:
     plans = plan_study(Design(n_fields=40, seed=3, size=64))
     for number in (31, 4, 0):
         np.testing.assert_array_equal(draw_field(plans[number], size=64), study[number])
     assert (draw_field(replace(plans[4], seed=4), size=64) != study[4]).any()
 
 
-def test_two_studies_of_one_seed_are_the_same(study: Atlas, tmp_path: Path) -> None:
-    again = simulate_atlas(tmp_path / "again.atlas", n_fields=40, seed=3, size=64)
+def test_two_studies_of_one_seed_are_the_same(study: Dataset, tmp_path: Path) -> None:
+    again = simulate_dataset(tmp_path / "again.dataset", n_fields=40, seed=3, size=64)
     assert again.fingerprint == study.fingerprint
 
 
-def test_fields_of_a_well_share_their_locations(study: Atlas) -> None:
+def test_fields_of_a_well_share_their_locations(study: Dataset) -> None:
     by_well: dict[tuple[str, str], set[tuple[int, ...]]] = {}
     for plate, well, labels in study.fields.select("plate", "well", "labels").iter_rows():
         by_well.setdefault((plate, well), set()).add(tuple(labels))
@@ -155,11 +155,11 @@ def test_several_labels_show_both_patterns() -> None:
 
 def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     simulate_kaggle(tmp_path / "files", n_fields=6, seed=3, size=64)
-    atlas = import_kaggle(
-        tmp_path / "files", path=tmp_path / "a.atlas", labels=tmp_path / "files/labels.csv", size=64
-    ).atlas
+    dataset = import_kaggle(
+        tmp_path / "files", path=tmp_path / "a.dataset", labels=tmp_path / "files/labels.csv", size=64
+    ).dataset
     plans = plan_study(Design(n_fields=6, seed=3, size=64))
-    np.testing.assert_array_equal(atlas.read(range(6)), [draw_field(plan, size=64) for plan in plans])
+    np.testing.assert_array_equal(dataset.read(range(6)), [draw_field(plan, size=64) for plan in plans])
     pairs = [line.split(",") for line in (tmp_path / "files/pairs.csv").read_text().splitlines()[1:]]
     wells = {plan.row.id: (plan.row.plate, plan.row.well) for plan in plans}
     assert pairs
@@ -206,26 +206,26 @@ def test_pictures_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw:
         draw(tmp_path / "whole", design)
 
 
-def test_renderings_are_imported_as_the_atlas_of_their_fields(tmp_path: Path) -> None:
+def test_renderings_are_imported_as_the_dataset_of_their_fields(tmp_path: Path) -> None:
     design = Design(n_fields=5, seed=3, size=256)
     draw_hpa(tmp_path / "hpa", design)
     source = HpaSource(tmp_path / "hpa/images", labels=tmp_path / "hpa/labels.csv", scaling=Scaling(size=64))
-    atlas = import_fields(source, tmp_path / "h.atlas", size=64).atlas
+    dataset = import_fields(source, tmp_path / "h.dataset", size=64).dataset
     plans = plan_study(design)
-    assert atlas.fields["labels"].to_list() == [list(plan.locations) for plan in plans]
-    assert atlas.fields["well"].to_list() == [plan.row.well for plan in plans]
+    assert dataset.fields["labels"].to_list() == [list(plan.locations) for plan in plans]
+    assert dataset.fields["well"].to_list() == [plan.row.well for plan in plans]
     drawn = np.stack([scale_field(draw_field(plan, size=256), Scaling(size=64)).image for plan in plans])
     for role in range(4):
-        pairs = zip(drawn[:, role], atlas.read(range(5))[:, role], strict=True)
+        pairs = zip(drawn[:, role], dataset.read(range(5))[:, role], strict=True)
         worst = min(np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs)
         assert worst > 0.9, role
 
 
-def test_photographs_may_be_larger_than_the_fields_of_an_atlas(tmp_path: Path) -> None:
+def test_photographs_may_be_larger_than_the_fields_of_an_dataset(tmp_path: Path) -> None:
     design = Design(n_fields=6, seed=3, size=64, original_px=128, duplicates=0.3)
-    atlas = draw_atlas(tmp_path / "a.atlas", design)
-    assert atlas.fields["original_px"].to_list() == [128] * 6
-    for plan, field in zip(plan_study(design), atlas, strict=True):
+    dataset = draw_dataset(tmp_path / "a.dataset", design)
+    assert dataset.fields["original_px"].to_list() == [128] * 6
+    for plan, field in zip(plan_study(design), dataset, strict=True):
         large = photograph(plan)
         assert large.shape == (4, 128, 128)
         np.testing.assert_array_equal(field, scale_field(large, Scaling(size=64)).image)
@@ -238,7 +238,7 @@ def test_photographs_may_be_larger_than_the_fields_of_an_atlas(tmp_path: Path) -
 @pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])
 def test_impossible_numbers_are_refused(tmp_path: Path, n_fields: int, seed: int, size: int) -> None:
     with pytest.raises(CytolocError):
-        simulate_atlas(tmp_path / "a.atlas", n_fields=n_fields, seed=seed, size=size)
+        simulate_dataset(tmp_path / "a.dataset", n_fields=n_fields, seed=seed, size=size)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.folds.making import make_folds
 from cytoloc.train.progress import EpochLog
 
@@ -42,6 +42,6 @@ def state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def folds(study: Atlas) -> pl.DataFrame:
+def folds(study: Dataset) -> pl.DataFrame:
     """Return three folds of the study."""
     return make_folds(study.fields, k=3)

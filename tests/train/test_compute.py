@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
 from cytoloc.models.network import features_and_logits
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.scores import read_scores
-from cytoloc.train.data import split_atlas
+from cytoloc.train.data import split_dataset
 from cytoloc.train.devices import accelerator, refuse_precision
 from cytoloc.train.module import Learner
 from cytoloc.train.run import check_run, train_fold
@@ -41,14 +41,14 @@ def tiny(*overrides: str) -> Recipe:
     return load_recipe("quick", overrides=[*TINY, *overrides])
 
 
-def stopped_and_resumed(recipe: Recipe, study: Atlas, folds: pl.DataFrame, out: Path) -> Path:
+def stopped_and_resumed(recipe: Recipe, study: Dataset, folds: pl.DataFrame, out: Path) -> Path:
     with power_cut(1):
         train_fold(recipe, study, folds, 1, out=out, report=quiet)
     return train_fold(recipe, study, folds, 1, out=out, resume=True, report=quiet)
 
 
 def test_in_half_precision_the_backbone_alone_has_fewer_bits(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: set[tuple[str, torch.dtype]] = set()
     sees = Learner._both_losses
@@ -76,7 +76,7 @@ def test_in_half_precision_the_backbone_alone_has_fewer_bits(
     assert len(load(run).networks) == 1
 
 
-def test_half_precision_resumes_bitwise(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_half_precision_resumes_bitwise(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     undisturbed = train_fold(tiny(*HALF), study, folds, 1, out=tmp_path / "whole", report=quiet)
     resumed = stopped_and_resumed(tiny(*HALF), study, folds, tmp_path)
     one, other = state_of(undisturbed / "last.ckpt"), state_of(resumed / "last.ckpt")
@@ -88,7 +88,7 @@ def test_half_precision_resumes_bitwise(study: Atlas, folds: pl.DataFrame, tmp_p
     assert any(not torch.equal(one[name], single[name]) for name in one)
 
 
-def test_float16_is_refused_where_it_cannot_be_trained(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_float16_is_refused_where_it_cannot_be_trained(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     for device in ("cpu", "mps"):
         with pytest.raises(TrainingError, match=f"trains on CUDA GPUs; this machine has a {device} device"):
             refuse_precision("float16", device)
@@ -102,7 +102,7 @@ def test_float16_is_refused_where_it_cannot_be_trained(study: Atlas, folds: pl.D
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["average-max", "multi-stage"])
 def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
-    head: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    head: str, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     settings = [f"model.head={head}", "model.dropout=0"]
     plain = train_fold(tiny(*settings), study, folds, 1, out=tmp_path / "plain", report=quiet)
@@ -122,7 +122,7 @@ def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
 
 @pytest.mark.slow
 def test_a_network_that_cannot_be_compiled_is_said(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch._inductor.config as inductor
     from torch._inductor.utils import fresh_cache
@@ -161,10 +161,10 @@ def test_pixels_and_filters_have_their_channels_last() -> None:
 def test_all_weights_are_updated_at_once_where_lightning_can(
     settings: list[str],
     fused: bool,  # noqa: FBT001  pytest passes it by name
-    study: Atlas,
+    study: Dataset,
     folds: pl.DataFrame,
 ) -> None:
     recipe = tiny(*settings)
     network = build_recipe_network(recipe, weights="none")
-    learner = build_learner(recipe, network, study, split_atlas(study, folds, 1))
+    learner = build_learner(recipe, network, study, split_dataset(study, folds, 1))
     assert learner.configure_optimizers()["optimizer"].param_groups[0]["fused"] == fused

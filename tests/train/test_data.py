@@ -9,35 +9,35 @@ import polars as pl
 import pytest
 import torch
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
 from cytoloc.folds.making import make_folds
-from cytoloc.train.data import Fields, loader, split_atlas
+from cytoloc.train.data import Fields, loader, split_dataset
 from cytoloc.train.together import Share
 
 
-def test_a_fold_is_held_out_whole(study: Atlas) -> None:
+def test_a_fold_is_held_out_whole(study: Dataset) -> None:
     folds = make_folds(study.fields, k=4)
-    split = split_atlas(study, folds, 2)
+    split = split_dataset(study, folds, 2)
     assert sorted([*split.train, *split.held_out]) == list(range(len(study)))
     held = set(folds.filter(pl.col("fold") == 2)["id"])
     assert {study.ids[row] for row in split.held_out} == held
 
 
-def test_folds_of_another_atlas_are_refused(study: Atlas) -> None:
+def test_folds_of_another_dataset_are_refused(study: Dataset) -> None:
     folds = make_folds(study.fields, k=4)
     with pytest.raises(TrainingError, match="no fold 9; the folds are 0, 1, 2, 3"):
-        split_atlas(study, folds, 9)
+        split_dataset(study, folds, 9)
     without = folds.with_columns(pl.when(pl.col("id") == folds["id"][0]).then(None).otherwise("fold").alias("fold"))
-    some = split_atlas(study, without, 2)
+    some = split_dataset(study, without, 2)
     assert len(some.train) + len(some.held_out) == len(study) - 1
     with pytest.raises(TrainingError, match="leave out 1 labelled"):
-        split_atlas(study, folds.head(39), 0)
+        split_dataset(study, folds.head(39), 0)
     with pytest.raises(TrainingError, match=r"lacks or has without labels, e\.g\. stranger"):
-        split_atlas(study, folds.with_columns(pl.lit("stranger").alias("id")).head(1), 0)
+        split_dataset(study, folds.with_columns(pl.lit("stranger").alias("id")).head(1), 0)
 
 
-def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: Atlas) -> None:
+def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: Dataset) -> None:
     fields = Fields(study, np.arange(30))
     in_order = list(loader(fields, batch_size=8, shuffle_seed=None))
     assert [len(pixels) for pixels, *_ in in_order] == [8, 8, 8, 6]
@@ -52,7 +52,7 @@ def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: A
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_processes_share_each_batch_in_order(seed: int | None, study: Atlas) -> None:
+def test_processes_share_each_batch_in_order(seed: int | None, study: Dataset) -> None:
     fields = Fields(study, np.arange(30))
     whole = list(loader(fields, batch_size=8, shuffle_seed=seed))
     shares = [list(loader(fields, batch_size=8, shuffle_seed=seed, share=Share(rank, 4))) for rank in range(4)]
@@ -67,7 +67,7 @@ def test_processes_share_each_batch_in_order(seed: int | None, study: Atlas) -> 
             assert all(torch.equal(extra, part[-1]) for extra in together[len(part) :])
 
 
-def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study: Atlas) -> None:
+def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study: Dataset) -> None:
     class Slow(Fields):
         read: ClassVar[list[int]] = []
 
@@ -90,7 +90,7 @@ def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study
     assert Slow.read == [8, 8, 8]
 
 
-def test_an_error_in_reading_comes_out_where_batches_are_asked_for(study: Atlas) -> None:
+def test_an_error_in_reading_comes_out_where_batches_are_asked_for(study: Dataset) -> None:
     class Broken(Fields):
         def __getitems__(self, indices: list[int]) -> Any:
             raise TrainingError("broken")

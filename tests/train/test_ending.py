@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.recipe import load_recipe
 from cytoloc.train.ending import FROZEN_WORK, ending, epoch_work, seconds_left
 from cytoloc.train.progress import EpochLog
@@ -50,7 +50,7 @@ def test_an_end_is_said_in_two_units(seconds: float, said: str) -> None:
 
 
 def test_each_epoch_but_the_last_says_when_the_run_ends(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EpochLog.__init__, "__kwdefaults__", {"now": lambda: NOON})
     monkeypatch.setattr("cytoloc.train.progress.seconds_left", lambda _schedule, took: 3600.0 * len(took))

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.folds.table import write_folds
 from cytoloc.scores import read_scores
 from tests.train.conftest import state_of
@@ -21,19 +21,19 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from cytoloc.atlas.store import open_atlas
+from cytoloc.dataset.store import open_dataset
 from cytoloc.folds.table import read_folds
 from cytoloc.recipe import load_recipe
 from cytoloc.train.run import train_fold
 
 torch.set_num_threads(1)
-atlas, folds, whole, killed = map(Path, sys.argv[1:])
+dataset, folds, whole, killed = map(Path, sys.argv[1:])
 settings = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.views=1",
             "schedule.batch_size=8", "schedule.epochs=2", "schedule.ema=0.9", "select.weights=ema"]
 recipe = load_recipe("quick", overrides=settings)
 
 def train(out):
-    train_fold(recipe, open_atlas(atlas), read_folds(folds), 1, out=out, resume=True, report=lambda line: None)
+    train_fold(recipe, open_dataset(dataset), read_folds(folds), 1, out=out, resume=True, report=lambda line: None)
 
 def attempt(out, dies_at):
     # Return how a process of its own ends that dies just before, or just after, the given change of the disk.
@@ -73,7 +73,7 @@ while ended < 0:
 
 @pytest.mark.slow
 def test_killed_at_any_change_of_the_disk_it_ends_with_the_same_weights(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     write_folds(folds, tmp_path / "folds.csv")
     words = [study.path, tmp_path / "folds.csv", tmp_path / "whole", tmp_path / "killed"]

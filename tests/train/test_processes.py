@@ -8,11 +8,11 @@ from torch import nn
 from torch.distributed import DistBackendError
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, SettingsError, TrainingError
 from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.train.data import split_atlas
+from cytoloc.train.data import split_dataset
 from cytoloc.train.processes import ALONE, Processes, SameStart, find_processes, others, refuse_processes
 from cytoloc.train.together import Share
 from cytoloc.train.unpacking import build_learner
@@ -103,11 +103,11 @@ def test_a_process_whose_others_are_gone_says_so() -> None:
 
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "test_resnet"])
 def test_batch_norms_of_several_processes_keep_their_activations(
-    backbone: str, study: Atlas, folds: pl.DataFrame
+    backbone: str, study: Dataset, folds: pl.DataFrame
 ) -> None:
     settings = ["image.size=64", f"model.backbone={backbone}", "model.weights=none", "loss.arcface=0.1"]
     recipe = load_recipe("quick", overrides=[*settings, "compute.sync_batch_norm=true"])
-    split = split_atlas(study, folds, 1)
+    split = split_dataset(study, folds, 1)
 
     def norms(share: Share) -> tuple[dict[str, str], int, set[str]]:
         learner = build_learner(recipe, build_recipe_network(recipe, weights="none"), study, split, share=share)
@@ -124,7 +124,7 @@ def test_batch_norms_of_several_processes_keep_their_activations(
 
 @pytest.mark.parametrize("backbone", ["densenet121", "resnet18"])
 def test_stages_are_heard_after_their_batch_norms_were_replaced(
-    backbone: str, study: Atlas, folds: pl.DataFrame
+    backbone: str, study: Dataset, folds: pl.DataFrame
 ) -> None:
     # The last stage of a DenseNet is a batch norm itself.
     settings = ["image.size=64", f"model.backbone={backbone}", "model.weights=none", "model.head=multi-stage"]
@@ -132,7 +132,7 @@ def test_stages_are_heard_after_their_batch_norms_were_replaced(
     network = build_recipe_network(recipe, weights="none").eval()
     pixels = torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8)
     before = network(pixels)
-    learner = build_learner(recipe, network, study, split_atlas(study, folds, 1), share=Share(1, 2))
+    learner = build_learner(recipe, network, study, split_dataset(study, folds, 1), share=Share(1, 2))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in learner.modules())
     # Measuring with them, as here, needs no other process.
     torch.testing.assert_close(learner.network.eval()(pixels), before)

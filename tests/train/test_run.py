@@ -11,11 +11,11 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
 from cytoloc.folds.making import make_folds
 from cytoloc.predict.loading import load
-from cytoloc.predict.sources import AtlasSource
+from cytoloc.predict.sources import DatasetSource
 from cytoloc.recipe import Recipe, load_recipe, read_resolved
 from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
@@ -31,11 +31,11 @@ def small(*overrides: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def run(study: Atlas, folds: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(study: Dataset, folds: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_fold(small(), study, folds, 1, out=tmp_path_factory.mktemp("runs"), report=quiet)
 
 
-def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study: Atlas, folds: pl.DataFrame) -> None:
+def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study: Dataset, folds: pl.DataFrame) -> None:
     assert run.name == "quick-fold1"
     assert {file.name for file in run.iterdir()} == {
         "best.ckpt",
@@ -47,7 +47,7 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
     }
     assert read_resolved(run / "recipe.toml") == small()
     header = json.loads((run / "run.json").read_text())
-    assert header["atlas"]["fingerprint"] == study.fingerprint
+    assert header["dataset"]["fingerprint"] == study.fingerprint
     assert set(header["environment"]["packages"]) >= {"torch", "timm", "cytoloc"}
     assert header["environment"]["processes"] == 1
     log = pl.read_csv(run / "log.csv")
@@ -57,13 +57,13 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
     assert set(scores.ids) == set(folds.filter(pl.col("fold") == 1)["id"])
 
 
-def test_the_model_of_a_run_gives_its_held_out_scores_again(run: Path, study: Atlas) -> None:
+def test_the_model_of_a_run_gives_its_held_out_scores_again(run: Path, study: Dataset) -> None:
     scores = read_scores(run / "scores.parquet")
     rows = np.array([study.ids.index(name) for name in scores.ids])
-    again = load(run).score(AtlasSource(study, rows)).scores
+    again = load(run).score(DatasetSource(study, rows)).scores
     np.testing.assert_allclose(again.probabilities, scores.probabilities, atol=1e-6)
     # One field or many, and whatever lies beside it: the same numbers.
-    one = load(run).score(AtlasSource(study, rows[:1])).scores
+    one = load(run).score(DatasetSource(study, rows[:1])).scores
     np.testing.assert_allclose(one.probabilities, scores.probabilities[:1], atol=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_run_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
-    run: Path, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    run: Path, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     with power_cut(2):
         train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
@@ -115,7 +115,7 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worsens(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Learner.log
 
@@ -140,7 +140,7 @@ def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worse
 
 
 def test_the_bar_is_gone_when_a_run_ends_or_stops(
-    study: Atlas,
+    study: Dataset,
     folds: pl.DataFrame,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -157,7 +157,7 @@ def test_the_bar_is_gone_when_a_run_ends_or_stops(
         assert shown.split("\r")[-2].isspace()
 
 
-def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_the_frozen_epoch_changes_the_head_alone(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = small("schedule.epochs=1", "schedule.frozen_epochs=1")
     seen: list[dict[str, torch.Tensor]] = []
     keep = EpochLog.on_train_epoch_end
@@ -196,12 +196,12 @@ def test_the_frozen_epoch_changes_the_head_alone(study: Atlas, folds: pl.DataFra
 
 
 @pytest.mark.slow
-def test_it_learns(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_it_learns(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     log = pl.read_csv(train_fold(small("schedule.epochs=6"), study, folds, 0, out=tmp_path, report=quiet) / "log.csv")
     assert log["train_loss"][-1] < 0.8 * log["train_loss"][0]
 
 
-def test_a_run_that_cannot_start_leaves_nothing(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_run_that_cannot_start_leaves_nothing(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="sees 96 px"):
         train_fold(small("image.size=96"), study, folds, 0, out=tmp_path, report=quiet)
     with pytest.raises(WeightsError):
@@ -213,6 +213,6 @@ def test_a_run_that_cannot_start_leaves_nothing(study: Atlas, folds: pl.DataFram
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_the_run(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="The loss is nan"):
         train_fold(small("schedule.learning_rate=1e30"), study, folds, 0, out=tmp_path, report=quiet)

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import FormatError, RecipeError, TrainingError, WeightsError
 from cytoloc.labels import LOCATIONS
 from cytoloc.models.backbones import create_backbone
@@ -52,7 +52,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_every_shipped_recipe_trains_a_step(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_every_shipped_recipe_trains_a_step(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     names = recipe_names()
     assert len(names) == 16
     few = folds.with_columns(pl.when(pl.col("fold") < 2).then("fold"))
@@ -94,7 +94,7 @@ EVERYTHING = [
 ]
 
 
-def test_a_run_that_uses_everything_resumes_bitwise(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_run_that_uses_everything_resumes_bitwise(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     whole = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path / "whole", report=quiet)
     with power_cut(3):
         train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path, report=quiet)
@@ -119,7 +119,7 @@ def test_a_run_that_uses_everything_resumes_bitwise(study: Atlas, folds: pl.Data
 
 
 def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[dict[str, torch.Tensor]] = []
     kept = Learner.on_train_epoch_end
@@ -145,7 +145,7 @@ def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
 
 @pytest.mark.parametrize("weights", ["plain", "ema", "mean"])
 def test_an_epoch_is_measured_by_the_weights_that_are_used(
-    weights: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: str, study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[dict[str, torch.Tensor]] = []
     own: list[dict[str, torch.Tensor]] = []
@@ -170,7 +170,7 @@ def test_an_epoch_is_measured_by_the_weights_that_are_used(
     assert same(measured[batches - 1], own[0]) == (weights != "ema")
 
 
-def test_a_copied_run_goes_on_with_its_best_epoch(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_copied_run_goes_on_with_its_best_epoch(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.cycles=[1.0, 1.0]", "schedule.epochs=2")
     stop_in(3, recipe, study, folds, tmp_path / "a", losses=[0.5, 0.4, 0.9, 0.8])
     (tmp_path / "a").rename(tmp_path / "b")
@@ -179,7 +179,7 @@ def test_a_copied_run_goes_on_with_its_best_epoch(study: Atlas, folds: pl.DataFr
     assert epochs == {"best.ckpt": 1, "best-cycle1.ckpt": 1, "best-cycle2.ckpt": 3, "last.ckpt": 3}
 
 
-def test_a_run_goes_on_without_its_first_weights(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_run_goes_on_without_its_first_weights(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "first.pt"
     torch.save(create_backbone("test_resnet", in_channels=4).state_dict(), path)
     recipe = tiny(f"model.weights=file:{path}", "schedule.epochs=2")
@@ -191,7 +191,7 @@ def test_a_run_goes_on_without_its_first_weights(study: Atlas, folds: pl.DataFra
     assert same(network_of(run / "last.ckpt"), network_of(whole / "last.ckpt"))
 
 
-def test_a_damaged_checkpoint_is_said(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_said(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.epochs=2")
     stop_in(1, recipe, study, folds, tmp_path)
     last = tmp_path / "quick-fold1" / "last.ckpt"
@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_is_said(study: Atlas, folds: pl.DataFrame, tmp_pat
 def stop_in(
     epoch: int,
     recipe: Recipe,
-    study: Atlas,
+    study: Dataset,
     folds: pl.DataFrame,
     out: Path,
     *,
@@ -220,7 +220,7 @@ def stop_in(
 
 
 def test_the_log_has_the_rate_and_the_pictures_of_its_own_epoch(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A second passes whenever the clock is looked at: once when an epoch has been learnt.
     monkeypatch.setattr("cytoloc.train.progress.time", SimpleNamespace(perf_counter=iter(range(1000)).__next__))
@@ -238,7 +238,7 @@ def test_the_log_has_the_rate_and_the_pictures_of_its_own_epoch(
 def run_with_losses(
     losses: list[float],
     recipe: Recipe,
-    study: Atlas,
+    study: Dataset,
     folds: pl.DataFrame,
     out: Path,
     said: list[str],
@@ -259,7 +259,7 @@ def run_with_losses(
 
 @pytest.mark.parametrize("watch", ["loss", "macro_f1"])
 def test_a_run_stops_after_two_cycles_without_progress(
-    watch: str, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    watch: str, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     recipe = tiny("schedule.cycles=[1.0, 1.0, 1.0, 1.0, 0.5]", "schedule.patience=2", f"select.watch={watch}")
     sign = 1 if watch == "loss" else -1
@@ -279,7 +279,7 @@ def test_a_run_stops_after_two_cycles_without_progress(
     assert (run / "scores.parquet").exists()
 
 
-def test_a_resumed_run_remembers_its_best_cycle(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_resumed_run_remembers_its_best_cycle(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.cycles=[1.0, 1.0, 1.0, 1.0]", "schedule.patience=2")
     losses = [0.1, 0.5, 0.4, 0.3]
     stop_in(1, recipe, study, folds, tmp_path, losses=losses)
@@ -287,7 +287,7 @@ def test_a_resumed_run_remembers_its_best_cycle(study: Atlas, folds: pl.DataFram
     assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3]
 
 
-def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     for fold in (0, 1):
         train_fold(tiny(), study, folds, fold, out=tmp_path / "small", report=quiet)
     later = ["schedule.learning_rate=1e-12", "schedule.weight_decay=0"]
@@ -317,7 +317,7 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Atlas, folds: 
     assert not (tmp_path / "b").exists()
 
 
-def test_a_run_starts_from_a_bundle_of_other_fields(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_bundle_of_other_fields(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     first, second = sorted(folds["fold"].drop_nulls().unique())[:2]
     apart = folds.with_columns(pl.when(pl.col("fold") != first).then("fold") - 1)
     runs = [train_fold(tiny(), study, apart, fold, out=tmp_path / "small", report=quiet) for fold in (0, 1)]
@@ -345,7 +345,7 @@ def test_a_run_starts_from_a_bundle_of_other_fields(study: Atlas, folds: pl.Data
 
 
 def test_antibodies_are_learnt_beside_locations_and_left_out_of_the_model(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     plain = train_fold(tiny(), study, folds, 1, out=tmp_path / "plain", report=quiet)
     both = train_fold(tiny("loss.arcface=0.5"), study, folds, 1, out=tmp_path, report=quiet)
@@ -355,14 +355,16 @@ def test_antibodies_are_learnt_beside_locations_and_left_out_of_the_model(
     state = torch.load(both / "last.ckpt", weights_only=True)["state_dict"]
     assert state["second_head.directions"].shape == (split["antibody"].n_unique(), 512)
 
-    unknown = Atlas(study.path, study.header, study.fields.with_columns(antibody=pl.lit(None, pl.String)), study._array)
+    unknown = Dataset(
+        study.path, study.header, study.fields.with_columns(antibody=pl.lit(None, pl.String)), study._array
+    )
     with pytest.raises(TrainingError, match="names 0 antibodies"):
         train_fold(tiny("loss.arcface=0.5"), unknown, folds, 1, out=tmp_path / "b", report=quiet)
     assert not (tmp_path / "b").exists()
 
 
 def test_pictures_grow_and_are_cut_from_larger_fields(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, int]] = []
     forward = Learner._loss_of
@@ -381,7 +383,7 @@ def test_pictures_grow_and_are_cut_from_larger_fields(
 
 
 def test_memory_that_does_not_suffice_is_said(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error in (
         torch.OutOfMemoryError("CUDA out of memory."),
@@ -402,7 +404,7 @@ def test_memory_that_does_not_suffice_is_said(
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_learner: Learner, _batch: Any) -> torch.Tensor:
         raise NotImplementedError("no such operator on this device")
@@ -412,7 +414,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
         train_fold(tiny(), study, folds, 1, out=tmp_path, report=quiet)
 
 
-def test_locations_that_only_held_out_fields_show_are_named(study: Atlas, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_locations_that_only_held_out_fields_show_are_named(
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
+) -> None:
     truth = study.truth
     held = np.isin(study.ids, folds.filter(pl.col("fold") == 1)["id"].to_numpy())
     lost = truth[held].any(axis=0) & ~truth[~held].any(axis=0)

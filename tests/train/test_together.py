@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.folds.table import read_folds, write_folds
 from cytoloc.models import losses
 from cytoloc.models.network import features_and_logits
 from cytoloc.predict.loading import load
-from cytoloc.predict.sources import AtlasSource
+from cytoloc.predict.sources import DatasetSource
 from cytoloc.recipe import load_recipe
 from cytoloc.scores import read_scores
-from cytoloc.train.data import Fields, loader, split_atlas
+from cytoloc.train.data import Fields, loader, split_dataset
 from cytoloc.train.processes import device_count
 from cytoloc.train.run import train_fold
 from cytoloc.train.together import ALONE, Share
@@ -159,7 +159,7 @@ def run(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
     assert [one.returncode for one in started] == [0] * len(started), said
 
 
-def words_of(study: Atlas, folds: pl.DataFrame, folder: Path, settings: list[str]) -> list[str]:
+def words_of(study: Dataset, folds: pl.DataFrame, folder: Path, settings: list[str]) -> list[str]:
     table = folder / "folds.csv"
     write_folds(folds, table)
     changes = [word for setting in settings for word in ("--set", setting)]
@@ -176,7 +176,7 @@ def uneven(folds: pl.DataFrame) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def alone(study: Atlas, uneven: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(study: Dataset, uneven: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run of one process."""
     out = tmp_path_factory.mktemp("alone")
     return train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=out, report=quiet)
@@ -200,7 +200,7 @@ def assert_alike(one: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["cytoloc", "torchrun", "srun"])
 def test_a_run_of_two_processes_is_that_of_one(
-    start: str, alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
+    start: str, alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
     STARTS[start]([*words_of(study, uneven, tmp_path, ALIKE), "--fold", "1"])
     both = tmp_path / "two" / "quick-fold1"
@@ -213,7 +213,7 @@ def test_a_run_of_two_processes_is_that_of_one(
 @needs_two
 @pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(
-    alone: Path, study: Atlas, uneven: pl.DataFrame, tmp_path: Path
+    alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
     words = words_of(study, uneven, tmp_path, ALIKE)
     with power_cut(2):
@@ -225,14 +225,14 @@ def test_two_processes_go_on_with_what_one_began(
 @needs_two
 @pytest.mark.slow
 def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     averaged = ["model.backbone=test_resnet", "schedule.ema=0.9", "select.weights=ema"]
     started_by_cytoloc(words_of(study, folds, tmp_path, [*SETTINGS, *averaged]))
     for number in range(3):
         path = tmp_path / "two" / f"quick-fold{number}"
         model = load(path)
-        split = split_atlas(open_atlas(study.path), read_folds(tmp_path / "folds.csv"), number)
+        split = split_dataset(open_dataset(study.path), read_folds(tmp_path / "folds.csv"), number)
         held = Fields(study, split.held_out)
         loss = location_loss(load_recipe("quick").loss)
         with torch.inference_mode():
@@ -244,5 +244,5 @@ def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
         assert pl.read_csv(path / "log.csv")["val_loss"][-1] == pytest.approx(mean, rel=1e-5)
         scores = read_scores(path / "scores.parquet")
         assert list(scores.ids) == json.loads((path / "run.json").read_text())["held_out"]
-        again = model.score(AtlasSource(study, split.held_out)).scores
+        again = model.score(DatasetSource(study, split.held_out)).scores
         np.testing.assert_allclose(scores.probabilities, again.probabilities, atol=1e-5)

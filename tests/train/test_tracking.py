@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import pytorch_lightning as lightning
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, TrainingError
 from cytoloc.folds.table import write_folds
 from cytoloc.recipe import Recipe, load_recipe
@@ -53,7 +53,7 @@ def runs_in(database: Path) -> list[Any]:
 
 @needs_mlflow
 def test_a_run_is_tracked_with_its_parameters_measures_and_files(
-    cli: Cli, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    cli: Cli, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     database, table = tmp_path / "runs" / "mlflow.db", tmp_path / "folds.csv"
     write_folds(folds, table)
@@ -65,7 +65,7 @@ def test_a_run_is_tracked_with_its_parameters_measures_and_files(
     (run,) = runs_in(database)
     assert (run.info.run_name, run.info.status) == ("quick-fold1", "FINISHED")
     assert run.data.params["schedule.batch_size"] == "8"
-    assert run.data.params["atlas.fingerprint"] == study.fingerprint
+    assert run.data.params["dataset.fingerprint"] == study.fingerprint
     assert run.data.params["fold"] == "1"
     log = pl.read_csv(tmp_path / "runs" / "quick-fold1" / "log.csv")
     client = client_of(database)
@@ -79,7 +79,7 @@ def test_a_run_is_tracked_with_its_parameters_measures_and_files(
 
 @needs_mlflow
 def test_a_resumed_run_goes_on_as_the_same_run(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = tmp_path / "mlflow.db"
     end = EpochLog.on_train_epoch_end
@@ -115,7 +115,7 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 
 @needs_mlflow
 def test_what_is_no_database_is_refused_before_a_run_begins(
-    cli: Cli, study: Atlas, folds: pl.DataFrame, tmp_path: Path
+    cli: Cli, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     write_folds(folds, tmp_path / "folds.csv")
     (tmp_path / "notes.txt").write_text("precious " * 2000)

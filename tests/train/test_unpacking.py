@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.models import losses
 from cytoloc.models.heads import AverageMaxHead, PlainHead
 from cytoloc.models.network import NormaliseEach
@@ -23,7 +23,7 @@ from cytoloc.predict.runs import build_recipe_network
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.recipe_sections import LOSSES
 from cytoloc.train.augment import Augmentation
-from cytoloc.train.data import Batch, split_atlas
+from cytoloc.train.data import Batch, split_dataset
 from cytoloc.train.module import Learner
 from cytoloc.train.run import train_fold
 from cytoloc.train.sampling import field_weights, repeated
@@ -44,9 +44,9 @@ def tiny(*overrides: str) -> Recipe:
     return load_recipe("quick", overrides=[*TINY, *overrides])
 
 
-def learner_of(recipe: Recipe, study: Atlas, folds: pl.DataFrame) -> Learner:
+def learner_of(recipe: Recipe, study: Dataset, folds: pl.DataFrame) -> Learner:
     torch.manual_seed(0)
-    return build_learner(recipe, build_recipe_network(recipe, weights="none"), study, split_atlas(study, folds, 1))
+    return build_learner(recipe, build_recipe_network(recipe, weights="none"), study, split_dataset(study, folds, 1))
 
 
 EXPECTED: dict[str, tuple[losses.Loss, list[str]]] = {
@@ -94,7 +94,7 @@ def test_the_network_is_the_recipes(tmp_path: Path) -> None:
     assert other.normalise.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5, 102])
 
 
-def test_an_epoch_has_the_fields_that_sampling_says(study: Atlas, folds: pl.DataFrame) -> None:
+def test_an_epoch_has_the_fields_that_sampling_says(study: Dataset, folds: pl.DataFrame) -> None:
     drawn = learner_of(tiny("sampling.order=balanced", "sampling.mu=0.4", "sampling.repeats={25 = 3}"), study, folds)
     truth = drawn.train_fields.truth
     rows = repeated(truth, {25: 3})
@@ -128,7 +128,7 @@ AUGMENT: dict[str, Any] = {
 
 
 def test_pictures_are_augmented_and_blended_as_the_recipe_says(
-    study: Atlas, folds: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = [
         f"augment.{key}={str(value).lower().replace('(', '[').replace(')', ']')}" for key, value in AUGMENT.items()
@@ -160,7 +160,7 @@ def test_pictures_are_augmented_and_blended_as_the_recipe_says(
     assert torch.equal(partner.targets, own.targets[order])
 
 
-def test_antibodies_weigh_what_the_recipe_says(study: Atlas, folds: pl.DataFrame) -> None:
+def test_antibodies_weigh_what_the_recipe_says(study: Dataset, folds: pl.DataFrame) -> None:
     recipe = tiny("loss.arcface=0.2", "loss.arcface_scale=8", "loss.arcface_margin=0.3")
     learner = learner_of(recipe, study, folds)
     assert learner.second is not None
@@ -208,7 +208,7 @@ def height_by_hand(progress: float) -> float:
 
 
 def test_steps_have_the_rates_betas_decay_and_bound_of_the_recipe(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[Step]
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[Step]
 ) -> None:
     seeds: list[int] = []
     loss_of = Learner._loss_of
@@ -231,7 +231,7 @@ def test_steps_have_the_rates_betas_decay_and_bound_of_the_recipe(
         "loss.arcface=0.1",
     )
     train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)
-    fields = len(split_atlas(study, folds, 1).train)
+    fields = len(split_dataset(study, folds, 1).train)
     an_epoch = math.ceil(fields // 4 / 2)
     assert len(steps) == 5 * an_epoch
     assert len(set(seeds)) == len(seeds) == 5 * (fields // 4)
@@ -251,7 +251,7 @@ def test_steps_have_the_rates_betas_decay_and_bound_of_the_recipe(
 
 
 def test_without_a_bound_and_without_cycled_momentum(
-    study: Atlas, folds: pl.DataFrame, tmp_path: Path, steps: list[Step]
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path, steps: list[Step]
 ) -> None:
     recipe = tiny("schedule.frozen_epochs=0", "schedule.epochs=1")
     train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)

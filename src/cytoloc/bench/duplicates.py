@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
+from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.errors import MissingExtraError
 from cytoloc.labels import CHANNELS
 from cytoloc.pictures.hashes import phashes

@@ -28,9 +28,9 @@ import tensorstore
 import torch
 from torch import Tensor, nn
 
-from cytoloc.atlas.store import Atlas, open_atlas
 from cytoloc.bench.fastai import FastaiSteps
 from cytoloc.bench.rounds import Rates, Timed, Way, compared, in_separate_process, peak_mb, rates_in_turns
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import SettingsError
 from cytoloc.memory import keep_freed_memory
 from cytoloc.models.network import Network
@@ -48,8 +48,8 @@ PLAIN_HALF: Final = "PyTorch, channels-last, fused, bfloat16"
 COMPILED: Final = "PyTorch, compiled"
 COMPILED_FUSED: Final = "PyTorch, compiled, channels-last, fused"
 MEMORY: Final = "cytoloc, pixels in memory"
-OURS: Final = "cytoloc, from an atlas"
-HALF: Final = "cytoloc, from an atlas, bfloat16"
+OURS: Final = "cytoloc, from a dataset"
+HALF: Final = "cytoloc, from a dataset, bfloat16"
 COMMAND: Final = (MEMORY, OURS, HALF)
 """What the command `cytoloc train` does."""
 
@@ -101,10 +101,10 @@ class AtSize:
         steps: Training in images per second, against fastai, or against plain PyTorch where fastai is missing.
         first_loss: The loss of the first step, by way.
         best_plain: The fastest of the ways of plain PyTorch in float32.
-        ours_to_best: cytoloc from an atlas, against that one.
+        ours_to_best: cytoloc from a dataset, against that one.
         half_to_half: The same, both in bfloat16.
-        ours_to_memory: cytoloc from an atlas, against cytoloc with the same pixels in memory.
-        waited: Share of the time for which cytoloc waited for pixels of the atlas, median over rounds.
+        ours_to_memory: cytoloc from a dataset, against cytoloc with the same pixels in memory.
+        waited: Share of the time for which cytoloc waited for pixels of the dataset, median over rounds.
         peak_mb: Peak memory of a process that trains, in megabytes, by way; on a CUDA device, of the device.
     """
 
@@ -150,7 +150,7 @@ class TrainBench:
 
 
 def bench_train(
-    atlases: list[Path],
+    datasets: list[Path],
     workshop: Path,
     *,
     backbone: str = "resnet34",
@@ -161,10 +161,10 @@ def bench_train(
     steps: int = STEPS,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> TrainBench:
-    """Measure training on each of the atlases.
+    """Measure training on each of the datasets.
 
     Args:
-        atlases: Labelled, with the fields of ``steps`` batches and :data:`HELD_OUT` more, each of another size.
+        datasets: Labelled, with the fields of ``steps`` batches and :data:`HELD_OUT` more, each of another size.
         workshop: A folder that runs are made in, and removed from.
         backbone: timm's name of a convolutional network.
         batch: Fields a step.
@@ -181,9 +181,9 @@ def bench_train(
     chosen = _device(device)
     missing = [] if importlib.util.find_spec("fastai") else ["fastai"]
     sizes = []
-    for path in atlases:
-        atlas = open_atlas(path)
-        recipe = bench_recipe(backbone, size=atlas.size, batch=batch)
+    for path in datasets:
+        dataset = open_dataset(path)
+        recipe = bench_recipe(backbone, size=dataset.size, batch=batch)
         names = [
             *([] if missing else [FASTAI]),
             *(EAGER, CHANNELS_LAST, FUSED, PLAIN_HALF),
@@ -191,7 +191,7 @@ def bench_train(
             *COMMAND,
         ]
         sizes.append(
-            _at_size(names, atlas, recipe, workshop, device=chosen, rounds=rounds, steps=steps, advance=advance)
+            _at_size(names, dataset, recipe, workshop, device=chosen, rounds=rounds, steps=steps, advance=advance)
         )
     return TrainBench(_device_name(chosen), torch.get_num_threads(), backbone, batch, missing, sizes)
 
@@ -216,14 +216,14 @@ def bench_recipe(backbone: str, *, size: int, batch: int) -> Recipe:
     return load_recipe("quick", overrides=[f"{key}={value}" for key, value in settings.items()])
 
 
-def ways(names: list[str], atlas: Atlas, recipe: Recipe, workshop: Path, *, device: str) -> dict[str, Learn]:
-    """Return the ways of training by name; all begin with the same weights, and learn the atlas's first batch first."""
+def ways(names: list[str], dataset: Dataset, recipe: Recipe, workshop: Path, *, device: str) -> dict[str, Learn]:
+    """Return the ways of training by name; all begin with the same weights and learn the same first batch."""
     # As a run begins: see cytoloc.train.run.
     torch.manual_seed(recipe.seed)
     network = build_recipe_network(recipe, weights="none").to(device)
     rows = range(recipe.schedule.batch_size)
-    pixels = network.normalise(torch.from_numpy(atlas.read(rows)).to(device))
-    targets = torch.from_numpy(atlas.truth[: len(rows)]).float().to(device)
+    pixels = network.normalise(torch.from_numpy(dataset.read(rows)).to(device))
+    targets = torch.from_numpy(dataset.truth[: len(rows)]).float().to(device)
     plain = partial(PlainSteps, network, recipe, pixels=pixels, targets=targets)
     makers: dict[str, Callable[[], Learn]] = {
         FASTAI: lambda: _fastai(network, recipe, pixels=pixels, targets=targets, device=device),
@@ -233,9 +233,9 @@ def ways(names: list[str], atlas: Atlas, recipe: Recipe, workshop: Path, *, devi
         PLAIN_HALF: partial(plain, channels_last=True, fused=True, half=True),
         COMPILED: partial(plain, compiled=True),
         COMPILED_FUSED: partial(plain, channels_last=True, fused=True, compiled=True),
-        MEMORY: lambda: partial(_run, _in_memory(atlas), recipe, workshop),
-        OURS: lambda: partial(_run, atlas, recipe, workshop),
-        HALF: lambda: partial(_run, atlas, _in_half_precision(recipe), workshop),
+        MEMORY: lambda: partial(_run, _in_memory(dataset), recipe, workshop),
+        OURS: lambda: partial(_run, dataset, recipe, workshop),
+        HALF: lambda: partial(_run, dataset, _in_half_precision(recipe), workshop),
     }
     return {name: makers[name]() for name in names}
 
@@ -299,13 +299,13 @@ def _fastai(network: Network, recipe: Recipe, *, pixels: Tensor, targets: Tensor
     return learn
 
 
-def _run(atlas: Atlas, recipe: Recipe, workshop: Path, steps: int) -> Steps:
+def _run(dataset: Dataset, recipe: Recipe, workshop: Path, steps: int) -> Steps:
     """Train a whole run with so many steps an epoch, and return what its log says of the last epoch."""
     learnt = steps * recipe.schedule.batch_size
-    number = pl.Series("fold", [1] * learnt + [0] * HELD_OUT + [None] * (len(atlas) - learnt - HELD_OUT), pl.Int64)
-    folds = pl.DataFrame({"id": atlas.ids, "group": range(len(atlas)), "fold": number})
+    number = pl.Series("fold", [1] * learnt + [0] * HELD_OUT + [None] * (len(dataset) - learnt - HELD_OUT), pl.Int64)
+    folds = pl.DataFrame({"id": dataset.ids, "group": range(len(dataset)), "fold": number})
     with tempfile.TemporaryDirectory(dir=workshop) as folder:
-        run = train_fold(recipe, atlas, folds, 0, out=Path(folder), report=lambda _line: None)
+        run = train_fold(recipe, dataset, folds, 0, out=Path(folder), report=lambda _line: None)
         log = pl.read_csv(run / "log.csv")
     return Steps(learnt, learnt / log["images_per_second"][-1], log["train_loss"][0], log["data_wait"][-1])
 
@@ -315,14 +315,14 @@ def _in_half_precision(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"compute": compute})
 
 
-def _in_memory(atlas: Atlas) -> Atlas:
-    """Return the same atlas with its pixels decoded and in memory."""
-    return Atlas(atlas.path, atlas.header, atlas.fields, tensorstore.array(atlas.read(range(len(atlas)))))
+def _in_memory(dataset: Dataset) -> Dataset:
+    """Return the same dataset with its pixels decoded and in memory."""
+    return Dataset(dataset.path, dataset.header, dataset.fields, tensorstore.array(dataset.read(range(len(dataset)))))
 
 
 def _at_size(
     names: list[str],
-    atlas: Atlas,
+    dataset: Dataset,
     recipe: Recipe,
     workshop: Path,
     *,
@@ -331,9 +331,9 @@ def _at_size(
     steps: int,
     advance: Callable[[str, int, int], None],
 ) -> AtSize:
-    peers = ways([name for name in names if name not in COMMAND], atlas, recipe, workshop, device=device)
+    peers = ways([name for name in names if name not in COMMAND], dataset, recipe, workshop, device=device)
     waited: list[float] = []
-    with _as_the_command(atlas, recipe, workshop, device=device) as ours:
+    with _as_the_command(dataset, recipe, workshop, device=device) as ours:
         learners = peers | ours
         first = {name: learners[name](1).loss for name in names}
 
@@ -346,11 +346,11 @@ def _at_size(
         rates = rates_in_turns(
             {name: partial(timed, name) for name in names},
             rounds=rounds,
-            advance=partial(advance, f"training at {atlas.size} px"),
+            advance=partial(advance, f"training at {dataset.size} px"),
         )
     best = best_plain(rates)
     return AtSize(
-        atlas.size,
+        dataset.size,
         [compared(rates, name, against=names[0]) for name in names],
         first,
         best,
@@ -360,7 +360,7 @@ def _at_size(
         # The first round does not count.
         median(waited[1:]),
         {
-            name: in_separate_process(_peak, name, atlas.path, recipe, workshop, device, steps)
+            name: in_separate_process(_peak, name, dataset.path, recipe, workshop, device, steps)
             for name in names
             if name in {FASTAI, EAGER, OURS}
         },
@@ -374,9 +374,9 @@ def best_plain(rates: Rates) -> str:
 
 
 @contextmanager
-def _as_the_command(atlas: Atlas, recipe: Recipe, workshop: Path, *, device: str) -> Iterator[dict[str, Learn]]:
+def _as_the_command(dataset: Dataset, recipe: Recipe, workshop: Path, *, device: str) -> Iterator[dict[str, Learn]]:
     """Lend cytoloc's ways in a process of their own, which treats memory as `cytoloc train` does, and no other way."""
-    begun = (Path(atlas.path), recipe, workshop, device, torch.get_num_threads())
+    begun = (Path(dataset.path), recipe, workshop, device, torch.get_num_threads())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as process:
         yield {name: partial(_ask, process, name) for name in COMMAND}
 
@@ -389,7 +389,7 @@ def _begin(path: Path, recipe: Recipe, workshop: Path, device: str, threads: int
     end_with_parent()
     torch.set_num_threads(threads)
     keep_freed_memory()
-    _begun.update(ways(list(COMMAND), open_atlas(path), recipe, workshop, device=device))
+    _begun.update(ways(list(COMMAND), open_dataset(path), recipe, workshop, device=device))
 
 
 def _ask(process: ProcessPoolExecutor, name: str, steps: int) -> Steps:
@@ -403,7 +403,7 @@ def _take(name: str, steps: int) -> Steps:
 def _peak(name: str, path: Path, recipe: Recipe, workshop: Path, device: str, steps: int) -> float:
     if name in COMMAND:
         keep_freed_memory()
-    ways([name], open_atlas(path), recipe, workshop, device=device)[name](steps)
+    ways([name], open_dataset(path), recipe, workshop, device=device)[name](steps)
     return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else peak_mb()
 
 

@@ -9,10 +9,10 @@ import typer
 
 import cytoloc
 from cytoloc.cli import (
-    atlas,
     bench,
     bundle,
     curation,
+    dataset,
     decide,
     demo,
     ensemble,
@@ -52,7 +52,7 @@ def _root(
 
 demo.register(app)
 simulate.register(app)
-atlas.register(app)
+dataset.register(app)
 importing.register(app)
 fetch.register(app)
 curation.register(app)

@@ -14,23 +14,23 @@ from cytoloc.cli.console import progress, require_nets
 from cytoloc.errors import installing
 
 if TYPE_CHECKING:
-    from cytoloc.bench.atlas import AtlasBench
+    from cytoloc.bench.dataset import DatasetBench
     from cytoloc.bench.decide import DecideBench
     from cytoloc.bench.duplicates import DuplicatesBench
     from cytoloc.bench.rounds import Way
     from cytoloc.bench.train import AtSize, TrainBench
 
-    Measured = AtlasBench | DuplicatesBench | DecideBench | TrainBench
+    Measured = DatasetBench | DuplicatesBench | DecideBench | TrainBench
 
 
 PACKED_PX = 512
-"""Edge of the pictures of an atlas by default, in pixels."""
+"""Edge of the pictures of a dataset by default, in pixels."""
 
 
 class Bench(StrEnum):
     """What can be measured."""
 
-    atlas = "atlas"
+    dataset = "dataset"
     duplicates = "duplicates"
     decide = "decide"
     train = "train"
@@ -56,9 +56,9 @@ def bench(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="atlas: folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields."),
+        typer.Option(help="dataset: folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields."),
     ] = None,
-    fields: Annotated[int, typer.Option(help="atlas: how many fields, the given ones repeated.", min=64)] = 2000,
+    fields: Annotated[int, typer.Option(help="dataset: how many fields, the given ones repeated.", min=64)] = 2000,
     size: Annotated[
         int | None,
         typer.Option(help="Edge of the pictures, in pixels; by default 512, and for train 128, then 256.", min=32),
@@ -85,7 +85,7 @@ def bench(
 ) -> None:
     """Measure side by side with what people use today: every way in turns, ratios of the same round, their median.
 
-    Example: `cytoloc bench atlas --images kaggle512/ --size 512`
+    Example: `cytoloc bench dataset --images kaggle512/ --size 512`
 
     Example: `cytoloc bench decide --predictions predictions/`
 
@@ -95,11 +95,11 @@ def bench(
 
     from cytoloc.bench.rounds import machine
 
-    wanted = names or [Bench.atlas, Bench.duplicates, Bench.train, *([Bench.decide] if predictions else [])]
+    wanted = names or [Bench.dataset, Bench.duplicates, Bench.train, *([Bench.decide] if predictions else [])]
     results: dict[str, Measured] = {}
     for name in dict.fromkeys(wanted):
-        if name == Bench.atlas:
-            results["atlas"] = _atlas(images, workshop, fields=fields, size=size or PACKED_PX, rounds=rounds)
+        if name == Bench.dataset:
+            results["dataset"] = _dataset(images, workshop, fields=fields, size=size or PACKED_PX, rounds=rounds)
         elif name == Bench.duplicates:
             results["duplicates"] = _duplicates(images, workshop, size=size or PACKED_PX, rounds=rounds)
         elif name == Bench.train:
@@ -125,18 +125,18 @@ def bench(
         typer.echo("\n".join(_lines(each)))
 
 
-def _atlas(images: Path | None, workshop: Path | None, *, fields: int, size: int, rounds: int) -> AtlasBench:
-    from cytoloc.bench.atlas import bench_atlas
+def _dataset(images: Path | None, workshop: Path | None, *, fields: int, size: int, rounds: int) -> DatasetBench:
+    from cytoloc.bench.dataset import bench_dataset
     from cytoloc.simulate.files import simulate_kaggle
 
     require_nets()
-    with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("atlas") as advance:
+    with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("dataset") as advance:
         if images is None:
             images = Path(folder) / "simulated"
             simulate_kaggle(images, n_fields=64, seed=0, size=size)
-        return bench_atlas(
+        return bench_dataset(
             images,
-            Path(folder) / "atlas",
+            Path(folder) / "dataset",
             fields=fields,
             size=size,
             rounds=rounds,
@@ -187,14 +187,14 @@ def _train(
 ) -> TrainBench:
     require_nets()
     from cytoloc.bench.train import HELD_OUT, SIZES, STEPS, bench_train
-    from cytoloc.simulate.study import simulate_atlas
+    from cytoloc.simulate.study import simulate_dataset
 
     with tempfile.TemporaryDirectory(dir=workshop) as folder, progress("train") as advance:
-        atlases = [Path(folder) / f"{edge}.atlas" for edge in ((size,) if size else SIZES)]
-        for path in atlases:
-            simulate_atlas(path, n_fields=STEPS * batch + HELD_OUT, seed=0, size=int(path.stem))
+        datasets = [Path(folder) / f"{edge}.dataset" for edge in ((size,) if size else SIZES)]
+        for path in datasets:
+            simulate_dataset(path, n_fields=STEPS * batch + HELD_OUT, seed=0, size=int(path.stem))
         return bench_train(
-            atlases,
+            datasets,
             Path(folder),
             backbone=backbone,
             batch=batch,
@@ -206,20 +206,20 @@ def _train(
 
 
 def _lines(measured: Measured) -> list[str]:
-    from cytoloc.bench.atlas import AtlasBench
+    from cytoloc.bench.dataset import DatasetBench
     from cytoloc.bench.decide import LOOP_CLASSES
     from cytoloc.bench.duplicates import DuplicatesBench
     from cytoloc.bench.train import TrainBench
 
     if isinstance(measured, TrainBench):
         return _train_lines(measured)
-    if isinstance(measured, AtlasBench):
+    if isinstance(measured, DatasetBench):
         return [
             f"\n{measured.fields} fields of {measured.size} px",
             *_table("random batches of 32, uint8", measured.uint8),
             *_table("random batches of 32, float32", measured.float32),
             *_table("import", measured.importing),
-            f"\natlas {measured.disk:.1%} of raw pixels (files {measured.files:.1%});"
+            f"\ndataset {measured.disk:.1%} of raw pixels (files {measured.files:.1%});"
             f" import peaks at {measured.import_mb:.0f} MB",
         ]
     if isinstance(measured, DuplicatesBench):
@@ -266,9 +266,9 @@ def _beside(one: AtSize) -> list[str]:
     first = next(iter(one.first_loss.values()))
     peaks = ", ".join(f"{name} {peak:,.0f} MB" for name, peak in one.peak_mb.items())
     return [
-        f"from an atlas against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f})",
+        f"from a dataset against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f})",
         f"both in bfloat16: {half.ratio:.2f}x ({half.least:.2f} to {half.most:.2f})",
-        f"from an atlas against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
+        f"from a dataset against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
         f" waiting for pixels {one.waited:.1%} of the time",
         f"loss of the first step, by all ways: {first:.4f}"
         if one.same_loss

@@ -111,15 +111,15 @@ def require_nets() -> None:
 
 
 def read_truth(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the labels in a CSV ``Id,Target``, or in an atlas."""
-    from cytoloc.atlas.store import open_atlas
+    """Return the labels in a CSV ``Id,Target``, or in a dataset."""
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import TableError
     from cytoloc.lists import read_labels
 
     if not path.is_dir():
         return read_labels(path)
-    atlas = open_atlas(path)
-    rows = zip(atlas.ids, atlas.fields["labels"].to_list(), strict=True)
+    dataset = open_dataset(path)
+    rows = zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True)
     labels = {name: tuple(ids) for name, ids in rows if ids is not None}
     if not labels:
         raise TableError(f"The fields of {path} have no labels.", way_out="Give a CSV Id,Target.")

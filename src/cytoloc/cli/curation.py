@@ -13,8 +13,8 @@ from cytoloc.cli.console import counted, progress, read_truth
 if TYPE_CHECKING:
     import polars as pl
 
-    from cytoloc.atlas.store import Atlas
     from cytoloc.curation.audit import Audit
+    from cytoloc.dataset.store import Dataset
     from cytoloc.hpa_names import HpaId
 
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def duplicates(
     paths: Annotated[
-        list[str], typer.Argument(help="Atlases; fields of all are compared with each other.", metavar="ATLAS…")
+        list[str], typer.Argument(help="Datasets; fields of all are compared with each other.", metavar="DATASET…")
     ],
     out: Annotated[Path, typer.Option(help="The new CSV of pairs; `folds --pairs` keeps them together.")],
     limits: Annotated[
@@ -44,18 +44,18 @@ def duplicates(
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help="A PNG of the doubtful pairs, side by side.")] = None,
 ) -> None:
-    """Find near-duplicate fields, within and across atlases.
+    """Find near-duplicate fields, within and across datasets.
 
     Pairs are found by perceptual hashes and confirmed on their pixels: the column verdict says copy, doubtful or
     different, and only the first two are written.
 
-    Example: `cytoloc duplicates train.atlas external.atlas --out pairs.csv --sheet doubtful.png`
+    Example: `cytoloc duplicates train.dataset external.dataset --out pairs.csv --sheet doubtful.png`
     """
     import polars as pl
 
-    from cytoloc.atlas.store import open_atlas
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
     from cytoloc.curation.hamming import DEFAULT_LIMITS
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs, new_files
 
     words = limits.split(",")
@@ -70,11 +70,11 @@ def duplicates(
     twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
     if twice:
         raise typer.BadParameter(f"{twice} is given twice: every field would be its own copy.")
-    atlases = [open_atlas(path) for path in paths]
+    datasets = [open_dataset(path) for path in paths]
     most = {role: int(word) for role, word in zip(DEFAULT_LIMITS, words, strict=True)}
     with progress("looking for duplicates") as advance:
         found = find_duplicates(
-            atlases, limits=most, turns=turns, confirm=confirm, advance=lambda _what, done, total: advance(done, total)
+            datasets, limits=most, turns=turns, confirm=confirm, advance=lambda _what, done, total: advance(done, total)
         )
     pairs = found.filter(pl.col("verdict").fill_null("") != "different")
     certain = pairs.filter(pl.col("verdict").fill_null("copy") == "copy")
@@ -85,9 +85,9 @@ def duplicates(
             rows = [(name, number) for number, group in enumerate(together) for name in group]
             table = pl.DataFrame(rows, schema={"id": pl.String, "group": pl.Int64}, orient="row")
             table.write_csv(temporary[groups])
-        drawn = _draw(pairs, atlases, temporary[sheet]) if sheet else 0
+        drawn = _draw(pairs, datasets, temporary[sheet]) if sheet else 0
     doubtful = pairs.filter(pl.col("verdict") == "doubtful")
-    said = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, atlases))} fields"
+    said = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, datasets))} fields"
     kinds = f", {doubtful.height} of them doubtful; hashes suggested {found.height}" if confirm else ", not confirmed"
     largest = f"; the largest group has {len(together[0])} fields" if together else ""
     typer.echo(f"{said}{kinds}{largest}.")
@@ -99,22 +99,22 @@ def duplicates(
         typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
 
 
-def _draw(pairs: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> int:
+def _draw(pairs: pl.DataFrame, datasets: list[Dataset], sheet: Path) -> int:
     """Draw the surest of the doubtful pairs, and return how many they are."""
     import polars as pl
 
     from cytoloc.pictures.hashes import turned
     from cytoloc.report.figures import pair_sheet
 
-    rows = {str(atlas.path): {name: row for row, name in enumerate(atlas.ids)} for atlas in atlases}
-    opened = {str(atlas.path): atlas for atlas in atlases}
+    rows = {str(dataset.path): {name: row for row, name in enumerate(dataset.ids)} for dataset in datasets}
+    opened = {str(dataset.path): dataset for dataset in datasets}
     shown = list(pairs.filter(pl.col("verdict") == "doubtful").head(SHOWN).iter_rows(named=True))
     if not shown:
         return 0
     pictures = [
         (
-            turned(opened[pair["atlas_a"]][rows[pair["atlas_a"]][pair["a"]]], pair["transform"]),
-            opened[pair["atlas_b"]][rows[pair["atlas_b"]][pair["b"]]],
+            turned(opened[pair["dataset_a"]][rows[pair["dataset_a"]][pair["a"]]], pair["transform"]),
+            opened[pair["dataset_b"]][rows[pair["dataset_b"]][pair["b"]]],
         )
         for pair in shown
     ]
@@ -125,9 +125,9 @@ def _draw(pairs: pl.DataFrame, atlases: list[Atlas], sheet: Path) -> int:
 
 def audit(
     listed: Annotated[
-        Path, typer.Argument(help="The labels to be judged: CSV Id,Target, or an atlas.", metavar="LIST.csv")
+        Path, typer.Argument(help="The labels to be judged: CSV Id,Target, or a dataset.", metavar="LIST.csv")
     ],
-    truth: Annotated[Path, typer.Option(help="The labels that are trusted: CSV Id,Target, or an atlas.")],
+    truth: Annotated[Path, typer.Option(help="The labels that are trusted: CSV Id,Target, or a dataset.")],
     pairs: Annotated[
         Path | None,
         typer.Option(help="Which field of the list is which trusted one; by default those of the same id."),
@@ -237,12 +237,13 @@ def leak(
         list[Path], typer.Argument(help="Of `cytoloc duplicates`, or a published list of pairs.", metavar="PAIRS…")
     ],
     labels: Annotated[
-        list[Path], typer.Option(help="Labelled fields: CSV Id,Target, or an atlas. Can be repeated; the first counts.")
+        list[Path],
+        typer.Option(help="Labelled fields: CSV Id,Target, or a dataset. Can be repeated; the first counts."),
     ],
     out: Annotated[Path, typer.Option(help="The new CSV, Id,Target and where each comes from.")],
     test: Annotated[
         Path | None,
-        typer.Option(help="The test fields: an atlas, or a CSV with Id. By default ids that are nobody else's."),
+        typer.Option(help="The test fields: a dataset, or a CSV with Id. By default ids that are nobody else's."),
     ] = None,
     doubtful: Annotated[bool, typer.Option(help="Also take pairs with the verdict doubtful.")] = False,
 ) -> None:
@@ -250,7 +251,7 @@ def leak(
 
     Labels are those of the copy, or of its well. `decide apply --leak` uses them, `score --leak` says what they do.
 
-    Example: `cytoloc leak pairs.csv --labels external.atlas --test test.atlas --out leak.csv`
+    Example: `cytoloc leak pairs.csv --labels external.dataset --test test.dataset --out leak.csv`
     """
     from cytoloc.curation import leak as leaking
     from cytoloc.curation.pairs import read_matches
@@ -280,27 +281,27 @@ def leak(
 
 
 def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
-    """Return the labels in several lists or atlases, and plate and well of the fields of atlases."""
-    from cytoloc.atlas.store import open_atlas
+    """Return the labels in several lists or datasets, and plate and well of the fields of datasets."""
+    from cytoloc.dataset.store import open_dataset
 
     labels: dict[str, tuple[int, ...]] = {}
     places: dict[str, tuple[str, str]] = {}
     for path in paths:
         labels = read_truth(path) | labels
         if path.is_dir():
-            rows = open_atlas(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
+            rows = open_dataset(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
             places = {name: (plate, well) for name, plate, well in rows} | places
     return labels, places
 
 
 def _origins(path: Path) -> dict[str, HpaId]:
-    """Return what an atlas says of where its fields are from; nothing, of a list, whose ids say it."""
-    from cytoloc.atlas.store import open_atlas
+    """Return what a dataset says of where its fields are from; nothing, of a list, whose ids say it."""
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.hpa_names import HpaId
 
     if not path.is_dir():
         return {}
-    rows = open_atlas(path).fields.select("id", "antibody", "plate", "well", "field").iter_rows()
+    rows = open_dataset(path).fields.select("id", "antibody", "plate", "well", "field").iter_rows()
     return {
         name: HpaId(antibody, plate, well, number or name)
         for name, antibody, plate, well, number in rows
@@ -309,7 +310,7 @@ def _origins(path: Path) -> dict[str, HpaId]:
 
 
 def _ids(path: Path) -> set[str]:
-    from cytoloc.atlas.store import open_atlas
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.lists import read_ids
 
-    return set(open_atlas(path).ids if path.is_dir() else read_ids(path))
+    return set(open_dataset(path).ids if path.is_dir() else read_ids(path))

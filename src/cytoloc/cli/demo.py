@@ -80,16 +80,16 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     return [
         f"simulate --fields {fields} --seed 1 --size 256 --format kaggle --out {o}/train",
         f"simulate --fields {fields // 3} --seed 2 --size 256 --format kaggle --out {o}/test",
-        f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.atlas",
-        f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.atlas",
-        f"info {o}/train.atlas",
-        f"folds {o}/train.atlas -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
-        f"train quick {o}/train.atlas --folds {o}/folds.csv --fold all --out {o}/runs"
+        f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.dataset",
+        f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.dataset",
+        f"info {o}/train.dataset",
+        f"folds {o}/train.dataset -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
+        f"train quick {o}/train.dataset --folds {o}/folds.csv --fold all --out {o}/runs"
         f" --set image.size=128 --set schedule.epochs={epochs} --resume",
-        f"predict {o}/runs {o}/test.atlas --out {o}/scores.parquet",
-        f"decide fit {o}/runs --labels {o}/train.atlas --folds {o}/folds.csv --out {o}/decision.json",
+        f"predict {o}/runs {o}/test.dataset --out {o}/scores.parquet",
+        f"decide fit {o}/runs --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
         f"decide apply {o}/scores.parquet --decision {o}/decision.json"
         f" --order {o}/test/labels.csv --out {o}/submission.csv",
         f"score {o}/submission.csv --labels {o}/test/labels.csv --scores {o}/scores.parquet{table}",
-        f"show {o}/test.atlas --predictions {o}/submission.csv --out {o}/contact-sheet.png",
+        f"show {o}/test.dataset --predictions {o}/submission.csv --out {o}/contact-sheet.png",
     ]

@@ -97,7 +97,7 @@ def hpa(
     not one of the pictures is here at the end, the exit code is 1.
 
     Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
-    v18/images --labels v18/labels.csv --out external.atlas`
+    v18/images --labels v18/labels.csv --out external.dataset`
     """
     from cytoloc.fetch.download import Downloader, require_libraries
     from cytoloc.fetch.pace import Pace
@@ -251,7 +251,7 @@ def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
         "estimated_bytes": round(guess.mean_bytes * len(missing)) if guess else None,
         "sampled_pictures": guess.sample if guess else 0,
         "locations": [
-            {"id": each.id, "name": each.name, "fields": number}
+            {"id": int(each.key), "name": each.name, "fields": number}
             for each, number in zip(LOCATIONS, chosen.per_location, strict=True)
         ],
         "unknown_names": dict(chosen.unknown.most_common()),

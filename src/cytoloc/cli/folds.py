@@ -14,7 +14,7 @@ from cytoloc.cli.console import counted, progress
 if TYPE_CHECKING:
     import polars as pl
 
-    from cytoloc.atlas.store import Atlas
+    from cytoloc.dataset.store import Dataset
     from cytoloc.folds.like import Resemblance
     from cytoloc.folds.quality import FoldQuality
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def folds(
-    path: Annotated[str, typer.Argument(help="An atlas, or a label list, CSV Id,Target.", metavar="ATLAS|CSV")],
+    path: Annotated[str, typer.Argument(help="A dataset, or a label list, CSV Id,Target.", metavar="DATASET|CSV")],
     out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
     k: Annotated[
         int | None,
@@ -47,7 +47,7 @@ def folds(
     ] = None,
     like: Annotated[
         str | None,
-        typer.Option(help="Pick one validation set, fold 0, that looks like these fields: an atlas, or a CSV."),
+        typer.Option(help="Pick one validation set, fold 0, that looks like these fields: a dataset, or a CSV."),
     ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Instead of making folds, judge this file: nothing may cross its folds.")
@@ -59,7 +59,7 @@ def folds(
 
     Groups are wells (or antibodies), and near-duplicates by `--pairs`, also by way of fields of other sources.
 
-    Example: `cytoloc folds train.atlas -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
+    Example: `cytoloc folds train.dataset -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
     from cytoloc.curation.pairs import read_pairs
     from cytoloc.files import check_outputs, new_files
@@ -74,14 +74,14 @@ def folds(
         raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
     outputs, sheets = [out] if out else [], [sheet] if sheet else []
     check_outputs(*outputs, pictures=sheets)
-    atlas, fields = _fields(path)
+    dataset, fields = _fields(path)
     tied = [pair for file in pairs or () for pair in read_pairs(file)]
     alike: list[Resemblance] = []
     unknown = 0
     if check:
         made, unknown = _checked(check, path, fields, group=group, pairs=tied)
     elif like:
-        made, alike = _pick(atlas, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
+        made, alike = _pick(dataset, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
     else:
         made = making.make_folds(
             fields, k=k or 5, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
@@ -133,34 +133,34 @@ def _checked(
     return made, unknown
 
 
-def _fields(path: str) -> tuple[Atlas | None, pl.DataFrame]:
-    """Return the atlas if it is one, and the table of fields."""
-    from cytoloc.atlas.store import open_atlas
+def _fields(path: str) -> tuple[Dataset | None, pl.DataFrame]:
+    """Return the dataset if it is one, and the table of fields."""
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.folds.groups import listed_fields
 
     if Path(path).is_file():
         return None, listed_fields(Path(path))
-    atlas = open_atlas(path)
-    return atlas, atlas.fields
+    dataset = open_dataset(path)
+    return dataset, dataset.fields
 
 
-def _looks(atlas: Atlas | None, path: str) -> pl.DataFrame:
-    from cytoloc.folds.like import looks_in_list, looks_of_atlas
+def _looks(dataset: Dataset | None, path: str) -> pl.DataFrame:
+    from cytoloc.folds.like import looks_in_list, looks_of_dataset
 
-    if atlas is None:
+    if dataset is None:
         return looks_in_list(Path(path))
     with progress(f"looking at {path}") as advance:
-        return looks_of_atlas(atlas, advance)
+        return looks_of_dataset(dataset, advance)
 
 
 def _pick(
-    atlas: Atlas | None, path: str, fields: pl.DataFrame, like: str, *, group: GroupBy, **settings: Any
+    dataset: Dataset | None, path: str, fields: pl.DataFrame, like: str, *, group: GroupBy, **settings: Any
 ) -> tuple[pl.DataFrame, list[Resemblance]]:
-    from cytoloc.atlas.store import open_atlas
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.folds.like import pick_like
 
-    target = _looks(None if Path(like).is_file() else open_atlas(like), like)
-    return pick_like(fields, _looks(atlas, path), target, group_by=group, **settings)
+    target = _looks(None if Path(like).is_file() else open_dataset(like), like)
+    return pick_like(fields, _looks(dataset, path), target, group_by=group, **settings)
 
 
 def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:

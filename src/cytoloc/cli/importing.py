@@ -1,4 +1,4 @@
-"""The commands ``cytoloc import …``: pictures and labels into an atlas."""
+"""The commands ``cytoloc import …``: pictures and labels into a dataset."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cytoloc.cli.console import counted, progress, terminated_as_interrupted
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from cytoloc.atlas.folder import FolderSource
-    from cytoloc.atlas.hpa import HpaSource
-    from cytoloc.atlas.importing import FieldSource, Imported
-    from cytoloc.atlas.kaggle import KaggleSource
+    from cytoloc.dataset.folder import FolderSource
+    from cytoloc.dataset.hpa import HpaSource
+    from cytoloc.dataset.importing import FieldSource, Imported
+    from cytoloc.dataset.kaggle import KaggleSource
     from cytoloc.errors import ImageError
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    importing = typer.Typer(help="Pack pictures and labels into an atlas.", no_args_is_help=True)
+    importing = typer.Typer(help="Pack pictures and labels into a dataset.", no_args_is_help=True)
     for command in (kaggle, hpa, folder):
         importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
@@ -44,7 +44,7 @@ WORTH_PROCESSES: Final = 200
 TRIES = 20
 """How many items that cannot be read are passed over in search of one that shows the channels."""
 
-Out = Annotated[Path, typer.Option(help="The new atlas; with --append the one to add to.")]
+Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
 Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
@@ -62,7 +62,7 @@ Floor = Annotated[
         help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera wants less.", min=0, callback=_finite
     ),
 ]
-Append = Annotated[bool, typer.Option("--append", help="Add to the atlas --out.")]
+Append = Annotated[bool, typer.Option("--append", help="Add to the dataset --out.")]
 SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
 
 
@@ -85,9 +85,9 @@ def kaggle(
     Fields that cannot be read are listed in quarantine.csv and the import goes on; one that was stopped goes on when it
     is started again.
 
-    Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.atlas`
+    Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
     """
-    from cytoloc.atlas.kaggle import KaggleSource
+    from cytoloc.dataset.kaggle import KaggleSource
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
@@ -114,9 +114,9 @@ def hpa(
 ) -> None:
     """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its colour.
 
-    Example: `cytoloc import hpa v18/ --labels v18.csv --out external.atlas`
+    Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
-    from cytoloc.atlas.hpa import HpaSource
+    from cytoloc.dataset.hpa import HpaSource
     from cytoloc.pictures.scale import Scaling
 
     scaling = Scaling(size=size, square=square, enlarge=enlarge)
@@ -133,7 +133,7 @@ def folder(
             help="ROLE=PATTERN of files with a stain each, or ROLE=CHANNEL of files with all: number or name."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The new atlas; with --append the one to add to.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new dataset; with --append the one to add to.")] = None,
     absent: Annotated[
         list[str] | None, typer.Option(help="ROLE=zero, or ROLE=OTHER to show that twice: stains that were not imaged.")
     ] = None,
@@ -173,13 +173,13 @@ def folder(
     {field}, {antibody}, {gene}, {cell_line} for what they say. Scenes of a file become fields of their own.
 
     Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
-    --absent microtubules=zero --absent er=zero --size 512 --out plate7.atlas`
+    --absent microtubules=zero --absent er=zero --size 512 --out plate7.dataset`
 
-    Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.atlas`
+    Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
-    from cytoloc.atlas.channels import parse_channels
-    from cytoloc.atlas.folder import FolderSource
-    from cytoloc.atlas.planes import PlaneChoice
+    from cytoloc.dataset.channels import parse_channels
+    from cytoloc.dataset.folder import FolderSource
+    from cytoloc.dataset.planes import PlaneChoice
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
@@ -220,7 +220,7 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     With ``every`` look at all items, say what is taken from those that differ, and which cannot be read; return what is
     wrong with those.
     """
-    from cytoloc.atlas.quarantine import refuse_unprintable, rejected
+    from cytoloc.dataset.quarantine import refuse_unprintable, rejected
     from cytoloc.errors import ImageError
 
     reasons: list[tuple[str, ImageError]] = []
@@ -316,7 +316,7 @@ def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
         lacking = sorted(name for name in names if name not in among)
         if lacking:
             typer.secho(
-                f"{counted(len(lacking), 'id')} in {what} of no field in the atlas: {', '.join(lacking[:3])}. Ids there"
+                f"{counted(len(lacking), 'id')} in {what} of no field imported: {', '.join(lacking[:3])}. Ids there"
                 f" are such as {', '.join(ids[:2])}.",
                 fg="yellow",
                 err=True,
@@ -359,8 +359,8 @@ def _pool(items: int) -> AbstractContextManager[Executor | None]:
 
 def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:
     """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
-    from cytoloc.atlas.importing import import_fields
-    from cytoloc.atlas.quarantine import QUARANTINE, examples, read_quarantine
+    from cytoloc.dataset.importing import import_fields
+    from cytoloc.dataset.quarantine import QUARANTINE, examples, read_quarantine
 
     imported = None
     try:

@@ -12,7 +12,7 @@ from cytoloc.cli.console import score_files
 if TYPE_CHECKING:
     from cytoloc.scores import Scores
 
-LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a labelled atlas.")]
+LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a labelled dataset.")]
 IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids, row by row, for .npy and .npz files.")]
 ScorePaths = Annotated[
     list[Path] | None,

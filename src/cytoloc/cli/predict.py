@@ -27,7 +27,7 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Atlases, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
+            help="Datasets, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
             metavar="INPUT…",
         ),
     ],
@@ -44,15 +44,15 @@ def predict(
     """Predict the probability of every location for every field.
 
     Fields that cannot be read are listed with the reason in a CSV beside the scores, and the rest is predicted. Other
-    files than the competition's become an atlas by `cytoloc import folder` first.
+    files than the competition's become a dataset by `cytoloc import folder` first.
 
-    Example: `cytoloc predict runs/ test.atlas --out scores.parquet`
+    Example: `cytoloc predict runs/ test.dataset --out scores.parquet`
 
     Example: `cytoloc predict box pictures/ --out scores.parquet --locations locations.csv`
     """
     require_nets()
     keep_freed_memory()
-    from cytoloc.atlas.quarantine import QUARANTINE, examples, write_quarantine
+    from cytoloc.dataset.quarantine import QUARANTINE, examples, write_quarantine
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations

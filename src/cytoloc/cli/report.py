@@ -40,7 +40,7 @@ def report(
         bool, typer.Option("--table", help="Tables of models and ensembles: the one report that there is so far.")
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(help="The truth: CSV Id,Target, or an atlas; by default the runs' own atlas.")
+        Path | None, typer.Option(help="The truth: CSV Id,Target, or a dataset; by default the runs' own dataset.")
     ] = None,
     folds: Annotated[
         Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together and the intervals draw.")
@@ -80,7 +80,7 @@ def report(
         typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if not finished:
         raise TableError("None of these runs is finished.", way_out="Go on with `cytoloc train … --resume`.")
-    known, where = (read_truth(labels), str(labels)) if labels else _atlas_truth(finished)
+    known, where = (read_truth(labels), str(labels)) if labels else _dataset_truth(finished)
     tables = study_tables(
         finished,
         lambda ids: truth_of(ids, known, where=where),
@@ -100,29 +100,31 @@ def report(
         _print(tables, style)
 
 
-def _atlas_truth(runs: Sequence[FinishedRun]) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Return the labels in the atlases that runs were trained on, and where those lie.
+def _dataset_truth(runs: Sequence[FinishedRun]) -> tuple[dict[str, tuple[int, ...]], str]:
+    """Return the labels in the datasets that runs were trained on, and where those lie.
 
     Raises:
         TableError: If one is not there any more, was changed since, or two disagree on a field.
     """
-    from cytoloc.atlas.store import open_atlas
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import FormatError, StorageError, TableError
 
-    way_out = "Give the truth: --labels CSV, or the place of the atlas."
+    way_out = "Give the truth: --labels CSV, or the place of the dataset."
     known: dict[str, tuple[int, ...]] = {}
-    atlases = {(run.atlas, run.fingerprint): run for run in runs}
-    for (path, fingerprint), run in atlases.items():
+    datasets = {(run.dataset, run.fingerprint): run for run in runs}
+    for (path, fingerprint), run in datasets.items():
         try:
-            atlas = open_atlas(path)
+            dataset = open_dataset(path)
         except (FormatError, StorageError) as error:
-            raise TableError(f"The atlas of {run.folder} cannot be opened: {error.message}", way_out=way_out) from error
-        if atlas.fingerprint != fingerprint:
+            raise TableError(
+                f"The dataset of {run.folder} cannot be opened: {error.message}", way_out=way_out
+            ) from error
+        if dataset.fingerprint != fingerprint:
             raise TableError(f"{path} is not what it was when {run.folder} was trained.", way_out=way_out)
-        for name, labels in zip(atlas.ids, atlas.fields["labels"].to_list(), strict=True):
+        for name, labels in zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True):
             if labels is not None and known.setdefault(name, tuple(labels)) != tuple(labels):
-                raise TableError(f"{path} and another atlas of these runs disagree on {name}.", way_out=way_out)
-    return known, ", ".join(sorted({path for path, _ in atlases}))
+                raise TableError(f"{path} and another dataset of these runs disagree on {name}.", way_out=way_out)
+    return known, ", ".join(sorted({path for path, _ in datasets}))
 
 
 def _written(tables: StudyTables, style: Format) -> str:

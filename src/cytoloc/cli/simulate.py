@@ -18,24 +18,24 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     fields: Annotated[int | None, typer.Option(help="How many fields of view; of a study, for training.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The new atlas, or folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new dataset, or folder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
     size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
     original: Annotated[
         int | None,
         typer.Option(
-            help="Edge of the photographs, in pixels; atlases hold them scaled to --size, picture files as they are."
+            help="Edge of the photographs, in pixels; datasets hold them scaled to --size, picture files as they are."
         ),
     ] = None,
     form: Annotated[
-        Literal["atlas", "kaggle", "hpa", "study"],
+        Literal["dataset", "kaggle", "hpa", "study"],
         typer.Option(
             "--format",
-            help="atlas; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
-            " Protein Atlas's, each stain in its colour; study: atlases for training,"
+            help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
+            " Protein Atlas's, each stain in its colour; study: datasets for training,"
             " test and external labels, with what is wrong about them beside.",
         ),
-    ] = "atlas",
+    ] = "dataset",
     bits: Annotated[Literal["8", "16"], typer.Option(help="Of --format kaggle: bits of a pixel.")] = "8",
     evenness: Annotated[
         float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")
@@ -63,14 +63,14 @@ def simulate(
 
     Drawing that was stopped goes on when it is started again.
 
-    Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.atlas`
+    Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.dataset`
     """
     from cytoloc.simulate import files, study
     from cytoloc.simulate.plan import Design, read_frequencies
 
     if show is not None:
         others = (fields, out, original, frequencies, duplicates, noise, noise_kind, leaked, gain)
-        if any(value is not None for value in others) or bits != "8" or form != "atlas" or evenness:
+        if any(value is not None for value in others) or bits != "8" or form != "dataset" or evenness:
             raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
         _draw_sheet(show, seed=seed, size=size)
         return
@@ -97,7 +97,7 @@ def simulate(
         elif form == "hpa":
             files.draw_hpa(out, design, advance=advance)
         else:
-            study.draw_atlas(out, design, advance=advance)
+            study.draw_dataset(out, design, advance=advance)
     beside = ", and as many external ones, and a test set" if form == "study" else ""
     edge = (original or size) if form in ("kaggle", "hpa") else size
     typer.echo(f"{out}: {counted(fields, 'simulated field')} of {edge} px{beside}.")
@@ -116,12 +116,12 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     from cytoloc.simulate.plan import plan_one
 
     check_outputs(pictures=[path])
-    plans = [plan_one(location.id, seed=seed, size=size) for location in LOCATIONS]
+    plans = [plan_one(int(location.key), seed=seed, size=size) for location in LOCATIONS]
     images = []
     with progress("drawing") as advance, processes() as pool:
         for image in in_order(partial(draw_field, size=size), plans, pool=pool):
             images.append(image)
             advance(len(images), len(plans))
     names = [f"simulated, seed {seed}"] * len(images)
-    contact_sheet(np.stack(images), names, [(location.id,) for location in LOCATIONS], None, path)
+    contact_sheet(np.stack(images), names, [(int(location.key),) for location in LOCATIONS], None, path)
     typer.echo(f"{path}: a field of each of {len(images)} locations.")

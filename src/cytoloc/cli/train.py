@@ -60,7 +60,7 @@ def train(
     recipe: Annotated[
         list[str], typer.Argument(help="One or more of `cytoloc recipes`, or .toml files.", metavar="RECIPE")
     ],
-    atlas: Annotated[str, typer.Argument(help="The fields to learn from: a folder, or a URL.", metavar="ATLAS")],
+    dataset: Annotated[str, typer.Argument(help="The fields to learn from: a folder, or a URL.", metavar="DATASET")],
     folds: Annotated[Path, typer.Option(help="CSV id,group,fold of `cytoloc folds`.")],
     out: Annotated[Path, typer.Option(help="Run folders are made in here.")],
     fold: Annotated[str, typer.Option(help="The fold to hold out, or all, one run each.")] = "all",
@@ -80,11 +80,11 @@ def train(
 ) -> None:
     """Train recipes on all folds but one, and score the fields held out.
 
-    Example: `cytoloc train quick train.atlas --folds folds.csv --fold all --out runs/`
+    Example: `cytoloc train quick train.dataset --folds folds.csv --fold all --out runs/`
     """
     require_nets()
     keep_freed_memory()
-    from cytoloc.atlas.store import open_atlas
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
@@ -98,7 +98,7 @@ def train(
         raise typer.BadParameter(f"two recipes have the same name: {', '.join(names)}.", param_hint="RECIPE")
     processes = find_processes(devices, nodes, environ=os.environ)
     table = read_folds(folds)
-    fields = open_atlas(atlas)
+    fields = open_dataset(dataset)
     if fold != "all" and not fold.isdecimal():
         raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="--fold")
     numbers = sorted(table["fold"].drop_nulls().unique().to_list()) if fold == "all" else [int(fold)]

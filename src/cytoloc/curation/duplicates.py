@@ -1,4 +1,4 @@
-"""Near-duplicates within and across atlases: found by hashes, turned and mirrored copies too, confirmed on pixels."""
+"""Near-duplicates within and across datasets: found by hashes, turned and mirrored copies too, confirmed on pixels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cytoloc.atlas.store import Atlas
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
 from cytoloc.curation.matching import registered_correlation
+from cytoloc.dataset.store import Dataset
 from cytoloc.files import new_file
 from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.parallel import in_order
@@ -36,8 +36,8 @@ SCHEMA: Final = pl.Schema(
         "transform": pl.String(),
         "correlation": pl.Float32(),
         "verdict": pl.String(),
-        "atlas_a": pl.String(),
-        "atlas_b": pl.String(),
+        "dataset_a": pl.String(),
+        "dataset_b": pl.String(),
     }
 )
 """Columns of a table of pairs: field ``a`` turned by ``transform`` is field ``b``; null distances are not known."""
@@ -46,19 +46,19 @@ _BATCH: Final = 64
 
 
 class _Pool(NamedTuple):
-    """The fields of several atlases as one list."""
+    """The fields of several datasets as one list."""
 
-    atlases: Sequence[Atlas]
+    datasets: Sequence[Dataset]
     starts: NDArray[np.int64]
     hashes: Hashes
 
-    def place(self, row: int) -> tuple[Atlas, int]:
+    def place(self, row: int) -> tuple[Dataset, int]:
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.atlases[number], int(row - self.starts[number])
+        return self.datasets[number], int(row - self.starts[number])
 
 
 def find_duplicates(
-    atlases: Sequence[Atlas],
+    datasets: Sequence[Dataset],
     *,
     limits: Mapping[ChannelRole, int] = DEFAULT_LIMITS,
     turns: bool = True,
@@ -68,7 +68,7 @@ def find_duplicates(
     """Return all pairs of near-duplicate fields, columns as in :data:`SCHEMA`, surest first.
 
     Args:
-        atlases: Fields of all of them are compared with each other.
+        datasets: Fields of all of them are compared with each other.
         limits: The most bits by which each channel's hash may differ.
         turns: Look for turned and mirrored copies too: every picture is read once for that.
         confirm: Lay the pictures of each pair over each other; without it correlation and verdict are null.
@@ -77,17 +77,17 @@ def find_duplicates(
     Raises:
         MissingExtraError: If faiss is not installed.
     """
-    pool = _pool(atlases)
+    pool = _pool(datasets)
     table = _candidates(pool, limits, turns=turns, advance=advance)
     correlations: list[float | None] = [None] * table.height
     if confirm:
         correlations = list(_correlations(pool, table, advance))
     rows = []
     for (row_a, row_b, transform, distances), correlation in zip(table.iter_rows(), correlations, strict=True):
-        (atlas_a, at_a), (atlas_b, at_b) = pool.place(row_a), pool.place(row_b)
+        (dataset_a, at_a), (dataset_b, at_b) = pool.place(row_a), pool.place(row_b)
         bits = [None if distance < 0 else distance for distance in distances]
-        names = str(atlas_a.path), str(atlas_b.path)
-        ids = atlas_a.fields["id"][at_a], atlas_b.fields["id"][at_b]
+        names = str(dataset_a.path), str(dataset_b.path)
+        ids = dataset_a.fields["id"][at_a], dataset_b.fields["id"][at_b]
         judged = None if correlation is None else verdict(correlation)
         rows.append((*ids, *bits, TRANSFORMS[transform], correlation, judged, *names))
     found = pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -124,13 +124,13 @@ def groups_of(pairs: pl.DataFrame) -> list[list[str]]:
     return sorted(groups.values(), key=len, reverse=True)
 
 
-def _pool(atlases: Sequence[Atlas]) -> _Pool:
+def _pool(datasets: Sequence[Dataset]) -> _Pool:
     columns = [f"phash_{role}" for role in CHANNELS]
-    fields = pl.concat([atlas.fields.select(columns) for atlas in atlases])
+    fields = pl.concat([dataset.fields.select(columns) for dataset in datasets])
     known = np.stack([fields[column].is_not_null().to_numpy() for column in columns], axis=1)
     bits = np.stack([fields[column].fill_null(0).to_numpy() for column in columns], axis=1)
-    starts = np.cumsum([0, *(len(atlas) for atlas in atlases)])[:-1]
-    return _Pool(atlases, starts, Hashes(bits, known))
+    starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])[:-1]
+    return _Pool(datasets, starts, Hashes(bits, known))
 
 
 def _candidates(
@@ -170,15 +170,15 @@ def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> lis
     total = len(pool.hashes.bits)
     bits = np.zeros((len(TRANSFORMS), total, len(CHANNELS)), np.uint64)
 
-    def hashed(block: tuple[Atlas, int, int]) -> tuple[int, NDArray[np.uint64]]:
-        atlas, start, offset = block
-        images = atlas.read(np.arange(start, min(start + _BATCH, len(atlas))))
+    def hashed(block: tuple[Dataset, int, int]) -> tuple[int, NDArray[np.uint64]]:
+        dataset, start, offset = block
+        images = dataset.read(np.arange(start, min(start + _BATCH, len(dataset))))
         return offset, np.array([phashes_turned(image) for image in images], np.uint64)
 
     blocks = [
-        (atlas, start, int(offset) + start)
-        for atlas, offset in zip(pool.atlases, pool.starts, strict=True)
-        for start in range(0, len(atlas), _BATCH)
+        (dataset, start, int(offset) + start)
+        for dataset, offset in zip(pool.datasets, pool.starts, strict=True)
+        for start in range(0, len(dataset), _BATCH)
     ]
     for offset, numbers in in_order(hashed, blocks):
         bits[:, offset : offset + len(numbers)] = np.moveaxis(numbers, 2, 0)
@@ -193,9 +193,9 @@ def _correlations(pool: _Pool, table: pl.DataFrame, advance: Callable[[str, int,
 
     def correlation(pair: tuple[int, int, int, list[int]]) -> float:
         row_a, row_b, transform, distances = pair
-        (atlas_a, at_a), (atlas_b, at_b) = pool.place(row_a), pool.place(row_b)
+        (dataset_a, at_a), (dataset_b, at_b) = pool.place(row_a), pool.place(row_b)
         known = np.array(distances) >= 0
-        return registered_correlation(turned(atlas_a[at_a], TRANSFORMS[transform])[known], atlas_b[at_b][known])
+        return registered_correlation(turned(dataset_a[at_a], TRANSFORMS[transform])[known], dataset_b[at_b][known])
 
     found = []
     for done, value in enumerate(in_order(correlation, table.iter_rows()), start=1):

@@ -54,7 +54,7 @@ def class_table(
     precision, recall, f1, positives = precision_recall_fscore_support(truth, predicted, zero_division=0)
     known = positives > 0
     columns = {
-        "id": [location.id for location in LOCATIONS],
+        "id": [int(location.key) for location in LOCATIONS],
         "location": [location.name for location in LOCATIONS],
         "positives": positives.astype(int).tolist(),
         "predicted": predicted.sum(axis=0).tolist(),

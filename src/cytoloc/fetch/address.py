@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-ATLAS: Final = "proteinatlas.org"
+DATASET: Final = "proteinatlas.org"
 
 # What readers of addresses understand differently, and what some of them take out, is in none of ours.
 _PLAIN: Final = re.compile(r"[!-\[\]-~]+")
@@ -34,7 +34,7 @@ def host_of(url: str) -> str | None:
 
 def is_of_the_atlas(host: str | None) -> bool:
     """Return whether a host is the Human Protein Atlas's."""
-    return host is not None and (host == ATLAS or host.endswith(f".{ATLAS}"))
+    return host is not None and (host == DATASET or host.endswith(f".{DATASET}"))
 
 
 def may_lead_to(asked: str, url: str) -> bool:

@@ -22,7 +22,7 @@ KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
     "antibody": ("antibody",),
     "field": ("id",),
 }
-"""Columns of an atlas's table in which fields that belong together agree."""
+"""Columns of a dataset's table in which fields that belong together agree."""
 
 _Key = tuple[str | None, ...]
 
@@ -83,7 +83,7 @@ def groups_of_fields(
 def group_known(fields: pl.DataFrame, group_by: GroupBy) -> NDArray[np.bool_]:
     """Return for which rows of a table of fields it is known what must not be separated.
 
-    Of a well those are plate and well: people's own files seldom name an antibody, lists of one atlas leave it out or
+    Of a well those are plate and well: people's own files seldom name an antibody, lists of one dataset leave it out or
     not, and a well holds one.
     """
     known = fields.select(pl.all_horizontal(pl.col(KEYS[group_by]).is_not_null())).to_series()

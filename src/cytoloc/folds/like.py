@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import Atlas
 from cytoloc.choices import GroupBy
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.files import existing
 from cytoloc.folds.evening import evened
@@ -50,15 +50,17 @@ class Resemblance:
     after: float
 
 
-def looks_of_atlas(atlas: Atlas, advance: Callable[[int, int], None] = lambda _done, _total: None) -> pl.DataFrame:
-    """Return ``id`` and all of :data:`LOOKS` for the fields of an atlas; every picture is read once."""
+def looks_of_dataset(
+    dataset: Dataset, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> pl.DataFrame:
+    """Return ``id`` and all of :data:`LOOKS` for the fields of a dataset; every picture is read once."""
     means = []
-    for start in range(0, len(atlas), _BATCH):
-        rows = np.arange(start, min(start + _BATCH, len(atlas)))
-        means.append(atlas.read(rows).mean(axis=(2, 3)))
-        advance(len(rows) + start, len(atlas))
+    for start in range(0, len(dataset), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(dataset)))
+        means.append(dataset.read(rows).mean(axis=(2, 3)))
+        advance(len(rows) + start, len(dataset))
     columns = dict(zip(LOOKS[1:], np.concatenate(means).T, strict=True))
-    return atlas.fields.select("id", pl.col("original_px").cast(pl.Float64)).with_columns(**columns)
+    return dataset.fields.select("id", pl.col("original_px").cast(pl.Float64)).with_columns(**columns)
 
 
 def looks_in_list(path: Path) -> pl.DataFrame:
@@ -75,7 +77,7 @@ def looks_in_list(path: Path) -> pl.DataFrame:
     if "Id" not in table.columns or not present:
         raise TableError(
             f"{path} does not say what its fields look like: it has the columns {', '.join(table.columns)}.",
-            way_out=f"It needs Id and some of {', '.join(LOOKS)} or file_size; or give an atlas.",
+            way_out=f"It needs Id and some of {', '.join(LOOKS)} or file_size; or give a dataset.",
         )
     if table.is_empty():
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field.")
@@ -126,7 +128,7 @@ def pick_like(
         raise TableError(
             f"The fields are described by {', '.join(looks.columns[1:])}, the target by"
             f" {', '.join(target.columns[1:])}.",
-            way_out="Give an atlas for both, or lists with the same columns.",
+            way_out="Give a dataset for both, or lists with the same columns.",
         )
     seen = fields.select("id").join(looks, on="id", how="left", maintain_order="left")
     if seen[common[0]].null_count():

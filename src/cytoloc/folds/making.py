@@ -39,7 +39,7 @@ def make_folds(
     A field that is left out has a group and no fold, so that its absence is seen in the file.
 
     Args:
-        fields: The table of an atlas, or :func:`~cytoloc.folds.groups.listed_fields`.
+        fields: The table of a dataset, or :func:`~cytoloc.folds.groups.listed_fields`.
         k: The number of folds.
         group_by: What must not be separated; a field for which it is not known is a group of its own.
         pairs: Near-duplicate fields, by id: each pair ends in one group, also by way of fields that are not here.
@@ -94,7 +94,7 @@ def table_of(
 
 
 def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which rows of an atlas's table have one of the flags; one without a role stands for any channel's.
+    """Return which rows of a dataset's table have one of the flags; one without a role stands for any channel's.
 
     Raises:
         TableError: If there is no such flag, or the table is a label list, which has none.
@@ -107,7 +107,7 @@ def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
             way_out=f"There are {', '.join(FLAGS)}, alone or after a channel's name.",
         )
     if "flags" not in fields.columns:
-        raise TableError("A label list says nothing of flags.", way_out="Give the atlas of its fields.")
+        raise TableError("A label list says nothing of flags.", way_out="Give the dataset of its fields.")
     meant = [name for name in every if name in flags or name.partition(" ")[2] in flags]
     has = fields.select(pl.col("flags").list.eval(pl.element().is_in(meant)).list.any()).to_series()
     return np.asarray(has.fill_null(value=False).to_numpy(), np.bool_)

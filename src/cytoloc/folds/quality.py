@@ -55,7 +55,7 @@ class FoldQuality:
     def table(self) -> pl.DataFrame:
         """Return a row per location: fields and groups, in all and in each fold."""
         columns: dict[str, list[int] | list[str]] = {
-            "id": [location.id for location in LOCATIONS],
+            "id": [int(location.key) for location in LOCATIONS],
             "location": [location.name for location in LOCATIONS],
             "fields": self.class_fields.sum(axis=1).tolist(),
             "groups": self.class_groups.sum(axis=1).tolist(),

@@ -19,7 +19,7 @@ FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
 """What can be wrong with a channel; only the nucleus can be swapped (with another channel, probably)."""
 
 MEASURED_PX: Final = 256
-"""Fields are looked at no larger than this, so that the limits hold for larger atlases; smaller ones were not tried."""
+"""Fields are looked at no larger than this, so that the limits hold for larger ones; smaller ones were not tried."""
 
 NUCLEUS_PX: Final = 128
 """Edge at which nuclei are looked for: there they are some ten pixels wide in a field of the Human Protein Atlas."""

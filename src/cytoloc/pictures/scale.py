@@ -128,7 +128,7 @@ def _filled(image: NDArray[Any], size: int, square: Square) -> NDArray[Any]:
     larger, smaller = max(height, width) > size, min(height, width) < size
     if square == "refuse" or (larger and smaller) or (larger and square == "pad") or (smaller and square == "crop"):
         raise ImageError(
-            f"at the target pixel size it is {width} x {height} px; the atlas has {size} x {size}.",
+            f"at the target pixel size it is {width} x {height} px; the dataset has {size} x {size}.",
             way_out="Choose another --size or --target-um"
             + (
                 f", or say --square {'crop' if larger else 'pad'}." if larger != smaller and square == "refuse" else "."

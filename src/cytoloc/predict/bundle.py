@@ -68,8 +68,8 @@ class Member(_Said):
     """Of its run."""
     recipe: str
     fold: int
-    atlas: str
-    """Fingerprint of the atlas that it learned from."""
+    dataset: str
+    """Fingerprint of the dataset that it learned from."""
     backbone: str
     head: HeadName
     dropout: float
@@ -200,7 +200,7 @@ def read_bundle(path: Path) -> Model:
         views=head.views,
         provenance={
             "bundle": path.name,
-            "runs": [member.model_dump(include={"name", "recipe", "fold", "atlas"}) for member in head.members],
+            "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in head.members],
             **({"calibrated_by": head.parts[_DECISION].sha256} if decision and decision.plan.learns else {}),
             **({"caution": head.caution} if head.caution else {}),
         },
@@ -245,7 +245,7 @@ def _member(recipe: Recipe, facts: dict[str, Any]) -> Member:
         name=facts["name"],
         recipe=recipe.name,
         fold=facts["fold"],
-        atlas=facts["atlas"]["fingerprint"],
+        dataset=facts["dataset"]["fingerprint"],
         backbone=recipe.model.backbone,
         head=recipe.model.head,
         dropout=recipe.model.dropout,
@@ -381,9 +381,9 @@ def _plain_card(name: str, runs: Sequence[dict[str, Any]], decision: Decision | 
     for facts in runs:
         known = len(learned_from(facts))
         earlier = f", some by way of {facts['started_from']['name']}" if "started_from" in facts else ""
-        atlas = Path(facts["atlas"]["path"]).name
+        source = Path(facts["dataset"]["path"]).name
         lines.append(
-            f"| {facts['name']} | {facts['recipe']} | {known} fields, of {atlas}{earlier} | {len(facts['held_out'])} |"
+            f"| {facts['name']} | {facts['recipe']} | {known} fields, of {source}{earlier} | {len(facts['held_out'])} |"
         )
     if decision:
         judged, fields = (decision.fitted_on.get(key) for key in ("macro_f1_cross_fitted", "fields"))

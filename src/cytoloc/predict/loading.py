@@ -38,6 +38,8 @@ def load(path: str | Path | None = None) -> Model:
         [network for network, _, _ in runs],
         size=recipes[0].image.field_px,
         views=recipes[0].select.views,
-        provenance={"runs": [{key: facts[key] for key in ("name", "recipe", "fold", "atlas")} for _, _, facts in runs]},
+        provenance={
+            "runs": [{key: facts[key] for key in ("name", "recipe", "fold", "dataset")} for _, _, facts in runs]
+        },
         trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
     )

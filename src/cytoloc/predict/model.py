@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cytoloc.atlas.quarantine import Rejected
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.quarantine import Rejected
+from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ImageError, SettingsError
 from cytoloc.labels import CHANNELS, N_LOCATIONS
 from cytoloc.lists import refuse_repeated
 from cytoloc.models.network import Network
 from cytoloc.predict.prediction import Prediction, fields_of
-from cytoloc.predict.sources import AtlasSource, Source, open_source
+from cytoloc.predict.sources import DatasetSource, Source, open_source
 from cytoloc.predict.views import VIEWS, mean_logits
 from cytoloc.scores import Scores
 
@@ -66,12 +66,12 @@ class Model:
         self.decision = decision
         self.caution = caution
 
-    def predict(self, pictures: NDArray[Any] | Atlas | str | Path, *, views: int | None = None) -> Prediction:
-        """Return the probabilities of pictures in memory, or of an atlas or folder, and their locations.
+    def predict(self, pictures: NDArray[Any] | Dataset | str | Path, *, views: int | None = None) -> Prediction:
+        """Return the probabilities of pictures in memory, or of a dataset or folder, and their locations.
 
         Args:
             pictures: ``(n, 4, h, w)`` or ``(4, h, w)``, uint8, uint16 or float, channels in the order of
-                ``cytoloc.CHANNELS``; an atlas; or where an atlas or a folder of the competition's files lies.
+                ``cytoloc.CHANNELS``; a dataset; or where a dataset or a folder of the competition's files lies.
             views: 1, 2, 4 or 8; by default the recipe's.
 
         Raises:
@@ -83,9 +83,9 @@ class Model:
             raise SettingsError(
                 f"{views} is no number of views.", way_out=f"Choose one of {', '.join(map(str, VIEWS))}."
             )
-        if not isinstance(pictures, np.ndarray | Atlas | str | Path):
+        if not isinstance(pictures, np.ndarray | Dataset | str | Path):
             raise ImageError(
-                f"Pictures must be a NumPy array, an atlas or a path; this is {type(pictures).__name__}.",
+                f"Pictures must be a NumPy array, a dataset or a path; this is {type(pictures).__name__}.",
                 way_out="Make an array of it: numpy.asarray(pictures).",
             )
         if isinstance(pictures, np.ndarray):
@@ -94,7 +94,7 @@ class Model:
             probabilities = np.concatenate(parts)
             ids = tuple(str(number) for number in range(len(fields)))
         else:
-            source = AtlasSource(pictures) if isinstance(pictures, Atlas) else open_source(pictures)
+            source = DatasetSource(pictures) if isinstance(pictures, Dataset) else open_source(pictures)
             scores, bad = self.score(source, views=views)
             ids, probabilities = scores.ids, scores.probabilities
         predicted = None if self.decision is None else self.decision.decided(probabilities)

@@ -1,4 +1,4 @@
-"""What predictions are made for: the fields of an atlas, or of a folder of files, a batch at a time."""
+"""What predictions are made for: the fields of a dataset, or of a folder of files, a batch at a time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.atlas.quarantine import Rejected, refuse_unprintable, rejected
-from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
@@ -49,31 +49,31 @@ class Source(Protocol):
         """Yield all fields in order, at most ``length`` in a batch."""
 
 
-class AtlasSource:
-    """All fields of an atlas, or the given rows of it."""
+class DatasetSource:
+    """All fields of a dataset, or the given rows of it."""
 
-    def __init__(self, atlas: Atlas, rows: NDArray[np.int64] | None = None) -> None:
-        self.atlas = atlas
-        self.rows = np.arange(len(atlas)) if rows is None else rows
-        self.name = str(atlas.path)
+    def __init__(self, dataset: Dataset, rows: NDArray[np.int64] | None = None) -> None:
+        self.dataset = dataset
+        self.rows = np.arange(len(dataset)) if rows is None else rows
+        self.name = str(dataset.path)
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The id of each field."""
-        every = self.atlas.ids
+        every = self.dataset.ids
         return tuple(every[row] for row in self.rows)
 
     def batches(self, size: int, length: int) -> Iterator[Batch]:
-        """Yield the fields, resized from the atlas's size to ``size`` if they differ.
+        """Yield the fields, resized from the dataset's size to ``size`` if they differ.
 
         Raises:
-            ImageError: If the atlas is smaller than ``size``.
+            ImageError: If the dataset is smaller than ``size``.
         """
-        refuse_enlarging(self.atlas.size, size, where=str(self.atlas.path))
+        refuse_enlarging(self.dataset.size, size, where=str(self.dataset.path))
         ids = self.ids
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
-            images = [scale_field(image, Scaling(size=size)).image for image in self.atlas.read(self.rows[some])]
+            images = [scale_field(image, Scaling(size=size)).image for image in self.dataset.read(self.rows[some])]
             yield Batch(ids[some], np.stack(images))
 
 
@@ -111,16 +111,16 @@ class FolderSource:
 
 
 def open_source(path: str | Path) -> Source:
-    """Return the fields at ``path``: an atlas, there or at a URL, or a folder of the competition's PNG files.
+    """Return the fields at ``path``: a dataset, there or at a URL, or a folder of the competition's PNG files.
 
     Raises:
         ImageError: If there is nothing at ``path``, or it is a folder without fields.
-        FormatError: If it is a damaged atlas.
+        FormatError: If it is a damaged dataset.
     """
     folder = Path(path)
-    if "://" not in str(path) and folder.is_dir() and not (folder / "atlas.json").exists():
+    if "://" not in str(path) and folder.is_dir() and not (folder / "dataset.json").exists():
         return FolderSource(folder)
-    return AtlasSource(open_atlas(path))
+    return DatasetSource(open_dataset(path))
 
 
 def refuse_enlarging(have: int, want: int, *, where: str) -> None:

@@ -205,7 +205,7 @@ def panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def composite(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a field, uint8 ``(4, size, size)``, as the atlas shows it, uint8 ``(size, size, 3)``.
+    """Return a field, uint8 ``(4, size, size)``, as the dataset shows it, uint8 ``(size, size, 3)``.
 
     Microtubules red, protein green, nucleus blue; the endoplasmic reticulum adds half its strength in yellow.
     """

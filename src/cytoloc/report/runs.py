@@ -20,15 +20,15 @@ class FinishedRun:
         folder: Where it lies.
         recipe: What was trained.
         fold: Which was held out.
-        atlas: Folder or URL of the fields.
-        fingerprint: Of that atlas when the run was trained.
+        dataset: Folder or URL of the fields.
+        fingerprint: Of that dataset when the run was trained.
         scores: Of the held-out fold.
     """
 
     folder: Path
     recipe: Recipe
     fold: int
-    atlas: str
+    dataset: str
     fingerprint: str
     scores: Scores
 
@@ -69,11 +69,11 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
 
 def _read_run(folder: Path) -> FinishedRun:
     header = read_header(folder)
-    atlas = header["atlas"]
+    dataset = header["dataset"]
     scores = read_scores(folder / SCORES)
     if set(scores.ids) != set(header["held_out"]):
         raise FormatError(
             f"{folder / SCORES} has scores of other fields than the run held out.", way_out="Train it again."
         )
     recipe = read_resolved(folder / RECIPE)
-    return FinishedRun(folder, recipe, header["fold"], str(atlas["path"]), str(atlas["fingerprint"]), scores)
+    return FinishedRun(folder, recipe, header["fold"], str(dataset["path"]), str(dataset["fingerprint"]), scores)

@@ -170,7 +170,7 @@ def _unfit(folds: Sequence[FinishedRun]) -> str:
     if any(run.recipe != folds[0].recipe for run in folds):
         return "its folds were trained by different recipes"
     if len({run.fingerprint for run in folds}) > 1:
-        return "its folds are of different atlases"
+        return "its folds are of different datasets"
     ids = [name for run in folds for name in run.scores.ids]
     return "its folds share fields" if len(set(ids)) < len(ids) else ""
 

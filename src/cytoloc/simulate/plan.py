@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.atlas.fields import FieldRow
+from cytoloc.dataset.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
 from cytoloc.labels import N_LOCATIONS, parse_labels
@@ -73,7 +73,7 @@ class Plan:
     Attributes:
         seed: The study's.
         number: Its number in the study, from which, and the seed, its random source is made.
-        row: The row of the atlas; its labels may be wrong, or not given.
+        row: The row of the dataset; its labels may be wrong, or not given.
         locations: Where the protein is.
         strengths: The strength of each of its locations.
         antibody: Number of the antibody, from which the strength of what else it binds is made.

@@ -1,4 +1,4 @@
-"""Writing studies: an atlas, or a whole study with what is wrong about it written beside it.
+"""Writing studies: a dataset, or a whole study with what is wrong about it written beside it.
 
 Drawing goes on where it was stopped, as an import does: it is one, of fields that nobody photographed.
 """
@@ -13,10 +13,10 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from cytoloc.atlas.importing import Loaded, import_fields
-from cytoloc.atlas.store import Atlas
-from cytoloc.atlas.workshop import is_settled
 from cytoloc.choices import Noise
+from cytoloc.dataset.importing import Loaded, import_fields
+from cytoloc.dataset.store import Dataset
+from cytoloc.dataset.workshop import is_settled
 from cytoloc.errors import SettingsError
 from cytoloc.labels import N_LOCATIONS, format_labels
 from cytoloc.parallel import processes
@@ -73,12 +73,12 @@ def _draw(plan: Plan, size: int) -> list[Loaded]:
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """The fields of an atlas of a study.
+    """The fields of a dataset of a study.
 
     Attributes:
         design: What decides them.
         plans: What they show, with the true labels.
-        given: The same, with the labels that the atlas gives.
+        given: The same, with the labels that the dataset gives.
     """
 
     design: Design
@@ -86,22 +86,22 @@ class PlannedSet:
     given: list[Plan]
 
 
-def simulate_atlas(
+def simulate_dataset(
     path: Path,
     *,
     n_fields: int,
     seed: int,
     size: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Atlas:
-    """Draw a study into a new atlas; see :func:`draw_atlas`."""
-    return draw_atlas(path, Design(n_fields=n_fields, seed=seed, size=size), advance=advance)
+) -> Dataset:
+    """Draw a study into a new dataset; see :func:`draw_dataset`."""
+    return draw_dataset(path, Design(n_fields=n_fields, seed=seed, size=size), advance=advance)
 
 
-def draw_atlas(
+def draw_dataset(
     path: Path, design: Design, *, advance: Callable[[int, int], None] = lambda _done, _total: None
-) -> Atlas:
-    """Draw a study into a new atlas; the same design gives the same bytes, and starting again goes on.
+) -> Dataset:
+    """Draw a study into a new dataset; the same design gives the same bytes, and starting again goes on.
 
     Raises:
         SettingsError: If a number is impossible.
@@ -112,7 +112,7 @@ def draw_atlas(
     with processes() as pool:
         return import_fields(
             SimulatedSource(design, plans), path, size=design.size, strict=True, pool=pool, advance=advance
-        ).atlas
+        ).dataset
 
 
 def draw_study(
@@ -122,10 +122,10 @@ def draw_study(
     *,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Draw a whole study: training, test and external atlas, and the truth about them beside.
+    """Draw a whole study: training, test and external dataset, and the truth about them beside.
 
-    ``train.atlas`` (some labels wrong, some fields twice), ``test.atlas`` (without labels, larger originals, darker,
-    some fields leaked), ``external.atlas`` (labels of each well), ``external-by-antibody.csv`` (the wrong labels that
+    ``train.dataset`` (some labels wrong, some fields twice), ``test.dataset`` (without labels, larger originals,
+    darker, some fields leaked), ``external.dataset`` (labels of each well), ``external-by-antibody.csv`` (the wrong labels that
     people used), and ``truth/``: ``train.csv``, ``test.csv``, ``label_noise.csv``, ``duplicates.csv``, ``leak.csv``.
 
     Raises:
@@ -139,7 +139,7 @@ def draw_study(
         total, before = sum(len(each.plans) for each in sets.values()), 0
         with processes() as pool:
             for name, each in sets.items():
-                target = path / f"{name}.atlas"
+                target = path / f"{name}.dataset"
                 if not is_settled(target):
                     source = SimulatedSource(each.design, each.given)
                     import_fields(source, target, size=design.size, pool=pool, advance=_from(advance, before, total))

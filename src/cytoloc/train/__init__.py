@@ -1,1 +1,1 @@
-"""Training: one recipe on one fold of an atlas makes one run."""
+"""Training: one recipe on one fold of a dataset makes one run."""

@@ -1,4 +1,4 @@
-"""Batches from an atlas: uint8 pixels and float targets, decoded by tensorstore's own threads."""
+"""Batches from a dataset: uint8 pixels and float targets, decoded by tensorstore's own threads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
 from cytoloc.train.sampling import Order, shuffled
 from cytoloc.train.together import ALONE, Share
@@ -37,32 +38,32 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of an atlas to learn from and rows held out."""
+    """Rows of a dataset to learn from and rows held out."""
 
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
 
-def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
-    """Return the rows of an atlas that fold number ``fold`` trains on and holds out, those without a fold in neither.
+def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
+    """Return the rows of a dataset that fold number ``fold`` trains on and holds out, those without a fold in neither.
 
     Raises:
-        TrainingError: If the folds name fields that the atlas lacks or has without labels, leave labelled ones out,
+        TrainingError: If the folds name fields that the dataset lacks or has without labels, leave labelled ones out,
             have no such fold, or leave nothing to learn from.
     """
-    labelled = {name: row for row, (name, known) in enumerate(zip(atlas.ids, atlas.labelled, strict=True)) if known}
+    labelled = {name: row for row, (name, known) in enumerate(zip(dataset.ids, dataset.labelled, strict=True)) if known}
     listed = folds["id"].to_list()
     strange = [name for name in listed if name not in labelled]
     if strange:
         raise TrainingError(
-            f"The folds name {len(strange)} fields that {atlas.path} lacks or has without labels, e.g. {strange[0]}.",
-            way_out="Make the folds from this atlas with `cytoloc folds`.",
+            f"The folds name {len(strange)} fields that {dataset.path} lacks or has without labels, e.g. {strange[0]}.",
+            way_out="Make the folds from this dataset with `cytoloc folds`.",
         )
     left_out = labelled.keys() - set(listed)
     if left_out:
         raise TrainingError(
-            f"The folds leave out {len(left_out)} labelled fields of {atlas.path}, e.g. {min(left_out)}.",
-            way_out="Make the folds from this atlas with `cytoloc folds`.",
+            f"The folds leave out {len(left_out)} labelled fields of {dataset.path}, e.g. {min(left_out)}.",
+            way_out="Make the folds from this dataset with `cytoloc folds`.",
         )
     folds = folds.drop_nulls("fold")
     rows = np.array([labelled[name] for name in folds["id"]], np.int64)
@@ -77,15 +78,17 @@ def split_atlas(atlas: Atlas, folds: pl.DataFrame, fold: int) -> Split:
     return Split(np.sort(rows[~held]), np.sort(rows[held]))
 
 
-class Fields(Dataset[Batch]):
-    """Fields of an atlas as a dataset whose items are whole batches."""
+class Fields(TorchDataset[Batch]):
+    """Fields of a dataset as a dataset whose items are whole batches."""
 
-    def __init__(self, atlas: Atlas, rows: NDArray[np.int64], *, antibodies: Mapping[str, int] | None = None) -> None:
-        self.atlas = atlas
+    def __init__(
+        self, dataset: Dataset, rows: NDArray[np.int64], *, antibodies: Mapping[str, int] | None = None
+    ) -> None:
+        self.dataset = dataset
         self.rows = rows
-        self.truth = atlas.truth[rows]
+        self.truth = dataset.truth[rows]
         self.targets = torch.from_numpy(self.truth.astype(np.float32))
-        names = atlas.fields["antibody"].gather(rows).to_list()
+        names = dataset.fields["antibody"].gather(rows).to_list()
         self.antibodies = torch.tensor([(antibodies or {}).get(name, -1) for name in names])
 
     def __len__(self) -> int:
@@ -93,7 +96,7 @@ class Fields(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return one batch; torch calls this instead of asking for items one by one."""
-        pixels = torch.from_numpy(self.atlas.read(self.rows[indices]))
+        pixels = torch.from_numpy(self.dataset.read(self.rows[indices]))
         return Batch(pixels, self.targets[indices], self.antibodies[indices])
 
 
@@ -121,16 +124,16 @@ class ReadAhead(DataLoader[Any]):
                 yield batch
 
 
-def antibody_numbers(atlas: Atlas, rows: NDArray[np.int64]) -> dict[str, int]:
+def antibody_numbers(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, int]:
     """Return a number for each antibody that stained any of some rows.
 
     Raises:
         TrainingError: If fewer than two are known.
     """
-    names = sorted(atlas.fields["antibody"].gather(rows).drop_nulls().unique().to_list())
+    names = sorted(dataset.fields["antibody"].gather(rows).drop_nulls().unique().to_list())
     if len(names) < 2:
         raise TrainingError(
-            f"{atlas.path} names {len(names)} antibodies; to tell them apart takes at least two.",
+            f"{dataset.path} names {len(names)} antibodies; to tell them apart takes at least two.",
             way_out="Use --set loss.arcface=0, or import fields with their antibodies.",
         )
     return {name: number for number, name in enumerate(names)}

@@ -1,6 +1,6 @@
 """A run: one recipe on one fold. Everything it was made from and everything it learned lies in its folder.
 
-``recipe.toml`` (resolved), ``run.json`` (atlas, fold, environment, the run that it started from), ``log.csv``,
+``recipe.toml`` (resolved), ``run.json`` (dataset, fold, environment, the run that it started from), ``log.csv``,
 ``best.ckpt``, ``last.ckpt``, of several cycles ``best-cycleN.ckpt``, and, once it is finished, ``scores.parquet``:
 probabilities of the held-out fold.
 """
@@ -21,17 +21,17 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
 from cytoloc.labels import LOCATIONS
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import build_recipe_network, load_network
-from cytoloc.predict.sources import AtlasSource
+from cytoloc.predict.sources import DatasetSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, RECIPE, RUN_KIND, RUN_VERSION, SCORES, is_finished, read_header
 from cytoloc.scores import Scores, write_scores
-from cytoloc.train.data import Split, split_atlas
+from cytoloc.train.data import Split, split_dataset
 from cytoloc.train.devices import accelerator, refuse_precision
 from cytoloc.train.learning import LAST, compiling, learn, room_for
 from cytoloc.train.module import Learner
@@ -44,7 +44,7 @@ from cytoloc.train.unpacking import build_learner
 
 def train_fold(
     recipe: Recipe,
-    atlas: Atlas,
+    dataset: Dataset,
     folds: pl.DataFrame,
     fold: int,
     *,
@@ -60,7 +60,7 @@ def train_fold(
 
     Args:
         recipe: What to train.
-        atlas: The fields, at the recipe's image size.
+        dataset: The fields, at the recipe's image size.
         folds: Columns ``id``, ``group``, ``fold``.
         fold: The one to hold out.
         out: The run's folder is made in here, named after recipe and fold.
@@ -79,7 +79,7 @@ def train_fold(
         MissingExtraError: If it is to be tracked, and MLflow is not installed.
         StorageError: If the disk is full or read-only.
     """
-    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume, processes=processes)
+    split, header = _facts(recipe, dataset, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
     resuming = run.exists()
     if not processes.is_first:
@@ -87,25 +87,25 @@ def train_fold(
     if is_finished(run):
         report(f"{run.name} is finished already.")
         return run
-    learner, started_from = _ready(run, recipe, atlas, split, header, processes=processes)
+    learner, started_from = _ready(run, recipe, dataset, split, header, processes=processes)
     if processes.is_first and not resuming:
         begun = {**header, **({"started_from": started_from} if started_from else {})}
         _start_run(run, recipe, begun, processes=processes)
     if processes.is_first:
         _sweep(run)
-    _say_what_is_missing(atlas, split, run.name, report)
+    _say_what_is_missing(dataset, split, run.name, report)
     name = f"{run.name} ({place})" if place else run.name
     tracks = tracking(database if processes.is_first else None, run)
     together = others() if processes.count > 1 else nullcontext()
     with disk_errors(run), room_for(recipe), compiling(recipe), together, tracks as tracked:
         if tracked:
-            tracked.parameters({**recipe.model_dump(mode="json"), "atlas": header["atlas"], "fold": fold})
+            tracked.parameters({**recipe.model_dump(mode="json"), "dataset": header["dataset"], "fold": fold})
         keep = tracked.epochs if tracked else None
         learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report, keep=keep)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
         model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
-        scores = _scores_of_all(model, atlas, split.held_out, processes)
+        scores = _scores_of_all(model, dataset, split.held_out, processes)
         if processes.is_first:
             write_scores(scores, run / SCORES)
         if tracked:
@@ -117,7 +117,7 @@ def train_fold(
 
 def check_run(
     recipe: Recipe,
-    atlas: Atlas,
+    dataset: Dataset,
     folds: pl.DataFrame,
     fold: int,
     *,
@@ -130,7 +130,7 @@ def check_run(
 
     Args:
         recipe: See there, as for all that follow.
-        atlas: The fields.
+        dataset: The fields.
         folds: How they are dealt.
         fold: The one to hold out.
         out: Where runs are.
@@ -144,14 +144,14 @@ def check_run(
         WeightsError: If its first weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
     """
-    split, header = _facts(recipe, atlas, folds, fold, out=out, resume=resume, processes=processes)
+    split, header = _facts(recipe, dataset, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
     if is_finished(run):
         return
     earlier = earlier_run(recipe, fold)
     if earlier and earlier.resolve() in {path.resolve() for path in coming}:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
-    _ready(run, recipe, atlas, split, header, processes=processes)
+    _ready(run, recipe, dataset, split, header, processes=processes)
 
 
 def _sweep(run: Path) -> None:
@@ -164,17 +164,17 @@ def _silent(_line: str) -> None:
     """Say nothing, since another process does."""
 
 
-def _scores_of_all(model: Model, atlas: Atlas, rows: NDArray[np.int64], processes: Processes) -> Scores:
-    """Return the scores of some rows of an atlas, of which each process works out a share."""
+def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], processes: Processes) -> Scores:
+    """Return the scores of some rows of a dataset, of which each process works out a share."""
     own = np.array_split(rows, processes.count)[processes.rank]
-    parts = told(model.score(AtlasSource(atlas, own)).scores if len(own) else None)
+    parts = told(model.score(DatasetSource(dataset, own)).scores if len(own) else None)
     known = [part for part in parts if part is not None]
     ids = tuple(name for part in known for name in part.ids)
     return Scores(ids, np.concatenate([part.probabilities for part in known]), known[0].provenance)
 
 
 def _ready(
-    run: Path, recipe: Recipe, atlas: Atlas, split: Split, header: dict[str, Any], *, processes: Processes
+    run: Path, recipe: Recipe, dataset: Dataset, split: Split, header: dict[str, Any], *, processes: Processes
 ) -> tuple[Learner, dict[str, Any]]:
     """Return a learner that is ready to start or to go on, and the run that it starts from, empty if from none."""
     torch.manual_seed(recipe.seed)
@@ -183,12 +183,12 @@ def _ready(
         start = Start(build_recipe_network(recipe, weights="none"), {})
     else:
         start = first_network(recipe, fold=header["fold"], held_out=header["held_out"])
-    return build_learner(recipe, start.network, atlas, split, share=processes.share), start.started_from
+    return build_learner(recipe, start.network, dataset, split, share=processes.share), start.started_from
 
 
 def _facts(
     recipe: Recipe,
-    atlas: Atlas,
+    dataset: Dataset,
     folds: pl.DataFrame,
     fold: int,
     *,
@@ -203,19 +203,19 @@ def _facts(
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
     """
     wanted = recipe.image.field_px
-    if atlas.size != wanted:
+    if dataset.size != wanted:
         key = "field_size" if recipe.image.field_size else "size"
         raise TrainingError(
-            f"Recipe {recipe.name} sees {wanted} px; {atlas.path} has {atlas.size} px.",
-            way_out=f"Use --set image.{key}={atlas.size}, or import at --size {wanted}.",
+            f"Recipe {recipe.name} sees {wanted} px; {dataset.path} has {dataset.size} px.",
+            way_out=f"Use --set image.{key}={dataset.size}, or import at --size {wanted}.",
         )
     refuse_precision(recipe.compute.precision, accelerator())
-    split = split_atlas(atlas, folds, fold)
+    split = split_dataset(dataset, folds, fold)
     refuse_processes(processes, recipe, fields=len(split.train))
-    ids = atlas.ids
+    ids = dataset.ids
     header = {
         "fold": fold,
-        "atlas": {"path": str(atlas.path), "fingerprint": atlas.fingerprint},
+        "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint},
         "held_out": [ids[row] for row in split.held_out],
         "trained_on": [ids[row] for row in split.train],
     }
@@ -255,7 +255,7 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
             f"{run} was started with another recipe.",
             way_out="Resume with that recipe, or choose another --out.",
         )
-    same = kept.get("atlas", {}).get("fingerprint") == header["atlas"]["fingerprint"]
+    same = kept.get("dataset", {}).get("fingerprint") == header["dataset"]["fingerprint"]
     if not same or any(kept.get(key) != header[key] for key in ("fold", "held_out", "trained_on")):
         raise TrainingError(
             f"{run} was started on other fields or folds.",
@@ -263,9 +263,9 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
         )
 
 
-def _say_what_is_missing(atlas: Atlas, split: Split, name: str, report: Callable[[str], None]) -> None:
+def _say_what_is_missing(dataset: Dataset, split: Split, name: str, report: Callable[[str], None]) -> None:
     """Say which locations no field to learn from has, though held-out ones do: their scores will mean nothing."""
-    truth = atlas.truth
+    truth = dataset.truth
     lost = truth[split.held_out].any(axis=0) & ~truth[split.train].any(axis=0)
     if lost.any():
         names = ", ".join(LOCATIONS[number].name for number in np.flatnonzero(lost))

@@ -10,7 +10,7 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor
 
-from cytoloc.atlas.store import Atlas
+from cytoloc.dataset.store import Dataset
 from cytoloc.models.backbones import Stages, feature_channels
 from cytoloc.models.heads import AntibodyHead
 from cytoloc.models.losses import (
@@ -79,15 +79,15 @@ def schedule_of(recipe: Recipe) -> Schedule:
     )
 
 
-def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split, *, share: Share = ALONE) -> Learner:
+def build_learner(recipe: Recipe, network: Network, dataset: Dataset, split: Split, *, share: Share = ALONE) -> Learner:
     """Return a network that is ready to learn a fold as a recipe says.
 
     Raises:
-        TrainingError: If the recipe asks for antibodies that the atlas does not know.
+        TrainingError: If the recipe asks for antibodies that the dataset does not know.
     """
     augment = recipe.augment
     changes = augment.model_dump(exclude={"mixup"})
-    antibodies = antibody_numbers(atlas, split.train) if recipe.loss.arcface else {}
+    antibodies = antibody_numbers(dataset, split.train) if recipe.loss.arcface else {}
     second = _antibody_task(recipe, len(antibodies)) if antibodies else None
     if recipe.compute.sync_batch_norm and share.of > 1:
         # timm's, which knows its own layers: Lightning's takes the activation out of a batch norm that has one.
@@ -99,8 +99,8 @@ def build_learner(recipe: Recipe, network: Network, atlas: Atlas, split: Split, 
         second = second and SecondTask(together(second.head), second.loss)
     return Learner(
         network,
-        Fields(atlas, split.train, antibodies=antibodies),
-        Fields(atlas, split.held_out),
+        Fields(dataset, split.train, antibodies=antibodies),
+        Fields(dataset, split.held_out),
         loss=location_loss(recipe.loss),
         augment=Augmentation(**changes, crop_px=recipe.image.size if recipe.image.field_size else 0),
         batch_size=recipe.schedule.batch_size,

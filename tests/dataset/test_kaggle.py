@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cytoloc.atlas.kaggle import import_kaggle, read_kaggle_field
+from cytoloc.dataset.kaggle import import_kaggle, read_kaggle_field
 
 
 def test_fields_come_in_the_order_of_the_labels(pictures: Path, tmp_path: Path) -> None:
-    atlas = import_kaggle(pictures, path=tmp_path / "a.atlas", labels=pictures / "labels.csv", size=48).atlas
-    assert atlas.ids == ("b", "a", "c")
-    assert atlas.fields["labels"].to_list() == [[0, 16], [25], [7]]
-    assert atlas.fields["original_px"].to_list() == [48, 48, 48]
-    assert atlas.fields["source"].unique().to_list() == ["kaggle"]
-    for row, name in enumerate(atlas.ids):
-        np.testing.assert_array_equal(atlas[row], read_kaggle_field(pictures, name))
+    dataset = import_kaggle(pictures, path=tmp_path / "a.dataset", labels=pictures / "labels.csv", size=48).dataset
+    assert dataset.ids == ("b", "a", "c")
+    assert dataset.fields["labels"].to_list() == [[0, 16], [25], [7]]
+    assert dataset.fields["original_px"].to_list() == [48, 48, 48]
+    assert dataset.fields["source"].unique().to_list() == ["kaggle"]
+    for row, name in enumerate(dataset.ids):
+        np.testing.assert_array_equal(dataset[row], read_kaggle_field(pictures, name))
 
 
 def test_channels_keep_their_order(tmp_path: Path) -> None:
@@ -27,35 +27,35 @@ def test_channels_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_without_labels_every_field_is_imported_unlabelled(pictures: Path, tmp_path: Path) -> None:
-    atlas = import_kaggle(pictures, path=tmp_path / "a.atlas", labels=None, size=32).atlas
-    assert atlas.ids == ("a", "b", "c")
-    assert not atlas.labelled.any()
-    assert atlas.size == 32
-    assert atlas.fields["original_px"].to_list() == [48, 48, 48]
+    dataset = import_kaggle(pictures, path=tmp_path / "a.dataset", labels=None, size=32).dataset
+    assert dataset.ids == ("a", "b", "c")
+    assert not dataset.labelled.any()
+    assert dataset.size == 32
+    assert dataset.fields["original_px"].to_list() == [48, 48, 48]
 
 
 def test_limit_and_progress(pictures: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    atlas = import_kaggle(
+    dataset = import_kaggle(
         pictures,
-        path=tmp_path / "a.atlas",
+        path=tmp_path / "a.dataset",
         labels=pictures / "labels.csv",
         size=32,
         limit=2,
         advance=lambda done, total: told.append((done, total)),
-    ).atlas
-    assert atlas.ids == ("b", "a")
+    ).dataset
+    assert dataset.ids == ("b", "a")
     assert told == [(1, 2), (2, 2)]
 
 
 def test_real_fields(real_fields: Path, tmp_path: Path) -> None:
     labels = real_fields.parent / "kaggle512.csv"
-    atlas = import_kaggle(real_fields, path=tmp_path / "real.atlas", labels=labels, size=512).atlas
-    assert len(atlas) == 74
-    assert int(atlas.truth.any(axis=0).sum()) == 21
-    name = atlas.ids[10]
+    dataset = import_kaggle(real_fields, path=tmp_path / "real.dataset", labels=labels, size=512).dataset
+    assert len(dataset) == 74
+    assert int(dataset.truth.any(axis=0).sum()) == 21
+    name = dataset.ids[10]
     with Image.open(real_fields / f"{name}_yellow.png") as picture:
-        np.testing.assert_array_equal(atlas[10][3], np.asarray(picture))
+        np.testing.assert_array_equal(dataset[10][3], np.asarray(picture))
 
 
 def test_two_imports_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
@@ -63,4 +63,4 @@ def test_two_imports_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
         import_kaggle(pictures, path=path, labels=pictures / "labels.csv", size=32)
         return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
-    assert bytes_of(tmp_path / "1.atlas") == bytes_of(tmp_path / "2.atlas")
+    assert bytes_of(tmp_path / "1.dataset") == bytes_of(tmp_path / "2.dataset")

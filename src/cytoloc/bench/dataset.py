@@ -1,4 +1,4 @@
-"""The atlas against picture files: random batches, size on disk, speed and memory of an import."""
+"""The dataset against picture files: random batches, size on disk, speed and memory of an import."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.importing import import_fields
-from cytoloc.atlas.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
-from cytoloc.atlas.store import open_atlas
 from cytoloc.bench.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
+from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.store import open_dataset
 from cytoloc.memory import keep_freed_memory
 from cytoloc.parallel import end_with_parent, in_order, processes
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -30,7 +30,7 @@ BATCH: Final = 32
 
 STARTING_SYSTEM: Final = "four cv2.imread and a stack"
 TWO_WORKERS: Final = "the same in a DataLoader of 2 workers"
-OURS: Final = "cytoloc atlas"
+OURS: Final = "cytoloc dataset"
 LIMIT: Final = "NumPy memory map (the limit)"
 DECODING: Final = "cv2.imread and cv2.resize alone"
 OWN_DECODING: Final = "the same by cytoloc's decoder"
@@ -38,7 +38,7 @@ IMPORT: Final = "cytoloc import"
 
 
 @dataclass(frozen=True)
-class AtlasBench:
+class DatasetBench:
     """What was measured.
 
     Attributes:
@@ -47,7 +47,7 @@ class AtlasBench:
         uint8: Random batches as they are, in fields per second.
         float32: The same, from 0 to 1 in float32.
         importing: Imports, and decoding and resizing alone on all cores, in fields per second.
-        disk: Bytes of the atlas by those of its raw pixels.
+        disk: Bytes of the dataset by those of its raw pixels.
         files: Bytes of the picture files by those of their raw pixels.
         import_mb: Peak memory of an import, in megabytes: of all its processes together.
     """
@@ -83,7 +83,7 @@ class _Files:
         return image.astype(np.float32) / 255 if self.as_float else image
 
 
-def bench_atlas(
+def bench_dataset(
     images: Path,
     workshop: Path,
     *,
@@ -92,12 +92,12 @@ def bench_atlas(
     rounds: int = 5,
     batches: int = 8,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
-) -> AtlasBench:
-    """Measure an atlas of the fields in ``images``, repeated to ``fields``.
+) -> DatasetBench:
+    """Measure a dataset of the fields in ``images``, repeated to ``fields``.
 
     Args:
         images: A folder of ``{Id}_{red,green,blue,yellow}.png``.
-        workshop: An empty folder for files, atlas and memory map.
+        workshop: An empty folder for files, dataset and memory map.
         fields: How many fields.
         size: Edge of the packed pictures, in pixels.
         rounds: How often each way is measured.
@@ -110,16 +110,16 @@ def bench_atlas(
     files = workshop / "files"
     names = _repeat(images, files, fields)
     source = KaggleSource(files, labels=None, scaling=Scaling(size=size))
-    peak = in_separate_process(_import_and_weigh, files, workshop / "bench.atlas", size)
-    atlas = open_atlas(workshop / "bench.atlas")
+    peak = in_separate_process(_import_and_weigh, files, workshop / "bench.dataset", size)
+    dataset = open_dataset(workshop / "bench.dataset")
     raw = np.memmap(workshop / "raw", np.uint8, "w+", shape=(fields, len(COLOURS), size, size))
     for start in range(0, fields, BATCH):
-        raw[start : start + BATCH] = atlas.read(np.arange(start, min(start + BATCH, fields)))
+        raw[start : start + BATCH] = dataset.read(np.arange(start, min(start + BATCH, fields)))
     raw.flush()
     rng = np.random.default_rng(0)
     # The same rows for every way; the page cache holds all of them.
     orders = [rng.choice(fields, BATCH, replace=False) for _ in range(batches)]
-    with _as_the_commands(workshop / "bench.atlas", workshop / "raw", orders) as ours:
+    with _as_the_commands(workshop / "bench.dataset", workshop / "raw", orders) as ours:
         uint8, float32 = (
             in_turns(
                 _file_readers(_Files(files, names, size, as_float=as_float), orders)
@@ -141,8 +141,8 @@ def bench_atlas(
         rounds=rounds,
         advance=partial(advance, "importing"),
     )
-    packed = sum(file.stat().st_size for file in atlas.folder.rglob("*") if file.is_file())
-    return AtlasBench(
+    packed = sum(file.stat().st_size for file in dataset.folder.rglob("*") if file.is_file())
+    return DatasetBench(
         fields,
         size,
         uint8,
@@ -197,9 +197,9 @@ class _Reads(Protocol):
 
 
 @contextmanager
-def _as_the_commands(atlas: Path, raw: Path, orders: list[NDArray[np.int64]]) -> Iterator[_Reads]:
-    """Lend reading from an atlas and a memory map in a process that treats memory as the commands do."""
-    begun = (atlas, raw, orders)
+def _as_the_commands(dataset: Path, raw: Path, orders: list[NDArray[np.int64]]) -> Iterator[_Reads]:
+    """Lend reading from a dataset and a memory map in a process that treats memory as the commands do."""
+    begun = (dataset, raw, orders)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as process:
 
         def read(way: str, *, as_float: bool) -> int:
@@ -215,9 +215,9 @@ _begun: dict[str, Callable[[], Iterator[NDArray[np.uint8]]]] = {}
 def _begin(path: Path, raw: Path, orders: list[NDArray[np.int64]]) -> None:
     end_with_parent()
     keep_freed_memory()
-    atlas = open_atlas(path)
-    pixels = np.memmap(raw, np.uint8, "r", shape=(len(atlas), len(COLOURS), atlas.size, atlas.size))
-    _begun[OURS] = lambda: (atlas.read(rows) for rows in orders)
+    dataset = open_dataset(path)
+    pixels = np.memmap(raw, np.uint8, "r", shape=(len(dataset), len(COLOURS), dataset.size, dataset.size))
+    _begun[OURS] = lambda: (dataset.read(rows) for rows in orders)
     _begun[LIMIT] = lambda: (pixels[rows] for rows in orders)
 
 
@@ -241,7 +241,7 @@ def _decode(source: KaggleSource, size: int, item: str) -> None:
 
 def _import_anew(source: KaggleSource, workshop: Path, size: int) -> Timed:
     """Import as the command does, processes started and ended; what was imported before is removed first."""
-    target = workshop / "again.atlas"
+    target = workshop / "again.dataset"
     shutil.rmtree(target, ignore_errors=True)
     started = time.perf_counter()
     with processes() as pool:

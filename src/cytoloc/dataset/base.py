@@ -1,4 +1,4 @@
-"""The atlas that an import adds to: millions of fields, of which a few are looked at, at a time."""
+"""The dataset that an import adds to: millions of fields, of which a few are looked at, at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cytoloc.atlas.quarantine import QUARANTINE, Rejected, read_quarantine
-from cytoloc.atlas.store import damage, open_folder, refuse_disagreement, refuse_other_table, shard_path
-from cytoloc.atlas.writer import fields_per_shard
+from cytoloc.dataset.quarantine import QUARANTINE, Rejected, read_quarantine
+from cytoloc.dataset.store import damage, open_folder, refuse_disagreement, refuse_other_table, shard_path
+from cytoloc.dataset.writer import fields_per_shard
 from cytoloc.errors import FormatError
 from cytoloc.files import sha256_of
 
@@ -23,19 +23,19 @@ _ROWS_AT_A_TIME: Final = 512
 
 
 class Base:
-    """An atlas in a folder, open for reading in order; unlike an :class:`~.store.Atlas` it does not hold its table.
+    """A dataset in a folder, open for reading in order; unlike an :class:`~.store.Dataset` it does not hold its table.
 
     Args:
         path: The folder.
 
     Attributes:
         path: The same.
-        header: The content of ``atlas.json``.
+        header: The content of ``dataset.json``.
         size: Edge of its pictures, in pixels.
         quarantine: What was rejected when it was made.
 
     Raises:
-        FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
+        FormatError: If there is no dataset at ``path``, or it is damaged or of another version.
         StorageError: If it cannot be read.
     """
 
@@ -55,7 +55,7 @@ class Base:
 
     @property
     def fingerprint(self) -> str:
-        """What tells it from any other atlas: the SHA-256 of its header, which has that of its table."""
+        """What tells it from any other dataset: the SHA-256 of its header, which has that of its table."""
         return hashlib.sha256(json.dumps(self.header).encode()).hexdigest()
 
     @property
@@ -96,7 +96,7 @@ class Base:
         if whole != count or len(found) != count:
             raise FormatError(
                 f"{file} has {len(found)} rows, {whole} of them whole, for {count} fields that could not be imported.",
-                way_out="Bring the file back, or import the atlas again.",
+                way_out="Bring the file back, or import the dataset again.",
             )
         return found
 

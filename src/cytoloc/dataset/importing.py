@@ -1,8 +1,8 @@
-"""Importing: many files to one atlas, in order, on all cores, going on where it was stopped.
+"""Importing: many files to one dataset, in order, on all cores, going on where it was stopped.
 
-An import works in a folder beside its output (:mod:`cytoloc.atlas.workshop`). After each shard of pixels is on the
+An import works in a folder beside its output (:mod:`cytoloc.dataset.workshop`). After each shard of pixels is on the
 disk, an entry of the journal says which fields it holds and where to go on, so that a process killed at any moment
-loses one shard of work and nothing else: the finished atlas is byte for byte that of an undisturbed import. Its name
+loses one shard of work and nothing else: the finished dataset is byte for byte that of an undisturbed import. Its name
 comes by one rename.
 """
 
@@ -24,9 +24,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.atlas.base import Base
-from cytoloc.atlas.fields import FieldRow, encode, row_of
-from cytoloc.atlas.quarantine import (
+from cytoloc.dataset.base import Base
+from cytoloc.dataset.fields import FieldRow, encode, row_of
+from cytoloc.dataset.quarantine import (
     QUARANTINE,
     Rejected,
     examples,
@@ -35,9 +35,9 @@ from cytoloc.atlas.quarantine import (
     rejected,
     write_quarantine,
 )
-from cytoloc.atlas.shards import Shards
-from cytoloc.atlas.store import Atlas, open_atlas
-from cytoloc.atlas.workshop import (
+from cytoloc.dataset.shards import Shards
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.dataset.workshop import (
     Journal,
     enter,
     finished,
@@ -47,7 +47,7 @@ from cytoloc.atlas.workshop import (
     retire,
     settle,
 )
-from cytoloc.atlas.writer import AtlasWriter, fields_per_shard
+from cytoloc.dataset.writer import DatasetWriter, fields_per_shard
 from cytoloc.errors import CytolocError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
 from cytoloc.files import disk_errors, existing, refuse_existing
 from cytoloc.labels import CHANNELS
@@ -101,9 +101,9 @@ class Imported:
     """What an import made.
 
     Attributes:
-        path: The finished atlas.
+        path: The finished dataset.
         added: How many fields it added.
-        known: How many it left out because the atlas had them already.
+        known: How many it left out because the dataset had them already.
         rejected: How many fields of this import were put into quarantine.
     """
 
@@ -113,12 +113,12 @@ class Imported:
     rejected: int
 
     @property
-    def atlas(self) -> Atlas:
-        """The finished atlas, opened anew; its table takes memory for every field."""
-        return open_atlas(self.path)
+    def dataset(self) -> Dataset:
+        """The finished dataset, opened anew; its table takes memory for every field."""
+        return open_dataset(self.path)
 
     def column(self, name: str) -> pl.Series:
-        """Return one column of the finished atlas's table, without the rest of it; the fields added come last."""
+        """Return one column of the finished dataset's table, without the rest of it; the fields added come last."""
         return pl.read_parquet(self.path / "fields.parquet", columns=[name], glob=False)[name]
 
 
@@ -133,54 +133,54 @@ def import_fields(
     pool: Executor | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Imported:
-    """Pack a source's fields into a new atlas, or add them to one.
+    """Pack a source's fields into a new dataset, or add them to one.
 
     Call it again with the same arguments after it was stopped, in whatever way, and it goes on. An error before the
     first whole shard leaves nothing behind.
 
     Args:
         source: Gives the fields.
-        path: Where the atlas goes; with ``append`` where it is.
+        path: Where the dataset goes; with ``append`` where it is.
         size: Edge of the pictures, in pixels.
         strict: Stop at the first field that is rejected instead of putting it into quarantine.
-        append: Add to the atlas at ``path``.
-        skip_known: With ``append``, pass over ids that the atlas has already instead of stopping there.
+        append: Add to the dataset at ``path``.
+        skip_known: With ``append``, pass over ids that the dataset has already instead of stopping there.
         pool: Where fields are loaded and compressed; by default a thread per core. Processes
             (:func:`cytoloc.parallel.processes`) are faster, but for a few hundred fields, which take less time than
             processes take to start.
         advance: Told after each item how many of how many are done.
 
     Raises:
-        OutputExistsError: If something lies at ``path``, an import with other settings was started there, or the atlas
-            that is added to is another one than when that was begun.
+        OutputExistsError: If something lies at ``path``, an import with other settings was started there, or the
+            dataset that is added to is another one than when that was begun.
         ImageError: If no field could be read, or with ``strict`` one could not.
-        TableError: If an appended id is in the atlas already.
-        FormatError: If the atlas that is to be added to is not there, or damaged.
+        TableError: If an appended id is in the dataset already.
+        FormatError: If the dataset that is to be added to is not there, or damaged.
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
         SettingsError: If ``path`` has no name.
     """
     if not path.name:
-        raise SettingsError(f"{path} is not a name for an atlas.", way_out="Choose another --out.")
+        raise SettingsError(f"{path} is not a name for a dataset.", way_out="Choose another --out.")
     _refuse_other_than_text(path)
-    # A link to an atlas stays one: what it points to is exchanged.
+    # A link to a dataset stays one: what it points to is exchanged.
     path = Path(os.path.realpath(path)) if append else path
     if append and not path.parent.exists():
         # Else the lock would make the folder.
-        existing(path, error=FormatError, what="atlas")
+        existing(path, error=FormatError, what="dataset")
     plan = _digest(source, size=size, append=append)
     with disk_errors(path, kept=part_of(path)), locked(path):
         settle(path)
         result = finished(path, plan)
         if result is None:
             if append:
-                existing(path, error=FormatError, what="atlas")
+                existing(path, error=FormatError, what="dataset")
             else:
                 refuse_existing(path)
             part = enter(path, plan)
             journal = Journal.read(part)
             try:
                 base = _base(path, journal, size=size) if append else None
-                with AtlasWriter(part / "atlas", size=size, path=part) as writer:
+                with DatasetWriter(part / "dataset", size=size, path=part) as writer:
                     _pack(
                         source,
                         writer,
@@ -219,13 +219,13 @@ def _refuse_other_than_text(path: Path) -> None:
         os.path.realpath(path).encode()
     except UnicodeEncodeError as error:
         raise SettingsError(
-            f"{printable(os.path.realpath(path))} is not UTF-8, and no name for an atlas.",
+            f"{printable(os.path.realpath(path))} is not UTF-8, and no name for a dataset.",
             way_out="Choose another --out, or rename its folder.",
         ) from error
 
 
 def _base(path: Path, journal: Journal, *, size: int) -> Base:
-    """Return the atlas that is to be added to; it must be the one that this was begun with."""
+    """Return the dataset that is to be added to; it must be the one that this was begun with."""
     base = Base(path)
     if base.size != size:
         raise OutputExistsError(
@@ -233,7 +233,7 @@ def _base(path: Path, journal: Journal, *, size: int) -> Base:
         )
     if journal.shards and journal.base != base.fingerprint:
         raise OutputExistsError(
-            f"{path} is not the atlas that {part_of(path)} was begun with.",
+            f"{path} is not the dataset that {part_of(path)} was begun with.",
             way_out="Bring that one back to finish, or remove the folder to begin anew.",
         )
     return base
@@ -241,7 +241,7 @@ def _base(path: Path, journal: Journal, *, size: int) -> Base:
 
 def _pack(
     source: FieldSource,
-    writer: AtlasWriter,
+    writer: DatasetWriter,
     base: Base | None,
     journal: Journal,
     *,
@@ -364,9 +364,9 @@ def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, jour
         quarantine = before + quarantine
     if quarantine:
         header["quarantined"] = len(quarantine)
-        (part / "atlas" / QUARANTINE).unlink(missing_ok=True)
-        write_quarantine(quarantine, part / "atlas" / QUARANTINE)
-    with AtlasWriter(part / "atlas", size=size, path=path) as writer:
+        (part / "dataset" / QUARANTINE).unlink(missing_ok=True)
+        write_quarantine(quarantine, part / "dataset" / QUARANTINE)
+    with DatasetWriter(part / "dataset", size=size, path=path) as writer:
         writer.finish(rows(), count=count, header=header)
 
 

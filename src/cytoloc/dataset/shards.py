@@ -7,11 +7,11 @@ import shutil
 from concurrent.futures import Future
 from typing import Any
 
-from cytoloc.atlas.base import Base
-from cytoloc.atlas.fields import encode
-from cytoloc.atlas.quarantine import Rejected
-from cytoloc.atlas.workshop import Journal
-from cytoloc.atlas.writer import AtlasWriter
+from cytoloc.dataset.base import Base
+from cytoloc.dataset.fields import encode
+from cytoloc.dataset.quarantine import Rejected
+from cytoloc.dataset.workshop import Journal
+from cytoloc.dataset.writer import DatasetWriter
 from cytoloc.errors import FormatError
 from cytoloc.memory import hand_back_freed_memory
 
@@ -21,7 +21,7 @@ class Shards:
 
     Args:
         writer: Writes pixels.
-        base: The atlas that is added to. Its whole shards are linked; the fields of its last one begin the first new
+        base: The dataset that is added to. Its whole shards are linked; the fields of its last one begin the first new
             one.
         journal: Of what is on the disk already; it grows with every entry.
 
@@ -29,7 +29,7 @@ class Shards:
         FormatError: If a shard of ``base`` is not there.
     """
 
-    def __init__(self, writer: AtlasWriter, base: Base | None, journal: Journal) -> None:
+    def __init__(self, writer: DatasetWriter, base: Base | None, journal: Journal) -> None:
         self._writer = writer
         self._journal = journal
         self._fingerprint = base.fingerprint if base else None
@@ -102,8 +102,8 @@ class Shards:
         self.commit()
 
 
-def _link_shards(base: Base, writer: AtlasWriter) -> None:
-    """Give the new atlas the full shards of the old one, without copying where the disk allows that.
+def _link_shards(base: Base, writer: DatasetWriter) -> None:
+    """Give the new dataset the full shards of the old one, without copying where the disk allows that.
 
     Raises:
         FormatError: If one is not there.

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.fields import FieldRow
-from cytoloc.atlas.importing import Imported, Loaded, import_fields
-from cytoloc.atlas.joint import find_joint_bounds, note
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.importing import Imported, Loaded, import_fields
+from cytoloc.dataset.joint import find_joint_bounds, note
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
@@ -129,7 +129,7 @@ def import_kaggle(
     pool: Executor | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Imported:
-    """Pack the fields in a folder of competition files into an atlas; see :func:`~.importing.import_fields`."""
+    """Pack the fields in a folder of competition files into a dataset; see :func:`~.importing.import_fields`."""
     source = KaggleSource(folder, labels=labels, scaling=Scaling(size=size), limit=limit)
     return import_fields(
         source,

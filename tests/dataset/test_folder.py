@@ -11,12 +11,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.atlas.channels import parse_channels
-from cytoloc.atlas.folder import FolderSource
-from cytoloc.atlas.importing import import_fields
-from cytoloc.atlas.planes import PlaneChoice
-from cytoloc.atlas.quarantine import read_quarantine
-from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.dataset.channels import parse_channels
+from cytoloc.dataset.folder import FolderSource
+from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.planes import PlaneChoice
+from cytoloc.dataset.quarantine import read_quarantine
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
 from cytoloc.labels import CHANNELS
 from cytoloc.pictures.scale import Scaling
@@ -34,11 +34,11 @@ def noise(*shape: int, seed: int = 0, dtype: Any = np.uint8, top: int = 256) -> 
 
 def pack(
     folder: Path, channels: list[str], *, absent: tuple[str, ...] = (), strict: bool = True, **options: Any
-) -> Atlas:
+) -> Dataset:
     source = FolderSource(
         folder, parse_channels(channels, absent), scaling=options.pop("scaling", Scaling(size=SIZE)), **options
     )
-    return import_fields(source, folder.parent / "x.atlas", size=SIZE, strict=strict).atlas
+    return import_fields(source, folder.parent / "x.dataset", size=SIZE, strict=strict).dataset
 
 
 @pytest.fixture
@@ -58,15 +58,15 @@ def write_four(folder: Path, name: str, *, seed: int = 0) -> NDArray[np.uint8]:
 
 def test_a_file_per_stain_in_folders_makes_fields(folder: Path) -> None:
     images = {name: write_four(folder, name, seed=seed) for seed, name in enumerate(["b/1", "a/2", "ünï cødé"])}
-    atlas = pack(folder, FOUR)
-    assert atlas.ids == ("a/2", "b/1", "ünï cødé")
-    for name, packed in zip(atlas.ids, atlas, strict=True):
+    dataset = pack(folder, FOUR)
+    assert dataset.ids == ("a/2", "b/1", "ünï cødé")
+    for name, packed in zip(dataset.ids, dataset, strict=True):
         np.testing.assert_array_equal(packed, images[name])
-    assert atlas.header["made_by"]["channels"]["er"] == "*_y.png"
-    assert atlas.fields["source"].to_list() == ["folder"] * 3
+    assert dataset.header["made_by"]["channels"]["er"] == "*_y.png"
+    assert dataset.fields["source"].to_list() == ["folder"] * 3
 
 
-def test_atlases_in_the_folder_are_no_pictures(folder: Path) -> None:
+def test_datasets_in_the_folder_are_no_pictures(folder: Path) -> None:
     def stop(_done: int, _total: int) -> None:
         raise KeyboardInterrupt
 
@@ -76,11 +76,11 @@ def test_atlases_in_the_folder_are_no_pictures(folder: Path) -> None:
     for name in ("a", "b"):
         tifffile.imwrite(folder / f"{name}.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
     with pytest.raises(KeyboardInterrupt):
-        import_fields(source(), folder / "x.atlas", size=SIZE, advance=stop)
-    assert (folder / "x.atlas.part" / "atlas" / "images.zarr").is_dir()
-    assert import_fields(source(), folder / "x.atlas", size=SIZE).atlas.ids == ("a", "b")
+        import_fields(source(), folder / "x.dataset", size=SIZE, advance=stop)
+    assert (folder / "x.dataset.part" / "dataset" / "images.zarr").is_dir()
+    assert import_fields(source(), folder / "x.dataset", size=SIZE).dataset.ids == ("a", "b")
     assert list(source().items) == ["a", "b"]
-    again = import_fields(source(), folder / "x.atlas", size=SIZE, append=True, skip_known=True)
+    again = import_fields(source(), folder / "x.dataset", size=SIZE, append=True, skip_known=True)
     assert (again.added, again.known, again.rejected) == (0, 2, 0)
 
 
@@ -103,8 +103,8 @@ def test_names_and_metadata_describe_fields_and_metadata_have_the_last_word(fold
     (tmp_path / "m.csv").write_text("id,gene,plate\nP1_A01_2,TP53,P9\n")
     (tmp_path / "l.csv").write_text("Id,Target\nP1_A01_1,0 5\nelsewhere,1\n")
     patterns = [channel.replace("*", "{plate}/{well}_{field}") for channel in FOUR]
-    atlas = pack(folder, patterns, metadata=tmp_path / "m.csv", labels=tmp_path / "l.csv")
-    columns = atlas.fields.select("id", "plate", "well", "field", "gene", "labels").rows()
+    dataset = pack(folder, patterns, metadata=tmp_path / "m.csv", labels=tmp_path / "l.csv")
+    columns = dataset.fields.select("id", "plate", "well", "field", "gene", "labels").rows()
     assert columns == [("P1_A01_1", "P1", "A01", "1", None, [0, 5]), ("P1_A01_2", "P9", "A01", "2", "TP53", None)]
 
 
@@ -112,11 +112,11 @@ def test_names_and_metadata_describe_fields_and_metadata_have_the_last_word(fold
 def test_depths_are_projected_or_chosen(folder: Path, depth: int | None, expected: str) -> None:
     image = noise(3, 4, SIZE, SIZE)
     tifffile.imwrite(folder / "a.ome.tif", image, metadata={"axes": "ZCYX", "PhysicalSizeX": 0.1})
-    atlas = pack(folder, STACK, planes=PlaneChoice(depth=depth))
-    np.testing.assert_array_equal(atlas[0], image.max(axis=0) if expected == "max" else image[1])
-    assert atlas.ids == ("a",)
-    assert atlas.fields["pixel_um"].to_list() == pytest.approx([0.1])
-    assert atlas.header["made_by"]["planes"]["z"] == ("max" if depth is None else 1)
+    dataset = pack(folder, STACK, planes=PlaneChoice(depth=depth))
+    np.testing.assert_array_equal(dataset[0], image.max(axis=0) if expected == "max" else image[1])
+    assert dataset.ids == ("a",)
+    assert dataset.fields["pixel_um"].to_list() == pytest.approx([0.1])
+    assert dataset.header["made_by"]["planes"]["z"] == ("max" if depth is None else 1)
 
 
 @pytest.mark.parametrize("pages", ["channel", "z"])
@@ -124,22 +124,22 @@ def test_pages_are_what_the_user_says(folder: Path, pages: Any) -> None:
     image = noise(4, SIZE, SIZE)
     tifffile.imwrite(folder / "a.tif", image, metadata=None, photometric="minisblack")
     if pages == "channel":
-        atlas = pack(folder, STACK, planes=PlaneChoice(pages=pages))
-        np.testing.assert_array_equal(atlas[0], image)
+        dataset = pack(folder, STACK, planes=PlaneChoice(pages=pages))
+        np.testing.assert_array_equal(dataset[0], image)
     else:
         absent = ("microtubules=zero,nucleus=zero,er=protein",)
-        atlas = pack(folder, ["protein=0"], absent=absent, planes=PlaneChoice(pages=pages))
-        np.testing.assert_array_equal(atlas[0][1], image.max(axis=0))
+        dataset = pack(folder, ["protein=0"], absent=absent, planes=PlaneChoice(pages=pages))
+        np.testing.assert_array_equal(dataset[0][1], image.max(axis=0))
 
 
 def test_stains_that_were_not_imaged_are_what_the_user_says(folder: Path) -> None:
     image = noise(2, SIZE, SIZE)
     tifffile.imwrite(folder / "a.ome.tif", image, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}})
-    atlas = pack(folder, ["protein=GFP,nucleus=dapi"], absent=("microtubules=zero", "er=nucleus"))
+    dataset = pack(folder, ["protein=GFP,nucleus=dapi"], absent=("microtubules=zero", "er=nucleus"))
     expected = [np.zeros((SIZE, SIZE)), image[1], image[0], image[0]]
-    for role, plane, wanted in zip(CHANNELS, atlas[0], expected, strict=True):
+    for role, plane, wanted in zip(CHANNELS, dataset[0], expected, strict=True):
         np.testing.assert_array_equal(plane, wanted, err_msg=role)
-    assert atlas.header["made_by"]["channels"] == {
+    assert dataset.header["made_by"]["channels"] == {
         "microtubules": "absent: zero",
         "protein": "GFP",
         "nucleus": "dapi",
@@ -150,9 +150,9 @@ def test_stains_that_were_not_imaged_are_what_the_user_says(folder: Path) -> Non
 def test_scenes_are_fields(folder: Path) -> None:
     scenes = {f"Position {n}": noise(4, SIZE, SIZE, seed=n) for n in (1, 2)}
     write_lif(folder / "a.lif", scenes, names=("Red", "Green", "Blue", "Gray"), pixel_um=0.1)
-    atlas = pack(folder, STACK)
-    assert [name.endswith(scene) for name, scene in zip(atlas.ids, scenes, strict=True)] == [True, True]
-    for packed, image in zip(atlas, scenes.values(), strict=True):
+    dataset = pack(folder, STACK)
+    assert [name.endswith(scene) for name, scene in zip(dataset.ids, scenes, strict=True)] == [True, True]
+    for packed, image in zip(dataset, scenes.values(), strict=True):
         np.testing.assert_array_equal(packed, image)
 
 
@@ -173,23 +173,24 @@ def test_joint_bounds_keep_a_dim_field_dim(folder: Path) -> None:
     tifffile.imwrite(folder / "float.tif", noise(4, SIZE, SIZE, dtype=np.float32), imagej=True)
     source = FolderSource(folder, parse_channels(STACK), scaling=Scaling(size=SIZE))
     source.measure_jointly()
-    imported = import_fields(source, folder.parent / "x.atlas", size=SIZE)
+    imported = import_fields(source, folder.parent / "x.dataset", size=SIZE)
     assert {
-        name: round(int(field.max()) / 255, 1) for name, field in zip(imported.atlas.ids, imported.atlas, strict=True)
+        name: round(int(field.max()) / 255, 1)
+        for name, field in zip(imported.dataset.ids, imported.dataset, strict=True)
     } == {
         "bright": 1.0,
         "dim": 0.5,
     }
     assert [rejected.id for rejected in read_quarantine(imported.path)] == ["float"]
-    assert imported.atlas.header["made_by"]["depth"]["jointly"][0]["of"] == "uint16"
+    assert imported.dataset.header["made_by"]["depth"]["jointly"][0]["of"] == "uint16"
 
 
 def test_pixels_are_brought_to_the_scale_asked_for(folder: Path) -> None:
     tifffile.imwrite(folder / "a.ome.tif", noise(4, 64, 64), metadata={"axes": "CYX", "PhysicalSizeX": 0.1})
     tifffile.imwrite(folder / "b.ome.tif", noise(4, 96, 96), metadata={"axes": "CYX"})
-    atlas = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2))
-    assert atlas.fields["packed_um"].to_list() == pytest.approx([0.2])
-    assert "pixel size is not known" in read_quarantine(atlas.folder)[0].reason
+    dataset = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2))
+    assert dataset.fields["packed_um"].to_list() == pytest.approx([0.2])
+    assert "pixel size is not known" in read_quarantine(dataset.folder)[0].reason
 
 
 @pytest.mark.parametrize(
@@ -207,9 +208,9 @@ def test_files_that_are_no_field_are_listed_with_the_reason(
 ) -> None:
     tifffile.imwrite(folder / "bad.ome.tif", noise(*shape, dtype=dtype), metadata={"axes": axes})
     tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), photometric="minisblack", metadata={"axes": "CYX"})
-    atlas = pack(folder, STACK, strict=False)
-    assert atlas.ids == ("good",)
-    (rejected,) = read_quarantine(atlas.folder)
+    dataset = pack(folder, STACK, strict=False)
+    assert dataset.ids == ("good",)
+    (rejected,) = read_quarantine(dataset.folder)
     assert rejected.id == "bad"
     assert said in rejected.reason
 
@@ -226,9 +227,9 @@ def test_a_lacking_file_rejects_its_field_alone(folder: Path) -> None:
     write_four(folder, "a")
     write_four(folder, "b")
     (folder / "b_y.png").unlink()
-    atlas = pack(folder, FOUR, strict=False)
-    assert atlas.ids == ("a",)
-    assert "field b lacks its file b_y.png" in read_quarantine(atlas.folder)[0].reason
+    dataset = pack(folder, FOUR, strict=False)
+    assert dataset.ids == ("a",)
+    assert "field b lacks its file b_y.png" in read_quarantine(dataset.folder)[0].reason
 
 
 def test_a_bad_scene_rejects_itself_alone(folder: Path) -> None:
@@ -236,9 +237,9 @@ def test_a_bad_scene_rejects_itself_alone(folder: Path) -> None:
         for name, channels in (("good", 4), ("bad", 3)):
             shape = (channels, SIZE, SIZE)
             writer.write(noise(*shape), photometric="minisblack", metadata={"axes": "CYX", "Name": name})
-    atlas = pack(folder, STACK, strict=False)
-    assert atlas.ids == ("a_good",)
-    (entry,) = read_quarantine(atlas.folder)
+    dataset = pack(folder, STACK, strict=False)
+    assert dataset.ids == ("a_good",)
+    (entry,) = read_quarantine(dataset.folder)
     assert entry.id == "a_bad"
     assert "no channel 3" in entry.reason
 
@@ -317,16 +318,16 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
     assert "channel 0 'DAPI' of 2 in a.ome.tif" in dry.err
     assert "channel 1 'GFP' of 2" in dry.err
     assert "er            not imaged: black" in dry.err
-    done = cli(*call, "--size", 32, "--out", tmp_path / "x.atlas")
+    done = cli(*call, "--size", 32, "--out", tmp_path / "x.dataset")
     assert done.code == 0, done.err
     assert "1 field of 32 px" in done.out
     assert "pixel size of 1 field is not known" in done.err
     assert "12-bit camera" in done.err
-    far = cli(*call, "--size", 32, "--pixel-um", 0.02, "--floor", 0, "--out", tmp_path / "y.atlas")
+    far = cli(*call, "--size", 32, "--pixel-um", 0.02, "--floor", 0, "--out", tmp_path / "y.dataset")
     assert "are 0.040 µm" in far.err
     assert "5.120 µm" in far.err
     assert "12-bit camera" not in far.err
-    assert open_atlas(tmp_path / "y.atlas")[0][1].max() > 200
+    assert open_dataset(tmp_path / "y.dataset")[0][1].max() > 200
 
 
 @pytest.mark.parametrize(
@@ -339,8 +340,8 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
     ],
 )
 def test_wrong_calls_exit_with_2(folder: Path, tmp_path: Path, cli: Cli, words: list[str]) -> None:
-    assert cli("import", "folder", folder, *words, "--out", tmp_path / "x.atlas").code == 2
-    assert not (tmp_path / "x.atlas").exists()
+    assert cli("import", "folder", folder, *words, "--out", tmp_path / "x.dataset").code == 2
+    assert not (tmp_path / "x.dataset").exists()
 
 
 @pytest.mark.skipif(not (DATA / "readers").exists(), reason="the real files are not there")
@@ -352,7 +353,7 @@ def test_every_real_file_is_read_or_refused_with_the_reason(tmp_path: Path) -> N
         scaling=Scaling(size=SIZE, square="pad"),
         planes=PlaneChoice(),
     )
-    assert len(import_fields(source, tmp_path / "x.atlas", size=SIZE, strict=True).atlas) == 9
+    assert len(import_fields(source, tmp_path / "x.dataset", size=SIZE, strict=True).dataset) == 9
 
 
 def test_the_order_of_parts_in_names_does_not_matter(folder: Path) -> None:
@@ -360,8 +361,8 @@ def test_the_order_of_parts_in_names_does_not_matter(folder: Path) -> None:
         Image.fromarray(np.full((SIZE, SIZE), int(well + field), np.uint8)).save(folder / f"w{well}_f{field}_c1.png")
         Image.fromarray(np.full((SIZE, SIZE), int(well + field), np.uint8)).save(folder / f"f{field}_w{well}_c2.png")
     channels = ["nucleus=w{well}_f{field}_c1.png,protein=f{field}_w{well}_c2.png"]
-    atlas = pack(folder, channels, absent=("microtubules=zero,er=zero",))
-    assert [(int(field[1].max()), int(field[2].max())) for field in atlas] == [(12, 12), (21, 21)]
+    dataset = pack(folder, channels, absent=("microtubules=zero,er=zero",))
+    assert [(int(field[1].max()), int(field[2].max())) for field in dataset] == [(12, 12), (21, 21)]
 
 
 def test_files_that_agree_only_in_the_id_are_refused(folder: Path) -> None:
@@ -376,7 +377,7 @@ def test_bad_files_at_the_front_do_not_stop_an_import(folder: Path, tmp_path: Pa
     for number in range(25):
         (folder / f"{number:02d}.tif").write_bytes(b"")
     tifffile.imwrite(folder / "good.ome.tif", noise(4, SIZE, SIZE), photometric="minisblack", metadata={"axes": "CYX"})
-    call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--out", tmp_path / "x.atlas"]
+    call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--out", tmp_path / "x.dataset"]
     dry = cli(*call, "--dry-run")
     assert dry.code == 0
     assert "Channels as in 1 of them, such as good" in dry.err
@@ -384,8 +385,8 @@ def test_bad_files_at_the_front_do_not_stop_an_import(folder: Path, tmp_path: Pa
     done = cli(*call)
     assert done.code == 0, done.err
     assert "00 cannot be taken" in done.err
-    assert f"25 could not be imported; {tmp_path / 'x.atlas' / 'quarantine.csv'} says why." in done.err
-    assert open_atlas(tmp_path / "x.atlas").ids == ("good",)
+    assert f"25 could not be imported; {tmp_path / 'x.dataset' / 'quarantine.csv'} says why." in done.err
+    assert open_dataset(tmp_path / "x.dataset").ids == ("good",)
 
 
 def test_a_missing_library_stops_an_import_instead_of_rejecting_files(
@@ -419,10 +420,10 @@ def test_a_bad_scene_leaves_joint_bounds_to_its_neighbours(folder: Path, tmp_pat
     tifffile.imwrite(folder / "b.ome.tif", dim, photometric="minisblack", metadata={"axes": "CYX"})
     source = FolderSource(folder, parse_channels(STACK), scaling=Scaling(size=SIZE))
     source.measure_jointly()
-    atlas = import_fields(source, tmp_path / "x.atlas", size=SIZE).atlas
-    assert atlas.ids == ("a_bright", "b")
-    assert atlas.fields["white"][0].to_list() == pytest.approx([60_000] * 4, rel=0.01)
-    assert atlas[1].max() < 10
+    dataset = import_fields(source, tmp_path / "x.dataset", size=SIZE).dataset
+    assert dataset.ids == ("a_bright", "b")
+    assert dataset.fields["white"][0].to_list() == pytest.approx([60_000] * 4, rel=0.01)
+    assert dataset[1].max() < 10
 
 
 def write_stains(
@@ -464,20 +465,20 @@ def test_rows_of_metadata_without_a_field_are_said(folder: Path, tmp_path: Path,
     (tmp_path / "m.csv").write_text("id,gene\nA,TP53\n")
     call = ["import", "folder", folder, "--channels", FOUR[0], "--size", SIZE, "--metadata", tmp_path / "m.csv"]
     assert (
-        "1 id in --metadata of no field in the atlas: A. Ids there are such as a."
-        in cli(*call, "--out", tmp_path / "x.atlas").err
+        "1 id in --metadata of no field in the dataset: A. Ids there are such as a."
+        in cli(*call, "--out", tmp_path / "x.dataset").err
     )
     (tmp_path / "m.csv").write_text("id,gene\na,TP53\n,XX\n")
-    said = cli(*call, "--out", tmp_path / "y.atlas")
+    said = cli(*call, "--out", tmp_path / "y.dataset")
     assert (said.code, "1 rows without an id" in said.err) == (1, True)
 
 
 def test_a_pixel_size_beyond_reason_rejects_its_file_alone(folder: Path) -> None:
     tifffile.imwrite(folder / "a.ome.tif", noise(4, 64, 64), metadata={"axes": "CYX", "PhysicalSizeX": 0.2})
     tifffile.imwrite(folder / "b.ome.tif", noise(4, 2048, 2048), metadata={"axes": "CYX", "PhysicalSizeX": 19.0})
-    atlas = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2, enlarge=True, square="crop"))
-    assert atlas.ids == ("a",)
-    assert "it would become 194560 x 194560 px" in read_quarantine(atlas.folder)[0].reason
+    dataset = pack(folder, STACK, strict=False, scaling=Scaling(size=SIZE, target_um=0.2, enlarge=True, square="crop"))
+    assert dataset.ids == ("a",)
+    assert "it would become 194560 x 194560 px" in read_quarantine(dataset.folder)[0].reason
 
 
 def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, cli: Cli) -> None:
@@ -503,7 +504,7 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
     ):
         assert words in said.err
     assert cli(*call, "--strict").code == 1
-    endless = cli("import", "folder", folder, "--channels", STACK[0], "--floor", "inf", "--out", folder / "x.atlas")
+    endless = cli("import", "folder", folder, "--channels", STACK[0], "--floor", "inf", "--out", folder / "x.dataset")
     assert (endless.code, "finite" in endless.err) == (2, True)
 
 
@@ -515,6 +516,6 @@ def test_a_tiff_whose_directory_is_cut_off_is_listed(folder: Path, kept: float) 
     content = (folder / "cut.tif").read_bytes()
     (folder / "cut.tif").write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
     absent = ("microtubules=zero", "nucleus=zero", "er=zero")
-    atlas = pack(folder, ["protein=0"], absent=absent, strict=False)
-    assert atlas.ids == ("whole",)
-    assert [each.id for each in read_quarantine(atlas.folder)] == ["cut"]
+    dataset = pack(folder, ["protein=0"], absent=absent, strict=False)
+    assert dataset.ids == ("whole",)
+    assert [each.id for each in read_quarantine(dataset.folder)] == ["cut"]

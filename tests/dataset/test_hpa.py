@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.atlas.hpa import HpaSource, find_hpa_fields
-from cytoloc.atlas.importing import import_fields
-from cytoloc.atlas.quarantine import read_quarantine
+from cytoloc.dataset.hpa import HpaSource, find_hpa_fields
+from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.quarantine import read_quarantine
 from cytoloc.errors import ImageError, TableError
 from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA
@@ -30,13 +30,13 @@ def test_stains_become_channels_and_names_become_columns(tmp_path: Path) -> None
     write_field(tmp_path / "v18" / "777", "50_A12_3")
     (tmp_path / "labels.csv").write_text("Id,Target\n777_50_A12_3,0\n10580_1610_C1_1,2 5\n")
     source = HpaSource(tmp_path / "v18", labels=tmp_path / "labels.csv", scaling=Scaling(size=32))
-    atlas = import_fields(source, tmp_path / "e.atlas", size=32).atlas
-    assert atlas.ids == ("777_50_A12_3", "10580_1610_C1_1")
-    assert atlas.fields.select("antibody", "plate", "well", "field", "original_px").rows() == [
+    dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
+    assert dataset.ids == ("777_50_A12_3", "10580_1610_C1_1")
+    assert dataset.fields.select("antibody", "plate", "well", "field", "original_px").rows() == [
         ("777", "50", "A12", "3", 64),
         ("10580", "1610", "C1", "1", 64),
     ]
-    means = atlas[0].mean(axis=(1, 2))
+    means = dataset[0].mean(axis=(1, 2))
     assert np.abs(means - [50, 100, 150, 200]).max() < 4
     assert find_hpa_fields(tmp_path / "v18").unmatched == 0
     assert set(find_hpa_fields(tmp_path / "v18")) >= {"10580_1610_C1_2_cr58f2a7"}
@@ -49,9 +49,9 @@ def test_bad_fields_are_quarantined(tmp_path: Path) -> None:
     (tmp_path / "v18" / "1_2_C1_2_blue.jpg").unlink()
     Image.new("RGB", (40, 40)).save(tmp_path / "v18" / "1_2_C1_3_blue.jpg")
     source = HpaSource(tmp_path / "v18", labels=None, scaling=Scaling(size=32))
-    atlas = import_fields(source, tmp_path / "e.atlas", size=32).atlas
-    assert atlas.ids == ("1_2_C1_1",)
-    reasons = {each.id: each.reason for each in read_quarantine(atlas.folder)}
+    dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
+    assert dataset.ids == ("1_2_C1_1",)
+    reasons = {each.id: each.reason for each in read_quarantine(dataset.folder)}
     assert "lacks its file 1_2_C1_2_blue.jpg" in reasons["1_2_C1_2"]
     assert "blue 40 x 40 px" in reasons["1_2_C1_3"]
 
@@ -75,13 +75,13 @@ def test_real_renderings(tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"real renderings are not at {folder}; set CYTOLOC_TEST_DATA")
     source = HpaSource(folder, labels=None, scaling=Scaling(size=256))
-    atlas = import_fields(source, tmp_path / "e.atlas", size=256).atlas
-    assert atlas.ids == ("10580_1610_C1_1", "10814_50_A1_1")
-    assert atlas.fields["original_px"].to_list() == [2048, 1728]
-    for row, name in enumerate(atlas.ids):
+    dataset = import_fields(source, tmp_path / "e.dataset", size=256).dataset
+    assert dataset.ids == ("10580_1610_C1_1", "10814_50_A1_1")
+    assert dataset.fields["original_px"].to_list() == [2048, 1728]
+    for row, name in enumerate(dataset.ids):
         with Image.open(folder / f"{name}_yellow.jpg") as picture:
             whole = np.asarray(picture, np.float32)[..., :2].mean(axis=-1)
-        assert abs(float(atlas[row][3].mean()) - float(whole.mean())) < 1
+        assert abs(float(dataset[row][3].mean()) - float(whole.mean())) < 1
 
 
 def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_renderings_of_another_stain_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "v18" / "1_2_C1_4_blue.jpg").replace(tmp_path / "v18" / "1_2_C1_2_blue.jpg")
     Image.new("L", (64, 64), 90).save(tmp_path / "v18" / "1_2_C1_3_red.jpg")
     source = HpaSource(tmp_path / "v18", labels=None, scaling=Scaling(size=32))
-    atlas = import_fields(source, tmp_path / "e.atlas", size=32).atlas
-    assert atlas.ids == ("1_2_C1_1",)
-    reasons = {each.id: each.reason for each in read_quarantine(atlas.folder)}
+    dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
+    assert dataset.ids == ("1_2_C1_1",)
+    reasons = {each.id: each.reason for each in read_quarantine(dataset.folder)}
     assert "brighter in blue" in reasons["1_2_C1_2"]
     assert "is grey" in reasons["1_2_C1_3"]

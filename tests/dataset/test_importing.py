@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cytoloc.atlas import importing, workshop, writer
-from cytoloc.atlas.fields import FieldRow
-from cytoloc.atlas.importing import Imported, Loaded, import_fields
-from cytoloc.atlas.quarantine import QUARANTINE, Rejected, examples, read_quarantine
-from cytoloc.atlas.store import open_atlas
+from cytoloc.dataset import importing, workshop, writer
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.importing import Imported, Loaded, import_fields
+from cytoloc.dataset.quarantine import QUARANTINE, Rejected, examples, read_quarantine
+from cytoloc.dataset.store import open_dataset
 from cytoloc.errors import FormatError, ImageError, OutputExistsError, SettingsError, StorageError, TableError
 
 SIZE = 16
@@ -78,151 +78,151 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_good_fields_come_in_order_and_bad_ones_are_listed(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    imported = run(tmp_path / "a.atlas", advance=lambda done, total: told.append((done, total)))
-    atlas = imported.atlas
-    assert atlas.ids[:6] == ("0-0", "0-1", "1", "2", "4", "5-0")
-    assert (len(atlas), imported.added, imported.rejected) == (31, 31, 9)
-    assert [each.id for each in read_quarantine(atlas.folder)][:4] == ["0-2", "3", "5-2", "10"]
-    assert read_quarantine(atlas.folder)[1].reason == "3 is seven and a bit"
+    imported = run(tmp_path / "a.dataset", advance=lambda done, total: told.append((done, total)))
+    dataset = imported.dataset
+    assert dataset.ids[:6] == ("0-0", "0-1", "1", "2", "4", "5-0")
+    assert (len(dataset), imported.added, imported.rejected) == (31, 31, 9)
+    assert [each.id for each in read_quarantine(dataset.folder)][:4] == ["0-2", "3", "5-2", "10"]
+    assert read_quarantine(dataset.folder)[1].reason == "3 is seven and a bit"
     assert told == [(done, 30) for done in range(1, 31)]
-    assert list(atlas.damaged()) == []
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas"]
+    assert list(dataset.damaged()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.dataset"]
 
 
 def test_an_interrupted_import_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    run(tmp_path / "whole.atlas")
+    run(tmp_path / "whole.dataset")
     for stop_at in (1, 9, 22, 29):
         with pytest.raises(KeyboardInterrupt):
-            import_fields(Numbers(0, 30, stop_at=stop_at), tmp_path / "a.atlas", size=SIZE)
-        assert not (tmp_path / "a.atlas").exists()
-    run(tmp_path / "a.atlas")
-    assert content(tmp_path / "a.atlas") == content(tmp_path / "whole.atlas")
+            import_fields(Numbers(0, 30, stop_at=stop_at), tmp_path / "a.dataset", size=SIZE)
+        assert not (tmp_path / "a.dataset").exists()
+    run(tmp_path / "a.dataset")
+    assert content(tmp_path / "a.dataset") == content(tmp_path / "whole.dataset")
 
 
-def test_appending_makes_the_atlas_that_one_import_makes(tmp_path: Path) -> None:
-    run(tmp_path / "whole.atlas")
-    run(tmp_path / "a.atlas", 0, 12)
-    imported = run(tmp_path / "a.atlas", 12, 30, append=True)
-    assert (len(imported.atlas), imported.added) == (31, 19)
-    parts, whole = content(tmp_path / "a.atlas"), content(tmp_path / "whole.atlas")
-    assert parts.pop("atlas.json") != whole.pop("atlas.json")
+def test_appending_makes_the_dataset_that_one_import_makes(tmp_path: Path) -> None:
+    run(tmp_path / "whole.dataset")
+    run(tmp_path / "a.dataset", 0, 12)
+    imported = run(tmp_path / "a.dataset", 12, 30, append=True)
+    assert (len(imported.dataset), imported.added) == (31, 19)
+    parts, whole = content(tmp_path / "a.dataset"), content(tmp_path / "whole.dataset")
+    assert parts.pop("dataset.json") != whole.pop("dataset.json")
     assert parts == whole
-    assert imported.atlas.header["appended"] == [{"command": "numbers"}]
+    assert imported.dataset.header["appended"] == [{"command": "numbers"}]
 
 
 def test_known_ids_are_refused_or_passed_over(tmp_path: Path) -> None:
-    run(tmp_path / "a.atlas", 0, 12)
-    before = content(tmp_path / "a.atlas")
+    run(tmp_path / "a.dataset", 0, 12)
+    before = content(tmp_path / "a.dataset")
     with pytest.raises(TableError, match="a field 11 already"):
-        run(tmp_path / "a.atlas", 11, 20, append=True)
-    assert content(tmp_path / "a.atlas") == before
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
-    imported = run(tmp_path / "a.atlas", 11, 20, append=True, skip_known=True)
-    assert (imported.known, imported.added, len(imported.atlas)) == (1, 8, 20)
+        run(tmp_path / "a.dataset", 11, 20, append=True)
+    assert content(tmp_path / "a.dataset") == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
+    imported = run(tmp_path / "a.dataset", 11, 20, append=True, skip_known=True)
+    assert (imported.known, imported.added, len(imported.dataset)) == (1, 8, 20)
 
 
-def test_an_append_that_adds_nothing_leaves_the_atlas_as_it_is(tmp_path: Path) -> None:
-    run(tmp_path / "a.atlas", 0, 12)
-    before = content(tmp_path / "a.atlas")
+def test_an_append_that_adds_nothing_leaves_the_dataset_as_it_is(tmp_path: Path) -> None:
+    run(tmp_path / "a.dataset", 0, 12)
+    before = content(tmp_path / "a.dataset")
     # Some of them are rejected, as they were before.
     for start, stop, known, bad in ((6, 10, 4, 0), (0, 12, 12, 4)):
-        imported = run(tmp_path / "a.atlas", start, stop, append=True, skip_known=True)
+        imported = run(tmp_path / "a.dataset", start, stop, append=True, skip_known=True)
         assert (imported.known, imported.added, imported.rejected) == (known, 0, bad)
-        assert content(tmp_path / "a.atlas") == before
-        assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+        assert content(tmp_path / "a.dataset") == before
+        assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 def test_an_append_of_known_fields_records_what_is_rejected_anew(tmp_path: Path) -> None:
-    run(tmp_path / "a.atlas", 0, 12)
+    run(tmp_path / "a.dataset", 0, 12)
     source = Numbers(0, 1)
     source.items = ["1", "17"]
-    imported = import_fields(source, tmp_path / "a.atlas", size=SIZE, append=True, skip_known=True)
+    imported = import_fields(source, tmp_path / "a.dataset", size=SIZE, append=True, skip_known=True)
     assert (imported.known, imported.added, imported.rejected) == (1, 0, 1)
-    assert read_quarantine(tmp_path / "a.atlas")[-1] == Rejected("17", "17 is seven and a bit")
+    assert read_quarantine(tmp_path / "a.dataset")[-1] == Rejected("17", "17 is seven and a bit")
 
 
 @pytest.mark.parametrize(("begun", "other"), [(20, 10), (10, 20)])
-def test_an_append_goes_on_with_the_atlas_that_it_was_begun_with(tmp_path: Path, begun: int, other: int) -> None:
-    path = tmp_path / "a.atlas"
+def test_an_append_goes_on_with_the_dataset_that_it_was_begun_with(tmp_path: Path, begun: int, other: int) -> None:
+    path = tmp_path / "a.dataset"
     run(path, 0, begun)
-    run(tmp_path / "other.atlas", 0, other)
-    shutil.copytree(path, tmp_path / "whole.atlas")
-    run(tmp_path / "whole.atlas", 25, 40, append=True)
+    run(tmp_path / "other.dataset", 0, other)
+    shutil.copytree(path, tmp_path / "whole.dataset")
+    run(tmp_path / "whole.dataset", 25, 40, append=True)
     with pytest.raises(KeyboardInterrupt):
         import_fields(Numbers(25, 40, stop_at=36), path, size=SIZE, append=True)
-    path.rename(tmp_path / "first.atlas")
-    shutil.copytree(tmp_path / "other.atlas", path)
-    with pytest.raises(OutputExistsError, match=r"not the atlas that .*a\.atlas\.part was begun with"):
+    path.rename(tmp_path / "first.dataset")
+    shutil.copytree(tmp_path / "other.dataset", path)
+    with pytest.raises(OutputExistsError, match=r"not the dataset that .*a\.dataset\.part was begun with"):
         run(path, 25, 40, append=True)
-    assert content(path) == content(tmp_path / "other.atlas")
+    assert content(path) == content(tmp_path / "other.dataset")
     shutil.rmtree(path)
-    (tmp_path / "first.atlas").rename(path)
+    (tmp_path / "first.dataset").rename(path)
     run(path, 25, 40, append=True)
-    assert content(path) == content(tmp_path / "whole.atlas")
+    assert content(path) == content(tmp_path / "whole.dataset")
 
 
-def test_an_append_that_had_hardly_begun_takes_the_atlas_that_is_there_now(tmp_path: Path) -> None:
-    path = tmp_path / "a.atlas"
+def test_an_append_that_had_hardly_begun_takes_the_dataset_that_is_there_now(tmp_path: Path) -> None:
+    path = tmp_path / "a.dataset"
     run(path, 0, 20)
     with pytest.raises(KeyboardInterrupt):
         import_fields(Numbers(25, 40, stop_at=25), path, size=SIZE, append=True)
-    run(tmp_path / "whole.atlas", 0, 5)
+    run(tmp_path / "whole.dataset", 0, 5)
     shutil.rmtree(path)
-    shutil.copytree(tmp_path / "whole.atlas", path)
-    for each in (path, tmp_path / "whole.atlas"):
+    shutil.copytree(tmp_path / "whole.dataset", path)
+    for each in (path, tmp_path / "whole.dataset"):
         run(each, 25, 40, append=True)
-    assert content(path) == content(tmp_path / "whole.atlas")
+    assert content(path) == content(tmp_path / "whole.dataset")
 
 
 def test_a_stopped_append_keeps_what_was_rejected_before_byte_for_byte(tmp_path: Path) -> None:
     source = Numbers(0, 2)
     # The last is rejected, and so is no field of what is added, though its id is in the shard that is written anew.
     source.items = ["1", "2", "1"]
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     import_fields(source, path, size=SIZE)
-    shutil.copytree(path, tmp_path / "whole.atlas")
-    run(tmp_path / "whole.atlas", 11, 24, append=True)
+    shutil.copytree(path, tmp_path / "whole.dataset")
+    run(tmp_path / "whole.dataset", 11, 24, append=True)
     with pytest.raises(KeyboardInterrupt):
         import_fields(Numbers(11, 24, stop_at=19), path, size=SIZE, append=True)
     run(path, 11, 24, append=True)
-    assert content(path) == content(tmp_path / "whole.atlas")
+    assert content(path) == content(tmp_path / "whole.dataset")
     assert read_quarantine(path)[0].id == "1"
 
 
-def test_an_atlas_that_is_exchanged_while_it_is_added_to_is_not_taken_for_the_first(tmp_path: Path) -> None:
-    path = tmp_path / "a.atlas"
+def test_an_dataset_that_is_exchanged_while_it_is_added_to_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.dataset"
     run(path, 0, 20)
-    import_fields(Numbers(100, 120), tmp_path / "other.atlas", size=SIZE)
+    import_fields(Numbers(100, 120), tmp_path / "other.dataset", size=SIZE)
 
     def exchange(done: int, _total: int) -> None:
         if done == 1:
-            path.rename(tmp_path / "first.atlas")
-            (tmp_path / "other.atlas").rename(path)
+            path.rename(tmp_path / "first.dataset")
+            (tmp_path / "other.dataset").rename(path)
 
-    other = content(tmp_path / "other.atlas")
-    with pytest.raises(OutputExistsError, match="not the atlas that"):
+    other = content(tmp_path / "other.dataset")
+    with pytest.raises(OutputExistsError, match="not the dataset that"):
         run(path, 25, 40, append=True, advance=exchange)
     assert content(path) == other
 
 
 def test_shards_that_no_entry_of_the_journal_knows_are_not_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     with pytest.raises(KeyboardInterrupt):
         import_fields(Numbers(0, 30, stop_at=29), path, size=SIZE)
-    shards = tmp_path / "a.atlas.part" / "atlas" / "images.zarr" / "c"
+    shards = tmp_path / "a.dataset.part" / "dataset" / "images.zarr" / "c"
     shutil.copytree(shards / "0", shards / "99")
     run(path)
-    run(tmp_path / "whole.atlas")
-    assert content(path) == content(tmp_path / "whole.atlas")
+    run(tmp_path / "whole.dataset")
+    assert content(path) == content(tmp_path / "whole.dataset")
 
 
 def test_a_whole_shard_that_is_missing_is_damage(tmp_path: Path) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     run(path, 0, 20)
     (path / "images.zarr" / "c" / "0" / "0" / "0" / "0").unlink()
     with pytest.raises(FormatError, match=r"damaged: .*c/0/0/0/0 is missing"):
         run(path, 25, 40, append=True)
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -239,12 +239,12 @@ def test_a_full_disk_leaves_whole_shards_or_nothing(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(writer, "_write_shard", full)
         with pytest.raises(StorageError, match="No space left on device") as caught:
-            run(tmp_path / "a.atlas")
-    part = tmp_path / "a.atlas.part"
+            run(tmp_path / "a.dataset")
+    part = tmp_path / "a.dataset.part"
     assert (f"{part} keeps what is whole" in caught.value.way_out) == part.exists() == (at > 0)
-    run(tmp_path / "a.atlas")
-    run(tmp_path / "whole.atlas")
-    assert content(tmp_path / "a.atlas") == content(tmp_path / "whole.atlas")
+    run(tmp_path / "a.dataset")
+    run(tmp_path / "whole.dataset")
+    assert content(tmp_path / "a.dataset") == content(tmp_path / "whole.dataset")
 
 
 def test_an_id_from_within_a_file_is_a_line_of_text(tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ def test_an_id_from_within_a_file_is_a_line_of_text(tmp_path: Path) -> None:
         )
         for end in ("", "\u2028", "\udce9")
     ]
-    atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
-    assert atlas.ids == ("0", "1")
-    assert [each.id for each in read_quarantine(atlas.folder)] == [r"0\u2028", r"0\udce9", r"1\u2028", r"1\udce9"]
+    dataset = import_fields(source, tmp_path / "a.dataset", size=SIZE).dataset
+    assert dataset.ids == ("0", "1")
+    assert [each.id for each in read_quarantine(dataset.folder)] == [r"0\u2028", r"0\udce9", r"1\u2028", r"1\udce9"]
 
 
 def test_nothing_is_written_any_more_once_an_import_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,28 +274,28 @@ def test_nothing_is_written_any_more_once_an_import_has_failed(tmp_path: Path, m
 
     monkeypatch.setattr(writer, "_write_shard", slowly)
     with pytest.raises(RuntimeError, match="no error of ours"):
-        run(tmp_path / "a.atlas", advance=fail)
-    left = content(tmp_path / "a.atlas.part")
-    assert [name for name in left if "/c/" in name] == ["atlas/images.zarr/c/0/0/0/0"]
+        run(tmp_path / "a.dataset", advance=fail)
+    left = content(tmp_path / "a.dataset.part")
+    assert [name for name in left if "/c/" in name] == ["dataset/images.zarr/c/0/0/0/0"]
     time.sleep(0.5)
-    assert content(tmp_path / "a.atlas.part") == left
+    assert content(tmp_path / "a.dataset.part") == left
 
 
 def test_an_append_of_known_fields_keeps_the_shards_that_were_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     run(path, 0, 3)
-    shutil.copytree(path, tmp_path / "whole.atlas")
+    shutil.copytree(path, tmp_path / "whole.dataset")
     before = content(path)
     source = Numbers(0, 1)
     source.items = ["4", "6", "8", "9", "2"]
     with pytest.raises(TableError, match="a field 2 already"):
         import_fields(source, path, size=SIZE, append=True)
     assert content(path) == before
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "a.atlas.part", "whole.atlas"]
-    for each in (path, tmp_path / "whole.atlas"):
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.dataset", "a.dataset.part", "whole.dataset"]
+    for each in (path, tmp_path / "whole.dataset"):
         import_fields(source, each, size=SIZE, append=True, skip_known=True)
-    assert content(path) == content(tmp_path / "whole.atlas")
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "whole.atlas"]
+    assert content(path) == content(tmp_path / "whole.dataset")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.dataset", "whole.dataset"]
 
 
 def leave_traces(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
@@ -311,26 +311,26 @@ def leave_traces(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) ->
     assert (path.parent / f".{path.name}.done").exists()
 
 
-def test_what_a_done_import_left_is_not_taken_for_another_atlas(
+def test_what_a_done_import_left_is_not_taken_for_another_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     leave_traces(path, monkeypatch)
     shutil.rmtree(path)
-    run(tmp_path / "other.atlas", 0, 4)
-    (tmp_path / "other.atlas").rename(path)
+    run(tmp_path / "other.dataset", 0, 4)
+    (tmp_path / "other.dataset").rename(path)
     other = content(path)
     with pytest.raises(OutputExistsError, match="already exists"):
         run(path)
     assert content(path) == other
-    assert not (tmp_path / "a.atlas.part").exists()
+    assert not (tmp_path / "a.dataset.part").exists()
 
 
 @pytest.mark.parametrize("gone", ["import.json", "result.json"])
 def test_what_does_not_say_that_an_import_is_done_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    path, done = tmp_path / "a.atlas", tmp_path / ".a.atlas.done"
+    path, done = tmp_path / "a.dataset", tmp_path / ".a.dataset.done"
     leave_traces(path, monkeypatch)
     # Of one that was done the plan goes first; one that failed has no result.
     shutil.rmtree(done / "journal")
@@ -341,13 +341,13 @@ def test_what_does_not_say_that_an_import_is_done_is_removed(
     (done / "mine").unlink()
     with pytest.raises(OutputExistsError, match="already exists"):
         run(path)
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
-def test_an_append_is_done_anew_where_the_former_atlas_was_brought_back(
+def test_an_append_is_done_anew_where_the_former_dataset_was_brought_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, former = tmp_path / "a.atlas", tmp_path / "former.atlas"
+    path, former = tmp_path / "a.dataset", tmp_path / "former.dataset"
     run(path, 0, 12)
     shutil.copytree(path, former)
     leave_traces(path, monkeypatch, start=12, append=True)
@@ -356,31 +356,31 @@ def test_an_append_is_done_anew_where_the_former_atlas_was_brought_back(
     former.rename(path)
     assert run(path, 12, append=True).added == 19
     assert content(path) == whole
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 def test_what_a_done_import_left_does_not_take_another_ones_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     leave_traces(path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         import_fields(Numbers(30, 60, stop_at=50), path, size=SIZE, append=True)
-    begun = content(tmp_path / "a.atlas.part")
+    begun = content(tmp_path / "a.dataset.part")
     assert run(path).added == 31
-    assert content(tmp_path / "a.atlas.part") == begun
+    assert content(tmp_path / "a.dataset.part") == begun
 
 
-def test_a_former_atlas_that_came_back_during_the_exchange_is_exchanged(
+def test_a_former_dataset_that_came_back_during_the_exchange_is_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     run(path, 0, 12)
-    shutil.copytree(path, tmp_path / "former.atlas")
+    shutil.copytree(path, tmp_path / "former.dataset")
     rename = Path.rename
 
     def stop(source: Path, target: Path) -> Path:
-        if source.name == "atlas":
+        if source.name == "dataset":
             raise KeyboardInterrupt
         return rename(source, target)
 
@@ -388,15 +388,15 @@ def test_a_former_atlas_that_came_back_during_the_exchange_is_exchanged(
         patched.setattr(Path, "rename", stop)
         with pytest.raises(KeyboardInterrupt):
             run(path, 12, append=True)
-    (tmp_path / "former.atlas").rename(path)
+    (tmp_path / "former.dataset").rename(path)
     assert run(path, 12, append=True).added == 19
-    assert len(open_atlas(path)) == 31
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+    assert len(open_dataset(path)) == 31
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
 @pytest.mark.parametrize("left", ["part", "done"])
-def test_an_atlas_may_be_called_part(
+def test_an_dataset_may_be_called_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, *, append: bool
 ) -> None:
     path = tmp_path / "x.part"
@@ -412,8 +412,8 @@ def test_an_atlas_may_be_called_part(
     assert [each.name for each in tmp_path.iterdir()] == ["x.part"]
 
 
-def test_what_is_done_is_an_atlas_with_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.atlas"
+def test_what_is_done_is_an_dataset_with_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.dataset"
     leave_traces(path, monkeypatch)
     (path / "fields.parquet").unlink()
     with pytest.raises(OutputExistsError, match="already exists"):
@@ -421,28 +421,28 @@ def test_what_is_done_is_an_atlas_with_all_its_parts(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
-def test_a_done_import_whose_atlas_is_elsewhere_is_done_anew(
+def test_a_done_import_whose_dataset_is_elsewhere_is_done_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, append: bool
 ) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     if append:
         run(path, 0, 12)
-        shutil.copytree(path, tmp_path / "former.atlas")
+        shutil.copytree(path, tmp_path / "former.dataset")
     with monkeypatch.context() as patched:
         patched.setattr(importing, "retire", lambda *_: None)
         run(path, 12, append=append)
     whole = content(path)
-    path.rename(tmp_path / "elsewhere.atlas")
+    path.rename(tmp_path / "elsewhere.dataset")
     if append:
-        (tmp_path / "former.atlas").rename(path)
+        (tmp_path / "former.dataset").rename(path)
     assert run(path, 12, append=append).added == 19
     assert content(path) == whole
-    assert list(open_atlas(path).damaged()) == []
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.atlas", "elsewhere.atlas"]
+    assert list(open_dataset(path).damaged()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.dataset", "elsewhere.dataset"]
 
 
-def test_a_former_atlas_is_not_removed_for_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, kept = tmp_path / "a.atlas", tmp_path / "a.atlas.part" / "replaced"
+def test_a_former_dataset_is_not_removed_for_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, kept = tmp_path / "a.dataset", tmp_path / "a.dataset.part" / "replaced"
     run(path, 0, 12)
     former = content(path)
     with monkeypatch.context() as patched:
@@ -455,18 +455,20 @@ def test_a_former_atlas_is_not_removed_for_what_is_none(tmp_path: Path, monkeypa
             run(path, 12, append=True)
         assert content(kept) == former
         shutil.rmtree(path)
-        run(tmp_path / "other.atlas", 0, 4)
-        (tmp_path / "other.atlas").rename(path)
+        run(tmp_path / "other.dataset", 0, 4)
+        (tmp_path / "other.dataset").rename(path)
 
 
-def test_an_atlas_that_is_half_written_is_never_given_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, part = tmp_path / "a.atlas", tmp_path / "a.atlas.part"
+def test_an_dataset_that_is_half_written_is_never_given_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, part = tmp_path / "a.dataset", tmp_path / "a.dataset.part"
     run(path, 0, 12)
-    shutil.copytree(path, tmp_path / "former.atlas")
+    shutil.copytree(path, tmp_path / "former.dataset")
     rename = Path.rename
 
     def stop(source: Path, target: Path) -> Path:
-        if source.name == "atlas":
+        if source.name == "dataset":
             raise KeyboardInterrupt
         return rename(source, target)
 
@@ -475,43 +477,46 @@ def test_an_atlas_that_is_half_written_is_never_given_its_name(tmp_path: Path, m
 
     for owner, name, instead in ((Path, "rename", stop), (writer, "_write_table", stop_writing)):
         if name == "_write_table":
-            shutil.copytree(tmp_path / "former.atlas", path)
+            shutil.copytree(tmp_path / "former.dataset", path)
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, instead)
             with pytest.raises(KeyboardInterrupt):
                 run(path, 12, append=True)
     shutil.rmtree(path)
-    with pytest.raises(FormatError, match="there is no such atlas"):
+    with pytest.raises(FormatError, match="there is no such dataset"):
         run(path, 12, append=True)
-    assert content(part / "replaced") == content(tmp_path / "former.atlas")
+    assert content(part / "replaced") == content(tmp_path / "former.dataset")
 
 
-def test_an_exchanged_atlas_that_was_moved_away_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.atlas"
+def test_an_exchanged_dataset_that_was_moved_away_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.dataset"
     run(path, 0, 12)
     with monkeypatch.context() as patched:
         patched.setattr(importing, "retire", lambda *_: None)
         run(path, 12, append=True)
-    path.rename(tmp_path / "elsewhere.atlas")
-    with pytest.raises(FormatError, match="there is no such atlas"):
+    path.rename(tmp_path / "elsewhere.dataset")
+    with pytest.raises(FormatError, match="there is no such dataset"):
         run(path, 12, append=True)
-    assert (tmp_path / "a.atlas.part" / "replaced" / "atlas.json").exists()
+    assert (tmp_path / "a.dataset.part" / "replaced" / "dataset.json").exists()
     with pytest.raises(OutputExistsError, match="with other settings") as caught:
         run(path)
-    assert "a.atlas.part/replaced: it is the atlas that was added to" in caught.value.way_out
+    assert "a.dataset.part/replaced: it is the dataset that was added to" in caught.value.way_out
 
 
-def test_an_atlas_with_fewer_rows_than_fields_is_not_finished(tmp_path: Path) -> None:
-    with writer.AtlasWriter(tmp_path, size=SIZE, path=tmp_path) as atlas, pytest.raises(RuntimeError, match="1 fields"):
-        atlas.finish([], count=1, header={})
+def test_an_dataset_with_fewer_rows_than_fields_is_not_finished(tmp_path: Path) -> None:
+    with (
+        writer.DatasetWriter(tmp_path, size=SIZE, path=tmp_path) as dataset,
+        pytest.raises(RuntimeError, match="1 fields"),
+    ):
+        dataset.finish([], count=1, header={})
 
 
 @pytest.mark.parametrize("step", range(1, 5))
 def test_stopped_while_it_clears_away_an_append_of_nothing_it_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    run(tmp_path / "a.atlas", 0, 12)
-    before, removed, leaving = content(tmp_path / "a.atlas"), 0, tmp_path / ".a.atlas.done"
+    run(tmp_path / "a.dataset", 0, 12)
+    before, removed, leaving = content(tmp_path / "a.dataset"), 0, tmp_path / ".a.dataset.done"
 
     def stopping(remove: Callable[..., None]) -> Callable[..., None]:
         def removing(*given: Any, **named: Any) -> None:
@@ -527,29 +532,29 @@ def test_stopped_while_it_clears_away_an_append_of_nothing_it_ends_the_same(
         patched.setattr(shutil, "rmtree", stopping(shutil.rmtree))
         patched.setattr(Path, "unlink", stopping(Path.unlink))
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "a.atlas", 6, 10, append=True, skip_known=True)
-    run(tmp_path / "a.atlas", 6, 10, append=True, skip_known=True)
-    assert content(tmp_path / "a.atlas") == before
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+            run(tmp_path / "a.dataset", 6, 10, append=True, skip_known=True)
+    run(tmp_path / "a.dataset", 6, 10, append=True, skip_known=True)
+    assert content(tmp_path / "a.dataset") == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"udce9\.atlas is not UTF-8"):
-        run(tmp_path / "caf\udce9.atlas")
+    with pytest.raises(SettingsError, match=r"udce9\.dataset is not UTF-8"):
+        run(tmp_path / "caf\udce9.dataset")
     assert not list(tmp_path.iterdir())
 
 
 def test_an_id_that_repeats_in_an_import_is_put_into_quarantine(tmp_path: Path) -> None:
     source = Numbers(0, 2)
     source.items = ["1", "2", "1"]
-    atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
-    assert atlas.ids == ("1", "2")
-    assert read_quarantine(atlas.folder) == [Rejected("1", "an earlier field of this import has the same id")]
+    dataset = import_fields(source, tmp_path / "a.dataset", size=SIZE).dataset
+    assert dataset.ids == ("1", "2")
+    assert read_quarantine(dataset.folder) == [Rejected("1", "an earlier field of this import has the same id")]
 
 
 def test_what_an_append_brings_in_leaves_the_quarantine(tmp_path: Path) -> None:
-    run(tmp_path / "a.atlas", 0, 12)
-    assert [each.id for each in read_quarantine(tmp_path / "a.atlas")] == ["0-2", "3", "5-2", "10", "10-2"][:4]
+    run(tmp_path / "a.dataset", 0, 12)
+    assert [each.id for each in read_quarantine(tmp_path / "a.dataset")] == ["0-2", "3", "5-2", "10", "10-2"][:4]
     mended = Numbers(0, 1)
     mended.items = ["3", "10"]
     mended.load = lambda item: [  # type: ignore[method-assign]
@@ -560,10 +565,10 @@ def test_what_an_append_brings_in_leaves_the_quarantine(tmp_path: Path) -> None:
         if item == "3"
         else Rejected(item, "still bad")
     ]
-    atlas = import_fields(mended, tmp_path / "a.atlas", size=SIZE, append=True).atlas
-    assert atlas.ids[-1] == "3"
-    assert read_quarantine(atlas.folder)[-1] == Rejected("10", "still bad")
-    assert [each.id for each in read_quarantine(atlas.folder)] == ["0-2", "5-2", "10"]
+    dataset = import_fields(mended, tmp_path / "a.dataset", size=SIZE, append=True).dataset
+    assert dataset.ids[-1] == "3"
+    assert read_quarantine(dataset.folder)[-1] == Rejected("10", "still bad")
+    assert [each.id for each in read_quarantine(dataset.folder)] == ["0-2", "5-2", "10"]
 
 
 def test_reasons_are_shown_once_each() -> None:
@@ -574,45 +579,45 @@ def test_reasons_are_shown_once_each() -> None:
 
 def test_strict_stops_at_the_first_bad_field(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="0-2: the third scene is bad"):
-        run(tmp_path / "a.atlas", strict=True)
-    assert not (tmp_path / "a.atlas").exists()
+        run(tmp_path / "a.dataset", strict=True)
+    assert not (tmp_path / "a.dataset").exists()
 
 
 def test_an_import_without_a_good_field_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none of 1 fields could be imported\.\n  3: 3 is seven"):
-        run(tmp_path / "a.atlas", 3, 4)
+        run(tmp_path / "a.dataset", 3, 4)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_output_and_another_started_import_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.atlas").write_text("precious")
+    (tmp_path / "a.dataset").write_text("precious")
     with pytest.raises(OutputExistsError, match="already exists"):
-        run(tmp_path / "a.atlas")
-    assert (tmp_path / "a.atlas").read_text() == "precious"
+        run(tmp_path / "a.dataset")
+    assert (tmp_path / "a.dataset").read_text() == "precious"
     with pytest.raises(KeyboardInterrupt):
-        import_fields(Numbers(0, 30, stop_at=20), tmp_path / "b.atlas", size=SIZE)
+        import_fields(Numbers(0, 30, stop_at=20), tmp_path / "b.dataset", size=SIZE)
     with pytest.raises(OutputExistsError, match="with other settings or other files"):
-        run(tmp_path / "b.atlas", 0, 29)
-    assert len(run(tmp_path / "b.atlas").atlas) == 31
+        run(tmp_path / "b.dataset", 0, 29)
+    assert len(run(tmp_path / "b.dataset").dataset) == 31
 
 
 def test_two_processes_do_not_import_to_one_place(tmp_path: Path) -> None:
     def meddle(_done: int, _total: int) -> None:
         with pytest.raises(StorageError, match="another process is importing"):
-            run(tmp_path / "a.atlas")
+            run(tmp_path / "a.dataset")
 
-    assert len(run(tmp_path / "a.atlas", advance=meddle).atlas) == 31
+    assert len(run(tmp_path / "a.dataset", advance=meddle).dataset) == 31
 
 
 CHILD = """
 import os, signal, sys
 from contextlib import nullcontext
 from pathlib import Path
-from cytoloc.atlas import writer
-from cytoloc.atlas.importing import import_fields
+from cytoloc.dataset import writer
+from cytoloc.dataset.importing import import_fields
 from cytoloc.errors import TableError
 from cytoloc.parallel import processes
-from tests.atlas.test_importing import Numbers, SIZE
+from tests.dataset.test_importing import Numbers, SIZE
 
 path, append = Path(sys.argv[1]), sys.argv[2] == "append"
 start, stop, dies_at = map(int, sys.argv[3:6])
@@ -629,7 +634,7 @@ def dying(change):
     return once
 
 for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "mkdir"), (os, "rmdir"), (os, "link"),
-                    (os, "fsync"), (writer.AtlasWriter, "put"), (writer.AtlasWriter, "finish")):
+                    (os, "fsync"), (writer.DatasetWriter, "put"), (writer.DatasetWriter, "finish")):
     setattr(owner, name, dying(getattr(owner, name)))
 
 def told(done, total):
@@ -659,7 +664,7 @@ def child(
 
 
 def begin_with_a_repeated_id(path: Path) -> None:
-    """Make an atlas whose quarantine has an id that a field of its last shard has too."""
+    """Make a dataset whose quarantine has an id that a field of its last shard has too."""
     source = Numbers(0, 10)
     source.items = [*source.items, source.items[-1]]
     import_fields(source, path, size=SIZE)
@@ -678,12 +683,12 @@ def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_pat
         if append:
             begin_with_a_repeated_id(path)
 
-    begin(tmp_path / "whole.atlas")
-    whole = child(tmp_path / "whole.atlas", start=10, append=append)
+    begin(tmp_path / "whole.dataset")
+    whole = child(tmp_path / "whole.dataset", start=10, append=append)
     last = list(finished(whole))[-1]
     changes = int(last.removeprefix("changes"))
     assert changes > 30
-    path = tmp_path / "killed.atlas"
+    path = tmp_path / "killed.dataset"
     begin(path)
     # Ever later, so that each attempt gets a little further than the one before.
     kills = 0
@@ -697,13 +702,13 @@ def test_killed_at_any_change_of_the_disk_it_ends_byte_for_byte_the_same(tmp_pat
     assert kills >= 12
     if process.returncode < 0:
         list(finished(child(path, start=10, append=append)))
-    assert content(path) == content(tmp_path / "whole.atlas")
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["killed.atlas", "whole.atlas"]
+    assert content(path) == content(tmp_path / "whole.dataset")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["killed.dataset", "whole.dataset"]
 
 
 @pytest.mark.slow
 def test_killed_while_an_append_that_cannot_be_is_cleared_away_nothing_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "a.atlas"
+    path = tmp_path / "a.dataset"
     begin_with_a_repeated_id(path)
     before = content(path)
     whole = child(path, start=9, append=True)
@@ -717,14 +722,14 @@ def test_killed_while_an_append_that_cannot_be_is_cleared_away_nothing_is_left(t
         list(finished(again))
         assert again.returncode == 3
         assert content(path) == before
-        assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+        assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["threads", "processes"])
 def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path: Path, workers: str) -> None:
-    whole = run(tmp_path / "whole.atlas", 0, 300).atlas.folder
-    path = tmp_path / "killed.atlas"
+    whole = run(tmp_path / "whole.dataset", 0, 300).dataset.folder
+    path = tmp_path / "killed.dataset"
     rng = np.random.default_rng(0)
     kills = 0
     for _attempt in range(100):
@@ -746,19 +751,21 @@ def test_killed_at_twenty_random_moments_it_ends_byte_for_byte_the_same(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
-def test_killed_while_it_tidies_up_the_atlas_is_whole_and_nothing_is_left(tmp_path: Path, *, append: bool) -> None:
+def test_killed_while_it_tidies_up_the_dataset_is_whole_and_nothing_is_left(tmp_path: Path, *, append: bool) -> None:
     """Each of the last changes in turn, from an import that had come that far undisturbed."""
 
     def begin(path: Path) -> None:
         if append:
             begin_with_a_repeated_id(path)
 
-    begin(tmp_path / "whole.atlas")
-    changes = int(list(finished(child(tmp_path / "whole.atlas", start=10, append=append)))[-1].removeprefix("changes"))
-    whole = content(tmp_path / "whole.atlas")
+    begin(tmp_path / "whole.dataset")
+    changes = int(
+        list(finished(child(tmp_path / "whole.dataset", start=10, append=append)))[-1].removeprefix("changes")
+    )
+    whole = content(tmp_path / "whole.dataset")
     # All but the last, which takes the lock away.
     for dies_at in range(changes - 11, changes):
-        path = tmp_path / f"{dies_at}" / "killed.atlas"
+        path = tmp_path / f"{dies_at}" / "killed.dataset"
         path.parent.mkdir()
         begin(path)
         process = child(path, start=10, append=append, dies_at=dies_at)
@@ -766,80 +773,80 @@ def test_killed_while_it_tidies_up_the_atlas_is_whole_and_nothing_is_left(tmp_pa
         assert process.returncode == -signal.SIGKILL
         again = child(path, start=10, append=append)
         list(finished(again))
-        # At the very end nothing says any more that the atlas is this import's: it, or its ids, are there already.
+        # At the very end nothing says any more that the dataset is this import's: it, or its ids, are there already.
         assert again.returncode == 0 or dies_at >= changes - 2
         assert content(path) == whole
-        assert [each.name for each in path.parent.iterdir()] == ["killed.atlas"]
+        assert [each.name for each in path.parent.iterdir()] == ["killed.dataset"]
 
 
 def test_an_import_from_another_folder_is_another_import(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        import_fields(Numbers(0, 30, stop_at=20), tmp_path / "a.atlas", size=SIZE)
+        import_fields(Numbers(0, 30, stop_at=20), tmp_path / "a.dataset", size=SIZE)
     elsewhere = Numbers(0, 30)
     elsewhere.folder = tmp_path / "elsewhere"
     with pytest.raises(OutputExistsError, match="with other settings or other files"):
-        import_fields(elsewhere, tmp_path / "a.atlas", size=SIZE)
+        import_fields(elsewhere, tmp_path / "a.dataset", size=SIZE)
 
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("a.atlas.part", name) for name in ("precious", "result.json", "atlas/precious", "journal/precious")]
-    + [(".a.atlas.done", name) for name in ("precious", "atlas/precious", "replaced/precious")],
+    [("a.dataset.part", name) for name in ("precious", "result.json", "dataset/precious", "journal/precious")]
+    + [(".a.dataset.done", name) for name in ("precious", "dataset/precious", "replaced/precious")],
 )
 def test_a_folder_that_is_no_imports_is_left_alone(tmp_path: Path, folder: str, name: str) -> None:
     file = tmp_path / folder / name
     file.parent.mkdir(parents=True)
     file.write_text("mine")
     with pytest.raises(OutputExistsError, match=f"in the way: it is no import's, and holds {name.partition('/')[0]}"):
-        run(tmp_path / "a.atlas")
+        run(tmp_path / "a.dataset")
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [file]
 
 
 def test_folders_that_are_no_imports_are_not_exchanged(tmp_path: Path) -> None:
-    for name in ("atlas", "replaced"):
-        (tmp_path / "a.atlas.part" / name).mkdir(parents=True)
-    with pytest.raises(FormatError, match="there is no such atlas"):
-        run(tmp_path / "a.atlas", append=True)
-    assert not (tmp_path / "a.atlas").exists()
+    for name in ("dataset", "replaced"):
+        (tmp_path / "a.dataset.part" / name).mkdir(parents=True)
+    with pytest.raises(FormatError, match="there is no such dataset"):
+        run(tmp_path / "a.dataset", append=True)
+    assert not (tmp_path / "a.dataset").exists()
 
 
-def test_an_atlas_behind_a_link_is_added_to_where_it_is(tmp_path: Path) -> None:
-    run(tmp_path / "disk" / "a.atlas", 0, 12)
-    (tmp_path / "a.atlas").symlink_to(tmp_path / "disk" / "a.atlas")
-    assert len(run(tmp_path / "a.atlas", 12, 30, append=True).atlas) == 31
-    assert (tmp_path / "a.atlas").is_symlink()
-    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["a.atlas"]
+def test_an_dataset_behind_a_link_is_added_to_where_it_is(tmp_path: Path) -> None:
+    run(tmp_path / "disk" / "a.dataset", 0, 12)
+    (tmp_path / "a.dataset").symlink_to(tmp_path / "disk" / "a.dataset")
+    assert len(run(tmp_path / "a.dataset", 12, 30, append=True).dataset) == 31
+    assert (tmp_path / "a.dataset").is_symlink()
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["a.dataset"]
 
 
 def test_a_wrong_append_does_not_stand_in_the_way_of_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no such atlas"):
-        run(tmp_path / "a.atlas", append=True)
-    run(tmp_path / "a.atlas", 0, 12)
+    with pytest.raises(FormatError, match="no such dataset"):
+        run(tmp_path / "a.dataset", append=True)
+    run(tmp_path / "a.dataset", 0, 12)
     with pytest.raises(OutputExistsError, match="Append with --size 16"):
-        import_fields(Numbers(12, 30), tmp_path / "a.atlas", size=32, append=True)
-    assert len(run(tmp_path / "a.atlas", 12, 30, append=True).atlas) == 31
+        import_fields(Numbers(12, 30), tmp_path / "a.dataset", size=32, append=True)
+    assert len(run(tmp_path / "a.dataset", 12, 30, append=True).dataset) == 31
 
 
 def test_an_append_that_adds_nothing_changes_nothing(tmp_path: Path) -> None:
-    run(tmp_path / "a.atlas", 0, 12)
-    before = content(tmp_path / "a.atlas")
+    run(tmp_path / "a.dataset", 0, 12)
+    before = content(tmp_path / "a.dataset")
     with pytest.raises(ImageError, match="none of 1 fields could be imported"):
-        run(tmp_path / "a.atlas", 17, 18, append=True)
-    assert content(tmp_path / "a.atlas") == before
-    assert [each.name for each in tmp_path.iterdir()] == ["a.atlas"]
+        run(tmp_path / "a.dataset", 17, 18, append=True)
+    assert content(tmp_path / "a.dataset") == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.dataset"]
 
 
 def test_names_that_are_not_utf_8_are_listed(tmp_path: Path) -> None:
     source = Numbers(0, 3)
     source.items = ["1", "caf\udce9", "2"]
-    atlas = import_fields(source, tmp_path / "a.atlas", size=SIZE).atlas
-    assert atlas.ids == ("1", "2")
-    assert read_quarantine(atlas.folder) == [
+    dataset = import_fields(source, tmp_path / "a.dataset", size=SIZE).dataset
+    assert dataset.ids == ("1", "2")
+    assert read_quarantine(dataset.folder) == [
         Rejected("caf\\udce9", "the name caf\\udce9 is not UTF-8, or holds a line's end. Rename the files.")
     ]
 
 
-def test_an_atlas_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_dataset_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match="not a name"):
         run(Path())

@@ -13,7 +13,7 @@ from cytoloc.errors import ImageError
 from cytoloc.files import new_file
 
 QUARANTINE: Final = "quarantine.csv"
-"""The file of an atlas that lists what could not be imported: ``id,reason``."""
+"""The file of a dataset that lists what could not be imported: ``id,reason``."""
 
 
 class Rejected(NamedTuple):
@@ -46,9 +46,9 @@ def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]
     return list(kinds.values())[:most]
 
 
-def read_quarantine(atlas: Path) -> list[Rejected]:
-    """Return what was left out when the atlas in the folder ``atlas`` was imported."""
-    file = atlas / QUARANTINE
+def read_quarantine(dataset: Path) -> list[Rejected]:
+    """Return what was left out when the dataset in the folder ``dataset`` was imported."""
+    file = dataset / QUARANTINE
     if not file.exists():
         return []
     table = pl.read_csv(file, infer_schema=False, glob=False).select(Rejected._fields)

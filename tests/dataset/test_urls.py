@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from cytoloc.atlas.store import Atlas, open_atlas
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import FormatError, StorageError
 from cytoloc.predict.sources import open_source
 from tests.conftest import Cli
@@ -53,7 +53,7 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def address(study: Atlas, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(study: Dataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(study.folder.parent)
     monkeypatch.setattr(Ranges, "sent", [])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
@@ -64,16 +64,16 @@ def address(study: Atlas, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_an_atlas_at_a_url_reads_as_on_the_disk(study: Atlas, address: str) -> None:
-    remote = open_atlas(address)
+def test_an_dataset_at_a_url_reads_as_on_the_disk(study: Dataset, address: str) -> None:
+    remote = open_dataset(address)
     assert remote.fields.equals(study.fields)
     assert remote.fingerprint == study.fingerprint
     rows = [7, 1, 30, 1]
     np.testing.assert_array_equal(remote.read(rows), study.read(rows))
 
 
-def test_a_field_costs_a_range_of_bytes_not_a_shard(study: Atlas, address: str) -> None:
-    remote = open_atlas(address + "/")
+def test_a_field_costs_a_range_of_bytes_not_a_shard(study: Dataset, address: str) -> None:
+    remote = open_dataset(address + "/")
     Ranges.sent.clear()
     remote.read([3])
     shard = next((study.folder / "images.zarr" / "c").rglob("0/0/0/0")).stat().st_size
@@ -81,16 +81,16 @@ def test_a_field_costs_a_range_of_bytes_not_a_shard(study: Atlas, address: str) 
 
 
 def test_what_is_not_there_is_said(address: str) -> None:
-    with pytest.raises(FormatError, match=r"there is no atlas \(atlas\.json is missing\)"):
-        open_atlas(address + "-not")
+    with pytest.raises(FormatError, match=r"there is no dataset \(dataset\.json is missing\)"):
+        open_dataset(address + "-not")
     with pytest.raises(StorageError, match="cannot be read"):
-        open_atlas("nonsense://somewhere/a.atlas")
+        open_dataset("nonsense://somewhere/a.dataset")
     with pytest.raises(FormatError, match="not on this machine"):
-        _ = open_atlas(address).folder
+        _ = open_dataset(address).folder
 
 
-def test_a_network_that_fails_is_not_called_damage(study: Atlas, address: str) -> None:
-    remote = open_atlas(address)
+def test_a_network_that_fails_is_not_called_damage(study: Dataset, address: str) -> None:
+    remote = open_dataset(address)
     Ranges.broken = 403
     try:
         with pytest.raises(StorageError, match="cannot be read: PERMISSION_DENIED"):
@@ -101,17 +101,17 @@ def test_a_network_that_fails_is_not_called_damage(study: Atlas, address: str) -
 
 
 def test_a_server_of_whole_files_is_not_called_damage(
-    study: Atlas, address: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, address: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ranges, "whole_files", True)
     with pytest.raises(StorageError, match="hands out whole files") as caught:
-        open_atlas(address).read([3])
+        open_dataset(address).read([3])
     assert "range requests" in caught.value.way_out
     assert "hands out whole files" in cli("info", address, "--check").err
 
 
 def test_another_table_at_a_url_is_damage(
-    study: Atlas, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / study.folder.name
     shutil.copytree(study.folder, copy)
@@ -119,10 +119,10 @@ def test_another_table_at_a_url_is_damage(
     table.write_bytes(table.read_bytes()[:-9] + b"x" + table.read_bytes()[-8:])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FormatError, match="not the table that was written"):
-        open_atlas(address)
+        open_dataset(address)
 
 
-def test_commands_take_urls(study: Atlas, address: str, cli: Cli, tmp_path: Path) -> None:
+def test_commands_take_urls(study: Dataset, address: str, cli: Cli, tmp_path: Path) -> None:
     said = cli("info", address)
     assert said.code == 0, said.err
     assert f"{len(study)} fields" in said.out

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.fields import FieldRow
-from cytoloc.atlas.importing import Loaded
-from cytoloc.atlas.workshop import holds_atlas
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.importing import Loaded
+from cytoloc.dataset.workshop import holds_dataset
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
@@ -134,7 +134,7 @@ class HpaFiles(DiskMap[dict[str, str]]):
 
         Count the pictures that are named otherwise.
         """
-        for path in walk(folder, suffixes=(".jpg", ".jpeg"), passing_over=holds_atlas):
+        for path in walk(folder, suffixes=(".jpg", ".jpeg"), passing_over=holds_dataset):
             inside, file = Path(path).parent, Path(path).name
             name, _, colour = file.rpartition(".")[0].rpartition("_")
             whole = name if _is_whole(name) else f"{inside.name}_{name}"

@@ -17,22 +17,22 @@ import numpy as np
 import pytest
 
 from cytoloc import parallel
-from cytoloc.atlas.channels import parse_channels
-from cytoloc.atlas.folder import FolderSource
-from cytoloc.atlas.hpa import HpaSource
-from cytoloc.atlas.importing import FieldSource, Loaded, import_fields
-from cytoloc.atlas.kaggle import KaggleSource
-from cytoloc.atlas.quarantine import Rejected, read_quarantine
-from cytoloc.atlas.writer import fields_per_shard
 from cytoloc.cli.importing import WORTH_PROCESSES
+from cytoloc.dataset.channels import parse_channels
+from cytoloc.dataset.folder import FolderSource
+from cytoloc.dataset.hpa import HpaSource
+from cytoloc.dataset.importing import FieldSource, Loaded, import_fields
+from cytoloc.dataset.kaggle import KaggleSource
+from cytoloc.dataset.quarantine import Rejected, read_quarantine
+from cytoloc.dataset.writer import fields_per_shard
 from cytoloc.errors import WorkerError
 from cytoloc.parallel import processes
 from cytoloc.pictures.scale import Scaling
 from cytoloc.simulate.files import draw_hpa, draw_kaggle
 from cytoloc.simulate.plan import Design, plan_study
 from cytoloc.simulate.study import SimulatedSource
-from tests.atlas.test_importing import SIZE, Numbers, content
 from tests.conftest import Cli
+from tests.dataset.test_importing import SIZE, Numbers, content
 
 FOUR = [
     f"{role}=*_{colour}.png" for role, colour in (("microtubules", "red"), ("protein", "green"), ("nucleus", "blue"))
@@ -81,10 +81,10 @@ def test_every_source_gives_the_same_bytes_in_processes(
     source_of: Callable[[Path], FieldSource], pictures: Path, tmp_path: Path, pool: ProcessPoolExecutor
 ) -> None:
     size = 64 if source_of is simulated else 32
-    import_fields(source_of(pictures), tmp_path / "threads.atlas", size=size)
-    imported = import_fields(source_of(pictures), tmp_path / "processes.atlas", size=size, pool=pool)
+    import_fields(source_of(pictures), tmp_path / "threads.dataset", size=size)
+    imported = import_fields(source_of(pictures), tmp_path / "processes.dataset", size=size, pool=pool)
     assert imported.rejected == (source_of in (kaggle, folder))
-    assert content(tmp_path / "processes.atlas") == content(tmp_path / "threads.atlas")
+    assert content(tmp_path / "processes.dataset") == content(tmp_path / "threads.dataset")
 
 
 def test_what_loads_an_item_says_nothing_of_the_others(pictures: Path) -> None:
@@ -108,17 +108,17 @@ class Fragile(Numbers):
 
 def test_a_process_that_is_killed_stops_the_import_which_then_goes_on(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="ended from outside"), processes() as pool:
-        import_fields(Fragile(0, 30), tmp_path / "a.atlas", size=SIZE, pool=pool)
-    assert not (tmp_path / "a.atlas").exists()
-    import_fields(Fragile(0, 30), tmp_path / "a.atlas", size=SIZE)
-    import_fields(Numbers(0, 30), tmp_path / "whole.atlas", size=SIZE)
-    assert content(tmp_path / "a.atlas") == content(tmp_path / "whole.atlas")
+        import_fields(Fragile(0, 30), tmp_path / "a.dataset", size=SIZE, pool=pool)
+    assert not (tmp_path / "a.dataset").exists()
+    import_fields(Fragile(0, 30), tmp_path / "a.dataset", size=SIZE)
+    import_fields(Numbers(0, 30), tmp_path / "whole.dataset", size=SIZE)
+    assert content(tmp_path / "a.dataset") == content(tmp_path / "whole.dataset")
 
 
 def test_a_bad_field_is_rejected_with_the_reason_that_its_process_gave(
     tmp_path: Path, pool: ProcessPoolExecutor
 ) -> None:
-    imported = import_fields(Numbers(0, 12), tmp_path / "a.atlas", size=SIZE, pool=pool)
+    imported = import_fields(Numbers(0, 12), tmp_path / "a.dataset", size=SIZE, pool=pool)
     assert imported.rejected == 4
     assert Rejected("3", "3 is seven and a bit") in read_quarantine(imported.path)
 
@@ -148,8 +148,8 @@ def test_a_command_that_is_stopped_says_no_more_than_that_and_goes_on(
         # A group of its own, as in a shell: Ctrl-C reaches all its processes.
         return subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-    with started(tmp_path / "a.atlas") as process:
-        journal = tmp_path / "a.atlas.part/journal"
+    with started(tmp_path / "a.dataset") as process:
+        journal = tmp_path / "a.dataset.part/journal"
         while not (journal.exists() and any(journal.iterdir())):
             assert process.poll() is None
             time.sleep(0.01)
@@ -158,13 +158,13 @@ def test_a_command_that_is_stopped_says_no_more_than_that_and_goes_on(
     assert process.returncode == (-stop if stop == signal.SIGKILL else 130)
     assert "Traceback" not in said
     assert ("the same command goes on" in said) == (stop != signal.SIGKILL)
-    assert not (tmp_path / "a.atlas").exists()
-    with started(tmp_path / "a.atlas") as process:
+    assert not (tmp_path / "a.dataset").exists()
+    with started(tmp_path / "a.dataset") as process:
         process.communicate()
     assert process.returncode == 0
     source = HpaSource(many, labels=None, scaling=Scaling(size=EDGE_PX, enlarge=True))
-    import_fields(source, tmp_path / "whole.atlas", size=EDGE_PX)
-    assert content(tmp_path / "a.atlas") == content(tmp_path / "whole.atlas")
+    import_fields(source, tmp_path / "whole.dataset", size=EDGE_PX)
+    assert content(tmp_path / "a.dataset") == content(tmp_path / "whole.dataset")
 
 
 def test_a_lent_pool_reads_from_where_the_import_was_called(
@@ -180,8 +180,8 @@ def test_a_lent_pool_reads_from_where_the_import_was_called(
     for place in ("one", "other"):
         monkeypatch.chdir(tmp_path / place)
         source = KaggleSource(Path("p"), labels=None, scaling=Scaling(size=32))
-        imported = import_fields(source, tmp_path / f"{place}.atlas", size=32, pool=pool)
-        seen.append(imported.atlas.fields["sha256"].to_list())
+        imported = import_fields(source, tmp_path / f"{place}.dataset", size=32, pool=pool)
+        seen.append(imported.dataset.fields["sha256"].to_list())
     assert seen[0] != seen[1]
 
 
@@ -192,6 +192,6 @@ def test_without_shared_memory_the_command_says_so_and_takes_threads(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", refused)
-    said = cli("import", "hpa", many, "--size", 32, "--out", tmp_path / "a.atlas")
+    said = cli("import", "hpa", many, "--size", 32, "--out", tmp_path / "a.dataset")
     assert "Processes cannot be started here" in said.err
-    assert (tmp_path / "a.atlas").exists()
+    assert (tmp_path / "a.dataset").exists()

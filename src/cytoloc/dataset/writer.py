@@ -1,4 +1,4 @@
-"""Writing an atlas: shards of pixels one after the other, then the table, then the header that makes it one."""
+"""Writing a dataset: shards of pixels one after the other, then the table, then the header that makes it one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import tensorstore
 from numpy.typing import NDArray
 
-from cytoloc.atlas.fields import FieldRow, encode, row_of
-from cytoloc.atlas.store import (
+from cytoloc.dataset.fields import FieldRow, encode, row_of
+from cytoloc.dataset.store import (
     KIND,
     SCHEMA,
     VERSION,
-    Atlas,
+    Dataset,
     array_spec,
-    open_atlas,
+    open_dataset,
     shard_path,
 )
 from cytoloc.errors import StorageError, first_line
@@ -50,8 +50,8 @@ def fields_per_shard(size: int) -> int:
     return max(1, SHARD_BYTES // (len(CHANNELS) * size * size))
 
 
-class AtlasWriter:
-    """An atlas in the making, in a folder that is not its final one; as a context, it is no longer written after it.
+class DatasetWriter:
+    """A dataset in the making, in a folder that is not its final one; as a context, it is no longer written after it.
 
     Args:
         folder: Holds what was written already, or nothing.
@@ -78,7 +78,7 @@ class AtlasWriter:
         self._disk.shutdown(wait=True)
 
     def put(self, shard: int, chunks: Sequence[bytes]) -> Future[None]:
-        """Start to write a whole shard of fields, as :func:`~cytoloc.atlas.fields.encode` returns them.
+        """Start to write a whole shard of fields, as :func:`~cytoloc.dataset.fields.encode` returns them.
 
         What lies there is written anew. A disk that is full or read-only raises OSError from the future.
         """
@@ -95,12 +95,12 @@ class AtlasWriter:
                 shutil.rmtree(folder)
 
     def finish(self, rows: Iterable[dict[str, Any]], *, count: int, header: dict[str, Any]) -> None:
-        """Write the table and the header, which make the folder an atlas.
+        """Write the table and the header, which make the folder a dataset.
 
         Args:
             rows: A value for every column of ``SCHEMA``, in order of the fields.
             count: How many there are.
-            header: What ``atlas.json`` says besides number, size, channels and checksum of the table.
+            header: What ``dataset.json`` says besides number, size, channels and checksum of the table.
         """
         with self._storage_errors():
             self._array.resize(exclusive_max=[count, None, None, None], resize_metadata_only=True).result()
@@ -109,15 +109,15 @@ class AtlasWriter:
         written = _write_table(rows, table)
         if written != count:
             raise RuntimeError(f"{self.path} has {count} fields and {written} rows")
-        (self.folder / "atlas.json").unlink(missing_ok=True)
+        (self.folder / "dataset.json").unlink(missing_ok=True)
         content = {"fields": count, "size": self.size, "channels": list(CHANNELS), "table_sha256": sha256_of(table)}
-        write_json(self.folder / "atlas.json", content | header, kind=KIND, version=VERSION)
+        write_json(self.folder / "dataset.json", content | header, kind=KIND, version=VERSION)
 
     def _sweep(self) -> None:
         """Remove what killed processes left: half-written shards of tensorstore, half-written files of ours."""
         for lock in self.folder.rglob("*.__lock"):
             lock.unlink()
-        for stray in [*self.folder.glob(".atlas.json.*"), *self.folder.glob(".quarantine.csv.*")]:
+        for stray in [*self.folder.glob(".dataset.json.*"), *self.folder.glob(".quarantine.csv.*")]:
             shutil.rmtree(stray)
 
     @contextmanager
@@ -141,7 +141,7 @@ def _write_shard(path: Path, chunks: list[bytes], length: int) -> None:
     index[: len(chunks), 0] = np.cumsum(lengths) - lengths
     index[: len(chunks), 1] = lengths
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never in place: after --append a shard may be a link to one of another atlas.
+    # Never in place: after --append a shard may be a link to one of another dataset.
     path.unlink(missing_ok=True)
     with path.open("wb") as stream:
         stream.writelines(chunks)
@@ -150,17 +150,17 @@ def _write_shard(path: Path, chunks: list[bytes], length: int) -> None:
         os.fsync(stream.fileno())
 
 
-def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by: dict[str, Any]) -> Atlas:
-    """Pack ``fields`` into a new atlas and open it.
+def write_dataset(path: str | Path, fields: Iterable[Field], *, size: int, made_by: dict[str, Any]) -> Dataset:
+    """Pack ``fields`` into a new dataset and open it.
 
     Fields are taken one shard at a time, so memory does not grow with their pixels. If anything fails, nothing is left;
-    :func:`cytoloc.atlas.importing.import_fields` is the way that can be resumed.
+    :func:`cytoloc.dataset.importing.import_fields` is the way that can be resumed.
 
     Args:
         path: A folder that is not there yet.
         fields: The row and the pixels of each field, uint8 ``(4, size, size)``.
         size: Edge of the pictures, in pixels.
-        made_by: The command and its settings, kept in ``atlas.json``.
+        made_by: The command and its settings, kept in ``dataset.json``.
 
     Raises:
         OutputExistsError: If something lies at ``path``.
@@ -169,13 +169,13 @@ def write_atlas(path: str | Path, fields: Iterable[Field], *, size: int, made_by
     """
     path = Path(path)
     rows: list[dict[str, Any]] = []
-    with new_folder(path) as folder, AtlasWriter(folder, size=size, path=path) as writer:
+    with new_folder(path) as folder, DatasetWriter(folder, size=size, path=path) as writer:
         for shard, batch in enumerate(_batches(fields, writer.shard_length)):
             writer.put(shard, [encode(image) for _, image in batch]).result()
             rows += [row_of(row, image) for row, image in batch]
         refuse_repeated([row["id"] for row in rows], where=str(path))
         writer.finish(rows, count=len(rows), header={"made_by": made_by})
-    return open_atlas(path)
+    return open_dataset(path)
 
 
 def _batches(fields: Iterable[Field], length: int) -> Iterator[Sequence[Field]]:

@@ -1,4 +1,4 @@
-"""Which file and which channel of it shows which stain: said by the user, never guessed, and kept in the atlas."""
+"""Which file and which channel of it shows which stain: said by the user, never guessed, and kept in the dataset."""
 
 from __future__ import annotations
 

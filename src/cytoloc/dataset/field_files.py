@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.atlas.channels import ChannelMap
-from cytoloc.atlas.fields import FieldRow
-from cytoloc.atlas.importing import Loaded
-from cytoloc.atlas.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
-from cytoloc.atlas.quarantine import rejected
+from cytoloc.dataset.channels import ChannelMap
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.importing import Loaded
+from cytoloc.dataset.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
+from cytoloc.dataset.quarantine import rejected
 from cytoloc.errors import ImageError
 from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.pictures.decoding import decoding, located

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cytoloc.atlas.channels import NAMES, ChannelMap, FilePattern
-from cytoloc.atlas.field_files import FieldReader, Item
-from cytoloc.atlas.importing import Loaded
-from cytoloc.atlas.joint import Planes, find_joint_bounds, note
-from cytoloc.atlas.planes import PlaneChoice
-from cytoloc.atlas.workshop import holds_atlas
+from cytoloc.dataset.channels import NAMES, ChannelMap, FilePattern
+from cytoloc.dataset.field_files import FieldReader, Item
+from cytoloc.dataset.importing import Loaded
+from cytoloc.dataset.joint import Planes, find_joint_bounds, note
+from cytoloc.dataset.planes import PlaneChoice
+from cytoloc.dataset.workshop import holds_dataset
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
 from cytoloc.labels import ChannelRole
@@ -150,7 +150,7 @@ class FolderSource:
     def _claims(self, pattern: FilePattern | None) -> Iterator[tuple[str, Claim]]:
         """Yield the item of each file that was asked for, with what makes it one; count the rest."""
         picks = self.channels.picks
-        for path in walk(self.folder, suffixes=SUFFIXES, passing_over=holds_atlas):
+        for path in walk(self.folder, suffixes=SUFFIXES, passing_over=holds_dataset):
             claims: list[tuple[dict[str, str], list[ChannelRole]]] = []
             if not self.channels.one_file:
                 for role, pick in picks.items():
@@ -192,7 +192,7 @@ class FolderSource:
 
 
 def _metadata_in(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what a CSV says of each field: ``id`` and any of the columns of the atlas that describe a field.
+    """Yield what a CSV says of each field: ``id`` and any of the columns of the dataset that describe a field.
 
     Raises:
         TableError: If it has no ``id``, a column that is not one of these, or an id twice.

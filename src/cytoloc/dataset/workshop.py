@@ -1,7 +1,7 @@
-"""Where an import works until its atlas is whole: a folder beside the output, a lock, and a journal of what is done.
+"""Where an import works until its dataset is whole: a folder beside the output, a lock, and a journal of what is done.
 
-The folder is ``NAME.atlas.part/``. Its name becomes ``.NAME.atlas.done`` once the atlas has its own, and then it is
-removed; whatever a killed process leaves is either taken up or removed by the next one.
+The folder is ``NAME.dataset.part/``. Its name becomes ``.NAME.dataset.done`` once the dataset has its own, and then
+it is removed; whatever a killed process leaves is either taken up or removed by the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cytoloc.atlas.quarantine import Rejected
+from cytoloc.dataset.quarantine import Rejected
 from cytoloc.errors import OutputExistsError, StorageError
 from cytoloc.files import held, read_json, sha256_of, write_json
 from cytoloc.on_disk import DiskSet
@@ -25,7 +25,7 @@ VERSION: Final = 5
 
 _PLAN: Final = "import.json"
 _RESULT: Final = "result.json"
-_FOLDERS: Final = ("atlas", "journal", "replaced")
+_FOLDERS: Final = ("dataset", "journal", "replaced")
 
 
 @dataclass
@@ -38,11 +38,11 @@ class Journal:
         item: The item of the source to go on with, by its number.
         within: How many of that item's fields are done.
         added: How many fields were added.
-        known: How many were left out because the atlas had them already.
+        known: How many were left out because the dataset had them already.
         rejected: What was put into quarantine.
         ids: Of the fields that were added.
         settled: Items that gave fields of other names.
-        base: What tells the atlas that is added to from others.
+        base: What tells the dataset that is added to from others.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Journal:
         journal = cls(part / "journal")
         while (file := journal.folder / f"{journal.shards:06d}.json").exists():
             entry = json.loads(file.read_text(encoding="utf-8"))
-            # The rows of the first one begin with those that the atlas had.
+            # The rows of the first one begin with those that the dataset had.
             old = len(entry["rows"]) - (entry["added"] - journal.added)
             journal.ids.update(row["id"] for row in entry["rows"][old:])
             journal.shards += 1
@@ -98,13 +98,13 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def holds_atlas(folder: Path) -> bool:
-    """Return whether a folder is an atlas, or where an import works that is not finished: its pixels are no source."""
-    return _is_atlas(folder) or (folder.suffix == ".part" and (folder / _PLAN).exists())
+def holds_dataset(folder: Path) -> bool:
+    """Return whether a folder is a dataset, or where an import works that is not finished: its pixels are no source."""
+    return _is_dataset(folder) or (folder.suffix == ".part" and (folder / _PLAN).exists())
 
 
-def _is_atlas(folder: Path) -> bool:
-    return all((folder / name).exists() for name in ("atlas.json", "images.zarr", "fields.parquet"))
+def _is_dataset(folder: Path) -> bool:
+    return all((folder / name).exists() for name in ("dataset.json", "images.zarr", "fields.parquet"))
 
 
 def is_settled(path: Path) -> bool:
@@ -132,15 +132,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def settle(path: Path) -> None:
-    """Finish what a killed process had begun of an exchange of atlases, or of tidying up; to be called under its lock.
+    """Finish what a killed process had begun of an exchange of datasets, or of tidying up; to be called under its lock.
 
     Raises:
         OutputExistsError: If a folder is in the way that is no import's.
     """
     part, done = part_of(path), _done(path)
-    exchanging = all((part / name).exists() for name in (_PLAN, _RESULT, "replaced", "atlas"))
+    exchanging = all((part / name).exists() for name in (_PLAN, _RESULT, "replaced", "dataset"))
     if exchanging and not path.exists():
-        (part / "atlas").rename(path)
+        (part / "dataset").rename(path)
     if done.exists():
         planned = (done / _PLAN).exists()
         _refuse_foreign(done, known=(*_FOLDERS, _PLAN, _RESULT) if planned else (_RESULT,))
@@ -150,12 +150,12 @@ def settle(path: Path) -> None:
 
 
 def finished(path: Path, plan: str) -> dict[str, Any] | None:
-    """Return the result of an import with this plan whose atlas is in its place, but whose folder was not removed."""
+    """Return the result of an import with this plan whose dataset is in its place, but whose folder was not removed."""
     for folder in (_done(path), part_of(path)):
         if not _is_of(folder, plan) or not (folder / _RESULT).exists():
             continue
         result = read_json(folder / _RESULT, kind=KIND, version=VERSION)
-        if _is_atlas(path) and sha256_of(path / "atlas.json") == result["atlas_sha256"]:
+        if _is_dataset(path) and sha256_of(path / "dataset.json") == result["dataset_sha256"]:
             return result
     return None
 
@@ -164,12 +164,12 @@ def enter(path: Path, plan: str) -> Path:
     """Return the folder of an import to ``path``, new or taken up; to be called under its lock.
 
     Raises:
-        OutputExistsError: If it is that of another import, or of nobody's, or if the atlas at ``path`` is neither the
+        OutputExistsError: If it is that of another import, or of nobody's, or if the dataset at ``path`` is neither the
             one that this import made nor the one that it added to.
     """
     part = part_of(path)
-    if _is_of(part, plan) and (part / _RESULT).exists() and not (part / "atlas").exists():
-        # It was finished, and its atlas is elsewhere now.
+    if _is_of(part, plan) and (part / _RESULT).exists() and not (part / "dataset").exists():
+        # It was finished, and its dataset is elsewhere now.
         _refuse_loss(part / "replaced", path)
         retire(path, plan)
     if not (part / _PLAN).exists():
@@ -177,7 +177,7 @@ def enter(path: Path, plan: str) -> Path:
             _refuse_foreign(part)
             _empty(part)
         try:
-            (part / "atlas").mkdir(parents=True)
+            (part / "dataset").mkdir(parents=True)
             (part / "journal").mkdir()
             write_json(part / _PLAN, {"plan": plan}, kind=KIND, version=VERSION)
         except (OSError, StorageError):
@@ -185,7 +185,7 @@ def enter(path: Path, plan: str) -> Path:
                 _empty(part)
             raise
     elif not _is_of(part, plan):
-        former = f" First move {part / 'replaced'}: it is the atlas that was added to."
+        former = f" First move {part / 'replaced'}: it is the dataset that was added to."
         raise OutputExistsError(
             f"{part} was begun with other settings or other files, and not finished.",
             way_out="Start that one again to finish it, or remove the folder to begin anew."
@@ -197,16 +197,16 @@ def enter(path: Path, plan: str) -> Path:
 
 
 def give_name(path: Path, part: Path, result: dict[str, Any]) -> None:
-    """Put the finished atlas in its place; an atlas that it replaces is kept until that is done."""
+    """Put the finished dataset in its place; a dataset that it replaces is kept until that is done."""
     (part / _RESULT).unlink(missing_ok=True)
-    content = {**result, "atlas_sha256": sha256_of(part / "atlas" / "atlas.json")}
+    content = {**result, "dataset_sha256": sha256_of(part / "dataset" / "dataset.json")}
     write_json(part / _RESULT, content, kind=KIND, version=VERSION)
     if path.exists():
         if (part / "replaced").exists():
-            # Somebody has brought the atlas back from elsewhere.
+            # Somebody has brought the dataset back from elsewhere.
             shutil.rmtree(part / "replaced")
         path.rename(part / "replaced")
-    (part / "atlas").rename(path)
+    (part / "dataset").rename(path)
 
 
 def retire(path: Path, plan: str) -> None:
@@ -238,11 +238,11 @@ def _empty(folder: Path) -> None:
 
 def _refuse_loss(former: Path, path: Path) -> None:
     """Raise :class:`OutputExistsError` if ``former`` is there and not the same as ``path``: there may be no other."""
-    both = _is_atlas(former) and _is_atlas(path)
-    same = both and sha256_of(former / "atlas.json") == sha256_of(path / "atlas.json")
+    both = _is_dataset(former) and _is_dataset(path)
+    same = both and sha256_of(former / "dataset.json") == sha256_of(path / "dataset.json")
     if former.exists() and not same:
         raise OutputExistsError(
-            f"{former} is what {path} was before it was added to, and {path} is another atlas now, or none.",
+            f"{former} is what {path} was before it was added to, and {path} is another dataset now, or none.",
             way_out=f"Move it to where it shall stay, and remove {former.parent}.",
         )
 

@@ -1,4 +1,4 @@
-"""Commands that make atlases and look at them: info, show."""
+"""Commands that make datasets and look at them: info, show."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cytoloc.cli.console import counted, like, require_nets
 from cytoloc.labels import CHANNELS, LOCATIONS
 
 if TYPE_CHECKING:
-    from cytoloc.atlas.store import Atlas
+    from cytoloc.dataset.store import Dataset
 
-AtlasPath = Annotated[str, typer.Argument(help="An atlas: a folder, or a URL.", metavar="ATLAS")]
+DatasetPath = Annotated[str, typer.Argument(help="A dataset: a folder, or a URL.", metavar="DATASET")]
 
 
 SHOWN = 12
@@ -30,14 +30,14 @@ def register(app: typer.Typer) -> None:
 
 def info(
     path: Annotated[
-        str, typer.Argument(help="An atlas: a folder, or a URL; or a bundle, or box.", metavar="ATLAS|BUNDLE")
+        str, typer.Argument(help="A dataset: a folder, or a URL; or a bundle, or box.", metavar="DATASET|BUNDLE")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Read every pixel and compare its checksum.")] = False,
 ) -> None:
-    """Say what an atlas holds: fields, sizes, labels, wells; with --check whether it is intact. Of a bundle, its card.
+    """Say what a dataset holds: fields, sizes, labels, wells; with --check whether it is intact. Of a bundle, its card.
 
-    Example: `cytoloc info train.atlas --check`
+    Example: `cytoloc info train.dataset --check`
 
     Example: `cytoloc info model.cytoloc`
     """
@@ -47,18 +47,18 @@ def info(
 
         typer.echo(read_card(box() if path == "box" else Path(path)), nl=False)
         return
-    from cytoloc.atlas.store import open_atlas
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import FormatError
 
-    atlas = open_atlas(path)
+    dataset = open_dataset(path)
     if check:
-        damaged = list(atlas.damaged())
+        damaged = list(dataset.damaged())
         if damaged:
             raise FormatError(
-                f"{path}: {len(damaged)} of {len(atlas)} fields are damaged: {', '.join(damaged[:5])}.",
-                way_out="Import the atlas again.",
+                f"{path}: {len(damaged)} of {len(dataset)} fields are damaged: {', '.join(damaged[:5])}.",
+                way_out="Import the dataset again.",
             )
-    facts = describe(atlas)
+    facts = describe(dataset)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -92,7 +92,7 @@ def info(
 
 
 def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield what an atlas was made by, a setting at a time, without those that were not given."""
+    """Yield what a dataset was made by, a setting at a time, without those that were not given."""
     for name, value in made_by.items():
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{name} ")
@@ -103,34 +103,34 @@ def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name} {shown}"
 
 
-def _megabytes(atlas: Atlas) -> float | None:
-    """Return how much an atlas takes on the disk; None for one at a URL."""
-    if isinstance(atlas.path, str):
+def _megabytes(dataset: Dataset) -> float | None:
+    """Return how much a dataset takes on the disk; None for one at a URL."""
+    if isinstance(dataset.path, str):
         return None
-    return sum(file.stat().st_size for file in atlas.folder.rglob("*") if file.is_file()) / 1e6
+    return sum(file.stat().st_size for file in dataset.folder.rglob("*") if file.is_file()) / 1e6
 
 
-def describe(atlas: Atlas) -> dict[str, Any]:
+def describe(dataset: Dataset) -> dict[str, Any]:
     """Return what `info` says, as JSON values."""
     import polars as pl
 
-    counts = atlas.truth.sum(axis=0)
-    wells = atlas.fields.select("plate", "well").drop_nulls().unique().height
+    counts = dataset.truth.sum(axis=0)
+    wells = dataset.fields.select("plate", "well").drop_nulls().unique().height
     edges = ["original_px", "original_width_px"]
-    sizes = atlas.fields.group_by(edges).len().sort(edges)
-    absent = atlas.fields["absent"].explode().drop_nulls().value_counts().sort("absent")
+    sizes = dataset.fields.group_by(edges).len().sort(edges)
+    absent = dataset.fields["absent"].explode().drop_nulls().value_counts().sort("absent")
     flags = (
-        atlas.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
+        dataset.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
     )
     return {
-        "fields": len(atlas),
-        "size": atlas.size,
-        "labelled": int(atlas.labelled.sum()),
-        "megabytes": _megabytes(atlas),
-        "made_by": atlas.header["made_by"],
-        "appended": atlas.header.get("appended", []),
-        "quarantined": atlas.header.get("quarantined", 0),
-        "sources": atlas.fields["source"].unique().sort().to_list(),
+        "fields": len(dataset),
+        "size": dataset.size,
+        "labelled": int(dataset.labelled.sum()),
+        "megabytes": _megabytes(dataset),
+        "made_by": dataset.header["made_by"],
+        "appended": dataset.header.get("appended", []),
+        "quarantined": dataset.header.get("quarantined", 0),
+        "sources": dataset.fields["source"].unique().sort().to_list(),
         "original_px": {
             f"{height}" if width in (height, None) else f"{width} x {height}": count
             for height, width, count in sizes.iter_rows()
@@ -138,11 +138,11 @@ def describe(atlas: Atlas) -> dict[str, Any]:
         "flags": {what: int(n) for what, n in flags.iter_rows()},
         "absent": {what: int(n) for what, n in absent.iter_rows()},
         "wells": wells,
-        "wells_without_plate": atlas.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
-        "antibodies": atlas.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
-        "fingerprint": atlas.fingerprint,
+        "wells_without_plate": dataset.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
+        "antibodies": dataset.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
+        "fingerprint": dataset.fingerprint,
         "locations": [
-            {"id": location.id, "name": location.name, "fields": int(count)}
+            {"id": int(location.key), "name": location.name, "fields": int(count)}
             for location, count in zip(LOCATIONS, counts, strict=True)
             if count
         ],
@@ -150,9 +150,9 @@ def describe(atlas: Atlas) -> dict[str, Any]:
 
 
 def show(
-    path: AtlasPath,
+    path: DatasetPath,
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Fields; by default twelve, spread over the atlas.", metavar="[ID]…")
+        list[str] | None, typer.Argument(help="Fields; by default twelve, spread over the dataset.", metavar="[ID]…")
     ] = None,
     out: Annotated[Path, typer.Option(help="The PNG; an existing one is replaced.")] = Path("contact-sheet.png"),
     predictions: Annotated[
@@ -161,17 +161,17 @@ def show(
 ) -> None:
     """Draw a contact sheet: composite and channels of each field, its locations under it.
 
-    Example: `cytoloc show test.atlas --predictions submission.csv --out sheet.png`
+    Example: `cytoloc show test.dataset --predictions submission.csv --out sheet.png`
     """
-    from cytoloc.atlas.store import open_atlas
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import TableError
     from cytoloc.lists import read_labels
     from cytoloc.report.figures import contact_sheet
 
-    atlas = open_atlas(path)
+    dataset = open_dataset(path)
     predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
-    position = {name: row for row, name in enumerate(atlas.ids)}
-    wanted = ids or _spread([name for name in atlas.ids if predicted is None or name in predicted])
+    position = {name: row for row, name in enumerate(dataset.ids)}
+    wanted = ids or _spread([name for name in dataset.ids if predicted is None or name in predicted])
     known = {str(path): list(position)}
     if predictions and predicted is not None:
         known[str(predictions)] = list(predicted)
@@ -181,11 +181,13 @@ def show(
             first = next(name for name in wanted if name in missing)
             raise TableError(f"{where} has no field {first}.", way_out=like(first, names))
     if not wanted:
-        raise TableError(f"{path} has none of the fields in {predictions}.", way_out="Give predictions of this atlas.")
+        raise TableError(
+            f"{path} has none of the fields in {predictions}.", way_out="Give predictions of this dataset."
+        )
     rows = [position[name] for name in wanted]
-    labels = atlas.fields["labels"].to_list()
+    labels = dataset.fields["labels"].to_list()
     truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
-    contact_sheet(atlas.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
+    contact_sheet(dataset.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
     typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
 
 

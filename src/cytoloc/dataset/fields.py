@@ -1,4 +1,4 @@
-"""A field on its way into an atlas: what is known of it, what its pixels say, and those pixels compressed."""
+"""A field on its way into a dataset: what is known of it, what its pixels say, and those pixels compressed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FieldRow:
     """What is known of one field of view besides its pixels; None where it is not known.
 
     Attributes:
-        id: The field's name; unique in its atlas.
+        id: The field's name; unique in its dataset.
         source: Where it comes from, e.g. ``kaggle`` or ``simulated``.
         labels: Location ids; None for a field without annotation.
         antibody: The antibody that stained the protein.

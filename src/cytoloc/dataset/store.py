@@ -1,4 +1,4 @@
-"""An atlas on disk: ``atlas.json``, ``images.zarr/`` (Zarr v3, sharded) and ``fields.parquet``.
+"""A dataset on disk: ``dataset.json``, ``images.zarr/`` (Zarr v3, sharded) and ``fields.parquet``.
 
 Row *i* of the table is image *i* of the array. Every inner chunk is one field, so a batch in any order costs only the
 fields that it asks for; tensorstore decodes them in parallel, outside Python.
@@ -20,12 +20,12 @@ import polars as pl
 import tensorstore
 from numpy.typing import NDArray
 
-from cytoloc.atlas.fields import pixels_sha256
+from cytoloc.dataset.fields import pixels_sha256
 from cytoloc.errors import FormatError, StorageError, first_line
 from cytoloc.files import error_number, existing, parse_json, read_json, sha256_of
-from cytoloc.labels import CHANNELS, to_matrix
+from cytoloc.labels import CHANNELS, LabelSet, to_matrix
 
-KIND: Final = "cytoloc-atlas"
+KIND: Final = "cytoloc-dataset"
 VERSION: Final = 5
 
 SCHEMA: Final = pl.Schema(
@@ -53,21 +53,21 @@ SCHEMA: Final = pl.Schema(
 )
 """Columns of ``fields.parquet``.
 
-Besides what :class:`~cytoloc.atlas.fields.FieldRow` says, ``flags`` is what
+Besides what :class:`~cytoloc.dataset.fields.FieldRow` says, ``flags`` is what
 :func:`cytoloc.pictures.quality.flags_of` finds wrong with a field, ``sha256`` is that of the packed pixels, channel by
 channel, row by row, and ``phash_…`` is the perceptual hash of each channel
 (:func:`cytoloc.pictures.hashes.field_hashes`).
 """
 
 
-class Atlas:
+class Dataset:
     """A packed set of fields of view, open for reading.
 
     Attributes:
         path: The folder it lies in, or its URL.
         size: Edge of its pictures, in pixels.
         fields: One row per field, columns as in :data:`SCHEMA`.
-        header: The content of ``atlas.json``.
+        header: The content of ``dataset.json``.
     """
 
     def __init__(self, path: Path | str, header: dict[str, Any], fields: pl.DataFrame, array: Any) -> None:
@@ -88,13 +88,13 @@ class Atlas:
         return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Atlas({str(self.path)!r}, {len(self)} fields of {self.size} px)"
+        return f"Dataset({str(self.path)!r}, {len(self)} fields of {self.size} px)"
 
     def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Return the fields in ``rows``, uint8 ``(len(rows), 4, size, size)``, in any order, repeats allowed.
 
         Raises:
-            IndexError: If a row is not in the atlas; negative rows count from the end.
+            IndexError: If a row is not in the dataset; negative rows count from the end.
             TypeError: If ``rows`` are not whole numbers; of a mask, give ``mask.nonzero()[0]``.
             FormatError: If the pixels cannot be decoded.
         """
@@ -110,6 +110,16 @@ class Atlas:
         return pixels
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of its channels, in the order of the second axis of its pixels."""
+        return tuple(self.header["channels"])
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The locations that its labels speak of."""
+        return LabelSet.hpa28()
+
+    @property
     def folder(self) -> Path:
         """The folder it lies in.
 
@@ -117,7 +127,7 @@ class Atlas:
             FormatError: If it is at a URL.
         """
         if isinstance(self.path, str):
-            raise FormatError(f"{self.path} is not on this machine.", way_out="Copy the atlas here first.")
+            raise FormatError(f"{self.path} is not on this machine.", way_out="Copy the dataset here first.")
         return self.path
 
     @property
@@ -137,7 +147,7 @@ class Atlas:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of ids, labels and pixels: two atlases with the same one teach a network the same."""
+        """SHA-256 of ids, labels and pixels: two datasets with the same one teach a network the same."""
         table = self.fields.select("id", pl.col("labels").cast(pl.List(pl.String)).list.join(" "), "sha256")
         return hashlib.sha256(repr(table.rows()).encode()).hexdigest()
 
@@ -152,15 +162,15 @@ class Atlas:
                 yield name
 
 
-def open_atlas(path: str | Path) -> Atlas:
-    """Open an atlas for reading.
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset for reading.
 
     Args:
         path: A folder, or a URL that tensorstore reads: ``https://…``, ``s3://BUCKET/…``, ``gs://BUCKET/…``. Of an
-            atlas at a URL the table is fetched at once, pixels as they are asked for, by ranges of bytes.
+            dataset at a URL the table is fetched at once, pixels as they are asked for, by ranges of bytes.
 
     Raises:
-        FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
+        FormatError: If there is no dataset at ``path``, or it is damaged or of another version.
         StorageError: If a URL cannot be read.
     """
     if "://" in str(path):
@@ -171,52 +181,52 @@ def open_atlas(path: str | Path) -> Atlas:
         refuse_other_table(path, header, sha256_of(path / "fields.parquet"))
         fields = pl.read_parquet(path / "fields.parquet", glob=False)
     refuse_disagreement(path, header, array, schema=fields.schema, height=fields.height)
-    return Atlas(path, header, fields, array)
+    return Dataset(path, header, fields, array)
 
 
 def open_folder(path: Path) -> tuple[dict[str, Any], Any]:
-    """Return the header of the atlas in a folder, and its pixels as tensorstore has them.
+    """Return the header of the dataset in a folder, and its pixels as tensorstore has them.
 
     Raises:
-        FormatError: If there is no atlas at ``path``, or it is damaged or of another version.
+        FormatError: If there is no dataset at ``path``, or it is damaged or of another version.
         StorageError: If it cannot be read.
     """
-    existing(path, error=FormatError, what="atlas")
+    existing(path, error=FormatError, what="dataset")
     if not path.is_dir():
-        raise FormatError(f"{path} is not an atlas but a file.", way_out="An atlas is a folder that an import wrote.")
-    if not (path / "atlas.json").exists():
+        raise FormatError(f"{path} is not a dataset but a file.", way_out="A dataset is a folder that an import wrote.")
+    if not (path / "dataset.json").exists():
         raise FormatError(
-            f"{path} is not an atlas: it has no atlas.json.", way_out="`cytoloc import` makes one of picture files."
+            f"{path} is not a dataset: it has no dataset.json.", way_out="`cytoloc import` makes one of picture files."
         )
-    header = read_json(path / "atlas.json", kind=KIND, version=VERSION)
+    header = read_json(path / "dataset.json", kind=KIND, version=VERSION)
     with damage(path):
         return header, tensorstore.open(array_spec(path / "images.zarr"), open=True, read=True).result()
 
 
-def _open_url(url: str) -> Atlas:
+def _open_url(url: str) -> Dataset:
     content = {}
     try:
         store = tensorstore.KvStore.open(f"{url}/", context=_patience()).result()
     except ValueError as error:
         raise StorageError(f"{url} cannot be read: {first_line(error)}", way_out="Check the URL.") from error
     with damage(url):
-        for name in ("atlas.json", "fields.parquet"):
+        for name in ("dataset.json", "fields.parquet"):
             found = store.read(name).result()
             if found.state != "value":
-                raise FormatError(f"{url}: there is no atlas ({name} is missing).", way_out="Check the URL.")
+                raise FormatError(f"{url}: there is no dataset ({name} is missing).", way_out="Check the URL.")
             content[name] = found.value
-    header = parse_json(content["atlas.json"], where=f"{url}/atlas.json", kind=KIND, version=VERSION)
+    header = parse_json(content["dataset.json"], where=f"{url}/dataset.json", kind=KIND, version=VERSION)
     refuse_other_table(url, header, hashlib.sha256(content["fields.parquet"]).hexdigest())
     with damage(url):
         fields = pl.read_parquet(io.BytesIO(content["fields.parquet"]))
         spec = {"driver": "zarr3", "kvstore": f"{url}/images.zarr/", "fill_missing_data_reads": False}
         array = tensorstore.open(spec, open=True, read=True).result()
     refuse_disagreement(url, header, array, schema=fields.schema, height=fields.height)
-    return Atlas(url, header, fields, array)
+    return Dataset(url, header, fields, array)
 
 
 def _patience() -> tensorstore.Context:
-    """Return how often a request is tried again when an atlas is opened: for some ten seconds.
+    """Return how often a request is tried again when a dataset is opened: for some ten seconds.
 
     Reading pixels keeps to tensorstore's own way, minutes: a training should outlive a server's restart.
     """
@@ -244,7 +254,7 @@ def damage(path: Path | str) -> Iterator[None]:
             raise StorageError(
                 f"{path} cannot be read: its server hands out whole files, and pixels are read by ranges of bytes.",
                 way_out="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
-                " http.server does not), or copy the atlas here.",
+                " http.server does not), or copy the dataset here.",
             ) from error
         way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
         # Of a file whose content is not what it should be, readers raise errors that the system has no number for.
@@ -268,17 +278,17 @@ def refuse_other_table(path: Path | str, header: dict[str, Any], digest: str) ->
 def refuse_disagreement(
     path: Path | str, header: dict[str, Any], array: Any, *, schema: pl.Schema, height: int
 ) -> None:
-    """Raise :class:`~cytoloc.errors.FormatError` unless header, pixels and table are of one atlas."""
+    """Raise :class:`~cytoloc.errors.FormatError` unless header, pixels and table are of one dataset."""
     expected = (header.get("fields"), len(CHANNELS), header.get("size"), header.get("size"))
     if schema != SCHEMA or height != header.get("fields") or tuple(array.shape) != expected:
-        raise FormatError(f"{path} is damaged: its table and its pixels do not agree with atlas.json.", way_out=_ANEW)
+        raise FormatError(f"{path} is damaged: its table and its pixels do not agree with dataset.json.", way_out=_ANEW)
     if not isinstance(header.get("made_by"), dict):
-        raise FormatError(f"{path} is damaged: atlas.json does not say what the atlas was made by.", way_out=_ANEW)
+        raise FormatError(f"{path} is damaged: dataset.json does not say what the dataset was made by.", way_out=_ANEW)
 
 
-def shard_path(atlas: Path, shard: int) -> Path:
-    """Return the file of a shard of the atlas in a folder."""
-    return atlas / "images.zarr" / "c" / str(shard) / "0" / "0" / "0"
+def shard_path(dataset: Path, shard: int) -> Path:
+    """Return the file of a shard of the dataset in a folder."""
+    return dataset / "images.zarr" / "c" / str(shard) / "0" / "0" / "0"
 
 
 def array_spec(path: Path) -> dict[str, Any]:

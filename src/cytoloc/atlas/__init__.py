@@ -1,1 +1,0 @@
-"""The atlas: a packed set of fields of view, the sources it is made from, and the folds it is split into."""
