@@ -14,6 +14,7 @@ import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
 GROUND = {
+    "channels",
     "errors",
     "choices",
     "labels",
@@ -32,6 +33,7 @@ ALLOWED = {
     "parallel": {"errors", "memory"},
     "memory": set[str](),
     "labels": {"errors"},
+    "channels": {"errors"},
     "hpa_names": {"labels"},
     "files": {"errors"},
     "recipe_sections": {"choices", "labels"},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
-from cytoloc.labels import format_labels, from_matrix, parse_labels, to_matrix
+from cytoloc.labels import LabelSet, format_labels, from_matrix, to_matrix
 from cytoloc.on_disk import DiskMap
 
 
@@ -59,12 +59,18 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
 
 
 def read_labels(
-    path: str | Path, *, column: str = "Target", blank: bool = False, may_be_empty: bool = False
+    path: str | Path,
+    label_set: LabelSet | None = None,
+    *,
+    column: str = "Target",
+    blank: bool = False,
+    may_be_empty: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Return the location ids of each field in a CSV such as ``Id,Target``, in file order.
 
     Args:
         path: The file.
+        label_set: What its labels mean.
         column: The column of labels; ``Predicted`` for a submission.
         blank: Whether a field may have no label.
         may_be_empty: Whether there may be no fields.
@@ -72,13 +78,19 @@ def read_labels(
     Raises:
         TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
     """
-    return dict(labels_in(path, column=column, blank=blank, may_be_empty=may_be_empty))
+    return dict(labels_in(path, label_set, column=column, blank=blank, may_be_empty=may_be_empty))
 
 
 def labels_in(
-    path: str | Path, *, column: str = "Target", blank: bool = False, may_be_empty: bool = False
+    path: str | Path,
+    label_set: LabelSet | None = None,
+    *,
+    column: str = "Target",
+    blank: bool = False,
+    may_be_empty: bool = False,
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield id and location ids of each field in a CSV, which is in memory meanwhile; see :func:`read_labels`."""
+    locations = label_set or LabelSet.hpa28()
     path = existing(Path(path), what="labels file" if column == "Target" else "predictions file")
     table = read_csv(path)
     require_columns(table, ["Id", column], path)
@@ -86,7 +98,10 @@ def labels_in(
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     for name, text in zip(table["Id"], table[column], strict=True):
-        yield name, () if blank and not (text or "").strip() else parse_labels(text or "", where=f"{path}, id {name}")
+        yield (
+            name,
+            () if blank and not (text or "").strip() else locations.parse(text or "", where=f"{path}, id {name}"),
+        )
 
 
 def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -32,7 +32,7 @@ SCHEMA: Final = pl.Schema(
     {
         "id": pl.String(),
         "source": pl.String(),
-        "labels": pl.List(pl.Int8()),
+        "labels": pl.List(pl.Int16()),
         "antibody": pl.String(),
         "plate": pl.String(),
         "well": pl.String(),

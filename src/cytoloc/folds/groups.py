@@ -37,7 +37,7 @@ def listed_fields(path: Path) -> pl.DataFrame:
     """
     rows = [(name, labels, *_said(name)) for name, labels in read_labels(path).items()]
     text = dict.fromkeys(("antibody", "plate", "well"), pl.String())
-    schema = pl.Schema({"id": pl.String(), "labels": pl.List(pl.Int8()), **text})
+    schema = pl.Schema({"id": pl.String(), "labels": pl.List(pl.Int16()), **text})
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

@@ -125,7 +125,8 @@ def draw_study(
     """Draw a whole study: training, test and external dataset, and the truth about them beside.
 
     ``train.dataset`` (some labels wrong, some fields twice), ``test.dataset`` (without labels, larger originals,
-    darker, some fields leaked), ``external.dataset`` (labels of each well), ``external-by-antibody.csv`` (the wrong labels that
+    darker, some fields leaked), ``external.dataset`` (labels of each well),
+    ``external-by-antibody.csv`` (the wrong labels that
     people used), and ``truth/``: ``train.csv``, ``test.csv``, ``label_noise.csv``, ``duplicates.csv``, ``leak.csv``.
 
     Raises:
