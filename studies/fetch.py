@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cytoloc.labels import LOCATIONS
+from cytoloc.labels import LabelSet
 
 FIELDS_A_GENE = 6
 
@@ -36,12 +36,15 @@ _TISSUE = (
 )
 
 
+names_of = LabelSet.hpa28().names
+
+
 def gene(number: int, rng: np.random.Generator) -> str:
     """Return the entry of a gene."""
     wells = ""
     for well in range(FIELDS_A_GENE // 2):
-        names = rng.choice(len(LOCATIONS), size=int(rng.integers(1, 4)), replace=False)
-        locations = "".join(f"<location>{LOCATIONS[name].name.replace('&', '&amp;')}</location>" for name in names)
+        names = rng.choice(len(names_of), size=int(rng.integers(1, 4)), replace=False)
+        locations = "".join(f"<location>{names_of[name].replace('&', '&amp;')}</location>" for name in names)
         images = "".join(
             f"<image><channel>antibody</channel><imageUrl>http://v18.proteinatlas.org/images/{number}/{well}_A{well}_{field}"
             "_blue_red_green.jpg</imageUrl></image>"

@@ -17,8 +17,10 @@ from statistics import median
 import torch
 
 from cytoloc.bench.train import PlainSteps, bench_recipe
+from cytoloc.labels import LabelSet
 from cytoloc.memory import keep_freed_memory
-from cytoloc.predict.runs import build_recipe_network
+from cytoloc.models.network import build_network
+from cytoloc.predict.runs import model_spec
 
 STEPS = 4
 steps: PlainSteps
@@ -31,7 +33,7 @@ def begin(kept: bool, size: int) -> None:  # noqa: FBT001  an initializer is giv
         raise SystemExit("This C library is not tuned.")
     recipe = bench_recipe("resnet34", size=size, batch=16)
     torch.manual_seed(0)
-    network = build_recipe_network(recipe, weights="none")
+    network = build_network(model_spec(recipe, locations=len(LabelSet.hpa28())))
     batch = {"pixels": torch.randn(16, 4, size, size), "targets": (torch.rand(16, 28) < 0.1).float()}
     steps = PlainSteps(network, recipe, **batch, channels_last=True, fused=True)
 

@@ -30,8 +30,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cytoloc.channels import CHANNELS
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.labels import CHANNELS, LOCATIONS, N_LOCATIONS
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.pictures.hashes import field_hashes
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -101,7 +102,7 @@ def shown(image: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
 def draw_sheet(path: Path, of_location: Mapping[int, list[NDArray[np.uint8]]], dictionary: Path | None) -> None:
     """Draw a row per location: a picture of a dictionary, real fields, three simulated ones."""
     edge, rows = 224, []
-    for location in LOCATIONS:
+    for location in LabelSet.hpa28():
         found = sorted(dictionary.glob(f"{location.id}-*")) if dictionary else []
         cells = [cv2.resize(cv2.imread(str(each)), (edge, edge)) for each in found[:1]]
         cells += [np.zeros((edge, edge, 3), np.uint8)] * (1 - len(cells))
@@ -141,7 +142,7 @@ def main() -> None:
     if given.sheet:
         labels = read_labels(given.labels)
         fewest = sorted(zip(sorted(found), real, strict=True), key=lambda each: len(labels[each[0]]))
-        of_location = {i: [image for name, image in fewest if i in labels[name]] for i in range(N_LOCATIONS)}
+        of_location = {i: [image for name, image in fewest if i in labels[name]] for i in range(len(LabelSet.hpa28()))}
         draw_sheet(given.sheet, of_location, given.dictionary)
         print(f"{given.sheet}: drawn.")
     names, of_real = table(real)

@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cytoloc import open_dataset
 from cytoloc.dataset.store import Dataset
-from cytoloc.labels import LOCATIONS
+from cytoloc.labels import LabelSet
 from cytoloc.models.weights import initial_weights
 from cytoloc.scores import read_scores
 
@@ -99,7 +99,7 @@ def judge(
             if not 0 < truth[:, i].sum() < len(truth):
                 continue
             alone = roc_auc_score(truth[:, i], scores[:, i])
-            print(f"    {LOCATIONS[i].name:<32} {truth[:, i].sum():>3} fields   AUC {alone:.2f}")
+            print(f"    {LabelSet.hpa28()[i].name:<32} {truth[:, i].sum():>3} fields   AUC {alone:.2f}")
     return found
 
 

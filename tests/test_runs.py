@@ -6,14 +6,18 @@ import pytest
 
 from cytoloc.errors import FormatError, SettingsError
 from cytoloc.files import write_json
+from cytoloc.labels import LabelSet
 from cytoloc.runs import HEADER, RUN_KIND, RUN_VERSION, SCORES, find_runs, is_run, read_header, refuse_unfinished
 
 SAID = {"fold": 0, "dataset": {"path": "a.dataset", "fingerprint": "f"}, "held_out": ["x"], "trained_on": ["y"]}
+LABELS = LabelSet.from_names(["Cortex", "Nucleus"], name="mine")
 
 
 def run_in(folder: Path, *, finished: bool = True, said: dict[str, object] | None = None) -> Path:
     folder.mkdir(parents=True)
-    write_json(folder / HEADER, {**SAID, **(said or {})}, kind=RUN_KIND, version=RUN_VERSION)
+    write_json(
+        folder / HEADER, {**SAID, "label_set": LABELS.to_json(), **(said or {})}, kind=RUN_KIND, version=RUN_VERSION
+    )
     if finished:
         (folder / SCORES).write_bytes(b"")
     return folder
@@ -51,5 +55,8 @@ def test_runs_that_are_not_finished_are_all_named(tmp_path: Path) -> None:
 )
 def test_a_damaged_header_is_named_with_what_it_lacks(tmp_path: Path, said: dict[str, object]) -> None:
     assert read_header(run_in(tmp_path / "whole")).items() >= SAID.items()
+    assert read_header(tmp_path / "whole")["label_set"] == LABELS
     with pytest.raises(FormatError, match=rf"run\.json is damaged: it lacks {next(iter(said))}\."):
         read_header(run_in(tmp_path / "damaged", said=said))
+    with pytest.raises(FormatError, match="not the content of a label set"):
+        read_header(run_in(tmp_path / "without", said={"label_set": None}))

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -32,9 +32,6 @@ from cytoloc.recipe_sections import (
     SelectSection,
 )
 
-EARLIER: Final = {"compute": {"precision": "float32", "compile": False, "sync_batch_norm": False}}
-"""What runs did whose recipes do not know these keys yet: no defaults, which may change, but what was so."""
-
 
 class Recipe(Section):
     """A whole recipe; its defaults are those of ``quick``."""
@@ -51,6 +48,8 @@ class Recipe(Section):
     select: SelectSection = SelectSection()
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the head's first weights, the order of fields, augmentation and dropout."""
+    label_set: str = ""
+    """Name of the label set that the recipe is for. Empty: that of the dataset."""
 
     @field_validator("name")
     @classmethod
@@ -147,12 +146,10 @@ def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
 def read_resolved(path: Path) -> Recipe:
     """Return the resolved recipe that a run keeps; defaults of this release play no part in it.
 
-    Keys that the run's release did not know say what it did, see ``EARLIER``.
-
     Raises:
         RecipeError: If it is not a whole recipe.
     """
-    recipe = _validated(_merged(EARLIER, _parse(path)), where=str(path))
+    recipe = _validated(_parse(path), where=str(path))
     missing = [key for key in _all_keys() if not _is_given(recipe, key)]
     if missing:
         raise RecipeError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cytoloc.channels import check_channels
 from cytoloc.choices import HeadName, NewPlanes
-from cytoloc.labels import N_LOCATIONS
+from cytoloc.errors import ChannelError, TableError
+from cytoloc.labels import SHIPPED, find_label_set
 
 
 def _listed(default: Any) -> Any:
@@ -21,6 +23,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+HPA_MEAN: Final = {"microtubules": 0.08069, "protein": 0.05258, "nucleus": 0.05487, "er": 0.08282}
+"""Mean of each channel of the 2018 training set, after division by 255."""
+
+HPA_STD: Final = {"microtubules": 0.13704, "protein": 0.10145, "nucleus": 0.15313, "er": 0.13814}
+"""Standard deviation of each channel of the 2018 training set, likewise."""
+
+
 class ImageSection(Section):
     """What the network sees."""
 
@@ -32,19 +41,35 @@ class ImageSection(Section):
     progressive: tuple[int, ...] = _listed(())
     """Edges at which training begins, in pixels, smallest first: the epochs are shared evenly among them and ``size``.
     Empty: ``size`` from the first epoch on. The starting system goes from 128 to 512."""
-    mean: tuple[float, float, float, float] = _listed((0.08069, 0.05258, 0.05487, 0.08282))
-    """Of each channel after division by 255; the default is that of the 2018 training set."""
-    std: tuple[float, float, float, float] = _listed((0.13704, 0.10145, 0.15313, 0.13814))
-    """Spread of each channel; likewise."""
+    channels: tuple[str, ...] = _listed(())
+    """Channels that the network sees, in this order. Empty: all channels of the dataset, in its order."""
+    mean: dict[str, float] = HPA_MEAN
+    """Mean of each channel after division by 255. Channels that are not given have those of the 2018 training set; for
+    channels that it lacks, training measures mean and standard deviation on the dataset."""
+    std: dict[str, float] = HPA_STD
+    """Standard deviation of each channel; likewise."""
     normalise: Literal["set", "field"] = "set"
     """``set`` takes the mean and spread above; ``field`` those of each picture and channel, so exposure is lost."""
 
+    @field_validator("channels")
+    @classmethod
+    def _are_channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return check_channels(channels) if channels else channels
+        except ChannelError as error:
+            raise ValueError(error.message.rstrip(".")) from error
+
+    @field_validator("mean")
+    @classmethod
+    def _with_known_means(cls, mean: dict[str, float]) -> dict[str, float]:
+        return {**HPA_MEAN, **mean}
+
     @field_validator("std")
     @classmethod
-    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
-        if min(std) <= 0:
-            raise ValueError("every spread must be above 0")
-        return std
+    def _with_known_deviations(cls, std: dict[str, float]) -> dict[str, float]:
+        if std and min(std.values()) <= 0:
+            raise ValueError("every standard deviation must be above 0")
+        return {**HPA_STD, **std}
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:
@@ -70,8 +95,9 @@ class ModelSection(Section):
     """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), ``run:PATH`` (an earlier run
     of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""
     new_planes: NewPlanes = "red"
-    """How the fourth input plane begins: ``red`` copies the first one's filters, as the starting system does; ``mean``
-    takes the mean of the three, and scales all by 3/4."""
+    """How the input planes of channels other than microtubules, protein and nucleus begin: ``red`` copies the filters
+    of the red plane, as the starting system does for the fourth channel; ``mean`` takes the mean of red, green and
+    blue, and scales all planes by 3 / channels."""
     head: HeadName = "average-max"
     """``average-max`` is the starting system's (fastai): both poolings, 512 units, dropout; ``plain`` one layer;
     ``attention`` learns for each location where to look; ``multi-stage`` pools the last three stages."""
@@ -149,15 +175,22 @@ class SamplingSection(Section):
     mu: float = Field(0.0, ge=0, le=1)
     """Of ``balanced``: how far the classes' chances go from those in the data (0) to even ones (1). The starter code's
     is 0.4, the starting system's as published 0."""
-    repeats: dict[Annotated[int, Field(strict=False)], int] = {}
-    """How often a field counts for having a location, as ``{27 = 10, 15 = 10}``; of several the most. Others once."""
+    repeats: dict[str, dict[str, int]] = {}
+    """Oversampling: how often a field counts if it has a location, by label set and by the location's key or name, as
+    ``{hpa28 = {27 = 10, 15 = 10}}``. Of several locations the largest number counts. All other fields count once."""
 
     @field_validator("repeats")
     @classmethod
-    def _of_locations(cls, repeats: dict[int, int]) -> dict[int, int]:
-        for location, times in repeats.items():
-            if not 0 <= location < N_LOCATIONS or times < 1:
-                raise ValueError(f"{location} = {times}: locations are 0 to {N_LOCATIONS - 1}, repeats at least 1")
+    def _of_locations(cls, repeats: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        for name, times in repeats.items():
+            if min(times.values(), default=1) < 1:
+                raise ValueError(f"{name} has {min(times.values())}: a field counts at least once")
+            if name in SHIPPED:
+                try:
+                    for word in times:
+                        find_label_set(name).index(word)
+                except TableError as error:
+                    raise ValueError(error.message.rstrip(".")) from error
         return repeats
 
     @model_validator(mode="after")

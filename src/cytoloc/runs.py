@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from cytoloc.errors import FormatError
+from cytoloc.errors import FormatError, LabelSetError
 from cytoloc.files import read_json, refuse_given_twice
+from cytoloc.labels import LabelSet
 
 RUN_KIND: Final = "cytoloc-run"
 RUN_VERSION: Final = 1
@@ -64,7 +65,7 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """Return what a run says of itself: its ``fold``, its ``dataset``, the ids ``held_out`` and ``trained_on``.
+    """Return what a run says of itself: ``fold``, ``dataset``, ``label_set``, the ids ``held_out`` and ``trained_on``.
 
     Raises:
         FormatError: If the folder is no run, or its header is damaged.
@@ -81,7 +82,10 @@ def read_header(folder: Path) -> dict[str, Any]:
     missing = [key for key, there in right.items() if not there]
     if missing:
         raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", way_out=_AGAIN)
-    return header
+    try:
+        return {**header, "label_set": LabelSet.from_json(header.get("label_set"))}
+    except LabelSetError as error:
+        raise FormatError(f"{path} is damaged: {error.message}", way_out=_AGAIN) from error
 
 
 def _are_ids(said: object) -> bool:

@@ -85,9 +85,15 @@ def score_test(run: Path, study: Path) -> None:
     wanted: list[tuple[str, Source, Model, int | None]] = [("test", test, load(run), None)]
     if recipe.name == BASE.name and run.name.endswith(f"fold{BASE.folds[0]}"):
         last = recipe.model_copy(update={"select": recipe.select.model_copy(update={"weights": "plain"})})
-        network = load_network(run / "last.ckpt", last)
-        plain = Model([network], size=recipe.image.field_px, views=recipe.select.views, provenance={"run": run.name})
         dataset = open_dataset(study / "train.dataset")
+        plain = Model(
+            [load_network(run / "last.ckpt", last, locations=len(dataset.label_set))],
+            size=recipe.image.field_px,
+            channels=recipe.image.channels,
+            label_set=dataset.label_set,
+            views=recipe.select.views,
+            provenance={"run": run.name},
+        )
         row = {name: number for number, name in enumerate(dataset.ids)}
         held_out = DatasetSource(dataset, np.array([row[name] for name in read_scores(run / "scores.parquet").ids]))
         for kind, source in (("test", test), ("scores", held_out)):

@@ -69,10 +69,11 @@ def test_the_loss_is_that_of_the_starting_system() -> None:
 @pytest.mark.skipif(not PEERS, reason="fastai is not installed: pip install 'cytoloc[bench]'")
 def test_fastai_has_the_same_function(study: Dataset) -> None:
     from cytoloc.bench.fastai import FastaiSteps
-    from cytoloc.predict.runs import build_recipe_network
+    from cytoloc.models.network import build_network
+    from cytoloc.predict.runs import model_spec
 
     recipe = bench_recipe("resnet10t", size=64, batch=6)
-    network = build_recipe_network(recipe, weights="none").eval()
+    network = build_network(model_spec(recipe, locations=28)).eval()
     pixels = network.normalise(torch.from_numpy(study.read(range(6))))
     targets = torch.from_numpy(study.truth[:6]).float()
     peer = FastaiSteps(

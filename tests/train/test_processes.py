@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, SettingsError, TrainingError
-from cytoloc.predict.runs import build_recipe_network
+from cytoloc.models.network import build_network
+from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.train.data import split_dataset
 from cytoloc.train.processes import ALONE, Processes, SameStart, find_processes, others, refuse_processes
@@ -110,7 +111,7 @@ def test_batch_norms_of_several_processes_keep_their_activations(
     split = split_dataset(study, folds, 1)
 
     def norms(share: Share) -> tuple[dict[str, str], int, set[str]]:
-        learner = build_learner(recipe, build_recipe_network(recipe, weights="none"), study, split, share=share)
+        learner = build_learner(recipe, build_network(model_spec(recipe, locations=28)), study, split, share=share)
         kinds = {name: module for name, module in learner.named_modules() if isinstance(module, _BatchNorm)}
         acts = {name: str(getattr(module, "act", None)) for name, module in kinds.items()}
         return acts, sum(isinstance(one, nn.SyncBatchNorm) for one in kinds.values()), set(learner.state_dict())
@@ -129,7 +130,7 @@ def test_stages_are_heard_after_their_batch_norms_were_replaced(
     # The last stage of a DenseNet is a batch norm itself.
     settings = ["image.size=64", f"model.backbone={backbone}", "model.weights=none", "model.head=multi-stage"]
     recipe = load_recipe("quick", overrides=[*settings, "compute.sync_batch_norm=true"])
-    network = build_recipe_network(recipe, weights="none").eval()
+    network = build_network(model_spec(recipe, locations=28)).eval()
     pixels = torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8)
     before = network(pixels)
     learner = build_learner(recipe, network, study, split_dataset(study, folds, 1), share=Share(1, 2))

@@ -20,6 +20,7 @@ from cytoloc.recipe import Recipe, load_recipe, read_resolved
 from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
+from cytoloc.train.resolve import resolve_recipe
 from cytoloc.train.run import train_fold
 from tests.train.conftest import power_cut, quiet, state_of
 
@@ -45,7 +46,7 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
         "run.json",
         "scores.parquet",
     }
-    assert read_resolved(run / "recipe.toml") == small()
+    assert read_resolved(run / "recipe.toml") == resolve_recipe(small(), study)
     header = json.loads((run / "run.json").read_text())
     assert header["dataset"]["fingerprint"] == study.fingerprint
     assert set(header["environment"]["packages"]) >= {"torch", "timm", "cytoloc"}

@@ -14,7 +14,6 @@ import torch
 
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import FormatError, RecipeError, TrainingError, WeightsError
-from cytoloc.labels import LOCATIONS
 from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
@@ -77,7 +76,7 @@ EVERYTHING = [
     "loss.hard_cross_entropy=0.1",
     "sampling.order=balanced",
     "sampling.mu=0.4",
-    "sampling.repeats={25 = 2}",
+    "sampling.repeats={hpa28 = {25 = 2}}",
     "augment.mixup=0.4",
     "augment.rotate_degrees=20",
     "augment.tiles=0.5",
@@ -132,12 +131,12 @@ def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
     settings = ["schedule.epochs=3", "schedule.average_last=2", "schedule.ema=0.5"]
     recipe = tiny(*settings, "select.weights=mean")
     run = train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)
-    mean = load_network(run / "last.ckpt", recipe).state_dict()
+    mean = load_network(run / "last.ckpt", recipe, locations=28).state_dict()
     for name, value in mean.items():
         expected = (ends[1][name] + ends[2][name]) / 2 if value.is_floating_point() else ends[2][name]
         assert torch.allclose(value, expected, atol=1e-6), name
-    plain = load_network(run / "last.ckpt", tiny(*settings)).state_dict()
-    moving = load_network(run / "last.ckpt", tiny(*settings, "select.weights=ema")).state_dict()
+    plain = load_network(run / "last.ckpt", tiny(*settings), locations=28).state_dict()
+    moving = load_network(run / "last.ckpt", tiny(*settings, "select.weights=ema"), locations=28).state_dict()
     assert same(plain, ends[2])
     assert not same(moving, plain)
     assert same(load(run).networks[0].state_dict(), mean)
@@ -300,7 +299,11 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds
     # A third run knows what the first has seen, by way of the second.
     facts = json.loads((run / "run.json").read_text())
     first = json.loads((tmp_path / "small" / "quick-fold1" / "run.json").read_text())
-    assert facts["started_from"] == {"name": "quick-fold1", "trained_on": sorted(first["trained_on"])}
+    assert facts["started_from"] == {
+        "name": "quick-fold1",
+        "trained_on": sorted(first["trained_on"]),
+        "with_head": True,
+    }
     less = folds.with_columns(pl.when(pl.col("fold") != 2).then("fold"))
     second = train_fold(tiny(*later, weights, "name=second"), study, less, 1, out=tmp_path, report=quiet)
     assert load(second).trained_on == set(first["trained_on"])
@@ -423,7 +426,7 @@ def test_locations_that_only_held_out_fields_show_are_named(
     assert lost.any()
     said: list[str] = []
     train_fold(tiny(), study, folds, 1, out=tmp_path, report=said.append)
-    names = ", ".join(LOCATIONS[number].name for number in np.flatnonzero(lost))
+    names = ", ".join(study.label_set[int(number)].name for number in np.flatnonzero(lost))
     assert said[0].startswith(f"quick-fold1: no field to learn from shows {names};")
 
 
@@ -433,7 +436,7 @@ def test_locations_that_only_held_out_fields_show_are_named(
         (["loss.focal=0", "loss.soft_f1=0"], "every weight is 0"),
         (["image.field_size=48"], "pictures of 64 px cannot be cut from it"),
         (["image.progressive=[64, 32]"], "sizes rise from 32 at least to 64"),
-        (["sampling.repeats={28 = 2}"], "locations are 0 to 27"),
+        (["sampling.repeats={hpa28 = {28 = 2}}"], "is not a location of the label set hpa28"),
         (["schedule.average_last=2"], "a cycle has only 1 epochs"),
         (["schedule.cycles=[]"], "at least one share"),
         (["select.weights=ema"], "schedule.ema is 0 and keeps none"),

@@ -14,12 +14,13 @@ import timm
 import torch
 from torch import nn
 
+from cytoloc.channels import CHANNELS
 from cytoloc.dataset.store import Dataset
 from cytoloc.models import losses
 from cytoloc.models.heads import AverageMaxHead, PlainHead
-from cytoloc.models.network import NormaliseEach
-from cytoloc.models.weights import widen_first_convolution
-from cytoloc.predict.runs import build_recipe_network
+from cytoloc.models.network import NormaliseEach, build_network
+from cytoloc.models.weights import adapt_first_convolution
+from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.recipe_sections import LOSSES
 from cytoloc.train.augment import Augmentation
@@ -46,7 +47,7 @@ def tiny(*overrides: str) -> Recipe:
 
 def learner_of(recipe: Recipe, study: Dataset, folds: pl.DataFrame) -> Learner:
     torch.manual_seed(0)
-    return build_learner(recipe, build_recipe_network(recipe, weights="none"), study, split_dataset(study, folds, 1))
+    return build_learner(recipe, build_network(model_spec(recipe, locations=28)), study, split_dataset(study, folds, 1))
 
 
 EXPECTED: dict[str, tuple[losses.Loss, list[str]]] = {
@@ -80,29 +81,38 @@ def test_the_network_is_the_recipes(tmp_path: Path) -> None:
     state = timm.create_model("test_resnet", pretrained=False, num_classes=0).state_dict()
     torch.save(state, path)
     recipe = tiny("model.new_planes=mean", "model.prior=0.2", "model.dropout=0.3", "image.normalise=field")
-    network = build_recipe_network(recipe, weights=f"file:{path}")
+    network = build_network(
+        model_spec(recipe, locations=28), weights=f"file:{path}", new_planes=recipe.model.new_planes
+    )
     first = next(name for name, value in state.items() if value.ndim == 4)
-    wide = widen_first_convolution(state[first], 4, new_planes="mean")
+    wide = adapt_first_convolution(state[first], CHANNELS, new_planes="mean")
     assert torch.equal(network.backbone.state_dict()[first], wide)
     assert isinstance(network.normalise, NormaliseEach)
     assert isinstance(network.head, PlainHead)
     assert [layer.p for layer in network.head.modules() if isinstance(layer, nn.Dropout)] == [0.3]
     assert network.head.state_dict()["layers.1.bias"].sigmoid().tolist() == pytest.approx([0.2] * 28)
-    other = build_recipe_network(tiny("model.head=average-max", "image.mean=[0.1, 0.2, 0.3, 0.4]"), weights="none")
+    other = build_network(
+        model_spec(
+            tiny("model.head=average-max", "image.mean={microtubules = 0.1, protein = 0.2, nucleus = 0.3, er = 0.4}"),
+            locations=28,
+        )
+    )
     assert isinstance(other.head, AverageMaxHead)
     assert not isinstance(other.normalise, NormaliseEach)
     assert other.normalise.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5, 102])
 
 
 def test_an_epoch_has_the_fields_that_sampling_says(study: Dataset, folds: pl.DataFrame) -> None:
-    drawn = learner_of(tiny("sampling.order=balanced", "sampling.mu=0.4", "sampling.repeats={25 = 3}"), study, folds)
+    drawn = learner_of(
+        tiny("sampling.order=balanced", "sampling.mu=0.4", "sampling.repeats={hpa28 = {25 = 3}}"), study, folds
+    )
     truth = drawn.train_fields.truth
     rows = repeated(truth, {25: 3})
     assert len(rows) > len(truth)
     weights = field_weights(truth, mu=0.4)[rows]
     expected = np.random.default_rng(5).choice(rows, size=len(rows), p=weights / weights.sum())
     np.testing.assert_array_equal(drawn.order(truth, np.random.default_rng(5)), expected)
-    shuffled = learner_of(tiny("sampling.repeats={25 = 3}"), study, folds)
+    shuffled = learner_of(tiny("sampling.repeats={hpa28 = {25 = 3}}"), study, folds)
     assert sorted(shuffled.order(truth, np.random.default_rng(5)).tolist()) == sorted(rows.tolist())
     # Of batches of 16 fields there is one; of 4 fields there are more, and more fields in them.
     dealt = [

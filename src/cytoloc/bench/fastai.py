@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cytoloc.labels import N_LOCATIONS
 from cytoloc.models.heads import AverageMaxHead
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network
@@ -29,7 +28,7 @@ class FastaiSteps:
         backbone: timm's name of a convolutional network.
         network: Of that backbone, with an average-max head without dropout; its weights are copied.
         pixels: A normalised batch.
-        targets: Float ``(n, 28)``.
+        targets: Float ``(n, locations)``.
         loss: What is to become less.
         device: Where all of it happens, such as ``cpu``.
     """
@@ -48,7 +47,7 @@ class FastaiSteps:
                 DataLoaders(self._batches, _Batches(()), device=torch.device(device)),
                 backbone,
                 n_in=pixels.shape[1],
-                n_out=N_LOCATIONS,
+                n_out=targets.shape[1],
                 pretrained=False,
                 ps=0.0,
                 init=None,

@@ -33,10 +33,11 @@ from cytoloc.bench.rounds import Rates, Timed, Way, compared, in_separate_proces
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import SettingsError
 from cytoloc.memory import keep_freed_memory
-from cytoloc.models.network import Network
+from cytoloc.models.network import Network, build_network
 from cytoloc.parallel import end_with_parent
-from cytoloc.predict.runs import build_recipe_network
+from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
+from cytoloc.train.resolve import resolve_recipe
 from cytoloc.train.run import train_fold
 from cytoloc.train.unpacking import location_loss
 
@@ -220,7 +221,8 @@ def ways(names: list[str], dataset: Dataset, recipe: Recipe, workshop: Path, *, 
     """Return the ways of training by name; all begin with the same weights and learn the same first batch."""
     # As a run begins: see cytoloc.train.run.
     torch.manual_seed(recipe.seed)
-    network = build_recipe_network(recipe, weights="none").to(device)
+    recipe = resolve_recipe(recipe, dataset)
+    network = build_network(model_spec(recipe, locations=len(dataset.label_set))).to(device)
     rows = range(recipe.schedule.batch_size)
     pixels = network.normalise(torch.from_numpy(dataset.read(rows)).to(device))
     targets = torch.from_numpy(dataset.truth[: len(rows)]).float().to(device)

@@ -36,6 +36,13 @@ def predict(
         Literal["1", "2", "4", "8"] | None,
         typer.Option(help="Flips and turns to average over; by default the recipe's."),
     ] = None,
+    absent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Substitute for a channel that was not imaged: zero, or another channel. May be repeated.",
+            metavar="CHANNEL=zero|OTHER",
+        ),
+    ] = None,
     locations: Annotated[
         Path | None, typer.Option(help="Also a new CSV Id,Predicted, by the decision of a bundle.")
     ] = None,
@@ -49,6 +56,8 @@ def predict(
     Example: `cytoloc predict runs/ test.dataset --out scores.parquet`
 
     Example: `cytoloc predict box pictures/ --out scores.parquet --locations locations.csv`
+
+    Example: `cytoloc predict box two-channels.dataset --absent er=zero --absent microtubules=zero --out scores.parquet`
     """
     require_nets()
     keep_freed_memory()
@@ -60,6 +69,7 @@ def predict(
     from cytoloc.scores import check_scores_path, write_scores
 
     check_scores_path(out)
+    substitutes = _substitutes(absent or [])
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
     outputs = [out, *([locations] if locations else [])]
     check_outputs(*outputs, listed)
@@ -74,7 +84,9 @@ def predict(
             way_out="Leave out --locations, and decide with `cytoloc decide apply`.",
         )
     with progress("predicting") as advance:
-        scores, bad = loaded.score(*sources, views=int(views) if views else None, strict=strict, advance=advance)
+        scores, bad = loaded.score(
+            *sources, views=int(views) if views else None, absent=substitutes, strict=strict, advance=advance
+        )
     with new_files(*outputs) as temporary:
         write_scores(scores, temporary[out])
         if locations and loaded.decision:
@@ -88,3 +100,19 @@ def predict(
         typer.secho(f"{counted(len(bad), 'field')} could not be read; {listed} says why.", fg="yellow", err=True)
         for name, reason in examples(bad):
             typer.echo(f"  {name}: {reason}", err=True)
+
+
+def _substitutes(options: list[str]) -> dict[str, str]:
+    """Return the substitute of each channel that ``--absent`` names."""
+    from cytoloc.errors import SettingsError
+
+    substitutes: dict[str, str] = {}
+    for option in (word.strip() for each in options for word in each.split(",")):
+        name, sign, substitute = (part.strip() for part in option.partition("="))
+        if not (name and sign and substitute) or name in substitutes:
+            raise SettingsError(
+                f"--absent {option} is not CHANNEL=SUBSTITUTE, or names a channel twice.",
+                way_out="Write for example --absent er=zero.",
+            )
+        substitutes[name] = substitute
+    return substitutes

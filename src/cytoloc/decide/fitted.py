@@ -15,6 +15,7 @@ from cytoloc.decide.rules import Rules, decide, share_evidence
 from cytoloc.decide.shift import reweighted, shifted_rates
 from cytoloc.decide.thresholds import NEVER, expected_thresholds
 from cytoloc.errors import TableError
+from cytoloc.labels import LabelSet
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +45,7 @@ class Decision:
     rules: Rules = field(default_factory=Rules)
     intervals: Floats | None = None
     fitted_on: dict[str, Any] = field(default_factory=dict)
+    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
 
     def __call__(
         self, members: Members, *, groups: NDArray[np.int64] | None = None, shift: bool = False

@@ -59,7 +59,7 @@ class AttentionHead(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         """Return logits."""
         share = self.attention(feature_map).flatten(2)
-        # One picture of features per class would be 28 times the map; weighing what the class makes of each place
+        # One picture of features per class would be many times the map; weighing what the class makes of each place
         # is the same, since both are linear.
         evidence = nn.functional.conv2d(self.dropout(feature_map), self.last.weight[:, :, None, None]).flatten(2)
         logits: Tensor = (share * evidence).sum(dim=2) + self.last.bias

@@ -53,7 +53,7 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
 def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Return the focal loss in which positives and negatives have the same say: the mean over each kind, halved.
 
-    Among 28 classes a field has one or two positives, so an even sum is mostly about negatives. A kind that does not
+    Among many classes a field has one or two positives, so an even sum is mostly about negatives. A kind that does not
     occur in the batch adds nothing.
 
     Args:

@@ -1,15 +1,15 @@
-"""How a network is composed: raw pixels → normalisation → backbone (feature map) → head (28 logits)."""
+"""How a network is composed: raw pixels → normalization → backbone (feature map) → head (a logit per location)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from cytoloc.choices import HeadName, NewPlanes
-from cytoloc.labels import N_LOCATIONS
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
 from cytoloc.models.weights import initial_weights
@@ -19,6 +19,37 @@ HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": 
 
 FLAT: Final = 1.0
 """Grey values (of 255) that count as the least spread of a channel of one picture, so that a black one stays black."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a network is, apart from its weights.
+
+    Attributes:
+        backbone: A timm name.
+        head: Which head.
+        dropout: Of the head.
+        prior: Probability that the untrained head gives every location on average.
+        locations: Number of locations.
+        channels: Names of the channels that it sees, in the order of its input planes.
+        mean: Mean of each channel, after division by 255.
+        std: Standard deviation of each channel, likewise.
+        each: Whether each image is normalized by its own mean and standard deviation instead.
+        size: Edge of the images that it sees in training, in pixels.
+        other_sizes: Edges of other images that it sees as well.
+    """
+
+    backbone: str
+    head: HeadName
+    dropout: float
+    prior: float
+    locations: int
+    channels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    each: bool
+    size: int
+    other_sizes: tuple[int, ...] = ()
 
 
 class Normalise(nn.Module):
@@ -48,7 +79,7 @@ class NormaliseEach(Normalise):
 
 
 class Network(nn.Module):
-    """From uint8 fields ``(n, channels, h, w)`` to logits ``(n, 28)``."""
+    """From uint8 fields ``(n, channels, h, w)`` to logits ``(n, locations)``."""
 
     def __init__(self, normalise: Normalise, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -88,50 +119,31 @@ def features_and_logits(
         return features, network.head(features)
 
 
-def build_network(
-    backbone: str,
-    *,
-    weights: str,
-    head: HeadName,
-    dropout: float,
-    prior: float,
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    other_sizes: Sequence[int] = (),
-    new_planes: NewPlanes = "red",
-    each: bool = False,
-) -> Network:
+def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlanes = "red") -> Network:
     """Return a network, its backbone with the weights asked for and its head at random.
 
     Args:
-        backbone: A timm name.
+        spec: What the network is.
         weights: ``package:NAME``, ``timm``, ``file:PATH`` or ``none``; see :mod:`cytoloc.models.weights`.
-        head: Which head.
-        dropout: Of the head.
-        prior: Probability that the untrained head gives every location on average.
-        mean: Of each channel, after division by 255; their number is that of the channels.
-        std: Spread of each channel, likewise.
-        size: Edge of the pictures that it is to see, in pixels.
-        other_sizes: Of other pictures that it is to see as well.
-        new_planes: How input planes beyond the third begin.
-        each: Whether pictures are normalised by their own mean and spread instead.
+        new_planes: How the input planes of channels that no weights are known for begin.
 
     Raises:
-        RecipeError: If timm has no such backbone, or it cannot take pictures of these sizes.
+        RecipeError: If timm has no such backbone, or it cannot take images of these sizes.
         WeightsError: If the weights cannot be had.
     """
-    channels, stages = len(mean), head == "multi-stage"
-    features = feature_channels(backbone, in_channels=channels, sizes=(size, *other_sizes), stages=stages)
-    body = create_backbone(backbone, in_channels=channels)
-    state = initial_weights(backbone, weights, in_channels=channels, new_planes=new_planes)
+    channels, stages = len(spec.channels), spec.head == "multi-stage"
+    features = feature_channels(
+        spec.backbone, in_channels=channels, sizes=(spec.size, *spec.other_sizes), stages=stages
+    )
+    body = create_backbone(spec.backbone, in_channels=channels)
+    state = initial_weights(spec.backbone, weights, channels=spec.channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
     top: nn.Module
     if stages:
-        top = MultiStageHead(features, N_LOCATIONS, dropout=dropout, prior=prior)
+        top = MultiStageHead(features, spec.locations, dropout=spec.dropout, prior=spec.prior)
     else:
-        top = HEADS[head](features[-1], N_LOCATIONS, dropout=dropout, prior=prior)
-    normalise = NormaliseEach(mean, std) if each else Normalise(mean, std)
-    network = Network(normalise, shaped(body, backbone, stages=stages), top)
+        top = HEADS[spec.head](features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior)
+    normalise = NormaliseEach(spec.mean, spec.std) if spec.each else Normalise(spec.mean, spec.std)
+    network = Network(normalise, shaped(body, spec.backbone, stages=stages), top)
     return network.to(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ import timm
 import torch
 from torch import Tensor
 
+from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.choices import NewPlanes
 from cytoloc.errors import WeightsError, first_line
 from cytoloc.models.backbones import create_backbone
@@ -27,15 +29,22 @@ PACKAGED: Final = {
 knows the file."""
 
 
-def initial_weights(backbone: str, source: str, *, in_channels: int, new_planes: NewPlanes = "red") -> State | None:
-    """Return a state dict for ``backbone`` without classifier and with ``in_channels`` input planes; None for ``none``.
+RGB: Final = {MICROTUBULES: 0, PROTEIN: 1, NUCLEUS: 2}
+"""The plane of weights for red, green and blue that a channel begins with: the color by which the Human Protein Atlas
+shows it. Other channels begin with new planes."""
+
+
+def initial_weights(
+    backbone: str, source: str, *, channels: Sequence[str], new_planes: NewPlanes = "red"
+) -> State | None:
+    """Return a state dict for ``backbone`` without classifier and with a plane per channel; None for ``none``.
 
     Args:
         backbone: A timm name.
         source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a
-            state dict of the same backbone with three or ``in_channels`` input planes), or ``none``.
-        in_channels: Input planes.
-        new_planes: How those beyond the third begin; see :func:`widen_first_convolution`.
+            state dict of the same backbone with three input planes, or one per channel), or ``none``.
+        channels: Names of the channels, in the order of the input planes.
+        new_planes: How planes that the weights do not have begin; see :func:`adapt_first_convolution`.
 
     Raises:
         WeightsError: If they cannot be had, or do not fit.
@@ -54,25 +63,27 @@ def initial_weights(backbone: str, source: str, *, in_channels: int, new_planes:
             f"{source!r} names no weights.",
             way_out="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
         )
-    return _fitted(backbone, state, in_channels=in_channels, new_planes=new_planes, source=source)
+    # A file may be of a network with these very channels; packages and the hub have red, green and blue.
+    return _fitted(backbone, state, channels=channels, new_planes=new_planes, source=source)
 
 
-def widen_first_convolution(weight: Tensor, in_channels: int, *, new_planes: NewPlanes = "red") -> Tensor:
-    """Return a first convolution's weight for another number of input planes.
+def adapt_first_convolution(weight: Tensor, channels: Sequence[str], *, new_planes: NewPlanes = "red") -> Tensor:
+    """Return the weight of a first convolution for red, green and blue with a plane for each channel instead.
 
-    ``red``: each new plane copies the first, the others stay as they are. So the starting system gives the endoplasmic
-    reticulum, which looks most like the microtubules, their filters. ``mean``: each new plane is the mean of the three,
-    and all are scaled by 3 / ``in_channels``, so that a grey picture gives the activations that it gave before.
+    Microtubules, protein and nucleus take the red, green and blue plane, as the Human Protein Atlas colors them. With
+    ``red``, the plane of every other channel copies the red one: so the starting system gives the endoplasmic
+    reticulum, which looks most like the microtubules, their filters. With ``mean``, it is the mean of the three, and
+    all planes are scaled by 3 / channels, so that a gray image gives the activations that it gave before.
 
     Args:
         weight: Float ``(out, 3, h, w)``.
-        in_channels: At least 1; with fewer than 3 the first ones are kept.
-        new_planes: How planes beyond the third begin.
+        channels: Names of the channels.
+        new_planes: How planes of other channels begin.
     """
-    had = weight.shape[1]
     new = weight[:, :1] if new_planes == "red" else weight.mean(dim=1, keepdim=True)
-    wide = torch.cat([weight[:, :in_channels], *[new] * (in_channels - had)], dim=1)
-    return wide if new_planes == "red" else wide * (had / in_channels)
+    planes = [weight[:, RGB[name], None] if name in RGB else new for name in channels]
+    adapted = torch.cat(planes, dim=1)
+    return adapted if new_planes == "red" else adapted * (weight.shape[1] / len(planes))
 
 
 def _from_package(backbone: str, package: str) -> State:
@@ -137,14 +148,15 @@ def _from_file(path: Path) -> State:
     return state
 
 
-def _fitted(backbone: str, state: State, *, in_channels: int, new_planes: NewPlanes, source: str) -> State:
+def _fitted(backbone: str, state: State, *, channels: Sequence[str], new_planes: NewPlanes, source: str) -> State:
     """Return ``state`` with its classifier dropped and its first convolution widened; refuse what does not fit."""
     with torch.device("meta"):
-        bare = create_backbone(backbone, in_channels=in_channels)
+        bare = create_backbone(backbone, in_channels=len(channels))
     wanted = bare.state_dict()
     first = f"{bare.default_cfg['first_conv']}.weight"
-    if first in state and state[first].shape[1] == 3 != in_channels:
-        state = {**state, first: widen_first_convolution(state[first], in_channels, new_planes=new_planes)}
+    has_own_channels = source.startswith("file:") and first in state and state[first].shape[1] == len(channels)
+    if first in state and state[first].shape[1] == len(RGB) and not has_own_channels:
+        state = {**state, first: adapt_first_convolution(state[first], channels, new_planes=new_planes)}
     wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if wrong:
         raise WeightsError(

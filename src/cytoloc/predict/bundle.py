@@ -17,19 +17,20 @@ from contextlib import contextmanager
 from importlib.resources import files
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
+from cytoloc.channels import check_channels
 from cytoloc.choices import HeadName
 from cytoloc.decide.decision import Decision, read_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import existing, new_file, parse_json, refuse_given_twice, sha256_of
-from cytoloc.labels import CHANNELS, LOCATIONS
-from cytoloc.models.network import Network, build_network
+from cytoloc.labels import LabelSet
+from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run
 from cytoloc.recipe import Recipe, to_toml
@@ -73,8 +74,8 @@ class Member(_Said):
     backbone: str
     head: HeadName
     dropout: float
-    mean: list[float] = Field(min_length=len(CHANNELS), max_length=len(CHANNELS))
-    std: list[float] = Field(min_length=len(CHANNELS), max_length=len(CHANNELS))
+    mean: list[float]
+    std: list[float]
     each: bool
     """Whether pictures are normalised by their own mean and spread."""
 
@@ -99,7 +100,8 @@ class Head(_Said):
     caution: str
     """What is said with every prediction, on one printable line; may be empty."""
     channels: list[str]
-    locations: list[str]
+    """Names of the channels that the networks see, in order."""
+    label_set: dict[str, Any]
     parts: dict[str, Part]
 
     @field_validator("caution")
@@ -108,6 +110,14 @@ class Head(_Said):
         if not text.isprintable():
             raise ValueError("a caution is printable")
         return text
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        count = len(check_channels(self.channels))
+        if any(len(values) != count for member in self.members for values in (member.mean, member.std)):
+            raise ValueError("every network needs a mean and a standard deviation of each channel")
+        LabelSet.from_json(self.label_set)
+        return self
 
 
 def box() -> Path:
@@ -143,17 +153,23 @@ def write_bundle(
         FormatError: If a run is not finished or is damaged.
         SettingsError: If the runs differ in what they see, one is given twice, the decision is not of their mean, or
             weights are too large for 16 bits.
+        LabelSetError: If the runs or the decision differ in their label set.
     """
     if not caution.isprintable():
         raise SettingsError("The caution must be printable text.", way_out="Write it on one line.")
     folders = [run.resolve() for run in runs]
     refuse_given_twice(folders)
     loaded = [load_run(folder) for folder in folders]
-    if len({(recipe.image.field_px, recipe.select.views) for _, recipe, _ in loaded}) != 1:
+    if len({(recipe.image.field_px, recipe.image.channels, recipe.select.views) for _, recipe, _ in loaded}) != 1:
         raise SettingsError(
-            "The runs of a bundle must have one image size and the same views.", way_out="Bundle them apart."
+            "The runs of a bundle must have the same image size, channels and views.", way_out="Bundle them apart."
         )
+    label_set: LabelSet = loaded[0][2]["label_set"]
+    for folder, (_, _, facts) in zip(folders[1:], loaded[1:], strict=True):
+        label_set.refuse_other(facts["label_set"], what=str(folder), than=str(folders[0]))
     fitted = _decision_of(folders, decision) if decision else None
+    if fitted:
+        label_set.refuse_other(fitted.label_set, what=str(decision), than=str(folders[0]))
     said = card if card is not None else _plain_card(path.stem, [facts for *_, facts in loaded], fitted)
     parts = {_CARD: said.encode("utf-8")}
     if decision:
@@ -173,8 +189,8 @@ def write_bundle(
         field_px=recipe.image.field_px,
         views=recipe.select.views,
         caution=caution,
-        channels=list(CHANNELS),
-        locations=[location.name for location in LOCATIONS],
+        channels=list(recipe.image.channels),
+        label_set=label_set.to_json(),
         parts={name: _part(content) for name, content in parts.items()},
     )
     everything = {_HEAD: json.dumps(head.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
@@ -197,6 +213,8 @@ def read_bundle(path: Path) -> Model:
     return Model(
         networks,
         size=head.field_px,
+        channels=head.channels,
+        label_set=LabelSet.from_json(head.label_set),
         views=head.views,
         provenance={
             "bundle": path.name,
@@ -210,8 +228,26 @@ def read_bundle(path: Path) -> Model:
     )
 
 
-def read_member(path: Path, *, fold: int) -> tuple[Member, Network, frozenset[str]]:
-    """Return one network of a bundle, what it is, and the ids of the fields that the bundle's networks learned from.
+class BundledNetwork(NamedTuple):
+    """One network of a bundle.
+
+    Attributes:
+        name: Of its run.
+        spec: What it is.
+        network: The network.
+        label_set: The locations that it predicts.
+        trained_on: Ids of the fields that the bundle's networks learned from.
+    """
+
+    name: str
+    spec: ModelSpec
+    network: Network
+    label_set: LabelSet
+    trained_on: frozenset[str]
+
+
+def read_member(path: Path, *, fold: int) -> BundledNetwork:
+    """Return one network of a bundle.
 
     Args:
         path: A bundle.
@@ -224,7 +260,13 @@ def read_member(path: Path, *, fold: int) -> tuple[Member, Network, frozenset[st
     folds = [member.fold for member in head.members]
     number = folds.index(fold) if fold in folds else 0
     with _of_this_release(path):
-        return head.members[number], _network(head, parts, number), _known(parts)
+        return BundledNetwork(
+            head.members[number].name,
+            _spec(head, number),
+            _network(head, parts, number),
+            LabelSet.from_json(head.label_set),
+            _known(parts),
+        )
 
 
 def read_card(path: Path) -> str:
@@ -249,8 +291,8 @@ def _member(recipe: Recipe, facts: dict[str, Any]) -> Member:
         backbone=recipe.model.backbone,
         head=recipe.model.head,
         dropout=recipe.model.dropout,
-        mean=list(recipe.image.mean),
-        std=list(recipe.image.std),
+        mean=[recipe.image.mean[name] for name in recipe.image.channels],
+        std=[recipe.image.std[name] for name in recipe.image.channels],
         each=recipe.image.normalise == "field",
     )
 
@@ -269,19 +311,24 @@ def _halved(key: str, value: Tensor, run: str) -> Tensor:
     return half
 
 
-def _network(head: Head, parts: dict[str, bytes], number: int) -> Network:
+def _spec(head: Head, number: int) -> ModelSpec:
     member = head.members[number]
-    network = build_network(
-        member.backbone,
-        weights="none",
+    return ModelSpec(
+        backbone=member.backbone,
         head=member.head,
         dropout=member.dropout,
         prior=0.5,
-        mean=member.mean,
-        std=member.std,
-        size=head.field_px,
+        locations=len(head.label_set["locations"]),
+        channels=tuple(head.channels),
+        mean=tuple(member.mean),
+        std=tuple(member.std),
         each=member.each,
+        size=head.field_px,
     )
+
+
+def _network(head: Head, parts: dict[str, bytes], number: int) -> Network:
+    network = build_network(_spec(head, number))
     network.load_state_dict(safetensors.torch.load(parts[f"members/{number}/weights.safetensors"]))
     return network
 
@@ -343,13 +390,8 @@ def _head_of(content: bytes, path: Path) -> Head:
     said = parse_json(content, where=path, kind=KIND, version=VERSION)
     try:
         head = Head.model_validate(said)
-    except ValidationError as error:
+    except (ValidationError, CytolocError) as error:
         raise FormatError(f"{path} is damaged: {_HEAD} is not as it must be.", way_out=_AGAIN) from error
-    if head.channels != list(CHANNELS) or head.locations != [location.name for location in LOCATIONS]:
-        raise FormatError(
-            f"{path} is of other channels or locations than this release knows.",
-            way_out="Use the release that wrote it.",
-        )
     needed = {
         f"members/{i}/{name}" for i in range(len(head.members)) for name in ("weights.safetensors", "recipe.toml")
     }

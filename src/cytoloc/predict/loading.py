@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cytoloc.errors import FormatError
+from cytoloc.labels import LabelSet
 from cytoloc.predict.bundle import box, in_box, read_bundle
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run
@@ -20,6 +21,7 @@ def load(path: str | Path | None = None) -> Model:
 
     Raises:
         FormatError: If there is no bundle and no finished run, or the runs differ in what they see.
+        LabelSetError: If the runs differ in the locations that they predict.
     """
     if path is None or in_box(path):
         return read_bundle(box())
@@ -29,14 +31,19 @@ def load(path: str | Path | None = None) -> Model:
     folders = find_runs([path])
     runs = [load_run(folder) for folder in folders]
     recipes = [recipe for _, recipe, _ in runs]
-    if len({(recipe.image.field_px, recipe.select.views) for recipe in recipes}) > 1:
+    label_set: LabelSet = runs[0][2]["label_set"]
+    for folder, (_, _, facts) in zip(folders[1:], runs[1:], strict=True):
+        label_set.refuse_other(facts["label_set"], what=str(folder), than=str(folders[0]))
+    if len({(recipe.image.field_px, recipe.image.channels, recipe.select.views) for recipe in recipes}) > 1:
         raise FormatError(
-            f"The runs in {path} differ in image size or views.",
+            f"The runs in {path} differ in image size, channels or views.",
             way_out="Predict with each and average the scores.",
         )
     return Model(
         [network for network, _, _ in runs],
         size=recipes[0].image.field_px,
+        channels=recipes[0].image.channels,
+        label_set=label_set,
         views=recipes[0].select.views,
         provenance={
             "runs": [{key: facts[key] for key in ("name", "recipe", "fold", "dataset")} for _, _, facts in runs]

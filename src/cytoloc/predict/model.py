@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,9 +14,10 @@ from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ImageError, SettingsError
-from cytoloc.labels import CHANNELS, N_LOCATIONS
+from cytoloc.labels import LabelSet
 from cytoloc.lists import refuse_repeated
 from cytoloc.models.network import Network
+from cytoloc.predict.planes import find_planes
 from cytoloc.predict.prediction import Prediction, fields_of
 from cytoloc.predict.sources import DatasetSource, Source, open_source
 from cytoloc.predict.views import VIEWS, mean_logits
@@ -36,7 +37,9 @@ class Model:
     """Networks of one input size, ready to predict.
 
     Attributes:
-        size: Edge of the pictures that the networks see, in pixels.
+        size: Edge of the images that the networks see, in pixels.
+        channels: Names of the channels that they see, in order.
+        label_set: The locations that they predict.
         device: Where the networks compute: a GPU if there is one.
         views: How many flips and turns logits are averaged over, unless told otherwise.
         provenance: What it was made from; JSON values only.
@@ -50,6 +53,8 @@ class Model:
         networks: Sequence[Network],
         *,
         size: int,
+        channels: Sequence[str],
+        label_set: LabelSet,
         views: int,
         provenance: dict[str, Any],
         trained_on: frozenset[str] = frozenset(),
@@ -57,25 +62,40 @@ class Model:
         caution: str = "",
         device: torch.device | None = None,
     ) -> None:
+        if decision is not None:
+            label_set.refuse_other(decision.label_set, what="The decision", than="the model")
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.networks = [network.to(self.device).eval() for network in networks]
         self.size = size
+        self.channels = tuple(channels)
+        self.label_set = label_set
         self.views = views
         self.provenance = provenance
         self.trained_on = trained_on
         self.decision = decision
         self.caution = caution
 
-    def predict(self, pictures: NDArray[Any] | Dataset | str | Path, *, views: int | None = None) -> Prediction:
-        """Return the probabilities of pictures in memory, or of a dataset or folder, and their locations.
+    def predict(
+        self,
+        pictures: NDArray[Any] | Dataset | str | Path,
+        *,
+        channels: Sequence[str] | None = None,
+        absent: Mapping[str, str] | None = None,
+        views: int | None = None,
+    ) -> Prediction:
+        """Return the probabilities of images in memory, or of a dataset or folder, and their locations.
 
         Args:
-            pictures: ``(n, 4, h, w)`` or ``(4, h, w)``, uint8, uint16 or float, channels in the order of
-                ``cytoloc.CHANNELS``; a dataset; or where a dataset or a folder of the competition's files lies.
+            pictures: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or float; a dataset; or the path of
+                a dataset or of a folder of the competition's files.
+            channels: Names of the channels of an array, in order; by default those of the model.
+            absent: The substitute for each channel that the model sees and the images lack: ``"zero"``, or the name of
+                another channel. See :func:`cytoloc.predict.planes.find_planes`.
             views: 1, 2, 4 or 8; by default the recipe's.
 
         Raises:
-            ImageError: If pictures are not what they must be, or none could be read.
+            ImageError: If images are not what they must be, or none could be read.
+            ChannelError: If the images lack a channel and no substitute is named.
             SettingsError: If there is no such number of views.
         """
         bad: tuple[Rejected, ...] = ()
@@ -89,33 +109,42 @@ class Model:
                 way_out="Make an array of it: numpy.asarray(pictures).",
             )
         if isinstance(pictures, np.ndarray):
-            fields = fields_of(pictures, size=self.size)
+            given = self.channels if channels is None else tuple(channels)
+            planes = find_planes(self.channels, given, absent=absent, where="The array")
+            fields = planes.of(fields_of(pictures, size=self.size, channels=given))
             parts = [self.probabilities(fields[i : i + BATCH], views=views) for i in range(0, len(fields), BATCH)]
             probabilities = np.concatenate(parts)
             ids = tuple(str(number) for number in range(len(fields)))
         else:
+            if channels is not None:
+                raise SettingsError(
+                    "channels names the channels of an array; a dataset or a folder states its own.",
+                    way_out="Leave out channels.",
+                )
             source = DatasetSource(pictures) if isinstance(pictures, Dataset) else open_source(pictures)
-            scores, bad = self.score(source, views=views)
+            scores, bad = self.score(source, views=views, absent=absent)
             ids, probabilities = scores.ids, scores.probabilities
         predicted = None if self.decision is None else self.decision.decided(probabilities)
-        return Prediction(ids, probabilities, predicted, self.caution, {each.id: each.reason for each in bad})
+        rejected = {each.id: each.reason for each in bad}
+        return Prediction(ids, probabilities, predicted, self.caution, rejected, self.label_set)
 
     def probabilities(self, fields: NDArray[np.uint8], *, views: int | None = None) -> NDArray[np.float32]:
-        """Return the probability of each location, float32 ``(n, 28)``.
+        """Return the probability of each location, float32 ``(n, locations)``.
 
         Per network, logits are averaged over views; the networks' probabilities are averaged, and calibrated by the
         decision if there is one.
 
         Args:
-            fields: uint8 ``(n, 4, size, size)`` at the model's own size, channels in the order of ``cytoloc.CHANNELS``.
+            fields: uint8 ``(n, channels, size, size)`` at the model's own size, in the order of its channels.
             views: 1, 2, 4 or 8.
 
         Raises:
             ImageError: If the fields have another shape or type.
         """
-        if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != (len(CHANNELS), self.size, self.size):
+        shape = (len(self.channels), self.size, self.size)
+        if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != shape:
             raise ImageError(
-                f"The model takes uint8 (n, {len(CHANNELS)}, {self.size}, {self.size});"
+                f"The model takes uint8 (n, {len(self.channels)}, {self.size}, {self.size});"
                 f" this is {fields.dtype} {fields.shape}."
             )
         pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
@@ -130,6 +159,7 @@ class Model:
         self,
         *sources: Source,
         views: int | None = None,
+        absent: Mapping[str, str] | None = None,
         strict: bool = False,
         advance: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Scored:
@@ -138,22 +168,30 @@ class Model:
         Args:
             sources: From :func:`cytoloc.predict.sources.open_source`.
             views: 1, 2, 4 or 8; by default the recipe's.
+            absent: The substitute for each channel that the sources lack; see :meth:`predict`.
             strict: Stop at the first field that cannot be read.
             advance: Told after each batch how many fields of how many are done.
 
         Raises:
             ImageError: If no field could be read, or with ``strict`` one could not.
             TableError: If two sources have a field of the same id.
+            ChannelError: If a source lacks a channel and no substitute is named.
         """
         views = views or self.views
         total = sum(len(source.ids) for source in sources)
         refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
-        parts = [np.empty((0, N_LOCATIONS), np.float32)]
+        found = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
+        parts = [np.empty((0, len(self.label_set)), np.float32)]
         ids: list[str] = []
         bad: list[Rejected] = []
-        for batch in (batch for source in sources for batch in source.batches(self.size, BATCH)):
+        batches = (
+            (planes, batch)
+            for source, planes in zip(sources, found, strict=True)
+            for batch in source.batches(self.size, BATCH)
+        )
+        for planes, batch in batches:
             if batch.ids:
-                parts.append(self.probabilities(batch.images, views=views))
+                parts.append(self.probabilities(planes.of(batch.images), views=views))
             ids += batch.ids
             bad += batch.rejected
             if bad and strict:
@@ -166,5 +204,6 @@ class Model:
             "views": views,
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.trained_on.intersection(ids)),
+            **({"absent": dict(absent)} if absent else {}),
         }
-        return Scored(Scores(tuple(ids), np.concatenate(parts), made_by), tuple(bad))
+        return Scored(Scores(tuple(ids), np.concatenate(parts), made_by, self.label_set), tuple(bad))

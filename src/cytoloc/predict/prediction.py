@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError, SettingsError
-from cytoloc.labels import CHANNELS, LOCATIONS, Location
+from cytoloc.labels import LabelSet, Location
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.depth import DepthRule, all_to_8_bit
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -21,10 +22,11 @@ class Prediction:
 
     Attributes:
         ids: The id of each field; its number, for pictures in memory.
-        probabilities: float32 ``(n, 28)``.
-        predicted: bool ``(n, 28)``; None if the model has no decision.
+        probabilities: float32 ``(n, locations)``.
+        predicted: bool ``(n, locations)``; None if the model has no decision.
         caution: What the model's makers say with every prediction; may be empty.
         rejected: Ids of the fields that could not be read, with the reason.
+        label_set: The locations of the columns.
     """
 
     ids: tuple[str, ...]
@@ -32,6 +34,7 @@ class Prediction:
     predicted: NDArray[np.bool_] | None
     caution: str
     rejected: dict[str, str]
+    label_set: LabelSet
 
     @property
     def locations(self) -> list[list[Location]]:
@@ -45,30 +48,30 @@ class Prediction:
                 "The model has no decision, so it gives probabilities alone.",
                 way_out="Fit one to held-out scores (`cytoloc decide fit`), and bundle it with the runs.",
             )
-        return [[LOCATIONS[i] for i in np.flatnonzero(row)] for row in self.predicted]
+        return [[self.label_set[int(i)] for i in np.flatnonzero(row)] for row in self.predicted]
 
 
-def fields_of(pictures: NDArray[Any], *, size: int) -> NDArray[np.uint8]:
-    """Return pictures in memory as a model takes them, uint8 ``(n, 4, size, size)``.
+def fields_of(pictures: NDArray[Any], *, size: int, channels: Sequence[str]) -> NDArray[np.uint8]:
+    """Return images in memory with 8 bits and at one size, uint8 ``(n, channels, size, size)``.
 
     Sixteen bits and floats become eight by the Human Protein Atlas's percentile rule, each picture by its own bounds;
     larger pictures are scaled down by area means.
 
     Args:
-        pictures: ``(n, 4, h, w)`` or ``(4, h, w)``, uint8, uint16 or float; channels in the order of
-            ``cytoloc.CHANNELS``.
+        pictures: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or float.
         size: Edge of the result, in pixels.
+        channels: Names of the channels, in order.
 
     Raises:
         ImageError: If they have another shape or type, are smaller than ``size``, not square, or hold values that are
             not finite.
     """
     every = pictures[None] if pictures.ndim == 3 else pictures
-    if every.ndim != 4 or every.shape[1] != len(CHANNELS) or 0 in every.shape:
+    count = len(channels)
+    if every.ndim != 4 or every.shape[1] != count or 0 in every.shape:
         raise ImageError(
-            f"Pictures must have the shape (n, {len(CHANNELS)}, h, w) or ({len(CHANNELS)}, h, w); these have"
-            f" {pictures.shape}.",
-            way_out=f"Stack the channels in the order {', '.join(CHANNELS)}.",
+            f"Images must have the shape (n, {count}, h, w) or ({count}, h, w); these have {pictures.shape}.",
+            way_out=f"Stack the channels in the order {', '.join(channels)}, or name those that there are by channels.",
         )
     found = []
     for number, planes in enumerate(every):
@@ -78,5 +81,7 @@ def fields_of(pictures: NDArray[Any], *, size: int) -> NDArray[np.uint8]:
                     f"it has {planes.dtype} pixels.", way_out="Give uint8, uint16 or floats; all but uint8 are scaled."
                 )
             native = planes.astype(planes.dtype.newbyteorder("="), copy=False)
-            found.append(scale_field(all_to_8_bit(list(native), DepthRule()).image, Scaling(size=size)).image)
+            found.append(
+                scale_field(all_to_8_bit(list(native), DepthRule(), called=channels).image, Scaling(size=size)).image
+            )
     return np.stack(found)

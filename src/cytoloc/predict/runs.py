@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from cytoloc.errors import FormatError, first_line
-from cytoloc.models.network import Network, build_network
+from cytoloc.channels import CHANNELS
+from cytoloc.errors import FormatError, RecipeError, first_line
+from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.recipe import Recipe, read_resolved
 from cytoloc.runs import RECIPE, read_header, refuse_unfinished
 
@@ -23,13 +24,13 @@ def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 
-def load_network(checkpoint: Path, recipe: Recipe) -> Network:
+def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network:
     """Return the network of a recipe with the weights in a Lightning checkpoint that the recipe selects.
 
     Raises:
         FormatError: If the checkpoint is missing, damaged, or of another network.
     """
-    network = build_recipe_network(recipe, weights="none")
+    network = build_network(model_spec(recipe, locations=locations))
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if recipe.select.weights == "plain":
@@ -51,31 +52,43 @@ def load_network(checkpoint: Path, recipe: Recipe) -> Network:
     return network
 
 
-def build_recipe_network(recipe: Recipe, *, weights: str) -> Network:
-    """Return the network that a recipe describes, its backbone with the given weights and its head at random.
+def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
+    """Return what network a recipe describes.
+
+    Args:
+        recipe: A resolved one names its channels; others see the four of the Human Protein Atlas.
+        locations: Number of locations.
 
     Raises:
-        RecipeError: If there is no such network, or it cannot take pictures of the sizes that it is to see.
-        WeightsError: If the weights cannot be had.
+        RecipeError: If mean or standard deviation of a channel are not known.
     """
-    return build_network(
-        recipe.model.backbone,
-        weights=weights,
+    image, channels = recipe.image, recipe.image.channels or CHANNELS
+    lacking = [name for name in channels if name not in image.mean or name not in image.std]
+    if lacking:
+        raise RecipeError(
+            f"Recipe {recipe.name} has no mean or standard deviation of the channel {lacking[0]}.",
+            way_out=f"Set image.mean and image.std of {lacking[0]}, or train on a dataset, which measures them.",
+        )
+    return ModelSpec(
+        backbone=recipe.model.backbone,
         head=recipe.model.head,
         dropout=recipe.model.dropout,
         prior=recipe.model.prior,
-        mean=recipe.image.mean,
-        std=recipe.image.std,
-        size=recipe.image.size,
+        locations=locations,
+        channels=tuple(channels),
+        mean=tuple(image.mean[name] for name in channels),
+        std=tuple(image.std[name] for name in channels),
+        each=image.normalise == "field",
+        size=image.size,
         # A network may not take every size that it meets.
-        other_sizes=(*recipe.image.progressive, recipe.image.field_px),
-        new_planes=recipe.model.new_planes,
-        each=recipe.image.normalise == "field",
+        other_sizes=(*image.progressive, image.field_px),
     )
 
 
 def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
     """Return the network of a finished run, its recipe and what its ``run.json`` says, with its name and recipe's.
+
+    The label set is in ``["label_set"]`` of what it says, as a :class:`~cytoloc.labels.LabelSet`.
 
     Raises:
         FormatError: If there is no finished run, or it is damaged.
@@ -84,5 +97,6 @@ def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
     header = read_header(folder)
     refuse_unfinished([folder])
     recipe = read_resolved(folder / RECIPE)
-    network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe)
+    locations = len(header["label_set"])
+    network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe, locations=locations)
     return network, recipe, {"name": folder.name, "recipe": recipe.name, **header}

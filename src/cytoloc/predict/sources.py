@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
-from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     Attributes:
         ids: One for each picture.
-        images: uint8 ``(n, 4, size, size)``; n may be 0.
+        images: uint8 ``(n, channels, size, size)``; n may be 0.
         rejected: Those that have no picture, with the reason.
     """
 
@@ -42,6 +42,10 @@ class Source(Protocol):
         """Where they lie."""
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of their pixels, in order."""
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """The id of each field."""
 
@@ -56,6 +60,7 @@ class DatasetSource:
         self.dataset = dataset
         self.rows = np.arange(len(dataset)) if rows is None else rows
         self.name = str(dataset.path)
+        self.channels = dataset.channels
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -83,6 +88,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = str(folder)
+        self.channels: tuple[str, ...] = CHANNELS
         self.found = find_kaggle_fields(folder)
         self.ids = tuple(sorted(self.found))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,8 +26,8 @@ class Batch(NamedTuple):
     """Some fields.
 
     Attributes:
-        pixels: uint8 ``(n, 4, s, s)``.
-        targets: Float ``(n, 28)``, 0 or 1.
+        pixels: uint8 ``(n, channels, s, s)``.
+        targets: Float ``(n, locations)``, 0 or 1.
         antibodies: The number of each field's antibody, -1 where it is not known or not asked for.
     """
 
@@ -79,12 +79,26 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
 
 
 class Fields(TorchDataset[Batch]):
-    """Fields of a dataset as a dataset whose items are whole batches."""
+    """Fields of a dataset as a torch dataset whose items are whole batches.
+
+    Args:
+        dataset: Where they are.
+        rows: Which.
+        channels: Names of the channels of the batches, in order; by default all of the dataset.
+        antibodies: The number of each antibody.
+    """
 
     def __init__(
-        self, dataset: Dataset, rows: NDArray[np.int64], *, antibodies: Mapping[str, int] | None = None
+        self,
+        dataset: Dataset,
+        rows: NDArray[np.int64],
+        *,
+        channels: Sequence[str] = (),
+        antibodies: Mapping[str, int] | None = None,
     ) -> None:
         self.dataset = dataset
+        planes = [dataset.channels.index(name) for name in channels or dataset.channels]
+        self._planes = None if planes == list(range(len(dataset.channels))) else planes
         self.rows = rows
         self.truth = dataset.truth[rows]
         self.targets = torch.from_numpy(self.truth.astype(np.float32))
@@ -96,8 +110,9 @@ class Fields(TorchDataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return one batch; torch calls this instead of asking for items one by one."""
-        pixels = torch.from_numpy(self.dataset.read(self.rows[indices]))
-        return Batch(pixels, self.targets[indices], self.antibodies[indices])
+        pixels = self.dataset.read(self.rows[indices])
+        pixels = pixels if self._planes is None else pixels[:, self._planes]
+        return Batch(torch.from_numpy(pixels), self.targets[indices], self.antibodies[indices])
 
 
 class ReadAhead(DataLoader[Any]):

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MultilabelF1Score
 
 from cytoloc.errors import TrainingError
-from cytoloc.labels import N_LOCATIONS
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
 from cytoloc.train.augment import mixup_share
@@ -34,7 +33,7 @@ class Augment(Protocol):
     """Changes a batch of pictures at random without changing what they show."""
 
     def __call__(self, fields: Tensor, /, *, generator: torch.Generator, share: Share) -> Tensor:
-        """Return uint8 pictures of ``fields``, ``(n, 4, size, size)``, this process's share of a batch."""
+        """Return uint8 pictures of ``fields``, ``(n, channels, size, size)``, this process's share of a batch."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Learner(lightning.LightningModule):
         self._own: State | None = None
         self._steps_averaged = 0
         self._steps = (0, 1)
-        self.f1 = MultilabelF1Score(N_LOCATIONS, average="macro", threshold=0.5, sync_on_compute=False)
+        self.f1 = MultilabelF1Score(train.truth.shape[1], average="macro", threshold=0.5, sync_on_compute=False)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this epoch's batches; called anew every epoch."""

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
-from cytoloc.labels import LOCATIONS
+from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model
-from cytoloc.predict.runs import build_recipe_network, load_network
+from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, RECIPE, RUN_KIND, RUN_VERSION, SCORES, is_finished, read_header
@@ -36,6 +36,7 @@ from cytoloc.train.devices import accelerator, refuse_precision
 from cytoloc.train.learning import LAST, compiling, learn, room_for
 from cytoloc.train.module import Learner
 from cytoloc.train.processes import ALONE, Processes, others, refuse_processes
+from cytoloc.train.resolve import resolve_recipe
 from cytoloc.train.starting import Start, earlier_run, first_network
 from cytoloc.train.together import told
 from cytoloc.train.tracking import tracking
@@ -79,6 +80,8 @@ def train_fold(
         MissingExtraError: If it is to be tracked, and MLflow is not installed.
         StorageError: If the disk is full or read-only.
     """
+    known = recipe.image.mean.keys()
+    recipe = resolve_recipe(recipe, dataset)
     split, header = _facts(recipe, dataset, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
     resuming = run.exists()
@@ -93,6 +96,13 @@ def train_fold(
         _start_run(run, recipe, begun, processes=processes)
     if processes.is_first:
         _sweep(run)
+    for name in sorted(recipe.image.mean.keys() - known):
+        mean, deviation = recipe.image.mean[name], recipe.image.std[name]
+        report(
+            f"{run.name}: channel {name} has a mean of {mean:g} and a standard deviation of {deviation:g}, measured."
+        )
+    if started_from and not started_from["with_head"]:
+        report(f"{run.name}: starts with the backbone of {started_from['name']}; its head is new, as locations differ.")
     _say_what_is_missing(dataset, split, run.name, report)
     name = f"{run.name} ({place})" if place else run.name
     tracks = tracking(database if processes.is_first else None, run)
@@ -102,9 +112,16 @@ def train_fold(
             tracked.parameters({**recipe.model_dump(mode="json"), "dataset": header["dataset"], "fold": fold})
         keep = tracked.epochs if tracked else None
         learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report, keep=keep)
-        judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe)
+        judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe, locations=len(dataset.label_set))
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
-        model = Model([judged], size=recipe.image.field_px, views=recipe.select.views, provenance=made_by)
+        model = Model(
+            [judged],
+            size=recipe.image.field_px,
+            channels=recipe.image.channels,
+            label_set=dataset.label_set,
+            views=recipe.select.views,
+            provenance=made_by,
+        )
         scores = _scores_of_all(model, dataset, split.held_out, processes)
         if processes.is_first:
             write_scores(scores, run / SCORES)
@@ -144,6 +161,7 @@ def check_run(
         WeightsError: If its first weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
     """
+    recipe = resolve_recipe(recipe, dataset)
     split, header = _facts(recipe, dataset, folds, fold, out=out, resume=resume, processes=processes)
     run = run_folder(recipe, fold, out)
     if is_finished(run):
@@ -170,7 +188,8 @@ def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], proc
     parts = told(model.score(DatasetSource(dataset, own)).scores if len(own) else None)
     known = [part for part in parts if part is not None]
     ids = tuple(name for part in known for name in part.ids)
-    return Scores(ids, np.concatenate([part.probabilities for part in known]), known[0].provenance)
+    probabilities = np.concatenate([part.probabilities for part in known])
+    return Scores(ids, probabilities, known[0].provenance, known[0].label_set)
 
 
 def _ready(
@@ -180,9 +199,9 @@ def _ready(
     torch.manual_seed(recipe.seed)
     if (run / LAST).exists():
         # Everything is in there; where the first weights came from does not matter any more.
-        start = Start(build_recipe_network(recipe, weights="none"), {})
+        start = Start(build_network(model_spec(recipe, locations=len(dataset.label_set))), {})
     else:
-        start = first_network(recipe, fold=header["fold"], held_out=header["held_out"])
+        start = first_network(recipe, dataset.label_set, fold=header["fold"], held_out=header["held_out"])
     return build_learner(recipe, start.network, dataset, split, share=processes.share), start.started_from
 
 
@@ -216,6 +235,7 @@ def _facts(
     header = {
         "fold": fold,
         "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint},
+        "label_set": dataset.label_set.to_json(),
         "held_out": [ids[row] for row in split.held_out],
         "trained_on": [ids[row] for row in split.train],
     }
@@ -268,5 +288,5 @@ def _say_what_is_missing(dataset: Dataset, split: Split, name: str, report: Call
     truth = dataset.truth
     lost = truth[split.held_out].any(axis=0) & ~truth[split.train].any(axis=0)
     if lost.any():
-        names = ", ".join(LOCATIONS[number].name for number in np.flatnonzero(lost))
+        names = ", ".join(dataset.label_set[int(number)].name for number in np.flatnonzero(lost))
         report(f"{name}: no field to learn from shows {names}; held-out fields do, and will be missed.")

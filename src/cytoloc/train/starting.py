@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from torch import Tensor
+
 from cytoloc.errors import TrainingError, WeightsError
-from cytoloc.models.network import Network
+from cytoloc.labels import LabelSet
+from cytoloc.models.network import Network, build_network
 from cytoloc.predict.bundle import box, in_box, read_member
-from cytoloc.predict.runs import build_recipe_network, learned_from, load_run
+from cytoloc.predict.runs import learned_from, load_run, model_spec
 from cytoloc.recipe import Recipe
 from cytoloc.runs import is_run
 
@@ -21,8 +25,9 @@ class Start(NamedTuple):
 
     Attributes:
         network: The network, with its first weights.
-        started_from: The run whose weights these are: its ``name``, and ``trained_on``, the ids of all fields that they
-            know. Empty if they come from elsewhere.
+        started_from: The run whose weights these are: its ``name``, ``trained_on``, the ids of all fields that they
+            know, and ``with_head``, false if only its backbone was taken, since it is of another label set. Empty if
+            the weights come from elsewhere.
     """
 
     network: Network
@@ -30,7 +35,7 @@ class Start(NamedTuple):
 
 
 class _Earlier(NamedTuple):
-    """A network that has learned already, and the ids of all fields that it knows."""
+    """A network that has learned already, what it sees and predicts, and the ids of all fields that it knows."""
 
     path: Path
     name: str
@@ -38,14 +43,17 @@ class _Earlier(NamedTuple):
     head: str
     network: Network
     known: frozenset[str]
+    channels: tuple[str, ...]
+    label_set: LabelSet
     otherwise: str
 
 
-def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
+def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: list[str]) -> Start:
     """Return the network that a run starts with, and the run that it comes from.
 
     Args:
-        recipe: Says which, and where its weights come from.
+        recipe: Says which, and where its weights come from; resolved.
+        label_set: The locations that the network is to learn.
         fold: The fold held out; stands for ``{fold}`` in the path of an earlier run or a bundle.
         held_out: Ids of the fields held out.
 
@@ -57,7 +65,8 @@ def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
     """
     earlier = _earlier(recipe, fold)
     if earlier is None:
-        return Start(build_recipe_network(recipe, weights=recipe.model.weights), {})
+        spec = model_spec(recipe, locations=len(label_set))
+        return Start(build_network(spec, weights=recipe.model.weights, new_planes=recipe.model.new_planes), {})
     seen = earlier.known.intersection(held_out)
     if seen:
         raise TrainingError(
@@ -71,10 +80,32 @@ def first_network(recipe: Recipe, *, fold: int, held_out: list[str]) -> Start:
             f" {recipe.model.backbone} with {recipe.model.head}.",
             way_out="Change model.backbone and model.head, or model.weights.",
         )
-    network = build_recipe_network(recipe, weights="none")
-    network.backbone.load_state_dict(earlier.network.backbone.state_dict())
-    network.head.load_state_dict(earlier.network.head.state_dict())
-    return Start(network, {"name": earlier.name, "trained_on": sorted(earlier.known)})
+    network = build_network(model_spec(recipe, locations=len(label_set)))
+    network.backbone.load_state_dict(_with_channels(earlier, recipe.image.channels))
+    same_locations = earlier.label_set.matches(label_set)
+    if same_locations:
+        network.head.load_state_dict(earlier.network.head.state_dict())
+    return Start(network, {"name": earlier.name, "trained_on": sorted(earlier.known), "with_head": same_locations})
+
+
+def _with_channels(earlier: _Earlier, channels: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights of an earlier backbone with its input planes in the order of ``channels``.
+
+    Raises:
+        WeightsError: If the earlier network does not see one of the channels.
+    """
+    state = dict(earlier.network.backbone.state_dict())
+    if tuple(channels) == earlier.channels:
+        return state
+    missing = [name for name in channels if name not in earlier.channels]
+    if missing:
+        raise WeightsError(
+            f"{earlier.path} sees {', '.join(earlier.channels)}, not {missing[0]}.",
+            way_out="Choose channels that it sees by image.channels, or other weights by model.weights.",
+        )
+    first = next(name for name, value in state.items() if value.ndim == 4 and value.shape[1] == len(earlier.channels))
+    state[first] = state[first][:, [earlier.channels.index(name) for name in channels]]
+    return state
 
 
 def earlier_run(recipe: Recipe, fold: int) -> Path | None:
@@ -95,9 +126,20 @@ def _earlier(recipe: Recipe, fold: int) -> _Earlier | None:
     path = _place(recipe, fold, BUNDLE)
     if path is None:
         return None
-    member, network, known = read_member(box() if in_box(path) else path, fold=fold)
+    member = read_member(box() if in_box(path) else path, fold=fold)
     otherwise = "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc."
-    return _Earlier(path, member.name, member.backbone, member.head, network, known, otherwise)
+    spec = member.spec
+    return _Earlier(
+        path,
+        member.name,
+        spec.backbone,
+        spec.head,
+        member.network,
+        member.trained_on,
+        spec.channels,
+        member.label_set,
+        otherwise,
+    )
 
 
 def _of_run(path: Path) -> _Earlier:
@@ -108,4 +150,14 @@ def _of_run(path: Path) -> _Earlier:
     network, recipe, facts = load_run(path)
     otherwise = "Start each fold from the earlier run of the same fold: run:…-fold{fold}."
     model = recipe.model
-    return _Earlier(path, str(facts["name"]), model.backbone, model.head, network, learned_from(facts), otherwise)
+    return _Earlier(
+        path,
+        str(facts["name"]),
+        model.backbone,
+        model.head,
+        network,
+        learned_from(facts),
+        recipe.image.channels,
+        facts["label_set"],
+        otherwise,
+    )

@@ -88,7 +88,8 @@ def build_learner(recipe: Recipe, network: Network, dataset: Dataset, split: Spl
     augment = recipe.augment
     changes = augment.model_dump(exclude={"mixup"})
     antibodies = antibody_numbers(dataset, split.train) if recipe.loss.arcface else {}
-    second = _antibody_task(recipe, len(antibodies)) if antibodies else None
+    channels = len(recipe.image.channels or dataset.channels)
+    second = _antibody_task(recipe, len(antibodies), channels=channels) if antibodies else None
     if recipe.compute.sync_batch_norm and share.of > 1:
         # timm's, which knows its own layers: Lightning's takes the activation out of a batch norm that has one.
         together: Callable[[Any], Any] = partial(convert_sync_batchnorm, process_group=None)
@@ -99,8 +100,8 @@ def build_learner(recipe: Recipe, network: Network, dataset: Dataset, split: Spl
         second = second and SecondTask(together(second.head), second.loss)
     return Learner(
         network,
-        Fields(dataset, split.train, antibodies=antibodies),
-        Fields(dataset, split.held_out),
+        Fields(dataset, split.train, channels=recipe.image.channels, antibodies=antibodies),
+        Fields(dataset, split.held_out, channels=recipe.image.channels),
         loss=location_loss(recipe.loss),
         augment=Augmentation(**changes, crop_px=recipe.image.size if recipe.image.field_size else 0),
         batch_size=recipe.schedule.batch_size,
@@ -109,7 +110,10 @@ def build_learner(recipe: Recipe, network: Network, dataset: Dataset, split: Spl
         order=epoch_order(
             recipe.sampling.order,
             mu=recipe.sampling.mu,
-            repeats=recipe.sampling.repeats,
+            repeats={
+                dataset.label_set.index(word): times
+                for word, times in recipe.sampling.repeats.get(dataset.label_set.name, {}).items()
+            },
             batch_size=recipe.schedule.batch_size,
         ),
         mixup=augment.mixup,
@@ -122,10 +126,10 @@ def build_learner(recipe: Recipe, network: Network, dataset: Dataset, split: Spl
     )
 
 
-def _antibody_task(recipe: Recipe, antibodies: int) -> SecondTask:
+def _antibody_task(recipe: Recipe, antibodies: int, *, channels: int) -> SecondTask:
     features = feature_channels(
         recipe.model.backbone,
-        in_channels=len(recipe.image.mean),
+        in_channels=channels,
         sizes=(recipe.image.size,),
         stages=recipe.model.head == "multi-stage",
     )

@@ -1,0 +1,83 @@
+"""Which planes of the images at hand a model sees as its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.channels import near_channels
+from cytoloc.errors import ChannelError
+
+ZERO: Final = "zero"
+"""The substitute that is black."""
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The plane of each channel of a model.
+
+    Attributes:
+        indices: For each channel of the model the plane of the images that shows it; None for black.
+    """
+
+    indices: tuple[int | None, ...]
+
+    def of(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return uint8 ``(n, channels of the model, h, w)`` of ``images``, ``(n, channels, h, w)``."""
+        if self.indices == tuple(range(images.shape[1])):
+            return images
+        black = np.zeros_like(images[:, 0])
+        return np.stack([black if index is None else images[:, index] for index in self.indices], axis=1)
+
+
+def find_planes(
+    wanted: Sequence[str], given: Sequence[str], *, absent: Mapping[str, str] | None = None, where: str
+) -> Planes:
+    """Return which planes of images a model sees.
+
+    Args:
+        wanted: Channels that the model needs, in its order.
+        given: Channels that the images have, in their order.
+        absent: The substitute for each channel that was not imaged: ``"zero"`` for black, or the name of a channel that
+            the images have. A channel is never substituted unless it is named here.
+        where: What the images are, for the message of an error.
+
+    Raises:
+        ChannelError: If a channel is missing and has no substitute, or a substitute is not needed or not there.
+
+    >>> find_planes(["protein", "er"], ["er", "protein"], where="the images").indices
+    (1, 0)
+    >>> find_planes(["protein", "er"], ["protein"], absent={"er": "zero"}, where="the images").indices
+    (0, None)
+    """
+    substitutes = dict(absent or {})
+    for name, substitute in substitutes.items():
+        if name not in wanted:
+            raise ChannelError(
+                f"The model does not see the channel {name}; it sees {', '.join(wanted)}.{near_channels(name, wanted)}",
+                way_out="Name a substitute only for channels that the model sees and the images lack.",
+            )
+        if name in given:
+            raise ChannelError(
+                f"{where} has the channel {name}, so it needs no substitute.", way_out=f"Leave out {name}."
+            )
+        if substitute != ZERO and substitute not in given:
+            raise ChannelError(
+                f"{where} has no channel {substitute} to stand for {name}; it has {', '.join(given)}."
+                f"{near_channels(substitute, given)}",
+                way_out=f"Choose {ZERO}, or one of {', '.join(given)}.",
+            )
+    missing = [name for name in wanted if name not in given and name not in substitutes]
+    if missing:
+        raise ChannelError(
+            f"The model sees {', '.join(wanted)}; {where} has {', '.join(given)}.",
+            way_out=f"Use a model that was trained on these channels, or name a substitute for {', '.join(missing)}:"
+            f" --absent {missing[0]}={ZERO}, in Python absent={{{missing[0]!r}: {ZERO!r}}}.",
+        )
+    places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
+    places[ZERO] = None
+    return Planes(tuple(places[substitutes.get(name, name)] for name in wanted))
