@@ -17,7 +17,6 @@ from cytoloc.dataset.importing import import_fields
 from cytoloc.dataset.kaggle import import_kaggle
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, OutputExistsError, TableError
-from cytoloc.labels import TRAINING_COUNTS
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.pictures.scale import Scaling, scale_field
 from cytoloc.simulate.cells import Phase
@@ -27,6 +26,12 @@ from cytoloc.simulate.patterns import PATTERNS
 from cytoloc.simulate.plan import KINDS, Design, Plan, plan_study, read_frequencies
 from cytoloc.simulate.stains import StainedScene, draw_stained
 from cytoloc.simulate.study import draw_dataset, simulate_dataset
+
+TRAINING_COUNTS = (
+    12885, 1254, 3621, 1561, 1858, 2513, 1008, 2822, 53, 45, 28, 1093, 688, 537,
+    1066, 21, 530, 210, 902, 1482, 172, 3777, 802, 2965, 322, 8228, 328, 11,
+)  # fmt: skip
+"""Fields of each location among the 31,072 training fields of the 2018 Kaggle competition."""
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,9 @@ def simulate(
         float | None, typer.Option(help="Of a study: share of test fields that the external set has; .02.")
     ] = None,
     gain: Annotated[float | None, typer.Option(help="Of a study: brightness of the test set; .8.")] = None,
-    show: Annotated[Path | None, typer.Option(help="A PNG of all 28 locations, in place of --out.")] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="Draw a PNG with a field of each location, instead of --out.")
+    ] = None,
 ) -> None:
     """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
 
@@ -109,19 +111,20 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     import numpy as np
 
     from cytoloc.files import check_outputs
-    from cytoloc.labels import LOCATIONS
+    from cytoloc.labels import LabelSet
     from cytoloc.parallel import in_order, processes
     from cytoloc.report.figures import contact_sheet
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
 
     check_outputs(pictures=[path])
-    plans = [plan_one(int(location.key), seed=seed, size=size) for location in LOCATIONS]
+    locations = range(len(LabelSet.hpa28()))
+    plans = [plan_one(location, seed=seed, size=size) for location in locations]
     images = []
     with progress("drawing") as advance, processes() as pool:
         for image in in_order(partial(draw_field, size=size), plans, pool=pool):
             images.append(image)
             advance(len(images), len(plans))
     names = [f"simulated, seed {seed}"] * len(images)
-    contact_sheet(np.stack(images), names, [(int(location.key),) for location in LOCATIONS], None, path)
+    contact_sheet(np.stack(images), names, [(location,) for location in locations], None, path)
     typer.echo(f"{path}: a field of each of {len(images)} locations.")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.channels import CHANNELS, PROTEIN
 from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
 from cytoloc.simulate.optics import Bits, Exposure, expose
 from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
@@ -24,7 +24,7 @@ from cytoloc.simulate.stains import StainedScene, draw_stained
 Photograph = NDArray[np.unsignedinteger[Any]]
 """uint8 or uint16."""
 
-_WHITE: Final[dict[ChannelRole, tuple[float, float]]] = {
+_WHITE: Final[dict[str, tuple[float, float]]] = {
     "microtubules": (0.63, 0.17),
     "protein": (0.40, 0.20),
     "nucleus": (0.66, 0.18),
@@ -84,7 +84,7 @@ def draw_protein(
     Args:
         scene: The cells.
         rng: Source of all that is drawn.
-        locations: Location ids.
+        locations: Indices of locations in the label set ``hpa28``.
         strengths: The strength of each of them.
         binding: How strongly the antibody stains the body of every cell, and its nucleus.
     """
@@ -122,9 +122,9 @@ def near_duplicate(rng: np.random.Generator, image: Photograph, plan: Plan) -> P
     return np.asarray(decoded.astype(image.dtype) * greys, image.dtype)
 
 
-def _exposure(rng: np.random.Generator, role: ChannelRole, scale: float) -> Exposure:
+def _exposure(rng: np.random.Generator, role: str, scale: float) -> Exposure:
     mean, spread = _WHITE[role]
-    dim = role == "protein"
+    dim = role == PROTEIN
     # Light falls on an area: a pixel of half the edge counts a quarter of it, and its noise averages out when scaled.
     finer = 2 * scale
     return Exposure(

@@ -16,18 +16,19 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import disk_errors, held, read_json, refuse_existing, write_json
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, ChannelRole, format_labels
+from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order, processes
 from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
-from cytoloc.simulate.plan import Design, LabelSet, Plan, plan_study
+from cytoloc.simulate.plan import Design, Locations, Plan, plan_study
 
 KIND: Final = "cytoloc-study"
 VERSION: Final = 1
 
-HPA_PLANES: Final[dict[ChannelRole, tuple[int, ...]]] = {
+HPA_PLANES: Final[dict[str, tuple[int, ...]]] = {
     "microtubules": (0,),
     "protein": (1,),
     "nucleus": (2,),
@@ -96,7 +97,7 @@ def simulate_kaggle(path: Path, *, n_fields: int, seed: int, size: int) -> None:
 def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
     """Write a field, ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``, with its own 8 or 16 bits."""
     for role, plane in zip(CHANNELS, image, strict=True):
-        _save(Image.fromarray(plane), folder / f"{name}_{CHANNEL_COLOURS[role]}.png")
+        _save(Image.fromarray(plane), folder / f"{name}_{HPA_COLORS[role]}.png")
 
 
 def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
@@ -104,7 +105,7 @@ def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
     for role, plane in zip(CHANNELS, image, strict=True):
         rendering = np.zeros((*plane.shape, 3), np.uint8)
         rendering[..., HPA_PLANES[role]] = plane[..., None]
-        path = folder / f"{name}_{CHANNEL_COLOURS[role]}.jpg"
+        path = folder / f"{name}_{HPA_COLORS[role]}.jpg"
         _save(Image.fromarray(rendering), path, quality=HPA_QUALITY, subsampling="4:2:0")
 
 
@@ -172,7 +173,7 @@ def _draw_hpa_field(plan: Plan, *, folder: Path) -> None:
 
 
 def _is_there(folder: Path, name: str, suffix: str) -> bool:
-    return all((folder / f"{name}_{CHANNEL_COLOURS[role]}{suffix}").exists() for role in CHANNELS)
+    return all((folder / f"{name}_{HPA_COLORS[role]}{suffix}").exists() for role in CHANNELS)
 
 
 def _save(picture: Image.Image, path: Path, **options: Any) -> None:
@@ -202,9 +203,9 @@ def of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
         last[place] = plan.row.id
 
 
-def write_labels(path: Path, labels: Mapping[str, LabelSet]) -> None:
+def write_labels(path: Path, labels: Mapping[str, Locations]) -> None:
     """Write the labels of fields as CSV ``Id,Target``."""
-    write_rows(path, ["Id", "Target"], [(name, format_labels(ids)) for name, ids in labels.items()])
+    write_rows(path, ["Id", "Target"], [(name, LabelSet.hpa28().format(indices)) for name, indices in labels.items()])
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

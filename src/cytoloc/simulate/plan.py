@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
-from cytoloc.labels import N_LOCATIONS, parse_labels
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_csv
 from cytoloc.simulate.cell_lines import CELL_LINES
 
 Kind = Literal["jpeg", "dimmed", "shifted", "turned"]
-LabelSet = tuple[int, ...]
+Locations = tuple[int, ...]
+"""Indices of locations in the label set ``hpa28``."""
 
 KINDS: Final[tuple[Kind, ...]] = ("jpeg", "dimmed", "shifted", "turned")
 """How a planted near-duplicate differs from its original."""
@@ -60,7 +61,7 @@ class Design:
     seed: int
     size: int
     evenness: float = 0.0
-    label_sets: tuple[tuple[LabelSet, float], ...] | None = None
+    label_sets: tuple[tuple[Locations, float], ...] | None = None
     duplicates: float = 0.0
     gain: float = 1.0
     original_px: int | None = None
@@ -86,7 +87,7 @@ class Plan:
     seed: int
     number: int
     row: FieldRow
-    locations: LabelSet
+    locations: Locations
     strengths: tuple[float, ...]
     antibody: int = 0
     line: int | None = None
@@ -129,7 +130,7 @@ def plan_one(location: int, *, seed: int, size: int) -> Plan:
     return Plan(seed, location, row, (location,), (1.0,), antibody=location)
 
 
-def read_frequencies(path: Path) -> tuple[tuple[LabelSet, float], ...]:
+def read_frequencies(path: Path) -> tuple[tuple[Locations, float], ...]:
     """Return label sets and their shares from a CSV ``Target,share``.
 
     Raises:
@@ -143,12 +144,15 @@ def read_frequencies(path: Path) -> tuple[tuple[LabelSet, float], ...]:
         raise TableError(f"{path}: shares must be numbers from 0.")
     if abs(float(shares.sum()) - 1) > 1e-6:
         raise TableError(f"{path}: the shares sum to {shares.sum():g}, not to 1.")
-    sets = [parse_labels(text or "", where=f"{path}, row {row}") for row, text in enumerate(table["Target"], start=1)]
+    label_set = LabelSet.hpa28()
+    sets = [
+        label_set.parse(text or "", where=f"{path}, row {row}") for row, text in enumerate(table["Target"], start=1)
+    ]
     return tuple(zip(sets, shares.to_list(), strict=True))
 
 
 @cache
-def real_label_sets() -> tuple[tuple[LabelSet, float], ...]:
+def real_label_sets() -> tuple[tuple[Locations, float], ...]:
     """Return the 577 label sets of the 2018 competition's 31,072 training fields, with their shares."""
     text = files("cytoloc.simulate").joinpath("label_sets.csv").read_bytes()
     table = pl.read_csv(text, schema={"Target": pl.String, "fields": pl.Int64})
@@ -190,10 +194,10 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                     yield replace(row, field=str(number)), strengths, antibody, line
 
 
-def _evened(sets: Sequence[tuple[LabelSet, float]], evenness: float) -> NDArray[np.float64]:
+def _evened(sets: Sequence[tuple[Locations, float]], evenness: float) -> NDArray[np.float64]:
     """Return the shares of label sets, those with a rare location raised: by all its rarity if ``evenness`` is 1."""
     shares = np.array([share for _, share in sets])
-    of_location = np.zeros(N_LOCATIONS)
+    of_location = np.zeros(len(LabelSet.hpa28()))
     for labels, share in sets:
         of_location[list(labels)] += share
     rarest = np.array([of_location[list(labels)].min() for labels, _ in sets])
@@ -201,7 +205,7 @@ def _evened(sets: Sequence[tuple[LabelSet, float]], evenness: float) -> NDArray[
     return np.asarray(raised / raised.sum(), np.float64)
 
 
-def _other_labels(labels: LabelSet, other: LabelSet, rng: np.random.Generator) -> LabelSet:
+def _other_labels(labels: Locations, other: Locations, rng: np.random.Generator) -> Locations:
     """Return what another well of a gene shows: mostly the same, else one location less or one more."""
     if rng.uniform() > OTHER_LABELS:
         return labels

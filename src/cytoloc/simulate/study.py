@@ -18,11 +18,11 @@ from cytoloc.dataset.importing import Loaded, import_fields
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.workshop import is_settled
 from cytoloc.errors import SettingsError
-from cytoloc.labels import N_LOCATIONS, format_labels
+from cytoloc.labels import LabelSet
 from cytoloc.parallel import processes
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.files import begun, of_one_well, write_labels, write_rows
-from cytoloc.simulate.plan import KINDS, MOST_PX, Design, LabelSet, Plan, plan_study
+from cytoloc.simulate.plan import KINDS, MOST_PX, Design, Locations, Plan, plan_study
 
 TEST_SHARE: Final = 0.38
 """Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
@@ -197,11 +197,11 @@ def _leaked(test: list[Plan], external: list[Plan], count: int) -> list[Plan]:
     return leaked
 
 
-def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> LabelSet:
+def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> Locations:
     """Return the labels that somebody gives a field: wrong ones now and then."""
     labels = plan.locations
     draw, place = rng.uniform(), int(rng.integers(len(labels)))
-    others = [location for location in range(N_LOCATIONS) if location not in labels]
+    others = [location for location in range(len(LabelSet.hpa28())) if location not in labels]
     if draw >= flaws.noise or not others:
         return labels
     if flaws.kind == "missing":
@@ -212,7 +212,7 @@ def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> LabelSet:
     return tuple(sorted({*labels[:place], *labels[place + 1 :], other}))
 
 
-def _labels_by_antibody(plans: Sequence[Plan]) -> dict[str, LabelSet]:
+def _labels_by_antibody(plans: Sequence[Plan]) -> dict[str, Locations]:
     """Return for each field all locations of its antibody, in whatever well: what the usual external list did."""
     every: dict[str | None, set[int]] = {}
     for plan in plans:
@@ -225,8 +225,9 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
     train, test = sets["train"], sets["test"]
     for name in ("train", "test"):
         write_labels(folder / f"{name}.csv", {plan.row.id: plan.locations for plan in sets[name].plans})
+    label_set = LabelSet.hpa28()
     mistaken = [
-        (true.row.id, format_labels(true.locations), format_labels(given.row.labels or ()))
+        (true.row.id, label_set.format(true.locations), label_set.format(given.row.labels or ()))
         for true, given in zip(train.plans, train.given, strict=True)
         if true.locations != given.row.labels
     ]
