@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from cytoloc.channels import CHANNELS as CHANNELS
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
     from cytoloc.errors import CytolocError as CytolocError
-    from cytoloc.labels import CHANNELS as CHANNELS
-    from cytoloc.labels import LOCATIONS as LOCATIONS
+    from cytoloc.labels import LabelSet as LabelSet
     from cytoloc.labels import Location as Location
     from cytoloc.predict.loading import load as load
     from cytoloc.scores import Scores as Scores
@@ -26,8 +26,8 @@ _HOMES: Final = {
     "Dataset": "cytoloc.dataset.store",
     "open_dataset": "cytoloc.dataset.store",
     "CytolocError": "cytoloc.errors",
-    "CHANNELS": "cytoloc.labels",
-    "LOCATIONS": "cytoloc.labels",
+    "CHANNELS": "cytoloc.channels",
+    "LabelSet": "cytoloc.labels",
     "Location": "cytoloc.labels",
     "load": "cytoloc.predict.loading",
     "Scores": "cytoloc.scores",
