@@ -109,19 +109,21 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     import numpy as np
 
     from cytoloc.files import check_outputs
-    from cytoloc.labels import LOCATIONS
+    from cytoloc.labels import CHANNELS, LabelSet
     from cytoloc.parallel import in_order, processes
     from cytoloc.report.figures import contact_sheet
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
 
     check_outputs(pictures=[path])
-    plans = [plan_one(int(location.key), seed=seed, size=size) for location in LOCATIONS]
+    label_set = LabelSet.hpa28()
+    plans = [plan_one(index, seed=seed, size=size) for index in range(len(label_set))]
     images = []
     with progress("drawing") as advance, processes() as pool:
         for image in in_order(partial(draw_field, size=size), plans, pool=pool):
             images.append(image)
             advance(len(images), len(plans))
     names = [f"simulated, seed {seed}"] * len(images)
-    contact_sheet(np.stack(images), names, [(int(location.key),) for location in LOCATIONS], None, path)
+    truth = [(index,) for index in range(len(label_set))]
+    contact_sheet(np.stack(images), names, truth, None, path, channels=CHANNELS, label_set=label_set)
     typer.echo(f"{path}: a field of each of {len(images)} locations.")

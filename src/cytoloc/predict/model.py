@@ -14,7 +14,7 @@ from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ImageError, SettingsError
-from cytoloc.labels import CHANNELS, N_LOCATIONS
+from cytoloc.labels import CHANNELS, N_LOCATIONS, LabelSet
 from cytoloc.lists import refuse_repeated
 from cytoloc.models.network import Network
 from cytoloc.predict.prediction import Prediction, fields_of
@@ -167,4 +167,4 @@ class Model:
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.trained_on.intersection(ids)),
         }
-        return Scored(Scores(tuple(ids), np.concatenate(parts), made_by), tuple(bad))
+        return Scored(Scores(tuple(ids), np.concatenate(parts), LabelSet.hpa28(), made_by), tuple(bad))

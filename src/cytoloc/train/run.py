@@ -170,7 +170,7 @@ def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], proc
     parts = told(model.score(DatasetSource(dataset, own)).scores if len(own) else None)
     known = [part for part in parts if part is not None]
     ids = tuple(name for part in known for name in part.ids)
-    return Scores(ids, np.concatenate([part.probabilities for part in known]), known[0].provenance)
+    return Scores(ids, np.concatenate([part.probabilities for part in known]), known[0].label_set, known[0].provenance)
 
 
 def _ready(
