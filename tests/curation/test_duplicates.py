@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, verdict
+from cytoloc.curation.duplicates import find_duplicates, groups_of, pairs_schema, verdict
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
@@ -115,8 +115,9 @@ def test_the_command_writes_pairs_groups_and_a_sheet(
     assert said.code == 0, said.err
     assert f"{len(COPIES)} pairs of {len(original) + len(copies)} fields, 0 of them doubtful" in said.out
     assert "nothing to draw" in said.out
-    pairs = pl.read_csv(out, schema=SCHEMA)
-    assert pairs.schema == SCHEMA
+    schema = pairs_schema(original.channels)
+    pairs = pl.read_csv(out, schema=schema)
+    assert pairs.schema == schema
     assert pairs.height == len(COPIES)
     assert pl.read_csv(groups)["group"].n_unique() == len(COPIES)
     assert "already exists" in cli(*call, "--out", out).err

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cytoloc.channels import CHANNELS
 from cytoloc.errors import SettingsError
+from cytoloc.labels import LabelSet
 from cytoloc.report.figures import composite, panel, score_plot, shortened, stretch
 from cytoloc.report.tables import score_summary
 
@@ -15,10 +17,10 @@ def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
     image = np.zeros((4, 90, 90), np.uint8)
     for channel, value in enumerate((40, 80, 120, 160)):
         image[channel, :, : 20 * (channel + 1)] = value
-    shown = panel(image)
+    shown = panel(image, CHANNELS)
     # A gap of 1 px between them.
     assert shown.shape == (90, 90 + 1 + 90 + 1 + 29, 3)
-    np.testing.assert_array_equal(shown[:, :90], composite(image))
+    np.testing.assert_array_equal(shown[:, :90], composite(image, CHANNELS))
     np.testing.assert_array_equal(shown[:, 91:181, 0], stretch(image[1]))
     assert (shown[:, [90, 181]] == 255).all()
     # A third of the edge: microtubules, nucleus and endoplasmic reticulum are 20, 60 and 80 of 90 px wide.
@@ -29,7 +31,7 @@ def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
 def test_the_reticulum_adds_half_its_strength_in_yellow() -> None:
     image = np.zeros((4, 8, 8), np.uint8)
     image[3] = 200
-    assert composite(image)[0, 0].tolist() == [127, 127, 0]
+    assert composite(image, CHANNELS)[0, 0].tolist() == [127, 127, 0]
 
 
 def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) -> None:
@@ -39,7 +41,9 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
     sizes = []
     for classes in (28, 5):
         truth[:, classes:] = predicted[:, classes:] = False
-        summary, table = score_summary(predicted, truth, None, min_positives=5, groups=np.arange(60) // 2)
+        summary, table = score_summary(
+            predicted, truth, None, label_set=LabelSet.hpa28(), min_positives=5, groups=np.arange(60) // 2
+        )
         score_plot(table, summary, tmp_path / "score.png")
         with Image.open(tmp_path / "score.png") as picture:
             sizes.append(picture.size)

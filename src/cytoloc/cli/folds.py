@@ -93,7 +93,6 @@ def folds(
             pairs=tied,
             seed=seed,
             without=without or (),
-            channels=dataset.channels if dataset else (),
             where=path,
         )
     found = quality.fold_quality(made, fields, locations, seed=seed)

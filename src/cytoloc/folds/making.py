@@ -31,7 +31,6 @@ def make_folds(
     pairs: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     without: Sequence[str] = (),
-    channels: Sequence[str] = (),
     where: str = "The table",
 ) -> pl.DataFrame:
     """Return the folds of the labelled fields: columns ``id``, ``group``, ``fold``.
@@ -45,7 +44,6 @@ def make_folds(
         pairs: Near-duplicate fields, by id: each pair ends in one group, also by way of fields that are not here.
         seed: Random seed of the stratification.
         without: Flags, such as ``blurred`` or ``nucleus blurred``: fields that have one are left out.
-        channels: The channels of the dataset, which flags may name.
         where: The name of the table, for the message of an error.
 
     Raises:
@@ -53,7 +51,7 @@ def make_folds(
     """
     fields = fields.filter(pl.col("labels").is_not_null())
     groups = groups_of_fields(fields, group_by=group_by, pairs=pairs)
-    used = ~flagged(fields, without, channels) if without else np.ones(fields.height, bool)
+    used = ~flagged(fields, without) if without else np.ones(fields.height, bool)
     truth = present_locations(fields["labels"].to_list())
     seen, group_used = np.unique(groups[used], return_inverse=True)
     if not 2 <= k <= len(seen):
@@ -105,7 +103,7 @@ def table_of(
     return table.with_columns(pl.col("fold").replace(-1, None))
 
 
-def flagged(fields: pl.DataFrame, flags: Sequence[str], channels: Sequence[str]) -> NDArray[np.bool_]:
+def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
     """Return which rows of a dataset's table have one of the flags; one without a channel stands for any channel's.
 
     Raises:
@@ -113,6 +111,7 @@ def flagged(fields: pl.DataFrame, flags: Sequence[str], channels: Sequence[str])
     """
     if "flags" not in fields.columns:
         raise TableError("A label list says nothing of flags.", way_out="Give the dataset of its fields.")
+    channels = [name.removeprefix("phash_") for name in fields.columns if name.startswith("phash_")]
     every = {f"{channel} {flag}" for channel in channels for flag in FLAGS}
     unknown = [flag for flag in flags if flag not in every and flag not in FLAGS]
     if unknown:
