@@ -69,6 +69,13 @@ def test_copies_without_labels_are_no_leak() -> None:
     assert (found.table.height, found.unlabelled, found.passed_over) == (0, 0, 0)
 
 
+def test_labels_of_a_copy_are_written_by_their_keys() -> None:
+    own = LabelSet.from_names(["Nuclear rim", "Cytoplasm"], name="own")
+    found = find_leak([Pair("k", "t", {"actin": 2, "protein": 1})], known_labels({"k": (0, 1)}), own)
+    assert found.table["Target"].to_list() == ["nuclear_rim cytoplasm"]
+    assert found.table.schema == leak_schema(["protein", "actin"])
+
+
 def test_test_fields_may_be_named() -> None:
     # Training and test ids of the competition look alike, and a training field may be listed as a copy of another.
     known = known_labels({"k1": (3,), "k2": (4,)})

@@ -92,3 +92,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
         pick_like(fields, looks.head(15), looks)
     with pytest.raises(TableError, match="a 11th of them"):
         pick_like(fields, looks, looks, k=11)
+
+
+def test_the_looks_of_any_channel_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "looks.csv"
+    path.write_text("Id,mean_actin,file_size,note\na,3.5,9437313,x\n")
+    assert looks_in_list(path).rows(named=True) == [{"id": "a", "original_px": 3072.0, "mean_actin": 3.5}]

@@ -121,9 +121,11 @@ def contact_sheet(
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     lines = 1 + max(max(1, len({*(t or ()), *p})) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
-    inches = 1.85 + 0.15 * lines
+    # The protein alone is a square, everything else more than twice as wide as high.
+    across, down = (2.8, 2.8) if len(channels) == 1 else (4.2, 1.85)
+    inches = down + 0.15 * lines
     heading = 0.3 if predicted is None else 0.5
-    figure = Figure(figsize=(4.2 * columns, inches * rows + heading))
+    figure = Figure(figsize=(across * columns, inches * rows + heading))
     top = 1 - heading / figure.get_figheight()
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, top=top, bottom=0.0, wspace=0.03, hspace=0.0)
@@ -132,7 +134,8 @@ def contact_sheet(
         axes.set_anchor("N")
     for number, (image, axes) in enumerate(zip(images, grid.flat, strict=False)):
         axes.imshow(panel(image, channels), interpolation="antialiased")
-        _caption(axes, names[number], truth[number], None if predicted is None else predicted[number], label_set)
+        name = shortened(names[number], round(72 * across / 4.2))
+        _caption(axes, name, truth[number], None if predicted is None else predicted[number], label_set)
     height, width = figure.get_figheight(), figure.get_figwidth()
     figure.text(0.01, 1 - 0.08 / height, legend(channels), color="grey", va="top", size=8)
     marks = (("✓ right", RIGHT), ("○ missed", MISSED), ("✗ wrongly predicted", WRONG))
@@ -271,7 +274,7 @@ def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
 
 
-def shortened(name: str, most: int = 72) -> str:
+def shortened(name: str, most: int) -> str:
     """Return a name without its middle if it has more than ``most`` letters; wide ones count twice.
 
     >>> shortened("2024-03-01_plate-7_well-C03_field-2", 16)
@@ -309,7 +312,7 @@ def _caption(
         lines = [(f"✓ {label_set[i].name}", RIGHT) for i in truth if i in predicted]
         lines += [(f"○ {label_set[i].name}", MISSED) for i in truth if i not in predicted]
         lines += [(f"✗ {label_set[i].name}", WRONG) for i in predicted if i not in truth]
-    for number, (text, color) in enumerate([(shortened(name), "grey"), *lines]):
+    for number, (text, color) in enumerate([(name, "grey"), *lines]):
         size = 6 if number == 0 else 8
         axes.annotate(
             text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=color, size=size
