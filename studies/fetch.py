@@ -26,8 +26,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cytoloc.labels import LOCATIONS
+from cytoloc.labels import LabelSet
 
+NAMES = LabelSet.hpa28().names
 FIELDS_A_GENE = 6
 
 _TISSUE = (
@@ -40,8 +41,8 @@ def gene(number: int, rng: np.random.Generator) -> str:
     """Return the entry of a gene."""
     wells = ""
     for well in range(FIELDS_A_GENE // 2):
-        names = rng.choice(len(LOCATIONS), size=int(rng.integers(1, 4)), replace=False)
-        locations = "".join(f"<location>{LOCATIONS[name].name.replace('&', '&amp;')}</location>" for name in names)
+        names = rng.choice(len(NAMES), size=int(rng.integers(1, 4)), replace=False)
+        locations = "".join(f"<location>{NAMES[name].replace('&', '&amp;')}</location>" for name in names)
         images = "".join(
             f"<image><channel>antibody</channel><imageUrl>http://v18.proteinatlas.org/images/{number}/{well}_A{well}_{field}"
             "_blue_red_green.jpg</imageUrl></image>"

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.labels import CHANNELS, LOCATIONS, N_LOCATIONS
+from cytoloc.labels import CHANNELS, LOCATIONS, N_LOCATIONS, LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.pictures.hashes import field_hashes
 from cytoloc.pictures.scale import Scaling, scale_field
@@ -139,7 +139,7 @@ def main() -> None:
         drawn = list(dataset)
         wells = list(dataset.fields.select("plate", "well").iter_rows())
     if given.sheet:
-        labels = read_labels(given.labels)
+        labels = read_labels(given.labels, LabelSet.hpa28())
         fewest = sorted(zip(sorted(found), real, strict=True), key=lambda each: len(labels[each[0]]))
         of_location = {i: [image for name, image in fewest if i in labels[name]] for i in range(N_LOCATIONS)}
         draw_sheet(given.sheet, of_location, given.dictionary)

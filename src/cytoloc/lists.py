@@ -109,11 +109,12 @@ def labels_in(
     """Yield the id and the locations of each field in a CSV; see :func:`read_labels`."""
     path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
     table = read_csv(path)
-    require_columns(table, ["Id"], path)
     lower = {name.lower(): name for name in reversed(table.columns)}
     found = column if column in table.columns else next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
+    by_column = found is None and any(is_location(name, label_set) for name in table.columns)
+    require_columns(table, ["Id"] if by_column or found else ["Id", column or "Target"], path)
     if found is None:
-        labels = _labels_by_column(table, label_set, path, column=column or "Target", blank=blank)
+        labels = _labels_by_column(table, label_set, path, blank=blank)
     else:
         labels = (
             () if blank and not (text or "").strip() else label_set.parse(text or "", where=f"{path}, id {name}")
@@ -126,12 +127,10 @@ def labels_in(
 
 
 def _labels_by_column(
-    table: pl.DataFrame, label_set: LabelSet, path: Path, *, column: str, blank: bool
+    table: pl.DataFrame, label_set: LabelSet, path: Path, *, blank: bool
 ) -> Iterator[tuple[int, ...]]:
     """Return the locations of each row of a table that has one column of 0 and 1 for each location."""
     columns = [name for name in table.columns if name != "Id"]
-    if not any(is_location(name, label_set) for name in columns):
-        require_columns(table, [column], path)
     indices = location_columns(columns, label_set, path)
 
     def rows() -> Iterator[tuple[int, ...]]:

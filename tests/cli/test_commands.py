@@ -190,7 +190,7 @@ def test_score_of_fields_that_all_have_one_location(cli: Cli, tmp_path: Path) ->
     pl.DataFrame({"Id": ids, **{str(i): [0.5] * 6 for i in range(28)}}).write_csv(tmp_path / "scores.csv")
     said = cli("score", tmp_path / "all.csv", "--labels", tmp_path / "all.csv", "--scores", tmp_path / "scores.csv")
     assert said.code == 0
-    assert "macro ROC AUC - (chance .5)" in said.out
+    assert "macro ROC AUC - (chance 0.5)" in said.out
 
 
 def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> None:
