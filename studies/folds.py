@@ -22,7 +22,7 @@ from cytoloc.folds.groups import groups_of_fields, listed_fields
 from cytoloc.folds.making import class_counts, make_folds
 from cytoloc.folds.making import table_of as folds_table
 from cytoloc.folds.quality import FoldQuality, fold_quality
-from cytoloc.labels import to_matrix
+from cytoloc.labels import LabelSet
 
 LISTS = (
     "external_train_duplicates.txt",
@@ -51,10 +51,11 @@ def show(way: str, found: list[FoldQuality], seconds: float) -> None:
 def main() -> None:
     """Print a line per way."""
     metadata = Path(sys.argv[1])
-    fields = listed_fields(metadata / "train.csv.gz")
+    label_set = LabelSet.hpa28()
+    fields = listed_fields(metadata / "train.csv.gz", label_set)
     pairs = [pair for name in LISTS for pair in read_pairs(metadata / name)]
     groups = groups_of_fields(fields, pairs=pairs)
-    truth = to_matrix(fields["labels"].to_list())
+    truth = label_set.to_matrix(fields["labels"].to_list())
     print(f"{fields.height} fields, {len(pairs)} pairs listed, {groups.max() + 1} groups")
     started, plain = time.perf_counter(), []
     for seed in range(5):
@@ -64,10 +65,10 @@ def main() -> None:
         for number, (_, held_out) in enumerate(splitter.split(present, present)):
             fold[held_out] = number
         made = folds_table(fields, groups, np.ones(len(groups), bool), fold[groups])
-        plain.append(fold_quality(made, fields))
+        plain.append(fold_quality(made, fields, label_set))
     show("iterative stratification", plain, time.perf_counter() - started)
     started = time.perf_counter()
-    evened = [fold_quality(make_folds(fields, pairs=pairs, seed=seed), fields) for seed in range(5)]
+    evened = [fold_quality(make_folds(fields, pairs=pairs, seed=seed), fields, label_set) for seed in range(5)]
     show("evened out (cytoloc folds)", evened, time.perf_counter() - started)
     print(f"a random split tears apart {evened[0].cut_at_random} of {evened[0].together} pairs")
 

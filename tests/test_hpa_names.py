@@ -2,20 +2,39 @@ from __future__ import annotations
 
 import pytest
 
-from cytoloc.hpa_names import HpaId, count_unknown, locations_of, parse_hpa_id
-from cytoloc.labels import LOCATIONS, LOCATIONS_2021, TO_2021
+from cytoloc.hpa_names import HpaId, count_unknown, hpa_names, locations_of, parse_hpa_id, shipped_name
+from cytoloc.labels import SHIPPED, LabelSet, find_label_set
 
 
-def test_every_location_is_known_by_its_name_in_any_case() -> None:
-    for location in LOCATIONS:
-        assert locations_of([location.name.upper()]).ids == (int(location.key),)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_location_is_known_by_its_name_in_any_case(name: str) -> None:
+    label_set = find_label_set(name)
+    for index, location in enumerate(label_set):
+        assert locations_of([location.name.upper()], label_set).indices == (index,)
 
 
-def test_names_outside_the_28_are_mapped_left_out_or_reported() -> None:
-    named = locations_of(["Nucleus", "Midbody ring", "Vesicles", "Cell Junctions", "Atlantis"])
-    assert named.ids == (0, 16, 22)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_names_stand_for_keys_of_the_shipped_sets(name: str) -> None:
+    label_set = find_label_set(name)
+    assert shipped_name(label_set) == name
+    assert {each.keys[name] for each in hpa_names() if name in each.keys} == set(label_set.keys)
+    names = {each.name for each in hpa_names()}
+    assert all(not each.part_of or each.part_of in names for each in hpa_names())
+
+
+def test_names_are_mapped_left_out_or_reported() -> None:
+    named = locations_of(["Nucleus", "Midbody ring", "Vesicles", "Cell Junctions", "Atlantis"], LabelSet.hpa28())
+    assert named.indices == (0, 16, 22)
     assert (named.without, named.unknown) == (("Vesicles",), ("Atlantis",))
     assert count_unknown([named, named]) == {"Atlantis": 2}
+    assert locations_of(["Vesicles", "Midbody"], LabelSet.hpa19()).indices == (17,)
+
+
+def test_of_an_own_label_set_its_own_names_count_alone() -> None:
+    own = LabelSet.from_names(["Nucleoplasm", "Cytoplasm"], name="own")
+    named = locations_of(["nucleoplasm", "Nucleus", "cytoplasm", "Atlantis"], own)
+    assert named == ((0, 1), ("Nucleus",), ("Atlantis",))
+    assert shipped_name(own) is None
 
 
 @pytest.mark.parametrize(
@@ -30,14 +49,3 @@ def test_names_outside_the_28_are_mapped_left_out_or_reported() -> None:
 )
 def test_ids_say_where_a_field_was_imaged(name: str, said: HpaId | None) -> None:
     assert parse_hpa_id(name) == said
-
-
-def test_the_map_to_2021_keeps_names_that_both_have() -> None:
-    for location, new in zip(LOCATIONS, TO_2021, strict=True):
-        if location.name in LOCATIONS_2021:
-            assert new == LOCATIONS_2021.index(location.name)
-    assert {location.name for location, new in zip(LOCATIONS, TO_2021, strict=True) if new is None} == {
-        "Microtubule ends",
-        "Cytokinetic bridge",
-        "Rods & rings",
-    }

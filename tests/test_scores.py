@@ -10,13 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cytoloc.errors import FormatError, TableError
+from cytoloc.errors import FormatError, LabelSetError, TableError
+from cytoloc.labels import SHIPPED, LabelSet, find_label_set
 from cytoloc.scores import Scores, combine, join_members, read_scores, write_scores
+from tests.conftest import DATA
+
+HPA28 = LabelSet.hpa28()
+OWN = LabelSet.from_names(["Nuclear rim", "Cytoplasm", "Spots"], name="own")
 
 
 def scores_of(*ids: str, seed: int = 0) -> Scores:
     values = np.random.default_rng(seed).random((len(ids), 28), dtype=np.float32)
-    return Scores(ids, values, {"seed": seed})
+    return Scores(ids, values, HPA28, {"seed": seed})
 
 
 def test_parquet_round_trip(tmp_path: Path) -> None:
@@ -57,7 +62,7 @@ def test_values_that_are_no_probabilities_are_refused(value: float) -> None:
     values = np.full((2, 28), 0.5, np.float32)
     values[1, 7] = value
     with pytest.raises(TableError, match="Field b, location 7") as caught:
-        Scores(("a", "b"), values)
+        Scores(("a", "b"), values, HPA28)
     assert ("sigmoid" in caught.value.way_out) == (not np.isnan(value))
 
 
@@ -104,8 +109,8 @@ def test_what_is_made_of_scores_says_that_they_were_trained_on() -> None:
 
 def test_members_are_joined_by_id_and_may_lack_fields() -> None:
     one, other = scores_of("a", "b"), scores_of("c", "b", seed=1)
-    ids, joined = join_members({"one": one, "other": other})
-    assert ids == ("a", "b", "c")
+    ids, joined, label_set = join_members({"one": one, "other": other})
+    assert (ids, label_set) == (("a", "b", "c"), HPA28)
     np.testing.assert_array_equal(joined["one"][:2], one.probabilities)
     np.testing.assert_array_equal(joined["other"][[2, 1]], other.probabilities)
     assert np.isnan(joined["one"][2]).all()
@@ -171,3 +176,101 @@ def test_other_writers_types_of_columns_are_read(tmp_path: Path) -> None:
     wide = pa.schema([("id", pa.large_string()), *((str(i), pa.float64()) for i in range(28))])
     pq.write_table(table.cast(wide).replace_schema_metadata(table.schema.metadata), tmp_path / "w.parquet")
     np.testing.assert_array_equal(read_scores(tmp_path / "w.parquet").probabilities, scores.probabilities)
+
+
+def few(*ids: str, label_set: LabelSet = OWN) -> Scores:
+    return Scores(ids, np.random.default_rng(1).random((len(ids), len(label_set)), dtype=np.float32), label_set)
+
+
+def test_the_label_set_is_kept(tmp_path: Path) -> None:
+    write_scores(few("a", "b"), tmp_path / "s.parquet")
+    assert pq.read_schema(tmp_path / "s.parquet").names == ["id", "nuclear_rim", "cytoplasm", "spots"]
+    assert read_scores(tmp_path / "s.parquet").label_set == OWN
+    assert read_scores(tmp_path / "s.parquet", label_set=OWN).ids == ("a", "b")
+    with pytest.raises(LabelSetError, match=r"s\.parquet has the label set own") as caught:
+        read_scores(tmp_path / "s.parquet", label_set=HPA28)
+    assert "labels convert" in caught.value.way_out
+    table = pq.read_table(tmp_path / "s.parquet")
+    kept = {b"cytoloc": table.schema.metadata[b"cytoloc"].replace(b"Spots", b"Cytoplasm")}
+    pq.write_table(table.replace_schema_metadata(kept), tmp_path / "d.parquet")
+    with pytest.raises(FormatError, match="is damaged: The label set own has two locations"):
+        read_scores(tmp_path / "d.parquet")
+
+
+def test_scores_have_a_column_for_each_location() -> None:
+    with pytest.raises(TableError, match=r"the label set own .*must have shape \(1, 3\), not \(1, 2\)"):
+        Scores(("a",), np.zeros((1, 2), np.float32), OWN)
+    with pytest.raises(TableError, match=r"location spots \(Spots\): 2 is not a probability"):
+        Scores(("a",), np.array([[0, 1, 2]], np.float32), OWN)
+
+
+@pytest.mark.parametrize("by", ["keys", "names"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_csv_by_keys_or_names_tells_its_shipped_label_set(tmp_path: Path, name: str, by: str) -> None:
+    label_set = find_label_set(name)
+    scores = few("a", "b", label_set=label_set)
+    order = np.random.default_rng(0).permutation(len(label_set))
+    # Any order, any case, and the column of ids in lower case, as people have it.
+    columns = {getattr(label_set, by)[i].upper(): scores.probabilities[:, i] for i in order}
+    pl.DataFrame({"id": ["a", "b"], **columns}).write_csv(tmp_path / "s.csv")
+    back = read_scores(tmp_path / "s.csv")
+    assert back.label_set == label_set
+    np.testing.assert_allclose(back.probabilities, scores.probabilities, rtol=1e-6)
+
+
+def test_a_csv_of_own_locations_needs_its_label_set(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("ID,Spots,nuclear_rim,CYTOPLASM\na,0.1,0.2,0.3\n")
+    assert read_scores(path, label_set=OWN).probabilities.tolist() == [pytest.approx([0.2, 0.3, 0.1])]
+    with pytest.raises(TableError, match="not the locations of one shipped label set") as caught:
+        read_scores(path)
+    assert "--label-set" in caught.value.way_out
+    for content, message, hint in (
+        (
+            "id,Spots,Cytoplasm\na,0.1,0.2\n",
+            r"lacks 1 of the locations .* nuclear_rim \(Nuclear rim\)",
+            "one column per",
+        ),
+        (
+            "id,Spots,Cytoplasm,Nuclear rim,mean\na,1,1,1,1\n",
+            "'mean' is not a location of the label set own",
+            "locations",
+        ),
+        ("id,Spots,Cytoplasma,Nuclear rim\na,1,1,1\n", "'Cytoplasma' is not a location", "Did you mean"),
+        ("id,Spots,spots,Nuclear rim\na,1,1,1\n", "Spots and spots are the same location", "Keep one"),
+        ("name,Spots,Cytoplasm,Nuclear rim\na,1,1,1\n", "lacks the column Id", ""),
+    ):
+        path.write_text(content)
+        with pytest.raises(TableError, match=message) as caught:
+            read_scores(path, label_set=OWN)
+        assert hint in str(caught.value)
+
+
+def test_arrays_of_own_locations_need_their_label_set(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", few("a", "b").probabilities)
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    assert read_scores(tmp_path / "s.npy", ids=tmp_path / "ids.txt", label_set=OWN).label_set == OWN
+    with pytest.raises(TableError, match="has 3 columns, and no label set is given") as caught:
+        read_scores(tmp_path / "s.npy", ids=tmp_path / "ids.txt")
+    assert "--label-set" in caught.value.way_out
+    with pytest.raises(TableError, match=r"must be \(2, 28\)"):
+        read_scores(tmp_path / "s.npy", ids=tmp_path / "ids.txt", label_set=HPA28)
+
+
+def test_scores_of_different_label_sets_do_not_mix() -> None:
+    one, other = few("a", "b"), few("a", "b", label_set=LabelSet.hpa19())
+    with pytest.raises(LabelSetError, match="hpa19"):
+        combine([one, other])
+    with pytest.raises(LabelSetError, match="The member 'y' has the label set hpa19"):
+        join_members({"x": one, "y": other})
+    # What a label set is called does not matter.
+    assert combine([one, replace(one, label_set=replace(OWN, name="other"))]).label_set == OWN
+
+
+def test_tables_as_people_have_them_are_read() -> None:
+    folder = DATA / "awkward" / "tables"
+    if not folder.is_dir():
+        pytest.skip(f"tables are not at {folder}; set CYTOLOC_TEST_DATA")
+    by_id, by_name = (read_scores(folder / name) for name in ("scores_lower_id.csv", "scores_by_class_name.csv"))
+    assert by_id.label_set == by_name.label_set == HPA28
+    np.testing.assert_array_equal(by_id.rows(by_name.ids), by_name.probabilities)

@@ -2,81 +2,89 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Final, NamedTuple
 
-from cytoloc.labels import LOCATIONS
+from cytoloc.labels import SHIPPED, LabelSet, find_label_set, shipped_text
 
-_OTHER_NAMES: Final[dict[str, int | None]] = {
-    "nucleus": 0,
-    "midbody": 16,
-    "midbody ring": 16,
-    "cleavage furrow": 16,
-    "vesicles": None,
-    # Of releases after 2018: parts of a location that 2018 had, and places that it had no name for.
-    "centriolar satellite": 19,
-    "nucleoli rim": 2,
-    "mitotic chromosome": None,
-    "kinetochore": None,
-    # Of ciliated cells and sperm, which later releases annotate.
-    "primary cilium": None,
-    "primary cilium tip": None,
-    "primary cilium transition zone": None,
-    "basal body": None,
-    "acrosome": None,
-    "annulus": None,
-    "calyx": None,
-    "connecting piece": None,
-    "end piece": None,
-    "equatorial segment": None,
-    "flagellar centriole": None,
-    "mid piece": None,
-    "perinuclear theca": None,
-    "principal piece": None,
-}
-"""Names outside the 28, in lower case: the location that stands for them, or None where none does."""
 
-KNOWN_NAMES: Final[dict[str, int | None]] = {
-    **{location.name.lower(): int(location.key) for location in LOCATIONS},
-    **_OTHER_NAMES,
-}
-"""Every name of a location that the Atlas uses, in lower case, and the id of the 28 that stands for it."""
+class HpaName(NamedTuple):
+    """A name of a location that the Human Protein Atlas uses, or has used.
+
+    Attributes:
+        name: As it is written.
+        part_of: The name of the location that it is a part of; empty if there is none.
+        keys: The key that stands for it in each shipped label set; a set without such a location is missing.
+    """
+
+    name: str
+    part_of: str
+    keys: Mapping[str, str]
 
 
 class Named(NamedTuple):
-    """What names of locations mean.
+    """What names of locations mean in a label set.
 
     Attributes:
-        ids: Location ids, sorted, each once.
-        without: Names that are known and for which none of the 28 stands.
+        indices: Indices of locations, sorted, each once.
+        without: Names that the Human Protein Atlas uses and the label set has no location for.
         unknown: Names that are not known.
     """
 
-    ids: tuple[int, ...]
+    indices: tuple[int, ...]
     without: tuple[str, ...]
     unknown: tuple[str, ...]
 
 
-def locations_of(names: Iterable[str]) -> Named:
-    """Return the location ids that the Atlas's names mean; upper and lower case do not matter.
+@cache
+def hpa_names() -> tuple[HpaName, ...]:
+    """Return all names of locations of the Human Protein Atlas."""
+    rows = csv.DictReader(shipped_text("names.csv").splitlines())
+    return tuple(
+        HpaName(row["name"], row["part_of"], {name: row[name] for name in SHIPPED if row[name]}) for row in rows
+    )
+
+
+def shipped_name(label_set: LabelSet) -> str | None:
+    """Return under which name a label set comes with cytoloc; None if it does not."""
+    return next((name for name in SHIPPED if find_label_set(name).matches(label_set)), None)
+
+
+def locations_of(names: Iterable[str], label_set: LabelSet) -> Named:
+    """Return the locations that names mean; upper and lower case do not matter.
+
+    A shipped label set knows all names of the Human Protein Atlas that one of its locations stands for. Of any other
+    label set only the names of its own locations count.
 
     Examples:
-        >>> locations_of(["Nucleus", "Rods & Rings", "Vesicles", "Moon"])
-        Named(ids=(0, 27), without=('Vesicles',), unknown=('Moon',))
+        >>> locations_of(["Nucleus", "Rods & Rings", "Vesicles", "Moon"], LabelSet.hpa28())
+        Named(indices=(0, 27), without=('Vesicles',), unknown=('Moon',))
     """
-    ids: set[int] = set()
+    meanings = _meanings(label_set)
+    indices: set[int] = set()
     without, unknown = [], []
     for name in names:
-        key = name.strip().lower()
-        if key not in KNOWN_NAMES:
+        word = name.strip().casefold()
+        if word not in meanings:
             unknown.append(name)
-        elif (number := KNOWN_NAMES[key]) is None:
+        elif (index := meanings[word]) is None:
             without.append(name)
         else:
-            ids.add(number)
-    return Named(tuple(sorted(ids)), tuple(without), tuple(unknown))
+            indices.add(index)
+    return Named(tuple(sorted(indices)), tuple(without), tuple(unknown))
+
+
+@cache
+def _meanings(label_set: LabelSet) -> dict[str, int | None]:
+    """Return the location of each known name, in lower case; None if there is none."""
+    shipped = shipped_name(label_set)
+    own = {location.name.casefold(): index for index, location in enumerate(label_set)}
+    keys = ((each.name.casefold(), each.keys.get(shipped or "")) for each in hpa_names())
+    return {name: None if key is None else label_set.index(key) for name, key in keys} | own
 
 
 def count_unknown(every: Iterable[Named]) -> Counter[str]:

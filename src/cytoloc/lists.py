@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -12,15 +13,24 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
-from cytoloc.labels import LabelSet, format_labels, from_matrix, to_matrix
+from cytoloc.labels import LabelSet, from_matrix
 from cytoloc.on_disk import DiskMap
+
+ID_COLUMNS: Final = ("Id", "id", "ID")
+"""Names of the column of ids; tables that are read have it as ``Id``."""
+
+LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
+"""Names of the column of labels; the case does not count. The first one that a table has is read."""
+
+_ABSENT: Final = ("0", "0.0")
+_PRESENT: Final = ("1", "1.0")
 
 
 def read_csv(path: Path) -> pl.DataFrame:
-    """Return a CSV, every value as text.
+    """Return a CSV, every value as text; the column of ids, if it has one, is named ``Id``.
 
     Raises:
-        TableError: If it cannot be read, or has an empty ``Id``.
+        TableError: If it cannot be read, or has an empty id.
     """
     _refuse_other_kinds(path)
     try:
@@ -29,11 +39,14 @@ def read_csv(path: Path) -> pl.DataFrame:
         raise TableError(
             f"{path} cannot be read as CSV: {first_line(error)}.", way_out="Save it as CSV in UTF-8."
         ) from error
-    if "Id" in table.columns and table["Id"].null_count():
-        raise TableError(
-            f"{path}: row {int(table['Id'].is_null().arg_max() or 0) + 1} after the header has no id.",
-            way_out="Give every row the id of its field, or remove it.",
-        )
+    ids = next((name for name in ID_COLUMNS if name in table.columns), None)
+    if ids is not None:
+        table = table.rename({ids: "Id"})
+        if table["Id"].null_count():
+            raise TableError(
+                f"{path}: row {int(table['Id'].is_null().arg_max() or 0) + 1} after the header has no id.",
+                way_out="Give every row the id of its field, or remove it.",
+            )
     return table
 
 
@@ -60,58 +73,120 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
 
 def read_labels(
     path: str | Path,
-    label_set: LabelSet | None = None,
+    label_set: LabelSet,
     *,
-    column: str = "Target",
+    column: str | None = None,
     blank: bool = False,
     may_be_empty: bool = False,
 ) -> dict[str, tuple[int, ...]]:
-    """Return the location ids of each field in a CSV such as ``Id,Target``, in file order.
+    """Return the indices of the locations of each field in a CSV, in file order.
+
+    The column of ids is called ``Id``, ``id`` or ``ID``. Labels are in one column, as keys or names separated by
+    blanks, ``;``, ``|`` or ``,``; it is called ``Target``, ``Labels``, ``Label``, ``Locations`` or ``Location``.
+    Or there is one column for each location, by key or name, with 0 and 1; locations without a column are absent.
 
     Args:
         path: The file.
-        label_set: What its labels mean.
-        column: The column of labels; ``Predicted`` for a submission.
+        label_set: The locations that its labels name.
+        column: The column of labels, if it has another name; ``Predicted`` for a submission.
         blank: Whether a field may have no label.
         may_be_empty: Whether there may be no fields.
 
     Raises:
-        TableError: If a column is missing, an id repeats, or a label is empty or unknown; names the row.
+        TableError: If a column is missing or unknown, an id repeats, or a label is empty or unknown.
     """
     return dict(labels_in(path, label_set, column=column, blank=blank, may_be_empty=may_be_empty))
 
 
 def labels_in(
     path: str | Path,
-    label_set: LabelSet | None = None,
+    label_set: LabelSet,
     *,
-    column: str = "Target",
+    column: str | None = None,
     blank: bool = False,
     may_be_empty: bool = False,
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield id and location ids of each field in a CSV, which is in memory meanwhile; see :func:`read_labels`."""
-    locations = label_set or LabelSet.hpa28()
-    path = existing(Path(path), what="labels file" if column == "Target" else "predictions file")
+    """Yield the id and the locations of each field in a CSV; see :func:`read_labels`."""
+    path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
     table = read_csv(path)
-    require_columns(table, ["Id", column], path)
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    found = column if column in table.columns else next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
+    by_column = found is None and any(is_location(name, label_set) for name in table.columns)
+    require_columns(table, ["Id"] if by_column or found else ["Id", column or "Target"], path)
+    if found is None:
+        labels = _labels_by_column(table, label_set, path, blank=blank)
+    else:
+        labels = (
+            () if blank and not (text or "").strip() else label_set.parse(text or "", where=f"{path}, id {name}")
+            for name, text in table.select("Id", found).iter_rows()
+        )
     if table.height == 0 and not may_be_empty:
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
-    for name, text in zip(table["Id"], table[column], strict=True):
-        yield (
-            name,
-            () if blank and not (text or "").strip() else locations.parse(text or "", where=f"{path}, id {name}"),
-        )
+    yield from zip(table["Id"], labels, strict=True)
 
 
-def read_known(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def _labels_by_column(
+    table: pl.DataFrame, label_set: LabelSet, path: Path, *, blank: bool
+) -> Iterator[tuple[int, ...]]:
+    """Return the locations of each row of a table that has one column of 0 and 1 for each location."""
+    columns = [name for name in table.columns if name != "Id"]
+    indices = location_columns(columns, label_set, path)
+
+    def rows() -> Iterator[tuple[int, ...]]:
+        for name, *cells in table.select("Id", *columns).iter_rows():
+            for place, cell in zip(columns, cells, strict=True):
+                if cell not in (*_ABSENT, *_PRESENT):
+                    raise TableError(
+                        f"{path}, id {name}: the column {place} has {cell!r}.",
+                        way_out="Write 1 if the field has the location, else 0.",
+                    )
+            labels = tuple(sorted(i for i, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
+            if not labels and not blank:
+                raise TableError(
+                    f"{path}, id {name}: the label is empty.",
+                    way_out="Give each field at least one location, or remove its row.",
+                )
+            yield labels
+
+    return rows()
+
+
+def is_location(word: str, label_set: LabelSet) -> bool:
+    """Return whether a word is the key or the name of a location."""
+    try:
+        label_set.index(word)
+    except TableError:
+        return False
+    return True
+
+
+def location_columns(columns: Sequence[str], label_set: LabelSet, path: Path) -> list[int]:
+    """Return the index of the location that each column of a file is named after, by key or name.
+
+    Raises:
+        TableError: If a column is not a location of the set, or two are the same one.
+    """
+    indices: list[int] = []
+    for name in columns:
+        index = label_set.index(name, where=f"{path}, header")
+        if index in indices:
+            raise TableError(
+                f"{path}: the columns {columns[indices.index(index)]} and {name} are the same location.",
+                way_out="Keep one of them.",
+            )
+        indices.append(index)
+    return indices
+
+
+def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dict[str, tuple[int, ...]]:
     """Return the labels that a CSV ``Id,Target`` has of ``ids``, those of other fields left out.
 
     Raises:
         TableError: As :func:`read_labels`, and if it has labels, but none of them. A list without fields, such as
             that of a leak that is none, is no error.
     """
-    labels, wanted = read_labels(path, may_be_empty=True), set(ids)
+    labels, wanted = read_labels(path, label_set, may_be_empty=True), set(ids)
     known = {name: labels[name] for name in labels if name in wanted}
     if labels and not known:
         raise TableError(
@@ -133,7 +208,7 @@ def labels_of(path: str | Path, found: Container[str], *, folder: Path) -> DiskM
     Raises:
         TableError: As :func:`read_labels`, and if the folder has none of the fields.
     """
-    labels = DiskMap[Sequence[int]](labels_in(path))
+    labels = DiskMap[Sequence[int]](labels_in(path, LabelSet.hpa28()))
     if not any(name in found for name in labels):
         raise TableError(
             f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",
@@ -142,8 +217,10 @@ def labels_of(path: str | Path, found: Container[str], *, folder: Path) -> DiskM
     return labels
 
 
-def truth_of(ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], *, where: str) -> NDArray[np.bool_]:
-    """Return the boolean ``(n, 28)`` truth of ``ids``.
+def truth_of(
+    ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], label_set: LabelSet, *, where: str
+) -> NDArray[np.bool_]:
+    """Return the truth of ``ids``, bool ``(n, locations)``.
 
     Raises:
         TableError: If an id has no label.
@@ -154,11 +231,11 @@ def truth_of(ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], *, where
             f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}.",
             way_out="Give a label for each of these fields, or the scores of labelled fields alone.",
         )
-    return to_matrix(labels[name] for name in ids)
+    return label_set.to_matrix(labels[name] for name in ids)
 
 
 def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return a group number for each of ``ids``, of a CSV with the columns ``Id`` (or ``id``) and ``group``.
+    """Return a group number for each of ``ids``, of a CSV with the columns ``Id`` and ``group``.
 
     Groups may be named as one likes: wells, antibodies, numbers. A folds file is such a CSV.
 
@@ -167,8 +244,6 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     """
     path = existing(Path(path), what="groups file")
     table = read_csv(path)
-    if "id" in table.columns and "Id" not in table.columns:
-        table = table.rename({"id": "Id"})
     require_columns(table, ["Id", "group"], path, way_out="Name the group of each field, as `cytoloc folds` does.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     known = dict(table.select("Id", "group").iter_rows())
@@ -184,9 +259,16 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     return np.unique(ordered, return_inverse=True)[1].astype(np.int64)
 
 
-def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path) -> None:
-    """Write ``Id,Predicted`` as the competition wants it, in the order of ``ids``, to a path that must be free."""
-    table = pl.DataFrame({"Id": list(ids), "Predicted": [format_labels(row) for row in from_matrix(predicted)]})
+def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path, label_set: LabelSet) -> None:
+    """Write the locations of fields as CSV ``Id,Predicted``, by their keys, to a path that must be free.
+
+    Args:
+        ids: The fields, in the order of the file.
+        predicted: bool ``(n, locations)``.
+        path: The new file.
+        label_set: The locations of the columns.
+    """
+    table = pl.DataFrame({"Id": list(ids), "Predicted": [label_set.format(row) for row in from_matrix(predicted)]})
     with new_file(path) as temporary:
         table.write_csv(temporary)
 
@@ -228,8 +310,6 @@ def _other_form(columns: Sequence[str]) -> str:
     for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if separator in header:
             return f"Its columns are separated by {name}: save it with commas."
-    if {"ID", "Label"} <= set(columns):
-        return "It looks like the labels of 2021, which `cytoloc audit --classes 2021` reads as the truth."
     if any(name != name.strip() for name in columns):
         return "There are blanks beside its commas: save it without."
     return ""

@@ -1,8 +1,8 @@
 """Score tables: one probability per field and location, and where they come from.
 
-A scores file is Parquet with a column ``id`` and one float32 column per location id, ``"0"`` … ``"27"``; its
-schema metadata holds the format, its version and the provenance. CSV (``Id`` and the same columns) and NumPy
-arrays with a list of ids are read too, so that other people's predictions can be decided and scored.
+A scores file is Parquet with a column ``id`` and one float32 column per location, named by its key; its schema
+metadata holds the format, its version, the label set and the provenance. CSV (ids, and a column per location by key or
+name) and NumPy arrays with a list of ids are read too, so that other people's predictions can be decided and scored.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, SettingsError, TableError, first_line
+from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, first_line
 from cytoloc.files import check_format, existing, new_file
-from cytoloc.labels import LOCATIONS, N_LOCATIONS, LabelSet
-from cytoloc.lists import read_csv, read_ids, refuse_repeated, require_columns
+from cytoloc.labels import SHIPPED, LabelSet, Location, find_label_set
+from cytoloc.lists import location_columns, read_csv, read_ids, refuse_repeated, require_columns
 
 KIND: Final = "cytoloc-scores"
 VERSION: Final = 1
-COLUMNS: Final = tuple(str(int(location.key)) for location in LOCATIONS)
 
 _AGAIN: Final = "Write it again with the command that made it."
+_GIVE_LABEL_SET: Final = (
+    f"Name it: --label-set with one of {', '.join(SHIPPED)} or a .csv or .toml file; in Python, label_set=…."
+)
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,27 @@ class Scores:
 
     Attributes:
         ids: The id of each field; no id occurs twice.
-        probabilities: float32 ``(n, 28)``, values from 0 to 1.
-        provenance: What made them: model, data, views; JSON values only.
+        probabilities: float32 ``(n, locations)``, values from 0 to 1.
         label_set: The locations of the columns.
+        provenance: What made them: model, data, views; JSON values only.
     """
 
     ids: tuple[str, ...]
     probabilities: NDArray[np.float32]
+    label_set: LabelSet
     provenance: dict[str, Any] = field(default_factory=dict)
-    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
 
     def __post_init__(self) -> None:
-        shape = (len(self.ids), N_LOCATIONS)
+        shape = (len(self.ids), len(self.label_set))
         if self.probabilities.shape != shape:
-            raise TableError(f"Scores of {shape[0]} fields must have shape {shape}, not {self.probabilities.shape}.")
+            raise TableError(
+                f"Scores of {shape[0]} fields and the label set {self.label_set} must have shape {shape}, not"
+                f" {self.probabilities.shape}."
+            )
         refuse_repeated(self.ids, where="scores")
         if self.probabilities.size == 0:
             raise TableError("The scores have no rows.", way_out="Give the scores of at least one field.")
-        _refuse_non_probabilities(self.ids, self.probabilities)
+        _refuse_non_probabilities(self.ids, self.probabilities, self.label_set)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,9 +96,12 @@ def write_scores(scores: Scores, path: str | Path) -> None:
     import pyarrow.parquet as pq
 
     columns = [pa.array(scores.ids, pa.string())]
-    columns += [pa.array(scores.probabilities[:, i], pa.float32()) for i in range(N_LOCATIONS)]
-    header = {"format": KIND, "version": VERSION, "provenance": scores.provenance}
-    table = pa.table(columns, names=["id", *COLUMNS]).replace_schema_metadata({"cytoloc": json.dumps(header)})
+    columns += [pa.array(values, pa.float32()) for values in scores.probabilities.T]
+    label_set = scores.label_set.to_json()
+    header = {"format": KIND, "version": VERSION, "label_set": label_set, "provenance": scores.provenance}
+    table = pa.table(columns, names=["id", *scores.label_set.keys]).replace_schema_metadata(
+        {"cytoloc": json.dumps(header)}
+    )
     with new_file(Path(path)) as temporary:
         pq.write_table(table, temporary)
 
@@ -104,39 +112,49 @@ def check_scores_path(path: Path) -> None:
         raise SettingsError(f"{path}: scores are written as Parquet.", way_out="Choose a name that ends in .parquet.")
 
 
-def read_scores(path: str | Path, *, ids: str | Path | None = None) -> Scores:
+def read_scores(path: str | Path, *, ids: str | Path | None = None, label_set: LabelSet | None = None) -> Scores:
     """Return the scores in a Parquet, CSV, ``.npy`` or ``.npz`` file.
 
     Args:
-        path: The file. An ``.npz`` must hold one array, or one named ``probabilities``.
+        path: The file. A CSV has a column ``Id`` (or ``id``, ``ID``) and one column per location, by key or name, in
+            any order. An ``.npz`` must hold one array, or one named ``probabilities``.
         ids: For NumPy files, a CSV with a column ``Id``, or a text file with one id a line, in row order.
+        label_set: The locations of the columns. A Parquet file states its own, which must match. Without it, a CSV has
+            the shipped label set whose keys or names its columns are, and a NumPy array has hpa28 if it has that
+            many columns.
 
     Raises:
-        TableError: If columns are missing, ids repeat, or values are no probabilities.
+        TableError: If columns are missing, ids repeat, values are no probabilities, or the label set is not known.
+        LabelSetError: If the file states another label set than ``label_set``.
         FormatError: If a Parquet file is not a scores file of this version.
     """
     path = existing(Path(path))
     if path.suffix == ".parquet":
-        return _read_parquet(path)
+        scores = _read_parquet(path)
+        if label_set is not None:
+            label_set.refuse_other(scores.label_set, what=str(path), than="label_set")
+        return scores
     if path.suffix == ".csv":
-        table = read_csv(path)
-        require_columns(table, ["Id", *COLUMNS], path)
-        values = table.select(pl.col(COLUMNS).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
-        return _scores_in(path, table["Id"].to_list(), values, {"file": path.name})
+        return _read_csv(path, label_set)
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
             raise TableError(f"{path} holds no ids.", way_out="Give them with --ids FILE, one per row.")
         array = _read_numpy(path)
         if array.dtype.kind not in "fiub":
             raise TableError(f"{path} holds {array.dtype} values, not numbers.")
-        names = read_ids(ids)
-        if array.shape != (len(names), N_LOCATIONS):
+        usual = LabelSet.hpa28()
+        if label_set is None and array.ndim == 2 and array.shape[1] != len(usual):
             raise TableError(
-                f"{path} has the shape {array.shape}; {ids} lists {len(names)} ids, so it must be"
-                f" {(len(names), N_LOCATIONS)}.",
-                way_out="Give one row per id and one column per location, 0 to 27.",
+                f"{path} has {array.shape[1]} columns, and no label set is given.", way_out=_GIVE_LABEL_SET
             )
-        return _scores_in(path, names, array.astype(np.float32), {"file": path.name})
+        names, locations = read_ids(ids), label_set or usual
+        if array.shape != (len(names), len(locations)):
+            raise TableError(
+                f"{path} has the shape {array.shape}; {ids} lists {len(names)} ids and the label set is {locations}, so"
+                f" it must be {(len(names), len(locations))}.",
+                way_out="Give one row per id and one column per location of the label set, in its order.",
+            )
+        return _scores_in(path, names, array.astype(np.float32), locations, {"file": path.name})
     raise TableError(
         f"{path}: scores cannot be read from {path.suffix!r}.", way_out="Give .parquet, .csv, .npy or .npz."
     )
@@ -149,7 +167,9 @@ def combine(parts: Sequence[Scores]) -> Scores:
 
     Raises:
         TableError: If two tables share some of their fields but not all, or folds differ in their number of members.
+        LabelSetError: If tables have different label sets.
     """
+    refuse_different({f"table {number}": part for number, part in enumerate(parts, start=1)})
     by_fields: dict[frozenset[str], list[Scores]] = {}
     for part in parts:
         by_fields.setdefault(frozenset(part.ids), []).append(part)
@@ -173,7 +193,7 @@ def combine(parts: Sequence[Scores]) -> Scores:
     provenance = parts[0].provenance
     if len(parts) > 1:
         provenance = {"parts": [part.provenance for part in parts], **warnings_of(parts)}
-    return Scores(tuple(ids), np.concatenate(rows).astype(np.float32), provenance)
+    return Scores(tuple(ids), np.concatenate(rows).astype(np.float32), parts[0].label_set, provenance)
 
 
 def warnings_of(parts: Iterable[Scores]) -> dict[str, Any]:
@@ -192,16 +212,30 @@ def warnings_of(parts: Iterable[Scores]) -> dict[str, Any]:
     }
 
 
-def join_members(members: Mapping[str, Scores]) -> tuple[tuple[str, ...], dict[str, NDArray[np.float32]]]:
-    """Return the ids of all fields that any member has, and each member's probabilities of them, ``(n, 28)``.
+class Joined(NamedTuple):
+    """The scores of several members of an ensemble, side by side.
 
-    A field that a member lacks is a row of NaN there.
+    Attributes:
+        ids: All fields that any member has.
+        members: Each member's probabilities of them, ``(n, locations)``; a field that it lacks is a row of NaN.
+        label_set: The locations of the columns.
+    """
+
+    ids: tuple[str, ...]
+    members: dict[str, NDArray[np.float32]]
+    label_set: LabelSet
+
+
+def join_members(members: Mapping[str, Scores]) -> Joined:
+    """Return the scores of all members for all fields that any of them has.
 
     Raises:
         TableError: If there is no member, or one shares no field with the others.
+        LabelSetError: If members have different label sets.
     """
     if not members:
         raise TableError("There are no scores.", way_out="Give at least one table.")
+    label_set = refuse_different({f"The member {name!r}": scores for name, scores in members.items()})
     ids = tuple(dict.fromkeys(name for scores in members.values() for name in scores.ids))
     position = {name: row for row, name in enumerate(ids)}
     joined = {}
@@ -213,10 +247,63 @@ def join_members(members: Mapping[str, Scores]) -> tuple[tuple[str, ...], dict[s
                 f" its ids are such as {scores.ids[0]}.",
                 way_out="Give every member's scores of the same fields, under the same ids.",
             )
-        rows = np.full((len(ids), N_LOCATIONS), np.nan, np.float32)
+        rows = np.full((len(ids), len(label_set)), np.nan, np.float32)
         rows[[position[name] for name in scores.ids]] = scores.probabilities
         joined[member] = rows
-    return ids, joined
+    return Joined(ids, joined, label_set)
+
+
+def refuse_different(tables: Mapping[str, Scores]) -> LabelSet:
+    """Return the label set of all tables.
+
+    Args:
+        tables: By their names, as the subject of a sentence.
+
+    Raises:
+        TableError: If there is no table.
+        LabelSetError: If two have different label sets.
+    """
+    if not tables:
+        raise TableError("There are no scores.", way_out="Give at least one table.")
+    (first, reference), *others = tables.items()
+    for name, table in others:
+        reference.label_set.refuse_other(table.label_set, what=name, than=first)
+    return reference.label_set
+
+
+def _read_csv(path: Path, label_set: LabelSet | None) -> Scores:
+    table = read_csv(path)
+    require_columns(table, ["Id"], path)
+    columns = [name for name in table.columns if name != "Id"]
+    locations = label_set or _label_set_of(columns, path)
+    indices = location_columns(columns, locations, path)
+    missing = [location for index, location in enumerate(locations) if index not in indices]
+    if missing:
+        shown = ", ".join(map(_said, missing[:3]))
+        raise TableError(
+            f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
+            way_out="Give one column per location, by key or name.",
+        )
+    ordered = [columns[indices.index(index)] for index in range(len(locations))]
+    values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
+    return _scores_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
+
+
+def _label_set_of(columns: Sequence[str], path: Path) -> LabelSet:
+    """Return the shipped label set whose keys, or whose names, are the columns of a CSV."""
+    have = {name.strip().casefold() for name in columns}
+    shipped = [find_label_set(name) for name in SHIPPED]
+    for label_set in shipped:
+        if have in ({key.casefold() for key in label_set.keys}, {name.casefold() for name in label_set.names}):
+            return label_set
+    raise TableError(
+        f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label set.",
+        way_out=_GIVE_LABEL_SET,
+    )
+
+
+def _said(location: Location) -> str:
+    return f"{location.key} ({location.name})"
 
 
 def _read_parquet(path: Path) -> Scores:
@@ -238,7 +325,11 @@ def _read_parquet(path: Path) -> Scores:
     check_format(header if isinstance(header, dict) else {}, where=path, kind=KIND, version=VERSION)
     said = header.get("provenance")
     fitting = isinstance(said, dict) and type(said.get("fields_trained_on", 0)) is int
-    expected = pa.schema([pa.field("id", pa.string()), *(pa.field(name, pa.float32()) for name in COLUMNS)])
+    try:
+        label_set = LabelSet.from_json(header.get("label_set"))
+    except LabelSetError as error:
+        raise FormatError(f"{path} is damaged: {error.message}", way_out=_AGAIN) from error
+    expected = pa.schema([pa.field("id", pa.string()), *(pa.field(key, pa.float32()) for key in label_set.keys)])
     if table.schema.names != expected.names or not fitting:
         raise FormatError(f"{path} is damaged: it lacks columns or its provenance.", way_out=_AGAIN)
     try:
@@ -247,14 +338,16 @@ def _read_parquet(path: Path) -> Scores:
         raise FormatError(f"{path} is damaged: {first_line(error).rstrip('.')}.", way_out=_AGAIN) from error
     if table["id"].null_count:
         raise FormatError(f"{path} is damaged: a field has no id.", way_out=_AGAIN)
-    probabilities = np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)
-    return _scores_in(path, table["id"].to_pylist(), probabilities, said)
+    probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
+    return _scores_in(path, table["id"].to_pylist(), probabilities, label_set, said)
 
 
-def _scores_in(path: Path, ids: Sequence[str], values: NDArray[np.float32], provenance: dict[str, Any]) -> Scores:
+def _scores_in(
+    path: Path, ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet, provenance: dict[str, Any]
+) -> Scores:
     """Return the scores that a file holds; what is wrong with them names the file."""
     try:
-        return Scores(tuple(ids), values, provenance)
+        return Scores(tuple(ids), values, label_set, provenance)
     except TableError as error:
         raise TableError(f"{path}: {error.message}", way_out=error.way_out) from error
 
@@ -290,11 +383,11 @@ def _read_numpy(path: Path) -> NDArray[Any]:
     return array
 
 
-def _refuse_non_probabilities(ids: Sequence[str], values: NDArray[np.float32]) -> None:
+def _refuse_non_probabilities(ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet) -> None:
     bad = ~((values >= 0) & (values <= 1))
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
-        where, many = f"Field {ids[row]}, location {column}", f"({int(bad.sum())} such values)"
+        where, many = f"Field {ids[row]}, location {_said(label_set[column])}", f"({int(bad.sum())} such values)"
         if np.isnan(values[row, column]):
             raise TableError(
                 f"{where}: there is no number (NaN) {many}.",

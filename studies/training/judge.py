@@ -21,6 +21,7 @@ from cytoloc.choices import Method
 from cytoloc.decide import Decision, fit_decision, macro_f1
 from cytoloc.decide.decision import cross_fit
 from cytoloc.decide.metrics import macro_f1_interval, overall, resampled_f1
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_groups, read_labels, truth_of
 from cytoloc.recipe import read_resolved
 from cytoloc.scores import combine, read_scores
@@ -30,6 +31,8 @@ from cytoloc.train.unpacking import schedule_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
+
+HPA28 = LabelSet.hpa28()
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Judge:
     @cached_property
     def test_ids(self) -> list[str]:
         """Ids of the test fields."""
-        return list(read_labels(self.study / "truth" / "test.csv"))
+        return list(read_labels(self.study / "truth" / "test.csv", HPA28))
 
     @cached_property
     def truth(self) -> Bools:
         """Labels of the test fields."""
-        return truth_of(self.test_ids, read_labels(self.study / "truth" / "test.csv"), where="the test set")
+        return truth_of(
+            self.test_ids, read_labels(self.study / "truth" / "test.csv", HPA28), HPA28, where="the test set"
+        )
 
     @cached_property
     def wells(self) -> NDArray[np.int64]:
@@ -68,7 +73,7 @@ class Judge:
         """Return ids, probabilities and given labels of held-out fields; of several runs on a fold the mean."""
         scores = combine([read_scores(run / f"{name}.parquet") for run in runs])
         ids = list(scores.ids)
-        return ids, scores.rows(ids), truth_of(ids, self.given, where="the training fields")
+        return ids, scores.rows(ids), truth_of(ids, self.given, HPA28, where="the training fields")
 
     def test(self, runs: Sequence[Path], name: str = "test") -> Floats:
         """Return the mean probabilities of the test fields."""
@@ -82,7 +87,8 @@ class Judge:
         """Return how many pictures a network has learned from; one that moved its head alone counts a third."""
         recipe = read_resolved(run / "recipe.toml")
         seen = json.loads((run / "run.json").read_text())["trained_on"]
-        each = len(repeated(truth_of(seen, self.given, where="the training fields"), recipe.sampling.repeats))
+        times = {HPA28.index(word): count for word, count in recipe.sampling.repeats.get(HPA28.name, {}).items()}
+        each = len(repeated(truth_of(seen, self.given, HPA28, where="the training fields"), times))
         schedule = schedule_of(recipe)
         return round(each * sum(epoch_work(schedule, epoch) for epoch in range(schedule.total_epochs)))
 

@@ -18,6 +18,7 @@ from cytoloc import open_dataset, read_scores
 from cytoloc.cli.dataset import _spread
 from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.recipe import recipe_names
 from cytoloc.scores import Scores, write_scores
@@ -179,7 +180,7 @@ def test_score_is_scikit_learns(cli: Cli, tmp_path: Path) -> None:
     assert summary["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0), abs=1e-12)
     assert pl.read_csv(tmp_path / "classes.csv")["positives"].to_list() == truth.sum(axis=0).tolist()
     said = cli(*args)
-    assert f"macro F1 over 28 classes  {summary['macro_f1']:.3f}" in said.out
+    assert f"macro F1 over 28 locations  {summary['macro_f1']:.3f}" in said.out
     assert "Nucleoplasm" in said.out
 
 
@@ -189,7 +190,7 @@ def test_score_of_fields_that_all_have_one_location(cli: Cli, tmp_path: Path) ->
     pl.DataFrame({"Id": ids, **{str(i): [0.5] * 6 for i in range(28)}}).write_csv(tmp_path / "scores.csv")
     said = cli("score", tmp_path / "all.csv", "--labels", tmp_path / "all.csv", "--scores", tmp_path / "scores.csv")
     assert said.code == 0
-    assert "macro ROC AUC - (chance .5)" in said.out
+    assert "macro ROC AUC - (chance 0.5)" in said.out
 
 
 def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> None:
@@ -205,13 +206,13 @@ def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> Non
         "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
     assert "on fields that the thresholds did not see" in fitted.out
-    assert list(read_labels(tmp_path / "held-out.csv", column="Predicted")) == ids
+    assert list(read_labels(tmp_path / "held-out.csv", LabelSet.hpa28(), column="Predicted")) == ids
     applied = cli(
         "decide", "apply", tmp_path / "scores.csv", "--decision", tmp_path / "d.json",
         "--order", tmp_path / "sample_submission.csv", "--out", tmp_path / "submission.csv",
     )  # fmt: skip
     assert applied.code == 0
-    rows = read_labels(tmp_path / "submission.csv", column="Predicted")
+    rows = read_labels(tmp_path / "submission.csv", LabelSet.hpa28(), column="Predicted")
     assert list(rows) == order
     assert all(1 <= len(labels) <= 5 for labels in rows.values())
 
@@ -274,7 +275,7 @@ def test_the_snippet_in_the_readme_runs(study: Dataset, tmp_path: Path, monkeypa
     (snippet,) = re.findall("```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("train.dataset").symlink_to(study.path)
-    write_scores(Scores(study.ids[:2], np.full((2, 28), 0.5, np.float32)), "scores.parquet")
+    write_scores(Scores(study.ids[:2], np.full((2, 28), 0.5, np.float32), LabelSet.hpa28()), "scores.parquet")
     names: dict[str, Any] = {}
     exec(snippet, names)
     assert names["scores"].ids == study.ids[:2]
@@ -293,12 +294,12 @@ def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "a folder"
     said = cli("demo", "--out", out, "--fields", 36, "--epochs", 1)
     assert said.code == 0, said.err
-    assert "macro F1 over 28 classes" in said.out
+    assert "macro F1 over 28 locations" in said.out
     for name in RESULTS:
         assert (out / name).stat().st_size > 100
         assert str(out / name) in said.out
-    submitted = read_labels(out / "submission.csv", column="Predicted")
-    assert list(submitted) == list(read_labels(out / "test" / "labels.csv"))
+    submitted = read_labels(out / "submission.csv", LabelSet.hpa28(), column="Predicted")
+    assert list(submitted) == list(read_labels(out / "test" / "labels.csv", LabelSet.hpa28()))
     (out / "scores.parquet").unlink()
     again = cli("demo", "--out", out, "--fields", 36, "--epochs", 1)
     assert again.code == 0

@@ -16,11 +16,13 @@ from cytoloc import read_scores
 from cytoloc.decide import fit_decision, macro_f1
 from cytoloc.decide.decision import cross_fit, read_decision
 from cytoloc.decide.metrics import class_log_loss
-from cytoloc.labels import to_matrix
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.scores import Scores, write_scores
 from tests.conftest import Cli
 from tests.decide.cases import study_of
+
+HPA28 = LabelSet.hpa28()
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def scored(tmp_path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.b
     ids = tuple(f"f{number}" for number in range(150))
     for name, values in narrow.items():
         kept = slice(0, 120) if name == "m2" else slice(None)
-        write_scores(Scores(ids[kept], values[kept]), tmp_path / f"{name}.parquet")
+        write_scores(Scores(ids[kept], values[kept], HPA28), tmp_path / f"{name}.parquet")
     narrow["m2"][120:] = np.nan
     rows = [f"{name}," + " ".join(map(str, row.nonzero()[0])) for name, row in zip(ids, truth, strict=True)]
     (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
@@ -41,7 +43,7 @@ def scored(tmp_path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.b
 
 
 def predicted_in(path: Path) -> NDArray[np.bool_]:
-    return to_matrix(read_labels(path, column="Predicted", blank=True).values())
+    return HPA28.to_matrix(read_labels(path, HPA28, column="Predicted", blank=True).values())
 
 
 @pytest.mark.slow
@@ -174,7 +176,7 @@ def test_fields_without_labels_are_scored_by_the_fit_on_all_that_have_them(
 
 
 def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, scored: object) -> None:
-    leaking = Scores(("f0", "f1"), np.full((2, 28), 0.4, np.float32), {"fields_trained_on": 2})
+    leaking = Scores(("f0", "f1"), np.full((2, 28), 0.4, np.float32), HPA28, {"fields_trained_on": 2})
     write_scores(leaking, tmp_path / "leaking.parquet")
     call = [tmp_path / "leaking.parquet", tmp_path / "m0.parquet", "--out"]
     said = cli("ensemble", *call, tmp_path / "e.parquet")

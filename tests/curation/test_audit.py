@@ -9,18 +9,19 @@ import polars as pl
 import pytest
 from sklearn.metrics import f1_score
 
-from cytoloc.curation.audit import audit, by_group, corrections, match_fields, match_wells, read_labels_2021
+from cytoloc.curation.audit import audit, by_group, corrections, match_fields, match_wells
 from cytoloc.curation.pairs import read_pairs
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import HpaId
-from cytoloc.labels import to_matrix
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from tests.conftest import DATA, Cli
 
 METADATA = DATA / "metadata"
 needs_lists = pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")
 
+HPA28 = LabelSet.hpa28()
 LISTED = {"1_10_A1_1": (0, 25), "1_10_A1_2": (0, 25), "1_10_A2_1": (7,), "2_11_B1_1": (2,)}
 TRUE = {"x": (0,), "y": (7,), "z": (2, 0)}
 PAIRS = [("1_10_A1_1", "x"), ("1_10_A2_1", "y"), ("2_11_B1_1", "z"), ("9_9_C1_1", "x")]
@@ -31,8 +32,8 @@ def test_agreement_is_that_of_scikit_learn() -> None:
     sets = [[tuple(map(int, np.flatnonzero(row))) for row in rng.random((60, 28)) < 0.1] for _ in range(2)]
     listed = {f"a{row}": labels for row, labels in enumerate(sets[0])}
     true = {f"b{row}": labels for row, labels in enumerate(sets[1])}
-    result = audit(*match_fields(listed, true, [(f"a{row}", f"b{row}") for row in range(60)]))
-    a, b = to_matrix(sets[0]), to_matrix(sets[1])
+    result = audit(*match_fields(listed, true, [(f"a{row}", f"b{row}") for row in range(60)]), label_set=HPA28)
+    a, b = HPA28.to_matrix(sets[0]), HPA28.to_matrix(sets[1])
     present = (a | b).any(axis=0)
     assert result.micro_f1 == pytest.approx(f1_score(b, a, average="micro"))
     assert result.macro_f1 == pytest.approx(f1_score(b[:, present], a[:, present], average="macro", zero_division=0))
@@ -43,7 +44,7 @@ def test_agreement_is_that_of_scikit_learn() -> None:
 def test_fields_and_wells_are_matched() -> None:
     matched, unmatched = match_fields(LISTED, TRUE, PAIRS)
     assert (len(matched), unmatched) == (3, 1)
-    result = audit(matched, unmatched)
+    result = audit(matched, unmatched, label_set=HPA28)
     assert result.equal == 1
     row = result.classes.row(25, named=True)
     assert (row["both"], row["only_listed"], row["wrong"]) == (0, 1, 1.0)
@@ -52,7 +53,7 @@ def test_fields_and_wells_are_matched() -> None:
     assert alone == 3
     assert by_group(matched, "antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
     with pytest.raises(TableError, match="No pair is in both lists; there are 1"):
-        audit(*match_fields(LISTED, TRUE, PAIRS[3:]))
+        audit(*match_fields(LISTED, TRUE, PAIRS[3:]), label_set=HPA28)
 
 
 def test_wells_may_be_known_from_elsewhere() -> None:
@@ -84,7 +85,9 @@ def test_published_lists_agree_as_far_as_was_measured(cli: Cli, tmp_path: Path) 
     per_well = cli("audit", METADATA / "per_well_labels.csv.gz", "--truth", truth, "--pairs", pairs, "--match", "well")
     assert "1925 pairs compared" in per_well.out
     assert "99.5%" in per_well.out
-    anew = cli("audit", truth, "--truth", METADATA / "train_2021.csv.gz", "--classes", "2021")
+    anew = cli("audit", truth, "--truth", METADATA / "train_2021.csv.gz", "--truth-label-set", "hpa19")
+    assert "Lost, because hpa19 has no such location: Microtubule ends, Cytokinetic bridge, Rods & rings." in anew.out
+    assert "28 fields of" in anew.out
     assert "21806 pairs compared: 21234 label sets equal, 97.4%" in anew.out
 
 
@@ -108,7 +111,7 @@ def test_the_command_corrects_a_list(cli: Cli, tmp_path: Path) -> None:
     said = cli(*call, "--by", "well", "--write", tmp_path / "mended.csv")
     assert said.code == 0, said.err
     assert "3 of 4 label sets corrected" in said.out
-    assert read_labels(tmp_path / "mended.csv")["1_10_A1_2"] == (0,)
+    assert read_labels(tmp_path / "mended.csv", HPA28)["1_10_A1_2"] == (0,)
     assert pl.read_csv(tmp_path / "mended.csv")["Was"].to_list() == ["0 25", "0 25", None, "2"]
     assert cli(*call, "--match", "well", "--write", tmp_path / "no.csv").code == 2
 
@@ -124,9 +127,6 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(TableError, match="not a pairs file"):
             read_pairs(path)
-    (tmp_path / "new.csv").write_text("ID,Label\nx,3|19\n")
-    with pytest.raises(TableError, match="id x"):
-        read_labels_2021(tmp_path / "new.csv")
 
 
 def test_a_stray_quote_swallows_no_line(tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from cytoloc.curation.duplicates import SCHEMA, find_duplicates, groups_of, verdict
+from cytoloc.curation.duplicates import find_duplicates, groups_of, pairs_schema, verdict
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
+from cytoloc.errors import ChannelError
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.simulate.study import simulate_dataset
 from tests.conftest import Cli
+from tests.curation.channels import Picked
 
 Image = NDArray[np.uint8]
 
@@ -115,8 +117,9 @@ def test_the_command_writes_pairs_groups_and_a_sheet(
     assert said.code == 0, said.err
     assert f"{len(COPIES)} pairs of {len(original) + len(copies)} fields, 0 of them doubtful" in said.out
     assert "nothing to draw" in said.out
-    pairs = pl.read_csv(out, schema=SCHEMA)
-    assert pairs.schema == SCHEMA
+    schema = pairs_schema(original.channels)
+    pairs = pl.read_csv(out, schema=schema)
+    assert pairs.schema == schema
     assert pairs.height == len(COPIES)
     assert pl.read_csv(groups)["group"].n_unique() == len(COPIES)
     assert "already exists" in cli(*call, "--out", out).err
@@ -127,3 +130,61 @@ def test_the_command_writes_pairs_groups_and_a_sheet(
     assert f"{len(COPIES)} doubtful pairs" in drawn.out
     assert sheet.stat().st_size > 10_000
     assert cli(*call, "--limits", "14,12", "--out", tmp_path / "no.csv").code == 2
+
+
+def planted(pairs: pl.DataFrame) -> set[str]:
+    """Return the kinds of copies that were found."""
+    sure = pairs.filter(pl.col("verdict") == "copy")
+    return {name for name in (*sure["a"], *sure["b"]) if name in COPIES}
+
+
+def same(*channels: str) -> dict[str, str]:
+    return {channel: channel for channel in channels}
+
+
+def test_datasets_of_two_channels_are_compared_in_both(original: Dataset, copies: Dataset) -> None:
+    two = same("protein", "nucleus")
+    pairs = find_duplicates([Picked(original, two), Picked(copies, two)])
+    assert planted(pairs) == set(COPIES)
+    assert [name for name in pairs.columns if name.startswith("d_")] == ["d_protein", "d_nucleus"]
+
+
+def test_channels_that_both_have_are_compared(original: Dataset, copies: Dataset) -> None:
+    # In another order, and with one that only the second has.
+    other = Picked(copies, {"actin": "er", "nucleus": "nucleus", "protein": "protein"})
+    pairs = find_duplicates([original, other])
+    assert planted(pairs) == set(COPIES)
+    distances = [name for name in pairs.columns if name.startswith("d_")]
+    assert distances == ["d_microtubules", "d_protein", "d_nucleus", "d_er", "d_actin"]
+    sure = pairs.filter(pl.col("verdict") == "copy")
+    assert sure["d_microtubules"].null_count() == sure["d_actin"].null_count() == sure.height
+    assert sure["d_protein"].null_count() == 0
+
+
+def test_own_channels_are_compared_if_they_have_a_limit(original: Dataset, copies: Dataset) -> None:
+    own = {"protein": "protein", "actin": "microtubules"}
+    both = [Picked(original, own), Picked(copies, own)]
+    assert planted(find_duplicates(both, limits={"protein": 12, "actin": 14})) == set(COPIES)
+    with pytest.raises(ChannelError, match="with limits for nucleus, none can be compared"):
+        find_duplicates(both, limits={"nucleus": 10})
+
+
+def test_one_channel_in_common_proves_nothing_unless_there_is_no_other(original: Dataset, copies: Dataset) -> None:
+    one = same("protein")
+    assert planted(find_duplicates([Picked(original, one), Picked(copies, one)])) >= {"darker", "jpeg"}
+    with pytest.raises(
+        ChannelError, match=r"limits for microtubules, protein, nucleus, protein can be compared"
+    ) as caught:
+        find_duplicates([Picked(original, one), copies])
+    assert "compare the datasets apart" in caught.value.way_out
+
+
+@pytest.mark.parametrize("limits", ["14,12", "14,12,99", "protein", "protein=x", "=3", "a=1,b"])
+def test_limits_that_are_none_are_refused(cli: Cli, original: Dataset, tmp_path: Path, limits: str) -> None:
+    refused = cli("duplicates", original.path, "--limits", limits, "--out", tmp_path / "p.csv")
+    assert (refused.code, "CHANNEL=BITS" in refused.err) == (2, True)
+
+
+def test_limits_may_name_channels(cli: Cli, original: Dataset, tmp_path: Path) -> None:
+    call = ["duplicates", original.path, "--no-turns", "--out", tmp_path / "p.csv"]
+    assert cli(*call, "--limits", "protein=12, nucleus=10").code == 0

@@ -5,15 +5,15 @@ import sys
 import numpy as np
 import pytest
 
+from cytoloc.channels import CHANNELS
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
 from cytoloc.errors import MissingExtraError
-from cytoloc.labels import CHANNELS
 
 
 def random_hashes(count: int, seed: int, *, bits: int = 64) -> Hashes:
     rng = np.random.default_rng(seed)
     known = rng.random((count, 4)) < 0.8
-    return Hashes(rng.integers(0, 2**bits, (count, 4), dtype=np.uint64), known)
+    return Hashes(rng.integers(0, 2**bits, (count, 4), dtype=np.uint64), known, CHANNELS)
 
 
 def by_definition(a: Hashes, b: Hashes) -> set[tuple[int, int]]:
@@ -44,7 +44,7 @@ def test_all_pairs_within_the_limits_are_found_and_no_others() -> None:
 def test_planted_pairs_are_found_among_many() -> None:
     rng = np.random.default_rng(2)
     known = np.ones((20_000, 4), bool)
-    a, b = (Hashes(rng.integers(0, 2**64, (20_000, 4), dtype=np.uint64), known) for _ in range(2))
+    a, b = (Hashes(rng.integers(0, 2**64, (20_000, 4), dtype=np.uint64), known, CHANNELS) for _ in range(2))
     rows = rng.choice(20_000, (2, 300), replace=False)
     for i, j in rows.T:
         for channel, limit in enumerate((14, 12, 10)):
@@ -57,13 +57,13 @@ def test_planted_pairs_are_found_among_many() -> None:
 def test_one_channel_proves_nothing_unless_it_is_all_that_is_asked_for() -> None:
     known = np.zeros((3, 4), bool)
     known[:, 2] = True
-    same = Hashes(np.zeros((3, 4), np.uint64), known)
+    same = Hashes(np.zeros((3, 4), np.uint64), known, CHANNELS)
     assert len(near_pairs(same, same).a) == 0
     assert len(near_pairs(same, same, limits={"nucleus": 0}).a) == 9
 
 
 def test_nothing_is_near_to_nothing() -> None:
-    empty = Hashes(np.empty((0, 4), np.uint64), np.empty((0, 4), bool))
+    empty = Hashes(np.empty((0, 4), np.uint64), np.empty((0, 4), bool), CHANNELS)
     assert near_pairs(empty, random_hashes(3, 0)).distances.shape == (0, 4)
 
 

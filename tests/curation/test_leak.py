@@ -6,19 +6,25 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cytoloc.curation.leak import SCHEMA, find_leak, known_labels
+from cytoloc.curation.leak import find_leak, known_labels, leak_schema
 from cytoloc.curation.pairs import Pair, read_matches, read_pairs
 from cytoloc.errors import TableError
+from cytoloc.labels import LabelSet
 from tests.conftest import DATA, Cli
 
 METADATA = DATA / "metadata"
+HPA28 = LabelSet.hpa28()
 LABELS = {"1_2_A1_1": (0, 7), "1_2_A1_2": (0, 7), "1_2_A2_1": (25,), "1_2_A2_2": (0,)}
+
+
+def bits(number: int) -> dict[str, float]:
+    return dict.fromkeys(("microtubules", "protein", "nucleus"), number)
 
 
 def test_labels_are_those_of_the_copy_or_of_its_well() -> None:
     pairs = [Pair("1_2_A1_1", "t1"), Pair("t2", "1_2_A1_9"), Pair("1_2_A2_2", "t3"), Pair("1_2_A2_9", "t4")]
-    found = find_leak(pairs, known_labels(LABELS))
-    assert found.table.schema == SCHEMA
+    found = find_leak(pairs, known_labels(LABELS), HPA28)
+    assert found.table.schema == leak_schema([])
     assert found.table.select("Id", "Target", "source", "labels_of").rows() == [
         ("t1", "0 7", "1_2_A1_1", "field"),
         ("t2", "0 7", "1_2_A1_9", "well"),
@@ -30,14 +36,16 @@ def test_labels_are_those_of_the_copy_or_of_its_well() -> None:
 
 def test_the_surest_copy_counts_and_others_are_counted() -> None:
     pairs = [
-        Pair("1_2_A1_1", "t", 4, 4, 4, 0.91),
-        Pair("1_2_A2_1", "t", 0, 0, 0, 0.85),
-        Pair("1_2_A2_2", "t", 1, 1, 1, None),
-        Pair("1_2_A1_2", "t", 9, 9, 9, 0.91),
+        Pair("1_2_A1_1", "t", bits(4), 0.91),
+        Pair("1_2_A2_1", "t", bits(0), 0.85),
+        Pair("1_2_A2_2", "t", bits(1), None),
+        Pair("1_2_A1_2", "t", bits(9), 0.91),
     ]
-    row = find_leak(pairs, known_labels(LABELS)).table.row(0, named=True)
+    row = find_leak(pairs, known_labels(LABELS), HPA28).table.row(0, named=True)
     assert (row["Target"], row["source"], row["contradicted"]) == ("0 7", "1_2_A1_1", 2)
-    row = find_leak([pair._replace(correlation=None) for pair in pairs], known_labels(LABELS)).table.row(0, named=True)
+    row = find_leak([pair._replace(correlation=None) for pair in pairs], known_labels(LABELS), HPA28).table.row(
+        0, named=True
+    )
     assert (row["Target"], row["d_protein"]) == ("25", 0)
 
 
@@ -48,45 +56,54 @@ def test_what_is_no_leak_is_passed_over() -> None:
         Pair("1_2_A1_1", "t3", verdict="different"),
         Pair("1_2_A1_1", "t4"),
     ]
-    found = find_leak(pairs, known_labels(LABELS))
+    found = find_leak(pairs, known_labels(LABELS), HPA28)
     assert (found.table["Id"].to_list(), found.passed_over) == (["t4"], 3)
     with pytest.raises(TableError, match="No pair ties a test field to another one; there are 3"):
-        find_leak(pairs[:3], known_labels(LABELS))
+        find_leak(pairs[:3], known_labels(LABELS), HPA28)
 
 
 def test_copies_without_labels_are_no_leak() -> None:
     with pytest.raises(TableError, match="no labels of any of them"):
-        find_leak([Pair("u1", "t1"), Pair("u2", "t2")], known_labels(LABELS), test={"t1", "t2"})
-    found = find_leak([], known_labels(LABELS))
+        find_leak([Pair("u1", "t1"), Pair("u2", "t2")], known_labels(LABELS), HPA28, test={"t1", "t2"})
+    found = find_leak([], known_labels(LABELS), HPA28)
     assert (found.table.height, found.unlabelled, found.passed_over) == (0, 0, 0)
+
+
+def test_labels_of_a_copy_are_written_by_their_keys() -> None:
+    own = LabelSet.from_names(["Nuclear rim", "Cytoplasm"], name="own")
+    found = find_leak([Pair("k", "t", {"actin": 2, "protein": 1})], known_labels({"k": (0, 1)}), own)
+    assert found.table["Target"].to_list() == ["nuclear_rim cytoplasm"]
+    assert found.table.schema == leak_schema(["protein", "actin"])
 
 
 def test_test_fields_may_be_named() -> None:
     # Training and test ids of the competition look alike, and a training field may be listed as a copy of another.
     known = known_labels({"k1": (3,), "k2": (4,)})
     pairs = [Pair("k1", "k2"), Pair("k1", "t"), Pair("k2", "u")]
-    assert find_leak(pairs, known, test={"t"}).table["Id"].to_list() == ["t"]
-    assert find_leak(pairs, known).table["Id"].to_list() == ["t", "u"]
+    assert find_leak(pairs, known, HPA28, test={"t"}).table["Id"].to_list() == ["t"]
+    assert find_leak(pairs, known, HPA28).table["Id"].to_list() == ["t", "u"]
 
 
 def test_a_copy_may_have_the_id_of_the_test_field() -> None:
     known = known_labels({"k1": (3,), "k2": (4,)})
-    found = find_leak([Pair("k1", "k1"), Pair("k2", "k2")], known, test={"k1"})
+    found = find_leak([Pair("k1", "k1"), Pair("k2", "k2")], known, HPA28, test={"k1"})
     assert found.table.select("Id", "Target").rows() == [("k1", "3")]
     assert found.passed_over == 1
 
 
 def test_wells_of_an_dataset_are_those_of_its_table() -> None:
     known = known_labels({"x": (5,)}, places={"x": ("2", "A1")})
-    assert find_leak([Pair("1_2_A1_4", "t")], known).table.select("Target", "labels_of").rows() == [("5", "well")]
+    assert find_leak([Pair("1_2_A1_4", "t")], known, HPA28).table.select("Target", "labels_of").rows() == [
+        ("5", "well")
+    ]
 
 
 def test_numbers_of_the_published_list_are_read(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("Extra,Test,SimR,SimG,SimB\nENSG1_1_2_A1_1,t,10,6,2\n")
-    assert read_matches(path) == [Pair("ENSG1_1_2_A1_1", "t", 10, 6, 2)]
+    assert read_matches(path) == [Pair("ENSG1_1_2_A1_1", "t", {"microtubules": 10, "protein": 6, "nucleus": 2})]
     path.write_text("a,b,d_microtubules,correlation,verdict\nx,y,3,0.93,copy\nu,v,,,\n")
-    assert read_matches(path) == [Pair("x", "y", 3, None, None, 0.93, "copy"), Pair("u", "v")]
+    assert read_matches(path) == [Pair("x", "y", {"microtubules": 3}, 0.93, "copy"), Pair("u", "v")]
     for cell in ("high", "nan", "inf"):
         path.write_text(f"a,b,correlation\nx,y,{cell}\n")
         with pytest.raises(TableError, match=f"line 2: '{cell}' is not a number"):

@@ -171,7 +171,7 @@ def test_a_decision_file_reads_back(tmp_path: Path) -> None:
     back = read_decision(tmp_path / "d.json")
     np.testing.assert_array_equal(back({"mean": probabilities}), decision({"mean": probabilities}))
     content = json.loads((tmp_path / "d.json").read_text())
-    assert (content["format"], content["version"]) == ("cytoloc-decision", 2)
+    assert (content["format"], content["version"]) == ("cytoloc-decision", 1)
     nan = [float("nan"), *content["thresholds"][1:]]
     changes: list[dict[str, Any]] = [
         {"thresholds": nan}, {"thresholds": []}, {"method": "x"}, {"rules": {**content["rules"], "most": 0}},

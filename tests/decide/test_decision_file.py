@@ -10,55 +10,55 @@ import pytest
 from cytoloc.choices import Method
 from cytoloc.decide import fit_decision
 from cytoloc.decide.decision import read_decision, with_provenance, write_decision
-from cytoloc.errors import FormatError, SettingsError, TableError
+from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError
+from cytoloc.labels import LabelSet
 from tests.decide.cases import study_of
 
-FIRST_VERSION = {
-    "format": "cytoloc-decision",
-    "version": 1,
-    "method": "seed",
-    "members": ["mean"],
-    "thresholds": [0.3] * 27 + [1.0],
-    "most": 2,
-    "fill_blank": True,
-    "fitted_on": {"fields": 10, "positives": [5] * 27 + [0]},
-}
-"""As the first version wrote it."""
-
-
-def test_a_file_of_the_first_version_decides_as_it_did(tmp_path: Path) -> None:
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(FIRST_VERSION))
-    decision = read_decision(path)
-    probabilities = np.full((3, 28), 0.1)
-    probabilities[0, [2, 5, 9]] = 0.6, 0.5, 0.4  # One more than the cap.
-    probabilities[1, [3, 27]] = 0.2, 0.9  # Blank, and the last location was never seen.
-    probabilities[2, 8] = 0.31
-    found = [row.nonzero()[0].tolist() for row in decision({"mean": probabilities})]
-    assert found == [[2, 5], [3], [8]]
-    assert decision.fitted_on == FIRST_VERSION["fitted_on"]
-    assert decision.rates[0] == 0.5
-    write_decision(decision, tmp_path / "new.json")
-    np.testing.assert_array_equal(
-        read_decision(tmp_path / "new.json")({"mean": probabilities}), decision({"mean": probabilities})
-    )
-
-
-@pytest.mark.parametrize(
-    "change", [{"fill_blank": "true"}, {"most": 0}, {"thresholds": [0.3]}, {"method": "best"}, {"members": None}]
-)
-def test_a_damaged_file_of_the_first_version_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps({**FIRST_VERSION, **change}))
-    with pytest.raises(FormatError, match="damaged"):
-        read_decision(path)
+OWN = LabelSet.from_names([f"Place {number}" for number in range(28)], name="own")
 
 
 def test_other_versions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "new.json"
-    path.write_text(json.dumps({**FIRST_VERSION, "version": 3}))
-    with pytest.raises(FormatError, match="version 3; this release reads version 2"):
+    path.write_text(json.dumps({"format": "cytoloc-decision", "version": 2}))
+    with pytest.raises(FormatError, match="version 2; this release reads version 1"):
         read_decision(path)
+
+
+def test_the_label_set_is_kept(tmp_path: Path) -> None:
+    members, truth = study_of(0, 60)
+    write_decision(fit_decision(members, truth, label_set=OWN, intervals=False), tmp_path / "own.json")
+    assert read_decision(tmp_path / "own.json").label_set == OWN
+    write_decision(fit_decision(members, truth, intervals=False), tmp_path / "numbered.json")
+    assert read_decision(tmp_path / "numbered.json").label_set == LabelSet.numbered(28)
+    content = json.loads((tmp_path / "own.json").read_text())
+    locations = content["label_set"]["locations"]
+    for change in ({"locations": locations[:-1]}, {"locations": locations[:1]}, {"name": None}, {"locations": None}):
+        (tmp_path / "damaged.json").write_text(json.dumps({**content, "label_set": {**content["label_set"], **change}}))
+        with pytest.raises(FormatError, match="is damaged"):
+            read_decision(tmp_path / "damaged.json")
+
+
+def test_a_decision_is_of_as_many_locations_as_the_probabilities() -> None:
+    members, truth = study_of(0, 60)
+    with pytest.raises(LabelSetError, match="28 columns; the label set is hpa19"):
+        fit_decision(members, truth, label_set=LabelSet.hpa19())
+    decision = fit_decision(members, truth, intervals=False)
+    with pytest.raises(TableError, match="these probabilities have 20 columns"):
+        decision({name: values[:, :20] for name, values in members.items()})
+
+
+def test_two_and_three_locations_are_enough(tmp_path: Path) -> None:
+    for count in (2, 3):
+        members, truth = study_of(1, 80)
+        few = {name: values[:, :count] for name, values in members.items()}
+        for method in ("seed", "expected", "auto"):
+            decision = fit_decision(few, truth[:, :count], method=method)
+            assert decision.rules.most == count
+            assert decision(few).shape == (80, count)
+            write_decision(decision, tmp_path / f"{count}{method}.json")
+            np.testing.assert_array_equal(read_decision(tmp_path / f"{count}{method}.json")(few), decision(few))
+        with pytest.raises(SettingsError, match=f"at most {count + 1} locations"):
+            fit_decision(few, truth[:, :count], most=count + 1)
 
 
 METHODS: list[tuple[Method, dict[str, Any]]] = [
@@ -84,17 +84,7 @@ def test_every_method_reads_back(tmp_path: Path, method: Method, options: dict[s
     assert back.intervals is not None
     np.testing.assert_array_equal(back.intervals, decision.intervals)
     content = json.loads((tmp_path / "d.json").read_text())
-    assert (content["format"], content["version"]) == ("cytoloc-decision", 2)
-
-
-def test_a_file_from_before_members_could_go_unheard_decides_as_it_did(tmp_path: Path) -> None:
-    members, truth = study_of(0, 100)
-    decision = fit_decision(members, truth, method="expected", ensemble="weighted")
-    write_decision(decision, tmp_path / "d.json")
-    content = json.loads((tmp_path / "d.json").read_text())
-    del content["evidence"]["ensemble"]["heard"]
-    (tmp_path / "old.json").write_text(json.dumps(content))
-    np.testing.assert_array_equal(read_decision(tmp_path / "old.json")(members), decision(members))
+    assert (content["format"], content["version"]) == ("cytoloc-decision", 1)
 
 
 def test_a_decision_may_be_asked_for_shifted_frequencies() -> None:
@@ -119,7 +109,7 @@ def test_fields_of_a_group_are_decided_alike() -> None:
 
 def test_options_that_make_no_sense_are_refused() -> None:
     members, truth = study_of(3, 30)
-    with pytest.raises(TableError, match="at most 0"):
+    with pytest.raises(SettingsError, match="at most 0"):
         fit_decision(members, truth, most=0)
     with pytest.raises(TableError, match="from 0 to below 1"):
         fit_decision(members, truth, method="fixed", fixed=1.0)

@@ -17,9 +17,9 @@ from tests.decide.cases import study_of
         (lambda values: np.log(values / (1 - values)), "'m1' are not probabilities: they lie between -.*like logits"),
         (lambda values: values * 255, "cannot be that"),
         (lambda values: np.where(values > 0.9, np.inf, values), "cannot be that"),
-        (lambda values: values[:, :27], r"one shape \(n, 28\)"),
-        (lambda values: values[:-1], r"one shape \(n, 28\)"),
-        (lambda values: values[0], r"one shape \(n, 28\)"),
+        (lambda values: values[:, :27], r"one shape \(n, locations\)"),
+        (lambda values: values[:-1], r"one shape \(n, locations\)"),
+        (lambda values: values[0], r"one shape \(n, locations\)"),
         (
             lambda values: np.where(np.arange(28) == 4, np.nan, values),
             r"Row 0 of 'm1' has no number .NaN. for location 4",

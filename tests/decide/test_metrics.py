@@ -27,6 +27,7 @@ from cytoloc.decide.metrics import (
     overall,
     paired_difference,
 )
+from cytoloc.labels import LabelSet
 
 
 def random_case(seed: int, rows: int = 60) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]:
@@ -51,7 +52,7 @@ def test_macro_f1_is_its_definition(seed: int, rows: int) -> None:
 def test_the_table_agrees_with_scikit_learn() -> None:
     predicted, truth, probabilities = random_case(1)
     predicted[:, 0] = False  # A class that is neither true nor predicted.
-    table = class_table(predicted, truth, probabilities)
+    table = class_table(predicted, truth, LabelSet.hpa28(), probabilities)
     assert table["positives"].to_list() == truth.sum(axis=0).tolist()
     assert table["f1"][0] is None
     assert table["average_precision"][0] is None
@@ -121,7 +122,7 @@ def test_absent_classes_count_0_for_f1_and_not_at_all_for_the_rest() -> None:
     predicted, truth, probabilities = random_case(4)
     predicted[:, :14] = truth[:, :14] = False
     found = overall(predicted, truth, probabilities)
-    table = class_table(predicted, truth, probabilities)
+    table = class_table(predicted, truth, LabelSet.hpa28(), probabilities)
     assert found["macro_f1"] == pytest.approx(table["f1"].drop_nulls().sum() / 28)
     assert found["macro_recall"] == pytest.approx(table["recall"].drop_nulls().mean())
     assert table["recall"].null_count() == 14

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from typing import Literal, NamedTuple
 from xml.sax.saxutils import escape
 
@@ -23,7 +22,7 @@ PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 Fault = Literal[
     "503", "429", "429 long", "404", "403", "cut", "stall", "says more", "says less", "html", "short", "empty", "png",
-    "less of the rest", "no length", "trickle", "not gzip",
+    "no length", "not gzip",
 ]  # fmt: skip
 
 
@@ -124,9 +123,6 @@ class AtlasSite:
     redirects: dict[str, str] = field(default_factory=dict)
     faults_of_heads: dict[str, list[Fault]] = field(default_factory=dict)
     base: str = ""
-    ranges: bool = True
-    conditions: bool = True
-    states: Literal["strong", "weak", "date", "unnamed"] = "strong"
     retry_after: str = "0"
     slow_s: float = 0.0
 
@@ -216,26 +212,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send_file(self, content: bytes, fault: Fault | None, *, body: bool) -> None:
         site = self.site
-        etag = f'"{hashlib.sha256(content).hexdigest()[:12]}"'
-        # Each content has a date of its own, as if it had been written then.
-        date = formatdate(int(etag[1:7], 16) * 60, usegmt=True)
-        more = {
-            "strong": {"ETag": etag},
-            "weak": {"ETag": f"W/{etag}"},
-            "date": {"Last-Modified": date},
-            "unnamed": {},
-        }[site.states]
-        status, whole = 200, content
-        wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if wanted and site.ranges and (condition in (etag, date) or not site.conditions):
-            first = int(wanted.removeprefix("bytes=").partition("-")[0])
-            if first >= len(content):
-                self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-                return
-            status, content = 206, content[first:]
-            more["Content-Range"] = f"bytes {first}-{len(whole) - 1}/{len(whole)}"
-        if fault == "less of the rest":
-            content = content[:-200]
+        more = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:12]}"'}
         length = (
             -1 if fault == "no length" else len(content) + {"says more": 500, "says less": -200}.get(fault or "", 0)
         )
@@ -243,26 +220,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
         if fault == "not gzip":
             more["Content-Encoding"] = "gzip"
-        if fault == "trickle":
-            self._trickle(content)
-            return
         time.sleep(site.slow_s)
-        self._send(status, content if body else b"", more, length=length)
+        self._send(200, content if body else b"", more, length=length)
         if fault == "stall":
             time.sleep(1.0)
         if fault in ("cut", "stall", "says more", "says less"):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-
-    def _trickle(self, content: bytes) -> None:
-        """Send a little now and then, never silent for long and never done."""
-        self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()[:12]}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        for start in range(0, len(content), 100):
-            self.wfile.write(content[start : start + 100])
-            time.sleep(0.02)
 
     def _send(self, status: int, content: bytes, more: dict[str, str], *, length: int | None = None) -> None:
         self.send_response(status)

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import httpx
 import pytest
@@ -39,10 +38,6 @@ def whole(path: Path) -> None:
     """Refuse what is not the file, as the check of a picture does."""
     if path.read_bytes() != BODY:
         raise ImageError("what came is damaged.")
-
-
-def anything(path: Path) -> None:
-    """Take what came, so that no check helps the part to be right."""
 
 
 def fetch(
@@ -127,14 +122,7 @@ def test_why_is_said_without_what_to_do_about_it(picture: AtlasSite, tmp_path: P
 def test_a_site_that_says_nothing_is_asked_again(picture: AtlasSite, tmp_path: Path) -> None:
     picture.faults[PATH] = ["stall"]
     assert fetch(picture, tmp_path / "part", timeout_s=0.2).size_bytes == len(BODY)
-    assert picture.requests(PATH)[1].headers["Range"] == f"bytes={len(BODY) // 2}-"
-
-
-def test_a_trickle_is_ended_and_the_rest_asked_for(picture: AtlasSite, tmp_path: Path) -> None:
-    picture.faults[PATH] = ["trickle"]
-    fetch(picture, tmp_path / "part", timeout_s=0.15)
     assert (tmp_path / "part").read_bytes() == BODY
-    assert int(picture.requests(PATH)[1].headers["Range"][6:-1]) > 100
 
 
 @pytest.mark.parametrize(
@@ -148,7 +136,6 @@ def test_a_trickle_is_ended_and_the_rest_asked_for(picture: AtlasSite, tmp_path:
 )
 def test_what_stays_wrong_is_said(picture: AtlasSite, tmp_path: Path, fault: Fault, reason: str) -> None:
     picture.files[PATH] = BODY + bytes(1 << 20)
-    picture.states = "unnamed"
     picture.faults[PATH] = [fault] * 9
     with pytest.raises(FetchError, match=reason):
         fetch(picture, tmp_path / "part", attempts=3, timeout_s=0.2)
@@ -174,112 +161,17 @@ def test_a_refusal_is_not_asked_again(
     assert len(picture.requests(PATH)) == 1
 
 
-def test_the_rest_alone_is_asked_for(picture: AtlasSite, tmp_path: Path) -> None:
+def test_a_file_is_fetched_from_its_beginning(picture: AtlasSite, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(b"x" * 2 * len(BODY))
     picture.faults[PATH] = ["cut"]
-    fetch(picture, tmp_path / "part")
-    first, second = picture.requests(PATH)
-    assert "Range" not in first.headers
-    assert second.headers["Range"] == f"bytes={len(BODY) // 2}-"
-    assert second.headers["If-Range"].startswith('"')
-
-
-def interrupted(site: AtlasSite, part: Path) -> None:
-    """Leave a part behind, as a killed process does."""
-    site.faults[PATH] = ["cut"]
-    with pytest.raises(FetchError):
-        fetch(site, part, attempts=1)
-    assert 0 < part.stat().st_size < len(BODY)
-
-
-def test_another_process_goes_on_with_a_part(picture: AtlasSite, tmp_path: Path) -> None:
-    interrupted(picture, tmp_path / "part")
     assert fetch(picture, tmp_path / "part").sha256 == hashlib.sha256(BODY).hexdigest()
-    assert "Range" in picture.requests(PATH)[-1].headers
-
-
-@pytest.mark.parametrize("conditions", [True, False], ids=["heeds If-Range", "ignores If-Range"])
-def test_a_file_that_changed_meanwhile_is_not_mixed(picture: AtlasSite, tmp_path: Path, *, conditions: bool) -> None:
-    picture.files[PATH] = BODY[::-1]
-    interrupted(picture, tmp_path / "part")
-    picture.files[PATH] = BODY
-    picture.conditions = conditions
-    assert fetch(picture, tmp_path / "part", check=anything).size_bytes == len(BODY)
     assert (tmp_path / "part").read_bytes() == BODY
-
-
-def test_a_site_without_ranges_sends_all(picture: AtlasSite, tmp_path: Path) -> None:
-    interrupted(picture, tmp_path / "part")
-    picture.ranges = False
-    fetch(picture, tmp_path / "part")
-    assert (tmp_path / "part").read_bytes() == BODY
-
-
-def test_a_date_of_change_is_condition_enough(picture: AtlasSite, tmp_path: Path) -> None:
-    picture.states = "date"
-    interrupted(picture, tmp_path / "part")
-    fetch(picture, tmp_path / "part")
-    assert picture.requests(PATH)[-1].headers["If-Range"].endswith(" GMT")
-    assert (tmp_path / "part").read_bytes() == BODY
-
-
-@pytest.mark.parametrize("states", ["weak", "unnamed"])
-def test_without_a_sure_name_for_its_state_a_file_begins_anew(
-    picture: AtlasSite, tmp_path: Path, states: Literal["weak", "unnamed"]
-) -> None:
-    picture.states = states
-    interrupted(picture, tmp_path / "part")
-    fetch(picture, tmp_path / "part")
-    assert "Range" not in picture.requests(PATH)[-1].headers
-    assert (tmp_path / "part").read_bytes() == BODY
-
-
-def test_a_part_that_is_whole_is_not_asked_for(picture: AtlasSite, tmp_path: Path) -> None:
-    fetch(picture, tmp_path / "part")
-    fetch(picture, tmp_path / "part")
-    assert len(picture.requests(PATH)) == 1
-
-
-def test_parts_of_nobody_are_not_trusted(picture: AtlasSite, tmp_path: Path) -> None:
-    (tmp_path / "part").write_bytes(b"x" * 100)
-    fetch(picture, tmp_path / "part")
-    assert (tmp_path / "part").read_bytes() == BODY
-    (tmp_path / "part").write_bytes(b"x" * 100)
-    (tmp_path / "part.note").write_text("{")
-    fetch(picture, tmp_path / "part")
-    assert (tmp_path / "part").read_bytes() == BODY
-
-
-def test_a_part_of_another_file_is_not_gone_on_with(picture: AtlasSite, tmp_path: Path) -> None:
-    interrupted(picture, tmp_path / "part")
-    picture.files["/other.jpg"] = BODY[::-1]
-    fetch(picture, tmp_path / "part", path="/other.jpg", check=anything)
-    assert "Range" not in picture.requests("/other.jpg")[0].headers
-    assert (tmp_path / "part").read_bytes() == BODY[::-1]
-
-
-def test_a_rest_that_is_not_all_is_gone_on_with(picture: AtlasSite, tmp_path: Path) -> None:
-    interrupted(picture, tmp_path / "part")
-    picture.faults[PATH] = ["less of the rest"]
-    fetch(picture, tmp_path / "part", check=anything)
-    assert (tmp_path / "part").read_bytes() == BODY
-    assert picture.requests(PATH)[-1].headers["Range"] == f"bytes={len(BODY) - 200}-"
+    assert not any("Range" in each.headers for each in picture.requests(PATH))
 
 
 def test_a_length_is_not_needed(picture: AtlasSite, tmp_path: Path) -> None:
     picture.faults[PATH] = ["no length"]
     assert fetch(picture, tmp_path / "part").size_bytes == len(BODY)
-
-
-@pytest.mark.parametrize(("fault", "said"), [("no length", "does not end"), ("cut", f"has {len(BODY)} bytes")])
-def test_what_is_far_too_large_is_refused(
-    picture: AtlasSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, said: str
-) -> None:
-    monkeypatch.setattr("cytoloc.fetch.download.LARGEST_BYTES", 5000)
-    picture.faults[PATH] = [fault]
-    with pytest.raises(FetchError, match=said):
-        fetch(picture, tmp_path / "part")
-    assert len(picture.requests(PATH)) == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_retry_after_holds_everything_back(picture: AtlasSite, tmp_path: Path) -> None:

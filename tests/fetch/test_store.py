@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +24,10 @@ def test_a_manifest_gets_rows_and_its_last_ones_count(tmp_path: Path) -> None:
     with Store(tmp_path / "v18", base=BASE).opened() as store:
         one, two = came(store, "images/1/b.jpg"), came(store, "images/1/a.jpg")
         for _ in range(2):
-            with store.log("manifest.csv", Came._fields) as log:
-                log.add(one._replace(sha256="old"))
-                log.add(one)
-                log.add(two)
+            with store.log("manifest.csv", Came._fields) as add:
+                add(one._replace(sha256="old"))
+                add(one)
+                add(two)
         assert store.manifest() == {one.file: one, two.file: two}
         store.write_manifest(store.manifest().values())
         lines = (store.folder / "manifest.csv").read_text().splitlines()
@@ -43,8 +42,8 @@ def test_a_row_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
         path = store.folder / "manifest.csv"
         path.write_bytes(path.read_bytes()[:-9])
         assert store.manifest() == {one.file: one}
-        with store.log("manifest.csv", Came._fields) as log:
-            log.add(two)
+        with store.log("manifest.csv", Came._fields) as add:
+            add(two)
         assert store.manifest() == {one.file: one, two.file: two}
 
 
@@ -57,36 +56,15 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
         path.write_text(",".join(Came._fields) + "\nx,y\n")
         with pytest.raises(FormatError, match="line 2, is damaged"):
             store.manifest()
-        path.write_bytes(",".join(Came._fields).encode() + b"\n\nx,\xff\n")
-        with pytest.raises(FormatError, match="line 3, is damaged: it is not UTF-8"):
+        path.write_bytes(",".join(Came._fields).encode() + b"\nx,\xff\n")
+        with pytest.raises(FormatError, match="line 2, is damaged"):
             store.manifest()
-
-
-@pytest.mark.parametrize("rows", [3, 3000])
-def test_a_quote_that_is_not_closed_is_named(tmp_path: Path, rows: int) -> None:
-    with Store(tmp_path / "v18", base=BASE).opened() as store:
-        row = came(store, "images/1/a.jpg")._replace(etag="")
-        store.write_manifest([row] * rows)
-        path = store.folder / "manifest.csv"
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join([*lines[:2], '"' + lines[2], *lines[3:]]))
-        with pytest.raises(FormatError, match="line 3, is damaged") as caught:
+        store.write_manifest([came(store, "images/1/a.jpg")] * 3)
+        header, first, *rest = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([header, '"' + first, *rest]))
+        with pytest.raises(FormatError, match="is damaged") as caught:
             store.manifest()
         assert "Remove that line" in caught.value.way_out
-        path.write_text('"' + "".join(lines))
-        with pytest.raises(FormatError, match=r"is not a manifest of this version|line 1, is damaged"):
-            store.manifest()
-
-
-def test_a_row_that_the_disk_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    with Store(tmp_path / "v18", base=BASE).opened() as store:
-        row = came(store, "images/1/a.jpg")
-        with store.log("manifest.csv", Came._fields) as log:
-            monkeypatch.setattr(os, "write", lambda number, content: write(number, content[:5]))
-            log.add(row)
-        monkeypatch.undo()
-        assert store.manifest() == {row.file: row}
 
 
 def test_files_are_looked_at(tmp_path: Path) -> None:
@@ -99,17 +77,6 @@ def test_files_are_looked_at(tmp_path: Path) -> None:
         (store.folder / row.file).write_bytes(b"pict")
         assert not store.is_here(row, verify=False)
         (store.folder / row.file).unlink()
-        assert not store.is_here(row, verify=False)
-
-
-def test_a_file_that_lacks_its_name_alone_gets_it(tmp_path: Path) -> None:
-    with Store(tmp_path / "v18", base=BASE).opened() as store:
-        row = came(store, "images/1/a.jpg")
-        (store.folder / row.file).replace(store.part(row.file))
-        assert store.is_here(row, verify=False)
-        assert (store.folder / row.file).read_bytes() == b"picture"
-        (store.folder / row.file).unlink()
-        store.part(row.file).write_bytes(b"half")
         assert not store.is_here(row, verify=False)
 
 
@@ -170,9 +137,8 @@ def test_a_folder_into_which_anything_came_belongs_to_its_site(tmp_path: Path, w
     with Store(out, base=BASE).opened() as store:
         row = came(store, files.get(what, "images/1/a.jpg"))
         if what == "row":
-            # A kill left a row whose file lacks but its name.
             store.write_manifest([row])
-            (out / row.file).replace(store.part(row.file))
+            (out / row.file).unlink()
     with (
         pytest.raises(SettingsError, match=r"fetched from http://a\.example, not from http://b\.example"),
         Store(out, base="http://b.example").opened(),

@@ -7,12 +7,13 @@ import pytest
 
 from cytoloc.errors import TableError
 from cytoloc.folds.groups import groups_of_fields, listed_fields
+from cytoloc.labels import LabelSet
 
 
 def fields_of(tmp_path: Path, *ids: str) -> pl.DataFrame:
     path = tmp_path / "labels.csv"
     path.write_text("Id,Target\n" + "".join(f"{name},0\n" for name in ids))
-    return listed_fields(path)
+    return listed_fields(path, LabelSet.hpa28())
 
 
 def test_a_list_says_what_its_ids_say(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
-from cytoloc.folds.like import LOOKS, looks_in_list, looks_of_dataset, pick_like
+from cytoloc.folds.like import looks_in_list, looks_of_dataset, pick_like
 
 
 def a_study(n: int = 600) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -54,7 +54,7 @@ def test_the_picked_fold_looks_like_the_target_and_keeps_groups_and_classes() ->
 
 def test_the_looks_of_an_dataset_are_its_means(study: Dataset) -> None:
     looks = looks_of_dataset(study)
-    assert looks.columns == ["id", *LOOKS]
+    assert looks.columns == ["id", "original_px", *(f"mean_{channel}" for channel in study.channels)]
     assert looks["original_px"].to_list() == study.fields["original_px"].to_list()
     assert looks.row(3)[2:] == pytest.approx(study[3].reshape(4, -1).astype(float).mean(axis=1))
 
@@ -92,3 +92,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
         pick_like(fields, looks.head(15), looks)
     with pytest.raises(TableError, match="a 11th of them"):
         pick_like(fields, looks, looks, k=11)
+
+
+def test_the_looks_of_any_channel_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "looks.csv"
+    path.write_text("Id,mean_actin,file_size,note\na,3.5,9437313,x\n")
+    assert looks_in_list(path).rows(named=True) == [{"id": "a", "original_px": 3072.0, "mean_actin": 3.5}]

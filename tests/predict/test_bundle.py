@@ -14,6 +14,7 @@ import cytoloc
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import fit_decision, with_provenance, write_decision
 from cytoloc.errors import FormatError, ImageError, SettingsError
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import read_card, write_bundle
 from cytoloc.recipe import load_recipe
@@ -101,7 +102,7 @@ def test_arrays_datasets_and_the_command_give_the_same(
     assert scores.provenance["fields_trained_on"] == 20
     again = cli("decide", "apply", tmp_path / "s.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
     assert (again.code, "calibrated already" in again.err) == (1, True)
-    written = read_labels(tmp_path / "l.csv", column="Predicted")
+    written = read_labels(tmp_path / "l.csv", LabelSet.hpa28(), column="Predicted")
     assert list(written.values()) == [tuple(int(place.key) for place in row) for row in of_dataset.locations]
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cytoloc.channels import CHANNELS
 from cytoloc.errors import SettingsError
-from cytoloc.report.figures import composite, panel, score_plot, shortened, stretch
+from cytoloc.labels import LabelSet
+from cytoloc.report.figures import composite, contact_sheet, fold_sheet, legend, panel, score_plot, shortened, stretch
 from cytoloc.report.tables import score_summary
 
 
@@ -15,10 +17,10 @@ def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
     image = np.zeros((4, 90, 90), np.uint8)
     for channel, value in enumerate((40, 80, 120, 160)):
         image[channel, :, : 20 * (channel + 1)] = value
-    shown = panel(image)
+    shown = panel(image, CHANNELS)
     # A gap of 1 px between them.
     assert shown.shape == (90, 90 + 1 + 90 + 1 + 29, 3)
-    np.testing.assert_array_equal(shown[:, :90], composite(image))
+    np.testing.assert_array_equal(shown[:, :90], composite(image, CHANNELS))
     np.testing.assert_array_equal(shown[:, 91:181, 0], stretch(image[1]))
     assert (shown[:, [90, 181]] == 255).all()
     # A third of the edge: microtubules, nucleus and endoplasmic reticulum are 20, 60 and 80 of 90 px wide.
@@ -29,7 +31,7 @@ def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
 def test_the_reticulum_adds_half_its_strength_in_yellow() -> None:
     image = np.zeros((4, 8, 8), np.uint8)
     image[3] = 200
-    assert composite(image)[0, 0].tolist() == [127, 127, 0]
+    assert composite(image, CHANNELS)[0, 0].tolist() == [127, 127, 0]
 
 
 def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) -> None:
@@ -39,7 +41,9 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
     sizes = []
     for classes in (28, 5):
         truth[:, classes:] = predicted[:, classes:] = False
-        summary, table = score_summary(predicted, truth, None, min_positives=5, groups=np.arange(60) // 2)
+        summary, table = score_summary(
+            predicted, truth, None, label_set=LabelSet.hpa28(), min_positives=5, groups=np.arange(60) // 2
+        )
         score_plot(table, summary, tmp_path / "score.png")
         with Image.open(tmp_path / "score.png") as picture:
             sizes.append(picture.size)
@@ -61,3 +65,63 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
 )
 def test_long_names_lose_their_middle(name: str, shown: str) -> None:
     assert shortened(name, 10) == shown
+
+
+SIX = (*CHANNELS, "actin", "golgi")
+OWN = LabelSet.from_names(["Nuclear rim", "Cytoplasm", "Spots"], name="own")
+
+
+def test_each_channel_has_a_color_of_its_own() -> None:
+    shown = []
+    for number in range(len(SIX)):
+        image = np.zeros((len(SIX), 8, 8), np.uint8)
+        image[number] = 200
+        shown.append(tuple(composite(image, SIX)[0, 0].tolist()))
+    assert shown[:4] == [(254, 0, 0), (0, 254, 0), (0, 0, 254), (127, 127, 0)]
+    assert len(set(shown)) == len(SIX)
+    # A channel keeps its color, whatever stands beside it.
+    image = np.zeros((2, 8, 8), np.uint8)
+    image[1] = 200
+    assert composite(image, ["protein", "nucleus"])[0, 0].tolist() == [0, 0, 254]
+
+
+@pytest.mark.parametrize("channels", [("protein",), ("nucleus", "protein"), CHANNELS, (*CHANNELS, "actin"), SIX])
+def test_a_panel_has_the_channels_that_there_are(channels: tuple[str, ...]) -> None:
+    image = np.zeros((len(channels), 90, 90), np.uint8)
+    for number in range(len(channels)):
+        image[number, :, : 10 * (number + 1)] = 200
+    shown = panel(image, channels)
+    protein = stretch(image[channels.index("protein")])
+    if channels == ("protein",):
+        np.testing.assert_array_equal(shown[..., 0], protein)
+        return
+    np.testing.assert_array_equal(shown[:, :90], composite(image, channels))
+    np.testing.assert_array_equal(shown[:, 91:181, 0], protein)
+    others = [number for number, channel in enumerate(channels) if channel != "protein"]
+    parts = max(len(others), 3)
+    for place, number in enumerate(others):
+        row = shown[round((place + 0.5) * 90 / parts), 182:, 0]
+        assert abs(int((row > 100).sum()) - 10 * (number + 1) / parts) <= 1.5
+
+
+def test_the_legend_names_channels_and_colors() -> None:
+    assert legend(["protein"]) == "protein"
+    assert legend(SIX) == (
+        "composite (microtubules red, protein green, nucleus blue, er yellow, actin cyan, golgi magenta)"
+        " · protein · microtubules, nucleus, er, actin, golgi"
+    )
+
+
+@pytest.mark.parametrize("channels", [("protein",), ("protein", "nucleus"), CHANNELS, (*CHANNELS, "actin")])
+def test_fields_of_any_channels_are_drawn(tmp_path: Path, channels: tuple[str, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, len(channels), 32, 32), np.uint8)
+    truth, predicted = [(0,), (1, 2), None, (2,)], [(0,), (1,), (2,), (0,)]
+    names = ["a", "b" * 200, "c", "d"]
+    contact_sheet(images, names, truth, predicted, tmp_path / "s.png", channels=channels, label_set=OWN)
+    with Image.open(tmp_path / "s.png") as picture:
+        assert np.asarray(picture.convert("RGB")).std() > 20
+
+
+def test_folds_of_own_locations_are_drawn(tmp_path: Path) -> None:
+    fold_sheet(np.array([[5, 6], [0, 0], [2, 1]]), np.array([7, 7]), OWN, tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 5000

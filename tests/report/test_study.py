@@ -16,7 +16,7 @@ from cytoloc.decide.decision import cross_fit, held_out_parts
 from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import SEED_GRID
 from cytoloc.files import write_json
-from cytoloc.labels import format_labels
+from cytoloc.labels import LabelSet
 from cytoloc.recipe import load_recipe, to_toml
 from cytoloc.report.runs import read_runs
 from cytoloc.report.study import MIN_POSITIVES, study_tables
@@ -63,7 +63,9 @@ def make_run(
     write_json(folder / "run.json", header, kind=RUN_KIND, version=RUN_VERSION)
     if finished and ids:
         rows = [int(each[1:]) for each in ids]
-        write_scores(Scores(tuple(ids), probabilities[rows].astype(np.float32)), folder / "scores.parquet")
+        write_scores(
+            Scores(tuple(ids), probabilities[rows].astype(np.float32), LabelSet.hpa28()), folder / "scores.parquet"
+        )
     return folder
 
 
@@ -78,7 +80,7 @@ def made(tmp_path: Path) -> Made:
     for name, values in names.items():
         for fold in range(FOLDS):
             make_run(tmp_path / "runs", name, fold, values)
-    rows = [f"f{number},{format_labels(np.flatnonzero(row))}" for number, row in enumerate(truth)]
+    rows = [f"f{number},{LabelSet.hpa28().format(np.flatnonzero(row))}" for number, row in enumerate(truth)]
     (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
     return tmp_path, names, truth
 
@@ -267,7 +269,7 @@ def test_formats_say_the_same(made: Made, cli: Cli) -> None:
     call = ["report", folder / "runs", "--table", "--labels", folder / "labels.csv"]
     tables = as_json(cli(*call, "--json"))
     rows = [*tables["models"], *tables["ensembles"]]
-    cells = [f"{row['worth']['cv']:.3f}".removeprefix("0") for row in rows]
+    cells = [f"{row['worth']['cv']:.3f}" for row in rows]
     text, marked = cli(*call).out, cli(*call, "--format", "markdown").out
     for cell in cells:
         assert f" {cell} " in text
@@ -295,7 +297,7 @@ def test_labels_come_from_the_dataset_that_a_run_names(study: Dataset, tmp_path:
         folder = make_run(out, "first", 0, values, dataset=dataset, fingerprint=mark, ids=[])
         header = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps(header | {"held_out": list(rows)}))
-        write_scores(Scores(tuple(rows), values.astype(np.float32)), folder / "scores.parquet")
+        write_scores(Scores(tuple(rows), values.astype(np.float32), LabelSet.hpa28()), folder / "scores.parquet")
     tables = as_json(cli("report", tmp_path / study.fingerprint[:6], "--table", "--json"))
     assert tables["models"][0]["worth"]["cv"] > 0.2
     changed = cli("report", tmp_path / "other", "--table")
@@ -315,7 +317,7 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     ):
         refused = cli("report", *call)
         assert (refused.code, said in refused.err) == (code, True), refused
-    write_scores(Scores(("f1",), np.zeros((1, 28), np.float32)), folder / "s.parquet")
+    write_scores(Scores(("f1",), np.zeros((1, 28), np.float32), LabelSet.hpa28()), folder / "s.parquet")
     (folder / "s.parquet").replace(run / "scores.parquet")
     damaged = cli("report", run, "--table")
     assert (damaged.code, "other fields than the run held out" in damaged.err) == (1, True)

@@ -14,6 +14,7 @@ import pytest
 
 from cytoloc import open_dataset
 from cytoloc.errors import CytolocError
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import Flaws, draw_study
@@ -40,7 +41,7 @@ def test_everything_is_there(whole: Path) -> None:
 
 
 def test_wrong_labels_are_those_that_are_listed(whole: Path) -> None:
-    dataset, true = open_dataset(whole / "train.dataset"), read_labels(whole / "truth" / "train.csv")
+    dataset, true = open_dataset(whole / "train.dataset"), read_labels(whole / "truth" / "train.csv", LabelSet.hpa28())
     given = dict(zip(dataset.ids, map(tuple, dataset.fields["labels"]), strict=True))
     noise = pl.read_csv(whole / "truth" / "label_noise.csv", infer_schema=False)
     assert {name for name in true if true[name] != given[name]} == set(noise["Id"])
@@ -58,7 +59,7 @@ def test_missing_labels_are_only_missing(tmp_path: Path) -> None:
 
 
 def test_fields_of_a_well_have_the_labels_of_their_well(whole: Path) -> None:
-    truth = read_labels(whole / "truth" / "test.csv")
+    truth = read_labels(whole / "truth" / "test.csv", LabelSet.hpa28())
     wells = pl.read_csv(whole / "truth" / "wells.csv", infer_schema=False)
     assert wells.height > 2
     assert all(truth[a] == truth[b] for a, b in wells.iter_rows())
@@ -103,13 +104,13 @@ def test_planted_copies_are_found(whole: Path, cli: Cli, tmp_path: Path) -> None
         tmp_path / "leak.csv",
     )
     assert leak.code == 0, leak.err
-    truth = read_labels(whole / "truth" / "test.csv")
-    assert all(truth[name] == labels for name, labels in read_labels(tmp_path / "leak.csv").items())
+    truth = read_labels(whole / "truth" / "test.csv", LabelSet.hpa28())
+    assert all(truth[name] == labels for name, labels in read_labels(tmp_path / "leak.csv", LabelSet.hpa28()).items())
 
 
 def test_labels_by_antibody_are_wrong_for_some_wells(whole: Path) -> None:
     external = open_dataset(whole / "external.dataset")
-    by_antibody = read_labels(whole / "external-by-antibody.csv")
+    by_antibody = read_labels(whole / "external-by-antibody.csv", LabelSet.hpa28())
     by_well = dict(zip(external.ids, map(tuple, external.fields["labels"]), strict=True))
     assert all(set(by_well[name]) <= set(labels) for name, labels in by_antibody.items())
     assert any(by_well[name] != labels for name, labels in by_antibody.items())

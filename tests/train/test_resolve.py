@@ -59,7 +59,9 @@ def test_channels_and_label_set_become_those_of_the_dataset(make: Make, tmp_path
 def test_some_of_the_channels_can_be_chosen(make: Make) -> None:
     chosen = load_recipe("quick", overrides=['image.channels=["nucleus", "protein"]'])
     assert resolve_recipe(chosen, make("protein", "nucleus", "er")).image.channels == ("nucleus", "protein")
-    with pytest.raises(ChannelError, match=r"sees the channel nucleus, but .* has protein, nucleous.* Did you mean nuc"):
+    with pytest.raises(
+        ChannelError, match=r"sees the channel nucleus, but .* has protein, nucleous.* Did you mean nuc"
+    ):
         resolve_recipe(chosen, make("protein", "nucleous"))
 
 

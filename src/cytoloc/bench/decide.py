@@ -25,6 +25,7 @@ from cytoloc.decide.thresholds import (
     ratio_thresholds,
 )
 from cytoloc.errors import TableError
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels, truth_of
 from cytoloc.scores import read_scores
 
@@ -37,7 +38,7 @@ LOOP: Final = "loop of 600 values of sklearn's f1_score"
 COUNTING: Final = "cytoloc, the same grid by counting"
 
 LOOP_CLASSES: Final = 2
-"""Classes that the loop is timed on; its time for 28 is 14 times as long, since every class is the same work."""
+"""Classes that the loop is timed on; every class is the same work, so its time for all follows."""
 
 LARGE: Final = 1_000_000
 """Fields of the exact thresholds' measurement."""
@@ -76,7 +77,7 @@ class DecideBench:
         halves: The score of each way of deciding.
         grid: The same thresholds by a loop and by counting, in sets of fields per second.
         same_f1: Whether the loop's thresholds have the same F1 in the classes that it was timed on, and no value of the
-            grid a better one in any of the 28, by scikit-learn alone.
+            grid a better one in any class, by scikit-learn alone.
         exact_s: Exact thresholds for a million fields, median over rounds in seconds.
         exact_mb: Peak memory of a process that does so, in megabytes.
         auto_s: ``auto`` on as many fields as the 2018 training set, in seconds; None if it was left out.
@@ -121,7 +122,7 @@ def bench_decide(
     some = slice(0, LOOP_CLASSES)
     grid = in_turns(
         {
-            # Units of work are whole sets of 28 classes, of which the loop does a part.
+            # Units of work are whole sets of classes, of which the loop does a part.
             LOOP: lambda: _counted(loop_thresholds(mean[:, some], truth[:, some])) / truth.shape[1],
             COUNTING: lambda: _counted(grid_thresholds(mean, truth)) / truth.shape[1],
         },
@@ -158,7 +159,8 @@ def read_folder(folder: Path) -> tuple[Scores, NDArray[np.bool_]]:
         raise TableError(f"{folder} holds no .npz of probabilities.", way_out="Give a folder with one per member.")
     members = {file.stem: read_scores(file, ids=labels) for file in files}
     ids = next(iter(members.values())).ids
-    truth = truth_of(ids, read_labels(labels), where=str(labels))
+    label_set = next(iter(members.values())).label_set
+    truth = truth_of(ids, read_labels(labels, label_set), label_set, where=str(labels))
     return {name: scores.probabilities.astype(np.float64) for name, scores in members.items()}, truth
 
 
@@ -173,8 +175,8 @@ def compare_on_halves(
     """Return how each way does: fitted on one half of the fields, judged on the other, both ways.
 
     Args:
-        members: Probabilities ``(n, 28)`` by name.
-        truth: bool ``(n, 28)``.
+        members: Probabilities ``(n, locations)`` by name.
+        truth: bool ``(n, locations)``.
         ways: Each is given a half's scores and truth, and the other half's scores, whose locations it returns. The
             first is the peer.
         splits: How many splits, seeded 0 and up.
@@ -283,8 +285,8 @@ def _counted(thresholds: NDArray[np.float64]) -> int:
 
 def _time_exact(fields: int, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    probabilities = rng.random((fields, 28), np.float32)
-    truth = rng.random((fields, 28), np.float32) < probabilities**3
+    probabilities = rng.random((fields, len(LabelSet.hpa28())), np.float32)
+    truth = rng.random((fields, len(LabelSet.hpa28())), np.float32) < probabilities**3
     started = time.perf_counter()
     exact_thresholds(probabilities, truth)
     return time.perf_counter() - started, peak_mb()

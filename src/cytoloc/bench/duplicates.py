@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
+from cytoloc.channels import CHANNELS
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.errors import MissingExtraError
-from cytoloc.labels import CHANNELS
 from cytoloc.pictures.hashes import phashes
 
 TEST_FIELDS: Final = 11_702
@@ -123,7 +123,9 @@ def competition_hashes(seed: int = 0) -> tuple[Hashes, Hashes]:
     """Return random hashes of test and external fields; the first :data:`PLANTED` of both are copies of each other."""
     rng = np.random.default_rng(seed)
     test, external = (
-        Hashes(rng.integers(0, 2**64, (count, len(CHANNELS)), np.uint64), np.ones((count, len(CHANNELS)), bool))
+        Hashes(
+            rng.integers(0, 2**64, (count, len(CHANNELS)), np.uint64), np.ones((count, len(CHANNELS)), bool), CHANNELS
+        )
         for count in (TEST_FIELDS, EXTERNAL_FIELDS)
     )
     for channel, role in enumerate(CHANNELS):

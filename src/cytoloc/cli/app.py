@@ -19,6 +19,7 @@ from cytoloc.cli import (
     fetch,
     folds,
     importing,
+    labels,
     predict,
     report,
     score,
@@ -57,6 +58,7 @@ importing.register(app)
 fetch.register(app)
 curation.register(app)
 folds.register(app)
+labels.register(app)
 train.register(app)
 predict.register(app)
 ensemble.register(app)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from cytoloc.errors import MissingExtraError, installing
 
 if TYPE_CHECKING:
+    from cytoloc.dataset.store import Dataset
+    from cytoloc.labels import LabelSet
     from cytoloc.scores import Scores
 
 LINE_EVERY_S = 10.0
@@ -110,20 +112,49 @@ def require_nets() -> None:
         raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", way_out=installing("nets"))
 
 
-def read_truth(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the labels in a CSV ``Id,Target``, or in a dataset."""
+def read_truth(path: Path, label_set: LabelSet) -> dict[str, tuple[int, ...]]:
+    """Return the labels in a CSV such as ``Id,Target``, or in a dataset.
+
+    Raises:
+        TableError: If the list is not what it must be, or the dataset has no labels.
+        LabelSetError: If the dataset has another label set.
+    """
     from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import TableError
     from cytoloc.lists import read_labels
 
     if not path.is_dir():
-        return read_labels(path)
+        return read_labels(path, label_set)
     dataset = open_dataset(path)
+    label_set.refuse_other(dataset.label_set, what=str(path), than="the rest of this command")
     rows = zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True)
     labels = {name: tuple(ids) for name, ids in rows if ids is not None}
     if not labels:
         raise TableError(f"The fields of {path} have no labels.", way_out="Give a CSV Id,Target.")
     return labels
+
+
+def label_set_of(source: Path | Dataset, named: str | None) -> LabelSet:
+    """Return the label set of a dataset, or, of a file that states none, the one that a user names.
+
+    Args:
+        source: A dataset, or a file.
+        named: A shipped label set or a file, as :func:`~cytoloc.labels.find_label_set` takes it; if None, hpa28.
+
+    Raises:
+        LabelSetError: If the dataset has another label set than the one that is named.
+    """
+    from cytoloc.dataset.store import open_dataset
+    from cytoloc.labels import LabelSet, find_label_set
+
+    chosen = find_label_set(named) if named else None
+    if isinstance(source, Path):
+        if not source.is_dir():
+            return chosen or LabelSet.hpa28()
+        source = open_dataset(source)
+    if chosen is not None:
+        chosen.refuse_other(source.label_set, what=str(source.path), than="--label-set")
+    return source.label_set
 
 
 def score_files(paths: list[Path]) -> list[Path]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cytoloc.cli.console import counted, progress, read_truth
+from cytoloc.cli.console import counted, label_set_of, progress, read_truth
+from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
     from cytoloc.curation.audit import Audit
     from cytoloc.dataset.store import Dataset
     from cytoloc.hpa_names import HpaId
+    from cytoloc.labels import LabelSet
 
 
 SHOWN = 24
@@ -35,7 +39,11 @@ def duplicates(
     ],
     out: Annotated[Path, typer.Option(help="The new CSV of pairs; `folds --pairs` keeps them together.")],
     limits: Annotated[
-        str, typer.Option(help="Most bits of 64 by which the hashes of microtubules, protein, nucleus may differ.")
+        str,
+        typer.Option(
+            help="Most bits of 64 by which the hashes of microtubules, protein, nucleus may differ; or, for any"
+            " channels, CHANNEL=BITS with commas between, such as protein=12,actin=14."
+        ),
     ] = "14,12,10",
     turns: Annotated[bool, typer.Option(help="Also turned and mirrored copies; reads every picture once.")] = True,
     confirm: Annotated[bool, typer.Option(help="Lay the pictures of each pair over each other.")] = True,
@@ -54,15 +62,10 @@ def duplicates(
     import polars as pl
 
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
-    from cytoloc.curation.hamming import DEFAULT_LIMITS
     from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs, new_files
 
-    words = limits.split(",")
-    if len(words) != len(DEFAULT_LIMITS) or not all(word.strip().isdecimal() and int(word) <= 64 for word in words):
-        raise typer.BadParameter(
-            f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10.", param_hint="'--limits'"
-        )
+    most = _limits(limits)
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
     check_outputs(*outputs, pictures=sheets)
     local = [path.removeprefix("file://").rstrip("/") for path in paths]
@@ -71,7 +74,6 @@ def duplicates(
     if twice:
         raise typer.BadParameter(f"{twice} is given twice: every field would be its own copy.")
     datasets = [open_dataset(path) for path in paths]
-    most = {role: int(word) for role, word in zip(DEFAULT_LIMITS, words, strict=True)}
     with progress("looking for duplicates") as advance:
         found = find_duplicates(
             datasets, limits=most, turns=turns, confirm=confirm, advance=lambda _what, done, total: advance(done, total)
@@ -99,25 +101,40 @@ def duplicates(
         typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
 
 
+def _limits(text: str) -> dict[str, int]:
+    """Return the most bits by which each channel may differ, by its name."""
+    from cytoloc.curation.hamming import DEFAULT_LIMITS
+
+    words = [word.strip() for word in text.split(",")]
+    named = [word.partition("=") for word in words]
+    if not any("=" in word for word in words) and len(words) == len(DEFAULT_LIMITS):
+        named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
+    if not all(channel and bits.isdecimal() and int(bits) <= 64 for channel, _, bits in named):
+        raise typer.BadParameter(
+            f"{text!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
+            param_hint="'--limits'",
+        )
+    return {channel: int(bits) for channel, _, bits in named}
+
+
 def _draw(pairs: pl.DataFrame, datasets: list[Dataset], sheet: Path) -> int:
     """Draw the surest of the doubtful pairs, and return how many they are."""
     import polars as pl
 
-    from cytoloc.pictures.hashes import turned
-    from cytoloc.report.figures import pair_sheet
+    from cytoloc.pictures.hashes import TRANSFORMS, turned
+    from cytoloc.report.figures import composite, pair_sheet
 
     rows = {str(dataset.path): {name: row for row, name in enumerate(dataset.ids)} for dataset in datasets}
     opened = {str(dataset.path): dataset for dataset in datasets}
+
+    def drawn(pair: dict[str, Any], side: str, transform: str) -> NDArray[np.uint8]:
+        path = pair[f"dataset_{side}"]
+        return composite(turned(opened[path][rows[path][pair[side]]], transform), opened[path].channels)
+
     shown = list(pairs.filter(pl.col("verdict") == "doubtful").head(SHOWN).iter_rows(named=True))
     if not shown:
         return 0
-    pictures = [
-        (
-            turned(opened[pair["dataset_a"]][rows[pair["dataset_a"]][pair["a"]]], pair["transform"]),
-            opened[pair["dataset_b"]][rows[pair["dataset_b"]][pair["b"]]],
-        )
-        for pair in shown
-    ]
+    pictures = [(drawn(pair, "a", pair["transform"]), drawn(pair, "b", TRANSFORMS[0])) for pair in shown]
     captions = [(pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}") for pair in shown]
     pair_sheet(pictures, captions, sheet)
     return len(shown)
@@ -136,43 +153,51 @@ def audit(
         Literal["field", "well"],
         typer.Option(help="well: judge a field of the list by the truth of another field of its well."),
     ] = "field",
-    classes: Annotated[
-        Literal["2018", "2021"],
-        typer.Option(help="2021: the truth has the 19 classes of that year, with | between them."),
-    ] = "2018",
+    truth_label_set: Annotated[
+        str | None,
+        typer.Option(
+            help="Label set of the truth, if it is not the list's: the list is converted to it, as `cytoloc labels"
+            " convert` does.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
     by: Annotated[
         Literal["antibody", "well"] | None, typer.Option(help="Also show the antibodies, or wells, that agree least.")
     ] = None,
     write: Annotated[Path | None, typer.Option(help="A new CSV Id,Target: the list with corrected labels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    label_set: LabelSetOption = None,
 ) -> None:
-    """Say how far two label lists agree, class by class.
+    """Say how far two label lists agree, location by location.
 
     Corrections of `--write` give the truth of a field to all fields of its well; a column Was keeps what the list had.
 
     Example: `cytoloc audit HPAv18RBGY_wodpl.csv --truth train.csv --pairs external_train_duplicates.txt`
+
+    Example: `cytoloc audit train.csv --truth train_2021.csv --truth-label-set hpa19`
     """
     from cytoloc.curation import audit as auditing
     from cytoloc.curation.pairs import read_pairs
     from cytoloc.errors import SettingsError, TableError
     from cytoloc.files import check_outputs
-    from cytoloc.labels import LOCATIONS, LOCATIONS_2021
+    from cytoloc.label_conversion import conversion, convert_labels
 
     if write is not None:
         check_outputs(write)
-        if match == "well" or classes == "2021":
+        if match == "well" or truth_label_set is not None:
             raise SettingsError(
-                "--write needs the truth of the listed fields themselves, in the classes of 2018.",
-                way_out="Leave out --match well and --classes 2021.",
+                "--write needs the truth of the listed fields themselves, in the label set of the list.",
+                way_out="Leave out --match well and --truth-label-set.",
             )
-    have = read_truth(listed)
-    if classes == "2021":
-        true = auditing.read_labels_2021(truth)
-        names: tuple[str, ...] = LOCATIONS_2021
-        have = auditing.as_2021(have)
-    else:
-        true = read_truth(truth)
-        names = tuple(location.name for location in LOCATIONS)
+    own = label_set_of(listed, label_set)
+    locations = label_set_of(truth, truth_label_set) if truth_label_set else own
+    have, true = read_truth(listed, own), read_truth(truth, locations)
+    if not own.matches(locations):
+        by_names = conversion(own, locations)
+        converted = convert_labels(have, by_names)
+        have = converted.labels | dict.fromkeys(converted.emptied, ())
+        left = f"{counted(len(converted.emptied), 'field')} of {listed} lost all labels, and count as without any."
+        typer.echo("\n".join([*by_names.summary(), left, ""]), err=as_json)
     if pairs is None and not set(have) & set(true):
         raise TableError(
             f"{listed} and {truth} share no id.",
@@ -184,7 +209,7 @@ def audit(
         matched, unmatched = auditing.match_wells(have, true, tied, origins=origins)
     else:
         matched, unmatched = auditing.match_fields(have, true, tied)
-    result = auditing.audit(matched, unmatched, classes=len(names))
+    result = auditing.audit(matched, unmatched, label_set=locations)
     groups = auditing.by_group(result.matched, by, origins=origins) if by else None
     mended = auditing.corrections(have, result.matched, origins=origins) if write else {}
     if as_json:
@@ -198,7 +223,7 @@ def audit(
         }
         typer.echo(json.dumps(found | ({str(by): groups.to_dicts()} if groups is not None else {}), indent=2))
     else:
-        _print_audit(result, names)
+        _print_audit(result)
         if groups is not None and by is not None and groups.is_empty():
             typer.echo(f"\nNo field says of which {by} it is.")
         elif groups is not None and by is not None:
@@ -208,25 +233,25 @@ def audit(
             if groups.height > SHOWN:
                 typer.echo(f"and {groups.height - SHOWN} more, which differ no more often; --json has all.")
     if write is not None:
-        auditing.write_corrections(have, mended, write)
+        auditing.write_corrections(have, mended, write, own)
         typer.echo(f"{write}: {len(mended)} of {counted(len(have), 'label set')} corrected.", err=as_json)
 
 
-def _print_audit(result: Audit, names: tuple[str, ...]) -> None:
+def _print_audit(result: Audit) -> None:
     total = len(result.matched)
     missing = f" ({counted(result.unmatched, 'pair')} not in both lists)" if result.unmatched else ""
     typer.echo(
         f"{counted(total, 'pair')} compared{missing}: {result.equal} label sets equal, {result.equal / total:.1%}."
     )
     typer.echo(f"micro F1 {result.micro_f1:.3f}, macro F1 {result.macro_f1:.3f}\n")
-    typer.echo(f"{'class':<43} {'both':>6} {'only listed':>12} {'only true':>10} {'F1':>6}  wrong labels (95 %)")
+    typer.echo(f"{'location':<43} {'both':>6} {'only listed':>12} {'only true':>10} {'F1':>6}  wrong labels (95 %)")
     for row in result.classes.iter_rows(named=True):
         if row["f1"] is None:
             continue
         wrong = (
             "" if row["wrong"] is None else f"{row['wrong']:.1%} ({row['wrong_low']:.1%} to {row['wrong_high']:.1%})"
         )
-        name = f"{row['id']:>2} {names[row['id']]}"
+        name = f"{row['key']:>2} {row['location']}" if row["key"].isdecimal() else row["location"]
         typer.echo(
             f"{name:<43} {row['both']:>6} {row['only_listed']:>12} {row['only_true']:>10} {row['f1']:>6.3f}  {wrong}"
         )
@@ -246,6 +271,7 @@ def leak(
         typer.Option(help="The test fields: a dataset, or a CSV with Id. By default ids that are nobody else's."),
     ] = None,
     doubtful: Annotated[bool, typer.Option(help="Also take pairs with the verdict doubtful.")] = False,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Find test fields that are copies of labelled ones, and what their labels say.
 
@@ -259,8 +285,10 @@ def leak(
 
     check_outputs(out)
     tied = [pair for path in pairs for pair in read_matches(path) if doubtful or pair.verdict != "doubtful"]
-    have, places = _labelled(labels)
-    found = leaking.find_leak(tied, leaking.known_labels(have, places), test=_ids(test) if test else None)
+    locations = label_set_of(labels[0], label_set)
+    have, places = _labelled(labels, locations)
+    known = leaking.known_labels(have, places)
+    found = leaking.find_leak(tied, known, locations, test=_ids(test) if test else None)
     leaking.write_leak(found, out)
     from_wells = int((found.table["labels_of"] == "well").sum())
     contradicted = int((found.table["contradicted"] > 0).sum())
@@ -280,14 +308,14 @@ def leak(
     typer.echo("\n".join(lines))
 
 
-def _labelled(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
+def _labelled(paths: list[Path], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
     """Return the labels in several lists or datasets, and plate and well of the fields of datasets."""
     from cytoloc.dataset.store import open_dataset
 
     labels: dict[str, tuple[int, ...]] = {}
     places: dict[str, tuple[str, str]] = {}
     for path in paths:
-        labels = read_truth(path) | labels
+        labels = read_truth(path, label_set) | labels
         if path.is_dir():
             rows = open_dataset(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
             places = {name: (plate, well) for name, plate, well in rows} | places

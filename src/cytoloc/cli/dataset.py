@@ -169,7 +169,7 @@ def show(
     from cytoloc.report.figures import contact_sheet
 
     dataset = open_dataset(path)
-    predicted = read_labels(predictions, column="Predicted", blank=True) if predictions else None
+    predicted = read_labels(predictions, dataset.label_set, column="Predicted", blank=True) if predictions else None
     position = {name: row for row, name in enumerate(dataset.ids)}
     wanted = ids or _spread([name for name in dataset.ids if predicted is None or name in predicted])
     known = {str(path): list(position)}
@@ -187,7 +187,15 @@ def show(
     rows = [position[name] for name in wanted]
     labels = dataset.fields["labels"].to_list()
     truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
-    contact_sheet(dataset.read(rows), wanted, truth, [predicted[name] for name in wanted] if predicted else None, out)
+    contact_sheet(
+        dataset.read(rows),
+        wanted,
+        truth,
+        [predicted[name] for name in wanted] if predicted else None,
+        out,
+        channels=dataset.channels,
+        label_set=dataset.label_set,
+    )
     typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
 
 

@@ -11,6 +11,7 @@ from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, Method
 from cytoloc.cli.console import counted, read_truth
 from cytoloc.cli.members import (
     IdsPath,
+    LabelSetOption,
     LabelsPath,
     MemberPaths,
     MembersSwitch,
@@ -21,7 +22,7 @@ from cytoloc.cli.members import (
 
 if TYPE_CHECKING:
     from cytoloc.decide import Decision
-    from cytoloc.scores import Scores
+    from cytoloc.scores import Joined, Scores
 
 
 SWITCHES = {"never blank": "--blank", "groups share their evidence": "decide apply --groups"}
@@ -43,7 +44,7 @@ def fit(
     method: Annotated[
         Method,
         typer.Option(
-            help="seed: per class the best F1 on a grid from .100 to .699. auto: the best of several on unseen fields."
+            help="seed: per class the best F1 on a grid from 0.1 to 0.699. auto: the best of several on unseen fields."
             " All are explained in docs/decisions.md."
         ),
     ] = "seed",
@@ -54,12 +55,15 @@ def fit(
         CalibrationKind | None, typer.Option(help="How scores become probabilities; by default as the method has it.")
     ] = None,
     fixed: Annotated[
-        float | None, typer.Option(help="The threshold of the method fixed; by default .5.", min=0)
+        float | None, typer.Option(help="The threshold of the method fixed; by default 0.5.", min=0)
     ] = None,
     ratios: Annotated[
         Path | None, typer.Option(help="CSV Id,Target whose class frequencies the method ratio matches.")
     ] = None,
-    most: Annotated[int, typer.Option(help="Locations a field may have at most.", min=1, max=28)] = 5,
+    most: Annotated[
+        int | None,
+        typer.Option(help="Locations a field may have at most; by default 5, or all if there are fewer.", min=1),
+    ] = None,
     blank: Annotated[
         Blank, typer.Option(help="What a field above no threshold gets: its best location by this, or none.")
     ] = "probability",
@@ -71,6 +75,7 @@ def fit(
         Path | None, typer.Option(help="Also write Id,Predicted of these fields, each decided without itself.")
     ] = None,
     ids: IdsPath = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Fit thresholds to held-out scores, and say what they are worth on fields they did not see.
 
@@ -84,18 +89,18 @@ def fit(
     from cytoloc.decide.effects import rule_effects
     from cytoloc.decide.metrics import macro_f1
     from cytoloc.files import check_outputs, new_files, sha256_of
-    from cytoloc.labels import to_matrix
     from cytoloc.lists import read_groups, read_labels, truth_of, write_locations
 
     outputs = [out, held_out] if held_out else [out]
     check_outputs(*outputs)
     files = member_files(scores, member, apart=members)
-    parts = read_members(files, ids=ids)
+    parts = read_members(files, ids=ids, label_set=label_set)
     _refuse_trained_on(parts)
-    names, probabilities = _joined(parts)
-    truth = truth_of(names, read_truth(labels), where=str(labels))
+    names, probabilities, locations = _joined(parts)
+    truth = truth_of(names, read_truth(labels, locations), locations, where=str(labels))
     groups = read_groups(folds, names) if folds else None
     options: dict[str, Any] = {
+        "label_set": locations,
         "method": method,
         "most": most,
         "fill_blank": blank != "none",
@@ -104,7 +109,7 @@ def fit(
         "ensemble": ensemble,
         "calibration": calibration,
         "fixed": fixed,
-        "ratios": np.mean(to_matrix(read_labels(ratios).values()), axis=0) if ratios else None,
+        "ratios": np.mean(locations.to_matrix(read_labels(ratios, locations).values()), axis=0) if ratios else None,
     }
     decision = fit_decision(probabilities, truth, groups=groups, **options)
     unseen = list(held_out_parts(probabilities, truth, groups=groups, **options))
@@ -118,9 +123,9 @@ def fit(
     with new_files(*outputs) as temporary:
         write_decision(decision, temporary[out])
         if held_out:
-            write_locations(names, judged, temporary[held_out])
+            write_locations(names, judged, temporary[held_out], locations)
     typer.echo(
-        f"{out}: macro F1 {unseen_f1:.3f} on fields that the thresholds did not see"
+        f"{out}: macro F1 over {len(locations)} locations {unseen_f1:.3f} on fields that the thresholds did not see"
         f" ({seen_f1:.3f} on the very fields they were fitted to)."
     )
     typer.echo("\n".join(_said(decision)))
@@ -152,6 +157,7 @@ def apply(
         Path | None, typer.Option(help="CSV Id,Target of fields whose labels are known: written over the predictions.")
     ] = None,
     ids: IdsPath = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Decide every field's locations, and write them as the competition wants them.
 
@@ -164,7 +170,6 @@ def apply(
 
     from cytoloc.decide.decision import read_decision
     from cytoloc.files import check_outputs, new_files, sha256_of
-    from cytoloc.labels import to_matrix
     from cytoloc.lists import read_groups, read_ids, read_known, write_locations
     from cytoloc.scores import Scores, check_scores_path, rows_of, warnings_of, write_scores
 
@@ -173,20 +178,21 @@ def apply(
         check_scores_path(probabilities)
     check_outputs(*outputs)
     rule = read_decision(decision)
-    parts = read_members(member_files(scores, member, apart=members), ids=ids)
-    names, joined = _joined(parts)
+    parts = read_members(member_files(scores, member, apart=members), ids=ids, label_set=label_set)
+    names, joined, locations = _joined(parts)
+    rule.label_set.refuse_other(locations, what=next(iter(next(iter(parts.values())))), than=str(decision))
     joined |= _absent(without or [], rule, joined)
     wanted = read_ids(order) if order else names
     rows = rows_of(wanted, names, where=str(order or "scores"))
     here = {name: values[rows] for name, values in joined.items()}
     numbers = read_groups(groups, wanted) if groups else None
     predicted = rule(here, groups=numbers, shift=shift)
-    known = read_known(leak, wanted) if leak else {}
+    known = read_known(leak, wanted, locations) if leak else {}
     for row, name in enumerate(wanted):
         if name in known:
-            predicted[row] = to_matrix([known[name]])[0]
+            predicted[row] = locations.to_matrix([known[name]])[0]
     with new_files(*outputs) as temporary:
-        write_locations(wanted, predicted, temporary[out])
+        write_locations(wanted, predicted, temporary[out], locations)
         if probabilities:
             values = rule.probabilities(here, groups=numbers, shift=shift).astype(np.float32)
             tables = [table for each in parts.values() for table in each.values()]
@@ -196,7 +202,7 @@ def apply(
                 **({"calibrated_by": sha256_of(decision)} if fitted else {}),
                 **warnings_of(tables),
             }
-            write_scores(Scores(tuple(wanted), values, provenance), temporary[probabilities])
+            write_scores(Scores(tuple(wanted), values, locations, provenance), temporary[probabilities])
     typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")
     if leak:
         typer.echo(f"{counted(len(known), 'field')} of them as {leak} has them.")
@@ -231,8 +237,8 @@ def _absent(without: list[str], rule: Decision, joined: dict[str, Any]) -> dict[
     return {name: np.full_like(next(iter(joined.values())), np.nan) for name in without}
 
 
-def _joined(parts: dict[str, dict[str, Scores]]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return the ids of all fields, and each member's probabilities of them."""
+def _joined(parts: dict[str, dict[str, Scores]]) -> Joined:
+    """Return the members' scores of all fields, side by side."""
     from cytoloc.scores import combine, join_members
 
     return join_members({name: combine(list(tables.values())) for name, tables in parts.items()})

@@ -9,7 +9,7 @@ import typer
 
 from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, read_truth, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, MemberPaths, ScorePaths, member_files, read_members
+from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, ScorePaths, member_files, read_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,7 @@ def ensemble(
     folds: Annotated[Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ids: IdsPath = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Make several models' scores into one; each of SCORES is a member, and may lack some fields.
 
@@ -75,18 +76,18 @@ def ensemble(
     fitted = method in ("weighted", "class", "stack")
     if fitted and labels is None:
         raise SettingsError(f"The method {method} is fitted to labels.", way_out="Give --labels CSV.")
-    parts = read_members(member_files(scores, member, apart=True), ids=ids)
+    parts = read_members(member_files(scores, member, apart=True), ids=ids, label_set=label_set)
     for tables in parts.values():
         warn_if_trained_on(tables)
-    names, members = join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
+    names, members, locations = join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
     alike = correlations(members)
     worth: list[Worth] = []
     if labels is None:
         values = _plain(method, members)
     else:
-        known = read_truth(labels)
+        known = read_truth(labels, locations)
         labelled = np.array([name in known for name in names])
-        truth = truth_of([name for name in names if name in known], known, where=str(labels))
+        truth = truth_of([name for name in names if name in known], known, locations, where=str(labels))
         groups = read_groups(folds, [name for name in names if name in known]) if folds else None
         _refuse_unlabelled(labelled, str(labels))
         here = {name: rows[labelled] for name, rows in members.items()}
@@ -98,7 +99,7 @@ def ensemble(
         "worth": [asdict(each) for each in worth],
         **warnings_of(table for tables in parts.values() for table in tables.values()),
     }
-    write_scores(Scores(names, np.clip(values, 0, 1).astype(np.float32), provenance), out)
+    write_scores(Scores(names, np.clip(values, 0, 1).astype(np.float32), locations, provenance), out)
     if as_json:
         table = [[None if np.isnan(value) else float(value) for value in row] for row in alike]
         typer.echo(json.dumps({"fields": len(names), "correlations": table, "worth": provenance["worth"]}, indent=2))

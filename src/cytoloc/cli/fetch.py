@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.cli.console import counted, now_and_then, progress, terminated_as_interrupted
-from cytoloc.labels import LOCATIONS
 
 if TYPE_CHECKING:
     from cytoloc.fetch.catalogue import Gene
@@ -70,8 +69,14 @@ def hpa(
         "red,green,blue,yellow"
     ),
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Also fields without any of the 28 locations.")
+        bool, typer.Option("--unlabelled", help="Also fields without any location of the label set.")
     ] = False,
+    label_set: Annotated[
+        str,
+        typer.Option(
+            help="Label set of labels.csv: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.", metavar="NAME|FILE"
+        ),
+    ] = "hpa28",
     jobs: Annotated[int, typer.Option(help="Files at once.", min=1, max=16)] = 4,
     rate: Annotated[float, typer.Option(help="Most requests a second.", callback=_positive)] = 10.0,
     timeout_s: Annotated[
@@ -101,18 +106,20 @@ def hpa(
     """
     from cytoloc.fetch.download import Downloader, require_libraries
     from cytoloc.fetch.pace import Pace
-    from cytoloc.fetch.plan import COLOURS
+    from cytoloc.fetch.plan import COLORS
     from cytoloc.fetch.selection import RELIABILITIES, Wanted
     from cytoloc.fetch.site import BASE, Site
     from cytoloc.fetch.store import Store
+    from cytoloc.labels import find_label_set
 
     wanted = Wanted(
         reliability=frozenset(_words(reliability, RELIABILITIES, "--reliability")),
         cell_lines=frozenset(cell_line) if cell_line else None,
         unlabelled=unlabelled,
         limit=limit,
+        label_set=find_label_set(label_set),
     )
-    chosen = _words(colours, COLOURS, "--colours")
+    chosen = _words(colours, COLORS, "--colours")
     pace, say = Pace(rate), now_and_then()
     site = Site(
         base=BASE if base is None else _address(base),
@@ -192,7 +199,7 @@ def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, veri
 
 
 def _look_up(
-    site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colours: tuple[str, ...]
+    site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colors: tuple[str, ...]
 ) -> Plan:
     """Return what there is and what is wanted of it, from one file or from the site's XML of each gene."""
     from cytoloc.fetch.lookup import GENE_TABLE, fetch_genes, genes_in, genes_of_file, not_in_file, wanted_genes
@@ -200,7 +207,7 @@ def _look_up(
     from cytoloc.fetch.selection import select
 
     if catalogue is not None:
-        planned = make_plan(genes_of_file(catalogue, listed), wanted, colours=colours, site=site, failed=[])
+        planned = make_plan(genes_of_file(catalogue, listed), wanted, colors=colors, site=site, failed=[])
         if listed is not None:
             planned.failed.extend(not_in_file(catalogue, listed, [(row.ensembl, row.gene) for row in planned.genes]))
             _refuse_none(planned, len(planned.failed), f"is in {catalogue.name}")
@@ -217,7 +224,7 @@ def _look_up(
     with progress("looking up genes") as advance:
         asked, more = fetch_genes(site, store, ids, advance=advance, enough=enough if wanted.limit else None)
     failed += more
-    planned = make_plan(genes_in(store, asked), wanted, colours=colours, site=site, failed=failed)
+    planned = make_plan(genes_in(store, asked), wanted, colors=colors, site=site, failed=failed)
     _refuse_none(planned, len(ids) or len(failed), f"could be looked up at {site.base}")
     return planned
 
@@ -250,9 +257,10 @@ def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
         "pictures_here": len(plan.pictures) - len(missing),
         "estimated_bytes": round(guess.mean_bytes * len(missing)) if guess else None,
         "sampled_pictures": guess.sample if guess else 0,
+        "label_set": chosen.label_set.name,
         "locations": [
-            {"id": int(each.key), "name": each.name, "fields": number}
-            for each, number in zip(LOCATIONS, chosen.per_location, strict=True)
+            {"key": each.key, "location": each.name, "fields": number}
+            for each, number in zip(chosen.label_set, chosen.per_location, strict=True)
         ],
         "unknown_names": dict(chosen.unknown.most_common()),
         "without_location": dict(chosen.without.most_common()),
@@ -264,7 +272,8 @@ def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
         return
     typer.echo(f"{'location':<34} {'fields':>7}")
     for row in facts["locations"]:
-        typer.echo(f"{row['id']:>2} {row['name']:<31} {row['fields']:>7}")
+        name = f"{row['key']:>2} {row['location']}" if row["key"].isdecimal() else row["location"]
+        typer.echo(f"{name:<34} {row['fields']:>7}")
     typer.echo(
         f"\n{counted(facts['fields'], 'field')} of {counted(facts['wells'], 'well')},"
         f" antibodies: {facts['antibodies']}, {counted(facts['genes'], 'gene')}"
@@ -344,7 +353,7 @@ def _tell_names(plan: Plan) -> None:
     dropped = plan.selection.without.most_common(SHOWN)
     if dropped:
         shown = ", ".join(f"{name} ({number})" for name, number in dropped)
-        typer.echo(f"  known, but none of the 28: {shown}", err=True)
+        typer.echo(f"  known, but not in the label set {plan.selection.label_set.name}: {shown}", err=True)
 
 
 def _tell_failures(failed: list[Any], *, where: Path | None = None) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.choices import GroupBy
-from cytoloc.cli.console import counted, progress
+from cytoloc.cli.console import counted, label_set_of, progress
+from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cytoloc.dataset.store import Dataset
     from cytoloc.folds.like import Resemblance
     from cytoloc.folds.quality import FoldQuality
+    from cytoloc.labels import LabelSet
 
 
 UNLIKE = 0.1
@@ -40,7 +42,7 @@ def folds(
         list[Path] | None,
         typer.Option(help="Lists of near-duplicates, kept together too; of other sources as well. Can be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the stratification.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the stratification.", min=0)] = 0,
     without: Annotated[
         list[str] | None,
         typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
@@ -54,6 +56,7 @@ def folds(
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help="A PNG of what each fold has of each location.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Split fields into folds: no group crosses them, each has its share of every location.
 
@@ -74,7 +77,7 @@ def folds(
         raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
     outputs, sheets = [out] if out else [], [sheet] if sheet else []
     check_outputs(*outputs, pictures=sheets)
-    dataset, fields = _fields(path)
+    dataset, fields, locations = _fields(path, label_set)
     tied = [pair for file in pairs or () for pair in read_pairs(file)]
     alike: list[Resemblance] = []
     unknown = 0
@@ -84,9 +87,15 @@ def folds(
         made, alike = _pick(dataset, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
     else:
         made = making.make_folds(
-            fields, k=k or 5, group_by=group, pairs=tied, seed=seed, without=without or (), where=path
+            fields,
+            k=k or 5,
+            group_by=group,
+            pairs=tied,
+            seed=seed,
+            without=without or (),
+            where=path,
         )
-    found = quality.fold_quality(made, fields, seed=seed)
+    found = quality.fold_quality(made, fields, locations, seed=seed)
     with new_files(*outputs, pictures=sheets) as temporary:
         if out:
             table.write_folds(made, temporary[out])
@@ -94,7 +103,7 @@ def folds(
             # Drawing is slow to import.
             from cytoloc.report.figures import fold_sheet
 
-            fold_sheet(found.class_fields, found.fields, temporary[sheet])
+            fold_sheet(found.class_fields, found.fields, locations, temporary[sheet])
     ids = set(fields["id"])
     counts = {
         "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group)).sum()),
@@ -133,15 +142,16 @@ def _checked(
     return made, unknown
 
 
-def _fields(path: str) -> tuple[Dataset | None, pl.DataFrame]:
-    """Return the dataset if it is one, and the table of fields."""
+def _fields(path: str, label_set: str | None) -> tuple[Dataset | None, pl.DataFrame, LabelSet]:
+    """Return the dataset if it is one, the table of fields, and their label set."""
     from cytoloc.dataset.store import open_dataset
     from cytoloc.folds.groups import listed_fields
 
     if Path(path).is_file():
-        return None, listed_fields(Path(path))
+        locations = label_set_of(Path(path), label_set)
+        return None, listed_fields(Path(path), locations), locations
     dataset = open_dataset(path)
-    return dataset, dataset.fields
+    return dataset, dataset.fields, label_set_of(dataset, label_set)
 
 
 def _looks(dataset: Dataset | None, path: str) -> pl.DataFrame:
@@ -164,8 +174,6 @@ def _pick(
 
 
 def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:
-    from cytoloc.labels import LOCATIONS
-
     k = len(found.fields)
     sizes = ", ".join(map(str, found.fields))
     lines = [f"{where}: {counted(k, 'fold')} of {sizes} fields in {counted(int(found.groups.sum()), 'group')}."]
@@ -177,13 +185,13 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
     if found.worst and not alike:
         number, ratio = found.worst
         lines.append(
-            f"Spread least evenly: {LOCATIONS[number].name}, {', '.join(map(str, found.class_fields[number]))} fields"
-            f" (apart by {ratio:.1%} of their mean)."
+            f"Spread least evenly: {found.label_set[number].name},"
+            f" {', '.join(map(str, found.class_fields[number]))} fields (apart by {ratio:.1%} of their mean)."
             if ratio
             else "No location's fields differ by more than one between folds."
         )
     if found.scarce:
-        names = ", ".join(LOCATIONS[number].name for number in found.scarce)
+        names = ", ".join(found.label_set[number].name for number in found.scarce)
         lines.append(f"Locations in fewer groups than there are folds, so that some fold has none: {names}.")
     lines += [
         f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0"
@@ -215,8 +223,8 @@ def _as_json(found: FoldQuality, alike: list[Resemblance]) -> dict[str, Any]:
         "groups": found.groups.tolist(),
         "together": found.together,
         "cut_at_random": found.cut_at_random,
-        "scarce": list(found.scarce),
-        "worst": found.worst and {"location": found.worst[0], "apart": found.worst[1]},
+        "scarce": list(found.label_set.keys_of(found.scarce)),
+        "worst": found.worst and {"key": found.label_set[found.worst[0]].key, "apart": found.worst[1]},
         "classes": found.table().to_dicts(),
         "like": [vars(each) for each in alike],
     }

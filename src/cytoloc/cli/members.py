@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a labelled dataset.")]
 IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids, row by row, for .npy and .npz files.")]
+LabelSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-set",
+        help="Label set of files that do not state theirs: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
+        metavar="NAME|FILE",
+    ),
+]
 ScorePaths = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -70,16 +78,41 @@ def member_files(scores: list[Path] | None, member: list[str] | None, *, apart: 
     return {name: score_files([path]) for name, path in zip(names, scores, strict=True)}
 
 
-def read_members(files: dict[str, list[Path]], *, ids: Path | None) -> dict[str, dict[str, Scores]]:
+def read_scores_files(paths: list[Path], *, ids: Path | None, label_set: str | None) -> dict[str, Scores]:
+    """Return what score files hold, by path.
+
+    Args:
+        paths: The files.
+        ids: Ids of the rows of NumPy files.
+        label_set: Of files that do not state theirs, as a user names it.
+
+    Raises:
+        TableError: If a file is no scores.
+        LabelSetError: If there is no such label set, or files have different ones.
+    """
+    from cytoloc.labels import find_label_set
+    from cytoloc.scores import read_scores, refuse_different
+
+    chosen = find_label_set(label_set) if label_set else None
+    found = {str(path): read_scores(path, ids=ids, label_set=chosen) for path in paths}
+    refuse_different(found)
+    return found
+
+
+def read_members(
+    files: dict[str, list[Path]], *, ids: Path | None, label_set: str | None
+) -> dict[str, dict[str, Scores]]:
     """Return what each member's files hold, by member and path.
 
     Raises:
         TableError: If a file is no scores, or its scores were decided on before.
+        LabelSetError: If there is no such label set, or files have different ones.
     """
     from cytoloc.errors import TableError
-    from cytoloc.scores import read_scores
 
-    found = {name: {str(path): read_scores(path, ids=ids) for path in paths} for name, paths in files.items()}
+    paths = [path for several in files.values() for path in several]
+    tables = read_scores_files(paths, ids=ids, label_set=label_set)
+    found = {name: {str(path): tables[str(path)] for path in several} for name, several in files.items()}
     for tables in found.values():
         for path, table in tables.items():
             if "calibrated_by" in table.provenance:

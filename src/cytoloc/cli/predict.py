@@ -90,7 +90,9 @@ def predict(
     with new_files(*outputs) as temporary:
         write_scores(scores, temporary[out])
         if locations and loaded.decision:
-            write_locations(scores.ids, loaded.decision.decided(scores.probabilities), temporary[locations])
+            write_locations(
+                scores.ids, loaded.decision.decided(scores.probabilities), temporary[locations], scores.label_set
+            )
     said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
     typer.echo(f"{said}, views: {scores.provenance['views']}.")
     if loaded.caution:

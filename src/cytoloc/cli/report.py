@@ -14,6 +14,7 @@ from cytoloc.choices import Method
 from cytoloc.cli.console import counted, read_truth
 
 if TYPE_CHECKING:
+    from cytoloc.labels import LabelSet
     from cytoloc.report.runs import FinishedRun
     from cytoloc.report.study import StudyTables
 
@@ -70,6 +71,7 @@ def report(
     from cytoloc.report.runs import read_runs
     from cytoloc.report.study import study_tables
     from cytoloc.report.study_format import json_values
+    from cytoloc.scores import refuse_different
 
     if not table:
         raise SettingsError("`cytoloc report` makes tables only so far.", way_out="Add --table.")
@@ -80,10 +82,11 @@ def report(
         typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if not finished:
         raise TableError("None of these runs is finished.", way_out="Go on with `cytoloc train … --resume`.")
-    known, where = (read_truth(labels), str(labels)) if labels else _dataset_truth(finished)
+    label_set = refuse_different({str(run.folder): run.scores for run in finished})
+    known, where = (read_truth(labels, label_set), str(labels)) if labels else _dataset_truth(finished, label_set)
     tables = study_tables(
         finished,
-        lambda ids: truth_of(ids, known, where=where),
+        lambda ids: truth_of(ids, known, label_set, where=where),
         decision=decision,
         ensembles=[each.split("+") for each in ensemble or []],
         groups_of=(lambda ids: read_groups(folds, ids)) if folds else None,
@@ -100,11 +103,12 @@ def report(
         _print(tables, style)
 
 
-def _dataset_truth(runs: Sequence[FinishedRun]) -> tuple[dict[str, tuple[int, ...]], str]:
+def _dataset_truth(runs: Sequence[FinishedRun], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], str]:
     """Return the labels in the datasets that runs were trained on, and where those lie.
 
     Raises:
         TableError: If one is not there any more, was changed since, or two disagree on a field.
+        LabelSetError: If one has another label set than the scores.
     """
     from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import FormatError, StorageError, TableError
@@ -121,6 +125,7 @@ def _dataset_truth(runs: Sequence[FinishedRun]) -> tuple[dict[str, tuple[int, ..
             ) from error
         if dataset.fingerprint != fingerprint:
             raise TableError(f"{path} is not what it was when {run.folder} was trained.", way_out=way_out)
+        label_set.refuse_other(dataset.label_set, what=str(path), than="the predictions")
         for name, labels in zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True):
             if labels is not None and known.setdefault(name, tuple(labels)) != tuple(labels):
                 raise TableError(f"{path} and another dataset of these runs disagree on {name}.", way_out=way_out)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import read_truth, score_files, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, LabelsPath
+from cytoloc.cli.console import label_set_of, read_truth, score_files, warn_if_trained_on
+from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_scores_files
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +40,11 @@ def score(
     plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ids: IdsPath = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Score locations: macro F1 with its interval, a row per class, and what chance would give.
+
+    The label set is that of the scores or of the labelled dataset, else `--label-set`, by default hpa28.
 
     Example: `cytoloc score submission.csv --labels test.csv --scores scores.parquet`
 
@@ -50,36 +53,38 @@ def score(
     from rich.console import Console
 
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.labels import to_matrix
     from cytoloc.lists import read_groups, read_known, read_labels, truth_of
     from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
-    from cytoloc.scores import combine, read_scores
+    from cytoloc.scores import combine
 
     if folds and groups:
         raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
     tables = [table] if table else []
     plots = [plot] if plot else []
     check_outputs(*tables, pictures=plots)
-    predicted = read_labels(predictions, column="Predicted", blank=True)
-    names = list(predicted)
-    known = read_truth(labels)
-    truth = truth_of(names, known, where=str(labels))
-    probabilities = None
+    combined = None
     if scores:
-        parts = {str(path): read_scores(path, ids=ids) for path in score_files(scores)}
+        parts = read_scores_files(score_files(scores), ids=ids, label_set=label_set)
         warn_if_trained_on(parts)
-        probabilities = combine(list(parts.values())).rows(names, where=", ".join(map(str, scores)))
+        combined = combine(list(parts.values()))
+    locations = combined.label_set if combined else label_set_of(labels, label_set)
+    decided = read_labels(predictions, locations, column="Predicted", blank=True)
+    names, predicted = list(decided), locations.to_matrix(decided.values())
+    known = read_truth(labels, locations)
+    truth = truth_of(names, known, locations, where=str(labels))
+    probabilities = combined.rows(names, where=", ".join(map(str, scores or ()))) if combined else None
     by = folds or groups
     summary, classes = score_summary(
-        to_matrix(predicted.values()),
+        predicted,
         truth,
         probabilities,
+        label_set=locations,
         min_positives=min_positives,
         groups=read_groups(by, names) if by else None,
     )
     summary["fields_with_labels"] = len(known)
     if leak:
-        summary["leak"] = leak_effect(names, to_matrix(predicted.values()), truth, read_known(leak, names))
+        summary["leak"] = leak_effect(names, predicted, truth, read_known(leak, names, locations), locations)
     with new_files(*tables, pictures=plots) as temporary:
         if table:
             classes.write_csv(temporary[table])

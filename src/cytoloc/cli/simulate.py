@@ -110,6 +110,7 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
 
     import numpy as np
 
+    from cytoloc.channels import CHANNELS
     from cytoloc.files import check_outputs
     from cytoloc.labels import LabelSet
     from cytoloc.parallel import in_order, processes
@@ -118,7 +119,8 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     from cytoloc.simulate.plan import plan_one
 
     check_outputs(pictures=[path])
-    locations = range(len(LabelSet.hpa28()))
+    label_set = LabelSet.hpa28()
+    locations = range(len(label_set))
     plans = [plan_one(location, seed=seed, size=size) for location in locations]
     images = []
     with progress("drawing") as advance, processes() as pool:
@@ -126,5 +128,6 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
             images.append(image)
             advance(len(images), len(plans))
     names = [f"simulated, seed {seed}"] * len(images)
-    contact_sheet(np.stack(images), names, [(location,) for location in locations], None, path)
+    truth = [(location,) for location in locations]
+    contact_sheet(np.stack(images), names, truth, None, path, channels=CHANNELS, label_set=label_set)
     typer.echo(f"{path}: a field of each of {len(images)} locations.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from cytoloc.errors import TableError
-from cytoloc.files import existing, new_file
+from cytoloc.files import new_file
 from cytoloc.hpa_names import HpaId, parse_hpa_id
-from cytoloc.labels import LOCATIONS_2021, N_LOCATIONS, TO_2021, format_labels, to_matrix
-from cytoloc.lists import read_csv, refuse_repeated
+from cytoloc.labels import LabelSet
 
 Labels = Mapping[str, tuple[int, ...]]
 
@@ -31,8 +29,8 @@ class Matched(NamedTuple):
     Attributes:
         a: The id of the field in the audited list.
         b: The id of the field in the trusted list.
-        listed: Location ids of the audited list.
-        true: Location ids of the trusted one.
+        listed: Indices of locations in the audited list.
+        true: Indices of locations in the trusted one.
     """
 
     a: str
@@ -49,8 +47,9 @@ class Audit:
         matched: What was compared.
         unmatched: Pairs of which one side is not in its list.
         equal: How many label sets are equal.
-        classes: A row per class: ``both``, ``only_listed``, ``only_true``, ``precision``, ``recall``, ``f1`` of the
-            audited list, and ``wrong``, the share of its labels that are wrong, with a 95 % interval.
+        classes: A row per location: ``key``, ``location``, ``both``, ``only_listed``, ``only_true``; ``precision``,
+            ``recall``, ``f1`` of the audited list; and ``wrong``, the share of its labels that are wrong, with a 95 %
+            interval.
         micro_f1: Of all labels together.
         macro_f1: Mean F1 of the classes that either source has.
     """
@@ -105,13 +104,13 @@ def match_wells(
     return matched, unmatched
 
 
-def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LOCATIONS) -> Audit:
+def audit(matched: Sequence[Matched], unmatched: int = 0, *, label_set: LabelSet) -> Audit:
     """Return how far two label sources agree.
 
     Args:
         matched: Label sets that should be the same, from :func:`match_fields` or :func:`match_wells`.
         unmatched: How many pairs were not in both lists.
-        classes: How many classes there are.
+        label_set: The locations of both sources.
 
     Raises:
         TableError: If nothing was matched.
@@ -124,15 +123,16 @@ def audit(matched: Sequence[Matched], unmatched: int = 0, *, classes: int = N_LO
             way_out="Pairs name a field of the audited list first, and one of the trusted list second;"
             " to match wells, ids of the first must name them.",
         )
-    listed = _matrix((each.listed for each in matched), classes)
-    true = _matrix((each.true for each in matched), classes)
+    listed = label_set.to_matrix(each.listed for each in matched)
+    true = label_set.to_matrix(each.true for each in matched)
     both, only_listed, only_true = (listed & true).sum(0), (listed & ~true).sum(0), (~listed & true).sum(0)
     low, high = _interval(only_listed, both + only_listed)
     present = both + only_listed + only_true > 0
     f1 = _ratio(2 * both, 2 * both + only_listed + only_true)
     table = pl.DataFrame(
         {
-            "id": np.arange(classes),
+            "key": list(label_set.keys),
+            "location": list(label_set.names),
             "both": both,
             "only_listed": only_listed,
             "only_true": only_true,
@@ -195,41 +195,13 @@ def corrections(
     return mended
 
 
-def as_2021(labels: Labels) -> dict[str, tuple[int, ...]]:
-    """Return labels of the 28 locations as classes of 2021; what was given up is left out."""
-    return {
-        name: tuple(sorted({new for old in ids if (new := TO_2021[old]) is not None})) for name, ids in labels.items()
-    }
-
-
-def read_labels_2021(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the classes of each field in the form of the 2021 competition: CSV ``ID,Label``, classes with | between.
-
-    Raises:
-        TableError: If columns are missing, an id repeats, or a class is none of the 19.
-    """
-    table = read_csv(existing(path, what="labels file"))
-    if not {"ID", "Label"} <= set(table.columns):
-        raise TableError(f"{path} has the columns {', '.join(table.columns)}.", way_out="It needs ID and Label.")
-    refuse_repeated(table["ID"].to_list(), where=str(path))
-    labels = {}
-    for name, text in table.select("ID", "Label").iter_rows():
-        words = (text or "").split("|")
-        if not all(re.fullmatch("[0-9]{1,9}", word) and int(word) < len(LOCATIONS_2021) for word in words):
-            raise TableError(
-                f"{path}, id {name}: {text!r} is not classes from 0 to 18.", way_out="Write them as 8|5|0."
-            )
-        labels[name] = tuple(sorted({int(word) for word in words}))
-    return labels
-
-
-def write_corrections(listed: Labels, mended: Labels, path: Path) -> None:
+def write_corrections(listed: Labels, mended: Labels, path: Path, label_set: LabelSet) -> None:
     """Write a label list with corrections as CSV ``Id,Target,Was`` to a path that must be free.
 
     ``Was`` is what the list had, empty where nothing was corrected.
     """
     rows = [
-        (name, format_labels(mended.get(name, ids)), format_labels(ids) if name in mended else None)
+        (name, label_set.format(mended.get(name, ids)), label_set.format(ids) if name in mended else None)
         for name, ids in listed.items()
     ]
     with new_file(path) as temporary:
@@ -238,16 +210,6 @@ def write_corrections(listed: Labels, mended: Labels, path: Path) -> None:
 
 def _origin(name: str, origins: Origins | None) -> HpaId | None:
     return (origins or {}).get(name) or parse_hpa_id(name)
-
-
-def _matrix(sets: Iterable[tuple[int, ...]], classes: int) -> NDArray[np.bool_]:
-    if classes == N_LOCATIONS:
-        return to_matrix(sets)
-    rows = list(sets)
-    matrix = np.zeros((len(rows), classes), bool)
-    for row, ids in enumerate(rows):
-        matrix[row, list(ids)] = True
-    return matrix
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

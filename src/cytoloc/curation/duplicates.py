@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
+from cytoloc.channels import in_order as ordered
+from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.store import Dataset
+from cytoloc.errors import ChannelError
 from cytoloc.files import new_file
-from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.parallel import in_order
 from cytoloc.pictures.hashes import TRANSFORMS, phashes_turned, turned
 
@@ -28,25 +30,30 @@ COPY: Final = 0.8
 DOUBTFUL: Final = 0.5
 """Between this and :data:`COPY` a person should look."""
 
-SCHEMA: Final = pl.Schema(
-    {
-        "a": pl.String(),
-        "b": pl.String(),
-        **{f"d_{role}": pl.Int16() for role in CHANNELS},
-        "transform": pl.String(),
-        "correlation": pl.Float32(),
-        "verdict": pl.String(),
-        "dataset_a": pl.String(),
-        "dataset_b": pl.String(),
-    }
-)
-"""Columns of a table of pairs: field ``a`` turned by ``transform`` is field ``b``; null distances are not known."""
-
 _BATCH: Final = 64
 
 
+def pairs_schema(channels: Sequence[str]) -> pl.Schema:
+    """Return the columns of a table of pairs of fields with these channels.
+
+    Field ``a`` turned by ``transform`` is field ``b``. Distances that are not known are null.
+    """
+    return pl.Schema(
+        {
+            "a": pl.String(),
+            "b": pl.String(),
+            **{f"d_{channel}": pl.Int16() for channel in channels},
+            "transform": pl.String(),
+            "correlation": pl.Float32(),
+            "verdict": pl.String(),
+            "dataset_a": pl.String(),
+            "dataset_b": pl.String(),
+        }
+    )
+
+
 class _Pool(NamedTuple):
-    """The fields of several datasets as one list."""
+    """The fields of several datasets as one list, with the channels that any of them has."""
 
     datasets: Sequence[Dataset]
     starts: NDArray[np.int64]
@@ -60,23 +67,25 @@ class _Pool(NamedTuple):
 def find_duplicates(
     datasets: Sequence[Dataset],
     *,
-    limits: Mapping[ChannelRole, int] = DEFAULT_LIMITS,
+    limits: Mapping[str, int] = DEFAULT_LIMITS,
     turns: bool = True,
     confirm: bool = True,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> pl.DataFrame:
-    """Return all pairs of near-duplicate fields, columns as in :data:`SCHEMA`, surest first.
+    """Return all pairs of near-duplicate fields, columns as in :func:`pairs_schema`, surest first.
 
     Args:
         datasets: Fields of all of them are compared with each other.
-        limits: The most bits by which each channel's hash may differ.
+        limits: The most bits by which each channel's hash may differ; other channels are not compared.
         turns: Look for turned and mirrored copies too: every picture is read once for that.
         confirm: Lay the pictures of each pair over each other; without it correlation and verdict are null.
         advance: Told what is done, and how much of it.
 
     Raises:
         MissingExtraError: If faiss is not installed.
+        ChannelError: If two datasets have too few channels in common.
     """
+    _refuse_few_channels(datasets, limits)
     pool = _pool(datasets)
     table = _candidates(pool, limits, turns=turns, advance=advance)
     correlations: list[float | None] = [None] * table.height
@@ -90,7 +99,7 @@ def find_duplicates(
         ids = dataset_a.fields["id"][at_a], dataset_b.fields["id"][at_b]
         judged = None if correlation is None else verdict(correlation)
         rows.append((*ids, *bits, TRANSFORMS[transform], correlation, judged, *names))
-    found = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    found = pl.DataFrame(rows, schema=pairs_schema(pool.hashes.channels), orient="row")
     return found.sort(pl.col("correlation").fill_null(0.0), descending=True, maintain_order=True)
 
 
@@ -124,17 +133,41 @@ def groups_of(pairs: pl.DataFrame) -> list[list[str]]:
     return sorted(groups.values(), key=len, reverse=True)
 
 
+def _refuse_few_channels(datasets: Sequence[Dataset], limits: Mapping[str, int]) -> None:
+    for one, other in combinations_with_replacement(datasets, 2):
+        either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
+        both = ordered([channel for channel in one.channels if channel in limits and channel in other.channels])
+        if not both or len(both) < min(LEAST_CHANNELS, len(either)):
+            raise ChannelError(
+                f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
+                f" with limits for {', '.join(limits)}, {' and '.join(both) or 'none'} can be compared. Two fields are"
+                f" compared in {LEAST_CHANNELS} channels or more, or in the only one that both have.",
+                way_out="Give limits for channels that all datasets have, with --limits CHANNEL=BITS,…; or compare"
+                " the datasets apart.",
+            )
+
+
 def _pool(datasets: Sequence[Dataset]) -> _Pool:
-    columns = [f"phash_{role}" for role in CHANNELS]
-    fields = pl.concat([dataset.fields.select(columns) for dataset in datasets])
+    channels = ordered(list(dict.fromkeys(channel for dataset in datasets for channel in dataset.channels)))
+    columns = [f"phash_{channel}" for channel in channels]
+    schema = dict.fromkeys(columns, pl.UInt64())
+    fields = pl.concat(
+        [
+            dataset.fields.select(
+                pl.col(name) if name in dataset.fields.columns else pl.lit(None, of).alias(name)
+                for name, of in schema.items()
+            )
+            for dataset in datasets
+        ]
+    )
     known = np.stack([fields[column].is_not_null().to_numpy() for column in columns], axis=1)
     bits = np.stack([fields[column].fill_null(0).to_numpy() for column in columns], axis=1)
     starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])[:-1]
-    return _Pool(datasets, starts, Hashes(bits, known))
+    return _Pool(datasets, starts, Hashes(bits, known, channels))
 
 
 def _candidates(
-    pool: _Pool, limits: Mapping[ChannelRole, int], *, turns: bool, advance: Callable[[str, int, int], None]
+    pool: _Pool, limits: Mapping[str, int], *, turns: bool, advance: Callable[[str, int, int], None]
 ) -> pl.DataFrame:
     """Return rows ``a`` < ``b``, number of the transform and distances of all pairs that hashes suggest, each once."""
     ways = [pool.hashes]
@@ -167,13 +200,17 @@ def _candidates(
 
 def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> list[Hashes]:
     """Return the hashes of all fields, seen in each of the eight ways."""
-    total = len(pool.hashes.bits)
-    bits = np.zeros((len(TRANSFORMS), total, len(CHANNELS)), np.uint64)
+    total, channels = len(pool.hashes.bits), pool.hashes.channels
+    bits = np.zeros((len(TRANSFORMS), total, len(channels)), np.uint64)
 
     def hashed(block: tuple[Dataset, int, int]) -> tuple[int, NDArray[np.uint64]]:
         dataset, start, offset = block
         images = dataset.read(np.arange(start, min(start + _BATCH, len(dataset))))
-        return offset, np.array([phashes_turned(image) for image in images], np.uint64)
+        numbers = np.zeros((len(images), len(channels), len(TRANSFORMS)), np.uint64)
+        numbers[:, [channels.index(channel) for channel in dataset.channels]] = np.array(
+            [phashes_turned(image) for image in images], np.uint64
+        )
+        return offset, numbers
 
     blocks = [
         (dataset, start, int(offset) + start)
@@ -185,7 +222,7 @@ def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> lis
         advance("turning", offset + len(numbers), total)
     # As it is, a field keeps the hash that it got when it was imported, from its original.
     bits[0] = pool.hashes.bits
-    return [Hashes(each, pool.hashes.known) for each in bits]
+    return [Hashes(each, pool.hashes.known, channels) for each in bits]
 
 
 def _correlations(pool: _Pool, table: pl.DataFrame, advance: Callable[[str, int, int], None]) -> Sequence[float]:
@@ -194,8 +231,10 @@ def _correlations(pool: _Pool, table: pl.DataFrame, advance: Callable[[str, int,
     def correlation(pair: tuple[int, int, int, list[int]]) -> float:
         row_a, row_b, transform, distances = pair
         (dataset_a, at_a), (dataset_b, at_b) = pool.place(row_a), pool.place(row_b)
-        known = np.array(distances) >= 0
-        return registered_correlation(turned(dataset_a[at_a], TRANSFORMS[transform])[known], dataset_b[at_b][known])
+        known = [name for name, bits in zip(pool.hashes.channels, distances, strict=True) if bits >= 0]
+        planes_a = dataset_a[at_a][[dataset_a.channels.index(name) for name in known]]
+        planes_b = dataset_b[at_b][[dataset_b.channels.index(name) for name in known]]
+        return registered_correlation(turned(planes_a, TRANSFORMS[transform]), planes_b)
 
     found = []
     for done, value in enumerate(in_order(correlation, table.iter_rows()), start=1):

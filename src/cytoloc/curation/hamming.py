@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.errors import MissingExtraError, installing
-from cytoloc.labels import CHANNELS, ChannelRole
 
-DEFAULT_LIMITS: Final[dict[ChannelRole, int]] = {"microtubules": 14, "protein": 12, "nucleus": 10}
+DEFAULT_LIMITS: Final = {MICROTUBULES: 14, PROTEIN: 12, NUCLEUS: 10}
 """Bits of 64 by which copies may differ in each channel; by these the competition's list of 259 leaks was made."""
 
 LEAST_CHANNELS: Final = 2
-"""Channels that must be known of both fields: one alone proves nothing."""
+"""Channels that must be known of both fields, if limits are given for as many: one alone proves nothing."""
 
 BLOCK: Final = 4096
 """Fields that are looked up at once, so that the pairs found are held in memory for a block only."""
@@ -26,12 +26,14 @@ class Hashes(NamedTuple):
     """Perceptual hashes of fields.
 
     Attributes:
-        bits: uint64 ``(n, 4)``, channels in the order of ``cytoloc.CHANNELS``.
-        known: bool ``(n, 4)``; false where a channel was not imaged or holds nothing.
+        bits: uint64 ``(n, channels)``.
+        known: bool ``(n, channels)``; false where a channel was not imaged or holds nothing.
+        channels: The names of the channels.
     """
 
     bits: NDArray[np.uint64]
     known: NDArray[np.bool_]
+    channels: tuple[str, ...]
 
 
 class Near(NamedTuple):
@@ -40,7 +42,7 @@ class Near(NamedTuple):
     Attributes:
         a: Rows of the first table, ``(m,)``.
         b: Rows of the second one.
-        distances: Bits by which each channel differs, int16 ``(m, 4)``; -1 where it is not known of both.
+        distances: Bits by which each channel differs, int16 ``(m, channels)``; -1 where it is not known of both.
     """
 
     a: NDArray[np.int64]
@@ -48,7 +50,7 @@ class Near(NamedTuple):
     distances: NDArray[np.int16]
 
 
-def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[ChannelRole, int] = DEFAULT_LIMITS) -> Near:
+def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMITS) -> Near:
     """Return every pair of a row of ``a`` and a row of ``b`` within the limits of all channels that are known of both.
 
     Rows are sorted by which channels are known; in each such class the channel with the smallest limit is searched (all
@@ -56,27 +58,26 @@ def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[ChannelRole, int] = DEFA
 
     Args:
         a: The fields that are looked up.
-        b: Those among which they are looked up.
+        b: Those among which they are looked up, with the same channels.
         limits: The most bits by which a channel may differ; a channel without limit is not looked at. Pairs of which
             fewer than two channels are known count as different.
 
     Raises:
         MissingExtraError: If faiss is not installed.
     """
-    used = sorted(limits, key=lambda role: limits[role])
-    columns = [CHANNELS.index(role) for role in used]
-    found = [Near(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(CHANNELS)), np.int16))]
+    used = sorted((channel for channel in limits if channel in a.channels), key=lambda channel: limits[channel])
+    columns = [a.channels.index(channel) for channel in used]
+    most = {a.channels.index(channel): limits[channel] for channel in used}
+    found = [Near(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(a.channels)), np.int16))]
     for (kind_a, rows_a), (kind_b, rows_b) in product(_by_known(a, columns), _by_known(b, columns)):
         common = [column for column, one, other in zip(columns, kind_a, kind_b, strict=True) if one and other]
-        if len(common) < min(LEAST_CHANNELS, len(columns)):
+        if not common or len(common) < min(LEAST_CHANNELS, len(columns)):
             continue
         first, *others = common
-        for some_a, some_b in _within(
-            a.bits[rows_a, first], b.bits[rows_b, first], limits[CHANNELS[first]], rows_a, rows_b
-        ):
+        for some_a, some_b in _within(a.bits[rows_a, first], b.bits[rows_b, first], most[first], rows_a, rows_b):
             keep = np.ones(len(some_a), bool)
             for column in others:
-                keep &= _differ(a.bits[some_a, column], b.bits[some_b, column]) <= limits[CHANNELS[column]]
+                keep &= _differ(a.bits[some_a, column], b.bits[some_b, column]) <= most[column]
             found.append(_with_distances(a, b, some_a[keep], some_b[keep]))
     return Near(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 

@@ -8,33 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
+from cytoloc.channels import in_order
 from cytoloc.curation.pairs import Pair
 from cytoloc.errors import TableError
 from cytoloc.files import new_file
 from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.labels import format_labels
+from cytoloc.labels import LabelSet
 
 Labels = Mapping[str, tuple[int, ...]]
 
-SCHEMA: Final = pl.Schema(
-    {
-        "Id": pl.String(),
-        "Target": pl.String(),
-        "source": pl.String(),
-        "labels_of": pl.String(),
-        "d_microtubules": pl.Float64(),
-        "d_protein": pl.Float64(),
-        "d_nucleus": pl.Float64(),
-        "correlation": pl.Float64(),
-        "verdict": pl.String(),
-        "contradicted": pl.Int64(),
-    }
-)
-"""Columns of ``leak.csv``; ``Id,Target`` make it a label list like any other."""
+
+def leak_schema(channels: Sequence[str]) -> pl.Schema:
+    """Return the columns of ``leak.csv``; ``Id,Target`` make it a label list like any other.
+
+    Args:
+        channels: Those of which the pairs say by how many bits they differ.
+    """
+    return pl.Schema(
+        {
+            "Id": pl.String(),
+            "Target": pl.String(),
+            "source": pl.String(),
+            "labels_of": pl.String(),
+            **{f"d_{channel}": pl.Float64() for channel in channels},
+            "correlation": pl.Float64(),
+            "verdict": pl.String(),
+            "contradicted": pl.Int64(),
+        }
+    )
 
 
 class Known(NamedTuple):
@@ -53,7 +58,7 @@ class Leak(NamedTuple):
     """What labelled fields say of test fields.
 
     Attributes:
-        table: A row per test field that has a copy with labels, columns as in :data:`SCHEMA`.
+        table: A row per test field that has a copy with labels, columns as in :func:`leak_schema`.
         unlabelled: Test fields whose copies have no labels.
         passed_over: Pairs that do not tie a test field to another one, or are held to be different.
     """
@@ -78,7 +83,7 @@ def known_labels(labels: Labels, places: Mapping[str, tuple[str, str]] | None = 
     return Known(labels, wells)
 
 
-def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | None = None) -> Leak:
+def find_leak(pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test: Collection[str] | None = None) -> Leak:
     """Return what the labels of their copies say of test fields.
 
     The labels of a copy are those of its id, else those of its well. If a test field has several copies the surest
@@ -87,6 +92,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
     Args:
         pairs: Fields that are copies of each other; those with the verdict ``different`` are passed over.
         known: The labelled fields.
+        label_set: The locations of their labels.
         test: Ids of the test fields; by default all ids that have no labels and name no well.
 
     Raises:
@@ -105,6 +111,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
             f"No pair ties a test field to another one; there are {len(pairs)}.",
             way_out="Give pairs of these two sets of fields.",
         )
+    channels = in_order(list(dict.fromkeys(channel for pair in pairs for channel in pair.bits)))
     rows = []
     for field, found in copies.items():
         said = [(pair, other, *labels) for pair, other in found if (labels := _labels(other, known)) is not None]
@@ -112,14 +119,14 @@ def find_leak(pairs: Sequence[Pair], known: Known, *, test: Collection[str] | No
             continue
         pair, other, ids, of = max(said, key=lambda each: _sureness(each[0]))
         contradicted = sum(labels != ids for _, _, labels, _ in said)
-        bits = (pair.microtubules, pair.protein, pair.nucleus)
-        rows.append((field, format_labels(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
+        bits = (pair.bits.get(channel) for channel in channels)
+        rows.append((field, label_set.format(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
     if copies and not rows:
         raise TableError(
             f"There are copies of test fields ({len(copies)} of these), and no labels of any of them.",
             way_out="Give the labels of the copies, or of other fields of their wells.",
         )
-    table = pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("Id")
+    table = pl.DataFrame(rows, schema=leak_schema(channels), orient="row").sort("Id")
     return Leak(table, len(copies) - len(rows), passed_over)
 
 
@@ -159,5 +166,4 @@ def _labels(name: str, known: Known) -> tuple[tuple[int, ...], str] | None:
 
 
 def _sureness(pair: Pair) -> tuple[float, float]:
-    bits = [each for each in (pair.microtubules, pair.protein, pair.nucleus) if each is not None]
-    return (-2.0 if pair.correlation is None else pair.correlation, -sum(bits))
+    return (-2.0 if pair.correlation is None else pair.correlation, -sum(pair.bits.values()))

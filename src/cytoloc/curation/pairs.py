@@ -7,10 +7,12 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.errors import TableError
 from cytoloc.files import existing
 
@@ -24,35 +26,24 @@ _OTHER_HEADERS: Final = frozenset({"id", "target", "label", "predicted", "group"
 _NUMBER: Final = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 """What is a score or a distance, and no id: a column of them without a header would be taken for one."""
 
-_NO_NUMBER: Final = "Leave the cell empty if it is not known."
-
-_NUMBERS: Final[dict[str, tuple[str, ...]]] = {
-    "microtubules": ("d_microtubules", "SimR"),
-    "protein": ("d_protein", "SimG"),
-    "nucleus": ("d_nucleus", "SimB"),
-    "correlation": ("correlation",),
-}
-"""Names of the columns of numbers, ours and those of the published lists."""
+_PUBLISHED_BITS: Final = {"SimR": MICROTUBULES, "SimG": PROTEIN, "SimB": NUCLEUS}
+"""The channel of each column of distances in the published list of leaks; ours are called ``d_CHANNEL``."""
 
 
 class Pair(NamedTuple):
-    """Two fields that somebody holds to be the same; None where the list does not say it.
+    """Two fields that somebody holds to be the same.
 
     Attributes:
         a: The id of the one field.
         b: That of the other.
-        microtubules: Bits by which the hashes of that channel differ.
-        protein: Likewise.
-        nucleus: Likewise.
-        correlation: How well their pixels agree, from -1 to 1.
-        verdict: ``copy``, ``doubtful`` or ``different``.
+        bits: By how many bits the hashes of a channel differ, by channel; as far as it is known.
+        correlation: How well their pixels agree, from -1 to 1; None if that is not known.
+        verdict: ``copy``, ``doubtful`` or ``different``; None if that is not known.
     """
 
     a: str
     b: str
-    microtubules: float | None = None
-    protein: float | None = None
-    nucleus: float | None = None
+    bits: Mapping[str, float] = MappingProxyType({})
     correlation: float | None = None
     verdict: str | None = None
 
@@ -150,19 +141,26 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
 def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
     """Return what a line says besides its ids."""
     cells = dict(zip(header, row, strict=False))
-    numbers: dict[str, float | None] = {}
-    for name, columns in _NUMBERS.items():
-        text = next((cells[column] for column in columns if cells.get(column)), None)
-        try:
-            numbers[name] = None if text is None else float(text)
-        except ValueError as error:
-            raise TableError(f"{where}: {text!r} is not a number.", way_out=_NO_NUMBER) from error
-        if not math.isfinite(numbers[name] or 0.0):
-            raise TableError(f"{where}: {text!r} is not a number.", way_out=_NO_NUMBER)
+    bits: dict[str, float] = {}
+    for column, text in cells.items():
+        channel = _PUBLISHED_BITS.get(column) or (column[2:] if column.startswith("d_") else "")
+        if channel and text:
+            bits[channel] = _number(text, where)
+    correlation = _number(cells["correlation"], where) if cells.get("correlation") else None
     verdict = (cells.get("verdict") or "").lower() or None
     if verdict is not None and verdict not in VERDICTS:
         raise TableError(f"{where}: {cells['verdict']!r} is no verdict.", way_out=f"There are {', '.join(VERDICTS)}.")
-    return Pair("", "", **numbers, verdict=verdict)
+    return Pair("", "", bits, correlation, verdict)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise TableError(f"{where}: {text!r} is not a number.", way_out="Leave the cell empty if it is not known.")
+    return number
 
 
 def _plain_lines(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from cytoloc.dataset.planes import PlaneChoice
 from cytoloc.dataset.workshop import holds_dataset
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
-from cytoloc.labels import ChannelRole
+from cytoloc.labels import ChannelRole, LabelSet
 from cytoloc.lists import labels_in, read_csv, refuse_repeated
 from cytoloc.on_disk import DiskList, DiskMap, gathered
 from cytoloc.pictures.depth import DepthRule
@@ -77,7 +77,7 @@ class FolderSource:
         self.reader = FieldReader(
             folder=folder, channels=channels, planes=planes, scaling=scaling, depth=depth, pixel_um=pixel_um
         )
-        self.labels = DiskMap[Sequence[int]](labels_in(labels) if labels else ())
+        self.labels = DiskMap[Sequence[int]](labels_in(labels, LabelSet.hpa28()) if labels else ())
         self.metadata = DiskMap[dict[str, str]](_metadata_in(metadata) if metadata else ())
         self.unmatched = 0
         self._found = self._find(FilePattern(files) if files else None)

@@ -19,8 +19,8 @@ from cytoloc.decide.intervals import threshold_intervals
 from cytoloc.decide.plan import Evidence, Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
 from cytoloc.decide.rules import Rules, decide, exclusive_pairs
 from cytoloc.decide.thresholds import NEVER
-from cytoloc.errors import SettingsError, TableError
-from cytoloc.labels import N_LOCATIONS
+from cytoloc.errors import LabelSetError, SettingsError, TableError
+from cytoloc.labels import LabelSet
 
 __all__ = [
     "Decision",
@@ -54,6 +54,9 @@ SHRINK: Final = (0.7, 0.6, 0.5)
 FIXED: Final = 0.5
 """The threshold of ``fixed`` if none is given."""
 
+MOST: Final = 5
+"""The cap on locations per field if none is given and there are as many."""
+
 CROSS_FIT_PARTS: Final = 5
 """Parts that the fields are dealt into to judge a decision: each is decided by a fit on the other four."""
 
@@ -62,8 +65,9 @@ def fit_decision(
     members: Members,
     truth: NDArray[np.bool_],
     *,
+    label_set: LabelSet | None = None,
     method: Method = "seed",
-    most: int = 5,
+    most: int | None = None,
     fill_blank: bool = True,
     blank: Blank = "probability",
     cooccurrence: bool = False,
@@ -77,36 +81,39 @@ def fit_decision(
     """Return the decision that fits held-out probabilities to their truth.
 
     Args:
-        members: Probabilities ``(n, 28)`` per member, of fields that the member was not trained on; a row of NaN is a
-            field that it lacks.
-        truth: bool ``(n, 28)``.
+        members: Probabilities ``(n, locations)`` per member, of fields that the member was not trained on; a row of
+            NaN is a field that it lacks.
+        truth: bool ``(n, locations)``.
+        label_set: The locations of the columns; by default they are called "0", "1", …
         method: ``seed`` is the starting system's: plain mean, then per class the best F1 on a grid. ``auto`` judges
             several by nested cross-fitting and says why it takes one. docs/decisions.md explains all.
-        most: The cap on locations a field.
+        most: Locations that a field has at most; by default 5, or all if there are fewer.
         fill_blank: Whether no field may be left without location.
         blank: By what a blank field's location is chosen.
         cooccurrence: Whether locations that never occur together, though chance would have them, exclude each other.
         ensemble: How members become one, if not as the method has it.
         calibration: How that becomes probabilities, if not as the method has it.
-        fixed: The threshold of ``fixed``; by default .5.
+        fixed: The threshold of ``fixed``; by default 0.5.
         ratios: Shares of fields, 0 to 1, for ``ratio``; by default those of ``truth``.
         groups: A group number per field; cross-fitting keeps a group together.
         intervals: Whether each threshold gets its bootstrap interval.
 
     Raises:
         TableError: If shapes differ, there is no field, or values are no probabilities.
-        SettingsError: If an option is given that the method does not use.
+        SettingsError: If an option is given that the method does not use, or ``most`` is more than there are locations.
+        LabelSetError: If ``label_set`` has another number of locations.
 
-    >>> truth = np.zeros((4, 28), bool); truth[:2, 7] = True; truth[2:, 0] = True
+    >>> truth = np.array([[True, False], [True, False], [False, True], [False, True]])
     >>> probabilities = np.where(truth, 0.9, 0.2)
-    >>> fit_decision({"a": probabilities}, truth)({"a": probabilities})[:, 7]
+    >>> fit_decision({"a": probabilities}, truth)({"a": probabilities})[:, 0]
     array([ True,  True, False, False])
     """
-    _check_options(method, most, fixed, ratios)
     stack = stack_members(members)
-    check_truth(truth, stack.shape[1])
+    check_truth(truth, stack)
+    locations = _checked_label_set(label_set, truth.shape[1])
+    _check_options(method, most, fixed, ratios, locations)
     rules = Rules(
-        most=most,
+        most=min(MOST, len(locations)) if most is None else most,
         blank=blank if fill_blank else "none",
         shrink=SHRINK if method == "shrunk" else (),
         exclusive=exclusive_pairs(truth) if cooccurrence else (),
@@ -129,7 +136,7 @@ def fit_decision(
             ensemble=ensemble or usual.ensemble,
             calibration=calibration or usual.calibration,
             value=FIXED if fixed is None else float(fixed),
-            ratios=_checked_ratios(ratios),
+            ratios=_checked_ratios(ratios, len(locations)),
         )
     evidence, probabilities = _fit(plan, fields)
     return Decision(
@@ -139,6 +146,7 @@ def fit_decision(
         plan,
         evidence,
         truth.mean(axis=0),
+        locations,
         rules,
         threshold_intervals(plan, probabilities, fields.truth) if intervals else None,
         fitted_on,
@@ -150,7 +158,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         rows: Their rows.
-        probabilities: What their members' scores become, ``(len(rows), 28)``.
+        probabilities: What their members' scores become, ``(len(rows), locations)``.
         decision: Fitted to the other fields.
     """
 
@@ -169,8 +177,8 @@ def held_out_parts(
     """Yield every field once, with a decision that saw neither the field nor its group, in whatever order they come.
 
     Args:
-        members: Probabilities ``(n, 28)`` per member.
-        truth: bool ``(n, 28)``.
+        members: Probabilities ``(n, locations)`` per member.
+        truth: bool ``(n, locations)``.
         groups: A group number per field; by default each field, with its copies, is its own.
         options: As for :func:`fit_decision`.
 
@@ -208,7 +216,7 @@ def cross_fit(
 
 
 def cross_fit_of(parts: Iterable[HeldOut], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the locations of the fields of all ``parts``, bool ``(n, 28)`` as ``truth``."""
+    """Return the locations of the fields of all ``parts``, bool ``(n, locations)`` as ``truth``."""
     predicted = np.zeros_like(truth)
     for rows, probabilities, decision in parts:
         predicted[rows] = decide(probabilities, decision.thresholds, decision.rules, never=NEVER)
@@ -252,12 +260,32 @@ def _fit(plan: Plan, fields: _Fields) -> tuple[Evidence, Floats]:
     return evidence, unseen_probabilities(plan, fields.stack, fields.truth, parts, start=evidence)
 
 
-def _check_options(method: Method, most: int, fixed: float | None, ratios: NDArray[np.floating] | None) -> None:
+def _checked_label_set(label_set: LabelSet | None, classes: int) -> LabelSet:
+    if label_set is None:
+        return LabelSet.numbered(classes)
+    if len(label_set) != classes:
+        raise LabelSetError(
+            f"The probabilities have {classes} columns; the label set is {label_set}.",
+            way_out="Give the label set of these columns.",
+        )
+    return label_set
+
+
+def _check_options(
+    method: Method,
+    most: int | None,
+    fixed: float | None,
+    ratios: NDArray[np.floating] | None,
+    locations: LabelSet,
+) -> None:
     if method not in get_args(Method):
         known = ", ".join(repr(each) for each in get_args(Method))
         raise TableError(f"There is no method {method!r}.", way_out=f"Choose {known}.")
-    if most < 1:
-        raise TableError(f"A field cannot keep at most {most} locations.", way_out="Choose at least 1.")
+    if most is not None and not 1 <= most <= len(locations):
+        raise SettingsError(
+            f"A field cannot keep at most {most} locations of the label set {locations}.",
+            way_out=f"Choose a number from 1 to {len(locations)}.",
+        )
     for name, user, value in (("fixed", "fixed", fixed), ("ratios", "ratio", ratios)):
         if value is not None and method != user:
             raise SettingsError(
@@ -269,13 +297,13 @@ def _check_options(method: Method, most: int, fixed: float | None, ratios: NDArr
         )
 
 
-def _checked_ratios(ratios: NDArray[np.floating] | None) -> tuple[float, ...] | None:
+def _checked_ratios(ratios: NDArray[np.floating] | None, locations: int) -> tuple[float, ...] | None:
     if ratios is None:
         return None
     values = np.asarray(ratios, np.float64)
-    if values.shape != (N_LOCATIONS,) or not ((values >= 0) & (values <= 1)).all():
+    if values.shape != (locations,) or not ((values >= 0) & (values <= 1)).all():
         raise TableError(
-            f"There must be {N_LOCATIONS} ratios from 0 to 1.", way_out="Give each location's share of the fields."
+            f"There must be {locations} ratios from 0 to 1.", way_out="Give each location's share of the fields."
         )
     return tuple(values.tolist())
 

@@ -14,7 +14,6 @@ from cytoloc.decide.decision import HeldOut
 from cytoloc.decide.metrics import macro_f1
 from cytoloc.decide.rules import Rules, decide, share_evidence
 from cytoloc.decide.thresholds import NEVER
-from cytoloc.labels import N_LOCATIONS
 
 
 def rule_effects(
@@ -24,7 +23,7 @@ def rule_effects(
 
     Args:
         parts: Of :func:`~cytoloc.decide.decision.held_out_parts`, so that every field is judged unseen.
-        truth: bool ``(n, 28)``.
+        truth: bool ``(n, locations)``.
         groups: A group number per field; adds what sharing evidence in groups would do.
     """
     own = parts[0].decision.rules
@@ -37,9 +36,9 @@ def rule_effects(
             _decided(parts, replace(own, blank="none"), truth),
         ),
         f"at most {own.most}": (
-            own.most < N_LOCATIONS,
+            own.most < truth.shape[1],
             as_they_are,
-            _decided(parts, replace(own, most=N_LOCATIONS), truth),
+            _decided(parts, replace(own, most=truth.shape[1]), truth),
         ),
     }
     if own.shrink:

@@ -75,13 +75,11 @@ class Ensemble:
     def from_json(cls, content: dict[str, Any]) -> Ensemble:
         """Return what :meth:`to_json` gave."""
         weights, quantiles = content["weights"], content["quantiles"]
-        # Files from before members could go unheard say nothing of it: all were heard.
-        heard = content.get("heard", [True] * len(content["centre"]))
         return cls(
             content["kind"],
             np.array(content["centre"], np.float64),
             np.array(content["spread"], np.float64),
-            np.array(heard, np.bool_),
+            np.array(content["heard"], np.bool_),
             None if weights is None else np.array(weights, np.float64),
             None if quantiles is None else np.array(quantiles, np.float64),
             None if content["stack"] is None else Stack.from_json(content["stack"]),

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Decision:
-    """A fitted rule; call it with the probabilities of each member to get bool ``(n, 28)``.
+    """A fitted rule; call it with the probabilities of each member to get bool ``(n, locations)``.
 
     Attributes:
         method: How it was found.
@@ -31,8 +31,9 @@ class Decision:
         plan: What the method came to.
         evidence: How the members' probabilities become one.
         rates: Frequency of each location among the fitted fields.
+        label_set: The locations.
         rules: What is done after the thresholds.
-        intervals: 95 % bootstrap interval of each threshold, ``(28, 2)``; None if it was not asked for.
+        intervals: 95 % bootstrap interval of each threshold, ``(locations, 2)``; None if it was not asked for.
         fitted_on: What it was fitted on; JSON values only.
     """
 
@@ -42,19 +43,19 @@ class Decision:
     plan: Plan
     evidence: Evidence
     rates: Floats
+    label_set: LabelSet
     rules: Rules = field(default_factory=Rules)
     intervals: Floats | None = None
     fitted_on: dict[str, Any] = field(default_factory=dict)
-    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
 
     def __call__(
         self, members: Members, *, groups: NDArray[np.int64] | None = None, shift: bool = False
     ) -> NDArray[np.bool_]:
-        """Return the locations of each field, bool ``(n, 28)``.
+        """Return the locations of each field, bool ``(n, locations)``.
 
         Args:
-            members: Probabilities ``(n, 28)`` of all members of the fit; a row of NaN is a field that the member lacks,
-                and it may lack them all if others have them.
+            members: Probabilities ``(n, locations)`` of all members of the fit; a row of NaN is a field that the
+                member lacks, and it may lack them all if others have them.
             groups: A group number per field: duplicates, or fields of one well, which then share their evidence.
             shift: Whether to estimate how frequent locations are in these fields, and to decide by that. A field's
                 locations then depend on the fields that it comes with.
@@ -65,7 +66,7 @@ class Decision:
         return self.decided(self.probabilities(members, groups=groups, shift=shift), shift=shift)
 
     def decided(self, probabilities: NDArray[np.floating], *, shift: bool = False) -> NDArray[np.bool_]:
-        """Return the locations of fields, bool ``(n, 28)``, by what :meth:`probabilities` said of them."""
+        """Return the locations of fields, bool ``(n, locations)``, by what :meth:`probabilities` said of them."""
         thresholds = self.thresholds
         if shift:
             thresholds = np.where(thresholds < NEVER, expected_thresholds(probabilities), NEVER)
@@ -74,7 +75,7 @@ class Decision:
     def probabilities(
         self, members: Members, *, groups: NDArray[np.int64] | None = None, shift: bool = False
     ) -> Floats:
-        """Return the probabilities that are held against the thresholds, float64 ``(n, 28)``.
+        """Return the probabilities that are held against the thresholds, float64 ``(n, locations)``.
 
         Args:
             members: As for the call.
@@ -91,7 +92,13 @@ class Decision:
                 way_out="Give the scores of the same members (--members, or --member NAME=FILE, keeps them apart), or"
                 " say which have none of these fields: --without NAME, in Python rows of NaN.",
             )
-        probabilities = self.evidence(stack_members({name: members[name] for name in self.members}))
+        stack = stack_members({name: members[name] for name in self.members})
+        if stack.shape[2] != len(self.label_set):
+            raise TableError(
+                f"The decision has the label set {self.label_set}; these probabilities have {stack.shape[2]} columns.",
+                way_out="Give probabilities of the same locations, in the same order.",
+            )
+        probabilities = self.evidence(stack)
         if groups is not None:
             probabilities = share_evidence(probabilities, groups)
         if shift:

@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from cytoloc.errors import TableError
-from cytoloc.labels import N_LOCATIONS
 
 Members = Mapping[str, NDArray[np.floating]]
-"""Probabilities ``(n, 28)`` by the name of the model that gave them; a row of NaN is a field that it lacks."""
+"""Probabilities ``(n, locations)`` by the name of the model that gave them; a row of NaN is a field that it lacks."""
 
 LEAST_PROBABILITY: Final = 1e-6
 """Probabilities nearer to 0 or 1 count as this far from them, so that one sure mistake does not outweigh the rest."""
 
 
 def stack_members(members: Members) -> NDArray[np.float64]:
-    """Return the members' probabilities as one array, float64 ``(members, n, 28)``.
+    """Return the members' probabilities as one array, float64 ``(members, n, locations)``.
 
     A field that a member lacks is a row of NaN there, and some other member must have it.
 
@@ -32,8 +31,8 @@ def stack_members(members: Members) -> NDArray[np.float64]:
         raise TableError("There are no scores to decide on.", way_out="Give at least one member.")
     shapes = {name: np.shape(values) for name, values in members.items()}
     first = next(iter(shapes.values()))
-    if len(set(shapes.values())) > 1 or len(first) != 2 or first[1] != N_LOCATIONS or first[0] == 0:
-        raise TableError(f"Members must have one shape (n, {N_LOCATIONS}) with n > 0; these have {shapes}.")
+    if len(set(shapes.values())) > 1 or len(first) != 2 or 0 in first:
+        raise TableError(f"Members must have one shape (n, locations) with n > 0; these have {shapes}.")
     stack = np.stack([np.asarray(values, np.float64) for values in members.values()])
     missing = np.isnan(stack)
     if missing.any():
@@ -49,10 +48,10 @@ def stack_members(members: Members) -> NDArray[np.float64]:
     return stack
 
 
-def check_truth(truth: NDArray[np.bool_], fields: int) -> None:
-    """Raise :class:`~cytoloc.errors.TableError` unless ``truth`` is bool ``(fields, 28)``."""
-    if truth.shape != (fields, N_LOCATIONS) or truth.dtype != np.bool_:
-        raise TableError(f"The truth must be bool {(fields, N_LOCATIONS)}; it is {truth.dtype} {truth.shape}.")
+def check_truth(truth: NDArray[np.bool_], stack: NDArray[np.float64]) -> None:
+    """Raise :class:`~cytoloc.errors.TableError` unless ``truth`` is bool ``(n, locations)``, as a stack of members."""
+    if truth.shape != stack.shape[1:] or truth.dtype != np.bool_:
+        raise TableError(f"The truth must be bool {stack.shape[1:]}; it is {truth.dtype} {truth.shape}.")
 
 
 def logits_of(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:

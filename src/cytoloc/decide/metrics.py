@@ -19,10 +19,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from cytoloc.labels import LOCATIONS
+from cytoloc.labels import LabelSet
 
 N_SHUFFLES: Final = 200
-"""Random deals behind the chance of an F1: the mean's standard error is below .005 even on a few dozen fields."""
+"""Random deals behind the chance of an F1: the mean's standard error is below 0.005 even on a few dozen fields."""
 
 N_RESAMPLES: Final = 2000
 """Bootstrap resamples behind an interval."""
@@ -45,17 +45,32 @@ def macro_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def class_table(
-    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], probabilities: NDArray[np.floating] | None = None
+    predicted: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    label_set: LabelSet,
+    probabilities: NDArray[np.floating] | None = None,
 ) -> pl.DataFrame:
     """Return one row per location: positives, predicted, precision, recall, F1, and of probabilities AP, AUC and error.
 
     Measures that are not defined (a class without positives, or with only positives) are null.
+
+    Args:
+        predicted: bool ``(n, locations)``.
+        truth: bool ``(n, locations)``.
+        label_set: The locations; they give the columns ``key`` and ``location``.
+        probabilities: float ``(n, locations)``.
     """
+    names = {"key": list(label_set.keys), "location": list(label_set.names)}
+    return pl.DataFrame(names).hstack(class_measures(predicted, truth, probabilities))
+
+
+def class_measures(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], probabilities: NDArray[np.floating] | None = None
+) -> pl.DataFrame:
+    """Return :func:`class_table` without the columns that name the locations."""
     precision, recall, f1, positives = precision_recall_fscore_support(truth, predicted, zero_division=0)
     known = positives > 0
     columns = {
-        "id": [int(location.key) for location in LOCATIONS],
-        "location": [location.name for location in LOCATIONS],
         "positives": positives.astype(int).tolist(),
         "predicted": predicted.sum(axis=0).tolist(),
         "precision": _null_unless(known & predicted.any(axis=0), precision),
@@ -63,13 +78,12 @@ def class_table(
         "f1": _null_unless(known | predicted.any(axis=0), f1),
     }
     if probabilities is not None:
-        both = known & ~truth.all(axis=0)
+        classes, both = range(truth.shape[1]), known & ~truth.all(axis=0)
         columns["average_precision"] = [
-            float(average_precision_score(truth[:, i], probabilities[:, i])) if known[i] else None
-            for i in range(len(LOCATIONS))
+            float(average_precision_score(truth[:, i], probabilities[:, i])) if known[i] else None for i in classes
         ]
         columns["roc_auc"] = [
-            float(roc_auc_score(truth[:, i], probabilities[:, i])) if both[i] else None for i in range(len(LOCATIONS))
+            float(roc_auc_score(truth[:, i], probabilities[:, i])) if both[i] else None for i in classes
         ]
         columns["calibration_error"] = calibration_errors(probabilities, truth).tolist()
     return pl.DataFrame(columns, schema_overrides={"precision": pl.Float64, "recall": pl.Float64, "f1": pl.Float64})
@@ -97,7 +111,7 @@ def overall(
     Means over classes leave out those where a measure is not defined, but for F1, which is 0 there.
     """
     precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0)
-    classes = class_table(predicted, truth, probabilities)
+    classes = class_measures(predicted, truth, probabilities)
     measures: dict[str, float | None] = {
         "micro_precision": float(precision),
         "micro_recall": float(recall),

@@ -22,7 +22,7 @@ class Rules:
     """What is done after the thresholds; each rule can be switched off.
 
     Attributes:
-        most: A field keeps at most this many locations, those furthest above their thresholds; 28 switches it off.
+        most: A field keeps at most this many locations, those furthest above their thresholds.
         blank: What a field above no threshold gets: the location of the greatest ``probability``, that with the best
             ``margin`` to its threshold, that with the best ``ratio`` to it, or ``none``.
         shrink: Thresholds are multiplied by the first number; where a field is blank, by the next ones in turn.

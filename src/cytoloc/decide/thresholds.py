@@ -13,7 +13,7 @@ from scipy.special import expit
 Floats = NDArray[np.float64]
 
 SEED_GRID: Final = np.arange(100, 700) / 1000
-"""The starting system's grid: .100 to .699 in steps of .001."""
+"""The starting system's grid: 0.100 to 0.699 in steps of 0.001."""
 
 NEVER: Final = 1.0
 """Threshold of a class of which nothing is known: no probability is above."""
@@ -23,7 +23,7 @@ ALWAYS: Final = -1.0
 
 SMOOTH_STEEPNESS: Final = 50.0
 SMOOTH_DECAY: Final = 1e-5
-"""How the starting system's starter code softens F1, and how it holds thresholds to .5."""
+"""How the starting system's starter code softens F1, and how it holds thresholds to 0.5."""
 
 
 def grid_thresholds(
@@ -58,8 +58,8 @@ def global_thresholds(
 def smooth_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.bool_]) -> Floats:
     """Return the thresholds that the starting system's starter code fits, all at once.
 
-    Least squares (MINPACK's ``lmdif``, from .5) of 1 - F1, in which a prediction counts as ``sigmoid(50 (p - t))``,
-    with 1e-5 (t - .5) as weight decay.
+    Least squares (MINPACK's ``lmdif``, from 0.5) of 1 - F1, in which a prediction counts as ``sigmoid(50 (p - t))``,
+    with 1e-5 (t - 0.5) as weight decay.
     """
     scores = np.asarray(probabilities, np.float64)
     totals = truth.sum(axis=0)
@@ -67,7 +67,7 @@ def smooth_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.boo
 
     def soft_f1(i: int, threshold: float) -> float:
         """Return the soft F1 of class ``i``."""
-        # The differences that stand for derivatives move one threshold at a time: the other 27 are known.
+        # The differences that stand for derivatives move one threshold at a time: the others are known.
         if (i, threshold) not in known:
             soft = expit(SMOOTH_STEEPNESS * (scores[:, i] - threshold))
             known[i, threshold] = float(2 * soft[truth[:, i]].sum() / (soft.sum() + totals[i] + 1e-6))

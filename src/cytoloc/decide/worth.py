@@ -59,15 +59,15 @@ def member_worth(members: Members, truth: NDArray[np.bool_], *, groups: NDArray[
     """Return what each member is worth on fields that neither its calibration nor its weight saw.
 
     Args:
-        members: Probabilities ``(n, 28)`` by name.
-        truth: bool ``(n, 28)``.
+        members: Probabilities ``(n, locations)`` by name.
+        truth: bool ``(n, locations)``.
         groups: A group number per field, kept together.
 
     Raises:
         TableError: If all fields of a member have the same scores, or are one group.
     """
     stack = stack_members(members)
-    check_truth(truth, stack.shape[1])
+    check_truth(truth, stack)
     parts = _parts(stack, groups)
     _refuse_few(stack, parts, list(members))
     everyone = fit_evidence(Plan("weighted", "platt"), stack, truth)
@@ -92,15 +92,15 @@ def unseen_ensemble(
 
     Args:
         kind: How members become one.
-        members: Probabilities ``(n, 28)`` by name.
-        truth: bool ``(n, 28)``.
+        members: Probabilities ``(n, locations)`` by name.
+        truth: bool ``(n, locations)``.
         groups: A group number per field, kept together.
 
     Raises:
         TableError: If all fields have the same scores, or are one group.
     """
     stack = stack_members(members)
-    check_truth(truth, stack.shape[1])
+    check_truth(truth, stack)
     plan = Plan(kind)
     evidence = fit_evidence(plan, stack, truth)
     return unseen_probabilities(plan, stack, truth, _parts(stack, groups), start=evidence), evidence

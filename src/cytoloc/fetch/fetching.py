@@ -66,7 +66,7 @@ def fetch_pictures(
     fetched = Fetched(failed=list(plan.failed))
     missing = _missing(store, plan, manifest, fetched, verify=verify)
     luck = Luck(site, fetched.failed)
-    with store.log(MANIFEST, Came._fields) as log:
+    with store.log(MANIFEST, Came._fields) as add:
 
         def write_down(remote: Remote, received: Received) -> None:
             """Add a row to the manifest."""
@@ -74,7 +74,7 @@ def fetch_pictures(
             size, sha256, etag = received
             right = licence or licence_of(remote.release)
             row = Came(remote.file, remote.url, remote.release, sha256, size, right, time, etag)
-            log.add(row)
+            add(row)
             manifest[row.file] = row
             fetched.came += 1
             fetched.size_bytes += size
@@ -87,7 +87,6 @@ def fetch_pictures(
         finally:
             store.write_failed(fetched.failed)
     store.write_manifest(row for row in manifest.values() if (store.folder / row.file).exists())
-    store.tidy()
     return fetched
 
 

@@ -8,19 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from cytoloc.channels import HPA_COLORS
 from cytoloc.fetch.address import host_of, is_of_the_atlas
 from cytoloc.fetch.catalogue import Field, Gene
 from cytoloc.fetch.selection import Selection, Wanted, select
 from cytoloc.fetch.site import Failed, Remote, Site
 from cytoloc.fetch.store import Store
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS, format_labels
 
-COLOURS: Final = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
+COLORS: Final = tuple(HPA_COLORS.values())
 
 SAMPLE: Final = 24
 """Pictures whose size is asked for to guess that of all."""
 
-_COLOURS_IN_NAME: Final = re.compile(r"(?:_(?:red|green|blue|yellow))+\.jpg$")
+_COLORS_IN_NAME: Final = re.compile(r"(?:_(?:red|green|blue|yellow))+\.jpg$")
 _COLUMNS: Final = (
     "id", "gene", "ensembl", "antibody", "cell_line", "plate", "well", "field", "reliability", "locations", "go_ids",
     "url",
@@ -70,7 +70,7 @@ class Guess(NamedTuple):
 
 
 def make_plan(
-    genes: Iterable[Gene], wanted: Wanted, *, colours: Sequence[str], site: Site, failed: list[Failed]
+    genes: Iterable[Gene], wanted: Wanted, *, colors: Sequence[str], site: Site, failed: list[Failed]
 ) -> Plan:
     """Return which fields, and which files, are wanted of the genes."""
     seen: list[tuple[str, str, str, int]] = []
@@ -92,7 +92,7 @@ def make_plan(
         for name in each.ensembl.split(";"):
             taken[name] = taken.get(name, 0) + 1
     rows = [GeneRow(*row, taken.get(row[0], 0)) for row in seen]
-    pictures = [_picture(each, colour, site) for each in selection.fields for colour in colours]
+    pictures = [_picture(each, color, site) for each in selection.fields for color in colors]
     return Plan(selection, rows, pictures, failed)
 
 
@@ -117,18 +117,18 @@ def guess_size(site: Site, pictures: Sequence[Remote]) -> Guess | None:
 def write_tables(store: Store, plan: Plan) -> None:
     """Write the fields, their labels, the genes, and the names that are not known."""
     selection = plan.selection
-    labelled = ((name, format_labels(ids)) for name, ids in selection.labels.items() if ids)
+    labelled = ((name, selection.label_set.format(ids)) for name, ids in selection.labels.items() if ids)
     store.write_table("labels.csv", ("Id", "Target"), labelled)
     store.write_table("fields.csv", _COLUMNS, (_row(each) for each in selection.fields))
     store.write_table("unknown_names.csv", ("name", "fields"), selection.unknown.most_common())
     store.write_table("genes.csv", GeneRow._fields, plan.genes)
 
 
-def _picture(each: Field, colour: str, site: Site) -> Remote:
-    url = _COLOURS_IN_NAME.sub(f"_{colour}.jpg", each.url)
+def _picture(each: Field, color: str, site: Site) -> Remote:
+    url = _COLORS_IN_NAME.sub(f"_{color}.jpg", each.url)
     if site.moved:
         url = f"{site.base}/{url.partition('://')[2].partition('/')[2]}"
-    return Remote(f"images/{each.folder}/{each.id.partition('_')[2]}_{colour}.jpg", url, each.release)
+    return Remote(f"images/{each.folder}/{each.id.partition('_')[2]}_{color}.jpg", url, each.release)
 
 
 def _row(each: Field) -> list[str]:

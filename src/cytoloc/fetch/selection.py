@@ -9,7 +9,7 @@ from typing import Final
 
 from cytoloc.fetch.catalogue import Field, Gene
 from cytoloc.hpa_names import Named, count_unknown, locations_of
-from cytoloc.labels import N_LOCATIONS
+from cytoloc.labels import LabelSet
 
 RELIABILITIES: Final = ("enhanced", "supported", "approved", "uncertain")
 """How far the Atlas trusts an antibody's locations, the most first; since release 17."""
@@ -22,14 +22,16 @@ class Wanted:
     Attributes:
         reliability: The values that are taken, in lower case.
         cell_lines: The cell lines that are taken; all if it is None.
-        unlabelled: Also take fields for whose locations none of the 28 stands.
+        unlabelled: Also take fields whose locations are not in the label set.
         limit: Take the first so many fields.
+        label_set: The locations of the labels.
     """
 
     reliability: frozenset[str] = frozenset(RELIABILITIES[:3])
     cell_lines: frozenset[str] | None = None
     unlabelled: bool = False
     limit: int | None = None
+    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Selection:
 
     Attributes:
         fields: In the order of the catalogue; a field that several genes share is there once, with all of them.
-        labels: Location ids of each, per well; empty where none of the 28 stands for what is seen there.
+        label_set: The locations of the labels.
+        labels: Indices of the locations of each, per well; empty where the label set has none of them.
         unknown: Names that are not known, and in how many of the fields in question they occur.
-        without: Names that are known and stand for none of the 28, likewise.
+        without: Names that are known and not in the label set, likewise.
         left_out: Fields that were not taken, counted by the reason.
     """
 
     fields: tuple[Field, ...]
+    label_set: LabelSet
     labels: dict[str, tuple[int, ...]]
     unknown: Counter[str]
     without: Counter[str]
@@ -52,8 +56,8 @@ class Selection:
 
     @property
     def per_location(self) -> list[int]:
-        """Fields of each of the 28 locations."""
-        counts = [0] * N_LOCATIONS
+        """Fields of each location."""
+        counts = [0] * len(self.label_set)
         for ids in self.labels.values():
             for number in ids:
                 counts[number] += 1
@@ -83,19 +87,20 @@ def select(genes: Iterable[Gene], wanted: Wanted) -> Selection:
         if len(sorting.wells[each.place]) > 1:
             sorting.left_out["of a well of which the catalogue says two things"] += 1
         else:
-            named[each.id] = locations_of(each.locations)
+            named[each.id] = locations_of(each.locations, wanted.label_set)
     without = Counter(name for meant in named.values() for name in meant.without)
     taken: list[str] = []
     for name, meant in named.items():
-        if not meant.ids and not wanted.unlabelled:
-            sorting.left_out["without any of the 28 locations"] += 1
+        if not meant.indices and not wanted.unlabelled:
+            sorting.left_out["without any location of the label set"] += 1
         elif wanted.limit is not None and len(taken) >= wanted.limit:
             sorting.left_out["beyond the limit"] += 1
         else:
             taken.append(name)
     return Selection(
         fields=tuple(sorting.fields[name] for name in taken),
-        labels={name: named[name].ids for name in taken},
+        label_set=wanted.label_set,
+        labels={name: named[name].indices for name in taken},
         unknown=count_unknown(named.values()),
         without=without,
         left_out=sorting.left_out,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from cytoloc.errors import FetchError, FormatError, ImageError
-from cytoloc.fetch.download import AbsentError, Downloader, Received, SiteBusyError, forget
+from cytoloc.fetch.download import AbsentError, Downloader, Received, SiteBusyError
 from cytoloc.fetch.store import Store
 
 BASE: Final = "http://v18.proteinatlas.org"
@@ -100,7 +100,7 @@ def fetch_all(
     advance: Callable[[int], None] | None = None,
     write_down: Callable[[Remote, Received], None] | None = None,
 ) -> None:
-    """Fetch files, several at once; ``take`` hears of each, ``write_down`` before one gets its name."""
+    """Fetch files, several at once; ``take`` is told of each, ``write_down`` of those that came."""
     done = 0
 
     async def run() -> None:
@@ -114,12 +114,12 @@ def fetch_all(
                 try:
                     received = await downloader.fetch(each.url, part, lambda path: check(path, each))
                 except (FetchError, ImageError, FormatError) as error:
+                    part.unlink(missing_ok=True)
                     take(each, error)
                 else:
+                    store.give_name(part, each.file)
                     if write_down:
                         write_down(each, received)
-                    store.give_name(part, each.file)
-                    forget(part)
                     take(each, None)
                 done += 1
                 if advance:

@@ -1,17 +1,15 @@
 """The folder that fetched files lie in: what came from where, what did not come, and one process at a time.
 
-``manifest.csv`` gets its row before the file gets its name, so that a killed process leaves either a row whose file can
-be named, or a part that can be gone on with.
+A file gets its name when it is whole and checked, and then its row in ``manifest.csv``; one without a row, which a
+killed process leaves, is fetched again.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -80,21 +78,21 @@ class Store:
             self._refuse_others()
             self.catalogue.mkdir(parents=True, exist_ok=True)
             with held(self.catalogue / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
-                for left in [*self.catalogue.glob(f".*{_MARK}.*"), *self.catalogue.glob(".*.csv.*")]:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                for left in self.catalogue.glob(".*"):
+                    # What a killed process was writing.
+                    if left.name != _LOCK:
+                        shutil.rmtree(left) if left.is_dir() else left.unlink()
                 self._bind()
                 yield self
 
     def _refuse_others(self) -> None:
         """Raise if the folder holds something that is not of a fetch."""
-        if not (self.catalogue / _MARK).exists():
-            # A process that was killed here leaves the folder of the catalogue, and in it hidden files alone.
-            inside = [each for each in self.folder.glob("*") if each != self.catalogue]
-            if inside or any(not each.name.startswith(".") for each in self.catalogue.glob("*")):
-                raise OutputExistsError(
-                    f"{self.folder} is not empty, and not of an earlier fetch.",
-                    way_out="Nothing was changed. Choose another --out.",
-                )
+        strange = [each for each in self.folder.glob("*") if each != self.catalogue]
+        if not (self.catalogue / _MARK).exists() and (strange or any(self.catalogue.glob("[!.]*"))):
+            raise OutputExistsError(
+                f"{self.folder} is not empty, and not of an earlier fetch.",
+                way_out="Nothing was changed. Choose another --out.",
+            )
 
     def _bind(self) -> None:
         """Write down whose the folder is, unless it is known; raise if it is another site's."""
@@ -120,24 +118,13 @@ class Store:
 
     def part(self, file: str) -> Path:
         """Return where ``file`` is written until it is whole."""
-        place = self.catalogue / "parts" / f"{file.replace('/', '_')}.part"
-        place.parent.mkdir(exist_ok=True)
-        return place
+        return self.catalogue / f".{file.replace('/', '_')}.part"
 
     def give_name(self, part: Path, file: str) -> None:
         """Give a whole part its final name."""
         target = self.folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
-
-    def tidy(self) -> None:
-        """Remove notes of parts that are no longer there, and the folder of parts if none is left."""
-        parts = self.catalogue / "parts"
-        for note in parts.glob("*.note"):
-            if not note.with_suffix("").exists():
-                note.unlink()
-        if parts.is_dir() and not any(parts.iterdir()):
-            parts.rmdir()
 
     def manifest(self) -> dict[str, Came]:
         """Return the last row of each file; a row that a kill cut off is dropped from the disk.
@@ -149,51 +136,38 @@ class Store:
         if not path.exists():
             return {}
         content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-            content = content[: content.rfind(b"\n") + 1]
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _damaged(path, content.count(b"\n", 0, error.start) + 1, ": it is not UTF-8") from error
-        rows = csv.reader(io.StringIO(text))
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            path.write_bytes(whole)
         found: dict[str, Came] = {}
-        line = 1
+        rows = csv.reader(whole.decode("utf-8", errors="replace").splitlines(), strict=True)
         try:
-            header = next(rows, list(Came._fields))
-            if header != list(Came._fields):
-                raise FormatError(
-                    f"{path} is not a manifest of this version: it has the columns {', '.join(header)[:200]}.",
-                    way_out="Move the folder away and fetch anew, or use the release of cytoloc that wrote it.",
-                )
-            line = 2
             for row in rows:
-                if len(row) != len(header) or not row[4].isdecimal():
-                    raise _damaged(path, line)
-                came = Came(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
-                found[came.file] = came
-                line = rows.line_num + 1
-        except csv.Error as error:
-            # A quote that is not closed makes one cell of all that follows.
-            raise _damaged(path, line) from error
+                if rows.line_num == 1 and row != list(Came._fields):
+                    raise FormatError(
+                        f"{path} is not a manifest of this version: it has the columns {', '.join(row)[:200]}.",
+                        way_out="Move the folder away and fetch again, or use the release of cytoloc that wrote it.",
+                    )
+                if rows.line_num > 1:
+                    came = Came(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
+                    found[came.file] = came
+        except (csv.Error, IndexError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{path}, line {rows.line_num}, is damaged.", way_out="Remove that line; its file is fetched again."
+            ) from error
         return found
 
     def is_here(self, came: Came, *, verify: bool) -> bool:
-        """Return whether a file of the manifest is on the disk as it came; one that lacks but its name gets it.
+        """Return whether a file of the manifest is on the disk as it came.
 
         Args:
             came: Its row.
             verify: Read it all and compare the hash, instead of its size alone.
         """
         path = self.folder / came.file
-        if path.exists():
-            return _is(path, came, verify=verify)
-        part = self.part(came.file)
-        lacks_its_name = part.exists() and _is(part, came, verify=True)
-        if lacks_its_name:
-            self.give_name(part, came.file)
-        return lacks_its_name
+        if not path.exists() or path.stat().st_size != came.size_bytes:
+            return False
+        return not verify or sha256_of(path) == came.sha256
 
     def write_table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table of the folder, or replace it: whole, or as it was."""
@@ -224,34 +198,16 @@ class Store:
             (self.folder / FAILED).unlink(missing_ok=True)
 
     @contextmanager
-    def log(self, name: str, columns: Sequence[str]) -> Iterator[Log]:
-        """Lend a table to which rows are added; what is there is kept."""
+    def log(self, name: str, columns: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], None]]:
+        """Lend a function that adds a row to a table; what is there is kept."""
         path = self.folder / name
-        with path.open("ab", buffering=0) as file:
-            log = Log(file.fileno())
+        with path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+
+            def add(row: Sequence[Any]) -> None:
+                writer.writerow(row)
+                file.flush()
+
             if path.stat().st_size == 0:
-                log.add(columns)
-            yield log
-
-
-class Log:
-    """Adds rows to a CSV, each in one write if the disk takes it; one that a full disk cut off is an error."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def add(self, row: Sequence[Any]) -> None:
-        """Add a row."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(row)
-        rest = text.getvalue().encode("utf-8")
-        while rest:
-            rest = rest[os.write(self._number, rest) :]
-
-
-def _damaged(path: Path, line: int, why: str = "") -> FormatError:
-    return FormatError(f"{path}, line {line}, is damaged{why}.", way_out="Remove that line; its file comes anew.")
-
-
-def _is(path: Path, came: Came, *, verify: bool) -> bool:
-    return path.stat().st_size == came.size_bytes and (not verify or sha256_of(path) == came.sha256)
+                add(columns)
+            yield add

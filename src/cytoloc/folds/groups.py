@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import parse_hpa_id
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
@@ -27,7 +28,7 @@ KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
 _Key = tuple[str | None, ...]
 
 
-def listed_fields(path: Path) -> pl.DataFrame:
+def listed_fields(path: Path, label_set: LabelSet) -> pl.DataFrame:
     """Return the fields of a label list, CSV ``Id,Target``: columns ``id, labels, antibody, plate, well``.
 
     Where an id is of the Human Protein Atlas's form it says antibody, plate and well; of others they are null.
@@ -35,7 +36,7 @@ def listed_fields(path: Path) -> pl.DataFrame:
     Raises:
         TableError: If the list is not what it must be.
     """
-    rows = [(name, labels, *_said(name)) for name, labels in read_labels(path).items()]
+    rows = [(name, labels, *_said(name)) for name, labels in read_labels(path, label_set).items()]
     text = dict.fromkeys(("antibody", "plate", "well"), pl.String())
     schema = pl.Schema({"id": pl.String(), "labels": pl.List(pl.Int16()), **text})
     return pl.DataFrame(rows, schema=schema, orient="row")

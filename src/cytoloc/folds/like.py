@@ -22,12 +22,12 @@ from cytoloc.errors import TableError
 from cytoloc.files import existing
 from cytoloc.folds.evening import evened
 from cytoloc.folds.groups import groups_of_fields
-from cytoloc.folds.making import class_counts, table_of
-from cytoloc.labels import CHANNELS, to_matrix
+from cytoloc.folds.making import class_counts, present_locations, table_of
 from cytoloc.lists import read_csv, refuse_repeated
 
-LOOKS: Final = ("original_px", *(f"mean_{role}" for role in CHANNELS))
-"""By what fields are held against each other: height of the original, mean grey level of each channel as packed."""
+HEIGHT: Final = "original_px"
+MEAN: Final = "mean_"
+"""Looks by which fields are compared: height of the original, and ``mean_`` with a channel, its mean grey level."""
 
 FEW_VALUES: Final = 8
 """A look with no more values than this is compared value by value; others by fifths of what they are in the target."""
@@ -40,7 +40,7 @@ class Resemblance:
     """How far two sets of fields differ in a look.
 
     Attributes:
-        look: One of :data:`LOOKS`.
+        look: :data:`HEIGHT`, or :data:`MEAN` with a channel.
         before: Total variation between the target and all fields: 0 if they agree, 1 if nothing is alike.
         after: The same between the target and the picked fields.
     """
@@ -53,18 +53,18 @@ class Resemblance:
 def looks_of_dataset(
     dataset: Dataset, advance: Callable[[int, int], None] = lambda _done, _total: None
 ) -> pl.DataFrame:
-    """Return ``id`` and all of :data:`LOOKS` for the fields of a dataset; every picture is read once."""
+    """Return ``id`` and all looks of the fields of a dataset; every picture is read once."""
     means = []
     for start in range(0, len(dataset), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(dataset)))
         means.append(dataset.read(rows).mean(axis=(2, 3)))
         advance(len(rows) + start, len(dataset))
-    columns = dict(zip(LOOKS[1:], np.concatenate(means).T, strict=True))
-    return dataset.fields.select("id", pl.col("original_px").cast(pl.Float64)).with_columns(**columns)
+    columns = {f"{MEAN}{name}": of for name, of in zip(dataset.channels, np.concatenate(means).T, strict=True)}
+    return dataset.fields.select("id", pl.col(HEIGHT).cast(pl.Float64)).with_columns(**columns)
 
 
 def looks_in_list(path: Path) -> pl.DataFrame:
-    """Return ``id`` and those of :data:`LOOKS` that a CSV has, beside its column ``Id``.
+    """Return ``id`` and the looks that a CSV has, beside its column ``Id``.
 
     ``file_size``, the bytes of an uncompressed grey TIFF of 8 bits, as in the published lists, stands for
     ``original_px``.
@@ -73,11 +73,12 @@ def looks_in_list(path: Path) -> pl.DataFrame:
         TableError: If it has none of them, or a value is not a number.
     """
     table = read_csv(existing(path))
-    present = [name for name in (*LOOKS, "file_size") if name in table.columns]
+    looks = [name for name in table.columns if name == HEIGHT or name.startswith(MEAN)]
+    present = [*looks, *(name for name in ("file_size",) if name in table.columns)]
     if "Id" not in table.columns or not present:
         raise TableError(
             f"{path} does not say what its fields look like: it has the columns {', '.join(table.columns)}.",
-            way_out=f"It needs Id and some of {', '.join(LOOKS)} or file_size; or give a dataset.",
+            way_out=f"It needs Id and some of {HEIGHT}, file_size, or {MEAN} with a channel; or give a dataset.",
         )
     if table.is_empty():
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field.")
@@ -89,10 +90,11 @@ def looks_in_list(path: Path) -> pl.DataFrame:
         if bad.any():
             row = int(bad.arg_max() or 0)
             raise TableError(f"{path}, id {table['Id'][row]}: {name} is {table[name][row]!r}, not a number from 0.")
-    if "file_size" in present and "original_px" not in present:
+    if "file_size" in present and HEIGHT not in present:
         edges = [math.isqrt(int(size)) for size in numbers["file_size"]]
-        numbers = numbers.with_columns(original_px=pl.Series(edges, dtype=pl.Float64))
-    return numbers.select("id", *(name for name in LOOKS if name in numbers.columns))
+        numbers = numbers.with_columns(pl.Series(HEIGHT, edges, pl.Float64))
+        looks = [HEIGHT, *looks]
+    return numbers.select("id", *looks)
 
 
 def pick_like(
@@ -123,7 +125,7 @@ def pick_like(
         TableError: If the two tables have no look in common, a field has none, or there are fewer groups than ``k``.
     """
     fields = fields.filter(pl.col("labels").is_not_null())
-    common = [name for name in LOOKS if name in looks.columns and name in target.columns]
+    common = [name for name in looks.columns if name != "id" and name in target.columns]
     if not common:
         raise TableError(
             f"The fields are described by {', '.join(looks.columns[1:])}, the target by"
@@ -141,7 +143,7 @@ def pick_like(
             way_out="Choose -k of 2 or more, and label fields of at least so many groups.",
         )
     bins = [_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]
-    truth = to_matrix(fields["labels"].to_list())
+    truth = present_locations(fields["labels"].to_list())
     parts = [class_counts(truth, group)[1], np.bincount(group)[:, None], *(_sums(inside, group) for inside, _ in bins)]
     what = np.concatenate(parts, axis=1).astype(float)
     even = what.sum(axis=0) / k

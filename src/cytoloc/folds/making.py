@@ -20,7 +20,6 @@ from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.folds.evening import evened
 from cytoloc.folds.groups import groups_of_fields
-from cytoloc.labels import CHANNELS, to_matrix
 from cytoloc.pictures.quality import FLAGS
 
 
@@ -43,9 +42,9 @@ def make_folds(
         k: The number of folds.
         group_by: What must not be separated; a field for which it is not known is a group of its own.
         pairs: Near-duplicate fields, by id: each pair ends in one group, also by way of fields that are not here.
-        seed: Of the stratification.
-        where: The name of the table, for the message of an error.
+        seed: Random seed of the stratification.
         without: Flags, such as ``blurred`` or ``nucleus blurred``: fields that have one are left out.
+        where: The name of the table, for the message of an error.
 
     Raises:
         TableError: If there are fewer groups than folds, no such flag, or no pair names a field.
@@ -53,7 +52,7 @@ def make_folds(
     fields = fields.filter(pl.col("labels").is_not_null())
     groups = groups_of_fields(fields, group_by=group_by, pairs=pairs)
     used = ~flagged(fields, without) if without else np.ones(fields.height, bool)
-    truth = to_matrix(fields["labels"].to_list())
+    truth = present_locations(fields["labels"].to_list())
     seen, group_used = np.unique(groups[used], return_inverse=True)
     if not 2 <= k <= len(seen):
         raise TableError(
@@ -69,6 +68,17 @@ def make_folds(
     even = np.tile(what.sum(axis=0) / k, (k, 1))
     fold_of_group = evened(fold_of_group, what, targets=even)
     return table_of(fields, groups, used, fold_of_group[group_used])
+
+
+def present_locations(labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """Return which locations each field has, bool ``(n, locations)``.
+
+    There are columns up to the last location that any field has: folds do not depend on locations without fields.
+    """
+    matrix = np.zeros((len(labels), 1 + max((index for indices in labels for index in indices), default=0)), bool)
+    for row, indices in enumerate(labels):
+        matrix[row, list(indices)] = True
+    return matrix
 
 
 def class_counts(truth: NDArray[np.bool_], groups: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -94,20 +104,21 @@ def table_of(
 
 
 def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which rows of a dataset's table have one of the flags; one without a role stands for any channel's.
+    """Return which rows of a dataset's table have one of the flags; one without a channel stands for any channel's.
 
     Raises:
         TableError: If there is no such flag, or the table is a label list, which has none.
     """
-    every = {f"{role} {flag}" for role in CHANNELS for flag in FLAGS}
+    if "flags" not in fields.columns:
+        raise TableError("A label list says nothing of flags.", way_out="Give the dataset of its fields.")
+    channels = [name.removeprefix("phash_") for name in fields.columns if name.startswith("phash_")]
+    every = {f"{channel} {flag}" for channel in channels for flag in FLAGS}
     unknown = [flag for flag in flags if flag not in every and flag not in FLAGS]
     if unknown:
         raise TableError(
             f"There is no flag {unknown[0]!r}.",
-            way_out=f"There are {', '.join(FLAGS)}, alone or after a channel's name.",
+            way_out=f"There are {', '.join(FLAGS)}, alone or after one of the channels {', '.join(channels)}.",
         )
-    if "flags" not in fields.columns:
-        raise TableError("A label list says nothing of flags.", way_out="Give the dataset of its fields.")
     meant = [name for name in every if name in flags or name.partition(" ")[2] in flags]
     has = fields.select(pl.col("flags").list.eval(pl.element().is_in(meant)).list.any()).to_series()
     return np.asarray(has.fill_null(value=False).to_numpy(), np.bool_)

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc.folds.making import class_counts
-from cytoloc.labels import LOCATIONS, to_matrix
+from cytoloc.labels import LabelSet
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,16 @@ class FoldQuality:
     """What folds are worth.
 
     Attributes:
+        label_set: The locations.
         fields: Fields of each fold.
         groups: Groups of each fold.
-        class_fields: Fields of each class and fold, ``(28, folds)``.
+        class_fields: Fields of each class and fold, ``(locations, folds)``.
         class_groups: Groups of each class and fold.
         together: Pairs of fields that belong together.
         cut_at_random: How many of them a random split into folds of the same sizes would have torn apart.
     """
 
+    label_set: LabelSet
     fields: NDArray[np.int64]
     groups: NDArray[np.int64]
     class_fields: NDArray[np.int64]
@@ -55,8 +57,8 @@ class FoldQuality:
     def table(self) -> pl.DataFrame:
         """Return a row per location: fields and groups, in all and in each fold."""
         columns: dict[str, list[int] | list[str]] = {
-            "id": [int(location.key) for location in LOCATIONS],
-            "location": [location.name for location in LOCATIONS],
+            "key": list(self.label_set.keys),
+            "location": list(self.label_set.names),
             "fields": self.class_fields.sum(axis=1).tolist(),
             "groups": self.class_groups.sum(axis=1).tolist(),
         }
@@ -66,12 +68,13 @@ class FoldQuality:
         return pl.DataFrame(columns)
 
 
-def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, *, seed: int = 0) -> FoldQuality:
+def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet, *, seed: int = 0) -> FoldQuality:
     """Return what folds are worth; fields without a fold count for nothing.
 
     Args:
         folds: Columns ``id``, ``group``, ``fold``.
         fields: Of them the columns ``id`` and ``labels``.
+        label_set: The locations of the labels.
         seed: Of the random split that they are held against.
     """
     used = folds.drop_nulls().join(fields.select("id", "labels"), on="id", how="left", maintain_order="left")
@@ -80,13 +83,14 @@ def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, *, seed: int = 0) ->
     _, group = np.unique(used["group"].to_numpy(), return_inverse=True)
     fold_of_group = np.zeros(int(group.max()) + 1, np.int64)
     fold_of_group[group] = fold
-    present, counts = class_counts(to_matrix(used["labels"].to_list()), group)
+    present, counts = class_counts(label_set.to_matrix(used["labels"].to_list()), group)
     in_fold = fold_of_group[:, None] == np.arange(k)
     sizes = np.bincount(group)
     random = np.random.default_rng(seed).permutation(fold)
     inside = np.unique(np.stack([group, random]), axis=1, return_counts=True)[1]
     together = _pairs(sizes)
     return FoldQuality(
+        label_set,
         fields=np.bincount(fold, minlength=k),
         groups=in_fold.sum(axis=0),
         class_fields=counts.T @ in_fold,

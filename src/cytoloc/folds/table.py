@@ -27,15 +27,15 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
 
     Args:
         path: The file.
-        grouped: Whether its groups count; if not, each field is a group of its own, and ``Id``, ``Fold`` are read too.
+        grouped: Whether its groups count; if not, each field is a group of its own, and ``Fold`` is read too.
 
     Raises:
         TableError: If a column is missing, an id repeats, or a group crosses folds.
     """
-    table = read_csv(existing(path, what="folds file"))
+    table = read_csv(existing(path, what="folds file")).rename({"Id": "id"}, strict=False)
     if not grouped:
-        upper = [name for name in ("Id", "Fold") if name in table.columns and name.lower() not in table.columns]
-        table = table.rename({name: name.lower() for name in upper})
+        if "fold" not in table.columns:
+            table = table.rename({"Fold": "fold"}, strict=False)
         require_columns(table, ["id", "fold"], path, way_out="Name each field and its fold.")
         # What belongs together is found anew; a file may name its groups as it likes, or not at all.
         table = table.drop("group", strict=False).with_row_index("group")

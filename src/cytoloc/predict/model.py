@@ -206,4 +206,4 @@ class Model:
             "fields_trained_on": len(self.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
         }
-        return Scored(Scores(tuple(ids), np.concatenate(parts), made_by, self.label_set), tuple(bad))
+        return Scored(Scores(tuple(ids), np.concatenate(parts), self.label_set, made_by), tuple(bad))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 from unicodedata import east_asian_width
@@ -15,13 +16,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cytoloc.channels import HPA_COLORS, PROTEIN
 from cytoloc.files import disk_errors, new_files
-from cytoloc.labels import CHANNELS, LOCATIONS
+from cytoloc.labels import LabelSet
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
 COLUMNS: Final = 3
-SIDE: Final = ("microtubules", "nucleus", "er")
-"""The channels that stand small beside composite and protein, from top to bottom."""
+LEAST_SIDE: Final = 3
+"""The other channels are drawn at a third of the size of composite and protein, or smaller if there are more."""
+
+_RGB: Final = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "yellow": (0.5, 0.5, 0.0)}
+_OWN_RGB: Final = (
+    ("cyan", (0.0, 0.8, 0.8)),
+    ("magenta", (0.8, 0.0, 0.8)),
+    ("orange", (0.9, 0.45, 0.0)),
+    ("white", (0.6, 0.6, 0.6)),
+)
+"""Colors of channels that the Human Protein Atlas does not have, in their order; from the fifth on they repeat."""
 
 
 def training_curve(logs: dict[str, Path], path: Path) -> None:
@@ -35,12 +46,12 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
     losses, scores = figure.subplots(1, 2)
     for number, (name, log) in enumerate(logs.items()):
         table = pl.read_csv(log, glob=False)
-        colour = f"C{number}"
-        losses.plot(table["epoch"], table["train_loss"], color=colour, linestyle=":")
-        losses.plot(table["epoch"], table["val_loss"], color=colour)
-        scores.plot(table["epoch"], table["val_macro_f1"], color=colour, label=name)
+        color = f"C{number}"
+        losses.plot(table["epoch"], table["train_loss"], color=color, linestyle=":")
+        losses.plot(table["epoch"], table["val_loss"], color=color)
+        scores.plot(table["epoch"], table["val_macro_f1"], color=color, label=name)
     losses.set(xlabel="epoch", ylabel="loss", title="Loss: held out, and in training (dotted)")
-    scores.set(xlabel="epoch", ylabel="macro F1, threshold .5", title="Held-out fold, before thresholds are fitted")
+    scores.set(xlabel="epoch", ylabel="macro F1, threshold 0.5", title="Held-out fold, before thresholds are fitted")
     scores.set_ylim(bottom=0)
     for axes in (losses, scores):
         axes.spines[["top", "right"]].set_visible(False)
@@ -74,7 +85,8 @@ def score_plot(classes: pl.DataFrame, summary: dict[str, Any], path: Path) -> No
     axes.set_yticks(places, names, size=8)
     axes.axvline(summary["macro_f1"], color="grey", linestyle=":", linewidth=1, label="macro F1")
     low, high = summary.get("macro_f1_interval_95_by_group", summary["macro_f1_interval_95"])
-    title = f"macro F1 {summary['macro_f1']:.3f} ({low:.3f} to {high:.3f}) over 28 classes, {summary['fields']} fields"
+    over = f"over {summary['locations']} locations, {summary['fields']} fields"
+    title = f"macro F1 {summary['macro_f1']:.3f} ({low:.3f} to {high:.3f}) {over}"
     absent = classes.height - rows.height
     below = f"F1; {absent} more classes have no fields and are not predicted, and count 0" if absent else "F1"
     axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel=below, title=title)
@@ -89,24 +101,31 @@ def contact_sheet(
     truth: Sequence[tuple[int, ...] | None],
     predicted: Sequence[tuple[int, ...]] | None,
     path: Path,
+    *,
+    channels: Sequence[str],
+    label_set: LabelSet,
 ) -> None:
     """Draw fields: composite, protein, the other channels small beside them, locations under them.
 
     An existing picture is drawn anew.
 
     Args:
-        images: uint8 ``(n, 4, size, size)``.
+        images: uint8 ``(n, channels, size, size)``.
         names: The id of each field.
-        truth: The true location ids of each field, None where they are not known.
+        truth: The indices of the true locations of each field, None where they are not known.
         predicted: The predicted ones; None to show only the true ones.
         path: The PNG.
+        channels: Their names.
+        label_set: The locations.
     """
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     lines = 1 + max(max(1, len({*(t or ()), *p})) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
-    inches = 1.85 + 0.15 * lines
+    # The protein alone is a square, everything else more than twice as wide as high.
+    across, down = (2.8, 2.8) if len(channels) == 1 else (4.2, 1.85)
+    inches = down + 0.15 * lines
     heading = 0.3 if predicted is None else 0.5
-    figure = Figure(figsize=(4.2 * columns, inches * rows + heading))
+    figure = Figure(figsize=(across * columns, inches * rows + heading))
     top = 1 - heading / figure.get_figheight()
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, top=top, bottom=0.0, wspace=0.03, hspace=0.0)
@@ -114,14 +133,14 @@ def contact_sheet(
         axes.axis("off")
         axes.set_anchor("N")
     for number, (image, axes) in enumerate(zip(images, grid.flat, strict=False)):
-        axes.imshow(panel(image), interpolation="antialiased")
-        _caption(axes, names[number], truth[number], None if predicted is None else predicted[number])
+        axes.imshow(panel(image, channels), interpolation="antialiased")
+        name = shortened(names[number], round(72 * across / 4.2))
+        _caption(axes, name, truth[number], None if predicted is None else predicted[number], label_set)
     height, width = figure.get_figheight(), figure.get_figwidth()
-    key = "composite · protein · microtubules, nucleus, endoplasmic reticulum"
-    figure.text(0.01, 1 - 0.08 / height, key, color="grey", va="top", size=8)
+    figure.text(0.01, 1 - 0.08 / height, legend(channels), color="grey", va="top", size=8)
     marks = (("✓ right", RIGHT), ("○ missed", MISSED), ("✗ wrongly predicted", WRONG))
-    for place, (text, colour) in enumerate(marks if predicted is not None else ()):
-        figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=colour, va="top", size=8)
+    for place, (text, color) in enumerate(marks if predicted is not None else ()):
+        figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=color, va="top", size=8)
     _save(figure, path, dpi=120)
 
 
@@ -131,7 +150,7 @@ def pair_sheet(
     """Draw pairs of fields side by side, to be judged by eye; an existing picture is drawn anew.
 
     Args:
-        pairs: The two fields of each pair, uint8 ``(4, size, size)``; the first turned as the second lies.
+        pairs: The two fields of each pair as :func:`composite` shows them; the first turned as the second lies.
         captions: For each pair the ids of both, and what is known of them as a pair.
         path: The PNG.
     """
@@ -142,9 +161,9 @@ def pair_sheet(
     for axes in grid.flat:
         axes.axis("off")
     for (one, other), (name, other_name, said), axes in zip(pairs, captions, grid.flat, strict=False):
-        size = one.shape[1]
+        size = len(one)
         shown = np.full((size, 2 * size + max(1, size // 50), 3), 255, np.uint8)
-        shown[:, :size], shown[:, -size:] = composite(one), composite(other)
+        shown[:, :size], shown[:, -size:] = one, other
         axes.imshow(shown, interpolation="antialiased")
         axes.set_title(said, size=8)
         for place, text in ((0.0, name), (0.51, other_name)):
@@ -152,14 +171,15 @@ def pair_sheet(
     _save(figure, path, dpi=120)
 
 
-def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], path: Path) -> None:
-    """Draw how many fields of each location each fold has, coloured by how far that is from the fold's share.
+def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], label_set: LabelSet, path: Path) -> None:
+    """Draw how many fields of each location each fold has, colored by how far that is from the fold's share.
 
-    Less than one field apart has no colour.
+    Less than one field apart has no color.
 
     Args:
-        fields: ``(28, folds)``; locations without fields are left out.
+        fields: ``(locations, folds)``; locations without fields are left out.
         sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
+        label_set: The locations.
         path: The PNG; an existing picture is drawn anew.
     """
     rows = np.flatnonzero(fields.sum(axis=1))
@@ -175,7 +195,7 @@ def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], path: Path) 
         far = abs(apart[row, fold]) > 0.18
         axes.text(fold, row, f"{count:,}", ha="center", va="center", size=7, color="white" if far else "black")
     axes.set_xticks(range(counts.shape[1]), [f"fold {fold}" for fold in range(counts.shape[1])])
-    axes.set_yticks(range(len(rows)), [LOCATIONS[row].name for row in rows])
+    axes.set_yticks(range(len(rows)), [label_set.names[row] for row in rows])
     axes.tick_params(length=0, labelsize=8)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
@@ -184,34 +204,68 @@ def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], path: Path) 
     _save(figure, path, dpi=150)
 
 
-def panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a field, uint8 ``(4, size, size)``, as one picture, uint8 ``(size, ≈ 7/3 size, 3)``.
+def panel(image: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.uint8]:
+    """Return a field as one picture, uint8 ``(size, width, 3)``.
 
-    Composite and protein at full size, then the three other channels, each a third of it, on top of each other; white
-    gaps between them.
+    Composite and protein at full size, then the other channels on top of each other, each a third of the size, or less
+    if there are more than three; white gaps between them. Of the protein alone there is one picture.
+
+    Args:
+        image: uint8 ``(channels, size, size)``.
+        channels: Their names.
     """
     size = image.shape[1]
     gap = max(1, size // 50)
-    edges = [round((size + gap) * part / 3) for part in range(4)]
+    protein = np.repeat(stretch(image[channels.index(PROTEIN)])[..., None], 3, axis=-1)
+    others = [number for number, channel in enumerate(channels) if channel != PROTEIN]
+    if not others:
+        return protein
+    parts = max(len(others), LEAST_SIDE)
+    edges = [round((size + gap) * part / parts) for part in range(parts + 1)]
     small = edges[1] - gap
     shown = np.full((size, 2 * (size + gap) + small, 3), 255, np.uint8)
-    shown[:, :size] = composite(image)
-    shown[:, size + gap : 2 * size + gap] = stretch(image[CHANNELS.index("protein")])[..., None]
-    for role, low, high in zip(SIDE, edges[:-1], edges[1:], strict=True):
-        plane = stretch(image[CHANNELS.index(role)])
+    shown[:, :size] = composite(image, channels)
+    shown[:, size + gap : 2 * size + gap] = protein
+    for number, low, high in zip(others, edges[:-1], edges[1:], strict=False):
         edge = (small, high - gap - low)
-        shown[low : high - gap, -small:] = cv2.resize(plane, edge, interpolation=cv2.INTER_AREA)[..., None]
+        plane = cv2.resize(stretch(image[number]), edge, interpolation=cv2.INTER_AREA)
+        shown[low : high - gap, -small:] = plane[..., None]
     return shown
 
 
-def composite(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a field, uint8 ``(4, size, size)``, as the dataset shows it, uint8 ``(size, size, 3)``.
+def legend(channels: Sequence[str]) -> str:
+    """Return what a panel shows, and the colors of the composite.
 
-    Microtubules red, protein green, nucleus blue; the endoplasmic reticulum adds half its strength in yellow.
+    >>> legend(["protein", "nucleus"])
+    'composite (protein green, nucleus blue) · protein · nucleus'
     """
-    red, green, blue, yellow = (stretch(plane).astype(np.float32) for plane in image)
-    mixed = np.stack([np.maximum(red, yellow / 2), np.maximum(green, yellow / 2), blue], axis=-1)
+    others = ", ".join(channel for channel in channels if channel != PROTEIN)
+    if not others:
+        return PROTEIN
+    colors = ", ".join(f"{channel} {color}" for channel, (color, _) in zip(channels, _colors(channels), strict=True))
+    return f"composite ({colors}) · {PROTEIN} · {others}"
+
+
+def composite(image: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.uint8]:
+    """Return a field as the Human Protein Atlas shows it, uint8 ``(size, size, 3)``.
+
+    Microtubules are red, the protein green, the nucleus blue; the endoplasmic reticulum adds half its strength in
+    yellow. Other channels get cyan, magenta, orange and white.
+
+    Args:
+        image: uint8 ``(channels, size, size)``.
+        channels: Their names.
+    """
+    mixed = np.zeros((*image.shape[1:], 3), np.float32)
+    for plane, (_, color) in zip(image, _colors(channels), strict=True):
+        mixed = np.maximum(mixed, stretch(plane).astype(np.float32)[..., None] * np.array(color, np.float32))
     return np.asarray(mixed, np.uint8)
+
+
+def _colors(channels: Sequence[str]) -> list[tuple[str, tuple[float, float, float]]]:
+    """Return the name and the RGB strengths of each channel's color."""
+    own = cycle(_OWN_RGB)
+    return [(color := HPA_COLORS[name], _RGB[color]) if name in HPA_COLORS else next(own) for name in channels]
 
 
 def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -220,7 +274,7 @@ def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
 
 
-def shortened(name: str, most: int = 72) -> str:
+def shortened(name: str, most: int) -> str:
     """Return a name without its middle if it has more than ``most`` letters; wide ones count twice.
 
     >>> shortened("2024-03-01_plate-7_well-C03_field-2", 16)
@@ -243,17 +297,23 @@ def _save(figure: Figure, path: Path, *, dpi: int) -> None:
         figure.savefig(temporary[path], dpi=dpi, format="png")
 
 
-def _caption(axes: Axes, name: str, truth: tuple[int, ...] | None, predicted: tuple[int, ...] | None) -> None:
+def _caption(
+    axes: Axes,
+    name: str,
+    truth: tuple[int, ...] | None,
+    predicted: tuple[int, ...] | None,
+    label_set: LabelSet,
+) -> None:
     if truth is None:
-        lines = [(LOCATIONS[i].name, "black") for i in predicted or ()] or [("no annotation", "grey")]
+        lines = [(label_set[i].name, "black") for i in predicted or ()] or [("no annotation", "grey")]
     elif predicted is None:
-        lines = [(LOCATIONS[i].name, "black") for i in truth]
+        lines = [(label_set[i].name, "black") for i in truth]
     else:
-        lines = [(f"✓ {LOCATIONS[i].name}", RIGHT) for i in truth if i in predicted]
-        lines += [(f"○ {LOCATIONS[i].name}", MISSED) for i in truth if i not in predicted]
-        lines += [(f"✗ {LOCATIONS[i].name}", WRONG) for i in predicted if i not in truth]
-    for number, (text, colour) in enumerate([(shortened(name), "grey"), *lines]):
+        lines = [(f"✓ {label_set[i].name}", RIGHT) for i in truth if i in predicted]
+        lines += [(f"○ {label_set[i].name}", MISSED) for i in truth if i not in predicted]
+        lines += [(f"✗ {label_set[i].name}", WRONG) for i in predicted if i not in truth]
+    for number, (text, color) in enumerate([(name, "grey"), *lines]):
         size = 6 if number == 0 else 8
         axes.annotate(
-            text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=colour, size=size
+            text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=color, size=size
         )

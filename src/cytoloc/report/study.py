@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from cytoloc.choices import Method
 from cytoloc.decide.decision import cross_fit
-from cytoloc.decide.metrics import class_table, macro_f1, macro_f1_interval
+from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval
 from cytoloc.errors import SettingsError
 from cytoloc.recipe import Recipe, loss_in_words
 from cytoloc.report.runs import FinishedRun
-from cytoloc.scores import Scores, combine
+from cytoloc.scores import Scores, combine, refuse_different
 
 MIN_POSITIVES: Final = 5
 """Classes with fewer true fields are left out of the means of AUC and average precision: those would be luck."""
 
 TruthOf = Callable[[Sequence[str]], NDArray[np.bool_]]
-"""From ids to their locations, bool ``(n, 28)``."""
+"""From ids to their locations, bool ``(n, locations)``."""
 GroupsOf = Callable[[Sequence[str]], NDArray[np.int64]]
 """From ids to the number of the group of each."""
 
@@ -39,7 +39,7 @@ class Worth:
 
     Attributes:
         fields: How many fields it was measured on.
-        cv: Macro F1 over all 28 classes.
+        cv: Macro F1 over all locations.
         low: Lower end of its 95 % bootstrap interval.
         high: Upper end.
         classes: How many classes have at least :data:`MIN_POSITIVES` true fields.
@@ -100,12 +100,16 @@ class StudyTables:
 
     Attributes:
         decision: The method that decided each field.
+        label_set: The name of the label set that all models have.
+        locations: How many locations it has.
         grouped: Whether fields of a group were kept together, and drawn together for the intervals.
         models: A row per model.
         ensembles: A row per ensemble.
     """
 
     decision: Method
+    label_set: str
+    locations: int
     grouped: bool
     models: list[ModelRow] = field(default_factory=list)
     ensembles: list[EnsembleRow] = field(default_factory=list)
@@ -131,7 +135,9 @@ def study_tables(
     Raises:
         SettingsError: If an ensemble names a model that is not there, or has fewer than two.
         TableError: If a field has no label, or there are too few to judge.
+        LabelSetError: If runs have different label sets.
     """
+    label_set = refuse_different({str(run.folder): run.scores for run in runs})
     folds = _by_model(runs)
     wanted = [tuple(each) for each in ensembles] or ([tuple(folds)] if len(folds) > 1 else [])
     for names in wanted:
@@ -150,7 +156,7 @@ def study_tables(
     for names in wanted:
         why = _apart({name: folds[name] for name in names})
         rows.append(EnsembleRow(names, Worth(note=why) if why else judged(names, _caution([folds[n] for n in names]))))
-    return StudyTables(decision, groups_of is not None, models, rows)
+    return StudyTables(decision, label_set.name, len(label_set), groups_of is not None, models, rows)
 
 
 def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -215,7 +221,7 @@ def _worth(
     predicted = cross_fit(probabilities, truth, groups=groups, method=decision)
     low, high = macro_f1_interval(predicted, truth, groups=groups)
     mean = np.mean(list(probabilities.values()), axis=0)
-    classes = class_table(predicted, truth, mean).filter(pl.col("positives") >= MIN_POSITIVES)
+    classes = class_measures(predicted, truth, mean).filter(pl.col("positives") >= MIN_POSITIVES)
     return Worth(
         len(ids),
         macro_f1(predicted, truth),

@@ -66,9 +66,9 @@ def explanation(tables: StudyTables) -> str:
     drawn = "groups" if tables.grouped else "fields"
     kept = ", groups kept together" if tables.grouped else ""
     return (
-        f"CV: macro F1 over 28 classes on the pooled held-out folds, each field decided ({tables.decision}) by a fit on"
-        f" other fields{kept}; bootstrap interval over {drawn}. AUC and AP: means over the classes with at least"
-        f" {MIN_POSITIVES} true fields, in brackets how many."
+        f"CV: macro F1 over {tables.locations} locations on the pooled held-out folds, each field decided"
+        f" ({tables.decision}) by a fit on other fields{kept}; bootstrap interval over {drawn}. AUC and AP: means over"
+        f" the classes with at least {MIN_POSITIVES} true fields, in brackets how many."
     )
 
 
@@ -111,5 +111,5 @@ def _worth_cells(worth: Worth) -> list[str]:
 
 
 def _short(value: float | None) -> str:
-    """Return a number from 0 to 1 as the starting system's table writes it, such as ``.577``."""
-    return "-" if value is None else f"{value:.3f}".removeprefix("0")
+    """Return a number from 0 to 1 with three decimals."""
+    return "-" if value is None else f"{value:.3f}"

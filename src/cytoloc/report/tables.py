@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
-from cytoloc.labels import to_matrix
+from cytoloc.labels import LabelSet
 
 
 def score_summary(
@@ -19,6 +19,7 @@ def score_summary(
     truth: NDArray[np.bool_],
     probabilities: NDArray[np.floating] | None,
     *,
+    label_set: LabelSet,
     min_positives: int,
     groups: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, Any], pl.DataFrame]:
@@ -27,15 +28,16 @@ def score_summary(
     Chance is that of the same predictions dealt to the fields at random; of average precision, the share of positives.
 
     Args:
-        predicted: bool ``(n, 28)``.
-        truth: bool ``(n, 28)``.
-        probabilities: float ``(n, 28)``, for average precision and ROC AUC.
+        predicted: bool ``(n, locations)``.
+        truth: bool ``(n, locations)``.
+        probabilities: float ``(n, locations)``, for average precision and ROC AUC.
+        label_set: The locations.
         min_positives: Classes with fewer true fields are left out of the second set of means.
         groups: A group number per field: adds the interval that draws groups instead of fields.
     """
     chance = chance_f1(predicted, truth)
     ends = np.quantile(resampled_f1(predicted, truth, groups=groups), [0.025, 0.975], axis=0)
-    classes = class_table(predicted, truth, probabilities).with_columns(
+    classes = class_table(predicted, truth, label_set, probabilities).with_columns(
         pl.Series("chance_f1", chance),
         pl.Series("f1_low", ends[0], pl.Float64),
         pl.Series("f1_high", ends[1], pl.Float64),
@@ -44,6 +46,8 @@ def score_summary(
     common = classes.filter(pl.col("positives") >= min_positives)
     summary: dict[str, Any] = {
         "fields": len(truth),
+        "label_set": label_set.name,
+        "locations": len(label_set),
         "macro_f1": macro_f1(predicted, truth),
         "macro_f1_interval_95": [low, high],
         "chance_macro_f1": float(chance.mean()),
@@ -69,7 +73,7 @@ def class_rows(classes: pl.DataFrame) -> Table:
     seen = classes.filter((pl.col("positives") > 0) | (pl.col("predicted") > 0))
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     headings = {
-        "id": "id",
+        "key": "key",
         "location": "location",
         "positives": "true",
         "predicted": "predicted",
@@ -83,7 +87,7 @@ def class_rows(classes: pl.DataFrame) -> Table:
     }
     shown = {name: heading for name, heading in headings.items() if name in seen.columns}
     for name, heading in shown.items():
-        table.add_column(heading, justify="left" if name == "location" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if name in ("key", "location") else "right", no_wrap=True)
     for row in seen.select(list(shown)).iter_rows():
         table.add_row(*(_cell(value) for value in row))
     return table
@@ -94,8 +98,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     low, high = summary["macro_f1_interval_95"]
     common = summary["common_classes"]
     lines = [
-        f"macro F1 over 28 classes  {summary['macro_f1']:.3f}  (95 % interval {low:.3f} to {high:.3f};"
-        f" chance {summary['chance_macro_f1']:.3f}; {summary['fields']} fields)"
+        f"macro F1 over {summary['locations']} locations  {summary['macro_f1']:.3f}"
+        f"  (95 % interval {low:.3f} to {high:.3f}; chance {summary['chance_macro_f1']:.3f};"
+        f" {summary['fields']} fields)"
     ]
     if "groups" in summary:
         low, high = summary["macro_f1_interval_95_by_group"]
@@ -120,7 +125,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
                 f"    mean average precision {common['mean_average_precision']:.3f}"
                 f" (chance {common['chance_mean_average_precision']:.3f}),"
                 f" macro ROC AUC {_cell(common['macro_roc_auc'])}"
-                " (chance .5)"
+                " (chance 0.5)"
             )
     return lines
 
@@ -136,6 +141,7 @@ def leak_effect(
     predicted: NDArray[np.bool_],
     truth: NDArray[np.bool_],
     leak: Mapping[str, tuple[int, ...]],
+    label_set: LabelSet,
 ) -> dict[str, Any]:
     """Return what leaked labels do to a score, as JSON values.
 
@@ -145,7 +151,7 @@ def leak_effect(
     """
     leaked = np.array([name in leak for name in ids])
     given = predicted.copy()
-    given[leaked] = to_matrix([leak[name] for name in ids if name in leak])
+    given[leaked] = label_set.to_matrix([leak[name] for name in ids if name in leak])
     return {
         "fields": int(leaked.sum()),
         "correct": int((given[leaked] == truth[leaked]).all(axis=1).sum()),

@@ -189,7 +189,7 @@ def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], proc
     known = [part for part in parts if part is not None]
     ids = tuple(name for part in known for name in part.ids)
     probabilities = np.concatenate([part.probabilities for part in known])
-    return Scores(ids, probabilities, known[0].provenance, known[0].label_set)
+    return Scores(ids, probabilities, known[0].label_set, known[0].provenance)
 
 
 def _ready(

@@ -1,0 +1,187 @@
+"""Conversion between label sets: which location of one set stands for which of another, and what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cytoloc.errors import LabelSetError
+from cytoloc.hpa_names import HpaName, hpa_names, shipped_name
+from cytoloc.labels import LabelSet
+from cytoloc.scores import Scores
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What each location of one label set becomes in another one.
+
+    Attributes:
+        source: The label set that is converted.
+        target: The label set that comes out.
+        candidates: For each location of ``source`` the indices of all locations of ``target`` that it may mean. With
+            one, it becomes that one; with none, it is lost; with several, it is ambiguous, and lost too.
+    """
+
+    source: LabelSet
+    target: LabelSet
+    candidates: tuple[tuple[int, ...], ...]
+
+    def __getitem__(self, index: int) -> int | None:
+        """Return the index in ``target`` of a location of ``source``; None if it is lost or ambiguous."""
+        found = self.candidates[index]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def sources(self) -> dict[int, tuple[int, ...]]:
+        """For each location of ``target`` that can occur, the locations of ``source`` that become it."""
+        found: dict[int, tuple[int, ...]] = {}
+        for index in range(len(self.source)):
+            target = self[index]
+            if target is not None:
+                found[target] = (*found.get(target, ()), index)
+        return dict(sorted(found.items()))
+
+    @property
+    def kept(self) -> dict[int, int]:
+        """The locations of ``source`` that have a location of ``target`` to themselves, and that location."""
+        return {indices[0]: target for target, indices in self.sources.items() if len(indices) == 1}
+
+    @property
+    def merged(self) -> dict[int, tuple[int, ...]]:
+        """The locations of ``target`` that several locations of ``source`` become, and those."""
+        return {target: indices for target, indices in self.sources.items() if len(indices) > 1}
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """The locations of ``source`` that ``target`` has no location for."""
+        return tuple(index for index, found in enumerate(self.candidates) if not found)
+
+    @property
+    def ambiguous(self) -> dict[int, tuple[int, ...]]:
+        """The locations of ``source`` that may mean several locations of ``target``, and those."""
+        return {index: found for index, found in enumerate(self.candidates) if len(found) > 1}
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """The locations of ``target`` that can never occur."""
+        return tuple(index for index in range(len(self.target)) if index not in self.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is merged, lost, ambiguous and can never occur, as JSON values: by keys."""
+        source, target = self.source, self.target
+        return {
+            "from": source.name,
+            "to": target.name,
+            "merged": {target[index].key: list(source.keys_of(indices)) for index, indices in self.merged.items()},
+            "lost": list(source.keys_of(self.lost)),
+            "ambiguous": {source[index].key: list(target.keys_of(found)) for index, found in self.ambiguous.items()},
+            "never": list(target.keys_of(self.never)),
+        }
+
+    def summary(self) -> list[str]:
+        """Return the conversion in words: one line each for what is merged, lost, ambiguous and never occurs."""
+        source, target = self.source, self.target
+        merged = [f"{_named(source, found)} become {target[index].name}" for index, found in self.merged.items()]
+        unclear = [f"{source[index].name} ({_named(target, found, 'or')})" for index, found in self.ambiguous.items()]
+        lines = [
+            f"{len(self.kept)} of {len(source)} locations of {source.name} have a location of {target.name} to"
+            " themselves."
+        ]
+        if merged:
+            lines.append(f"Merged: {'; '.join(merged)}.")
+        if self.lost:
+            lines.append(f"Lost, because {target.name} has no such location: {_named(source, self.lost, ',')}.")
+        if unclear:
+            lines.append(f"Lost, because several locations of {target.name} are possible: {'; '.join(unclear)}.")
+        if self.never:
+            lines.append(f"Can never occur in the result: {_named(target, self.never, ',')}.")
+        return lines
+
+
+class ConvertedLabels(NamedTuple):
+    """Labels in another label set.
+
+    Attributes:
+        labels: The indices of the locations of each field that has any left.
+        emptied: The ids of the fields that lost all their labels.
+    """
+
+    labels: dict[str, tuple[int, ...]]
+    emptied: tuple[str, ...]
+
+
+def conversion(source: LabelSet, target: LabelSet) -> Conversion:
+    """Return what each location of ``source`` becomes in ``target``.
+
+    Between shipped label sets a location becomes what stands for the same names of the Human Protein Atlas; a name that
+    is a part of another one, such as Nucleoli rim of Nucleoli, does not count beside it. Other label sets are converted
+    by equal names, whatever their case.
+
+    Raises:
+        LabelSetError: If no location of ``source`` has a counterpart.
+
+    >>> found = conversion(LabelSet.hpa28(), LabelSet.hpa19())
+    >>> [LabelSet.hpa28()[index].name for index in found.lost]
+    ['Microtubule ends', 'Cytokinetic bridge', 'Rods & rings']
+    """
+    one, other = shipped_name(source), shipped_name(target)
+    candidates: tuple[tuple[int, ...], ...]
+    if source.matches(target):
+        candidates = tuple((index,) for index in range(len(source)))
+    elif one and other:
+        candidates = tuple(_by_hpa_names(key, one, target, other) for key in source.keys)
+    else:
+        names = {name.casefold(): index for index, name in enumerate(target.names)}
+        candidates = tuple((names[word],) if (word := name.casefold()) in names else () for name in source.names)
+    if not any(candidates):
+        raise LabelSetError(
+            f"{source} and {target} have no location in common.",
+            way_out="Label sets of your own are converted by the names of their locations: give them the same names.",
+        )
+    return Conversion(source, target, candidates)
+
+
+def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> ConvertedLabels:
+    """Return labels in the target of a conversion; a field that loses all its labels is left out."""
+    converted = {
+        name: tuple(sorted({found for index in indices if (found := by[index]) is not None}))
+        for name, indices in labels.items()
+    }
+    return ConvertedLabels(
+        {name: indices for name, indices in converted.items() if indices},
+        tuple(name for name, indices in converted.items() if not indices),
+    )
+
+
+def convert_scores(scores: Scores, by: Conversion) -> Scores:
+    """Return scores in the target of a conversion.
+
+    A location that several become gets the maximum of their probabilities. One that can never occur gets 0; the
+    provenance names it.
+
+    Raises:
+        LabelSetError: If the scores are not in the source of the conversion.
+    """
+    by.source.refuse_other(scores.label_set, what="These scores", than="the conversion")
+    values = np.zeros((len(scores), len(by.target)), np.float32)
+    for target, indices in by.sources.items():
+        values[:, target] = scores.probabilities[:, list(indices)].max(axis=1)
+    return Scores(scores.ids, values, by.target, {**scores.provenance, "converted": by.to_json()})
+
+
+def _by_hpa_names(key: str, source: str, target: LabelSet, target_name: str) -> tuple[int, ...]:
+    """Return the locations of a shipped set that may be meant by the key of another shipped set."""
+    meant: dict[str, HpaName] = {each.name: each for each in hpa_names() if each.keys.get(source) == key}
+    wholes = [each for each in meant.values() if each.part_of not in meant]
+    return tuple(sorted({target.index(each.keys[target_name]) for each in wholes if target_name in each.keys}))
+
+
+def _named(label_set: LabelSet, indices: Iterable[int], last: str = "and") -> str:
+    """Return the names of locations as a list in words."""
+    *names, final = [label_set[index].name for index in indices]
+    if last == ",":
+        return ", ".join([*names, final])
+    return f"{', '.join(names)} {last} {final}" if names else final
