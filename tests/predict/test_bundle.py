@@ -40,7 +40,10 @@ def decision(run: Path, study: Dataset, tmp_path_factory: pytest.TempPathFactory
     scores = read_scores(run / "scores.parquet")
     rows = [study.ids.index(name) for name in scores.ids]
     path = tmp_path_factory.mktemp("decision") / "decision.json"
-    write_decision(fit_decision({"mean": scores.probabilities}, study.truth[rows], method="expected"), path)
+    write_decision(
+        fit_decision({"mean": scores.probabilities}, study.truth[rows], method="expected", label_set=study.label_set),
+        path,
+    )
     return path
 
 
@@ -137,9 +140,9 @@ def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset,
 def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Dataset, tmp_path: Path) -> None:
     scores = read_scores(run / "scores.parquet")
     truth = study.truth[[study.ids.index(name) for name in scores.ids]]
-    two = fit_decision({"a": scores.probabilities, "b": scores.probabilities}, truth)
+    two = fit_decision({"a": scores.probabilities, "b": scores.probabilities}, truth, label_set=study.label_set)
     write_decision(two, tmp_path / "two.json")
-    other = fit_decision({"mean": scores.probabilities}, truth)
+    other = fit_decision({"mean": scores.probabilities}, truth, label_set=study.label_set)
     write_decision(with_provenance(other, scores=[{"file": "x", "sha256": "0"}]), tmp_path / "other.json")
     out = tmp_path / "m.cytoloc"
     for words, code, message in (
@@ -179,7 +182,9 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
         ("members/0/recipe.toml", None, "recipe.toml is not as it was written"),
         ("bundle.json", None, "lacks bundle.json"),
         ("bundle.json", headed(version=2), "version 2"),
-        ("bundle.json", headed(channels=["protein"]), "other channels"),
+        ("bundle.json", headed(channels=["protein"]), "damaged"),
+        ("bundle.json", headed(channels=["nucleus", "er", "actin", "golgi"]), "damaged"),
+        ("bundle.json", headed(label_set={"name": "mine"}), "damaged"),
         ("bundle.json", headed(parts=None), "damaged"),
         ("bundle.json", headed(parts=fewer), "does not name the parts"),
         ("bundle.json", headed(members=head["members"] * 2), "does not name the parts"),

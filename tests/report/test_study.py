@@ -57,6 +57,7 @@ def make_run(
     header = {
         "fold": fold,
         "dataset": {"path": str(dataset), "fingerprint": fingerprint},
+        "label_set": LabelSet.hpa28().to_json(),
         "held_out": ids,
         "trained_on": [],
     }
