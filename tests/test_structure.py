@@ -107,9 +107,9 @@ def test_imports_point_down() -> None:
 
 def test_public_names_are_those_written_down() -> None:
     assert sorted(cytoloc.__all__) == [
-        "Dataset",
         "CHANNELS",
         "CytolocError",
+        "Dataset",
         "LOCATIONS",
         "Location",
         "Scores",
