@@ -137,6 +137,12 @@ def test_a_column_for_each_location_will_do(tmp_path: Path) -> None:
     assert read_labels(path, OWN, column="Predicted", blank=True) == {"a": ()}
 
 
+def test_labels_are_not_taken_for_predictions(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("Id,Target\na,spots\n")
+    with pytest.raises(TableError, match="lacks the column Predicted; it has Id, Target"):
+        read_labels(tmp_path / "l.csv", OWN, column="Predicted", blank=True)
+
+
 def test_locations_are_written_by_their_keys(tmp_path: Path) -> None:
     predicted = np.array([[True, False, True], [False, False, False]])
     write_locations(["a", "b"], predicted, tmp_path / "p.csv", OWN)

@@ -110,7 +110,8 @@ def labels_in(
     path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
     table = read_csv(path)
     lower = {name.lower(): name for name in reversed(table.columns)}
-    found = column if column in table.columns else next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
+    usual = next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
+    found = usual if column is None else column if column in table.columns else None
     by_column = found is None and any(is_location(name, label_set) for name in table.columns)
     require_columns(table, ["Id"] if by_column or found else ["Id", column or "Target"], path)
     if found is None:

@@ -116,6 +116,24 @@ def test_the_command_corrects_a_list(cli: Cli, tmp_path: Path) -> None:
     assert cli(*call, "--match", "well", "--write", tmp_path / "no.csv").code == 2
 
 
+def test_a_list_is_converted_to_the_label_set_of_the_truth(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("name\nCytosol\nSpots\n")
+    (tmp_path / "list.csv").write_text("Id,Target\na,Cytosol\nb,Spots\nc,Cytosol Spots\n".replace(" S", "; S"))
+    (tmp_path / "truth.csv").write_text("Id,Target\na,25\nb,25\nc,25\n")
+    call = ["audit", tmp_path / "list.csv", "--label-set", tmp_path / "own.csv", "--truth", tmp_path / "truth.csv"]
+    said = cli(*call, "--truth-label-set", "hpa28")
+    assert said.code == 0, said.err
+    assert "Lost, because hpa28 has no such location: Spots." in said.out
+    assert "1 field of" in said.out
+    assert "3 pairs compared: 2 label sets equal" in said.out
+    facts = json.loads(cli(*call, "--truth-label-set", "hpa28", "--json").out)
+    assert [row["location"] for row in facts["classes"] if row["both"]] == ["Cytosol"]
+    refused = cli(*call, "--truth-label-set", "hpa28", "--write", tmp_path / "no.csv")
+    assert (refused.code, "--truth-label-set" in refused.err) == (2, True)
+    refused = cli(*call)
+    assert (refused.code, "'25' is not a location of the label set own" in refused.err) == (1, True)
+
+
 def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     for content, said in ((b"", "lists no pairs"), (b"a,b\nx\n", "line 2"), (b"\xff\xfe\x00", "not a pairs file")):

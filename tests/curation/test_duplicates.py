@@ -179,7 +179,7 @@ def test_one_channel_in_common_proves_nothing_unless_there_is_no_other(original:
     assert "compare the datasets apart" in caught.value.way_out
 
 
-@pytest.mark.parametrize("limits", ["14,12", "14,12,99", "protein", "protein=x", "=3", "a=1,b"])
+@pytest.mark.parametrize("limits", ["14,12", "14,12,99", "protein", "protein=x", "=3", "a=1,b", "a=1,a=2"])
 def test_limits_that_are_none_are_refused(cli: Cli, original: Dataset, tmp_path: Path, limits: str) -> None:
     refused = cli("duplicates", original.path, "--limits", limits, "--out", tmp_path / "p.csv")
     assert (refused.code, "CHANNEL=BITS" in refused.err) == (2, True)

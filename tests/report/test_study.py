@@ -47,6 +47,7 @@ def make_run(
     finished: bool = True,
     fingerprint: str = "f",
     settings: tuple[str, ...] = (),
+    label_set: LabelSet | None = None,
 ) -> Path:
     """Write the folder of a run as far as a report looks into it."""
     folder = out / f"{name}-fold{fold}"
@@ -64,9 +65,8 @@ def make_run(
     write_json(folder / "run.json", header, kind=RUN_KIND, version=RUN_VERSION)
     if finished and ids:
         rows = [int(each[1:]) for each in ids]
-        write_scores(
-            Scores(tuple(ids), probabilities[rows].astype(np.float32), LabelSet.hpa28()), folder / "scores.parquet"
-        )
+        values = probabilities[rows].astype(np.float32)
+        write_scores(Scores(tuple(ids), values, label_set or LabelSet.hpa28()), folder / "scores.parquet")
     return folder
 
 
@@ -322,3 +322,19 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     (folder / "s.parquet").replace(run / "scores.parquet")
     damaged = cli("report", run, "--table")
     assert (damaged.code, "other fields than the run held out" in damaged.err) == (1, True)
+
+
+def test_models_of_own_locations_are_reported(tmp_path: Path, cli: Cli) -> None:
+    own = LabelSet.from_names(["Nuclear rim", "Cytoplasm", "Spots", "Membrane"], name="own")
+    members, truth = study_of(4, FIELDS, members=1)
+    for fold in range(FOLDS):
+        make_run(tmp_path / "runs", "first", fold, members["m0"][:, :4], label_set=own)
+    rows = [f"f{number},{own.format(np.flatnonzero(row)) or 'spots'}" for number, row in enumerate(truth[:, :4])]
+    (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
+    call = ["report", tmp_path / "runs", "--table", "--labels", tmp_path / "labels.csv"]
+    tables = as_json(cli(*call, "--json"))
+    assert (tables["label_set"], tables["locations"]) == ("own", 4)
+    assert "CV: macro F1 over 4 locations" in " ".join(cli(*call).out.split())
+    make_run(tmp_path / "runs", "second", 0, members["m0"])
+    refused = cli(*call)
+    assert (refused.code, "has the label set hpa28" in refused.err) == (1, True)

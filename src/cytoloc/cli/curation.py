@@ -109,12 +109,13 @@ def _limits(text: str) -> dict[str, int]:
     named = [word.partition("=") for word in words]
     if not any("=" in word for word in words) and len(words) == len(DEFAULT_LIMITS):
         named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
-    if not all(channel and bits.isdecimal() and int(bits) <= 64 for channel, _, bits in named):
+    limits = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
+    if len(limits) < len(words):
         raise typer.BadParameter(
             f"{text!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
             param_hint="'--limits'",
         )
-    return {channel: int(bits) for channel, _, bits in named}
+    return limits
 
 
 def _draw(pairs: pl.DataFrame, datasets: list[Dataset], sheet: Path) -> int:

@@ -84,7 +84,8 @@ def fit_decision(
         members: Probabilities ``(n, locations)`` per member, of fields that the member was not trained on; a row of
             NaN is a field that it lacks.
         truth: bool ``(n, locations)``.
-        label_set: The locations of the columns; by default they are called "0", "1", …
+        label_set: The locations of the columns. By default they are called "0", "1", and so on; commands refuse such a
+            decision for predictions of any other label set.
         method: ``seed`` is the starting system's: plain mean, then per class the best F1 on a grid. ``auto`` judges
             several by nested cross-fitting and says why it takes one. docs/decisions.md explains all.
         most: Locations that a field has at most; by default 5, or all if there are fewer.

@@ -130,40 +130,28 @@ def _table(lines: list[str], *, where: Path) -> GeneTable:
     return GeneTable({})
 
 
-_END: Final = "\x1e"
-"""A line behind the last one, which no other can be: it separates lines too. A quote that is open there takes it in."""
-
-
 def _rows(lines: list[str], *, where: Path) -> list[list[str]]:
     """Return the rows that are not empty; none but the header if no column of it can have ids.
 
     Raises:
         TableError: If a quote takes in the rows that follow.
     """
-    rows = csv.reader([*lines, _END], delimiter="\t" if lines and "\t" in lines[0] else ",")
+    rows = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True)
     found: list[list[str]] = []
-    first_line = 1
+    line = 1
     try:
         for row in rows:
             if not found and (len(row) < 2 or not {*_ID_COLUMNS} & {*row}):
                 return [row]
-            several_lines = rows.line_num > first_line
-            if several_lines and (len(row) != len((found or [row])[0]) or row[-1].endswith(_END)):
-                raise _open_quote(where, first_line)
-            first_line = rows.line_num + 1
-            if row and row != [_END]:
+            line = rows.line_num + 1
+            if row:
                 found.append(row)
     except csv.Error as error:
-        # A cell that is too long to be one.
-        raise _open_quote(where, first_line) from error
+        raise TableError(
+            f"{where}, line {line}: a quote is opened and not closed, so that the rows below it are read as one cell.",
+            way_out="Close it or take it out.",
+        ) from error
     return found
-
-
-def _open_quote(where: Path, line: int) -> TableError:
-    return TableError(
-        f"{where}, line {line}: a quote is opened and not closed, so that the rows below it are read as one cell.",
-        way_out="Close it or take it out.",
-    )
 
 
 def _by_name(rows: Iterable[list[str]], ids: int, names: int) -> dict[str, str]:

@@ -78,9 +78,9 @@ class Store:
             self._refuse_others()
             self.catalogue.mkdir(parents=True, exist_ok=True)
             with held(self.catalogue / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
-                for left in self.catalogue.glob(".*"):
+                for pattern in (".*.part", f".*{_MARK}.*", ".*.csv.*"):
                     # What a killed process was writing.
-                    if left.name != _LOCK:
+                    for left in self.catalogue.glob(pattern):
                         shutil.rmtree(left) if left.is_dir() else left.unlink()
                 self._bind()
                 yield self

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc.channels import in_order
 from cytoloc.choices import GroupBy
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
@@ -73,7 +74,9 @@ def looks_in_list(path: Path) -> pl.DataFrame:
         TableError: If it has none of them, or a value is not a number.
     """
     table = read_csv(existing(path))
-    looks = [name for name in table.columns if name == HEIGHT or name.startswith(MEAN)]
+    channels = [name.removeprefix(MEAN) for name in table.columns if name.startswith(MEAN)]
+    looks = [f"{MEAN}{channel}" for channel in in_order(channels)]
+    looks = [HEIGHT, *looks] if HEIGHT in table.columns else looks
     present = [*looks, *(name for name in ("file_size",) if name in table.columns)]
     if "Id" not in table.columns or not present:
         raise TableError(
