@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
-from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
