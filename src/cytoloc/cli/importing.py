@@ -365,8 +365,8 @@ def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
     """Warn of rows of labels and metadata that belong to no field."""
     ids = imported.column("id")
     for what, names, known in (
-        ("--labels", source.labels, set(ids)),
-        ("--metadata", source.metadata, {*ids, *source.items}),
+        ("--labels", source.labels.ids, set(ids)),
+        ("--metadata", source.metadata.ids, {*ids, *source.items}),
     ):
         lacking = sorted(set(names) - known)
         if lacking:

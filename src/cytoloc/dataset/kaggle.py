@@ -191,8 +191,12 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
                 if not name or color not in COLOURS:
                     self.unmatched += 1
                     continue
+                place = COLOURS.index(color)
                 before = found.get(name, (None,) * len(COLOURS))
-                now = _with_suffix(before, COLOURS.index(color), dot + suffix, file=folder / stem)
+                if before[place] is not None:
+                    one, other = sorted((f"{stem}{before[place]}", entry.name))
+                    raise ImageError(f"{folder} holds both {one} and {other}.", way_out="Keep one of them.")
+                now = (*before[:place], dot + suffix, *before[place + 1 :])
                 found[name] = shared.setdefault(now, now)
         self._suffixes = {name: found[name] for name in sorted(found)}
 
@@ -205,20 +209,6 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
 
     def __len__(self) -> int:
         return len(self._suffixes)
-
-
-def _with_suffix(suffixes: Suffixes, place: int, suffix: str, *, file: Path) -> Suffixes:
-    """Return the suffixes of a field with that of one more file.
-
-    Raises:
-        ImageError: If the color has a file already.
-    """
-    if suffixes[place] is not None:
-        one, other = sorted((str(suffixes[place]), suffix))
-        raise ImageError(
-            f"{file.parent} holds both {file.name}{one} and {file.name}{other}.", way_out="Keep one of them."
-        )
-    return (*suffixes[:place], suffix, *suffixes[place + 1 :])
 
 
 def find_kaggle_fields(folder: Path) -> KaggleFiles:
