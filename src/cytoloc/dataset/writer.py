@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cytoloc.channels import check_channels
 from cytoloc.dataset.fields import FieldRow, encode, row_of, schema_of
-from cytoloc.dataset.manifest import MANIFEST, SEGMENTS, ImportRecord, Manifest, Segment
+from cytoloc.dataset.manifest import MANIFEST, SEGMENTS, ImportRecord, Manifest, Segment, read_manifest
 from cytoloc.dataset.quarantine import QUARANTINE, Rejected, to_csv
 from cytoloc.dataset.segments import IMAGES, TABLE, StoredFiles
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -110,7 +110,10 @@ class DatasetWriter:
 
     def discard(self) -> None:
         """Remove what is not committed; of a new dataset that committed nothing, only the lock stays."""
-        listed = {segment.name for segment in self.manifest.segments}
+        # The file decides, whatever interrupted a commit.
+        listed: set[str] = set()
+        if (self.folder / MANIFEST).exists():
+            listed = {segment.name for segment in read_manifest(self.folder).segments}
         for folder in (self.folder / SEGMENTS).glob("*"):
             if folder.name not in listed:
                 shutil.rmtree(folder)
