@@ -168,10 +168,10 @@ def check_outputs(*paths: Path, pictures: Sequence[Path] = ()) -> None:
 
 @contextmanager
 def held(lock: Path, *, busy: str) -> Iterator[None]:
-    """Hold a lock file in the block, in a folder that is there; the file is removed afterwards.
+    """Hold a lock file in the block; the file is removed afterwards.
 
     Args:
-        lock: The file. One that a killed process left is taken over.
+        lock: The file. Folders above it are made; a file that a killed process left is taken over.
         busy: What is said if another process holds it.
 
     Raises:
@@ -181,11 +181,12 @@ def held(lock: Path, *, busy: str) -> Iterator[None]:
 
     holder = FileLock(lock, timeout=0)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire()
     except Timeout as error:
         raise StorageError(f"{busy}.", way_out="Wait until it has finished.") from error
     except FileNotFoundError as error:
-        raise _takes_none(lock.parent) from error
+        raise _takes_none(next(each for each in lock.absolute().parents if each.exists())) from error
     try:
         yield
     finally:

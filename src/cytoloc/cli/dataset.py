@@ -65,8 +65,7 @@ def info(
     known = facts["labelled"]
     megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
     holds = f"{counted(facts['fields'], 'field')} of {facts['size']} px"
-    segments = f" in {counted(facts['segments'], 'segment')}"
-    typer.echo(f"{path}: {holds}{segments}, {known} labelled{megabytes}")
+    typer.echo(f"{path}: {holds}, {known} labelled{megabytes}")
     typer.echo(f"channels     {', '.join(facts['channels'])}")
     typer.echo(f"label set    {dataset.label_set}")
     if facts["quarantined"]:
@@ -80,6 +79,7 @@ def info(
                 f"unfinished   {each['done']} of {counted(each['items'], 'item')} done. Rerun the import to continue.",
                 fg="yellow",
             )
+    typer.echo(f"segments     {facts['segments']}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
     unplaced = "plates of wells not known" if facts["wells_without_plate"] else "wells not known"
     wells = counted(facts["wells"], "well") if facts["wells"] else unplaced

@@ -169,20 +169,19 @@ def import_fields(
         SettingsError: If ``path`` has no name.
     """
     path = _checked_target(path, append=options.append)
-    with disk_errors(path, kept=path / MANIFEST):
-        path.mkdir(parents=True, exist_ok=True)
-        with held(path / LOCK, busy=f"{path}: another process is importing there"):
+    busy = f"{path}: another process is importing there"
+    with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
+        try:
+            manifest, record = _begin(source, path, size=size, append=options.append)
+            writer = DatasetWriter(path, manifest)
             try:
-                manifest, record = _begin(source, path, size=size, append=options.append)
-                writer = DatasetWriter(path, manifest)
-                try:
-                    record = _pack(source, writer, record, options, pool=pool, advance=advance)
-                    return _finish(writer, record, append=options.append)
-                finally:
-                    writer.discard()
+                record = _pack(source, writer, record, options, pool=pool, advance=advance)
+                return _finish(writer, record, append=options.append)
             finally:
-                if not (path / MANIFEST).exists():
-                    shutil.rmtree(path, ignore_errors=True)
+                writer.discard()
+        finally:
+            if not (path / MANIFEST).exists():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _checked_target(path: Path, *, append: bool) -> Path:
