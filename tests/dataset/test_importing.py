@@ -177,6 +177,31 @@ def test_what_a_later_import_adds_or_rejects_again_replaces_the_quarantine(tmp_p
     assert len((path / "quarantine.csv").read_text().splitlines()) == 4
 
 
+def test_an_id_that_repeats_is_rejected_after_resuming_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.dataset"
+    source = named("1", "2", "4", "1", "6")
+    source.stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        run(path, source=source, segment_s=0)
+    assert open_dataset(path).ids == ("1", "2")
+    source.stop_at = None
+    dataset = run(path, source=source).dataset
+    assert dataset.ids == ("1", "2", "4", "6")
+    assert dataset.quarantine == (Rejected("1", "an earlier field of this import has the same id"),)
+
+
+def test_a_dataset_without_fields_yet_opens(tmp_path: Path) -> None:
+    path = tmp_path / "a.dataset"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, source=Numbers(3, 5, stop_at=4), segment_s=0)
+    dataset = open_dataset(path)
+    assert (len(dataset), dataset.ids, dataset.truth.shape) == (0, (), (0, 19))
+    assert dataset.read([]).shape == (0, 3, SIZE, SIZE)
+    assert [each.id for each in dataset.quarantine] == ["3"]
+    with pytest.raises(IndexError):
+        dataset.read([0])
+
+
 def test_the_quarantine_goes_when_everything_came_in(tmp_path: Path) -> None:
     path = tmp_path / "a.dataset"
     run(path, source=named("1", "3"))

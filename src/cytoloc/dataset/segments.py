@@ -110,7 +110,9 @@ class StoredFiles:
                     f"{self.path} is damaged: the pixels of segment {segment.name} do not agree with {MANIFEST}.",
                     way_out=_ANEW,
                 )
-        return tensorstore.concat(arrays, axis=0) if arrays else None
+        if len(arrays) < 2:
+            return arrays[0] if arrays else None
+        return tensorstore.concat(arrays, axis=0)
 
     def rejections(self, segments: Iterable[Segment]) -> list[Rejected]:
         """Return what some segments list as rejected.
