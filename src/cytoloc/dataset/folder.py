@@ -24,7 +24,7 @@ from cytoloc.pictures.formats import SUFFIXES
 Value = TypeVar("Value")
 
 Found = tuple[str, ...]
-"""What is known of the files of an item, compactly: the channels that have a file, between blanks; then the parts of
+"""What is known of the files of an item, compactly: the channels that have a file, separated by blanks; then the parts of
 the name, in the order of the pattern's names, or for files without a pattern what follows the item's name."""
 
 
