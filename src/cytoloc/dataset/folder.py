@@ -24,8 +24,11 @@ from cytoloc.pictures.formats import SUFFIXES
 Value = TypeVar("Value")
 
 Found = tuple[str, ...]
-"""What is known of the files of an item, compactly: the channels that have a file, separated by blanks; then the parts of
-the name, in the order of the pattern's names, or for files without a pattern what follows the item's name."""
+"""What is known about the files of an item, compactly.
+
+First the channels that have a file, separated by blanks. Then, with a pattern, what the name says for each part of the
+pattern, or without a pattern, what follows the item's name.
+"""
 
 
 class FolderSource:

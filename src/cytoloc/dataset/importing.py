@@ -168,7 +168,7 @@ def import_fields(
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
         SettingsError: If ``path`` has no name.
     """
-    path = _checked_target(path, append=options.append)
+    _check_target(path, append=options.append)
     busy = f"{path}: another process is importing there"
     with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
         try:
@@ -184,8 +184,8 @@ def import_fields(
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _checked_target(path: Path, *, append: bool) -> Path:
-    """Return where the dataset is to be written.
+def _check_target(path: Path, *, append: bool) -> None:
+    """Raise unless a dataset can be written, or added to, at a path.
 
     Raises:
         FormatError: If there is no dataset to add to.
@@ -210,7 +210,6 @@ def _checked_target(path: Path, *, append: bool) -> Path:
             refuse_existing(path)
     else:
         refuse_existing(path)
-    return path
 
 
 def _begin(source: FieldSource, path: Path, *, size: int, append: bool) -> tuple[Manifest, ImportRecord]:
