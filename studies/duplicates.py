@@ -21,11 +21,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS
 from cytoloc.curation.duplicates import find_duplicates
 from cytoloc.curation.matching import registered_correlation
+from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
-from cytoloc.dataset.store import Dataset, FieldRow
+from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
+from cytoloc.labels import LabelSet
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.simulate.study import simulate_dataset
 
@@ -98,7 +101,14 @@ def judge(originals: Dataset, folder: Path) -> None:
     """Print recall and precision for each kind of copy."""
     for number, (kind, changes) in enumerate(KINDS.items()):
         path = folder / f"{number}.dataset"
-        copies = write_dataset(path, copies_of(originals, changes), size=originals.size, made_by={"command": "study"})
+        copies = write_dataset(
+            path,
+            copies_of(originals, changes),
+            size=originals.size,
+            channels=originals.channels,
+            label_set=originals.label_set,
+            made_by={"command": "study"},
+        )
         found = find_duplicates([originals, copies])
         right = [a.removeprefix("copy-") == b.removeprefix("copy-") for a, b in found.select("a", "b").iter_rows()]
         marked = found.with_columns(right=np.array(right, bool))
@@ -136,7 +146,14 @@ def main() -> None:
             )
             for name in sorted(found)
         )
-        real = write_dataset(Path(place) / "real.dataset", fields, size=512, made_by={"command": "study"})
+        real = write_dataset(
+            Path(place) / "real.dataset",
+            fields,
+            size=512,
+            channels=CHANNELS,
+            label_set=LabelSet.hpa28(),
+            made_by={"command": "study"},
+        )
         print(f"{len(real)} real fields of {real.size} px")
         judge(real, Path(place))
         everyone = list(combinations(range(len(real)), 2))

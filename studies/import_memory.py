@@ -21,7 +21,7 @@ import numpy as np
 
 from cytoloc.bench.rounds import in_separate_process, peak_mb
 from cytoloc.dataset.hpa import HpaSource
-from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.importing import ImportOptions, import_fields
 from cytoloc.dataset.kaggle import COLOURS, KaggleSource, find_kaggle_fields
 from cytoloc.parallel import processes
 from cytoloc.pictures.scale import Scaling
@@ -35,7 +35,7 @@ def import_and_weigh(
     kind = HpaSource if hpa else KaggleSource
     with processes() as pool:
         source = kind(folder, labels=labels, scaling=Scaling(size=size))
-        import_fields(source, target, size=size, append=append, pool=pool)
+        import_fields(source, target, size=size, options=ImportOptions(append=append), pool=pool)
         return peak_mb(), time.perf_counter() - started
 
 

@@ -85,7 +85,7 @@ def table(images: list[NDArray[np.uint8]]) -> tuple[list[str], NDArray[np.float6
 
 def hash_distances(images: Sequence[NDArray[np.uint8]], wells: Sequence[object]) -> NDArray[np.float64]:
     """Return the 1st, 5th and 50th percentile of the bits between hashes of fields of different wells, per channel."""
-    hashes = np.array([[field_hashes(image)[role] for role in CHANNELS] for image in images], np.uint64)
+    hashes = np.array([list(field_hashes(image, CHANNELS).values()) for image in images], np.uint64)
     one, other = np.triu_indices(len(images), 1)
     apart = np.array([wells[a] != wells[b] for a, b in zip(one, other, strict=True)])
     bits = np.bitwise_count(hashes[one] ^ hashes[other])[apart]

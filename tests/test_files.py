@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from cytoloc.errors import FormatError, OutputExistsError, SettingsError, StorageError
-from cytoloc.files import FREE_SPACE, check_outputs, disk_errors, new_file, new_files, new_folder, read_json, write_json
+from cytoloc.files import (
+    FREE_SPACE,
+    check_outputs,
+    disk_errors,
+    held,
+    new_file,
+    new_files,
+    new_folder,
+    read_json,
+    replace_file,
+    write_json,
+)
 
 
 def test_a_file_appears_only_when_whole(tmp_path: Path) -> None:
@@ -78,16 +89,47 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
 
 
 def test_what_is_kept_of_an_output_is_named(tmp_path: Path) -> None:
-    kept = tmp_path / "a.dataset.part"
-    for ending in ("", f" {kept} keeps what is whole: with more room the same command goes on."):
+    kept = tmp_path / "dataset.json"
+    for ending in ("", f" What {kept} lists is complete and kept: rerun the same command to continue."):
         for error in (OSError(errno.ENOSPC, "No space left on device"), StorageError("full", way_out=FREE_SPACE)):
             with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
                 raise error
             assert said.value.way_out == FREE_SPACE + ending
-        kept.mkdir(exist_ok=True)
+        kept.touch()
     with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
         raise StorageError("busy", way_out="Wait.")
     assert said.value.way_out == "Wait."
+
+
+def test_a_lock_is_held_by_one_and_gone_afterwards(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.touch()
+    with held(lock, busy="busy"):
+        with pytest.raises(StorageError, match="busy"), held(lock, busy="busy"):
+            pytest.fail("the block must not run")
+        assert lock.exists()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="inside"), held(lock, busy="busy"):
+        raise ValueError("inside")
+    with held(lock, busy="busy"):
+        pass
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    replace_file(path, b"old")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_is_named_whoever_writes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cytoloc.errors import WorkerError
-from cytoloc.parallel import _Context, in_order, processes
+from cytoloc.parallel import in_order, processes
 
 
 def test_results_keep_their_order() -> None:
@@ -119,22 +119,3 @@ def test_processes_end_with_one_that_is_killed(tmp_path: Path, script: str) -> N
         while time.monotonic() < ends:
             os.kill(worker, 0)
             time.sleep(0.02)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="pipes have one size here")
-def test_answers_of_megabytes_come_through_a_wide_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
-    queue = _Context().SimpleQueue()
-    if int(Path("/proc/sys/fs/pipe-max-size").read_text()) >= 2**20:
-        assert fcntl.fcntl(queue._reader.fileno(), fcntl.F_GETPIPE_SZ) == 2**20
-    queue.close()
-
-    def refuse(*_given: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
-    queue = _Context().SimpleQueue()
-    queue.put("a")
-    assert queue.get() == "a"
-    queue.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -169,40 +168,32 @@ def check_outputs(*paths: Path, pictures: Sequence[Path] = ()) -> None:
 
 @contextmanager
 def held(lock: Path, *, busy: str) -> Iterator[None]:
-    """Hold a lock file in the block, in a folder that is there; it is gone afterwards, or when the process dies.
+    """Hold a lock file in the block; the file is removed afterwards.
 
     Args:
-        lock: The file. One that a killed process left is taken over.
+        lock: The file. Folders above it are made; a file that a killed process left is taken over.
         busy: What is said if another process holds it.
 
     Raises:
         StorageError: If another process holds it, or the folder takes no new files.
     """
-    while True:
-        try:
-            stream = lock.open("w")
-        except FileNotFoundError as error:
-            raise _takes_none(lock.parent) from error
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StorageError(f"{busy}.", way_out="Wait until it has finished.") from error
-            # Another process may have taken the file away between opening and locking it.
-            if _inode(lock) != os.fstat(stream.fileno()).st_ino:
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
+    from filelock import FileLock, Timeout  # here, so that commands which lock nothing start at once
 
-
-def _inode(path: Path) -> int | None:
+    holder = FileLock(lock, timeout=0)
     try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        holder.acquire()
+    except Timeout as error:
+        raise StorageError(f"{busy}.", way_out="Wait until it has finished.") from error
+    except FileNotFoundError as error:
+        raise _takes_none(next(each for each in lock.absolute().parents if each.exists())) from error
+    try:
+        yield
+    finally:
+        # Windows removes no file that is open; an empty lock file does no harm.
+        with suppress(OSError):
+            lock.unlink()
+        holder.release()
 
 
 FREE_SPACE: Final = "Free space, or choose an --out on a disk that can be written."
@@ -215,15 +206,15 @@ def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
 
     Args:
         path: What is being written.
-        kept: Where the part of it that is whole stays, to go on with; it is named if it is there.
+        kept: A file that lists what is already complete; the error names it if it is there.
     """
     try:
         yield
     except (OSError, StorageError) as error:
         known = error if isinstance(error, StorageError) else storage_error(error, path)
         if known is not None and known.way_out == FREE_SPACE and kept is not None and kept.exists():
-            stays = f"{kept} keeps what is whole: with more room the same command goes on."
-            known = StorageError(known.message, way_out=f"{FREE_SPACE} {stays}")
+            hint = f"{FREE_SPACE} What {kept} lists is complete and kept: rerun the same command to continue."
+            known = StorageError(known.message, way_out=hint)
         if known is None or known is error:
             raise
         raise known from error
@@ -255,11 +246,31 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_synced(path: Path, *parts: bytes) -> None:
+    """Write a file, or write it anew, and wait until its bytes are on the disk."""
+    with path.open("wb") as stream:
+        stream.writelines(parts)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give a file other content in one step: whoever reads it meanwhile finds the old or the new content, whole."""
+    beside = path.with_name(f".{path.name}.new")
+    write_synced(beside, content)
+    beside.replace(path)
+
+
 def write_json(path: Path, content: dict[str, Any], *, kind: str, version: int) -> None:
     """Write ``content`` as JSON that states its ``format`` and ``version``, to a path that must be free."""
-    text = json.dumps({"format": kind, "version": version, **content}, indent=2, allow_nan=False)
     with new_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(content, kind=kind, version=version))
+
+
+def json_bytes(content: dict[str, Any], *, kind: str, version: int) -> bytes:
+    """Return ``content`` as the bytes of a JSON file that states its ``format`` and ``version``."""
+    text = json.dumps({"format": kind, "version": version, **content}, indent=2, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def read_json(path: Path, *, kind: str, version: int) -> dict[str, Any]:

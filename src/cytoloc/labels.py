@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cytoloc.errors import LabelSetError, TableError
 
@@ -403,62 +403,3 @@ def _text(path: Path) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w]+", "_", name.casefold()).strip("_") or name
-
-
-# The rest of this module goes, as its users learn of label sets.
-ChannelRole = Literal["microtubules", "protein", "nucleus", "er"]
-
-CHANNELS: Final[tuple[ChannelRole, ...]] = ("microtubules", "protein", "nucleus", "er")
-"""The order of the channels in every array of cytoloc."""
-
-CHANNEL_COLOURS: Final[dict[ChannelRole, str]] = {
-    "microtubules": "red",
-    "protein": "green",
-    "nucleus": "blue",
-    "er": "yellow",
-}
-"""The colour by which the Human Protein Atlas names each channel's file."""
-
-
-LOCATIONS: Final = _shipped("hpa28").locations
-
-N_LOCATIONS: Final = len(LOCATIONS)
-
-TRAINING_COUNTS: Final[tuple[int, ...]] = (
-    12885, 1254, 3621, 1561, 1858, 2513, 1008, 2822, 53, 45, 28, 1093, 688, 537,
-    1066, 21, 530, 210, 902, 1482, 172, 3777, 802, 2965, 322, 8228, 328, 11,
-)  # fmt: skip
-"""Fields of each location among the 31,072 training fields of the 2018 Kaggle competition."""
-
-
-LOCATIONS_2021: Final[tuple[str, ...]] = (
-    "Nucleoplasm", "Nuclear membrane", "Nucleoli", "Nucleoli fibrillar center", "Nuclear speckles", "Nuclear bodies",
-    "Endoplasmic reticulum", "Golgi apparatus", "Intermediate filaments", "Actin filaments", "Microtubules",
-    "Mitotic spindle", "Centrosome", "Plasma membrane", "Mitochondria", "Aggresome", "Cytosol",
-    "Vesicles and punctate cytosolic patterns", "Negative",
-)  # fmt: skip
-"""The 19 classes of the 2021 Kaggle competition, which annotated the same fields anew."""
-
-TO_2021: Final[tuple[int | None, ...]] = (
-    0, 1, 2, 3, 4, 5, 6, 7, 17, 17, 17, 8, 9, 9, 10, None, None, 11, 12, 12, 17, 13, 13, 14, 15, 16, 17, None,
-)  # fmt: skip
-"""For each of the 28 locations the class of 2021 that took it up; None for the three that were given up.
-
-Read off the 21,806 fields that both competitions share: 91 to 100 % of a location's fields have that class, while
-microtubule ends, cytokinetic bridge and rods & rings have none in common.
-"""
-
-
-def parse_labels(text: str, *, where: str) -> tuple[int, ...]:
-    """To be removed."""
-    return _shipped("hpa28").parse(text, where=where)
-
-
-def format_labels(ids: Iterable[int]) -> str:
-    """To be removed."""
-    return _shipped("hpa28").format(ids)
-
-
-def to_matrix(labels: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
-    """To be removed."""
-    return _shipped("hpa28").to_matrix(labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
 from cytoloc.labels import LabelSet, from_matrix
-from cytoloc.on_disk import DiskMap
 
 ID_COLUMNS: Final = ("Id", "id", "ID")
 """Names of the column of ids; tables that are read have it as ``Id``."""
@@ -196,26 +195,6 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
             way_out="Give labels under the ids of these fields, or leave them out.",
         )
     return known
-
-
-def labels_of(path: str | Path, found: Container[str], *, folder: Path) -> DiskMap[Sequence[int]]:
-    """Return the location ids of each field in a CSV that is meant for the pictures in a folder, in file order.
-
-    Args:
-        path: The file.
-        found: Ids of the fields in the folder; it may lack some of the list's.
-        folder: Where they are.
-
-    Raises:
-        TableError: As :func:`read_labels`, and if the folder has none of the fields.
-    """
-    labels = DiskMap[Sequence[int]](labels_in(path, LabelSet.hpa28()))
-    if not any(name in found for name in labels):
-        raise TableError(
-            f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",
-            way_out="Give the labels of these pictures, or none: fields may be unlabelled.",
-        )
-    return labels
 
 
 def truth_of(

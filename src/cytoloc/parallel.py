@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.queues import SimpleQueue
 from threading import Thread
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from cytoloc.errors import WorkerError, first_line
 from cytoloc.memory import keep_freed_memory
@@ -21,11 +19,8 @@ from cytoloc.memory import keep_freed_memory
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_PIPE_BYTES: Final = 2**20
-"""The most that Linux lets anyone have, unless it is told otherwise."""
-
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
-"""What a shell or a cluster sends to all processes of a command at once, to stop it."""
+"""The signals that a shell or a cluster sends to all processes of a command at once, to stop it."""
 
 
 def in_order(
@@ -55,9 +50,9 @@ def in_order(
             yield waiting.popleft().result()
     except BrokenExecutor as error:
         raise WorkerError(
-            "A process that did a share of the work was ended from outside, or could not start.",
-            way_out="Perhaps there was too little memory: start again with less beside it; an import goes on where it"
-            ' was stopped. A script that starts processes needs `if __name__ == "__main__":`.',
+            "A worker process was ended from outside, or could not start.",
+            way_out="There may have been too little memory. Rerun the command with less beside it; an import continues."
+            ' A script that starts processes needs `if __name__ == "__main__":`.',
         ) from error
     finally:
         for future in waiting:
@@ -67,12 +62,12 @@ def in_order(
 
 
 def processes() -> ProcessPoolExecutor:
-    """Return a process for each core; they end when this one does, be it killed.
+    """Return a pool with a process for each core; they end when this process ends, even if it is killed.
 
-    As with all new processes of Python, a script that is to start them begins with ``if __name__ == "__main__":``.
+    As with all new processes of Python, a script that starts them begins with ``if __name__ == "__main__":``.
 
     Raises:
-        WorkerError: If the system lets no process start, or has no shared memory for them to talk by.
+        WorkerError: If the system lets no process start, or has no shared memory for them.
     """
     cores = usable_cores()
     try:
@@ -89,46 +84,26 @@ def processes() -> ProcessPoolExecutor:
 
 
 class _Worker(SpawnProcess):
-    """A process that is deaf to requests to stop, so that none of its answers is cut off in the middle."""
+    """A process that ignores SIGTERM, so a pool that lost another process ends it by SIGKILL."""
 
     def terminate(self) -> None:
-        """End it at once, as a pool does with what is left of it when another process is gone."""
         self.kill()
-
-
-class _Answers(SimpleQueue[Any]):
-    """What answers come back through: a pipe that holds more than the usual 64 KiB, since fields take megabytes."""
-
-    _reader: connection.Connection
-
-    def __init__(self, *, ctx: Any) -> None:
-        super().__init__(ctx=ctx)
-        if sys.platform == "linux":
-            from fcntl import F_SETPIPE_SZ, fcntl
-
-            # The system refuses it to one who has many; a usual pipe is slower, not worse.
-            with suppress(OSError):
-                fcntl(self._reader.fileno(), F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 class _Context(SpawnContext):
     Process = _Worker
 
-    def SimpleQueue(self) -> _Answers:  # noqa: N802
-        """Return the queue that a pool asks for once, for its answers."""
-        return _Answers(ctx=self)
-
 
 def usable_cores() -> int:
     """Return how many cores this process may use."""
-    # Not everywhere is there a way to ask; a job of a cluster often has a few of many.
+    # Not every system can be asked; a job of a cluster often has a few of many.
     ask = getattr(os, "sched_getaffinity", None)
     return len(ask(0)) if ask else os.cpu_count() or 1
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let requests to stop wait while the block runs; processes that start in it never hear of any."""
+    """Block the signals that stop a command while the block runs; processes that start in it never receive them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -140,7 +115,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """Make this process one of several: it leaves stopping to the one that started it, and the other cores alone."""
+    """Prepare a worker: the process that started it decides when to stop, and it uses one core."""
     for stop in _STOPS:
         signal.signal(stop, signal.SIG_IGN)
     import cv2
@@ -151,10 +126,10 @@ def _begin() -> None:
 
 
 def end_with_parent() -> None:
-    """Watch over the process that started this one, and end when it does: this one would wait for work for ever."""
+    """End this process when the process that started it ends; otherwise it would wait for work for ever."""
     parent = parent_process()
     if parent is None:
-        raise RuntimeError("nobody started this process")
+        raise RuntimeError("no process started this one")
 
     def watch() -> None:
         connection.wait([parent.sentinel])

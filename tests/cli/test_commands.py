@@ -67,24 +67,25 @@ def test_info_says_by_what_an_dataset_was_added_to(cli: Cli, pictures: Path, tmp
         assert said.code == 0
     told = cli("info", out).out
     assert "3 fields of 32 px, 3 labelled" in told
+    assert "segments     3\n" in told
     assert "originals    3 of 48 px\n" in told
     assert re.findall(r"made by +command import kaggle", told) == ["made by      command import kaggle"]
     first, second = re.findall(r"added by     (command import kaggle.*)", told)
     assert ("crop" in first, "crop" in second) == (False, True)
 
 
-def test_info_says_which_bounds_all_fields_share_and_what_was_not_imaged(cli: Cli, tmp_path: Path) -> None:
+def test_info_says_which_bounds_all_fields_share(cli: Cli, tmp_path: Path) -> None:
     for number, edges in enumerate(((40, 40), (40, 48))):
         (tmp_path / "p").mkdir(exist_ok=True)
         deep = np.arange(2 * 40 * edges[1], dtype=np.uint16).reshape(2, 40, edges[1]) * 7
         tifffile.imwrite(tmp_path / "p" / f"{number}.ome.tif", deep, metadata={"axes": "CYX"})
-    call = ["import", "folder", tmp_path / "p", "--channels", "nucleus=0,protein=1", "--absent", "er=zero"]
-    call += ["--absent", "microtubules=protein", "--depth", "import", "--square", "crop", "--floor", "100"]
+    call = ["import", "folder", tmp_path / "p", "--channels", "nucleus=0,protein=1"]
+    call += ["--depth", "import", "--square", "crop", "--floor", "100"]
     assert cli(*call, "--size", "32", "--out", tmp_path / "a.dataset").code == 0
     told = cli("info", tmp_path / "a.dataset").out
     assert re.search(r"depth jointly protein black [\d.]+, depth jointly protein white [\d.]+", told)
     assert "originals    1 of 40 px, 1 of 48 x 40 px\n" in told
-    assert "not imaged   er, microtubules\n" in told
+    assert "channels     protein, nucleus\n" in told
     assert "source       folder; wells not known\n" in told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Picked(Dataset):
     def __init__(self, dataset: Dataset, channels: Mapping[str, str]) -> None:
         hashes = [pl.col(f"phash_{there}").alias(f"phash_{here}") for here, there in channels.items()]
         fields = dataset.fields.select(~pl.selectors.starts_with("phash_")).hstack(dataset.fields.select(hashes))
-        super().__init__(dataset.path, {**dataset.header, "channels": list(channels)}, fields, None)
+        super().__init__(dataset.path, replace(dataset.manifest, channels=tuple(channels)), fields, None)
         self._dataset = dataset
         self._planes = [dataset.channels.index(there) for there in channels.values()]
 

@@ -9,12 +9,14 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS
 from cytoloc.curation.duplicates import find_duplicates, groups_of, pairs_schema, verdict
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import ChannelError
+from cytoloc.labels import LabelSet
 from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.simulate.study import simulate_dataset
 from tests.conftest import Cli
@@ -56,7 +58,14 @@ def copies(original: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     path = tmp_path_factory.mktemp("copies") / "copies.dataset"
     rows = (FieldRow(id=kind, source="copy", original_px=128, original_width_px=128) for kind in COPIES)
     pictures = (make(original[row]) for row, make in enumerate(COPIES.values()))
-    return write_dataset(path, zip(rows, pictures, strict=True), size=128, made_by={"command": "test"})
+    return write_dataset(
+        path,
+        zip(rows, pictures, strict=True),
+        size=128,
+        channels=CHANNELS,
+        label_set=LabelSet.hpa28(),
+        made_by={"command": "test"},
+    )
 
 
 def test_every_planted_copy_is_found_and_nothing_else(original: Dataset, copies: Dataset) -> None:

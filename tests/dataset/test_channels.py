@@ -30,7 +30,7 @@ def test_patterns_that_cannot_name_a_field_are_refused(pattern: str) -> None:
 
 
 def test_channels_go_by_number_by_name_and_alone() -> None:
-    picks = parse_channels(["protein=1,nucleus=dapi"], ["er=zero", "microtubules=protein"]).picks
+    picks = parse_channels(["protein=1,nucleus=dapi"]).picks
     assert picks["protein"].index(["DAPI", "GFP"]) == 1
     assert picks["nucleus"].index(["DAPI", "GFP"]) == 0
     assert parse_channels([FOUR]).picks["er"].index([""]) == 0
@@ -41,28 +41,33 @@ def test_channels_go_by_number_by_name_and_alone() -> None:
     ("pick", "names"), [("2", ["a", "b"]), ("c", ["a", "b"]), ("a", ["a", "A"]), ("*.tif", ["a", "b"])]
 )
 def test_a_channel_that_is_not_there_or_not_the_only_one_is_refused(pick: str, names: list[str]) -> None:
-    channels = parse_channels([f"protein={pick}"], ["microtubules=zero,nucleus=zero,er=zero"])
+    channels = parse_channels([f"protein={pick}"])
     with pytest.raises(ImageError, match=r"'b'|'A'"):
         channels.picks["protein"].index(names)
 
 
+def test_channels_come_in_the_order_of_datasets() -> None:
+    channels = parse_channels(["mito=3,nucleus=DAPI", "protein=GFP,actin=0"])
+    assert channels.channels == ("protein", "nucleus", "mito", "actin")
+    assert list(channels.note.values()) == ["GFP", "DAPI", "3", "0"]
+
+
 @pytest.mark.parametrize(
-    ("channels", "absent", "said"),
+    ("channels", "said"),
     [
-        ("protein=1", "", "where microtubules is"),
-        ("protein=1,protein=2", "", "twice"),
-        ("gfp=1", "", "'gfp=1'"),
-        ("protein", "", "'protein'"),
-        ("microtubules=0,nucleus=1,er=2", "protein=zero", "protein cannot be absent"),
-        ("protein=1", "microtubules=zero,nucleus=zero,er=nucleus", "nucleus is not a stain"),
-        ("protein=1,nucleus=0", "nucleus=zero,microtubules=zero,er=zero", "both in"),
-        ("protein=1,nucleus=1", "microtubules=zero,er=zero", "for both protein and nucleus"),
-        ("protein=1,nucleus=*_b.tif", "microtubules=zero,er=zero", "both patterns"),
-        ("protein={well}_g.tif,nucleus=*_b.tif", "microtubules=zero,er=zero", "differ"),
+        ("nucleus=1", "no protein channel"),
+        ("nucleus=1,protien=2", "no protein channel .* Did you mean protein"),
+        ("protein=1,protein=2", "Two channels are named protein"),
+        ("protein=1,my channel=2", "'my channel' is not a valid channel name"),
+        ("protein", "'protein'"),
+        ("protein=", "'protein='"),
+        ("protein=1,nucleus=1", "for both protein and nucleus"),
+        ("protein=1,nucleus=*_b.tif", "both patterns"),
+        ("protein={well}_g.tif,nucleus=*_b.tif", "differ"),
     ],
 )
-def test_maps_that_leave_something_open_are_refused(channels: str, absent: str, said: str) -> None:
+def test_maps_that_leave_something_open_are_refused(channels: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said) as caught:
-        parse_channels([channels], [absent] if absent else [])
+        parse_channels([channels])
     assert caught.value.way_out
     assert caught.value.exit_code == 2

@@ -8,8 +8,8 @@ from PIL import Image
 
 from cytoloc.dataset.hpa import HpaSource, find_hpa_fields
 from cytoloc.dataset.importing import import_fields
-from cytoloc.dataset.quarantine import read_quarantine
 from cytoloc.errors import ImageError, TableError
+from cytoloc.labels import LabelSet
 from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA
 
@@ -42,6 +42,17 @@ def test_stains_become_channels_and_names_become_columns(tmp_path: Path) -> None
     assert set(find_hpa_fields(tmp_path / "v18")) >= {"10580_1610_C1_2_cr58f2a7"}
 
 
+def test_labels_are_read_in_the_label_set_that_is_given(tmp_path: Path) -> None:
+    write_field(tmp_path / "v18", "10580_1610_C1_1")
+    (tmp_path / "labels.csv").write_text("Id,Target\n10580_1610_C1_1,Cytosol|Golgi apparatus\n")
+    source = HpaSource(
+        tmp_path / "v18", labels=tmp_path / "labels.csv", label_set=LabelSet.hpa19(), scaling=Scaling(size=32)
+    )
+    dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
+    assert dataset.label_set == LabelSet.hpa19()
+    assert [LabelSet.hpa19().names[index] for index in dataset.fields["labels"][0]] == ["Golgi apparatus", "Cytosol"]
+
+
 def test_bad_fields_are_quarantined(tmp_path: Path) -> None:
     write_field(tmp_path / "v18", "1_2_C1_1")
     write_field(tmp_path / "v18", "1_2_C1_2")
@@ -51,7 +62,7 @@ def test_bad_fields_are_quarantined(tmp_path: Path) -> None:
     source = HpaSource(tmp_path / "v18", labels=None, scaling=Scaling(size=32))
     dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
     assert dataset.ids == ("1_2_C1_1",)
-    reasons = {each.id: each.reason for each in read_quarantine(dataset.folder)}
+    reasons = {each.id: each.reason for each in dataset.quarantine}
     assert "lacks its file 1_2_C1_2_blue.jpg" in reasons["1_2_C1_2"]
     assert "blue 40 x 40 px" in reasons["1_2_C1_3"]
 
@@ -75,9 +86,16 @@ def test_real_renderings(tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"real renderings are not at {folder}; set CYTOLOC_TEST_DATA")
     source = HpaSource(folder, labels=None, scaling=Scaling(size=256))
+    # The id 800_A6_1 lacks the antibody.
+    assert source.found.unmatched == 4
     dataset = import_fields(source, tmp_path / "e.dataset", size=256).dataset
-    assert dataset.ids == ("10580_1610_C1_1", "10814_50_A1_1")
-    assert dataset.fields["original_px"].to_list() == [2048, 1728]
+    assert dict(zip(dataset.ids, dataset.fields["original_px"], strict=True)) == {
+        "10580_1610_C1_1": 2048,
+        "10580_1756_B1_1": 2048,
+        "10580_1758_B1_1": 2048,
+        "10814_50_A1_1": 1728,
+        "10814_50_A1_2": 1728,
+    }
     for row, name in enumerate(dataset.ids):
         with Image.open(folder / f"{name}_yellow.jpg") as picture:
             whole = np.asarray(picture, np.float32)[..., :2].mean(axis=-1)
@@ -101,6 +119,6 @@ def test_renderings_of_another_stain_are_rejected(tmp_path: Path) -> None:
     source = HpaSource(tmp_path / "v18", labels=None, scaling=Scaling(size=32))
     dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
     assert dataset.ids == ("1_2_C1_1",)
-    reasons = {each.id: each.reason for each in read_quarantine(dataset.folder)}
+    reasons = {each.id: each.reason for each in dataset.quarantine}
     assert "brighter in blue" in reasons["1_2_C1_2"]
     assert "is grey" in reasons["1_2_C1_3"]

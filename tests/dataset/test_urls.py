@@ -14,6 +14,7 @@ from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import FormatError, StorageError
 from cytoloc.predict.sources import open_source
 from tests.conftest import Cli
+from tests.dataset.numbers import run
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
@@ -64,7 +65,7 @@ def address(study: Dataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_an_dataset_at_a_url_reads_as_on_the_disk(study: Dataset, address: str) -> None:
+def test_a_dataset_at_a_url_reads_as_on_the_disk(study: Dataset, address: str) -> None:
     remote = open_dataset(address)
     assert remote.fields.equals(study.fields)
     assert remote.fingerprint == study.fingerprint
@@ -72,11 +73,20 @@ def test_an_dataset_at_a_url_reads_as_on_the_disk(study: Dataset, address: str) 
     np.testing.assert_array_equal(remote.read(rows), study.read(rows))
 
 
+def test_segments_and_quarantine_at_a_url(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = run(tmp_path / "numbers.dataset").dataset
+    monkeypatch.chdir(tmp_path)
+    there = open_dataset(f"{address.rpartition('/')[0]}/numbers.dataset")
+    assert (there.fingerprint, there.quarantine) == (here.fingerprint, here.quarantine)
+    assert len(there.manifest.segments) == 4
+    np.testing.assert_array_equal(there.read([30, 0, 12, 0]), here.read([30, 0, 12, 0]))
+
+
 def test_a_field_costs_a_range_of_bytes_not_a_shard(study: Dataset, address: str) -> None:
     remote = open_dataset(address + "/")
     Ranges.sent.clear()
     remote.read([3])
-    shard = next((study.folder / "images.zarr" / "c").rglob("0/0/0/0")).stat().st_size
+    shard = next((study.folder / "segments" / "0001" / "images.zarr" / "c").rglob("0/0/0/0")).stat().st_size
     assert sum(size for _, size in Ranges.sent) < shard / 4
 
 
@@ -104,10 +114,10 @@ def test_a_server_of_whole_files_is_not_called_damage(
     study: Dataset, address: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ranges, "whole_files", True)
-    with pytest.raises(StorageError, match="hands out whole files") as caught:
+    with pytest.raises(StorageError, match="sends whole files") as caught:
         open_dataset(address).read([3])
     assert "range requests" in caught.value.way_out
-    assert "hands out whole files" in cli("info", address, "--check").err
+    assert "sends whole files" in cli("info", address, "--check").err
 
 
 def test_another_table_at_a_url_is_damage(
@@ -115,10 +125,10 @@ def test_another_table_at_a_url_is_damage(
 ) -> None:
     copy = tmp_path / study.folder.name
     shutil.copytree(study.folder, copy)
-    table = copy / "fields.parquet"
+    table = copy / "segments" / "0001" / "fields.parquet"
     table.write_bytes(table.read_bytes()[:-9] + b"x" + table.read_bytes()[-8:])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FormatError, match="not the table that was written"):
+    with pytest.raises(FormatError, match="not the file that was written"):
         open_dataset(address)
 
 

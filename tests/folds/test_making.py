@@ -54,7 +54,7 @@ def test_impossible_numbers_of_folds_are_refused(study: Dataset, k: int) -> None
 
 def test_flagged_fields_are_left_out_and_stay_in_the_file(study: Dataset, tmp_path: Path) -> None:
     flags = [["er blurred"], ["er empty", "nucleus swapped"], *[[]] * (len(study) - 2)]
-    marked = Dataset(study.path, study.header, study.fields.with_columns(pl.Series("flags", flags)), None)
+    marked = Dataset(study.path, study.manifest, study.fields.with_columns(pl.Series("flags", flags)), None)
     for without, expected in ((["blurred"], 1), (["er blurred", "swapped"], 2), (["protein blurred"], 0), ([], 0)):
         folds = make_folds(marked.fields, k=2, without=without)
         assert folds["id"].to_list() == list(study.ids)

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from cytoloc.labels import CHANNELS
+from cytoloc.channels import CHANNELS
 from cytoloc.pictures.quality import flags_of, measure, swap_score
 from tests.conftest import DATA
 
@@ -32,7 +32,7 @@ def with_channel(field: NDArray[np.uint8], role: str, plane: NDArray[np.floating
 
 
 def test_a_good_field_has_no_flags(field: NDArray[np.uint8]) -> None:
-    assert flags_of(field) == ()
+    assert flags_of(field, CHANNELS) == ()
 
 
 @pytest.mark.parametrize("role", CHANNELS)
@@ -49,22 +49,26 @@ def test_each_defect_is_flagged_where_it_is(field: NDArray[np.uint8], role: str,
     if defect == "blurred" and role != "nucleus":
         made = gaussian_filter(rng.random(plane.shape), 6)
         made = (made - made.min()) / np.ptp(made) * 200
-    said = flags_of(with_channel(field, role, np.asarray(made)))
+    said = flags_of(with_channel(field, role, np.asarray(made)), CHANNELS)
     assert f"{role} {defect}" in said
     assert all(flag.startswith((role, "nucleus")) for flag in said)
 
 
 def test_all_black_is_empty_and_flat_does_not_fail() -> None:
     black = np.zeros((4, 64, 64), np.uint8)
-    assert set(flags_of(black)) >= {f"{role} empty" for role in CHANNELS}
-    assert flags_of(black + 255)
+    assert set(flags_of(black, CHANNELS)) >= {f"{role} empty" for role in CHANNELS}
+    assert flags_of(black + 255, CHANNELS)
     assert measure(black[0]).sharpness == 0
 
 
-def test_nothing_is_said_of_absent_channels() -> None:
-    black = np.zeros((4, 64, 64), np.uint8)
-    assert flags_of(black, absent=CHANNELS) == ()
-    assert {flag.split()[0] for flag in flags_of(black, absent=("er", "microtubules"))} <= {"protein", "nucleus"}
+def test_flags_name_the_channels_that_are_there(field: NDArray[np.uint8]) -> None:
+    black = np.zeros((2, 64, 64), np.uint8)
+    assert flags_of(black, ("protein", "mito")) == ("protein empty", "mito empty")
+    swapped = field[[2, 1, 0]]
+    assert "nucleus swapped" in flags_of(swapped, ("microtubules", "protein", "nucleus"))
+    # No measure says how nuclei differ from what a name of the user's own shows.
+    assert flags_of(swapped[[0, 2]], ("mito", "nucleus")) == ()
+    assert flags_of(field[:2], ("microtubules", "protein")) == ()
 
 
 @pytest.mark.parametrize("role", ["microtubules", "er"])
@@ -72,7 +76,7 @@ def test_a_swapped_nucleus_is_flagged(field: NDArray[np.uint8], role: str) -> No
     swapped = field.copy()
     index = CHANNELS.index(role)
     swapped[[2, index]] = swapped[[index, 2]]
-    assert "nucleus swapped" in flags_of(swapped)
+    assert "nucleus swapped" in flags_of(swapped, CHANNELS)
     as_it_is = dict(zip(CHANNELS, field, strict=True))
     assert swap_score(as_it_is) < swap_score(dict(zip(CHANNELS, swapped, strict=True)))
 
@@ -87,7 +91,7 @@ def test_the_limits_hold_for_datasets_of_other_sizes(size: int) -> None:
 
     found = find_kaggle_fields(folder)
     flags = [
-        flags_of(scale_field(read_kaggle_field(folder, name, found[name]), Scaling(size=size)).image)
+        flags_of(scale_field(read_kaggle_field(folder, name, found[name]), Scaling(size=size)).image, CHANNELS)
         for name in sorted(found)
     ]
     assert sum(map(len, flags)) <= 0.05 * 4 * len(flags)

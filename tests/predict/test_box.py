@@ -10,7 +10,7 @@ import pytest
 
 import cytoloc
 from cytoloc.decide.metrics import macro_f1
-from cytoloc.labels import LabelSet, to_matrix
+from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import box, read_card
 from cytoloc.predict.model import Model
@@ -60,6 +60,8 @@ def test_it_knows_simulated_cells(model: Model) -> None:
 @pytest.mark.skipif(not KAGGLE.exists(), reason=f"{KAGGLE} is not there")
 def test_its_figures_on_real_fields_are_those_of_the_card(model: Model) -> None:
     scores = model.score(FolderSource(KAGGLE)).scores
-    truth = to_matrix([read_labels(KAGGLE.with_suffix(".csv"), LabelSet.hpa28())[name] for name in scores.ids])
+    truth = LabelSet.hpa28().to_matrix(
+        [read_labels(KAGGLE.with_suffix(".csv"), LabelSet.hpa28())[name] for name in scores.ids]
+    )
     assert model.decision is not None
     assert macro_f1(model.decision.decided(scores.probabilities), truth) == pytest.approx(0.163, abs=0.005)

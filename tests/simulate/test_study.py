@@ -14,7 +14,7 @@ from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.hpa import HpaSource
 from cytoloc.dataset.importing import import_fields
-from cytoloc.dataset.kaggle import import_kaggle
+from cytoloc.dataset.kaggle import KaggleSource
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, OutputExistsError, TableError
 from cytoloc.pictures.hashes import TRANSFORMS, turned
@@ -160,9 +160,8 @@ def test_several_labels_show_both_patterns() -> None:
 
 def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     simulate_kaggle(tmp_path / "files", n_fields=6, seed=3, size=64)
-    dataset = import_kaggle(
-        tmp_path / "files", path=tmp_path / "a.dataset", labels=tmp_path / "files/labels.csv", size=64
-    ).dataset
+    source = KaggleSource(tmp_path / "files", labels=tmp_path / "files/labels.csv", scaling=Scaling(size=64))
+    dataset = import_fields(source, tmp_path / "a.dataset", size=64).dataset
     plans = plan_study(Design(n_fields=6, seed=3, size=64))
     np.testing.assert_array_equal(dataset.read(range(6)), [draw_field(plan, size=64) for plan in plans])
     pairs = [line.split(",") for line in (tmp_path / "files/pairs.csv").read_text().splitlines()[1:]]

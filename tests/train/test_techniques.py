@@ -359,7 +359,7 @@ def test_antibodies_are_learnt_beside_locations_and_left_out_of_the_model(
     assert state["second_head.directions"].shape == (split["antibody"].n_unique(), 512)
 
     unknown = Dataset(
-        study.path, study.header, study.fields.with_columns(antibody=pl.lit(None, pl.String)), study._array
+        study.path, study.manifest, study.fields.with_columns(antibody=pl.lit(None, pl.String)), study._array
     )
     with pytest.raises(TrainingError, match="names 0 antibodies"):
         train_fold(tiny("loss.arcface=0.5"), unknown, folds, 1, out=tmp_path / "b", report=quiet)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.bench.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
-from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.importing import ImportOptions, import_fields
 from cytoloc.dataset.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import open_dataset
 from cytoloc.memory import keep_freed_memory
@@ -245,14 +245,14 @@ def _import_anew(source: KaggleSource, workshop: Path, size: int) -> Timed:
     shutil.rmtree(target, ignore_errors=True)
     started = time.perf_counter()
     with processes() as pool:
-        added = import_fields(source, target, size=size, strict=True, pool=pool).added
+        added = import_fields(source, target, size=size, options=ImportOptions(strict=True), pool=pool).added
     return Timed(added, time.perf_counter() - started)
 
 
 def _import_and_weigh(files: Path, target: Path, size: int) -> float:
     source = KaggleSource(files, labels=None, scaling=Scaling(size=size))
     with processes() as pool:
-        import_fields(source, target, size=size, strict=True, pool=pool)
+        import_fields(source, target, size=size, options=ImportOptions(strict=True), pool=pool)
         return peak_mb()
 
 

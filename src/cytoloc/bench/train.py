@@ -319,7 +319,8 @@ def _in_half_precision(recipe: Recipe) -> Recipe:
 
 def _in_memory(dataset: Dataset) -> Dataset:
     """Return the same dataset with its pixels decoded and in memory."""
-    return Dataset(dataset.path, dataset.header, dataset.fields, tensorstore.array(dataset.read(range(len(dataset)))))
+    pixels = tensorstore.array(dataset.read(range(len(dataset))))
+    return Dataset(dataset.path, dataset.manifest, dataset.fields, pixels)
 
 
 def _at_size(

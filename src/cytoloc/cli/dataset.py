@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cytoloc.cli.console import counted, like, require_nets
-from cytoloc.labels import CHANNELS, LOCATIONS
 
 if TYPE_CHECKING:
     from cytoloc.dataset.store import Dataset
@@ -66,38 +66,43 @@ def info(
     megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
     holds = f"{counted(facts['fields'], 'field')} of {facts['size']} px"
     typer.echo(f"{path}: {holds}, {known} labelled{megabytes}")
+    typer.echo(f"channels     {', '.join(facts['channels'])}")
+    typer.echo(f"label set    {dataset.label_set}")
     if facts["quarantined"]:
         typer.echo(
             f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path}/quarantine.csv"
         )
-    typer.echo(f"made by      {', '.join(_settings(facts['made_by']))}")
-    for later in facts["appended"]:
-        typer.echo(f"added by     {', '.join(_settings(later))}")
+    for what, each in zip(chain(["made by"], repeat("added by")), facts["imports"], strict=False):
+        typer.echo(f"{what:<12} {', '.join(_settings(each['settings'], dataset.channels))}")
+        if not each["finished"]:
+            typer.secho(
+                f"unfinished   {each['done']} of {counted(each['items'], 'item')} done. Rerun the import to continue.",
+                fg="yellow",
+            )
+    typer.echo(f"segments     {facts['segments']}")
     typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
     unplaced = "plates of wells not known" if facts["wells_without_plate"] else "wells not known"
     wells = counted(facts["wells"], "well") if facts["wells"] else unplaced
     antibodies = counted(facts["antibodies"], "antibody", "antibodies") if facts["antibodies"] else ""
     typer.echo(f"source       {', '.join(facts['sources'])}; {', '.join(filter(None, (wells, antibodies)))}")
     typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
-    if facts["absent"]:
-        named = [role if n == facts["fields"] else f"{role} of {n}" for role, n in facts["absent"].items()]
-        typer.echo(f"not imaged   {', '.join(named)}")
     flags = [f"{what} {n}" for what, n in facts["flags"].items()]
     typer.echo(f"flags        {', '.join(flags) or 'none'}")
     if known:
         typer.echo("fields per location")
+    width = max((len(row["key"]) for row in facts["locations"]), default=0)
     for row in facts["locations"]:
         bar = "█" * max(1, round(40 * row["fields"] / max(r["fields"] for r in facts["locations"])))
-        typer.echo(f"  {row['id']:>2}  {row['name']:<30} {row['fields']:>6}  {bar}")
+        typer.echo(f"  {row['key']:>{width}}  {row['name']:<30} {row['fields']:>6}  {bar}")
 
 
-def _settings(made_by: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield what a dataset was made by, a setting at a time, without those that were not given."""
+def _settings(made_by: dict[str, Any], channels: tuple[str, ...], prefix: str = "") -> Iterator[str]:
+    """Yield the settings of an import, one at a time, without those that were not given."""
     for name, value in made_by.items():
         if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{name} ")
+            yield from _settings(value, channels, f"{prefix}{name} ")
         elif name == "jointly":
-            yield from _settings(dict(zip(CHANNELS, value, strict=True)), f"{prefix}{name} ")
+            yield from _settings(dict(zip(channels, value, strict=True)), channels, f"{prefix}{name} ")
         elif value is not None and value is not False:
             shown = value[:16] if name.endswith("sha256") else f"{value:.6g}" if isinstance(value, float) else value
             yield f"{prefix}{name} {shown}"
@@ -118,7 +123,6 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     wells = dataset.fields.select("plate", "well").drop_nulls().unique().height
     edges = ["original_px", "original_width_px"]
     sizes = dataset.fields.group_by(edges).len().sort(edges)
-    absent = dataset.fields["absent"].explode().drop_nulls().value_counts().sort("absent")
     flags = (
         dataset.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
     )
@@ -127,23 +131,24 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "size": dataset.size,
         "labelled": int(dataset.labelled.sum()),
         "megabytes": _megabytes(dataset),
-        "made_by": dataset.header["made_by"],
-        "appended": dataset.header.get("appended", []),
-        "quarantined": dataset.header.get("quarantined", 0),
+        "channels": list(dataset.channels),
+        "label_set": dataset.label_set.to_json(),
+        "imports": dataset.header["imports"],
+        "segments": len(dataset.manifest.segments),
+        "quarantined": len(dataset.quarantine),
         "sources": dataset.fields["source"].unique().sort().to_list(),
         "original_px": {
             f"{height}" if width in (height, None) else f"{width} x {height}": count
             for height, width, count in sizes.iter_rows()
         },
         "flags": {what: int(n) for what, n in flags.iter_rows()},
-        "absent": {what: int(n) for what, n in absent.iter_rows()},
         "wells": wells,
         "wells_without_plate": dataset.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
         "antibodies": dataset.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
         "fingerprint": dataset.fingerprint,
         "locations": [
-            {"id": int(location.key), "name": location.name, "fields": int(count)}
-            for location, count in zip(LOCATIONS, counts, strict=True)
+            {"key": location.key, "name": location.name, "fields": int(count)}
+            for location, count in zip(dataset.label_set, counts, strict=True)
             if count
         ],
     }

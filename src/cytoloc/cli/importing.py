@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -18,9 +17,10 @@ if TYPE_CHECKING:
 
     from cytoloc.dataset.folder import FolderSource
     from cytoloc.dataset.hpa import HpaSource
-    from cytoloc.dataset.importing import FieldSource, Imported
+    from cytoloc.dataset.importing import FieldSource, Imported, ImportOptions
     from cytoloc.dataset.kaggle import KaggleSource
     from cytoloc.errors import ImageError
+    from cytoloc.labels import LabelSet
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +46,13 @@ TRIES = 20
 
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
+LabelSetOption = Annotated[
+    str,
+    typer.Option(
+        "--label-set", help="The locations of the labels: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file."
+    ),
+]
+FROM_LABELS: Final = "from-labels"
 Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
 SquareOption = Annotated[Square, typer.Option(help="What to do with pictures that are not square.")]
@@ -70,6 +77,7 @@ def kaggle(
     folder: Annotated[Path, typer.Argument(help="Holds `{Id}_{red,green,blue,yellow}.png` or `.tif`.", metavar="DIR")],
     out: Out,
     labels: Labels = None,
+    label_set: LabelSetOption = "hpa28",
     size: Size = 512,
     limit: Limit = None,
     square: SquareOption = "refuse",
@@ -82,19 +90,27 @@ def kaggle(
 ) -> None:
     """Pack the competition's files: four grey pictures a field, PNG or TIFF, 8 or 16 bits.
 
-    Fields that cannot be read are listed in quarantine.csv and the import goes on; one that was stopped goes on when it
-    is started again.
+    Fields that cannot be read are listed in quarantine.csv and the import goes on. Imports are resumable: rerun the
+    command and it continues from the last complete segment.
 
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
     """
+    from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.kaggle import KaggleSource
+    from cytoloc.labels import find_label_set
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
-    scaling = Scaling(size=size, square=square, enlarge=enlarge)
-    source = KaggleSource(folder, labels=labels, scaling=scaling, depth=DepthRule(floor=floor), limit=limit)
+    source = KaggleSource(
+        folder,
+        labels=labels,
+        label_set=find_label_set(label_set),
+        scaling=Scaling(size=size, square=square, enlarge=enlarge),
+        depth=DepthRule(floor=floor),
+        limit=limit,
+    )
     _measure(source, depth)
-    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    _import(source, out, size=size, options=ImportOptions(strict=strict, append=append, skip_known=skip_known))
     _say_what_is_not_there(source)
 
 
@@ -104,6 +120,7 @@ def hpa(
     ],
     out: Out,
     labels: Labels = None,
+    label_set: LabelSetOption = "hpa28",
     size: Size = 512,
     limit: Limit = None,
     square: SquareOption = "refuse",
@@ -117,11 +134,13 @@ def hpa(
     Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
     from cytoloc.dataset.hpa import HpaSource
+    from cytoloc.dataset.importing import ImportOptions
+    from cytoloc.labels import find_label_set
     from cytoloc.pictures.scale import Scaling
 
     scaling = Scaling(size=size, square=square, enlarge=enlarge)
-    source = HpaSource(folder, labels=labels, scaling=scaling, limit=limit)
-    _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    source = HpaSource(folder, labels=labels, label_set=find_label_set(label_set), scaling=scaling, limit=limit)
+    _import(source, out, size=size, options=ImportOptions(strict=strict, append=append, skip_known=skip_known))
     _say_what_is_not_there(source)
 
 
@@ -130,17 +149,22 @@ def folder(
     channels: Annotated[
         list[str],
         typer.Option(
-            help="ROLE=PATTERN of files with a stain each, or ROLE=CHANNEL of files with all: number or name."
+            help="NAME=PATTERN of files with a channel each, or NAME=CHANNEL of files with all: number or name."
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="The new dataset; with --append the one to add to.")] = None,
-    absent: Annotated[
-        list[str] | None, typer.Option(help="ROLE=zero, or ROLE=OTHER to show that twice: stains that were not imaged.")
-    ] = None,
     files: Annotated[
-        str | None, typer.Option(help="Pattern of files that hold all stains; by default all pictures.")
+        str | None, typer.Option(help="Pattern of files that hold all channels; by default all images.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV Id,Target; other fields stay unlabelled.")] = None,
+    label_set: Annotated[
+        str | None,
+        typer.Option(
+            "--label-set",
+            help="The locations of --labels: hpa28, hpa19, subcell31, hpa, a .csv or .toml file, or from-labels to make"
+            " a label set of the names in --labels.",
+        ),
+    ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="CSV id and any of antibody,plate,well,field,gene,cell_line.")
     ] = None,
@@ -169,16 +193,19 @@ def folder(
 ) -> None:
     """Pack anyone's microscope files: TIFF, OME-TIFF, PNG, JPEG, and CZI, LIF, ND2, OME-Zarr with the extra `formats`.
 
-    ROLE is microtubules, protein, nucleus or er. In a PATTERN `*` stands for the field's id, and {plate}, {well},
-    {field}, {antibody}, {gene}, {cell_line} for what they say. Scenes of a file become fields of their own.
+    NAME is microtubules, protein, nucleus or er, or a name of your own; the protein is required. In a PATTERN `*`
+    stands for the field's id, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for what they say. Scenes
+    of a file become fields of their own.
 
     Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
-    --absent microtubules=zero --absent er=zero --size 512 --out plate7.dataset`
+    --size 512 --out plate7.dataset`
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
     from cytoloc.dataset.channels import parse_channels
+    from cytoloc.dataset.field_files import FieldReader
     from cytoloc.dataset.folder import FolderSource
+    from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.planes import PlaneChoice
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
@@ -190,16 +217,20 @@ def folder(
     for name, um in (("--pixel-um", pixel_um), ("--target-um", target_um)):
         if um is not None and not (math.isfinite(um) and um > 0):
             raise typer.BadParameter("must be a number more than 0.", param_hint=f"'{name}'")
+    reader = FieldReader(
+        folder=directory,
+        channels=parse_channels(channels),
+        scaling=Scaling(size=size, square=square, enlarge=enlarge, target_um=target_um),
+        planes=PlaneChoice(depth=None if z == "max" else int(z), time=time, pages=pages),
+        depth=DepthRule(floor=floor),
+        pixel_um=pixel_um,
+    )
     source = FolderSource(
-        directory,
-        parse_channels(channels, absent or ()),
+        reader,
+        label_set=_label_set(label_set, labels),
         files=files,
         labels=labels,
         metadata=metadata,
-        planes=PlaneChoice(depth=None if z == "max" else int(z), time=time, pages=pages),
-        scaling=Scaling(size=size, square=square, enlarge=enlarge, target_um=target_um),
-        depth=DepthRule(floor=floor),
-        pixel_um=pixel_um,
         limit=limit,
     )
     unfit = _show_mapping(source, every=dry_run, must=strict or dry_run)
@@ -208,10 +239,35 @@ def folder(
     if dry_run or out is None:
         return
     _measure(source, depth)
-    imported = _import(source, out, size=size, strict=strict, append=append, skip_known=skip_known)
+    options = ImportOptions(strict=strict, append=append, skip_known=skip_known)
+    imported = _import(source, out, size=size, options=options)
     _warn_of_scale(imported, size)
     _warn_of_depth(imported)
     _warn_of_unmatched(source, imported)
+
+
+def _label_set(word: str | None, labels: Path | None) -> LabelSet:
+    """Return the label set of an import of a folder; print one that is made of the names in a labels file."""
+    from cytoloc.labels import find_label_set
+
+    if labels is None:
+        if word == FROM_LABELS:
+            raise typer.BadParameter("from-labels needs --labels.", param_hint="'--label-set'")
+        return find_label_set(word or "hpa28")
+    if word is None:
+        raise typer.BadParameter(
+            "--labels needs it: say which locations the labels name, for example hpa28, or from-labels.",
+            param_hint="'--label-set'",
+        )
+    if word != FROM_LABELS:
+        return find_label_set(word)
+    from cytoloc.dataset.labelling import label_set_from
+
+    made = label_set_from(labels)
+    typer.echo(f"Label set {made.name}, made from {labels}:", err=True)
+    for location in made:
+        typer.echo(f"  {location.key:<30} {location.name}", err=True)
+    return made
 
 
 def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[ImageError]:
@@ -220,6 +276,7 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     With ``every`` look at all items, say what is taken from those that differ, and which cannot be read; return what is
     wrong with those.
     """
+    from cytoloc.channels import CHANNELS, near_channels
     from cytoloc.dataset.quarantine import refuse_unprintable, rejected
     from cytoloc.errors import ImageError
 
@@ -244,8 +301,9 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
     for items in sorted(seen.values(), key=len, reverse=True):
         which = f"{len(items)} of them, such as {items[0]}" if every else f"{items[0]}, the first to be read"
         typer.echo(f"Channels as in {which}:", err=True)
-        for role, what in source.describe(items[0]):
-            typer.echo(f"  {role:<13} {what}", err=True)
+        for name, what in source.describe(items[0]):
+            hint = "" if name in CHANNELS else near_channels(name, CHANNELS)
+            typer.echo(f"  {name:<13} {what}{f' (a name of your own.{hint})' if hint else ''}", err=True)
     if must and not seen:
         raise reasons[0][1]
     if every or not seen:
@@ -304,16 +362,13 @@ def _warn_of_depth(imported: Imported) -> None:
 
 
 def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
-    """Tell which rows of labels and metadata belong to no field."""
-    from cytoloc.on_disk import DiskSet
-
+    """Warn of rows of labels and metadata that belong to no field."""
     ids = imported.column("id")
     for what, names, known in (
-        ("--labels", source.labels, ids),
-        ("--metadata", source.metadata, chain(ids, source.items)),
+        ("--labels", source.labels.ids, set(ids)),
+        ("--metadata", source.metadata.ids, {*ids, *source.items}),
     ):
-        among = DiskSet(known if names else ())
-        lacking = sorted(name for name in names if name not in among)
+        lacking = sorted(set(names) - known)
         if lacking:
             typer.secho(
                 f"{counted(len(lacking), 'id')} in {what} of no field imported: {', '.join(lacking[:3])}. Ids there"
@@ -357,29 +412,27 @@ def _pool(items: int) -> AbstractContextManager[Executor | None]:
         return nullcontext()
 
 
-def _import(source: FieldSource, out: Path, *, size: int, strict: bool, append: bool, skip_known: bool) -> Imported:
-    """Import with a progress bar, and say what came in, what did not, and how to go on if it is stopped."""
+def _import(source: FieldSource, out: Path, *, size: int, options: ImportOptions) -> Imported:
+    """Import with a progress bar, and say what came in, what did not, and how to resume if it is stopped."""
     from cytoloc.dataset.importing import import_fields
-    from cytoloc.dataset.quarantine import QUARANTINE, examples, read_quarantine
+    from cytoloc.dataset.quarantine import QUARANTINE
 
     imported = None
     try:
         with progress("importing") as advance, _pool(len(source.items)) as pool:
-            imported = import_fields(
-                source, out, size=size, strict=strict, append=append, skip_known=skip_known, pool=pool, advance=advance
-            )
+            imported = import_fields(source, out, size=size, options=options, pool=pool, advance=advance)
     except KeyboardInterrupt:
         # While the workers leave, nothing is left that could be stopped.
         if imported is None:
-            typer.echo(f"{out} was stopped; the same command goes on after the last whole shard.", err=True)
+            typer.echo(f"{out}: the import was stopped. Rerun the same command to continue.", err=True)
             raise
     known = f", {imported.known} were there already" if imported.known else ""
-    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{' added' if append else ''}{known}.")
+    added = " added" if options.append else ""
+    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{added}{known}.")
     if imported.rejected:
         typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
-        shown = examples(read_quarantine(imported.path)[-imported.rejected :])
-        for name, reason in shown:
+        for name, reason in imported.examples:
             typer.echo(f"  {name}: {reason}", err=True)
-        if imported.rejected > len(shown):
-            typer.echo(f"  … and {imported.rejected - len(shown)} more.", err=True)
+        if imported.rejected > len(imported.examples):
+            typer.echo(f"  … and {imported.rejected - len(imported.examples)} more.", err=True)
     return imported

@@ -1,17 +1,14 @@
-"""Which file and which channel of it shows which stain: said by the user, never guessed, and kept in the dataset."""
+"""Which file and which channel of a file shows which stain: the user says it, and the dataset keeps it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
-from cytoloc.errors import ImageError, SettingsError
-from cytoloc.labels import CHANNELS, ChannelRole
-
-Absent = Literal["zero"] | ChannelRole
-"""What stands for a stain that was not imaged: black, or the picture of another stain."""
+from cytoloc.channels import CHANNELS, check_channels, in_order, near_channels
+from cytoloc.errors import ChannelError, ImageError, SettingsError
 
 NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
 """What a pattern can read from a file's name besides ``id``."""
@@ -127,75 +124,63 @@ class Pick:
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Where the picture of every stain is, or what stands for it.
+    """Where the image of each channel of a dataset is.
 
     Attributes:
-        picks: Of the stains that were imaged.
-        absent: Of those that were not.
+        picks: Of each channel, in the order of :func:`cytoloc.channels.in_order`.
     """
 
-    picks: dict[ChannelRole, Pick]
-    absent: dict[ChannelRole, Absent]
+    picks: dict[str, Pick]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The name of each channel, in order."""
+        return tuple(self.picks)
 
     @property
     def one_file(self) -> bool:
-        """Whether all stains of a field are in one file."""
+        """Whether all channels of a field are in one file."""
         return all(pick.pattern is None for pick in self.picks.values())
 
     @property
     def note(self) -> dict[str, str]:
         """The map as JSON."""
-        said = {role: str(pick) for role, pick in self.picks.items()}
-        return {role: said.get(role) or f"absent: {self.absent[role]}" for role in CHANNELS}
+        return {name: str(pick) for name, pick in self.picks.items()}
 
 
-def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> ChannelMap:
-    """Return the map that the options ``--channels`` and ``--absent`` describe.
+def parse_channels(channels: Sequence[str]) -> ChannelMap:
+    """Return the map that the option ``--channels`` describes.
 
     Args:
-        channels: ``role=what``, several also in one text with commas between. With ``*`` or ``{…}`` in it, ``what`` is
-            the pattern of the files that hold the stain, with ``#channel`` behind it if they hold several channels;
-            otherwise the channel of the file that holds all: a number counted from 0, or a name.
-        absent: ``role=zero`` or ``role=other role`` for each stain that was not imaged.
+        channels: ``name=what``, several also in one text with commas between. The name is one of
+            :data:`cytoloc.channels.CHANNELS`, or the user's own. With ``*`` or ``{…}`` in it, ``what`` is the pattern
+            of the files that hold the channel, with ``#channel`` behind it if they hold several; otherwise the channel
+            of the file that holds all: a number counted from 0, or a name.
 
     Raises:
-        SettingsError: If a role is unknown, named twice or not at all, two roles have the same picture, the protein is
-            absent, or files with one stain are mixed with files that hold all.
+        SettingsError: If a name is not valid or occurs twice, the protein is missing, two channels have the same image,
+            or files with one channel are mixed with files that hold all.
 
     Examples:
-        >>> parse_channels(["protein=1,nucleus=DAPI"], ["microtubules=zero,er=zero"]).note
-        {'microtubules': 'absent: zero', 'protein': '1', 'nucleus': 'DAPI', 'er': 'absent: zero'}
+        >>> parse_channels(["nucleus=DAPI,protein=1", "mito=2"]).note
+        {'protein': '1', 'nucleus': 'DAPI', 'mito': '2'}
     """
-    picks = {role: _pick(what) for role, what in _pairs(channels, "--channels")}
-    if "protein" not in picks:
-        raise SettingsError(
-            "The protein cannot be absent: it is what is located, and --channels does not say where it is.",
-            way_out=f"Add protein=…. {_EXAMPLE}",
-        )
-    policies: dict[ChannelRole, Absent] = {}
-    for role, what in _pairs(absent, "--absent"):
-        if what != "zero" and what not in picks:
+    pairs = [_pair(part.strip()) for text in channels for part in text.split(",")]
+    names = [name for name, _ in pairs]
+    try:
+        check_channels(names)
+    except ChannelError as error:
+        near = next((hint for hint in (near_channels(name, CHANNELS) for name in names) if "protein" in hint), "")
+        raise SettingsError(f"--channels: {error.message}{near}", way_out=error.way_out) from error
+    found = {name: _pick(what) for name, what in pairs}
+    picks = {name: found[name] for name in in_order(names)}
+    seen: dict[str, str] = {}
+    for name, pick in picks.items():
+        other = seen.setdefault(str(pick), name)
+        if other != name:
             raise SettingsError(
-                f"--absent {role}={what}: {what} is not a stain that --channels names.",
-                way_out=f"Say {role}=zero for black, or {role}={' or '.join(picks)} to show that stain twice.",
-            )
-        policies[role] = "zero" if what == "zero" else next(stain for stain in CHANNELS if stain == what)
-    for role in CHANNELS:
-        if role in picks and role in policies:
-            raise SettingsError(f"{role} is both in --channels and in --absent.", way_out="Name it in one of them.")
-        if role not in picks and role not in policies:
-            raise SettingsError(
-                f"--channels does not say where {role} is.",
-                way_out=f"Add {role}=…, or say --absent {role}=zero if it was not imaged. {_EXAMPLE}",
-            )
-    seen: dict[str, ChannelRole] = {}
-    for role, pick in picks.items():
-        other = seen.setdefault(str(pick), role)
-        if other != role:
-            lacking, shown = (other, role) if role == "protein" else (role, other)
-            raise SettingsError(
-                f"--channels gives {pick} for both {other} and {role}.",
-                way_out=f"If {lacking} was not imaged, leave it out and say --absent {lacking}={shown}.",
+                f"--channels gives {pick} for both {other} and {name}.",
+                way_out="Leave out the channel that was not imaged: a dataset has the channels that were.",
             )
     patterns = {pick.pattern is not None for pick in picks.values()}
     if len(patterns) > 1:
@@ -203,28 +188,22 @@ def parse_channels(channels: Sequence[str], absent: Sequence[str] = ()) -> Chann
             "--channels has both patterns of files and channels of one file.",
             way_out="Give a pattern for every stain; a channel of it goes behind #, as in er=*_all.tif#3.",
         )
-    names = {tuple(sorted(pick.pattern.names)) for pick in picks.values() if pick.pattern}
-    if len(names) > 1:
+    varying = {tuple(sorted(pick.pattern.names)) for pick in picks.values() if pick.pattern}
+    if len(varying) > 1:
         raise SettingsError(
             "The patterns of --channels differ in their variable parts, so files cannot be brought together.",
             way_out="Give all of them the same, for example {well}_{field}.",
         )
-    return ChannelMap(picks, policies)
+    return ChannelMap(picks)
 
 
-def _pairs(texts: Sequence[str], option: str) -> list[tuple[ChannelRole, str]]:
-    pairs: list[tuple[ChannelRole, str]] = []
-    for part in (part.strip() for text in texts for part in text.split(",")):
-        name, equals, what = part.partition("=")
-        role = next((role for role in get_args(ChannelRole) if role == name.strip()), None)
-        if role is None or not equals or not what.strip():
-            raise SettingsError(
-                f"{option} has {part!r}; it needs ROLE=…, a role being one of {', '.join(CHANNELS)}.", way_out=_EXAMPLE
-            )
-        if role in dict(pairs):
-            raise SettingsError(f"{option} names {role} twice.", way_out="Name it once.")
-        pairs.append((role, what.strip()))
-    return pairs
+def _pair(text: str) -> tuple[str, str]:
+    name, _, what = text.partition("=")
+    if not name.strip() or not what.strip():
+        raise SettingsError(
+            f"--channels has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", way_out=_EXAMPLE
+        )
+    return name.strip(), what.strip()
 
 
 def _pick(what: str) -> Pick:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,6 @@ from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
 from cytoloc.dataset.quarantine import rejected
 from cytoloc.errors import ImageError
-from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.pictures.decoding import decoding, located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit, refuse_not_grey
 from cytoloc.pictures.formats import Picture, Scene, open_picture
@@ -28,8 +27,8 @@ SAME_UM: Final = 1.01
 
 _APART: Final = "Export each scene to files of its own."
 
-Opened = dict[ChannelRole, tuple[str, Picture]]
-"""For each stain that was imaged its file, and that file opened."""
+Opened = dict[str, tuple[str, Picture]]
+"""For each channel its file, and that file opened."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,14 @@ class Item:
 
     Attributes:
         name: The id; several scenes add their own names to it.
-        files: The file of each stain that was found, below the folder.
+        files: The file of each channel that was found, below the folder.
         said: What the files' names say.
         metadata: What a table says, by the id of the item or of a scene.
-        labels: Location ids, by the id of a scene.
+        labels: Indices of locations, by the id of the item or of a scene.
     """
 
     name: str
-    files: Mapping[ChannelRole, str]
+    files: Mapping[str, str]
     said: Mapping[str, str]
     metadata: Mapping[str, Mapping[str, str]]
     labels: Mapping[str, tuple[int, ...]]
@@ -60,7 +59,7 @@ class Found(NamedTuple):
 
     name: str
     scene: Scene
-    planes: list[NDArray[Any] | None] | ImageError
+    planes: list[NDArray[Any]] | ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +68,9 @@ class FieldReader:
 
     Attributes:
         folder: Where the files are.
-        channels: Where each stain is.
-        planes: Which planes of a channel make its picture.
-        scaling: How pictures become squares.
+        channels: Where each channel is.
+        scaling: How images become squares.
+        planes: Which planes of a channel make its image.
         depth: How more than 8 bits become 8.
         pixel_um: Edge of a pixel in micrometres, whatever the files say.
         joint: One pair of bounds per channel for all fields, instead of each field's own.
@@ -79,14 +78,14 @@ class FieldReader:
 
     folder: Path
     channels: ChannelMap
-    planes: PlaneChoice
     scaling: Scaling
-    depth: DepthRule
-    pixel_um: float | None
+    planes: PlaneChoice = field(default_factory=PlaneChoice)
+    depth: DepthRule = field(default_factory=DepthRule)
+    pixel_um: float | None = None
     joint: tuple[JointBounds | None, ...] | None = None
 
     def load(self, item: Item) -> list[Loaded]:
-        """Return the fields of an item, uint8 ``(4, size, size)`` each, one per scene of its files."""
+        """Return the fields of an item, uint8 ``(channels, size, size)`` each, one per scene of its files."""
         return [
             rejected(found.name, found.planes)
             if isinstance(found.planes, ImageError)
@@ -95,25 +94,19 @@ class FieldReader:
         ]
 
     def describe(self, item: Item) -> list[tuple[str, str]]:
-        """Return for each role what its picture is in the files of an item, in words.
+        """Return for each channel what its image is in the files of an item, in words.
 
         Raises:
             ImageError: If a file cannot be opened, or has no such channel.
         """
         lines: list[tuple[str, str]] = []
         with ExitStack() as stack:
-            opened = self._open(item, stack)
-            for role in CHANNELS:
-                if role not in opened:
-                    stand_in = self.channels.absent[role]
-                    lines.append((role, "not imaged: " + ("black" if stand_in == "zero" else f"{stand_in} again")))
-                    continue
-                file, picture = opened[role]
+            for name, (file, picture) in self._open(item, stack).items():
                 with located(str(self.folder / file)):
                     names = channel_names(picture.scenes[0], self.planes)
-                    index = self.channels.picks[role].index(names)
+                    index = self.channels.picks[name].index(names)
                 called = f" {names[index]!r}" if names[index] else ""
-                lines.append((role, f"channel {index}{called} of {len(names)} in {file}"))
+                lines.append((name, f"channel {index}{called} of {len(names)} in {file}"))
         return lines
 
     def check(self, item: Item) -> None:
@@ -134,18 +127,11 @@ class FieldReader:
                 with located(name):
                     scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
 
-    def _loaded(self, item: Item, name: str, scene: Scene, planes: list[NDArray[Any] | None]) -> Loaded:
-        """Return a field from its planes, None for those that were not imaged."""
+    def _loaded(self, item: Item, name: str, scene: Scene, planes: list[NDArray[Any]]) -> Loaded:
+        """Return a field from its planes."""
         try:
-            present = {role: plane for role, plane in zip(CHANNELS, planes, strict=True) if plane is not None}
-            black = np.zeros((scene.height, scene.width), np.uint8)
-            sources = [role if role in present else self.channels.absent[role] for role in CHANNELS]
-            stack = [black if source == "zero" else present[source] for source in sources]
-            joint = None
-            if self.joint:
-                joint = [None if source == "zero" else self.joint[CHANNELS.index(source)] for source in sources]
-            called = [f"{role} in {item.files[role]}" if role in item.files else role for role in CHANNELS]
-            eight = all_to_8_bit(stack, self.depth, joint, called=called)
+            called = [f"{channel} in {item.files[channel]}" for channel in self.channels.channels]
+            eight = all_to_8_bit(planes, self.depth, self.joint, called=called)
             scaled = scale_field(eight.image, self.scaling, pixel_um=scene.pixel_um)
         except ImageError as error:
             return rejected(name, error)
@@ -164,7 +150,6 @@ class FieldReader:
             original_width_px=scene.width,
             pixel_um=scene.pixel_um,
             packed_um=scaled.pixel_um,
-            absent=tuple(self.channels.absent),
             black=eight.black,
             white=eight.white,
         )
@@ -181,7 +166,7 @@ class FieldReader:
             first = next(picture for _, picture in opened.values())
             for number, name in enumerate(self._scene_ids(item, opened)):
                 scene = first.scenes[number]
-                planes: list[NDArray[Any] | None] | ImageError
+                planes: list[NDArray[Any]] | ImageError
                 try:
                     scene = self._agreed(opened, number, name)
                     planes = self._planes(opened, number)
@@ -189,7 +174,7 @@ class FieldReader:
                     planes = error
                 yield Found(name, scene, planes)
 
-    def _chosen(self, opened: Opened, number: int) -> dict[ChannelRole, Chosen]:
+    def _chosen(self, opened: Opened, number: int) -> dict[str, Chosen]:
         """Return which planes of a scene make the picture of each stain."""
         chosen = {}
         for role, (file, picture) in opened.items():
@@ -197,15 +182,15 @@ class FieldReader:
                 chosen[role] = choose(picture.scenes[number], self.channels.picks[role], self.planes)
         return chosen
 
-    def _planes(self, opened: Opened, number: int) -> list[NDArray[Any] | None]:
-        """Return a scene's plane of each channel, None for those that were not imaged."""
-        planes: dict[ChannelRole, NDArray[Any]] = {}
-        for role, chosen in self._chosen(opened, number).items():
-            file, picture = opened[role]
+    def _planes(self, opened: Opened, number: int) -> list[NDArray[Any]]:
+        """Return a scene's plane of each channel, in order."""
+        planes: list[NDArray[Any]] = []
+        for channel, chosen in self._chosen(opened, number).items():
+            file, picture = opened[channel]
             path = self.folder / file
             with located(str(path)), decoding(path):
-                planes[role] = read_chosen(picture, number, chosen)
-        return [planes.get(role) for role in CHANNELS]
+                planes.append(read_chosen(picture, number, chosen))
+        return planes
 
     def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
         """Return what all files of a field say of it.
@@ -252,10 +237,10 @@ class FieldReader:
             named = pattern.path_of(item.said) if pattern else lacking[0]
             raise ImageError(
                 f"{self.folder}: field {item.name} lacks its file {named}.",
-                way_out="Every field needs a file for every stain that --channels names.",
+                way_out="Every field needs a file for every channel that --channels names.",
             )
         pictures: dict[str, Picture] = {}
         for role in self.channels.picks:
             if files[role] not in pictures:
                 pictures[files[role]] = stack.enter_context(open_picture(self.folder / files[role]))
-        return {role: (files[role], pictures[files[role]]) for role in CHANNELS if role in self.channels.picks}
+        return {role: (files[role], pictures[files[role]]) for role in self.channels.picks}

@@ -1,107 +1,106 @@
-"""Anyone's microscope files: a folder, and what the user says of the stains in them."""
+"""Anyone's microscope files: a folder, and what the user says about the channels in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from cytoloc.dataset.channels import NAMES, ChannelMap, FilePattern
 from cytoloc.dataset.field_files import FieldReader, Item
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.joint import Planes, find_joint_bounds, note
-from cytoloc.dataset.planes import PlaneChoice
-from cytoloc.dataset.workshop import holds_dataset
+from cytoloc.dataset.labelling import labels_by_id
+from cytoloc.dataset.manifest import holds_dataset
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
-from cytoloc.labels import ChannelRole, LabelSet
-from cytoloc.lists import labels_in, read_csv, refuse_repeated
-from cytoloc.on_disk import DiskList, DiskMap, gathered
-from cytoloc.pictures.depth import DepthRule
+from cytoloc.labels import LabelSet
+from cytoloc.lists import read_csv, refuse_repeated
 from cytoloc.pictures.formats import SUFFIXES
-from cytoloc.pictures.scale import Scaling
 
-Claim = tuple[str, list[ChannelRole], dict[str, str]]
-"""A file below the folder, the stains of an item that it is for, and what its name says."""
+Value = TypeVar("Value")
 
-Found = tuple[dict[ChannelRole, str], dict[str, str]]
-"""The file of each stain of an item, and what the names of its files say."""
+Found = tuple[str, ...]
+"""What is known about the files of an item, compactly.
+
+First the channels that have a file, separated by blanks. Then, with a pattern, what the name says for each part of the
+pattern, or without a pattern, what follows the item's name.
+"""
 
 
 class FolderSource:
     """The fields in a folder of microscope files and the folders in it.
 
     Args:
-        folder: Where the files are.
-        channels: Where each stain is.
-        files: With all stains in one file: which files, and what their names say; by default all of a known kind.
+        reader: Says where the files are, which channel is where, and how fields are read.
+        files: With all channels in one file: which files, and what their names say; by default all of a known kind.
         labels: CSV ``Id,Target``; fields that it does not list stay unlabelled.
-        metadata: CSV ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``, ``cell_line``; it has
-            the last word over what file names say.
-        planes: Which planes of a channel make its picture.
-        scaling: How pictures become squares.
-        depth: How more than 8 bits become 8.
-        pixel_um: Edge of a pixel in micrometres, whatever the files say.
+        label_set: The locations that the labels name.
+        metadata: CSV ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``, ``cell_line``; it
+            overrides what file names say.
         limit: Import only the first so many items.
 
     Raises:
-        ImageError: If the folder holds no such files, or two files claim the same stain of a field.
-        SettingsError: If a pattern for ``files`` is given though the stains have patterns of their own.
-        TableError: If the labels or the metadata are not what they must be.
+        ImageError: If the folder holds no such files, or two files claim the same channel of a field.
+        SettingsError: If a pattern for ``files`` is given though the channels have patterns of their own.
+        TableError: If the labels or the metadata are not valid.
     """
+
+    quick = False
 
     def __init__(
         self,
-        folder: Path,
-        channels: ChannelMap,
+        reader: FieldReader,
         *,
+        label_set: LabelSet,
         files: str | None = None,
         labels: Path | None = None,
         metadata: Path | None = None,
-        planes: PlaneChoice | None = None,
-        scaling: Scaling,
-        depth: DepthRule | None = None,
-        pixel_um: float | None = None,
         limit: int | None = None,
     ) -> None:
-        if files and not channels.one_file:
+        if files and not reader.channels.one_file:
             raise SettingsError(
-                "--files is for files that hold all stains; here every stain has a pattern.", way_out="Leave it out."
+                "--files is for files that hold all channels; here every channel has a pattern.",
+                way_out="Leave it out.",
             )
-        self.folder = folder
-        self.channels = channels
-        planes, depth = planes or PlaneChoice(), depth or DepthRule()
-        self.reader = FieldReader(
-            folder=folder, channels=channels, planes=planes, scaling=scaling, depth=depth, pixel_um=pixel_um
-        )
-        self.labels = DiskMap[Sequence[int]](labels_in(labels, LabelSet.hpa28()) if labels else ())
-        self.metadata = DiskMap[dict[str, str]](_metadata_in(metadata) if metadata else ())
+        self.reader = reader
+        self.folder = reader.folder
+        self.label_set = label_set
         self.unmatched = 0
-        self._found = self._find(FilePattern(files) if files else None)
-        self.items = DiskList(islice(self._found, limit))
-        self.quick = False
+        self._files = FilePattern(files) if files else None
+        self._found = ById(self._find(reader.channels))
+        self.items = self._found.ids if limit is None else self._found.ids[:limit]
+        self.labels = ById(labels_by_id(labels, label_set, self._found.ids) if labels else {})
+        self._columns, rows = _read_metadata(metadata, self._found.ids) if metadata else ((), {})
+        self.metadata = ById(rows)
+        planes, scaling, depth = reader.planes, reader.scaling, reader.depth
         self.made_by: dict[str, Any] = {
             "command": "import folder",
-            "channels": channels.note,
+            "channels": reader.channels.note,
             "files": files,
             "labels_sha256": sha256_of(labels) if labels else None,
             "metadata_sha256": sha256_of(metadata) if metadata else None,
             "planes": {"z": planes.depth if planes.depth is not None else "max"}
             | {"time": planes.time, "pages": planes.pages},
-            "pixel_um": pixel_um,
+            "pixel_um": reader.pixel_um,
             "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
             "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
         }
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The name of each channel, in order."""
+        return self.reader.channels.channels
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the fields of an item; it can be sent to another process."""
         return partial(self.reader.load, self._item(item))
 
     def describe(self, item: str) -> list[tuple[str, str]]:
-        """Return for each role what its picture is in the files of ``item``, in words; see :class:`FieldReader`."""
+        """Return for each channel what its image is in the files of ``item``, in words; see :class:`FieldReader`."""
         return self.reader.describe(self._item(item))
 
     def check(self, item: str) -> None:
@@ -110,7 +109,9 @@ class FolderSource:
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
-        joint = find_joint_bounds(self.items, self._readable, self.reader.depth, advance)
+        joint = find_joint_bounds(
+            self.items, self._readable, self.reader.depth, channels=len(self.channels), advance=advance
+        )
         self.reader = replace(self.reader, joint=joint)
         self.made_by["depth"]["jointly"] = note(joint)
 
@@ -121,83 +122,141 @@ class FolderSource:
 
     def _item(self, name: str) -> Item:
         """Return what is known of an item; scenes have ids that begin with its own."""
-        files, said = self._found[name]
+        found = self._found[name]
         return Item(
             name=name,
-            files=files,
-            said=said,
-            metadata=self.metadata.beginning(name),
-            labels={each: tuple(labels) for each, labels in self.labels.beginning(name).items()},
+            files={channel: self._path(channel, name, found) for channel in found[0].split()},
+            said=self._said(name, found),
+            metadata={
+                each: {column: value for column, value in zip(self._columns, values, strict=True) if value}
+                for each, values in self.metadata.of(name).items()
+            },
+            labels=self.labels.of(name),
         )
 
-    def _find(self, pattern: FilePattern | None) -> DiskMap[Found]:
-        """Return the files of every item and what their names say."""
-        found = DiskMap((item, self._agreed(item, claims)) for item, claims in gathered(self._claims(pattern)))
-        matched = {role for files, _ in found.values() for role in files}
-        for role, pick in self.channels.picks.items():
-            if found and role not in matched:
+    def _pattern(self, channel: str) -> FilePattern | None:
+        return self.reader.channels.picks[channel].pattern or self._files
+
+    def _names(self) -> list[str]:
+        """Return which parts of a name are kept of each item: all patterns have the same, and the id is its key."""
+        pattern = self._pattern(self.channels[0])
+        return sorted(set(pattern.names) - {"id"}) if pattern else []
+
+    def _said(self, name: str, found: Found) -> dict[str, str]:
+        """Return what the names of the files of an item say."""
+        said = {"id": name}
+        return said | dict(zip(self._names(), found[1:], strict=True)) if self._pattern(self.channels[0]) else said
+
+    def _path(self, channel: str, name: str, found: Found) -> str:
+        """Return the path of the file of a channel of an item, below the folder."""
+        pattern = self._pattern(channel)
+        return pattern.path_of(self._said(name, found)) if pattern else name + found[1]
+
+    def _claims(self, path: str) -> Iterator[tuple[str, str, Found]]:
+        """Yield each item that a file belongs to, which channel it is for, and what the item's files are by it."""
+        for channel in self.channels:
+            pattern = self._pattern(channel)
+            if pattern is None:
+                suffix = next(end for end in SUFFIXES if path.lower().endswith(end))
+                name = path[: -len(suffix)].removesuffix(".ome")
+                yield name, channel, (channel, path[len(name) :])
+            elif said := pattern.match(path):
+                yield said["id"], channel, (channel, *(said[part] for part in self._names()))
+
+    def _find(self, channels: ChannelMap) -> dict[str, Found]:
+        """Return what is known of the files of each item, by the item's name."""
+        found: dict[str, Found] = {}
+        # Items share what is equal.
+        shared: dict[Any, Any] = {}
+        for path in walk(self.folder, suffixes=SUFFIXES, passing_over=holds_dataset):
+            claims = list(self._claims(path))
+            self.unmatched += not claims
+            for name, channel, claim in claims:
+                before = found.get(name)
+                if before is not None:
+                    self._refuse_conflict(name, channel, before, claim, path=path)
+                    claim = (f"{before[0]} {channel}", *before[1:])
+                else:
+                    self._refuse_hidden(name, path)
+                claim = tuple(shared.setdefault(part, part) for part in claim)
+                found[name] = shared.setdefault(claim, claim)
+        matched = {channel for roles in {each[0] for each in found.values()} for channel in roles.split()}
+        for name, pick in channels.picks.items():
+            if found and name not in matched:
                 raise ImageError(
-                    f"{self.folder} holds no {role}: no file is named like {pick}.",
-                    way_out=f"Mend the pattern of {role}; patterns are matched against paths below the folder.",
+                    f"{self.folder} holds no {name}: no file is named like {pick}.",
+                    way_out=f"Fix the pattern of {name}; patterns are matched against paths below the folder.",
                 )
         if not found:
             raise ImageError(
-                f"{self.folder} holds no fields: {self.unmatched} picture files, none named as asked for.",
+                f"{self.folder} holds no fields: {self.unmatched} image files, none named as asked for.",
                 way_out=f"Files end in {', '.join(SUFFIXES)}; patterns are matched against paths below the folder.",
             )
         return found
 
-    def _claims(self, pattern: FilePattern | None) -> Iterator[tuple[str, Claim]]:
-        """Yield the item of each file that was asked for, with what makes it one; count the rest."""
-        picks = self.channels.picks
-        for path in walk(self.folder, suffixes=SUFFIXES, passing_over=holds_dataset):
-            claims: list[tuple[dict[str, str], list[ChannelRole]]] = []
-            if not self.channels.one_file:
-                for role, pick in picks.items():
-                    said = pick.pattern.match(path) if pick.pattern else None
-                    claims += [(said, [role])] if said else []
-            elif pattern is not None:
-                said = pattern.match(path)
-                claims += [(said, list(picks))] if said else []
-            else:
-                suffix = next(end for end in SUFFIXES if path.lower().endswith(end))
-                claims.append(({"id": path[: -len(suffix)].removesuffix(".ome")}, list(picks)))
-            self.unmatched += not claims
-            for said, roles in claims:
-                yield said["id"], (path, roles, said)
-
-    def _agreed(self, item: str, claims: list[Claim]) -> Found:
-        """Return the file of each stain of an item and what the names of its files say."""
-        files: dict[ChannelRole, str] = {}
-        first, _, agreed = min(claims)
-        if item.rpartition("/")[2].startswith("."):
+    def _refuse_conflict(self, name: str, channel: str, before: Found, claim: Found, *, path: str) -> None:
+        """Raise if a file claims a channel that has a file, or its name contradicts that of another file."""
+        first = self._path(before[0].split()[0], name, before)
+        if channel in before[0].split():
+            one, other = sorted((self._path(channel, name, before), path))
             raise ImageError(
-                f"{self.folder}: by the patterns {first} is of a field called {item!r}.",
+                f"{self.folder}: {one} and {other} are both {channel} of field {name}.",
+                way_out="Make the patterns narrower, or remove one of the files.",
+            )
+        if before[1:] != claim[1:]:
+            one, other = sorted((first, path))
+            raise ImageError(
+                f"{self.folder}: {one} and {other} are both of field {name}, but their names say different things.",
+                way_out="Leave out *, so that the id is made of all parts of the name.",
+            )
+
+    def _refuse_hidden(self, name: str, path: str) -> None:
+        if name.rpartition("/")[2].startswith("."):
+            raise ImageError(
+                f"{self.folder}: by the patterns {path} is of a field called {name!r}.",
                 way_out="* stands for the field's id: write what comes after it too, as in '5channel*.tif' or '*.tif'.",
             )
-        for path, roles, said in sorted(claims):
-            if any(role in files for role in roles):
-                raise ImageError(
-                    f"{self.folder}: {files[roles[0]]} and {path} are both {roles[0]} of field {item}.",
-                    way_out="Make the patterns narrower, or remove one of the files.",
-                )
-            files.update(dict.fromkeys(roles, path))
-            if said != agreed:
-                raise ImageError(
-                    f"{self.folder}: {path} and {first} are both of field {item}, but their names say different"
-                    " things of it.",
-                    way_out="Leave out *, so that the id is made of all parts of the name.",
-                )
-        return files, agreed
 
 
-def _metadata_in(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what a CSV says of each field: ``id`` and any of the columns of the dataset that describe a field.
+class ById(Generic[Value]):
+    """What a table says by id: the id of an item, or of one of its scenes, which begins with the item's and ``_``.
+
+    Two sorted lists take a third of the memory of a dictionary.
+
+    Attributes:
+        ids: All ids, sorted.
+    """
+
+    def __init__(self, rows: Mapping[str, Value]) -> None:
+        self.ids = sorted(rows)
+        self._values = [rows[name] for name in self.ids]
+
+    def __getitem__(self, name: str) -> Value:
+        """Return what is said of an id that is there."""
+        return self._values[bisect_left(self.ids, name)]
+
+    def of(self, item: str) -> dict[str, Value]:
+        """Return what is said of an item and of its scenes.
+
+        >>> ById(dict.fromkeys(("scan", "scan_s1", "other", "scanned"), 0)).of("scan")
+        {'scan': 0, 'scan_s1': 0}
+        """
+        own = bisect_left(self.ids, item)
+        first = bisect_left(self.ids, f"{item}_")
+        last = bisect_left(self.ids, f"{item}{chr(ord('_') + 1)}")
+        places = [*([own] if self.ids[own : own + 1] == [item] else []), *range(first, last)]
+        return {self.ids[place]: self._values[place] for place in places}
+
+
+def _read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, tuple[str | None, ...]]]:
+    """Return the columns of a CSV that describe a field, and their values by id.
 
     Raises:
-        TableError: If it has no ``id``, a column that is not one of these, or an id twice.
+        TableError: If it has no ``id``, a column that is not one of :data:`~cytoloc.dataset.channels.NAMES`, or an id
+            twice.
     """
     table = read_csv(path)
+    table = table.rename({"Id": "id"}) if "Id" in table.columns and "id" not in table.columns else table
     unknown = [name for name in table.columns if name not in ("id", *NAMES)]
     if "id" not in table.columns or unknown:
         raise TableError(
@@ -206,6 +265,9 @@ def _metadata_in(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         )
     if table["id"].null_count():
         raise TableError(f"{path} has {table['id'].null_count()} rows without an id.", way_out="Give each row its id.")
-    refuse_repeated(table["id"].to_list(), where=str(path))
-    for row in table.iter_rows(named=True):
-        yield row["id"], {name: value for name, value in row.items() if name != "id" and value is not None}
+    ids = table["id"].to_list()
+    refuse_repeated(ids, where=str(path))
+    same, shared = {name: name for name in names}, dict[Any, Any]()
+    columns = table.drop("id")
+    rows = (tuple(shared.setdefault(value, value) for value in row) for row in columns.iter_rows())
+    return tuple(columns.columns), {same.get(name, name): row for name, row in zip(ids, rows, strict=True)}

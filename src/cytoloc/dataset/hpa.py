@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,20 +11,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
-from cytoloc.dataset.workshop import holds_dataset
+from cytoloc.dataset.labelling import listed_fields
+from cytoloc.dataset.manifest import holds_dataset
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.lists import labels_of
-from cytoloc.on_disk import DiskList, DiskMap, gathered
+from cytoloc.labels import LabelSet
 from cytoloc.pictures.codecs import read_stain_jpeg
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.scale import Scaling, scale_field
 
-_COLOURS: Final = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
+_COLOURS: Final = tuple(HPA_COLORS[role] for role in CHANNELS)
+
+Place = tuple[str, bool, str]
+"""Where a file is: its folder below the source's, whether its name lacks the antibody, and its suffix."""
+
+Places = tuple[Place | None, ...]
+"""The place of the file of each color of a field; None where there is no file."""
 
 
 class HpaSource:
@@ -35,7 +41,8 @@ class HpaSource:
             antibody with ``{plate}_{well}_{field}_{colour}.jpg``.
         labels: CSV ``Id,Target`` with ids ``{antibody}_{plate}_{well}_{field}``; its fields, in its order, are
             imported. Without it every field in the folder is, unlabelled, in order of id.
-        scaling: How pictures become squares; they are decoded no larger than it needs.
+        label_set: The locations that the labels refer to; by default ``hpa28``.
+        scaling: How images become squares; they are decoded no larger than it needs.
         limit: Import only the first so many.
 
     Raises:
@@ -43,23 +50,34 @@ class HpaSource:
         TableError: If the labels are not what they must be, or of none of the fields.
     """
 
-    def __init__(self, folder: Path, *, labels: Path | None, scaling: Scaling, limit: int | None = None) -> None:
+    quick = True
+    channels: tuple[str, ...] = CHANNELS
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        labels: Path | None,
+        label_set: LabelSet | None = None,
+        scaling: Scaling,
+        limit: int | None = None,
+    ) -> None:
         self.folder = folder
+        self.label_set = label_set or LabelSet.hpa28()
         self.scaling = scaling
         self.found = find_hpa_fields(folder)
-        self.labels = labels_of(labels, self.found, folder=folder) if labels else None
-        self.items = DiskList(islice(self.found if self.labels is None else self.labels, limit))
-        self.quick = True
+        self.labels = listed_fields(labels, self.label_set, self.found, folder=folder) if labels else None
+        self.items = list(islice(self.found if self.labels is None else self.labels, limit))
         self.made_by: dict[str, Any] = {
             "command": "import hpa",
             "labels_sha256": sha256_of(labels) if labels else None,
             "scaling": {"square": scaling.square, "enlarge": scaling.enlarge},
-            "planes": "red, green and blue of their own colour; yellow the mean of red and green",
+            "planes": "red, green and blue of their own color; yellow the mean of red and green",
         }
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the field ``item``; it can be sent to another process."""
-        labels = tuple(self.labels[item]) if self.labels is not None else None
+        labels = self.labels[item] if self.labels is not None else None
         return partial(_load, self.folder, item, self.found.get(item, {}), labels, self.scaling)
 
 
@@ -112,14 +130,14 @@ def _read(
     return np.stack(planes), edges[0]
 
 
-class HpaFiles(DiskMap[dict[str, str]]):
-    """For each field id in a folder and in its folders, in order, the file of each colour that is there.
+class HpaFiles(Mapping[str, dict[str, str]]):
+    """For each field id in a folder and in its folders, in order, the file of each color that is there.
 
     Args:
         folder: Holds them.
 
     Attributes:
-        unmatched: How many other pictures it holds.
+        unmatched: How many other images it holds.
 
     Raises:
         ImageError: If there is no such folder, or a channel is there twice.
@@ -127,21 +145,46 @@ class HpaFiles(DiskMap[dict[str, str]]):
 
     def __init__(self, folder: Path) -> None:
         self.unmatched = 0
-        super().__init__((name, _by_colour(folder, files)) for name, files in gathered(self._files(folder)))
-
-    def _files(self, folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-        """Yield the field id of each file that is named like a channel, its colour, and its path below the folder.
-
-        Count the pictures that are named otherwise.
-        """
+        found: dict[str, Places] = {}
+        # Fields of one folder share the places of their files.
+        shared: dict[Places, Places] = {}
         for path in walk(folder, suffixes=(".jpg", ".jpeg"), passing_over=holds_dataset):
-            inside, file = Path(path).parent, Path(path).name
-            name, _, colour = file.rpartition(".")[0].rpartition("_")
-            whole = name if _is_whole(name) else f"{inside.name}_{name}"
-            if colour in _COLOURS and _is_whole(whole):
-                yield whole, (colour, path)
-            else:
+            inside, _, file = path.rpartition("/")
+            stem, _, suffix = file.rpartition(".")
+            name, _, color = stem.rpartition("_")
+            lacking = not _is_whole(name)
+            whole = f"{inside.rpartition('/')[2]}_{name}" if lacking else name
+            if color not in _COLOURS or not _is_whole(whole):
                 self.unmatched += 1
+                continue
+            number = _COLOURS.index(color)
+            before = found.get(whole, (None,) * len(_COLOURS))
+            now = (*before[:number], (inside, lacking, suffix), *before[number + 1 :])
+            if before[number] is not None:
+                one, other = sorted((_files(whole, before)[color], path))
+                raise ImageError(f"{folder} holds both {one} and {other}.", way_out="Keep one of them.")
+            found[whole] = shared.setdefault(now, now)
+        self._places = {name: found[name] for name in sorted(found)}
+
+    def __getitem__(self, name: str) -> dict[str, str]:
+        return _files(name, self._places[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _files(name: str, places: Places) -> dict[str, str]:
+    """Return the path of the file of each color of a field, below the source's folder."""
+    files = {}
+    for color, place in zip(_COLOURS, places, strict=True):
+        if place is not None:
+            inside, lacking, suffix = place
+            stem = name.partition("_")[2] if lacking else name
+            files[color] = f"{inside}/{stem}_{color}.{suffix}" if inside else f"{stem}_{color}.{suffix}"
+    return files
 
 
 def find_hpa_fields(folder: Path) -> HpaFiles:
@@ -156,16 +199,6 @@ def find_hpa_fields(folder: Path) -> HpaFiles:
             f"{folder} holds no fields.",
             way_out="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
         )
-    return found
-
-
-def _by_colour(folder: Path, files: list[tuple[str, str]]) -> dict[str, str]:
-    """Return the file of each colour of a field."""
-    found: dict[str, str] = {}
-    for colour, path in sorted(files):
-        if colour in found:
-            raise ImageError(f"{folder} holds both {found[colour]} and {path}.", way_out="Keep one of them.")
-        found[colour] = path
     return found
 
 

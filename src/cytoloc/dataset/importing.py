@@ -1,9 +1,7 @@
-"""Importing: many files to one dataset, in order, on all cores, going on where it was stopped.
+"""Importing: many files to one dataset, in order, on all cores.
 
-An import works in a folder beside its output (:mod:`cytoloc.dataset.workshop`). After each shard of pixels is on the
-disk, an entry of the journal says which fields it holds and where to go on, so that a process killed at any moment
-loses one shard of work and nothing else: the finished dataset is byte for byte that of an undisturbed import. Its name
-comes by one rename.
+An import writes segments. Each commit, at the end of an item, replaces ``dataset.json``, which lists the segments and
+says how many items are done. After a kill, Ctrl-C or an error, the same call continues after the last commit.
 """
 
 from __future__ import annotations
@@ -11,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -24,34 +23,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.dataset.base import Base
+from cytoloc.channels import in_order as channel_order
 from cytoloc.dataset.fields import FieldRow, encode, row_of
-from cytoloc.dataset.quarantine import (
-    QUARANTINE,
-    Rejected,
-    examples,
-    printable,
-    refuse_unprintable,
-    rejected,
-    write_quarantine,
-)
-from cytoloc.dataset.shards import Shards
+from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_finished, read_manifest
+from cytoloc.dataset.quarantine import Rejected, examples, printable, refuse_unprintable, rejected
+from cytoloc.dataset.segments import StoredFiles
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.dataset.workshop import (
-    Journal,
-    enter,
-    finished,
-    give_name,
-    locked,
-    part_of,
-    retire,
-    settle,
-)
-from cytoloc.dataset.writer import DatasetWriter, fields_per_shard
-from cytoloc.errors import CytolocError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
-from cytoloc.files import disk_errors, existing, refuse_existing
-from cytoloc.labels import CHANNELS
-from cytoloc.on_disk import DiskSet
+from cytoloc.dataset.writer import SEGMENT_BYTES, DatasetWriter
+from cytoloc.errors import ChannelError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
+from cytoloc.files import disk_errors, existing, held, refuse_existing
+from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 
 SHARE_BYTES: Final = 8 * 2**20
@@ -70,30 +51,59 @@ Packed = tuple[dict[str, Any], bytes]
 
 
 class FieldSource(Protocol):
-    """Where fields come from, an item at a time: the four files of a field, or one file that holds several fields."""
+    """Where fields come from, an item at a time: the files of a field, or one file that holds several fields."""
 
     @property
     def folder(self) -> Path:
         """Where the files are: an import of the same names from elsewhere is another one."""
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels of the fields, in the order of :func:`cytoloc.channels.in_order`."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The locations that the labels of the fields refer to."""
+
+    @property
     def items(self) -> Sequence[str]:
-        """The name of each item."""
+        """The name of each item; no name occurs twice."""
 
     @property
     def quick(self) -> bool:
-        """Whether an item is one field, and soon loaded: then several are asked for at once."""
+        """Whether each item is one field of the same id, and soon loaded: then several are asked for at once."""
 
     @property
     def made_by(self) -> dict[str, Any]:
         """The command and its settings, as JSON: all that decides what becomes of the items."""
 
     def loader(self, item: str) -> Callable[[], Sequence[Loaded]]:
-        """Return what loads an item's fields, uint8 ``(4, size, size)`` each, when it is called.
+        """Return what loads an item's fields, uint8 ``(channels, size, size)`` each, when it is called.
 
         It is called in a thread or, if it can be pickled, in another process, several at a time. An
         :class:`~cytoloc.errors.ImageError` that the call raises rejects the item; any other error stops the import.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """How an import proceeds.
+
+    Attributes:
+        append: Add to the dataset instead of making a new one.
+        skip_known: Pass over ids that the dataset has already instead of stopping there.
+        strict: Stop at the first field that is rejected instead of putting it into quarantine.
+        segment_bytes: Commit when so many bytes of raw pixels were added.
+        segment_s: Commit when so many seconds have passed.
+        clock: Returns the time in seconds.
+    """
+
+    append: bool = False
+    skip_known: bool = False
+    strict: bool = False
+    segment_bytes: int = SEGMENT_BYTES
+    segment_s: float = 300.0
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -101,25 +111,28 @@ class Imported:
     """What an import made.
 
     Attributes:
-        path: The finished dataset.
-        added: How many fields it added.
-        known: How many it left out because the dataset had them already.
-        rejected: How many fields of this import were put into quarantine.
+        path: The dataset.
+        added: How many fields the import added.
+        known: How many it passed over because the dataset had them already.
+        rejected: How many it put into quarantine.
+        examples: A few of these, with different reasons.
     """
 
     path: Path
     added: int
     known: int
     rejected: int
+    examples: tuple[Rejected, ...] = ()
 
     @property
     def dataset(self) -> Dataset:
-        """The finished dataset, opened anew; its table takes memory for every field."""
+        """The dataset, opened anew; its table takes memory for every field."""
         return open_dataset(self.path)
 
     def column(self, name: str) -> pl.Series:
-        """Return one column of the finished dataset's table, without the rest of it; the fields added come last."""
-        return pl.read_parquet(self.path / "fields.parquet", columns=[name], glob=False)[name]
+        """Return one column of the dataset's table, without the rest of it; the fields added come last."""
+        manifest = read_manifest(self.path)
+        return StoredFiles(self.path).table(manifest, manifest.segments, columns=[name])[name]
 
 
 def import_fields(
@@ -127,174 +140,210 @@ def import_fields(
     path: Path,
     *,
     size: int,
-    strict: bool = False,
-    append: bool = False,
-    skip_known: bool = False,
+    options: ImportOptions = ImportOptions(),
     pool: Executor | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Imported:
     """Pack a source's fields into a new dataset, or add them to one.
 
-    Call it again with the same arguments after it was stopped, in whatever way, and it goes on. An error before the
-    first whole shard leaves nothing behind.
+    Call it again with the same source after it was stopped, in whatever way, and it continues after the last commit.
 
     Args:
         source: Gives the fields.
         path: Where the dataset goes; with ``append`` where it is.
-        size: Edge of the pictures, in pixels.
-        strict: Stop at the first field that is rejected instead of putting it into quarantine.
-        append: Add to the dataset at ``path``.
-        skip_known: With ``append``, pass over ids that the dataset has already instead of stopping there.
+        size: Edge of the images, in pixels.
+        options: How the import proceeds.
         pool: Where fields are loaded and compressed; by default a thread per core. Processes
-            (:func:`cytoloc.parallel.processes`) are faster, but for a few hundred fields, which take less time than
+            (:func:`cytoloc.parallel.processes`) are faster, except for a few hundred fields, which take less time than
             processes take to start.
-        advance: Told after each item how many of how many are done.
+        advance: Called after each item with the number of items done and of all items.
 
     Raises:
-        OutputExistsError: If something lies at ``path``, an import with other settings was started there, or the
-            dataset that is added to is another one than when that was begun.
+        OutputExistsError: If something else lies at ``path``, or an import with other settings is not finished there.
         ImageError: If no field could be read, or with ``strict`` one could not.
-        TableError: If an appended id is in the dataset already.
+        TableError: If the dataset has an id already.
+        ChannelError: If the dataset has other channels.
+        LabelSetError: If the dataset has another label set.
         FormatError: If the dataset that is to be added to is not there, or damaged.
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
         SettingsError: If ``path`` has no name.
     """
-    if not path.name:
-        raise SettingsError(f"{path} is not a name for a dataset.", way_out="Choose another --out.")
-    _refuse_other_than_text(path)
-    # A link to a dataset stays one: what it points to is exchanged.
-    path = Path(os.path.realpath(path)) if append else path
-    if append and not path.parent.exists():
-        # Else the lock would make the folder.
-        existing(path, error=FormatError, what="dataset")
-    plan = _digest(source, size=size, append=append)
-    with disk_errors(path, kept=part_of(path)), locked(path):
-        settle(path)
-        result = finished(path, plan)
-        if result is None:
-            if append:
-                existing(path, error=FormatError, what="dataset")
-            else:
-                refuse_existing(path)
-            part = enter(path, plan)
-            journal = Journal.read(part)
+    _check_target(path, append=options.append)
+    busy = f"{path}: another process is importing there"
+    with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
+        try:
+            manifest, record = _begin(source, path, size=size, append=options.append)
+            writer = DatasetWriter(path, manifest)
             try:
-                base = _base(path, journal, size=size) if append else None
-                with DatasetWriter(part / "dataset", size=size, path=part) as writer:
-                    _pack(
-                        source,
-                        writer,
-                        base,
-                        journal,
-                        strict=strict,
-                        skip_known=skip_known,
-                        pool=pool,
-                        advance=advance,
-                    )
-            except (CytolocError, OSError):
-                # What has nothing to go on with stands in nobody's way.
-                if not journal.shards:
-                    retire(path, plan)
-                raise
-            result = {"added": journal.added, "known": journal.known, "rejected": len(journal.rejected)}
-            if base is not None:
-                # Nobody else adds to it meanwhile, but it may have been moved.
-                base = _base(path, journal, size=size)
-            if base is None or not _has_it_all(base, journal):
-                try:
-                    _finish(source, path, part, base, journal, size=size)
-                except ImageError:
-                    retire(path, plan)
-                    raise
-                if not append:
-                    refuse_existing(path)
-                give_name(path, part, result)
-        retire(path, plan)
-    return Imported(path, result["added"], result["known"], result["rejected"])
+                record = _pack(source, writer, record, options, pool=pool, advance=advance)
+                return _finish(writer, record, append=options.append)
+            finally:
+                writer.discard()
+        finally:
+            if not (path / MANIFEST).exists():
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _refuse_other_than_text(path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.SettingsError` if a path is not UTF-8, which Zarr's libraries ask for."""
-    try:
-        os.path.realpath(path).encode()
-    except UnicodeEncodeError as error:
+def _check_target(path: Path, *, append: bool) -> None:
+    """Raise unless a dataset can be written, or added to, at a path.
+
+    Raises:
+        FormatError: If there is no dataset to add to.
+        OutputExistsError: If something else is there.
+        SettingsError: If the path has no name, or is not UTF-8, which the libraries of Zarr require.
+    """
+    whole = os.path.realpath(path)
+    if not path.name or printable(whole) != whole:
         raise SettingsError(
-            f"{printable(os.path.realpath(path))} is not UTF-8, and no name for a dataset.",
-            way_out="Choose another --out, or rename its folder.",
-        ) from error
+            f"{printable(str(path))!r} cannot be the name of a dataset.", way_out="Choose another output, in UTF-8."
+        )
+    if append:
+        existing(path, error=FormatError, what="dataset")
+        read_manifest(path)
+    elif (path / MANIFEST).exists():
+        if is_finished(path):
+            refuse_existing(path, way_out="Append to it, remove it, or choose another output.")
+    elif path.is_dir():
+        # An import that was killed before its first commit leaves these.
+        names = {each.name for each in path.iterdir()}
+        if names and not (LOCK in names and names <= set(OWN_NAMES)):
+            refuse_existing(path)
+    else:
+        refuse_existing(path)
 
 
-def _base(path: Path, journal: Journal, *, size: int) -> Base:
-    """Return the dataset that is to be added to; it must be the one that this was begun with."""
-    base = Base(path)
-    if base.size != size:
+def _begin(source: FieldSource, path: Path, *, size: int, append: bool) -> tuple[Manifest, ImportRecord]:
+    """Return the dataset as it is, and the record of this import: a new one, or the one to resume."""
+    record = ImportRecord(settings=source.made_by, digest=_digest(source, size=size), items=len(source.items))
+    channels = channel_order(source.channels)
+    if channels != source.channels:
+        raise RuntimeError(f"the source has its channels as {source.channels}, not {channels}")
+    if not (path / MANIFEST).exists():
+        return Manifest(size=size, channels=channels, label_set=source.label_set), record
+    manifest = read_manifest(path)
+    if manifest.unfinished is not None:
+        if manifest.unfinished.digest == record.digest:
+            return manifest, manifest.unfinished
+        command = manifest.unfinished.settings.get("command", "import")
         raise OutputExistsError(
-            f"{path} has pictures of {base.size} px, not {size}.", way_out=f"Append with --size {base.size}."
+            f"{path} has an unfinished import ({command}) with other settings or other files.",
+            way_out="Rerun that import to finish it, or remove the dataset to start again.",
         )
-    if journal.shards and journal.base != base.fingerprint:
+    if not append:
+        refuse_existing(path)
+    if manifest.size != size:
         raise OutputExistsError(
-            f"{path} is not the dataset that {part_of(path)} was begun with.",
-            way_out="Bring that one back to finish, or remove the folder to begin anew.",
+            f"{path} has images of {manifest.size} px, not {size}.", way_out=f"Append with size {manifest.size}."
         )
-    return base
+    if manifest.channels != channels:
+        raise ChannelError(
+            f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(channels)}.",
+            way_out="Append fields with the same channels, or make another dataset.",
+        )
+    manifest.label_set.refuse_other(source.label_set, what="What is to be added", than=str(path))
+    return manifest, record
 
 
 def _pack(
     source: FieldSource,
     writer: DatasetWriter,
-    base: Base | None,
-    journal: Journal,
+    record: ImportRecord,
+    options: ImportOptions,
     *,
-    strict: bool,
-    skip_known: bool,
     pool: Executor | None,
     advance: Callable[[int, int], None],
-) -> None:
-    """Write what is not written yet, a shard at a time: one is written while the next is being read."""
-    shards = Shards(writer, base, journal)
-    before = DiskSet() if base is None else DiskSet(base.ids())
+) -> ImportRecord:
+    """Write what is not written yet, and return what became of all items; the last segment is not committed."""
     items = source.items
-    for item, results in _packed(source, range(journal.item, len(items)), size=writer.size, pool=pool):
-        first = journal.within if item == journal.item else 0
-        for position, result in list(enumerate(results))[first:]:
-            loaded = result
-            if not isinstance(loaded, Rejected):
-                row, chunk = loaded
-                if row["id"] in before:
-                    if not skip_known:
-                        shards.commit()
+    known, own = _known_ids(source, writer)
+    added, passed, bad = record.added, record.known, record.rejected
+    committed_s = options.clock()
+    for done, results in enumerate(_packed(source, record.done, size=writer.manifest.size, pool=pool), record.done + 1):
+        item = items[done - 1]
+        for result in results:
+            if not isinstance(result, Rejected):
+                row, chunk = result
+                name = item if row["id"] == item else row["id"]
+                if name in known:
+                    if not options.skip_known:
                         raise TableError(
-                            f"{base.path if base else ''} has a field {row['id']} already.",
+                            f"{writer.folder} has a field {name} already.",
                             way_out="Say --skip-known to add only the fields that it does not have.",
                         )
-                    journal.known += 1
+                    passed += 1
                     continue
-                if row["id"] in journal.ids:
-                    loaded = Rejected(row["id"], "an earlier field of this import has the same id")
-            if isinstance(loaded, Rejected):
-                if strict:
-                    shards.commit()
-                    raise ImageError(
-                        f"{loaded.id}: {loaded.reason}",
-                        way_out="Mend it, or leave out --strict, and start again; whole shards are kept.",
-                    )
-                shards.reject(loaded)
-                continue
-            shards.add(items[item], row, chunk)
-            if shards.full:
-                shards.close(item, position + 1)
-        advance(item + 1, len(items))
-    shards.finish(len(items))
+                if name not in own:
+                    if not source.quick:
+                        own.add(name)
+                    writer.add(row, chunk)
+                    added += 1
+                    continue
+                result = Rejected(name, "an earlier field of this import has the same id")
+            if options.strict:
+                raise ImageError(
+                    f"{result.id}: {result.reason}",
+                    way_out="Fix it, or leave out --strict, and start again; what is committed is kept.",
+                )
+            writer.reject(result)
+            bad += 1
+        record = replace(record, done=done, added=added, known=passed, rejected=bad)
+        if writer.raw_bytes >= options.segment_bytes or options.clock() - committed_s >= options.segment_s:
+            writer.commit(record)
+            committed_s = options.clock()
+        advance(done, len(items))
+    return record
+
+
+def _known_ids(source: FieldSource, writer: DatasetWriter) -> tuple[set[str], set[str]]:
+    """Return the ids that the dataset had before this import, and those that this import added.
+
+    The latter is empty for a source whose items are fields: they have different names.
+    """
+    files, manifest = StoredFiles(writer.folder), writer.manifest
+    earlier = manifest.before(writer.number).segments
+    known = set(files.table(manifest, earlier, columns=["id"])["id"])
+    if source.quick:
+        return known, set()
+    # The strings of the items themselves, so that each id is in memory once.
+    names = {name: name for name in source.items}
+    added = files.table(manifest, manifest.segments_of(writer.number), columns=["id"])["id"]
+    return known, {names.get(name, name) for name in added}
+
+
+def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imported:
+    """Commit the last segment, and return what the import made.
+
+    An import that changes nothing is not recorded.
+
+    Raises:
+        ImageError: If no field could be imported.
+    """
+    rejections = writer.rejections()
+    shown = tuple(examples(rejections))
+    imported = Imported(writer.folder, record.added, record.known, record.rejected, shown)
+    if not record.added and not record.known and (rejections or not append):
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in shown)
+        writer.roll_back()
+        raise ImageError(
+            f"{writer.folder}: none of {record.rejected} fields could be imported.{reasons}",
+            way_out="Fix the files, or check the settings of the import.",
+        )
+    before = writer.manifest.before(writer.number)
+    if not record.added and set(rejections) <= set(StoredFiles(writer.folder).quarantine(before)):
+        writer.roll_back()
+    else:
+        writer.commit(replace(record, finished=True))
+    return imported
 
 
 def _packed(
-    source: FieldSource, todo: range, *, size: int, pool: Executor | None
-) -> Iterator[tuple[int, list[Packed | Rejected]]]:
-    """Return for each item, by its number, its fields as finished rows and chunks, in order."""
-    orders = ((source.items[item], source.loader(source.items[item])) for item in todo)
-    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(CHANNELS) * size * size))) if source.quick else 1
-    packed = in_order(partial(_pack_all, here=Path.cwd()), _shares(orders, some), pool=pool)
-    return zip(todo, chain.from_iterable(packed), strict=True)
+    source: FieldSource, done: int, *, size: int, pool: Executor | None
+) -> Iterator[Sequence[Packed | Rejected]]:
+    """Yield the fields of each item that is not done, as finished rows and chunks, in order."""
+    items, channels = source.items, source.channels
+    orders = ((items[number], source.loader(items[number])) for number in range(done, len(items)))
+    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(channels) * size * size))) if source.quick else 1
+    return chain.from_iterable(in_order(partial(_pack_all, channels=channels), _shares(orders, some), pool=pool))
 
 
 def _shares(orders: Iterator[Order], some: int) -> Iterator[list[Order]]:
@@ -303,76 +352,36 @@ def _shares(orders: Iterator[Order], some: int) -> Iterator[list[Order]]:
         yield share
 
 
-def _pack_all(orders: Sequence[Order], *, here: Path) -> list[list[Packed | Rejected]]:
-    if parent_process() is not None and Path.cwd() != here:
-        # A lent pool keeps the folder that it was started in; paths are meant from where the import was called.
-        os.chdir(here)
-    return [_pack_item(*order) for order in orders]
+def _pack_all(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[list[Packed | Rejected]]:
+    return [_pack_item(*order, channels) for order in orders]
 
 
-def _pack_item(item: str, load: Callable[[], Sequence[Loaded]]) -> list[Packed | Rejected]:
+def _pack_item(item: str, load: Callable[[], Sequence[Loaded]], channels: tuple[str, ...]) -> list[Packed | Rejected]:
     """Return an item's fields as finished rows and chunks, so that all cores check and compress too."""
+    packed: list[Packed | Rejected] = []
     try:
         refuse_unprintable(item)
         loaded = load()
     except ImageError as error:
         return [rejected(item, error)]
-    return [each if isinstance(each, Rejected) else _pack_field(*each) for each in loaded]
+    for each in loaded:
+        if isinstance(each, Rejected):
+            packed.append(each)
+            continue
+        row, image = each
+        try:
+            # The id may come from a name within the file.
+            refuse_unprintable(row.id)
+            packed.append((row_of(row, image, channels), encode(image)))
+        except ImageError as error:
+            packed.append(rejected(row.id, error))
+    return packed
 
 
-def _pack_field(row: FieldRow, image: NDArray[np.uint8]) -> Packed | Rejected:
-    """Return a field as a finished row and chunk; its id may be of a name within the file."""
-    try:
-        refuse_unprintable(row.id)
-    except ImageError as error:
-        return rejected(row.id, error)
-    return row_of(row, image), encode(image)
-
-
-def _has_it_all(base: Base, journal: Journal) -> bool:
-    """Return whether an import changes nothing: all fields are known, and what is rejected was rejected before."""
-    if journal.added or (journal.rejected and not journal.known):
-        return False
-    return set(journal.rejected) <= set(base.quarantine)
-
-
-def _finish(source: FieldSource, path: Path, part: Path, base: Base | None, journal: Journal, *, size: int) -> None:
-    """Write table, quarantine and header into the finished pixels."""
-    if not journal.added and (base is None or (journal.rejected and not journal.known)):
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in examples(journal.rejected))
-        raise ImageError(
-            f"{path}: none of {len(journal.rejected)} fields could be imported.{reasons}",
-            way_out="Mend the files, or check the settings of the import.",
-        )
-    kept = 0 if base is None else base.whole_shards * fields_per_shard(size)
-    count = (len(base) if base else 0) + journal.added
-
-    def rows() -> Iterator[dict[str, Any]]:
-        if base is not None:
-            yield from base.rows(0, kept)
-        yield from journal.rows()
-
-    header: dict[str, Any] = {"made_by": source.made_by}
-    quarantine = journal.rejected
-    if base is not None:
-        header = {"made_by": base.header["made_by"]}
-        header["appended"] = [*base.header.get("appended", []), source.made_by]
-        # What came in now, or was rejected again, is no longer rejected for the old reason.
-        again = {each.id for each in journal.rejected}
-        known = (again, journal.ids, journal.settled)
-        before = [each for each in base.quarantine if not any(each.id in names for names in known)]
-        quarantine = before + quarantine
-    if quarantine:
-        header["quarantined"] = len(quarantine)
-        (part / "dataset" / QUARANTINE).unlink(missing_ok=True)
-        write_quarantine(quarantine, part / "dataset" / QUARANTINE)
-    with DatasetWriter(part / "dataset", size=size, path=path) as writer:
-        writer.finish(rows(), count=count, header=header)
-
-
-def _digest(source: FieldSource, *, size: int, append: bool) -> str:
-    """Return a checksum of all that decides what an import makes, but for the content of the files."""
-    digest = hashlib.sha256(json.dumps([source.made_by, os.path.realpath(source.folder), size, append]).encode())
+def _digest(source: FieldSource, *, size: int) -> str:
+    """Return a checksum of all that decides what an import makes, except the content of the files."""
+    settings = [source.made_by, source.channels, source.label_set.to_json(), os.path.realpath(source.folder), size]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for item in source.items:
         digest.update(json.dumps(item).encode())
     return digest.hexdigest()

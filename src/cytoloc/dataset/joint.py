@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
-from cytoloc.labels import CHANNELS
 from cytoloc.parallel import in_order
 from cytoloc.pictures.depth import DepthRule, Histogram, JointBounds, refuse_not_finite, refuse_not_grey
 
-Planes = Sequence[NDArray[Any] | None]
-"""A field's plane of each channel; None for one that was not imaged."""
+Planes = Sequence[NDArray[Any]]
+"""A field's plane of each channel."""
 
 
 def find_joint_bounds(
     items: Sequence[str],
     fields_of: Callable[[str], Iterable[Planes]],
     rule: DepthRule,
+    *,
+    channels: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[JointBounds | None, ...]:
     """Return the bounds of each channel over all fields; None for a channel that has 8 bits everywhere.
@@ -32,9 +33,10 @@ def find_joint_bounds(
         items: What is to be imported, in order.
         fields_of: Returns the planes of an item's fields; called in threads.
         rule: Which percentiles, and the floor of white.
-        advance: Told after each item how many of how many are done.
+        channels: How many channels a field has.
+        advance: Called after each item with the number of items done and of all items.
     """
-    histograms = [Histogram() for _ in CHANNELS]
+    histograms = [Histogram() for _ in range(channels)]
 
     def readable(item: str) -> list[Planes]:
         """Return the planes of those fields of an item that the import will not reject."""
@@ -50,7 +52,7 @@ def find_joint_bounds(
     for done, fields in enumerate(in_order(readable, items), start=1):
         for planes in fields:
             for histogram, plane in zip(histograms, planes, strict=True):
-                if plane is not None and plane.dtype != np.uint8 and histogram.dtype in (None, plane.dtype):
+                if plane.dtype != np.uint8 and histogram.dtype in (None, plane.dtype):
                     histogram.add(plane)
         advance(done, len(items))
     return tuple(histogram.bounds(rule) for histogram in histograms)
@@ -59,9 +61,8 @@ def find_joint_bounds(
 def _usable(planes: Planes) -> bool:
     try:
         for plane in planes:
-            if plane is not None:
-                refuse_not_grey(plane.dtype)
-                refuse_not_finite(plane)
+            refuse_not_grey(plane.dtype)
+            refuse_not_finite(plane)
     except ImageError:
         return False
     return True

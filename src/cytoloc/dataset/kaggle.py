@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,22 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
-from cytoloc.dataset.importing import Imported, Loaded, import_fields
+from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.joint import find_joint_bounds, note
+from cytoloc.dataset.labelling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
-from cytoloc.labels import CHANNEL_COLOURS, CHANNELS
-from cytoloc.lists import labels_of
-from cytoloc.on_disk import DiskList, DiskMap, gathered
+from cytoloc.labels import LabelSet
 from cytoloc.pictures.codecs import Pixels, read_grey_png
 from cytoloc.pictures.decoding import located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
 from cytoloc.pictures.formats.tiff import read_grey_tiff
 from cytoloc.pictures.scale import Scaling, scale_field
 
-COLOURS = tuple(CHANNEL_COLOURS[role] for role in CHANNELS)
+COLOURS = tuple(HPA_COLORS[role] for role in CHANNELS)
 SUFFIXES = (".png", ".tif", ".tiff")
+
+Suffixes = tuple[str | None, ...]
+"""The suffix of the file of each color of a field; None where there is no file."""
 
 
 class KaggleSource:
@@ -38,32 +40,37 @@ class KaggleSource:
         folder: Holds ``{Id}_{red,green,blue,yellow}`` as PNG or TIFF, 8 or 16 bits.
         labels: CSV ``Id,Target``; its fields, in its order, are imported. Without it every field in the folder is,
             unlabelled, in order of id.
-        scaling: How pictures become squares.
+        label_set: The locations that the labels refer to; by default ``hpa28``.
+        scaling: How images become squares.
         depth: How 16 bits become 8.
         limit: Import only the first so many.
 
     Raises:
         ImageError: If the folder holds no fields.
-        TableError: If the labels are not what they must be, or of none of the fields.
+        TableError: If the labels are not valid, or of none of the fields.
     """
+
+    quick = True
+    channels: tuple[str, ...] = CHANNELS
 
     def __init__(
         self,
         folder: Path,
         *,
         labels: Path | None,
+        label_set: LabelSet | None = None,
         scaling: Scaling,
         depth: DepthRule | None = None,
         limit: int | None = None,
     ) -> None:
         self.folder = folder
+        self.label_set = label_set or LabelSet.hpa28()
         self.scaling = scaling
         self.depth = depth or DepthRule()
         self._joint: tuple[JointBounds | None, ...] | None = None
         self.found = find_kaggle_fields(folder)
-        self.labels = labels_of(labels, self.found, folder=folder) if labels else None
-        self.items = DiskList(islice(self.found if self.labels is None else self.labels, limit))
-        self.quick = True
+        self.labels = listed_fields(labels, self.label_set, self.found, folder=folder) if labels else None
+        self.items = list(islice(self.found if self.labels is None else self.labels, limit))
         self.made_by: dict[str, Any] = {
             "command": "import kaggle",
             "labels_sha256": sha256_of(labels) if labels else None,
@@ -77,14 +84,15 @@ class KaggleSource:
             self.items,
             lambda item: [read_kaggle_planes(self.folder, item, self.found.get(item, {}))],
             self.depth,
-            advance,
+            channels=len(CHANNELS),
+            advance=advance,
         )
         self.made_by["depth"]["jointly"] = note(self._joint)
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the field ``item``; it can be sent to another process."""
         files = self.found.get(item, {})
-        labels = tuple(self.labels[item]) if self.labels is not None else None
+        labels = self.labels[item] if self.labels is not None else None
         return partial(
             _load, self.folder, item, files, labels, scaling=self.scaling, depth=self.depth, joint=self._joint
         )
@@ -114,33 +122,6 @@ def _load(
         white=eight.white,
     )
     return [(row, packed)]
-
-
-def import_kaggle(
-    folder: Path,
-    *,
-    path: Path,
-    labels: Path | None,
-    size: int = 512,
-    limit: int | None = None,
-    strict: bool = False,
-    append: bool = False,
-    skip_known: bool = False,
-    pool: Executor | None = None,
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Imported:
-    """Pack the fields in a folder of competition files into a dataset; see :func:`~.importing.import_fields`."""
-    source = KaggleSource(folder, labels=labels, scaling=Scaling(size=size), limit=limit)
-    return import_fields(
-        source,
-        path,
-        size=size,
-        strict=strict,
-        append=append,
-        skip_known=skip_known,
-        pool=pool,
-        advance=advance,
-    )
 
 
 def read_kaggle_field(
@@ -184,13 +165,13 @@ def read_kaggle_planes(folder: Path, name: str, files: dict[str, str] | None = N
 
 
 class KaggleFiles(Mapping[str, dict[str, str]]):
-    """For each field id in a folder, in order, the name of the file of each colour that is there.
+    """For each field id in a folder, in order, the name of the file of each color that is there.
 
     Args:
         folder: Holds them.
 
     Attributes:
-        unmatched: How many other pictures it holds.
+        unmatched: How many other images it holds.
 
     Raises:
         ImageError: If a channel is there twice.
@@ -198,35 +179,36 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
 
     def __init__(self, folder: Path) -> None:
         self.unmatched = 0
-        self._suffixes = DiskMap(
-            (name, _suffixes(folder, name, files)) for name, files in gathered(self._files(folder))
-        )
+        found: dict[str, Suffixes] = {}
+        # Millions of fields have few different suffixes, so they share them.
+        shared: dict[Suffixes, Suffixes] = {}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, dot, suffix = entry.name.rpartition(".")
+                name, _, color = stem.rpartition("_")
+                if dot + suffix.lower() not in SUFFIXES:
+                    continue
+                if not name or color not in COLOURS:
+                    self.unmatched += 1
+                    continue
+                place = COLOURS.index(color)
+                before = found.get(name, (None,) * len(COLOURS))
+                if before[place] is not None:
+                    one, other = sorted((f"{stem}{before[place]}", entry.name))
+                    raise ImageError(f"{folder} holds both {one} and {other}.", way_out="Keep one of them.")
+                now = (*before[:place], dot + suffix, *before[place + 1 :])
+                found[name] = shared.setdefault(now, now)
+        self._suffixes = {name: found[name] for name in sorted(found)}
 
     def __getitem__(self, name: str) -> dict[str, str]:
         each = zip(COLOURS, self._suffixes[name], strict=True)
-        return {colour: f"{name}_{colour}{suffix}" for colour, suffix in each if suffix is not None}
+        return {color: f"{name}_{color}{suffix}" for color, suffix in each if suffix is not None}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._suffixes)
 
     def __len__(self) -> int:
         return len(self._suffixes)
-
-    def _files(self, folder: Path) -> Iterator[tuple[str, tuple[int, str]]]:
-        """Yield the field id of each file that is named like a channel, with the place of its colour, and its suffix.
-
-        Count the pictures that are named otherwise.
-        """
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, dot, suffix = entry.name.rpartition(".")
-                name, _, colour = stem.rpartition("_")
-                if dot + suffix.lower() not in SUFFIXES:
-                    continue
-                if name and colour in COLOURS:
-                    yield name, (COLOURS.index(colour), dot + suffix)
-                else:
-                    self.unmatched += 1
 
 
 def find_kaggle_fields(folder: Path) -> KaggleFiles:
@@ -248,19 +230,6 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
             f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
     return found
-
-
-def _suffixes(folder: Path, name: str, files: list[tuple[int, str]]) -> list[str | None]:
-    """Return the suffix of each colour's file of a field."""
-    suffixes: list[str | None] = [None] * len(COLOURS)
-    for place, suffix in sorted(files):
-        if suffixes[place] is not None:
-            file = f"{name}_{COLOURS[place]}"
-            raise ImageError(
-                f"{folder} holds both {file}{suffixes[place]} and {file}{suffix}.", way_out="Keep one of them."
-            )
-        suffixes[place] = suffix
-    return suffixes
 
 
 def _read_plane(path: Path) -> Pixels:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -46,19 +47,42 @@ def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]
     return list(kinds.values())[:most]
 
 
-def read_quarantine(dataset: Path) -> list[Rejected]:
-    """Return what was left out when the dataset in the folder ``dataset`` was imported."""
-    file = dataset / QUARANTINE
-    if not file.exists():
-        return []
-    table = pl.read_csv(file, infer_schema=False, glob=False).select(Rejected._fields)
+def to_csv(rows: Iterable[Rejected]) -> bytes:
+    """Return the CSV ``id,reason`` with these rows."""
+    return pl.DataFrame(list(rows), schema=list(Rejected._fields), orient="row").write_csv().encode()
+
+
+def write_quarantine(quarantine: Iterable[Rejected], path: Path) -> None:
+    """Write the CSV ``id,reason`` at ``path``, which must be free."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(to_csv(quarantine))
+
+
+def from_csv(content: bytes) -> list[Rejected]:
+    """Return the rows of what :func:`to_csv` returned."""
+    table = pl.read_csv(io.BytesIO(content), infer_schema=False).select(Rejected._fields)
     return [Rejected(*row) for row in table.iter_rows()]
 
 
-def write_quarantine(quarantine: Sequence[Rejected], path: Path) -> None:
-    """Write the CSV ``id,reason`` at ``path``, which must be free."""
-    with new_file(path) as temporary:
-        pl.DataFrame(quarantine, schema=["id", "reason"], orient="row").write_csv(temporary)
+def still_rejected(imports: Iterable[tuple[Iterable[str], Iterable[Rejected]]]) -> list[Rejected]:
+    """Return what is left of the rejections of all imports of a dataset.
+
+    A later rejection of an id replaces an earlier one, and an id that a later import added is no longer rejected.
+
+    Args:
+        imports: For each import, in order, the ids that it added and the fields that it rejected.
+
+    >>> still_rejected([([], [Rejected("b", "empty"), Rejected("c", "empty")]), (["b"], [Rejected("c", "damaged")])])
+    [Rejected(id='c', reason='damaged')]
+    """
+    left: dict[str, Rejected] = {}
+    for added, rejections in imports:
+        for name in added:
+            left.pop(name, None)
+        for each in rejections:
+            left.pop(each.id, None)
+            left[each.id] = each
+    return list(left.values())
 
 
 def printable(text: str) -> str:

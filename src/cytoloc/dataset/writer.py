@@ -1,165 +1,218 @@
-"""Writing a dataset: shards of pixels one after the other, then the table, then the header that makes it one."""
+"""Writing a dataset, a segment after the other. Replacing ``dataset.json`` makes a segment part of the dataset."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
+import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-import tensorstore
 from numpy.typing import NDArray
 
-from cytoloc.dataset.fields import FieldRow, encode, row_of
-from cytoloc.dataset.store import (
-    KIND,
-    SCHEMA,
-    VERSION,
-    Dataset,
-    array_spec,
-    open_dataset,
-    shard_path,
-)
-from cytoloc.errors import StorageError, first_line
-from cytoloc.files import FREE_SPACE, new_folder, sha256_of, write_json
-from cytoloc.labels import CHANNELS
-from cytoloc.lists import refuse_repeated
+from cytoloc.channels import check_channels
+from cytoloc.dataset.fields import FieldRow, encode, row_of, schema_of
+from cytoloc.dataset.manifest import MANIFEST, SEGMENTS, ImportRecord, Manifest, Segment, read_manifest
+from cytoloc.dataset.quarantine import QUARANTINE, Rejected, to_csv
+from cytoloc.dataset.segments import IMAGES, TABLE, StoredFiles
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.errors import TableError
+from cytoloc.files import new_folder, replace_file, write_synced
+from cytoloc.labels import LabelSet
+from cytoloc.memory import hand_back_freed_memory
 
 SHARD_BYTES: Final = 32 * 2**20
 """Raw pixels per shard: few enough files for millions of fields, small enough to hold in memory while writing."""
 
-ROWS_PER_GROUP: Final = 512
-"""Rows of the table that are held in memory at once while it is written."""
-
-LONGEST: Final = 2**40
-"""Length of the array while it grows; it is set to the number of fields at the end."""
+SEGMENT_BYTES: Final = 2**30
+"""Raw pixels per segment."""
 
 Field = tuple[FieldRow, NDArray[np.uint8]]
 
 
-def fields_per_shard(size: int) -> int:
-    """Return how many fields of ``size`` pixels lie in one file."""
-    return max(1, SHARD_BYTES // (len(CHANNELS) * size * size))
-
-
 class DatasetWriter:
-    """A dataset in the making, in a folder that is not its final one; as a context, it is no longer written after it.
+    """Adds the segments of one import to a dataset.
 
     Args:
-        folder: Holds what was written already, or nothing.
-        size: Edge of the pictures, in pixels.
-        path: The final name, for the message of an error.
+        folder: Where the dataset lies, or is to lie; segments that ``manifest`` does not list are removed.
+        manifest: What the dataset consists of. Its unfinished import is the one that is resumed.
+
+    Attributes:
+        folder: The same.
+        manifest: What the dataset consists of after the last commit.
+        number: The position of this import in the list of imports.
     """
 
-    def __init__(self, folder: Path, *, size: int, path: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
-        self.path = path
-        self.size = size
-        self.shard_length = fields_per_shard(size)
-        pixels = folder / "images.zarr"
-        spec = array_spec(pixels) if (pixels / "zarr.json").exists() else _new_spec(pixels, size)
-        with self._storage_errors():
-            self._array = tensorstore.open(spec, open=True, create="metadata" in spec).result()
-        # One shard is written while the fields of the next are read.
-        self._disk = ThreadPoolExecutor(1)
+        self.manifest = manifest
+        self.number = len(manifest.imports) - (manifest.unfinished is not None)
+        self._field_bytes = len(manifest.channels) * manifest.size**2
+        self._shard_length = max(1, SHARD_BYTES // self._field_bytes)
+        self._schema = schema_of(manifest.channels)
+        self.discard()
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def raw_bytes(self) -> int:
+        """Size of the pixels that were added since the last commit, not compressed."""
+        return (sum(table.height for table in self._tables) + len(self._rows)) * self._field_bytes
 
-    def __exit__(self, *_: object) -> None:
-        self._disk.shutdown(wait=True)
+    def add(self, row: dict[str, Any], chunk: bytes) -> None:
+        """Add a field: its row of the table, and its pixels as :func:`~cytoloc.dataset.fields.encode` returns them."""
+        self._rows.append(row)
+        self._chunks.append(chunk)
+        if len(self._chunks) == self._shard_length:
+            self._write_shard()
 
-    def put(self, shard: int, chunks: Sequence[bytes]) -> Future[None]:
-        """Start to write a whole shard of fields, as :func:`~cytoloc.dataset.fields.encode` returns them.
+    def reject(self, bad: Rejected) -> None:
+        """Add a field to the quarantine."""
+        self._rejected.append(bad)
 
-        What lies there is written anew. A disk that is full or read-only raises OSError from the future.
-        """
-        return self._disk.submit(_write_shard, self.shard_path(shard), list(chunks), self.shard_length)
-
-    def shard_path(self, shard: int) -> Path:
-        """Return the file of a shard."""
-        return shard_path(self.folder, shard)
-
-    def drop_shards(self, first: int) -> None:
-        """Remove the shards from ``first`` on."""
-        for folder in (self.folder / "images.zarr").glob("c/*"):
-            if int(folder.name) >= first:
-                shutil.rmtree(folder)
-
-    def finish(self, rows: Iterable[dict[str, Any]], *, count: int, header: dict[str, Any]) -> None:
-        """Write the table and the header, which make the folder a dataset.
+    def commit(self, record: ImportRecord) -> None:
+        """Make what was added part of the dataset.
 
         Args:
-            rows: A value for every column of ``SCHEMA``, in order of the fields.
-            count: How many there are.
-            header: What ``dataset.json`` says besides number, size, channels and checksum of the table.
+            record: How far the import came. If it is finished, ``quarantine.csv`` of the dataset is written too.
         """
-        with self._storage_errors():
-            self._array.resize(exclusive_max=[count, None, None, None], resize_metadata_only=True).result()
-        self._sweep()
-        table = self.folder / "fields.parquet"
-        written = _write_table(rows, table)
-        if written != count:
-            raise RuntimeError(f"{self.path} has {count} fields and {written} rows")
-        (self.folder / "dataset.json").unlink(missing_ok=True)
-        content = {"fields": count, "size": self.size, "channels": list(CHANNELS), "table_sha256": sha256_of(table)}
-        write_json(self.folder / "dataset.json", content | header, kind=KIND, version=VERSION)
+        segment = self._write_segment()
+        self.manifest = replace(
+            self.manifest,
+            imports=(*self.manifest.imports[: self.number], record),
+            segments=(*self.manifest.segments, *([segment] if segment else ())),
+        )
+        if record.finished:
+            left = StoredFiles(self.folder).quarantine(self.manifest)
+            if left:
+                replace_file(self.folder / QUARANTINE, to_csv(left))
+            else:
+                (self.folder / QUARANTINE).unlink(missing_ok=True)
+        self.manifest.write(self.folder)
+        self._begin_segment()
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left: half-written shards of tensorstore, half-written files of ours."""
-        for lock in self.folder.rglob("*.__lock"):
-            lock.unlink()
-        for stray in [*self.folder.glob(".dataset.json.*"), *self.folder.glob(".quarantine.csv.*")]:
-            shutil.rmtree(stray)
+    def rejections(self) -> list[Rejected]:
+        """Return what this import rejected so far."""
+        return StoredFiles(self.folder).rejections(self.manifest.segments_of(self.number)) + self._rejected
 
-    @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            if "os_error_code" not in str(error):
-                raise
-            raise StorageError(
-                f"{self.path} cannot be written: {first_line(error)}",
-                way_out=FREE_SPACE,
-            ) from error
+    def roll_back(self) -> None:
+        """Make the dataset what it was before this import; a new one is no dataset any more."""
+        self.manifest = self.manifest.before(self.number)
+        if self.manifest.imports:
+            self.manifest.write(self.folder)
+        else:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not committed; of a new dataset that committed nothing, only the lock stays."""
+        # The file decides, whatever interrupted a commit.
+        listed: set[str] = set()
+        if (self.folder / MANIFEST).exists():
+            listed = {segment.name for segment in read_manifest(self.folder).segments}
+        for folder in (self.folder / SEGMENTS).glob("*"):
+            if folder.name not in listed:
+                shutil.rmtree(folder)
+        (self.folder / f".{MANIFEST}.new").unlink(missing_ok=True)
+        if not listed:
+            with suppress(FileNotFoundError):
+                (self.folder / SEGMENTS).rmdir()
+        self._begin_segment()
+
+    def _begin_segment(self) -> None:
+        self._segment = self.folder / SEGMENTS / f"{len(self.manifest.segments) + 1:04d}"
+        self._rows: list[dict[str, Any]] = []
+        self._chunks: list[bytes] = []
+        self._tables: list[pl.DataFrame] = []
+        self._rejected: list[Rejected] = []
+
+    def _write_shard(self) -> None:
+        """Write the fields at hand as Zarr's ``sharding_indexed`` has them: chunks, then their offsets and lengths."""
+        # All ones stand for a chunk that is not there.
+        index = np.full((self._shard_length, 2), 2**64 - 1, "<u8")
+        lengths = np.array([len(chunk) for chunk in self._chunks], "<u8")
+        index[: len(lengths), 0] = np.cumsum(lengths) - lengths
+        index[: len(lengths), 1] = lengths
+        path = self._segment / IMAGES / "c" / str(len(self._tables)) / "0" / "0" / "0"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(path, *self._chunks, index.tobytes())
+        self._tables.append(pl.DataFrame(self._rows, schema=self._schema))
+        self._rows, self._chunks = [], []
+        hand_back_freed_memory()
+
+    def _write_segment(self) -> Segment | None:
+        """Write what is left of the segment; return it, or None if there is nothing in it."""
+        if not (self._chunks or self._tables or self._rejected):
+            return None
+        if self._chunks:
+            self._write_shard()
+        self._segment.mkdir(parents=True, exist_ok=True)
+        fields = sum(table.height for table in self._tables)
+        if fields:
+            write_synced(self._segment / IMAGES / "zarr.json", json.dumps(self._array_metadata(fields)).encode())
+        content = io.BytesIO()
+        pl.concat([pl.DataFrame(schema=self._schema), *self._tables]).write_parquet(content)
+        table, quarantine = content.getvalue(), to_csv(self._rejected) if self._rejected else None
+        write_synced(self._segment / TABLE, table)
+        if quarantine:
+            write_synced(self._segment / QUARANTINE, quarantine)
+        return Segment(
+            name=self._segment.name,
+            of_import=self.number,
+            fields=fields,
+            rejected=len(self._rejected),
+            table_sha256=hashlib.sha256(table).hexdigest(),
+            quarantine_sha256=hashlib.sha256(quarantine).hexdigest() if quarantine else None,
+        )
+
+    def _array_metadata(self, fields: int) -> dict[str, Any]:
+        """Return ``zarr.json`` of the array of a segment, as the specification of Zarr v3 has it."""
+        field = [len(self.manifest.channels), self.manifest.size, self.manifest.size]
+        blosc = {"typesize": 1, "cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0}
+        sharding = {
+            "chunk_shape": [1, *field],
+            "codecs": [{"name": "bytes"}, {"name": "blosc", "configuration": blosc}],
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "index_location": "end",
+        }
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [fields, *field],
+            "data_type": "uint8",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self._shard_length, *field]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "dimension_names": ["field", "channel", "y", "x"],
+            "attributes": {},
+        }
 
 
-def _write_shard(path: Path, chunks: list[bytes], length: int) -> None:
-    """Write a shard as Zarr's ``sharding_indexed`` has it: chunks, then their offsets and lengths."""
-    # All ones stand for a chunk that is not there.
-    index = np.full((length, 2), 2**64 - 1, "<u8")
-    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
-    index[: len(chunks), 0] = np.cumsum(lengths) - lengths
-    index[: len(chunks), 1] = lengths
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Never in place: after --append a shard may be a link to one of another dataset.
-    path.unlink(missing_ok=True)
-    with path.open("wb") as stream:
-        stream.writelines(chunks)
-        stream.write(index.tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def write_dataset(path: str | Path, fields: Iterable[Field], *, size: int, made_by: dict[str, Any]) -> Dataset:
+def write_dataset(
+    path: str | Path,
+    fields: Iterable[Field],
+    *,
+    size: int,
+    channels: Sequence[str],
+    label_set: LabelSet,
+    made_by: dict[str, Any],
+) -> Dataset:
     """Pack ``fields`` into a new dataset and open it.
 
-    Fields are taken one shard at a time, so memory does not grow with their pixels. If anything fails, nothing is left;
+    Fields are taken one at a time, so memory does not grow with their pixels. If anything fails, nothing is left;
     :func:`cytoloc.dataset.importing.import_fields` is the way that can be resumed.
 
     Args:
         path: A folder that is not there yet.
-        fields: The row and the pixels of each field, uint8 ``(4, size, size)``.
-        size: Edge of the pictures, in pixels.
+        fields: The row and the pixels of each field, uint8 ``(channels, size, size)``.
+        size: Edge of the images, in pixels.
+        channels: Names of the channels.
+        label_set: The locations that labels refer to.
         made_by: The command and its settings, kept in ``dataset.json``.
 
     Raises:
@@ -167,61 +220,16 @@ def write_dataset(path: str | Path, fields: Iterable[Field], *, size: int, made_
         StorageError: If the disk is full or read-only.
         TableError: If an id repeats.
     """
-    path = Path(path)
-    rows: list[dict[str, Any]] = []
-    with new_folder(path) as folder, DatasetWriter(folder, size=size, path=path) as writer:
-        for shard, batch in enumerate(_batches(fields, writer.shard_length)):
-            writer.put(shard, [encode(image) for _, image in batch]).result()
-            rows += [row_of(row, image) for row, image in batch]
-        refuse_repeated([row["id"] for row in rows], where=str(path))
-        writer.finish(rows, count=len(rows), header={"made_by": made_by})
+    path, ids = Path(path), set[str]()
+    manifest = Manifest(size=size, channels=check_channels(channels), label_set=label_set)
+    with new_folder(path) as folder:
+        writer = DatasetWriter(folder, manifest)
+        for row, image in fields:
+            if row.id in ids:
+                raise TableError(f"{path}: the id {row.id} occurs twice.", way_out="Keep one field per id.")
+            ids.add(row.id)
+            writer.add(row_of(row, image, manifest.channels), encode(image))
+            if writer.raw_bytes >= SEGMENT_BYTES:
+                writer.commit(ImportRecord(settings=made_by, added=len(ids)))
+        writer.commit(ImportRecord(settings=made_by, added=len(ids), finished=True))
     return open_dataset(path)
-
-
-def _batches(fields: Iterable[Field], length: int) -> Iterator[Sequence[Field]]:
-    batch: list[Field] = []
-    for item in fields:
-        batch.append(item)
-        if len(batch) == length:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> int:
-    """Write the table, a group of rows after the other, and return how many they are."""
-    written = 0
-    schema = pl.DataFrame(schema=SCHEMA).to_arrow().schema
-    rows = iter(rows)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while (group := pl.DataFrame(list(islice(rows, ROWS_PER_GROUP)), schema=SCHEMA)).height:
-            writer.write_table(group.to_arrow())
-            written += group.height
-            # Else Arrow keeps what it had for each group until the end.
-            pa.default_memory_pool().release_unused()
-    return written
-
-
-def _new_spec(path: Path, size: int) -> dict[str, Any]:
-    inner = [
-        {"name": "bytes"},
-        {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle"}},
-    ]
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    one_field = [1, len(CHANNELS), size, size]
-    sharding = {"chunk_shape": one_field, "codecs": inner, "index_codecs": index, "index_location": "end"}
-    return {
-        **array_spec(path),
-        "metadata": {
-            "shape": [LONGEST, *one_field[1:]],
-            "data_type": "uint8",
-            "fill_value": 0,
-            "dimension_names": ["field", "channel", "y", "x"],
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [fields_per_shard(size), *one_field[1:]]},
-            },
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        },
-    }

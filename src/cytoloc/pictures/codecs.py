@@ -15,12 +15,11 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
-from cytoloc.labels import ChannelRole
 from cytoloc.pictures.decoding import decoding, read_bytes, refuse_edges
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-_PLANES: Final[dict[ChannelRole, tuple[int, ...]]] = {
+_PLANES: Final[dict[str, tuple[int, ...]]] = {
     "microtubules": (0,),
     "protein": (1,),
     "nucleus": (2,),
@@ -94,7 +93,7 @@ class Stain(NamedTuple):
     original: tuple[int, int]
 
 
-def read_stain_jpeg(path: Path, role: ChannelRole, *, at_least: int = 0) -> Stain:
+def read_stain_jpeg(path: Path, role: str, *, at_least: int = 0) -> Stain:
     """Return a stain from the coloured rendering that the Human Protein Atlas publishes.
 
     Red, green and blue stains are in the plane of their colour; yellow is the mean of red and green, which JPEG makes

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc.channels import CHANNELS
 from cytoloc.errors import ImageError
-from cytoloc.labels import CHANNELS
 from cytoloc.pictures.decoding import located
 
 FLOOR_16_BIT: Final = 10_000.0

@@ -8,14 +8,13 @@ of the time; ``tests/pictures/test_hashes.py`` holds the two against each other.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.labels import CHANNELS, ChannelRole
 from cytoloc.pictures.quality import shrunk
 
 TRANSFORMS: Final = ("r0", "r90", "r180", "r270", "m0", "m90", "m180", "m270")
@@ -47,16 +46,16 @@ def phashes_turned(planes: NDArray[np.uint8]) -> list[list[int]]:
     ]
 
 
-def field_hashes(image: NDArray[np.uint8], *, absent: Collection[str] = ()) -> dict[ChannelRole, int | None]:
-    """Return the hash of each channel of a field, uint8 ``(4, size, size)``.
+def field_hashes(image: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, int | None]:
+    """Return the hash of each channel of a field, uint8 ``(channels, size, size)``, by the channel's name.
 
-    None for a channel that was not imaged, or whose pixels are all the same: it says nothing about the field.
+    None for a channel whose pixels are all the same: it says nothing about the field.
     """
     pixels = image.reshape(len(image), -1)
     flat = pixels.min(axis=1) == pixels.max(axis=1)
     return {
-        role: None if role in absent or says_nothing else number
-        for role, says_nothing, number in zip(CHANNELS, flat, phashes(image), strict=True)
+        name: None if says_nothing else number
+        for name, says_nothing, number in zip(channels, flat, phashes(image), strict=True)
     }
 
 

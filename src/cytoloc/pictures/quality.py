@@ -6,14 +6,14 @@ has the rates.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.labels import CHANNELS, ChannelRole
+from cytoloc.channels import CHANNELS, NUCLEUS
 
 FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
 """What can be wrong with a channel; only the nucleus can be swapped (with another channel, probably)."""
@@ -96,36 +96,37 @@ def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
     return opened / foreground, spread / max(1.0, inside - mean)
 
 
-def flags_of(image: NDArray[np.uint8], *, absent: Collection[str] = (), limits: Limits = LIMITS) -> tuple[str, ...]:
+def flags_of(image: NDArray[np.uint8], channels: Sequence[str], *, limits: Limits = LIMITS) -> tuple[str, ...]:
     """Return what is wrong with a field, as in ``("protein low contrast", "nucleus swapped")``.
 
+    A swapped nucleus is only looked for if the field has a nucleus and another of :data:`cytoloc.channels.CHANNELS`.
+
     Args:
-        image: uint8 ``(4, height, width)``.
-        absent: Roles that were not imaged; nothing is said of them.
+        image: uint8 ``(channels, height, width)``.
+        channels: The name of each channel.
         limits: Where a measure becomes a flag.
     """
     said = []
-    present = {
-        role: shrunk(plane, MEASURED_PX) for role, plane in zip(CHANNELS, image, strict=True) if role not in absent
-    }
-    for role, plane in present.items():
+    planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}
+    for name, plane in planes.items():
         found = measure(plane)
         if found.spread < limits.spread:
             structure = found.spread > 2 and found.sharpness < limits.noise
-            said.append(f"{role} low contrast" if structure else f"{role} empty")
+            said.append(f"{name} low contrast" if structure else f"{name} empty")
         elif found.sharpness < limits.sharpness:
-            said.append(f"{role} blurred")
+            said.append(f"{name} blurred")
         if found.white > limits.white:
-            said.append(f"{role} saturated")
-    if "nucleus" in present and len(present) > 1 and swap_score(present) > limits.swapped:
-        said.append("nucleus swapped")
+            said.append(f"{name} saturated")
+    roles = {name: plane for name, plane in planes.items() if name in CHANNELS}
+    if NUCLEUS in roles and len(roles) > 1 and swap_score(roles) > limits.swapped:
+        said.append(f"{NUCLEUS} swapped")
     return tuple(said)
 
 
-def swap_score(planes: Mapping[ChannelRole, NDArray[np.uint8]]) -> float:
+def swap_score(planes: Mapping[str, NDArray[np.uint8]]) -> float:
     """Return by how much the channel that looks most like nuclei does so more than the nucleus does."""
     scores = {role: nucleus_score(*nucleus_measures(plane)) for role, plane in planes.items()}
-    return max(scores.values()) - scores["nucleus"]
+    return max(scores.values()) - scores[NUCLEUS]
 
 
 def nucleus_score(solidity: float, unevenness: float) -> float:

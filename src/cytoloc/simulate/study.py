@@ -13,10 +13,11 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from cytoloc.channels import CHANNELS
 from cytoloc.choices import Noise
-from cytoloc.dataset.importing import Loaded, import_fields
+from cytoloc.dataset.importing import ImportOptions, Loaded, import_fields
+from cytoloc.dataset.manifest import is_finished
 from cytoloc.dataset.store import Dataset
-from cytoloc.dataset.workshop import is_settled
 from cytoloc.errors import SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import processes
@@ -55,8 +56,10 @@ class SimulatedSource:
 
     folder = Path()
     quick = False
+    channels: tuple[str, ...] = CHANNELS
 
     def __init__(self, design: Design, plans: Sequence[Plan]) -> None:
+        self.label_set = LabelSet.hpa28()
         self._size = design.size
         self._plans = {plan.row.id: plan for plan in plans}
         self.items = list(self._plans)
@@ -110,9 +113,8 @@ def draw_dataset(
     """
     plans = plan_study(design)
     with processes() as pool:
-        return import_fields(
-            SimulatedSource(design, plans), path, size=design.size, strict=True, pool=pool, advance=advance
-        ).dataset
+        source, options = SimulatedSource(design, plans), ImportOptions(strict=True)
+        return import_fields(source, path, size=design.size, options=options, pool=pool, advance=advance).dataset
 
 
 def draw_study(
@@ -141,7 +143,7 @@ def draw_study(
         with processes() as pool:
             for name, each in sets.items():
                 target = path / f"{name}.dataset"
-                if not is_settled(target):
+                if not is_finished(target):
                     source = SimulatedSource(each.design, each.given)
                     import_fields(source, target, size=design.size, pool=pool, advance=_from(advance, before, total))
                 before += len(each.plans)

@@ -1,0 +1,86 @@
+"""The labels of an import: read in a label set, or a label set made from their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from cytoloc.errors import TableError
+from cytoloc.labels import LabelSet
+from cytoloc.lists import read_csv, read_labels
+
+_ID_COLUMNS: Final = ("id",)
+_LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
+"""Names of the column of ids and of the column of labels; the case does not count."""
+
+_FLAGS: Final = {"0", "1", "0.0", "1.0"}
+
+
+def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Return the labels in a file, by id, in its order; equal ids and equal labels share one object.
+
+    Args:
+        path: The labels file.
+        label_set: The locations that it names.
+        names: Ids that are in memory already.
+
+    Raises:
+        TableError: As :func:`cytoloc.lists.read_labels`.
+    """
+    same = {name: name for name in names}
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    labels = read_labels(path, label_set)
+    return {same.get(name, name): shared.setdefault(each, each) for name, each in labels.items()}
+
+
+def listed_fields(path: Path, label_set: LabelSet, names: Iterable[str], *, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the labels of the fields that a file lists, if at least one of them has images in a folder.
+
+    Args:
+        path: The labels file.
+        label_set: The locations that it names.
+        names: Ids of the fields in the folder; some that the file lists may be missing.
+        folder: Where their images are.
+
+    Raises:
+        TableError: As :func:`labels_by_id`, and if the folder has none of the fields.
+    """
+    found = set(names)
+    labels = labels_by_id(path, label_set, found)
+    if found.isdisjoint(labels):
+        raise TableError(
+            f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",
+            way_out="Give the labels of these images, or none: fields may be unlabelled.",
+        )
+    return labels
+
+
+def label_set_from(path: Path) -> LabelSet:
+    """Return a label set of the names in a labels file, in alphabetical order, named after the file.
+
+    The names are in one column (``Target``, ``Labels``, ``Label``, ``Locations`` or ``Location``), separated by ``;``,
+    ``|`` or ``,``; or they are the names of all columns that hold only 0 and 1.
+
+    Raises:
+        TableError: If the file cannot be read, or has no such columns.
+        LabelSetError: If the names do not make a label set.
+    """
+    table = read_csv(path)
+    column = next((name for name in table.columns if name.lower() in _LABEL_COLUMNS), None)
+    if column is not None:
+        words = (word.strip() for text in table[column].drop_nulls() for word in re.split(r"[;|,]", text))
+    else:
+        others = (name for name in table.columns if name.lower() not in _ID_COLUMNS)
+        words = (name.strip() for name in others if set(table[name].drop_nulls()) <= _FLAGS)
+    names: dict[str, str] = {}
+    for word in words:
+        names.setdefault(word.casefold(), word)
+    if not any(names):
+        raise TableError(
+            f"{path} has no labels: its columns are {', '.join(table.columns)}.",
+            way_out="Give it a column Target with names of locations, or a column of 0 and 1 for each location.",
+        )
+    called = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.partition(".")[0]).lstrip("._-") or "labels"
+    return LabelSet.from_names((names[key] for key in sorted(names) if key), name=called)

@@ -1,0 +1,195 @@
+"""The files of a dataset, in a folder or at a URL, read with tensorstore."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+import tensorstore
+
+from cytoloc.dataset.fields import schema_of
+from cytoloc.dataset.manifest import MANIFEST, SEGMENTS, Manifest, Segment, read_manifest
+from cytoloc.dataset.quarantine import QUARANTINE, Rejected, from_csv, still_rejected
+from cytoloc.errors import FormatError, StorageError, first_line
+from cytoloc.files import error_number
+
+TABLE: Final = "fields.parquet"
+IMAGES: Final = "images.zarr"
+
+_AT_A_TIME: Final = 64
+"""Files that are read together."""
+
+_DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")
+"""The kinds of errors of tensorstore that concern the content; all others concern the way to it."""
+
+_ANEW: Final = "Import the dataset again."
+
+_WHOLE_FILES: Final = "was ignored by server"
+"""What tensorstore says, though its documents do not promise it, if a server ignores a range of bytes."""
+
+
+class StoredFiles:
+    """The files of a dataset.
+
+    Args:
+        path: A folder, or a URL that tensorstore reads.
+
+    Raises:
+        StorageError: If the URL cannot be read.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        spec: Any = path.rstrip("/") + "/" if isinstance(path, str) else _file_spec(path)
+        try:
+            self._store = tensorstore.KvStore.open(spec, context=_patience()).result()
+        except ValueError as error:
+            raise StorageError(f"{path} cannot be read: {first_line(error)}", way_out="Check the URL.") from error
+
+    def manifest(self) -> Manifest:
+        """Return the content of ``dataset.json``.
+
+        Raises:
+            FormatError: If there is no dataset, or its ``dataset.json`` is damaged, of another format or version.
+        """
+        if isinstance(self.path, Path):
+            return read_manifest(self.path)
+        with damage(self.path):
+            found = self._store.read(MANIFEST).result()
+        if found.state != "value":
+            raise FormatError(f"{self.path}: there is no dataset ({MANIFEST} is missing).", way_out="Check the URL.")
+        return Manifest.from_bytes(found.value, where=f"{self.path}/{MANIFEST}")
+
+    def table(self, manifest: Manifest, segments: Iterable[Segment], *, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """Return the tables of some segments, one below the other.
+
+        Args:
+            manifest: Of the dataset.
+            segments: Whose tables are read.
+            columns: Which columns; all by default.
+
+        Raises:
+            FormatError: If a table is missing, or is not the one that was written.
+        """
+        schema = schema_of(manifest.channels)
+        wanted = {name: schema[name] for name in columns or schema}
+        tables = [pl.DataFrame(schema=wanted)]
+        listed = {f"{SEGMENTS}/{each.name}/{TABLE}": each for each in segments}
+        for name, content in self._read({name: each.table_sha256 for name, each in listed.items()}):
+            with damage(self.path):
+                table = pl.read_parquet(io.BytesIO(content), columns=list(columns) or None)
+            if table.schema != wanted or table.height != listed[name].fields:
+                raise FormatError(f"{self.path} is damaged: {name} does not agree with {MANIFEST}.", way_out=_ANEW)
+            tables.append(table)
+        return pl.concat(tables)
+
+    def array(self, manifest: Manifest) -> Any:
+        """Return the pixels of all segments as one tensorstore array; None if there are no fields.
+
+        Raises:
+            FormatError: If pixels are missing, or do not agree with ``dataset.json``.
+        """
+        segments = [segment for segment in manifest.segments if segment.fields]
+        stores = [self._store / f"{SEGMENTS}/{segment.name}/{IMAGES}/" for segment in segments]
+        with damage(self.path):
+            # A missing shard is damage, not a black image.
+            form = {"driver": "zarr3", "fill_missing_data_reads": False}
+            specs = [{**form, "kvstore": store.spec().to_json()} for store in stores]
+            opening = [tensorstore.open(spec, open=True, read=True) for spec in specs]
+            arrays = [each.result() for each in opening]
+        for segment, array in zip(segments, arrays, strict=True):
+            if array.shape != (segment.fields, len(manifest.channels), manifest.size, manifest.size):
+                raise FormatError(
+                    f"{self.path} is damaged: the pixels of segment {segment.name} do not agree with {MANIFEST}.",
+                    way_out=_ANEW,
+                )
+        if len(arrays) < 2:
+            return arrays[0] if arrays else None
+        return tensorstore.concat(arrays, axis=0)
+
+    def rejections(self, segments: Iterable[Segment]) -> list[Rejected]:
+        """Return what some segments list as rejected.
+
+        Raises:
+            FormatError: If a list is missing, or is not the one that was written.
+        """
+        wanted = {
+            f"{SEGMENTS}/{each.name}/{QUARANTINE}": each.quarantine_sha256
+            for each in segments
+            if each.quarantine_sha256
+        }
+        return [row for _, content in self._read(wanted) for row in from_csv(content)]
+
+    def quarantine(self, manifest: Manifest) -> list[Rejected]:
+        """Return what all imports rejected and none added later."""
+        if not any(segment.rejected for segment in manifest.segments):
+            return []
+        return still_rejected(
+            (
+                self.table(manifest, manifest.segments_of(number), columns=["id"])["id"],
+                self.rejections(manifest.segments_of(number)),
+            )
+            for number in range(len(manifest.imports))
+        )
+
+    def _read(self, digests: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+        """Yield each file's name and content, which has this SHA-256.
+
+        The content is checked before it is parsed: there are changes of single bytes by which polars ends the process.
+        """
+        names = list(digests)
+        for start in range(0, len(names), _AT_A_TIME):
+            some = names[start : start + _AT_A_TIME]
+            with damage(self.path):
+                results = [each.result() for each in [self._store.read(name) for name in some]]
+            for name, found in zip(some, results, strict=True):
+                if found.state != "value":
+                    raise FormatError(f"{self.path} is damaged: {name} is missing.", way_out=_ANEW)
+                if hashlib.sha256(found.value).hexdigest() != digests[name]:
+                    raise FormatError(
+                        f"{self.path} is damaged: {name} is not the file that was written.", way_out=_ANEW
+                    )
+                yield name, found.value
+
+
+@contextmanager
+def damage(path: Path | str) -> Iterator[None]:
+    """Turn what readers raise into a :class:`FormatError`, or if the way to it failed a :class:`StorageError`."""
+    try:
+        yield
+    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+        said = first_line(error)
+        if _WHOLE_FILES in said:
+            raise StorageError(
+                f"{path} cannot be read: its server sends whole files, and pixels are read by ranges of bytes.",
+                way_out="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
+                " http.server does not), or copy the dataset here.",
+            ) from error
+        way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
+        # If the content of a file is wrong, readers raise errors without a number of the system.
+        refused = isinstance(error, OSError) and error_number(error) not in (None, errno.ENOENT)
+        if (way and way[0] not in _DAMAGE) or refused:
+            raise StorageError(
+                f"{path} cannot be read: {said}", way_out="Check rights and, for a URL, the network; then try again."
+            ) from error
+        raise FormatError(f"{path} is damaged: {said}", way_out=_ANEW) from error
+
+
+def _file_spec(path: Path) -> dict[str, str]:
+    return {"driver": "file", "path": f"{path.resolve()}/"}
+
+
+def _patience() -> tensorstore.Context:
+    """Return how often a request is tried again when a dataset is opened: for some ten seconds.
+
+    Reading pixels keeps tensorstore's own setting, minutes: a training should outlive a server's restart.
+    """
+    retries = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
+    return tensorstore.Context({f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")})
