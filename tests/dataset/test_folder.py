@@ -524,7 +524,7 @@ def test_rows_of_metadata_without_a_field_are_said(folder: Path, tmp_path: Path,
     )
     (tmp_path / "m.csv").write_text("id,gene\na,TP53\n,XX\n")
     said = cli(*call, "--out", tmp_path / "y.dataset")
-    assert (said.code, "1 rows without an id" in said.err) == (1, True)
+    assert (said.code, "row 2 after the header has no id" in said.err) == (1, True)
 
 
 def test_a_pixel_size_beyond_reason_rejects_its_file_alone(folder: Path) -> None:

@@ -252,22 +252,19 @@ def _read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], d
     """Return the columns of a CSV that describe a field, and their values by id.
 
     Raises:
-        TableError: If it has no ``id``, a column that is not one of :data:`~cytoloc.dataset.channels.NAMES`, or an id
+        TableError: If it has no ``id``, a row without one, a column that is not one of :data:`~cytoloc.dataset.channels.NAMES`, or an id
             twice.
     """
     table = read_csv(path)
-    table = table.rename({"Id": "id"}) if "Id" in table.columns and "id" not in table.columns else table
-    unknown = [name for name in table.columns if name not in ("id", *NAMES)]
-    if "id" not in table.columns or unknown:
+    unknown = [name for name in table.columns if name not in ("Id", *NAMES)]
+    if "Id" not in table.columns or unknown:
         raise TableError(
             f"{path} has the columns {', '.join(table.columns)}.",
             way_out=f"It needs id and may have {', '.join(NAMES)}.",
         )
-    if table["id"].null_count():
-        raise TableError(f"{path} has {table['id'].null_count()} rows without an id.", way_out="Give each row its id.")
-    ids = table["id"].to_list()
+    ids = table["Id"].to_list()
     refuse_repeated(ids, where=str(path))
     same, shared = {name: name for name in names}, dict[Any, Any]()
-    columns = table.drop("id")
+    columns = table.drop("Id")
     rows = (tuple(shared.setdefault(value, value) for value in row) for row in columns.iter_rows())
     return tuple(columns.columns), {same.get(name, name): row for name, row in zip(ids, rows, strict=True)}
