@@ -108,9 +108,7 @@ def labels_in(
     """Yield the id and the locations of each field in a CSV; see :func:`read_labels`."""
     path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
     table = read_csv(path)
-    lower = {name.lower(): name for name in reversed(table.columns)}
-    usual = next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
-    found = usual if column is None else column if column in table.columns else None
+    found = label_column(table) if column is None else column if column in table.columns else None
     by_column = found is None and any(is_location(name, label_set) for name in table.columns)
     require_columns(table, ["Id"] if by_column or found else ["Id", column or "Target"], path)
     if found is None:
@@ -124,6 +122,12 @@ def labels_in(
         raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     yield from zip(table["Id"], labels, strict=True)
+
+
+def label_column(table: pl.DataFrame) -> str | None:
+    """Return the name of the column of labels; None if a table has none of that name."""
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    return next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
 
 
 def _labels_by_column(

@@ -195,6 +195,8 @@ def test_info_of_an_unfinished_import_says_how_to_resume(folder: Path, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         import_fields(source_of(folder, STACK), path, size=SIZE, options=options, advance=stop)
     assert "unfinished   1 of 2 items done. Rerun the import to continue." in cli("info", path).out
+    said = cli("folds", path, "--out", tmp_path / "folds.csv").err
+    assert "its import is not finished; 1 of 2 items are in the dataset." in said.replace("\n", " ")
 
 
 def test_scenes_are_fields(folder: Path) -> None:

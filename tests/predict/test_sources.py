@@ -46,6 +46,16 @@ def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(pictures: Pa
     np.testing.assert_array_equal(batches[0].images, [read_kaggle_field(pictures, "a")])
 
 
+def test_a_folder_has_the_channels_that_there_are_files_of(pictures: Path) -> None:
+    for file in (*pictures.glob("*_red.png"), *pictures.glob("*_yellow.png"), pictures / "c_blue.png"):
+        file.unlink()
+    source = FolderSource(pictures)
+    assert source.channels == ("protein", "nucleus")
+    (batch,) = source.batches(48, 8)
+    np.testing.assert_array_equal(batch.images[1], read_kaggle_field(pictures, "b", channels=("protein", "nucleus")))
+    assert [(each.id, "c_blue.png" in each.reason) for each in batch.rejected] == [("c", True)]
+
+
 def test_fields_that_are_too_small_are_rejected(pictures: Path) -> None:
     (batch,) = FolderSource(pictures).batches(64, 8)
     assert batch.images.shape == (0, 4, 64, 64)

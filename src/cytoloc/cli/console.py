@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from cytoloc.errors import MissingExtraError, installing
 
 if TYPE_CHECKING:
@@ -155,6 +157,18 @@ def label_set_of(source: Path | Dataset, named: str | None) -> LabelSet:
     if chosen is not None:
         chosen.refuse_other(source.label_set, what=str(source.path), than="--label-set")
     return source.label_set
+
+
+def warn_if_unfinished(dataset: Dataset) -> None:
+    """Print a warning if the import of a dataset is not finished."""
+    unfinished = dataset.manifest.unfinished
+    if unfinished:
+        typer.secho(
+            f"{dataset.path}: its import is not finished; {unfinished.done} of {counted(unfinished.items, 'item')} are"
+            " in the dataset. Rerun the import to add the others.",
+            fg="yellow",
+            err=True,
+        )
 
 
 def score_files(paths: list[Path]) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cytoloc.cli.console import counted, label_set_of, progress, read_truth
+from cytoloc.cli.console import counted, label_set_of, progress, read_truth, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def duplicates(
     if twice:
         raise typer.BadParameter(f"{twice} is given twice: every field would be its own copy.")
     datasets = [open_dataset(path) for path in paths]
+    for each in datasets:
+        warn_if_unfinished(each)
     with progress("looking for duplicates") as advance:
         found = find_duplicates(
             datasets, limits=most, turns=turns, confirm=confirm, advance=lambda _what, done, total: advance(done, total)

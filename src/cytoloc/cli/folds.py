@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.choices import GroupBy
-from cytoloc.cli.console import counted, label_set_of, progress
+from cytoloc.cli.console import counted, label_set_of, progress, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _fields(path: str, label_set: str | None) -> tuple[Dataset | None, pl.DataFr
         locations = label_set_of(Path(path), label_set)
         return None, listed_fields(Path(path), locations), locations
     dataset = open_dataset(path)
+    warn_if_unfinished(dataset)
     return dataset, dataset.fields, label_set_of(dataset, label_set)
 
 

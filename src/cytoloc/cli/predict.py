@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cytoloc.cli.console import counted, progress, require_nets
+from cytoloc.cli.console import counted, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
 
@@ -65,7 +65,7 @@ def predict(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
-    from cytoloc.predict.sources import open_source
+    from cytoloc.predict.sources import DatasetSource, open_source
     from cytoloc.scores import check_scores_path, write_scores
 
     check_scores_path(out)
@@ -74,6 +74,9 @@ def predict(
     outputs = [out, *([locations] if locations else [])]
     check_outputs(*outputs, listed)
     sources = [open_source(path) for path in inputs]
+    for source in sources:
+        if isinstance(source, DatasetSource):
+            warn_if_unfinished(source.dataset)
     # Networks take seconds to import: what is wrong with the call is said before.
     from cytoloc.predict.loading import load
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import on_terminal, require_nets
+from cytoloc.cli.console import on_terminal, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
 
@@ -99,6 +99,7 @@ def train(
     processes = find_processes(devices, nodes, environ=os.environ)
     table = read_folds(folds)
     fields = open_dataset(dataset)
+    warn_if_unfinished(fields)
     if fold != "all" and not fold.isdecimal():
         raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="--fold")
     numbers = sorted(table["fold"].drop_nulls().unique().to_list()) if fold == "all" else [int(fold)]

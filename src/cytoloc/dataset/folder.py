@@ -252,8 +252,8 @@ def _read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], d
     """Return the columns of a CSV that describe a field, and their values by id.
 
     Raises:
-        TableError: If it has no ``id``, a row without one, a column that is not one of :data:`~cytoloc.dataset.channels.NAMES`, or an id
-            twice.
+        TableError: If it has no ``id``, a row without one, an id twice, or a column that is not one of
+            :data:`~cytoloc.dataset.channels.NAMES`.
     """
     table = read_csv(path)
     unknown = [name for name in table.columns if name not in ("Id", *NAMES)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -125,41 +125,45 @@ def _load(
 
 
 def read_kaggle_field(
-    folder: Path, name: str, files: dict[str, str] | None = None, *, depth: DepthRule | None = None
+    folder: Path, name: str, files: dict[str, str] | None = None, *, channels: Sequence[str] = CHANNELS
 ) -> NDArray[np.uint8]:
-    """Return the field ``name``, uint8 ``(4, height, width)``; as :func:`read_kaggle_planes`, brought to 8 bits."""
-    planes = read_kaggle_planes(folder, name, files)
+    """Return a field with 8 bits, uint8 ``(channels, height, width)``; see :func:`read_kaggle_planes`."""
+    planes = read_kaggle_planes(folder, name, files, channels=channels)
     with located(f"field {name}"):
-        return all_to_8_bit(planes, depth or DepthRule()).image
+        return all_to_8_bit(planes, DepthRule(), called=channels).image
 
 
-def read_kaggle_planes(folder: Path, name: str, files: dict[str, str] | None = None) -> list[Pixels]:
-    """Return the four channels of the field ``name``, ``(height, width)`` each, as they are in the files.
+def read_kaggle_planes(
+    folder: Path, name: str, files: dict[str, str] | None = None, *, channels: Sequence[str] = CHANNELS
+) -> list[Pixels]:
+    """Return the channels of a field, ``(height, width)`` each, as they are in the files.
 
     Args:
-        folder: Where its four files are.
-        name: Its id.
-        files: The name of the file of each colour, as :func:`find_kaggle_fields` gives them; by default
-            ``{name}_{colour}.png``.
+        folder: Where the files are.
+        name: The id of the field.
+        files: The name of the file of each color, as :func:`find_kaggle_fields` gives them; by default
+            ``{name}_{color}.png``.
+        channels: Which channels, any of :data:`cytoloc.channels.CHANNELS`.
 
     Raises:
-        ImageError: If a file is missing or damaged, or the four differ in size.
+        ImageError: If a file is missing or damaged, or the files differ in size.
     """
+    colors = [HPA_COLORS[role] for role in channels]
     if files is None:
-        files = {colour: f"{name}_{colour}.png" for colour in COLOURS}
-    lacking = [colour for colour in COLOURS if colour not in files]
+        files = {color: f"{name}_{color}.png" for color in colors}
+    lacking = [color for color in colors if color not in files]
     if lacking:
         raise ImageError(
             f"{folder}: field {name} lacks its file {name}_{lacking[0]}.png.",
-            way_out="Every field needs its four channel files.",
+            way_out=f"Every field needs a file for each of {', '.join(colors)}.",
         )
-    planes = [_read_plane(folder / files[colour]) for colour in COLOURS]
-    for colour, plane in zip(COLOURS, planes, strict=True):
+    planes = [_read_plane(folder / files[color]) for color in colors]
+    for color, plane in zip(colors, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise ImageError(
-                f"{folder}: field {name} has two sizes: {files[COLOURS[0]]} is {_size(planes[0])} px,"
-                f" {files[colour]} is {_size(plane)} px.",
-                way_out="The four channels of a field must show the same pixels.",
+                f"{folder}: field {name} has two sizes: {files[colors[0]]} is {_size(planes[0])} px,"
+                f" {files[color]} is {_size(plane)} px.",
+                way_out="All channels of a field must show the same pixels.",
             )
     return planes
 
@@ -199,6 +203,13 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
                 now = (*before[:place], dot + suffix, *before[place + 1 :])
                 found[name] = shared.setdefault(now, now)
         self._suffixes = {name: found[name] for name in sorted(found)}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels that any field has a file of."""
+        return tuple(
+            role for place, role in enumerate(CHANNELS) if any(each[place] for each in set(self._suffixes.values()))
+        )
 
     def __getitem__(self, name: str) -> dict[str, str]:
         each = zip(COLOURS, self._suffixes[name], strict=True)

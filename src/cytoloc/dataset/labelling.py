@@ -9,11 +9,7 @@ from typing import Final
 
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
-from cytoloc.lists import read_csv, read_labels
-
-_ID_COLUMNS: Final = ("id",)
-_LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
-"""Names of the column of ids and of the column of labels; the case does not count."""
+from cytoloc.lists import label_column, read_csv, read_labels
 
 _FLAGS: Final = {"0", "1", "0.0", "1.0"}
 
@@ -68,11 +64,11 @@ def label_set_from(path: Path) -> LabelSet:
         LabelSetError: If the names do not make a label set.
     """
     table = read_csv(path)
-    column = next((name for name in table.columns if name.lower() in _LABEL_COLUMNS), None)
+    column = label_column(table)
     if column is not None:
         words = (word.strip() for text in table[column].drop_nulls() for word in re.split(r"[;|,]", text))
     else:
-        others = (name for name in table.columns if name.lower() not in _ID_COLUMNS)
+        others = (name for name in table.columns if name != "Id")
         words = (name.strip() for name in others if set(table[name].drop_nulls()) <= _FLAGS)
     names: dict[str, str] = {}
     for word in words:

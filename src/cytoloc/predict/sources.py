@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.channels import CHANNELS
 from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -83,13 +82,16 @@ class DatasetSource:
 
 
 class FolderSource:
-    """All fields of a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, in order of id."""
+    """All fields of a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, in order of id.
+
+    Its channels are those of the files that there are: a folder may lack all files of a color.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = str(folder)
-        self.channels: tuple[str, ...] = CHANNELS
         self.found = find_kaggle_fields(folder)
+        self.channels = self.found.channels
         self.ids = tuple(sorted(self.found))
 
     def batches(self, size: int, length: int) -> Iterator[Batch]:
@@ -99,7 +101,7 @@ class FolderSource:
             """Return a field's picture, or why there is none."""
             try:
                 refuse_unprintable(name)
-                image = read_kaggle_field(self.folder, name, self.found[name])
+                image = read_kaggle_field(self.folder, name, self.found[name], channels=self.channels)
                 refuse_enlarging(min(image.shape[1:]), size, where=f"field {name}")
                 with located(f"field {name}"):
                     return scale_field(image, Scaling(size=size)).image
@@ -109,9 +111,8 @@ class FolderSource:
         results = zip(self.ids, in_order(load, self.ids), strict=True)
         while some := list(islice(results, length)):
             good = [(name, image) for name, image in some if not isinstance(image, Rejected)]
-            images = (
-                np.stack([image for _, image in good]) if good else np.empty((0, len(CHANNELS), size, size), np.uint8)
-            )
+            shape = (len(good), len(self.channels), size, size)
+            images = np.concatenate([image for _, image in good]).reshape(shape) if good else np.empty(shape, np.uint8)
             bad = tuple(result for _, result in some if isinstance(result, Rejected))
             yield Batch(tuple(name for name, _ in good), images, bad)
 
