@@ -25,7 +25,7 @@ from cytoloc.channels import CHANNELS
 from cytoloc.curation.duplicates import find_duplicates
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.fields import FieldRow
-from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.labels import LabelSet

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from cytoloc.bench.rounds import in_separate_process, peak_mb
-from cytoloc.dataset.hpa import HpaSource
 from cytoloc.dataset.importing import ImportOptions, import_fields
-from cytoloc.dataset.kaggle import COLOURS, KaggleSource, find_kaggle_fields
+from cytoloc.dataset.sources.hpa import HpaSource
+from cytoloc.dataset.sources.kaggle import COLOURS, KaggleSource, find_kaggle_fields
 from cytoloc.parallel import processes
 from cytoloc.pictures.scale import Scaling
 

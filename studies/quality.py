@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from cytoloc.channels import CHANNELS
-from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.pictures.quality import Limits, measure, nucleus_measures
 
 FALSE_ALARMS = 0.01

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cytoloc.channels import CHANNELS
-from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.pictures.hashes import field_hashes

@@ -146,7 +146,8 @@ def test_core_rooms_work_without_torch() -> None:
         "        if name.split('.')[0] in {'torch', 'timm', 'pytorch_lightning'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "import cytoloc.dataset.kaggle, cytoloc.folds.making, cytoloc.simulate.study, cytoloc.decide, cytoloc.recipe\n"
+        "import cytoloc.dataset.sources.kaggle, cytoloc.folds.making, cytoloc.simulate.study, cytoloc.decide\n"
+        "import cytoloc.recipe\n"
         "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.scores\n"
         "print('fine')"
     )

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from cytoloc.dataset import folder, hpa, kaggle
-from cytoloc.dataset.channels import parse_channels
-from cytoloc.dataset.field_files import FieldReader
-from cytoloc.dataset.folder import FolderSource
-from cytoloc.dataset.hpa import HpaSource
 from cytoloc.dataset.importing import FieldSource
-from cytoloc.dataset.kaggle import COLOURS, KaggleSource
+from cytoloc.dataset.sources import folder, hpa, kaggle
+from cytoloc.dataset.sources.channels import parse_channels
+from cytoloc.dataset.sources.field_files import FieldReader
+from cytoloc.dataset.sources.folder import FolderSource
+from cytoloc.dataset.sources.hpa import HpaSource
+from cytoloc.dataset.sources.kaggle import COLOURS, KaggleSource
 from cytoloc.labels import LabelSet
 from cytoloc.pictures.scale import Scaling
 

@@ -18,13 +18,13 @@ import pytest
 
 from cytoloc import parallel
 from cytoloc.cli.importing import WORTH_PROCESSES
-from cytoloc.dataset.channels import parse_channels
-from cytoloc.dataset.field_files import FieldReader
-from cytoloc.dataset.folder import FolderSource
-from cytoloc.dataset.hpa import HpaSource
 from cytoloc.dataset.importing import FieldSource, Loaded, import_fields
-from cytoloc.dataset.kaggle import KaggleSource
 from cytoloc.dataset.quarantine import Rejected
+from cytoloc.dataset.sources.channels import parse_channels
+from cytoloc.dataset.sources.field_files import FieldReader
+from cytoloc.dataset.sources.folder import FolderSource
+from cytoloc.dataset.sources.hpa import HpaSource
+from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.dataset.store import open_dataset
 from cytoloc.errors import WorkerError
 from cytoloc.labels import LabelSet

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.pictures.hashes import TRANSFORMS, field_hashes, phashes, phashes_turned, turned
 from cytoloc.predict.views import dihedral

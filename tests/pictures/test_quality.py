@@ -86,7 +86,7 @@ def test_the_limits_hold_for_datasets_of_other_sizes(size: int) -> None:
     folder = DATA / "images" / "kaggle512"
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
-    from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+    from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
     from cytoloc.pictures.scale import Scaling, scale_field
 
     found = find_kaggle_fields(folder)

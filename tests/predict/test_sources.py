@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cytoloc.channels import CHANNELS
-from cytoloc.dataset.kaggle import read_kaggle_field
+from cytoloc.dataset.sources.kaggle import read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ImageError
 from cytoloc.labels import LabelSet

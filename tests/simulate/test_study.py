@@ -12,9 +12,9 @@ from PIL import Image
 
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.fields import FieldRow
-from cytoloc.dataset.hpa import HpaSource
 from cytoloc.dataset.importing import import_fields
-from cytoloc.dataset.kaggle import KaggleSource
+from cytoloc.dataset.sources.hpa import HpaSource
+from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, OutputExistsError, TableError
 from cytoloc.pictures.hashes import TRANSFORMS, turned

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cytoloc.bench.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
 from cytoloc.dataset.importing import ImportOptions, import_fields
-from cytoloc.dataset.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import COLOURS, KaggleSource, find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import open_dataset
 from cytoloc.memory import keep_freed_memory
 from cytoloc.parallel import end_with_parent, in_order, processes

@@ -15,7 +15,7 @@ from PIL import Image
 from cytoloc.bench.rounds import Way, in_separate_process, in_turns, peak_mb
 from cytoloc.channels import CHANNELS
 from cytoloc.curation.hamming import DEFAULT_LIMITS, Hashes, near_pairs
-from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.errors import MissingExtraError
 from cytoloc.pictures.hashes import phashes
 

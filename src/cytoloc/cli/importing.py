@@ -15,10 +15,10 @@ from cytoloc.cli.console import counted, progress, terminated_as_interrupted
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from cytoloc.dataset.folder import FolderSource
-    from cytoloc.dataset.hpa import HpaSource
     from cytoloc.dataset.importing import FieldSource, Imported, ImportOptions
-    from cytoloc.dataset.kaggle import KaggleSource
+    from cytoloc.dataset.sources.folder import FolderSource
+    from cytoloc.dataset.sources.hpa import HpaSource
+    from cytoloc.dataset.sources.kaggle import KaggleSource
     from cytoloc.errors import ImageError
     from cytoloc.labels import LabelSet
 
@@ -96,7 +96,7 @@ def kaggle(
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
     """
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.kaggle import KaggleSource
+    from cytoloc.dataset.sources.kaggle import KaggleSource
     from cytoloc.labels import find_label_set
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
@@ -133,8 +133,8 @@ def hpa(
 
     Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
-    from cytoloc.dataset.hpa import HpaSource
     from cytoloc.dataset.importing import ImportOptions
+    from cytoloc.dataset.sources.hpa import HpaSource
     from cytoloc.labels import find_label_set
     from cytoloc.pictures.scale import Scaling
 
@@ -202,11 +202,11 @@ def folder(
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
-    from cytoloc.dataset.channels import parse_channels
-    from cytoloc.dataset.field_files import FieldReader
-    from cytoloc.dataset.folder import FolderSource
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.planes import PlaneChoice
+    from cytoloc.dataset.sources.channels import parse_channels
+    from cytoloc.dataset.sources.field_files import FieldReader
+    from cytoloc.dataset.sources.folder import FolderSource
+    from cytoloc.dataset.sources.planes import PlaneChoice
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
@@ -261,7 +261,7 @@ def _label_set(word: str | None, labels: Path | None) -> LabelSet:
         )
     if word != FROM_LABELS:
         return find_label_set(word)
-    from cytoloc.dataset.labelling import label_set_from
+    from cytoloc.dataset.sources.labelling import label_set_from
 
     made = label_set_from(labels)
     typer.echo(f"Label set {made.name}, made from {labels}:", err=True)

@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.dataset.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
 from cytoloc.parallel import in_order

@@ -12,12 +12,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoloc.dataset.channels import parse_channels
-from cytoloc.dataset.field_files import FieldReader
-from cytoloc.dataset.folder import FolderSource
 from cytoloc.dataset.importing import ImportOptions, import_fields
-from cytoloc.dataset.labelling import label_set_from
-from cytoloc.dataset.planes import PlaneChoice
+from cytoloc.dataset.sources.channels import parse_channels
+from cytoloc.dataset.sources.field_files import FieldReader
+from cytoloc.dataset.sources.folder import FolderSource
+from cytoloc.dataset.sources.labelling import label_set_from
+from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
 from cytoloc.labels import LabelSet

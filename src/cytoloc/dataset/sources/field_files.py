@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.dataset.channels import ChannelMap
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
-from cytoloc.dataset.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
 from cytoloc.dataset.quarantine import rejected
+from cytoloc.dataset.sources.channels import ChannelMap
+from cytoloc.dataset.sources.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
 from cytoloc.errors import ImageError
 from cytoloc.pictures.decoding import decoding, located
 from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit, refuse_not_grey

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
-from cytoloc.dataset.joint import find_joint_bounds, note
-from cytoloc.dataset.labelling import listed_fields
+from cytoloc.dataset.sources.joint import find_joint_bounds, note
+from cytoloc.dataset.sources.labelling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.labels import LabelSet

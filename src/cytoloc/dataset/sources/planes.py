@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.dataset.channels import Pick
+from cytoloc.dataset.sources.channels import Pick
 from cytoloc.errors import ImageError
 from cytoloc.pictures.formats import Picture, Scene
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.dataset.hpa import HpaSource, find_hpa_fields
 from cytoloc.dataset.importing import import_fields
+from cytoloc.dataset.sources.hpa import HpaSource, find_hpa_fields
 from cytoloc.errors import ImageError, TableError
 from cytoloc.labels import LabelSet
 from cytoloc.pictures.scale import Scaling

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cytoloc.dataset.channels import NAMES, ChannelMap, FilePattern
-from cytoloc.dataset.field_files import FieldReader, Item
 from cytoloc.dataset.importing import Loaded
-from cytoloc.dataset.joint import Planes, find_joint_bounds, note
-from cytoloc.dataset.labelling import labels_by_id
 from cytoloc.dataset.manifest import holds_dataset
+from cytoloc.dataset.sources.channels import NAMES, ChannelMap, FilePattern
+from cytoloc.dataset.sources.field_files import FieldReader, Item
+from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, note
+from cytoloc.dataset.sources.labelling import labels_by_id
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
 from cytoloc.labels import LabelSet
@@ -253,7 +253,7 @@ def _read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], d
 
     Raises:
         TableError: If it has no ``id``, a row without one, an id twice, or a column that is not one of
-            :data:`~cytoloc.dataset.channels.NAMES`.
+            :data:`~cytoloc.dataset.sources.channels.NAMES`.
     """
     table = read_csv(path)
     unknown = [name for name in table.columns if name not in ("Id", *NAMES)]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
-from cytoloc.dataset.labelling import listed_fields
 from cytoloc.dataset.manifest import holds_dataset
+from cytoloc.dataset.sources.labelling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id

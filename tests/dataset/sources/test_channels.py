@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cytoloc.dataset.channels import FilePattern, parse_channels
+from cytoloc.dataset.sources.channels import FilePattern, parse_channels
 from cytoloc.errors import ImageError, SettingsError
 
 FOUR = "microtubules=*_r.tif,protein=*_g.tif,nucleus=*_b.tif,er=*_y.tif"

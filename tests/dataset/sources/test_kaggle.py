@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cytoloc.dataset.importing import import_fields
-from cytoloc.dataset.kaggle import KaggleSource, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import KaggleSource, read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.pictures.scale import Scaling
 
