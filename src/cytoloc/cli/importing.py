@@ -47,9 +47,10 @@ TRIES = 20
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
 LabelSetOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--label-set", help="The locations of the labels: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file."
+        "--label-set",
+        help="The locations of the labels: hpa28 (default), hpa19, subcell31, hpa, or a .csv or .toml file.",
     ),
 ]
 FROM_LABELS: Final = "from-labels"
@@ -77,7 +78,7 @@ def kaggle(
     folder: Annotated[Path, typer.Argument(help="Holds `{Id}_{red,green,blue,yellow}.png` or `.tif`.", metavar="DIR")],
     out: Out,
     labels: Labels = None,
-    label_set: LabelSetOption = "hpa28",
+    label_set: LabelSetOption = None,
     size: Size = 512,
     limit: Limit = None,
     square: SquareOption = "refuse",
@@ -97,14 +98,13 @@ def kaggle(
     """
     from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.sources.kaggle import KaggleSource
-    from cytoloc.labels import find_label_set
     from cytoloc.pictures.depth import DepthRule
     from cytoloc.pictures.scale import Scaling
 
     source = KaggleSource(
         folder,
         labels=labels,
-        label_set=find_label_set(label_set),
+        label_set=_label_set(label_set, out, append=append),
         scaling=Scaling(size=size, square=square, enlarge=enlarge),
         depth=DepthRule(floor=floor),
         limit=limit,
@@ -120,7 +120,7 @@ def hpa(
     ],
     out: Out,
     labels: Labels = None,
-    label_set: LabelSetOption = "hpa28",
+    label_set: LabelSetOption = None,
     size: Size = 512,
     limit: Limit = None,
     square: SquareOption = "refuse",
@@ -135,11 +135,16 @@ def hpa(
     """
     from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.sources.hpa import HpaSource
-    from cytoloc.labels import find_label_set
     from cytoloc.pictures.scale import Scaling
 
     scaling = Scaling(size=size, square=square, enlarge=enlarge)
-    source = HpaSource(folder, labels=labels, label_set=find_label_set(label_set), scaling=scaling, limit=limit)
+    source = HpaSource(
+        folder,
+        labels=labels,
+        label_set=_label_set(label_set, out, append=append),
+        scaling=scaling,
+        limit=limit,
+    )
     _import(source, out, size=size, options=ImportOptions(strict=strict, append=append, skip_known=skip_known))
     _say_what_is_not_there(source)
 
@@ -227,7 +232,7 @@ def folder(
     )
     source = FolderSource(
         reader,
-        label_set=_label_set(label_set, labels),
+        label_set=_label_set(label_set, out, append=append, labels=labels),
         files=files,
         labels=labels,
         metadata=metadata,
@@ -246,23 +251,30 @@ def folder(
     _warn_of_unmatched(source, imported)
 
 
-def _label_set(word: str | None, labels: Path | None) -> LabelSet:
-    """Return the label set of an import of a folder; print one that is made of the names in a labels file."""
+def _label_set(word: str | None, out: Path | None, *, append: bool, labels: Path | None = None) -> LabelSet:
+    """Return the label set of an import.
+
+    Args:
+        word: The one that is named. By default it is that of the dataset to add to, or hpa28.
+        out: The dataset.
+        append: Whether the import adds to it.
+        labels: The labels file of a source that has no usual label set.
+    """
+    from cytoloc.dataset.manifest import read_manifest
+    from cytoloc.dataset.sources.labelling import label_set_from
     from cytoloc.labels import find_label_set
 
-    if labels is None:
-        if word == FROM_LABELS:
-            raise typer.BadParameter("from-labels needs --labels.", param_hint="'--label-set'")
-        return find_label_set(word or "hpa28")
-    if word is None:
+    if word is None and append and out is not None:
+        return read_manifest(out).label_set
+    if word is None and labels is not None:
         raise typer.BadParameter(
             "--labels needs it: say which locations the labels name, for example hpa28, or from-labels.",
             param_hint="'--label-set'",
         )
     if word != FROM_LABELS:
-        return find_label_set(word)
-    from cytoloc.dataset.sources.labelling import label_set_from
-
+        return find_label_set(word or "hpa28")
+    if labels is None:
+        raise typer.BadParameter("from-labels needs --labels.", param_hint="'--label-set'")
     made = label_set_from(labels)
     typer.echo(f"Label set {made.name}, made from {labels}:", err=True)
     for location in made:
