@@ -109,6 +109,24 @@ def other_decision(folder: Path) -> Path:
     return path
 
 
+def test_fields_are_appended_in_the_label_set_of_the_dataset(cli: Cli, tmp_path: Path) -> None:
+    two, out = ("protein", "nucleus"), tmp_path / "own.dataset"
+    draw(tmp_path / "plate", two, fields=4)
+    import_own(cli, tmp_path / "plate", two, out)
+    draw(tmp_path / "more", two, fields=6)
+    call = ["import", "folder", tmp_path / "more", "--channels", "protein=*_protein.tif,nucleus=*_nucleus.tif"]
+    call += ["--size", SIZE, "--out", out, "--append", "--skip-known", "--labels", tmp_path / "more" / "labels.csv"]
+    refused = cli(*call, "--label-set", "hpa19")
+    assert (refused.code, "is not a location of the label set hpa19" in refused.err) == (1, True)
+    assert cli(*call).code == 0
+    dataset = open_dataset(out)
+    assert dataset.label_set.names == NAMES
+    assert [dataset.label_set[row[0]].name for row in dataset.fields["labels"].to_list()[4:]] == [
+        "Cytoplasm",
+        "Whole nucleus",
+    ]
+
+
 def test_protein_and_nucleus_alone(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two = ("protein", "nucleus")
     draw(tmp_path / "two", two)
