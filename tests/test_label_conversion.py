@@ -120,7 +120,7 @@ def test_of_merged_locations_the_highest_probability_counts() -> None:
     assert not found.probabilities[:, [15, 18, 27]].any()
     assert found.provenance["fields_trained_on"] == 3
     assert found.provenance["converted"]["never"] == ["15", "18", "27"]
-    with pytest.raises(LabelSetError, match="These scores has the label set hpa28"):
+    with pytest.raises(LabelSetError, match=r"label sets differ: hpa28 .* in the predictions"):
         convert_scores(found, between("subcell31", "hpa28"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,16 @@ def test_csv_files(tmp_path: Path) -> None:
     path.write_text("key,name,go_id\nrim,Nuclear rim,GO:1\nc,Cytoplasm,\n7,Spots,\n")
     found = find_label_set(str(path))
     assert (found.name, found.version, found.locations) == ("my_labels", 1, OWN.locations)
-    path.write_bytes(b"\xef\xbb\xbfname,note\r\nNuclear rim,x\r\nCytoplasm,y\r\n")
+    path.write_bytes(b"\xef\xbb\xbfname\r\nNuclear rim\r\nCytoplasm\r\n")
     assert LabelSet.from_csv(path, name="other").keys == ("nuclear_rim", "cytoplasm")
     for content, message in (
-        ("label\nA\nB\n", "is not a label set: it has label"),
+        ("label\nA\nB\n", "a label set has no 'label'"),
+        ("key\nA\nB\n", "is not a label set: it has key"),
         ("", "it has no rows"),
         ("name\nA\n", "has 1 location"),
         ("name\nA\nA\n", "two locations"),
         ("name,key\nA,a\n,b\n", "location 2 has no name"),
+        ("name,Key\nA,a\nB,b\n", "a label set has no 'Key'"),
     ):
         path.write_text(content)
         with pytest.raises(LabelSetError, match=message):
@@ -123,6 +126,8 @@ def test_toml_files(tmp_path: Path) -> None:
         ("locations = [1, 2]", "has no list of locations"),
         ('locations = ["A"]', "has 1 location"),
         ('name = 3\nlocations = ["A", "B"]', "has no name"),
+        ('verison = 2\nlocations = ["A", "B"]', "a label set has no 'verison'"),
+        ('locations = [{name = "A", keey = "a"}, "B"]', "location A: a label set has no 'keey'"),
     ):
         path.write_text(content)
         with pytest.raises(LabelSetError, match=message):
@@ -205,5 +210,11 @@ def test_label_sets_of_other_locations_are_refused() -> None:
     OWN.refuse_other(renamed, what="scores.parquet", than="the decision")
     other = LabelSet("own", 2, OWN.locations[::-1])
     assert not OWN.matches(other)
-    with pytest.raises(LabelSetError, match=r"scores\.parquet has the label set hpa28 .*, but the decision has own"):
+    with pytest.raises(LabelSetError, match=r"differ: hpa28 \(.*\) in scores\.parquet, own \(.*\) in the decision"):
         OWN.refuse_other(HPA28, what="scores.parquet", than="the decision")
+    swapped = LabelSet("own", 1, (OWN[0]._replace(name=OWN[1].name), OWN[1]._replace(name=OWN[0].name), OWN[2]))
+    first = f"position 0: {OWN[0].key} ({OWN[1].name}) against {OWN[0].key} ({OWN[0].name})"
+    with pytest.raises(LabelSetError, match=re.escape(first)):
+        OWN.refuse_other(swapped, what="one", than="the other")
+    with pytest.raises(LabelSetError, match="against none"):
+        LabelSet("own", 1, OWN.locations[:2]).refuse_other(OWN, what="one", than="the other")

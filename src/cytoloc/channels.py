@@ -20,6 +20,9 @@ CHANNELS: Final = (MICROTUBULES, PROTEIN, NUCLEUS, ER)
 HPA_COLORS: Final = {MICROTUBULES: "red", PROTEIN: "green", NUCLEUS: "blue", ER: "yellow"}
 """The color by which the Human Protein Atlas names each channel's file."""
 
+ZERO: Final = "zero"
+"""The word for black, as the substitute of a channel that was not imaged; no channel has this name."""
+
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -30,7 +33,7 @@ def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
         channels: Any of :data:`CHANNELS`, or names of the user's own.
 
     Raises:
-        ChannelError: If there is none, a name occurs twice or is not a word, or the protein is not among them.
+        ChannelError: If a name occurs twice or is not valid, or the protein is not among them.
 
     >>> check_channels(["protein", "nucleus"])
     ('protein', 'nucleus')
@@ -42,6 +45,8 @@ def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
                 f"{name!r} is not a valid channel name.",
                 way_out=f"Use one of {', '.join(CHANNELS)}, or a name of letters, digits, '-' and '_'.",
             )
+        if name == ZERO:
+            raise ChannelError(f"A channel cannot be named {ZERO}.", way_out="The word stands for a black substitute.")
         if name in names[:number]:
             raise ChannelError(f"Two channels are named {name}.", way_out="Give each channel its own role or name.")
     if PROTEIN not in names:

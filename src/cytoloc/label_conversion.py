@@ -165,7 +165,7 @@ def convert_scores(scores: Scores, by: Conversion) -> Scores:
     Raises:
         LabelSetError: If the scores are not in the source of the conversion.
     """
-    by.source.refuse_other(scores.label_set, what="These scores", than="the conversion")
+    by.source.refuse_other(scores.label_set, what="the predictions", than="the conversion")
     values = np.zeros((len(scores), len(by.target)), np.float32)
     for target, indices in by.sources.items():
         values[:, target] = scores.probabilities[:, list(indices)].max(axis=1)

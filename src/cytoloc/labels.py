@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,6 +25,8 @@ SHIPPED: Final = ("hpa28", "hpa19", "subcell31", "hpa")
 
 _SEPARATORS: Final = ";|,"
 _KEY: Final = re.compile(r"[^\s;|,]+")
+_COLUMNS: Final = {"id", "target", "predicted", "label", "labels", "location", "locations"}
+"""Words that name columns of label lists, and so no location."""
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -97,10 +100,11 @@ class LabelSet:
                 f"The label set {self.name} has the key {location.key!r}.",
                 way_out="Use a word without blanks, commas, semicolons or bars as a key.",
             )
-        if "id" in {location.key.casefold(), location.name.casefold()}:
+        taken = {location.key.casefold(), location.name.casefold()} & _COLUMNS
+        if taken:
             raise LabelSetError(
-                f"The label set {self.name} has a location with the key or name 'id'.",
-                way_out="Choose another word: tables of labels and predictions have the ids of fields in a column id.",
+                f"The label set {self.name} has a location with the key or name {min(taken)!r}.",
+                way_out="Choose another word: tables of labels and predictions have a column of that name.",
             )
         name = location.name
         if not name.strip() or name != name.strip() or not name.isprintable() or set(name) & set(_SEPARATORS):
@@ -174,6 +178,7 @@ class LabelSet:
         """
         path = Path(path)
         rows = list(csv.DictReader(_text(path).splitlines()))
+        _refuse_unknown(rows[0] if rows else (), Location._fields, where=str(path))
         if not rows or "name" not in rows[0] or None in rows[0]:
             found = ", ".join(str(each) for each in (rows[0] if rows else ())) or "no rows"
             raise LabelSetError(
@@ -204,6 +209,9 @@ class LabelSet:
                 way_out='Write for example: name = "mine" and locations = ["Nuclear rim", "Cytoplasm"].',
             )
         rows = [{"name": row} if isinstance(row, str) else row for row in rows]
+        _refuse_unknown(content, ("name", "version", "locations"), where=str(path))
+        for row in rows:
+            _refuse_unknown(row, Location._fields, where=f"{path}, location {row.get('name')}")
         name = content.get("name", _slug(path.stem))
         return cls._from_rows(rows, name=name, version=content.get("version", 1), where=str(path))
 
@@ -340,16 +348,19 @@ class LabelSet:
 
         Args:
             other: The label set of the second thing.
-            what: The second thing, as the subject of a sentence, such as ``scores.parquet``.
+            what: The second thing, such as ``scores.parquet``.
             than: The first one, such as ``the decision``.
         """
-        if not self.matches(other):
-            missing = [name for name in self.names if name not in other.names]
-            hint = f"{what} lacks {', '.join(missing[:3])}. " if missing else ""
-            raise LabelSetError(
-                f"{what} has the label set {other}, but {than} has {self}.",
-                way_out=f"{hint}Convert one of them with `cytoloc labels convert`, or use files of one label set.",
-            )
+        if self.matches(other):
+            return
+        pairs = list(zip_longest(other.locations, self.locations))
+        place = next(n for n, (one, two) in enumerate(pairs) if one is None or two is None or one[:2] != two[:2])
+        shown = [f"{each.key} ({each.name})" if each else "none" for each in pairs[place]]
+        raise LabelSetError(
+            f"The label sets differ: {other} in {what}, {self} in {than}. The first difference is at position {place}:"
+            f" {shown[0]} against {shown[1]}.",
+            way_out="Use files of one label set, or convert one of them with `cytoloc labels convert`.",
+        )
 
 
 def find_label_set(word: str) -> LabelSet:
@@ -392,6 +403,15 @@ def _shipped(name: str) -> LabelSet:
         rows = csv.DictReader(shipped_text(f"{name}.csv").splitlines())
         _loaded[name] = LabelSet(name, 1, tuple(Location(row["key"], row["name"], row["go_id"]) for row in rows))
     return _loaded[name]
+
+
+def _refuse_unknown(keys: Iterable[str], known: Sequence[str], *, where: str) -> None:
+    """Raise :class:`~cytoloc.errors.LabelSetError` if a file has keys that a label set does not have."""
+    unknown = [str(key) for key in keys if key not in known]
+    if unknown:
+        raise LabelSetError(
+            f"{where}: a label set has no {unknown[0]!r}.", way_out=f"Use {', '.join(known)}; check the spelling."
+        )
 
 
 def _text(path: Path) -> str:

@@ -132,7 +132,7 @@ def read_scores(path: str | Path, *, ids: str | Path | None = None, label_set: L
     if path.suffix == ".parquet":
         scores = _read_parquet(path)
         if label_set is not None:
-            label_set.refuse_other(scores.label_set, what=str(path), than="label_set")
+            label_set.refuse_other(scores.label_set, what=str(path), than="the argument label_set")
         return scores
     if path.suffix == ".csv":
         return _read_csv(path, label_set)
@@ -201,12 +201,17 @@ def warnings_of(parts: Iterable[Scores]) -> dict[str, Any]:
 
     Returns:
         ``fields_trained_on``, the most fields that one has seen in training, for what is made of scores that are too
-        good to be true is so itself; and ``caution``, every word of it. Nothing where none says anything.
+        good to be true is so itself; ``caution``, every word of it; ``absent``, all channels that were substituted; and
+        ``converted``, if the first part was converted from another label set. Nothing where none says anything.
     """
     said = [part.provenance for part in parts]
     seen = [each["fields_trained_on"] for each in said if "fields_trained_on" in each]
     cautions = sorted({each["caution"] for each in said if "caution" in each})
+    absent = {name: what for each in said for name, what in each.get("absent", {}).items()}
+    converted = [each["converted"] for each in said if "converted" in each]
     return {
+        **({"absent": absent} if absent else {}),
+        **({"converted": converted[0]} if converted else {}),
         **({"fields_trained_on": max(seen)} if seen else {}),
         **({"caution": " ".join(cautions)} if cautions else {}),
     }
@@ -235,7 +240,7 @@ def join_members(members: Mapping[str, Scores]) -> Joined:
     """
     if not members:
         raise TableError("There are no scores.", way_out="Give at least one table.")
-    label_set = refuse_different({f"The member {name!r}": scores for name, scores in members.items()})
+    label_set = refuse_different({f"the member {name!r}": scores for name, scores in members.items()})
     ids = tuple(dict.fromkeys(name for scores in members.values() for name in scores.ids))
     position = {name: row for row, name in enumerate(ids)}
     joined = {}
@@ -257,7 +262,7 @@ def refuse_different(tables: Mapping[str, Scores]) -> LabelSet:
     """Return the label set of all tables.
 
     Args:
-        tables: By their names, as the subject of a sentence.
+        tables: By their names, such as ``the member 'a'``.
 
     Raises:
         TableError: If there is no table.

@@ -181,7 +181,7 @@ def test_score_is_scikit_learns(cli: Cli, tmp_path: Path) -> None:
     assert summary["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0), abs=1e-12)
     assert pl.read_csv(tmp_path / "classes.csv")["positives"].to_list() == truth.sum(axis=0).tolist()
     said = cli(*args)
-    assert f"macro F1 over 28 locations  {summary['macro_f1']:.3f}" in said.out
+    assert f"macro F1 over 28 locations of hpa28  {summary['macro_f1']:.3f}" in said.out
     assert "Nucleoplasm" in said.out
 
 

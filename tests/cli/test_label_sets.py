@@ -111,7 +111,7 @@ def test_other_label_sets_are_refused(cli: Cli, tmp_path: Path, own: LabelSet) -
     ):
         refused = cli(*call)
         assert refused.code == 1, call
-        assert "has the label set" in refused.err
+        assert "The label sets differ" in refused.err
         assert "cytoloc labels convert" in refused.err
     refused = cli("decide", "fit", tmp_path / "m0.parquet", *fit[:3], tmp_path / "y.json", "--most", len(own) + 1)
     assert (refused.code, f"at most {len(own) + 1} locations of the label set own" in refused.err) == (2, True)

@@ -92,7 +92,7 @@ def test_predictions_are_converted(cli: Cli, tmp_path: Path) -> None:
     refused = cli(
         "labels", "convert", tmp_path / "s.parquet", "--from", "hpa28", "--to", "hpa19", "--out", tmp_path / "x.parquet"
     )
-    assert (refused.code, "has the label set subcell31" in refused.err) == (1, True)
+    assert (refused.code, "The label sets differ: subcell31" in refused.err) == (1, True)
     refused = cli(
         "labels", "convert", tmp_path / "s.csv", "--from", "subcell31", "--to", "hpa28", "--out", tmp_path / "x.csv"
     )

@@ -93,7 +93,7 @@ def _forked(work: Callable[[], object]) -> tuple[int, Any]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), json.loads(said or "null")
 
 
-def _import_and_die(path: Path, start: int, *, append: bool, dies_at: int) -> list[Any]:
+def _import_and_die(path: Path, start: int, how: str, *, dies_at: int) -> list[Any]:
     """Import, but be killed before the change of the disk with a number; return how many there were, and the state."""
     changes = 0
 
@@ -106,7 +106,8 @@ def _import_and_die(path: Path, start: int, *, append: bool, dies_at: int) -> li
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    dataset = run(path, start, 26, append=append).dataset
+    segment_bytes = 2**30 if how == "once" else SEGMENT_BYTES
+    dataset = run(path, start, 26, append=how == "append", segment_bytes=segment_bytes).dataset
     return [changes, *state(dataset)]
 
 
@@ -118,26 +119,26 @@ def _count_fields(path: Path) -> int:
     return len(dataset)
 
 
-def main(folder: Path, start: int, *, append: bool) -> None:
+def main(folder: Path, start: int, how: str) -> None:
     """Kill an import before each change of the disk, run it again, and print what came of it as JSON."""
     writer.SHARD_BYTES = SHARD_BYTES  # type: ignore[misc]
 
     def begun(name: str) -> Path:
         path = folder / name
         shutil.rmtree(path, ignore_errors=True)
-        if append:
+        if how == "append":
             shutil.copytree(folder / "begun.dataset", path)
         return path
 
-    if append:
+    if how == "append":
         _forked(lambda: run(folder / "begun.dataset", 0, start).added)
-    _, (changes, *whole) = _forked(partial(_import_and_die, begun("whole.dataset"), start, append=append, dies_at=0))
+    _, (changes, *whole) = _forked(partial(_import_and_die, begun("whole.dataset"), start, how, dies_at=0))
     seen: dict[str, Any] = {"changes": changes, "codes": [], "fields": [], "same": [], "left": []}
     for dies_at in range(1, changes + 1):
         path = begun("killed.dataset")
-        seen["codes"].append(_forked(partial(_import_and_die, path, start, append=append, dies_at=dies_at))[0])
+        seen["codes"].append(_forked(partial(_import_and_die, path, start, how, dies_at=dies_at))[0])
         seen["fields"].append(_forked(partial(_count_fields, path))[1])
-        code, again = _forked(partial(_import_and_die, path, start, append=append, dies_at=0))
+        code, again = _forked(partial(_import_and_die, path, start, how, dies_at=0))
         # A kill after the last commit leaves a finished dataset, which no import is made to anew.
         seen["same"].append(again[1:] == whole if code == 0 else "refused")
         seen["left"].append(sorted(each.name for each in path.iterdir()))
@@ -145,4 +146,4 @@ def main(folder: Path, start: int, *, append: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), append=sys.argv[3] == "append")
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -137,7 +137,7 @@ def test_another_implementation_of_zarr_reads_the_same_pixels(packed: Dataset) -
     np.testing.assert_array_equal(read, images_of(13))
 
 
-def test_the_fingerprint_knows_pixels_labels_and_ids_but_no_segments(
+def test_the_fingerprint_knows_all_that_is_learned_from_but_no_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = images_of(3)
@@ -147,9 +147,13 @@ def test_the_fingerprint_knows_pixels_labels_and_ids_but_no_segments(
     assert (len(split.manifest.segments), split.fingerprint) == (3, same)
     renamed = pack(tmp_path / "r.dataset", images, ["x", "y", "z"]).fingerprint
     other_set = pack(tmp_path / "l.dataset", images, label_set=LabelSet.hpa19()).fingerprint
+    swapped = pack(tmp_path / "s.dataset", images, channels=(*CHANNELS[:2], CHANNELS[3], CHANNELS[2])).fingerprint
+    first, second, *others = LabelSet.hpa28().locations
+    exchanged = (first._replace(name=second.name), second._replace(name=first.name), *others)
+    other_names = pack(tmp_path / "n.dataset", images, label_set=LabelSet("x", 1, exchanged)).fingerprint
     images[2, 1, 0, 0] ^= 1
     changed = pack(tmp_path / "c.dataset", images).fingerprint
-    assert len({same, renamed, other_set, changed}) == 4
+    assert len({same, renamed, other_set, swapped, other_names, changed}) == 6
 
 
 @pytest.fixture

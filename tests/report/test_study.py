@@ -337,4 +337,4 @@ def test_models_of_own_locations_are_reported(tmp_path: Path, cli: Cli) -> None:
     assert "CV: macro F1 over 4 locations" in " ".join(cli(*call).out.split())
     make_run(tmp_path / "runs", "second", 0, members["m0"])
     refused = cli(*call)
-    assert (refused.code, "has the label set hpa28" in refused.err) == (1, True)
+    assert (refused.code, "hpa28 (version 1, 28 locations)" in refused.err) == (1, True)

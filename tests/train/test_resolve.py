@@ -12,7 +12,7 @@ import pytest
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
-from cytoloc.errors import ChannelError, LabelSetError, TableError, WeightsError
+from cytoloc.errors import ChannelError, LabelSetError, TableError, TrainingError, WeightsError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.runs import model_spec
@@ -27,14 +27,14 @@ Make = Callable[..., Dataset]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make(*channels: str, label_set: LabelSet = OWN, size: int = 32) -> Dataset:
+    def make(*channels: str, label_set: LabelSet = OWN, size: int = 32, name: str = "") -> Dataset:
         rng = np.random.default_rng(0)
         rows = (
             FieldRow(id=f"f{i}", source="test", original_px=size, original_width_px=size, labels=(i % len(label_set),))
             for i in range(9)
         )
         fields = [(row, rng.integers(0, 200, (len(channels), size, size), dtype=np.uint8)) for row in rows]
-        path = tmp_path / f"{'-'.join(channels)}-{size}.dataset"
+        path = tmp_path / f"{name or '-'.join(channels)}-{size}.dataset"
         return write_dataset(path, fields, size=size, channels=channels, label_set=label_set, made_by={"command": "t"})
 
     return make
@@ -73,6 +73,25 @@ def test_a_recipe_for_another_label_set_is_refused(make: Make) -> None:
     assert resolve_recipe(load_recipe("strong-128"), dataset).label_set == "mine"
     with pytest.raises(TableError, match=r"'cortx' is not a location of the label set mine\.\n.*Cortex"):
         resolve_recipe(load_recipe("quick", overrides=["sampling.repeats={mine = {cortx = 2}}"]), dataset)
+
+
+def test_a_run_is_not_resumed_with_other_names_or_channels(make: Make, tmp_path: Path) -> None:
+    settings = ["model.backbone=test_resnet", "model.weights=none", "image.size=32", "schedule.epochs=1"]
+    settings += ["select.views=1", "schedule.batch_size=2"]
+    recipe = load_recipe("quick", overrides=settings)
+    dataset = make("protein", "nucleus")
+    folds = pl.DataFrame({"id": dataset.ids, "group": range(9), "fold": [0, 1, 2] * 3})
+    run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=lambda _line: None)
+    (run / "scores.parquet").unlink()
+    swapped = LabelSet("mine", 1, (OWN[0]._replace(name="Nucleus"), OWN[1]._replace(name="Cortex"), OWN[2]))
+    renamed = make("protein", "nucleus", label_set=swapped, name="renamed")
+    with pytest.raises(LabelSetError, match=r"cortex \(Nucleus\) against cortex \(Cortex\)"):
+        train_fold(recipe, renamed, folds, 0, out=tmp_path, resume=True, report=lambda _line: None)
+    chosen = load_recipe("quick", overrides=[*settings, 'image.channels=["protein", "nucleus"]'])
+    exchanged = make("nucleus", "protein", name="exchanged")
+    with pytest.raises(TrainingError, match="was started on other fields"):
+        train_fold(chosen, exchanged, folds, 0, out=tmp_path, resume=True, report=lambda _line: None)
+    train_fold(chosen, dataset, folds, 0, out=tmp_path, resume=True, report=lambda _line: None)
 
 
 def test_an_earlier_network_gives_its_backbone_to_other_locations_and_channels(make: Make, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import cytoloc
-from cytoloc.channels import CHANNELS
+from cytoloc.channels import CHANNELS, check_channels
 from cytoloc.dataset.store import open_dataset
 from cytoloc.labels import LabelSet
 from cytoloc.predict.bundle import box
@@ -177,6 +177,8 @@ def test_missing_channels_are_substituted_only_where_it_is_said(cli: Cli, tmp_pa
         model.predict(images, channels=("protein", "nucleus"))
     with pytest.raises(cytoloc.CytolocError, match="no channel golgi"):
         model.predict(images, channels=("protein", "nucleus"), absent={"microtubules": "golgi", "er": "zero"})
+    with pytest.raises(cytoloc.CytolocError, match="cannot be named zero"):
+        check_channels(["protein", "zero"])
     with pytest.raises(cytoloc.CytolocError, match="needs no substitute"):
         model.predict(four, absent={"er": "zero"})
     assert model.label_set.matches(LabelSet.hpa28())

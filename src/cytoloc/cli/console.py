@@ -128,7 +128,7 @@ def read_truth(path: Path, label_set: LabelSet) -> dict[str, tuple[int, ...]]:
     if not path.is_dir():
         return read_labels(path, label_set)
     dataset = open_dataset(path)
-    label_set.refuse_other(dataset.label_set, what=str(path), than="the other input")
+    label_set.refuse_other(dataset.label_set, what=str(path), than="the predictions")
     rows = zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True)
     labels = {name: tuple(ids) for name, ids in rows if ids is not None}
     if not labels:

@@ -71,6 +71,10 @@ Floor = Annotated[
     ),
 ]
 Append = Annotated[bool, typer.Option("--append", help="Add to the dataset --out.")]
+DiscardUnfinished = Annotated[
+    bool,
+    typer.Option("--discard-unfinished", help="Discard an unfinished import with other settings or other files."),
+]
 SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
 
 
@@ -88,6 +92,7 @@ def kaggle(
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
+    discard_unfinished: DiscardUnfinished = False,
 ) -> None:
     """Pack the competition's files: four grey pictures a field, PNG or TIFF, 8 or 16 bits.
 
@@ -110,7 +115,14 @@ def kaggle(
         limit=limit,
     )
     _measure(source, depth)
-    _import(source, out, size=size, options=ImportOptions(strict=strict, append=append, skip_known=skip_known))
+    _import(
+        source,
+        out,
+        size=size,
+        options=ImportOptions(
+            append=append, skip_known=skip_known, discard_unfinished=discard_unfinished, strict=strict
+        ),
+    )
     _say_what_is_not_there(source)
 
 
@@ -128,6 +140,7 @@ def hpa(
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
+    discard_unfinished: DiscardUnfinished = False,
 ) -> None:
     """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its colour.
 
@@ -145,7 +158,14 @@ def hpa(
         scaling=scaling,
         limit=limit,
     )
-    _import(source, out, size=size, options=ImportOptions(strict=strict, append=append, skip_known=skip_known))
+    _import(
+        source,
+        out,
+        size=size,
+        options=ImportOptions(
+            append=append, skip_known=skip_known, discard_unfinished=discard_unfinished, strict=strict
+        ),
+    )
     _say_what_is_not_there(source)
 
 
@@ -195,6 +215,7 @@ def folder(
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
+    discard_unfinished: DiscardUnfinished = False,
 ) -> None:
     """Pack anyone's microscope files: TIFF, OME-TIFF, PNG, JPEG, and CZI, LIF, ND2, OME-Zarr with the extra `formats`.
 
@@ -244,7 +265,7 @@ def folder(
     if dry_run or out is None:
         return
     _measure(source, depth)
-    options = ImportOptions(strict=strict, append=append, skip_known=skip_known)
+    options = ImportOptions(append=append, skip_known=skip_known, discard_unfinished=discard_unfinished, strict=strict)
     imported = _import(source, out, size=size, options=options)
     _warn_of_scale(imported, size)
     _warn_of_depth(imported)

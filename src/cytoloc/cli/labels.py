@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from cytoloc.cli.console import counted
-from cytoloc.labels import SHIPPED, LabelSet, find_label_set
+from cytoloc.labels import SHIPPED, find_label_set
+
+if TYPE_CHECKING:
+    from cytoloc.label_conversion import Conversion
 
 JsonSwitch = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -99,7 +102,7 @@ def convert(
     (`Id,Predicted`). Of predictions, a location that several become gets the highest of their probabilities, and one
     that can never occur gets 0.
 
-    Whether the file holds predictions is told by the name of `--out`.
+    A CSV with a column of labels, or with only 0 and 1 in its columns, lists labels; another one holds predictions.
 
     Example: `cytoloc labels convert train.csv --from hpa28 --to hpa19 --out train-19.csv`
 
@@ -113,11 +116,14 @@ def convert(
     check_outputs(out)
     given = find_label_set(source) if source else None
     emptied = 0
-    if out.suffix == ".csv" and file.suffix != ".parquet":
+    listed = file.suffix != ".parquet" and _is_label_list(file)
+    if listed and out.suffix != ".csv":
+        raise SettingsError(f"{file} lists labels, which are written as CSV.", way_out=f"Choose {out.stem}.csv.")
+    if listed:
         if given is None:
             raise SettingsError(f"{file} does not state its label set.", way_out="Name it: --from LABEL_SET.")
         by = conversion(given, find_label_set(target))
-        number, emptied = _convert_labels(file, by.source, by.target, out)
+        number, emptied = _convert_labels(file, by, out)
     else:
         check_scores_path(out)
         scores = read_scores(file, label_set=given)
@@ -132,19 +138,31 @@ def convert(
     typer.echo("\n".join([f"{out}: {counted(number, 'field')}.{left}", *by.summary()]))
 
 
-def _convert_labels(file: Path, source: LabelSet, target: LabelSet, out: Path) -> tuple[int, int]:
+def _is_label_list(file: Path) -> bool:
+    """Return whether a CSV lists labels, not probabilities."""
+    from cytoloc.files import existing
+    from cytoloc.lists import label_column, read_csv
+
+    table = read_csv(existing(file, what="file"))
+    if label_column(table) or "Predicted" in table.columns:
+        return True
+    cells = {text for name in table.columns if name != "Id" for text in table[name].drop_nulls().unique()}
+    return cells <= {"0", "1", "0.0", "1.0"}
+
+
+def _convert_labels(file: Path, by: Conversion, out: Path) -> tuple[int, int]:
     """Write a label list, or a submission, in another label set; return its fields, and those that lost all labels."""
     import polars as pl
 
-    from cytoloc.files import existing, new_file
-    from cytoloc.label_conversion import conversion, convert_labels
+    from cytoloc.files import new_file
+    from cytoloc.label_conversion import convert_labels
     from cytoloc.lists import read_csv, read_labels
 
-    column = "Predicted" if "Predicted" in read_csv(existing(file, what="labels file")).columns else None
-    labels = read_labels(file, source, column=column, blank=column is not None)
-    converted, emptied = convert_labels(labels, conversion(source, target))
+    column = "Predicted" if "Predicted" in read_csv(file).columns else None
+    labels = read_labels(file, by.source, column=column, blank=column is not None)
+    converted, emptied = convert_labels(labels, by)
     kept = {name: converted.get(name, ()) for name in labels} if column else converted
-    cells = [target.format(indices) for indices in kept.values()]
+    cells = [by.target.format(indices) for indices in kept.values()]
     with new_file(out) as temporary:
         pl.DataFrame({"Id": list(kept), column or "Target": cells}).write_csv(temporary)
     return len(kept), sum(bool(labels[name]) for name in emptied)

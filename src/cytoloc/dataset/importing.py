@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -92,6 +92,7 @@ class ImportOptions:
     Attributes:
         append: Add to the dataset instead of making a new one.
         skip_known: Pass over ids that the dataset has already instead of stopping there.
+        discard_unfinished: Discard an unfinished import with other settings or other files instead of stopping there.
         strict: Stop at the first field that is rejected instead of putting it into quarantine.
         segment_bytes: Commit when so many bytes of raw pixels were added.
         segment_s: Commit when so many seconds have passed.
@@ -100,6 +101,7 @@ class ImportOptions:
 
     append: bool = False
     skip_known: bool = False
+    discard_unfinished: bool = False
     strict: bool = False
     segment_bytes: int = SEGMENT_BYTES
     segment_s: float = 300.0
@@ -172,7 +174,7 @@ def import_fields(
     busy = f"{path}: another process is importing there"
     with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
         try:
-            manifest, record = _begin(source, path, size=size, append=options.append)
+            manifest, record = _begin(source, path, options, size=size)
             writer = DatasetWriter(path, manifest)
             try:
                 record = _pack(source, writer, record, options, pool=pool, advance=advance)
@@ -181,7 +183,9 @@ def import_fields(
                 writer.discard()
         finally:
             if not (path / MANIFEST).exists():
-                shutil.rmtree(path, ignore_errors=True)
+                (path / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.rmdir()
 
 
 def _check_target(path: Path, *, append: bool) -> None:
@@ -212,24 +216,30 @@ def _check_target(path: Path, *, append: bool) -> None:
         refuse_existing(path)
 
 
-def _begin(source: FieldSource, path: Path, *, size: int, append: bool) -> tuple[Manifest, ImportRecord]:
+def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int) -> tuple[Manifest, ImportRecord]:
     """Return the dataset as it is, and the record of this import: a new one, or the one to resume."""
     record = ImportRecord(settings=source.made_by, digest=_digest(source, size=size), items=len(source.items))
     channels = channel_order(source.channels)
     if channels != source.channels:
         raise RuntimeError(f"the source has its channels as {source.channels}, not {channels}")
-    if not (path / MANIFEST).exists():
-        return Manifest(size=size, channels=channels, label_set=source.label_set), record
-    manifest = read_manifest(path)
-    if manifest.unfinished is not None:
+    manifest = read_manifest(path) if (path / MANIFEST).exists() else None
+    if manifest and manifest.unfinished:
         if manifest.unfinished.digest == record.digest:
             return manifest, manifest.unfinished
+        if options.discard_unfinished:
+            writer = DatasetWriter(path, manifest)
+            writer.roll_back()
+            manifest = writer.manifest if writer.manifest.imports else None
+    if manifest is None:
+        return Manifest(size=size, channels=channels, label_set=source.label_set), record
+    if manifest.unfinished:
         command = manifest.unfinished.settings.get("command", "import")
         raise OutputExistsError(
             f"{path} has an unfinished import ({command}) with other settings or other files.",
-            way_out="Rerun that import to finish it, or remove the dataset to start again.",
+            way_out="Rerun that import to finish it, or say --discard-unfinished to discard what it added. Fields of"
+            " finished imports stay.",
         )
-    if not append:
+    if not options.append:
         refuse_existing(path)
     if manifest.size != size:
         raise OutputExistsError(
@@ -240,7 +250,7 @@ def _begin(source: FieldSource, path: Path, *, size: int, append: bool) -> tuple
             f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(channels)}.",
             way_out="Append fields with the same channels, or make another dataset.",
         )
-    manifest.label_set.refuse_other(source.label_set, what="What is to be added", than=str(path))
+    manifest.label_set.refuse_other(source.label_set, what="the import", than=str(path))
     return manifest, record
 
 
@@ -263,6 +273,7 @@ def _pack(
         for result in results:
             if not isinstance(result, Rejected):
                 row, chunk = result
+                # The item's own string where it is the same, so that each id is in memory once.
                 name = item if row["id"] == item else row["id"]
                 if name in known:
                     if not options.skip_known:

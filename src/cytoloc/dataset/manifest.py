@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from cytoloc.channels import check_channels
+from cytoloc.dataset.quarantine import QUARANTINE
 from cytoloc.errors import CytolocError, FormatError
 from cytoloc.files import existing, json_bytes, parse_json, replace_file
 from cytoloc.labels import LabelSet
@@ -19,7 +20,7 @@ MANIFEST: Final = "dataset.json"
 SEGMENTS: Final = "segments"
 LOCK: Final = ".lock"
 
-OWN_NAMES: Final = (LOCK, SEGMENTS, f".{MANIFEST}.new")
+OWN_NAMES: Final = (LOCK, SEGMENTS, QUARANTINE, f".{MANIFEST}.new", f".{QUARANTINE}.new")
 """What a folder holds in which an import was begun and has not committed anything."""
 
 

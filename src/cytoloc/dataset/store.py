@@ -74,7 +74,8 @@ class Dataset:
         if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
             raise TypeError(f"rows are a list of integers, not {wanted.dtype} of shape {wanted.shape}")
         if wanted.min() < -len(self) or wanted.max() >= len(self):
-            raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {wanted.tolist()}")
+            bad = wanted[(wanted < -len(self)) | (wanted >= len(self))][0]
+            raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {bad}")
         wanted = wanted % len(self)
         distinct, places = np.unique(wanted, return_inverse=True)
         with damage(self.path):
@@ -122,8 +123,9 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of label set, ids, labels and pixels: two datasets with the same one teach a network the same."""
-        digest = hashlib.sha256(repr(self.label_set.keys).encode())
+        """SHA-256 of all that a network learns from: channels, locations, ids, labels and pixels."""
+        locations = [(each.key, each.name) for each in self.label_set]
+        digest = hashlib.sha256(repr((self.channels, locations)).encode())
         for name, labels, pixels in self.fields.select("id", "labels", "sha256").iter_rows():
             keys = None if labels is None else self.label_set.keys_of(labels)
             digest.update(repr((name, keys, pixels)).encode())

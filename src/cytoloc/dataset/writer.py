@@ -109,17 +109,22 @@ class DatasetWriter:
         self.discard()
 
     def discard(self) -> None:
-        """Remove what is not committed; of a new dataset that committed nothing, only the lock stays."""
+        """Remove what is not committed; of a new dataset that committed nothing, only the lock stays.
+
+        Files that are not cytoloc's, such as those of a file manager, are left alone.
+        """
         # The file decides, whatever interrupted a commit.
         listed: set[str] = set()
         if (self.folder / MANIFEST).exists():
             listed = {segment.name for segment in read_manifest(self.folder).segments}
         for folder in (self.folder / SEGMENTS).glob("*"):
-            if folder.name not in listed:
+            if folder.name.isdecimal() and folder.name not in listed:
                 shutil.rmtree(folder)
-        (self.folder / f".{MANIFEST}.new").unlink(missing_ok=True)
+        for name in (MANIFEST, QUARANTINE):
+            (self.folder / f".{name}.new").unlink(missing_ok=True)
         if not listed:
-            with suppress(FileNotFoundError):
+            (self.folder / QUARANTINE).unlink(missing_ok=True)
+            with suppress(OSError):
                 (self.folder / SEGMENTS).rmdir()
         self._begin_segment()
 

@@ -42,7 +42,8 @@ def initial_weights(
     Args:
         backbone: A timm name.
         source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a
-            state dict of the same backbone with three input planes, or one per channel), or ``none``.
+            state dict of the same backbone with three input planes, which are taken for red, green and blue, or with
+            one plane per channel), or ``none``.
         channels: Names of the channels, in the order of the input planes.
         new_planes: How planes that the weights do not have begin; see :func:`adapt_first_convolution`.
 
@@ -63,8 +64,14 @@ def initial_weights(
             f"{source!r} names no weights.",
             way_out="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
         )
-    # A file may be of a network with these very channels; packages and the hub have red, green and blue.
     return _fitted(backbone, state, channels=channels, new_planes=new_planes, source=source)
+
+
+def first_convolution(backbone: str) -> str:
+    """Return the name of the weight of a backbone's first convolution."""
+    with torch.device("meta"):
+        body = create_backbone(backbone, in_channels=len(RGB))
+    return f"{body.default_cfg['first_conv']}.weight"
 
 
 def adapt_first_convolution(weight: Tensor, channels: Sequence[str], *, new_planes: NewPlanes = "red") -> Tensor:
@@ -153,9 +160,8 @@ def _fitted(backbone: str, state: State, *, channels: Sequence[str], new_planes:
     with torch.device("meta"):
         bare = create_backbone(backbone, in_channels=len(channels))
     wanted = bare.state_dict()
-    first = f"{bare.default_cfg['first_conv']}.weight"
-    has_own_channels = source.startswith("file:") and first in state and state[first].shape[1] == len(channels)
-    if first in state and state[first].shape[1] == len(RGB) and not has_own_channels:
+    first = first_convolution(backbone)
+    if first in state and state[first].shape[1] == len(RGB):
         state = {**state, first: adapt_first_convolution(state[first], channels, new_planes=new_planes)}
     wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if wrong:

@@ -32,7 +32,7 @@ from cytoloc.files import existing, new_file, parse_json, refuse_given_twice, sh
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.predict.model import Model
-from cytoloc.predict.runs import learned_from, load_run
+from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
 from cytoloc.recipe import Recipe, to_toml
 from cytoloc.runs import SCORES
 
@@ -160,13 +160,7 @@ def write_bundle(
     folders = [run.resolve() for run in runs]
     refuse_given_twice(folders)
     loaded = [load_run(folder) for folder in folders]
-    if len({(recipe.image.field_px, recipe.image.channels, recipe.select.views) for _, recipe, _ in loaded}) != 1:
-        raise SettingsError(
-            "The runs of a bundle must have the same image size, channels and views.", way_out="Bundle them apart."
-        )
-    label_set: LabelSet = loaded[0][2]["label_set"]
-    for folder, (_, _, facts) in zip(folders[1:], loaded[1:], strict=True):
-        label_set.refuse_other(facts["label_set"], what=str(folder), than=str(folders[0]))
+    label_set = refuse_different_runs(folders, loaded)
     fitted = _decision_of(folders, decision) if decision else None
     if fitted:
         label_set.refuse_other(fitted.label_set, what=str(decision), than=str(folders[0]))

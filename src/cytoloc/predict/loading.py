@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cytoloc.errors import FormatError
-from cytoloc.labels import LabelSet
 from cytoloc.predict.bundle import box, in_box, read_bundle
 from cytoloc.predict.model import Model
-from cytoloc.predict.runs import learned_from, load_run
+from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
 from cytoloc.runs import find_runs
 
 
@@ -20,7 +18,8 @@ def load(path: str | Path | None = None) -> Model:
             ``"box"`` and there is nothing of that name, the model in the box.
 
     Raises:
-        FormatError: If there is no bundle and no finished run, or the runs differ in what they see.
+        FormatError: If there is no bundle and no finished run.
+        SettingsError: If the runs differ in image size, channels or views.
         LabelSetError: If the runs differ in the locations that they predict.
     """
     if path is None or in_box(path):
@@ -31,14 +30,7 @@ def load(path: str | Path | None = None) -> Model:
     folders = find_runs([path])
     runs = [load_run(folder) for folder in folders]
     recipes = [recipe for _, recipe, _ in runs]
-    label_set: LabelSet = runs[0][2]["label_set"]
-    for folder, (_, _, facts) in zip(folders[1:], runs[1:], strict=True):
-        label_set.refuse_other(facts["label_set"], what=str(folder), than=str(folders[0]))
-    if len({(recipe.image.field_px, recipe.image.channels, recipe.select.views) for recipe in recipes}) > 1:
-        raise FormatError(
-            f"The runs in {path} differ in image size, channels or views.",
-            way_out="Predict with each and average the scores.",
-        )
+    label_set = refuse_different_runs(folders, runs)
     return Model(
         [network for network, _, _ in runs],
         size=recipes[0].image.field_px,

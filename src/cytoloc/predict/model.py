@@ -63,7 +63,7 @@ class Model:
         device: torch.device | None = None,
     ) -> None:
         if decision is not None:
-            label_set.refuse_other(decision.label_set, what="The decision", than="the model")
+            label_set.refuse_other(decision.label_set, what="the decision", than="the model")
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.networks = [network.to(self.device).eval() for network in networks]
         self.size = size

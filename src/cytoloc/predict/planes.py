@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.channels import near_channels
+from cytoloc.channels import ZERO, near_channels
 from cytoloc.errors import ChannelError
-
-ZERO: Final = "zero"
-"""The substitute that is black."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cytoloc.channels import CHANNELS
-from cytoloc.errors import FormatError, RecipeError, first_line
+from cytoloc.errors import FormatError, RecipeError, SettingsError, first_line
+from cytoloc.labels import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.recipe import Recipe, read_resolved
 from cytoloc.runs import RECIPE, read_header, refuse_unfinished
@@ -83,6 +84,34 @@ def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
         # A network may not take every size that it meets.
         other_sizes=(*image.progressive, image.field_px),
     )
+
+
+def refuse_different_runs(folders: Sequence[Path], runs: Sequence[tuple[Network, Recipe, dict[str, Any]]]) -> LabelSet:
+    """Return the label set of runs that can be averaged.
+
+    Args:
+        folders: Where they are.
+        runs: What :func:`load_run` returned for each.
+
+    Raises:
+        LabelSetError: If they differ in their label set.
+        SettingsError: If they differ in image size, channels or views.
+    """
+    label_set: LabelSet = runs[0][2]["label_set"]
+    for folder, (_, recipe, facts) in zip(folders[1:], runs[1:], strict=True):
+        label_set.refuse_other(facts["label_set"], what=str(folder), than=str(folders[0]))
+        first = runs[0][1]
+        for name, one, other in (
+            ("image size", first.image.field_px, recipe.image.field_px),
+            ("channels", first.image.channels, recipe.image.channels),
+            ("views", first.select.views, recipe.select.views),
+        ):
+            if one != other:
+                raise SettingsError(
+                    f"{folders[0]} and {folder} differ in their {name}: {one} and {other}.",
+                    way_out="Predict with each, and average the scores.",
+                )
+    return label_set
 
 
 def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:

@@ -98,7 +98,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     low, high = summary["macro_f1_interval_95"]
     common = summary["common_classes"]
     lines = [
-        f"macro F1 over {summary['locations']} locations  {summary['macro_f1']:.3f}"
+        f"macro F1 over {summary['locations']} locations of {summary['label_set']}  {summary['macro_f1']:.3f}"
         f"  (95 % interval {low:.3f} to {high:.3f}; chance {summary['chance_macro_f1']:.3f};"
         f" {summary['fields']} fields)"
     ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from cytoloc.channels import near_channels
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import ChannelError, LabelSetError
+from cytoloc.errors import ChannelError, LabelSetError, TrainingError
 from cytoloc.recipe import Recipe
 
 MEASURED_FIELDS: Final = 256
@@ -25,8 +25,11 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
     Raises:
         ChannelError: If the recipe names a channel that the dataset lacks.
         LabelSetError: If the recipe is for another label set.
+        TrainingError: If the dataset has no fields.
         TableError: If ``sampling.repeats`` names locations that the label set lacks.
     """
+    if not len(dataset):
+        raise TrainingError(f"{dataset.path} has no fields.", way_out="Import some, or finish its import.")
     if recipe.label_set not in ("", dataset.label_set.name):
         raise LabelSetError(
             f"Recipe {recipe.name} is for the label set {recipe.label_set}, but {dataset.path} has"
@@ -73,6 +76,6 @@ def _statistics(dataset: Dataset, channels: list[str]) -> dict[str, tuple[float,
     )
     std = np.sqrt(np.maximum(moments[:, 1] - np.square(moments[:, 0]), 1 / 255**2))
     return {
-        name: (round(float(mean), 5), round(float(spread), 5))
-        for name, mean, spread in zip(channels, moments[:, 0], std, strict=True)
+        name: (round(float(mean), 5), round(float(deviation), 5))
+        for name, mean, deviation in zip(channels, moments[:, 0], std, strict=True)
     }

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
+from cytoloc.labels import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import load_network, model_spec
@@ -270,6 +271,7 @@ def _start_run(run: Path, recipe: Recipe, header: dict[str, Any], *, processes: 
 def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
     """Raise unless the run in the folder has this recipe, these data and this fold."""
     kept = read_header(run)
+    kept["label_set"].refuse_other(LabelSet.from_json(header["label_set"]), what="the dataset", than=str(run))
     if read_resolved(run / RECIPE) != recipe:
         raise TrainingError(
             f"{run} was started with another recipe.",

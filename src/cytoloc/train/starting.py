@@ -11,6 +11,7 @@ from torch import Tensor
 from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
+from cytoloc.models.weights import first_convolution
 from cytoloc.predict.bundle import box, in_box, read_member
 from cytoloc.predict.runs import learned_from, load_run, model_spec
 from cytoloc.recipe import Recipe
@@ -103,7 +104,8 @@ def _with_channels(earlier: _Earlier, channels: Sequence[str]) -> dict[str, Tens
             f"{earlier.path} sees {', '.join(earlier.channels)}, not {missing[0]}.",
             way_out="Choose channels that it sees by image.channels, or other weights by model.weights.",
         )
-    first = next(name for name, value in state.items() if value.ndim == 4 and value.shape[1] == len(earlier.channels))
+    weight = first_convolution(earlier.backbone)
+    first = next(name for name in state if f".{name}".endswith(f".{weight}"))
     state[first] = state[first][:, [earlier.channels.index(name) for name in channels]]
     return state
 

@@ -161,6 +161,24 @@ def test_a_label_set_is_made_of_the_names_of_a_labels_file(tmp_path: Path, text:
     assert (made.name, list(made.keys)) == ("my_labels", expected)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("0 16\nb,25", "the label '0 16', which is not a name"),
+        ("Rim Core\nb,Rim\nx,Core", "the label 'Rim Core', of which each word is a label too"),
+    ],
+)
+def test_labels_that_are_no_names_make_no_label_set(tmp_path: Path, labels: str, message: str) -> None:
+    (tmp_path / "l.csv").write_text(f"Id,Target\na,{labels}\n")
+    with pytest.raises(TableError, match=message):
+        label_set_from(tmp_path / "l.csv")
+
+
+def test_the_column_of_labels_is_the_one_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("Id,Location,Target\na,room 3,Rim\nb,room 3,Core\n")
+    assert label_set_from(tmp_path / "l.csv").names == ("Core", "Rim")
+
+
 def test_the_command_makes_a_label_set_and_info_shows_it(folder: Path, tmp_path: Path, cli: Cli) -> None:
     for name in ("a", "b"):
         tifffile.imwrite(folder / f"{name}.ome.tif", noise(2, SIZE, SIZE), metadata={"axes": "CYX"})

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+
+import polars as pl
 
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import label_column, read_csv, read_labels
-
-_FLAGS: Final = {"0", "1", "0.0", "1.0"}
 
 
 def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -57,10 +56,11 @@ def label_set_from(path: Path) -> LabelSet:
     """Return a label set of the names in a labels file, in alphabetical order, named after the file.
 
     The names are in one column (``Target``, ``Labels``, ``Label``, ``Locations`` or ``Location``), separated by ``;``,
-    ``|`` or ``,``; or they are the names of all columns that hold only 0 and 1.
+    ``|`` or ``,``; or they are the names of all columns that hold 0 and 1 and nothing else.
 
     Raises:
-        TableError: If the file cannot be read, or has no such columns.
+        TableError: If the file cannot be read, has no such columns, or has numbers instead of names, or names that are
+            separated by blanks.
         LabelSetError: If the names do not make a label set.
     """
     table = read_csv(path)
@@ -69,7 +69,7 @@ def label_set_from(path: Path) -> LabelSet:
         words = (word.strip() for text in table[column].drop_nulls() for word in re.split(r"[;|,]", text))
     else:
         others = (name for name in table.columns if name != "Id")
-        words = (name.strip() for name in others if set(table[name].drop_nulls()) <= _FLAGS)
+        words = (name.strip() for name in others if _is_flag(table[name]))
     names: dict[str, str] = {}
     for word in words:
         names.setdefault(word.casefold(), word)
@@ -78,5 +78,23 @@ def label_set_from(path: Path) -> LabelSet:
             f"{path} has no labels: its columns are {', '.join(table.columns)}.",
             way_out="Give it a column Target with names of locations, or a column of 0 and 1 for each location.",
         )
+    numbers = next((word for word in names if word and re.fullmatch(r"[\d\s.]+", word)), None)
+    if numbers is not None:
+        raise TableError(
+            f"{path} has the label {numbers!r}, which is not a name.",
+            way_out="Name the label set that the numbers are of, for example hpa28.",
+        )
+    joined = next((word for word in names if " " in word and set(word.split()) <= names.keys()), None)
+    if joined is not None:
+        raise TableError(
+            f"{path} has the label {names[joined]!r}, of which each word is a label too.",
+            way_out="Separate labels by semicolons.",
+        )
     called = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.partition(".")[0]).lstrip("._-") or "labels"
     return LabelSet.from_names((names[key] for key in sorted(names) if key), name=called)
+
+
+def _is_flag(column: pl.Series) -> bool:
+    """Return whether a column holds 0 and 1 and nothing else."""
+    values = {text.removesuffix(".0") for text in column.drop_nulls()}
+    return bool(values) and values <= {"0", "1"}
