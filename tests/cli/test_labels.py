@@ -96,4 +96,4 @@ def test_predictions_are_converted(cli: Cli, tmp_path: Path) -> None:
     refused = cli(
         "labels", "convert", tmp_path / "s.csv", "--from", "subcell31", "--to", "hpa28", "--out", tmp_path / "x.csv"
     )
-    assert (refused.code, "Write 1 if the field has the location" in refused.err) == (1, True)
+    assert (refused.code, "written as Parquet" in refused.err) == (2, True)

@@ -288,6 +288,24 @@ def test_damaged_bytes_read_or_are_refused(tmp_path: Path, kind: str, data: st.D
         assert plane.dtype == scene.dtype.newbyteorder("=")
 
 
+@pytest.mark.parametrize("big", [False, True])
+def test_a_list_of_pages_that_leads_back_to_itself_is_refused(tmp_path: Path, *, big: bool) -> None:
+    path = tmp_path / "a.tif"
+    # Compressed pages that differ in size, so that each has an entry of its own in the list.
+    with tifffile.TiffWriter(path, bigtiff=big) as writer:
+        for height in (8, 9):
+            writer.write(pixels(height, 8), compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        first, last = (page.aspage() for page in file.pages)
+        tiff = file.tiff
+    content = bytearray(path.read_bytes())
+    at = last.offset + tiff.tagnosize + len(last.tags) * tiff.tagsize
+    content[at : at + tiff.offsetsize] = first.offset.to_bytes(tiff.offsetsize, "little")
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="leads back to itself"):
+        scenes_of(path)
+
+
 COMPRESSIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "jpeg": {"compression": "jpeg"},

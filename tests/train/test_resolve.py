@@ -79,16 +79,17 @@ def test_a_run_is_not_resumed_with_other_names_or_channels(make: Make, tmp_path:
     settings = ["model.backbone=test_resnet", "model.weights=none", "image.size=32", "schedule.epochs=1"]
     settings += ["select.views=1", "schedule.batch_size=2"]
     recipe = load_recipe("quick", overrides=settings)
-    dataset = make("protein", "nucleus")
+    own = LabelSet("mine", 1, tuple(each._replace(key=str(number)) for number, each in enumerate(OWN)))
+    dataset = make("protein", "nucleus", label_set=own)
     folds = pl.DataFrame({"id": dataset.ids, "group": range(9), "fold": [0, 1, 2] * 3})
     run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=lambda _line: None)
     (run / "scores.parquet").unlink()
-    swapped = LabelSet("mine", 1, (OWN[0]._replace(name="Nucleus"), OWN[1]._replace(name="Cortex"), OWN[2]))
+    swapped = LabelSet("mine", 1, (own[0]._replace(name="Nucleus"), own[1]._replace(name="Cortex"), own[2]))
     renamed = make("protein", "nucleus", label_set=swapped, name="renamed")
-    with pytest.raises(LabelSetError, match=r"cortex \(Nucleus\) against cortex \(Cortex\)"):
+    with pytest.raises(LabelSetError, match=r"0 \(Nucleus\) against 0 \(Cortex\)"):
         train_fold(recipe, renamed, folds, 0, out=tmp_path, resume=True, report=lambda _line: None)
     chosen = load_recipe("quick", overrides=[*settings, 'image.channels=["protein", "nucleus"]'])
-    exchanged = make("nucleus", "protein", name="exchanged")
+    exchanged = make("nucleus", "protein", label_set=own, name="exchanged")
     with pytest.raises(TrainingError, match="was started on other fields"):
         train_fold(chosen, exchanged, folds, 0, out=tmp_path, resume=True, report=lambda _line: None)
     train_fold(chosen, dataset, folds, 0, out=tmp_path, resume=True, report=lambda _line: None)

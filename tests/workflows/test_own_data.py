@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from cytoloc.channels import CHANNELS, check_channels
 from cytoloc.dataset.store import open_dataset
 from cytoloc.labels import LabelSet
 from cytoloc.predict.bundle import box
+from cytoloc.scores import write_scores
 from tests.conftest import Cli
 
 NAMES = ("Cell cortex", "Nuclear rim", "Perinuclear", "Puncta", "Cytoplasm", "Whole nucleus")
@@ -91,6 +93,12 @@ def test_six_own_locations_from_files_to_a_bundle(cli: Cli, tmp_path: Path, monk
     said = cli("score", "held-out.csv", "--labels", "plate/labels.csv", "--scores", "runs").out
     assert "6 locations" in said
     assert all(name in said for name in NAMES)
+
+    # What was substituted stays known after a decision.
+    write_scores(replace(cytoloc.read_scores("s.parquet"), provenance={"absent": {"er": "zero"}}), "absent.parquet")
+    words = ["decide", "apply", "absent.parquet", "--decision", "decision.json", "--out", "a.csv"]
+    assert cli(*words, "--probabilities", "a.parquet").code == 0
+    assert cytoloc.read_scores("a.parquet").provenance["absent"] == {"er": "zero"}
 
     # What is of another label set is refused, and the message names both.
     refused = cli("decide", "apply", "s.parquet", "--decision", other_decision(tmp_path), "--out", "no.csv")

@@ -120,10 +120,11 @@ class DatasetWriter:
         for folder in (self.folder / SEGMENTS).glob("*"):
             if folder.name.isdecimal() and folder.name not in listed:
                 shutil.rmtree(folder)
-        for name in (MANIFEST, QUARANTINE):
-            (self.folder / f".{name}.new").unlink(missing_ok=True)
+        for half in self.folder.glob(".*.new"):
+            half.unlink()
         if not listed:
-            (self.folder / QUARANTINE).unlink(missing_ok=True)
+            for derived in self.folder.glob(QUARANTINE):
+                derived.unlink()
             with suppress(OSError):
                 (self.folder / SEGMENTS).rmdir()
         self._begin_segment()

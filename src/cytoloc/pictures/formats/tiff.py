@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import math
+import struct
 import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -84,6 +85,7 @@ class TiffPicture:
         _COMPLAINTS.said = []
         self._file = tifffile.TiffFile(_unzipped(path) if path.suffix.lower() == ".gz" else path, _multifile=False)
         try:
+            self._refuse_endless()
             self._series = list(self._file.series)
             self._axes = [self._named_axes(series) for series in self._series]
             self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
@@ -121,6 +123,27 @@ class TiffPicture:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _refuse_endless(self) -> None:
+        """Raise if the list of pages leads back to itself: tifffile follows it until memory is full."""
+        tiff, handle = self._file.tiff, self._file.filehandle
+
+        def number(place: int, layout: str) -> int:
+            """Return the number at a place of the file, 0 behind its end."""
+            handle.seek(place)
+            content = handle.read(struct.calcsize(layout))
+            return int(struct.unpack(layout, content)[0]) if len(content) == struct.calcsize(layout) else 0
+
+        # The place of the first page is in the header, after 4 bytes, in BigTIFF after 8.
+        offset, seen = number(8 if tiff.version == 43 else 4, tiff.offsetformat), set[int]()
+        while offset:
+            if offset in seen:
+                raise ImageError(
+                    f"{self.path} is damaged: its list of pages leads back to itself.", way_out="Copy it again."
+                )
+            seen.add(offset)
+            tags = number(offset, tiff.tagnoformat)
+            offset = number(offset + tiff.tagnosize + tags * tiff.tagsize, tiff.offsetformat)
 
     def _refuse_complaints(self) -> None:
         if _COMPLAINTS.said:
