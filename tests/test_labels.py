@@ -107,7 +107,7 @@ def test_csv_files(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(LabelSetError, match=message):
             LabelSet.from_csv(path)
-    with pytest.raises(LabelSetError, match="cannot be read"):
+    with pytest.raises(LabelSetError, match="there is no such file"):
         LabelSet.from_csv(tmp_path / "none.csv")
 
 

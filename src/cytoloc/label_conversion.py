@@ -107,10 +107,12 @@ class ConvertedLabels(NamedTuple):
     Attributes:
         labels: The indices of the locations of each field that has any left.
         emptied: The ids of the fields that lost all their labels.
+        reduced: The ids of the fields that lost some of their labels.
     """
 
     labels: dict[str, tuple[int, ...]]
     emptied: tuple[str, ...]
+    reduced: tuple[str, ...]
 
 
 def conversion(source: LabelSet, target: LabelSet) -> Conversion:
@@ -146,13 +148,16 @@ def conversion(source: LabelSet, target: LabelSet) -> Conversion:
 
 def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> ConvertedLabels:
     """Return labels in the target of a conversion; a field that loses all its labels is left out."""
+    given = {name: tuple(indices) for name, indices in labels.items()}
     converted = {
         name: tuple(sorted({found for index in indices if (found := by[index]) is not None}))
-        for name, indices in labels.items()
+        for name, indices in given.items()
     }
+    lossy = {name for name, indices in given.items() if any(by[index] is None for index in indices)}
     return ConvertedLabels(
         {name: indices for name, indices in converted.items() if indices},
         tuple(name for name, indices in converted.items() if not indices),
+        tuple(name for name, indices in converted.items() if indices and name in lossy),
     )
 
 

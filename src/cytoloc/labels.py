@@ -278,9 +278,8 @@ class LabelSet:
         }
 
     def _suggestion(self, word: str) -> str:
-        words = [*self.keys, *self.names]
-        lower = {each.casefold(): each for each in words}
-        near = [lower[each] for each in difflib.get_close_matches(word.casefold(), lower, n=3, cutoff=0.6)]
+        known = {text: name for key, name, _ in self.locations for text in (key.casefold(), name.casefold())}
+        near = [known[each] for each in difflib.get_close_matches(word.casefold(), known, n=3, cutoff=0.6)]
         if near:
             return f"Did you mean {' or '.join(dict.fromkeys(near))}?"
         shown = ", ".join(f"{each.key} ({each.name})" if each.key.isdigit() else each.name for each in self.locations)
@@ -378,7 +377,8 @@ def find_label_set(word: str) -> LabelSet:
         return LabelSet.from_csv(word)
     if word.lower().endswith(".toml"):
         return LabelSet.from_toml(word)
-    near = difflib.get_close_matches(word, SHIPPED, n=1)
+    files_here = [f"{word}{suffix}" for suffix in (".csv", ".toml") if Path(f"{word}{suffix}").is_file()]
+    near = files_here or difflib.get_close_matches(word, SHIPPED, n=1)
     raise LabelSetError(
         f"There is no label set {word!r}.{f' Did you mean {near[0]}?' if near else ''}",
         way_out=f"Choose one of {', '.join(SHIPPED)}, or give a .csv or .toml file.",
@@ -417,6 +417,8 @@ def _refuse_unknown(keys: Iterable[str], known: Sequence[str], *, where: str) ->
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise LabelSetError(f"{path}: there is no such file.", way_out="Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LabelSetError(f"{path} cannot be read as a label set: {error}.", way_out="Check the path.") from error
 

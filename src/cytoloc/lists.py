@@ -29,7 +29,7 @@ def read_csv(path: Path) -> pl.DataFrame:
     """Return a CSV, every value as text; the column of ids, if it has one, is named ``Id``.
 
     Raises:
-        TableError: If it cannot be read, or has an empty id.
+        TableError: If it cannot be read, two columns have one name, or an id is empty.
     """
     _refuse_other_kinds(path)
     try:
@@ -38,6 +38,11 @@ def read_csv(path: Path) -> pl.DataFrame:
         raise TableError(
             f"{path} cannot be read as CSV: {first_line(error)}.", way_out="Save it as CSV in UTF-8."
         ) from error
+    # Polars gives the second column of a name this ending.
+    twice = (name.rpartition("_duplicated_") for name in table.columns)
+    doubled = next((name for name, _, count in twice if count.isdecimal() and name in table.columns), None)
+    if doubled is not None:
+        raise TableError(f"{path}: two columns are named {doubled!r}.", way_out="Keep one of them.")
     ids = next((name for name in ID_COLUMNS if name in table.columns), None)
     if ids is not None:
         table = table.rename({ids: "Id"})

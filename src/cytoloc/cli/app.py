@@ -30,7 +30,7 @@ from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
 app = typer.Typer(
-    help="Where in the cell is the protein? From four-channel fluorescence fields to scored locations.",
+    help="Where in the cell is the protein? From fluorescence images to scored locations.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -42,7 +42,7 @@ def shipped(context: typer.Context, *, as_json: JsonSwitch = False) -> None:
 
     Example: `cytoloc labels hpa19`, which is short for `cytoloc labels show hpa19`
 
-    Example: `cytoloc labels convert predictions.parquet --from hpa28 --to hpa19 --out converted.parquet`
+    Example: `cytoloc labels convert predictions.parquet --to hpa19 --out converted.parquet`
     """
     if context.invoked_subcommand is not None:
         return
@@ -115,7 +115,7 @@ def convert(
 
     check_outputs(out)
     given = find_label_set(source) if source else None
-    emptied = 0
+    emptied = reduced = 0
     listed = file.suffix != ".parquet" and _is_label_list(file)
     if listed and out.suffix != ".csv":
         raise SettingsError(f"{file} lists labels, which are written as CSV.", way_out=f"Choose {out.stem}.csv.")
@@ -123,7 +123,7 @@ def convert(
         if given is None:
             raise SettingsError(f"{file} does not state its label set.", way_out="Name it: --from LABEL_SET.")
         by = conversion(given, find_label_set(target))
-        number, emptied = _convert_labels(file, by, out)
+        number, emptied, reduced = _convert_labels(file, by, out)
     else:
         check_scores_path(out)
         scores = read_scores(file, label_set=given)
@@ -132,9 +132,11 @@ def convert(
         write_scores(scores, out)
         number = len(scores)
     if as_json:
-        typer.echo(json.dumps({"fields": number, "fields_without_labels": emptied, **by.to_json()}, indent=2))
+        counts = {"fields": number, "fields_without_labels": emptied, "fields_with_fewer_labels": reduced}
+        typer.echo(json.dumps({**counts, **by.to_json()}, indent=2))
         return
     left = f" {counted(emptied, 'field')} lost all labels." if emptied else ""
+    left += f" {counted(reduced, 'field')} lost some labels." if reduced else ""
     typer.echo("\n".join([f"{out}: {counted(number, 'field')}.{left}", *by.summary()]))
 
 
@@ -150,8 +152,12 @@ def _is_label_list(file: Path) -> bool:
     return cells <= {"0", "1", "0.0", "1.0"}
 
 
-def _convert_labels(file: Path, by: Conversion, out: Path) -> tuple[int, int]:
-    """Write a label list, or a submission, in another label set; return its fields, and those that lost all labels."""
+def _convert_labels(file: Path, by: Conversion, out: Path) -> tuple[int, int, int]:
+    """Write a label list, or a submission, in another label set.
+
+    Returns:
+        The number of its fields, of those that lost all labels, and of those that lost some.
+    """
     import polars as pl
 
     from cytoloc.files import new_file
@@ -160,9 +166,9 @@ def _convert_labels(file: Path, by: Conversion, out: Path) -> tuple[int, int]:
 
     column = "Predicted" if "Predicted" in read_csv(file).columns else None
     labels = read_labels(file, by.source, column=column, blank=column is not None)
-    converted, emptied = convert_labels(labels, by)
+    converted, emptied, reduced = convert_labels(labels, by)
     kept = {name: converted.get(name, ()) for name in labels} if column else converted
     cells = [by.target.format(indices) for indices in kept.values()]
     with new_file(out) as temporary:
         pl.DataFrame({"Id": list(kept), column or "Target": cells}).write_csv(temporary)
-    return len(kept), sum(bool(labels[name]) for name in emptied)
+    return len(kept), sum(bool(labels[name]) for name in emptied), len(reduced)

@@ -164,6 +164,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
+        if holds_dataset(folder):
+            raise FormatError(
+                f"{folder} is not a dataset yet: an import to it was stopped before its first segment was complete.",
+                way_out="Rerun the import.",
+            ) from None
         raise FormatError(
             f"{folder} is not a dataset: it has no {MANIFEST}.", way_out="Make one with `cytoloc import`."
         ) from None

@@ -165,7 +165,11 @@ def test_a_label_set_is_made_of_the_names_of_a_labels_file(tmp_path: Path, text:
     ("labels", "message"),
     [
         ("0 16\nb,25", "the label '0 16', which is not a name"),
-        ("Rim Core\nb,Rim\nx,Core", "the label 'Rim Core', of which each word is a label too"),
+        ("Rim Core\nb,Rim\nx,Core", "the label 'Rim Core', which is made of other labels"),
+        (
+            "Bud neck Core Rim\nb,Rim\nx,Core\ny,Bud neck",
+            "the label 'Bud neck Core Rim', which is made",
+        ),
     ],
 )
 def test_labels_that_are_no_names_make_no_label_set(tmp_path: Path, labels: str, message: str) -> None:

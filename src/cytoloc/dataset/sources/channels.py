@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cytoloc.channels import CHANNELS, check_channels, in_order, near_channels
+from cytoloc.channels import CHANNELS, PROTEIN, check_channels, in_order
 from cytoloc.errors import ChannelError, ImageError, SettingsError
 
 NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
@@ -170,8 +170,9 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
     try:
         check_channels(names)
     except ChannelError as error:
-        near = next((hint for hint in (near_channels(name, CHANNELS) for name in names) if "protein" in hint), "")
-        raise SettingsError(f"--channels: {error.message}{near}", way_out=error.way_out) from error
+        near = next((name for name in names if name != PROTEIN and name.lower() == PROTEIN), None)
+        hint = f" Write {PROTEIN} instead of {near}." if near else ""
+        raise SettingsError(f"--channels: {error.message}{hint}", way_out=error.way_out) from error
     found = {name: _pick(what) for name, what in pairs}
     picks = {name: found[name] for name in in_order(names)}
     seen: dict[str, str] = {}

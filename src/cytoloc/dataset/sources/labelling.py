@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -84,14 +84,21 @@ def label_set_from(path: Path) -> LabelSet:
             f"{path} has the label {numbers!r}, which is not a name.",
             way_out="Name the label set that the numbers are of, for example hpa28.",
         )
-    joined = next((word for word in names if " " in word and set(word.split()) <= names.keys()), None)
+    joined = next((word for word in names if _is_made_of(word, names.keys() - {word})), None)
     if joined is not None:
         raise TableError(
-            f"{path} has the label {names[joined]!r}, of which each word is a label too.",
+            f"{path} has the label {names[joined]!r}, which is made of other labels.",
             way_out="Separate labels by semicolons.",
         )
     called = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.partition(".")[0]).lstrip("._-") or "labels"
     return LabelSet.from_names((names[key] for key in sorted(names) if key), name=called)
+
+
+def _is_made_of(label: str, others: Collection[str]) -> bool:
+    """Return whether a label is a row of other labels with blanks between them."""
+    words = label.split(" ")
+    parts = ((" ".join(words[:count]), " ".join(words[count:])) for count in range(1, len(words)))
+    return any(first in others and (rest in others or _is_made_of(rest, others)) for first, rest in parts)
 
 
 def _is_flag(column: pl.Series) -> bool:
