@@ -43,7 +43,7 @@ def test_an_import_takes_sigterm_for_a_stop_from_the_start(
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         raise ImageError("looked")
 
-    monkeypatch.setattr(f"cytoloc.dataset.{source}", look)
+    monkeypatch.setattr(f"cytoloc.dataset.sources.{source}", look)
     channels = ["--channels", "protein=0,nucleus=1,er=2,microtubules=3"] if command == "folder" else []
     said = cli("import", command, tmp_path, "--out", tmp_path / "a.dataset", *channels)
     assert (said.code, "looked" in said.err) == (1, True)

@@ -33,7 +33,7 @@ def test_label_sets_are_listed_and_shown(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("hpa29", "Did you mean hpa28"), ("none.csv", "cannot be read as a label set"), ("one.csv", "has 1 location")],
+    [("hpa29", "Did you mean hpa28"), ("none.csv", "there is no such file"), ("one.csv", "has 1 location")],
 )
 def test_what_is_no_label_set_is_refused(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
