@@ -286,6 +286,24 @@ def test_an_unfinished_import_can_be_discarded(tmp_path: Path) -> None:
     assert state(open_dataset(added)) == state(run(tmp_path / "whole.dataset", 0, 14).dataset)
 
 
+def test_nothing_is_discarded_for_an_import_that_is_refused(tmp_path: Path) -> None:
+    new, added = tmp_path / "new.dataset", tmp_path / "added.dataset"
+    run(added, 0, 12)
+    for path, start in ((new, 0), (added, 12)):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, source=Numbers(start, 30, stop_at=28), append=start > 0)
+    before = content(new), content(added)
+    other = Numbers(12, 14)
+    other.label_set = LabelSet.hpa28()
+    with pytest.raises(LabelSetError):
+        run(added, source=other, append=True, discard_unfinished=True)
+    with pytest.raises(OutputExistsError, match="already exists"):
+        run(added, 12, 14, discard_unfinished=True)
+    with pytest.raises(FormatError, match="no finished import to add to"):
+        run(new, 12, 14, append=True, discard_unfinished=True)
+    assert (content(new), content(added)) == before
+
+
 def test_files_of_others_in_a_dataset_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.dataset"
     run(path, 0, 12)

@@ -222,36 +222,45 @@ def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int
     channels = channel_order(source.channels)
     if channels != source.channels:
         raise RuntimeError(f"the source has its channels as {source.channels}, not {channels}")
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else None
-    if manifest and manifest.unfinished:
-        if manifest.unfinished.digest == record.digest:
-            return manifest, manifest.unfinished
-        if options.discard_unfinished:
-            writer = DatasetWriter(path, manifest)
-            writer.roll_back()
-            manifest = writer.manifest if writer.manifest.imports else None
-    if manifest is None:
+    if not (path / MANIFEST).exists():
         return Manifest(size=size, channels=channels, label_set=source.label_set), record
-    if manifest.unfinished:
-        command = manifest.unfinished.settings.get("command", "import")
-        raise OutputExistsError(
-            f"{path} has an unfinished import ({command}) with other settings or other files.",
-            way_out="Rerun that import to finish it, or say --discard-unfinished to discard what it added. Fields of"
-            " finished imports stay.",
-        )
-    if not options.append:
+    whole = manifest = read_manifest(path)
+    if whole.unfinished:
+        if whole.unfinished.digest == record.digest:
+            return whole, whole.unfinished
+        if not options.discard_unfinished:
+            command = whole.unfinished.settings.get("command", "import")
+            raise OutputExistsError(
+                f"{path} has an unfinished import ({command}) with other settings or other files.",
+                way_out="Rerun that import to finish it, or say --discard-unfinished to discard what it added. Fields"
+                " of finished imports stay.",
+            )
+        manifest = whole.before(len(whole.imports) - 1)
+    if manifest.imports:
+        _refuse_unfit(source, path, manifest, size=size, append=options.append)
+    elif options.append:
+        raise FormatError(f"{path} has no finished import to add to.", way_out="Leave out --append.")
+    else:
+        manifest = Manifest(size=size, channels=channels, label_set=source.label_set)
+    if whole.unfinished:
+        DatasetWriter(path, whole).roll_back()
+    return manifest, record
+
+
+def _refuse_unfit(source: FieldSource, path: Path, manifest: Manifest, *, size: int, append: bool) -> None:
+    """Raise unless the fields of a source can be added to a dataset; see :func:`import_fields`."""
+    if not append:
         refuse_existing(path)
     if manifest.size != size:
         raise OutputExistsError(
             f"{path} has images of {manifest.size} px, not {size}.", way_out=f"Append with size {manifest.size}."
         )
-    if manifest.channels != channels:
+    if manifest.channels != source.channels:
         raise ChannelError(
-            f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(channels)}.",
+            f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(source.channels)}.",
             way_out="Append fields with the same channels, or make another dataset.",
         )
     manifest.label_set.refuse_other(source.label_set, what="the import", than=str(path))
-    return manifest, record
 
 
 def _pack(
