@@ -49,7 +49,8 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the head's first weights, the order of fields, augmentation and dropout."""
     label_set: str = ""
-    """Name of the label set that the recipe is for. Empty: that of the dataset."""
+    """The label set that the recipe is for: a shipped one, a .csv or .toml file, or the name of another one. Empty: the
+    dataset's label set, whichever it is."""
 
     @field_validator("name")
     @classmethod

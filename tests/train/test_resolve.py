@@ -65,10 +65,22 @@ def test_some_of_the_channels_can_be_chosen(make: Make) -> None:
         resolve_recipe(chosen, make("protein", "nucleous"))
 
 
-def test_a_recipe_for_another_label_set_is_refused(make: Make) -> None:
+def test_a_recipe_for_another_label_set_is_refused(make: Make, tmp_path: Path) -> None:
     dataset = make("protein")
-    with pytest.raises(LabelSetError, match=r"is for the label set hpa28, but .* has mine \(version 1, 3 locations\)"):
+    with pytest.raises(LabelSetError, match=r"differ: mine \(version 1, 3 locations\) in .*, hpa28 .* in recipe quick"):
         resolve_recipe(load_recipe("quick", overrides=["label_set=hpa28"]), dataset)
+    with pytest.raises(LabelSetError, match=r"is for the label set yeast, but .* has mine"):
+        resolve_recipe(load_recipe("quick", overrides=["label_set=yeast"]), dataset)
+    # A shipped label set, or one in a file, is compared by its locations, whatever the dataset's set is called.
+    impostor = make("protein", label_set=LabelSet("hpa28", 1, OWN.locations), name="impostor")
+    with pytest.raises(LabelSetError, match="position 0: cortex"):
+        resolve_recipe(load_recipe("quick", overrides=["label_set=hpa28"]), impostor)
+    own = tmp_path / "mine.csv"
+    own.write_text("name\n" + "\n".join(OWN.names))
+    assert resolve_recipe(load_recipe("quick", overrides=[f"label_set={own}"]), dataset).label_set == "mine"
+    own.write_text("name\n" + "\n".join(OWN.names[::-1]))
+    with pytest.raises(LabelSetError, match="position 0"):
+        resolve_recipe(load_recipe("quick", overrides=[f"label_set={own}"]), dataset)
     # Oversampling is by label set: what is meant for another one is not used.
     assert resolve_recipe(load_recipe("strong-128"), dataset).label_set == "mine"
     with pytest.raises(TableError, match=r"'cortx' is not a location of the label set mine\.\n.*Cortex"):

@@ -9,6 +9,7 @@ import numpy as np
 from cytoloc.channels import near_channels
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ChannelError, LabelSetError, TrainingError
+from cytoloc.labels import SHIPPED, find_label_set
 from cytoloc.recipe import Recipe
 
 MEASURED_FIELDS: Final = 256
@@ -30,7 +31,10 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
     """
     if not len(dataset):
         raise TrainingError(f"{dataset.path} has no fields.", way_out="Import some, or finish its import.")
-    if recipe.label_set not in ("", dataset.label_set.name):
+    wanted = recipe.label_set
+    if wanted in SHIPPED or wanted.lower().endswith((".csv", ".toml")):
+        find_label_set(wanted).refuse_other(dataset.label_set, what=str(dataset.path), than=f"recipe {recipe.name}")
+    elif wanted not in ("", dataset.label_set.name):
         raise LabelSetError(
             f"Recipe {recipe.name} is for the label set {recipe.label_set}, but {dataset.path} has"
             f" {dataset.label_set}.",
