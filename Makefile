@@ -19,20 +19,20 @@ demo: setup
 
 # Two workers on two cores, so a thread each: more only get in each other's way.
 check: setup
-	$(BIN)/ruff format --check src tests studies
-	$(BIN)/ruff check src tests studies
-	$(BIN)/mypy src tests
+	$(BIN)/ruff format --check src benchmarks research tests
+	$(BIN)/ruff check src benchmarks research tests
+	$(BIN)/mypy src benchmarks tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2
 
 test: setup
-	$(BIN)/ruff format --check src tests studies
-	$(BIN)/ruff check src tests studies
-	$(BIN)/mypy src tests
+	$(BIN)/ruff format --check src benchmarks research tests
+	$(BIN)/ruff check src benchmarks research tests
+	$(BIN)/mypy src benchmarks tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 format: setup
-	$(BIN)/ruff format src tests studies
-	$(BIN)/ruff check --fix src tests studies
+	$(BIN)/ruff format src benchmarks research tests
+	$(BIN)/ruff check --fix src benchmarks research tests
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

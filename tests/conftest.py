@@ -1,4 +1,4 @@
-"""What tests share: pictures made by script, a simulated study, the command line, and real material if it is there."""
+"""What tests share: images made by script, a simulated study, the command line, and real material if it is there."""
 
 from __future__ import annotations
 
@@ -40,13 +40,18 @@ Cli = Callable[..., Outcome]
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return a function that runs ``cytoloc`` with arguments, in this process."""
+    return runner(main, monkeypatch, capsys)
+
+
+def runner(program: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Return a function that runs the ``main`` of a program with arguments, in this process."""
 
     def run(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["cytoloc", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, words)])
         monkeypatch.setenv("COLUMNS", "200")
         capsys.readouterr()
         try:
-            main()
+            program()
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
@@ -63,9 +68,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Return a folder of three fields, 48 px, with ``labels.csv`` in the competition's form."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):

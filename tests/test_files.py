@@ -91,14 +91,14 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
 def test_what_is_kept_of_an_output_is_named(tmp_path: Path) -> None:
     kept = tmp_path / "dataset.json"
     for ending in ("", f" What {kept} lists is complete and kept: rerun the same command to continue."):
-        for error in (OSError(errno.ENOSPC, "No space left on device"), StorageError("full", way_out=FREE_SPACE)):
+        for error in (OSError(errno.ENOSPC, "No space left on device"), StorageError("full", hint=FREE_SPACE)):
             with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
                 raise error
-            assert said.value.way_out == FREE_SPACE + ending
+            assert said.value.hint == FREE_SPACE + ending
         kept.touch()
     with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
-        raise StorageError("busy", way_out="Wait.")
-    assert said.value.way_out == "Wait."
+        raise StorageError("busy", hint="Wait.")
+    assert said.value.hint == "Wait."
 
 
 def test_a_lock_is_held_by_one_and_gone_afterwards(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "old.png").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path)
-    check_outputs(tmp_path / "new" / "a.csv", tmp_path / "b.csv", pictures=[tmp_path / "old.png"])
+    check_outputs(tmp_path / "new" / "a.csv", tmp_path / "b.csv", images=[tmp_path / "old.png"])
     with pytest.raises(OutputExistsError):
         check_outputs(tmp_path / "b.csv", tmp_path / "file")
     with pytest.raises(StorageError, match="a file, not a folder"):
@@ -168,24 +168,24 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for name in ("/", ".", "a.jpg", "folder.png"):
         with pytest.raises(SettingsError, match="not the name of a PNG file"):
-            check_outputs(tmp_path / "b.csv", pictures=[tmp_path / name])
+            check_outputs(tmp_path / "b.csv", images=[tmp_path / name])
 
 
-def test_pictures_are_drawn_anew_with_the_files_beside_them(tmp_path: Path) -> None:
-    picture, table = tmp_path / "p.png", tmp_path / "t.csv"
-    picture.write_text("old")
-    with pytest.raises(ValueError, match="stop"), new_files(table, pictures=[picture]) as temporary:
-        temporary[picture].write_text("new")
+def test_images_are_drawn_anew_with_the_files_beside_them(tmp_path: Path) -> None:
+    image, table = tmp_path / "p.png", tmp_path / "t.csv"
+    image.write_text("old")
+    with pytest.raises(ValueError, match="stop"), new_files(table, images=[image]) as temporary:
+        temporary[image].write_text("new")
         raise ValueError("stop")
-    assert (picture.read_text(), table.exists()) == ("old", False)
-    with new_files(table, pictures=[picture]) as temporary:
+    assert (image.read_text(), table.exists()) == ("old", False)
+    with new_files(table, images=[image]) as temporary:
         temporary[table].write_text("new")
-    assert (picture.read_text(), table.read_text()) == ("old", "new")
+    assert (image.read_text(), table.read_text()) == ("old", "new")
     table.unlink()
-    with new_files(table, pictures=[picture]) as temporary:
+    with new_files(table, images=[image]) as temporary:
         for path in temporary.values():
             path.write_text("new")
-    assert (picture.read_text(), table.read_text()) == ("new", "new")
+    assert (image.read_text(), table.read_text()) == ("new", "new")
 
 
 def test_json_states_what_it_is(tmp_path: Path) -> None:

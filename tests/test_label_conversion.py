@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cytoloc.errors import LabelSetError
-from cytoloc.label_conversion import Conversion, conversion, convert_labels, convert_scores
+from cytoloc.label_conversion import Conversion, conversion, convert_labels, convert_predictions
 from cytoloc.labels import SHIPPED, LabelSet, find_label_set
 from cytoloc.lists import read_labels
-from cytoloc.scores import Scores
+from cytoloc.predictions import Predictions
 from tests.conftest import DATA
 
 CILIA_AND_SPERM = {
@@ -112,16 +112,16 @@ def test_labels_are_joined_and_fields_without_any_left_out() -> None:
 
 def test_of_merged_locations_the_highest_probability_counts() -> None:
     values = np.random.default_rng(0).random((5, 31), dtype=np.float32)
-    scores = Scores(tuple("abcde"), values, LabelSet.subcell31(), {"fields_trained_on": 3})
-    found = convert_scores(scores, between("subcell31", "hpa28"))
-    assert (found.ids, found.label_set) == (scores.ids, LabelSet.hpa28())
+    predictions = Predictions(tuple("abcde"), values, LabelSet.subcell31(), {"fields_trained_on": 3})
+    found = convert_predictions(predictions, between("subcell31", "hpa28"))
+    assert (found.ids, found.label_set) == (predictions.ids, LabelSet.hpa28())
     np.testing.assert_array_equal(found.probabilities[:, 19], values[:, [3, 4]].max(axis=1))
     np.testing.assert_array_equal(found.probabilities[:, 25], values[:, 7])
     assert not found.probabilities[:, [15, 18, 27]].any()
     assert found.provenance["fields_trained_on"] == 3
     assert found.provenance["converted"]["never"] == ["15", "18", "27"]
     with pytest.raises(LabelSetError, match=r"label sets differ: hpa28 .* in the predictions"):
-        convert_scores(found, between("subcell31", "hpa28"))
+        convert_predictions(found, between("subcell31", "hpa28"))
 
 
 def test_fields_of_both_competitions_have_the_converted_classes() -> None:

@@ -137,7 +137,7 @@ def test_toml_files(tmp_path: Path) -> None:
 def test_a_label_set_that_there_is_not() -> None:
     with pytest.raises(LabelSetError, match=r"no label set 'hpa29'\. Did you mean hpa28") as caught:
         find_label_set("hpa29")
-    assert ".csv or .toml" in caught.value.way_out
+    assert ".csv or .toml" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -169,13 +169,13 @@ def test_bad_labels_are_refused_with_their_place(text: str) -> None:
 def test_near_names_are_suggested(word: str, hint: str) -> None:
     with pytest.raises(TableError, match="is not a location of the label set hpa28") as caught:
         HPA28.parse(word, where="labels.csv, id 7")
-    assert hint in caught.value.way_out
+    assert hint in caught.value.hint
 
 
 def test_without_a_near_name_all_are_shown() -> None:
     with pytest.raises(TableError) as caught:
         OWN.index("xyz")
-    assert caught.value.way_out == "Its locations are: Nuclear rim, Cytoplasm, 7 (Spots)."
+    assert caught.value.hint == "Its locations are: Nuclear rim, Cytoplasm, 7 (Spots)."
 
 
 @given(
@@ -207,11 +207,13 @@ def test_matrix_round_trip() -> None:
 
 def test_label_sets_of_other_locations_are_refused() -> None:
     renamed = LabelSet("renamed", 5, OWN.locations)
-    OWN.refuse_other(renamed, what="scores.parquet", than="the decision")
+    OWN.refuse_other(renamed, what="predictions.parquet", than="the decision")
     other = LabelSet("own", 2, OWN.locations[::-1])
     assert not OWN.matches(other)
-    with pytest.raises(LabelSetError, match=r"differ: hpa28 \(.*\) in scores\.parquet, own \(.*\) in the decision"):
-        OWN.refuse_other(HPA28, what="scores.parquet", than="the decision")
+    with pytest.raises(
+        LabelSetError, match=r"differ: hpa28 \(.*\) in predictions\.parquet, own \(.*\) in the decision"
+    ):
+        OWN.refuse_other(HPA28, what="predictions.parquet", than="the decision")
     swapped = LabelSet("own", 1, (OWN[0]._replace(name=OWN[1].name), OWN[1]._replace(name=OWN[0].name), OWN[2]))
     first = f"position 0: {OWN[0].key} ({OWN[1].name}) against {OWN[0].key} ({OWN[0].name})"
     with pytest.raises(LabelSetError, match=re.escape(first)):

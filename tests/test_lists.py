@@ -20,7 +20,7 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
     path.write_text("id,group,fold\na,10,0\nb,9,0\nc,,0\n")
     assert read_groups(path, ["a", "b"]).tolist() == [1, 0]
     for ids in (["a", "c"], ["a", "d"]):
-        with pytest.raises(TableError, match=rf"lacks the group of 1 of the scored fields, e\.g\. {ids[1]}"):
+        with pytest.raises(TableError, match=rf"lacks the group of 1 of the predicted fields, e\.g\. {ids[1]}"):
             read_groups(path, ids)
     path.write_text("id,well\na,7\n")
     with pytest.raises(TableError, match="lacks the column group"):
@@ -88,7 +88,7 @@ def test_labels_of_another_encoding_are_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("Id,Target\n\u00e4,1\n", encoding="latin-1")
     with pytest.raises(TableError, match=r"l\.csv cannot be read") as caught:
         read_labels(tmp_path / "l.csv", LabelSet.hpa28())
-    assert "UTF-8" in caught.value.way_out
+    assert "UTF-8" in caught.value.hint
 
 
 def test_text_of_16_bits_is_told(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def _rest(seconds: float) -> None:
     time.sleep(seconds)
 
 
+ROOT = Path(__file__).parents[1]
+
 KILLED = """
 import os
 import time
@@ -93,7 +95,7 @@ KILLED_ALONE = """
 import os
 import time
 
-from cytoloc.bench.rounds import in_separate_process
+from benchmarks.rounds import in_separate_process
 
 
 def say_and_sleep():
@@ -109,7 +111,12 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("script", [KILLED, KILLED_ALONE], ids=["processes", "in_separate_process"])
 def test_processes_end_with_one_that_is_killed(tmp_path: Path, script: str) -> None:
     (tmp_path / "killed.py").write_text(script)
-    with subprocess.Popen([sys.executable, tmp_path / "killed.py"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "killed.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
         os.kill(worker, 0)

@@ -26,7 +26,7 @@ STARTING_SYSTEM = [
 
 
 def test_shipped_recipes() -> None:
-    own = {"box", "quick", "resnet18-128", "strong-128", "strong-512", "strong-1024"}
+    own = {"builtin", "quick", "resnet18-128", "strong-128", "strong-512", "strong-1024"}
     assert set(recipe_names()) == own | {f"{network}-{size}" for network, size, *_ in STARTING_SYSTEM}
     for name in recipe_names():
         assert load_recipe(name).name == name
@@ -37,9 +37,9 @@ def test_shipped_recipes() -> None:
 def test_the_ten_recipes_are_those_of_the_starting_system_to_the_constant() -> None:
     published = published_scores()
     assert list(published) == [f"{network}-{size}" for network, size, *_ in STARTING_SYSTEM]
-    for network, size, batch, *scores in STARTING_SYSTEM:
+    for network, size, batch, *predictions in STARTING_SYSTEM:
         recipe = load_recipe(f"{network}-{size}")
-        assert list(published[recipe.name]) == scores
+        assert list(published[recipe.name]) == predictions
         assert recipe.model.backbone.removeprefix("legacy_").partition(".")[0] == network
         assert (recipe.image.size, recipe.schedule.batch_size) == (size, batch)
         assert (recipe.loss.focal, recipe.loss.soft_f1, recipe.loss.gamma) == (0.5, 0.5, 2)
@@ -49,7 +49,7 @@ def test_the_ten_recipes_are_those_of_the_starting_system_to_the_constant() -> N
         assert [1e-3 * share for share in schedule.cycles] == [1e-3] * 5 + [5e-4]
         assert schedule.learning_rate == 1e-3
         assert (schedule.betas, schedule.momentum) == ((0.9, 0.99), (0.95, 0.85))
-        assert (recipe.sampling.order, recipe.sampling.mu, recipe.sampling.repeats) == ("balanced", 0, {})
+        assert (recipe.sampling.order, recipe.sampling.mu, recipe.sampling.oversample) == ("balanced", 0, {})
         augment = recipe.augment
         assert (augment.flips, augment.turns, augment.rotate_degrees, augment.zoom) == (True, True, 20, 1.2)
         assert (augment.zoom_crop, augment.tiles, augment.mixup) == ((0.8, 1.2), 0.5, 0)
@@ -66,7 +66,7 @@ def test_the_strong_recipes_are_sisters() -> None:
     # The small one has too few steps for three losses.
     assert {name: getattr(small.loss, name) for name in LOSSES if getattr(small.loss, name)} == {"cross_entropy": 1.0}
     assert small.loss.arcface == large.loss.arcface == 0.1
-    assert larger.image.normalise == large.image.normalise == small.image.normalise == "field"
+    assert larger.image.normalize == large.image.normalize == small.image.normalize == "field"
     # As many hard pairs a step, though every batch picks its own.
     assert larger.loss == large.loss.model_copy(update={"hardest": 16})
     assert larger.loss.hardest * larger.schedule.accumulate == large.loss.hardest
@@ -75,8 +75,8 @@ def test_the_strong_recipes_are_sisters() -> None:
     assert (larger.image.size, larger.image.field_px) == (1024, 1536)
     # The published list: 27, 15 x 10; 10, 9, 8 x 4; 20, 17 x 3; 16, 18, 22, 26, 24 x 2.
     times = {10: {27, 15}, 4: {10, 9, 8}, 3: {20, 17}, 2: {16, 18, 22, 26, 24}}
-    repeats = {str(number): count for count, numbers in times.items() for number in numbers}
-    assert large.sampling.repeats == {"hpa28": repeats}
+    oversample = {str(number): count for count, numbers in times.items() for number in numbers}
+    assert large.sampling.oversample == {"hpa28": oversample}
 
 
 def test_a_resolved_recipe_reads_back(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("schedule.batch_size='8'", "schedule.batch_size = '8'"),
         ("image.progressive=['32']", "image.progressive.0 = '32'"),
         ("augment.flips=1", "augment.flips = 1"),
-        ("select.views=true", "select.views = True"),
-        ("sampling.repeats={hpa28 = {27 = true}}", "sampling.repeats.hpa28.27 = True"),
+        ("select.tta=true", "select.tta = True"),
+        ("sampling.oversample={hpa28 = {27 = true}}", "sampling.oversample.hpa28.27 = True"),
         ("name=a/b", "name = 'a/b': letters, digits"),
         ("name=../x", "name = '../x': letters, digits"),
         ("name=''", "name = '': letters, digits"),
@@ -162,7 +162,7 @@ def test_wrong_keys_and_values_are_refused(override: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_tilt_keeps_the_picture_in_sight() -> None:
+def test_a_tilt_keeps_the_image_in_sight() -> None:
     for warp, low, fits in ((0.5, 0.25, False), (0.5, 0.6, False), (0.5, 0.7, True), (0.14, 0.25, True)):
         settings = [f"augment.warp={warp}", f"augment.zoom_crop=[{low}, 1.0]"]
         worst = tilts(torch.tensor([[-warp / 2, -warp / 2]])) @ zooms(torch.tensor([low]), torch.ones(1, 2))

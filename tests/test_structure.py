@@ -24,7 +24,7 @@ GROUND = {
     "parallel",
     "memory",
     "lists",
-    "scores",
+    "predictions",
     "runs",
 }
 ALLOWED = {
@@ -39,36 +39,32 @@ ALLOWED = {
     "recipe_sections": {"channels", "choices", "errors", "labels"},
     "recipe": {"errors", "recipe_sections"},
     "lists": {"errors", "labels", "files"},
-    "scores": {"errors", "labels", "files", "lists"},
-    "label_conversion": {"errors", "hpa_names", "labels", "scores"},
+    "predictions": {"errors", "labels", "files", "lists"},
+    "label_conversion": {"errors", "hpa_names", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},
-    "pictures": {"channels", "errors", "choices"},
-    "dataset": GROUND | {"pictures"},
-    "curation": GROUND | {"dataset", "pictures"},
-    "folds": GROUND | {"dataset", "pictures"},
-    "fetch": GROUND | {"pictures"},
+    "images": {"channels", "errors", "choices"},
+    "dataset": GROUND | {"images"},
+    "curation": GROUND | {"dataset", "images"},
+    "hpa": GROUND | {"images"},
     "simulate": GROUND | {"dataset.fields", "dataset.store", "dataset.importing", "dataset.manifest"},
     "decide": GROUND,
     "models": GROUND,
-    "predict": GROUND | {"recipe", "models", "dataset", "decide", "pictures"},
+    "predict": GROUND | {"recipe", "models", "dataset", "decide", "images"},
     "train": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict"},
     "report": GROUND | {"decide", "recipe"},
-    "bench": GROUND | {"dataset", "curation", "decide", "models", "pictures", "predict", "recipe", "train"},
     "cli": GROUND
     | {
-        "bench",
         "curation",
-        "folds",
         "recipe",
         "models",
         "dataset",
         "decide",
-        "fetch",
+        "hpa",
         "predict",
         "train",
         "report",
         "simulate",
-        "pictures",
+        "images",
     },
 }
 """What each room may import besides itself: dependencies point down only."""
@@ -110,11 +106,11 @@ def test_public_names_are_those_written_down() -> None:
         "Dataset",
         "LabelSet",
         "Location",
-        "Scores",
+        "Predictions",
         "__version__",
         "load",
         "open_dataset",
-        "read_scores",
+        "read_predictions",
     ]
     for name in cytoloc.__all__:
         assert getattr(cytoloc, name) is not None
@@ -146,9 +142,9 @@ def test_core_rooms_work_without_torch() -> None:
         "        if name.split('.')[0] in {'torch', 'timm', 'pytorch_lightning'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "import cytoloc.dataset.sources.kaggle, cytoloc.folds.making, cytoloc.simulate.study, cytoloc.decide\n"
+        "import cytoloc.dataset.sources.kaggle, cytoloc.curation.folds, cytoloc.simulate.study, cytoloc.decide\n"
         "import cytoloc.recipe\n"
-        "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.scores\n"
+        "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.predictions\n"
         "print('fine')"
     )
     assert run_python(code) == "fine\n"

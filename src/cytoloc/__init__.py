@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cytoloc.labels import LabelSet as LabelSet
     from cytoloc.labels import Location as Location
     from cytoloc.predict.loading import load as load
-    from cytoloc.scores import Scores as Scores
-    from cytoloc.scores import read_scores as read_scores
+    from cytoloc.predictions import Predictions as Predictions
+    from cytoloc.predictions import read_predictions as read_predictions
 
 __version__ = "0.1.0"
 
@@ -30,8 +30,8 @@ _HOMES: Final = {
     "LabelSet": "cytoloc.labels",
     "Location": "cytoloc.labels",
     "load": "cytoloc.predict.loading",
-    "Scores": "cytoloc.scores",
-    "read_scores": "cytoloc.scores",
+    "Predictions": "cytoloc.predictions",
+    "read_predictions": "cytoloc.predictions",
 }
 
 __all__ = [

@@ -43,16 +43,16 @@ def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ChannelError(
                 f"{name!r} is not a valid channel name.",
-                way_out=f"Use one of {', '.join(CHANNELS)}, or a name of letters, digits, '-' and '_'.",
+                hint=f"Use one of {', '.join(CHANNELS)}, or a name of letters, digits, '-' and '_'.",
             )
         if name == ZERO:
-            raise ChannelError(f"A channel cannot be named {ZERO}.", way_out="The word stands for a black substitute.")
+            raise ChannelError(f"A channel cannot be named {ZERO}.", hint="The word stands for a black substitute.")
         if name in names[:number]:
-            raise ChannelError(f"Two channels are named {name}.", way_out="Give each channel its own role or name.")
+            raise ChannelError(f"Two channels are named {name}.", hint="Give each channel its own role or name.")
     if PROTEIN not in names:
         raise ChannelError(
             f"There is no protein channel among {', '.join(names) or 'no channels'}.",
-            way_out="cytoloc locates the protein: name the channel that shows it 'protein'.",
+            hint="cytoloc locates the protein: name the channel that shows it 'protein'.",
         )
     return names
 

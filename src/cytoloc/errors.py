@@ -1,4 +1,4 @@
-"""The exceptions of cytoloc: one tree, each message saying what is wrong, where, and the way out."""
+"""The exceptions of cytoloc: one tree, each message saying what is wrong, where, and the hint."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class CytolocError(Exception):
 
     Args:
         message: What is wrong, where, and what was found there.
-        way_out: What to do about it; printed on a line of its own.
+        hint: What to do about it; printed on a line of its own.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, way_out: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.way_out = way_out
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  {self.way_out}" if self.way_out else self.message
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
 class SettingsError(CytolocError):
@@ -52,7 +52,7 @@ class SettingsError(CytolocError):
 
 
 class ImageError(CytolocError):
-    """A picture that is missing, broken, or not of the kind that its place asks for."""
+    """An image that is missing, broken, or not of the kind that its place asks for."""
 
 
 class TableError(CytolocError):

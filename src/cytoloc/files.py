@@ -56,25 +56,25 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _takes_none(folder: Path) -> StorageError:
     # The folder is there: some file systems, such as /proc, take no new files and say that it is not.
-    return StorageError(f"{folder} takes no new files.", way_out="Choose an --out on a disk that can be written.")
+    return StorageError(f"{folder} takes no new files.", hint="Choose an --out on a disk that can be written.")
 
 
 @contextmanager
-def new_files(*paths: Path, pictures: Sequence[Path] = ()) -> Iterator[dict[Path, Path]]:
+def new_files(*paths: Path, images: Sequence[Path] = ()) -> Iterator[dict[Path, Path]]:
     """Lend a temporary path for each file; they come to be together, and only if the block ends well.
 
     Args:
         paths: Where nothing may lie yet.
-        pictures: PNG files, drawn anew if they are there; one that the block does not draw stays as it is. Of several,
+        images: PNG files, drawn anew if they are there; one that the block does not draw stays as it is. Of several,
             the first may be lost if a later one cannot get its name.
 
     Raises:
         OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
     """
-    check_outputs(*paths, pictures=pictures)
+    check_outputs(*paths, images=images)
     lent: dict[Path, Path] = {}
     with ExitStack() as stack:
-        for path in (*paths, *pictures):
+        for path in (*paths, *images):
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folder = _folder_beside(path)
@@ -84,12 +84,12 @@ def new_files(*paths: Path, pictures: Sequence[Path] = ()) -> Iterator[dict[Path
         except StorageError as error:
             for path, temporary in lent.items():
                 error.message = error.message.replace(str(temporary), str(path))
-            raise StorageError(error.message, way_out=error.way_out) from error
-        check_outputs(*paths, pictures=pictures)
+            raise StorageError(error.message, hint=error.hint) from error
+        check_outputs(*paths, images=images)
         named: list[Path] = []
         try:
             for path, temporary in lent.items():
-                if path in pictures and not temporary.exists():
+                if path in images and not temporary.exists():
                     continue
                 with disk_errors(path):
                     temporary.replace(path)
@@ -122,10 +122,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
-def refuse_existing(path: Path, *, way_out: str = "Remove it or choose another --out.") -> None:
+def refuse_existing(path: Path, *, hint: str = "Remove it or choose another --out.") -> None:
     """Raise :class:`~cytoloc.errors.OutputExistsError` if something lies at ``path``."""
     if path.exists() or path.is_symlink():
-        raise OutputExistsError(f"{path} already exists.", way_out=f"Nothing was changed. {way_out}")
+        raise OutputExistsError(f"{path} already exists.", hint=f"Nothing was changed. {hint}")
 
 
 def refuse_given_twice(paths: Iterable[Path]) -> None:
@@ -133,30 +133,30 @@ def refuse_given_twice(paths: Iterable[Path]) -> None:
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
-            raise SettingsError(f"{path} is given twice.", way_out="Give each once.")
+            raise SettingsError(f"{path} is given twice.", hint="Give each once.")
         seen.add(path.resolve())
 
 
-def check_outputs(*paths: Path, pictures: Sequence[Path] = ()) -> None:
+def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
     """Raise unless files can come to be at all these places, before any work is done for them.
 
     Args:
         paths: Where nothing may lie yet.
-        pictures: PNG files, which are drawn anew if they are there.
+        images: PNG files, which are drawn anew if they are there.
 
     Raises:
-        SettingsError: If two are the same file, or a picture's name is not that of a PNG file.
+        SettingsError: If two are the same file, or an image's name is not that of a PNG file.
         OutputExistsError: If something lies at one of ``paths``.
         StorageError: If the folder of one is a file, or cannot be written.
     """
-    for path in pictures:
+    for path in images:
         if path.suffix.lower() != ".png" or path.is_dir():
-            raise SettingsError(f"{path} is not the name of a PNG file.", way_out="Choose a name that ends in .png.")
-    places = [*paths, *pictures]
+            raise SettingsError(f"{path} is not the name of a PNG file.", hint="Choose a name that ends in .png.")
+    places = [*paths, *images]
     for number, path in enumerate(places):
         if path.resolve() in [other.resolve() for other in places[:number]]:
-            raise SettingsError(f"{path} was given for two outputs.", way_out="Give each a name of its own.")
-        if path not in pictures:
+            raise SettingsError(f"{path} was given for two outputs.", hint="Give each a name of its own.")
+        if path not in images:
             refuse_existing(path)
         above = next(each for each in path.absolute().parents if each.exists())
         with disk_errors(path):
@@ -184,7 +184,7 @@ def held(lock: Path, *, busy: str) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire()
     except Timeout as error:
-        raise StorageError(f"{busy}.", way_out="Wait until it has finished.") from error
+        raise StorageError(f"{busy}.", hint="Wait until it has finished.") from error
     except FileNotFoundError as error:
         raise _takes_none(next(each for each in lock.absolute().parents if each.exists())) from error
     try:
@@ -197,7 +197,7 @@ def held(lock: Path, *, busy: str) -> Iterator[None]:
 
 
 FREE_SPACE: Final = "Free space, or choose an --out on a disk that can be written."
-"""The way out of a full or read-only disk."""
+"""The hint of a full or read-only disk."""
 
 
 @contextmanager
@@ -212,9 +212,9 @@ def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
         yield
     except (OSError, StorageError) as error:
         known = error if isinstance(error, StorageError) else storage_error(error, path)
-        if known is not None and known.way_out == FREE_SPACE and kept is not None and kept.exists():
+        if known is not None and known.hint == FREE_SPACE and kept is not None and kept.exists():
             hint = f"{FREE_SPACE} What {kept} lists is complete and kept: rerun the same command to continue."
-            known = StorageError(known.message, way_out=hint)
+            known = StorageError(known.message, hint=hint)
         if known is None or known is error:
             raise
         raise known from error
@@ -224,13 +224,13 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return StorageError(
-            f"{path} cannot be written: something above it is a file, not a folder.", way_out="Choose another --out."
+            f"{path} cannot be written: something above it is a file, not a folder.", hint="Choose another --out."
         )
     number = error_number(error)
     if number == errno.ENAMETOOLONG:
-        return StorageError(f"The name {path} is too long for this disk.", way_out="Choose a shorter one.")
+        return StorageError(f"The name {path} is too long for this disk.", hint="Choose a shorter one.")
     if number in DISK_ERRNOS:
-        return StorageError(f"{path} cannot be written: {os.strerror(number)}.", way_out=FREE_SPACE)
+        return StorageError(f"{path} cannot be written: {os.strerror(number)}.", hint=FREE_SPACE)
     return None
 
 
@@ -282,7 +282,7 @@ def read_json(path: Path, *, kind: str, version: int) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FormatError(f"{path}: there is no such file.", way_out=f"A {kind} file was expected.") from None
+        raise FormatError(f"{path}: there is no such file.", hint=f"A {kind} file was expected.") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}.") from error
     return parse_json(text, where=path, kind=kind, version=version)
@@ -298,7 +298,7 @@ def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> di
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(
-            f"{where} cannot be read as JSON: {error}.", way_out=f"Give a {kind} file, or write it again."
+            f"{where} cannot be read as JSON: {error}.", hint=f"Give a {kind} file, or write it again."
         ) from error
     check_format(content if isinstance(content, dict) else {}, where=where, kind=kind, version=version)
     return dict(content)
@@ -309,22 +309,22 @@ def check_format(header: dict[str, Any], *, where: Path | str, kind: str, versio
     if header.get("format") != kind:
         raise FormatError(
             f"{where} is not a {kind} file: its format is {header.get('format')!r}.",
-            way_out=f"Give a {kind} file.",
+            hint=f"Give a {kind} file.",
         )
     if header.get("version") != version:
         raise FormatError(
             f"{where} is a {kind} file of version {header.get('version')!r}; this release reads version {version}.",
-            way_out="Use the release that wrote it, or write it again with this one.",
+            hint="Use the release that wrote it, or write it again with this one.",
         )
 
 
 def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = "file") -> Path:
     """Return ``path`` if it is there, else raise ``error`` saying which ``what`` is missing."""
     if not path.exists():
-        raise error(f"{path}: there is no such {what}.", way_out="Check the path.")
+        raise error(f"{path}: there is no such {what}.", hint="Check the path.")
     if what.endswith("file") and not path.is_file():
         raise error(
-            f"{path} is {'a folder' if path.is_dir() else 'no plain file'}, not a {what}.", way_out="Check the path."
+            f"{path} is {'a folder' if path.is_dir() else 'no plain file'}, not a {what}.", hint="Check the path."
         )
     return path
 
@@ -341,7 +341,7 @@ def walk(
         ImageError: If there is no such folder, or one in it cannot be read.
     """
     if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the files.")
+        raise ImageError(f"{folder}: there is no such folder.", hint="Give the folder that holds the files.")
     yield from _below(os.fspath(folder), "", suffixes, frozenset(), passing_over)
 
 
@@ -368,7 +368,7 @@ def _below(
                 elif name.endswith(suffixes):
                     yield f"{inside}{entry.name}"
     except OSError as error:
-        raise ImageError(f"{place} cannot be read: {error.strerror}.", way_out="Make it readable.") from error
+        raise ImageError(f"{place} cannot be read: {error.strerror}.", hint="Make it readable.") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from cytoloc.errors import LabelSetError
 from cytoloc.hpa_names import HpaName, hpa_names, shipped_name
 from cytoloc.labels import LabelSet
-from cytoloc.scores import Scores
+from cytoloc.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def conversion(source: LabelSet, target: LabelSet) -> Conversion:
     if not any(candidates):
         raise LabelSetError(
             f"{source} and {target} have no location in common.",
-            way_out="Label sets of your own are converted by the names of their locations: give them the same names.",
+            hint="Label sets of your own are converted by the names of their locations: give them the same names.",
         )
     return Conversion(source, target, candidates)
 
@@ -161,20 +161,20 @@ def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> Conve
     )
 
 
-def convert_scores(scores: Scores, by: Conversion) -> Scores:
-    """Return scores in the target of a conversion.
+def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions:
+    """Return predictions in the target of a conversion.
 
     A location that several become gets the maximum of their probabilities. One that can never occur gets 0; the
     provenance names it.
 
     Raises:
-        LabelSetError: If the scores are not in the source of the conversion.
+        LabelSetError: If the predictions are not in the source of the conversion.
     """
-    by.source.refuse_other(scores.label_set, what="the predictions", than="the conversion")
-    values = np.zeros((len(scores), len(by.target)), np.float32)
+    by.source.refuse_other(predictions.label_set, what="the predictions", than="the conversion")
+    values = np.zeros((len(predictions), len(by.target)), np.float32)
     for target, indices in by.sources.items():
-        values[:, target] = scores.probabilities[:, list(indices)].max(axis=1)
-    return Scores(scores.ids, values, by.target, {**scores.provenance, "converted": by.to_json()})
+        values[:, target] = predictions.probabilities[:, list(indices)].max(axis=1)
+    return Predictions(predictions.ids, values, by.target, {**predictions.provenance, "converted": by.to_json()})
 
 
 def _by_hpa_names(key: str, source: str, target: LabelSet, target_name: str) -> tuple[int, ...]:

@@ -76,12 +76,12 @@ class LabelSet:
         if not _SET_NAME.fullmatch(self.name) or type(self.version) is not int or self.version < 1:
             raise LabelSetError(
                 f"A label set cannot have the name {self.name!r} and the version {self.version!r}.",
-                way_out="Use letters, digits, '.', '_' and '-' for the name, and an integer from 1 for the version.",
+                hint="Use letters, digits, '.', '_' and '-' for the name, and an integer from 1 for the version.",
             )
         if len(self.locations) < 2:
             raise LabelSetError(
                 f"The label set {self.name} has {len(self.locations)} location{'' if self.locations else 's'}.",
-                way_out="Give at least two: with one, every labelled field would have the same label.",
+                hint="Give at least two: with one, every labeled field would have the same label.",
             )
         seen: dict[str, Location] = {}
         for each in self.locations:
@@ -91,26 +91,26 @@ class LabelSet:
                 if other is not each:
                     raise LabelSetError(
                         f"The label set {self.name} has two locations with the key or name {word!r}.",
-                        way_out="Give each location a key and a name of its own; case does not count.",
+                        hint="Give each location a key and a name of its own; case does not count.",
                     )
 
     def _check(self, location: Location) -> None:
         if not _KEY.fullmatch(location.key):
             raise LabelSetError(
                 f"The label set {self.name} has the key {location.key!r}.",
-                way_out="Use a word without blanks, commas, semicolons or bars as a key.",
+                hint="Use a word without blanks, commas, semicolons or bars as a key.",
             )
         taken = {location.key.casefold(), location.name.casefold()} & _COLUMNS
         if taken:
             raise LabelSetError(
                 f"The label set {self.name} has a location with the key or name {min(taken)!r}.",
-                way_out="Choose another word: tables of labels and predictions have a column of that name.",
+                hint="Choose another word: tables of labels and predictions have a column of that name.",
             )
         name = location.name
         if not name.strip() or name != name.strip() or not name.isprintable() or set(name) & set(_SEPARATORS):
             raise LabelSetError(
                 f"The label set {self.name} has the name {name!r}.",
-                way_out="Use a printable name without commas, semicolons or bars, and without blanks at its ends.",
+                hint="Use a printable name without commas, semicolons or bars, and without blanks at its ends.",
             )
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class LabelSet:
             found = ", ".join(str(each) for each in (rows[0] if rows else ())) or "no rows"
             raise LabelSetError(
                 f"{path} is not a label set: it has {found}.",
-                way_out="Give a CSV with the column name and, if you like, key and go_id; one location a row.",
+                hint="Give a CSV with the column name and, if you like, key and go_id; one location a row.",
             )
         return cls._from_rows(rows, name=name or _slug(path.stem), version=1, where=str(path))
 
@@ -206,7 +206,7 @@ class LabelSet:
         if not isinstance(rows, list) or not all(isinstance(row, str | dict) for row in rows):
             raise LabelSetError(
                 f"{path} is not a label set: it has no list of locations.",
-                way_out='Write for example: name = "mine" and locations = ["Nuclear rim", "Cytoplasm"].',
+                hint='Write for example: name = "mine" and locations = ["Nuclear rim", "Cytoplasm"].',
             )
         rows = [{"name": row} if isinstance(row, str) else row for row in rows]
         _refuse_unknown(content, ("name", "version", "locations"), where=str(path))
@@ -264,7 +264,7 @@ class LabelSet:
         if found is None:
             raise TableError(
                 f"{where}{': ' if where else ''}{word!r} is not a location of the label set {self.name}.",
-                way_out=self._suggestion(word),
+                hint=self._suggestion(word),
             )
         return found
 
@@ -300,11 +300,11 @@ class LabelSet:
         """
         words = self._words(text)
         if not words:
-            raise TableError(f"{where}: the label is empty.", way_out="Name at least one location, or remove the row.")
+            raise TableError(f"{where}: the label is empty.", hint="Name at least one location, or remove the row.")
         indices = sorted({self.index(word, where=where) for word in words})
         # The label list of the 2021 competition repeats some classes, as in 13|13.
         if len(indices) != len(words) and "|" not in text:
-            raise TableError(f"{where}: {text!r} names a location twice.", way_out="Name each location once.")
+            raise TableError(f"{where}: {text!r} names a location twice.", hint="Name each location once.")
         return tuple(indices)
 
     def _words(self, text: str) -> list[str]:
@@ -347,7 +347,7 @@ class LabelSet:
 
         Args:
             other: The label set of the second thing.
-            what: The second thing, such as ``scores.parquet``.
+            what: The second thing, such as ``predictions.parquet``.
             than: The first one, such as ``the decision``.
         """
         if self.matches(other):
@@ -358,7 +358,7 @@ class LabelSet:
         raise LabelSetError(
             f"The label sets differ: {other} in {what}, {self} in {than}. The first difference is at position {place}:"
             f" {shown[0]} against {shown[1]}.",
-            way_out="Use files of one label set, or convert one of them with `cytoloc labels convert`.",
+            hint="Use files of one label set, or convert one of them with `cytoloc labels convert`.",
         )
 
 
@@ -381,7 +381,7 @@ def find_label_set(word: str) -> LabelSet:
     near = files_here or difflib.get_close_matches(word, SHIPPED, n=1)
     raise LabelSetError(
         f"There is no label set {word!r}.{f' Did you mean {near[0]}?' if near else ''}",
-        way_out=f"Choose one of {', '.join(SHIPPED)}, or give a .csv or .toml file.",
+        hint=f"Choose one of {', '.join(SHIPPED)}, or give a .csv or .toml file.",
     )
 
 
@@ -410,7 +410,7 @@ def _refuse_unknown(keys: Iterable[str], known: Sequence[str], *, where: str) ->
     unknown = [str(key) for key in keys if key not in known]
     if unknown:
         raise LabelSetError(
-            f"{where}: a label set has no {unknown[0]!r}.", way_out=f"Use {', '.join(known)}; check the spelling."
+            f"{where}: a label set has no {unknown[0]!r}.", hint=f"Use {', '.join(known)}; check the spelling."
         )
 
 
@@ -418,9 +418,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise LabelSetError(f"{path}: there is no such file.", way_out="Check the path.") from None
+        raise LabelSetError(f"{path}: there is no such file.", hint="Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LabelSetError(f"{path} cannot be read as a label set: {error}.", way_out="Check the path.") from error
+        raise LabelSetError(f"{path} cannot be read as a label set: {error}.", hint="Check the path.") from error
 
 
 def _slug(name: str) -> str:

@@ -36,20 +36,20 @@ def read_csv(path: Path) -> pl.DataFrame:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(
-            f"{path} cannot be read as CSV: {first_line(error)}.", way_out="Save it as CSV in UTF-8."
+            f"{path} cannot be read as CSV: {first_line(error)}.", hint="Save it as CSV in UTF-8."
         ) from error
     # Polars gives the second column of a name this ending.
     twice = (name.rpartition("_duplicated_") for name in table.columns)
     doubled = next((name for name, _, count in twice if count.isdecimal() and name in table.columns), None)
     if doubled is not None:
-        raise TableError(f"{path}: two columns are named {doubled!r}.", way_out="Keep one of them.")
+        raise TableError(f"{path}: two columns are named {doubled!r}.", hint="Keep one of them.")
     ids = next((name for name in ID_COLUMNS if name in table.columns), None)
     if ids is not None:
         table = table.rename({ids: "Id"})
         if table["Id"].null_count():
             raise TableError(
                 f"{path}: row {int(table['Id'].is_null().arg_max() or 0) + 1} after the header has no id.",
-                way_out="Give every row the id of its field, or remove it.",
+                hint="Give every row the id of its field, or remove it.",
             )
     return table
 
@@ -66,11 +66,11 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (UnicodeDecodeError, OSError) as error:
             raise TableError(
-                f"{path} is not a text file in UTF-8.", way_out="Give a CSV with the column Id, or one id a line."
+                f"{path} is not a text file in UTF-8.", hint="Give a CSV with the column Id, or one id a line."
             ) from error
         ids = tuple(line.strip() for line in lines if line.strip())
     if not ids:
-        raise TableError(f"{path} lists no ids.", way_out="Give a CSV with the column Id, or one id a line.")
+        raise TableError(f"{path} lists no ids.", hint="Give a CSV with the column Id, or one id a line.")
     refuse_repeated(ids, where=str(path))
     return ids
 
@@ -124,7 +124,7 @@ def labels_in(
             for name, text in table.select("Id", found).iter_rows()
         )
     if table.height == 0 and not may_be_empty:
-        raise TableError(f"{path} has no rows.", way_out="Give a row for each field, or leave out the labels.")
+        raise TableError(f"{path} has no rows.", hint="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     yield from zip(table["Id"], labels, strict=True)
 
@@ -148,13 +148,13 @@ def _labels_by_column(
                 if cell not in (*_ABSENT, *_PRESENT):
                     raise TableError(
                         f"{path}, id {name}: the column {place} has {cell!r}.",
-                        way_out="Write 1 if the field has the location, else 0.",
+                        hint="Write 1 if the field has the location, else 0.",
                     )
             labels = tuple(sorted(i for i, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
             if not labels and not blank:
                 raise TableError(
                     f"{path}, id {name}: the label is empty.",
-                    way_out="Give each field at least one location, or remove its row.",
+                    hint="Give each field at least one location, or remove its row.",
                 )
             yield labels
 
@@ -182,7 +182,7 @@ def location_columns(columns: Sequence[str], label_set: LabelSet, path: Path) ->
         if index in indices:
             raise TableError(
                 f"{path}: the columns {columns[indices.index(index)]} and {name} are the same location.",
-                way_out="Keep one of them.",
+                hint="Keep one of them.",
             )
         indices.append(index)
     return indices
@@ -201,7 +201,7 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
         raise TableError(
             f"{path} has labels of none of these {len(ids)} fields; its ids are such as {next(iter(labels))},"
             f" theirs such as {ids[0]}.",
-            way_out="Give labels under the ids of these fields, or leave them out.",
+            hint="Give labels under the ids of these fields, or leave them out.",
         )
     return known
 
@@ -218,7 +218,7 @@ def truth_of(
     if missing:
         raise TableError(
             f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}.",
-            way_out="Give a label for each of these fields, or the scores of labelled fields alone.",
+            hint="Give a label for each of these fields, or the predictions of labeled fields alone.",
         )
     return label_set.to_matrix(labels[name] for name in ids)
 
@@ -233,14 +233,14 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     """
     path = existing(Path(path), what="groups file")
     table = read_csv(path)
-    require_columns(table, ["Id", "group"], path, way_out="Name the group of each field, as `cytoloc folds` does.")
+    require_columns(table, ["Id", "group"], path, hint="Name the group of each field, as `cytoloc folds` does.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     known = dict(table.select("Id", "group").iter_rows())
     missing = [name for name in ids if not known.get(name)]
     if missing:
         raise TableError(
-            f"{path} lacks the group of {len(missing)} of the scored fields, e.g. {missing[0]}.",
-            way_out="Give the group of each of these fields.",
+            f"{path} lacks the group of {len(missing)} of the predicted fields, e.g. {missing[0]}.",
+            hint="Give the group of each of these fields.",
         )
     named = [known[name] for name in ids]
     # Numbers keep their order, as a folds file has them.
@@ -267,27 +267,25 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise TableError(f"{where}: the id {name} occurs twice.", way_out="Keep one row per id.")
+            raise TableError(f"{where}: the id {name} occurs twice.", hint="Keep one row per id.")
         seen.add(name)
 
 
-def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path, *, way_out: str = "") -> None:
+def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path, *, hint: str = "") -> None:
     """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns.
 
     Args:
         table: Its content.
         columns: That it must have.
         path: The file.
-        way_out: What to do about it, if its header is that of a well-formed CSV.
+        hint: What to do about it, if its header is that of a well-formed CSV.
     """
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise TableError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
             f" it has {', '.join(table.columns)[:200].replace(chr(13), ' ').strip()}.",
-            way_out=_other_form(table.columns)
-            or way_out
-            or "Columns are separated by commas and named in the first line.",
+            hint=_other_form(table.columns) or hint or "Columns are separated by commas and named in the first line.",
         )
 
 
@@ -310,13 +308,11 @@ def _refuse_other_kinds(path: Path) -> None:
         with path.open("rb") as file:
             first = file.read(4)
     except OSError as error:
-        raise TableError(
-            f"{path} cannot be read: {error.strerror}.", way_out="Check the path and its rights."
-        ) from error
+        raise TableError(f"{path} cannot be read: {error.strerror}.", hint="Check the path and its rights.") from error
     if first == b"PK\x03\x04":
         raise TableError(
             f"{path} is a zip archive, perhaps an Excel workbook, not CSV.",
-            way_out="Unpack it, or save it as CSV in UTF-8.",
+            hint="Unpack it, or save it as CSV in UTF-8.",
         )
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise TableError(f"{path} is text in UTF-16, not CSV.", way_out="Save it as CSV in UTF-8.")
+        raise TableError(f"{path} is text in UTF-16, not CSV.", hint="Save it as CSV in UTF-8.")

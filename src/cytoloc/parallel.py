@@ -51,7 +51,7 @@ def in_order(
     except BrokenExecutor as error:
         raise WorkerError(
             "A worker process was ended from outside, or could not start.",
-            way_out="There may have been too little memory. Rerun the command with less beside it; an import continues."
+            hint="There may have been too little memory. Rerun the command with less beside it; an import continues."
             ' A script that starts processes needs `if __name__ == "__main__":`.',
         ) from error
     finally:
@@ -78,7 +78,7 @@ def processes() -> ProcessPoolExecutor:
                 pool.submit(int)
     except (OSError, ImportError, NotImplementedError) as error:
         raise WorkerError(
-            f"Processes cannot be started here: {first_line(error)}.", way_out="They need shared memory, /dev/shm."
+            f"Processes cannot be started here: {first_line(error)}.", hint="They need shared memory, /dev/shm."
         ) from error
     return pool
 

@@ -63,13 +63,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _weights_are_kept(self) -> Self:
-        kept = {"ema": self.schedule.ema > 0, "mean": self.schedule.average_last > 0}
+        kept = {"ema": self.schedule.ema > 0, "swa": self.schedule.swa_epochs > 0}
         if not kept.get(self.select.weights, True):
-            key = "ema" if self.select.weights == "ema" else "average_last"
+            key = "ema" if self.select.weights == "ema" else "swa_epochs"
             raise ValueError(f"select.weights is {self.select.weights!r}, but schedule.{key} is 0 and keeps none")
-        if (self.select.checkpoint, self.select.weights) == ("best", "mean"):
+        if (self.select.checkpoint, self.select.weights) == ("best", "swa"):
             raise ValueError(
-                "select.weights is 'mean', but select.checkpoint 'best': a mean over epochs is of no single one;"
+                "select.weights is 'swa', but select.checkpoint 'best': a mean over epochs is of no single one;"
                 " use the last"
             )
         return self
@@ -153,9 +153,7 @@ def read_resolved(path: Path) -> Recipe:
     recipe = _validated(_parse(path), where=str(path))
     missing = [key for key in _all_keys() if not _is_given(recipe, key)]
     if missing:
-        raise RecipeError(
-            f"{path} is not a whole recipe: it lacks {', '.join(missing)}.", way_out="Train the run again."
-        )
+        raise RecipeError(f"{path} is not a whole recipe: it lacks {', '.join(missing)}.", hint="Train the run again.")
     return recipe
 
 
@@ -182,7 +180,7 @@ def _resolve(name: str, *, folder: Path, seen: tuple[str, ...]) -> dict[str, Any
     else:
         raise RecipeError(
             f"There is no recipe {name!r}.{_near(name, recipe_names())}",
-            way_out=f"Choose one of {', '.join(recipe_names())}, or give the path of a .toml file.",
+            hint=f"Choose one of {', '.join(recipe_names())}, or give the path of a .toml file.",
         )
     base = content.pop("extends", None)
     if base is None:
@@ -194,7 +192,7 @@ def _parse(path: Any) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: there is no such recipe file.", way_out="See `cytoloc recipes`.") from None
+        raise RecipeError(f"{path}: there is no such recipe file.", hint="See `cytoloc recipes`.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
 
@@ -211,7 +209,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     path = key.strip().split(".")
     if not sign or not all(path):
-        raise RecipeError(f"{override!r} is not a setting.", way_out="Write --set section.key=value.")
+        raise RecipeError(f"{override!r} is not a setting.", hint="Write --set section.key=value.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -231,7 +229,7 @@ def _validated(content: dict[str, Any], *, where: str) -> Recipe:
         problems = dict.fromkeys(_explain(problem) for problem in error.errors())
         raise RecipeError(
             f"Recipe {where}: " + " ".join(problems),
-            way_out="`cytoloc recipes quick` shows every key with its value.",
+            hint="`cytoloc recipes quick` shows every key with its value.",
         ) from error
 
 

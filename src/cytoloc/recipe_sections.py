@@ -34,13 +34,13 @@ class ImageSection(Section):
     """What the network sees."""
 
     size: int = Field(256, ge=32, le=4096)
-    """Edge of the picture, in pixels; the dataset must have this size, unless ``field_size`` says another."""
+    """Edge of the image, in pixels; the dataset must have this size, unless ``field_size`` says another."""
     field_size: int = Field(0, ge=0, le=8192)
-    """Edge of the fields in the dataset, in pixels: pictures to learn from are cut from them at random, while held-out
+    """Edge of the fields in the dataset, in pixels: images to learn from are cut from them at random, while held-out
     and predicted fields are seen whole. 0: as ``size``, nothing is cut."""
     progressive: tuple[int, ...] = _listed(())
     """Edges at which training begins, in pixels, smallest first: the epochs are shared evenly among them and ``size``.
-    Empty: ``size`` from the first epoch on. The starting system goes from 128 to 512."""
+    Empty: ``size`` from the first epoch on. The silver-medal baseline goes from 128 to 512."""
     channels: tuple[str, ...] = _listed(())
     """Channels that the network sees, in this order. Empty: all channels of the dataset, in its order."""
     mean: dict[str, float] = HPA_MEAN
@@ -48,8 +48,8 @@ class ImageSection(Section):
     channels that it lacks, training measures mean and standard deviation on the dataset."""
     std: dict[str, float] = HPA_STD
     """Standard deviation of each channel; likewise."""
-    normalise: Literal["set", "field"] = "set"
-    """``set`` takes the mean and spread above; ``field`` those of each picture and channel, so exposure is lost."""
+    normalize: Literal["set", "field"] = "set"
+    """``set`` takes the mean and spread above; ``field`` those of each image and channel, so exposure is lost."""
 
     @field_validator("channels")
     @classmethod
@@ -74,7 +74,7 @@ class ImageSection(Section):
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:
         if self.field_size and self.field_size < self.size:
-            raise ValueError(f"field_size is {self.field_size}: pictures of {self.size} px cannot be cut from it")
+            raise ValueError(f"field_size is {self.field_size}: images of {self.size} px cannot be cut from it")
         steps = (32, *self.progressive, self.size)
         if list(steps) != sorted(steps):
             raise ValueError(f"progressive is {list(self.progressive)}: sizes rise from 32 at least to {self.size}")
@@ -96,13 +96,15 @@ class ModelSection(Section):
     of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""
     new_planes: NewPlanes = "red"
     """How the input planes of channels other than microtubules, protein and nucleus begin: ``red`` copies the filters
-    of the red plane, as the starting system does for the fourth channel; ``mean`` takes the mean of red, green and
+    of the red plane, as the silver-medal baseline does for the fourth channel; ``mean`` takes the mean of red, green
+    and
     blue, and scales all planes by 3 / channels."""
     head: HeadName = "average-max"
-    """``average-max`` is the starting system's (fastai): both poolings, 512 units, dropout; ``plain`` one layer;
+    """``average-max`` is the silver-medal baseline's (fastai): both poolings, 512 units, dropout; ``plain`` one layer;
     ``attention`` learns for each location where to look; ``multi-stage`` pools the last three stages."""
     prior: float = Field(0.05, gt=0, lt=1)
-    """Probability that the untrained network gives every location (Lin et al. 2017); the starting system's is 0.5."""
+    """Probability that the untrained network gives every location (Lin et al. 2017); the silver-medal baseline's is
+    0.5."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Before the last layer; half of it before the 512 units."""
 
@@ -113,7 +115,7 @@ class LossSection(Section):
     focal: float = Field(0.5, ge=0)
     """Weight of the focal loss, summed over classes."""
     soft_f1: float = Field(0.5, ge=0)
-    """Weight of 1 - the soft F1 of each field; with ``focal`` the starting system's loss."""
+    """Weight of 1 - the soft F1 of each field; with ``focal`` the silver-medal baseline's loss."""
     gamma: float = Field(2.0, ge=0)
     """Focusing exponent of both focal losses."""
     symmetric_focal: float = Field(0.0, ge=0)
@@ -136,7 +138,7 @@ class LossSection(Section):
     """Its focusing exponent of positives."""
     gamma_negative: float = Field(4.0, ge=1)
     """Its focusing exponent of negatives."""
-    shift: float = Field(0.05, ge=0, lt=1)
+    asymmetric_margin: float = Field(0.05, ge=0, lt=1)
     """The probability below which a negative costs nothing in it."""
     arcface: float = Field(0.0, ge=0)
     """Weight of the antibody's identity as a second task; the dataset must know the antibodies."""
@@ -174,15 +176,15 @@ class SamplingSection(Section):
     ``stratified``: each once, every batch with its share of each rarest label."""
     mu: float = Field(0.0, ge=0, le=1)
     """Of ``balanced``: how far the classes' chances go from those in the data (0) to even ones (1). The starter code's
-    is 0.4, the starting system's as published 0."""
-    repeats: dict[str, dict[str, int]] = {}
+    is 0.4, the silver-medal baseline's as published 0."""
+    oversample: dict[str, dict[str, int]] = {}
     """Oversampling: how often a field counts if it has a location, by label set and by the location's key or name, as
     ``{hpa28 = {27 = 10, 15 = 10}}``. Of several locations the largest number counts. All other fields count once."""
 
-    @field_validator("repeats")
+    @field_validator("oversample")
     @classmethod
-    def _of_locations(cls, repeats: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-        for name, times in repeats.items():
+    def _of_locations(cls, oversample: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        for name, times in oversample.items():
             if min(times.values(), default=1) < 1:
                 raise ValueError(f"{name} has {min(times.values())}: a field counts at least once")
             if name in SHIPPED:
@@ -191,7 +193,7 @@ class SamplingSection(Section):
                         find_label_set(name).index(word)
                 except TableError as error:
                     raise ValueError(error.message.rstrip(".")) from error
-        return repeats
+        return oversample
 
     @model_validator(mode="after")
     def _mu_is_used(self) -> Self:
@@ -201,30 +203,30 @@ class SamplingSection(Section):
 
 
 class AugmentSection(Section):
-    """What is done to a training picture; all of it by chance."""
+    """What is done to a training image; all of it by chance."""
 
     flips: bool = True
-    """Mirror: half of the pictures."""
+    """Mirror: half of the images."""
     turns: bool = True
     """Turn by a multiple of 90 degrees."""
     affine_p: float = Field(0.75, ge=0, le=1)
     """Chance of each of the next three: rotation, zoom, warp."""
     rotate_degrees: float = Field(0.0, ge=0, le=180)
-    """Turn by up to this to either side; corners are filled with the mirrored picture."""
+    """Turn by up to this to either side; corners are filled with the mirrored image."""
     zoom: float = Field(1.0, ge=1, le=4)
     """Enlarge by up to this, around a random place."""
     warp: float = Field(0.0, ge=0, le=0.5)
     """Tilt: one edge is seen larger by up to about this share."""
     zoom_crop: tuple[float, float] = _listed((1.0, 1.0))
-    """Always enlarge by a factor between these two, around a random place; below 1 the rim is the mirrored picture."""
+    """Always enlarge by a factor between these two, around a random place; below 1 the rim is the mirrored image."""
     lighting: float = Field(0.0, ge=0, lt=1)
     """Change brightness and contrast by up to about this share, each with the chance ``lighting_p``."""
     lighting_p: float = Field(0.75, ge=0, le=1)
     """Chance of a change of brightness, and of one of contrast."""
     tiles: float = Field(0.0, ge=0, le=1)
-    """Chance that the picture is cut in 3 x 3 tiles, which are shuffled, flipped and turned."""
+    """Chance that the image is cut in 3 x 3 tiles, which are shuffled, flipped and turned."""
     mixup: float = Field(0.0, ge=0)
-    """Alpha of mixup (Zhang et al. 2018): pictures of a batch are blended in pairs, and so are their losses. 0: not."""
+    """Alpha of mixup (Zhang et al. 2018): images of a batch are blended in pairs, and so are their losses. 0: not."""
 
     @field_validator("zoom_crop")
     @classmethod
@@ -236,7 +238,7 @@ class AugmentSection(Section):
 
     @model_validator(mode="after")
     def _rims_are_in_sight(self) -> Self:
-        # How far from the middle a picture shows, in halves of an edge; there the tilt is to be less than infinite.
+        # How far from the middle an image shows, in halves of an edge; there the tilt is to be less than infinite.
         reach = max(1.0, 2 / self.zoom_crop[0] - 1)
         if self.warp * reach >= 1:
             raise ValueError(
@@ -258,7 +260,8 @@ class ScheduleSection(Section):
     epochs: int = Field(20, ge=1)
     """Epochs of one cycle (Smith 2018) after that: the rate rises for the first 30 %, then falls along a cosine."""
     cycles: tuple[float, ...] = _listed((1.0,))
-    """A cycle each, with its highest rate as a share of ``learning_rate``. The starting system's: five 1, one .5."""
+    """A cycle each, with its highest rate as a share of ``learning_rate``. The silver-medal baseline's: five 1, one
+    .5."""
     patience: int = Field(0, ge=0)
     """Stop after this many cycles without a better one, as ``select.watch`` measures it; 0 goes on to the end."""
     learning_rate: float = Field(3e-3, gt=0)
@@ -274,7 +277,7 @@ class ScheduleSection(Section):
     """The greatest norm of a step's gradient; 0 sets no bound."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay a step of an exponential moving average of the weights (Polyak); 0 keeps none."""
-    average_last: int = Field(0, ge=0)
+    swa_epochs: int = Field(0, ge=0)
     """Keep the mean of the weights at the end of this many last epochs of a cycle; 0 keeps none."""
 
     @model_validator(mode="after")
@@ -287,8 +290,8 @@ class ScheduleSection(Section):
             raise ValueError("betas and momentum are from 0 to less than 1")
         if len(self.momentum) not in {0, 2}:
             raise ValueError(f"momentum is {list(self.momentum)}: it is two numbers, or none")
-        if self.average_last > self.epochs:
-            raise ValueError(f"average_last is {self.average_last}: a cycle has only {self.epochs} epochs")
+        if self.swa_epochs > self.epochs:
+            raise ValueError(f"swa_epochs is {self.swa_epochs}: a cycle has only {self.epochs} epochs")
         return self
 
 
@@ -300,7 +303,7 @@ class ComputeSection(Section):
     GPUs, and refused elsewhere; ``bfloat16`` for these and for CPUs with units for it, on others it is slower."""
     compile: bool = False
     """Whether the network is compiled for its training steps (``torch.compile``), which takes from seconds to minutes
-    for each size of pictures, and once more after the frozen epochs; held-out fields go through it as it is."""
+    for each size of images, and once more after the frozen epochs; held-out fields go through it as it is."""
     sync_batch_norm: bool = False
     """Whether the batch norms of several processes measure the whole batch; on CUDA GPUs. Otherwise those of each
     process measure its share, and the first one's measures are kept."""
@@ -310,19 +313,21 @@ class SelectSection(Section):
     """Which weights a run is judged and used by."""
 
     checkpoint: Literal["last", "best"] = "last"
-    """``best`` is chosen by the fold that judges it, so its held-out scores are a bit too good; ``last`` is honest."""
+    """``best`` is chosen by the fold that judges it, so its out-of-fold predictions are a bit too good; ``last`` is
+    honest."""
     watch: Literal["loss", "macro_f1"] = "loss"
     """What makes an epoch the best: least held-out loss, or greatest macro F1 at threshold .5, which is less steady."""
-    weights: Literal["plain", "ema", "mean"] = "plain"
+    weights: Literal["plain", "ema", "swa"] = "plain"
     """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs. The held-out
     fold is measured by the same after each epoch; by the weights themselves before there is a mean."""
-    views: Literal[1, 2, 4, 8] = 8
-    """Flips and turns over which logits are averaged, for the held-out scores and by default for predictions."""
+    tta: Literal[1, 2, 4, 8] = 8
+    """Flips and turns over which logits are averaged, for the out-of-fold predictions and by default for
+    predictions."""
 
-    @field_validator("views", mode="before")
+    @field_validator("tta", mode="before")
     @classmethod
-    def _a_number(cls, views: object) -> object:
+    def _a_number(cls, tta: object) -> object:
         # To a table of choices true is 1.
-        if isinstance(views, bool):
+        if isinstance(tta, bool):
             raise ValueError("1, 2, 4 or 8")  # noqa: TRY004  pydantic explains no other
-        return views
+        return tta

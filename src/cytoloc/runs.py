@@ -19,7 +19,7 @@ RUN_VERSION: Final = 1
 
 HEADER: Final = "run.json"
 RECIPE: Final = "recipe.toml"
-SCORES: Final = "scores.parquet"
+PREDICTIONS: Final = "predictions.parquet"
 """Of the held-out fold; written last, so that a run that has it is finished."""
 
 GO_ON: Final = "Go on with `cytoloc train … --resume`."
@@ -33,7 +33,7 @@ def is_run(folder: Path) -> bool:
 
 def is_finished(folder: Path) -> bool:
     """Return whether a run has learnt all that it was to learn."""
-    return (folder / SCORES).exists()
+    return (folder / PREDICTIONS).exists()
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -50,7 +50,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         inside = [path] if is_run(path) else sorted(file.parent for file in path.glob(f"[!.]*/{HEADER}"))
         if not inside:
-            raise FormatError(f"{path} holds no run.", way_out="Give run folders, or the --out of `cytoloc train`.")
+            raise FormatError(f"{path} holds no run.", hint="Give run folders, or the --out of `cytoloc train`.")
         folders += inside
     refuse_given_twice(folders)
     return folders
@@ -61,7 +61,7 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
     unfinished = [str(folder) for folder in folders if not is_finished(folder)]
     if unfinished:
         are = "is" if len(unfinished) == 1 else "are"
-        raise FormatError(f"{', '.join(unfinished)} {are} not finished.", way_out=GO_ON)
+        raise FormatError(f"{', '.join(unfinished)} {are} not finished.", hint=GO_ON)
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -81,11 +81,11 @@ def read_header(folder: Path) -> dict[str, Any]:
     }
     missing = [key for key, there in right.items() if not there]
     if missing:
-        raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", way_out=_AGAIN)
+        raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", hint=_AGAIN)
     try:
         return {**header, "label_set": LabelSet.from_json(header.get("label_set"))}
     except LabelSetError as error:
-        raise FormatError(f"{path} is damaged: {error.message}", way_out=_AGAIN) from error
+        raise FormatError(f"{path} is damaged: {error.message}", hint=_AGAIN) from error
 
 
 def _are_ids(said: object) -> bool:

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from cytoloc import open_dataset
+from cytoloc.curation.folds import make_folds
+from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.folds.making import make_folds
-from cytoloc.folds.table import write_folds
 from tests.conftest import Cli
 
 
@@ -38,18 +38,16 @@ BAD_FIELDS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "a missing channel file": ("a_blue.png", Path.unlink, ["field a lacks its file a_blue.png"]),
     "a truncated channel file": ("a_green.png", truncate, ["a_green.png", "truncated"]),
     "an empty channel file": ("a_green.png", write(""), ["a_green.png", "empty (0 bytes)"]),
-    "a file that is no picture": ("a_green.png", write("hello"), ["a_green.png", "not a PNG"]),
+    "a file that is no image": ("a_green.png", write("hello"), ["a_green.png", "not a PNG"]),
     "two sizes in one field": ("a_yellow.png", another_size, ["field a has two sizes", "48 x 48", "20 x 20"]),
 }
 
 
 @pytest.mark.parametrize("case", BAD_FIELDS)
-def test_import_puts_bad_fields_into_quarantine_and_goes_on(
-    cli: Cli, pictures: Path, tmp_path: Path, case: str
-) -> None:
+def test_import_puts_bad_fields_into_quarantine_and_goes_on(cli: Cli, images: Path, tmp_path: Path, case: str) -> None:
     name, damage, expected = BAD_FIELDS[case]
-    damage(pictures / name)
-    words = ["import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32]
+    damage(images / name)
+    words = ["import", "kaggle", images, "--labels", images / "labels.csv", "--size", 32]
     said = cli(*words, "--out", tmp_path / "a.dataset")
     assert (said.code, "2 fields of 32 px" in said.out) == (0, True)
     assert open_dataset(tmp_path / "a.dataset").ids == ("b", "c")
@@ -63,17 +61,17 @@ def test_import_puts_bad_fields_into_quarantine_and_goes_on(
     assert "quarantine   1 field " in cli("info", tmp_path / "a.dataset").out
 
 
-def test_pictures_that_are_named_otherwise_are_counted(cli: Cli, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "a_red.png").rename(pictures / "a_Red.png")
-    (pictures / "b_er.png").write_bytes((pictures / "b_red.png").read_bytes())
-    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.dataset")
-    assert f"2 other pictures in {pictures} not named like a channel." in said.err
+def test_images_that_are_named_otherwise_are_counted(cli: Cli, images: Path, tmp_path: Path) -> None:
+    (images / "a_red.png").rename(images / "a_Red.png")
+    (images / "b_er.png").write_bytes((images / "b_red.png").read_bytes())
+    said = cli("import", "kaggle", images, "--size", 32, "--out", tmp_path / "a.dataset")
+    assert f"2 other images in {images} not named like a channel." in said.err
     folder = tmp_path / "v18"
     folder.mkdir()
-    for colour in ("red", "green", "blue", "yellow", "Green"):
-        Image.new("RGB", (32, 32)).save(folder / f"1_2_C1_1_{colour}.jpg")
+    for color in ("red", "green", "blue", "yellow", "Green"):
+        Image.new("RGB", (32, 32)).save(folder / f"1_2_C1_1_{color}.jpg")
     said = cli("import", "hpa", folder, "--size", 32, "--out", tmp_path / "b.dataset")
-    assert f"1 other picture in {folder} not named like a channel." in said.err
+    assert f"1 other image in {folder} not named like a channel." in said.err
 
 
 BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
@@ -91,18 +89,18 @@ BAD_IMPORTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_IMPORTS)
-def test_import_refuses(cli: Cli, pictures: Path, tmp_path: Path, case: str) -> None:
+def test_import_refuses(cli: Cli, images: Path, tmp_path: Path, case: str) -> None:
     name, damage, expected = BAD_IMPORTS[case]
-    damage(pictures / name)
+    damage(images / name)
     said = cli(
-        "import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", tmp_path / "a.dataset"
+        "import", "kaggle", images, "--labels", images / "labels.csv", "--size", 32, "--out", tmp_path / "a.dataset"
     )
     assert said.code == 1
     assert said.err.startswith("error: ")
     assert "Traceback" not in said.err
     for words in expected:
         assert words in said.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
 def test_import_refuses_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
@@ -114,19 +112,19 @@ def test_import_refuses_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
-def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Dataset, tmp_path: Path) -> None:
+def test_existing_outputs_are_kept(cli: Cli, images: Path, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "there.parquet"
     out.write_text("precious")
-    scores = tmp_path / "scores.csv"
+    predictions = tmp_path / "predictions.csv"
     columns = ",".join(map(str, range(28)))
-    scores.write_text(f"Id,{columns}\na,{','.join(['.5'] * 28)}\nb,{','.join(['.5'] * 28)}\n")
+    predictions.write_text(f"Id,{columns}\na,{','.join(['.5'] * 28)}\nb,{','.join(['.5'] * 28)}\n")
     for words in (
-        ("import", "kaggle", pictures),
+        ("import", "kaggle", images),
         ("simulate", "--fields", 2, "--size", 32),
         ("simulate", "--fields", 2, "--size", 32, "--format", "kaggle"),
         ("folds", study.path),
-        ("decide", "fit", scores, "--labels", pictures / "labels.csv"),
-        ("predict", tmp_path, pictures),
+        ("decide", "fit", predictions, "--labels", images / "labels.csv"),
+        ("predict", tmp_path, images),
         ("demo",),
     ):
         said = cli(*words, "--out", out)
@@ -135,14 +133,14 @@ def test_existing_outputs_are_kept(cli: Cli, pictures: Path, study: Dataset, tmp
         assert out.read_text() == "precious"
 
 
-def test_unknown_recipes_and_misspelt_keys(cli: Cli, study: Dataset, tmp_path: Path) -> None:
+def test_unknown_recipes_and_misspelled_keys(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     folds = tmp_path / "folds.csv"
     cli("folds", study.path, "-k", 2, "--out", folds)
     rest = (study.path, "--folds", folds, "--out", tmp_path / "runs")
     unknown = cli("train", "quik", *rest)
     assert (unknown.code, "Did you mean quick" in unknown.err) == (1, True)
-    misspelt = cli("train", "quick", *rest, "--set", "schedule.epoch=3")
-    assert (misspelt.code, "Did you mean schedule.epochs" in misspelt.err) == (1, True)
+    misspelled = cli("train", "quick", *rest, "--set", "schedule.epoch=3")
+    assert (misspelled.code, "Did you mean schedule.epochs" in misspelled.err) == (1, True)
     recipe = tmp_path / "mine.toml"
     recipe.write_text('extends = "quick"\nname = "mine"\n[schedul]\nepochs = 3\n')
     in_a_file = cli("train", recipe, *rest)
@@ -202,12 +200,12 @@ def on_a_small_disk(words: list[str], *, size: str, folder: Path, read_only: boo
 @pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
 @pytest.mark.parametrize("command", ["simulate", "simulate files", "import", "folds", "decide", "train"])
 def test_a_disk_that_cannot_be_written(
-    study: Dataset, pictures: Path, tmp_path: Path, command: str, *, read_only: bool
+    study: Dataset, images: Path, tmp_path: Path, command: str, *, read_only: bool
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    scores, labels = tmp_path / "scores.csv", tmp_path / "labels.csv"
-    scores.write_text(
+    predictions, labels = tmp_path / "predictions.csv", tmp_path / "labels.csv"
+    predictions.write_text(
         f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.{i + 1}\n" for i in range(9))
     )
     labels.write_text("Id,Target\n" + "".join(f"{i},3\n" for i in range(9)))
@@ -216,9 +214,9 @@ def test_a_disk_that_cannot_be_written(
     words = {
         "simulate": ["simulate", "--fields", "12", "--size", "128"],
         "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],
-        "import": ["import", "kaggle", str(pictures), "--size", "512", "--enlarge"],
+        "import": ["import", "kaggle", str(images), "--size", "512", "--enlarge"],
         "folds": ["folds", str(study.path), "-k", "2"],
-        "decide": ["decide", "fit", str(scores), "--labels", str(labels)],
+        "decide": ["decide", "fit", str(predictions), "--labels", str(labels)],
         "train": ["train", "quick", str(study.path), "--folds", str(folds), "--set", "image.size=64"],
     }[command]
     # The least disk still holds a small table; one without a free inode holds nothing.
@@ -243,6 +241,6 @@ def test_a_folder_of_jpegs_is_shown_the_way(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
-def test_a_folder_that_takes_no_files_is_said_to_be_one(cli: Cli, pictures: Path) -> None:
-    said = cli("import", "kaggle", pictures, "--out", "/proc/x.dataset")
+def test_a_folder_that_takes_no_files_is_said_to_be_one(cli: Cli, images: Path) -> None:
+    said = cli("import", "kaggle", images, "--out", "/proc/x.dataset")
     assert (said.code, "/proc takes no new files" in said.err) == (1, True)

@@ -1,4 +1,4 @@
-"""Trainings that cannot start: exit 1 (a wrong call: 2), one clear message, the way out, and nothing half-written."""
+"""Trainings that cannot start: exit 1 (a wrong call: 2), one clear message, the hint, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cytoloc.curation.folds import make_folds
+from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.folds.making import make_folds
-from cytoloc.folds.table import write_folds
 from tests.conftest import Cli
 
 SMALL = ("--set", "image.size=64", "--set", "model.backbone=test_resnet", "--set", "model.weights=none")
@@ -19,12 +19,12 @@ BAD_SETTINGS = {
     "a word for a number": ("schedule.learning_rate=fast", "schedule.learning_rate = 'fast'"),
     "a number out of range": ("schedule.batch_size=1", "greater than or equal to 2"),
     "a value for a section": ("compute=fast", "compute is a section, not a value"),
-    "a misspelt key": ("schedule.epoch=3", "no key 'schedule.epoch'. Did you mean schedule.epochs"),
-    "a misspelt key of computing": ("compute.precison=float32", "Did you mean compute.precision"),
-    "a misspelt section": ("augmnt.flips=true", "no key 'augmnt'. Did you mean augment"),
+    "a misspelled key": ("schedule.epoch=3", "no key 'schedule.epoch'. Did you mean schedule.epochs"),
+    "a misspelled key of computing": ("compute.precison=float32", "Did you mean compute.precision"),
+    "a misspelled section": ("augmnt.flips=true", "no key 'augmnt'. Did you mean augment"),
     "an unknown choice": ("compute.precision=half", "'float32', 'bfloat16' or 'float16'"),
     "no setting": ("epochs", "'epochs' is not a setting"),
-    "a size that a network cannot take": ("model.backbone=inception_v3", "inception_v3 cannot take pictures of 64 px"),
+    "a size that a network cannot take": ("model.backbone=inception_v3", "inception_v3 cannot take images of 64 px"),
     "an unknown network": ("model.backbone=resnet35", "no backbone 'resnet35'"),
     "a dataset of another size": ("image.size=128", "sees 128 px;"),
 }
@@ -69,10 +69,10 @@ def test_a_fold_that_is_not_there_is_refused(cli: Cli, call: tuple[object, ...],
     assert not (tmp_path / "runs").exists()
 
 
-def test_fields_without_labels_are_refused(cli: Cli, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "labels.csv").write_text("Id,Target\nb,16 0\nc,7\n")
+def test_fields_without_labels_are_refused(cli: Cli, images: Path, tmp_path: Path) -> None:
+    (images / "labels.csv").write_text("Id,Target\nb,16 0\nc,7\n")
     dataset, table = tmp_path / "a.dataset", tmp_path / "folds.csv"
-    words = ("import", "kaggle", pictures, "--labels", pictures / "labels.csv", "--size", 32, "--out", dataset)
+    words = ("import", "kaggle", images, "--labels", images / "labels.csv", "--size", 32, "--out", dataset)
     assert cli(*words).code == 0
     table.write_text("id,group,fold\na,0,0\nb,1,0\nc,2,1\n")
     rest = ("--folds", table, "--out", tmp_path / "runs", *SMALL, "--set", "image.size=32")

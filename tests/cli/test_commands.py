@@ -14,14 +14,14 @@ import tifffile
 from PIL import Image
 from sklearn.metrics import f1_score
 
-from cytoloc import open_dataset, read_scores
+from cytoloc import open_dataset, read_predictions
 from cytoloc.cli.dataset import _spread
 from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
+from cytoloc.predictions import Predictions, write_predictions
 from cytoloc.recipe import recipe_names
-from cytoloc.scores import Scores, write_scores
 from cytoloc.simulate.files import simulate_kaggle
 from tests.conftest import Cli
 
@@ -30,7 +30,7 @@ def test_help_names_every_command_and_each_has_an_example(cli: Cli) -> None:
     top = cli("--help")
     assert top.code == 0
     commands = [
-        "demo", "simulate", "info", "show", "folds", "recipes", "train", "predict", "ensemble", "score", "bench",
+        "demo", "simulate", "info", "show", "folds", "recipes", "train", "predict", "ensemble", "evaluate",
         "import kaggle", "decide fit", "decide apply",
     ]  # fmt: skip
     for command in commands:
@@ -48,7 +48,7 @@ def test_version_and_no_command(cli: Cli) -> None:
 def test_info_says_what_an_dataset_holds(cli: Cli, study: Dataset) -> None:
     said = cli("info", study.path, "--check")
     assert said.code == 0
-    assert "40 fields of 64 px, 40 labelled" in said.out
+    assert "40 fields of 64 px, 40 labeled" in said.out
     assert "every pixel checked" in said.out
     facts = json.loads(cli("info", study.path, "--json").out)
     assert facts["fingerprint"] == study.fingerprint
@@ -56,17 +56,17 @@ def test_info_says_what_an_dataset_holds(cli: Cli, study: Dataset) -> None:
     assert facts["wells"] == study.fields.select("plate", "well").n_unique()
 
 
-def test_info_says_by_what_an_dataset_was_added_to(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+def test_info_says_by_what_an_dataset_was_added_to(cli: Cli, images: Path, tmp_path: Path) -> None:
     for name, more in (("a", []), ("b", ["--append"]), ("c", ["--append", "--square", "crop"])):
         folder = tmp_path / name
         folder.mkdir()
-        for file in pictures.glob(f"{name}_*.png"):
+        for file in images.glob(f"{name}_*.png"):
             file.rename(folder / file.name)
         out = tmp_path / "x.dataset"
-        said = cli("import", "kaggle", folder, "--labels", pictures / "labels.csv", "--out", out, "--size", 32, *more)
+        said = cli("import", "kaggle", folder, "--labels", images / "labels.csv", "--out", out, "--size", 32, *more)
         assert said.code == 0
     told = cli("info", out).out
-    assert "3 fields of 32 px, 3 labelled" in told
+    assert "3 fields of 32 px, 3 labeled" in told
     assert "segments     3\n" in told
     assert "originals    3 of 48 px\n" in told
     assert re.findall(r"made by +command import kaggle", told) == ["made by      command import kaggle"]
@@ -102,9 +102,9 @@ def test_a_sheet_spreads_over_the_dataset(count: int) -> None:
 def test_show_draws_a_sheet(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     assert cli("show", study.path, "--out", out).code == 0
-    with Image.open(out) as picture:
-        assert picture.width > 1000
-        assert np.asarray(picture.convert("RGB")).std() > 20
+    with Image.open(out) as image:
+        assert image.width > 1000
+        assert np.asarray(image.convert("RGB")).std() > 20
     assert cli("show", study.path, study.ids[3], "--out", out).code == 0
     for name in ("sheet.xyz", "folder.png"):
         (tmp_path / "folder.png").mkdir(exist_ok=True)
@@ -141,7 +141,7 @@ def test_several_recipes_train_in_one_call(cli: Cli, study: Dataset, tmp_path: P
     good.write_text(common.format("good", 64, "test_resnet", "none"))
     for name, size, backbone, weights, message in (
         ("size", 96, "test_resnet", "none", "sees 96 px"),
-        ("net", 64, "inception_v3", "none", "cannot take pictures of 64 px"),
+        ("net", 64, "inception_v3", "none", "cannot take images of 64 px"),
         ("weights", 64, "test_resnet", "file:missing.pt", "no such weights file"),
     ):
         bad = tmp_path / f"{name}.toml"
@@ -152,7 +152,7 @@ def test_several_recipes_train_in_one_call(cli: Cli, study: Dataset, tmp_path: P
     # What the second starts from may be the first.
     after = tmp_path / "after.toml"
     after.write_text(common.format("after", 64, "test_resnet", f"run:{tmp_path}/c/good-fold{{fold}}"))
-    short = ("--set", "schedule.epochs=1", "--set", "select.views=1")
+    short = ("--set", "schedule.epochs=1", "--set", "select.tta=1")
     call = ("train", good, after, study.path, "--folds", folds, "--fold", "0", "--out", tmp_path / "c", *short)
     assert cli(*call).code == 0
     assert json.loads((tmp_path / "c" / "after-fold0" / "run.json").read_text())["started_from"]["name"] == "good-fold0"
@@ -176,7 +176,7 @@ def test_score_is_scikit_learns(cli: Cli, tmp_path: Path) -> None:
     for name, column, matrix in (("truth.csv", "Target", truth), ("predicted.csv", "Predicted", predicted)):
         cells = [" ".join(str(i) for i in row.nonzero()[0]) for row in matrix]
         pl.DataFrame({"Id": [f"f{i}" for i in range(50)], column: cells}).write_csv(tmp_path / name)
-    args = ("score", tmp_path / "predicted.csv", "--labels", tmp_path / "truth.csv")
+    args = ("evaluate", tmp_path / "predicted.csv", "--labels", tmp_path / "truth.csv")
     summary = json.loads(cli(*args, "--json", "--table", tmp_path / "classes.csv").out)
     assert summary["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0), abs=1e-12)
     assert pl.read_csv(tmp_path / "classes.csv")["positives"].to_list() == truth.sum(axis=0).tolist()
@@ -188,8 +188,15 @@ def test_score_is_scikit_learns(cli: Cli, tmp_path: Path) -> None:
 def test_score_of_fields_that_all_have_one_location(cli: Cli, tmp_path: Path) -> None:
     ids = [f"f{i}" for i in range(6)]
     pl.DataFrame({"Id": ids, "Target": ["25"] * 6, "Predicted": ["25"] * 6}).write_csv(tmp_path / "all.csv")
-    pl.DataFrame({"Id": ids, **{str(i): [0.5] * 6 for i in range(28)}}).write_csv(tmp_path / "scores.csv")
-    said = cli("score", tmp_path / "all.csv", "--labels", tmp_path / "all.csv", "--scores", tmp_path / "scores.csv")
+    pl.DataFrame({"Id": ids, **{str(i): [0.5] * 6 for i in range(28)}}).write_csv(tmp_path / "predictions.csv")
+    said = cli(
+        "evaluate",
+        tmp_path / "all.csv",
+        "--labels",
+        tmp_path / "all.csv",
+        "--predictions",
+        tmp_path / "predictions.csv",
+    )
     assert said.code == 0
     assert "macro ROC AUC - (chance 0.5)" in said.out
 
@@ -198,18 +205,19 @@ def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> Non
     rng = np.random.default_rng(1)
     ids = [f"f{i}" for i in range(30)]
     values = rng.random((30, 28), dtype=np.float32)
-    pl.DataFrame({"Id": ids, **{str(i): values[:, i] for i in range(28)}}).write_csv(tmp_path / "scores.csv")
+    pl.DataFrame({"Id": ids, **{str(i): values[:, i] for i in range(28)}}).write_csv(tmp_path / "predictions.csv")
     pl.DataFrame({"Id": ids, "Target": [str(i % 28) for i in range(30)]}).write_csv(tmp_path / "labels.csv")
     order = [ids[i] for i in rng.permutation(30)[:20]]
     pl.DataFrame({"Id": order, "Predicted": ["0"] * 20}).write_csv(tmp_path / "sample_submission.csv")
     fitted = cli(
-        "decide", "fit", tmp_path / "scores.csv", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json",
+        "decide", "fit", tmp_path / "predictions.csv",
+        "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json",
         "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
     assert "on fields that the thresholds did not see" in fitted.out
     assert list(read_labels(tmp_path / "held-out.csv", LabelSet.hpa28(), column="Predicted")) == ids
     applied = cli(
-        "decide", "apply", tmp_path / "scores.csv", "--decision", tmp_path / "d.json",
+        "decide", "apply", tmp_path / "predictions.csv", "--decision", tmp_path / "d.json",
         "--order", tmp_path / "sample_submission.csv", "--out", tmp_path / "submission.csv",
     )  # fmt: skip
     assert applied.code == 0
@@ -229,27 +237,27 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     dataset = tmp_path / "a.dataset"
     done("import", "kaggle", files, "--labels", files / "labels.csv", "--size", 64, "--out", dataset)
     done("folds", dataset, "-k", 2, "--pairs", files / "pairs.csv", "--out", tmp_path / "folds.csv")
-    settings = [f"--set={key}" for key in ("image.size=64", "schedule.epochs=1", "select.views=1")]
+    settings = [f"--set={key}" for key in ("image.size=64", "schedule.epochs=1", "select.tta=1")]
     runs = tmp_path / "runs"
     said = done("train", "quick", dataset, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
     assert said.count("epoch") == 4
     assert (runs / "quick-curve.png").exists()
 
-    done("predict", runs, dataset, "--out", tmp_path / "by-dataset.parquet", "--views", 2)
+    done("predict", runs, dataset, "--out", tmp_path / "by-dataset.parquet", "--tta", 2)
     done("predict", runs / "quick-fold0", files, "--out", tmp_path / "by-files.parquet")
     done("predict", runs / "quick-fold0", dataset, "--out", tmp_path / "one.parquet")
-    by_files, by_dataset = read_scores(tmp_path / "by-files.parquet"), read_scores(tmp_path / "one.parquet")
-    # The same picture, from a larger file or from the dataset, gives the same numbers.
+    by_files, by_dataset = read_predictions(tmp_path / "by-files.parquet"), read_predictions(tmp_path / "one.parquet")
+    # The same image, from a larger file or from the dataset, gives the same numbers.
     np.testing.assert_allclose(by_files.rows(by_dataset.ids), by_dataset.probabilities, atol=1e-4)
-    assert read_scores(tmp_path / "by-dataset.parquet").provenance["views"] == 2
+    assert read_predictions(tmp_path / "by-dataset.parquet").provenance["tta"] == 2
 
     damaged = sorted(files.glob("*_red.png"))[3]
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    listed = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "some.parquet", "--views", 1)
+    listed = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "some.parquet", "--tta", 1)
     assert (listed.code, "1 field could not be read" in listed.err) == (0, True)
-    assert len(read_scores(tmp_path / "some.parquet")) == len(by_files) - 1
+    assert len(read_predictions(tmp_path / "some.parquet")) == len(by_files) - 1
     assert f"{damaged} is truncated" in (tmp_path / "some.quarantine.csv").read_text()
-    stopped = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "none.parquet", "--views", 1, "--strict")
+    stopped = cli("predict", runs / "quick-fold0", files, "--out", tmp_path / "none.parquet", "--tta", 1, "--strict")
     assert (stopped.code, str(damaged) in stopped.err, (tmp_path / "none.parquet").exists()) == (1, True, False)
 
     leaking = cli("decide", "fit", tmp_path / "one.parquet", "--labels", dataset, "--out", tmp_path / "leaking.json")
@@ -259,7 +267,7 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
         "decide", "fit", runs, "--labels", dataset, "--folds", tmp_path / "folds.csv",
         "--out", tmp_path / "d.json", "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
-    scored = done("score", tmp_path / "held-out.csv", "--labels", dataset, "--scores", runs)
+    scored = done("evaluate", tmp_path / "held-out.csv", "--labels", dataset, "--predictions", runs)
     assert "mean average precision" in scored
     done("show", dataset, "--predictions", tmp_path / "held-out.csv", "--out", tmp_path / "sheet.png")
     again = cli("train", "quick", dataset, "--folds", tmp_path / "folds.csv", "--out", runs, *settings)
@@ -276,17 +284,19 @@ def test_the_snippet_in_the_readme_runs(study: Dataset, tmp_path: Path, monkeypa
     (snippet,) = re.findall("```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("train.dataset").symlink_to(study.path)
-    write_scores(Scores(study.ids[:2], np.full((2, 28), 0.5, np.float32), LabelSet.hpa28()), "scores.parquet")
+    write_predictions(
+        Predictions(study.ids[:2], np.full((2, 28), 0.5, np.float32), LabelSet.hpa28()), "predictions.parquet"
+    )
     names: dict[str, Any] = {}
     exec(snippet, names)
-    assert names["scores"].ids == study.ids[:2]
+    assert names["predictions"].ids == study.ids[:2]
     assert names["dataset"].ids == study.ids
 
 
 def test_the_demo_takes_these_steps(tmp_path: Path) -> None:
     lines = steps(tmp_path / "a folder", fields=30, epochs=1)
     words = [line.split()[0] for line in lines]
-    way = "simulate simulate import import info folds train predict decide decide score show"
+    way = "simulate simulate import import info folds train predict decide decide evaluate show"
     assert words == way.split()
 
 
@@ -301,7 +311,7 @@ def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
         assert str(out / name) in said.out
     submitted = read_labels(out / "submission.csv", LabelSet.hpa28(), column="Predicted")
     assert list(submitted) == list(read_labels(out / "test" / "labels.csv", LabelSet.hpa28()))
-    (out / "scores.parquet").unlink()
+    (out / "predictions.parquet").unlink()
     again = cli("demo", "--out", out, "--fields", 36, "--epochs", 1)
     assert again.code == 0
     assert again.out.count("done already") == 7
@@ -325,10 +335,10 @@ def test_a_trained_network_finds_locations(cli: Cli, tmp_path: Path) -> None:
         "train", "quick", train, "--folds", tmp_path / "folds.csv", "--fold", "0", "--out", tmp_path / "runs",
         "--set", "image.size=64", "--set", "schedule.epochs=14",
     )  # fmt: skip
-    cli("predict", tmp_path / "runs", test, "--out", tmp_path / "scores.parquet")
-    probabilities = read_scores(tmp_path / "scores.parquet").probabilities
+    cli("predict", tmp_path / "runs", test, "--out", tmp_path / "predictions.parquet")
+    probabilities = read_predictions(tmp_path / "predictions.parquet").probabilities
     truth = open_dataset(test).truth
-    # Nucleoplasm and cytosol are frequent and plain to see: their scores rank the test fields far above chance.
+    # Nucleoplasm and cytosol are frequent and plain to see: their predictions rank the test fields far above chance.
     for location in (0, 25):
         ranks = probabilities[:, location].argsort().argsort()
         positive = truth[:, location]

@@ -50,7 +50,7 @@ def test_an_import_takes_sigterm_for_a_stop_from_the_start(
 
 
 def test_a_stop_after_all_is_done_stops_nothing(
-    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def leaving(_items: int) -> Iterator[None]:
@@ -58,5 +58,5 @@ def test_a_stop_after_all_is_done_stops_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cytoloc.cli.importing._pool", leaving)
-    said = cli("import", "kaggle", pictures, "--size", 32, "--out", tmp_path / "a.dataset")
+    said = cli("import", "kaggle", images, "--size", 32, "--out", tmp_path / "a.dataset")
     assert (said.code, said.out) == (0, f"{tmp_path / 'a.dataset'}: 3 fields of 32 px.\n")

@@ -1,4 +1,4 @@
-"""The commands from scores to locations: ensemble, decide, score."""
+"""The commands from predictions to locations: ensemble, decide, score."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cytoloc import read_scores
+from cytoloc import read_predictions
 from cytoloc.decide import fit_decision, macro_f1
 from cytoloc.decide.decision import cross_fit, read_decision
 from cytoloc.decide.metrics import class_log_loss
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.scores import Scores, write_scores
+from cytoloc.predictions import Predictions, write_predictions
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 
@@ -27,13 +27,13 @@ HPA28 = LabelSet.hpa28()
 
 @pytest.fixture
 def scored(tmp_path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
-    """Write three members' scores, labels and folds of 150 fields; the third member lacks the last 30."""
+    """Write three members' predictions, labels and folds of 150 fields; the third member lacks the last 30."""
     members, truth = study_of(0, 150)
     narrow = {name: values.astype(np.float32) for name, values in members.items()}
     ids = tuple(f"f{number}" for number in range(150))
     for name, values in narrow.items():
         kept = slice(0, 120) if name == "m2" else slice(None)
-        write_scores(Scores(ids[kept], values[kept], HPA28), tmp_path / f"{name}.parquet")
+        write_predictions(Predictions(ids[kept], values[kept], HPA28), tmp_path / f"{name}.parquet")
     narrow["m2"][120:] = np.nan
     rows = [f"{name}," + " ".join(map(str, row.nonzero()[0])) for name, row in zip(ids, truth, strict=True)]
     (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
@@ -74,7 +74,7 @@ def test_members_by_file_or_by_name_and_auto(
     )  # fmt: skip
     assert said.code == 0, said.err
     np.testing.assert_array_equal(predicted_in(tmp_path / "s.csv"), expected(members))
-    beside = read_scores(tmp_path / "p.parquet")
+    beside = read_predictions(tmp_path / "p.parquet")
     np.testing.assert_allclose(beside.probabilities, expected.probabilities(members), atol=1e-6)
     other = cli("decide", "apply", files[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "o.csv")
     assert (other.code, "fitted with the members m0, m1, m2; these are mean" in other.err) == (1, True)
@@ -121,7 +121,7 @@ def test_a_member_without_scores_of_new_fields_is_said_to_have_none(
     refused = cli(*call)
     assert refused.code == 1
     assert "--without NAME" in refused.err
-    for name, reason in (("m1", "it has scores here"), ("m7", "it is no member of the decision")):
+    for name, reason in (("m1", "it has predictions here"), ("m7", "it is no member of the decision")):
         refused = cli(*call, "--without", name)
         assert refused.code == 2
         assert reason in refused.err
@@ -138,7 +138,7 @@ def test_an_ensemble_says_what_its_members_are_worth(
     files = [tmp_path / f"{name}.parquet" for name in members]
     said = cli("ensemble", *files, "--out", tmp_path / "mean.parquet")
     assert said.code == 0, said.err
-    mean = read_scores(tmp_path / "mean.parquet")
+    mean = read_predictions(tmp_path / "mean.parquet")
     np.testing.assert_allclose(mean.probabilities, np.nanmean(list(members.values()), axis=0), rtol=1e-5)
     call = ["ensemble", *files, "--labels", tmp_path / "labels.csv", "--folds", tmp_path / "folds.csv"]
     shown = cli(*call, "--method", "weighted", "--out", tmp_path / "w.parquet")
@@ -146,10 +146,10 @@ def test_an_ensemble_says_what_its_members_are_worth(
     facts = json.loads(cli(*call, "--method", "stack", "--out", tmp_path / "s.parquet", "--json").out)
     assert [row["fields"] for row in facts["worth"]] == [150, 150, 120]
     assert np.array(facts["correlations"]).shape == (3, 3)
-    scores = read_scores(tmp_path / "s.parquet")
-    assert scores.provenance["ensemble"] == "stack"
+    predictions = read_predictions(tmp_path / "s.parquet")
+    assert predictions.provenance["ensemble"] == "stack"
     # Better than the plain mean, on fields that the stack was not fitted to.
-    assert class_log_loss(scores.probabilities, truth) < class_log_loss(mean.probabilities, truth) - 0.1
+    assert class_log_loss(predictions.probabilities, truth) < class_log_loss(mean.probabilities, truth) - 0.1
     refused = cli("ensemble", *files, "--method", "stack", "--out", tmp_path / "x.parquet")
     assert (refused.code, "fitted to labels" in refused.err) == (2, True)
     (tmp_path / "others.csv").write_text("Id,Target\nz,1\n")
@@ -169,15 +169,15 @@ def test_fields_without_labels_are_scored_by_the_fit_on_all_that_have_them(
     files = [tmp_path / f"{name}.parquet" for name in members]
     call = ["ensemble", *files, "--labels", tmp_path / "some.csv", "--method", "class", "--out", tmp_path / "c.parquet"]
     assert cli(*call).code == 0
-    found = read_scores(tmp_path / "c.parquet").probabilities
+    found = read_predictions(tmp_path / "c.parquet").probabilities
     unseen, evidence = unseen_ensemble("class", {name: each[:100] for name, each in members.items()}, truth[:100])
     np.testing.assert_allclose(found[:100], unseen, atol=1e-6)
     np.testing.assert_allclose(found[100:], evidence(stack_members(members))[100:], atol=1e-6)
 
 
 def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, scored: object) -> None:
-    leaking = Scores(("f0", "f1"), np.full((2, 28), 0.4, np.float32), HPA28, {"fields_trained_on": 2})
-    write_scores(leaking, tmp_path / "leaking.parquet")
+    leaking = Predictions(("f0", "f1"), np.full((2, 28), 0.4, np.float32), HPA28, {"fields_trained_on": 2})
+    write_predictions(leaking, tmp_path / "leaking.parquet")
     call = [tmp_path / "leaking.parquet", tmp_path / "m0.parquet", "--out"]
     said = cli("ensemble", *call, tmp_path / "e.parquet")
     assert said.code == 0
@@ -192,12 +192,12 @@ def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, sco
     assert cli("decide", "fit", tmp_path / "m0.parquet", *fit).code == 0
     apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
-    assert read_scores(tmp_path / "p.parquet").provenance["fields_trained_on"] == 2
+    assert read_predictions(tmp_path / "p.parquet").provenance["fields_trained_on"] == 2
 
 
 def test_cautions_go_with_whatever_is_made_of_scores(cli: Cli, tmp_path: Path, scored: object) -> None:
-    careful = replace(read_scores(tmp_path / "m0.parquet"), provenance={"caution": "For trying out."})
-    write_scores(careful, tmp_path / "careful.parquet")
+    careful = replace(read_predictions(tmp_path / "m0.parquet"), provenance={"caution": "For trying out."})
+    write_predictions(careful, tmp_path / "careful.parquet")
     files = [tmp_path / "careful.parquet", tmp_path / "m1.parquet"]
     assert cli("ensemble", *files, "--out", tmp_path / "e.parquet").code == 0
     fit = ["decide", "fit", tmp_path / "e.parquet", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
@@ -205,7 +205,7 @@ def test_cautions_go_with_whatever_is_made_of_scores(cli: Cli, tmp_path: Path, s
     apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
     for name in ("e", "p"):
-        assert read_scores(tmp_path / f"{name}.parquet").provenance["caution"] == "For trying out."
+        assert read_predictions(tmp_path / f"{name}.parquet").provenance["caution"] == "For trying out."
 
 
 def test_what_a_decision_calibrated_is_not_fitted_again(cli: Cli, tmp_path: Path, scored: object) -> None:
@@ -228,7 +228,7 @@ def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, score
     apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     truth = (tmp_path / "labels.csv").read_text().replace("Target", "Predicted")
     (tmp_path / "held-out.csv").write_text(truth)
-    score = ["score", tmp_path / "held-out.csv", *given[1:], "--table", tmp_path / "t.csv", "--plot"]
+    score = ["evaluate", tmp_path / "held-out.csv", *given[1:], "--table", tmp_path / "t.csv", "--plot"]
     before = sorted(tmp_path.iterdir())
     for call, name in ((fit, "x.csv"), ([*apply, "--probabilities"], "x.parquet"), (score, "x.png")):
         said = cli(*call, tmp_path / "file" / name)
@@ -249,7 +249,7 @@ def test_a_leak_of_no_field_changes_nothing(cli: Cli, tmp_path: Path, scored: ob
     for name, leak in (("a.csv", []), ("b.csv", ["--leak", tmp_path / "leak.csv"])):
         assert cli("decide", "apply", given, "--decision", rule, "--out", tmp_path / name, *leak).code == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    score = ["score", tmp_path / "a.csv", "--labels", tmp_path / "labels.csv", "--leak", tmp_path / "leak.csv"]
+    score = ["evaluate", tmp_path / "a.csv", "--labels", tmp_path / "labels.csv", "--leak", tmp_path / "leak.csv"]
     said = cli(*score, "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["leak"]["fields"] == 0
@@ -264,14 +264,14 @@ def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scor
     assert (said.code, "labels of none of these 150 fields; its ids are such as elsewhere" in said.err) == (1, True)
     assert not (tmp_path / "s.csv").exists()
     assert cli(*apply).code == 0
-    said = cli("score", tmp_path / "s.csv", *given[1:], "--leak", tmp_path / "leak.csv")
+    said = cli("evaluate", tmp_path / "s.csv", *given[1:], "--leak", tmp_path / "leak.csv")
     assert (said.code, "labels of none of these 150 fields" in said.err) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--method", "seed", "--fixed", ".9"], "'seed' does not use 'fixed'"),
+        (["--method", "grid", "--fixed", ".9"], "'grid' does not use 'fixed'"),
         (["--method", "fixed", "--fixed", ".9", "--ratios", "labels.csv"], "'fixed' does not use 'ratios'"),
     ],
 )
@@ -287,7 +287,14 @@ def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored:
     _, truth = scored
     rows = [f"f{number}," + " ".join(map(str, row.nonzero()[0])) for number, row in enumerate(truth)]
     (tmp_path / "p.csv").write_text("Id,Predicted\n" + "\n".join(rows[::-1]) + "\n")
-    call = ["score", tmp_path / "p.csv", "--labels", tmp_path / "labels.csv", "--scores", tmp_path / "m0.parquet"]
+    call = [
+        "evaluate",
+        tmp_path / "p.csv",
+        "--labels",
+        tmp_path / "labels.csv",
+        "--predictions",
+        tmp_path / "m0.parquet",
+    ]
     said = cli(*call, "--folds", tmp_path / "folds.csv", "--plot", tmp_path / "s.png", "--table", tmp_path / "t.csv")
     assert said.code == 0, said.err
     assert "by group: 95 % interval" in said.out
@@ -308,9 +315,9 @@ def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored:
     ("words", "message"),
     [
         (["m0.parquet", "--member", "a=m1.parquet"], "members are named"),
-        (["--member", "m1.parquet"], "is not NAME=SCORES"),
+        (["--member", "m1.parquet"], "is not NAME=PREDICTIONS"),
         (["m0.parquet", "sub/m0.parquet", "--members"], "Two members would be called 'm0'"),
-        ([], "SCORES"),
+        ([], "PREDICTIONS"),
     ],
 )
 def test_members_that_cannot_be_told_apart_are_a_wrong_call(

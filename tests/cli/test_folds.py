@@ -64,7 +64,7 @@ def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Dataset,
 
 def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "folds.csv"
-    picture = tmp_path / "p.png"
+    image = tmp_path / "p.png"
     calls = {
         "leave out -k, --like and --without": ("folds", study.path, "--check", out, "-k", 3),
         "judges a file as it is": ("folds", study.path, "--check", out, "--like", study.path),
@@ -72,7 +72,7 @@ def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Dataset, t
         "is given twice": ("duplicates", study.path, study.path, "--out", out),
         "was given for two outputs": ("duplicates", study.path, "--out", out, "--groups", out),
         "are of --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),
-        "draws a sheet and nothing else": ("simulate", "--show", picture, "--fields", 3, "--out", out),
+        "draws a sheet and nothing else": ("simulate", "--show", image, "--fields", 3, "--out", out),
         "give --labels too": ("ensemble", out, "--folds", out, "--out", tmp_path / "e.parquet"),
     }
     for reason, words in calls.items():
@@ -104,7 +104,7 @@ def test_a_folds_file_of_other_fields_is_not_judged(cli: Cli, study: Dataset, tm
     rows = [f"{name},{number}," for number, name in enumerate(study.ids)]
     (tmp_path / "f.csv").write_text("\n".join(["id,group,fold", *rows, "x,900,0", "y,901,1"]) + "\n")
     said = cli("folds", study.path, "--check", tmp_path / "f.csv")
-    assert (said.code, "has a fold for none of the labelled fields here" in said.err) == (1, True)
+    assert (said.code, "has a fold for none of the labeled fields here" in said.err) == (1, True)
 
 
 def test_a_validation_set_like_the_test_set(cli: Cli, study: Dataset, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc import read_scores
+from cytoloc import read_predictions
 from cytoloc.decide.decision import read_decision
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels, write_locations
-from cytoloc.scores import Scores, write_scores
+from cytoloc.predictions import Predictions, write_predictions
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 
@@ -22,7 +22,7 @@ NAMES = ["Nuclear rim", "Cytoplasm", "Spots", "Membrane", "Golgi apparatus", "No
 
 @pytest.fixture(params=[6, 3])
 def own(request: pytest.FixtureRequest, tmp_path: Path) -> LabelSet:
-    """Write ``own.csv``, two members' scores, labels by name, and groups of 90 fields; return the label set."""
+    """Write ``own.csv``, two members' predictions, labels by name, and groups of 90 fields; return the label set."""
     count: int = request.param
     label_set = LabelSet.from_names(NAMES[:count], name="own")
     (tmp_path / "own.csv").write_text("name\n" + "\n".join(label_set.names) + "\n")
@@ -31,7 +31,9 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> LabelSet:
     truth[~truth.any(axis=1), 0] = True
     ids = tuple(f"1_{number // 3}_A{number % 7}_{number}" for number in range(90))
     for name in ("m0", "m1"):
-        write_scores(Scores(ids, members[name][:, :count].astype(np.float32), label_set), tmp_path / f"{name}.parquet")
+        write_predictions(
+            Predictions(ids, members[name][:, :count].astype(np.float32), label_set), tmp_path / f"{name}.parquet"
+        )
     cells = ["; ".join(label_set.names[i] for i in row.nonzero()[0]) for row in truth]
     pl.DataFrame({"id": ids, "Locations": cells}).write_csv(tmp_path / "labels.csv")
     write_locations(ids, truth, tmp_path / "right.csv", label_set)
@@ -52,16 +54,16 @@ def test_scores_become_decisions_and_metrics(cli: Cli, tmp_path: Path, own: Labe
         "--probabilities", tmp_path / "p.parquet", "--leak", labels,
     )  # fmt: skip
     assert said.code == 0, said.err
-    assert read_scores(tmp_path / "p.parquet").label_set == own
+    assert read_predictions(tmp_path / "p.parquet").label_set == own
     assert read_labels(tmp_path / "s.csv", own, column="Predicted") == read_labels(labels, own)
-    call = ["score", tmp_path / "h.csv", "--labels", labels, "--scores", tmp_path / "m0.parquet"]
+    call = ["evaluate", tmp_path / "h.csv", "--labels", labels, "--predictions", tmp_path / "m0.parquet"]
     said = cli(*call, "--table", tmp_path / "t.csv", "--plot", tmp_path / "t.png")
     assert said.code == 0, said.err
     assert f"macro F1 over {count} locations" in said.out
     assert "Nuclear rim" in said.out
     table = pl.read_csv(tmp_path / "t.csv").rows(named=True)
     assert [(row["key"], row["location"]) for row in table] == [each[:2] for each in own]
-    call = ["score", tmp_path / "right.csv", "--labels", labels, "--label-set", tmp_path / "own.csv"]
+    call = ["evaluate", tmp_path / "right.csv", "--labels", labels, "--label-set", tmp_path / "own.csv"]
     facts = json.loads(cli(*call, "--json").out)
     assert (facts["macro_f1"], facts["locations"], facts["label_set"]) == (1.0, count, "own")
 
@@ -70,7 +72,7 @@ def test_members_become_an_ensemble(cli: Cli, tmp_path: Path, own: LabelSet) -> 
     call = ["ensemble", tmp_path / "m0.parquet", tmp_path / "m1.parquet", "--labels", tmp_path / "labels.csv"]
     said = cli(*call, "--method", "stack", "--out", tmp_path / "e.parquet")
     assert said.code == 0, said.err
-    assert read_scores(tmp_path / "e.parquet").label_set == own
+    assert read_predictions(tmp_path / "e.parquet").label_set == own
 
 
 def test_lists_are_split_audited_and_leaked(cli: Cli, tmp_path: Path, own: LabelSet) -> None:
@@ -96,17 +98,17 @@ def test_other_label_sets_are_refused(cli: Cli, tmp_path: Path, own: LabelSet) -
     fit = ["--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
     assert cli("decide", "fit", tmp_path / "m0.parquet", *fit).code == 0
     other = LabelSet.hpa19()
-    ids = read_scores(tmp_path / "m0.parquet").ids
-    write_scores(Scores(ids, np.full((len(ids), 19), 0.4, np.float32), other), tmp_path / "x.parquet")
+    ids = read_predictions(tmp_path / "m0.parquet").ids
+    write_predictions(Predictions(ids, np.full((len(ids), 19), 0.4, np.float32), other), tmp_path / "x.parquet")
     apply = ["--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     both = [tmp_path / "m0.parquet", tmp_path / "x.parquet"]
-    score = ["score", tmp_path / "right.csv", "--labels", tmp_path / "labels.csv", "--scores"]
+    score = ["evaluate", tmp_path / "right.csv", "--labels", tmp_path / "labels.csv", "--predictions"]
     for call in (
         ["decide", "apply", both[1], *apply],
         ["decide", "apply", *both, *apply],
         ["decide", "fit", *both, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "e.json"],
         ["ensemble", *both, "--out", tmp_path / "e.parquet"],
-        [*score, both[0], "--scores", both[1]],
+        [*score, both[0], "--predictions", both[1]],
         [*score, both[0], "--label-set", "hpa19"],
     ):
         refused = cli(*call)
@@ -123,9 +125,9 @@ def test_other_label_sets_are_refused(cli: Cli, tmp_path: Path, own: LabelSet) -
 
 
 def test_files_without_a_label_set_need_one(cli: Cli, tmp_path: Path, own: LabelSet) -> None:
-    scores = read_scores(tmp_path / "m0.parquet")
-    np.save(tmp_path / "m.npy", scores.probabilities)
-    (tmp_path / "ids.txt").write_text("\n".join(scores.ids))
+    predictions = read_predictions(tmp_path / "m0.parquet")
+    np.save(tmp_path / "m.npy", predictions.probabilities)
+    (tmp_path / "ids.txt").write_text("\n".join(predictions.ids))
     call = ["decide", "fit", tmp_path / "m.npy", "--ids", tmp_path / "ids.txt", "--labels", tmp_path / "labels.csv"]
     refused = cli(*call, "--out", tmp_path / "d.json")
     assert (refused.code, "--label-set" in refused.err) == (1, True)

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc import read_scores
+from cytoloc import read_predictions
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.scores import Scores, write_scores
+from cytoloc.predictions import Predictions, write_predictions
 from tests.conftest import Cli
 
 
@@ -78,7 +78,7 @@ def test_a_submission_keeps_its_fields(cli: Cli, tmp_path: Path) -> None:
 def test_predictions_are_converted(cli: Cli, tmp_path: Path) -> None:
     subcell = LabelSet.subcell31()
     values = np.random.default_rng(0).random((3, 31), dtype=np.float32)
-    write_scores(Scores(("a", "b", "c"), values, subcell), tmp_path / "s.parquet")
+    write_predictions(Predictions(("a", "b", "c"), values, subcell), tmp_path / "s.parquet")
     columns = dict(zip(subcell.names, values.T, strict=True))
     pl.DataFrame({"id": ["a", "b", "c"], **columns}).write_csv(tmp_path / "s.csv")
     for name in ("s.parquet", "s.csv"):
@@ -86,7 +86,7 @@ def test_predictions_are_converted(cli: Cli, tmp_path: Path) -> None:
         said = cli("labels", "convert", tmp_path / name, "--from", "subcell31", "--to", "hpa28", "--out", out)
         assert said.code == 0, said.err
         assert "never occur in the result: Microtubule ends, Microtubule organizing center, Rods & rings." in said.out
-        found = read_scores(out)
+        found = read_predictions(out)
         assert found.label_set == LabelSet.hpa28()
         np.testing.assert_allclose(found.probabilities[:, 2], values[:, [23, 25]].max(axis=1), rtol=1e-6)
     refused = cli(

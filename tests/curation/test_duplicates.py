@@ -16,8 +16,8 @@ from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import ChannelError
+from cytoloc.images.hashes import TRANSFORMS, turned
 from cytoloc.labels import LabelSet
-from cytoloc.pictures.hashes import TRANSFORMS, turned
 from cytoloc.simulate.study import simulate_dataset
 from tests.conftest import Cli
 from tests.curation.channels import Picked
@@ -57,10 +57,10 @@ def copies(original: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     """Return a dataset of copies of the first fields, a kind each."""
     path = tmp_path_factory.mktemp("copies") / "copies.dataset"
     rows = (FieldRow(id=kind, source="copy", original_px=128, original_width_px=128) for kind in COPIES)
-    pictures = (make(original[row]) for row, make in enumerate(COPIES.values()))
+    images = (make(original[row]) for row, make in enumerate(COPIES.values()))
     return write_dataset(
         path,
-        zip(rows, pictures, strict=True),
+        zip(rows, images, strict=True),
         size=128,
         channels=CHANNELS,
         label_set=LabelSet.hpa28(),
@@ -78,10 +78,10 @@ def test_every_planted_copy_is_found_and_nothing_else(original: Dataset, copies:
 
 
 def test_the_transform_turns_a_onto_b(original: Dataset, copies: Dataset) -> None:
-    pictures = dict(zip([*original.ids, *copies.ids], [*original, *copies], strict=True))
+    images = dict(zip([*original.ids, *copies.ids], [*original, *copies], strict=True))
     seen = set()
     for pair in find_duplicates([original, copies]).filter(pl.col("verdict") == "copy").iter_rows(named=True):
-        a, b = pictures[pair["a"]], pictures[pair["b"]]
+        a, b = images[pair["a"]], images[pair["b"]]
         if pair["b"] in TRANSFORMS or pair["a"] in TRANSFORMS:
             np.testing.assert_array_equal(turned(a, pair["transform"]), b)
             seen.add(pair["transform"])
@@ -185,7 +185,7 @@ def test_one_channel_in_common_proves_nothing_unless_there_is_no_other(original:
         ChannelError, match=r"limits for microtubules, protein, nucleus, protein can be compared"
     ) as caught:
         find_duplicates([Picked(original, one), copies])
-    assert "compare the datasets apart" in caught.value.way_out
+    assert "compare the datasets apart" in caught.value.hint
 
 
 @pytest.mark.parametrize("limits", ["14,12", "14,12,99", "protein", "protein=x", "=3", "a=1,b", "a=1,a=2"])

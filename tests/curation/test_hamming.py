@@ -71,4 +71,4 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtraError) as caught:
         near_pairs(random_hashes(3, 0), random_hashes(3, 1))
-    assert "cytoloc[duplicates]" in caught.value.way_out
+    assert "cytoloc[duplicates]" in caught.value.hint

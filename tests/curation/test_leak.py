@@ -31,7 +31,7 @@ def test_labels_are_those_of_the_copy_or_of_its_well() -> None:
         ("t3", "0", "1_2_A2_2", "field"),
     ]
     # The fields of well A2 contradict each other, so it says nothing of its third.
-    assert (found.unlabelled, found.passed_over) == (1, 0)
+    assert (found.unlabeled, found.passed_over) == (1, 0)
 
 
 def test_the_surest_copy_counts_and_others_are_counted() -> None:
@@ -66,7 +66,7 @@ def test_copies_without_labels_are_no_leak() -> None:
     with pytest.raises(TableError, match="no labels of any of them"):
         find_leak([Pair("u1", "t1"), Pair("u2", "t2")], known_labels(LABELS), HPA28, test={"t1", "t2"})
     found = find_leak([], known_labels(LABELS), HPA28)
-    assert (found.table.height, found.unlabelled, found.passed_over) == (0, 0, 0)
+    assert (found.table.height, found.unlabeled, found.passed_over) == (0, 0, 0)
 
 
 def test_labels_of_a_copy_are_written_by_their_keys() -> None:

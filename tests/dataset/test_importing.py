@@ -374,7 +374,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(
             patched.setattr(module, "write_synced", full)
         with pytest.raises(StorageError, match="No space left on device") as caught:
             run(path, 12, 40, append=append)
-    assert ("is complete and kept: rerun the same command" in caught.value.way_out) == path.exists()
+    assert ("is complete and kept: rerun the same command" in caught.value.hint) == path.exists()
     if path.exists():
         half = open_dataset(path)
         assert len(half) == read_manifest(path).fields >= fields

@@ -18,9 +18,9 @@ from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.hpa import HpaSource
-from cytoloc.dataset.sources.kaggle import COLOURS, KaggleSource
+from cytoloc.dataset.sources.kaggle import COLORS, KaggleSource
+from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
-from cytoloc.pictures.scale import Scaling
 
 FIELDS = 11_000
 """Just after a dictionary has doubled, when it takes the most memory for each of its entries."""
@@ -52,17 +52,17 @@ def source_of(kind: str, labels: Path | None) -> FieldSource:
 
 
 NAMES: dict[str, tuple[Callable[[int], str], tuple[str, ...]]] = {
-    "kaggle": (kaggle_name, tuple(f"_{color}.png" for color in COLOURS)),
-    "hpa": (hpa_name, tuple(f"_{color}.jpg" for color in COLOURS)),
+    "kaggle": (kaggle_name, tuple(f"_{color}.png" for color in COLORS)),
+    "hpa": (hpa_name, tuple(f"_{color}.jpg" for color in COLORS)),
     "whole": (kaggle_name, (".ome.tif",)),
     "wells": (well_name, ("_g.tif",)),
 }
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labeled", [False, True])
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_field_takes_at_most_200_bytes(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, labelled: bool
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, labeled: bool
 ) -> None:
     name_of, endings = NAMES[kind]
 
@@ -81,10 +81,10 @@ def test_a_field_takes_at_most_200_bytes(
         monkeypatch.setattr(module, "walk", lambda *_given, **_more: files())
     tracemalloc.start()
     try:
-        source_of(kind, labels if labelled else None)
+        source_of(kind, labels if labeled else None)
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
-        source = source_of(kind, labels if labelled else None)
+        source = source_of(kind, labels if labeled else None)
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:

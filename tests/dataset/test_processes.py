@@ -27,9 +27,9 @@ from cytoloc.dataset.sources.hpa import HpaSource
 from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.dataset.store import open_dataset
 from cytoloc.errors import WorkerError
+from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import processes
-from cytoloc.pictures.scale import Scaling
 from cytoloc.simulate.files import draw_hpa, draw_kaggle
 from cytoloc.simulate.plan import Design, plan_study
 from cytoloc.simulate.study import SimulatedSource
@@ -46,8 +46,8 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     design = Design(n_fields=6, seed=3, size=64)
     draw_kaggle(folder / "kaggle", design)
     draw_hpa(folder / "hpa", design)
@@ -56,38 +56,38 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kaggle(pictures: Path) -> FieldSource:
-    return KaggleSource(pictures / "kaggle", labels=pictures / "kaggle/labels.csv", scaling=Scaling(size=32))
+def kaggle(images: Path) -> FieldSource:
+    return KaggleSource(images / "kaggle", labels=images / "kaggle/labels.csv", scaling=Scaling(size=32))
 
 
-def hpa(pictures: Path) -> FieldSource:
-    return HpaSource(pictures / "hpa/images", labels=pictures / "hpa/labels.csv", scaling=Scaling(size=32))
+def hpa(images: Path) -> FieldSource:
+    return HpaSource(images / "hpa/images", labels=images / "hpa/labels.csv", scaling=Scaling(size=32))
 
 
-def folder(pictures: Path) -> FieldSource:
-    reader = FieldReader(folder=pictures / "kaggle", channels=parse_channels(THREE), scaling=Scaling(size=32))
-    return FolderSource(reader, label_set=LabelSet.hpa28(), labels=pictures / "kaggle/labels.csv")
+def folder(images: Path) -> FieldSource:
+    reader = FieldReader(folder=images / "kaggle", channels=parse_channels(THREE), scaling=Scaling(size=32))
+    return FolderSource(reader, label_set=LabelSet.hpa28(), labels=images / "kaggle/labels.csv")
 
 
-def simulated(_pictures: Path) -> FieldSource:
+def simulated(_images: Path) -> FieldSource:
     design = Design(n_fields=3, seed=3, size=64)
     return SimulatedSource(design, plan_study(design))
 
 
 @pytest.mark.parametrize("source_of", [kaggle, hpa, folder, simulated])
 def test_every_source_gives_the_same_dataset_in_processes(
-    source_of: Callable[[Path], FieldSource], pictures: Path, tmp_path: Path, pool: ProcessPoolExecutor
+    source_of: Callable[[Path], FieldSource], images: Path, tmp_path: Path, pool: ProcessPoolExecutor
 ) -> None:
     size = 64 if source_of is simulated else 32
-    threads = import_fields(source_of(pictures), tmp_path / "threads.dataset", size=size)
-    imported = import_fields(source_of(pictures), tmp_path / "processes.dataset", size=size, pool=pool)
+    threads = import_fields(source_of(images), tmp_path / "threads.dataset", size=size)
+    imported = import_fields(source_of(images), tmp_path / "processes.dataset", size=size, pool=pool)
     assert imported.rejected == (source_of in (kaggle, folder))
     assert state(imported.dataset) == state(threads.dataset)
     assert imported.dataset.fields.equals(threads.dataset.fields)
 
 
-def test_what_loads_an_item_says_nothing_of_the_others(pictures: Path) -> None:
-    for source in (kaggle(pictures), hpa(pictures), folder(pictures)):
+def test_what_loads_an_item_says_nothing_of_the_others(images: Path) -> None:
+    for source in (kaggle(images), hpa(images), folder(images)):
         sent = pickle.dumps(source.loader(source.items[0]))
         assert source.items[0].encode() in sent
         assert not any(other.encode() in sent for other in source.items[1:])
@@ -121,16 +121,16 @@ def test_a_bad_field_is_rejected_with_the_reason_that_its_process_gave(
 
 
 @pytest.fixture(scope="module")
-def many(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of so many fields that the command takes processes."""
     files = tmp_path_factory.mktemp("many")
-    good = sorted({path.name.rpartition("_")[0] for path in (pictures / "hpa/images").glob("*.jpg")})
+    good = sorted({path.name.rpartition("_")[0] for path in (images / "hpa/images").glob("*.jpg")})
     rng = np.random.default_rng(0)
     for number in range(3 * WORTH_PROCESSES):
         name = good[rng.integers(len(good))]
         for color in ("red", "green", "blue", "yellow"):
             target = files / f"{10000 + number}_7_A1_1_{color}.jpg"
-            target.symlink_to(pictures / f"hpa/images/{name}_{color}.jpg")
+            target.symlink_to(images / f"hpa/images/{name}_{color}.jpg")
     return files
 
 

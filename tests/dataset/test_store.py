@@ -96,7 +96,7 @@ def test_rows_beyond_the_end_are_refused(packed: Dataset, row: int) -> None:
 
 
 def test_rows_must_be_integers(packed: Dataset) -> None:
-    for rows in (packed.labelled, [1.9], [[1]]):
+    for rows in (packed.labeled, [1.9], [[1]]):
         with pytest.raises(TypeError, match="integers"):
             packed.read(rows)  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def test_table_and_truth(packed: Dataset) -> None:
     assert packed.fields.schema == schema_of(CHANNELS)
     assert packed.header["imports"][0]["settings"] == {"command": "test"}
     np.testing.assert_array_equal(packed.truth, np.eye(28, dtype=bool)[:13])
-    assert packed.labelled.all()
+    assert packed.labeled.all()
     assert packed.quarantine == ()
 
 
@@ -217,7 +217,7 @@ def test_what_is_no_dataset_is_refused(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "old.dataset" / "atlas.json").write_text("{}")
     with pytest.raises(FormatError, match="written by a development version") as caught:
         open_dataset(tmp_path / "old.dataset")
-    assert "Import the images again" in caught.value.way_out
+    assert "Import the images again" in caught.value.hint
 
 
 @pytest.mark.parametrize(

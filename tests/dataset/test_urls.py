@@ -116,7 +116,7 @@ def test_a_server_of_whole_files_is_not_called_damage(
     monkeypatch.setattr(Ranges, "whole_files", True)
     with pytest.raises(StorageError, match="sends whole files") as caught:
         open_dataset(address).read([3])
-    assert "range requests" in caught.value.way_out
+    assert "range requests" in caught.value.hint
     assert "sends whole files" in cli("info", address, "--check").err
 
 

@@ -1,4 +1,4 @@
-"""Scores made by script: members that know something of the truth, some more than others."""
+"""Predictions made by script: members that know something of the truth, some more than others."""
 
 from __future__ import annotations
 

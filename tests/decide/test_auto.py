@@ -35,9 +35,9 @@ def test_auto_beats_the_starting_system_on_other_fields() -> None:
     here, there = ({name: each[rows] for name, each in members.items()} for rows in (half, ~half))
     scores = {
         method: macro_f1(fit_decision(here, truth[half], method=method, intervals=False)(there), truth[~half])
-        for method in ("auto", "seed")
+        for method in ("auto", "grid")
     }
-    assert scores["auto"] > scores["seed"] + 0.02
+    assert scores["auto"] > scores["grid"] + 0.02
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_auto_beats_the_starting_system_on_real_scores() -> None:
     folder = DATA / "predictions"
     if not folder.is_dir():
         pytest.skip(f"real predictions are not at {folder}; set CYTOLOC_TEST_DATA")
-    from cytoloc.bench.decide import AUTO, PEER, WAYS, compare_on_halves, read_folder
+    from benchmarks.decide import AUTO, PEER, WAYS, compare_on_halves, read_folder
 
     members, truth = read_folder(folder)
     peer, auto = compare_on_halves(members, truth, {name: WAYS[name] for name in (PEER, AUTO)}, splits=1)
@@ -134,7 +134,7 @@ def test_a_candidate_without_probabilities_must_be_surely_better(monkeypatch: py
     members, truth = study_of(6, 400)
     stack = stack_members(members)
     monkeypatch.setattr(choice, "PRECISIONS", ())
-    # Scores that calibration cannot mend: its candidate predicts each class everywhere or nowhere.
+    # Predictions that calibration cannot mend: its candidate predicts each class everywhere or nowhere.
     monkeypatch.setattr(choice, "PLAIN", (Plan("mean", "none", "exact"), Plan("rank", "platt", "fixed", value=0.999)))
     chosen = choose(stack, truth, keys=row_keys(stack), groups=None, rules=Rules(blank="none"))
     assert chosen.plan.name == "mean + exact"

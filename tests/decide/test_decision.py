@@ -27,7 +27,7 @@ def random_case(seed: int, rows: int = 50) -> tuple[NDArray[np.float32], NDArray
 
 
 def starting_system(probabilities: NDArray[Any], truth: NDArray[np.bool_]) -> list[float]:
-    """Return the thresholds of the starting system, by its own loop over 600 values of scikit-learn's F1."""
+    """Return the thresholds of the silver-medal baseline, by its own loop over 600 values of scikit-learn's F1."""
     best = []
     for i in range(probabilities.shape[1]):
         scores = [f1_score(truth[:, i], probabilities[:, i] > t, zero_division=0) for t in SEED_GRID]
@@ -160,7 +160,7 @@ def test_a_cross_fit_never_judges_a_field_by_its_copy() -> None:
     np.testing.assert_array_equal(twice, np.concatenate([once, once]))
     for rows, _, _ in held_out_parts({"a": np.repeat(probabilities, 2, axis=0)}, np.repeat(truth, 2, axis=0)):
         assert (np.bincount(rows // 2, minlength=50) != 1).all()
-    with pytest.raises(TableError, match="two groups of fields whose scores differ"):
+    with pytest.raises(TableError, match="two groups of fields whose predictions differ"):
         cross_fit({"a": np.repeat(probabilities[:1], 50, axis=0)}, truth)
 
 
@@ -209,7 +209,7 @@ def test_bad_input_is_refused() -> None:
         fit_decision({"a": probabilities}, truth[:10])
     with pytest.raises(TableError, match="one shape"):
         fit_decision({"a": probabilities, "b": probabilities[:10]}, truth)
-    with pytest.raises(TableError, match="no scores"):
+    with pytest.raises(TableError, match="no predictions"):
         fit_decision({}, truth)
     with pytest.raises(TableError, match="no method"):
         fit_decision({"a": probabilities}, truth, method="best")  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_two_and_three_locations_are_enough(tmp_path: Path) -> None:
     for count in (2, 3):
         members, truth = study_of(1, 80)
         few = {name: values[:, :count] for name, values in members.items()}
-        for method in ("seed", "expected", "auto"):
+        for method in ("grid", "expected", "auto"):
             decision = fit_decision(few, truth[:, :count], method=method)
             assert decision.rules.most == count
             assert decision(few).shape == (80, count)
@@ -115,8 +115,8 @@ def test_options_that_make_no_sense_are_refused() -> None:
         fit_decision(members, truth, method="fixed", fixed=1.0)
     with pytest.raises(TableError, match="28 ratios"):
         fit_decision(members, truth, method="ratio", ratios=np.full(28, 2.0))
-    with pytest.raises(SettingsError, match="'seed' does not use 'fixed'"):
-        fit_decision(members, truth, method="seed", fixed=0.9)
+    with pytest.raises(SettingsError, match="'grid' does not use 'fixed'"):
+        fit_decision(members, truth, method="grid", fixed=0.9)
     with pytest.raises(SettingsError, match="'auto' does not use 'ratios'"):
         fit_decision(members, truth, method="auto", ratios=np.full(28, 0.1))
     given = fit_decision(members, truth, method="ratio", ratios=np.full(28, 0.1), most=28, fill_blank=False)

@@ -41,7 +41,7 @@ def test_fields_that_no_member_has_and_empty_tables_are_refused() -> None:
         stack_members(members)
     with pytest.raises(TableError, match="n > 0"):
         stack_members({"a": np.empty((0, 28))})
-    with pytest.raises(TableError, match="no scores"):
+    with pytest.raises(TableError, match="no predictions"):
         stack_members({})
     with pytest.raises(TableError, match="truth must be bool"):
         fit_decision({"a": members["m0"][:7]}, truth[:7].astype(int), method="auto")

@@ -58,7 +58,7 @@ def test_exact_thresholds_only_know_the_order_of_scores(seed: int) -> None:
     np.testing.assert_array_equal(twice, exact_thresholds(scores, truth))
 
 
-def test_a_cut_between_neighbouring_numbers_still_parts_them() -> None:
+def test_a_cut_between_neighboring_numbers_still_parts_them() -> None:
     high = 0.3
     scores = np.array([[np.nextafter(high, 0)], [high]])
     truth = np.array([[False], [True]])

@@ -53,5 +53,5 @@ def test_fitted_ensembles_score_fields_that_they_did_not_see() -> None:
 def test_a_member_that_cannot_be_judged_is_named() -> None:
     members, truth = study_of(2, 60)
     members["m1"][1:] = np.nan
-    with pytest.raises(TableError, match="'m1' has 1 of the 60 labelled fields"):
+    with pytest.raises(TableError, match="'m1' has 1 of the 60 labeled fields"):
         member_worth(members, truth)

@@ -6,7 +6,7 @@ import torch
 from cytoloc.choices import HeadName
 from cytoloc.errors import RecipeError
 from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_channels, shaped
-from cytoloc.models.network import Network, NormaliseEach, build_network
+from cytoloc.models.network import Network, NormalizeEach, build_network
 from cytoloc.models.weights import adapt_first_convolution
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import load_recipe, recipe_names
@@ -47,7 +47,7 @@ def test_the_nets_of_all_recipes_are_among_them() -> None:
 
 
 @pytest.mark.parametrize("name", LAST)
-def test_every_net_gives_a_map_of_pictures_with_any_number_of_channels(name: str) -> None:
+def test_every_net_gives_a_map_of_images_with_any_number_of_channels(name: str) -> None:
     with torch.device("meta"):
         body = create_backbone(name, in_channels=5)
     assert feature_channels(name, in_channels=5, sizes=[128], stages=False) == [LAST[name]]
@@ -138,7 +138,7 @@ def test_transformers_with_one_number_for_their_patch_are_laid_out_too() -> None
 @pytest.mark.parametrize("setting", ["image.progressive=[32, 40]", "image.size=40", "image.field_size=72"])
 def test_every_size_that_a_recipe_names_is_tried(setting: str) -> None:
     settings = ["model.backbone=vit_tiny_patch16_224", "model.head=plain", "image.size=64", setting]
-    with pytest.raises(RecipeError, match=r"vit_tiny_patch16_224 cannot take pictures of (40|72) px"):
+    with pytest.raises(RecipeError, match=r"vit_tiny_patch16_224 cannot take images of (40|72) px"):
         build_network(model_spec(load_recipe("quick", overrides=settings), locations=28))
 
 
@@ -155,24 +155,24 @@ def test_every_head_trains_on_a_net(head: HeadName) -> None:
 
 def test_sizes_and_nets_that_do_not_go_together_are_refused() -> None:
     for name in ("inception_v3", "swin_tiny_patch4_window7_224"):
-        with pytest.raises(RecipeError, match=f"{name} cannot take pictures of 64 px"):
+        with pytest.raises(RecipeError, match=f"{name} cannot take images of 64 px"):
             feature_channels(name, in_channels=4, sizes=[64], stages=False)
     with pytest.raises(RecipeError, match="has no 3 stages"):
         network("vit_tiny_patch16_224", "multi-stage")
 
 
-def test_pictures_normalised_by_themselves_do_not_mind_exposure() -> None:
+def test_images_normalized_by_themselves_do_not_mind_exposure() -> None:
     pixels = torch.randint(20, 100, (3, 4, 16, 16)).float()
-    normalise = NormaliseEach((0.1,) * 4, (0.2,) * 4)
-    seen = normalise(pixels)
+    normalize = NormalizeEach((0.1,) * 4, (0.2,) * 4)
+    seen = normalize(pixels)
     assert torch.allclose(seen.mean(dim=(2, 3)), torch.zeros(3, 4), atol=1e-5)
     assert torch.allclose(seen.std(dim=(2, 3), correction=0), torch.ones(3, 4), atol=1e-5)
-    assert torch.allclose(normalise(2 * pixels + 7), seen, atol=1e-4)
-    assert torch.equal(normalise(torch.zeros(1, 4, 8, 8, dtype=torch.uint8)), torch.zeros(1, 4, 8, 8))
+    assert torch.allclose(normalize(2 * pixels + 7), seen, atol=1e-4)
+    assert torch.equal(normalize(torch.zeros(1, 4, 8, 8, dtype=torch.uint8)), torch.zeros(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
-def test_scaled_planes_see_a_grey_picture_as_before(channels: int) -> None:
+def test_scaled_planes_see_a_gray_image_as_before(channels: int) -> None:
     weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
     if channels == 4:
         wide = adapt_first_convolution(weight, OWN[:4], new_planes="mean")

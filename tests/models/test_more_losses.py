@@ -129,7 +129,7 @@ def test_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", [*CASES, "asymmetric without shift"])
 @pytest.mark.parametrize("size", [80.0, -80.0, 1e4])
 def test_extreme_logits_stay_finite(name: str, size: float) -> None:
-    loss = CASES[name][0] if name in CASES else partial(asymmetric_loss, gamma_positive=1.0, shift=0.0)
+    loss = CASES[name][0] if name in CASES else partial(asymmetric_loss, gamma_positive=1.0, margin=0.0)
     logits = torch.full((3, 4), size, requires_grad=True)
     value = loss(logits, torch.tensor(TRUTH, dtype=torch.float32))
     value.backward()  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ def test_right_is_better_than_wrong_and_the_order_of_fields_and_classes_does_not
 
 def test_asymmetric_without_focus_and_shift_is_cross_entropy() -> None:
     logits, truth = torch.tensor(LOGITS), torch.tensor(TRUTH)
-    plain = asymmetric_loss(logits, truth, gamma_positive=0, gamma_negative=0, shift=0)
+    plain = asymmetric_loss(logits, truth, gamma_positive=0, gamma_negative=0, margin=0)
     assert torch.isclose(plain, cross_entropy_loss(logits, truth))
 
 

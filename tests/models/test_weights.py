@@ -72,9 +72,9 @@ def test_logits_have_28_classes_and_start_at_the_prior(head: str) -> None:
     assert 0.01 < logits.sigmoid().mean() < 0.2
 
 
-def test_pixels_are_normalised_at_the_door() -> None:
+def test_pixels_are_normalized_at_the_door() -> None:
     pixels = torch.full((1, 4, 2, 2), 51, dtype=torch.uint8)
-    assert torch.allclose(network("resnet18").normalise(pixels), torch.full((1, 4, 2, 2), 0.5))
+    assert torch.allclose(network("resnet18").normalize(pixels), torch.full((1, 4, 2, 2), 0.5))
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_weights_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
         (tmp_path / "broken.pt").write_bytes(content)
         with pytest.raises(WeightsError, match=r"broken\.pt cannot be read as weights") as caught:
             initial_weights("resnet18", f"file:{tmp_path}/broken.pt", channels=CHANNELS)
-        assert "state_dict" in caught.value.way_out
+        assert "state_dict" in caught.value.hint
 
 
 def test_a_package_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

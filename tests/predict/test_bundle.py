@@ -17,14 +17,14 @@ from cytoloc.errors import FormatError, ImageError, SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import read_card, write_bundle
+from cytoloc.predictions import read_predictions
 from cytoloc.recipe import load_recipe
-from cytoloc.scores import read_scores
 from cytoloc.train.run import train_fold
 from tests.conftest import Cli
 
 SETTINGS = (
     "image.size=64", "model.backbone=resnet18", "model.weights=none", "model.head=plain", "schedule.epochs=1",
-    "schedule.batch_size=8", "select.views=1",
+    "schedule.batch_size=8", "select.tta=1",
 )  # fmt: skip
 
 
@@ -37,11 +37,13 @@ def run(study: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def decision(run: Path, study: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scores = read_scores(run / "scores.parquet")
-    rows = [study.ids.index(name) for name in scores.ids]
+    predictions = read_predictions(run / "predictions.parquet")
+    rows = [study.ids.index(name) for name in predictions.ids]
     path = tmp_path_factory.mktemp("decision") / "decision.json"
     write_decision(
-        fit_decision({"mean": scores.probabilities}, study.truth[rows], method="expected", label_set=study.label_set),
+        fit_decision(
+            {"mean": predictions.probabilities}, study.truth[rows], method="expected", label_set=study.label_set
+        ),
         path,
     )
     return path
@@ -99,17 +101,17 @@ def test_arrays_datasets_and_the_command_give_the_same(
     said = cli("predict", path, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
     assert said.code == 0, said.err
     assert "For trying out." in said.err
-    scores = read_scores(tmp_path / "s.parquet")
-    np.testing.assert_allclose(scores.probabilities, of_dataset.probabilities, atol=1e-6)
-    assert scores.provenance["caution"] == "For trying out."
-    assert scores.provenance["fields_trained_on"] == 20
+    predictions = read_predictions(tmp_path / "s.parquet")
+    np.testing.assert_allclose(predictions.probabilities, of_dataset.probabilities, atol=1e-6)
+    assert predictions.provenance["caution"] == "For trying out."
+    assert predictions.provenance["fields_trained_on"] == 20
     again = cli("decide", "apply", tmp_path / "s.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
     assert (again.code, "calibrated already" in again.err) == (1, True)
     written = read_labels(tmp_path / "l.csv", LabelSet.hpa28(), column="Predicted")
     assert list(written.values()) == [tuple(int(place.key) for place in row) for row in of_dataset.locations]
 
 
-def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset, tmp_path: Path) -> None:
+def test_images_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset, tmp_path: Path) -> None:
     model = cytoloc.load(run)
     one = study[0]
     large = np.kron(one, np.ones((2, 2), np.uint8))
@@ -121,7 +123,7 @@ def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset,
         _ = model.predict(one).locations
     for bad, message in (
         (one[:3], r"shape \(n, 4, h, w\)"),
-        (one[:, :32, :32], "picture 0.*detail cannot be invented|enlarge"),
+        (one[:, :32, :32], "image 0.*detail cannot be invented|enlarge"),
         (one[:, :, :60], "not square"),
         (np.full((4, 64, 64), np.nan), "NaN"),
         (np.zeros((0, 4, 64, 64), np.uint8), "shape"),
@@ -130,27 +132,29 @@ def test_pictures_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset,
     ):
         with pytest.raises(ImageError, match=message):
             model.predict(bad)
-    with pytest.raises(SettingsError, match="3 is no number of views"):
-        model.predict(one, views=3)
+    with pytest.raises(SettingsError, match="Invalid number of TTA views: 3"):
+        model.predict(one, tta=3)
     swapped = deep.astype(deep.dtype.newbyteorder(">"))
     np.testing.assert_array_equal(model.predict(swapped).probabilities, model.predict(deep).probabilities)
 
 
 @pytest.mark.slow
 def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: Dataset, tmp_path: Path) -> None:
-    scores = read_scores(run / "scores.parquet")
-    truth = study.truth[[study.ids.index(name) for name in scores.ids]]
-    two = fit_decision({"a": scores.probabilities, "b": scores.probabilities}, truth, label_set=study.label_set)
+    predictions = read_predictions(run / "predictions.parquet")
+    truth = study.truth[[study.ids.index(name) for name in predictions.ids]]
+    two = fit_decision(
+        {"a": predictions.probabilities, "b": predictions.probabilities}, truth, label_set=study.label_set
+    )
     write_decision(two, tmp_path / "two.json")
-    other = fit_decision({"mean": scores.probabilities}, truth, label_set=study.label_set)
-    write_decision(with_provenance(other, scores=[{"file": "x", "sha256": "0"}]), tmp_path / "other.json")
+    other = fit_decision({"mean": predictions.probabilities}, truth, label_set=study.label_set)
+    write_decision(with_provenance(other, predictions=[{"file": "x", "sha256": "0"}]), tmp_path / "other.json")
     out = tmp_path / "m.cytoloc"
     for words, code, message in (
         ((run, "--decision", tmp_path / "two.json", "--out", out), 2, "is of the members a, b"),
         ((run, "--out", tmp_path / "m.zip"), 2, "ends in .cytoloc"),
         ((tmp_path, "--out", out), 1, "holds no run"),
         ((run, "--card", tmp_path / "absent.md", "--out", out), 1, "absent.md"),
-        ((run, "--decision", tmp_path / "other.json", "--out", out), 2, "fitted to other scores"),
+        ((run, "--decision", tmp_path / "other.json", "--out", out), 2, "fitted to other predictions"),
         ((run, "--caution", "a\x1b[2J", "--out", out), 2, "printable"),
     ):
         said = cli("bundle", *words)
@@ -189,7 +193,7 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
         ("bundle.json", headed(parts=fewer), "does not name the parts"),
         ("bundle.json", headed(members=head["members"] * 2), "does not name the parts"),
         ("bundle.json", headed(more=1), "damaged"),
-        ("bundle.json", headed(views=3), "damaged"),
+        ("bundle.json", headed(tta=3), "damaged"),
         ("bundle.json", headed(caution="\x1b[2J"), "damaged"),
         ("decision.json", b"{}", "decision.json is not as it was written"),
     ):

@@ -23,7 +23,7 @@ def model_of(network: Network) -> Model:
         size=48,
         channels=CHANNELS,
         label_set=LabelSet.hpa28(),
-        views=1,
+        tta=1,
         provenance={},
         device=torch.device("cpu"),
     )
@@ -35,48 +35,48 @@ def network() -> Network:
     return build_network(spec_of("resnet18", dropout=0.0, mean=(0.08,) * 4, std=(0.1,) * 4, size=48))
 
 
-def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(pictures: Path) -> None:
-    (pictures / "b_red.png").write_bytes(b"")
-    (pictures / "c_yellow.png").unlink()
-    batches = list(FolderSource(pictures).batches(48, 2))
+def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(images: Path) -> None:
+    (images / "b_red.png").write_bytes(b"")
+    (images / "c_yellow.png").unlink()
+    batches = list(FolderSource(images).batches(48, 2))
     assert [batch.ids for batch in batches] == [("a",), ()]
     assert [[each.id for each in batch.rejected] for batch in batches] == [["b"], ["c"]]
     assert "b_red.png is empty" in batches[0].rejected[0].reason
     assert "c_yellow.png" in batches[1].rejected[0].reason
-    np.testing.assert_array_equal(batches[0].images, [read_kaggle_field(pictures, "a")])
+    np.testing.assert_array_equal(batches[0].images, [read_kaggle_field(images, "a")])
 
 
-def test_a_folder_has_the_channels_that_there_are_files_of(pictures: Path) -> None:
-    for file in (*pictures.glob("*_red.png"), *pictures.glob("*_yellow.png"), pictures / "c_blue.png"):
+def test_a_folder_has_the_channels_that_there_are_files_of(images: Path) -> None:
+    for file in (*images.glob("*_red.png"), *images.glob("*_yellow.png"), images / "c_blue.png"):
         file.unlink()
-    source = FolderSource(pictures)
+    source = FolderSource(images)
     assert source.channels == ("protein", "nucleus")
     (batch,) = source.batches(48, 8)
-    np.testing.assert_array_equal(batch.images[1], read_kaggle_field(pictures, "b", channels=("protein", "nucleus")))
+    np.testing.assert_array_equal(batch.images[1], read_kaggle_field(images, "b", channels=("protein", "nucleus")))
     assert [(each.id, "c_blue.png" in each.reason) for each in batch.rejected] == [("c", True)]
 
 
-def test_fields_that_are_too_small_are_rejected(pictures: Path) -> None:
-    (batch,) = FolderSource(pictures).batches(64, 8)
+def test_fields_that_are_too_small_are_rejected(images: Path) -> None:
+    (batch,) = FolderSource(images).batches(64, 8)
     assert batch.images.shape == (0, 4, 64, 64)
     assert "detail cannot be invented" in batch.rejected[0].reason
 
 
-def test_scores_are_of_the_fields_that_could_be_read(pictures: Path, network: Network) -> None:
+def test_scores_are_of_the_fields_that_could_be_read(images: Path, network: Network) -> None:
     model = model_of(network)
-    whole = model.score(FolderSource(pictures))
-    assert (whole.scores.ids, whole.rejected) == (("a", "b", "c"), ())
-    (pictures / "b_red.png").write_bytes(b"")
+    whole = model.score(FolderSource(images))
+    assert (whole.predictions.ids, whole.rejected) == (("a", "b", "c"), ())
+    (images / "b_red.png").write_bytes(b"")
     told: list[tuple[int, int]] = []
-    scored = model.score(FolderSource(pictures), advance=lambda done, total: told.append((done, total)))
-    assert scored.scores.ids == ("a", "c")
+    scored = model.score(FolderSource(images), advance=lambda done, total: told.append((done, total)))
+    assert scored.predictions.ids == ("a", "c")
     assert [each.id for each in scored.rejected] == ["b"]
     assert told[-1] == (3, 3)
-    np.testing.assert_allclose(scored.scores.probabilities, whole.scores.probabilities[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(scored.predictions.probabilities, whole.predictions.probabilities[[0, 2]], atol=1e-6)
     for name in "ac":
-        (pictures / f"{name}_red.png").write_bytes(b"")
+        (images / f"{name}_red.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"None of 3 fields could be read, as in: .*a_red\.png is empty"):
-        model.score(FolderSource(pictures))
+        model.score(FolderSource(images))
 
 
 def test_rows_of_an_dataset_are_resized(study: Dataset) -> None:

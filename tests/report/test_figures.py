@@ -45,9 +45,9 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
             predicted, truth, None, label_set=LabelSet.hpa28(), min_positives=5, groups=np.arange(60) // 2
         )
         score_plot(table, summary, tmp_path / "score.png")
-        with Image.open(tmp_path / "score.png") as picture:
-            sizes.append(picture.size)
-            assert np.asarray(picture.convert("RGB")).std() > 20
+        with Image.open(tmp_path / "score.png") as image:
+            sizes.append(image.size)
+            assert np.asarray(image.convert("RGB")).std() > 20
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] > 1.8 * sizes[1][1]
     with pytest.raises(SettingsError, match="not the name of a PNG"):
@@ -118,8 +118,8 @@ def test_fields_of_any_channels_are_drawn(tmp_path: Path, channels: tuple[str, .
     truth, predicted = [(0,), (1, 2), None, (2,)], [(0,), (1,), (2,), (0,)]
     names = ["a", "b" * 200, "c", "d"]
     contact_sheet(images, names, truth, predicted, tmp_path / "s.png", channels=channels, label_set=OWN)
-    with Image.open(tmp_path / "s.png") as picture:
-        assert np.asarray(picture.convert("RGB")).std() > 20
+    with Image.open(tmp_path / "s.png") as image:
+        assert np.asarray(image.convert("RGB")).std() > 20
 
 
 def test_folds_of_own_locations_are_drawn(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import SEED_GRID
 from cytoloc.files import write_json
 from cytoloc.labels import LabelSet
+from cytoloc.predictions import Predictions, write_predictions
 from cytoloc.recipe import load_recipe, to_toml
 from cytoloc.report.runs import read_runs
 from cytoloc.report.study import MIN_POSITIVES, study_tables
 from cytoloc.runs import RUN_KIND, RUN_VERSION
-from cytoloc.scores import Scores, write_scores
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 
@@ -66,7 +66,9 @@ def make_run(
     if finished and ids:
         rows = [int(each[1:]) for each in ids]
         values = probabilities[rows].astype(np.float32)
-        write_scores(Scores(tuple(ids), values, label_set or LabelSet.hpa28()), folder / "scores.parquet")
+        write_predictions(
+            Predictions(tuple(ids), values, label_set or LabelSet.hpa28()), folder / "predictions.parquet"
+        )
     return folder
 
 
@@ -74,7 +76,7 @@ def make_run(
 def made(tmp_path: Path) -> Made:
     """Return a folder of runs of three models on three folds, their probabilities, and the truth in labels.csv."""
     members, truth = study_of(4, FIELDS, members=3)
-    # As scores files hold them.
+    # As predictions files hold them.
     names = {
         name: each.astype(np.float32) for name, each in zip(("first", "second", "third"), members.values(), strict=True)
     }
@@ -87,13 +89,13 @@ def made(tmp_path: Path) -> Made:
 
 
 def cross_fitted_f1(members: dict[str, Values], truth: NDArray[np.bool_]) -> float:
-    """Return the macro F1 of the starting system's way, written out; only the deal of the fields is cytoloc's.
+    """Return the macro F1 of the silver-medal baseline's way, written out; only the deal of the fields is cytoloc's.
 
     Per class the first best F1 on the grid; then the most probable location for a blank field, and five at most.
     """
     predicted = np.zeros_like(truth)
     mean = np.mean([values.astype(float) for values in members.values()], axis=0)
-    for rows, _, _ in held_out_parts(members, truth, method="seed"):
+    for rows, _, _ in held_out_parts(members, truth, method="grid"):
         rest = np.setdiff1d(np.arange(len(truth)), rows)
         above = mean[rest] > SEED_GRID[:, None, None]
         f1 = 2 * (above & truth[rest]).sum(axis=1) / (above.sum(axis=1) + truth[rest].sum(axis=0)).clip(min=1)
@@ -177,8 +179,8 @@ def test_groups_are_kept_together_and_drawn_together(made: Made) -> None:
     assert (alone.grouped, grouped.grouped) == (False, True)
     assert len(seen) == 1
     assert alone.models[0].worth.cv != grouped.models[0].worth.cv
-    ids = runs[0].scores.ids + runs[1].scores.ids + runs[2].scores.ids
-    values = np.concatenate([run.scores.probabilities for run in runs])
+    ids = runs[0].predictions.ids + runs[1].predictions.ids + runs[2].predictions.ids
+    values = np.concatenate([run.predictions.probabilities for run in runs])
     predicted = cross_fit({"first": values}, truth_of(ids), groups=groups_of(ids))
     worth = grouped.models[0].worth
     assert worth.cv == macro_f1(predicted, truth_of(ids))
@@ -298,7 +300,9 @@ def test_labels_come_from_the_dataset_that_a_run_names(study: Dataset, tmp_path:
         folder = make_run(out, "first", 0, values, dataset=dataset, fingerprint=mark, ids=[])
         header = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps(header | {"held_out": list(rows)}))
-        write_scores(Scores(tuple(rows), values.astype(np.float32), LabelSet.hpa28()), folder / "scores.parquet")
+        write_predictions(
+            Predictions(tuple(rows), values.astype(np.float32), LabelSet.hpa28()), folder / "predictions.parquet"
+        )
     tables = as_json(cli("report", tmp_path / study.fingerprint[:6], "--table", "--json"))
     assert tables["models"][0]["worth"]["cv"] > 0.2
     changed = cli("report", tmp_path / "other", "--table")
@@ -318,8 +322,8 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     ):
         refused = cli("report", *call)
         assert (refused.code, said in refused.err) == (code, True), refused
-    write_scores(Scores(("f1",), np.zeros((1, 28), np.float32), LabelSet.hpa28()), folder / "s.parquet")
-    (folder / "s.parquet").replace(run / "scores.parquet")
+    write_predictions(Predictions(("f1",), np.zeros((1, 28), np.float32), LabelSet.hpa28()), folder / "s.parquet")
+    (folder / "s.parquet").replace(run / "predictions.parquet")
     damaged = cli("report", run, "--table")
     assert (damaged.code, "other fields than the run held out" in damaged.err) == (1, True)
 

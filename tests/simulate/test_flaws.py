@@ -71,7 +71,7 @@ def test_sets_share_no_antibody_and_no_well(whole: Path) -> None:
         assert not set(train[column]) & set(external[column])
 
 
-def test_the_test_set_is_unlabelled_darker_and_from_larger_originals(whole: Path) -> None:
+def test_the_test_set_is_unlabeled_darker_and_from_larger_originals(whole: Path) -> None:
     train, test = (open_dataset(whole / f"{name}.dataset") for name in ("train", "test"))
     assert test.fields["labels"].null_count() == len(test)
     assert test.fields["well"].null_count() == len(test)

@@ -17,8 +17,8 @@ from cytoloc.dataset.sources.hpa import HpaSource
 from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import CytolocError, OutputExistsError, TableError
-from cytoloc.pictures.hashes import TRANSFORMS, turned
-from cytoloc.pictures.scale import Scaling, scale_field
+from cytoloc.images.hashes import TRANSFORMS, turned
+from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.simulate.cells import Phase
 from cytoloc.simulate.field import draw_field, photograph
 from cytoloc.simulate.files import draw_hpa, draw_kaggle, simulate_kaggle
@@ -170,24 +170,24 @@ def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
     assert all(wells[a] == wells[b] for a, b in pairs)
 
 
-def test_pictures_of_16_bits_hold_the_same_fields(tmp_path: Path) -> None:
+def test_images_of_16_bits_hold_the_same_fields(tmp_path: Path) -> None:
     design = Design(n_fields=8, seed=3, size=64, duplicates=0.25)
     draw_kaggle(tmp_path / "deep", design, bits=16)
     for plan in plan_study(design):
         coarse = draw_field(plan, size=64).astype(int)
         deep = [
-            cv2.imread(str(tmp_path / "deep" / f"{plan.row.id}_{colour}.png"), cv2.IMREAD_UNCHANGED)
-            for colour in ("red", "green", "blue", "yellow")
+            cv2.imread(str(tmp_path / "deep" / f"{plan.row.id}_{color}.png"), cv2.IMREAD_UNCHANGED)
+            for color in ("red", "green", "blue", "yellow")
         ]
         planes = np.array(deep)
         assert planes.dtype == np.uint16
-        # A copy's JPEG codes greys that are cut, not rounded.
+        # A copy's JPEG codes grays that are cut, not rounded.
         assert np.abs(planes / 257 - coarse).max() < (20 if plan.kind == "jpeg" else 1.5)
     assert len(np.unique(planes[0])) > 256
 
 
 @pytest.mark.parametrize("draw", [draw_kaggle, draw_hpa])
-def test_pictures_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw: Callable[..., None]) -> None:
+def test_images_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw: Callable[..., None]) -> None:
     design = Design(n_fields=6, seed=3, size=64)
     draw(tmp_path / "whole", design)
 
@@ -235,8 +235,8 @@ def test_photographs_may_be_larger_than_the_fields_of_an_dataset(tmp_path: Path)
         np.testing.assert_array_equal(field, scale_field(large, Scaling(size=64)).image)
     draw_kaggle(tmp_path / "files", design)
     for path in (tmp_path / "files").glob("*.png"):
-        with Image.open(path) as picture:
-            assert picture.size == (128, 128)
+        with Image.open(path) as image:
+            assert image.size == (128, 128)
 
 
 @pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])

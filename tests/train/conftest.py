@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
+from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.folds.making import make_folds
 from cytoloc.train.progress import EpochLog
 
 

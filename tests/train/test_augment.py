@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from cytoloc.predict.views import dihedral
+from cytoloc.predict.tta import dihedral
 from cytoloc.train.augment import Augmentation, lit, mixup_share, random_crops, random_dihedral, random_light
 from cytoloc.train.geometry import crops, resampled, resized, rotations, tiled, tilts, zooms
 from cytoloc.train.together import Share
 
 
-def pictures(count: int = 3, edge: int = 24, seed: int = 0) -> torch.Tensor:
+def images(count: int = 3, edge: int = 24, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 4, edge, edge), dtype=torch.uint8, generator=generator)
 
 
 def smooth(edge: int = 60) -> torch.Tensor:
-    """Return pictures without fine detail, which survive resampling."""
+    """Return images without fine detail, which survive resampling."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, edge), torch.linspace(-1, 1, edge), indexing="ij")
     planes = [
         torch.exp(-4 * ((x - a) ** 2 + (y - b) ** 2)) for a, b in ((0.3, 0.1), (-0.4, 0.3), (0, -0.5), (0.2, 0.6))
@@ -31,19 +31,19 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> int:
 def test_nothing_asked_for_changes_nothing() -> None:
     none = torch.zeros(3)
     matrices = rotations(none) @ tilts(torch.zeros(3, 2)) @ zooms(none + 1, torch.rand(3, 2))
-    assert torch.equal(resampled(pictures(), matrices), pictures())
-    assert torch.equal(lit(pictures(), none + 0.5, none + 1), pictures())
+    assert torch.equal(resampled(images(), matrices), images())
+    assert torch.equal(lit(images(), none + 0.5, none + 1), images())
     as_they_are = torch.arange(9).repeat(3, 1)
-    assert torch.equal(tiled(pictures(), as_they_are, torch.zeros(3, 9, dtype=torch.long)), pictures())
+    assert torch.equal(tiled(images(), as_they_are, torch.zeros(3, 9, dtype=torch.long)), images())
 
 
 def test_a_quarter_turn_is_a_quarter_turn() -> None:
-    turned = resampled(pictures(), rotations(torch.tensor([90.0, 180.0, -90.0])))
-    for one, number, field in zip(turned, (1, 2, 3), pictures(), strict=True):
+    turned = resampled(images(), rotations(torch.tensor([90.0, 180.0, -90.0])))
+    for one, number, field in zip(turned, (1, 2, 3), images(), strict=True):
         assert difference(one, dihedral(field[None], number)[0]) <= 1
 
 
-def test_turning_back_gives_the_picture_again() -> None:
+def test_turning_back_gives_the_image_again() -> None:
     there = resampled(smooth(), rotations(torch.tensor([17.0])))
     again = resampled(there, rotations(torch.tensor([-17.0])))
     middle = slice(15, 45)
@@ -51,18 +51,18 @@ def test_turning_back_gives_the_picture_again() -> None:
     assert difference(again[..., middle, middle], smooth()[..., middle, middle]) <= 5
 
 
-@pytest.mark.parametrize(("centre", "rows", "columns"), [((-1, -1), 0, 0), ((1, -1), 0, 12), ((0, 1), 12, 6)])
-def test_zooming_in_shows_the_part_that_the_centre_says(centre: tuple[int, int], rows: int, columns: int) -> None:
-    seen = resampled(pictures(1), zooms(torch.tensor([2.0]), torch.tensor([centre]).float()))
-    part = pictures(1)[..., rows : rows + 12, columns : columns + 12].float()
+@pytest.mark.parametrize(("center", "rows", "columns"), [((-1, -1), 0, 0), ((1, -1), 0, 12), ((0, 1), 12, 6)])
+def test_zooming_in_shows_the_part_that_the_center_says(center: tuple[int, int], rows: int, columns: int) -> None:
+    seen = resampled(images(1), zooms(torch.tensor([2.0]), torch.tensor([center]).float()))
+    part = images(1)[..., rows : rows + 12, columns : columns + 12].float()
     expected = torch.nn.functional.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)
     inner = slice(1, -1)
     assert difference(seen[..., inner, inner], expected.round().to(torch.uint8)[..., inner, inner]) <= 1
 
 
-def test_zooming_out_mirrors_the_picture_at_its_rim() -> None:
-    seen = resampled(pictures(1), zooms(torch.tensor([0.5]), torch.zeros(1, 2)))
-    assert difference(seen[..., 6:18, 6:18], resized_by_two(pictures(1))) <= 1
+def test_zooming_out_mirrors_the_image_at_its_rim() -> None:
+    seen = resampled(images(1), zooms(torch.tensor([0.5]), torch.zeros(1, 2)))
+    assert difference(seen[..., 6:18, 6:18], resized_by_two(images(1))) <= 1
     assert difference(seen[..., 5, :], seen[..., 6, :]) <= 1
 
 
@@ -81,7 +81,7 @@ def test_a_tilt_brings_one_edge_near() -> None:
 
 
 def test_tiles_change_places_and_views_and_keep_every_pixel() -> None:
-    field = pictures(1, 26)
+    field = images(1, 26)
     order = torch.tensor([[8, 0, 1, 2, 3, 4, 5, 6, 7]])
     views = torch.tensor([[1, 0, 0, 0, 4, 0, 0, 0, 0]])
     changed = tiled(field, order, views)
@@ -92,7 +92,7 @@ def test_tiles_change_places_and_views_and_keep_every_pixel() -> None:
     assert torch.equal(changed.flatten(2).sort().values, field.flatten(2).sort().values)
 
 
-def test_light_moves_grey_as_fastai_does_and_keeps_black_and_white() -> None:
+def test_light_moves_gray_as_fastai_does_and_keeps_black_and_white() -> None:
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     values = np.arange(1, 255) / 255
     for brightness, contrast in ((0.6, 1.0), (0.5, 1.3), (0.42, 0.8)):
@@ -104,8 +104,8 @@ def test_light_moves_grey_as_fastai_does_and_keeps_black_and_white() -> None:
 
 
 def test_light_changes_only_some() -> None:
-    grey = torch.full((400, 1, 2, 2), 100, dtype=torch.uint8)
-    seen = random_light(grey, most=0.2, chance=0.5, generator=torch.Generator().manual_seed(0))
+    gray = torch.full((400, 1, 2, 2), 100, dtype=torch.uint8)
+    seen = random_light(gray, most=0.2, chance=0.5, generator=torch.Generator().manual_seed(0))
     unchanged = int((seen == 100).flatten(1).all(dim=1).sum())
     assert 70 < unchanged < 170
     assert 65 < int(seen.min()) < 90 < 110 < int(seen.max()) < 135
@@ -120,9 +120,9 @@ def test_squares_come_from_everywhere_in_a_field() -> None:
     assert torch.equal(fixed[1], place[0, :, 2:6, 0:4])
 
 
-def test_a_smaller_picture_is_the_mean_of_what_it_covers() -> None:
-    assert torch.equal(resized(pictures(), 12), resized_by_two(pictures()))
-    assert torch.equal(resized(pictures(), 24), pictures())
+def test_a_smaller_image_is_the_mean_of_what_it_covers() -> None:
+    assert torch.equal(resized(images(), 12), resized_by_two(images()))
+    assert torch.equal(resized(images(), 24), images())
 
 
 EVERYTHING = Augmentation(
@@ -131,7 +131,7 @@ EVERYTHING = Augmentation(
 
 
 def test_everything_together_depends_on_the_seed_alone() -> None:
-    one, same, other = (EVERYTHING(pictures(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (EVERYTHING(images(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert one.shape == (3, 4, 18, 18)
     assert one.dtype == torch.uint8
     assert torch.equal(one, same)
@@ -141,8 +141,8 @@ def test_everything_together_depends_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_pictures_are_augmented_alike_however_many_processes_share_them(count: int) -> None:
-    batch = pictures(6)
+def test_images_are_augmented_alike_however_many_processes_share_them(count: int) -> None:
+    batch = images(6)
     whole = EVERYTHING(batch, generator=torch.Generator().manual_seed(3))
     shares = [Share(rank, count) for rank in range(count)]
     parts = [EVERYTHING(share.own(batch), generator=torch.Generator().manual_seed(3), share=share) for share in shares]
@@ -153,7 +153,7 @@ def test_pictures_are_augmented_alike_however_many_processes_share_them(count: i
 def test_what_is_not_asked_for_draws_no_chance() -> None:
     plain = Augmentation()
     generator = torch.Generator().manual_seed(5)
-    plain(pictures(), generator=generator)
+    plain(images(), generator=generator)
     expected = torch.Generator().manual_seed(5)
     torch.randint(0, 2, (3,), generator=expected)
     torch.randint(0, 4, (3,), generator=expected)

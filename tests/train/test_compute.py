@@ -16,8 +16,8 @@ from cytoloc.errors import TrainingError
 from cytoloc.models.network import build_network, features_and_logits
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
+from cytoloc.predictions import read_predictions
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.scores import read_scores
 from cytoloc.train.data import split_dataset
 from cytoloc.train.devices import accelerator, refuse_precision
 from cytoloc.train.module import Learner
@@ -29,7 +29,7 @@ TINY = [
     "image.size=64",
     "model.backbone=test_resnet",
     "model.weights=none",
-    "select.views=1",
+    "select.tta=1",
     "schedule.batch_size=8",
     "schedule.frozen_epochs=0",
     "schedule.epochs=2",
@@ -116,7 +116,7 @@ def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
     losses = [pl.read_csv(path / "log.csv")["train_loss"][0] for path in (run, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert any(not torch.equal(one[name], expected[name]) for name in one)
-    of_both = [read_scores(path / "scores.parquet").probabilities for path in (run, plain)]
+    of_both = [read_predictions(path / "predictions.parquet").probabilities for path in (run, plain)]
     np.testing.assert_allclose(of_both[0], of_both[1], atol=0.05)
 
 
@@ -130,7 +130,7 @@ def test_a_network_that_cannot_be_compiled_is_said(
     monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     with fresh_cache(), pytest.raises(TrainingError, match="The network cannot be compiled") as caught:
         train_fold(tiny("compute.compile=true"), study, folds, 1, out=tmp_path, report=quiet)
-    assert "compute.compile=false" in caught.value.way_out
+    assert "compute.compile=false" in caught.value.hint
 
 
 def test_pixels_and_filters_have_their_channels_last() -> None:

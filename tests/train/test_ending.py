@@ -24,7 +24,7 @@ def test_epochs_of_one_kind_take_as_long_as_those_before() -> None:
     assert seconds_left(schedule, [20.0] * 10) == 0
 
 
-def test_frozen_epochs_and_small_pictures_are_less_work() -> None:
+def test_frozen_epochs_and_small_images_are_less_work() -> None:
     schedule = Schedule(frozen_epochs=2, epochs=6, learning_rate=1, sizes=(64, 128))
     sizes = [schedule.size_at(epoch) for epoch in range(8)]
     expected = [(size / 128) ** 2 * (FROZEN_WORK if epoch < 2 else 1) for epoch, size in enumerate(sizes)]
@@ -54,7 +54,7 @@ def test_each_epoch_but_the_last_says_when_the_run_ends(
 ) -> None:
     monkeypatch.setattr(EpochLog.__init__, "__kwdefaults__", {"now": lambda: NOON})
     monkeypatch.setattr("cytoloc.train.progress.seconds_left", lambda _schedule, took: 3600.0 * len(took))
-    tiny = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.views=1", "schedule.epochs=2"]
+    tiny = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.tta=1", "schedule.epochs=2"]
     said: list[str] = []
     train_fold(load_recipe("quick", overrides=tiny), study, folds, 1, out=tmp_path, place="2 of 6", report=said.append)
     lines = [line for line in said if "epoch" in line]

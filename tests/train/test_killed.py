@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 import torch
 
+from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.folds.table import write_folds
-from cytoloc.scores import read_scores
+from cytoloc.predictions import read_predictions
 from tests.train.conftest import state_of
 
 CHILD = """
@@ -22,13 +22,13 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from cytoloc.dataset.store import open_dataset
-from cytoloc.folds.table import read_folds
+from cytoloc.curation.folds_file import read_folds
 from cytoloc.recipe import load_recipe
 from cytoloc.train.run import train_fold
 
 torch.set_num_threads(1)
 dataset, folds, whole, killed = map(Path, sys.argv[1:])
-settings = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.views=1",
+settings = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.tta=1",
             "schedule.batch_size=8", "schedule.epochs=2", "schedule.ema=0.9", "select.weights=ema"]
 recipe = load_recipe("quick", overrides=settings)
 
@@ -93,9 +93,9 @@ def assert_same(whole: Path, resumed: Path) -> None:
         one, other = (state_of(run / name) for run in (whole, resumed))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), resumed
-    scores, again = (read_scores(run / "scores.parquet") for run in (whole, resumed))
-    assert scores.ids == again.ids
-    np.testing.assert_array_equal(scores.probabilities, again.probabilities)
+    predictions, again = (read_predictions(run / "predictions.parquet") for run in (whole, resumed))
+    assert predictions.ids == again.ids
+    np.testing.assert_array_equal(predictions.probabilities, again.probabilities)
     logs = [pl.read_csv(run / "log.csv").drop("images_per_second", "data_wait", "seconds") for run in (whole, resumed)]
     assert logs[0].equals(logs[1])
     # Nothing half-written is left.

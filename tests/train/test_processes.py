@@ -77,7 +77,7 @@ def test_processes_that_cannot_be_are_refused(
     with pytest.raises(kind) as caught:
         find_processes(devices, nodes, environ=environ, available=4)
     assert message in caught.value.message
-    assert caught.value.way_out
+    assert caught.value.hint
 
 
 def test_processes_that_do_not_start_alike_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_processes_that_do_not_start_alike_are_refused(monkeypatch: pytest.Monke
     trainer, module = lightning.Trainer(logger=False, enable_checkpointing=False), lightning.LightningModule()
     with pytest.raises(TrainingError, match="Processes 0 and 1 do not start alike: goes on") as caught:
         SameStart(start).setup(trainer, module, "fit")
-    assert "a folder that all machines share" in caught.value.way_out
+    assert "a folder that all machines share" in caught.value.hint
     SameStart(said[1]).setup(trainer, module, "fit")
 
 
@@ -153,7 +153,7 @@ def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPat
     ):
         with pytest.raises(TrainingError, match=message) as caught:
             refuse_processes(three, batches_of(size), fields=100)
-        assert f"schedule.batch_size={even}," in caught.value.way_out
+        assert f"schedule.batch_size={even}," in caught.value.hint
         refuse_processes(three, batches_of(even), fields=100)
         refuse_processes(ALONE, batches_of(size), fields=1)
     with pytest.raises(TrainingError, match="The 8 fields to learn from are fewer than a batch of 9"):

@@ -84,18 +84,18 @@ def test_a_recipe_for_another_label_set_is_refused(make: Make, tmp_path: Path) -
     # Oversampling is by label set: what is meant for another one is not used.
     assert resolve_recipe(load_recipe("strong-128"), dataset).label_set == "mine"
     with pytest.raises(TableError, match=r"'cortx' is not a location of the label set mine\.\n.*Cortex"):
-        resolve_recipe(load_recipe("quick", overrides=["sampling.repeats={mine = {cortx = 2}}"]), dataset)
+        resolve_recipe(load_recipe("quick", overrides=["sampling.oversample={mine = {cortx = 2}}"]), dataset)
 
 
 def test_a_run_is_not_resumed_with_other_names_or_channels(make: Make, tmp_path: Path) -> None:
     settings = ["model.backbone=test_resnet", "model.weights=none", "image.size=32", "schedule.epochs=1"]
-    settings += ["select.views=1", "schedule.batch_size=2"]
+    settings += ["select.tta=1", "schedule.batch_size=2"]
     recipe = load_recipe("quick", overrides=settings)
     own = LabelSet("mine", 1, tuple(each._replace(key=str(number)) for number, each in enumerate(OWN)))
     dataset = make("protein", "nucleus", label_set=own)
     folds = pl.DataFrame({"id": dataset.ids, "group": range(9), "fold": [0, 1, 2] * 3})
     run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=lambda _line: None)
-    (run / "scores.parquet").unlink()
+    (run / "predictions.parquet").unlink()
     swapped = LabelSet("mine", 1, (own[0]._replace(name="Nucleus"), own[1]._replace(name="Cortex"), own[2]))
     renamed = make("protein", "nucleus", label_set=swapped, name="renamed")
     with pytest.raises(LabelSetError, match=r"0 \(Nucleus\) against 0 \(Cortex\)"):
@@ -109,16 +109,16 @@ def test_a_run_is_not_resumed_with_other_names_or_channels(make: Make, tmp_path:
 
 def test_an_earlier_network_gives_its_backbone_to_other_locations_and_channels(make: Make, tmp_path: Path) -> None:
     dataset = make("nucleus", "protein", size=128)
-    recipe = resolve_recipe(load_recipe("box", overrides=["model.weights=bundle:box"]), dataset)
+    recipe = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), dataset)
     start = first_network(recipe, OWN, fold=0, held_out=[])
     assert start.started_from["with_head"] is False
-    four = resolve_recipe(load_recipe("box", overrides=["model.weights=bundle:box"]), make(*FOUR, size=128))
+    four = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), make(*FOUR, size=128))
     whole = first_network(four, LabelSet.hpa28(), fold=0, held_out=[])
     assert whole.started_from["with_head"] is True
     stem = "backbone.conv_stem.weight"
     usual = whole.network.state_dict()[stem]
     np.testing.assert_array_equal(start.network.state_dict()[stem], usual[:, [2, 1]])
-    other = resolve_recipe(load_recipe("box", overrides=["model.weights=bundle:box"]), make("protein", "actin"))
+    other = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), make("protein", "actin"))
     with pytest.raises(WeightsError, match="sees microtubules, protein, nucleus, er, not actin"):
         first_network(other, OWN, fold=0, held_out=[])
 
@@ -131,7 +131,7 @@ def test_what_was_measured_is_reported(make: Make, tmp_path: Path) -> None:
     folds = pl.DataFrame({"id": dataset.ids, "group": range(9), "fold": [0, 1, 2] * 3})
     settings = ["model.backbone=test_resnet", "model.weights=none", "image.size=32", "schedule.epochs=1"]
     said: list[str] = []
-    recipe = load_recipe("quick", overrides=[*settings, "select.views=1", "schedule.batch_size=2"])
+    recipe = load_recipe("quick", overrides=[*settings, "select.tta=1", "schedule.batch_size=2"])
     run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=said.append)
     assert any("channel golgi has a mean of" in line for line in said)
     assert read_resolved(run / "recipe.toml").image.mean.keys() > {"golgi"}

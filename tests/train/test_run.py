@@ -11,20 +11,20 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
+from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
-from cytoloc.folds.making import make_folds
 from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
+from cytoloc.predictions import read_predictions
 from cytoloc.recipe import Recipe, load_recipe, read_resolved
-from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
 from cytoloc.train.progress import EpochLog
 from cytoloc.train.resolve import resolve_recipe
 from cytoloc.train.run import train_fold
 from tests.train.conftest import power_cut, quiet, state_of
 
-SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.views=2", "schedule.batch_size=8"]
+SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.tta=2", "schedule.batch_size=8"]
 
 
 def small(*overrides: str) -> Recipe:
@@ -44,7 +44,7 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
         "log.csv",
         "recipe.toml",
         "run.json",
-        "scores.parquet",
+        "predictions.parquet",
     }
     assert read_resolved(run / "recipe.toml") == resolve_recipe(small(), study)
     header = json.loads((run / "run.json").read_text())
@@ -54,18 +54,18 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
     log = pl.read_csv(run / "log.csv")
     assert log["epoch"].to_list() == [1, 2, 3]
     assert log.null_count().sum_horizontal().item() == 0
-    scores = read_scores(run / "scores.parquet")
-    assert set(scores.ids) == set(folds.filter(pl.col("fold") == 1)["id"])
+    predictions = read_predictions(run / "predictions.parquet")
+    assert set(predictions.ids) == set(folds.filter(pl.col("fold") == 1)["id"])
 
 
 def test_the_model_of_a_run_gives_its_held_out_scores_again(run: Path, study: Dataset) -> None:
-    scores = read_scores(run / "scores.parquet")
-    rows = np.array([study.ids.index(name) for name in scores.ids])
-    again = load(run).score(DatasetSource(study, rows)).scores
-    np.testing.assert_allclose(again.probabilities, scores.probabilities, atol=1e-6)
+    predictions = read_predictions(run / "predictions.parquet")
+    rows = np.array([study.ids.index(name) for name in predictions.ids])
+    again = load(run).score(DatasetSource(study, rows)).predictions
+    np.testing.assert_allclose(again.probabilities, predictions.probabilities, atol=1e-6)
     # One field or many, and whatever lies beside it: the same numbers.
-    one = load(run).score(DatasetSource(study, rows[:1])).scores
-    np.testing.assert_allclose(one.probabilities, scores.probabilities[:1], atol=1e-5)
+    one = load(run).score(DatasetSource(study, rows[:1])).predictions
+    np.testing.assert_allclose(one.probabilities, predictions.probabilities[:1], atol=1e-5)
 
 
 def test_a_damaged_run_is_refused(run: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     with power_cut(2):
         train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
     stopped = tmp_path / "quick-fold1"
-    assert not (stopped / "scores.parquet").exists()
+    assert not (stopped / "predictions.parquet").exists()
     with pytest.raises(FormatError, match="not finished"):
         load(stopped)
     with pytest.raises(OutputExistsError):
@@ -107,7 +107,8 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
     assert pl.read_csv(stopped / "log.csv")["epoch"].to_list() == [1, 2, 3]
     np.testing.assert_array_equal(
-        read_scores(stopped / "scores.parquet").probabilities, read_scores(run / "scores.parquet").probabilities
+        read_predictions(stopped / "predictions.parquet").probabilities,
+        read_predictions(run / "predictions.parquet").probabilities,
     )
     said: list[str] = []
     train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=said.append)
@@ -134,10 +135,10 @@ def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worse
     for name in ("best.ckpt", "last.ckpt"):
         one, other = state_of(run / name), state_of(resumed / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
-    scores = read_scores(resumed / "scores.parquet").probabilities
-    np.testing.assert_array_equal(scores, read_scores(run / "scores.parquet").probabilities)
+    predictions = read_predictions(resumed / "predictions.parquet").probabilities
+    np.testing.assert_array_equal(predictions, read_predictions(run / "predictions.parquet").probabilities)
     best = train_fold(small("select.checkpoint=best"), study, folds, 1, out=tmp_path / "best", report=quiet)
-    assert not np.array_equal(scores, read_scores(best / "scores.parquet").probabilities)
+    assert not np.array_equal(predictions, read_predictions(best / "predictions.parquet").probabilities)
 
 
 def test_the_bar_is_gone_when_a_run_ends_or_stops(
@@ -207,7 +208,7 @@ def test_a_run_that_cannot_start_leaves_nothing(study: Dataset, folds: pl.DataFr
         train_fold(small("image.size=96"), study, folds, 0, out=tmp_path, report=quiet)
     with pytest.raises(WeightsError):
         train_fold(small("model.weights=file:missing.pt"), study, folds, 0, out=tmp_path, report=quiet)
-    with pytest.raises(RecipeError, match="cannot take pictures of 64 px"):
+    with pytest.raises(RecipeError, match="cannot take images of 64 px"):
         train_fold(small("model.backbone=inception_v3"), study, folds, 0, out=tmp_path, report=quiet)
     with pytest.raises(TrainingError, match="no fold 8"):
         train_fold(small(), study, folds, 8, out=tmp_path, report=quiet)

@@ -50,7 +50,7 @@ def test_fields_without_labels_weigh_least() -> None:
 
 def test_balanced_draws_follow_the_weights() -> None:
     truth = some_truth(40)
-    order = epoch_order("balanced", mu=1.0, repeats={}, batch_size=8)
+    order = epoch_order("balanced", mu=1.0, oversample={}, batch_size=8)
     drawn = np.concatenate([order(truth, np.random.default_rng(seed)) for seed in range(2000)])
     assert len(drawn) == 2000 * 40
     weights = field_weights(truth, mu=1.0)
@@ -82,7 +82,7 @@ def test_every_batch_has_its_share_of_each_rarest_label() -> None:
 @pytest.mark.parametrize("kind", ["shuffled", "balanced", "stratified"])
 def test_an_order_depends_on_the_seed_alone(kind: str) -> None:
     truth = some_truth()
-    order = epoch_order(kind, mu=0.4, repeats={27: 3}, batch_size=16)
+    order = epoch_order(kind, mu=0.4, oversample={27: 3}, batch_size=16)
     one, same, other = (order(truth, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
@@ -91,7 +91,7 @@ def test_an_order_depends_on_the_seed_alone(kind: str) -> None:
 
 def test_by_default_every_field_comes_once() -> None:
     truth = some_truth()
-    order = epoch_order("shuffled", mu=0.0, repeats={}, batch_size=8)
+    order = epoch_order("shuffled", mu=0.0, oversample={}, batch_size=8)
     once = order(truth, np.random.default_rng(3))
     assert sorted(once.tolist()) == list(range(300))
     np.testing.assert_array_equal(once, shuffled(truth, np.random.default_rng(3)))

@@ -9,7 +9,7 @@ import torch
 from cytoloc.train.averaging import blended, ema_share
 from cytoloc.train.schedule import Schedule, is_better, rate_factor
 
-STARTING = Schedule(frozen_epochs=1, epochs=8, cycles=(1, 1, 1, 1, 1, 0.5), learning_rate=1e-3, average_last=3)
+STARTING = Schedule(frozen_epochs=1, epochs=8, cycles=(1, 1, 1, 1, 1, 0.5), learning_rate=1e-3, swa_epochs=3)
 
 
 def test_the_starting_systems_cycles() -> None:

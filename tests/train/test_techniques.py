@@ -18,8 +18,8 @@ from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import load_network
+from cytoloc.predictions import read_predictions
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
-from cytoloc.scores import read_scores
 from cytoloc.train.module import Learner
 from cytoloc.train.run import check_run, train_fold
 from cytoloc.train.schedule import rate_factor
@@ -30,7 +30,7 @@ TINY = [
     "image.field_size=0",
     "model.backbone=test_resnet",
     "model.weights=none",
-    "select.views=1",
+    "select.tta=1",
     "schedule.batch_size=8",
     "schedule.frozen_epochs=0",
     "schedule.epochs=1",
@@ -57,12 +57,12 @@ def test_every_shipped_recipe_trains_a_step(study: Dataset, folds: pl.DataFrame,
     few = folds.with_columns(pl.when(pl.col("fold") < 2).then("fold"))
     for name in names:
         recipe = load_recipe(name)
-        small = ["schedule.cycles=[1.0]", "schedule.patience=0", "schedule.average_last=1", "schedule.accumulate=1"]
+        small = ["schedule.cycles=[1.0]", "schedule.patience=0", "schedule.swa_epochs=1", "schedule.accumulate=1"]
         # Larger fields stay larger; the recipes' own networks are built in tests/models.
         small += ["image.size=48", "image.field_size=64"] if recipe.image.field_size else []
         run = train_fold(tiny(*small, base=name), study, few, 0, out=tmp_path, report=quiet)
         assert run.name == f"{name}-fold0"
-        assert len(read_scores(run / "scores.parquet")) > 0
+        assert len(read_predictions(run / "predictions.parquet")) > 0
 
 
 EVERYTHING = [
@@ -76,7 +76,7 @@ EVERYTHING = [
     "loss.hard_cross_entropy=0.1",
     "sampling.order=balanced",
     "sampling.mu=0.4",
-    "sampling.repeats={hpa28 = {25 = 2}}",
+    "sampling.oversample={hpa28 = {25 = 2}}",
     "augment.mixup=0.4",
     "augment.rotate_degrees=20",
     "augment.tiles=0.5",
@@ -88,7 +88,7 @@ EVERYTHING = [
     "schedule.clip=1.0",
     "schedule.momentum=[0.95, 0.85]",
     "schedule.ema=0.9",
-    "schedule.average_last=2",
+    "schedule.swa_epochs=2",
     "select.weights=ema",
 ]
 
@@ -110,10 +110,11 @@ def test_a_run_that_uses_everything_resumes_bitwise(study: Dataset, folds: pl.Da
         assert one["epoch"] == other["epoch"]
         assert same(one["state_dict"], other["state_dict"]), name
         assert same(one["averages"]["ema"], other["averages"]["ema"]), name
-        assert same(one["averages"]["mean"] or {}, other["averages"]["mean"] or {}), name
+        assert same(one["averages"]["swa"] or {}, other["averages"]["swa"] or {}), name
     assert torch.load(whole / "last.ckpt", weights_only=True)["averages"]["steps"] == 4 * 2
     np.testing.assert_array_equal(
-        read_scores(resumed / "scores.parquet").probabilities, read_scores(whole / "scores.parquet").probabilities
+        read_predictions(resumed / "predictions.parquet").probabilities,
+        read_predictions(whole / "predictions.parquet").probabilities,
     )
 
 
@@ -128,8 +129,8 @@ def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
         ends.append({name: value.clone() for name, value in learner.network.state_dict().items()})
 
     monkeypatch.setattr(Learner, "on_train_epoch_end", keep)
-    settings = ["schedule.epochs=3", "schedule.average_last=2", "schedule.ema=0.5"]
-    recipe = tiny(*settings, "select.weights=mean")
+    settings = ["schedule.epochs=3", "schedule.swa_epochs=2", "schedule.ema=0.5"]
+    recipe = tiny(*settings, "select.weights=swa")
     run = train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)
     mean = load_network(run / "last.ckpt", recipe, locations=28).state_dict()
     for name, value in mean.items():
@@ -142,7 +143,7 @@ def test_the_weights_that_a_recipe_selects_are_those_that_it_names(
     assert same(load(run).networks[0].state_dict(), mean)
 
 
-@pytest.mark.parametrize("weights", ["plain", "ema", "mean"])
+@pytest.mark.parametrize("weights", ["plain", "ema", "swa"])
 def test_an_epoch_is_measured_by_the_weights_that_are_used(
     weights: str, study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +161,7 @@ def test_an_epoch_is_measured_by_the_weights_that_are_used(
         "on_train_epoch_end",
         lambda learner: own.append({name: value.clone() for name, value in learner.network.state_dict().items()}),
     )
-    settings = ["schedule.epochs=3", "schedule.average_last=2", "schedule.ema=0.5", f"select.weights={weights}"]
+    settings = ["schedule.epochs=3", "schedule.swa_epochs=2", "schedule.ema=0.5", f"select.weights={weights}"]
     run = train_fold(tiny(*settings), study, folds, 1, out=tmp_path, report=quiet)
     batches = len(measured) // 3
     assert same(measured[-1], load(run).networks[0].state_dict())
@@ -218,7 +219,7 @@ def stop_in(
             run_with_losses(losses, recipe, study, folds, out, [])
 
 
-def test_the_log_has_the_rate_and_the_pictures_of_its_own_epoch(
+def test_the_log_has_the_rate_and_the_images_of_its_own_epoch(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A second passes whenever the clock is looked at: once when an epoch has been learnt.
@@ -272,10 +273,10 @@ def test_a_run_stops_after_two_cycles_without_progress(
     assert cycles == [0, 1, 2, 3]
     assert f"no better {watch.replace('_', ' ')} for 2 cycles" in said[-1]
 
-    (run / "scores.parquet").unlink()
+    (run / "predictions.parquet").unlink()
     run_with_losses(losses, recipe, study, folds, tmp_path, said, resume=True)
     assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3, 4]
-    assert (run / "scores.parquet").exists()
+    assert (run / "predictions.parquet").exists()
 
 
 def test_a_resumed_run_remembers_its_best_cycle(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
@@ -340,8 +341,8 @@ def test_a_run_starts_from_a_bundle_of_other_fields(study: Dataset, folds: pl.Da
         train_fold(tiny(*still), study, folds, second, out=tmp_path / "b", report=quiet)
     with pytest.raises(WeightsError, match="not of test_resnet with plain"):
         train_fold(tiny(*still, "model.head=plain"), study, folds, first, out=tmp_path / "b", report=quiet)
-    with pytest.raises(WeightsError, match=r"box is of tf_efficientnet_lite0"):
-        train_fold(tiny("model.weights=bundle:box"), study, folds, first, out=tmp_path / "b", report=quiet)
+    with pytest.raises(WeightsError, match=r"builtin is of tf_efficientnet_lite0"):
+        train_fold(tiny("model.weights=bundle:builtin"), study, folds, first, out=tmp_path / "b", report=quiet)
     with pytest.raises(FormatError, match="there is no such bundle file"):
         train_fold(tiny("model.weights=bundle:nowhere"), study, folds, first, out=tmp_path / "b", report=quiet)
     assert not (tmp_path / "b").exists()
@@ -366,7 +367,7 @@ def test_antibodies_are_learnt_beside_locations_and_left_out_of_the_model(
     assert not (tmp_path / "b").exists()
 
 
-def test_pictures_grow_and_are_cut_from_larger_fields(
+def test_images_grow_and_are_cut_from_larger_fields(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, int]] = []
@@ -400,10 +401,10 @@ def test_memory_that_does_not_suffice_is_said(
         monkeypatch.setattr(Learner, "_loss_of", full)
         with pytest.raises(TrainingError, match="A batch of 8 fields of 64 px does not fit") as caught:
             train_fold(tiny(), study, folds, 1, out=tmp_path / str(id(error)), report=quiet)
-        assert "--set schedule.batch_size=4 --set schedule.accumulate=2" in caught.value.way_out
+        assert "--set schedule.batch_size=4 --set schedule.accumulate=2" in caught.value.hint
     with pytest.raises(TrainingError, match="A batch of 2 fields") as caught:
         train_fold(tiny("schedule.batch_size=2"), study, folds, 1, out=tmp_path / "two", report=quiet)
-    assert "schedule.batch_size" not in caught.value.way_out
+    assert "schedule.batch_size" not in caught.value.hint
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(
@@ -434,13 +435,13 @@ def test_locations_that_only_held_out_fields_show_are_named(
     ("overrides", "message"),
     [
         (["loss.focal=0", "loss.soft_f1=0"], "every weight is 0"),
-        (["image.field_size=48"], "pictures of 64 px cannot be cut from it"),
+        (["image.field_size=48"], "images of 64 px cannot be cut from it"),
         (["image.progressive=[64, 32]"], "sizes rise from 32 at least to 64"),
-        (["sampling.repeats={hpa28 = {28 = 2}}"], "is not a location of the label set hpa28"),
-        (["schedule.average_last=2"], "a cycle has only 1 epochs"),
+        (["sampling.oversample={hpa28 = {28 = 2}}"], "is not a location of the label set hpa28"),
+        (["schedule.swa_epochs=2"], "a cycle has only 1 epochs"),
         (["schedule.cycles=[]"], "at least one share"),
         (["select.weights=ema"], "schedule.ema is 0 and keeps none"),
-        (["select.weights=mean", "schedule.average_last=1", "select.checkpoint=best"], "of no single one"),
+        (["select.weights=swa", "schedule.swa_epochs=1", "select.checkpoint=best"], "of no single one"),
         (["augment.zoom_crop=[1.2, 0.8]"], "the first is at most the second"),
     ],
 )

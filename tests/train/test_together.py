@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from cytoloc.curation.folds_file import read_folds, write_folds
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.folds.table import read_folds, write_folds
 from cytoloc.models import losses
 from cytoloc.models.network import features_and_logits
 from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
+from cytoloc.predictions import read_predictions
 from cytoloc.recipe import load_recipe
-from cytoloc.scores import read_scores
 from cytoloc.train.data import Fields, loader, split_dataset
 from cytoloc.train.processes import device_count
 from cytoloc.train.run import train_fold
@@ -95,7 +95,7 @@ SETTINGS = [
     "image.size=64",
     "model.weights=none",
     "model.dropout=0",
-    "select.views=1",
+    "select.tta=1",
     "schedule.batch_size=8",
     "schedule.frozen_epochs=1",
     "schedule.epochs=2",
@@ -191,9 +191,9 @@ def assert_alike(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-5, msg=name)
-    scores = [read_scores(run / "scores.parquet") for run in (one, other)]
-    assert scores[0].ids == scores[1].ids
-    np.testing.assert_allclose(scores[0].probabilities, scores[1].probabilities, atol=1e-5)
+    predictions = [read_predictions(run / "predictions.parquet") for run in (one, other)]
+    assert predictions[0].ids == predictions[1].ids
+    np.testing.assert_allclose(predictions[0].probabilities, predictions[1].probabilities, atol=1e-5)
 
 
 @needs_two
@@ -242,7 +242,7 @@ def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
             ]
         mean = sum(count * float(value) for count, value in measured) / len(held)
         assert pl.read_csv(path / "log.csv")["val_loss"][-1] == pytest.approx(mean, rel=1e-5)
-        scores = read_scores(path / "scores.parquet")
-        assert list(scores.ids) == json.loads((path / "run.json").read_text())["held_out"]
-        again = model.score(DatasetSource(study, split.held_out)).scores
-        np.testing.assert_allclose(scores.probabilities, again.probabilities, atol=1e-5)
+        predictions = read_predictions(path / "predictions.parquet")
+        assert list(predictions.ids) == json.loads((path / "run.json").read_text())["held_out"]
+        again = model.score(DatasetSource(study, split.held_out)).predictions
+        np.testing.assert_allclose(predictions.probabilities, again.probabilities, atol=1e-5)

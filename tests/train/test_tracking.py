@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import pytorch_lightning as lightning
 
+from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, TrainingError
-from cytoloc.folds.table import write_folds
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.train.progress import COLUMNS, EpochLog
 from cytoloc.train.run import train_fold
@@ -24,7 +24,7 @@ TINY = [
     "image.size=64",
     "model.backbone=test_resnet",
     "model.weights=none",
-    "select.views=1",
+    "select.tta=1",
     "schedule.epochs=2",
     "schedule.batch_size=8",
 ]
@@ -132,7 +132,7 @@ def test_a_database_that_takes_no_more_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"gone" * 4096)
     with pytest.raises(TrainingError, match=r"MLflow cannot keep .* in .*mlflow\.db") as caught:
         tracked.epochs([{"epoch": 1.0, "train_loss": 0.5}])
-    assert "--resume" in caught.value.way_out
+    assert "--resume" in caught.value.hint
 
 
 def test_without_a_database_nothing_is_tracked(tmp_path: Path) -> None:
@@ -145,4 +145,4 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cytoloc.train.tracking.NEEDED", ("json", "no_such_library"))
     with pytest.raises(MissingExtraError, match="Tracking needs no_such_library") as caught:
         require_mlflow()
-    assert "pip install 'cytoloc[mlflow]'" in caught.value.way_out
+    assert "pip install 'cytoloc[mlflow]'" in caught.value.hint

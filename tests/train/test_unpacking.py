@@ -18,7 +18,7 @@ from cytoloc.channels import CHANNELS
 from cytoloc.dataset.store import Dataset
 from cytoloc.models import losses
 from cytoloc.models.heads import AverageMaxHead, PlainHead
-from cytoloc.models.network import NormaliseEach, build_network
+from cytoloc.models.network import NormalizeEach, build_network
 from cytoloc.models.weights import adapt_first_convolution
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
@@ -36,7 +36,7 @@ TINY = [
     "model.backbone=test_resnet",
     "model.weights=none",
     "model.head=plain",
-    "select.views=1",
+    "select.tta=1",
     "schedule.batch_size=4",
 ]
 
@@ -60,8 +60,8 @@ EXPECTED: dict[str, tuple[losses.Loss, list[str]]] = {
     "symmetric_lovasz": (losses.symmetric_lovasz_loss, []),
     "macro_f1": (losses.macro_f1_loss, []),
     "asymmetric": (
-        partial(losses.asymmetric_loss, gamma_positive=0.7, gamma_negative=2.5, shift=0.2),
-        ["loss.gamma_positive=0.7", "loss.gamma_negative=2.5", "loss.shift=0.2"],
+        partial(losses.asymmetric_loss, gamma_positive=0.7, gamma_negative=2.5, margin=0.2),
+        ["loss.gamma_positive=0.7", "loss.gamma_negative=2.5", "loss.asymmetric_margin=0.2"],
     ),
 }
 
@@ -80,14 +80,14 @@ def test_the_network_is_the_recipes(tmp_path: Path) -> None:
     path = tmp_path / "three.pt"
     state = timm.create_model("test_resnet", pretrained=False, num_classes=0).state_dict()
     torch.save(state, path)
-    recipe = tiny("model.new_planes=mean", "model.prior=0.2", "model.dropout=0.3", "image.normalise=field")
+    recipe = tiny("model.new_planes=mean", "model.prior=0.2", "model.dropout=0.3", "image.normalize=field")
     network = build_network(
         model_spec(recipe, locations=28), weights=f"file:{path}", new_planes=recipe.model.new_planes
     )
     first = next(name for name, value in state.items() if value.ndim == 4)
     wide = adapt_first_convolution(state[first], CHANNELS, new_planes="mean")
     assert torch.equal(network.backbone.state_dict()[first], wide)
-    assert isinstance(network.normalise, NormaliseEach)
+    assert isinstance(network.normalize, NormalizeEach)
     assert isinstance(network.head, PlainHead)
     assert [layer.p for layer in network.head.modules() if isinstance(layer, nn.Dropout)] == [0.3]
     assert network.head.state_dict()["layers.1.bias"].sigmoid().tolist() == pytest.approx([0.2] * 28)
@@ -98,13 +98,13 @@ def test_the_network_is_the_recipes(tmp_path: Path) -> None:
         )
     )
     assert isinstance(other.head, AverageMaxHead)
-    assert not isinstance(other.normalise, NormaliseEach)
-    assert other.normalise.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5, 102])
+    assert not isinstance(other.normalize, NormalizeEach)
+    assert other.normalize.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5, 102])
 
 
 def test_an_epoch_has_the_fields_that_sampling_says(study: Dataset, folds: pl.DataFrame) -> None:
     drawn = learner_of(
-        tiny("sampling.order=balanced", "sampling.mu=0.4", "sampling.repeats={hpa28 = {25 = 3}}"), study, folds
+        tiny("sampling.order=balanced", "sampling.mu=0.4", "sampling.oversample={hpa28 = {25 = 3}}"), study, folds
     )
     truth = drawn.train_fields.truth
     rows = repeated(truth, {25: 3})
@@ -112,7 +112,7 @@ def test_an_epoch_has_the_fields_that_sampling_says(study: Dataset, folds: pl.Da
     weights = field_weights(truth, mu=0.4)[rows]
     expected = np.random.default_rng(5).choice(rows, size=len(rows), p=weights / weights.sum())
     np.testing.assert_array_equal(drawn.order(truth, np.random.default_rng(5)), expected)
-    shuffled = learner_of(tiny("sampling.repeats={hpa28 = {25 = 3}}"), study, folds)
+    shuffled = learner_of(tiny("sampling.oversample={hpa28 = {25 = 3}}"), study, folds)
     assert sorted(shuffled.order(truth, np.random.default_rng(5)).tolist()) == sorted(rows.tolist())
     # Of batches of 16 fields there is one; of 4 fields there are more, and more fields in them.
     dealt = [
@@ -137,7 +137,7 @@ AUGMENT: dict[str, Any] = {
 }
 
 
-def test_pictures_are_augmented_and_blended_as_the_recipe_says(
+def test_images_are_augmented_and_blended_as_the_recipe_says(
     study: Dataset, folds: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = [

@@ -16,14 +16,14 @@ import cytoloc
 from cytoloc.channels import CHANNELS, check_channels
 from cytoloc.dataset.store import open_dataset
 from cytoloc.labels import LabelSet
-from cytoloc.predict.bundle import box
-from cytoloc.scores import write_scores
+from cytoloc.predict.bundle import builtin_bundle
+from cytoloc.predictions import write_predictions
 from tests.conftest import Cli
 
 NAMES = ("Cell cortex", "Nuclear rim", "Perinuclear", "Puncta", "Cytoplasm", "Whole nucleus")
 SIZE = 48
 FAST = ["--set", "model.backbone=test_resnet", "--set", "model.weights=none", "--set", f"image.size={SIZE}"]
-FAST += ["--set", "schedule.epochs=1", "--set", "select.views=1"]
+FAST += ["--set", "schedule.epochs=1", "--set", "select.tta=1"]
 
 
 def draw(folder: Path, channels: tuple[str, ...], *, fields: int = 36) -> None:
@@ -80,25 +80,29 @@ def test_six_own_locations_from_files_to_a_bundle(cli: Cli, tmp_path: Path, monk
     keys = [location.key for location in dataset.label_set]
     assert keys[:2] == ["cell_cortex", "nuclear_rim"]
     assert pl.read_parquet("s.parquet").columns == ["id", *keys]
-    assert cytoloc.read_scores("s.parquet").label_set.matches(dataset.label_set)
+    assert cytoloc.read_predictions("s.parquet").label_set.matches(dataset.label_set)
     model = cytoloc.load("own.cytoloc")
     assert model.label_set == dataset.label_set
     (found,) = model.predict(dataset[0]).locations
     assert {place.name for place in found} <= set(NAMES)
 
-    scored = json.loads(cli("score", "held-out.csv", "--labels", "plate/labels.csv", "--scores", "runs", "--json").out)
+    scored = json.loads(
+        cli("evaluate", "held-out.csv", "--labels", "plate/labels.csv", "--predictions", "runs", "--json").out
+    )
     assert [row["location"] for row in scored["classes"]] == list(NAMES)
     f1 = [row["f1"] or 0.0 for row in scored["classes"]]
     assert scored["macro_f1"] == pytest.approx(sum(f1) / len(NAMES))
-    said = cli("score", "held-out.csv", "--labels", "plate/labels.csv", "--scores", "runs").out
+    said = cli("evaluate", "held-out.csv", "--labels", "plate/labels.csv", "--predictions", "runs").out
     assert "6 locations" in said
     assert all(name in said for name in NAMES)
 
     # What was substituted stays known after a decision.
-    write_scores(replace(cytoloc.read_scores("s.parquet"), provenance={"absent": {"er": "zero"}}), "absent.parquet")
+    write_predictions(
+        replace(cytoloc.read_predictions("s.parquet"), provenance={"absent": {"er": "zero"}}), "absent.parquet"
+    )
     words = ["decide", "apply", "absent.parquet", "--decision", "decision.json", "--out", "a.csv"]
     assert cli(*words, "--probabilities", "a.parquet").code == 0
-    assert cytoloc.read_scores("a.parquet").provenance["absent"] == {"er": "zero"}
+    assert cytoloc.read_predictions("a.parquet").provenance["absent"] == {"er": "zero"}
 
     # What is of another label set is refused, and the message names both.
     refused = cli("decide", "apply", "s.parquet", "--decision", other_decision(tmp_path), "--out", "no.csv")
@@ -112,7 +116,7 @@ def other_decision(folder: Path) -> Path:
     import zipfile
 
     path = folder / "other.json"
-    with zipfile.ZipFile(box()) as archive:
+    with zipfile.ZipFile(builtin_bundle()) as archive:
         path.write_bytes(archive.read("decision.json"))
     return path
 
@@ -160,14 +164,14 @@ def test_protein_and_nucleus_alone(cli: Cli, tmp_path: Path, monkeypatch: pytest
     model = cytoloc.load("runs")
     assert model.channels == two
     four = open_dataset("four.dataset")
-    by_dataset = cytoloc.read_scores("four.parquet").probabilities
+    by_dataset = cytoloc.read_predictions("four.parquet").probabilities
     as_array = model.predict(four.read(range(len(four))), channels=four.channels).probabilities
     np.testing.assert_allclose(as_array, by_dataset, atol=1e-6)
     chosen = four.read(range(len(four)))[:, [1, 2]]
     np.testing.assert_allclose(model.predict(chosen).probabilities, by_dataset, atol=1e-6)
 
     # A model of four channels does not guess the two that are missing.
-    refused = cli("predict", "box", "two.dataset", "--out", "box.parquet")
+    refused = cli("predict", "builtin", "two.dataset", "--out", "builtin.parquet")
     assert refused.code == 1
     assert "--absent microtubules=zero" in refused.err
 
@@ -175,7 +179,7 @@ def test_protein_and_nucleus_alone(cli: Cli, tmp_path: Path, monkeypatch: pytest
 def test_missing_channels_are_substituted_only_where_it_is_said(cli: Cli, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 255, (2, 2, 128, 128), dtype=np.uint8)
-    model = cytoloc.load("box")
+    model = cytoloc.load("builtin")
     four = np.zeros((2, 4, 128, 128), np.uint8)
     four[:, 1], four[:, 2], four[:, 3] = images[:, 0], images[:, 1], images[:, 0]
     substitutes = {"microtubules": "zero", "er": "protein"}

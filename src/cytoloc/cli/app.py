@@ -9,20 +9,19 @@ import typer
 
 import cytoloc
 from cytoloc.cli import (
-    bench,
     bundle,
     curation,
     dataset,
     decide,
     demo,
     ensemble,
+    evaluate,
     fetch,
     folds,
     importing,
     labels,
     predict,
     report,
-    score,
     simulate,
     train,
 )
@@ -30,7 +29,7 @@ from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
 app = typer.Typer(
-    help="Where in the cell is the protein? From fluorescence images to scored locations.",
+    help="Where in the cell is the protein? From fluorescence images to evaluated locations.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,16 +62,20 @@ train.register(app)
 predict.register(app)
 ensemble.register(app)
 decide.register(app)
-score.register(app)
+evaluate.register(app)
 report.register(app)
 bundle.register(app)
-bench.register(app)
 
 
 def main() -> None:
     """Run the command line; exit 0 when done, 1 when it failed, 2 when it was called wrongly."""
+    run(app)
+
+
+def run(program: typer.Typer, *, name: str = "cytoloc") -> None:
+    """Run a command line program; print an error as a message, and exit with its code."""
     try:
-        app(prog_name="cytoloc")
+        program(prog_name=name)
     except CytolocError as error:
         _fail(error)
     except OSError as error:

@@ -20,7 +20,7 @@ from cytoloc.errors import MissingExtraError, installing
 if TYPE_CHECKING:
     from cytoloc.dataset.store import Dataset
     from cytoloc.labels import LabelSet
-    from cytoloc.scores import Scores
+    from cytoloc.predictions import Predictions
 
 LINE_EVERY_S = 10.0
 
@@ -102,7 +102,7 @@ def counted(number: int, what: str, several: str = "") -> str:
 
 
 def like(name: str, known: list[str]) -> str:
-    """Return the way out for a name that is not among those known: the nearest of them, or the first."""
+    """Return the hint for a name that is not among those known: the nearest of them, or the first."""
     near = get_close_matches(name, known, n=3) or known[:3]
     return f"It has {len(known)}, such as {', '.join(near)}." if near else "It has none."
 
@@ -111,7 +111,7 @@ def require_nets() -> None:
     """Raise unless the libraries of networks are installed."""
     missing = [name for name in ("torch", "timm", "pytorch_lightning") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", way_out=installing("nets"))
+        raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", hint=installing("nets"))
 
 
 def read_truth(path: Path, label_set: LabelSet) -> dict[str, tuple[int, ...]]:
@@ -132,7 +132,7 @@ def read_truth(path: Path, label_set: LabelSet) -> dict[str, tuple[int, ...]]:
     rows = zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True)
     labels = {name: tuple(ids) for name, ids in rows if ids is not None}
     if not labels:
-        raise TableError(f"The fields of {path} have no labels.", way_out="Give a CSV Id,Target.")
+        raise TableError(f"The fields of {path} have no labels.", hint="Give a CSV Id,Target.")
     return labels
 
 
@@ -171,35 +171,36 @@ def warn_if_unfinished(dataset: Dataset) -> None:
         )
 
 
-def score_files(paths: list[Path]) -> list[Path]:
-    """Return the score files among ``paths``; a folder stands for those of all runs in it.
+def prediction_files(paths: list[Path]) -> list[Path]:
+    """Return the prediction files among ``paths``; a folder stands for those of all runs in it.
 
     Raises:
         FormatError: If a folder holds no run, or one that is not finished.
         SettingsError: If a file is given twice.
     """
     from cytoloc.files import refuse_given_twice
-    from cytoloc.runs import SCORES, find_runs, refuse_unfinished
+    from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
     files = []
     for path in paths:
         if path.is_dir():
             runs = find_runs([path])
             refuse_unfinished(runs)
-            files += [run / SCORES for run in runs]
+            files += [run / PREDICTIONS for run in runs]
         else:
             files.append(path)
     refuse_given_twice(files)
     return files
 
 
-def warn_if_trained_on(parts: Mapping[str, Scores]) -> None:
-    """Say of which score tables the model was trained on their fields."""
+def warn_if_trained_on(parts: Mapping[str, Predictions]) -> None:
+    """Say of which prediction tables the model was trained on their fields."""
     for path, part in parts.items():
         seen = part.provenance.get("fields_trained_on", 0)
         if seen:
             print(
-                f"warning: {path}: the model was trained on {seen} of these {len(part)} fields; their scores are too"
+                f"warning: {path}: the model was trained on {seen} of these {len(part)} fields; their predictions"
+                f" are too"
                 " good to be true, and its worth with them.",
                 file=sys.stderr,
             )

@@ -45,8 +45,8 @@ def duplicates(
             " channels, CHANNEL=BITS with commas between, such as protein=12,actin=14."
         ),
     ] = "14,12,10",
-    turns: Annotated[bool, typer.Option(help="Also turned and mirrored copies; reads every picture once.")] = True,
-    confirm: Annotated[bool, typer.Option(help="Lay the pictures of each pair over each other.")] = True,
+    turns: Annotated[bool, typer.Option(help="Also turned and mirrored copies; reads every image once.")] = True,
+    confirm: Annotated[bool, typer.Option(help="Lay the images of each pair over each other.")] = True,
     groups: Annotated[
         Path | None, typer.Option(help="A new CSV id,group of the fields that copies tie together.")
     ] = None,
@@ -67,7 +67,7 @@ def duplicates(
 
     most = _limits(limits)
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
-    check_outputs(*outputs, pictures=sheets)
+    check_outputs(*outputs, images=sheets)
     local = [path.removeprefix("file://").rstrip("/") for path in paths]
     places = [path if "://" in path else str(Path(path).resolve()) for path in local]
     twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
@@ -83,7 +83,7 @@ def duplicates(
     pairs = found.filter(pl.col("verdict").fill_null("") != "different")
     certain = pairs.filter(pl.col("verdict").fill_null("copy") == "copy")
     together = groups_of(certain)
-    with new_files(*outputs, pictures=sheets) as temporary:
+    with new_files(*outputs, images=sheets) as temporary:
         write_duplicates(pairs, temporary[out])
         if groups is not None:
             rows = [(name, number) for number, group in enumerate(together) for name in group]
@@ -124,7 +124,7 @@ def _draw(pairs: pl.DataFrame, datasets: list[Dataset], sheet: Path) -> int:
     """Draw the surest of the doubtful pairs, and return how many they are."""
     import polars as pl
 
-    from cytoloc.pictures.hashes import TRANSFORMS, turned
+    from cytoloc.images.hashes import TRANSFORMS, turned
     from cytoloc.report.figures import composite, pair_sheet
 
     rows = {str(dataset.path): {name: row for row, name in enumerate(dataset.ids)} for dataset in datasets}
@@ -137,9 +137,9 @@ def _draw(pairs: pl.DataFrame, datasets: list[Dataset], sheet: Path) -> int:
     shown = list(pairs.filter(pl.col("verdict") == "doubtful").head(SHOWN).iter_rows(named=True))
     if not shown:
         return 0
-    pictures = [(drawn(pair, "a", pair["transform"]), drawn(pair, "b", TRANSFORMS[0])) for pair in shown]
+    images = [(drawn(pair, "a", pair["transform"]), drawn(pair, "b", TRANSFORMS[0])) for pair in shown]
     captions = [(pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}") for pair in shown]
-    pair_sheet(pictures, captions, sheet)
+    pair_sheet(images, captions, sheet)
     return len(shown)
 
 
@@ -190,7 +190,7 @@ def audit(
         if match == "well" or truth_label_set is not None:
             raise SettingsError(
                 "--write needs the truth of the listed fields themselves, in the label set of the list.",
-                way_out="Leave out --match well and --truth-label-set.",
+                hint="Leave out --match well and --truth-label-set.",
             )
     own = label_set_of(listed, label_set)
     locations = label_set_of(truth, truth_label_set) if truth_label_set else own
@@ -204,7 +204,7 @@ def audit(
     if pairs is None and not set(have) & set(true):
         raise TableError(
             f"{listed} and {truth} share no id.",
-            way_out="Say with --pairs which field of the one is which of the other.",
+            hint="Say with --pairs which field of the one is which of the other.",
         )
     tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
     origins = _origins(truth) | _origins(listed)
@@ -266,7 +266,7 @@ def leak(
     ],
     labels: Annotated[
         list[Path],
-        typer.Option(help="Labelled fields: CSV Id,Target, or a dataset. Can be repeated; the first counts."),
+        typer.Option(help="Labeled fields: CSV Id,Target, or a dataset. Can be repeated; the first counts."),
     ],
     out: Annotated[Path, typer.Option(help="The new CSV, Id,Target and where each comes from.")],
     test: Annotated[
@@ -276,9 +276,9 @@ def leak(
     doubtful: Annotated[bool, typer.Option(help="Also take pairs with the verdict doubtful.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Find test fields that are copies of labelled ones, and what their labels say.
+    """Find test fields that are copies of labeled ones, and what their labels say.
 
-    Labels are those of the copy, or of its well. `decide apply --leak` uses them, `score --leak` says what they do.
+    Labels are those of the copy, or of its well. `decide apply --leak` uses them, `evaluate --leak` says what they do.
 
     Example: `cytoloc leak pairs.csv --labels external.dataset --test test.dataset --out leak.csv`
     """
@@ -289,7 +289,7 @@ def leak(
     check_outputs(out)
     tied = [pair for path in pairs for pair in read_matches(path) if doubtful or pair.verdict != "doubtful"]
     locations = label_set_of(labels[0], label_set)
-    have, places = _labelled(labels, locations)
+    have, places = _labeled(labels, locations)
     known = leaking.known_labels(have, places)
     found = leaking.find_leak(tied, known, locations, test=_ids(test) if test else None)
     leaking.write_leak(found, out)
@@ -302,8 +302,8 @@ def leak(
     ]
     if contradicted:
         lines.append(f"{counted(contradicted, 'field')} with several copies whose labels differ: the surest counts.")
-    if found.unlabelled:
-        lines.append(f"{counted(found.unlabelled, 'test field')} whose copies have no labels.")
+    if found.unlabeled:
+        lines.append(f"{counted(found.unlabeled, 'test field')} whose copies have no labels.")
     if found.passed_over:
         lines.append(
             f"{counted(found.passed_over, 'pair')} not of a test field and another one, or held to be different."
@@ -311,7 +311,7 @@ def leak(
     typer.echo("\n".join(lines))
 
 
-def _labelled(paths: list[Path], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
+def _labeled(paths: list[Path], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
     """Return the labels in several lists or datasets, and plate and well of the fields of datasets."""
     from cytoloc.dataset.store import open_dataset
 

@@ -29,9 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: Annotated[
-        str, typer.Argument(help="A dataset: a folder, or a URL; or a bundle, or box.", metavar="DATASET|BUNDLE")
-    ],
+    path: Annotated[str, typer.Argument(help="A dataset: a folder, or a URL; or builtin.", metavar="DATASET|BUNDLE")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Read every pixel and compare its checksum.")] = False,
 ) -> None:
@@ -41,11 +39,11 @@ def info(
 
     Example: `cytoloc info model.cytoloc`
     """
-    if path.endswith(".cytoloc") or (path == "box" and not Path(path).exists()):
+    if path.endswith(".cytoloc") or (path == "builtin" and not Path(path).exists()):
         require_nets()
-        from cytoloc.predict.bundle import box, read_card
+        from cytoloc.predict.bundle import builtin_bundle, read_card
 
-        typer.echo(read_card(box() if path == "box" else Path(path)), nl=False)
+        typer.echo(read_card(builtin_bundle() if path == "builtin" else Path(path)), nl=False)
         return
     from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import FormatError
@@ -56,16 +54,16 @@ def info(
         if damaged:
             raise FormatError(
                 f"{path}: {len(damaged)} of {len(dataset)} fields are damaged: {', '.join(damaged[:5])}.",
-                way_out="Import the dataset again.",
+                hint="Import the dataset again.",
             )
     facts = describe(dataset)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    known = facts["labelled"]
+    known = facts["labeled"]
     megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
     holds = f"{counted(facts['fields'], 'field')} of {facts['size']} px"
-    typer.echo(f"{path}: {holds}, {known} labelled{megabytes}")
+    typer.echo(f"{path}: {holds}, {known} labeled{megabytes}")
     typer.echo(f"channels     {', '.join(facts['channels'])}")
     typer.echo(f"label set    {dataset.label_set}")
     if facts["quarantined"]:
@@ -129,7 +127,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     return {
         "fields": len(dataset),
         "size": dataset.size,
-        "labelled": int(dataset.labelled.sum()),
+        "labeled": int(dataset.labeled.sum()),
         "megabytes": _megabytes(dataset),
         "channels": list(dataset.channels),
         "label_set": dataset.label_set.to_json(),
@@ -184,11 +182,9 @@ def show(
         missing = set(wanted).difference(names)
         if missing:
             first = next(name for name in wanted if name in missing)
-            raise TableError(f"{where} has no field {first}.", way_out=like(first, names))
+            raise TableError(f"{where} has no field {first}.", hint=like(first, names))
     if not wanted:
-        raise TableError(
-            f"{path} has none of the fields in {predictions}.", way_out="Give predictions of this dataset."
-        )
+        raise TableError(f"{path} has none of the fields in {predictions}.", hint="Give predictions of this dataset.")
     rows = [position[name] for name in wanted]
     labels = dataset.fields["labels"].to_list()
     truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
@@ -205,6 +201,6 @@ def show(
 
 
 def _spread(names: list[str]) -> list[str]:
-    """Return up to twelve names at equal distances: neighbours are often of one well, and look the same."""
+    """Return up to twelve names at equal distances: neighbors are often of one well, and look the same."""
     step = max(1.0, len(names) / SHOWN)
     return [names[int(place * step)] for place in range(min(SHOWN, len(names)))]

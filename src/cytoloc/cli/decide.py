@@ -1,4 +1,4 @@
-"""Commands from scores to locations: decide fit, decide apply."""
+"""Commands from predictions to locations: decide fit, decide apply."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cytoloc.cli.members import (
     LabelsPath,
     MemberPaths,
     MembersSwitch,
-    ScorePaths,
+    PredictionPaths,
     member_files,
     read_members,
 )
 
 if TYPE_CHECKING:
     from cytoloc.decide import Decision
-    from cytoloc.scores import Joined, Scores
+    from cytoloc.predictions import Joined, Predictions
 
 
 SWITCHES = {"never blank": "--blank", "groups share their evidence": "decide apply --groups"}
@@ -40,19 +40,20 @@ def register(app: typer.Typer) -> None:
 def fit(
     labels: LabelsPath,
     out: Annotated[Path, typer.Option(help="The new decision file (.json).")],
-    scores: ScorePaths = None,
+    predictions: PredictionPaths = None,
     method: Annotated[
         Method,
         typer.Option(
-            help="seed: per class the best F1 on a grid from 0.1 to 0.699. auto: the best of several on unseen fields."
+            help="grid: per class the best F1 on a grid from 0.1 to 0.699. auto: the best of several on unseen fields."
             " All are explained in docs/decisions.md."
         ),
-    ] = "seed",
+    ] = "grid",
     members: MembersSwitch = False,
     member: MemberPaths = None,
     ensemble: Annotated[EnsembleKind | None, typer.Option(help="How members become one; by default the mean.")] = None,
     calibration: Annotated[
-        CalibrationKind | None, typer.Option(help="How scores become probabilities; by default as the method has it.")
+        CalibrationKind | None,
+        typer.Option(help="How predictions become probabilities; by default as the method has it."),
     ] = None,
     fixed: Annotated[
         float | None, typer.Option(help="The threshold of the method fixed; by default 0.5.", min=0)
@@ -77,7 +78,7 @@ def fit(
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Fit thresholds to held-out scores, and say what they are worth on fields they did not see.
+    """Fit thresholds to out-of-fold predictions, and say what they are worth on fields they did not see.
 
     Example: `cytoloc decide fit runs/ --labels train.csv --folds folds.csv --out decision.json`
 
@@ -93,7 +94,7 @@ def fit(
 
     outputs = [out, held_out] if held_out else [out]
     check_outputs(*outputs)
-    files = member_files(scores, member, apart=members)
+    files = member_files(predictions, member, apart=members)
     parts = read_members(files, ids=ids, label_set=label_set)
     _refuse_trained_on(parts)
     names, probabilities, locations = _joined(parts)
@@ -118,7 +119,7 @@ def fit(
     seen_f1, unseen_f1 = macro_f1(decision(probabilities), truth), macro_f1(judged, truth)
     used = [{"file": str(path), "sha256": sha256_of(path)} for paths in files.values() for path in paths]
     decision = with_provenance(
-        decision, scores=used, macro_f1_seen=seen_f1, macro_f1_cross_fitted=unseen_f1, rules=effects
+        decision, predictions=used, macro_f1_seen=seen_f1, macro_f1_cross_fitted=unseen_f1, rules=effects
     )
     with new_files(*outputs) as temporary:
         write_decision(decision, temporary[out])
@@ -134,18 +135,20 @@ def fit(
 def apply(
     decision: Annotated[Path, typer.Option(help="Of `cytoloc decide fit`.")],
     out: Annotated[Path, typer.Option(help="The new submission, CSV Id,Predicted.")],
-    scores: ScorePaths = None,
+    predictions: PredictionPaths = None,
     members: MembersSwitch = False,
     member: MemberPaths = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="A member of the decision that has no scores here: the others stand in. May be repeated."),
+        typer.Option(
+            help="A member of the decision that has no predictions here: the others stand in. May be repeated."
+        ),
     ] = None,
     order: Annotated[
         Path | None, typer.Option(help="CSV with the column Id: write these fields in this order.")
     ] = None,
     probabilities: Annotated[
-        Path | None, typer.Option(help="Also write the probabilities that were decided on, as a new scores file.")
+        Path | None, typer.Option(help="Also write the probabilities that were decided on, as a new predictions file.")
     ] = None,
     groups: Annotated[
         Path | None, typer.Option(help="CSV Id,group: duplicates, or fields of one well, share their evidence.")
@@ -161,7 +164,7 @@ def apply(
 ) -> None:
     """Decide every field's locations, and write them as the competition wants them.
 
-    Example: `cytoloc decide apply scores.parquet --decision decision.json --order sample_submission.csv
+    Example: `cytoloc decide apply predictions.parquet --decision decision.json --order sample_submission.csv
     --out submission.csv`
 
     Example: `cytoloc decide apply a.parquet b.parquet --members --decision decision.json --out submission.csv`
@@ -171,19 +174,19 @@ def apply(
     from cytoloc.decide.decision import read_decision
     from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.lists import read_groups, read_ids, read_known, write_locations
-    from cytoloc.scores import Scores, check_scores_path, rows_of, warnings_of, write_scores
+    from cytoloc.predictions import Predictions, check_predictions_path, rows_of, warnings_of, write_predictions
 
     outputs = [out, probabilities] if probabilities else [out]
     if probabilities:
-        check_scores_path(probabilities)
+        check_predictions_path(probabilities)
     check_outputs(*outputs)
     rule = read_decision(decision)
-    parts = read_members(member_files(scores, member, apart=members), ids=ids, label_set=label_set)
+    parts = read_members(member_files(predictions, member, apart=members), ids=ids, label_set=label_set)
     names, joined, locations = _joined(parts)
     rule.label_set.refuse_other(locations, what=next(iter(next(iter(parts.values())))), than=str(decision))
     joined |= _absent(without or [], rule, joined)
     wanted = read_ids(order) if order else names
-    rows = rows_of(wanted, names, where=str(order or "scores"))
+    rows = rows_of(wanted, names, where=str(order or "predictions"))
     here = {name: values[rows] for name, values in joined.items()}
     numbers = read_groups(groups, wanted) if groups else None
     predicted = rule(here, groups=numbers, shift=shift)
@@ -202,13 +205,13 @@ def apply(
                 **({"calibrated_by": sha256_of(decision)} if fitted else {}),
                 **warnings_of(tables),
             }
-            write_scores(Scores(tuple(wanted), values, locations, provenance), temporary[probabilities])
+            write_predictions(Predictions(tuple(wanted), values, locations, provenance), temporary[probabilities])
     typer.echo(f"{out}: {counted(len(wanted), 'field')}, {predicted.sum() / len(wanted):.2f} locations a field.")
     if leak:
         typer.echo(f"{counted(len(known), 'field')} of them as {leak} has them.")
 
 
-def _refuse_trained_on(parts: dict[str, dict[str, Scores]]) -> None:
+def _refuse_trained_on(parts: dict[str, dict[str, Predictions]]) -> None:
     from cytoloc.errors import TableError
 
     for tables in parts.values():
@@ -217,13 +220,13 @@ def _refuse_trained_on(parts: dict[str, dict[str, Scores]]) -> None:
             if seen:
                 raise TableError(
                     f"{path}: the model was trained on {seen} of these {len(part)} fields;"
-                    " their scores are too good to fit on.",
-                    way_out="Fit on the held-out scores in the run folders, or on fields of their own.",
+                    " their predictions are too good to fit on.",
+                    hint="Fit on the out-of-fold predictions in the run folders, or on fields of their own.",
                 )
 
 
 def _absent(without: list[str], rule: Decision, joined: dict[str, Any]) -> dict[str, Any]:
-    """Return rows of NaN for the members of a decision that are said to have no scores."""
+    """Return rows of NaN for the members of a decision that are said to have no predictions."""
     import numpy as np
 
     from cytoloc.errors import SettingsError
@@ -231,15 +234,15 @@ def _absent(without: list[str], rule: Decision, joined: dict[str, Any]) -> dict[
     for name in without:
         if name not in rule.members or name in joined:
             raise SettingsError(
-                f"--without {name}: it {'has scores here' if name in joined else 'is no member of the decision'}.",
-                way_out=f"The decision has the members {', '.join(rule.members)}; name those that have no scores.",
+                f"--without {name}: it {'has predictions here' if name in joined else 'is no member of the decision'}.",
+                hint=f"The decision has the members {', '.join(rule.members)}; name those that have no predictions.",
             )
     return {name: np.full_like(next(iter(joined.values())), np.nan) for name in without}
 
 
-def _joined(parts: dict[str, dict[str, Scores]]) -> Joined:
-    """Return the members' scores of all fields, side by side."""
-    from cytoloc.scores import combine, join_members
+def _joined(parts: dict[str, dict[str, Predictions]]) -> Joined:
+    """Return the members' predictions of all fields, side by side."""
+    from cytoloc.predictions import combine, join_members
 
     return join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
 

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
         ] = 420,
         epochs: Annotated[int, typer.Option(help="Epochs of training after the frozen one.", min=1)] = 20,
     ) -> None:
-        """Go the whole way on simulated cells: needs no data, takes minutes, ends in pictures to look at.
+        """Go the whole way on simulated cells: needs no data, takes minutes, ends in images to look at.
 
         Example: `cytoloc demo --out demo-out`
         """
@@ -66,14 +66,14 @@ def _start_or_go_on(out: Path, settings: dict[str, int]) -> None:
     elif not mark.exists() or settings.items() - read_json(mark, kind="cytoloc-demo", version=1).items():
         raise OutputExistsError(
             f"{out} already exists, and is not of a demo with these settings.",
-            way_out="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
+            hint="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
         )
 
 
 def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     """Return the commands of the demo, in order.
 
-    Thresholds are fitted on the held-out scores of the folds; the test fields are met once, at the end.
+    Thresholds are fitted on the out-of-fold predictions of the folds; the test fields are met once, at the end.
     """
     o = shlex.quote(str(out))
     table = "" if (out / "classes.csv").exists() else f" --table {o}/classes.csv"
@@ -86,10 +86,10 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"folds {o}/train.dataset -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
         f"train quick {o}/train.dataset --folds {o}/folds.csv --fold all --out {o}/runs"
         f" --set image.size=128 --set schedule.epochs={epochs} --resume",
-        f"predict {o}/runs {o}/test.dataset --out {o}/scores.parquet",
+        f"predict {o}/runs {o}/test.dataset --out {o}/predictions.parquet",
         f"decide fit {o}/runs --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
-        f"decide apply {o}/scores.parquet --decision {o}/decision.json"
+        f"decide apply {o}/predictions.parquet --decision {o}/decision.json"
         f" --order {o}/test/labels.csv --out {o}/submission.csv",
-        f"score {o}/submission.csv --labels {o}/test/labels.csv --scores {o}/scores.parquet{table}",
+        f"evaluate {o}/submission.csv --labels {o}/test/labels.csv --predictions {o}/predictions.parquet{table}",
         f"show {o}/test.dataset --predictions {o}/submission.csv --out {o}/contact-sheet.png",
     ]

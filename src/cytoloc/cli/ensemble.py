@@ -9,7 +9,7 @@ import typer
 
 from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, read_truth, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, ScorePaths, member_files, read_members
+from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, PredictionPaths, member_files, read_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 
 
 def ensemble(
-    out: Annotated[Path, typer.Option(help="The new scores file (.parquet).")],
-    scores: ScorePaths = None,
+    out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
+    predictions: PredictionPaths = None,
     member: MemberPaths = None,
     method: Annotated[
         EnsembleKind,
@@ -44,12 +44,12 @@ def ensemble(
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Make several models' scores into one; each of SCORES is a member, and may lack some fields.
+    """Make several models' predictions into one; each of PREDICTIONS is a member, and may lack some fields.
 
-    Methods that are fitted to labels score each labelled field by a fit on other fields, so that a decision may be
+    Methods that are fitted to labels score each labeled field by a fit on other fields, so that a decision may be
     fitted to the result; fields without labels get the fit on all of them.
 
-    Example: `cytoloc ensemble a.parquet b.parquet --labels train.csv --method weighted --out scores.parquet`
+    Example: `cytoloc ensemble a.parquet b.parquet --labels train.csv --method weighted --out predictions.parquet`
     """
     import json
     from dataclasses import asdict
@@ -60,23 +60,23 @@ def ensemble(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
     from cytoloc.lists import read_groups, truth_of
-    from cytoloc.scores import (
-        Scores,
-        check_scores_path,
+    from cytoloc.predictions import (
+        Predictions,
+        check_predictions_path,
         combine,
         join_members,
         warnings_of,
-        write_scores,
+        write_predictions,
     )
 
     if folds and labels is None:
         raise typer.BadParameter("is for the worth of members: give --labels too.", param_hint="--folds")
-    check_scores_path(out)
+    check_predictions_path(out)
     check_outputs(out)
     fitted = method in ("weighted", "class", "stack")
     if fitted and labels is None:
-        raise SettingsError(f"The method {method} is fitted to labels.", way_out="Give --labels CSV.")
-    parts = read_members(member_files(scores, member, apart=True), ids=ids, label_set=label_set)
+        raise SettingsError(f"The method {method} is fitted to labels.", hint="Give --labels CSV.")
+    parts = read_members(member_files(predictions, member, apart=True), ids=ids, label_set=label_set)
     for tables in parts.values():
         warn_if_trained_on(tables)
     names, members, locations = join_members({name: combine(list(tables.values())) for name, tables in parts.items()})
@@ -86,20 +86,20 @@ def ensemble(
         values = _plain(method, members)
     else:
         known = read_truth(labels, locations)
-        labelled = np.array([name in known for name in names])
+        labeled = np.array([name in known for name in names])
         truth = truth_of([name for name in names if name in known], known, locations, where=str(labels))
         groups = read_groups(folds, [name for name in names if name in known]) if folds else None
-        _refuse_unlabelled(labelled, str(labels))
-        here = {name: rows[labelled] for name, rows in members.items()}
+        _refuse_unlabeled(labeled, str(labels))
+        here = {name: rows[labeled] for name, rows in members.items()}
         worth = member_worth(here, truth, groups=groups)
-        values = _fitted(method, members, labelled, truth, groups) if fitted else _plain(method, members)
+        values = _fitted(method, members, labeled, truth, groups) if fitted else _plain(method, members)
     provenance = {
         "ensemble": method,
         "members": {name: [table.provenance for table in tables.values()] for name, tables in parts.items()},
         "worth": [asdict(each) for each in worth],
         **warnings_of(table for tables in parts.values() for table in tables.values()),
     }
-    write_scores(Scores(names, np.clip(values, 0, 1).astype(np.float32), locations, provenance), out)
+    write_predictions(Predictions(names, np.clip(values, 0, 1).astype(np.float32), locations, provenance), out)
     if as_json:
         table = [[None if np.isnan(value) else float(value) for value in row] for row in alike]
         typer.echo(json.dumps({"fields": len(names), "correlations": table, "worth": provenance["worth"]}, indent=2))
@@ -122,27 +122,27 @@ def _plain(kind: Any, members: dict[str, NDArray[np.float32]]) -> NDArray[np.flo
 def _fitted(
     kind: Any,
     members: dict[str, NDArray[np.float32]],
-    labelled: NDArray[np.bool_],
+    labeled: NDArray[np.bool_],
     truth: NDArray[np.bool_],
     groups: NDArray[np.int64] | None,
 ) -> NDArray[np.float64]:
-    """Return an ensemble fitted to the labelled fields, which get their own scores from fits without them."""
+    """Return an ensemble fitted to the labeled fields, which get their own predictions from fits without them."""
     from cytoloc.decide.inputs import stack_members
     from cytoloc.decide.worth import unseen_ensemble
 
-    here = {name: rows[labelled] for name, rows in members.items()}
+    here = {name: rows[labeled] for name, rows in members.items()}
     unseen, evidence = unseen_ensemble(kind, here, truth, groups=groups)
     values = evidence(stack_members(members))
-    values[labelled] = unseen
+    values[labeled] = unseen
     return values
 
 
-def _refuse_unlabelled(labelled: NDArray[np.bool_], where: str) -> None:
+def _refuse_unlabeled(labeled: NDArray[np.bool_], where: str) -> None:
     from cytoloc.errors import TableError
 
-    if not labelled.any():
+    if not labeled.any():
         raise TableError(
-            f"{where} has labels of none of the {len(labelled)} scored fields.", way_out="Check that the ids match."
+            f"{where} has labels of none of the {len(labeled)} predicted fields.", hint="Check that the ids match."
         )
 
 

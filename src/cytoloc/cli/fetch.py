@@ -1,4 +1,4 @@
-"""The commands ``cytoloc fetch …``: pictures and labels from the sites that publish them."""
+"""The commands ``cytoloc fetch …``: images and labels from the sites that publish them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import typer
 from cytoloc.cli.console import counted, now_and_then, progress, terminated_as_interrupted
 
 if TYPE_CHECKING:
-    from cytoloc.fetch.catalogue import Gene
-    from cytoloc.fetch.fetching import Fetched
-    from cytoloc.fetch.genes import Genes
-    from cytoloc.fetch.plan import Guess, Plan
-    from cytoloc.fetch.selection import Wanted
-    from cytoloc.fetch.site import Remote, Site
-    from cytoloc.fetch.store import Store
+    from cytoloc.hpa.catalog import Gene
+    from cytoloc.hpa.fetching import Fetched
+    from cytoloc.hpa.genes import Genes
+    from cytoloc.hpa.plan import Guess, Plan
+    from cytoloc.hpa.selection import Wanted
+    from cytoloc.hpa.site import Remote, Site
+    from cytoloc.hpa.store import Store
 
 SHOWN = 5
 """Names, genes and failures that are printed; the files list all."""
@@ -27,14 +27,14 @@ SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    fetching = typer.Typer(help="Fetch pictures and their labels.", no_args_is_help=True)
+    fetching = typer.Typer(help="Fetch images and their labels.", no_args_is_help=True)
     fetching.command()(hpa)
     fetching.callback()(_group)
     app.add_typer(fetching, name="fetch")
 
 
 def _group() -> None:
-    """Fetch pictures and their labels."""
+    """Fetch images and their labels."""
 
 
 def _positive(value: float) -> float:
@@ -52,24 +52,24 @@ def _printable(value: str) -> str:
 def hpa(
     out: Annotated[Path, typer.Option(help="The folder; that of an earlier fetch is gone on with.")],
     base: Annotated[
-        str | None, typer.Option(help="The site, also for pictures; by default that of release 18.", metavar="URL")
+        str | None, typer.Option(help="The site, also for images; by default that of release 18.", metavar="URL")
     ] = None,
     genes: Annotated[
         Path | None,
-        typer.Option(help="Ensembl ids or names of genes, or a table of the Atlas; by default all with pictures."),
+        typer.Option(help="Ensembl ids or names of genes, or a table of the Atlas; by default all with images."),
     ] = None,
-    catalogue: Annotated[
+    catalog: Annotated[
         Path | None, typer.Option(help="The Atlas's XML of many genes, plain or gzipped, instead of one by one.")
     ] = None,
     reliability: Annotated[
         str, typer.Option(help="Of enhanced, supported, approved, uncertain.")
     ] = "enhanced,supported,approved",
     cell_line: Annotated[list[str] | None, typer.Option(help="Only these cells; may be given more than once.")] = None,
-    colours: Annotated[str, typer.Option(help="Of red, green, blue, yellow; an import needs all.")] = (
+    colors: Annotated[str, typer.Option(help="Of red, green, blue, yellow; an import needs all.")] = (
         "red,green,blue,yellow"
     ),
-    unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Also fields without any location of the label set.")
+    unlabeled: Annotated[
+        bool, typer.Option("--unlabeled", help="Also fields without any location of the label set.")
     ] = False,
     label_set: Annotated[
         str,
@@ -86,40 +86,42 @@ def hpa(
     contact: Annotated[
         str, typer.Option(help="Your e-mail, for the site's keepers; part of the User-Agent.", callback=_printable)
     ] = "",
-    licence: Annotated[
+    license_name: Annotated[
         str | None,
-        typer.Option(help="For the manifest, which knows those of releases 15 and 18; see /about/licence there."),
+        typer.Option(
+            "--license", help="For the manifest, which knows those of releases 15 and 18; see /about/license there."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Fetch the catalogue, say what would come, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Fetch the catalog, say what would come, and stop.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read what is here and compare its hashes.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be had.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fetch the Human Protein Atlas's fields, labelled per well, in the form that `import hpa` takes.
+    """Fetch the Human Protein Atlas's fields, labeled per well, in the form that `import hpa` takes.
 
     Files that cannot be had are listed in failed.csv and the rest goes on; started again, it goes on where it was. If
-    not one of the pictures is here at the end, the exit code is 1.
+    not one of the images is here at the end, the exit code is 1.
 
     Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
     v18/images --labels v18/labels.csv --out external.dataset`
     """
-    from cytoloc.fetch.download import Downloader, require_libraries
-    from cytoloc.fetch.pace import Pace
-    from cytoloc.fetch.plan import COLORS
-    from cytoloc.fetch.selection import RELIABILITIES, Wanted
-    from cytoloc.fetch.site import BASE, Site
-    from cytoloc.fetch.store import Store
+    from cytoloc.hpa.download import Downloader, require_libraries
+    from cytoloc.hpa.pace import Pace
+    from cytoloc.hpa.plan import COLORS
+    from cytoloc.hpa.selection import RELIABILITIES, Wanted
+    from cytoloc.hpa.site import BASE, Site
+    from cytoloc.hpa.store import Store
     from cytoloc.labels import find_label_set
 
     wanted = Wanted(
         reliability=frozenset(_words(reliability, RELIABILITIES, "--reliability")),
         cell_lines=frozenset(cell_line) if cell_line else None,
-        unlabelled=unlabelled,
+        unlabeled=unlabeled,
         limit=limit,
         label_set=find_label_set(label_set),
     )
-    chosen = _words(colours, COLORS, "--colours")
+    chosen = _words(colors, COLORS, "--colors")
     pace, say = Pace(rate), now_and_then()
     site = Site(
         base=BASE if base is None else _address(base),
@@ -131,12 +133,12 @@ def hpa(
     listed = _listed(genes) if genes else None
     require_libraries()
     try:
-        with terminated_as_interrupted(), Store(out, base=_origin(site, catalogue)).opened() as store:
-            planned = _look_up(site, store, listed, catalogue, wanted, chosen)
+        with terminated_as_interrupted(), Store(out, base=_origin(site, catalog)).opened() as store:
+            planned = _look_up(site, store, listed, catalog, wanted, chosen)
             if plan:
                 _show_plan(site, store, planned, as_json=as_json)
             else:
-                fetched = _fetch(site, store, planned, licence=licence, verify=verify)
+                fetched = _fetch(site, store, planned, license_name=license_name, verify=verify)
     except KeyboardInterrupt:
         typer.echo(f"{out} was stopped; the same command goes on from where it was.", err=True)
         raise
@@ -146,25 +148,25 @@ def hpa(
             raise typer.Exit(1)
 
 
-def _origin(site: Site, catalogue: Path | None) -> str:
+def _origin(site: Site, catalog: Path | None) -> str:
     """Return what a folder belongs to: the site, or what a file of many genes says of itself.
 
     Raises:
         FormatError: If there is no such file, or it is none of genes.
     """
     from cytoloc.errors import FormatError
-    from cytoloc.fetch.lookup import origin_of_file
     from cytoloc.files import existing
+    from cytoloc.hpa.lookup import origin_of_file
 
-    if catalogue is None:
+    if catalog is None:
         return site.base
-    existing(catalogue, error=FormatError, what="catalogue file")
-    return site.base if site.moved else origin_of_file(catalogue)
+    existing(catalog, error=FormatError, what="catalog file")
+    return site.base if site.moved else origin_of_file(catalog)
 
 
 def _listed(path: Path) -> Genes:
     """Return the genes in a file, and say which of its rows were passed over."""
-    from cytoloc.fetch.genes import read_genes
+    from cytoloc.hpa.genes import read_genes
 
     listed = read_genes(path)
     _tell_passed_over(path, listed.passed_over)
@@ -177,40 +179,40 @@ def _tell_passed_over(path: Path, number: int) -> None:
         typer.secho(f"{path}: {rows} without an Ensembl id, or cut short, passed over.", fg="yellow", err=True)
 
 
-def _fetch(site: Site, store: Store, planned: Plan, *, licence: str | None, verify: bool) -> Fetched:
-    """Write the tables and bring the pictures.
+def _fetch(site: Site, store: Store, planned: Plan, *, license_name: str | None, verify: bool) -> Fetched:
+    """Write the tables and bring the images.
 
     Raises:
         FetchError: If there is nothing to bring.
     """
     from cytoloc.errors import FetchError
-    from cytoloc.fetch.fetching import fetch_pictures
-    from cytoloc.fetch.plan import write_tables
+    from cytoloc.hpa.fetching import fetch_images
+    from cytoloc.hpa.plan import write_tables
 
     if not planned.selection.fields:
         why = [f"{number} {reason}" for reason, number in planned.selection.left_out.most_common(SHOWN)]
         raise FetchError(
             f"No field of {counted(len(planned.genes), 'gene')} is wanted: {', '.join(why) or 'there are none'}.",
-            way_out="See --reliability, --cell-line and --unlabelled; --plan says what there is.",
+            hint="See --reliability, --cell-line and --unlabeled; --plan says what there is.",
         )
     write_tables(store, planned)
     with progress("fetching") as advance:
-        return fetch_pictures(site, store, planned, licence=licence, verify=verify, advance=advance)
+        return fetch_images(site, store, planned, license_name=license_name, verify=verify, advance=advance)
 
 
 def _look_up(
-    site: Site, store: Store, listed: Genes | None, catalogue: Path | None, wanted: Wanted, colors: tuple[str, ...]
+    site: Site, store: Store, listed: Genes | None, catalog: Path | None, wanted: Wanted, colors: tuple[str, ...]
 ) -> Plan:
     """Return what there is and what is wanted of it, from one file or from the site's XML of each gene."""
-    from cytoloc.fetch.lookup import GENE_TABLE, fetch_genes, genes_in, genes_of_file, not_in_file, wanted_genes
-    from cytoloc.fetch.plan import make_plan
-    from cytoloc.fetch.selection import select
+    from cytoloc.hpa.lookup import GENE_TABLE, fetch_genes, genes_in, genes_of_file, not_in_file, wanted_genes
+    from cytoloc.hpa.plan import make_plan
+    from cytoloc.hpa.selection import select
 
-    if catalogue is not None:
-        planned = make_plan(genes_of_file(catalogue, listed), wanted, colors=colors, site=site, failed=[])
+    if catalog is not None:
+        planned = make_plan(genes_of_file(catalog, listed), wanted, colors=colors, site=site, failed=[])
         if listed is not None:
-            planned.failed.extend(not_in_file(catalogue, listed, [(row.ensembl, row.gene) for row in planned.genes]))
-            _refuse_none(planned, len(planned.failed), f"is in {catalogue.name}")
+            planned.failed.extend(not_in_file(catalog, listed, [(row.ensembl, row.gene) for row in planned.genes]))
+            _refuse_none(planned, len(planned.failed), f"is in {catalog.name}")
         return planned
     ids, failed, passed_over = wanted_genes(site, store, listed)
     _tell_passed_over(store.folder / GENE_TABLE, passed_over)
@@ -236,27 +238,27 @@ def _refuse_none(planned: Plan, asked: int, found: str) -> None:
         first = planned.failed[0] if planned.failed else None
         reason = f"; {first.file}: {first.reason}" if first else "."
         raise FetchError(
-            f"None of {counted(asked, 'gene')} {found}{reason}", way_out="Check --genes, and --base or --catalogue."
+            f"None of {counted(asked, 'gene')} {found}{reason}", hint="Check --genes, and --base or --catalog."
         )
 
 
 def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
     """Say what would come."""
-    from cytoloc.fetch.plan import guess_size, lacking
+    from cytoloc.hpa.plan import guess_size, lacking
 
-    missing = lacking(store, plan.pictures)
+    missing = lacking(store, plan.images)
     guess = guess_size(site, missing)
     chosen = plan.selection
     facts: dict[str, Any] = {
         "genes": len(plan.genes),
-        "genes_without_pictures": sum(row.fields == 0 for row in plan.genes),
+        "genes_without_images": sum(row.fields == 0 for row in plan.genes),
         "antibodies": len({each.folder for each in chosen.fields}),
         "wells": len({each.place for each in chosen.fields}),
         "fields": len(chosen.fields),
-        "pictures": len(plan.pictures),
-        "pictures_here": len(plan.pictures) - len(missing),
+        "images": len(plan.images),
+        "images_here": len(plan.images) - len(missing),
         "estimated_bytes": round(guess.mean_bytes * len(missing)) if guess else None,
-        "sampled_pictures": guess.sample if guess else 0,
+        "sampled_images": guess.sample if guess else 0,
         "label_set": chosen.label_set.name,
         "locations": [
             {"key": each.key, "location": each.name, "fields": number}
@@ -277,11 +279,9 @@ def _show_plan(site: Site, store: Store, plan: Plan, *, as_json: bool) -> None:
     typer.echo(
         f"\n{counted(facts['fields'], 'field')} of {counted(facts['wells'], 'well')},"
         f" antibodies: {facts['antibodies']}, {counted(facts['genes'], 'gene')}"
-        f" ({facts['genes_without_pictures']} without subcellular pictures)."
+        f" ({facts['genes_without_images']} without subcellular images)."
     )
-    typer.echo(
-        f"{counted(facts['pictures'], 'picture')}, {facts['pictures_here']} of them here; {_size(missing, guess)}."
-    )
+    typer.echo(f"{counted(facts['images'], 'image')}, {facts['images_here']} of them here; {_size(missing, guess)}.")
     _tell_names(plan)
     for reason, number in chosen.left_out.most_common():
         typer.echo(f"Left out: {counted(number, 'field')} {reason}.")
@@ -307,7 +307,7 @@ def _size(missing: list[Remote], guess: Guess | None) -> str:
         return f"{len(missing)} to come, and the site does not say how large they are"
     return (
         f"{len(missing)} to come, about {_bytes(guess.mean_bytes * len(missing))} (an estimate: a sample of"
-        f" {guess.sample} has {guess.mean_bytes / 1e3:.0f} kB a picture)"
+        f" {guess.sample} has {guess.mean_bytes / 1e3:.0f} kB an image)"
     )
 
 
@@ -327,12 +327,12 @@ def _show_fetched(out: Path, plan: Plan, fetched: Fetched, *, as_json: bool) -> 
         typer.echo(json.dumps(facts, indent=2))
         return
     typer.echo(
-        f"{out}: {counted(len(plan.selection.fields), 'field')}; {counted(fetched.came, 'picture')} came"
+        f"{out}: {counted(len(plan.selection.fields), 'field')}; {counted(fetched.came, 'image')} came"
         f" ({fetched.size_bytes / 1e6:.1f} MB), {fetched.known} were here."
     )
     if fetched.changed:
         typer.secho(
-            f"{counted(len(fetched.changed), 'picture')} here had changed since and came anew, such as"
+            f"{counted(len(fetched.changed), 'image')} here had changed since and came anew, such as"
             f" {fetched.changed[0]}.",
             fg="yellow",
             err=True,
@@ -375,7 +375,7 @@ def _words(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 def _address(base: str) -> str:
     """Return a site's address without what follows its last name."""
-    from cytoloc.fetch.address import host_of
+    from cytoloc.hpa.address import host_of
 
     if host_of(base) is None or any(sign in base for sign in "?#"):
         raise typer.BadParameter(

@@ -15,9 +15,9 @@ from cytoloc.cli.members import LabelSetOption
 if TYPE_CHECKING:
     import polars as pl
 
+    from cytoloc.curation.fold_quality import FoldQuality
+    from cytoloc.curation.target_fold import Resemblance
     from cytoloc.dataset.store import Dataset
-    from cytoloc.folds.like import Resemblance
-    from cytoloc.folds.quality import FoldQuality
     from cytoloc.labels import LabelSet
 
 
@@ -64,10 +64,12 @@ def folds(
 
     Example: `cytoloc folds train.dataset -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
+    from cytoloc.curation import fold_quality as quality
+    from cytoloc.curation import folds as making
+    from cytoloc.curation import folds_file as table
+    from cytoloc.curation.groups import group_known
     from cytoloc.curation.pairs import read_pairs
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.folds import making, quality, table
-    from cytoloc.folds.groups import group_known
 
     if (out is None) == (check is None):
         raise typer.BadParameter("Folds are either made or checked: give one of --out and --check.")
@@ -76,7 +78,7 @@ def folds(
     if check and (like or without or k is not None):
         raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
     outputs, sheets = [out] if out else [], [sheet] if sheet else []
-    check_outputs(*outputs, pictures=sheets)
+    check_outputs(*outputs, images=sheets)
     dataset, fields, locations = _fields(path, label_set)
     tied = [pair for file in pairs or () for pair in read_pairs(file)]
     alike: list[Resemblance] = []
@@ -96,7 +98,7 @@ def folds(
             where=path,
         )
     found = quality.fold_quality(made, fields, locations, seed=seed)
-    with new_files(*outputs, pictures=sheets) as temporary:
+    with new_files(*outputs, images=sheets) as temporary:
         if out:
             table.write_folds(made, temporary[out])
         if sheet:
@@ -122,30 +124,28 @@ def _checked(
     check: Path, path: str, fields: pl.DataFrame, *, group: GroupBy, pairs: list[tuple[str, str]]
 ) -> tuple[pl.DataFrame, int]:
     """Return the folds of a file, which no group found anew crosses, and how many of its fields are not here."""
+    from cytoloc.curation import folds_file as table
+    from cytoloc.curation.groups import groups_of_fields
     from cytoloc.errors import TableError
-    from cytoloc.folds import table
-    from cytoloc.folds.groups import groups_of_fields
 
     made = table.read_folds(check, grouped=False)
-    labelled = fields.filter(fields["labels"].is_not_null())
-    if labelled.is_empty():
-        raise TableError(f"{path} has no labelled fields, so there is nothing to check.")
-    together = groups_of_fields(labelled, group_by=group, pairs=pairs)
-    table.refuse_crossing(made, labelled["id"].to_list(), together, where=check)
-    grouped = labelled.select("id").with_columns(group=together)
+    labeled = fields.filter(fields["labels"].is_not_null())
+    if labeled.is_empty():
+        raise TableError(f"{path} has no labeled fields, so there is nothing to check.")
+    together = groups_of_fields(labeled, group_by=group, pairs=pairs)
+    table.refuse_crossing(made, labeled["id"].to_list(), together, where=check)
+    grouped = labeled.select("id").with_columns(group=together)
     unknown = made.join(grouped, on="id", how="anti").height
     made = made.drop("group").join(grouped, on="id", how="inner", maintain_order="left").select("id", "group", "fold")
     if made["fold"].drop_nulls().is_empty():
-        raise TableError(
-            f"{check} has a fold for none of the labelled fields here.", way_out="Check the file of these."
-        )
+        raise TableError(f"{check} has a fold for none of the labeled fields here.", hint="Check the file of these.")
     return made, unknown
 
 
 def _fields(path: str, label_set: str | None) -> tuple[Dataset | None, pl.DataFrame, LabelSet]:
     """Return the dataset if it is one, the table of fields, and their label set."""
+    from cytoloc.curation.groups import listed_fields
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.folds.groups import listed_fields
 
     if Path(path).is_file():
         locations = label_set_of(Path(path), label_set)
@@ -156,7 +156,7 @@ def _fields(path: str, label_set: str | None) -> tuple[Dataset | None, pl.DataFr
 
 
 def _looks(dataset: Dataset | None, path: str) -> pl.DataFrame:
-    from cytoloc.folds.like import looks_in_list, looks_of_dataset
+    from cytoloc.curation.target_fold import looks_in_list, looks_of_dataset
 
     if dataset is None:
         return looks_in_list(Path(path))
@@ -167,8 +167,8 @@ def _looks(dataset: Dataset | None, path: str) -> pl.DataFrame:
 def _pick(
     dataset: Dataset | None, path: str, fields: pl.DataFrame, like: str, *, group: GroupBy, **settings: Any
 ) -> tuple[pl.DataFrame, list[Resemblance]]:
+    from cytoloc.curation.target_fold import pick_like
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.folds.like import pick_like
 
     target = _looks(None if Path(like).is_file() else open_dataset(like), like)
     return pick_like(fields, _looks(dataset, path), target, group_by=group, **settings)

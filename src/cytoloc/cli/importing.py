@@ -1,4 +1,4 @@
-"""The commands ``cytoloc import …``: pictures and labels into a dataset."""
+"""The commands ``cytoloc import …``: images and labels into a dataset."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    importing = typer.Typer(help="Pack pictures and labels into a dataset.", no_args_is_help=True)
+    importing = typer.Typer(help="Pack images and labels into a dataset.", no_args_is_help=True)
     for command in (kaggle, hpa, folder):
         importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
 
 
 def _finite(value: float | None) -> float | None:
-    """Return an option's number; infinity is no number of pixels, greys or micrometres."""
+    """Return an option's number; infinity is no number of pixels, grays or micrometers."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
@@ -45,7 +45,7 @@ TRIES = 20
 """How many items that cannot be read are passed over in search of one that shows the channels."""
 
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
-Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabelled.")]
+Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")]
 LabelSetOption = Annotated[
     str | None,
     typer.Option(
@@ -54,15 +54,15 @@ LabelSetOption = Annotated[
     ),
 ]
 FROM_LABELS: Final = "from-labels"
-Size = Annotated[int, typer.Option(help="Edge of the packed pictures, in pixels.", min=32, max=8192)]
+Size = Annotated[int, typer.Option(help="Edge of the packed images, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
-SquareOption = Annotated[Square, typer.Option(help="What to do with pictures that are not square.")]
-Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge pictures that are smaller than --size.")]
+SquareOption = Annotated[Square, typer.Option(help="What to do with images that are not square.")]
+Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge images that are smaller than --size.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be read.")]
 Depth = Literal["field", "import"]
 DepthOption = Annotated[
     Depth,
-    typer.Option(help="Black and white of 16-bit and float pictures: of each field, or of all fields of the import."),
+    typer.Option(help="Black and white of 16-bit and float images: of each field, or of all fields of the import."),
 ]
 Floor = Annotated[
     float | None,
@@ -94,7 +94,7 @@ def kaggle(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Pack the competition's files: four grey pictures a field, PNG or TIFF, 8 or 16 bits.
+    """Pack the competition's files: four gray images a field, PNG or TIFF, 8 or 16 bits.
 
     Fields that cannot be read are listed in quarantine.csv and the import goes on. Imports are resumable: rerun the
     command and it continues from the last complete segment.
@@ -103,8 +103,8 @@ def kaggle(
     """
     from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.sources.kaggle import KaggleSource
-    from cytoloc.pictures.depth import DepthRule
-    from cytoloc.pictures.scale import Scaling
+    from cytoloc.images.depth import DepthRule
+    from cytoloc.images.scale import Scaling
 
     source = KaggleSource(
         folder,
@@ -128,7 +128,7 @@ def kaggle(
 
 def hpa(
     folder: Annotated[
-        Path, typer.Argument(help="Holds `{antibody}_{plate}_{well}_{field}_{colour}.jpg`.", metavar="DIR")
+        Path, typer.Argument(help="Holds `{antibody}_{plate}_{well}_{field}_{color}.jpg`.", metavar="DIR")
     ],
     out: Out,
     labels: Labels = None,
@@ -142,13 +142,13 @@ def hpa(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its colour.
+    """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its color.
 
     Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
     from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.sources.hpa import HpaSource
-    from cytoloc.pictures.scale import Scaling
+    from cytoloc.images.scale import Scaling
 
     scaling = Scaling(size=size, square=square, enlarge=enlarge)
     source = HpaSource(
@@ -181,7 +181,7 @@ def folder(
     files: Annotated[
         str | None, typer.Option(help="Pattern of files that hold all channels; by default all images.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="CSV Id,Target; other fields stay unlabelled.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV Id,Target; other fields stay unlabeled.")] = None,
     label_set: Annotated[
         str | None,
         typer.Option(
@@ -233,8 +233,8 @@ def folder(
     from cytoloc.dataset.sources.field_files import FieldReader
     from cytoloc.dataset.sources.folder import FolderSource
     from cytoloc.dataset.sources.planes import PlaneChoice
-    from cytoloc.pictures.depth import DepthRule
-    from cytoloc.pictures.scale import Scaling
+    from cytoloc.images.depth import DepthRule
+    from cytoloc.images.scale import Scaling
 
     if out is None and not dry_run:
         raise typer.BadParameter("is missing; only --dry-run goes without it.", param_hint="'--out'")
@@ -282,7 +282,7 @@ def _label_set(word: str | None, out: Path | None, *, append: bool, labels: Path
         labels: The labels file of a source that has no usual label set.
     """
     from cytoloc.dataset.manifest import read_manifest
-    from cytoloc.dataset.sources.labelling import label_set_from
+    from cytoloc.dataset.sources.labeling import label_set_from
     from cytoloc.labels import find_label_set
 
     if word is None and append and out is not None:
@@ -330,7 +330,7 @@ def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[Imag
                 break
     typer.echo(f"{counted(len(source.items), 'item')} in {source.folder}.", err=True)
     if source.unmatched:
-        typer.echo(f"  {counted(source.unmatched, 'other picture')} in it not asked for.", err=True)
+        typer.echo(f"  {counted(source.unmatched, 'other image')} in it not asked for.", err=True)
     for items in sorted(seen.values(), key=len, reverse=True):
         which = f"{len(items)} of them, such as {items[0]}" if every else f"{items[0]}, the first to be read"
         typer.echo(f"Channels as in {which}:", err=True)
@@ -355,8 +355,8 @@ def _measure(source: KaggleSource | FolderSource, depth: Depth) -> None:
 
 
 def _warn_of_scale(imported: Imported, size: int) -> None:
-    """Compare the size of pixels with that of the pictures that networks learn from."""
-    from cytoloc.pictures.scale import HPA_FIELD_UM, far_off
+    """Compare the size of pixels with that of the images that networks learn from."""
+    from cytoloc.images.scale import HPA_FIELD_UM, far_off
 
     hpa = HPA_FIELD_UM / size
     edges = imported.column("packed_um").tail(imported.added)
@@ -380,8 +380,8 @@ def _warn_of_scale(imported: Imported, size: int) -> None:
 
 
 def _warn_of_depth(imported: Imported) -> None:
-    """Tell if the floor of white, not the pictures, decided how bright most fields are."""
-    from cytoloc.pictures.depth import FLOOR_16_BIT
+    """Tell if the floor of white, not the images, decided how bright most fields are."""
+    from cytoloc.images.depth import FLOOR_16_BIT
 
     whites = imported.column("white").tail(imported.added)
     floored = int(whites.list.contains(FLOOR_16_BIT).sum())
@@ -425,7 +425,7 @@ def _say_what_is_not_there(source: KaggleSource | HpaSource) -> None:
         typer.echo(f"{counted(left_out, 'more field')} in {source.folder} not asked for.", err=True)
     if source.found.unmatched:
         typer.secho(
-            f"{counted(source.found.unmatched, 'other picture')} in {source.folder} not named like a channel.",
+            f"{counted(source.found.unmatched, 'other image')} in {source.folder} not named like a channel.",
             fg="yellow",
             err=True,
         )

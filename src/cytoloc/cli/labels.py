@@ -110,27 +110,27 @@ def convert(
     """
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
-    from cytoloc.label_conversion import conversion, convert_scores
-    from cytoloc.scores import check_scores_path, read_scores, write_scores
+    from cytoloc.label_conversion import conversion, convert_predictions
+    from cytoloc.predictions import check_predictions_path, read_predictions, write_predictions
 
     check_outputs(out)
     given = find_label_set(source) if source else None
     emptied = reduced = 0
     listed = file.suffix != ".parquet" and _is_label_list(file)
     if listed and out.suffix != ".csv":
-        raise SettingsError(f"{file} lists labels, which are written as CSV.", way_out=f"Choose {out.stem}.csv.")
+        raise SettingsError(f"{file} lists labels, which are written as CSV.", hint=f"Choose {out.stem}.csv.")
     if listed:
         if given is None:
-            raise SettingsError(f"{file} does not state its label set.", way_out="Name it: --from LABEL_SET.")
+            raise SettingsError(f"{file} does not state its label set.", hint="Name it: --from LABEL_SET.")
         by = conversion(given, find_label_set(target))
         number, emptied, reduced = _convert_labels(file, by, out)
     else:
-        check_scores_path(out)
-        scores = read_scores(file, label_set=given)
-        by = conversion(scores.label_set, find_label_set(target))
-        scores = convert_scores(scores, by)
-        write_scores(scores, out)
-        number = len(scores)
+        check_predictions_path(out)
+        predictions = read_predictions(file, label_set=given)
+        by = conversion(predictions.label_set, find_label_set(target))
+        predictions = convert_predictions(predictions, by)
+        write_predictions(predictions, out)
+        number = len(predictions)
     if as_json:
         counts = {"fields": number, "fields_without_labels": emptied, "fields_with_fewer_labels": reduced}
         typer.echo(json.dumps({**counts, **by.to_json()}, indent=2))

@@ -20,7 +20,7 @@ def predict(
     model: Annotated[
         Path,
         typer.Argument(
-            help="box, the model that comes with cytoloc; a bundle; a run, or a folder of runs to average.",
+            help="builtin, the model that comes with cytoloc; a bundle; a run, or a folder of runs to average.",
             metavar="MODEL",
         ),
     ],
@@ -31,8 +31,8 @@ def predict(
             metavar="INPUT…",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The new scores file (.parquet).")],
-    views: Annotated[
+    out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
+    tta: Annotated[
         Literal["1", "2", "4", "8"] | None,
         typer.Option(help="Flips and turns to average over; by default the recipe's."),
     ] = None,
@@ -50,14 +50,16 @@ def predict(
 ) -> None:
     """Predict the probability of every location for every field.
 
-    Fields that cannot be read are listed with the reason in a CSV beside the scores, and the rest is predicted. Other
+    Fields that cannot be read are listed with the reason in a CSV beside the predictions, and the rest is predicted.
+    Other
     files than the competition's become a dataset by `cytoloc import folder` first.
 
-    Example: `cytoloc predict runs/ test.dataset --out scores.parquet`
+    Example: `cytoloc predict runs/ test.dataset --out predictions.parquet`
 
-    Example: `cytoloc predict box pictures/ --out scores.parquet --locations locations.csv`
+    Example: `cytoloc predict builtin images/ --out predictions.parquet --locations locations.csv`
 
-    Example: `cytoloc predict box two-channels.dataset --absent er=zero --absent microtubules=zero --out scores.parquet`
+    Example: `cytoloc predict builtin two-channels.dataset --absent er=zero --absent microtubules=zero --out
+    predictions.parquet`
     """
     require_nets()
     keep_freed_memory()
@@ -66,9 +68,9 @@ def predict(
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
     from cytoloc.predict.sources import DatasetSource, open_source
-    from cytoloc.scores import check_scores_path, write_scores
+    from cytoloc.predictions import check_predictions_path, write_predictions
 
-    check_scores_path(out)
+    check_predictions_path(out)
     substitutes = _substitutes(absent or [])
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
     outputs = [out, *([locations] if locations else [])]
@@ -84,20 +86,23 @@ def predict(
     if locations and loaded.decision is None:
         raise SettingsError(
             f"{model} has no decision, so it gives probabilities alone.",
-            way_out="Leave out --locations, and decide with `cytoloc decide apply`.",
+            hint="Leave out --locations, and decide with `cytoloc decide apply`.",
         )
     with progress("predicting") as advance:
-        scores, bad = loaded.score(
-            *sources, views=int(views) if views else None, absent=substitutes, strict=strict, advance=advance
+        predictions, bad = loaded.score(
+            *sources, tta=int(tta) if tta else None, absent=substitutes, strict=strict, advance=advance
         )
     with new_files(*outputs) as temporary:
-        write_scores(scores, temporary[out])
+        write_predictions(predictions, temporary[out])
         if locations and loaded.decision:
             write_locations(
-                scores.ids, loaded.decision.decided(scores.probabilities), temporary[locations], scores.label_set
+                predictions.ids,
+                loaded.decision.decided(predictions.probabilities),
+                temporary[locations],
+                predictions.label_set,
             )
-    said = f"{out}: {counted(len(scores), 'field')}, networks: {len(loaded.networks)}"
-    typer.echo(f"{said}, views: {scores.provenance['views']}.")
+    said = f"{out}: {counted(len(predictions), 'field')}, networks: {len(loaded.networks)}"
+    typer.echo(f"{said}, TTA views: {predictions.provenance['tta']}.")
     if loaded.caution:
         typer.secho(loaded.caution, fg="yellow", err=True)
     if bad:
@@ -117,7 +122,7 @@ def _substitutes(options: list[str]) -> dict[str, str]:
         if not (name and sign and substitute) or name in substitutes:
             raise SettingsError(
                 f"--absent {option} is not CHANNEL=SUBSTITUTE, or names a channel twice.",
-                way_out="Write for example --absent er=zero.",
+                hint="Write for example --absent er=zero.",
             )
         substitutes[name] = substitute
     return substitutes

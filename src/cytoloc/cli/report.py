@@ -48,7 +48,7 @@ def report(
     ] = None,
     decision: Annotated[
         Method, typer.Option(help="How fields are decided, each by a fit on others; see docs/decisions.md.")
-    ] = "seed",
+    ] = "grid",
     ensemble: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,21 +68,21 @@ def report(
     from cytoloc.errors import SettingsError, TableError
     from cytoloc.files import check_outputs, new_file
     from cytoloc.lists import read_groups, truth_of
+    from cytoloc.predictions import refuse_different
     from cytoloc.report.runs import read_runs
     from cytoloc.report.study import study_tables
     from cytoloc.report.study_format import json_values
-    from cytoloc.scores import refuse_different
 
     if not table:
-        raise SettingsError("`cytoloc report` makes tables only so far.", way_out="Add --table.")
+        raise SettingsError("`cytoloc report` makes tables only so far.", hint="Add --table.")
     if out:
         check_outputs(out)
     finished, left_out = read_runs(runs)
     for run in left_out:
         typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if not finished:
-        raise TableError("None of these runs is finished.", way_out="Go on with `cytoloc train … --resume`.")
-    label_set = refuse_different({str(run.folder): run.scores for run in finished})
+        raise TableError("None of these runs is finished.", hint="Go on with `cytoloc train … --resume`.")
+    label_set = refuse_different({str(run.folder): run.predictions for run in finished})
     known, where = (read_truth(labels, label_set), str(labels)) if labels else _dataset_truth(finished, label_set)
     tables = study_tables(
         finished,
@@ -108,27 +108,25 @@ def _dataset_truth(runs: Sequence[FinishedRun], label_set: LabelSet) -> tuple[di
 
     Raises:
         TableError: If one is not there any more, was changed since, or two disagree on a field.
-        LabelSetError: If one has another label set than the scores.
+        LabelSetError: If one has another label set than the predictions.
     """
     from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import FormatError, StorageError, TableError
 
-    way_out = "Give the truth: --labels CSV, or the place of the dataset."
+    hint = "Give the truth: --labels CSV, or the place of the dataset."
     known: dict[str, tuple[int, ...]] = {}
     datasets = {(run.dataset, run.fingerprint): run for run in runs}
     for (path, fingerprint), run in datasets.items():
         try:
             dataset = open_dataset(path)
         except (FormatError, StorageError) as error:
-            raise TableError(
-                f"The dataset of {run.folder} cannot be opened: {error.message}", way_out=way_out
-            ) from error
+            raise TableError(f"The dataset of {run.folder} cannot be opened: {error.message}", hint=hint) from error
         if dataset.fingerprint != fingerprint:
-            raise TableError(f"{path} is not what it was when {run.folder} was trained.", way_out=way_out)
+            raise TableError(f"{path} is not what it was when {run.folder} was trained.", hint=hint)
         label_set.refuse_other(dataset.label_set, what=str(path), than="the predictions")
         for name, labels in zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True):
             if labels is not None and known.setdefault(name, tuple(labels)) != tuple(labels):
-                raise TableError(f"{path} and another dataset of these runs disagree on {name}.", way_out=way_out)
+                raise TableError(f"{path} and another dataset of these runs disagree on {name}.", hint=hint)
     return known, ", ".join(sorted({path for path, _ in datasets}))
 
 

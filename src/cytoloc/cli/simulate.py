@@ -20,11 +20,11 @@ def simulate(
     fields: Annotated[int | None, typer.Option(help="How many fields of view; of a study, for training.")] = None,
     out: Annotated[Path | None, typer.Option(help="The new dataset, or folder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
-    size: Annotated[int, typer.Option(help="Edge of the pictures, in pixels.")] = 512,
+    size: Annotated[int, typer.Option(help="Edge of the images, in pixels.")] = 512,
     original: Annotated[
         int | None,
         typer.Option(
-            help="Edge of the photographs, in pixels; datasets hold them scaled to --size, picture files as they are."
+            help="Edge of the photographs, in pixels; datasets hold them scaled to --size, image files as they are."
         ),
     ] = None,
     form: Annotated[
@@ -32,7 +32,7 @@ def simulate(
         typer.Option(
             "--format",
             help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
-            " Protein Atlas's, each stain in its colour; study: datasets for training,"
+            " Protein Atlas's, each stain in its color; study: datasets for training,"
             " test and external labels, with what is wrong about them beside.",
         ),
     ] = "dataset",
@@ -118,7 +118,7 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
 
-    check_outputs(pictures=[path])
+    check_outputs(images=[path])
     label_set = LabelSet.hpa28()
     locations = range(len(label_set))
     plans = [plan_one(location, seed=seed, size=size) for location in locations]

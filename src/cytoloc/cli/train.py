@@ -34,7 +34,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, ever
 
 
 def _recipe_table() -> list[str]:
-    """Return the recipes of the starting system with their published scores, then cytoloc's own."""
+    """Return the recipes of the silver-medal baseline with their published scores, then cytoloc's own."""
     from cytoloc.recipe import load_recipe, loss_in_words, published_scores, recipe_names
 
     def row(name: str, last: str) -> str:
@@ -48,7 +48,10 @@ def _recipe_table() -> list[str]:
     for name, scores in published.items():
         cells = [f"{score:.3f}"[1:] if score is not None else "-" for score in scores]
         lines.append(row(name, f"{loss_in_words(load_recipe(name)):<24} {cells[0]:>5} {cells[1]:>6} {cells[2]:>7}"))
-    lines += ["Macro F1 as the author of the starting system published it; nothing here was measured by cytoloc.", ""]
+    lines += [
+        "Macro F1 as the author of the silver-medal baseline published it; nothing here was measured by cytoloc.",
+        "",
+    ]
     lines.append(f"{heading}loss")
     for name in recipe_names():
         if name not in published:
@@ -84,8 +87,8 @@ def train(
     """
     require_nets()
     keep_freed_memory()
+    from cytoloc.curation.folds_file import read_folds
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.folds.table import read_folds
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
     from cytoloc.train.processes import find_processes, part
@@ -136,7 +139,7 @@ def train(
             for log in logs.values():
                 add_files(mlflow, log.parent, [curve])
     curves = ", ".join(f"{name}-curve.png" for name in names)
-    typer.echo(f"{out}: {', '.join(run.name for run in runs)}; held-out scores in each; {curves}")
+    typer.echo(f"{out}: {', '.join(run.name for run in runs)}; out-of-fold predictions in each; {curves}")
 
 
 def _above_the_bar(line: str) -> None:

@@ -116,11 +116,11 @@ def audit(matched: Sequence[Matched], unmatched: int = 0, *, label_set: LabelSet
         TableError: If nothing was matched.
     """
     if not matched and not unmatched:
-        raise TableError("There are no pairs.", way_out="Give a list that names at least one.")
+        raise TableError("There are no pairs.", hint="Give a list that names at least one.")
     if not matched:
         raise TableError(
             f"No pair is in both lists; there are {unmatched}.",
-            way_out="Pairs name a field of the audited list first, and one of the trusted list second;"
+            hint="Pairs name a field of the audited list first, and one of the trusted list second;"
             " to match wells, ids of the first must name them.",
         )
     listed = label_set.to_matrix(each.listed for each in matched)

@@ -19,13 +19,13 @@ from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ChannelError
 from cytoloc.files import new_file
+from cytoloc.images.hashes import TRANSFORMS, phashes_turned, turned
 from cytoloc.parallel import in_order
-from cytoloc.pictures.hashes import TRANSFORMS, phashes_turned, turned
 
 Verdict = Literal["copy", "doubtful", "different"]
 
 COPY: Final = 0.8
-"""A registered correlation of at least this much is a copy; ``studies/duplicates.py`` shows what copies reach."""
+"""A registered correlation of at least this much is a copy; ``research/duplicates.py`` shows what copies reach."""
 
 DOUBTFUL: Final = 0.5
 """Between this and :data:`COPY` a person should look."""
@@ -77,8 +77,8 @@ def find_duplicates(
     Args:
         datasets: Fields of all of them are compared with each other.
         limits: The most bits by which each channel's hash may differ; other channels are not compared.
-        turns: Look for turned and mirrored copies too: every picture is read once for that.
-        confirm: Lay the pictures of each pair over each other; without it correlation and verdict are null.
+        turns: Look for turned and mirrored copies too: every image is read once for that.
+        confirm: Lay the images of each pair over each other; without it correlation and verdict are null.
         advance: Told what is done, and how much of it.
 
     Raises:
@@ -142,7 +142,7 @@ def _refuse_few_channels(datasets: Sequence[Dataset], limits: Mapping[str, int])
                 f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
                 f" with limits for {', '.join(limits)}, {' and '.join(both) or 'none'} can be compared. Two fields are"
                 f" compared in {LEAST_CHANNELS} channels or more, or in the only one that both have.",
-                way_out="Give limits for channels that all datasets have, with --limits CHANNEL=BITS,…; or compare"
+                hint="Give limits for channels that all datasets have, with --limits CHANNEL=BITS,…; or compare"
                 " the datasets apart.",
             )
 
@@ -226,7 +226,7 @@ def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> lis
 
 
 def _correlations(pool: _Pool, table: pl.DataFrame, advance: Callable[[str, int, int], None]) -> Sequence[float]:
-    """Return how well the pictures of each pair agree, in the channels that are known of both."""
+    """Return how well the images of each pair agree, in the channels that are known of both."""
 
     def correlation(pair: tuple[int, int, int, list[int]]) -> float:
         row_a, row_b, transform, distances = pair

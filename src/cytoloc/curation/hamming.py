@@ -119,7 +119,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "The search for near-duplicates needs faiss.", way_out=installing("duplicates")
-        ) from error
+        raise MissingExtraError("The search for near-duplicates needs faiss.", hint=installing("duplicates")) from error
     return faiss

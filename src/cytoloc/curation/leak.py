@@ -1,4 +1,4 @@
-"""Leaks: test fields that are copies of labelled ones, and what the labels of those say of them.
+"""Leaks: test fields that are copies of labeled ones, and what the labels of those say of them.
 
 A leak tells how good a list of labels is at copying, not how good a network is at seeing. So it is found and written
 down, and used only when it is asked for.
@@ -43,7 +43,7 @@ def leak_schema(channels: Sequence[str]) -> pl.Schema:
 
 
 class Known(NamedTuple):
-    """What is known of labelled fields.
+    """What is known of labeled fields.
 
     Attributes:
         of_field: The labels of each field, by its id.
@@ -55,16 +55,16 @@ class Known(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """What labelled fields say of test fields.
+    """What labeled fields say of test fields.
 
     Attributes:
         table: A row per test field that has a copy with labels, columns as in :func:`leak_schema`.
-        unlabelled: Test fields whose copies have no labels.
+        unlabeled: Test fields whose copies have no labels.
         passed_over: Pairs that do not tie a test field to another one, or are held to be different.
     """
 
     table: pl.DataFrame
-    unlabelled: int
+    unlabeled: int
     passed_over: int
 
 
@@ -91,7 +91,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test:
 
     Args:
         pairs: Fields that are copies of each other; those with the verdict ``different`` are passed over.
-        known: The labelled fields.
+        known: The labeled fields.
         label_set: The locations of their labels.
         test: Ids of the test fields; by default all ids that have no labels and name no well.
 
@@ -109,7 +109,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test:
     if pairs and not copies:
         raise TableError(
             f"No pair ties a test field to another one; there are {len(pairs)}.",
-            way_out="Give pairs of these two sets of fields.",
+            hint="Give pairs of these two sets of fields.",
         )
     channels = in_order(list(dict.fromkeys(channel for pair in pairs for channel in pair.bits)))
     rows = []
@@ -124,7 +124,7 @@ def find_leak(pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test:
     if copies and not rows:
         raise TableError(
             f"There are copies of test fields ({len(copies)} of these), and no labels of any of them.",
-            way_out="Give the labels of the copies, or of other fields of their wells.",
+            hint="Give the labels of the copies, or of other fields of their wells.",
         )
     table = pl.DataFrame(rows, schema=leak_schema(channels), orient="row").sort("Id")
     return Leak(table, len(copies) - len(rows), passed_over)

@@ -1,4 +1,4 @@
-"""Whether two pictures show the same field: one is laid over the other, then their pixels are correlated."""
+"""Whether two images show the same field: one is laid over the other, then their pixels are correlated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MATCHED_PX: Final = 128
-"""Edge at which pictures are laid over each other."""
+"""Edge at which images are laid over each other."""
 
 SURE: Final = 0.98
 """A correlation as they lie that needs no better alignment."""
@@ -23,7 +23,7 @@ def registered_correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
     The alignment is found on the sum of all channels (enhanced correlation coefficient, Evangelidis & Psarakis 2008);
     the correlation (Pearson's) is the mean over channels, of what both show. Where no alignment can be found, which is
-    the rule for different fields, it is that of the pictures as they lie.
+    the rule for different fields, it is that of the images as they lie.
 
     Args:
         a: uint8 ``(channels, size, size)``.

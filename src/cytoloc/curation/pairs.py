@@ -77,16 +77,16 @@ def read_matches(path: Path) -> list[Pair]:
     except gzip.BadGzipFile:
         lines = _plain_lines(path)
     except (EOFError, UnicodeDecodeError, OSError, zlib.error) as error:
-        raise TableError(f"{path} is not a pairs file: {error}.", way_out="Give a CSV with the columns a,b.") from error
+        raise TableError(f"{path} is not a pairs file: {error}.", hint="Give a CSV with the columns a,b.") from error
     rows = _rows(lines, path)
     if not rows:
-        raise TableError(f"{path} lists no pairs.", way_out="Give a CSV with the columns a,b.")
+        raise TableError(f"{path} lists no pairs.", hint="Give a CSV with the columns a,b.")
     header = next(iter(rows.values()))
     columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
     if columns is None and (_is_header(list(rows.values())) or _OTHER_HEADERS & {cell.lower() for cell in header}):
         raise TableError(
             f"{path} is not a pairs file: its first line looks like the columns {', '.join(header)}.",
-            way_out="Give a CSV with the columns a,b; if these are ids, add the line a,b above them.",
+            hint="Give a CSV with the columns a,b; if these are ids, add the line a,b above them.",
         )
     pairs = []
     for number, row in list(rows.items())[1:] if columns else rows.items():
@@ -95,7 +95,7 @@ def read_matches(path: Path) -> list[Pair]:
         if len(ids) < 2 or not all(ids) or any(_NUMBER.fullmatch(name) for name in ids):
             raise TableError(
                 f"{path}, line {number}: {','.join(row)!r} is not a pair of ids.",
-                way_out="Give a CSV with the columns a,b, or lines of ids with commas between.",
+                hint="Give a CSV with the columns a,b, or lines of ids with commas between.",
             )
         said = _said(header, row, where=f"{path}, line {number}") if columns else Pair("", "")
         pairs += [said._replace(a=one, b=ids[-1]) for one in ids[:-1]]
@@ -113,7 +113,7 @@ def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
         if _ends_in_quotes(line):
             raise TableError(
                 f"{path}, line {number}: a quote is not closed on its line.",
-                way_out="Close it, or remove it; cells of several lines are not read.",
+                hint="Close it, or remove it; cells of several lines are not read.",
             )
         if any(cells):
             rows[number] = cells
@@ -149,7 +149,7 @@ def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
     correlation = _number(cells["correlation"], where) if cells.get("correlation") else None
     verdict = (cells.get("verdict") or "").lower() or None
     if verdict is not None and verdict not in VERDICTS:
-        raise TableError(f"{where}: {cells['verdict']!r} is no verdict.", way_out=f"There are {', '.join(VERDICTS)}.")
+        raise TableError(f"{where}: {cells['verdict']!r} is no verdict.", hint=f"There are {', '.join(VERDICTS)}.")
     return Pair("", "", bits, correlation, verdict)
 
 
@@ -159,7 +159,7 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise TableError(f"{where}: {text!r} is not a number.", way_out="Leave the cell empty if it is not known.")
+        raise TableError(f"{where}: {text!r} is not a number.", hint="Leave the cell empty if it is not known.")
     return number
 
 
@@ -167,4 +167,4 @@ def _plain_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
-        raise TableError(f"{path} is not a pairs file: {error}.", way_out="Give a CSV with the columns a,b.") from error
+        raise TableError(f"{path} is not a pairs file: {error}.", hint="Give a CSV with the columns a,b.") from error

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.pictures.hashes import field_hashes
-from cytoloc.pictures.quality import MEASURED_PX, flags_of, shrunk
+from cytoloc.images.hashes import field_hashes
+from cytoloc.images.quality import MEASURED_PX, flags_of, shrunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class FieldRow:
 def schema_of(channels: Sequence[str]) -> pl.Schema:
     """Return the columns of ``fields.parquet`` of a dataset with these channels.
 
-    Besides what :class:`FieldRow` says, ``flags`` is what :func:`cytoloc.pictures.quality.flags_of` finds wrong with a
+    Besides what :class:`FieldRow` says, ``flags`` is what :func:`cytoloc.images.quality.flags_of` finds wrong with a
     field, ``sha256`` is that of the packed pixels, channel by channel, row by row, and ``phash_…`` is the perceptual
-    hash of each channel (:func:`cytoloc.pictures.hashes.field_hashes`).
+    hash of each channel (:func:`cytoloc.images.hashes.field_hashes`).
     """
     text = dict.fromkeys(("antibody", "plate", "well", "field", "gene", "cell_line"), pl.String())
     return pl.Schema(

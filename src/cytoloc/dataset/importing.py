@@ -199,14 +199,14 @@ def _check_target(path: Path, *, append: bool) -> None:
     whole = os.path.realpath(path)
     if not path.name or printable(whole) != whole:
         raise SettingsError(
-            f"{printable(str(path))!r} cannot be the name of a dataset.", way_out="Choose another output, in UTF-8."
+            f"{printable(str(path))!r} cannot be the name of a dataset.", hint="Choose another output, in UTF-8."
         )
     if append:
         existing(path, error=FormatError, what="dataset")
         read_manifest(path)
     elif (path / MANIFEST).exists():
         if is_finished(path):
-            refuse_existing(path, way_out="Append to it, remove it, or choose another output.")
+            refuse_existing(path, hint="Append to it, remove it, or choose another output.")
     elif path.is_dir():
         # An import that was killed before its first commit leaves these.
         names = {each.name for each in path.iterdir()}
@@ -232,14 +232,14 @@ def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int
             command = whole.unfinished.settings.get("command", "import")
             raise OutputExistsError(
                 f"{path} has an unfinished import ({command}) with other settings or other files.",
-                way_out="Rerun that import to finish it, or say --discard-unfinished to discard what it added. Fields"
+                hint="Rerun that import to finish it, or say --discard-unfinished to discard what it added. Fields"
                 " of finished imports stay.",
             )
         manifest = whole.before(len(whole.imports) - 1)
     if manifest.imports:
         _refuse_unfit(source, path, manifest, size=size, append=options.append)
     elif options.append:
-        raise FormatError(f"{path} has no finished import to add to.", way_out="Leave out --append.")
+        raise FormatError(f"{path} has no finished import to add to.", hint="Leave out --append.")
     else:
         manifest = Manifest(size=size, channels=channels, label_set=source.label_set)
     if whole.unfinished:
@@ -253,12 +253,12 @@ def _refuse_unfit(source: FieldSource, path: Path, manifest: Manifest, *, size: 
         refuse_existing(path)
     if manifest.size != size:
         raise OutputExistsError(
-            f"{path} has images of {manifest.size} px, not {size}.", way_out=f"Append with size {manifest.size}."
+            f"{path} has images of {manifest.size} px, not {size}.", hint=f"Append with size {manifest.size}."
         )
     if manifest.channels != source.channels:
         raise ChannelError(
             f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(source.channels)}.",
-            way_out="Append fields with the same channels, or make another dataset.",
+            hint="Append fields with the same channels, or make another dataset.",
         )
     manifest.label_set.refuse_other(source.label_set, what="the import", than=str(path))
 
@@ -288,7 +288,7 @@ def _pack(
                     if not options.skip_known:
                         raise TableError(
                             f"{writer.folder} has a field {name} already.",
-                            way_out="Say --skip-known to add only the fields that it does not have.",
+                            hint="Say --skip-known to add only the fields that it does not have.",
                         )
                     passed += 1
                     continue
@@ -302,7 +302,7 @@ def _pack(
             if options.strict:
                 raise ImageError(
                     f"{result.id}: {result.reason}",
-                    way_out="Fix it, or leave out --strict, and start again; what is committed is kept.",
+                    hint="Fix it, or leave out --strict, and start again; what is committed is kept.",
                 )
             writer.reject(result)
             bad += 1
@@ -346,7 +346,7 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
         writer.roll_back()
         raise ImageError(
             f"{writer.folder}: none of {record.rejected} fields could be imported.{reasons}",
-            way_out="Fix the files, or check the settings of the import.",
+            hint="Fix the files, or check the settings of the import.",
         )
     before = writer.manifest.before(writer.number)
     if not record.added and set(rejections) <= set(StoredFiles(writer.folder).quarantine(before)):

@@ -128,7 +128,7 @@ class Manifest:
                 segments=tuple(Segment(**each) for each in header["segments"]),
             )
         except (CytolocError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{where} is damaged: {error!r}.", way_out="Import the dataset again.") from error
+            raise FormatError(f"{where} is damaged: {error!r}.", hint="Import the dataset again.") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
@@ -153,13 +153,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     existing(folder, error=FormatError, what="dataset")
     if not folder.is_dir():
-        raise FormatError(
-            f"{folder} is not a dataset but a file.", way_out="A dataset is a folder that an import wrote."
-        )
+        raise FormatError(f"{folder} is not a dataset but a file.", hint="A dataset is a folder that an import wrote.")
     if (folder / "atlas.json").exists():
-        raise FormatError(
-            f"{folder} was written by a development version of cytoloc.", way_out="Import the images again."
-        )
+        raise FormatError(f"{folder} was written by a development version of cytoloc.", hint="Import the images again.")
     file = folder / MANIFEST
     try:
         content = file.read_bytes()
@@ -167,10 +163,10 @@ def read_manifest(folder: Path) -> Manifest:
         if holds_dataset(folder):
             raise FormatError(
                 f"{folder} is not a dataset yet: an import to it was stopped before its first segment was complete.",
-                way_out="Rerun the import.",
+                hint="Rerun the import.",
             ) from None
         raise FormatError(
-            f"{folder} is not a dataset: it has no {MANIFEST}.", way_out="Make one with `cytoloc import`."
+            f"{folder} is not a dataset: it has no {MANIFEST}.", hint="Make one with `cytoloc import`."
         ) from None
     except OSError as error:
         raise FormatError(f"{file} cannot be read: {error}.") from error

@@ -25,18 +25,16 @@ class Rejected(NamedTuple):
 
 
 def rejected(name: str, error: ImageError) -> Rejected:
-    """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the way out."""
+    """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the hint."""
     # What a library says has no full stop.
-    stop = "" if error.message.endswith((".", "!", "?")) or not error.way_out else "."
-    return Rejected(printable(name), printable(f"{error.message}{stop} {error.way_out}".rstrip()))
+    stop = "" if error.message.endswith((".", "!", "?")) or not error.hint else "."
+    return Rejected(printable(name), printable(f"{error.message}{stop} {error.hint}".rstrip()))
 
 
 def refuse_unprintable(name: str) -> None:
     """Raise :class:`~cytoloc.errors.ImageError` if a name is no line of text: file names may be any bytes."""
     if printable(name) != name:
-        raise ImageError(
-            f"the name {printable(name)} is not UTF-8, or holds a line's end.", way_out="Rename the files."
-        )
+        raise ImageError(f"the name {printable(name)} is not UTF-8, or holds a line's end.", hint="Rename the files.")
 
 
 def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:

@@ -51,7 +51,7 @@ class StoredFiles:
         try:
             self._store = tensorstore.KvStore.open(spec, context=_patience()).result()
         except ValueError as error:
-            raise StorageError(f"{path} cannot be read: {first_line(error)}", way_out="Check the URL.") from error
+            raise StorageError(f"{path} cannot be read: {first_line(error)}", hint="Check the URL.") from error
 
     def manifest(self) -> Manifest:
         """Return the content of ``dataset.json``.
@@ -64,7 +64,7 @@ class StoredFiles:
         with damage(self.path):
             found = self._store.read(MANIFEST).result()
         if found.state != "value":
-            raise FormatError(f"{self.path}: there is no dataset ({MANIFEST} is missing).", way_out="Check the URL.")
+            raise FormatError(f"{self.path}: there is no dataset ({MANIFEST} is missing).", hint="Check the URL.")
         return Manifest.from_bytes(found.value, where=f"{self.path}/{MANIFEST}")
 
     def table(self, manifest: Manifest, segments: Iterable[Segment], *, columns: Sequence[str] = ()) -> pl.DataFrame:
@@ -86,7 +86,7 @@ class StoredFiles:
             with damage(self.path):
                 table = pl.read_parquet(io.BytesIO(content), columns=list(columns) or None)
             if table.schema != wanted or table.height != listed[name].fields:
-                raise FormatError(f"{self.path} is damaged: {name} does not agree with {MANIFEST}.", way_out=_ANEW)
+                raise FormatError(f"{self.path} is damaged: {name} does not agree with {MANIFEST}.", hint=_ANEW)
             tables.append(table)
         return pl.concat(tables)
 
@@ -108,7 +108,7 @@ class StoredFiles:
             if array.shape != (segment.fields, len(manifest.channels), manifest.size, manifest.size):
                 raise FormatError(
                     f"{self.path} is damaged: the pixels of segment {segment.name} do not agree with {MANIFEST}.",
-                    way_out=_ANEW,
+                    hint=_ANEW,
                 )
         if len(arrays) < 2:
             return arrays[0] if arrays else None
@@ -151,11 +151,9 @@ class StoredFiles:
                 results = [each.result() for each in [self._store.read(name) for name in some]]
             for name, found in zip(some, results, strict=True):
                 if found.state != "value":
-                    raise FormatError(f"{self.path} is damaged: {name} is missing.", way_out=_ANEW)
+                    raise FormatError(f"{self.path} is damaged: {name} is missing.", hint=_ANEW)
                 if hashlib.sha256(found.value).hexdigest() != digests[name]:
-                    raise FormatError(
-                        f"{self.path} is damaged: {name} is not the file that was written.", way_out=_ANEW
-                    )
+                    raise FormatError(f"{self.path} is damaged: {name} is not the file that was written.", hint=_ANEW)
                 yield name, found.value
 
 
@@ -169,7 +167,7 @@ def damage(path: Path | str) -> Iterator[None]:
         if _WHOLE_FILES in said:
             raise StorageError(
                 f"{path} cannot be read: its server sends whole files, and pixels are read by ranges of bytes.",
-                way_out="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
+                hint="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
                 " http.server does not), or copy the dataset here.",
             ) from error
         way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
@@ -177,9 +175,9 @@ def damage(path: Path | str) -> Iterator[None]:
         refused = isinstance(error, OSError) and error_number(error) not in (None, errno.ENOENT)
         if (way and way[0] not in _DAMAGE) or refused:
             raise StorageError(
-                f"{path} cannot be read: {said}", way_out="Check rights and, for a URL, the network; then try again."
+                f"{path} cannot be read: {said}", hint="Check rights and, for a URL, the network; then try again."
             ) from error
-        raise FormatError(f"{path} is damaged: {said}", way_out=_ANEW) from error
+        raise FormatError(f"{path} is damaged: {said}", hint=_ANEW) from error
 
 
 def _file_spec(path: Path) -> dict[str, str]:

@@ -98,7 +98,7 @@ class Dataset:
             FormatError: If it is at a URL.
         """
         if isinstance(self.path, str):
-            raise FormatError(f"{self.path} is not on this machine.", way_out="Copy the dataset here first.")
+            raise FormatError(f"{self.path} is not on this machine.", hint="Copy the dataset here first.")
         return self.path
 
     @property
@@ -107,7 +107,7 @@ class Dataset:
         return tuple(self.fields["id"].to_list())
 
     @property
-    def labelled(self) -> NDArray[np.bool_]:
+    def labeled(self) -> NDArray[np.bool_]:
         """For each field, whether its locations are known."""
         return np.asarray(self.fields["labels"].is_not_null().to_numpy(), np.bool_)
 

@@ -232,7 +232,7 @@ def write_dataset(
         writer = DatasetWriter(folder, manifest)
         for row, image in fields:
             if row.id in ids:
-                raise TableError(f"{path}: the id {row.id} occurs twice.", way_out="Keep one field per id.")
+                raise TableError(f"{path}: the id {row.id} occurs twice.", hint="Keep one field per id.")
             ids.add(row.id)
             writer.add(row_of(row, image, manifest.channels), encode(image))
             if writer.raw_bytes >= SEGMENT_BYTES:

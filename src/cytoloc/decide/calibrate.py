@@ -1,4 +1,4 @@
-"""Scores made into probabilities that mean what they say, class by class, as far as the class has fields to tell."""
+"""Calibration of predictions, class by class, as far as a class has fields to tell."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ def fit_calibration(kind: CalibrationKind, scores: Floats, truth: NDArray[np.boo
 
 def _curves(features: Floats, truth: NDArray[np.bool_]) -> Floats:
     """Return ``c, a, b`` of each class for one feature (then a = b) or two; slopes are not negative."""
-    centre = features.mean(axis=(0, 1))
+    center = features.mean(axis=(0, 1))
     spread = np.maximum(features.std(axis=(0, 1)), 1e-9)
-    scaled = np.ascontiguousarray(((features - centre) / spread).transpose(1, 0, 2))
+    scaled = np.ascontiguousarray(((features - center) / spread).transpose(1, 0, 2))
     shared = fit_shared(scaled.__getitem__, truth, least=0.0)
     offsets = (scaled @ shared.weights).T + shared.intercepts
     designs = [np.hstack([np.ones((len(truth), 1)), scaled[i]]) for i in range(truth.shape[1])]
     kinds = np.repeat([0, 1], [1, features.shape[2]])
     added = fit_shrunk(designs.__getitem__, offsets, truth, kinds).coefficients
     slopes = np.maximum(shared.weights + added[:, 1:], 0) / spread
-    intercepts = shared.intercepts + added[:, 0] - slopes @ centre
+    intercepts = shared.intercepts + added[:, 0] - slopes @ center
     return np.column_stack([intercepts, slopes[:, 0], slopes[:, -1]])
 
 

@@ -31,7 +31,7 @@ PLAIN: Final = (
     Plan("mean", "platt", "expected"),
     Plan("weighted", "platt", "expected"),
 )
-"""What a stack is held against: the starting system, class ratios, and calibrated means."""
+"""What a stack is held against: the silver-medal baseline, class ratios, and calibrated means."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ def choose(
     parts = deal(keys, groups, parts=PARTS)
     if parts.max() < 2:
         raise TableError(
-            "'auto' needs at least three groups of fields whose scores differ, to judge candidates on fields that they"
+            "'auto' needs at least three groups of fields whose predictions differ, to judge candidates on fields"
+            " that they"
             f" did not see; here are {int(parts.max()) + 1}.",
-            way_out="Give more fields, or choose a method such as 'seed'.",
+            hint="Give more fields, or choose a method such as 'grid'.",
         )
     if len(truth) > MOST_JUDGED:
         rows = np.sort(np.argsort(keys, kind="stable")[:MOST_JUDGED])

@@ -37,7 +37,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 PLANS: Final[dict[Method, Plan]] = {
-    "seed": Plan("mean", "none", "grid"),
+    "grid": Plan("mean", "none", "grid"),
     "global": Plan("mean", "none", "global"),
     "smooth": Plan("mean", "none", "smooth"),
     "fixed": Plan("mean", "none", "fixed"),
@@ -66,7 +66,7 @@ def fit_decision(
     truth: NDArray[np.bool_],
     *,
     label_set: LabelSet | None = None,
-    method: Method = "seed",
+    method: Method = "grid",
     most: int | None = None,
     fill_blank: bool = True,
     blank: Blank = "probability",
@@ -86,7 +86,8 @@ def fit_decision(
         truth: bool ``(n, locations)``.
         label_set: The locations of the columns. By default they are called "0", "1", and so on; commands refuse such a
             decision for predictions of any other label set.
-        method: ``seed`` is the starting system's: plain mean, then per class the best F1 on a grid. ``auto`` judges
+        method: ``grid`` is the silver-medal baseline's: plain mean, then per class the best F1 on a grid. ``auto``
+        judges
             several by nested cross-fitting and says why it takes one. docs/decisions.md explains all.
         most: Locations that a field has at most; by default 5, or all if there are fewer.
         fill_blank: Whether no field may be left without location.
@@ -125,7 +126,7 @@ def fit_decision(
         if ensemble or calibration:
             raise TableError(
                 "'auto' chooses ensemble and calibration itself.",
-                way_out="Leave them out, or choose the thresholds' method too, such as 'expected'.",
+                hint="Leave them out, or choose the thresholds' method too, such as 'expected'.",
             )
         choice = choose(fields.stack, fields.truth, keys=fields.keys, groups=fields.groups, rules=rules)
         plan = choice.plan
@@ -159,7 +160,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         rows: Their rows.
-        probabilities: What their members' scores become, ``(len(rows), locations)``.
+        probabilities: What their members' predictions become, ``(len(rows), locations)``.
         decision: Fitted to the other fields.
     """
 
@@ -189,8 +190,8 @@ def held_out_parts(
     parts = deal(row_keys(stack_members(members)), groups, parts=CROSS_FIT_PARTS)
     if parts.max() < 1:
         raise TableError(
-            "A decision is judged on two groups of fields whose scores differ, or more; here is one.",
-            way_out="Give more fields, of different scores.",
+            "A decision is judged on two groups of fields whose predictions differ, or more; here is one.",
+            hint="Give more fields, of different predictions.",
         )
     for part in range(int(parts.max()) + 1):
         held_out = parts == part
@@ -255,8 +256,8 @@ def _fit(plan: Plan, fields: _Fields) -> tuple[Evidence, Floats]:
     parts = deal(fields.keys, fields.groups, parts=PARTS)
     if parts.max() < 1:
         raise TableError(
-            f"{plan.name!r} needs two groups of fields whose scores differ; here is one.",
-            way_out="Give more fields, or choose a method such as 'seed'.",
+            f"{plan.name!r} needs two groups of fields whose predictions differ; here is one.",
+            hint="Give more fields, or choose a method such as 'grid'.",
         )
     return evidence, unseen_probabilities(plan, fields.stack, fields.truth, parts, start=evidence)
 
@@ -267,7 +268,7 @@ def _checked_label_set(label_set: LabelSet | None, classes: int) -> LabelSet:
     if len(label_set) != classes:
         raise LabelSetError(
             f"The probabilities have {classes} columns; the label set is {label_set}.",
-            way_out="Give the label set of these columns.",
+            hint="Give the label set of these columns.",
         )
     return label_set
 
@@ -281,20 +282,20 @@ def _check_options(
 ) -> None:
     if method not in get_args(Method):
         known = ", ".join(repr(each) for each in get_args(Method))
-        raise TableError(f"There is no method {method!r}.", way_out=f"Choose {known}.")
+        raise TableError(f"There is no method {method!r}.", hint=f"Choose {known}.")
     if most is not None and not 1 <= most <= len(locations):
         raise SettingsError(
             f"A field cannot keep at most {most} locations of the label set {locations}.",
-            way_out=f"Choose a number from 1 to {len(locations)}.",
+            hint=f"Choose a number from 1 to {len(locations)}.",
         )
     for name, user, value in (("fixed", "fixed", fixed), ("ratios", "ratio", ratios)):
         if value is not None and method != user:
             raise SettingsError(
-                f"The method {method!r} does not use {name!r}.", way_out=f"Leave it out, or choose the method {user!r}."
+                f"The method {method!r} does not use {name!r}.", hint=f"Leave it out, or choose the method {user!r}."
             )
     if fixed is not None and not 0 <= fixed < 1:
         raise TableError(
-            f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.", way_out="Choose one such as 0.5."
+            f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.", hint="Choose one such as 0.5."
         )
 
 
@@ -304,7 +305,7 @@ def _checked_ratios(ratios: NDArray[np.floating] | None, locations: int) -> tupl
     values = np.asarray(ratios, np.float64)
     if values.shape != (locations,) or not ((values >= 0) & (values <= 1)).all():
         raise TableError(
-            f"There must be {locations} ratios from 0 to 1.", way_out="Give each location's share of the fields."
+            f"There must be {locations} ratios from 0 to 1.", hint="Give each location's share of the fields."
         )
     return tuple(values.tolist())
 

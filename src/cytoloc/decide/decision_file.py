@@ -49,11 +49,11 @@ def read_decision(path: Path) -> Decision:
         decision = _decision(content)
         faults = _faults(decision)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path} is damaged: {error!r}.", way_out="Fit the decision again.") from error
+        raise FormatError(f"{path} is damaged: {error!r}.", hint="Fit the decision again.") from error
     except LabelSetError as error:
-        raise FormatError(f"{path} is damaged: {error.message}", way_out="Fit the decision again.") from error
+        raise FormatError(f"{path} is damaged: {error.message}", hint="Fit the decision again.") from error
     if faults:
-        raise FormatError(f"{path} is damaged: {faults[0]}.", way_out="Fit the decision again.")
+        raise FormatError(f"{path} is damaged: {faults[0]}.", hint="Fit the decision again.")
     return decision
 
 
@@ -82,7 +82,7 @@ def _faults(decision: Decision) -> list[str]:
         ("thresholds", decision.thresholds, (locations,)),
         ("rates", decision.rates, (locations,)),
         ("intervals_95", decision.intervals, (locations, 2)),
-        ("centre", ensemble.centre, per_member),
+        ("center", ensemble.center, per_member),
         ("spread", ensemble.spread, per_member),
         ("weights", ensemble.weights, per_member),
         ("curves", decision.evidence.calibration.curves, (locations, 3)),

@@ -28,17 +28,17 @@ class Ensemble:
         kind: ``mean`` of probabilities, ``logit`` for the mean of logits, ``rank`` for the mean rank among the fitted
             fields, ``weighted`` for weights that are not negative, ``class`` for such weights class by class, or
             ``stack``.
-        centre: Mean logit of each member and class, to fill in for fields that a member lacks, ``(members, classes)``.
+        center: Mean logit of each member and class, to fill in for fields that a member lacks, ``(members, classes)``.
         spread: Its standard deviation.
         heard: Which members had fields to be fitted to, bool ``(members,)``. A member without any has the others' mean
-            centre and spread, and is heard only of fields that no other member has.
+            center and spread, and is heard only of fields that no other member has.
         weights: Of the members, each class's sum to 1, ``(members, classes)``; for ``weighted`` and ``class``.
         quantiles: Each member's probabilities at :data:`LEVELS`, ``(members, classes, levels)``; for ``rank``.
         stack: For ``stack``.
     """
 
     kind: EnsembleKind
-    centre: Floats
+    center: Floats
     spread: Floats
     heard: NDArray[np.bool_]
     weights: Floats | None = None
@@ -51,7 +51,7 @@ class Ensemble:
             stack = _as_heard(stack, self.heard)
             # Without absent fields this is the plain mean to the last bit.
             return np.asarray(np.nanmean(stack, axis=0) if np.isnan(stack).any() else stack.mean(axis=0), np.float64)
-        whole = filled(stack, self.centre, self.spread, heard=self.heard)
+        whole = filled(stack, self.center, self.spread, heard=self.heard)
         if self.stack is not None:
             return self.stack(whole)
         if self.quantiles is not None:
@@ -63,7 +63,7 @@ class Ensemble:
         """Return the ensemble as JSON values."""
         return {
             "kind": self.kind,
-            "centre": self.centre.tolist(),
+            "center": self.center.tolist(),
             "spread": self.spread.tolist(),
             "heard": self.heard.tolist(),
             "weights": None if self.weights is None else self.weights.tolist(),
@@ -77,7 +77,7 @@ class Ensemble:
         weights, quantiles = content["weights"], content["quantiles"]
         return cls(
             content["kind"],
-            np.array(content["centre"], np.float64),
+            np.array(content["center"], np.float64),
             np.array(content["spread"], np.float64),
             np.array(content["heard"], np.bool_),
             None if weights is None else np.array(weights, np.float64),
@@ -105,33 +105,33 @@ def fit_ensemble(
     """
     heard = np.asarray(~np.isnan(stack[:, :, 0]).all(axis=1), np.bool_)
     logits = logits_of(stack[heard])
-    centre, spread = np.empty(stack.shape[::2]), np.empty(stack.shape[::2])
-    centre[heard], spread[heard] = np.nanmean(logits, axis=1), np.nanstd(logits, axis=1)
-    centre[~heard], spread[~heard] = centre[heard].mean(axis=0), spread[heard].mean(axis=0)
+    center, spread = np.empty(stack.shape[::2]), np.empty(stack.shape[::2])
+    center[heard], spread[heard] = np.nanmean(logits, axis=1), np.nanstd(logits, axis=1)
+    center[~heard], spread[~heard] = center[heard].mean(axis=0), spread[heard].mean(axis=0)
     if kind in ("mean", "logit"):
-        return Ensemble(kind, centre, spread, heard)
-    whole = filled(stack, centre, spread, heard=heard)
+        return Ensemble(kind, center, spread, heard)
+    whole = filled(stack, center, spread, heard=heard)
     if kind == "rank":
         quantiles = np.quantile(whole, LEVELS, axis=1, method="higher").transpose(1, 2, 0)
-        return Ensemble(kind, centre, spread, heard, quantiles=quantiles)
+        return Ensemble(kind, center, spread, heard, quantiles=quantiles)
     if kind == "stack":
         before = start.stack if start is not None and (start.heard == heard).all() else None
         stacked = fit_stack(whole, truth, precision=precision, start=before)
-        return Ensemble(kind, centre, spread, heard, stack=stacked)
+        return Ensemble(kind, center, spread, heard, stack=stacked)
     weights = np.zeros(stack.shape[::2])
     weights[heard] = _fit_weights(whole, truth, by_class=kind == "class")
-    return Ensemble(kind, centre, spread, heard, weights=weights)
+    return Ensemble(kind, center, spread, heard, weights=weights)
 
 
-def filled(stack: Floats, centre: Floats, spread: Floats, *, heard: NDArray[np.bool_]) -> Floats:
-    """Return the heard members' scores, with the fields that one lacks filled in from the members that have them.
+def filled(stack: Floats, center: Floats, spread: Floats, *, heard: NDArray[np.bool_]) -> Floats:
+    """Return the heard members' predictions, with the fields that one lacks filled in from the members that have them.
 
     Their logits, each by how far it is from its member's mean, are averaged and given the absent member's mean and
     spread.
 
     Args:
         stack: ``(members, n, classes)``.
-        centre: Mean logit of each member and class.
+        center: Mean logit of each member and class.
         spread: Its standard deviation.
         heard: Which members count; the others do for fields that only they have.
     """
@@ -140,12 +140,12 @@ def filled(stack: Floats, centre: Floats, spread: Floats, *, heard: NDArray[np.b
     if not absent.any():
         return stack[heard]
     scale = np.where(spread > 0, spread, 1.0)[:, None]
-    usual = np.nanmean((logits_of(stack) - centre[:, None]) / scale, axis=0)
-    return np.asarray(np.where(absent, expit(centre[:, None] + usual * scale), stack)[heard])
+    usual = np.nanmean((logits_of(stack) - center[:, None]) / scale, axis=0)
+    return np.asarray(np.where(absent, expit(center[:, None] + usual * scale), stack)[heard])
 
 
 def _as_heard(stack: Floats, heard: NDArray[np.bool_]) -> Floats:
-    """Return the members' scores without those of unheard members for fields that a heard one has."""
+    """Return the members' predictions without those of unheard members for fields that a heard one has."""
     if heard.all():
         return stack
     elsewhere = ~np.isnan(stack[heard]).all(axis=0)
@@ -155,8 +155,8 @@ def _as_heard(stack: Floats, heard: NDArray[np.bool_]) -> Floats:
 def _fit_weights(stack: Floats, truth: NDArray[np.bool_], *, by_class: bool) -> Floats:
     """Return weights that are not negative and sum to 1 in each class, ``(members, classes)``."""
     logits = logits_of(stack)
-    centre, scale = logits.mean(axis=(1, 2)), np.maximum(logits.std(axis=(1, 2)), 1e-9)
-    features = np.ascontiguousarray(((logits - centre[:, None, None]) / scale[:, None, None]).transpose(2, 1, 0))
+    center, scale = logits.mean(axis=(1, 2)), np.maximum(logits.std(axis=(1, 2)), 1e-9)
+    features = np.ascontiguousarray(((logits - center[:, None, None]) / scale[:, None, None]).transpose(2, 1, 0))
     shared = fit_shared(features.__getitem__, truth, least=0.0)
     weights = np.repeat((shared.weights / scale)[:, None], truth.shape[1], axis=1)
     if by_class:

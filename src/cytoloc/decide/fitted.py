@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cytoloc.choices import Method
 from cytoloc.decide.inputs import Members, stack_members
+from cytoloc.decide.label_shift import reweighted, shifted_rates
 from cytoloc.decide.plan import Evidence, Plan
 from cytoloc.decide.rules import Rules, decide, share_evidence
-from cytoloc.decide.shift import reweighted, shifted_rates
 from cytoloc.decide.thresholds import NEVER, expected_thresholds
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
@@ -83,20 +83,20 @@ class Decision:
             shift: Likewise.
 
         Raises:
-            TableError: As for the call, and if ``shift`` is asked of scores that are not calibrated.
+            TableError: As for the call, and if ``shift`` is asked of predictions that are not calibrated.
         """
         if set(members) != set(self.members):
             here = [name for name, values in members.items() if not np.isnan(values).all()]
             raise TableError(
                 f"The decision was fitted with the members {', '.join(self.members)}; these are {', '.join(here)}.",
-                way_out="Give the scores of the same members (--members, or --member NAME=FILE, keeps them apart), or"
+                hint="Give the predictions of the same members (--members, or --member NAME=FILE, keeps them apart), or"
                 " say which have none of these fields: --without NAME, in Python rows of NaN.",
             )
         stack = stack_members({name: members[name] for name in self.members})
         if stack.shape[2] != len(self.label_set):
             raise TableError(
                 f"The decision has the label set {self.label_set}; these probabilities have {stack.shape[2]} columns.",
-                way_out="Give probabilities of the same locations, in the same order.",
+                hint="Give probabilities of the same locations, in the same order.",
             )
         probabilities = self.evidence(stack)
         if groups is not None:
@@ -105,7 +105,7 @@ class Decision:
             if not self.plan.calibrated:
                 raise TableError(
                     f"The method {self.method!r} has no calibrated probabilities, so frequencies cannot be estimated.",
-                    way_out="Fit with 'expected' or 'auto', or with a calibration.",
+                    hint="Fit with 'expected' or 'auto', or with a calibration.",
                 )
             probabilities = reweighted(probabilities, self.rates, shifted_rates(probabilities, self.rates))
         return probabilities

@@ -28,7 +28,7 @@ def stack_members(members: Members) -> NDArray[np.float64]:
         TableError: If there is no member, shapes differ, or values are no probabilities.
     """
     if not members:
-        raise TableError("There are no scores to decide on.", way_out="Give at least one member.")
+        raise TableError("There are no predictions to decide on.", hint="Give at least one member.")
     shapes = {name: np.shape(values) for name, values in members.items()}
     first = next(iter(shapes.values()))
     if len(set(shapes.values())) > 1 or len(first) != 2 or 0 in first:
@@ -43,7 +43,7 @@ def stack_members(members: Members) -> NDArray[np.float64]:
         kind = "they look like logits" if low < 0 and np.isfinite([low, high]).all() else "a probability cannot be that"
         raise TableError(
             f"Some values of {name!r} are not probabilities: they lie between {low:g} and {high:g}; {kind}.",
-            way_out="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
+            hint="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
         )
     return stack
 
@@ -82,12 +82,12 @@ def _refuse_holes(missing: NDArray[np.bool_], names: list[str]) -> None:
         raise TableError(
             f"Row {row} of {names[member]!r} has no number (NaN) for location {column}"
             f" ({int(partly.sum())} such rows).",
-            way_out="Give every probability of a field; a field that a member lacks is a row of NaN.",
+            hint="Give every probability of a field; a field that a member lacks is a row of NaN.",
         )
     nowhere = missing.all(axis=(0, 2))
     if nowhere.any():
         raise TableError(
             f"Row {int(np.argmax(nowhere))} has no probabilities (NaN) from any member"
             f" ({int(nowhere.sum())} such rows).",
-            way_out="Leave out fields that no member predicted.",
+            hint="Leave out fields that no member predicted.",
         )

@@ -156,7 +156,7 @@ def share_evidence(probabilities: NDArray[np.float64], groups: NDArray[np.int64]
     if np.shape(groups) != (len(probabilities),):
         raise TableError(
             f"There are {len(probabilities)} fields, and groups of shape {np.shape(groups)}.",
-            way_out="Give one group number per field.",
+            hint="Give one group number per field.",
         )
     _, group = np.unique(groups, return_inverse=True)
     sums = np.zeros((int(group.max()) + 1, probabilities.shape[1]))

@@ -30,26 +30,26 @@ class Stack:
     """A fitted stack; call it with ``(members, n, classes)`` probabilities to get calibrated ones, ``(n, classes)``.
 
     Attributes:
-        centre: Mean of each feature over fields and classes, ``(features,)``.
+        center: Mean of each feature over fields and classes, ``(features,)``.
         spread: Its standard deviation.
         shared: Weights that all classes share.
-        own_centre: Mean of the shared fit's logit of each class, ``(classes,)``.
+        own_center: Mean of the shared fit's logit of each class, ``(classes,)``.
         own_spread: Its standard deviation.
         shrunk: How each class deviates; columns: 1, its own logit, its features, the other classes' logits.
     """
 
-    centre: Floats
+    center: Floats
     spread: Floats
     shared: Shared
-    own_centre: Floats
+    own_center: Floats
     own_spread: Floats
     shrunk: Shrunk
 
     def __call__(self, stack: Floats) -> Floats:
         """Return calibrated probabilities, float64 ``(n, classes)``."""
-        features = _standardised(_features(stack), self.centre, self.spread)
+        features = _standardized(_features(stack), self.center, self.spread)
         logits = _shared_logits(features, self.shared)
-        scaled = ((logits - self.own_centre) / self.own_spread).astype(np.float32)
+        scaled = ((logits - self.own_center) / self.own_spread).astype(np.float32)
         added = np.empty_like(logits)
         for i in range(logits.shape[1]):
             design = _design(features, scaled, i)
@@ -59,11 +59,11 @@ class Stack:
     def to_json(self) -> dict[str, Any]:
         """Return the stack as JSON values."""
         return {
-            "centre": self.centre.tolist(),
+            "center": self.center.tolist(),
             "spread": self.spread.tolist(),
             "weights": self.shared.weights.tolist(),
             "intercepts": self.shared.intercepts.tolist(),
-            "own_centre": self.own_centre.tolist(),
+            "own_center": self.own_center.tolist(),
             "own_spread": self.own_spread.tolist(),
             "deviations": self.shrunk.coefficients.tolist(),
             "precisions": self.shrunk.precisions.tolist(),
@@ -74,10 +74,10 @@ class Stack:
         """Return what :meth:`to_json` gave."""
         numbers = {name: np.array(values, np.float64) for name, values in content.items()}
         return cls(
-            numbers["centre"],
+            numbers["center"],
             numbers["spread"],
             Shared(numbers["weights"], numbers["intercepts"]),
-            numbers["own_centre"],
+            numbers["own_center"],
             numbers["own_spread"],
             Shrunk(numbers["deviations"], numbers["precisions"]),
         )
@@ -95,17 +95,17 @@ def fit_stack(
         start: A stack of the same members fitted to similar fields, to begin from; it saves time.
     """
     raw = _features(stack)
-    centre = raw.mean(axis=(0, 1), dtype=np.float64)
+    center = raw.mean(axis=(0, 1), dtype=np.float64)
     spread = raw.std(axis=(0, 1), dtype=np.float64)
     spread[spread < FLAT] = 1.0
-    features = _standardised(raw, centre, spread)
+    features = _standardized(raw, center, spread)
     shared = fit_shared(lambda i: features[i], truth, start=None if start is None else start.shared)
     logits = _shared_logits(features, shared)
-    own_centre, own_spread = logits.mean(axis=0), logits.std(axis=0)
+    own_center, own_spread = logits.mean(axis=0), logits.std(axis=0)
     own_spread[own_spread < FLAT] = 1.0
-    scaled = ((logits - own_centre) / own_spread).astype(np.float32)
+    scaled = ((logits - own_center) / own_spread).astype(np.float32)
     designs = [_design(features, scaled, i) for i in range(truth.shape[1])]
-    kinds = np.repeat([INTERCEPT, OWN, MEMBER, OTHER], [1, 1, len(centre), truth.shape[1] - 1])
+    kinds = np.repeat([INTERCEPT, OWN, MEMBER, OTHER], [1, 1, len(center), truth.shape[1] - 1])
     shrunk = fit_shrunk(
         designs.__getitem__,
         logits,
@@ -114,7 +114,7 @@ def fit_stack(
         precision=precision,
         start=None if start is None else start.shrunk.coefficients,
     )
-    return Stack(centre, spread, shared, own_centre, own_spread, shrunk)
+    return Stack(center, spread, shared, own_center, own_spread, shrunk)
 
 
 def _features(stack: Floats) -> NDArray[np.float32]:
@@ -126,8 +126,8 @@ def _features(stack: Floats) -> NDArray[np.float32]:
     return np.stack(parts, axis=-1).transpose(1, 0, 2).astype(np.float32)
 
 
-def _standardised(features: NDArray[np.float32], centre: Floats, spread: Floats) -> NDArray[np.float32]:
-    return np.ascontiguousarray((features - centre.astype(np.float32)) / spread.astype(np.float32))
+def _standardized(features: NDArray[np.float32], center: Floats, spread: Floats) -> NDArray[np.float32]:
+    return np.ascontiguousarray((features - center.astype(np.float32)) / spread.astype(np.float32))
 
 
 def _shared_logits(features: NDArray[np.float32], shared: Shared) -> Floats:

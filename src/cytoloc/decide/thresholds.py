@@ -13,7 +13,7 @@ from scipy.special import expit
 Floats = NDArray[np.float64]
 
 SEED_GRID: Final = np.arange(100, 700) / 1000
-"""The starting system's grid: 0.100 to 0.699 in steps of 0.001."""
+"""The silver-medal baseline's grid: 0.100 to 0.699 in steps of 0.001."""
 
 NEVER: Final = 1.0
 """Threshold of a class of which nothing is known: no probability is above."""
@@ -23,16 +23,16 @@ ALWAYS: Final = -1.0
 
 SMOOTH_STEEPNESS: Final = 50.0
 SMOOTH_DECAY: Final = 1e-5
-"""How the starting system's starter code softens F1, and how it holds thresholds to 0.5."""
+"""How the silver-medal baseline's starter code softens F1, and how it holds thresholds to 0.5."""
 
 
 def grid_thresholds(
     probabilities: NDArray[np.floating], truth: NDArray[np.bool_], *, grid: Floats = SEED_GRID
 ) -> Floats:
-    """Return per class the first value of ``grid`` with the highest F1: the starting system's rule.
+    """Return per class the first value of ``grid`` with the highest F1: the silver-medal baseline's rule.
 
     Sorting each class once gives the counts at every threshold, so the cost does not grow with the grid. A class
-    without positives, which the starting system never met, is never predicted: its threshold is 1.
+    without positives, which the silver-medal baseline never met, is never predicted: its threshold is 1.
 
     Args:
         probabilities: ``(n, classes)``.
@@ -56,7 +56,7 @@ def global_thresholds(
 
 
 def smooth_thresholds(probabilities: NDArray[np.floating], truth: NDArray[np.bool_]) -> Floats:
-    """Return the thresholds that the starting system's starter code fits, all at once.
+    """Return the thresholds that the silver-medal baseline's starter code fits, all at once.
 
     Least squares (MINPACK's ``lmdif``, from 0.5) of 1 - F1, in which a prediction counts as ``sigmoid(50 (p - t))``,
     with 1e-5 (t - 0.5) as weight decay.

@@ -64,7 +64,7 @@ def member_worth(members: Members, truth: NDArray[np.bool_], *, groups: NDArray[
         groups: A group number per field, kept together.
 
     Raises:
-        TableError: If all fields of a member have the same scores, or are one group.
+        TableError: If all fields of a member have the same predictions, or are one group.
     """
     stack = stack_members(members)
     check_truth(truth, stack)
@@ -88,7 +88,7 @@ def member_worth(members: Members, truth: NDArray[np.bool_], *, groups: NDArray[
 def unseen_ensemble(
     kind: EnsembleKind, members: Members, truth: NDArray[np.bool_], *, groups: NDArray[np.int64] | None = None
 ) -> tuple[Floats, Evidence]:
-    """Return the ensemble's scores of the fitted fields, each by a fit on others, and the fit on all of them.
+    """Return the ensemble's predictions of the fitted fields, each by a fit on others, and the fit on all of them.
 
     Args:
         kind: How members become one.
@@ -97,7 +97,7 @@ def unseen_ensemble(
         groups: A group number per field, kept together.
 
     Raises:
-        TableError: If all fields have the same scores, or are one group.
+        TableError: If all fields have the same predictions, or are one group.
     """
     stack = stack_members(members)
     check_truth(truth, stack)
@@ -110,8 +110,8 @@ def _parts(stack: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.int64]
     parts = deal(row_keys(stack), groups, parts=PARTS)
     if parts.max() < 1:
         raise TableError(
-            "An ensemble is judged on two groups of fields whose scores differ, or more; here is one.",
-            way_out="Give more fields.",
+            "An ensemble is judged on two groups of fields whose predictions differ, or more; here is one.",
+            hint="Give more fields.",
         )
     return parts
 
@@ -121,9 +121,9 @@ def _refuse_few(stack: Floats, parts: NDArray[np.int64], names: list[str]) -> No
         has = ~np.isnan(values[:, 0])
         if len(np.unique(parts[has])) < 2:
             raise TableError(
-                f"The member {name!r} has {int(has.sum())} of the {len(has)} labelled fields, all in one part of"
+                f"The member {name!r} has {int(has.sum())} of the {len(has)} labeled fields, all in one part of"
                 f" {int(parts.max()) + 1}, so nothing is left to judge it by.",
-                way_out="Give more of its fields, or leave it out.",
+                hint="Give more of its fields, or leave it out.",
             )
 
 

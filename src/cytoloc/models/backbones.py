@@ -27,9 +27,9 @@ def create_backbone(name: str, *, in_channels: int) -> Any:
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         raise RecipeError(
             f"There is no backbone {name!r}.",
-            way_out=f"Choose a timm name{f', e.g. {near}' if near else ''}.",
+            hint=f"Choose a timm name{f', e.g. {near}' if near else ''}.",
         )
-    # Only plain vision transformers know this key; with it they take pictures of any multiple of their patch.
+    # Only plain vision transformers know this key; with it they take images of any multiple of their patch.
     module = timm.models.model_entrypoint(name.partition(".")[0]).__module__
     any_size: dict[str, Any] = {"dynamic_img_size": True} if module == "timm.models.vision_transformer" else {}
     try:
@@ -39,7 +39,7 @@ def create_backbone(name: str, *, in_channels: int) -> Any:
     # A network that does not know these keys, and a tag that has no weights, surface as any of several exceptions.
     except Exception as error:
         raise RecipeError(
-            f"The backbone {name} cannot be built: {first_line(error)}", way_out="Choose another backbone."
+            f"The backbone {name} cannot be built: {first_line(error)}", hint="Choose another backbone."
         ) from error
 
 
@@ -80,7 +80,7 @@ class Stages(nn.Module):
         if len(stages) < STAGES or isinstance(body, TokenMap):
             raise RecipeError(
                 f"The backbone {name} has no {STAGES} stages.",
-                way_out="Choose another backbone, or another model.head.",
+                hint="Choose another backbone, or another model.head.",
             )
         self.body = body
         self._turned = has_channels_last(body)
@@ -130,16 +130,16 @@ def shaped(body: Any, name: str, *, stages: bool) -> nn.Module:
 
 
 def feature_channels(name: str, *, in_channels: int, sizes: Sequence[int], stages: bool) -> list[int]:
-    """Return how many channels each feature map of a backbone has, from pictures that cost nothing.
+    """Return how many channels each feature map of a backbone has, from images that cost nothing.
 
     Args:
         name: A timm name.
         in_channels: Input planes.
-        sizes: Edges of the pictures that it is to see, in pixels; at least one.
+        sizes: Edges of the images that it is to see, in pixels; at least one.
         stages: Whether the maps of the last stages are wanted, or the last map alone.
 
     Raises:
-        RecipeError: If the backbone cannot take pictures of one of these sizes, or gives no feature map.
+        RecipeError: If the backbone cannot take images of one of these sizes, or gives no feature map.
     """
     with torch.device("meta"):
         body = create_backbone(name, in_channels=in_channels)
@@ -154,19 +154,19 @@ def feature_channels(name: str, *, in_channels: int, sizes: Sequence[int], stage
         raise RecipeError(
             f"The backbone {name} gives no feature map of {' and '.join(str(min(one)) for one in said)} channels, but"
             f" {', '.join(str(tuple(one.shape[1:])) for one in maps)}.",
-            way_out="Choose a convolutional network.",
+            hint="Choose a convolutional network.",
         )
     return [int(one.shape[1]) for one in maps]
 
 
 def _tried(maker: nn.Module, name: str, pixels: Tensor) -> Any:
-    """Return what a backbone makes of pictures on the ``meta`` device."""
+    """Return what a backbone makes of images on the ``meta`` device."""
     try:
         with torch.no_grad():
             return maker(pixels)
     # What a network says about a size that it cannot take is any of several exceptions.
     except Exception as error:
         raise RecipeError(
-            f"The backbone {name} cannot take pictures of {pixels.shape[-1]} px: {first_line(error)}",
-            way_out="Change the sizes under [image], or choose a convolutional network.",
+            f"The backbone {name} cannot take images of {pixels.shape[-1]} px: {first_line(error)}",
+            hint="Change the sizes under [image], or choose a convolutional network.",
         ) from error

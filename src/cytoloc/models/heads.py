@@ -22,7 +22,7 @@ class PlainHead(nn.Module):
 
 
 class AverageMaxHead(nn.Module):
-    """The starting system's head, fastai's: average and maximum pooling side by side, 512 units, dropout."""
+    """The silver-medal baseline's head, fastai's: average and maximum pooling side by side, 512 units, dropout."""
 
     def __init__(self, features: int, classes: int, *, dropout: float, prior: float, units: int = 512) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class AverageMaxHead(nn.Module):
 class AttentionHead(nn.Module):
     """For each class its own pooling: where to look is learnt per class (third place of 2018, at 1024 px).
 
-    A location that fills a few pixels of a large picture, such as a centrosome, vanishes in an average over all of it.
+    A location that fills a few pixels of a large image, such as a centrosome, vanishes in an average over all of it.
     The weights over places start even, so an untrained head pools like :class:`PlainHead`.
     """
 
@@ -59,7 +59,7 @@ class AttentionHead(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         """Return logits."""
         share = self.attention(feature_map).flatten(2)
-        # One picture of features per class would be many times the map; weighing what the class makes of each place
+        # One image of features per class would be many times the map; weighing what the class makes of each place
         # is the same, since both are linear.
         evidence = nn.functional.conv2d(self.dropout(feature_map), self.last.weight[:, :, None, None]).flatten(2)
         logits: Tensor = (share * evidence).sum(dim=2) + self.last.bias

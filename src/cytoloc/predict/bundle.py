@@ -34,13 +34,13 @@ from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
 from cytoloc.recipe import Recipe, to_toml
-from cytoloc.runs import SCORES
+from cytoloc.runs import PREDICTIONS
 
 KIND: Final = "cytoloc-bundle"
 VERSION: Final = 1
 SUFFIX: Final = ".cytoloc"
 
-BOX: Final = "box"
+BUILTIN: Final = "builtin"
 """What the model that comes with the package is called."""
 
 _HEAD: Final = "bundle.json"
@@ -77,7 +77,7 @@ class Member(_Said):
     mean: list[float]
     std: list[float]
     each: bool
-    """Whether pictures are normalised by their own mean and spread."""
+    """Whether images are normalized by their own mean and spread."""
 
 
 class Part(_Said):
@@ -94,8 +94,8 @@ class Head(_Said):
     version: int
     members: list[Member] = Field(min_length=1)
     field_px: int
-    """Edge of the pictures that the networks see."""
-    views: Literal[1, 2, 4, 8]
+    """Edge of the images that the networks see."""
+    tta: Literal[1, 2, 4, 8]
     """Flips and turns that logits are averaged over, unless told otherwise."""
     caution: str
     """What is said with every prediction, on one printable line; may be empty."""
@@ -120,14 +120,14 @@ class Head(_Said):
         return self
 
 
-def box() -> Path:
-    """Return where the model in the box is."""
-    return Path(str(files("cytoloc") / "predict" / f"{BOX}{SUFFIX}"))
+def builtin_bundle() -> Path:
+    """Return where the built-in model is."""
+    return Path(str(files("cytoloc") / "predict" / f"{BUILTIN}{SUFFIX}"))
 
 
-def in_box(path: str | Path) -> bool:
-    """Return whether the model in the box is meant: it is called so, and nothing else of that name is there."""
-    return str(path) == BOX and not Path(path).exists()
+def is_builtin(path: str | Path) -> bool:
+    """Return whether the built-in model is meant: it is called so, and nothing else of that name is there."""
+    return str(path) == BUILTIN and not Path(path).exists()
 
 
 def write_bundle(
@@ -145,7 +145,7 @@ def write_bundle(
         runs: Their folders.
         path: The new file.
         card: What the model is and what it was measured to do, in Markdown; by default what the runs say.
-        decision: A decision of these runs' held-out scores, averaged and joined: it calibrates and decides.
+        decision: A decision of these runs' out-of-fold predictions, averaged and joined: it calibrates and decides.
         half: Whether weights are kept with 16 bits instead of 32; means and spreads keep their 32.
         caution: What is to be said with every prediction.
 
@@ -156,7 +156,7 @@ def write_bundle(
         LabelSetError: If the runs or the decision differ in their label set.
     """
     if not caution.isprintable():
-        raise SettingsError("The caution must be printable text.", way_out="Write it on one line.")
+        raise SettingsError("The caution must be printable text.", hint="Write it on one line.")
     folders = [run.resolve() for run in runs]
     refuse_given_twice(folders)
     loaded = [load_run(folder) for folder in folders]
@@ -181,7 +181,7 @@ def write_bundle(
         version=VERSION,
         members=[_member(recipe, facts) for _, recipe, facts in loaded],
         field_px=recipe.image.field_px,
-        views=recipe.select.views,
+        tta=recipe.select.tta,
         caution=caution,
         channels=list(recipe.image.channels),
         label_set=label_set.to_json(),
@@ -209,7 +209,7 @@ def read_bundle(path: Path) -> Model:
         size=head.field_px,
         channels=head.channels,
         label_set=LabelSet.from_json(head.label_set),
-        views=head.views,
+        tta=head.tta,
         provenance={
             "bundle": path.name,
             "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in head.members],
@@ -287,7 +287,7 @@ def _member(recipe: Recipe, facts: dict[str, Any]) -> Member:
         dropout=recipe.model.dropout,
         mean=[recipe.image.mean[name] for name in recipe.image.channels],
         std=[recipe.image.std[name] for name in recipe.image.channels],
-        each=recipe.image.normalise == "field",
+        each=recipe.image.normalize == "field",
     )
 
 
@@ -296,12 +296,12 @@ def _part(content: bytes) -> Part:
 
 
 def _halved(key: str, value: Tensor, run: str) -> Tensor:
-    """Return a tensor with 16 bits; statistics of pictures and features keep their range."""
-    if not value.is_floating_point() or key.endswith(("running_mean", "running_var")) or key.startswith("normalise."):
+    """Return a tensor with 16 bits; statistics of images and features keep their range."""
+    if not value.is_floating_point() or key.endswith(("running_mean", "running_var")) or key.startswith("normalize."):
         return value
     half = value.half()
     if not torch.isfinite(half).all():
-        raise SettingsError(f"{key} of {run} is too large for 16 bits.", way_out="Leave out --half.")
+        raise SettingsError(f"{key} of {run} is too large for 16 bits.", hint="Leave out --half.")
     return half
 
 
@@ -339,7 +339,7 @@ def _of_this_release(path: Path) -> Iterator[None]:
     except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
         raise FormatError(
             f"{path} cannot be used by this release: {error!r}",
-            way_out="Use the release that wrote it, or bundle the runs again.",
+            hint="Use the release that wrote it, or bundle the runs again.",
         ) from error
 
 
@@ -359,23 +359,21 @@ def _checked(path: Path) -> tuple[Head, dict[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
             if sizes.get(_HEAD, _MOST_HEAD + 1) > _MOST_HEAD:
-                raise FormatError(
-                    f"{path} is not a bundle: it lacks {_HEAD}.", way_out="Give a file of `cytoloc bundle`."
-                )
+                raise FormatError(f"{path} is not a bundle: it lacks {_HEAD}.", hint="Give a file of `cytoloc bundle`.")
             head = _head_of(archive.read(_HEAD), path)
             listed = {name: part.size_bytes for name, part in head.parts.items()}
             strange = set(sizes.items()) ^ {*listed.items(), (_HEAD, sizes[_HEAD])}
             if strange or len(archive.infolist()) != len(sizes):
                 what = min((name for name, _ in strange), default="a part that is there twice")
-                raise FormatError(f"{path} is damaged: {what} is not as it was written.", way_out=_AGAIN)
+                raise FormatError(f"{path} is damaged: {what} is not as it was written.", hint=_AGAIN)
             parts = {name: archive.read(name) for name in head.parts}
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, LZMAError) as error:
         raise FormatError(
-            f"{path} cannot be read as a bundle: {error!r}.", way_out=f"Give a {SUFFIX} file of `cytoloc bundle`."
+            f"{path} cannot be read as a bundle: {error!r}.", hint=f"Give a {SUFFIX} file of `cytoloc bundle`."
         ) from error
     for name, content in parts.items():
         if _part(content) != head.parts[name]:
-            raise FormatError(f"{path} is damaged: {name} is not as it was written.", way_out=_AGAIN)
+            raise FormatError(f"{path} is damaged: {name} is not as it was written.", hint=_AGAIN)
     return head, parts
 
 
@@ -385,12 +383,12 @@ def _head_of(content: bytes, path: Path) -> Head:
     try:
         head = Head.model_validate(said)
     except (ValidationError, CytolocError) as error:
-        raise FormatError(f"{path} is damaged: {_HEAD} is not as it must be.", way_out=_AGAIN) from error
+        raise FormatError(f"{path} is damaged: {_HEAD} is not as it must be.", hint=_AGAIN) from error
     needed = {
         f"members/{i}/{name}" for i in range(len(head.members)) for name in ("weights.safetensors", "recipe.toml")
     }
     if set(head.parts) - {_DECISION} != needed | {_CARD, _TRAINED_ON}:
-        raise FormatError(f"{path} is damaged: {_HEAD} does not name the parts that it must.", way_out=_AGAIN)
+        raise FormatError(f"{path} is damaged: {_HEAD} does not name the parts that it must.", hint=_AGAIN)
     return head
 
 
@@ -400,13 +398,13 @@ def _decision_of(runs: Sequence[Path], path: Path) -> Decision:
     if len(decision.members) != 1:
         raise SettingsError(
             f"{path} is of the members {', '.join(decision.members)}; a bundle averages its runs.",
-            way_out="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
+            hint="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
-    fitted_on = {each["sha256"] for each in decision.fitted_on.get("scores", [])}
-    if fitted_on and fitted_on != {sha256_of(run / SCORES) for run in runs}:
+    fitted_on = {each["sha256"] for each in decision.fitted_on.get("predictions", [])}
+    if fitted_on and fitted_on != {sha256_of(run / PREDICTIONS) for run in runs}:
         raise SettingsError(
-            f"{path} was fitted to other scores than the held-out ones of these runs.",
-            way_out="Fit a decision to these runs: `cytoloc decide fit RUNS --labels … --out decision.json`.",
+            f"{path} was fitted to other predictions than the held-out ones of these runs.",
+            hint="Fit a decision to these runs: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
     return decision
 

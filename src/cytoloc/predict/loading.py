@@ -1,29 +1,29 @@
-"""Models from where they lie: the one in the box, a bundle, a run, a folder of runs."""
+"""Models from where they lie: the built-in one, a bundle, a run, a folder of runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cytoloc.predict.bundle import box, in_box, read_bundle
+from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
 from cytoloc.runs import find_runs
 
 
 def load(path: str | Path | None = None) -> Model:
-    """Return a model: the one in the box, that of a bundle, of a run, or the mean of all runs in a folder.
+    """Return a model: the built-in one, that of a bundle, of a run, or the mean of all runs in a folder.
 
     Args:
         path: A ``.cytoloc`` file, a run folder or a folder of runs of ``cytoloc train``; by default, or if it is
-            ``"box"`` and there is nothing of that name, the model in the box.
+            ``"builtin"`` and there is nothing of that name, the built-in model.
 
     Raises:
         FormatError: If there is no bundle and no finished run.
         SettingsError: If the runs differ in image size, channels or views.
         LabelSetError: If the runs differ in the locations that they predict.
     """
-    if path is None or in_box(path):
-        return read_bundle(box())
+    if path is None or is_builtin(path):
+        return read_bundle(builtin_bundle())
     path = Path(path)
     if not path.is_dir():
         return read_bundle(path)
@@ -36,7 +36,7 @@ def load(path: str | Path | None = None) -> Model:
         size=recipes[0].image.field_px,
         channels=recipes[0].image.channels,
         label_set=label_set,
-        views=recipes[0].select.views,
+        tta=recipes[0].select.tta,
         provenance={
             "runs": [{key: facts[key] for key in ("name", "recipe", "fold", "dataset")} for _, _, facts in runs]
         },

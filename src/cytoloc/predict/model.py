@@ -20,16 +20,16 @@ from cytoloc.models.network import Network
 from cytoloc.predict.planes import find_planes
 from cytoloc.predict.prediction import Prediction, fields_of
 from cytoloc.predict.sources import DatasetSource, Source, open_source
-from cytoloc.predict.views import VIEWS, mean_logits
-from cytoloc.scores import Scores
+from cytoloc.predict.tta import TTA_VIEWS, mean_logits
+from cytoloc.predictions import Predictions
 
 BATCH: Final = 16
 
 
 class Scored(NamedTuple):
-    """The scores of the fields that could be read, and those that could not, with the reason."""
+    """The predictions of the fields that could be read, and those that could not, with the reason."""
 
-    scores: Scores
+    predictions: Predictions
     rejected: tuple[Rejected, ...]
 
 
@@ -41,7 +41,7 @@ class Model:
         channels: Names of the channels that they see, in order.
         label_set: The locations that they predict.
         device: Where the networks compute: a GPU if there is one.
-        views: How many flips and turns logits are averaged over, unless told otherwise.
+        tta: How many flips and turns logits are averaged over, unless told otherwise.
         provenance: What it was made from; JSON values only.
         trained_on: Ids of the fields that any of the networks learned from.
         decision: Calibrates the networks' mean probabilities, and decides on locations; None without.
@@ -55,7 +55,7 @@ class Model:
         size: int,
         channels: Sequence[str],
         label_set: LabelSet,
-        views: int,
+        tta: int,
         provenance: dict[str, Any],
         trained_on: frozenset[str] = frozenset(),
         decision: Decision | None = None,
@@ -69,7 +69,7 @@ class Model:
         self.size = size
         self.channels = tuple(channels)
         self.label_set = label_set
-        self.views = views
+        self.tta = tta
         self.provenance = provenance
         self.trained_on = trained_on
         self.decision = decision
@@ -77,21 +77,21 @@ class Model:
 
     def predict(
         self,
-        pictures: NDArray[Any] | Dataset | str | Path,
+        images: NDArray[Any] | Dataset | str | Path,
         *,
         channels: Sequence[str] | None = None,
         absent: Mapping[str, str] | None = None,
-        views: int | None = None,
+        tta: int | None = None,
     ) -> Prediction:
         """Return the probabilities of images in memory, or of a dataset or folder, and their locations.
 
         Args:
-            pictures: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or float; a dataset; or the path of
+            images: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or float; a dataset; or the path of
                 a dataset or of a folder of the competition's files.
             channels: Names of the channels of an array, in order; by default those of the model.
             absent: The substitute for each channel that the model sees and the images lack: ``"zero"``, or the name of
                 another channel. See :func:`cytoloc.predict.planes.find_planes`.
-            views: 1, 2, 4 or 8; by default the recipe's.
+            tta: 1, 2, 4 or 8; by default the recipe's.
 
         Raises:
             ImageError: If images are not what they must be, or none could be read.
@@ -99,36 +99,36 @@ class Model:
             SettingsError: If there is no such number of views.
         """
         bad: tuple[Rejected, ...] = ()
-        if views is not None and views not in VIEWS:
+        if tta is not None and tta not in TTA_VIEWS:
             raise SettingsError(
-                f"{views} is no number of views.", way_out=f"Choose one of {', '.join(map(str, VIEWS))}."
+                f"Invalid number of TTA views: {tta}.", hint=f"Choose one of {', '.join(map(str, TTA_VIEWS))}."
             )
-        if not isinstance(pictures, np.ndarray | Dataset | str | Path):
+        if not isinstance(images, np.ndarray | Dataset | str | Path):
             raise ImageError(
-                f"Pictures must be a NumPy array, a dataset or a path; this is {type(pictures).__name__}.",
-                way_out="Make an array of it: numpy.asarray(pictures).",
+                f"Images must be a NumPy array, a dataset or a path; this is {type(images).__name__}.",
+                hint="Make an array of it: numpy.asarray(images).",
             )
-        if isinstance(pictures, np.ndarray):
+        if isinstance(images, np.ndarray):
             given = self.channels if channels is None else tuple(channels)
             planes = find_planes(self.channels, given, absent=absent, where="The array")
-            fields = planes.of(fields_of(pictures, size=self.size, channels=given))
-            parts = [self.probabilities(fields[i : i + BATCH], views=views) for i in range(0, len(fields), BATCH)]
+            fields = planes.of(fields_of(images, size=self.size, channels=given))
+            parts = [self.probabilities(fields[i : i + BATCH], tta=tta) for i in range(0, len(fields), BATCH)]
             probabilities = np.concatenate(parts)
             ids = tuple(str(number) for number in range(len(fields)))
         else:
             if channels is not None:
                 raise SettingsError(
                     "channels names the channels of an array; a dataset or a folder states its own.",
-                    way_out="Leave out channels.",
+                    hint="Leave out channels.",
                 )
-            source = DatasetSource(pictures) if isinstance(pictures, Dataset) else open_source(pictures)
-            scores, bad = self.score(source, views=views, absent=absent)
-            ids, probabilities = scores.ids, scores.probabilities
+            source = DatasetSource(images) if isinstance(images, Dataset) else open_source(images)
+            predictions, bad = self.score(source, tta=tta, absent=absent)
+            ids, probabilities = predictions.ids, predictions.probabilities
         predicted = None if self.decision is None else self.decision.decided(probabilities)
         rejected = {each.id: each.reason for each in bad}
         return Prediction(ids, probabilities, predicted, self.caution, rejected, self.label_set)
 
-    def probabilities(self, fields: NDArray[np.uint8], *, views: int | None = None) -> NDArray[np.float32]:
+    def probabilities(self, fields: NDArray[np.uint8], *, tta: int | None = None) -> NDArray[np.float32]:
         """Return the probability of each location, float32 ``(n, locations)``.
 
         Per network, logits are averaged over views; the networks' probabilities are averaged, and calibrated by the
@@ -136,7 +136,7 @@ class Model:
 
         Args:
             fields: uint8 ``(n, channels, size, size)`` at the model's own size, in the order of its channels.
-            views: 1, 2, 4 or 8.
+            tta: 1, 2, 4 or 8.
 
         Raises:
             ImageError: If the fields have another shape or type.
@@ -149,7 +149,7 @@ class Model:
             )
         pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         with torch.inference_mode():
-            each = [torch.sigmoid(mean_logits(n, pixels, views=views or self.views)) for n in self.networks]
+            each = [torch.sigmoid(mean_logits(n, pixels, tta=tta or self.tta)) for n in self.networks]
         mean = torch.stack(each).mean(dim=0).cpu().numpy()
         if self.decision is not None:
             mean = self.decision.probabilities({self.decision.members[0]: mean})
@@ -158,16 +158,16 @@ class Model:
     def score(
         self,
         *sources: Source,
-        views: int | None = None,
+        tta: int | None = None,
         absent: Mapping[str, str] | None = None,
         strict: bool = False,
         advance: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Scored:
-        """Return the scores of every field of some sources, a batch at a time, and the fields that could not be read.
+        """Return predictions for every field of some sources, and the fields that could not be read.
 
         Args:
             sources: From :func:`cytoloc.predict.sources.open_source`.
-            views: 1, 2, 4 or 8; by default the recipe's.
+            tta: 1, 2, 4 or 8; by default the recipe's.
             absent: The substitute for each channel that the sources lack; see :meth:`predict`.
             strict: Stop at the first field that cannot be read.
             advance: Told after each batch how many fields of how many are done.
@@ -177,7 +177,7 @@ class Model:
             TableError: If two sources have a field of the same id.
             ChannelError: If a source lacks a channel and no substitute is named.
         """
-        views = views or self.views
+        tta = tta or self.tta
         total = sum(len(source.ids) for source in sources)
         refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
         found = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
@@ -191,19 +191,19 @@ class Model:
         )
         for planes, batch in batches:
             if batch.ids:
-                parts.append(self.probabilities(planes.of(batch.images), views=views))
+                parts.append(self.probabilities(planes.of(batch.images), tta=tta))
             ids += batch.ids
             bad += batch.rejected
             if bad and strict:
-                raise ImageError(bad[0].reason, way_out="Mend or remove it, or leave out --strict.")
+                raise ImageError(bad[0].reason, hint="Mend or remove it, or leave out --strict.")
             advance(len(ids) + len(bad), total)
         if bad and not ids:
             raise ImageError(f"None of {len(bad)} fields could be read, as in: {bad[0].reason}")
         made_by = {
             **self.provenance,
-            "views": views,
+            "tta": tta,
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
         }
-        return Scored(Scores(tuple(ids), np.concatenate(parts), self.label_set, made_by), tuple(bad))
+        return Scored(Predictions(tuple(ids), np.concatenate(parts), self.label_set, made_by), tuple(bad))

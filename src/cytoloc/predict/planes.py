@@ -55,23 +55,21 @@ def find_planes(
         if name not in wanted:
             raise ChannelError(
                 f"The model does not see the channel {name}; it sees {', '.join(wanted)}.{near_channels(name, wanted)}",
-                way_out="Name a substitute only for channels that the model sees and the images lack.",
+                hint="Name a substitute only for channels that the model sees and the images lack.",
             )
         if name in given:
-            raise ChannelError(
-                f"{where} has the channel {name}, so it needs no substitute.", way_out=f"Leave out {name}."
-            )
+            raise ChannelError(f"{where} has the channel {name}, so it needs no substitute.", hint=f"Leave out {name}.")
         if substitute != ZERO and substitute not in given:
             raise ChannelError(
                 f"{where} has no channel {substitute} to stand for {name}; it has {', '.join(given)}."
                 f"{near_channels(substitute, given)}",
-                way_out=f"Choose {ZERO}, or one of {', '.join(given)}.",
+                hint=f"Choose {ZERO}, or one of {', '.join(given)}.",
             )
     missing = [name for name in wanted if name not in given and name not in substitutes]
     if missing:
         raise ChannelError(
             f"The model sees {', '.join(wanted)}; {where} has {', '.join(given)}.",
-            way_out=f"Use a model that was trained on these channels, or name a substitute for {', '.join(missing)}:"
+            hint=f"Use a model that was trained on these channels, or name a substitute for {', '.join(missing)}:"
             f" --absent {missing[0]}={ZERO}, in Python absent={{{missing[0]!r}: {ZERO!r}}}.",
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}

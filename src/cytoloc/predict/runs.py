@@ -48,7 +48,7 @@ def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network
     except Exception as error:
         raise FormatError(
             f"{checkpoint} cannot be loaded: {first_line(error)}",
-            way_out="Train the run again.",
+            hint="Train the run again.",
         ) from error
     return network
 
@@ -68,7 +68,7 @@ def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
     if lacking:
         raise RecipeError(
             f"Recipe {recipe.name} has no mean or standard deviation of the channel {lacking[0]}.",
-            way_out=f"Set image.mean and image.std of {lacking[0]}, or train on a dataset, which measures them.",
+            hint=f"Set image.mean and image.std of {lacking[0]}, or train on a dataset, which measures them.",
         )
     return ModelSpec(
         backbone=recipe.model.backbone,
@@ -79,7 +79,7 @@ def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
         channels=tuple(channels),
         mean=tuple(image.mean[name] for name in channels),
         std=tuple(image.std[name] for name in channels),
-        each=image.normalise == "field",
+        each=image.normalize == "field",
         size=image.size,
         # A network may not take every size that it meets.
         other_sizes=(*image.progressive, image.field_px),
@@ -104,12 +104,12 @@ def refuse_different_runs(folders: Sequence[Path], runs: Sequence[tuple[Network,
         for name, one, other in (
             ("image size", first.image.field_px, recipe.image.field_px),
             ("channels", first.image.channels, recipe.image.channels),
-            ("views", first.select.views, recipe.select.views),
+            ("tta", first.select.tta, recipe.select.tta),
         ):
             if one != other:
                 raise SettingsError(
                     f"{folders[0]} and {folder} differ in their {name}: {one} and {other}.",
-                    way_out="Predict with each, and average the scores.",
+                    hint="Predict with each, and average the predictions.",
                 )
     return label_set
 

@@ -14,18 +14,18 @@ from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
+from cytoloc.images.decoding import located
+from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
-from cytoloc.pictures.decoding import located
-from cytoloc.pictures.scale import Scaling, scale_field
 
 
 class Batch(NamedTuple):
     """Some fields: their ids, their pixels in the same order, and the fields before them that could not be read.
 
     Attributes:
-        ids: One for each picture.
+        ids: One for each image.
         images: uint8 ``(n, channels, size, size)``; n may be 0.
-        rejected: Those that have no picture, with the reason.
+        rejected: Those that have no image, with the reason.
     """
 
     ids: tuple[str, ...]
@@ -98,7 +98,7 @@ class FolderSource:
         """Yield the fields, decoded and resized to ``size``; those that cannot be read are rejected."""
 
         def load(name: str) -> NDArray[np.uint8] | Rejected:
-            """Return a field's picture, or why there is none."""
+            """Return a field's image, or why there is none."""
             try:
                 refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name], channels=self.channels)
@@ -131,9 +131,9 @@ def open_source(path: str | Path) -> Source:
 
 
 def refuse_enlarging(have: int, want: int, *, where: str) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if pictures of ``have`` pixels are to be shown at ``want``."""
+    """Raise :class:`~cytoloc.errors.ImageError` if images of ``have`` pixels are to be shown at ``want``."""
     if have < want:
         raise ImageError(
             f"{where} has {have} px; the model sees {want} px, and detail cannot be invented.",
-            way_out="Give the pictures at their original size, or use a model of a smaller size.",
+            hint="Give the images at their original size, or use a model of a smaller size.",
         )

@@ -1,1 +1,1 @@
-"""Pictures and tables for people to look at."""
+"""Images and tables for people to look at."""

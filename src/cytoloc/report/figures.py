@@ -36,7 +36,7 @@ _OWN_RGB: Final = (
 
 
 def training_curve(logs: dict[str, Path], path: Path) -> None:
-    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing picture is drawn anew.
+    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is drawn anew.
 
     Args:
         logs: The log of each run, by its name.
@@ -83,7 +83,7 @@ def score_plot(classes: pl.DataFrame, summary: dict[str, Any], path: Path) -> No
     axes.scatter(rows["chance_f1"], places, marker="|", s=70, color=WRONG, label="chance", zorder=3)
     names = [f"{name}  ({count})" for name, count in rows.select("location", "positives").iter_rows()]
     axes.set_yticks(places, names, size=8)
-    axes.axvline(summary["macro_f1"], color="grey", linestyle=":", linewidth=1, label="macro F1")
+    axes.axvline(summary["macro_f1"], color="gray", linestyle=":", linewidth=1, label="macro F1")
     low, high = summary.get("macro_f1_interval_95_by_group", summary["macro_f1_interval_95"])
     over = f"over {summary['locations']} locations, {summary['fields']} fields"
     title = f"macro F1 {summary['macro_f1']:.3f} ({low:.3f} to {high:.3f}) {over}"
@@ -107,7 +107,7 @@ def contact_sheet(
 ) -> None:
     """Draw fields: composite, protein, the other channels small beside them, locations under them.
 
-    An existing picture is drawn anew.
+    An existing image is drawn anew.
 
     Args:
         images: uint8 ``(n, channels, size, size)``.
@@ -137,7 +137,7 @@ def contact_sheet(
         name = shortened(names[number], round(72 * across / 4.2))
         _caption(axes, name, truth[number], None if predicted is None else predicted[number], label_set)
     height, width = figure.get_figheight(), figure.get_figwidth()
-    figure.text(0.01, 1 - 0.08 / height, legend(channels), color="grey", va="top", size=8)
+    figure.text(0.01, 1 - 0.08 / height, legend(channels), color="gray", va="top", size=8)
     marks = (("✓ right", RIGHT), ("○ missed", MISSED), ("✗ wrongly predicted", WRONG))
     for place, (text, color) in enumerate(marks if predicted is not None else ()):
         figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=color, va="top", size=8)
@@ -147,7 +147,7 @@ def contact_sheet(
 def pair_sheet(
     pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], captions: Sequence[tuple[str, str, str]], path: Path
 ) -> None:
-    """Draw pairs of fields side by side, to be judged by eye; an existing picture is drawn anew.
+    """Draw pairs of fields side by side, to be judged by eye; an existing image is drawn anew.
 
     Args:
         pairs: The two fields of each pair as :func:`composite` shows them; the first turned as the second lies.
@@ -167,7 +167,7 @@ def pair_sheet(
         axes.imshow(shown, interpolation="antialiased")
         axes.set_title(said, size=8)
         for place, text in ((0.0, name), (0.51, other_name)):
-            axes.text(place, -0.02, text, color="grey", va="top", size=5.5, transform=axes.transAxes)
+            axes.text(place, -0.02, text, color="gray", va="top", size=5.5, transform=axes.transAxes)
     _save(figure, path, dpi=120)
 
 
@@ -180,7 +180,7 @@ def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], label_set: L
         fields: ``(locations, folds)``; locations without fields are left out.
         sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
         label_set: The locations.
-        path: The PNG; an existing picture is drawn anew.
+        path: The PNG; an existing image is drawn anew.
     """
     rows = np.flatnonzero(fields.sum(axis=1))
     rows = rows[np.argsort(-fields[rows].sum(axis=1), kind="stable")]
@@ -205,10 +205,10 @@ def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], label_set: L
 
 
 def panel(image: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.uint8]:
-    """Return a field as one picture, uint8 ``(size, width, 3)``.
+    """Return a field as one image, uint8 ``(size, width, 3)``.
 
     Composite and protein at full size, then the other channels on top of each other, each a third of the size, or less
-    if there are more than three; white gaps between them. Of the protein alone there is one picture.
+    if there are more than three; white gaps between them. Of the protein alone there is one image.
 
     Args:
         image: uint8 ``(channels, size, size)``.
@@ -291,7 +291,7 @@ def shortened(name: str, most: int) -> str:
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     """Write a PNG in place of an earlier one, whole or not at all."""
-    with disk_errors(path), new_files(pictures=[path]) as temporary, warnings.catch_warnings():
+    with disk_errors(path), new_files(images=[path]) as temporary, warnings.catch_warnings():
         # A letter that no font here has is drawn as a box, which says so.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary[path], dpi=dpi, format="png")
@@ -305,14 +305,14 @@ def _caption(
     label_set: LabelSet,
 ) -> None:
     if truth is None:
-        lines = [(label_set[i].name, "black") for i in predicted or ()] or [("no annotation", "grey")]
+        lines = [(label_set[i].name, "black") for i in predicted or ()] or [("no annotation", "gray")]
     elif predicted is None:
         lines = [(label_set[i].name, "black") for i in truth]
     else:
         lines = [(f"✓ {label_set[i].name}", RIGHT) for i in truth if i in predicted]
         lines += [(f"○ {label_set[i].name}", MISSED) for i in truth if i not in predicted]
         lines += [(f"✗ {label_set[i].name}", WRONG) for i in predicted if i not in truth]
-    for number, (text, color) in enumerate([(name, "grey"), *lines]):
+    for number, (text, color) in enumerate([(name, "gray"), *lines]):
         size = 6 if number == 0 else 8
         axes.annotate(
             text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=color, size=size

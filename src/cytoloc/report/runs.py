@@ -1,4 +1,4 @@
-"""What the folders of runs say without their networks: recipe, fold, held-out scores."""
+"""What the folders of runs say without their networks: recipe, fold, out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoloc.errors import FormatError
+from cytoloc.predictions import Predictions, read_predictions
 from cytoloc.recipe import Recipe, read_resolved
-from cytoloc.runs import RECIPE, SCORES, find_runs, is_finished, read_header
-from cytoloc.scores import Scores, read_scores
+from cytoloc.runs import PREDICTIONS, RECIPE, find_runs, is_finished, read_header
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FinishedRun:
         fold: Which was held out.
         dataset: Folder or URL of the fields.
         fingerprint: Of that dataset when the run was trained.
-        scores: Of the held-out fold.
+        predictions: Of the held-out fold.
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class FinishedRun:
     fold: int
     dataset: str
     fingerprint: str
-    scores: Scores
+    predictions: Predictions
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
 def _read_run(folder: Path) -> FinishedRun:
     header = read_header(folder)
     dataset = header["dataset"]
-    scores = read_scores(folder / SCORES)
-    if set(scores.ids) != set(header["held_out"]):
+    predictions = read_predictions(folder / PREDICTIONS)
+    if set(predictions.ids) != set(header["held_out"]):
         raise FormatError(
-            f"{folder / SCORES} has scores of other fields than the run held out.", way_out="Train it again."
+            f"{folder / PREDICTIONS} has predictions of other fields than the run held out.", hint="Train it again."
         )
     recipe = read_resolved(folder / RECIPE)
-    return FinishedRun(folder, recipe, header["fold"], str(dataset["path"]), str(dataset["fingerprint"]), scores)
+    return FinishedRun(folder, recipe, header["fold"], str(dataset["path"]), str(dataset["fingerprint"]), predictions)

@@ -1,6 +1,6 @@
 """The two tables of a study: what each model is worth by cross-validation, and what several are worth together.
 
-Scores of a model's held-out folds are pooled. Each field is decided by thresholds that were fitted to other fields
+Predictions of a model's held-out folds are pooled. Each field is decided by thresholds that were fitted to other fields
 (:func:`cytoloc.decide.decision.cross_fit`): thresholds judged on the fields that they were fitted to, as the starting
 system's table has them, look far better than they are.
 """
@@ -20,9 +20,9 @@ from cytoloc.choices import Method
 from cytoloc.decide.decision import cross_fit
 from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval
 from cytoloc.errors import SettingsError
+from cytoloc.predictions import Predictions, combine, refuse_different
 from cytoloc.recipe import Recipe, loss_in_words
 from cytoloc.report.runs import FinishedRun
-from cytoloc.scores import Scores, combine, refuse_different
 
 MIN_POSITIVES: Final = 5
 """Classes with fewer true fields are left out of the means of AUC and average precision: those would be luck."""
@@ -65,7 +65,7 @@ class ModelRow:
     Attributes:
         model: The recipe's name; with its folder before it if others have the same.
         network: timm's name.
-        image: Edge of the pictures, in pixels.
+        image: Edge of the images, in pixels.
         batch: Fields whose gradients make a step.
         loss: In words.
         folds: Which were held out, one after the other.
@@ -119,7 +119,7 @@ def study_tables(
     runs: Sequence[FinishedRun],
     truth_of: TruthOf,
     *,
-    decision: Method = "seed",
+    decision: Method = "grid",
     ensembles: Sequence[Sequence[str]] = (),
     groups_of: GroupsOf | None = None,
 ) -> StudyTables:
@@ -137,7 +137,7 @@ def study_tables(
         TableError: If a field has no label, or there are too few to judge.
         LabelSetError: If runs have different label sets.
     """
-    label_set = refuse_different({str(run.folder): run.scores for run in runs})
+    label_set = refuse_different({str(run.folder): run.predictions for run in runs})
     folds = _by_model(runs)
     wanted = [tuple(each) for each in ensembles] or ([tuple(folds)] if len(folds) > 1 else [])
     for names in wanted:
@@ -172,12 +172,12 @@ def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 
 def _unfit(folds: Sequence[FinishedRun]) -> str:
-    """Return why the scores of some folds cannot be pooled; empty if they can."""
+    """Return why the predictions of some folds cannot be pooled; empty if they can."""
     if any(run.recipe != folds[0].recipe for run in folds):
         return "its folds were trained by different recipes"
     if len({run.fingerprint for run in folds}) > 1:
         return "its folds are of different datasets"
-    ids = [name for run in folds for name in run.scores.ids]
+    ids = [name for run in folds for name in run.predictions.ids]
     return "its folds share fields" if len(set(ids)) < len(ids) else ""
 
 
@@ -186,7 +186,7 @@ def _apart(members: Mapping[str, Sequence[FinishedRun]]) -> str:
     for name, folds in members.items():
         if _unfit(folds):
             return f"{name}: {_unfit(folds)}"
-    deals = {name: {frozenset(run.scores.ids) for run in folds} for name, folds in members.items()}
+    deals = {name: {frozenset(run.predictions.ids) for run in folds} for name, folds in members.items()}
     first, *others = deals
     for name in others:
         if set().union(*deals[name]) != set().union(*deals[first]):
@@ -201,23 +201,23 @@ def _caution(models: Sequence[Sequence[FinishedRun]]) -> str:
     return "checkpoints chosen by the fold that judges them" if best else ""
 
 
-def _pooled(folds: Sequence[FinishedRun]) -> Scores | None:
-    return None if _unfit(folds) else combine([run.scores for run in folds])
+def _pooled(folds: Sequence[FinishedRun]) -> Predictions | None:
+    return None if _unfit(folds) else combine([run.predictions for run in folds])
 
 
 def _worth(
-    members: Sequence[Scores | None],
+    members: Sequence[Predictions | None],
     truth_of: TruthOf,
     *,
     decision: Method,
     groups_of: GroupsOf | None,
     note: str,
 ) -> Worth:
-    known = [scores for scores in members if scores is not None]
+    known = [predictions for predictions in members if predictions is not None]
     ids = known[0].ids
     truth = truth_of(ids)
     groups = groups_of(ids) if groups_of else None
-    probabilities = {str(number): scores.rows(ids) for number, scores in enumerate(known)}
+    probabilities = {str(number): predictions.rows(ids) for number, predictions in enumerate(known)}
     predicted = cross_fit(probabilities, truth, groups=groups, method=decision)
     low, high = macro_f1_interval(predicted, truth, groups=groups)
     mean = np.mean(list(probabilities.values()), axis=0)
@@ -256,10 +256,10 @@ def _refuse_unknown(names: Sequence[str], known: Sequence[str]) -> None:
     strange = [name for name in names if name not in known]
     if strange:
         raise SettingsError(
-            f"There is no finished model {strange[0]!r} for an ensemble.", way_out=f"Choose from {', '.join(known)}."
+            f"There is no finished model {strange[0]!r} for an ensemble.", hint=f"Choose from {', '.join(known)}."
         )
     if len(set(names)) < max(2, len(names)):
         raise SettingsError(
             f"An ensemble has two or more different models; this is {'+'.join(names)}.",
-            way_out="Write --ensemble A+B.",
+            hint="Write --ensemble A+B.",
         )

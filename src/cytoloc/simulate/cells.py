@@ -2,7 +2,7 @@
 
 Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`Scene.scale`, so that a field looks the
 same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al., Nature
-Methods 2012); microtubules as persistent random walks from an organising centre follow CellOrganizer's model (Shariff
+Methods 2012); microtubules as persistent random walks from an organizing center follow CellOrganizer's model (Shariff
 et al., Cytometry A 2010).
 """
 
@@ -31,20 +31,20 @@ class Cell:
 
     Attributes:
         number: Its value in ``Scene.cell_map`` and ``Scene.nucleus_map``, from 1.
-        centre: Centre of the nucleus, ``(x, y)``.
+        center: Center of the nucleus, ``(x, y)``.
         radius: Mean radius of the nucleus.
-        organising_centre: Where its microtubules start, ``(x, y)``, at the rim of the nucleus.
+        organizing_center: Where its microtubules start, ``(x, y)``, at the rim of the nucleus.
         axis: Direction of its long axis, in radians; of a dividing cell that in which it divides.
         phase: In metaphase the chromosomes stand in a plate across the axis; in telophase it is one of two daughters.
         sister: Number of the other daughter; None unless in telophase.
         nucleoli: Position and radius of each nucleolus, ``(n, 3)`` as ``x, y, r``; a dividing cell has none.
-        filaments: Some of its microtubules, each ``(m, 2)`` points from the organising centre outwards.
+        filaments: Some of its microtubules, each ``(m, 2)`` points from the organizing center outwards.
     """
 
     number: int
-    centre: Points
+    center: Points
     radius: float
-    organising_centre: Points
+    organizing_center: Points
     axis: float
     phase: Phase
     sister: int | None
@@ -89,7 +89,7 @@ class Scene:
 class _Outline(NamedTuple):
     """A cell before it is drawn."""
 
-    centre: Points
+    center: Points
     radius: float
     long_nucleus: float
     reach: float
@@ -138,22 +138,22 @@ def draw_scene(
 
 
 def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: Collection[Phase]) -> list[_Outline]:
-    """Return the cells of a field; the first, which is in the picture, and its like divide where they must."""
+    """Return the cells of a field; the first, which is in the image, and its like divide where they must."""
     scale = size / 512
     nucleus, reach = (rng.uniform(*each) * scale for each in (line.nucleus, line.reach))
     stretch, lobes, lean = rng.uniform(*line.stretch), rng.uniform(*line.lobes), rng.uniform(0, np.pi)
-    centres = _scatter(rng, line, size, gap=rng.uniform(*line.gap) * nucleus)
+    centers = _scatter(rng, line, size, gap=rng.uniform(*line.gap) * nucleus)
     phases: list[Phase] = [
         "interphase" if draw > 2 * DIVIDING else "metaphase" if draw > DIVIDING else "telophase"
-        for draw in rng.uniform(size=len(centres))
+        for draw in rng.uniform(size=len(centers))
     ]
     # Those nearest to the middle come first.
     for place, phase in enumerate(sorted(dividing)):
         phases[min(place, len(phases) - 1)] = phase
     outlines: list[_Outline] = []
-    for centre, phase in zip(centres, phases, strict=True):
+    for center, phase in zip(centers, phases, strict=True):
         one = _Outline(
-            centre=centre,
+            center=center,
             radius=nucleus * rng.uniform(0.85, 1.15),
             long_nucleus=rng.uniform(*line.long_nucleus),
             reach=reach * rng.uniform(0.75, 1.25),
@@ -175,8 +175,8 @@ def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: C
             radius=0.7 * one.radius, long_nucleus=0.6, reach=1.15 * one.radius, stretch=1.0, axis=axis, lobes=0.05
         )
         outlines += [
-            small._replace(centre=centre - apart, sister=number + 1),
-            small._replace(centre=centre + apart, sister=number),
+            small._replace(center=center - apart, sister=number + 1),
+            small._replace(center=center + apart, sister=number),
         ]
     return outlines
 
@@ -214,7 +214,7 @@ def _draw_maps(
     cell_map, nucleus_map = np.zeros((2, size, size), np.int32)
     for number, outline in enumerate(outlines, start=1):
         reach = int(np.ceil(outline.reach * outline.stretch * (1.2 + 2 * outline.lobes))) + 8
-        cx, cy = (int(each) for each in outline.centre)
+        cx, cy = (int(each) for each in outline.center)
         here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
         if not x[here].size:
             continue
@@ -229,7 +229,7 @@ def _draw_maps(
 
 
 def _relative_distance(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> Plane:
-    """Return the distance from the centre of a cell, 1 at its outline."""
+    """Return the distance from the center of a cell, 1 at its outline."""
     along, across = _turned(x, y, outline)
     angle = np.arctan2(across, along)
     outside = np.ones_like(angle)
@@ -254,7 +254,7 @@ def _in_nucleus(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline)
 
 
 def _turned(x: Plane, y: Plane, outline: _Outline) -> tuple[Plane, Plane]:
-    cx, cy = outline.centre
+    cx, cy = outline.center
     cosine, sine = np.float32(np.cos(outline.axis)), np.float32(np.sin(outline.axis))
     return (x - cx) * cosine + (y - cy) * sine, (y - cy) * cosine - (x - cx) * sine
 
@@ -265,7 +265,7 @@ def _fill_cell(
     # On the long side, where a narrow cell has room for it.
     angle = outline.axis + rng.choice([0, np.pi]) + rng.normal(0, 2.0 / outline.stretch**2)
     outward = np.array([np.cos(angle), np.sin(angle)])
-    start = (outline.centre + 1.08 * outline.radius * outward).astype(np.float32)
+    start = (outline.center + 1.08 * outline.radius * outward).astype(np.float32)
     reach = outline.reach * np.sqrt(outline.stretch)
     filaments = tuple(
         walk(
@@ -277,15 +277,15 @@ def _fill_cell(
     if outline.phase == "interphase":
         rows, columns = np.nonzero(nucleus_map == number)
         chosen = rng.integers(0, len(rows), int(rng.integers(1, 6)))
-        # Towards the centre: nucleoli do not sit on the nuclear membrane.
-        spots = outline.centre + 0.65 * (np.column_stack([columns, rows])[chosen] - outline.centre)
+        # Towards the center: nucleoli do not sit on the nuclear membrane.
+        spots = outline.center + 0.65 * (np.column_stack([columns, rows])[chosen] - outline.center)
         radii = outline.radius * rng.uniform(0.09, 0.24, len(spots))
         nucleoli = np.column_stack([spots, radii]).astype(np.float32)
     return Cell(
         number=number,
-        centre=outline.centre,
+        center=outline.center,
         radius=outline.radius,
-        organising_centre=start,
+        organizing_center=start,
         axis=outline.axis,
         phase=outline.phase,
         sister=outline.sister,

@@ -116,10 +116,10 @@ def near_duplicate(rng: np.random.Generator, image: Photograph, plan: Plan) -> P
         edge = image.shape[1:]
         return np.stack([cv2.warpAffine(plane, move, edge, borderMode=cv2.BORDER_REFLECT) for plane in image])
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 91))]
-    greys = white // 255
-    coded = [cv2.imencode(".jpg", (plane // greys).astype(np.uint8), quality)[1] for plane in image]
+    grays = white // 255
+    coded = [cv2.imencode(".jpg", (plane // grays).astype(np.uint8), quality)[1] for plane in image]
     decoded = np.stack([np.asarray(cv2.imdecode(each, cv2.IMREAD_GRAYSCALE), np.uint8) for each in coded])
-    return np.asarray(decoded.astype(image.dtype) * greys, image.dtype)
+    return np.asarray(decoded.astype(image.dtype) * grays, image.dtype)
 
 
 def _exposure(rng: np.random.Generator, role: str, scale: float) -> Exposure:

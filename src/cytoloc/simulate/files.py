@@ -1,4 +1,4 @@
-"""A study as picture files: the competition's PNG files, or renderings as the Human Protein Atlas publishes them."""
+"""A study as image files: the competition's PNG files, or renderings as the Human Protein Atlas publishes them."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ HPA_PLANES: Final[dict[str, tuple[int, ...]]] = {
 
 HPA_QUALITY: Final = 50
 """JPEG quality of renderings: the quantisation tables of two published fields are those of quality 50, and like them
-colours have half the resolution."""
+colors have half the resolution."""
 
 Advance = Callable[[int, int], None]
 
 
 def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance = lambda _done, _total: None) -> None:
-    """Draw a study as the competition gave it out: four grey PNG files a field and ``labels.csv``.
+    """Draw a study as the competition gave it out: four gray PNG files a field and ``labels.csv``.
 
     The competition did not say which fields come from one well; ``pairs.csv`` does, for honest folds.
 
     Args:
         path: The new folder.
         design: What decides the study.
-        bits: Of the pictures: 8 as in the competition, or 16 as microscopes write them.
+        bits: Of the images: 8 as in the competition, or 16 as microscopes write them.
         advance: Told after each field how many of how many are done.
 
     Raises:
@@ -67,9 +67,9 @@ def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance 
 
 
 def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _total: None) -> None:
-    """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its colour.
+    """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its color.
 
-    They are named ``{antibody}_{plate}_{well}_{field}_{colour}.jpg`` and lie in ``images/``; ``labels.csv`` has the
+    They are named ``{antibody}_{plate}_{well}_{field}_{color}.jpg`` and lie in ``images/``; ``labels.csv`` has the
     labels of their wells.
 
     Args:
@@ -101,7 +101,7 @@ def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
 
 
 def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
-    """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.jpg``, each stain in its colour."""
+    """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.jpg``, each stain in its color."""
     for role, plane in zip(CHANNELS, image, strict=True):
         rendering = np.zeros((*plane.shape, 3), np.uint8)
         rendering[..., HPA_PLANES[role]] = plane[..., None]
@@ -143,7 +143,7 @@ def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
         if {name: kept.get(name) for name in content} != content:
             raise OutputExistsError(
                 f"{path} is of a study that was begun with other settings, or by another release.",
-                way_out="Start that one again to finish it, or remove the folder.",
+                hint="Start that one again to finish it, or remove the folder.",
             )
         return
     # A process that was killed here leaves nothing but a hidden folder of the note.
@@ -176,13 +176,13 @@ def _is_there(folder: Path, name: str, suffix: str) -> bool:
     return all((folder / f"{name}_{HPA_COLORS[role]}{suffix}").exists() for role in CHANNELS)
 
 
-def _save(picture: Image.Image, path: Path, **options: Any) -> None:
-    """Write a picture that gets its name when it is whole."""
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write an image that gets its name when it is whole."""
     temporary = path.with_name(f".{path.name}.part")
     with disk_errors(path):
         try:
             with temporary.open("wb") as file:
-                picture.save(file, format="PNG" if path.suffix == ".png" else "JPEG", **options)
+                image.save(file, format="PNG" if path.suffix == ".png" else "JPEG", **options)
                 # On the disk before it gets its name: what has its name is not drawn again.
                 file.flush()
                 os.fsync(file.fileno())

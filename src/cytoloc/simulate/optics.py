@@ -19,14 +19,14 @@ class Exposure:
     """How a plane of fluorescence is photographed.
 
     Attributes:
-        white: Grey value, 0 to 1, of the field's 99.5th percentile: microscopists set the gain by its bright parts.
+        white: Gray value, 0 to 1, of the field's 99.5th percentile: microscopists set the gain by its bright parts.
         blur_px: Standard deviation of the point-spread function, taken as Gaussian, in pixels.
         haze: Share of the light that comes from outside the focus.
         haze_px: How far that is spread.
         uneven: Spread of the light over the field.
-        photons: Counted at grey value 1; fewer mean more shot noise.
-        read_noise: Spread of the camera's own noise, as grey value 0 to 1.
-        black: Grey value that is taken off: what is darker becomes 0.
+        photons: Counted at gray value 1; fewer mean more shot noise.
+        read_noise: Spread of the camera's own noise, as gray value 0 to 1.
+        black: Gray value that is taken off: what is darker becomes 0.
     """
 
     white: float

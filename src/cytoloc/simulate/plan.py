@@ -49,7 +49,7 @@ class Design:
     Attributes:
         n_fields: How many fields.
         seed: The same seed gives the same bytes.
-        size: Edge of the pictures, in pixels.
+        size: Edge of the images, in pixels.
         evenness: 0 for the real frequencies of locations; 1 raises label sets by the rarity of their rarest location.
         label_sets: Label sets and their shares, which sum to 1; None for those of the real training set.
         duplicates: Share of fields that are near-duplicates of another.
@@ -138,7 +138,7 @@ def read_frequencies(path: Path) -> tuple[tuple[Locations, float], ...]:
     """
     table = read_csv(existing(path))
     if not {"Target", "share"} <= set(table.columns):
-        raise TableError(f"{path} has the columns {', '.join(table.columns)}.", way_out="It needs Target and share.")
+        raise TableError(f"{path} has the columns {', '.join(table.columns)}.", hint="It needs Target and share.")
     shares = table["share"].cast(pl.Float64, strict=False)
     if not table.height or not (shares.fill_null(-1.0).is_finite() & (shares.fill_null(-1.0) >= 0)).all():
         raise TableError(f"{path}: shares must be numbers from 0.")
@@ -221,24 +221,22 @@ def _name(design: Design, number: int) -> str:
 
 def _refuse_impossible(design: Design) -> None:
     if design.n_fields < 1:
-        raise SettingsError(
-            f"A study of {design.n_fields} fields cannot be drawn.", way_out="Ask for at least 1 field."
-        )
+        raise SettingsError(f"A study of {design.n_fields} fields cannot be drawn.", hint="Ask for at least 1 field.")
     if design.seed < 0:
-        raise SettingsError(f"{design.seed} is not a seed.", way_out="Seeds are whole numbers from 0.")
+        raise SettingsError(f"{design.seed} is not a seed.", hint="Seeds are whole numbers from 0.")
     if not 32 <= design.size <= MOST_PX:
         raise SettingsError(
-            f"Fields of {design.size} px cannot be drawn.", way_out=f"Choose a size from 32 to {MOST_PX} px."
+            f"Fields of {design.size} px cannot be drawn.", hint=f"Choose a size from 32 to {MOST_PX} px."
         )
     if design.original_px is not None and not design.size <= design.original_px <= MOST_PX:
         raise SettingsError(
             f"Photographs of {design.original_px} px cannot be drawn for fields of {design.size} px.",
-            way_out=f"Choose from {design.size} to {MOST_PX} px.",
+            hint=f"Choose from {design.size} to {MOST_PX} px.",
         )
     if not 0 <= design.evenness <= 1:
-        raise SettingsError(f"An evenness of {design.evenness:g} cannot be.", way_out="Choose one from 0 to 1.")
+        raise SettingsError(f"An evenness of {design.evenness:g} cannot be.", hint="Choose one from 0 to 1.")
     if not 0 <= design.duplicates < 1 or round(design.duplicates * design.n_fields) >= design.n_fields:
         raise SettingsError(
             f"{design.duplicates:g} of {design.n_fields} fields cannot be near-duplicates of the others.",
-            way_out="Choose a share from 0 that leaves an original.",
+            hint="Choose a share from 0 that leaves an original.",
         )

@@ -41,7 +41,7 @@ def draw_stained(
 
 
 def draw_microtubules(scene: Scene, rng: np.random.Generator) -> Plane:
-    """Return a mesh of curved filaments that leave the organising centre, bend along the rim and wrap the nucleus.
+    """Return a mesh of curved filaments that leave the organizing center, bend along the rim and wrap the nucleus.
 
     Dividing cells have a spindle, or a bridge, instead.
     """
@@ -103,9 +103,9 @@ def spindles(scene: Scene, rng: np.random.Generator) -> Plane:
         along = np.array([np.cos(cell.axis), np.sin(cell.axis)])
         across = np.array([-along[1], along[0]])
         for sign in (1, -1):
-            pole = cell.centre + sign * 1.0 * cell.radius * along
+            pole = cell.center + sign * 1.0 * cell.radius * along
             for offset in np.linspace(-0.75, 0.75, 15):
-                foot = cell.centre + offset * cell.radius * across + rng.normal(0, 0.03 * cell.radius, 2)
+                foot = cell.center + offset * cell.radius * across + rng.normal(0, 0.03 * cell.radius, 2)
                 bent = 0.5 * (pole + foot) + 0.22 * offset * cell.radius * across
                 fibres.append(np.stack([pole, bent, foot]).astype(np.float32))
     return draw_lines(scene.size, fibres, width=1.2 * scene.scale)
@@ -113,22 +113,22 @@ def spindles(scene: Scene, rng: np.random.Generator) -> Plane:
 
 def bridges(scene: Scene) -> Plane:
     """Return the thin bridge between the daughters of each cell in telophase."""
-    places = {cell.number: cell.centre for cell in scene.cells}
+    places = {cell.number: cell.center for cell in scene.cells}
     lines = [
         np.stack([0.72 * a + 0.28 * b, 0.28 * a + 0.72 * b])
         for cell in scene.cells
         if cell.sister is not None and cell.number < cell.sister and cell.sister in places
-        for a, b in [(cell.centre, places[cell.sister])]
+        for a, b in [(cell.center, places[cell.sister])]
     ]
     return draw_lines(scene.size, lines, width=2.4 * scene.scale)
 
 
 def _directions(scene: Scene) -> Plane:
-    """Return the direction in which microtubules run: from the organising centre, along the rim, around the nucleus."""
+    """Return the direction in which microtubules run: from the organizing center, along the rim, around the nucleus."""
     y, x = np.mgrid[0 : scene.size, 0 : scene.size].astype(np.float32)
     starts = np.zeros((int(scene.cell_map.max()) + 1, 2), np.float32)
     for cell in scene.cells:
-        starts[cell.number] = cell.organising_centre
+        starts[cell.number] = cell.organizing_center
     start = starts[scene.cell_map]
     right, down = x - start[..., 0], y - start[..., 1]
     length = np.hypot(right, down) + 1e-3

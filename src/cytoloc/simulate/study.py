@@ -247,8 +247,8 @@ def _from(advance: Callable[[int, int], None], before: int, total: int) -> Calla
 def _refuse_impossible(flaws: Flaws) -> None:
     for name, share in (("noise", flaws.noise), ("leaked", flaws.leaked)):
         if not 0 <= share <= 1:
-            raise SettingsError(f"A share {name} of {share:g} cannot be.", way_out="Choose one from 0 to 1.")
+            raise SettingsError(f"A share {name} of {share:g} cannot be.", hint="Choose one from 0 to 1.")
     if not 0 < flaws.gain <= 2:
-        raise SettingsError(f"A test set cannot be {flaws.gain:g} times as bright.", way_out="Choose from 0 to 2.")
+        raise SettingsError(f"A test set cannot be {flaws.gain:g} times as bright.", hint="Choose from 0 to 2.")
     if flaws.kind not in get_args(Noise):
-        raise SettingsError(f"There is no label noise {flaws.kind!r}.", way_out=f"Choose {', '.join(get_args(Noise))}.")
+        raise SettingsError(f"There is no label noise {flaws.kind!r}.", hint=f"Choose {', '.join(get_args(Noise))}.")

@@ -1,4 +1,4 @@
-"""What is done to training pictures, on whole batches of uint8 pixels."""
+"""What is done to training images, on whole batches of uint8 pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cytoloc.predict.views import dihedral
+from cytoloc.predict.tta import dihedral
 from cytoloc.train.geometry import crops, resampled, rotations, tiled, tilts, zooms
 from cytoloc.train.together import ALONE, Share
 
@@ -49,7 +49,7 @@ class Augmentation:
         return fields
 
     def _matrices(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return for each picture rotation, tilt and both zooms as one matrix, so that pixels are read only once."""
+        """Return for each image rotation, tilt and both zooms as one matrix, so that pixels are read only once."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(count, *shape, generator=generator)
@@ -122,14 +122,14 @@ def random_light(
 
 
 def lit(fields: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Return uint8 pictures with other brightness and contrast, as fastai changes them: on the pixels' logits.
+    """Return uint8 images with other brightness and contrast, as fastai changes them: on the pixels' logits.
 
     Black stays black and white white; between them a pixel of .5 moves to ``brightness``.
 
     Args:
         fields: uint8 ``(n, channels, h, w)``.
-        brightness: For each picture, between 0 and 1; .5 changes nothing.
-        contrast: For each picture, above 0; 1 changes nothing.
+        brightness: For each image, between 0 and 1; .5 changes nothing.
+        contrast: For each image, above 0; 1 changes nothing.
     """
     values = torch.arange(256) / 255
     moved = torch.logit(values, eps=1e-7) * contrast[:, None] + torch.logit(brightness)[:, None]
@@ -140,7 +140,7 @@ def lit(fields: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
 
 
 def mixup_share(alpha: float, *, generator: torch.Generator) -> float:
-    """Return the share of the first picture in a blend (Zhang et al. 2018): beta-distributed, at least a half."""
+    """Return the share of the first image in a blend (Zhang et al. 2018): beta-distributed, at least a half."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     return max(share, 1 - share)

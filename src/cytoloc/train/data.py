@@ -48,33 +48,31 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
     """Return the rows of a dataset that fold number ``fold`` trains on and holds out, those without a fold in neither.
 
     Raises:
-        TrainingError: If the folds name fields that the dataset lacks or has without labels, leave labelled ones out,
+        TrainingError: If the folds name fields that the dataset lacks or has without labels, leave labeled ones out,
             have no such fold, or leave nothing to learn from.
     """
-    labelled = {name: row for row, (name, known) in enumerate(zip(dataset.ids, dataset.labelled, strict=True)) if known}
+    labeled = {name: row for row, (name, known) in enumerate(zip(dataset.ids, dataset.labeled, strict=True)) if known}
     listed = folds["id"].to_list()
-    strange = [name for name in listed if name not in labelled]
+    strange = [name for name in listed if name not in labeled]
     if strange:
         raise TrainingError(
             f"The folds name {len(strange)} fields that {dataset.path} lacks or has without labels, e.g. {strange[0]}.",
-            way_out="Make the folds from this dataset with `cytoloc folds`.",
+            hint="Make the folds from this dataset with `cytoloc folds`.",
         )
-    left_out = labelled.keys() - set(listed)
+    left_out = labeled.keys() - set(listed)
     if left_out:
         raise TrainingError(
-            f"The folds leave out {len(left_out)} labelled fields of {dataset.path}, e.g. {min(left_out)}.",
-            way_out="Make the folds from this dataset with `cytoloc folds`.",
+            f"The folds leave out {len(left_out)} labeled fields of {dataset.path}, e.g. {min(left_out)}.",
+            hint="Make the folds from this dataset with `cytoloc folds`.",
         )
     folds = folds.drop_nulls("fold")
-    rows = np.array([labelled[name] for name in folds["id"]], np.int64)
+    rows = np.array([labeled[name] for name in folds["id"]], np.int64)
     held = folds["fold"].to_numpy() == fold
     if not held.any():
         known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))
-        raise TrainingError(f"There is no fold {fold}; the folds are {known}.", way_out="Choose one of them, or all.")
+        raise TrainingError(f"There is no fold {fold}; the folds are {known}.", hint="Choose one of them, or all.")
     if (~held).sum() < 2:
-        raise TrainingError(
-            f"Fold {fold} leaves {int((~held).sum())} fields to learn from.", way_out="Make more folds."
-        )
+        raise TrainingError(f"Fold {fold} leaves {int((~held).sum())} fields to learn from.", hint="Make more folds.")
     return Split(np.sort(rows[~held]), np.sort(rows[held]))
 
 
@@ -149,7 +147,7 @@ def antibody_numbers(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, int
     if len(names) < 2:
         raise TrainingError(
             f"{dataset.path} names {len(names)} antibodies; to tell them apart takes at least two.",
-            way_out="Use --set loss.arcface=0, or import fields with their antibodies.",
+            hint="Use --set loss.arcface=0, or import fields with their antibodies.",
         )
     return {name: number for number, name in enumerate(names)}
 

@@ -32,5 +32,5 @@ def refuse_precision(precision: str, device: str) -> None:
     if precision == "float16" and device != "cuda":
         raise TrainingError(
             f"compute.precision is 'float16', which trains on CUDA GPUs; this machine has a {device} device.",
-            way_out="Use --set compute.precision=float32, or bfloat16.",
+            hint="Use --set compute.precision=float32, or bfloat16.",
         )

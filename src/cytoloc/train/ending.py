@@ -16,7 +16,7 @@ RECENT: Final = 5
 
 
 def epoch_work(schedule: Schedule, epoch: int) -> float:
-    """Return how much work an epoch is, in units of an epoch that learns everything on pictures of full size.
+    """Return how much work an epoch is, in units of an epoch that learns everything on images of full size.
 
     >>> growing = Schedule(frozen_epochs=1, epochs=3, learning_rate=1, sizes=(64, 128))
     >>> [round(epoch_work(growing, epoch), 3) for epoch in range(4)]

@@ -1,4 +1,4 @@
-"""Pictures turned, enlarged, tilted and cut in tiles: functions of a batch and of what is done to each picture."""
+"""Images turned, enlarged, tilted and cut in tiles: functions of a batch and of what is done to each image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cytoloc.predict.views import dihedral
+from cytoloc.predict.tta import dihedral
 
 
 def crops(fields: Tensor, tops: Tensor, lefts: Tensor, *, size: int) -> Tensor:
@@ -27,7 +27,7 @@ def crops(fields: Tensor, tops: Tensor, lefts: Tensor, *, size: int) -> Tensor:
 
 
 def rotations(degrees: Tensor) -> Tensor:
-    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that turn pictures anticlockwise."""
+    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that turn images anticlockwise."""
     angle = degrees * (math.pi / 180)
     matrices = torch.eye(3).repeat(len(degrees), 1, 1)
     matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
@@ -36,21 +36,21 @@ def rotations(degrees: Tensor) -> Tensor:
     return matrices
 
 
-def zooms(factors: Tensor, centres: Tensor) -> Tensor:
-    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that enlarge pictures.
+def zooms(factors: Tensor, centers: Tensor) -> Tensor:
+    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that enlarge images.
 
     Args:
         factors: Above 1 enlarges; below 1 shows what lies beyond the rim.
-        centres: ``(n, 2)`` from -1 to 1: which part of the picture stays in sight, from left or top to right or bottom.
+        centers: ``(n, 2)`` from -1 to 1: which part of the image stays in sight, from left or top to right or bottom.
     """
     matrices = torch.eye(3).repeat(len(factors), 1, 1)
     matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factors
-    matrices[:, :2, 2] = centres * (1 - 1 / factors)[:, None].abs()
+    matrices[:, :2, 2] = centers * (1 - 1 / factors)[:, None].abs()
     return matrices
 
 
 def tilts(amounts: Tensor) -> Tensor:
-    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that tilt pictures.
+    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that tilt images.
 
     Args:
         amounts: ``(n, 2)``, below 1: by which share the right and the lower edge come near, and the others recede.
@@ -61,11 +61,11 @@ def tilts(amounts: Tensor) -> Tensor:
 
 
 def resampled(fields: Tensor, matrices: Tensor) -> Tensor:
-    """Return uint8 pictures, each point taken from where its matrix puts it: linear in between, mirrored at the rim.
+    """Return uint8 images, each point taken from where its matrix puts it: linear in between, mirrored at the rim.
 
     Args:
         fields: uint8 ``(n, channels, h, w)``.
-        matrices: ``(n, 3, 3)``, from a point of the new picture to that of the old one, in homogeneous coordinates that
+        matrices: ``(n, 3, 3)``, from a point of the new image to that of the old one, in homogeneous coordinates that
             go from -1 to 1 (x to the right, y down).
     """
     count, channels, height, width = fields.shape
@@ -78,7 +78,7 @@ def resampled(fields: Tensor, matrices: Tensor) -> Tensor:
 
 
 def tiled(fields: Tensor, orders: Tensor, views: Tensor, *, edge: int = 3) -> Tensor:
-    """Return pictures cut in ``edge`` x ``edge`` tiles that change places and are flipped and turned.
+    """Return images cut in ``edge`` x ``edge`` tiles that change places and are flipped and turned.
 
     Pixels that fill no tile stay at the right and lower rim.
 
@@ -103,7 +103,7 @@ def _tile(place: int, side: int, edge: int) -> tuple[slice, slice]:
 
 
 def resized(fields: Tensor, size: int) -> Tensor:
-    """Return uint8 pictures at a smaller ``size``, each pixel the mean of those that it covers."""
+    """Return uint8 images at a smaller ``size``, each pixel the mean of those that it covers."""
     if fields.shape[-1] == size:
         return fields
     return functional.interpolate(fields.float(), size=(size, size), mode="area").round_().to(torch.uint8)

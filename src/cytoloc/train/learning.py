@@ -87,7 +87,7 @@ def room_for(recipe: Recipe) -> Iterator[None]:
         smaller = "--set schedule.batch_size={} --set schedule.accumulate={}".format(*halved)
         raise TrainingError(
             f"A batch of {batch} fields of {size} px does not fit into memory: {first_line(error)}",
-            way_out=f"Use {smaller if batch > 2 else 'a smaller image.size or model.backbone'}, with another --out.",
+            hint=f"Use {smaller if batch > 2 else 'a smaller image.size or model.backbone'}, with another --out.",
         ) from error
 
 
@@ -109,7 +109,7 @@ def compiling(recipe: Recipe) -> Iterator[None]:
             raise
         raise TrainingError(
             f"The network cannot be compiled: {first_line(error)}",
-            way_out="Use --set compute.compile=false, with another --out, or look for a C++ compiler, and on a GPU for"
+            hint="Use --set compute.compile=false, with another --out, or look for a C++ compiler, and on a GPU for"
             " Triton.",
         ) from error
 

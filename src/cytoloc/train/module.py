@@ -30,10 +30,10 @@ FUSED_ON: Final = {"cpu", "cuda"}
 
 
 class Augment(Protocol):
-    """Changes a batch of pictures at random without changing what they show."""
+    """Changes a batch of images at random without changing what they show."""
 
     def __call__(self, fields: Tensor, /, *, generator: torch.Generator, share: Share) -> Tensor:
-        """Return uint8 pictures of ``fields``, ``(n, channels, size, size)``, this process's share of a batch."""
+        """Return uint8 images of ``fields``, ``(n, channels, size, size)``, this process's share of a batch."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Learner(lightning.LightningModule):
         order: Order = shuffled,
         mixup: float = 0.0,
         second: SecondTask | None = None,
-        measured: Literal["plain", "ema", "mean"] = "plain",
+        measured: Literal["plain", "ema", "swa"] = "plain",
         compiled: bool = False,
         fused: bool = True,
         share: Share = ALONE,
@@ -89,7 +89,7 @@ class Learner(lightning.LightningModule):
         self.mixup = mixup
         self.second = second
         self.measured = measured
-        # The function, not the module, whose weights so keep their names; each size of pictures apart, since those of a
+        # The function, not the module, whose weights so keep their names; each size of images apart, since those of a
         # run are few and known. Heads stay as they are: compiled for a CPU by torch 2.14, the gradient of a map's
         # maximum is no number, since the map is worked out anew and then equals its maximum nowhere.
         self.see = torch.compile(Network.features, dynamic=False) if compiled else Network.features
@@ -128,14 +128,14 @@ class Learner(lightning.LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}.",
-                way_out="Lower schedule.learning_rate, in a run with another --out, or look for broken pictures with"
+                hint="Lower schedule.learning_rate, in a run with another --out, or look for broken images with"
                 " `cytoloc info --check`.",
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=self.share.of * len(pixels))
         return loss
 
     def _loss_of(self, batch: Batch) -> Tensor:
-        """Return the loss of pictures, blended in pairs if asked for, plus that of the second task."""
+        """Return the loss of images, blended in pairs if asked for, plus that of the second task."""
         if not self.mixup:
             return self._both_losses(batch.pixels, [(1.0, batch)])
         share = mixup_share(self.mixup, generator=torch.default_generator)
@@ -190,7 +190,7 @@ class Learner(lightning.LightningModule):
         if place:
             # The first takes the place of the mean of the cycle before.
             self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
-        lent = {"ema": self.ema, "mean": self.mean if place else None}.get(self.measured)
+        lent = {"ema": self.ema, "swa": self.mean if place else None}.get(self.measured)
         if lent is not None:
             self._own = blended(None, self.network.state_dict(), share=1.0)
             self.network.load_state_dict(lent)
@@ -203,12 +203,12 @@ class Learner(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the averages."""
-        checkpoint["averages"] = {"ema": self.ema, "mean": self.mean, "steps": self._steps_averaged}
+        checkpoint["averages"] = {"ema": self.ema, "swa": self.mean, "steps": self._steps_averaged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
         kept = checkpoint["averages"]
-        self.ema, self.mean, self._steps_averaged = kept["ema"], kept["mean"], kept["steps"]
+        self.ema, self.mean, self._steps_averaged = kept["ema"], kept["swa"], kept["steps"]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the one-cycle schedule of :func:`rate_factor` and :func:`momentum_at`."""

@@ -88,7 +88,7 @@ def find_processes(
         if (nodes or 1) > 1:
             raise SettingsError(
                 f"{nodes} machines need something that starts cytoloc on each of them.",
-                way_out="Start it by torchrun or srun on all of them, see docs/training.md.",
+                hint="Start it by torchrun or srun on all of them, see docs/training.md.",
             )
         # Lightning starts the other processes of one machine, with their numbers.
         found = Processes(per_node=devices or 1, rank=int(environ.get("LOCAL_RANK", 0)) if (devices or 1) > 1 else 0)
@@ -98,14 +98,14 @@ def find_processes(
             raise SettingsError(
                 f"{started.by} started {started.per_node} processes on each of {started.nodes} machines, but"
                 f" {asked[0]} on each of {asked[1]} are asked for.",
-                way_out="Leave out --devices and --nodes, or start as many.",
+                hint="Leave out --devices and --nodes, or start as many.",
             )
         found = Processes(per_node=started.per_node, nodes=started.nodes, rank=started.rank)
     have = device_count() if available is None else available
     if found.per_node > have:
         raise TrainingError(
             f"{found.per_node} processes need a device each; this machine has {have}.",
-            way_out=f"Use --devices {have} or fewer, or start fewer processes.",
+            hint=f"Use --devices {have} or fewer, or start fewer processes.",
         )
     return found
 
@@ -139,17 +139,17 @@ def refuse_processes(processes: Processes, recipe: Recipe, *, fields: int) -> No
         raise TrainingError(
             f"A batch of {batch} fields cannot be shared by {count} processes"
             + (" evenly." if batch % count else ": the batch norms of each need two fields."),
-            way_out=f"Use --set schedule.batch_size={even}, the size of the batch of all, or other --devices.",
+            hint=f"Use --set schedule.batch_size={even}, the size of the batch of all, or other --devices.",
         )
     if fields < batch:
         raise TrainingError(
             f"The {fields} fields to learn from are fewer than a batch of {batch}, and cannot be shared.",
-            way_out="Lower schedule.batch_size, or use one process.",
+            hint="Lower schedule.batch_size, or use one process.",
         )
     if sync and accelerator() != "cuda":
         raise TrainingError(
             f"compute.sync_batch_norm needs CUDA GPUs; this machine has a {accelerator()} device.",
-            way_out="Use --set compute.sync_batch_norm=false: each process then has batch norms of its own.",
+            hint="Use --set compute.sync_batch_norm=false: each process then has batch norms of its own.",
         )
 
 
@@ -175,7 +175,7 @@ def others() -> Iterator[None]:
             raise
         raise TrainingError(
             "Another process that learns this run has ended, or cannot be reached.",
-            way_out="See what it said, and go on by --resume.",
+            hint="See what it said, and go on by --resume.",
         ) from error
 
 
@@ -203,7 +203,7 @@ class SameStart(lightning.Callback):
             if different:
                 raise TrainingError(
                     f"Processes {trainer.global_rank} and {rank} do not start alike: {', '.join(different)}.",
-                    way_out="Give all of them the same command, and a folder that all machines share.",
+                    hint="Give all of them the same command, and a folder that all machines share.",
                 )
 
 
@@ -218,7 +218,7 @@ def _started(environ: Mapping[str, str]) -> _Started | None:
         if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environ:
             raise SettingsError(
                 f"SLURM has {tasks} tasks, but not a number for each machine.",
-                way_out="Say --ntasks-per-node in place of --ntasks, see docs/training.md.",
+                hint="Say --ntasks-per-node in place of --ntasks, see docs/training.md.",
             )
         per_node = int(environ.get("SLURM_NTASKS_PER_NODE", "1"))
         return _Started("SLURM", per_node, nodes, int(environ.get("SLURM_PROCID", "0")))

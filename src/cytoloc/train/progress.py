@@ -76,7 +76,7 @@ class EpochLog(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the pictures."""
+        """Count the images."""
         self._images += trainer.world_size * len(batch.pixels)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -166,7 +166,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         except Exception as error:
             raise FormatError(
                 f"{path} cannot be loaded: {first_line(error)}",
-                way_out="Bring back a whole copy of it, or remove it: then --resume begins anew.",
+                hint="Bring back a whole copy of it, or remove it: then --resume begins anew.",
             ) from error
         for state in checkpoint["callbacks"].values():
             if "dirpath" in state:

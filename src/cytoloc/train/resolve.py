@@ -27,10 +27,10 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
         ChannelError: If the recipe names a channel that the dataset lacks.
         LabelSetError: If the recipe is for another label set.
         TrainingError: If the dataset has no fields.
-        TableError: If ``sampling.repeats`` names locations that the label set lacks.
+        TableError: If ``sampling.oversample`` names locations that the label set lacks.
     """
     if not len(dataset):
-        raise TrainingError(f"{dataset.path} has no fields.", way_out="Import some, or finish its import.")
+        raise TrainingError(f"{dataset.path} has no fields.", hint="Import some, or finish its import.")
     wanted = recipe.label_set
     if wanted in SHIPPED or wanted.lower().endswith((".csv", ".toml")):
         find_label_set(wanted).refuse_other(dataset.label_set, what=str(dataset.path), than=f"recipe {recipe.name}")
@@ -38,17 +38,17 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
         raise LabelSetError(
             f"Recipe {recipe.name} is for the label set {recipe.label_set}, but {dataset.path} has"
             f" {dataset.label_set}.",
-            way_out="Choose another recipe, or leave label_set out of it.",
+            hint="Choose another recipe, or leave label_set out of it.",
         )
-    for word in recipe.sampling.repeats.get(dataset.label_set.name, {}):
-        dataset.label_set.index(word, where=f"Recipe {recipe.name}, sampling.repeats")
+    for word in recipe.sampling.oversample.get(dataset.label_set.name, {}):
+        dataset.label_set.index(word, where=f"Recipe {recipe.name}, sampling.oversample")
     channels = recipe.image.channels or dataset.channels
     missing = [name for name in channels if name not in dataset.channels]
     if missing:
         raise ChannelError(
             f"Recipe {recipe.name} sees the channel {missing[0]}, but {dataset.path} has"
             f" {', '.join(dataset.channels)}.{near_channels(missing[0], dataset.channels)}",
-            way_out="Leave image.channels out of the recipe to train on the channels that there are.",
+            hint="Leave image.channels out of the recipe to train on the channels that there are.",
         )
     unknown = [name for name in channels if name not in recipe.image.mean or name not in recipe.image.std]
     measured = _statistics(dataset, unknown) if unknown else {}

@@ -1,7 +1,7 @@
 """A run: one recipe on one fold. Everything it was made from and everything it learned lies in its folder.
 
 ``recipe.toml`` (resolved), ``run.json`` (dataset, fold, environment, the run that it started from), ``log.csv``,
-``best.ckpt``, ``last.ckpt``, of several cycles ``best-cycleN.ckpt``, and, once it is finished, ``scores.parquet``:
+``best.ckpt``, ``last.ckpt``, of several cycles ``best-cycleN.ckpt``, and, once it is finished, ``predictions.parquet``:
 probabilities of the held-out fold.
 """
 
@@ -29,9 +29,9 @@ from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
+from cytoloc.predictions import Predictions, write_predictions
 from cytoloc.recipe import Recipe, read_resolved, to_toml
-from cytoloc.runs import HEADER, RECIPE, RUN_KIND, RUN_VERSION, SCORES, is_finished, read_header
-from cytoloc.scores import Scores, write_scores
+from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_KIND, RUN_VERSION, is_finished, read_header
 from cytoloc.train.data import Split, split_dataset
 from cytoloc.train.devices import accelerator, refuse_precision
 from cytoloc.train.learning import LAST, compiling, learn, room_for
@@ -120,12 +120,12 @@ def train_fold(
             size=recipe.image.field_px,
             channels=recipe.image.channels,
             label_set=dataset.label_set,
-            views=recipe.select.views,
+            tta=recipe.select.tta,
             provenance=made_by,
         )
-        scores = _scores_of_all(model, dataset, split.held_out, processes)
+        predictions = _scores_of_all(model, dataset, split.held_out, processes)
         if processes.is_first:
-            write_scores(scores, run / SCORES)
+            write_predictions(predictions, run / PREDICTIONS)
         if tracked:
             tracked.files([run / RECIPE, run / "log.csv"])
         # A run that starts from this one finds it finished in every process.
@@ -157,7 +157,7 @@ def check_run(
         coming: Folders of the runs that will be there when this one starts, which may begin with their weights.
 
     Raises:
-        RecipeError: If there is no such network, or it cannot take pictures of the recipe's sizes.
+        RecipeError: If there is no such network, or it cannot take images of the recipe's sizes.
         TrainingError: If the run cannot start, or not go on.
         WeightsError: If its first weights cannot be had.
         OutputExistsError: If the run is there already and ``resume`` is not asked for.
@@ -174,8 +174,8 @@ def check_run(
 
 
 def _sweep(run: Path) -> None:
-    """Remove the scores that a killed process was writing."""
-    for stray in run.glob(f".{SCORES}.*"):
+    """Remove the predictions that a killed process was writing."""
+    for stray in run.glob(f".{PREDICTIONS}.*"):
         shutil.rmtree(stray)
 
 
@@ -183,14 +183,14 @@ def _silent(_line: str) -> None:
     """Say nothing, since another process does."""
 
 
-def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], processes: Processes) -> Scores:
-    """Return the scores of some rows of a dataset, of which each process works out a share."""
+def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], processes: Processes) -> Predictions:
+    """Return the predictions of some rows of a dataset, of which each process works out a share."""
     own = np.array_split(rows, processes.count)[processes.rank]
-    parts = told(model.score(DatasetSource(dataset, own)).scores if len(own) else None)
+    parts = told(model.score(DatasetSource(dataset, own)).predictions if len(own) else None)
     known = [part for part in parts if part is not None]
     ids = tuple(name for part in known for name in part.ids)
     probabilities = np.concatenate([part.probabilities for part in known])
-    return Scores(ids, probabilities, known[0].label_set, known[0].provenance)
+    return Predictions(ids, probabilities, known[0].label_set, known[0].provenance)
 
 
 def _ready(
@@ -227,7 +227,7 @@ def _facts(
         key = "field_size" if recipe.image.field_size else "size"
         raise TrainingError(
             f"Recipe {recipe.name} sees {wanted} px; {dataset.path} has {dataset.size} px.",
-            way_out=f"Use --set image.{key}={dataset.size}, or import at --size {wanted}.",
+            hint=f"Use --set image.{key}={dataset.size}, or import at --size {wanted}.",
         )
     refuse_precision(recipe.compute.precision, accelerator())
     split = split_dataset(dataset, folds, fold)
@@ -245,7 +245,7 @@ def _facts(
         _refuse_other(run, recipe, header)
     # The first process may have made it by now.
     elif processes.is_first:
-        refuse_existing(run, way_out="Go on with it by --resume, or choose another --out.")
+        refuse_existing(run, hint="Go on with it by --resume, or choose another --out.")
     return split, header
 
 
@@ -275,18 +275,18 @@ def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
     if read_resolved(run / RECIPE) != recipe:
         raise TrainingError(
             f"{run} was started with another recipe.",
-            way_out="Resume with that recipe, or choose another --out.",
+            hint="Resume with that recipe, or choose another --out.",
         )
     same = kept.get("dataset", {}).get("fingerprint") == header["dataset"]["fingerprint"]
     if not same or any(kept.get(key) != header[key] for key in ("fold", "held_out", "trained_on")):
         raise TrainingError(
             f"{run} was started on other fields or folds.",
-            way_out="Resume on those, or choose another --out.",
+            hint="Resume on those, or choose another --out.",
         )
 
 
 def _say_what_is_missing(dataset: Dataset, split: Split, name: str, report: Callable[[str], None]) -> None:
-    """Say which locations no field to learn from has, though held-out ones do: their scores will mean nothing."""
+    """Say which locations no field to learn from has, though held-out ones do: their predictions will mean nothing."""
     truth = dataset.truth
     lost = truth[split.held_out].any(axis=0) & ~truth[split.train].any(axis=0)
     if lost.any():

@@ -13,16 +13,16 @@ Order = Callable[[Truth, np.random.Generator], NDArray[np.int64]]
 """From the truth of the fields to learn from to the rows of an epoch, in order."""
 
 
-def epoch_order(kind: str, *, mu: float, repeats: Mapping[int, int], batch_size: int) -> Order:
+def epoch_order(kind: str, *, mu: float, oversample: Mapping[int, int], batch_size: int) -> Order:
     """Return how the rows of an epoch are chosen.
 
     Args:
         kind: ``shuffled``, ``balanced`` or ``stratified``.
         mu: See :func:`field_weights`.
-        repeats: See :func:`repeated`.
+        oversample: See :func:`repeated`.
         batch_size: See :func:`stratified`.
     """
-    return partial(_order, kind=kind, mu=mu, repeats=dict(repeats), batch_size=batch_size)
+    return partial(_order, kind=kind, mu=mu, oversample=dict(oversample), batch_size=batch_size)
 
 
 def shuffled(truth: Truth, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -31,9 +31,9 @@ def shuffled(truth: Truth, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _order(
-    truth: Truth, rng: np.random.Generator, *, kind: str, mu: float, repeats: dict[int, int], batch_size: int
+    truth: Truth, rng: np.random.Generator, *, kind: str, mu: float, oversample: dict[int, int], batch_size: int
 ) -> NDArray[np.int64]:
-    rows = repeated(truth, repeats) if repeats else np.arange(len(truth))
+    rows = repeated(truth, oversample) if oversample else np.arange(len(truth))
     if kind == "balanced":
         weights = field_weights(truth, mu=mu)[rows]
         return rng.choice(rows, size=len(rows), p=weights / weights.sum())
@@ -63,13 +63,13 @@ def field_weights(truth: Truth, *, mu: float) -> NDArray[np.float64]:
     return np.asarray(np.where(truth.any(axis=1), weights, ratio[occurs].min()))
 
 
-def repeated(truth: Truth, repeats: Mapping[int, int]) -> NDArray[np.int64]:
+def repeated(truth: Truth, oversample: Mapping[int, int]) -> NDArray[np.int64]:
     """Return the rows, each as often as the most repeated of its locations asks for, at least once.
 
     >>> repeated(np.array([[1, 0], [0, 1], [1, 1]], bool), {1: 2}).tolist()
     [0, 1, 1, 2, 2]
     """
-    times = np.array([repeats.get(location, 1) for location in range(truth.shape[1])])
+    times = np.array([oversample.get(location, 1) for location in range(truth.shape[1])])
     return np.repeat(np.arange(len(truth)), np.maximum(np.where(truth, times, 1).max(axis=1), 1))
 
 

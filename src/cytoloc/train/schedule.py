@@ -20,9 +20,9 @@ class Schedule:
     momentum: tuple[float, ...] = ()
     accumulate: int = 1
     ema: float = 0.0
-    average_last: int = 0
+    swa_epochs: int = 0
     sizes: tuple[int, ...] = ()
-    """Edges of the pictures, in pixels, that the epochs are shared among; empty: as they are."""
+    """Edges of the images, in pixels, that the epochs are shared among; empty: as they are."""
 
     @property
     def total_epochs(self) -> int:
@@ -40,16 +40,16 @@ class Schedule:
     def place_among_last(self, epoch: int) -> int:
         """Return which of the cycle's epochs that are averaged this is, from 1; 0 if it is none of them.
 
-        >>> s = Schedule(frozen_epochs=1, epochs=3, cycles=(1, 0.5), learning_rate=1, average_last=2)
+        >>> s = Schedule(frozen_epochs=1, epochs=3, cycles=(1, 0.5), learning_rate=1, swa_epochs=2)
         >>> [s.place_among_last(epoch) for epoch in range(s.total_epochs)]
         [0, 0, 1, 2, 0, 1, 2]
         """
         if epoch < self.frozen_epochs:
             return 0
-        return max(0, (epoch - self.frozen_epochs) % self.epochs + 1 - (self.epochs - self.average_last))
+        return max(0, (epoch - self.frozen_epochs) % self.epochs + 1 - (self.epochs - self.swa_epochs))
 
     def size_at(self, epoch: int) -> int:
-        """Return the edge of the pictures in an epoch, in pixels; 0: as they are."""
+        """Return the edge of the images in an epoch, in pixels; 0: as they are."""
         if not self.sizes:
             return 0
         return self.sizes[min(epoch * len(self.sizes) // self.total_epochs, len(self.sizes) - 1)]

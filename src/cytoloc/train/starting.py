@@ -12,7 +12,7 @@ from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.models.weights import first_convolution
-from cytoloc.predict.bundle import box, in_box, read_member
+from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_member
 from cytoloc.predict.runs import learned_from, load_run, model_spec
 from cytoloc.recipe import Recipe
 from cytoloc.runs import is_run
@@ -72,14 +72,14 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
     if seen:
         raise TrainingError(
             f"{earlier.path} was trained on {len(seen)} of the {len(held_out)} fields held out now, e.g. {min(seen)};"
-            " their scores would be too good.",
-            way_out=earlier.otherwise,
+            " their predictions would be too good.",
+            hint=earlier.otherwise,
         )
     if (earlier.backbone, earlier.head) != (recipe.model.backbone, recipe.model.head):
         raise WeightsError(
             f"{earlier.path} is of {earlier.backbone} with the head {earlier.head}, not of"
             f" {recipe.model.backbone} with {recipe.model.head}.",
-            way_out="Change model.backbone and model.head, or model.weights.",
+            hint="Change model.backbone and model.head, or model.weights.",
         )
     network = build_network(model_spec(recipe, locations=len(label_set)))
     network.backbone.load_state_dict(_with_channels(earlier, recipe.image.channels))
@@ -102,7 +102,7 @@ def _with_channels(earlier: _Earlier, channels: Sequence[str]) -> dict[str, Tens
     if missing:
         raise WeightsError(
             f"{earlier.path} sees {', '.join(earlier.channels)}, not {missing[0]}.",
-            way_out="Choose channels that it sees by image.channels, or other weights by model.weights.",
+            hint="Choose channels that it sees by image.channels, or other weights by model.weights.",
         )
     weight = first_convolution(earlier.backbone)
     first = next(name for name in state if f".{name}".endswith(f".{weight}"))
@@ -128,7 +128,7 @@ def _earlier(recipe: Recipe, fold: int) -> _Earlier | None:
     path = _place(recipe, fold, BUNDLE)
     if path is None:
         return None
-    member = read_member(box() if in_box(path) else path, fold=fold)
+    member = read_member(builtin_bundle() if is_builtin(path) else path, fold=fold)
     otherwise = "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc."
     spec = member.spec
     return _Earlier(
@@ -147,7 +147,7 @@ def _earlier(recipe: Recipe, fold: int) -> _Earlier | None:
 def _of_run(path: Path) -> _Earlier:
     if not is_run(path):
         raise WeightsError(
-            f"{path} is no run to take weights from.", way_out="Give a run's folder: model.weights=run:PATH."
+            f"{path} is no run to take weights from.", hint="Give a run's folder: model.weights=run:PATH."
         )
     network, recipe, facts = load_run(path)
     otherwise = "Start each fold from the earlier run of the same fold: run:…-fold{fold}."

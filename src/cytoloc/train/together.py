@@ -1,6 +1,6 @@
 """Several processes that learn one batch together: what is whose, and what they tell each other.
 
-Each has its share of every batch, in order. What is random about the pictures is drawn for the whole batch, and losses
+Each has its share of every batch, in order. What is random about the images is drawn for the whole batch, and losses
 are taken of the whole batch, so that a run does not depend on how many processes learn it; what does depend on it is
 written in docs/training.md.
 """

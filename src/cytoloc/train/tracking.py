@@ -31,7 +31,7 @@ def require_mlflow() -> None:
     """Raise :class:`MissingExtraError` unless MLflow and what it needs for SQLite are installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", way_out=installing("mlflow"))
+        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", hint=installing("mlflow"))
 
 
 def check_database(database: Path) -> None:
@@ -77,7 +77,7 @@ class Tracked:
         except import_module("mlflow.exceptions").MlflowException as error:
             raise TrainingError(
                 f"{self.database} does not know the run {known} of MLflow, as which {self.run} was tracked: {error}",
-                way_out="Go on with the database that it was begun with.",
+                hint="Go on with the database that it was begun with.",
             ) from error
         return known
 
@@ -122,7 +122,7 @@ class Tracked:
         except import_module("mlflow.exceptions").MlflowException as error:
             raise TrainingError(
                 f"MLflow cannot keep {self.run.name} in {self.database}: {first_line(error)}",
-                way_out="Mend that, and go on with the run by --resume.",
+                hint="Mend that, and go on with the run by --resume.",
             ) from error
 
     def end(self, status: str = "FINISHED") -> None:
@@ -169,7 +169,7 @@ def _client(database: Path) -> Any:
     except Exception as error:
         raise TrainingError(
             f"MLflow cannot use {database}: {first_line(error)}",
-            way_out="Give the path of its SQLite database, or of one to be made.",
+            hint="Give the path of its SQLite database, or of one to be made.",
         ) from error
 
 

@@ -54,7 +54,7 @@ def location_loss(section: LossSection) -> Loss:
             asymmetric_loss,
             gamma_positive=section.gamma_positive,
             gamma_negative=section.gamma_negative,
-            shift=section.shift,
+            margin=section.asymmetric_margin,
         ),
     }
     weights = {name: float(getattr(section, name)) for name in LOSSES}
@@ -74,7 +74,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
         momentum=section.momentum,
         accumulate=section.accumulate,
         ema=section.ema,
-        average_last=section.average_last,
+        swa_epochs=section.swa_epochs,
         sizes=(*recipe.image.progressive, recipe.image.size) if recipe.image.progressive else (),
     )
 
@@ -110,9 +110,9 @@ def build_learner(recipe: Recipe, network: Network, dataset: Dataset, split: Spl
         order=epoch_order(
             recipe.sampling.order,
             mu=recipe.sampling.mu,
-            repeats={
+            oversample={
                 dataset.label_set.index(word): times
-                for word, times in recipe.sampling.repeats.get(dataset.label_set.name, {}).items()
+                for word, times in recipe.sampling.oversample.get(dataset.label_set.name, {}).items()
             },
             batch_size=recipe.schedule.batch_size,
         ),

@@ -23,7 +23,7 @@ def test_patterns_read_names(pattern: str, path: str, said: dict[str, str] | Non
     assert FilePattern(pattern).match(path) == said
 
 
-@pytest.mark.parametrize("pattern", ["fixed.tif", "*_*.tif", "{well}{well}.tif", "{colour}.tif"])
+@pytest.mark.parametrize("pattern", ["fixed.tif", "*_*.tif", "{well}{well}.tif", "{color}.tif"])
 def test_patterns_that_cannot_name_a_field_are_refused(pattern: str) -> None:
     with pytest.raises(SettingsError):
         FilePattern(pattern)
@@ -69,5 +69,5 @@ def test_channels_come_in_the_order_of_datasets() -> None:
 def test_maps_that_leave_something_open_are_refused(channels: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said) as caught:
         parse_channels([channels])
-    assert caught.value.way_out
+    assert caught.value.hint
     assert caught.value.exit_code == 2

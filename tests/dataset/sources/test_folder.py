@@ -16,14 +16,14 @@ from cytoloc.dataset.importing import ImportOptions, import_fields
 from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
-from cytoloc.dataset.sources.labelling import label_set_from
+from cytoloc.dataset.sources.labeling import label_set_from
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
+from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
-from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA, Cli
-from tests.pictures.lif import write_lif
+from tests.images.lif import write_lif
 
 SIZE = 32
 FOUR = ["microtubules=*_r.png,protein=*_g.png,nucleus=*_b.png,er=*_y.png"]
@@ -358,7 +358,7 @@ def test_links_are_followed_and_loops_are_not(folder: Path, tmp_path: Path) -> N
 def test_hidden_files_and_others_are_left_alone(folder: Path) -> None:
     write_four(folder, "a")
     for name in (".DS_Store", "._a_r.png", "notes.txt"):
-        (folder / name).write_bytes(b"no picture")
+        (folder / name).write_bytes(b"no image")
     assert pack(folder, FOUR).ids == ("a",)
 
 
@@ -374,7 +374,7 @@ def test_a_folder_without_such_files_is_refused(folder: Path) -> None:
         pack(folder, FOUR, files="*.png")
 
 
-@pytest.mark.parametrize("text", ["well\nA01\n", "id,colour\na,b\n", "id,well\na,A01\na,A02\n"])
+@pytest.mark.parametrize("text", ["well\nA01\n", "id,color\na,b\n", "id,well\na,A01\na,A02\n"])
 def test_metadata_that_cannot_be_used_are_refused(folder: Path, tmp_path: Path, text: str) -> None:
     write_four(folder, "a")
     (tmp_path / "m.csv").write_text(text)
@@ -488,7 +488,7 @@ def test_a_damaged_file_is_the_one_that_is_blamed(folder: Path) -> None:
         pack(folder, [FOUR[0].replace(".png", ".tif")])
 
 
-def test_a_bad_scene_leaves_joint_bounds_to_its_neighbours(folder: Path, tmp_path: Path) -> None:
+def test_a_bad_scene_leaves_joint_bounds_to_its_neighbors(folder: Path, tmp_path: Path) -> None:
     with tifffile.TiffWriter(folder / "a.ome.tif", ome=True) as writer:
         for name, top in (("bright", 60_000), ("nan", None)):
             image = np.full((4, SIZE, SIZE), np.nan if top is None else top, np.float32)
@@ -565,7 +565,7 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
     tifffile.imwrite(folder / "wide.ome.tif", noise(4, SIZE, SIZE + 8), metadata={"axes": "CYX"})
     tifffile.imwrite(folder / "small.ome.tif", noise(4, 8, 8), metadata={"axes": "CYX"})
     tifffile.imwrite(folder / "two\nlines.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
-    np.save(folder / "no picture.npy", noise(4, SIZE, SIZE))
+    np.save(folder / "no image.npy", noise(4, SIZE, SIZE))
     truth = noise(4, SIZE, SIZE) > 9
     tifffile.imwrite(folder / "truth.tif", truth, photometric="minisblack", metadata={"axes": "CYX"})
     call = ["import", "folder", folder, "--channels", STACK[0], "--size", SIZE, "--dry-run"]

@@ -9,8 +9,8 @@ from PIL import Image
 from cytoloc.dataset.importing import import_fields
 from cytoloc.dataset.sources.hpa import HpaSource, find_hpa_fields
 from cytoloc.errors import ImageError, TableError
+from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
-from cytoloc.pictures.scale import Scaling
 from tests.conftest import DATA
 
 PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
@@ -18,10 +18,10 @@ PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 def write_field(folder: Path, stem: str, *, size: int = 64) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for value, (colour, planes) in enumerate(PLANES.items(), start=1):
+    for value, (color, planes) in enumerate(PLANES.items(), start=1):
         rendering = np.zeros((size, size, 3), np.uint8)
         rendering[..., planes] = 50 * value
-        Image.fromarray(rendering).save(folder / f"{stem}_{colour}.jpg", quality=95)
+        Image.fromarray(rendering).save(folder / f"{stem}_{color}.jpg", quality=95)
 
 
 def test_stains_become_channels_and_names_become_columns(tmp_path: Path) -> None:
@@ -97,8 +97,8 @@ def test_real_renderings(tmp_path: Path) -> None:
         "10814_50_A1_2": 1728,
     }
     for row, name in enumerate(dataset.ids):
-        with Image.open(folder / f"{name}_yellow.jpg") as picture:
-            whole = np.asarray(picture, np.float32)[..., :2].mean(axis=-1)
+        with Image.open(folder / f"{name}_yellow.jpg") as image:
+            whole = np.asarray(image, np.float32)[..., :2].mean(axis=-1)
         assert abs(float(dataset[row][3].mean()) - float(whole.mean())) < 1
 
 
@@ -121,4 +121,4 @@ def test_renderings_of_another_stain_are_rejected(tmp_path: Path) -> None:
     assert dataset.ids == ("1_2_C1_1",)
     reasons = {each.id: each.reason for each in dataset.quarantine}
     assert "brighter in blue" in reasons["1_2_C1_2"]
-    assert "is grey" in reasons["1_2_C1_3"]
+    assert "is gray" in reasons["1_2_C1_3"]

@@ -44,11 +44,11 @@ class FilePattern:
         unknown = [name for name in self.names if name not in ("id", *NAMES)]
         if unknown:
             raise SettingsError(
-                f"The pattern {text} has {{{unknown[0]}}}.", way_out=f"It may have *, {{id}}, {{{'}, {'.join(NAMES)}}}."
+                f"The pattern {text} has {{{unknown[0]}}}.", hint=f"It may have *, {{id}}, {{{'}, {'.join(NAMES)}}}."
             )
         if not self.names or len(set(self.names)) < len(self.names):
             raise SettingsError(
-                f"The pattern {text} must have one * or other variable parts, each once.", way_out=_EXAMPLE
+                f"The pattern {text} must have one * or other variable parts, each once.", hint=_EXAMPLE
             )
         wild = [
             f"(?P<{name}>{'.+' if part == '*' else '[^/]+'})"
@@ -76,7 +76,7 @@ class FilePattern:
 
 @dataclass(frozen=True)
 class Pick:
-    """Where the picture of a stain is.
+    """Where the image of a stain is.
 
     Attributes:
         pattern: The files that hold it; None if all stains are in the same file.
@@ -102,14 +102,14 @@ class Pick:
             if len(names) != 1:
                 raise ImageError(
                     f"it has {len(names)} channels{named}, not one.",
-                    way_out=f"Say which, for example {self}#0.",
+                    hint=f"Say which, for example {self}#0.",
                 )
             return 0
         if isinstance(self.channel, int):
             if self.channel >= len(names):
                 raise ImageError(
                     f"it has no channel {self.channel}; counted from 0 its channels are {what}.",
-                    way_out="Give it files with that channel, or another number.",
+                    hint="Give it files with that channel, or another number.",
                 )
             return self.channel
         matches = [number for number, name in enumerate(names) if name.casefold() == self.channel.casefold()]
@@ -117,7 +117,7 @@ class Pick:
             raise ImageError(
                 f"it has {'no channel' if not matches else f'{len(matches)} channels'} called {self.channel!r}; its"
                 f" channels are {what}.",
-                way_out="Give the number of the channel, counted from 0.",
+                hint="Give the number of the channel, counted from 0.",
             )
         return matches[0]
 
@@ -172,7 +172,7 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
     except ChannelError as error:
         near = next((name for name in names if name != PROTEIN and name.lower() == PROTEIN), None)
         hint = f" Write {PROTEIN} instead of {near}." if near else ""
-        raise SettingsError(f"--channels: {error.message}{hint}", way_out=error.way_out) from error
+        raise SettingsError(f"--channels: {error.message}{hint}", hint=error.hint) from error
     found = {name: _pick(what) for name, what in pairs}
     picks = {name: found[name] for name in in_order(names)}
     seen: dict[str, str] = {}
@@ -181,19 +181,19 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         if other != name:
             raise SettingsError(
                 f"--channels gives {pick} for both {other} and {name}.",
-                way_out="Leave out the channel that was not imaged: a dataset has the channels that were.",
+                hint="Leave out the channel that was not imaged: a dataset has the channels that were.",
             )
     patterns = {pick.pattern is not None for pick in picks.values()}
     if len(patterns) > 1:
         raise SettingsError(
             "--channels has both patterns of files and channels of one file.",
-            way_out="Give a pattern for every stain; a channel of it goes behind #, as in er=*_all.tif#3.",
+            hint="Give a pattern for every stain; a channel of it goes behind #, as in er=*_all.tif#3.",
         )
     varying = {tuple(sorted(pick.pattern.names)) for pick in picks.values() if pick.pattern}
     if len(varying) > 1:
         raise SettingsError(
             "The patterns of --channels differ in their variable parts, so files cannot be brought together.",
-            way_out="Give all of them the same, for example {well}_{field}.",
+            hint="Give all of them the same, for example {well}_{field}.",
         )
     return ChannelMap(picks)
 
@@ -202,7 +202,7 @@ def _pair(text: str) -> tuple[str, str]:
     name, _, what = text.partition("=")
     if not name.strip() or not what.strip():
         raise SettingsError(
-            f"--channels has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", way_out=_EXAMPLE
+            f"--channels has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", hint=_EXAMPLE
         )
     return name.strip(), what.strip()
 

@@ -17,17 +17,17 @@ from cytoloc.dataset.quarantine import rejected
 from cytoloc.dataset.sources.channels import ChannelMap
 from cytoloc.dataset.sources.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
 from cytoloc.errors import ImageError
-from cytoloc.pictures.decoding import decoding, located
-from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit, refuse_not_grey
-from cytoloc.pictures.formats import Picture, Scene, open_picture
-from cytoloc.pictures.scale import Scaling, scale_field
+from cytoloc.images.decoding import decoding, located
+from cytoloc.images.depth import DepthRule, JointBounds, all_to_8_bit, refuse_not_gray
+from cytoloc.images.formats import ImageFile, Scene, open_image
+from cytoloc.images.scale import Scaling, scale_field
 
 SAME_UM: Final = 1.01
 """Pixel sizes that the files of a field state may differ by this factor: formats round them differently."""
 
 _APART: Final = "Export each scene to files of its own."
 
-Opened = dict[str, tuple[str, Picture]]
+Opened = dict[str, tuple[str, ImageFile]]
 """For each channel its file, and that file opened."""
 
 
@@ -72,7 +72,7 @@ class FieldReader:
         scaling: How images become squares.
         planes: Which planes of a channel make its image.
         depth: How more than 8 bits become 8.
-        pixel_um: Edge of a pixel in micrometres, whatever the files say.
+        pixel_um: Edge of a pixel in micrometers, whatever the files say.
         joint: One pair of bounds per channel for all fields, instead of each field's own.
     """
 
@@ -101,9 +101,9 @@ class FieldReader:
         """
         lines: list[tuple[str, str]] = []
         with ExitStack() as stack:
-            for name, (file, picture) in self._open(item, stack).items():
+            for name, (file, image) in self._open(item, stack).items():
                 with located(str(self.folder / file)):
-                    names = channel_names(picture.scenes[0], self.planes)
+                    names = channel_names(image.scenes[0], self.planes)
                     index = self.channels.picks[name].index(names)
                 called = f" {names[index]!r}" if names[index] else ""
                 lines.append((name, f"channel {index}{called} of {len(names)} in {file}"))
@@ -120,9 +120,9 @@ class FieldReader:
             for number, name in enumerate(self._scene_ids(item, opened)):
                 self._chosen(opened, number)
                 scene = self._agreed(opened, number, name)
-                for role, (file, picture) in opened.items():
+                for role, (file, image) in opened.items():
                     with located(f"{role} in {file}"):
-                        refuse_not_grey(picture.scenes[number].dtype)
+                        refuse_not_gray(image.scenes[number].dtype)
                 blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
                 with located(name):
                     scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
@@ -163,7 +163,7 @@ class FieldReader:
         """
         with ExitStack() as stack:
             opened = self._open(item, stack)
-            first = next(picture for _, picture in opened.values())
+            first = next(image for _, image in opened.values())
             for number, name in enumerate(self._scene_ids(item, opened)):
                 scene = first.scenes[number]
                 planes: list[NDArray[Any]] | ImageError
@@ -175,21 +175,21 @@ class FieldReader:
                 yield Found(name, scene, planes)
 
     def _chosen(self, opened: Opened, number: int) -> dict[str, Chosen]:
-        """Return which planes of a scene make the picture of each stain."""
+        """Return which planes of a scene make the image of each stain."""
         chosen = {}
-        for role, (file, picture) in opened.items():
+        for role, (file, image) in opened.items():
             with located(str(self.folder / file)):
-                chosen[role] = choose(picture.scenes[number], self.channels.picks[role], self.planes)
+                chosen[role] = choose(image.scenes[number], self.channels.picks[role], self.planes)
         return chosen
 
     def _planes(self, opened: Opened, number: int) -> list[NDArray[Any]]:
         """Return a scene's plane of each channel, in order."""
         planes: list[NDArray[Any]] = []
         for channel, chosen in self._chosen(opened, number).items():
-            file, picture = opened[channel]
+            file, image = opened[channel]
             path = self.folder / file
             with located(str(path)), decoding(path):
-                planes.append(read_chosen(picture, number, chosen))
+                planes.append(read_chosen(image, number, chosen))
         return planes
 
     def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
@@ -198,14 +198,14 @@ class FieldReader:
         Raises:
             ImageError: If they contradict each other.
         """
-        scenes = {role: picture.scenes[number] for role, (_, picture) in opened.items()}
+        scenes = {role: image.scenes[number] for role, (_, image) in opened.items()}
         if len({(scene.height, scene.width) for scene in scenes.values()}) > 1:
             each = ", ".join(f"{role} {scene.width} x {scene.height}" for role, scene in scenes.items())
-            raise ImageError(f"{name} has more than one size: {each} px.", way_out="All must show the same pixels.")
+            raise ImageError(f"{name} has more than one size: {each} px.", hint="All must show the same pixels.")
         stated = {role: scene.pixel_um for role, scene in scenes.items() if scene.pixel_um is not None}
         if self.pixel_um is None and stated and max(stated.values()) > SAME_UM * min(stated.values()):
             each = ", ".join(f"{role} {um:g}" for role, um in stated.items())
-            raise ImageError(f"{name} has more than one pixel size: {each} µm.", way_out="Give it with --pixel-um.")
+            raise ImageError(f"{name} has more than one pixel size: {each} µm.", hint="Give it with --pixel-um.")
         return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
 
     def _scene_ids(self, item: Item, opened: Opened) -> list[str]:
@@ -214,16 +214,16 @@ class FieldReader:
         Raises:
             ImageError: If the files of a field do not have the same scenes in the same order.
         """
-        files = {file: [scene.name for scene in picture.scenes] for file, picture in opened.values()}
+        files = {file: [scene.name for scene in image.scenes] for file, image in opened.values()}
         names = next(iter(files.values()))
         if len({len(each) for each in files.values()}) > 1:
             counts = ", ".join(f"{len(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item.name}: its files differ in their number of scenes: {counts}.", way_out=_APART)
+            raise ImageError(f"{item.name}: its files differ in their number of scenes: {counts}.", hint=_APART)
         if len(names) == 1:
             return [item.name]
         if any(each != names for each in files.values()):
             said = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item.name}: its files call their scenes differently: {said}.", way_out=_APART)
+            raise ImageError(f"{item.name}: its files call their scenes differently: {said}.", hint=_APART)
         if all(names) and len(set(names)) == len(names):
             return [f"{item.name}_{name}" for name in names]
         return [f"{item.name}_s{number}" for number in range(len(names))]
@@ -237,10 +237,10 @@ class FieldReader:
             named = pattern.path_of(item.said) if pattern else lacking[0]
             raise ImageError(
                 f"{self.folder}: field {item.name} lacks its file {named}.",
-                way_out="Every field needs a file for every channel that --channels names.",
+                hint="Every field needs a file for every channel that --channels names.",
             )
-        pictures: dict[str, Picture] = {}
+        images: dict[str, ImageFile] = {}
         for role in self.channels.picks:
-            if files[role] not in pictures:
-                pictures[files[role]] = stack.enter_context(open_picture(self.folder / files[role]))
-        return {role: (files[role], pictures[files[role]]) for role in self.channels.picks}
+            if files[role] not in images:
+                images[files[role]] = stack.enter_context(open_image(self.folder / files[role]))
+        return {role: (files[role], images[files[role]]) for role in self.channels.picks}

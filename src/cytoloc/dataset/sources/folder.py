@@ -14,12 +14,12 @@ from cytoloc.dataset.manifest import holds_dataset
 from cytoloc.dataset.sources.channels import NAMES, ChannelMap, FilePattern
 from cytoloc.dataset.sources.field_files import FieldReader, Item
 from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, note
-from cytoloc.dataset.sources.labelling import labels_by_id
+from cytoloc.dataset.sources.labeling import labels_by_id
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import sha256_of, walk
+from cytoloc.images.formats import SUFFIXES
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_csv, refuse_repeated
-from cytoloc.pictures.formats import SUFFIXES
 
 Value = TypeVar("Value")
 
@@ -37,7 +37,7 @@ class FolderSource:
     Args:
         reader: Says where the files are, which channel is where, and how fields are read.
         files: With all channels in one file: which files, and what their names say; by default all of a known kind.
-        labels: CSV ``Id,Target``; fields that it does not list stay unlabelled.
+        labels: CSV ``Id,Target``; fields that it does not list stay unlabeled.
         label_set: The locations that the labels name.
         metadata: CSV ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``, ``cell_line``; it
             overrides what file names say.
@@ -64,7 +64,7 @@ class FolderSource:
         if files and not reader.channels.one_file:
             raise SettingsError(
                 "--files is for files that hold all channels; here every channel has a pattern.",
-                way_out="Leave it out.",
+                hint="Leave it out.",
             )
         self.reader = reader
         self.folder = reader.folder
@@ -185,12 +185,12 @@ class FolderSource:
             if found and name not in matched:
                 raise ImageError(
                     f"{self.folder} holds no {name}: no file is named like {pick}.",
-                    way_out=f"Fix the pattern of {name}; patterns are matched against paths below the folder.",
+                    hint=f"Fix the pattern of {name}; patterns are matched against paths below the folder.",
                 )
         if not found:
             raise ImageError(
                 f"{self.folder} holds no fields: {self.unmatched} image files, none named as asked for.",
-                way_out=f"Files end in {', '.join(SUFFIXES)}; patterns are matched against paths below the folder.",
+                hint=f"Files end in {', '.join(SUFFIXES)}; patterns are matched against paths below the folder.",
             )
         return found
 
@@ -201,20 +201,20 @@ class FolderSource:
             one, other = sorted((self._path(channel, name, before), path))
             raise ImageError(
                 f"{self.folder}: {one} and {other} are both {channel} of field {name}.",
-                way_out="Make the patterns narrower, or remove one of the files.",
+                hint="Make the patterns narrower, or remove one of the files.",
             )
         if before[1:] != claim[1:]:
             one, other = sorted((first, path))
             raise ImageError(
                 f"{self.folder}: {one} and {other} are both of field {name}, but their names say different things.",
-                way_out="Leave out *, so that the id is made of all parts of the name.",
+                hint="Leave out *, so that the id is made of all parts of the name.",
             )
 
     def _refuse_hidden(self, name: str, path: str) -> None:
         if name.rpartition("/")[2].startswith("."):
             raise ImageError(
                 f"{self.folder}: by the patterns {path} is of a field called {name!r}.",
-                way_out="* stands for the field's id: write what comes after it too, as in '5channel*.tif' or '*.tif'.",
+                hint="* stands for the field's id: write what comes after it too, as in '5channel*.tif' or '*.tif'.",
             )
 
 
@@ -260,7 +260,7 @@ def _read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], d
     if "Id" not in table.columns or unknown:
         raise TableError(
             f"{path} has the columns {', '.join(table.columns)}.",
-            way_out=f"It needs id and may have {', '.join(NAMES)}.",
+            hint=f"It needs id and may have {', '.join(NAMES)}.",
         )
     ids = table["Id"].to_list()
     refuse_repeated(ids, where=str(path))

@@ -1,4 +1,4 @@
-"""The Human Protein Atlas's own form: ``{antibody}_{plate}_{well}_{field}_{colour}.jpg``, each stain in its colour."""
+"""The Human Protein Atlas's own form: ``{antibody}_{plate}_{well}_{field}_{color}.jpg``, each stain in its color."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.manifest import holds_dataset
-from cytoloc.dataset.sources.labelling import listed_fields
+from cytoloc.dataset.sources.labeling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk
 from cytoloc.hpa_names import parse_hpa_id
+from cytoloc.images.codecs import read_stain_jpeg
+from cytoloc.images.decoding import located
+from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet
-from cytoloc.pictures.codecs import read_stain_jpeg
-from cytoloc.pictures.decoding import located
-from cytoloc.pictures.scale import Scaling, scale_field
 
-_COLOURS: Final = tuple(HPA_COLORS[role] for role in CHANNELS)
+_COLORS: Final = tuple(HPA_COLORS[role] for role in CHANNELS)
 
 Place = tuple[str, bool, str]
 """Where a file is: its folder below the source's, whether its name lacks the antibody, and its suffix."""
@@ -37,10 +37,10 @@ class HpaSource:
     """The fields in a folder of the Human Protein Atlas's JPEG files.
 
     Args:
-        folder: Holds ``{antibody}_{plate}_{well}_{field}_{colour}.jpg``, or as on the Atlas's server a folder per
-            antibody with ``{plate}_{well}_{field}_{colour}.jpg``.
+        folder: Holds ``{antibody}_{plate}_{well}_{field}_{color}.jpg``, or as on the Atlas's server a folder per
+            antibody with ``{plate}_{well}_{field}_{color}.jpg``.
         labels: CSV ``Id,Target`` with ids ``{antibody}_{plate}_{well}_{field}``; its fields, in its order, are
-            imported. Without it every field in the folder is, unlabelled, in order of id.
+            imported. Without it every field in the folder is, unlabeled, in order of id.
         label_set: The locations that the labels refer to; by default ``hpa28``.
         scaling: How images become squares; they are decoded no larger than it needs.
         limit: Import only the first so many.
@@ -88,7 +88,7 @@ def _load(
     if parts is None or parts.antibody is None:
         raise ImageError(
             f"{name} is not the id of a field of the Human Protein Atlas.",
-            way_out="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
+            hint="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
         )
     image, (height, width) = _read(folder, name, files, at_least=scaling.size)
     with located(f"field {name}"):
@@ -112,20 +112,20 @@ def _read(
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return the four planes, at a reduced scale where that is enough, and height and width in the files."""
     planes, edges = [], []
-    for role, colour in zip(CHANNELS, _COLOURS, strict=True):
-        if colour not in files:
+    for role, color in zip(CHANNELS, _COLORS, strict=True):
+        if color not in files:
             raise ImageError(
-                f"{folder}: field {name} lacks its file {name}_{colour}.jpg.",
-                way_out="Every field needs its four channel files.",
+                f"{folder}: field {name} lacks its file {name}_{color}.jpg.",
+                hint="Every field needs its four channel files.",
             )
-        stain = read_stain_jpeg(folder / files[colour], role, at_least=at_least)
+        stain = read_stain_jpeg(folder / files[color], role, at_least=at_least)
         planes.append(stain.plane)
         edges.append(stain.original)
     if len(set(edges)) > 1:
-        sizes = ", ".join(f"{colour} {w} x {h} px" for colour, (h, w) in zip(_COLOURS, edges, strict=True))
+        sizes = ", ".join(f"{color} {w} x {h} px" for color, (h, w) in zip(_COLORS, edges, strict=True))
         raise ImageError(
             f"{folder}: field {name} has more than one size: {sizes}.",
-            way_out="The four channels of a field must show the same pixels.",
+            hint="The four channels of a field must show the same pixels.",
         )
     return np.stack(planes), edges[0]
 
@@ -154,15 +154,15 @@ class HpaFiles(Mapping[str, dict[str, str]]):
             name, _, color = stem.rpartition("_")
             lacking = not _is_whole(name)
             whole = f"{inside.rpartition('/')[2]}_{name}" if lacking else name
-            if color not in _COLOURS or not _is_whole(whole):
+            if color not in _COLORS or not _is_whole(whole):
                 self.unmatched += 1
                 continue
-            number = _COLOURS.index(color)
-            before = found.get(whole, (None,) * len(_COLOURS))
+            number = _COLORS.index(color)
+            before = found.get(whole, (None,) * len(_COLORS))
             now = (*before[:number], (inside, lacking, suffix), *before[number + 1 :])
             if before[number] is not None:
                 one, other = sorted((_files(whole, before)[color], path))
-                raise ImageError(f"{folder} holds both {one} and {other}.", way_out="Keep one of them.")
+                raise ImageError(f"{folder} holds both {one} and {other}.", hint="Keep one of them.")
             found[whole] = shared.setdefault(now, now)
         self._places = {name: found[name] for name in sorted(found)}
 
@@ -179,7 +179,7 @@ class HpaFiles(Mapping[str, dict[str, str]]):
 def _files(name: str, places: Places) -> dict[str, str]:
     """Return the path of the file of each color of a field, below the source's folder."""
     files = {}
-    for color, place in zip(_COLOURS, places, strict=True):
+    for color, place in zip(_COLORS, places, strict=True):
         if place is not None:
             inside, lacking, suffix = place
             stem = name.partition("_")[2] if lacking else name
@@ -188,7 +188,7 @@ def _files(name: str, places: Places) -> dict[str, str]:
 
 
 def find_hpa_fields(folder: Path) -> HpaFiles:
-    """Return for each field id in ``folder`` and in its folders, in order, the file of each colour that is there.
+    """Return for each field id in ``folder`` and in its folders, in order, the file of each color that is there.
 
     Raises:
         ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
@@ -197,7 +197,7 @@ def find_hpa_fields(folder: Path) -> HpaFiles:
     if not found:
         raise ImageError(
             f"{folder} holds no fields.",
-            way_out="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
+            hint="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
         )
     return found
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
+from cytoloc.images.depth import DepthRule, Histogram, JointBounds, refuse_not_finite, refuse_not_gray
 from cytoloc.parallel import in_order
-from cytoloc.pictures.depth import DepthRule, Histogram, JointBounds, refuse_not_finite, refuse_not_grey
 
 Planes = Sequence[NDArray[Any]]
 """A field's plane of each channel."""
@@ -61,7 +61,7 @@ def find_joint_bounds(
 def _usable(planes: Planes) -> bool:
     try:
         for plane in planes:
-            refuse_not_grey(plane.dtype)
+            refuse_not_gray(plane.dtype)
             refuse_not_finite(plane)
     except ImageError:
         return False

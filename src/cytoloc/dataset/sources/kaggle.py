@@ -16,17 +16,17 @@ from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.sources.joint import find_joint_bounds, note
-from cytoloc.dataset.sources.labelling import listed_fields
+from cytoloc.dataset.sources.labeling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
+from cytoloc.images.codecs import Pixels, read_gray_png
+from cytoloc.images.decoding import located
+from cytoloc.images.depth import DepthRule, JointBounds, all_to_8_bit
+from cytoloc.images.formats.tiff import read_gray_tiff
+from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet
-from cytoloc.pictures.codecs import Pixels, read_grey_png
-from cytoloc.pictures.decoding import located
-from cytoloc.pictures.depth import DepthRule, JointBounds, all_to_8_bit
-from cytoloc.pictures.formats.tiff import read_grey_tiff
-from cytoloc.pictures.scale import Scaling, scale_field
 
-COLOURS = tuple(HPA_COLORS[role] for role in CHANNELS)
+COLORS = tuple(HPA_COLORS[role] for role in CHANNELS)
 SUFFIXES = (".png", ".tif", ".tiff")
 
 Suffixes = tuple[str | None, ...]
@@ -39,7 +39,7 @@ class KaggleSource:
     Args:
         folder: Holds ``{Id}_{red,green,blue,yellow}`` as PNG or TIFF, 8 or 16 bits.
         labels: CSV ``Id,Target``; its fields, in its order, are imported. Without it every field in the folder is,
-            unlabelled, in order of id.
+            unlabeled, in order of id.
         label_set: The locations that the labels refer to; by default ``hpa28``.
         scaling: How images become squares.
         depth: How 16 bits become 8.
@@ -155,7 +155,7 @@ def read_kaggle_planes(
     if lacking:
         raise ImageError(
             f"{folder}: field {name} lacks its file {name}_{lacking[0]}.png.",
-            way_out=f"Every field needs a file for each of {', '.join(colors)}.",
+            hint=f"Every field needs a file for each of {', '.join(colors)}.",
         )
     planes = [_read_plane(folder / files[color]) for color in colors]
     for color, plane in zip(colors, planes, strict=True):
@@ -163,7 +163,7 @@ def read_kaggle_planes(
             raise ImageError(
                 f"{folder}: field {name} has two sizes: {files[colors[0]]} is {_size(planes[0])} px,"
                 f" {files[color]} is {_size(plane)} px.",
-                way_out="All channels of a field must show the same pixels.",
+                hint="All channels of a field must show the same pixels.",
             )
     return planes
 
@@ -192,14 +192,14 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
                 name, _, color = stem.rpartition("_")
                 if dot + suffix.lower() not in SUFFIXES:
                     continue
-                if not name or color not in COLOURS:
+                if not name or color not in COLORS:
                     self.unmatched += 1
                     continue
-                place = COLOURS.index(color)
-                before = found.get(name, (None,) * len(COLOURS))
+                place = COLORS.index(color)
+                before = found.get(name, (None,) * len(COLORS))
                 if before[place] is not None:
                     one, other = sorted((f"{stem}{before[place]}", entry.name))
-                    raise ImageError(f"{folder} holds both {one} and {other}.", way_out="Keep one of them.")
+                    raise ImageError(f"{folder} holds both {one} and {other}.", hint="Keep one of them.")
                 now = (*before[:place], dot + suffix, *before[place + 1 :])
                 found[name] = shared.setdefault(now, now)
         self._suffixes = {name: found[name] for name in sorted(found)}
@@ -212,7 +212,7 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
         )
 
     def __getitem__(self, name: str) -> dict[str, str]:
-        each = zip(COLOURS, self._suffixes[name], strict=True)
+        each = zip(COLORS, self._suffixes[name], strict=True)
         return {color: f"{name}_{color}{suffix}" for color, suffix in each if suffix is not None}
 
     def __iter__(self) -> Iterator[str]:
@@ -223,28 +223,28 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
 
 
 def find_kaggle_fields(folder: Path) -> KaggleFiles:
-    """Return for each field id in ``folder`` the file of each colour that is there.
+    """Return for each field id in ``folder`` the file of each color that is there.
 
     Raises:
         ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
     """
     if folder.is_file():
-        raise ImageError(f"{folder} is a file, not a folder.", way_out="Give the folder that holds the pictures.")
+        raise ImageError(f"{folder} is a file, not a folder.", hint="Give the folder that holds the images.")
     if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", way_out="Give the folder that holds the pictures.")
+        raise ImageError(f"{folder}: there is no such folder.", hint="Give the folder that holds the images.")
     found = KaggleFiles(folder)
     if not found:
         hint = " JPEG files are for `cytoloc import hpa` or `import folder`." if any(folder.glob("*.jp*g")) else ""
         raise ImageError(
             f"{folder} holds no fields.",
-            way_out="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
+            hint="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
             f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
     return found
 
 
 def _read_plane(path: Path) -> Pixels:
-    return read_grey_png(path) if path.suffix.lower() == ".png" else read_grey_tiff(path)
+    return read_gray_png(path) if path.suffix.lower() == ".png" else read_gray_tiff(path)
 
 
 def _size(plane: Pixels) -> str:

@@ -1,4 +1,4 @@
-"""Which planes of a file make the picture of a stain: of depths, time points, and pages that say nothing."""
+"""Which planes of a file make the image of a stain: of depths, time points, and pages that say nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from cytoloc.dataset.sources.channels import Pick
 from cytoloc.errors import ImageError
-from cytoloc.pictures.formats import Picture, Scene
+from cytoloc.images.formats import ImageFile, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneChoice:
-    """Which planes of a channel make its picture.
+    """Which planes of a channel make its image.
 
     Attributes:
         depth: The z plane, counted from 0; None for the maximum over all.
@@ -47,7 +47,7 @@ def channel_names(scene: Scene, choice: PlaneChoice) -> tuple[str, ...]:
         return scene.channels
     if choice.pages is None:
         raise ImageError(
-            f"it has {scene.pages} pages and does not say what they are.", way_out="Say --pages channel or --pages z."
+            f"it has {scene.pages} pages and does not say what they are.", hint="Say --pages channel or --pages z."
         )
     if len(scene.channels) > 1:
         raise ImageError(f"it has {len(scene.channels)} channels, so its {scene.pages} pages cannot be channels.")
@@ -55,14 +55,14 @@ def channel_names(scene: Scene, choice: PlaneChoice) -> tuple[str, ...]:
 
 
 def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
-    """Return which planes of a scene make the picture of a stain.
+    """Return which planes of a scene make the image of a stain.
 
     Raises:
         ImageError: If it has no such channel, depth or time point, or more than one could be meant.
     """
     index = pick.index(channel_names(scene, choice))
     if scene.times > 1 and choice.time is None:
-        raise ImageError(f"it has {scene.times} time points.", way_out="Choose one with --time, counted from 0.")
+        raise ImageError(f"it has {scene.times} time points.", hint="Choose one with --time, counted from 0.")
     place = {"channel": index, "time": choice.time or 0}
     along: Literal["depth", "page"] = "depth"
     length = scene.depths
@@ -76,11 +76,11 @@ def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
     return Chosen(place, along, range(length) if choice.depth is None else [choice.depth])
 
 
-def read_chosen(picture: Picture, scene: int, chosen: Chosen) -> NDArray[Any]:
+def read_chosen(image: ImageFile, scene: int, chosen: Chosen) -> NDArray[Any]:
     """Return the chosen plane of a scene, or the maximum of several, ``(height, width)``."""
     result: NDArray[Any] | None = None
     for at in chosen.at:
-        plane = picture.plane(scene, **chosen.place, **{chosen.along: at})
+        plane = image.plane(scene, **chosen.place, **{chosen.along: at})
         result = plane if result is None else np.maximum(result, plane)
     if result is None:
         raise ImageError("it has no planes.")

@@ -15,15 +15,15 @@ def endoplasmic_reticulum(scene: StainedScene, rng: np.random.Generator) -> Plan
 
 
 def golgi_apparatus(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Wind a ribbon beside the nucleus, on the side of the organising centre, among stacks more or less apart."""
+    """Wind a ribbon beside the nucleus, on the side of the organizing center, among stacks more or less apart."""
     ribbons, stacks = [], []
     apart, share = rng.uniform(4, 11) * scene.scale, rng.uniform(0, 1)
     for cell in scene.cells:
         away = outward(cell)
-        spots = cell.organising_centre + rng.normal(0, apart, (int(rng.integers(10, 40)), 2))
+        spots = cell.organizing_center + rng.normal(0, apart, (int(rng.integers(10, 40)), 2))
         stacks.append(np.column_stack([spots, rng.uniform(0.9, 2.2, len(spots)) * scene.scale]))
         for _ in range(int(rng.integers(3, 7))):
-            start = cell.organising_centre + rng.normal(0, 5 * scene.scale, 2).astype(np.float32)
+            start = cell.organizing_center + rng.normal(0, 5 * scene.scale, 2).astype(np.float32)
             along = away + np.pi / 2 + rng.normal(0, 0.5)
             ribbons.append(walk(rng, start, along, step=2 * scene.scale, steps=int(rng.integers(4, 9)), wobble=0.5))
     ribbon = draw_lines(scene.size, ribbons, width=rng.uniform(1.6, 2.6) * scene.scale)
@@ -48,7 +48,7 @@ def endosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def lysosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Gather larger dots in the neighbourhood of the nucleus."""
+    """Gather larger dots in the neighborhood of the nucleus."""
     near = scene.cytoplasm & (scene.from_nucleus < 20 * scene.scale)
     return dots_in(scene, rng, near, number=(12, 30), radius=(1.2, 2.2))
 
@@ -77,7 +77,7 @@ def mitochondria(scene: StainedScene, rng: np.random.Generator) -> Plane:
 def aggresome(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Set one large bright body beside the nucleus, in some cells only."""
     dots = [
-        [*(cell.centre + 1.35 * (cell.organising_centre - cell.centre)), rng.uniform(4, 6.5) * scene.scale]
+        [*(cell.center + 1.35 * (cell.organizing_center - cell.center)), rng.uniform(4, 6.5) * scene.scale]
         for index, cell in enumerate(scene.cells)
         if index == 0 or rng.uniform() < 0.6
     ]
@@ -99,7 +99,7 @@ def cytoplasmic_bodies(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def rods_and_rings(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Draw a rod or a ring, several micrometres long, in each cell."""
+    """Draw a rod or a ring, several micrometers long, in each cell."""
     rods, rings = [], []
     for _, spots in places(scene, rng, scene.cytoplasm, number=(1, 4)):
         for spot in spots:

@@ -45,6 +45,6 @@ def dots_in(
 
 
 def outward(cell: Cell) -> float:
-    """Return the direction from the nucleus to the organising centre, in radians."""
-    dx, dy = cell.organising_centre - cell.centre
+    """Return the direction from the nucleus to the organizing center, in radians."""
+    dx, dy = cell.organizing_center - cell.center
     return float(np.arctan2(dy, dx))

@@ -15,7 +15,7 @@ def focal_adhesions(scene: StainedScene, rng: np.random.Generator) -> Plane:
     marks = []
     rim = (scene.in_cell > 0.5 * scene.scale) & (scene.in_cell < 7 * scene.scale)
     for cell, spots in places(scene, rng, rim, number=(12, 30)):
-        inward = cell.centre - spots
+        inward = cell.center - spots
         inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-6
         # Small cells stand on small ones.
         lengths = rng.uniform(0.12, 0.34, (len(spots), 1)) * cell.radius

@@ -1,4 +1,4 @@
-"""What holds and moves the cell: filaments, the organising centre, what divides it."""
+"""What holds and moves the cell: filaments, the organizing center, what divides it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def intermediate_filaments(scene: StainedScene, rng: np.random.Generator) -> Pla
     bundles = []
     for cell in scene.cells:
         for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(18, 34))):
-            start = cell.centre + cell.radius * rng.uniform(1.0, 1.6) * np.array([np.cos(angle), np.sin(angle)])
+            start = cell.center + cell.radius * rng.uniform(1.0, 1.6) * np.array([np.cos(angle), np.sin(angle)])
             heading = angle + np.pi / 2 + rng.normal(0, 0.6)
             bundles.append(walk(rng, start.astype(np.float32), heading, step=3 * scene.scale, steps=16, wobble=0.35))
     plane = draw_lines(scene.size, bundles, width=1.6 * scene.scale)
@@ -30,7 +30,7 @@ def actin_filaments(scene: StainedScene, rng: np.random.Generator) -> Plane:
         along = np.array([np.cos(direction), np.sin(direction)])
         across = np.array([-along[1], along[0]])
         for offset in rng.uniform(-2.4, 2.4, int(rng.integers(8, 18))) * cell.radius:
-            middle = cell.centre + offset * across + rng.normal(0, 0.6) * cell.radius * along
+            middle = cell.center + offset * across + rng.normal(0, 0.6) * cell.radius * along
             half = rng.uniform(0.8, 2.4) * cell.radius * along
             fibres.append(np.stack([middle - half, middle + half]).astype(np.float32))
     cortex = 0.4 * np.exp(-((scene.in_cell / (1.5 * scene.scale)) ** 2))
@@ -52,7 +52,7 @@ def organizing_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Set a hazy bright patch, several dots wide, where the microtubules start."""
     dots = [
         np.column_stack(
-            [cell.organising_centre + rng.normal(0, 2.2 * scene.scale, (7, 2)), np.full(7, 1.7 * scene.scale)]
+            [cell.organizing_center + rng.normal(0, 2.2 * scene.scale, (7, 2)), np.full(7, 1.7 * scene.scale)]
         )
         for cell in scene.cells
     ]
@@ -60,9 +60,9 @@ def organizing_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def centrosome(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Set one or two sharp points, and nothing else, at the organising centre of each cell."""
+    """Set one or two sharp points, and nothing else, at the organizing center of each cell."""
     dots = [
-        [*(cell.organising_centre + rng.normal(0, 1.6 * scene.scale, 2)), 1.2 * scene.scale]
+        [*(cell.organizing_center + rng.normal(0, 1.6 * scene.scale, 2)), 1.2 * scene.scale]
         for cell in scene.cells
         for _ in range(int(rng.integers(1, 3)))
     ]
@@ -81,7 +81,7 @@ def cytokinetic_bridge(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Mark the thin bridge between the daughters of a cell that has just divided, and the midbody in its middle."""
     sisters = {cell.number: cell for cell in scene.cells}
     middles = [
-        [*(0.5 * (cell.centre + sisters[cell.sister].centre)), 2.2 * scene.scale]
+        [*(0.5 * (cell.center + sisters[cell.sister].center)), 2.2 * scene.scale]
         for cell in scene.cells
         if cell.sister in sisters and cell.number < sisters[cell.sister].number
     ]

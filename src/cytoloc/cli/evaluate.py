@@ -1,0 +1,103 @@
+"""The command ``cytoloc evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cytoloc.cli.console import label_set_of, prediction_files, read_truth, warn_if_trained_on
+from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_prediction_files
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    decided: Annotated[Path, typer.Argument(help="CSV Id,Predicted.", metavar="LOCATIONS")],
+    labels: LabelsPath,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Predictions of these fields, file or folder of runs: adds average precision, AUC."),
+    ] = None,
+    min_positives: Annotated[
+        int, typer.Option(help="Also average over the classes with so many true fields.", min=1)
+    ] = 5,
+    table: Annotated[Path | None, typer.Option(help="Also write the table of classes, as a new CSV.")] = None,
+    folds: Annotated[
+        Path | None, typer.Option(help="Folds file: adds the interval that draws its groups, not fields.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="The same by another CSV Id,group, such as of wells or antibodies.")
+    ] = None,
+    leak: Annotated[
+        Path | None,
+        typer.Option(help="Of `cytoloc leak`: also evaluate with its labels put in, and without its fields."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ids: IdsPath = None,
+    label_set: LabelSetOption = None,
+) -> None:
+    """Evaluate locations: macro F1 with its interval, a row per class, and what chance would give.
+
+    The label set is that of the predictions or of the labeled dataset, else `--label-set`, by default hpa28.
+
+    Example: `cytoloc evaluate submission.csv --labels test.csv --predictions predictions.parquet`
+
+    Example: `cytoloc evaluate held-out.csv --labels train.csv --folds folds.csv --plot classes.png`
+    """
+    from rich.console import Console
+
+    from cytoloc.files import check_outputs, new_files
+    from cytoloc.lists import read_groups, read_known, read_labels, truth_of
+    from cytoloc.predictions import combine
+    from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
+
+    if folds and groups:
+        raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
+    tables = [table] if table else []
+    plots = [plot] if plot else []
+    check_outputs(*tables, images=plots)
+    combined = None
+    if predictions:
+        parts = read_prediction_files(prediction_files(predictions), ids=ids, label_set=label_set)
+        warn_if_trained_on(parts)
+        combined = combine(list(parts.values()))
+    locations = combined.label_set if combined else label_set_of(labels, label_set)
+    found = read_labels(decided, locations, column="Predicted", blank=True)
+    names, predicted = list(found), locations.to_matrix(found.values())
+    known = read_truth(labels, locations)
+    truth = truth_of(names, known, locations, where=str(labels))
+    probabilities = combined.rows(names, where=", ".join(map(str, predictions or ()))) if combined else None
+    by = folds or groups
+    summary, classes = score_summary(
+        predicted,
+        truth,
+        probabilities,
+        label_set=locations,
+        min_positives=min_positives,
+        groups=read_groups(by, names) if by else None,
+    )
+    summary["fields_with_labels"] = len(known)
+    if leak:
+        summary["leak"] = leak_effect(names, predicted, truth, read_known(leak, names, locations), locations)
+    with new_files(*tables, images=plots) as temporary:
+        if table:
+            classes.write_csv(temporary[table])
+        if plot:
+            # Drawing is slow to import.
+            from cytoloc.report.figures import score_plot
+
+            score_plot(classes, summary, temporary[plot])
+    if as_json:
+        typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
+        return
+    Console(width=None if Console().is_terminal else 120).print(class_rows(classes))
+    typer.echo("\n" + "\n".join([*summary_lines(summary), *(leak_lines(summary["leak"]) if leak else [])]))
+    if len(known) > len(names):
+        typer.echo(f"{len(known) - len(names)} more fields have labels but no prediction; they are not judged.")

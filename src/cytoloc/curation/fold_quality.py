@@ -1,0 +1,104 @@
+"""How good folds are: what each has of every location, and what a random split would have torn apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.curation.folds import class_counts
+from cytoloc.labels import LabelSet
+
+
+@dataclass(frozen=True)
+class FoldQuality:
+    """What folds are worth.
+
+    Attributes:
+        label_set: The locations.
+        fields: Fields of each fold.
+        groups: Groups of each fold.
+        class_fields: Fields of each class and fold, ``(locations, folds)``.
+        class_groups: Groups of each class and fold.
+        together: Pairs of fields that belong together.
+        cut_at_random: How many of them a random split into folds of the same sizes would have torn apart.
+    """
+
+    label_set: LabelSet
+    fields: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    class_fields: NDArray[np.int64]
+    class_groups: NDArray[np.int64]
+    together: int
+    cut_at_random: int
+
+    @property
+    def scarce(self) -> tuple[int, ...]:
+        """Classes with fields, but fewer groups than folds: some fold must go without them."""
+        total = self.class_groups.sum(axis=1)
+        return tuple(int(i) for i in np.flatnonzero((total > 0) & (total < len(self.groups))))
+
+    @property
+    def worst(self) -> tuple[int, float] | None:
+        """The class that is spread least evenly, and by how much its folds differ: (most - fewest) / mean of fields.
+
+        Of the classes that every fold could have; None if there is none. A difference of one field counts as none.
+        """
+        most, fewest = self.class_fields.max(axis=1), self.class_fields.min(axis=1)
+        mean = self.class_fields.mean(axis=1)
+        could = self.class_groups.sum(axis=1) >= len(self.groups)
+        if not could.any():
+            return None
+        ratio = np.where(could & (most - fewest > 1), (most - fewest) / np.maximum(mean, 1e-9), 0.0)
+        return int(np.argmax(ratio)), float(ratio.max())
+
+    def table(self) -> pl.DataFrame:
+        """Return a row per location: fields and groups, in all and in each fold."""
+        columns: dict[str, list[int] | list[str]] = {
+            "key": list(self.label_set.keys),
+            "location": list(self.label_set.names),
+            "fields": self.class_fields.sum(axis=1).tolist(),
+            "groups": self.class_groups.sum(axis=1).tolist(),
+        }
+        for fold in range(len(self.fields)):
+            columns[f"fields_{fold}"] = self.class_fields[:, fold].tolist()
+            columns[f"groups_{fold}"] = self.class_groups[:, fold].tolist()
+        return pl.DataFrame(columns)
+
+
+def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet, *, seed: int = 0) -> FoldQuality:
+    """Return what folds are worth; fields without a fold count for nothing.
+
+    Args:
+        folds: Columns ``id``, ``group``, ``fold``.
+        fields: Of them the columns ``id`` and ``labels``.
+        label_set: The locations of the labels.
+        seed: Of the random split that they are held against.
+    """
+    used = folds.drop_nulls().join(fields.select("id", "labels"), on="id", how="left", maintain_order="left")
+    fold = used["fold"].to_numpy()
+    k = int(fold.max()) + 1
+    _, group = np.unique(used["group"].to_numpy(), return_inverse=True)
+    fold_of_group = np.zeros(int(group.max()) + 1, np.int64)
+    fold_of_group[group] = fold
+    present, counts = class_counts(label_set.to_matrix(used["labels"].to_list()), group)
+    in_fold = fold_of_group[:, None] == np.arange(k)
+    sizes = np.bincount(group)
+    random = np.random.default_rng(seed).permutation(fold)
+    inside = np.unique(np.stack([group, random]), axis=1, return_counts=True)[1]
+    together = _pairs(sizes)
+    return FoldQuality(
+        label_set,
+        fields=np.bincount(fold, minlength=k),
+        groups=in_fold.sum(axis=0),
+        class_fields=counts.T @ in_fold,
+        class_groups=present.T.astype(np.int64) @ in_fold,
+        together=together,
+        cut_at_random=together - _pairs(inside),
+    )
+
+
+def _pairs(sizes: NDArray[np.int64]) -> int:
+    return int((sizes * (sizes - 1) // 2).sum())

@@ -1,0 +1,104 @@
+"""The file of folds: CSV ``id,group,fold``, read back only if no group crosses folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.errors import TableError
+from cytoloc.files import existing, new_file
+from cytoloc.lists import read_csv, require_columns
+
+_MAKE_ONE = "Make one with `cytoloc folds`."
+_WAY_OUT = "A network would be judged on near-duplicates of what it saw. Make the folds with `cytoloc folds`."
+
+
+def write_folds(folds: pl.DataFrame, path: Path) -> None:
+    """Write folds as CSV ``id,group,fold`` to a path that must be free."""
+    with new_file(path) as temporary:
+        folds.write_csv(temporary)
+
+
+def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
+    """Return the folds in a CSV ``id,group,fold``; a field without a fold is left out on purpose.
+
+    Args:
+        path: The file.
+        grouped: Whether its groups count; if not, each field is a group of its own, and ``Fold`` is read too.
+
+    Raises:
+        TableError: If a column is missing, an id repeats, or a group crosses folds.
+    """
+    table = read_csv(existing(path, what="folds file")).rename({"Id": "id"}, strict=False)
+    if not grouped:
+        if "fold" not in table.columns:
+            table = table.rename({"Fold": "fold"}, strict=False)
+        require_columns(table, ["id", "fold"], path, hint="Name each field and its fold.")
+        # What belongs together is found anew; a file may name its groups as it likes, or not at all.
+        table = table.drop("group", strict=False).with_row_index("group")
+    require_columns(table, ["id", "group", "fold"], path, hint=_MAKE_ONE)
+    try:
+        # A table with an empty cell has its whole numbers as 0.0 and 1.0 when pandas writes it.
+        whole = pl.col("fold").str.replace(r"\.0$", "").cast(pl.Int64)
+        folds = table.select(pl.col("id"), pl.col("group").cast(pl.Int64), whole)
+    except pl.exceptions.PolarsError as error:
+        raise TableError(
+            f"{path} is not a folds file: {'groups and folds' if grouped else 'folds'} must be whole numbers.",
+            hint=_MAKE_ONE,
+        ) from error
+    if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():
+        raise TableError(f"{path} is not a folds file: it is empty or has empty cells.", hint=_MAKE_ONE)
+    if folds["id"].is_duplicated().any():
+        twice = folds.filter(folds["id"].is_duplicated())["id"][0]
+        raise TableError(f"{path}: the id {twice} occurs twice.", hint="Keep one row per id.")
+    numbers = sorted(folds["fold"].drop_nulls().unique())
+    if numbers != list(range(len(numbers))):
+        raise TableError(
+            f"{path}: folds are numbered {', '.join(map(str, numbers[:8]))}{', …' if len(numbers) > 8 else ''}.",
+            hint="Number them 0, 1, 2 … without gaps.",
+        )
+    if len(numbers) < 2:
+        raise TableError(f"{path} has one fold alone, so nothing could be learnt beside it.", hint=_MAKE_ONE)
+    crossing = _crossing(folds)
+    if crossing.height:
+        raise TableError(
+            f"{path}: groups that cross folds: {crossing.height}, e.g. group {crossing['group'][0]}.", hint=_WAY_OUT
+        )
+    return folds
+
+
+def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int64], *, where: Path) -> None:
+    """Raise if fields that belong together are in different folds, whatever groups the file itself names.
+
+    Args:
+        folds: From :func:`read_folds`.
+        ids: Fields of which it is known what belongs together.
+        groups: The group of each of them, from :func:`~cytoloc.curation.groups.groups_of_fields`.
+        where: The file, for the message.
+
+    Raises:
+        TableError: If a group crosses folds, or a field is not in the file.
+    """
+    known = pl.DataFrame({"id": ids, "group": groups}).join(folds.select("id", "fold"), on="id", how="left")
+    missing = sorted(set(ids) - set(folds["id"]))
+    if missing:
+        raise TableError(
+            f"{where} lacks {len(missing)} of {len(ids)} fields, e.g. {missing[0]}.",
+            hint="Make the folds of these fields with `cytoloc folds`.",
+        )
+    crossing = _crossing(known)
+    if crossing.height:
+        names = known.filter(pl.col("group") == crossing["group"][0]).drop_nulls()["id"].to_list()
+        raise TableError(
+            f"{where}: fields that belong together cross folds, in groups: {crossing.height}, e.g."
+            f" {' and '.join(names[:2])}.",
+            hint=_WAY_OUT,
+        )
+
+
+def _crossing(folds: pl.DataFrame) -> pl.DataFrame:
+    folds_of = folds.group_by("group", maintain_order=True).agg(pl.col("fold").drop_nulls().n_unique())
+    return folds_of.filter(pl.col("fold") > 1)

@@ -1,0 +1,115 @@
+"""Which fields must not be separated: those of a well, of an antibody, and near-duplicates of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cytoloc.choices import GroupBy
+from cytoloc.errors import TableError
+from cytoloc.hpa_names import parse_hpa_id
+from cytoloc.labels import LabelSet
+from cytoloc.lists import read_labels
+
+KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
+    "well": ("plate", "well"),
+    "antibody": ("antibody",),
+    "field": ("id",),
+}
+"""Columns of a dataset's table in which fields that belong together agree."""
+
+_Key = tuple[str | None, ...]
+
+
+def listed_fields(path: Path, label_set: LabelSet) -> pl.DataFrame:
+    """Return the fields of a label list, CSV ``Id,Target``: columns ``id, labels, antibody, plate, well``.
+
+    Where an id is of the Human Protein Atlas's form it says antibody, plate and well; of others they are null.
+
+    Raises:
+        TableError: If the list is not what it must be.
+    """
+    rows = [(name, labels, *_said(name)) for name, labels in read_labels(path, label_set).items()]
+    text = dict.fromkeys(("antibody", "plate", "well"), pl.String())
+    schema = pl.Schema({"id": pl.String(), "labels": pl.List(pl.Int16()), **text})
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def groups_of_fields(
+    fields: pl.DataFrame, *, group_by: GroupBy = "well", pairs: Sequence[tuple[str, str]] = ()
+) -> NDArray[np.int64]:
+    """Return a group number per field, 0 … in order of first appearance.
+
+    Fields that are tied belong to one group, directly or through others. A pair may name a field that is not in the
+    table, of another source: it ties what it is paired with, and if its id says in which well it was imaged, so does
+    the well. That is how fields whose own ids say nothing come to be grouped.
+
+    Args:
+        fields: With the columns ``id``, ``antibody``, ``plate`` and ``well``.
+        group_by: What must not be separated; a field of which it is not known is a group of its own.
+        pairs: Near-duplicate fields, by id.
+
+    Raises:
+        TableError: If there are pairs, and none of them names a field of the table.
+    """
+    names: list[str] = fields["id"].to_list()
+    node: dict[str, int] = {name: row for row, name in enumerate(names)}
+    if pairs and not any(a in node or b in node for a, b in pairs):
+        raise TableError(
+            f"None of {len(pairs)} pairs names one of these {len(names)} fields; the first is {pairs[0][0]},"
+            f" {pairs[0][1]}.",
+            hint="Are they pairs of another set of fields?",
+        )
+    keys: list[_Key | None] = [
+        tuple(row) if known else None
+        for row, known in zip(fields.select(KEYS[group_by]).iter_rows(), group_known(fields, group_by), strict=True)
+    ]
+    for name in (name for pair in pairs for name in pair):
+        if name not in node:
+            node[name] = len(keys)
+            keys.append(_key_of(name, group_by))
+    links = [(node[a], node[b]) for a, b in pairs]
+    first: dict[_Key, int] = {}
+    links += [(row, first.setdefault(key, row)) for row, key in enumerate(keys) if key is not None]
+    return _components(links, len(keys))[: len(names)]
+
+
+def group_known(fields: pl.DataFrame, group_by: GroupBy) -> NDArray[np.bool_]:
+    """Return for which rows of a table of fields it is known what must not be separated.
+
+    Of a well those are plate and well: people's own files seldom name an antibody, lists of one dataset leave it out or
+    not, and a well holds one.
+    """
+    known = fields.select(pl.all_horizontal(pl.col(KEYS[group_by]).is_not_null())).to_series()
+    return np.asarray(known.to_numpy(), np.bool_)
+
+
+def _said(name: str) -> tuple[str | None, str | None, str | None]:
+    said = parse_hpa_id(name)
+    return (said.antibody, said.plate, said.well) if said else (None, None, None)
+
+
+def _key_of(name: str, group_by: GroupBy) -> _Key | None:
+    """Return what ties a field to others of its source, as far as its id says it."""
+    antibody, plate, well = _said(name)
+    if group_by == "antibody":
+        return (antibody,) if antibody else None
+    return (plate, well) if group_by == "well" and plate else None
+
+
+def _components(links: Sequence[tuple[int, int]], nodes: int) -> NDArray[np.int64]:
+    if not nodes:
+        return np.empty(0, np.int64)
+    one, other = np.array(links, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links)), (one, other)), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1]
+    _, first_row, inverse = np.unique(component, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first_row))
+    return np.asarray(rank[inverse], np.int64)

@@ -1,0 +1,189 @@
+"""A validation set that looks like the test set: as large originals, as bright channels, as in another set of fields.
+
+A test set is seldom drawn as the training set was: of the 2018 competition's fields 22 % were 3072 px wide in training
+and 51 % in the test, which was darker too. A score on fields that look like the test's says more about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.channels import in_order
+from cytoloc.choices import GroupBy
+from cytoloc.curation.balancing import evened
+from cytoloc.curation.folds import class_counts, present_locations, table_of
+from cytoloc.curation.groups import groups_of_fields
+from cytoloc.dataset.store import Dataset
+from cytoloc.errors import TableError
+from cytoloc.files import existing
+from cytoloc.lists import read_csv, refuse_repeated
+
+HEIGHT: Final = "original_px"
+MEAN: Final = "mean_"
+"""Looks by which fields are compared: height of the original, and ``mean_`` with a channel, its mean gray level."""
+
+FEW_VALUES: Final = 8
+"""A look with no more values than this is compared value by value; others by fifths of what they are in the target."""
+
+_BATCH: Final = 64
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """How far two sets of fields differ in a look.
+
+    Attributes:
+        look: :data:`HEIGHT`, or :data:`MEAN` with a channel.
+        before: Total variation between the target and all fields: 0 if they agree, 1 if nothing is alike.
+        after: The same between the target and the picked fields.
+    """
+
+    look: str
+    before: float
+    after: float
+
+
+def looks_of_dataset(
+    dataset: Dataset, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> pl.DataFrame:
+    """Return ``id`` and all looks of the fields of a dataset; every image is read once."""
+    means = []
+    for start in range(0, len(dataset), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(dataset)))
+        means.append(dataset.read(rows).mean(axis=(2, 3)))
+        advance(len(rows) + start, len(dataset))
+    columns = {f"{MEAN}{name}": of for name, of in zip(dataset.channels, np.concatenate(means).T, strict=True)}
+    return dataset.fields.select("id", pl.col(HEIGHT).cast(pl.Float64)).with_columns(**columns)
+
+
+def looks_in_list(path: Path) -> pl.DataFrame:
+    """Return ``id`` and the looks that a CSV has, beside its column ``Id``.
+
+    ``file_size``, the bytes of an uncompressed gray TIFF of 8 bits, as in the published lists, stands for
+    ``original_px``.
+
+    Raises:
+        TableError: If it has none of them, or a value is not a number.
+    """
+    table = read_csv(existing(path))
+    channels = [name.removeprefix(MEAN) for name in table.columns if name.startswith(MEAN)]
+    looks = [f"{MEAN}{channel}" for channel in in_order(channels)]
+    looks = [HEIGHT, *looks] if HEIGHT in table.columns else looks
+    present = [*looks, *(name for name in ("file_size",) if name in table.columns)]
+    if "Id" not in table.columns or not present:
+        raise TableError(
+            f"{path} does not say what its fields look like: it has the columns {', '.join(table.columns)}.",
+            hint=f"It needs Id and some of {HEIGHT}, file_size, or {MEAN} with a channel; or give a dataset.",
+        )
+    if table.is_empty():
+        raise TableError(f"{path} has no rows.", hint="Give a row for each field.")
+    refuse_repeated(table["Id"].to_list(), where=str(path))
+    numbers = table.select(pl.col("Id").alias("id"), pl.col(present).cast(pl.Float64, strict=False))
+    for name in present:
+        values = numbers[name].fill_null(-1.0)
+        bad = ~values.is_finite() | (values < 0)
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise TableError(f"{path}, id {table['Id'][row]}: {name} is {table[name][row]!r}, not a number from 0.")
+    if "file_size" in present and HEIGHT not in present:
+        edges = [math.isqrt(int(size)) for size in numbers["file_size"]]
+        numbers = numbers.with_columns(pl.Series(HEIGHT, edges, pl.Float64))
+        looks = [HEIGHT, *looks]
+    return numbers.select("id", *looks)
+
+
+def pick_like(
+    fields: pl.DataFrame,
+    looks: pl.DataFrame,
+    target: pl.DataFrame,
+    *,
+    k: int = 5,
+    group_by: GroupBy = "well",
+    pairs: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+) -> tuple[pl.DataFrame, list[Resemblance]]:
+    """Return two folds, 0 to be judged on and 1 to learn from, and how much more the first looks like the target.
+
+    Fold 0 has a k-th of the labeled fields, in whole groups, the classes in the proportions of all fields, and the
+    looks in those of the target.
+
+    Args:
+        fields: As for :func:`~cytoloc.curation.folds.make_folds`.
+        looks: ``id`` and looks of these fields.
+        target: Looks of the fields that fold 0 should look like.
+        k: Fold 0 has one field in so many.
+        group_by: What must not be separated.
+        pairs: Near-duplicate fields, by id.
+        seed: Of the fields that the picking starts with.
+
+    Raises:
+        TableError: If the two tables have no look in common, a field has none, or there are fewer groups than ``k``.
+    """
+    fields = fields.filter(pl.col("labels").is_not_null())
+    common = [name for name in looks.columns if name != "id" and name in target.columns]
+    if not common:
+        raise TableError(
+            f"The fields are described by {', '.join(looks.columns[1:])}, the target by"
+            f" {', '.join(target.columns[1:])}.",
+            hint="Give a dataset for both, or lists with the same columns.",
+        )
+    seen = fields.select("id").join(looks, on="id", how="left", maintain_order="left")
+    if seen[common[0]].null_count():
+        raise TableError(f"{seen[common[0]].null_count()} of {fields.height} fields have no {common[0]}.")
+    _, group = np.unique(groups_of_fields(fields, group_by=group_by, pairs=pairs), return_inverse=True)
+    count = int(group.max()) + 1 if len(group) else 0
+    if not 2 <= k <= count:
+        raise TableError(
+            f"There are {count} groups of labeled fields; a {k}th of them cannot be picked.",
+            hint="Choose -k of 2 or more, and label fields of at least so many groups.",
+        )
+    bins = [_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]
+    truth = present_locations(fields["labels"].to_list())
+    parts = [class_counts(truth, group)[1], np.bincount(group)[:, None], *(_sums(inside, group) for inside, _ in bins)]
+    what = np.concatenate(parts, axis=1).astype(float)
+    even = what.sum(axis=0) / k
+    wanted = np.concatenate(
+        [even[: len(even) - sum(len(shares) for _, shares in bins)]] + [shares * len(group) / k for _, shares in bins]
+    )
+    start = (np.random.default_rng(seed).permutation(count) % k > 0).astype(np.int64)
+    picked = evened(start, what, targets=np.stack([wanted, what.sum(axis=0) - wanted]))[group]
+    resemblance = [
+        Resemblance(name, _variation(inside, shares), _variation(inside[picked == 0], shares))
+        for name, (inside, shares) in zip(common, bins, strict=True)
+    ]
+    return table_of(fields, group, np.ones(len(group), bool), picked), resemblance
+
+
+def _bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return which values are in which bin, ``(n, bins)``, and the target's share of each bin.
+
+    The last bin holds what the target does not have.
+    """
+    distinct = np.unique(target)
+    if len(distinct) <= FEW_VALUES:
+        inside = values[:, None] == distinct
+        shares = (target[:, None] == distinct).mean(axis=0)
+    else:
+        edges = np.quantile(target, np.arange(1, 5) / 5)
+        numbers = np.arange(5)
+        inside = np.searchsorted(edges, values)[:, None] == numbers
+        shares = (np.searchsorted(edges, target)[:, None] == numbers).mean(axis=0)
+    return np.column_stack([inside, ~inside.any(axis=1)]), np.append(shares, 0.0)
+
+
+def _sums(inside: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.int64]:
+    sums = np.zeros((int(group.max()) + 1, inside.shape[1]), np.int64)
+    np.add.at(sums, group, inside)
+    return sums
+
+
+def _variation(inside: NDArray[np.bool_], shares: NDArray[np.float64]) -> float:
+    return float(np.abs(inside.mean(axis=0) - shares).sum() / 2)

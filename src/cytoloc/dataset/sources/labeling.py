@@ -1,0 +1,107 @@
+"""The labels of an import: read in a label set, or a label set made from their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import polars as pl
+
+from cytoloc.errors import TableError
+from cytoloc.labels import LabelSet
+from cytoloc.lists import label_column, read_csv, read_labels
+
+
+def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Return the labels in a file, by id, in its order; equal ids and equal labels share one object.
+
+    Args:
+        path: The labels file.
+        label_set: The locations that it names.
+        names: Ids that are in memory already.
+
+    Raises:
+        TableError: As :func:`cytoloc.lists.read_labels`.
+    """
+    same = {name: name for name in names}
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    labels = read_labels(path, label_set)
+    return {same.get(name, name): shared.setdefault(each, each) for name, each in labels.items()}
+
+
+def listed_fields(path: Path, label_set: LabelSet, names: Iterable[str], *, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the labels of the fields that a file lists, if at least one of them has images in a folder.
+
+    Args:
+        path: The labels file.
+        label_set: The locations that it names.
+        names: Ids of the fields in the folder; some that the file lists may be missing.
+        folder: Where their images are.
+
+    Raises:
+        TableError: As :func:`labels_by_id`, and if the folder has none of the fields.
+    """
+    found = set(names)
+    labels = labels_by_id(path, label_set, found)
+    if found.isdisjoint(labels):
+        raise TableError(
+            f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",
+            hint="Give the labels of these images, or none: fields may be unlabeled.",
+        )
+    return labels
+
+
+def label_set_from(path: Path) -> LabelSet:
+    """Return a label set of the names in a labels file, in alphabetical order, named after the file.
+
+    The names are in one column (``Target``, ``Labels``, ``Label``, ``Locations`` or ``Location``), separated by ``;``,
+    ``|`` or ``,``; or they are the names of all columns that hold 0 and 1 and nothing else.
+
+    Raises:
+        TableError: If the file cannot be read, has no such columns, or has numbers instead of names, or names that are
+            separated by blanks.
+        LabelSetError: If the names do not make a label set.
+    """
+    table = read_csv(path)
+    column = label_column(table)
+    if column is not None:
+        words = (word.strip() for text in table[column].drop_nulls() for word in re.split(r"[;|,]", text))
+    else:
+        others = (name for name in table.columns if name != "Id")
+        words = (name.strip() for name in others if _is_flag(table[name]))
+    names: dict[str, str] = {}
+    for word in words:
+        names.setdefault(word.casefold(), word)
+    if not any(names):
+        raise TableError(
+            f"{path} has no labels: its columns are {', '.join(table.columns)}.",
+            hint="Give it a column Target with names of locations, or a column of 0 and 1 for each location.",
+        )
+    numbers = next((word for word in names if word and re.fullmatch(r"[\d\s.]+", word)), None)
+    if numbers is not None:
+        raise TableError(
+            f"{path} has the label {numbers!r}, which is not a name.",
+            hint="Name the label set that the numbers are of, for example hpa28.",
+        )
+    joined = next((word for word in names if _is_made_of(word, names.keys() - {word})), None)
+    if joined is not None:
+        raise TableError(
+            f"{path} has the label {names[joined]!r}, which is made of other labels.",
+            hint="Separate labels by semicolons.",
+        )
+    called = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.partition(".")[0]).lstrip("._-") or "labels"
+    return LabelSet.from_names((names[key] for key in sorted(names) if key), name=called)
+
+
+def _is_made_of(label: str, others: Collection[str]) -> bool:
+    """Return whether a label is a row of other labels with blanks between them."""
+    words = label.split(" ")
+    parts = ((" ".join(words[:count]), " ".join(words[count:])) for count in range(1, len(words)))
+    return any(first in others and (rest in others or _is_made_of(rest, others)) for first, rest in parts)
+
+
+def _is_flag(column: pl.Series) -> bool:
+    """Return whether a column holds 0 and 1 and nothing else."""
+    values = {text.removesuffix(".0") for text in column.drop_nulls()}
+    return bool(values) and values <= {"0", "1"}

@@ -1,0 +1,1 @@
+"""Image files to arrays: decoded whole or refused, brought to 8 bits, scaled, and looked over."""

@@ -1,0 +1,353 @@
+"""TIFF, OME-TIFF and ImageJ's TIFF, a page at a time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import math
+import struct
+import threading
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+from cytoloc.errors import ImageError
+from cytoloc.images.decoding import decoding, refuse_edges, refuse_other_kind
+from cytoloc.images.formats.scene import Scene, plausible_um, whole_plane
+
+_UNZIPPED_BYTES: Final = 2**31
+"""The most that a gzipped TIFF may grow to; a field of four 16-bit channels and twenty depths stays below it."""
+
+_UM: Final[dict[str, float]] = {
+    "m": 1e6,
+    "cm": 1e4,
+    "mm": 1e3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "\\u00b5m": 1.0,
+    "nm": 1e-3,
+    "pm": 1e-6,
+    "inch": 25_400.0,
+}
+"""Micrometers of the units that OME-XML and ImageJ write."""
+
+_ANY: Final = frozenset("IQR")
+"""Axes of which TIFF knows no more than that pages follow each other."""
+
+
+_WHITE_IS_ZERO: Final = 0
+_PALETTE: Final = 3
+"""Ways to mean brightness (tag 262). Microscopes write palettes that run from black to a stain's color."""
+
+_JPEG: Final = frozenset({6, 7})
+_JPEG_2000: Final = frozenset({33003, 33004, 33005, 34712})
+_ENDED: Final = _JPEG | _JPEG_2000
+"""Compressions (tag 259) whose decoders go on where data are missing, and whose data end in a mark, FF D9."""
+
+
+_COMPLAINTS: Final = threading.local()
+"""What tifffile logged as errors in this thread since it last opened a file: it reads on where it should stop."""
+
+
+class _Listener(logging.Handler):
+    """Keeps tifffile's errors: it logs that tags or pages are lost and gives what is left of a truncated file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep an error."""
+        if record.levelno >= logging.ERROR:
+            vars(_COMPLAINTS).setdefault("said", []).append(record.getMessage())
+
+
+logging.getLogger("tifffile").addHandler(_Listener())
+
+
+class TiffFile:
+    """An open TIFF; every series of it is a scene.
+
+    Args:
+        path: A TIFF, or a gzipped one as the Human Protein Atlas serves them.
+
+    Raises:
+        ImageError: If it is damaged, too large, or has axes that a field of view has not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _COMPLAINTS.said = []
+        self._file = tifffile.TiffFile(_unzipped(path) if path.suffix.lower() == ".gz" else path, _multifile=False)
+        try:
+            self._refuse_endless()
+            self._series = list(self._file.series)
+            self._axes = [self._named_axes(series) for series in self._series]
+            self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
+            self._refuse_complaints()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
+        """Return one plane, ``(height, width)``."""
+        series, axes = self._series[scene], self._axes[scene]
+        wanted = {"C": channel, "S": channel, "Z": depth, "T": time, "P": page}
+        place = [wanted[axis] for axis in axes if axis not in "SYX"]
+        lengths = [length for axis, length in zip(axes, self._shape(scene), strict=True) if axis not in "SYX"]
+        number = int(np.ravel_multi_index(place, lengths)) if place else 0
+        if series.dataoffset is not None:
+            sliced = self._sliced(scene, number, int(series.dataoffset))
+            pixels = _as_intensity(sliced, series.keyframe, self.path)
+        else:
+            found = series.pages[number]
+            if found is None:
+                raise ImageError(
+                    f"{self.path} lacks plane {number + 1} of {len(series.pages)}.",
+                    hint="Export or download the file again.",
+                )
+            self._refuse_cut(found, number)
+            pixels = _as_intensity(found.asarray(), series.keyframe, self.path)
+            self._refuse_complaints()
+        if "S" in axes:
+            pixels = (
+                pixels[..., channel] if pixels.shape[-1] == self._shape(scene)[axes.index("S")] else pixels[channel]
+            )
+        return whole_plane(pixels, self.scenes[scene], self.path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _refuse_endless(self) -> None:
+        """Raise if the list of pages leads back to itself: tifffile follows it until memory is full."""
+        tiff, handle = self._file.tiff, self._file.filehandle
+
+        def number(place: int, layout: str) -> int:
+            """Return the number at a place of the file, 0 behind its end."""
+            handle.seek(place)
+            content = handle.read(struct.calcsize(layout))
+            return int(struct.unpack(layout, content)[0]) if len(content) == struct.calcsize(layout) else 0
+
+        # The place of the first page is in the header, after 4 bytes, in BigTIFF after 8.
+        offset, seen = number(8 if tiff.version == 43 else 4, tiff.offsetformat), set[int]()
+        while offset:
+            if offset in seen:
+                raise ImageError(
+                    f"{self.path} is damaged: its list of pages leads back to itself.", hint="Copy it again."
+                )
+            seen.add(offset)
+            tags = number(offset, tiff.tagnoformat)
+            offset = number(offset + tiff.tagnosize + tags * tiff.tagsize, tiff.offsetformat)
+
+    def _refuse_complaints(self) -> None:
+        if _COMPLAINTS.said:
+            raise ImageError(f"{self.path} is truncated or damaged: {_COMPLAINTS.said[0]}", hint="Copy it again.")
+
+    def _refuse_cut(self, page: Any, number: int) -> None:
+        """Raise if a plane's bytes are missing or damaged in a way that its decoder would make up for."""
+        handle, keyframe = self._file.filehandle, page.keyframe
+        whole = f"{self.path} is truncated or damaged: plane {number + 1} is not whole."
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if length == 0 or start + length > handle.size:
+                raise ImageError(whole, hint="Copy or download it again.")
+            if keyframe.compression in _ENDED:
+                handle.seek(start)
+                _refuse_lenient(handle.read(length), keyframe, whole)
+
+    def _named_axes(self, series: Any) -> str:
+        """Return a series' axes in order: any of C, Z, T and P (pages of unknown meaning), then Y and X, S for colors.
+
+        Raises:
+            ImageError: If it has others, or its pages do not hold whole planes.
+        """
+        keyframe = series.keyframe
+        axes = "".join("P" if axis in _ANY else axis for axis in series.axes)
+        outer = axes.removesuffix(keyframe.axes)
+        strange = [axis for axis in outer if axis not in "CZTP"] or (outer == axes and ["?"])
+        if (
+            strange
+            or keyframe.axes not in {"YX", "YXS", "SYX"}
+            or len(set(axes)) < len(axes)
+            or {"C", "S"} <= set(axes)
+        ):
+            raise ImageError(
+                f"{self.path} has axes {series.axes} of lengths {'x'.join(map(str, series.shape))}; a field of view has"
+                " channels, depths, time points, height and width.",
+                hint="Export it as OME-TIFF.",
+            )
+        planes = math.prod(self._outer_shape(series, outer))
+        if series.dataoffset is None and len(series.pages) != planes:
+            raise ImageError(
+                f"{self.path} says that it has {planes} planes and holds {len(series.pages)}.",
+                hint="Export or download the file again.",
+            )
+        return f"{outer}{keyframe.axes}"
+
+    @staticmethod
+    def _outer_shape(series: Any, outer: str) -> tuple[int, ...]:
+        return tuple(series.shape[: len(outer)])
+
+    def _shape(self, scene: int) -> tuple[int, ...]:
+        return tuple(self._series[scene].shape)
+
+    def _sliced(self, scene: int, number: int, start: int) -> NDArray[Any]:
+        """Return a plane of a series that lies uncompressed in one piece, of which TIFF may list one page only."""
+        series = self._series[scene]
+        page_shape = tuple(series.keyframe.shape)
+        dtype = np.dtype(series.dtype).newbyteorder(self._file.byteorder)
+        count = math.prod(page_shape)
+        handle = self._file.filehandle
+        handle.seek(start + number * count * dtype.itemsize)
+        content = handle.read(count * dtype.itemsize)
+        if len(content) < count * dtype.itemsize:
+            raise ImageError(
+                f"{self.path} is truncated: plane {number + 1} is not whole.", hint="Copy or download it again."
+            )
+        return np.frombuffer(content, dtype).reshape(page_shape)
+
+    def _scene(self, number: int) -> Scene:
+        series, axes = self._series[number], self._axes[number]
+        length = dict(zip(axes, self._shape(number), strict=True))
+        refuse_edges(length["Y"], length["X"], self.path)
+        channels = length.get("C", length.get("S", 1))
+        name, names, pixel_um = _described(self._file, number, len(self._series))
+        if len(names) != channels:
+            names = (
+                ("red", "green", "blue", "alpha")[:channels] if "S" in length and channels <= 4 else ("",) * channels
+            )
+        return Scene(
+            name=name,
+            channels=tuple(names),
+            height=length["Y"],
+            width=length["X"],
+            depths=length.get("Z", 1),
+            times=length.get("T", 1),
+            pages=length.get("P", 1),
+            dtype=np.dtype(series.dtype),
+            pixel_um=pixel_um,
+        )
+
+
+def _refuse_lenient(segment: bytes, page: Any, whole: str) -> None:
+    """Raise if a strip or tile of JPEG or JPEG 2000 has no end, or a strict decoder finds it damaged."""
+    if b"\xff\xd9" not in segment[-4:]:
+        raise ImageError(whole, hint="Copy or download it again.")
+    if page.compression in _JPEG and page.bitspersample == 8:
+        # The tables that all strips share stand before the strip's own data.
+        tables = (page.jpegtables or b"")[:-2]
+        try:
+            simplejpeg.decode_jpeg(tables + segment[2:] if tables else segment, "GRAY", strict=True)
+        except ValueError as error:
+            raise ImageError(f"{whole[:-1]}: {error}", hint="Copy or download it again.") from error
+
+
+def _as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
+    """Return pixels that grow with brightness, as a stain's do.
+
+    Raises:
+        ImageError: If they are numbers of colors that do not.
+    """
+    if page.photometric == _WHITE_IS_ZERO:
+        if pixels.dtype.kind != "u":
+            raise ImageError(f"{path} has inverted {pixels.dtype} pixels.", hint="Export it as gray.")
+        return np.asarray((1 << page.bitspersample) - 1 - pixels, pixels.dtype)
+    if page.photometric == _PALETTE and (page.colormap is None or (np.diff(page.colormap.astype(int)) < 0).any()):
+        raise ImageError(f"{path} has a palette of colors, not of brightness.", hint="Export it as gray, 8 or 16 bits.")
+    return pixels
+
+
+def read_gray_tiff(path: Path) -> NDArray[Any]:
+    """Return a TIFF of one gray image, 8 or 16 bits, ``(height, width)``.
+
+    Raises:
+        ImageError: If the file is missing, truncated, damaged, too large, or holds anything else.
+    """
+    with decoding(path):
+        with path.open("rb") as stream:
+            refuse_other_kind(stream.read(16), path, kind="TIFF")
+        image = TiffFile(path)
+        try:
+            if not image.scenes:
+                raise ImageError(f"{path} holds no image: it is truncated or empty.", hint="Copy it again.")
+            first = image.scenes[0]
+            planes = [len(scene.channels) * scene.depths * scene.times * scene.pages for scene in image.scenes]
+            if planes != [1] or first.dtype not in (np.uint8, np.uint16):
+                raise ImageError(
+                    f"{path} is not one gray image of 8 or 16 bits: it has {sum(planes)} planes, the first of"
+                    f" {first.width} x {first.height} px and type {first.dtype}.",
+                    hint="The competition's TIFF files hold one channel each.",
+                )
+            return image.plane(0, channel=0)
+        finally:
+            image.close()
+
+
+def _unzipped(path: Path) -> io.BytesIO:
+    with gzip.open(path) as stream:
+        content = stream.read(_UNZIPPED_BYTES + 1)
+    if len(content) > _UNZIPPED_BYTES:
+        raise ImageError(f"{path} grows to more than 2 GiB when it is unzipped.", hint="Unzip it and look.")
+    refuse_other_kind(content[:16], path, kind="TIFF")
+    return io.BytesIO(content)
+
+
+def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...], float | None]:
+    """Return what the metadata say of one of ``count`` series: its name, its channels' names, its pixel size in µm."""
+    series = file.series[number]
+    if file.is_ome and file.ome_metadata:
+        return _from_ome(file.ome_metadata, number, count, series.name)
+    if file.is_imagej:
+        return "", _imagej_labels(file.imagej_metadata or {}, series), _imagej_um(file)
+    return "", (), _resolution_um(series.keyframe)
+
+
+def _from_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
+    """Return what OME-XML says of a series; nothing if it is not certain which of its images the series is.
+
+    Each file of a set describes the images of all, and holds the pixels of some.
+    """
+    root = ElementTree.fromstring(xml)  # noqa: S314  expat of Python 3.11 limits the growth of entities itself
+    images = [node for node in root if node.tag.endswith("}Image")]
+    if len(images) != count:
+        images = [node for node in images if node.get("Name") == called]
+        number = 0
+        if len(images) != 1:
+            return "", (), None
+    image = images[number]
+    pixels = next((node for node in image if node.tag.endswith("}Pixels")), None)
+    if pixels is None:
+        return image.get("Name", ""), (), None
+    names = tuple(node.get("Name", "") for node in pixels if node.tag.endswith("}Channel"))
+    edge, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
+    um = float(edge) * _UM[unit.lower()] if edge and unit.lower() in _UM else None
+    return image.get("Name", ""), names, plausible_um(um)
+
+
+def _imagej_labels(metadata: dict[str, Any], series: Any) -> tuple[str, ...]:
+    """Return the labels of ImageJ's slices if there is one per channel."""
+    labels = metadata.get("Labels", ())
+    axes = series.axes.removesuffix(series.keyframe.axes)
+    return tuple(map(str, labels)) if axes == "C" else ()
+
+
+def _imagej_um(file: Any) -> float | None:
+    unit = str((file.imagej_metadata or {}).get("unit", "")).lower()
+    tag = file.pages.first.tags.get("XResolution")
+    if unit not in _UM or tag is None or not tag.value[0]:
+        return None
+    return plausible_um(_UM[unit] * tag.value[1] / tag.value[0])
+
+
+def _resolution_um(page: Any) -> float | None:
+    """Return the pixel size that a plain TIFF's resolution means, where it can be one of a microscope."""
+    unit, tag = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
+    per_unit = {2: _UM["inch"], 3: _UM["cm"]}.get(int(unit.value)) if unit is not None else None
+    if per_unit is None or tag is None or not tag.value[0]:
+        return None
+    return plausible_um(per_unit * tag.value[1] / tag.value[0])

@@ -1,0 +1,58 @@
+"""LIF, ND2 and OME-Zarr through the readers of bioio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.images.decoding import refuse_edges
+from cytoloc.images.formats.scene import Scene, names_of, plausible_um, refuse_axes, whole_plane
+
+
+class BioioFile:
+    """A file that a reader of bioio has opened; every scene of it is a field of view.
+
+    Args:
+        path: The file, for messages.
+        reader: The open reader.
+
+    Raises:
+        ImageError: If a scene is too large, or has axes that a field of view has not.
+    """
+
+    def __init__(self, path: Path, reader: Any) -> None:
+        self.path = path
+        self._reader = reader
+        self.scenes = tuple(self._scene(number) for number in range(len(reader.scenes)))
+
+    def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
+        """Return one plane, ``(height, width)``."""
+        self._reader.set_scene(scene)
+        lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
+        # Fields are read side by side already; dask's own would only get in their way.
+        return whole_plane(np.asarray(lazy.compute(scheduler="synchronous")), self.scenes[scene], self.path)
+
+    def close(self) -> None:
+        """Let go of the file; bioio opens it anew for every plane."""
+        del self._reader
+
+    def _scene(self, number: int) -> Scene:
+        self._reader.set_scene(number)
+        length = dict(zip(self._reader.dims.order, self._reader.dims.shape, strict=True))
+        refuse_axes(length, "TCZYX", self.path)
+        refuse_edges(length["Y"], length["X"], self.path)
+        names = tuple(str(name) for name in self._reader.channel_names or ())
+        edge = self._reader.physical_pixel_sizes.X
+        return Scene(
+            name=str(self._reader.current_scene),
+            channels=names_of(names, length.get("C", 1)),
+            height=length["Y"],
+            width=length["X"],
+            depths=length.get("Z", 1),
+            times=length.get("T", 1),
+            dtype=np.dtype(self._reader.dtype),
+            pixel_um=plausible_um(float(edge)) if edge else None,
+        )

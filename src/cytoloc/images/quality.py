@@ -1,0 +1,156 @@
+"""What is wrong with a field at first sight: empty, faint, saturated or blurred channels, a nucleus that is none.
+
+Limits are from 74 real fields and simulated defects: ``research/quality.py`` finds and judges them, ``docs/quality.md``
+has the rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.channels import CHANNELS, NUCLEUS
+
+FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
+"""What can be wrong with a channel; only the nucleus can be swapped (with another channel, probably)."""
+
+MEASURED_PX: Final = 256
+"""Fields are looked at no larger than this, so that the limits hold for larger ones; smaller ones were not tried."""
+
+NUCLEUS_PX: Final = 128
+"""Edge at which nuclei are looked for: there they are some ten pixels wide in a field of the Human Protein Atlas."""
+
+
+class Measures(NamedTuple):
+    """What is measured of a channel.
+
+    Attributes:
+        spread: Gray levels between the 1st and the 99.9th percentile of every other pixel of every other row.
+        white: Share of pixels of 250 and more.
+        sharpness: Share of the finest of three octaves in their variation: .76 for white noise, 0 for a flat plane.
+    """
+
+    spread: float
+    white: float
+    sharpness: float
+
+
+class Limits(NamedTuple):
+    """Where a measure becomes a flag.
+
+    Attributes:
+        spread: Less than this many gray levels are low contrast, or nothing at all.
+        white: A larger share of white is saturated.
+        sharpness: Less is blurred.
+        noise: With little spread and at least this sharpness there is nothing but noise: the channel is empty.
+        swapped: If another channel's :func:`nucleus_score` is this much larger, the nucleus is probably that one.
+    """
+
+    spread: float
+    white: float
+    sharpness: float
+    noise: float
+    swapped: float
+
+
+LIMITS: Final = Limits(spread=37.0, white=0.007, sharpness=0.164, noise=0.757, swapped=3.0)
+
+_DISC: Final = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+
+NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
+"""Intercept, and weights of solidity and unevenness, of the score that says how much a channel looks like nuclei."""
+
+
+def measure(plane: NDArray[np.uint8]) -> Measures:
+    """Return what is measured of a channel, uint8 ``(height, width)``."""
+    small = shrunk(plane, MEASURED_PX)
+    # A quarter of the pixels has the same quantiles, at half the cost.
+    some = np.ascontiguousarray(small[::2, ::2])
+    upto = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel().cumsum() / some.size
+    low, high = np.searchsorted(upto, [0.01, 0.999])
+    return Measures(float(high - low), float(1 - upto[249]), _sharpness(small))
+
+
+def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the two measures by which nuclei differ from other stains.
+
+    Returns:
+        Solidity, the share of the foreground (by Otsu's threshold) that survives an opening by a disc: nuclei are
+        compact. And unevenness, the spread of the background over the step between background and foreground: nothing
+        else is stained in the channel of the nuclei.
+    """
+    # By way of the larger size: OpenCV halves four times as fast as it quarters.
+    small = cv2.GaussianBlur(shrunk(shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
+    _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    foreground = cv2.countNonZero(mask)
+    if foreground in (0, mask.size):
+        return 0.0, 1.0
+    opened = cv2.countNonZero(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _DISC))
+    mean, spread = (value.item() for value in cv2.meanStdDev(small, mask=1 - mask))
+    background = mask.size - foreground
+    inside = (cv2.sumElems(small)[0] - mean * background) / foreground
+    return opened / foreground, spread / max(1.0, inside - mean)
+
+
+def flags_of(image: NDArray[np.uint8], channels: Sequence[str], *, limits: Limits = LIMITS) -> tuple[str, ...]:
+    """Return what is wrong with a field, as in ``("protein low contrast", "nucleus swapped")``.
+
+    A swapped nucleus is only looked for if the field has a nucleus and another of :data:`cytoloc.channels.CHANNELS`.
+
+    Args:
+        image: uint8 ``(channels, height, width)``.
+        channels: The name of each channel.
+        limits: Where a measure becomes a flag.
+    """
+    said = []
+    planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}
+    for name, plane in planes.items():
+        found = measure(plane)
+        if found.spread < limits.spread:
+            structure = found.spread > 2 and found.sharpness < limits.noise
+            said.append(f"{name} low contrast" if structure else f"{name} empty")
+        elif found.sharpness < limits.sharpness:
+            said.append(f"{name} blurred")
+        if found.white > limits.white:
+            said.append(f"{name} saturated")
+    roles = {name: plane for name, plane in planes.items() if name in CHANNELS}
+    if NUCLEUS in roles and len(roles) > 1 and swap_score(roles) > limits.swapped:
+        said.append(f"{NUCLEUS} swapped")
+    return tuple(said)
+
+
+def swap_score(planes: Mapping[str, NDArray[np.uint8]]) -> float:
+    """Return by how much the channel that looks most like nuclei does so more than the nucleus does."""
+    scores = {role: nucleus_score(*nucleus_measures(plane)) for role, plane in planes.items()}
+    return max(scores.values()) - scores[NUCLEUS]
+
+
+def nucleus_score(solidity: float, unevenness: float) -> float:
+    """Return how much a channel looks like nuclei, as log odds."""
+    intercept, compact, clean = NUCLEUS_WEIGHTS
+    return intercept + compact * solidity + clean * unevenness
+
+
+def shrunk(plane: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    """Return a square plane at ``edge`` pixels by area means, or as it is if it is no larger."""
+    if plane.shape[0] <= edge:
+        return plane
+    return np.asarray(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _sharpness(plane: NDArray[np.uint8]) -> float:
+    fine: NDArray[Any] = plane.astype(np.float32)
+    power = cv2.norm(fine, cv2.NORM_L2SQR) / fine.size
+    octaves = []
+    for _ in range(3):
+        # Means over blocks of four keep what varies between blocks; the rest varies inside them.
+        coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        remaining = cv2.norm(coarse, cv2.NORM_L2SQR) / coarse.size
+        octaves.append(max(power - remaining, 0.0))
+        fine, power = coarse, remaining
+    total = sum(octaves)
+    return octaves[0] / total if total > 0 else 0.0

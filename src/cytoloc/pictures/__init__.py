@@ -1,1 +1,0 @@
-"""Picture files to arrays: decoded whole or refused, brought to 8 bits, scaled, and looked over."""

@@ -1,0 +1,67 @@
+"""The built-in model: there, small, offline, and as good as its card says."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cytoloc
+from cytoloc.decide.metrics import macro_f1
+from cytoloc.labels import LabelSet
+from cytoloc.lists import read_labels
+from cytoloc.predict.bundle import builtin_bundle, read_card
+from cytoloc.predict.model import Model
+from cytoloc.predict.sources import FolderSource
+from cytoloc.simulate.field import draw_field
+from cytoloc.simulate.plan import plan_one
+from tests.conftest import DATA, Cli
+
+KAGGLE = DATA / "images" / "kaggle512"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return cytoloc.load()
+
+
+def test_it_is_small_and_says_what_it_is(model: Model, cli: Cli) -> None:
+    assert builtin_bundle().stat().st_size <= 15e6
+    card = (Path(__file__).parents[2] / "docs" / "builtin.md").read_text(encoding="utf-8")
+    assert read_card(builtin_bundle()) == card == cli("info", "builtin").out
+    assert model.caution in card
+    assert "not for conclusions" in model.caution
+
+
+def test_it_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    result = cytoloc.load("builtin").predict(np.zeros((4, 128, 128), np.uint8), tta=1)
+    assert result.probabilities.shape == (1, 28)
+    assert result.caution
+
+
+def test_it_knows_simulated_cells(model: Model) -> None:
+    # Fields of one location each, of a seed that it did not see.
+    plain = (0, 1, 2, 4, 7, 14, 21, 25)
+    fields = np.stack(
+        [draw_field(plan_one(place, seed=1000 + k, size=256), size=256) for place in plain for k in (0, 1)]
+    )
+    ranks = (-model.predict(fields, tta=2).probabilities).argsort(axis=1).argsort(axis=1)
+    hits = [ranks[row, plain[row // 2]] < 3 for row in range(len(fields))]
+    assert np.mean(hits) > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KAGGLE.exists(), reason=f"{KAGGLE} is not there")
+def test_its_figures_on_real_fields_are_those_of_the_card(model: Model) -> None:
+    predictions = model.score(FolderSource(KAGGLE)).predictions
+    truth = LabelSet.hpa28().to_matrix(
+        [read_labels(KAGGLE.with_suffix(".csv"), LabelSet.hpa28())[name] for name in predictions.ids]
+    )
+    assert model.decision is not None
+    assert macro_f1(model.decision.decided(predictions.probabilities), truth) == pytest.approx(0.163, abs=0.005)
