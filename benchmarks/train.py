@@ -3,8 +3,8 @@
 Nothing is drawn by chance in a step: no dropout, no augmentation. So every way's first loss is the same number, which
 is checked; if it were not, they would not do the same work. fastai and PyTorch are given one batch, normalized and as
 floats, again and again; cytoloc reads its batches as uint8 and normalizes them in its network, in a whole run of its
-own (:func:`cytoloc.train.run.train_fold`), of which the second epoch's steps count. That is in another process, which
-treats its memory as the command does; the others are left as they are.
+own (:func:`cytoloc.training.run.train_fold`), of which the second epoch's steps count. That is in another process,
+which treats its memory as the command does; the others are left as they are.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.parallel import end_with_parent
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.train.resolve import resolve_recipe
-from cytoloc.train.run import train_fold
-from cytoloc.train.unpacking import location_loss
+from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.run import train_fold
+from cytoloc.training.unpacking import location_loss
 
 FASTAI: Final = "fastai 2.8, vision_learner"
 EAGER: Final = "PyTorch"
@@ -219,7 +219,7 @@ def bench_recipe(backbone: str, *, size: int, batch: int) -> Recipe:
 
 def ways(names: list[str], dataset: Dataset, recipe: Recipe, workshop: Path, *, device: str) -> dict[str, Learn]:
     """Return the ways of training by name; all begin with the same weights and learn the same first batch."""
-    # As a run begins: see cytoloc.train.run.
+    # As a run begins: see cytoloc.training.run.
     torch.manual_seed(recipe.seed)
     recipe = resolve_recipe(recipe, dataset)
     network = build_network(model_spec(recipe, locations=len(dataset.label_set))).to(device)

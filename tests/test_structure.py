@@ -50,7 +50,7 @@ ALLOWED = {
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "dataset", "decide", "images"},
-    "train": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict"},
+    "training": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict"},
     "report": GROUND | {"decide", "recipe"},
     "cli": GROUND
     | {
@@ -61,7 +61,7 @@ ALLOWED = {
         "decide",
         "hpa",
         "predict",
-        "train",
+        "training",
         "report",
         "simulate",
         "images",

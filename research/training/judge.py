@@ -25,9 +25,9 @@ from cytoloc.labels import LabelSet
 from cytoloc.lists import read_groups, read_labels, truth_of
 from cytoloc.predictions import combine, read_predictions
 from cytoloc.recipe import read_resolved
-from cytoloc.train.ending import epoch_work
-from cytoloc.train.sampling import repeated
-from cytoloc.train.unpacking import schedule_of
+from cytoloc.training.ending import epoch_work
+from cytoloc.training.sampling import repeated
+from cytoloc.training.unpacking import schedule_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]

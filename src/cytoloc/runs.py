@@ -1,6 +1,6 @@
 """The folders of runs: which there are, whether they are finished, and what they say of themselves.
 
-What a run holds is written by :mod:`cytoloc.train.run`. Its networks are read by :mod:`cytoloc.predict.runs`, which
+What a run holds is written by :mod:`cytoloc.training.run`. Its networks are read by :mod:`cytoloc.predict.runs`, which
 needs torch; this does not.
 """
 

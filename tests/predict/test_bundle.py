@@ -19,7 +19,7 @@ from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import read_card, write_bundle
 from cytoloc.predictions import read_predictions
 from cytoloc.recipe import load_recipe
-from cytoloc.train.run import train_fold
+from cytoloc.training.run import train_fold
 from tests.conftest import Cli
 
 SETTINGS = (

@@ -91,9 +91,9 @@ def train(
     from cytoloc.dataset.store import open_dataset
     from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
-    from cytoloc.train.processes import find_processes, part
-    from cytoloc.train.run import check_run, run_folder, train_fold
-    from cytoloc.train.tracking import add_files, check_database
+    from cytoloc.training.processes import find_processes, part
+    from cytoloc.training.run import check_run, run_folder, train_fold
+    from cytoloc.training.tracking import add_files, check_database
 
     recipes = [load_recipe(name, overrides=settings or []) for name in recipe]
     names = [one.name for one in recipes]

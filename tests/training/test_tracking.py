@@ -14,11 +14,11 @@ from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, TrainingError
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.train.progress import COLUMNS, EpochLog
-from cytoloc.train.run import train_fold
-from cytoloc.train.tracking import NEEDED, Tracked, require_mlflow, tracking
+from cytoloc.training.progress import COLUMNS, EpochLog
+from cytoloc.training.run import train_fold
+from cytoloc.training.tracking import NEEDED, Tracked, require_mlflow, tracking
 from tests.conftest import Cli
-from tests.train.conftest import quiet
+from tests.training.conftest import quiet
 
 TINY = [
     "image.size=64",
@@ -142,7 +142,7 @@ def test_without_a_database_nothing_is_tracked(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cytoloc.train.tracking.NEEDED", ("json", "no_such_library"))
+    monkeypatch.setattr("cytoloc.training.tracking.NEEDED", ("json", "no_such_library"))
     with pytest.raises(MissingExtraError, match="Tracking needs no_such_library") as caught:
         require_mlflow()
     assert "pip install 'cytoloc[mlflow]'" in caught.value.hint

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
-from cytoloc.train.sampling import Order, shuffled
-from cytoloc.train.together import ALONE, Share
+from cytoloc.training.sampling import Order, shuffled
+from cytoloc.training.together import ALONE, Share
 
 
 class Batch(NamedTuple):

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cytoloc.train.sampling import epoch_order, field_weights, rarest_label, repeated, shuffled, stratified
+from cytoloc.training.sampling import epoch_order, field_weights, rarest_label, repeated, shuffled, stratified
 
 PUBLISHED = {27: 10, 15: 10, 10: 4, 9: 4, 8: 4, 20: 3, 17: 3, 16: 2, 18: 2, 22: 2, 26: 2, 24: 2}
 

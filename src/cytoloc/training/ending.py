@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from cytoloc.train.schedule import Schedule
+from cytoloc.training.schedule import Schedule
 
 FROZEN_WORK: Final = 1 / 3
 """Work of an epoch in which only the head learns, by that of another: the pass forward is about a third of a step."""

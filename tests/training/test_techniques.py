@@ -20,10 +20,10 @@ from cytoloc.predict.loading import load
 from cytoloc.predict.runs import load_network
 from cytoloc.predictions import read_predictions
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
-from cytoloc.train.module import Learner
-from cytoloc.train.run import check_run, train_fold
-from cytoloc.train.schedule import rate_factor
-from tests.train.conftest import power_cut, quiet, state_of
+from cytoloc.training.module import Learner
+from cytoloc.training.run import check_run, train_fold
+from cytoloc.training.schedule import rate_factor
+from tests.training.conftest import power_cut, quiet, state_of
 
 TINY = [
     "image.size=64",
@@ -223,7 +223,7 @@ def test_the_log_has_the_rate_and_the_images_of_its_own_epoch(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A second passes whenever the clock is looked at: once when an epoch has been learnt.
-    monkeypatch.setattr("cytoloc.train.progress.time", SimpleNamespace(perf_counter=iter(range(1000)).__next__))
+    monkeypatch.setattr("cytoloc.training.progress.time", SimpleNamespace(perf_counter=iter(range(1000)).__next__))
     recipe = tiny("schedule.frozen_epochs=1", "schedule.epochs=2", "schedule.batch_size=64")
     run = train_fold(recipe, study, folds, 1, out=tmp_path, report=quiet)
     log = pl.read_csv(run / "log.csv")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from cytoloc.predict.tta import dihedral
-from cytoloc.train.augment import Augmentation, lit, mixup_share, random_crops, random_dihedral, random_light
-from cytoloc.train.geometry import crops, resampled, resized, rotations, tiled, tilts, zooms
-from cytoloc.train.together import Share
+from cytoloc.training.augment import Augmentation, lit, mixup_share, random_crops, random_dihedral, random_light
+from cytoloc.training.geometry import crops, resampled, resized, rotations, tiled, tilts, zooms
+from cytoloc.training.together import Share
 
 
 def images(count: int = 3, edge: int = 24, seed: int = 0) -> torch.Tensor:

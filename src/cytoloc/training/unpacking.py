@@ -30,12 +30,12 @@ from cytoloc.models.losses import (
 from cytoloc.models.network import Network
 from cytoloc.recipe import Recipe
 from cytoloc.recipe_sections import LOSSES, LossSection
-from cytoloc.train.augment import Augmentation
-from cytoloc.train.data import Fields, Split, antibody_numbers
-from cytoloc.train.module import Learner, SecondTask
-from cytoloc.train.sampling import epoch_order
-from cytoloc.train.schedule import Schedule
-from cytoloc.train.together import ALONE, Share
+from cytoloc.training.augment import Augmentation
+from cytoloc.training.data import Fields, Split, antibody_numbers
+from cytoloc.training.module import Learner, SecondTask
+from cytoloc.training.sampling import epoch_order
+from cytoloc.training.schedule import Schedule
+from cytoloc.training.together import ALONE, Share
 
 
 def location_loss(section: LossSection) -> Loss:

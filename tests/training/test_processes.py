@@ -13,10 +13,10 @@ from cytoloc.errors import CytolocError, SettingsError, TrainingError
 from cytoloc.models.network import build_network
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.train.data import split_dataset
-from cytoloc.train.processes import ALONE, Processes, SameStart, find_processes, others, refuse_processes
-from cytoloc.train.together import Share
-from cytoloc.train.unpacking import build_learner
+from cytoloc.training.data import split_dataset
+from cytoloc.training.processes import ALONE, Processes, SameStart, find_processes, others, refuse_processes
+from cytoloc.training.together import Share
+from cytoloc.training.unpacking import build_learner
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -83,7 +83,7 @@ def test_processes_that_cannot_be_are_refused(
 def test_processes_that_do_not_start_alike_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     start = {"run": "quick-fold1", "recipe": "a", "goes on": True}
     said = [start, {**start, "goes on": False}]
-    monkeypatch.setattr("cytoloc.train.processes.told", lambda own: [own, *said[1:]])
+    monkeypatch.setattr("cytoloc.training.processes.told", lambda own: [own, *said[1:]])
     trainer, module = lightning.Trainer(logger=False, enable_checkpointing=False), lightning.LightningModule()
     with pytest.raises(TrainingError, match="Processes 0 and 1 do not start alike: goes on") as caught:
         SameStart(start).setup(trainer, module, "fit")
@@ -163,8 +163,8 @@ def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPat
 def test_batch_norms_are_shared_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     three = Processes(per_node=3)
     refuse_processes(ALONE, batches_of(8, sync=True), fields=100)
-    monkeypatch.setattr("cytoloc.train.processes.accelerator", lambda: "cpu")
+    monkeypatch.setattr("cytoloc.training.processes.accelerator", lambda: "cpu")
     with pytest.raises(TrainingError, match="needs CUDA GPUs; this machine has a cpu device"):
         refuse_processes(three, batches_of(3, sync=True), fields=100)
-    monkeypatch.setattr("cytoloc.train.processes.accelerator", lambda: "cuda")
+    monkeypatch.setattr("cytoloc.training.processes.accelerator", lambda: "cuda")
     refuse_processes(three, batches_of(3, sync=True), fields=100)

@@ -17,9 +17,9 @@ from cytoloc.labels import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import load_recipe, read_resolved, to_toml
-from cytoloc.train.resolve import resolve_recipe
-from cytoloc.train.run import train_fold
-from cytoloc.train.starting import first_network
+from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.run import train_fold
+from cytoloc.training.starting import first_network
 
 OWN = LabelSet.from_names(["Cortex", "Nucleus", "Vesicles"], name="mine")
 Make = Callable[..., Dataset]

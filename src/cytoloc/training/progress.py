@@ -18,8 +18,8 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cytoloc.errors import FormatError, first_line
-from cytoloc.train.ending import ending, seconds_left
-from cytoloc.train.schedule import Schedule
+from cytoloc.training.ending import ending, seconds_left
+from cytoloc.training.schedule import Schedule
 
 COLUMNS = (
     "epoch",

@@ -15,8 +15,8 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.recipe import Recipe
-from cytoloc.train.devices import accelerator
-from cytoloc.train.together import Share, told
+from cytoloc.training.devices import accelerator
+from cytoloc.training.together import Share, told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,12 @@ from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
 from cytoloc.predictions import read_predictions
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.train.data import split_dataset
-from cytoloc.train.devices import accelerator, refuse_precision
-from cytoloc.train.module import Learner
-from cytoloc.train.run import check_run, train_fold
-from cytoloc.train.unpacking import build_learner
-from tests.train.conftest import power_cut, quiet, state_of
+from cytoloc.training.data import split_dataset
+from cytoloc.training.devices import accelerator, refuse_precision
+from cytoloc.training.module import Learner
+from cytoloc.training.run import check_run, train_fold
+from cytoloc.training.unpacking import build_learner
+from tests.training.conftest import power_cut, quiet, state_of
 
 TINY = [
     "image.size=64",

@@ -17,13 +17,13 @@ from torchmetrics.classification import MultilabelF1Score
 from cytoloc.errors import TrainingError
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
-from cytoloc.train.augment import mixup_share
-from cytoloc.train.averaging import State, blended, ema_share
-from cytoloc.train.data import Batch, Fields, loader
-from cytoloc.train.geometry import resized
-from cytoloc.train.sampling import Order, shuffled
-from cytoloc.train.schedule import Schedule, momentum_at, rate_factor
-from cytoloc.train.together import ALONE, Share
+from cytoloc.training.augment import mixup_share
+from cytoloc.training.averaging import State, blended, ema_share
+from cytoloc.training.data import Batch, Fields, loader
+from cytoloc.training.geometry import resized
+from cytoloc.training.sampling import Order, shuffled
+from cytoloc.training.schedule import Schedule, momentum_at, rate_factor
+from cytoloc.training.together import ALONE, Share
 
 FUSED_ON: Final = {"cpu", "cuda"}
 """Devices on which torch updates all weights at once."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cytoloc.train.schedule import Schedule, is_better
+from cytoloc.training.schedule import Schedule, is_better
 
 MEASURES: Final = {"loss": ("val_loss", "min"), "macro_f1": ("val_macro_f1", "max")}
 """For each thing to watch: its name in the log, and which way is better."""

@@ -26,12 +26,12 @@ from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.predictions import read_predictions
 from cytoloc.recipe import load_recipe
-from cytoloc.train.data import Fields, loader, split_dataset
-from cytoloc.train.processes import device_count
-from cytoloc.train.run import train_fold
-from cytoloc.train.together import ALONE, Share
-from cytoloc.train.unpacking import location_loss
-from tests.train.conftest import power_cut, quiet, state_of
+from cytoloc.training.data import Fields, loader, split_dataset
+from cytoloc.training.processes import device_count
+from cytoloc.training.run import train_fold
+from cytoloc.training.together import ALONE, Share
+from cytoloc.training.unpacking import location_loss
+from tests.training.conftest import power_cut, quiet, state_of
 
 PROCESSES = 2
 

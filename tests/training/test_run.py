@@ -18,11 +18,11 @@ from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.predictions import read_predictions
 from cytoloc.recipe import Recipe, load_recipe, read_resolved
-from cytoloc.train.module import Learner
-from cytoloc.train.progress import EpochLog
-from cytoloc.train.resolve import resolve_recipe
-from cytoloc.train.run import train_fold
-from tests.train.conftest import power_cut, quiet, state_of
+from cytoloc.training.module import Learner
+from cytoloc.training.progress import EpochLog
+from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.run import train_fold
+from tests.training.conftest import power_cut, quiet, state_of
 
 SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.tta=2", "schedule.batch_size=8"]
 

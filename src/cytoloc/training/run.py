@@ -32,16 +32,16 @@ from cytoloc.predict.sources import DatasetSource
 from cytoloc.predictions import Predictions, write_predictions
 from cytoloc.recipe import Recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_KIND, RUN_VERSION, is_finished, read_header
-from cytoloc.train.data import Split, split_dataset
-from cytoloc.train.devices import accelerator, refuse_precision
-from cytoloc.train.learning import LAST, compiling, learn, room_for
-from cytoloc.train.module import Learner
-from cytoloc.train.processes import ALONE, Processes, others, refuse_processes
-from cytoloc.train.resolve import resolve_recipe
-from cytoloc.train.starting import Start, earlier_run, first_network
-from cytoloc.train.together import told
-from cytoloc.train.tracking import tracking
-from cytoloc.train.unpacking import build_learner
+from cytoloc.training.data import Split, split_dataset
+from cytoloc.training.devices import accelerator, refuse_precision
+from cytoloc.training.learning import LAST, compiling, learn, room_for
+from cytoloc.training.module import Learner
+from cytoloc.training.processes import ALONE, Processes, others, refuse_processes
+from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.starting import Start, earlier_run, first_network
+from cytoloc.training.together import told
+from cytoloc.training.tracking import tracking
+from cytoloc.training.unpacking import build_learner
 
 
 def train_fold(

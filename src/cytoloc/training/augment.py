@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cytoloc.predict.tta import dihedral
-from cytoloc.train.geometry import crops, resampled, rotations, tiled, tilts, zooms
-from cytoloc.train.together import ALONE, Share
+from cytoloc.training.geometry import crops, resampled, rotations, tiled, tilts, zooms
+from cytoloc.training.together import ALONE, Share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,13 @@ from cytoloc.models.weights import adapt_first_convolution
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.recipe_sections import LOSSES
-from cytoloc.train.augment import Augmentation
-from cytoloc.train.data import Batch, split_dataset
-from cytoloc.train.module import Learner
-from cytoloc.train.run import train_fold
-from cytoloc.train.sampling import field_weights, repeated
-from cytoloc.train.unpacking import build_learner, location_loss
-from tests.train.conftest import quiet
+from cytoloc.training.augment import Augmentation
+from cytoloc.training.data import Batch, split_dataset
+from cytoloc.training.module import Learner
+from cytoloc.training.run import train_fold
+from cytoloc.training.sampling import field_weights, repeated
+from cytoloc.training.unpacking import build_learner, location_loss
+from tests.training.conftest import quiet
 
 TINY = [
     "image.size=64",

@@ -8,10 +8,10 @@ import pytest
 
 from cytoloc.dataset.store import Dataset
 from cytoloc.recipe import load_recipe
-from cytoloc.train.ending import FROZEN_WORK, ending, epoch_work, seconds_left
-from cytoloc.train.progress import EpochLog
-from cytoloc.train.run import train_fold
-from cytoloc.train.schedule import Schedule
+from cytoloc.training.ending import FROZEN_WORK, ending, epoch_work, seconds_left
+from cytoloc.training.progress import EpochLog
+from cytoloc.training.run import train_fold
+from cytoloc.training.schedule import Schedule
 
 NOON = datetime(2018, 11, 26, 12, 0)
 
@@ -53,7 +53,7 @@ def test_each_epoch_but_the_last_says_when_the_run_ends(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EpochLog.__init__, "__kwdefaults__", {"now": lambda: NOON})
-    monkeypatch.setattr("cytoloc.train.progress.seconds_left", lambda _schedule, took: 3600.0 * len(took))
+    monkeypatch.setattr("cytoloc.training.progress.seconds_left", lambda _schedule, took: 3600.0 * len(took))
     tiny = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.tta=1", "schedule.epochs=2"]
     said: list[str] = []
     train_fold(load_recipe("quick", overrides=tiny), study, folds, 1, out=tmp_path, place="2 of 6", report=said.append)

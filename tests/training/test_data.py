@@ -12,8 +12,8 @@ import torch
 from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
-from cytoloc.train.data import Fields, loader, split_dataset
-from cytoloc.train.together import Share
+from cytoloc.training.data import Fields, loader, split_dataset
+from cytoloc.training.together import Share
 
 
 def test_a_fold_is_held_out_whole(study: Dataset) -> None:

@@ -15,7 +15,7 @@ import torch
 from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.predictions import read_predictions
-from tests.train.conftest import state_of
+from tests.training.conftest import state_of
 
 CHILD = """
 import os, signal, sys
@@ -24,7 +24,7 @@ import torch
 from cytoloc.dataset.store import open_dataset
 from cytoloc.curation.folds_file import read_folds
 from cytoloc.recipe import load_recipe
-from cytoloc.train.run import train_fold
+from cytoloc.training.run import train_fold
 
 torch.set_num_threads(1)
 dataset, folds, whole, killed = map(Path, sys.argv[1:])

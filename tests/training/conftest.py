@@ -13,7 +13,7 @@ import torch
 
 from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.train.progress import EpochLog
+from cytoloc.training.progress import EpochLog
 
 
 def quiet(_line: str) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cytoloc.train.averaging import blended, ema_share
-from cytoloc.train.schedule import Schedule, is_better, rate_factor
+from cytoloc.training.averaging import blended, ema_share
+from cytoloc.training.schedule import Schedule, is_better, rate_factor
 
 STARTING = Schedule(frozen_epochs=1, epochs=8, cycles=(1, 1, 1, 1, 1, 0.5), learning_rate=1e-3, swa_epochs=3)
 

@@ -16,12 +16,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cytoloc.errors import TrainingError, first_line
 from cytoloc.recipe import Recipe, to_toml
-from cytoloc.train.cycles import MEASURES, BestOfCycle, StopWithoutProgress
-from cytoloc.train.devices import PRECISION, accelerator
-from cytoloc.train.module import Learner
-from cytoloc.train.processes import Processes, SameStart, lightning_settings
-from cytoloc.train.progress import EpochLog, Rows, TrainingBar, WholeCheckpoints
-from cytoloc.train.schedule import Schedule
+from cytoloc.training.cycles import MEASURES, BestOfCycle, StopWithoutProgress
+from cytoloc.training.devices import PRECISION, accelerator
+from cytoloc.training.module import Learner
+from cytoloc.training.processes import Processes, SameStart, lightning_settings
+from cytoloc.training.progress import EpochLog, Rows, TrainingBar, WholeCheckpoints
+from cytoloc.training.schedule import Schedule
 
 LAST: Final = "last.ckpt"
 
