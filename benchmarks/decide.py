@@ -27,7 +27,7 @@ from cytoloc.decide.thresholds import (
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels, truth_of
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 
 Predictions = dict[str, NDArray[np.float64]]
 Predict = Callable[[Predictions, NDArray[np.bool_], Predictions], NDArray[np.bool_]]

@@ -35,7 +35,7 @@ from cytoloc import open_dataset
 from cytoloc.dataset.store import Dataset
 from cytoloc.labels import LabelSet
 from cytoloc.models.weights import initial_weights
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 
 LEAST = 5
 COLORS = {"protein as gray": (1, 1, 1), "microtubules, protein, nucleus": (0, 1, 2)}

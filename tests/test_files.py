@@ -10,6 +10,7 @@ import pytest
 from cytoloc.errors import FormatError, OutputExistsError, SettingsError, StorageError
 from cytoloc.files import (
     FREE_SPACE,
+    FileFormat,
     check_outputs,
     disk_errors,
     held,
@@ -190,12 +191,12 @@ def test_images_are_drawn_anew_with_the_files_beside_them(tmp_path: Path) -> Non
 
 def test_json_states_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_json(path, {"value": 1}, kind="cytoloc-thing", version=2)
-    assert read_json(path, kind="cytoloc-thing", version=2)["value"] == 1
+    write_json(path, {"value": 1}, FileFormat("cytoloc-thing", 2))
+    assert read_json(path, FileFormat("cytoloc-thing", 2))["value"] == 1
     with pytest.raises(FormatError, match="not a cytoloc-other"):
-        read_json(path, kind="cytoloc-other", version=2)
+        read_json(path, FileFormat("cytoloc-other", 2))
     with pytest.raises(FormatError, match="version 2; this release reads version 1"):
-        read_json(path, kind="cytoloc-thing", version=1)
+        read_json(path, FileFormat("cytoloc-thing", 1))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
@@ -203,4 +204,4 @@ def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(FormatError, match=r"a\.json"):
-        read_json(path, kind="cytoloc-thing", version=1)
+        read_json(path, FileFormat("cytoloc-thing", 1))

@@ -12,7 +12,8 @@ import pytest
 
 from cytoloc.errors import FormatError, LabelSetError, TableError
 from cytoloc.labels import SHIPPED, LabelSet, find_label_set
-from cytoloc.predictions import Predictions, combine, join_members, read_predictions, write_predictions
+from cytoloc.prediction_files import read_predictions, write_predictions
+from cytoloc.predictions import Predictions, combine, join_members
 from tests.conftest import DATA
 
 HPA28 = LabelSet.hpa28()
@@ -198,7 +199,7 @@ def test_the_label_set_is_kept(tmp_path: Path) -> None:
 
 
 def test_scores_have_a_column_for_each_location() -> None:
-    with pytest.raises(TableError, match=r"the label set own .*must have shape \(1, 3\), not \(1, 2\)"):
+    with pytest.raises(TableError, match=r"the label set own .*must have the shape \(1, 3\), not \(1, 2\)"):
         Predictions(("a",), np.zeros((1, 2), np.float32), OWN)
     with pytest.raises(TableError, match=r"location spots \(Spots\): 2 is not a probability"):
         Predictions(("a",), np.array([[0, 1, 2]], np.float32), OWN)

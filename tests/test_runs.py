@@ -7,7 +7,7 @@ import pytest
 from cytoloc.errors import FormatError, SettingsError
 from cytoloc.files import write_json
 from cytoloc.labels import LabelSet
-from cytoloc.runs import HEADER, PREDICTIONS, RUN_KIND, RUN_VERSION, find_runs, is_run, read_header, refuse_unfinished
+from cytoloc.runs import HEADER, PREDICTIONS, RUN_FORMAT, find_runs, is_run, read_header, refuse_unfinished
 
 SAID = {"fold": 0, "dataset": {"path": "a.dataset", "fingerprint": "f"}, "held_out": ["x"], "trained_on": ["y"]}
 LABELS = LabelSet.from_names(["Cortex", "Nucleus"], name="mine")
@@ -15,9 +15,7 @@ LABELS = LabelSet.from_names(["Cortex", "Nucleus"], name="mine")
 
 def run_in(folder: Path, *, finished: bool = True, said: dict[str, object] | None = None) -> Path:
     folder.mkdir(parents=True)
-    write_json(
-        folder / HEADER, {**SAID, "label_set": LABELS.to_json(), **(said or {})}, kind=RUN_KIND, version=RUN_VERSION
-    )
+    write_json(folder / HEADER, {**SAID, "label_set": LABELS.to_json(), **(said or {})}, RUN_FORMAT)
     if finished:
         (folder / PREDICTIONS).write_bytes(b"")
     return folder

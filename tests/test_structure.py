@@ -25,6 +25,7 @@ GROUND = {
     "memory",
     "lists",
     "predictions",
+    "prediction_files",
     "runs",
 }
 ALLOWED = {
@@ -39,7 +40,8 @@ ALLOWED = {
     "recipe_sections": {"channels", "choices", "errors", "labels"},
     "recipe": {"errors", "recipe_sections"},
     "lists": {"errors", "labels", "files"},
-    "predictions": {"errors", "labels", "files", "lists"},
+    "predictions": {"errors", "labels", "lists"},
+    "prediction_files": {"errors", "labels", "files", "lists", "predictions"},
     "label_conversion": {"errors", "hpa_names", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},
     "images": {"channels", "errors", "choices"},

@@ -23,7 +23,8 @@ from cytoloc.decide.decision import cross_fit
 from cytoloc.decide.metrics import macro_f1_interval, overall, resampled_f1
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_groups, read_labels, truth_of
-from cytoloc.predictions import combine, read_predictions
+from cytoloc.prediction_files import read_predictions
+from cytoloc.predictions import combine
 from cytoloc.recipe import read_resolved
 from cytoloc.training.ending import epoch_work
 from cytoloc.training.sampling import repeated

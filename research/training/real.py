@@ -21,7 +21,8 @@ from run import cytoloc
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cytoloc import open_dataset
-from cytoloc.predictions import combine, read_predictions
+from cytoloc.prediction_files import read_predictions
+from cytoloc.predictions import combine
 
 REPEATS: Final = (0, 1, 2)
 FOLDS: Final = 3

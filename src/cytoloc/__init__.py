@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cytoloc.labels import LabelSet as LabelSet
     from cytoloc.labels import Location as Location
     from cytoloc.predict.loading import load as load
+    from cytoloc.prediction_files import read_predictions as read_predictions
     from cytoloc.predictions import Predictions as Predictions
-    from cytoloc.predictions import read_predictions as read_predictions
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ _HOMES: Final = {
     "Location": "cytoloc.labels",
     "load": "cytoloc.predict.loading",
     "Predictions": "cytoloc.predictions",
-    "read_predictions": "cytoloc.predictions",
+    "read_predictions": "cytoloc.prediction_files",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The exceptions of cytoloc: one tree, each message saying what is wrong, where, and the hint."""
+"""The exceptions of cytoloc. Each message says what is wrong, where, and what was found; a hint says how to fix it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def installing(extra: str) -> str:
 
 
 class CytolocError(Exception):
-    """Something that the person at the keyboard can mend.
+    """The base class of all errors that cytoloc raises on purpose.
+
+    Each error also derives from the built-in class that a Python user expects, such as ``ValueError`` or ``OSError``.
 
     Args:
-        message: What is wrong, where, and what was found there.
-        hint: What to do about it; printed on a line of its own.
+        message: What is wrong, where, and what was found.
+        hint: How to fix it; printed on a line of its own.
     """
 
     exit_code = 1
@@ -45,59 +47,69 @@ class CytolocError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
-class SettingsError(CytolocError):
-    """A call whose settings are not understood or do not fit together."""
+class SettingsError(CytolocError, ValueError):
+    """Arguments or options that are unknown or do not fit together."""
 
     exit_code = 2
 
 
-class ImageError(CytolocError):
-    """An image that is missing, broken, or not of the kind that its place asks for."""
+class ArgumentTypeError(CytolocError, TypeError):
+    """An argument of a type that a function does not accept."""
+
+    exit_code = 2
 
 
-class TableError(CytolocError):
-    """A CSV or Parquet table whose columns, ids or values are not what they must be."""
+class UnknownIdError(CytolocError, KeyError):
+    """The id of a field that a dataset or predictions do not have."""
 
 
-class LabelSetError(CytolocError):
-    """A label set that is not valid, or two things of different label sets that are used together."""
+class ImageError(CytolocError, ValueError):
+    """An image that is missing, damaged, or not of the expected kind."""
 
 
-class ChannelError(CytolocError):
-    """Channels that are not valid, are missing, or are not those that a model needs."""
+class TableError(CytolocError, ValueError):
+    """A table with wrong columns, ids or values."""
 
 
-class FormatError(CytolocError):
-    """A file of cytoloc's own that is damaged, of another type, or of a version this release cannot read."""
+class LabelSetError(CytolocError, ValueError):
+    """A label set that is not valid, or two different label sets that are used together."""
 
 
-class OutputExistsError(CytolocError):
-    """An output that is already there: it is never overwritten."""
+class ChannelError(CytolocError, ValueError):
+    """Channels that are missing, not valid, or not those that a model needs."""
 
 
-class StorageError(CytolocError):
+class FormatError(CytolocError, ValueError):
+    """One of cytoloc's own files that is missing, damaged, or of another type or version."""
+
+
+class OutputExistsError(CytolocError, FileExistsError):
+    """An output that already exists. Outputs are never overwritten."""
+
+
+class StorageError(CytolocError, OSError):
     """A disk that is full, read-only, or refuses a write."""
 
 
-class WorkerError(CytolocError):
-    """A process that worked for this one and is gone."""
+class WorkerError(CytolocError, RuntimeError):
+    """A worker process that was lost."""
 
 
-class RecipeError(CytolocError):
-    """A recipe that is unknown, or has a key or a value it must not have."""
+class RecipeError(CytolocError, ValueError):
+    """A recipe that is unknown, or has an unknown key or a value that is not valid."""
 
 
-class WeightsError(CytolocError):
-    """Pretrained weights that cannot be had; training never starts from random ones instead."""
+class WeightsError(CytolocError, RuntimeError):
+    """Pretrained weights that are not available. Training never starts from random weights instead."""
 
 
-class TrainingError(CytolocError):
-    """A training run that cannot start or go on."""
+class TrainingError(CytolocError, RuntimeError):
+    """A training run that cannot start or continue."""
 
 
-class FetchError(CytolocError):
-    """A site that cannot be reached, does not let us in, or answers with what it must not."""
+class FetchError(CytolocError, ConnectionError):
+    """A site that cannot be reached, refuses access, or sends an invalid answer."""
 
 
-class MissingExtraError(CytolocError):
-    """A part of cytoloc whose libraries are not installed."""
+class MissingExtraError(CytolocError, ImportError):
+    """An optional library that is not installed."""

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cytoloc.errors import (
     DISK_ERRNOS,
@@ -24,6 +24,18 @@ from cytoloc.errors import (
     StorageError,
     TableError,
 )
+
+
+class FileFormat(NamedTuple):
+    """The name and the version that a file states, so that a reader can refuse what it does not know."""
+
+    name: str
+    version: int
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a JSON file of this format states."""
+        return {"format": self.name, "version": self.version}
 
 
 @contextmanager
@@ -210,7 +222,9 @@ def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, StorageError) as error:
+    except OSError as error:
+        if isinstance(error, CytolocError) and not isinstance(error, StorageError):
+            raise
         known = error if isinstance(error, StorageError) else storage_error(error, path)
         if known is not None and known.hint == FREE_SPACE and kept is not None and kept.exists():
             hint = f"{FREE_SPACE} What {kept} lists is complete and kept: rerun the same command to continue."
@@ -261,19 +275,19 @@ def replace_file(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
-def write_json(path: Path, content: dict[str, Any], *, kind: str, version: int) -> None:
+def write_json(path: Path, content: dict[str, Any], file_format: FileFormat) -> None:
     """Write ``content`` as JSON that states its ``format`` and ``version``, to a path that must be free."""
     with new_file(path) as temporary:
-        temporary.write_bytes(json_bytes(content, kind=kind, version=version))
+        temporary.write_bytes(json_bytes(content, file_format))
 
 
-def json_bytes(content: dict[str, Any], *, kind: str, version: int) -> bytes:
+def json_bytes(content: dict[str, Any], file_format: FileFormat) -> bytes:
     """Return ``content`` as the bytes of a JSON file that states its ``format`` and ``version``."""
-    text = json.dumps({"format": kind, "version": version, **content}, indent=2, allow_nan=False)
+    text = json.dumps({**file_format.header, **content}, indent=2, allow_nan=False)
     return f"{text}\n".encode()
 
 
-def read_json(path: Path, *, kind: str, version: int) -> dict[str, Any]:
+def read_json(path: Path, file_format: FileFormat) -> dict[str, Any]:
     """Return what :func:`write_json` wrote.
 
     Raises:
@@ -282,13 +296,13 @@ def read_json(path: Path, *, kind: str, version: int) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FormatError(f"{path}: there is no such file.", hint=f"A {kind} file was expected.") from None
+        raise FormatError(f"{path}: there is no such file.", hint=f"A {file_format.name} file was expected.") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}.") from error
-    return parse_json(text, where=path, kind=kind, version=version)
+    return parse_json(text, file_format, where=path)
 
 
-def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> dict[str, Any]:
+def parse_json(text: bytes, file_format: FileFormat, *, where: Path | str) -> dict[str, Any]:
     """Return what :func:`write_json` wrote, from its bytes.
 
     Raises:
@@ -298,22 +312,23 @@ def parse_json(text: bytes, *, where: Path | str, kind: str, version: int) -> di
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(
-            f"{where} cannot be read as JSON: {error}.", hint=f"Give a {kind} file, or write it again."
+            f"{where} cannot be read as JSON: {error}.", hint=f"Give a {file_format.name} file, or write it again."
         ) from error
-    check_format(content if isinstance(content, dict) else {}, where=where, kind=kind, version=version)
+    check_format(content if isinstance(content, dict) else {}, file_format, where=where)
     return dict(content)
 
 
-def check_format(header: dict[str, Any], *, where: Path | str, kind: str, version: int) -> None:
+def check_format(header: dict[str, Any], file_format: FileFormat, *, where: Path | str) -> None:
     """Raise :class:`~cytoloc.errors.FormatError` unless ``header`` states this format and version."""
-    if header.get("format") != kind:
+    if header.get("format") != file_format.name:
         raise FormatError(
-            f"{where} is not a {kind} file: its format is {header.get('format')!r}.",
-            hint=f"Give a {kind} file.",
+            f"{where} is not a {file_format.name} file: its format is {header.get('format')!r}.",
+            hint=f"Give a {file_format.name} file.",
         )
-    if header.get("version") != version:
+    if header.get("version") != file_format.version:
         raise FormatError(
-            f"{where} is a {kind} file of version {header.get('version')!r}; this release reads version {version}.",
+            f"{where} is a {file_format.name} file of version {header.get('version')!r};"
+            f" this release reads version {file_format.version}.",
             hint="Use the release that wrote it, or write it again with this one.",
         )
 

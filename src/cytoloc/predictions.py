@@ -1,62 +1,86 @@
-"""Score tables: one probability per field and location, and where they come from.
-
-A predictions file is Parquet with a column ``id`` and one float32 column per location, named by its key; its schema
-metadata holds the format, its version, the label set and the provenance. CSV (ids, and a column per location by key or
-name) and NumPy arrays with a list of ids are read too, so that other people's predictions can be decided and scored.
-"""
+"""Predictions: a probability for every field and location, and where they come from."""
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from lzma import LZMAError
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, first_line
-from cytoloc.files import check_format, existing, new_file
-from cytoloc.labels import SHIPPED, LabelSet, Location, find_label_set
-from cytoloc.lists import location_columns, read_csv, read_ids, refuse_repeated, require_columns
+from cytoloc.errors import MissingExtraError, SettingsError, TableError, UnknownIdError
+from cytoloc.labels import LabelSet, Location
+from cytoloc.lists import refuse_repeated
 
-KIND: Final = "cytoloc-predictions"
-VERSION: Final = 1
-
-_AGAIN: Final = "Write it again with the command that made it."
-_GIVE_LABEL_SET: Final = (
-    f"Name it: --label-set with one of {', '.join(SHIPPED)} or a .csv or .toml file; in Python, label_set=…."
-)
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Probabilities of every location for a list of fields.
+class FieldPrediction(NamedTuple):
+    """The prediction for one field.
 
     Attributes:
-        ids: The id of each field; no id occurs twice.
-        probabilities: float32 ``(n, locations)``, values from 0 to 1.
+        id: The id of the field.
+        probabilities: The probability of each location, by the location's name, the highest first.
+        locations: The locations that were decided on; None if no decision was made.
+    """
+
+    id: str
+    probabilities: dict[str, float]
+    locations: tuple[Location, ...] | None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in list(self.probabilities.items())[:3])
+        decided = (
+            "" if self.locations is None else f"; located in {', '.join(x.name for x in self.locations) or 'none'}"
+        )
+        return f"<{self.id}: {shown}{decided}>"
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions:
+    """Probabilities of every location for a list of fields, and the locations that were decided on.
+
+    Attributes:
+        ids: The id of each field. No id occurs twice.
+        probabilities: float32 ``(n, locations)``, from 0 to 1.
         label_set: The locations of the columns.
-        provenance: What made them: model, data, views; JSON values only.
+        provenance: What made them, such as model and data; JSON values only.
+        decided: bool ``(n, locations)``: the locations of each field. None if no decision was made.
+        rejected: The id of each field that could not be read, with the reason.
+
+    Raises:
+        TableError: If shapes do not fit together, an id occurs twice, there are no fields, or a value is not a
+            probability.
+
+    Examples:
+        >>> values = np.array([[0.9, 0.2], [0.1, 0.8]], np.float32)
+        >>> found = Predictions(("a", "b"), values, LabelSet.from_names(["Cytosol", "Nucleoli"], name="two"))
+        >>> found
+        Predictions(2 fields, 2 locations of two)
+        >>> found["b"]
+        <b: Nucleoli 0.80, Cytosol 0.10>
+        >>> found[:1].ids
+        ('a',)
     """
 
     ids: tuple[str, ...]
     probabilities: NDArray[np.float32]
     label_set: LabelSet
     provenance: dict[str, Any] = field(default_factory=dict)
+    decided: NDArray[np.bool_] | None = None
+    rejected: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.label_set))
-        if self.probabilities.shape != shape:
-            raise TableError(
-                f"Predictions of {shape[0]} fields and the label set {self.label_set} must have shape {shape}, not"
-                f" {self.probabilities.shape}."
-            )
+        for name, array in (("probabilities", self.probabilities), ("decided", self.decided)):
+            if array is not None and array.shape != shape:
+                raise TableError(
+                    f"{name} of {shape[0]} fields and the label set {self.label_set} must have the shape {shape}, not"
+                    f" {array.shape}."
+                )
         refuse_repeated(self.ids, where="predictions")
         if self.probabilities.size == 0:
             raise TableError("The predictions have no rows.", hint="Give the predictions of at least one field.")
@@ -65,13 +89,122 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        made = ", decided" if self.decided is not None else ""
+        bad = f", {len(self.rejected)} rejected" if self.rejected else ""
+        fields = f"{len(self)} field{'s' * (len(self) != 1)}"
+        return f"Predictions({fields}, {len(self.label_set)} locations of {self.label_set.name}{made}{bad})"
+
+    @overload
+    def __getitem__(self, key: int | str) -> FieldPrediction: ...
+
+    @overload
+    def __getitem__(self, key: slice | list[int] | list[str] | NDArray[Any]) -> Predictions: ...
+
+    def __getitem__(
+        self, key: int | str | slice | list[int] | list[str] | NDArray[Any]
+    ) -> FieldPrediction | Predictions:
+        """Return one field by its number or id; or the predictions of several, by a slice, numbers, ids or a mask.
+
+        Raises:
+            IndexError: If there is no field of this number.
+            UnknownIdError: If there is no field of this id.
+        """
+        if isinstance(key, str):
+            return self._field(self._row(key))
+        if isinstance(key, int | np.integer):
+            return self._field(range(len(self))[int(key)])
+        if isinstance(key, slice):
+            rows = np.arange(len(self))[key]
+        elif len(key) and isinstance(key[0], str):
+            rows = np.array([self._row(str(name)) for name in key])
+        else:
+            rows = np.arange(len(self))[np.asarray(key)]
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            probabilities=self.probabilities[rows],
+            decided=None if self.decided is None else self.decided[rows],
+        )
+
+    def __iter__(self) -> Iterator[FieldPrediction]:
+        return (self._field(row) for row in range(len(self)))
+
+    def _row(self, name: str) -> int:
+        try:
+            return self.ids.index(name)
+        except ValueError:
+            raise UnknownIdError(f"There is no prediction for the field {name!r}.", hint="See .ids.") from None
+
+    def _field(self, row: int) -> FieldPrediction:
+        order = np.argsort(-self.probabilities[row], kind="stable")
+        values = {self.label_set[int(column)].name: float(self.probabilities[row, column]) for column in order}
+        return FieldPrediction(self.ids[row], values, None if self.decided is None else self.locations[row])
+
+    @property
+    def locations(self) -> list[tuple[Location, ...]]:
+        """The locations of each field, as they were decided.
+
+        Raises:
+            SettingsError: If no decision was made.
+        """
+        if self.decided is None:
+            raise SettingsError(
+                "These predictions have probabilities only: no decision was made.",
+                hint="Apply one: cytoloc.fit_decision(…)(predictions); or use a bundle that has a decision.",
+            )
+        return [tuple(self.label_set[int(i)] for i in np.flatnonzero(row)) for row in self.decided]
+
+    @property
+    def caution(self) -> str:
+        """What the makers of the model say with every prediction; empty if nothing."""
+        return str(self.provenance.get("caution", ""))
+
     def rows(self, ids: Sequence[str], *, where: str = "predictions") -> NDArray[np.float32]:
         """Return the probabilities of ``ids``, in that order.
 
         Raises:
-            TableError: If an id has no score.
+            TableError: If an id has no prediction.
         """
         return self.probabilities[rows_of(ids, self.ids, where=where)]
+
+    def to_polars(self, *, names: bool = False) -> pl.DataFrame:
+        """Return a table with the column ``id`` and one column of probabilities per location.
+
+        Args:
+            names: Name the columns by the locations' names instead of their keys.
+
+        Returns:
+            A polars table. If a decision was made, the column ``predicted`` lists the keys (or names) of the locations.
+        """
+        columns = self.label_set.names if names else self.label_set.keys
+        table: dict[str, Any] = {"id": list(self.ids)}
+        if self.decided is not None:
+            table["predicted"] = [[columns[int(i)] for i in np.flatnonzero(row)] for row in self.decided]
+        schema = {"predicted": pl.List(pl.String)} if self.decided is not None else {}
+        table |= dict(zip(columns, self.probabilities.T, strict=True))
+        return pl.DataFrame(table, schema_overrides=schema)
+
+    def to_pandas(self, *, names: bool = False) -> pd.DataFrame:
+        """Return what :meth:`to_polars` returns as a pandas table, with the ids as its index.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        return to_pandas(self.to_polars(names=names)).set_index("id")
+
+
+def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
+    """Return a polars table as a pandas table.
+
+    Raises:
+        MissingExtraError: If pandas is not installed.
+    """
+    try:
+        import pandas  # noqa: F401  only to see whether it is there
+    except ImportError as error:
+        raise MissingExtraError("pandas is not installed.", hint="pip install pandas, or use to_polars().") from error
+    return table.to_pandas()
 
 
 def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[int]:
@@ -88,76 +221,6 @@ def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[in
             hint="Predict those fields too, or ask for the ids that were predicted.",
         )
     return [position[name] for name in wanted]
-
-
-def write_predictions(predictions: Predictions, path: str | Path) -> None:
-    """Write ``predictions`` as Parquet to a path that must be free."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [pa.array(predictions.ids, pa.string())]
-    columns += [pa.array(values, pa.float32()) for values in predictions.probabilities.T]
-    label_set = predictions.label_set.to_json()
-    header = {"format": KIND, "version": VERSION, "label_set": label_set, "provenance": predictions.provenance}
-    table = pa.table(columns, names=["id", *predictions.label_set.keys]).replace_schema_metadata(
-        {"cytoloc": json.dumps(header)}
-    )
-    with new_file(Path(path)) as temporary:
-        pq.write_table(table, temporary)
-
-
-def check_predictions_path(path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.SettingsError` unless a predictions file may have this name."""
-    if path.suffix != ".parquet":
-        raise SettingsError(f"{path}: predictions are written as Parquet.", hint="Choose a name that ends in .parquet.")
-
-
-def read_predictions(
-    path: str | Path, *, ids: str | Path | None = None, label_set: LabelSet | None = None
-) -> Predictions:
-    """Return the predictions in a Parquet, CSV, ``.npy`` or ``.npz`` file.
-
-    Args:
-        path: The file. A CSV has a column ``Id`` (or ``id``, ``ID``) and one column per location, by key or name, in
-            any order. An ``.npz`` must hold one array, or one named ``probabilities``.
-        ids: For NumPy files, a CSV with a column ``Id``, or a text file with one id a line, in row order.
-        label_set: The locations of the columns. A Parquet file states its own, which must match. Without it, a CSV has
-            the shipped label set whose keys or names its columns are, and a NumPy array has hpa28 if it has that
-            many columns.
-
-    Raises:
-        TableError: If columns are missing, ids repeat, values are no probabilities, or the label set is not known.
-        LabelSetError: If the file states another label set than ``label_set``.
-        FormatError: If a Parquet file is not a predictions file of this version.
-    """
-    path = existing(Path(path))
-    if path.suffix == ".parquet":
-        predictions = _read_parquet(path)
-        if label_set is not None:
-            label_set.refuse_other(predictions.label_set, what=str(path), than="the argument label_set")
-        return predictions
-    if path.suffix == ".csv":
-        return _read_csv(path, label_set)
-    if path.suffix in {".npy", ".npz"}:
-        if ids is None:
-            raise TableError(f"{path} holds no ids.", hint="Give them with --ids FILE, one per row.")
-        array = _read_numpy(path)
-        if array.dtype.kind not in "fiub":
-            raise TableError(f"{path} holds {array.dtype} values, not numbers.")
-        usual = LabelSet.hpa28()
-        if label_set is None and array.ndim == 2 and array.shape[1] != len(usual):
-            raise TableError(f"{path} has {array.shape[1]} columns, and no label set is given.", hint=_GIVE_LABEL_SET)
-        names, locations = read_ids(ids), label_set or usual
-        if array.shape != (len(names), len(locations)):
-            raise TableError(
-                f"{path} has the shape {array.shape}; {ids} lists {len(names)} ids and the label set is {locations}, so"
-                f" it must be {(len(names), len(locations))}.",
-                hint="Give one row per id and one column per location of the label set, in its order.",
-            )
-        return _scores_in(path, names, array.astype(np.float32), locations, {"file": path.name})
-    raise TableError(
-        f"{path}: predictions cannot be read from {path.suffix!r}.", hint="Give .parquet, .csv, .npy or .npz."
-    )
 
 
 def combine(parts: Sequence[Predictions]) -> Predictions:
@@ -277,126 +340,19 @@ def refuse_different(tables: Mapping[str, Predictions]) -> LabelSet:
     return reference.label_set
 
 
-def _read_csv(path: Path, label_set: LabelSet | None) -> Predictions:
-    table = read_csv(path)
-    require_columns(table, ["Id"], path)
-    columns = [name for name in table.columns if name != "Id"]
-    locations = label_set or _label_set_of(columns, path)
-    indices = location_columns(columns, locations, path)
-    missing = [location for index, location in enumerate(locations) if index not in indices]
-    if missing:
-        shown = ", ".join(map(_said, missing[:3]))
-        raise TableError(
-            f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
-            hint="Give one column per location, by key or name.",
-        )
-    ordered = [columns[indices.index(index)] for index in range(len(locations))]
-    values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
-    return _scores_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
-
-
-def _label_set_of(columns: Sequence[str], path: Path) -> LabelSet:
-    """Return the shipped label set whose keys, or whose names, are the columns of a CSV."""
-    have = {name.strip().casefold() for name in columns}
-    shipped = [find_label_set(name) for name in SHIPPED]
-    for label_set in shipped:
-        if have in ({key.casefold() for key in label_set.keys}, {name.casefold() for name in label_set.names}):
-            return label_set
-    raise TableError(
-        f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label set.",
-        hint=_GIVE_LABEL_SET,
-    )
-
-
-def _said(location: Location) -> str:
+def spelled(location: Location) -> str:
+    """Return the key and the name of a location, for messages."""
     return f"{location.key} ({location.name})"
-
-
-def _read_parquet(path: Path) -> Predictions:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(
-            f"{path} cannot be read as Parquet: {first_line(error).rstrip('.')}.",
-            hint="Give a predictions file that cytoloc wrote, or predictions as CSV or NumPy files.",
-        ) from error
-    header = (table.schema.metadata or {}).get(b"cytoloc", b"{}")
-    try:
-        header = json.loads(header)
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged: its provenance is not JSON.", hint=_AGAIN) from error
-    check_format(header if isinstance(header, dict) else {}, where=path, kind=KIND, version=VERSION)
-    said = header.get("provenance")
-    fitting = isinstance(said, dict) and type(said.get("fields_trained_on", 0)) is int
-    try:
-        label_set = LabelSet.from_json(header.get("label_set"))
-    except LabelSetError as error:
-        raise FormatError(f"{path} is damaged: {error.message}", hint=_AGAIN) from error
-    expected = pa.schema([pa.field("id", pa.string()), *(pa.field(key, pa.float32()) for key in label_set.keys)])
-    if table.schema.names != expected.names or not fitting:
-        raise FormatError(f"{path} is damaged: it lacks columns or its provenance.", hint=_AGAIN)
-    try:
-        table = table.cast(expected)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise FormatError(f"{path} is damaged: {first_line(error).rstrip('.')}.", hint=_AGAIN) from error
-    if table["id"].null_count:
-        raise FormatError(f"{path} is damaged: a field has no id.", hint=_AGAIN)
-    probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
-    return _scores_in(path, table["id"].to_pylist(), probabilities, label_set, said)
-
-
-def _scores_in(
-    path: Path, ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet, provenance: dict[str, Any]
-) -> Predictions:
-    """Return the predictions that a file holds; what is wrong with them names the file."""
-    try:
-        return Predictions(tuple(ids), values, label_set, provenance)
-    except TableError as error:
-        raise TableError(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def _read_numpy(path: Path) -> NDArray[Any]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        names = list(loaded.files)
-        if "probabilities" not in names and len(names) != 1:
-            raise TableError(
-                f"{path} holds the arrays {', '.join(names)}." if names else f"{path} holds no array.",
-                hint="Give one array, or name one of them 'probabilities'.",
-            )
-        array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
-    # Archives are broken in many ways, and each of their libraries has an error of its own.
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-        LZMAError,
-    ) as error:
-        raise TableError(
-            f"{path} cannot be read as a NumPy file of numbers: {error}.", hint="Save it again with numpy.save."
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise TableError(f"{path} holds no array.", hint="Save it again with numpy.save.")
-    return array
 
 
 def _refuse_non_probabilities(ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet) -> None:
     bad = ~((values >= 0) & (values <= 1))
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
-        where, many = f"Field {ids[row]}, location {_said(label_set[column])}", f"({int(bad.sum())} such values)"
+        where, many = f"Field {ids[row]}, location {spelled(label_set[column])}", f"({int(bad.sum())} such values)"
         if np.isnan(values[row, column]):
             raise TableError(
-                f"{where}: there is no number (NaN) {many}.",
+                f"{where}: the value is NaN {many}.",
                 hint="Predict these fields again, or leave out their rows.",
             )
         raise TableError(

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoloc.errors import FormatError, LabelSetError
-from cytoloc.files import read_json, refuse_given_twice
+from cytoloc.files import FileFormat, read_json, refuse_given_twice
 from cytoloc.labels import LabelSet
 
-RUN_KIND: Final = "cytoloc-run"
-RUN_VERSION: Final = 1
+RUN_FORMAT: Final = FileFormat("cytoloc-run", 1)
 
 HEADER: Final = "run.json"
 RECIPE: Final = "recipe.toml"
@@ -71,7 +70,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         FormatError: If the folder is no run, or its header is damaged.
     """
     path = folder / HEADER
-    header = read_json(path, kind=RUN_KIND, version=RUN_VERSION)
+    header = read_json(path, RUN_FORMAT)
     dataset = header.get("dataset")
     right = {
         "fold": type(header.get("fold")) is int,

@@ -20,7 +20,8 @@ from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.predictions import Predictions, write_predictions
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from cytoloc.recipe import recipe_names
 from cytoloc.simulate.files import simulate_kaggle
 from tests.conftest import Cli

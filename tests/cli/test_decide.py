@@ -18,7 +18,8 @@ from cytoloc.decide.decision import cross_fit, read_decision
 from cytoloc.decide.metrics import class_log_loss
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.predictions import Predictions, write_predictions
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 

@@ -13,7 +13,8 @@ from cytoloc import read_predictions
 from cytoloc.decide.decision import read_decision
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels, write_locations
-from cytoloc.predictions import Predictions, write_predictions
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 

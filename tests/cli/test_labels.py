@@ -12,7 +12,8 @@ import pytest
 from cytoloc import read_predictions
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.predictions import Predictions, write_predictions
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from tests.conftest import Cli
 
 

@@ -17,7 +17,7 @@ from cytoloc.errors import FormatError, ImageError, SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import read_card, write_bundle
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import load_recipe
 from cytoloc.training.run import train_fold
 from tests.conftest import Cli

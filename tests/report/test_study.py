@@ -17,11 +17,12 @@ from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import SEED_GRID
 from cytoloc.files import write_json
 from cytoloc.labels import LabelSet
-from cytoloc.predictions import Predictions, write_predictions
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from cytoloc.recipe import load_recipe, to_toml
 from cytoloc.report.runs import read_runs
 from cytoloc.report.study import MIN_POSITIVES, study_tables
-from cytoloc.runs import RUN_KIND, RUN_VERSION
+from cytoloc.runs import RUN_FORMAT
 from tests.conftest import Cli
 from tests.decide.cases import study_of
 
@@ -62,7 +63,7 @@ def make_run(
         "held_out": ids,
         "trained_on": [],
     }
-    write_json(folder / "run.json", header, kind=RUN_KIND, version=RUN_VERSION)
+    write_json(folder / "run.json", header, RUN_FORMAT)
     if finished and ids:
         rows = [int(each[1:]) for each in ids]
         values = probabilities[rows].astype(np.float32)

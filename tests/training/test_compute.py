@@ -16,7 +16,7 @@ from cytoloc.errors import TrainingError
 from cytoloc.models.network import build_network, features_and_logits
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import Recipe, load_recipe
 from cytoloc.training.data import split_dataset
 from cytoloc.training.devices import accelerator, refuse_precision

@@ -14,7 +14,7 @@ import torch
 
 from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 from tests.training.conftest import state_of
 
 CHILD = """

@@ -16,7 +16,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
 from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import Recipe, load_recipe, read_resolved
 from cytoloc.training.module import Learner
 from cytoloc.training.progress import EpochLog

@@ -18,7 +18,7 @@ from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import load_network
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import Recipe, load_recipe, recipe_names
 from cytoloc.training.module import Learner
 from cytoloc.training.run import check_run, train_fold

@@ -24,7 +24,7 @@ from cytoloc.models import losses
 from cytoloc.models.network import features_and_logits
 from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
-from cytoloc.predictions import read_predictions
+from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import load_recipe
 from cytoloc.training.data import Fields, loader, split_dataset
 from cytoloc.training.processes import device_count

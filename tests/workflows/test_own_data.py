@@ -17,7 +17,7 @@ from cytoloc.channels import CHANNELS, check_channels
 from cytoloc.dataset.store import open_dataset
 from cytoloc.labels import LabelSet
 from cytoloc.predict.bundle import builtin_bundle
-from cytoloc.predictions import write_predictions
+from cytoloc.prediction_files import write_predictions
 from tests.conftest import Cli
 
 NAMES = ("Cell cortex", "Nuclear rim", "Perinuclear", "Puncta", "Cytoplasm", "Whole nucleus")

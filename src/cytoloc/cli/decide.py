@@ -174,7 +174,8 @@ def apply(
     from cytoloc.decide.decision import read_decision
     from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.lists import read_groups, read_ids, read_known, write_locations
-    from cytoloc.predictions import Predictions, check_predictions_path, rows_of, warnings_of, write_predictions
+    from cytoloc.prediction_files import check_predictions_path, write_predictions
+    from cytoloc.predictions import Predictions, rows_of, warnings_of
 
     outputs = [out, probabilities] if probabilities else [out]
     if probabilities:

@@ -58,12 +58,14 @@ RESULTS = {
 def _start_or_go_on(out: Path, settings: dict[str, int]) -> None:
     """Make the demo's folder, or check that the one there is of a demo with the same settings."""
     from cytoloc.errors import OutputExistsError
-    from cytoloc.files import read_json, write_json
+    from cytoloc.files import FileFormat, read_json, write_json
+
+    demo_format = FileFormat("cytoloc-demo", 1)
 
     mark = out / "demo.json"
     if not out.exists():
-        write_json(mark, settings, kind="cytoloc-demo", version=1)
-    elif not mark.exists() or settings.items() - read_json(mark, kind="cytoloc-demo", version=1).items():
+        write_json(mark, settings, demo_format)
+    elif not mark.exists() or settings.items() - read_json(mark, demo_format).items():
         raise OutputExistsError(
             f"{out} already exists, and is not of a demo with these settings.",
             hint="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",

@@ -60,14 +60,8 @@ def ensemble(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
     from cytoloc.lists import read_groups, truth_of
-    from cytoloc.predictions import (
-        Predictions,
-        check_predictions_path,
-        combine,
-        join_members,
-        warnings_of,
-        write_predictions,
-    )
+    from cytoloc.prediction_files import check_predictions_path, write_predictions
+    from cytoloc.predictions import Predictions, combine, join_members, warnings_of
 
     if folds and labels is None:
         raise typer.BadParameter("is for the worth of members: give --labels too.", param_hint="--folds")

@@ -111,7 +111,7 @@ def convert(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
     from cytoloc.label_conversion import conversion, convert_predictions
-    from cytoloc.predictions import check_predictions_path, read_predictions, write_predictions
+    from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
 
     check_outputs(out)
     given = find_label_set(source) if source else None

@@ -96,7 +96,8 @@ def read_prediction_files(paths: list[Path], *, ids: Path | None, label_set: str
         LabelSetError: If there is no such label set, or files have different ones.
     """
     from cytoloc.labels import find_label_set
-    from cytoloc.predictions import read_predictions, refuse_different
+    from cytoloc.prediction_files import read_predictions
+    from cytoloc.predictions import refuse_different
 
     chosen = find_label_set(label_set) if label_set else None
     found = {str(path): read_predictions(path, ids=ids, label_set=chosen) for path in paths}

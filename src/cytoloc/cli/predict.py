@@ -68,7 +68,7 @@ def predict(
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
     from cytoloc.predict.sources import DatasetSource, open_source
-    from cytoloc.predictions import check_predictions_path, write_predictions
+    from cytoloc.prediction_files import check_predictions_path, write_predictions
 
     check_predictions_path(out)
     substitutes = _substitutes(absent or [])

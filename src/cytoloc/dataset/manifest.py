@@ -10,11 +10,10 @@ from typing import Any, Final, Self
 from cytoloc.channels import check_channels
 from cytoloc.dataset.quarantine import QUARANTINE
 from cytoloc.errors import CytolocError, FormatError
-from cytoloc.files import existing, json_bytes, parse_json, replace_file
+from cytoloc.files import FileFormat, existing, json_bytes, parse_json, replace_file
 from cytoloc.labels import LabelSet
 
-KIND: Final = "cytoloc-dataset"
-VERSION: Final = 1
+DATASET_FORMAT: Final = FileFormat("cytoloc-dataset", 1)
 
 MANIFEST: Final = "dataset.json"
 SEGMENTS: Final = "segments"
@@ -118,7 +117,7 @@ class Manifest:
         Raises:
             FormatError: If it is damaged, of another format or of another version.
         """
-        header = parse_json(content, where=where, kind=KIND, version=VERSION)
+        header = parse_json(content, DATASET_FORMAT, where=where)
         try:
             return cls(
                 size=int(header["size"]),
@@ -142,7 +141,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``dataset.json`` in a folder, or replace it in one step: this commits what it lists."""
-        replace_file(folder / MANIFEST, json_bytes(self.to_json(), kind=KIND, version=VERSION))
+        replace_file(folder / MANIFEST, json_bytes(self.to_json(), DATASET_FORMAT))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -14,11 +14,10 @@ from cytoloc.decide.fitted import Decision
 from cytoloc.decide.plan import Evidence, Plan, ThresholdKind
 from cytoloc.decide.rules import Rules
 from cytoloc.errors import FormatError, LabelSetError
-from cytoloc.files import read_json, write_json
+from cytoloc.files import FileFormat, read_json, write_json
 from cytoloc.labels import LabelSet
 
-KIND: Final = "cytoloc-decision"
-VERSION: Final = 1
+DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1)
 
 
 def write_decision(decision: Decision, path: Path) -> None:
@@ -35,7 +34,7 @@ def write_decision(decision: Decision, path: Path) -> None:
         "rules": decision.rules.to_json(),
         "fitted_on": decision.fitted_on,
     }
-    write_json(path, content, kind=KIND, version=VERSION)
+    write_json(path, content, DECISION_FORMAT)
 
 
 def read_decision(path: Path) -> Decision:
@@ -44,7 +43,7 @@ def read_decision(path: Path) -> Decision:
     Raises:
         FormatError: If the file is not a decision of this version, or is damaged.
     """
-    content = read_json(path, kind=KIND, version=VERSION)
+    content = read_json(path, DECISION_FORMAT)
     try:
         decision = _decision(content)
         faults = _faults(decision)

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cytoloc.errors import FormatError, OutputExistsError, SettingsError
-from cytoloc.files import disk_errors, held, read_json, sha256_of, write_json
+from cytoloc.files import FileFormat, disk_errors, held, read_json, sha256_of, write_json
 
-KIND: Final = "cytoloc-fetch"
-VERSION: Final = 1
+FETCH_FORMAT: Final = FileFormat("cytoloc-fetch", 1)
 
 MANIFEST: Final = "manifest.csv"
 FAILED: Final = "failed.csv"
@@ -98,7 +97,7 @@ class Store:
         """Write down whose the folder is, unless it is known; raise if it is another site's."""
         mark = self.catalog / _MARK
         if mark.exists():
-            known = read_json(mark, kind=KIND, version=VERSION).get("base")
+            known = read_json(mark, FETCH_FORMAT).get("base")
             if known == self.base:
                 return
             if self._has_files():
@@ -107,7 +106,7 @@ class Store:
                     hint="Choose another --out for another site, since releases do not mix, or remove the folder.",
                 )
         written = self.catalog / f".{_MARK}.new"
-        write_json(written, {"base": self.base}, kind=KIND, version=VERSION)
+        write_json(written, {"base": self.base}, FETCH_FORMAT)
         written.replace(mark)
 
     def _has_files(self) -> bool:

@@ -28,7 +28,7 @@ from cytoloc.channels import check_channels
 from cytoloc.choices import HeadName
 from cytoloc.decide.decision import Decision, read_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
-from cytoloc.files import existing, new_file, parse_json, refuse_given_twice, sha256_of
+from cytoloc.files import FileFormat, existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.predict.model import Model
@@ -36,8 +36,7 @@ from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
 from cytoloc.recipe import Recipe, to_toml
 from cytoloc.runs import PREDICTIONS
 
-KIND: Final = "cytoloc-bundle"
-VERSION: Final = 1
+BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1)
 SUFFIX: Final = ".cytoloc"
 
 BUILTIN: Final = "builtin"
@@ -177,8 +176,7 @@ def write_bundle(
     parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(known)).encode("utf-8")
     recipe = loaded[0][1]
     head = Head(
-        format=KIND,
-        version=VERSION,
+        **BUNDLE_FORMAT.header,
         members=[_member(recipe, facts) for _, recipe, facts in loaded],
         field_px=recipe.image.field_px,
         tta=recipe.select.tta,
@@ -379,7 +377,7 @@ def _checked(path: Path) -> tuple[Head, dict[str, bytes]]:
 
 def _head_of(content: bytes, path: Path) -> Head:
     """Return what ``bundle.json`` says, if it is of this release and names all parts that its members need."""
-    said = parse_json(content, where=path, kind=KIND, version=VERSION)
+    said = parse_json(content, BUNDLE_FORMAT, where=path)
     try:
         head = Head.model_validate(said)
     except (ValidationError, CytolocError) as error:

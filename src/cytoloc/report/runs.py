@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoloc.errors import FormatError
-from cytoloc.predictions import Predictions, read_predictions
+from cytoloc.prediction_files import read_predictions
+from cytoloc.predictions import Predictions
 from cytoloc.recipe import Recipe, read_resolved
 from cytoloc.runs import PREDICTIONS, RECIPE, find_runs, is_finished, read_header
 

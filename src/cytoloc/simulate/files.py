@@ -18,15 +18,14 @@ from PIL import Image
 
 from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.errors import OutputExistsError
-from cytoloc.files import disk_errors, held, read_json, refuse_existing, write_json
+from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order, processes
 from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, Locations, Plan, plan_study
 
-KIND: Final = "cytoloc-study"
-VERSION: Final = 1
+STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1)
 
 HPA_PLANES: Final[dict[str, tuple[int, ...]]] = {
     "microtubules": (0,),
@@ -139,7 +138,7 @@ def begun(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) 
 def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
     """Go on in a folder that was begun with the same settings, or begin a new one."""
     if note.exists():
-        kept = read_json(note, kind=KIND, version=VERSION)
+        kept = read_json(note, STUDY_FORMAT)
         if {name: kept.get(name) for name in content} != content:
             raise OutputExistsError(
                 f"{path} is of a study that was begun with other settings, or by another release.",
@@ -152,7 +151,7 @@ def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for left in path.iterdir():
         shutil.rmtree(left)
-    write_json(note, content, kind=KIND, version=VERSION)
+    write_json(note, content, STUDY_FORMAT)
 
 
 def _draw(plans: Sequence[Plan], draw: Callable[[Plan], None], advance: Advance) -> None:

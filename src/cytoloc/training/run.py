@@ -29,9 +29,10 @@ from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
-from cytoloc.predictions import Predictions, write_predictions
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from cytoloc.recipe import Recipe, read_resolved, to_toml
-from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_KIND, RUN_VERSION, is_finished, read_header
+from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_FORMAT, is_finished, read_header
 from cytoloc.training.data import Split, split_dataset
 from cytoloc.training.devices import accelerator, refuse_precision
 from cytoloc.training.learning import LAST, compiling, learn, room_for
@@ -265,7 +266,7 @@ def _start_run(run: Path, recipe: Recipe, header: dict[str, Any], *, processes: 
     }
     with new_folder(run) as folder:
         (folder / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
-        write_json(folder / HEADER, {**header, "environment": environment}, kind=RUN_KIND, version=RUN_VERSION)
+        write_json(folder / HEADER, {**header, "environment": environment}, RUN_FORMAT)
 
 
 def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoloc.errors import MissingExtraError, TrainingError, first_line, installing
-from cytoloc.files import read_json, write_json
+from cytoloc.files import FileFormat, read_json, write_json
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
 MARK: Final = "mlflow.json"
 """In a run's folder: which run of MLflow it is."""
-KIND: Final = "cytoloc-mlflow-run"
-VERSION: Final = 1
+MLFLOW_FORMAT: Final = FileFormat("cytoloc-mlflow-run", 1)
 
 
 def require_mlflow() -> None:
@@ -71,7 +70,7 @@ class Tracked:
     def _known_id(self) -> str | None:
         if not (self.run / MARK).exists():
             return None
-        known: str = read_json(self.run / MARK, kind=KIND, version=VERSION)["run_id"]
+        known: str = read_json(self.run / MARK, MLFLOW_FORMAT)["run_id"]
         try:
             self._client.update_run(known, status="RUNNING")
         except import_module("mlflow.exceptions").MlflowException as error:
@@ -86,7 +85,7 @@ class Tracked:
         files = self.database.resolve().with_name(f"{self.database.stem}-files")
         number = experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT, files.as_uri())
         begun: str = self._client.create_run(number, run_name=self.run.name).info.run_id
-        write_json(self.run / MARK, {"run_id": begun}, kind=KIND, version=VERSION)
+        write_json(self.run / MARK, {"run_id": begun}, MLFLOW_FORMAT)
         return begun
 
     def parameters(self, values: Mapping[str, Any]) -> None:

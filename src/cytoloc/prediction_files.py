@@ -1,0 +1,213 @@
+"""Files of predictions.
+
+A predictions file is Parquet with a column ``id`` and one float32 column per location, named by its key. The metadata
+of its schema holds the format, its version, the label set and the provenance. CSV (ids, and a column per location by
+key or name) and NumPy arrays with a list of ids are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, first_line
+from cytoloc.files import FileFormat, check_format, existing, new_file
+from cytoloc.labels import SHIPPED, LabelSet, find_label_set
+from cytoloc.lists import location_columns, read_csv, read_ids, require_columns
+from cytoloc.predictions import Predictions, spelled
+
+PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1)
+
+_AGAIN: Final = "Write it again with the command that made it."
+_GIVE_LABEL_SET: Final = (
+    f"Name it: --label-set with one of {', '.join(SHIPPED)} or a .csv or .toml file; in Python, label_set=…."
+)
+
+
+def write_predictions(predictions: Predictions, path: str | Path) -> None:
+    """Write ``predictions`` as Parquet to a path that must be free."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(predictions.ids, pa.string())]
+    columns += [pa.array(values, pa.float32()) for values in predictions.probabilities.T]
+    label_set = predictions.label_set.to_json()
+    header = {**PREDICTIONS_FORMAT.header, "label_set": label_set, "provenance": predictions.provenance}
+    table = pa.table(columns, names=["id", *predictions.label_set.keys]).replace_schema_metadata(
+        {"cytoloc": json.dumps(header)}
+    )
+    with new_file(Path(path)) as temporary:
+        pq.write_table(table, temporary)
+
+
+def check_predictions_path(path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.SettingsError` unless a predictions file may have this name."""
+    if path.suffix != ".parquet":
+        raise SettingsError(f"{path}: predictions are written as Parquet.", hint="Choose a name that ends in .parquet.")
+
+
+def read_predictions(
+    path: str | Path, *, ids: str | Path | None = None, label_set: LabelSet | None = None
+) -> Predictions:
+    """Return the predictions in a Parquet, CSV, ``.npy`` or ``.npz`` file.
+
+    Args:
+        path: The file. A CSV has a column ``Id`` (or ``id``, ``ID``) and one column per location, by key or name, in
+            any order. An ``.npz`` must hold one array, or one named ``probabilities``.
+        ids: For NumPy files, a CSV with a column ``Id``, or a text file with one id a line, in row order.
+        label_set: The locations of the columns. A Parquet file states its own, which must match. Without it, a CSV has
+            the shipped label set whose keys or names its columns are, and a NumPy array has hpa28 if it has that
+            many columns.
+
+    Raises:
+        TableError: If columns are missing, ids repeat, values are no probabilities, or the label set is not known.
+        LabelSetError: If the file states another label set than ``label_set``.
+        FormatError: If a Parquet file is not a predictions file of this version.
+    """
+    path = existing(Path(path))
+    if path.suffix == ".parquet":
+        predictions = _read_parquet(path)
+        if label_set is not None:
+            label_set.refuse_other(predictions.label_set, what=str(path), than="the argument label_set")
+        return predictions
+    if path.suffix == ".csv":
+        return _read_csv(path, label_set)
+    if path.suffix in {".npy", ".npz"}:
+        if ids is None:
+            raise TableError(f"{path} holds no ids.", hint="Give them with --ids FILE, one per row.")
+        array = _read_numpy(path)
+        if array.dtype.kind not in "fiub":
+            raise TableError(f"{path} holds {array.dtype} values, not numbers.")
+        usual = LabelSet.hpa28()
+        if label_set is None and array.ndim == 2 and array.shape[1] != len(usual):
+            raise TableError(f"{path} has {array.shape[1]} columns, and no label set is given.", hint=_GIVE_LABEL_SET)
+        names, locations = read_ids(ids), label_set or usual
+        if array.shape != (len(names), len(locations)):
+            raise TableError(
+                f"{path} has the shape {array.shape}; {ids} lists {len(names)} ids and the label set is {locations}, so"
+                f" it must be {(len(names), len(locations))}.",
+                hint="Give one row per id and one column per location of the label set, in its order.",
+            )
+        return _predictions_in(path, names, array.astype(np.float32), locations, {"file": path.name})
+    raise TableError(
+        f"{path}: predictions cannot be read from {path.suffix!r}.", hint="Give .parquet, .csv, .npy or .npz."
+    )
+
+
+def _read_csv(path: Path, label_set: LabelSet | None) -> Predictions:
+    table = read_csv(path)
+    require_columns(table, ["Id"], path)
+    columns = [name for name in table.columns if name != "Id"]
+    locations = label_set or _label_set_of(columns, path)
+    indices = location_columns(columns, locations, path)
+    missing = [location for index, location in enumerate(locations) if index not in indices]
+    if missing:
+        shown = ", ".join(map(spelled, missing[:3]))
+        raise TableError(
+            f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
+            hint="Give one column per location, by key or name.",
+        )
+    ordered = [columns[indices.index(index)] for index in range(len(locations))]
+    values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
+    return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
+
+
+def _label_set_of(columns: Sequence[str], path: Path) -> LabelSet:
+    """Return the shipped label set whose keys, or whose names, are the columns of a CSV."""
+    have = {name.strip().casefold() for name in columns}
+    shipped = [find_label_set(name) for name in SHIPPED]
+    for label_set in shipped:
+        if have in ({key.casefold() for key in label_set.keys}, {name.casefold() for name in label_set.names}):
+            return label_set
+    raise TableError(
+        f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label set.",
+        hint=_GIVE_LABEL_SET,
+    )
+
+
+def _read_parquet(path: Path) -> Predictions:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(
+            f"{path} cannot be read as Parquet: {first_line(error).rstrip('.')}.",
+            hint="Give a predictions file that cytoloc wrote, or predictions as CSV or NumPy files.",
+        ) from error
+    header = (table.schema.metadata or {}).get(b"cytoloc", b"{}")
+    try:
+        header = json.loads(header)
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: its provenance is not JSON.", hint=_AGAIN) from error
+    check_format(header if isinstance(header, dict) else {}, PREDICTIONS_FORMAT, where=path)
+    said = header.get("provenance")
+    fitting = isinstance(said, dict) and type(said.get("fields_trained_on", 0)) is int
+    try:
+        label_set = LabelSet.from_json(header.get("label_set"))
+    except LabelSetError as error:
+        raise FormatError(f"{path} is damaged: {error.message}", hint=_AGAIN) from error
+    expected = pa.schema([pa.field("id", pa.string()), *(pa.field(key, pa.float32()) for key in label_set.keys)])
+    if table.schema.names != expected.names or not fitting:
+        raise FormatError(f"{path} is damaged: it lacks columns or its provenance.", hint=_AGAIN)
+    try:
+        table = table.cast(expected)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise FormatError(f"{path} is damaged: {first_line(error).rstrip('.')}.", hint=_AGAIN) from error
+    if table["id"].null_count:
+        raise FormatError(f"{path} is damaged: a field has no id.", hint=_AGAIN)
+    probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
+    return _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, said)
+
+
+def _predictions_in(
+    path: Path, ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet, provenance: dict[str, Any]
+) -> Predictions:
+    """Return the predictions that a file holds; what is wrong with them names the file."""
+    try:
+        return Predictions(tuple(ids), values, label_set, provenance)
+    except TableError as error:
+        raise TableError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _read_numpy(path: Path) -> NDArray[Any]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        names = list(loaded.files)
+        if "probabilities" not in names and len(names) != 1:
+            raise TableError(
+                f"{path} holds the arrays {', '.join(names)}." if names else f"{path} holds no array.",
+                hint="Give one array, or name one of them 'probabilities'.",
+            )
+        array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
+    except TableError:
+        raise
+    # Archives are broken in many ways, and each of their libraries has an error of its own.
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+        LZMAError,
+    ) as error:
+        raise TableError(
+            f"{path} cannot be read as a NumPy file of numbers: {error}.", hint="Save it again with numpy.save."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise TableError(f"{path} holds no array.", hint="Save it again with numpy.save.")
+    return array
