@@ -1,4 +1,4 @@
-"""Folds of the competition's training set: iterative stratification of groups alone, and evened out.
+"""Folds of the competition's training set: iterative stratification of groups alone, and balanced out.
 
     python research/folds.py METADATA
 
@@ -68,9 +68,9 @@ def main() -> None:
         plain.append(fold_quality(made, fields, label_set))
     show("iterative stratification", plain, time.perf_counter() - started)
     started = time.perf_counter()
-    evened = [fold_quality(make_folds(fields, pairs=pairs, seed=seed), fields, label_set) for seed in range(5)]
-    show("evened out (cytoloc folds)", evened, time.perf_counter() - started)
-    print(f"a random split tears apart {evened[0].cut_at_random} of {evened[0].together} pairs")
+    balanced = [fold_quality(make_folds(fields, pairs=pairs, seed=seed), fields, label_set) for seed in range(5)]
+    show("balanced out (cytoloc folds)", balanced, time.perf_counter() - started)
+    print(f"a random split tears apart {balanced[0].cut_at_random} of {balanced[0].together} pairs")
 
 
 if __name__ == "__main__":

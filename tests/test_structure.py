@@ -19,6 +19,7 @@ GROUND = {
     "choices",
     "labels",
     "hpa_names",
+    "label_list",
     "label_conversion",
     "files",
     "parallel",
@@ -30,7 +31,7 @@ GROUND = {
 }
 ALLOWED = {
     "errors": set[str](),
-    "choices": set[str](),
+    "choices": {"errors"},
     "parallel": {"errors", "memory"},
     "memory": set[str](),
     "labels": {"errors"},
@@ -42,8 +43,10 @@ ALLOWED = {
     "lists": {"errors", "labels", "files"},
     "predictions": {"errors", "labels", "lists"},
     "prediction_files": {"errors", "labels", "files", "lists", "predictions"},
+    "label_list": {"errors", "hpa_names", "labels", "lists"},
     "label_conversion": {"errors", "hpa_names", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},
+    "describe": GROUND | {"curation", "dataset", "decide", "predict", "recipe"},
     "images": {"channels", "errors", "choices"},
     "dataset": GROUND | {"images"},
     "curation": GROUND | {"dataset", "images"},
@@ -53,10 +56,11 @@ ALLOWED = {
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "dataset", "decide", "images"},
     "training": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict"},
-    "report": GROUND | {"decide", "recipe"},
+    "report": GROUND | {"dataset", "decide", "images", "recipe"},
     "cli": GROUND
     | {
         "curation",
+        "describe",
         "recipe",
         "models",
         "dataset",

@@ -25,7 +25,7 @@ from plan import BASE, CHANGES, HONEST_SPLIT, OURS, RANDOM_SPLIT, every_run
 
 from cytoloc import open_dataset
 from cytoloc.predict.loading import load
-from cytoloc.predict.model import Model
+from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.runs import load_network
 from cytoloc.predict.sources import DatasetSource, Source
 from cytoloc.prediction_files import read_predictions, write_predictions
@@ -86,14 +86,14 @@ def score_test(run: Path, study: Path) -> None:
     if recipe.name == BASE.name and run.name.endswith(f"fold{BASE.folds[0]}"):
         last = recipe.model_copy(update={"select": recipe.select.model_copy(update={"weights": "plain"})})
         dataset = open_dataset(study / "train.dataset")
-        plain = Model(
-            [load_network(run / "last.ckpt", last, locations=len(dataset.label_set))],
+        info = ModelInfo(
             size=recipe.image.field_px,
-            channels=recipe.image.channels,
+            channels=tuple(recipe.image.channels),
             label_set=dataset.label_set,
             tta=recipe.select.tta,
             provenance={"run": run.name},
         )
+        plain = Model([load_network(run / "last.ckpt", last, locations=len(dataset.label_set))], info)
         row = {name: number for number, name in enumerate(dataset.ids)}
         held_out = DatasetSource(
             dataset, np.array([row[name] for name in read_predictions(run / "predictions.parquet").ids])
@@ -103,7 +103,7 @@ def score_test(run: Path, study: Path) -> None:
     for name, source, model, views in wanted:
         path = run / f"{name}.parquet"
         if not path.exists():
-            write_predictions(model.score(source, tta=views).scores, path)
+            write_predictions(model.predict_sources([source], tta=views), path)
 
 
 def main() -> None:

@@ -1,8 +1,12 @@
-"""The words that settings can take, where several rooms and the command line must agree on them."""
+"""The words that settings can take, where several packages and the command line must agree on them."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal
+
+from cytoloc.errors import ArgumentTypeError, SettingsError
 
 Square = Literal["refuse", "crop", "pad"]
 """What becomes of an image that is not square."""
@@ -30,3 +34,30 @@ CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "beta"]
 
 Blank = Literal["none", "probability", "margin", "ratio"]
 """What a field above no threshold gets."""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known words nearest to one that is unknown, else all of them.
+
+    >>> near("expcted", ["grid", "expected"])
+    'Did you mean expected?'
+    >>> near("xyz", ["grid", "expected"])
+    'Choose one of grid, expected.'
+    """
+    words = list(known)
+    found = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(found)}?" if found else f"Choose one of {', '.join(words)}."
+
+
+def refuse_unknown(word: object, known: Iterable[str], *, argument: str) -> None:
+    """Raise unless a word is one of those that an argument can take.
+
+    Raises:
+        ArgumentTypeError: If it is not a string.
+        SettingsError: If it is not one of ``known``; the hint names the nearest ones.
+    """
+    words = list(known)
+    if not isinstance(word, str):
+        raise ArgumentTypeError(f"{argument} must be a string, not {type(word).__name__}.", hint=near("", words))
+    if word not in words:
+        raise SettingsError(f"{argument}={word!r} is unknown.", hint=near(word, words))

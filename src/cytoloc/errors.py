@@ -113,3 +113,11 @@ class FetchError(CytolocError, ConnectionError):
 
 class MissingExtraError(CytolocError, ImportError):
     """An optional library that is not installed."""
+
+
+class ModelCaution(UserWarning):
+    """What the makers of a model say with every prediction."""
+
+
+class DatasetWarning(UserWarning):
+    """Something about a dataset or an import that the user should check."""

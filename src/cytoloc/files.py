@@ -68,7 +68,7 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _takes_none(folder: Path) -> StorageError:
     # The folder is there: some file systems, such as /proc, take no new files and say that it is not.
-    return StorageError(f"{folder} takes no new files.", hint="Choose an --out on a disk that can be written.")
+    return StorageError(f"{folder} takes no new files.", hint="Choose an output on a disk that can be written.")
 
 
 @contextmanager
@@ -134,10 +134,26 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
-def refuse_existing(path: Path, *, hint: str = "Remove it or choose another --out.") -> None:
-    """Raise :class:`~cytoloc.errors.OutputExistsError` if something lies at ``path``."""
+def refuse_existing(path: Path, *, hint: str = "Remove it or choose another output.") -> None:
+    """Raise unless nothing lies at ``path``.
+
+    Raises:
+        OutputExistsError: If something lies there.
+        SettingsError: If it is a URL.
+    """
+    refuse_url(path)
     if path.exists() or path.is_symlink():
         raise OutputExistsError(f"{path} already exists.", hint=f"Nothing was changed. {hint}")
+
+
+def refuse_url(path: Path) -> None:
+    """Raise :class:`~cytoloc.errors.SettingsError` if an output is at a URL, where nothing can be written."""
+    # A Path makes one slash of two.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise SettingsError(
+            f"{str(path).replace(':/', '://', 1)} is a URL; cytoloc writes files on this machine only.",
+            hint="Choose a local path, and copy the result there.",
+        )
 
 
 def refuse_given_twice(paths: Iterable[Path]) -> None:
@@ -162,6 +178,7 @@ def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
         StorageError: If the folder of one is a file, or cannot be written.
     """
     for path in images:
+        refuse_url(path)
         if path.suffix.lower() != ".png" or path.is_dir():
             raise SettingsError(f"{path} is not the name of a PNG file.", hint="Choose a name that ends in .png.")
     places = [*paths, *images]
@@ -208,7 +225,7 @@ def held(lock: Path, *, busy: str) -> Iterator[None]:
         holder.release()
 
 
-FREE_SPACE: Final = "Free space, or choose an --out on a disk that can be written."
+FREE_SPACE: Final = "Free space, or choose an output on a disk that can be written."
 """The hint of a full or read-only disk."""
 
 
@@ -238,7 +255,7 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return StorageError(
-            f"{path} cannot be written: something above it is a file, not a folder.", hint="Choose another --out."
+            f"{path} cannot be written: something above it is a file, not a folder.", hint="Choose another output."
         )
     number = error_number(error)
     if number == errno.ENAMETOOLONG:

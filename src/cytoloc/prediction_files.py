@@ -28,9 +28,7 @@ from cytoloc.predictions import Predictions, spelled
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1)
 
 _AGAIN: Final = "Write it again with the command that made it."
-_GIVE_LABEL_SET: Final = (
-    f"Name it: --label-set with one of {', '.join(SHIPPED)} or a .csv or .toml file; in Python, label_set=…."
-)
+_GIVE_LABEL_SET: Final = f"Name it: `label_set`, one of {', '.join(SHIPPED)} or a .csv or .toml file."
 
 
 def write_predictions(predictions: Predictions, path: str | Path) -> None:
@@ -83,7 +81,7 @@ def read_predictions(
         return _read_csv(path, label_set)
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
-            raise TableError(f"{path} holds no ids.", hint="Give them with --ids FILE, one per row.")
+            raise TableError(f"{path} holds no ids.", hint="Give them with `ids`, one per row.")
         array = _read_numpy(path)
         if array.dtype.kind not in "fiub":
             raise TableError(f"{path} holds {array.dtype} values, not numbers.")
@@ -186,14 +184,8 @@ def _read_numpy(path: Path) -> NDArray[Any]:
         if isinstance(loaded, np.ndarray):
             return loaded
         names = list(loaded.files)
-        if "probabilities" not in names and len(names) != 1:
-            raise TableError(
-                f"{path} holds the arrays {', '.join(names)}." if names else f"{path} holds no array.",
-                hint="Give one array, or name one of them 'probabilities'.",
-            )
-        array: NDArray[Any] = loaded["probabilities" if "probabilities" in names else names[0]]
-    except TableError:
-        raise
+        chosen = "probabilities" if "probabilities" in names else names[0] if len(names) == 1 else None
+        array: NDArray[Any] | None = None if chosen is None else loaded[chosen]
     # Archives are broken in many ways, and each of their libraries has an error of its own.
     except (
         ValueError,
@@ -208,6 +200,11 @@ def _read_numpy(path: Path) -> NDArray[Any]:
         raise TableError(
             f"{path} cannot be read as a NumPy file of numbers: {error}.", hint="Save it again with numpy.save."
         ) from error
+    if array is None:
+        raise TableError(
+            f"{path} holds the arrays {', '.join(names)}." if names else f"{path} holds no array.",
+            hint="Give one array, or name one of them 'probabilities'.",
+        )
     if not isinstance(array, np.ndarray):
         raise TableError(f"{path} holds no array.", hint="Save it again with numpy.save.")
     return array

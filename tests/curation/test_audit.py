@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import f1_score
 
-from cytoloc.curation.audit import audit, by_group, corrections, match_fields, match_wells
+from cytoloc.curation.audit import by_group, compare_labels, corrections, match_fields, match_wells
 from cytoloc.curation.pairs import read_pairs
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
@@ -32,7 +32,7 @@ def test_agreement_is_that_of_scikit_learn() -> None:
     sets = [[tuple(map(int, np.flatnonzero(row))) for row in rng.random((60, 28)) < 0.1] for _ in range(2)]
     listed = {f"a{row}": labels for row, labels in enumerate(sets[0])}
     true = {f"b{row}": labels for row, labels in enumerate(sets[1])}
-    result = audit(*match_fields(listed, true, [(f"a{row}", f"b{row}") for row in range(60)]), label_set=HPA28)
+    result = compare_labels(*match_fields(listed, true, [(f"a{row}", f"b{row}") for row in range(60)]), label_set=HPA28)
     a, b = HPA28.to_matrix(sets[0]), HPA28.to_matrix(sets[1])
     present = (a | b).any(axis=0)
     assert result.micro_f1 == pytest.approx(f1_score(b, a, average="micro"))
@@ -44,7 +44,7 @@ def test_agreement_is_that_of_scikit_learn() -> None:
 def test_fields_and_wells_are_matched() -> None:
     matched, unmatched = match_fields(LISTED, TRUE, PAIRS)
     assert (len(matched), unmatched) == (3, 1)
-    result = audit(matched, unmatched, label_set=HPA28)
+    result = compare_labels(matched, unmatched, label_set=HPA28)
     assert result.equal == 1
     row = result.classes.row(25, named=True)
     assert (row["both"], row["only_listed"], row["wrong"]) == (0, 1, 1.0)
@@ -53,7 +53,7 @@ def test_fields_and_wells_are_matched() -> None:
     assert alone == 3
     assert by_group(matched, "antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
     with pytest.raises(TableError, match="No pair is in both lists; there are 1"):
-        audit(*match_fields(LISTED, TRUE, PAIRS[3:]), label_set=HPA28)
+        compare_labels(*match_fields(LISTED, TRUE, PAIRS[3:]), label_set=HPA28)
 
 
 def test_wells_may_be_known_from_elsewhere() -> None:

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.curation.balancing import evened
+from cytoloc.curation.balancing import balanced
 
 
 def test_it_ends_where_no_move_and_no_exchange_helps() -> None:
@@ -18,7 +18,7 @@ def test_it_ends_where_no_move_and_no_exchange_helps() -> None:
         return float(((sums - targets) ** 2 / what.sum(axis=0)).sum())
 
     start = rng.integers(0, 3, 60)
-    folds = evened(start, what, targets=targets)
+    folds = balanced(start, what, targets=targets)
     assert badness(folds) < 0.2 * badness(start)
     for group, fold in product(range(60), range(3)):
         moved = folds.copy()
@@ -33,4 +33,4 @@ def test_it_ends_where_no_move_and_no_exchange_helps() -> None:
 def test_an_exchange_mends_what_no_move_can() -> None:
     # Two folds of two groups each, of which one has both large ones: any single move makes the numbers uneven.
     what = np.array([[1.0, 3.0], [1.0, 3.0], [1.0, 1.0], [1.0, 1.0]])
-    assert sorted(evened(np.array([0, 0, 1, 1]), what, targets=np.array([[2.0, 4.0], [2.0, 4.0]]))[:2]) == [0, 1]
+    assert sorted(balanced(np.array([0, 0, 1, 1]), what, targets=np.array([[2.0, 4.0], [2.0, 4.0]]))[:2]) == [0, 1]

@@ -89,7 +89,7 @@ def test_the_transform_turns_a_onto_b(original: Dataset, copies: Dataset) -> Non
 
 
 def test_without_turns_only_copies_as_they_lie_are_found(original: Dataset, copies: Dataset) -> None:
-    pairs = find_duplicates([original, copies], turns=False, confirm=False)
+    pairs = find_duplicates([original, copies], turned_too=False, confirm=False)
     assert {*pairs["a"], *pairs["b"]} >= {"jpeg", "darker", "cropped"}
     assert set(pairs["transform"]) == {"r0"}
     assert pairs["correlation"].null_count() == pairs.height

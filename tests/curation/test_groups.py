@@ -5,15 +5,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cytoloc.curation.groups import groups_of_fields, listed_fields
+from cytoloc.curation.groups import groups_of_fields
 from cytoloc.errors import TableError
-from cytoloc.labels import LabelSet
+from cytoloc.label_list import read_label_list
 
 
 def fields_of(tmp_path: Path, *ids: str) -> pl.DataFrame:
     path = tmp_path / "labels.csv"
     path.write_text("Id,Target\n" + "".join(f"{name},0\n" for name in ids))
-    return listed_fields(path, LabelSet.hpa28())
+    return read_label_list(path).fields
 
 
 def test_a_list_says_what_its_ids_say(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cytoloc.curation.leak import find_leak, known_labels, leak_schema
+from cytoloc.curation.leak import labels_by_place, labels_of_copies, leak_schema
 from cytoloc.curation.pairs import Pair, read_matches, read_pairs
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
@@ -23,7 +23,7 @@ def bits(number: int) -> dict[str, float]:
 
 def test_labels_are_those_of_the_copy_or_of_its_well() -> None:
     pairs = [Pair("1_2_A1_1", "t1"), Pair("t2", "1_2_A1_9"), Pair("1_2_A2_2", "t3"), Pair("1_2_A2_9", "t4")]
-    found = find_leak(pairs, known_labels(LABELS), HPA28)
+    found = labels_of_copies(pairs, labels_by_place(LABELS), HPA28)
     assert found.table.schema == leak_schema([])
     assert found.table.select("Id", "Target", "source", "labels_of").rows() == [
         ("t1", "0 7", "1_2_A1_1", "field"),
@@ -41,11 +41,11 @@ def test_the_surest_copy_counts_and_others_are_counted() -> None:
         Pair("1_2_A2_2", "t", bits(1), None),
         Pair("1_2_A1_2", "t", bits(9), 0.91),
     ]
-    row = find_leak(pairs, known_labels(LABELS), HPA28).table.row(0, named=True)
+    row = labels_of_copies(pairs, labels_by_place(LABELS), HPA28).table.row(0, named=True)
     assert (row["Target"], row["source"], row["contradicted"]) == ("0 7", "1_2_A1_1", 2)
-    row = find_leak([pair._replace(correlation=None) for pair in pairs], known_labels(LABELS), HPA28).table.row(
-        0, named=True
-    )
+    row = labels_of_copies(
+        [pair._replace(correlation=None) for pair in pairs], labels_by_place(LABELS), HPA28
+    ).table.row(0, named=True)
     assert (row["Target"], row["d_protein"]) == ("25", 0)
 
 
@@ -56,44 +56,44 @@ def test_what_is_no_leak_is_passed_over() -> None:
         Pair("1_2_A1_1", "t3", verdict="different"),
         Pair("1_2_A1_1", "t4"),
     ]
-    found = find_leak(pairs, known_labels(LABELS), HPA28)
+    found = labels_of_copies(pairs, labels_by_place(LABELS), HPA28)
     assert (found.table["Id"].to_list(), found.passed_over) == (["t4"], 3)
     with pytest.raises(TableError, match="No pair ties a test field to another one; there are 3"):
-        find_leak(pairs[:3], known_labels(LABELS), HPA28)
+        labels_of_copies(pairs[:3], labels_by_place(LABELS), HPA28)
 
 
 def test_copies_without_labels_are_no_leak() -> None:
     with pytest.raises(TableError, match="no labels of any of them"):
-        find_leak([Pair("u1", "t1"), Pair("u2", "t2")], known_labels(LABELS), HPA28, test={"t1", "t2"})
-    found = find_leak([], known_labels(LABELS), HPA28)
+        labels_of_copies([Pair("u1", "t1"), Pair("u2", "t2")], labels_by_place(LABELS), HPA28, test={"t1", "t2"})
+    found = labels_of_copies([], labels_by_place(LABELS), HPA28)
     assert (found.table.height, found.unlabeled, found.passed_over) == (0, 0, 0)
 
 
 def test_labels_of_a_copy_are_written_by_their_keys() -> None:
     own = LabelSet.from_names(["Nuclear rim", "Cytoplasm"], name="own")
-    found = find_leak([Pair("k", "t", {"actin": 2, "protein": 1})], known_labels({"k": (0, 1)}), own)
+    found = labels_of_copies([Pair("k", "t", {"actin": 2, "protein": 1})], labels_by_place({"k": (0, 1)}), own)
     assert found.table["Target"].to_list() == ["nuclear_rim cytoplasm"]
     assert found.table.schema == leak_schema(["protein", "actin"])
 
 
 def test_test_fields_may_be_named() -> None:
     # Training and test ids of the competition look alike, and a training field may be listed as a copy of another.
-    known = known_labels({"k1": (3,), "k2": (4,)})
+    known = labels_by_place({"k1": (3,), "k2": (4,)})
     pairs = [Pair("k1", "k2"), Pair("k1", "t"), Pair("k2", "u")]
-    assert find_leak(pairs, known, HPA28, test={"t"}).table["Id"].to_list() == ["t"]
-    assert find_leak(pairs, known, HPA28).table["Id"].to_list() == ["t", "u"]
+    assert labels_of_copies(pairs, known, HPA28, test={"t"}).table["Id"].to_list() == ["t"]
+    assert labels_of_copies(pairs, known, HPA28).table["Id"].to_list() == ["t", "u"]
 
 
 def test_a_copy_may_have_the_id_of_the_test_field() -> None:
-    known = known_labels({"k1": (3,), "k2": (4,)})
-    found = find_leak([Pair("k1", "k1"), Pair("k2", "k2")], known, HPA28, test={"k1"})
+    known = labels_by_place({"k1": (3,), "k2": (4,)})
+    found = labels_of_copies([Pair("k1", "k1"), Pair("k2", "k2")], known, HPA28, test={"k1"})
     assert found.table.select("Id", "Target").rows() == [("k1", "3")]
     assert found.passed_over == 1
 
 
 def test_wells_of_an_dataset_are_those_of_its_table() -> None:
-    known = known_labels({"x": (5,)}, places={"x": ("2", "A1")})
-    assert find_leak([Pair("1_2_A1_4", "t")], known, HPA28).table.select("Target", "labels_of").rows() == [
+    known = labels_by_place({"x": (5,)}, places={"x": ("2", "A1")})
+    assert labels_of_copies([Pair("1_2_A1_4", "t")], known, HPA28).table.select("Target", "labels_of").rows() == [
         ("5", "well")
     ]
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from cytoloc import parallel
-from cytoloc.cli.importing import WORTH_PROCESSES
 from cytoloc.dataset.importing import FieldSource, Loaded, import_fields
+from cytoloc.dataset.imports import FEWEST_FOR_PROCESSES
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
@@ -126,7 +126,7 @@ def many(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = tmp_path_factory.mktemp("many")
     good = sorted({path.name.rpartition("_")[0] for path in (images / "hpa/images").glob("*.jpg")})
     rng = np.random.default_rng(0)
-    for number in range(3 * WORTH_PROCESSES):
+    for number in range(3 * FEWEST_FOR_PROCESSES):
         name = good[rng.integers(len(good))]
         for color in ("red", "green", "blue", "yellow"):
             target = files / f"{10000 + number}_7_A1_1_{color}.jpg"
@@ -172,7 +172,7 @@ def test_a_command_that_is_stopped_says_no_more_than_that_and_continues(
     assert ("Rerun the same command to continue" in said) == (stop != signal.SIGKILL)
     unfinished = open_dataset(path).manifest.unfinished
     assert unfinished is not None
-    assert 0 < unfinished.added < 3 * WORTH_PROCESSES
+    assert 0 < unfinished.added < 3 * FEWEST_FOR_PROCESSES
     with started(path) as process:
         process.communicate()
     assert process.returncode == 0

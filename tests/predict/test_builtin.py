@@ -10,9 +10,10 @@ import pytest
 
 import cytoloc
 from cytoloc.decide.metrics import macro_f1
+from cytoloc.errors import ModelCaution
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.predict.bundle import builtin_bundle, read_card
+from cytoloc.predict.bundle import builtin_bundle, open_bundle
 from cytoloc.predict.model import Model
 from cytoloc.predict.sources import FolderSource
 from cytoloc.simulate.field import draw_field
@@ -30,9 +31,9 @@ def model() -> Model:
 def test_it_is_small_and_says_what_it_is(model: Model, cli: Cli) -> None:
     assert builtin_bundle().stat().st_size <= 15e6
     card = (Path(__file__).parents[2] / "docs" / "builtin.md").read_text(encoding="utf-8")
-    assert read_card(builtin_bundle()) == card == cli("info", "builtin").out
-    assert model.caution in card
-    assert "not for conclusions" in model.caution
+    assert open_bundle(builtin_bundle()).card == card == cli("info", "builtin").out
+    assert model.info.caution in card
+    assert "not for conclusions" in model.info.caution
 
 
 def test_it_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +41,9 @@ def test_it_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    result = cytoloc.load("builtin").predict(np.zeros((4, 128, 128), np.uint8), tta=1)
+    model = cytoloc.load("builtin")
+    with pytest.warns(ModelCaution, match="not for conclusions"):
+        result = model.predict(np.zeros((4, 128, 128), np.uint8), tta=1)
     assert result.probabilities.shape == (1, 28)
     assert result.caution
 
@@ -51,7 +54,9 @@ def test_it_knows_simulated_cells(model: Model) -> None:
     fields = np.stack(
         [draw_field(plan_one(place, seed=1000 + k, size=256), size=256) for place in plain for k in (0, 1)]
     )
-    ranks = (-model.predict(fields, tta=2).probabilities).argsort(axis=1).argsort(axis=1)
+    with pytest.warns(ModelCaution):
+        found = model.predict(fields, tta=2)
+    ranks = (-found.probabilities).argsort(axis=1).argsort(axis=1)
     hits = [ranks[row, plain[row // 2]] < 3 for row in range(len(fields))]
     assert np.mean(hits) > 0.6
 
@@ -59,7 +64,7 @@ def test_it_knows_simulated_cells(model: Model) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not KAGGLE.exists(), reason=f"{KAGGLE} is not there")
 def test_its_figures_on_real_fields_are_those_of_the_card(model: Model) -> None:
-    predictions = model.score(FolderSource(KAGGLE)).predictions
+    predictions = model.predict_sources([FolderSource(KAGGLE)])
     truth = LabelSet.hpa28().to_matrix(
         [read_labels(KAGGLE.with_suffix(".csv"), LabelSet.hpa28())[name] for name in predictions.ids]
     )

@@ -13,10 +13,10 @@ import pytest
 import cytoloc
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import fit_decision, with_provenance, write_decision
-from cytoloc.errors import FormatError, ImageError, SettingsError
+from cytoloc.errors import ArgumentTypeError, FormatError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.predict.bundle import read_card, write_bundle
+from cytoloc.predict.bundle import open_bundle, write_bundle
 from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import load_recipe
 from cytoloc.training.run import train_fold
@@ -71,11 +71,11 @@ def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Datas
     np.testing.assert_array_equal(cytoloc.load(plain).probabilities(fields), raw)
     model = cytoloc.load(decided)
     assert model.decision is not None
-    assert "calibrated_by" in model.provenance
+    assert "calibrated_by" in model.info.provenance
     np.testing.assert_allclose(model.probabilities(fields), model.decision.probabilities({"mean": raw}), atol=2e-3)
-    assert model.trained_on == cytoloc.load(run).trained_on
+    assert model.info.trained_on == cytoloc.load(run).info.trained_on
     assert decided.stat().st_size < 0.6 * plain.stat().st_size
-    assert read_card(decided) == "**Not for conclusions.**\n\n# two"
+    assert open_bundle(decided).card == "**Not for conclusions.**\n\n# two"
     again = tmp_path / "again.cytoloc"
     write_bundle([run], again, card="# two", decision=decision, half=True, caution="Not for conclusions.")
     assert again.read_bytes() == decided.read_bytes()
@@ -92,8 +92,10 @@ def test_arrays_datasets_and_the_command_give_the_same(
     assert "**For trying out.**" in card
     assert "| 20 fields, of study.dataset | 20 |" in card
     model = cytoloc.load(path)
-    of_array = model.predict(study.read(range(len(study))))
-    of_dataset = model.predict(study)
+    with pytest.warns(ModelCaution, match="For trying out"):
+        of_array = model.predict(study.read(range(len(study))))
+    with pytest.warns(ModelCaution):
+        of_dataset = model.predict(study)
     np.testing.assert_allclose(of_array.probabilities, of_dataset.probabilities, atol=1e-4)
     assert of_dataset.ids == study.ids
     assert of_array.caution == "For trying out."
@@ -130,7 +132,7 @@ def test_images_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset, t
         (one.astype(np.int32), "int32 pixels"),
         (one.tolist(), "this is list"),
     ):
-        with pytest.raises(ImageError, match=message):
+        with pytest.raises((ImageError, ArgumentTypeError), match=message):
             model.predict(bad)
     with pytest.raises(SettingsError, match="Invalid number of TTA views: 3"):
         model.predict(one, tta=3)

@@ -12,21 +12,13 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ImageError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
-from cytoloc.predict.model import Model
+from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.sources import DatasetSource, FolderSource
 from tests.models.nets import spec_of
 
 
 def model_of(network: Network) -> Model:
-    return Model(
-        [network],
-        size=48,
-        channels=CHANNELS,
-        label_set=LabelSet.hpa28(),
-        tta=1,
-        provenance={},
-        device=torch.device("cpu"),
-    )
+    return Model([network], ModelInfo(size=48, channels=CHANNELS, label_set=LabelSet.hpa28()), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +56,20 @@ def test_fields_that_are_too_small_are_rejected(images: Path) -> None:
 
 def test_scores_are_of_the_fields_that_could_be_read(images: Path, network: Network) -> None:
     model = model_of(network)
-    whole = model.score(FolderSource(images))
-    assert (whole.predictions.ids, whole.rejected) == (("a", "b", "c"), ())
+    whole = model.predict(images)
+    assert (whole.ids, whole.rejected) == (("a", "b", "c"), {})
     (images / "b_red.png").write_bytes(b"")
-    told: list[tuple[int, int]] = []
-    scored = model.score(FolderSource(images), advance=lambda done, total: told.append((done, total)))
-    assert scored.predictions.ids == ("a", "c")
-    assert [each.id for each in scored.rejected] == ["b"]
-    assert told[-1] == (3, 3)
-    np.testing.assert_allclose(scored.predictions.probabilities, whole.predictions.probabilities[[0, 2]], atol=1e-6)
+    calls: list[tuple[int, int]] = []
+    some = model.predict(images, progress=lambda done, total: calls.append((done, total)))
+    assert some.ids == ("a", "c")
+    assert list(some.rejected) == ["b"]
+    assert "b_red.png is empty" in some.rejected["b"]
+    assert calls[-1] == (3, 3)
+    np.testing.assert_allclose(some.probabilities, whole.probabilities[[0, 2]], atol=1e-6)
     for name in "ac":
         (images / f"{name}_red.png").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"None of 3 fields could be read, as in: .*a_red\.png is empty"):
-        model.score(FolderSource(images))
+    with pytest.raises(ImageError, match=r"None of 3 fields could be read.*a_red\.png is empty"):
+        model.predict(images)
 
 
 def test_rows_of_an_dataset_are_resized(study: Dataset) -> None:

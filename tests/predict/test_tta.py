@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cytoloc.predict.tta import dihedral, mean_logits, tta_views
+from cytoloc.predict.tta import TTA_VIEWS, dihedral, mean_logits
 
 
 def test_the_eight_views_are_all_different_and_keep_pixels() -> None:
@@ -18,7 +18,7 @@ def test_the_eight_views_are_all_different_and_keep_pixels() -> None:
 @pytest.mark.parametrize("tta", [1, 2, 4, 8])
 def test_sets_of_views_are_closed(tta: int) -> None:
     field = torch.rand(1, 1, 5, 5)
-    numbers = tta_views(tta)
+    numbers = TTA_VIEWS[tta]
     assert len(set(numbers)) == tta
     seen = [dihedral(field, number) for number in numbers]
     # Averaging over a set that is closed gives every member of it the same prediction.

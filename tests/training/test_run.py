@@ -61,10 +61,10 @@ def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study:
 def test_the_model_of_a_run_gives_its_held_out_scores_again(run: Path, study: Dataset) -> None:
     predictions = read_predictions(run / "predictions.parquet")
     rows = np.array([study.ids.index(name) for name in predictions.ids])
-    again = load(run).score(DatasetSource(study, rows)).predictions
+    again = load(run).predict_sources([DatasetSource(study, rows)])
     np.testing.assert_allclose(again.probabilities, predictions.probabilities, atol=1e-6)
     # One field or many, and whatever lies beside it: the same numbers.
-    one = load(run).score(DatasetSource(study, rows[:1])).predictions
+    one = load(run).predict_sources([DatasetSource(study, rows[:1])])
     np.testing.assert_allclose(one.probabilities, predictions.probabilities[:1], atol=1e-5)
 
 

@@ -307,7 +307,7 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds
     }
     less = folds.with_columns(pl.when(pl.col("fold") != 2).then("fold"))
     second = train_fold(tiny(*later, weights, "name=second"), study, less, 1, out=tmp_path, report=quiet)
-    assert load(second).trained_on == set(first["trained_on"])
+    assert load(second).info.trained_on == set(first["trained_on"])
     with pytest.raises(TrainingError, match="was trained on"):
         train_fold(tiny(f"model.weights=run:{second}"), study, folds, 2, out=tmp_path / "b", report=quiet)
 

@@ -244,5 +244,5 @@ def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
         assert pl.read_csv(path / "log.csv")["val_loss"][-1] == pytest.approx(mean, rel=1e-5)
         predictions = read_predictions(path / "predictions.parquet")
         assert list(predictions.ids) == json.loads((path / "run.json").read_text())["held_out"]
-        again = model.score(DatasetSource(study, split.held_out)).predictions
+        again = model.predict_sources([DatasetSource(study, split.held_out)])
         np.testing.assert_allclose(predictions.probabilities, again.probabilities, atol=1e-5)

@@ -25,6 +25,7 @@ from cytoloc.cli import (
     simulate,
     train,
 )
+from cytoloc.cli.console import as_flags
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -89,5 +90,5 @@ def run(program: typer.Typer, *, name: str = "cytoloc") -> None:
 def _fail(error: CytolocError) -> None:
     sys.stdout.flush()
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(str(error), err=True)
+    typer.echo(as_flags(str(error)), err=True)
     sys.exit(error.exit_code)

@@ -19,7 +19,7 @@ def bundle(
     runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs, to be averaged.", metavar="RUN…")],
     out: Annotated[Path, typer.Option(help="The new bundle (.cytoloc).")],
     decision: Annotated[
-        Path | None, typer.Option(help="Of `decide fit` on the runs' out-of-fold predictions: calibrates and decides.")
+        Path | None, typer.Option(help="Decision file of `decide fit` on the out-of-fold predictions of these runs.")
     ] = None,
     card: Annotated[
         Path | None, typer.Option(help="The model card, Markdown; by default one of what the runs say.")
@@ -32,19 +32,13 @@ def bundle(
     Example: `cytoloc bundle runs/ --decision decision.json --out model.cytoloc`
     """
     require_nets()
-    from cytoloc.errors import SettingsError, TableError
-    from cytoloc.files import check_outputs
-    from cytoloc.predict.bundle import SUFFIX, write_bundle
-    from cytoloc.runs import find_runs
+    from cytoloc.errors import TableError
+    from cytoloc.predict.bundle import open_bundle, write_bundle
 
-    if out.suffix != SUFFIX:
-        raise SettingsError(f"{out}: a bundle's name ends in {SUFFIX}.", hint=f"Choose {out.stem}{SUFFIX}.")
-    check_outputs(out)
-    folders = [folder.resolve() for folder in find_runs(runs)]
     try:
-        said = card.read_text(encoding="utf-8") if card else None
+        text = card.read_text(encoding="utf-8") if card else None
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{card} cannot be read: {error}.", hint="Give a text file in UTF-8.") from error
-    write_bundle(folders, out, card=said, decision=decision, half=half, caution=caution)
-    megabytes = out.stat().st_size / 1e6
-    typer.echo(f"{out}: {counted(len(folders), 'network')}, {megabytes:.1f} MB.")
+    write_bundle(list(runs), out, card=text, decision=decision, half=half, caution=caution)
+    networks = len(open_bundle(out).header.members)
+    typer.echo(f"{out}: {counted(networks, 'network')}, {out.stat().st_size / 1e6:.1f} MB.")

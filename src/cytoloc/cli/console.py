@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,28 @@ if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
 
 LINE_EVERY_S = 10.0
+
+
+def as_flags(text: str) -> str:
+    """Return a message of the library with options in place of arguments.
+
+    >>> as_flags("Give `pixel_um`, or `square='crop'`.")
+    'Give --pixel-um, or --square crop.'
+    """
+    return re.sub(
+        r"`([a-z][a-z_]*)(?:=([^`]*))?`",
+        lambda found: (
+            ("-" if len(found[1]) == 1 else "--")
+            + found[1].replace("_", "-")
+            + (" " + found[2].strip("'\"") if found[2] else "")
+        ),
+        text,
+    )
+
+
+def note(text: str) -> None:
+    """Print something that the user should check."""
+    typer.secho(as_flags(text), fg="yellow", err=True)
 
 
 def on_terminal() -> bool:
@@ -115,59 +138,29 @@ def require_nets() -> None:
 
 
 def read_truth(path: Path, label_set: LabelSet) -> dict[str, tuple[int, ...]]:
-    """Return the labels in a CSV such as ``Id,Target``, or in a dataset.
+    """Return the labels in a CSV such as ``Id,Target``, or in a dataset, by id."""
+    from cytoloc.dataset.labeled import known_labels, open_labels
 
-    Raises:
-        TableError: If the list is not what it must be, or the dataset has no labels.
-        LabelSetError: If the dataset has another label set.
-    """
-    from cytoloc.dataset.store import open_dataset
-    from cytoloc.errors import TableError
-    from cytoloc.lists import read_labels
-
-    if not path.is_dir():
-        return read_labels(path, label_set)
-    dataset = open_dataset(path)
-    label_set.refuse_other(dataset.label_set, what=str(path), than="the predictions")
-    rows = zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True)
-    labels = {name: tuple(ids) for name, ids in rows if ids is not None}
-    if not labels:
-        raise TableError(f"The fields of {path} have no labels.", hint="Give a CSV Id,Target.")
-    return labels
+    return known_labels(open_labels(path, label_set=label_set))
 
 
-def label_set_of(source: Path | Dataset, named: str | None) -> LabelSet:
-    """Return the label set of a dataset, or, of a file that states none, the one that a user names.
-
-    Args:
-        source: A dataset, or a file.
-        named: A shipped label set or a file, as :func:`~cytoloc.labels.find_label_set` takes it; if None, hpa28.
-
-    Raises:
-        LabelSetError: If the dataset has another label set than the one that is named.
-    """
-    from cytoloc.dataset.store import open_dataset
+def label_set_of(path: Path, named: str | None) -> LabelSet:
+    """Return the label set of a dataset, or the one that a user names for a file; by default hpa28."""
+    from cytoloc.dataset.labeled import open_labels
     from cytoloc.labels import LabelSet, find_label_set
 
-    chosen = find_label_set(named) if named else None
-    if isinstance(source, Path):
-        if not source.is_dir():
-            return chosen or LabelSet.hpa28()
-        source = open_dataset(source)
-    if chosen is not None:
-        chosen.refuse_other(source.label_set, what=str(source.path), than="--label-set")
-    return source.label_set
+    if path.is_dir():
+        return open_labels(path, label_set=named).label_set
+    return find_label_set(named) if named else LabelSet.hpa28()
 
 
 def warn_if_unfinished(dataset: Dataset) -> None:
     """Print a warning if the import of a dataset is not finished."""
     unfinished = dataset.manifest.unfinished
     if unfinished:
-        typer.secho(
+        note(
             f"{dataset.path}: its import is not finished; {unfinished.done} of {counted(unfinished.items, 'item')} are"
-            " in the dataset. Rerun the import to add the others.",
-            fg="yellow",
-            err=True,
+            " in the dataset. Rerun the import to add the others."
         )
 
 

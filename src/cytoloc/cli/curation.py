@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cytoloc.cli.console import counted, label_set_of, progress, read_truth, warn_if_unfinished
+from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
-    from numpy.typing import NDArray
-
     from cytoloc.curation.audit import Audit
-    from cytoloc.dataset.store import Dataset
-    from cytoloc.hpa_names import HpaId
-    from cytoloc.labels import LabelSet
-
 
 SHOWN = 24
 """Pairs on a sheet."""
@@ -64,40 +56,40 @@ def duplicates(
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
     from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs, new_files
+    from cytoloc.report.figures import duplicates_sheet
 
     most = _limits(limits)
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
     check_outputs(*outputs, images=sheets)
-    local = [path.removeprefix("file://").rstrip("/") for path in paths]
-    places = [path if "://" in path else str(Path(path).resolve()) for path in local]
-    twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
-    if twice:
-        raise typer.BadParameter(f"{twice} is given twice: every field would be its own copy.")
     datasets = [open_dataset(path) for path in paths]
     for each in datasets:
         warn_if_unfinished(each)
     with progress("looking for duplicates") as advance:
         found = find_duplicates(
-            datasets, limits=most, turns=turns, confirm=confirm, advance=lambda _what, done, total: advance(done, total)
+            datasets,
+            limits=most,
+            turned_too=turns,
+            confirm=confirm,
+            progress=lambda _what, done, total: advance(done, total),
         )
     pairs = found.filter(pl.col("verdict").fill_null("") != "different")
-    certain = pairs.filter(pl.col("verdict").fill_null("copy") == "copy")
-    together = groups_of(certain)
+    together = groups_of(pairs.filter(pl.col("verdict").fill_null("copy") == "copy"))
+    doubtful = pairs.filter(pl.col("verdict") == "doubtful")
     with new_files(*outputs, images=sheets) as temporary:
         write_duplicates(pairs, temporary[out])
         if groups is not None:
             rows = [(name, number) for number, group in enumerate(together) for name in group]
             table = pl.DataFrame(rows, schema={"id": pl.String, "group": pl.Int64}, orient="row")
             table.write_csv(temporary[groups])
-        drawn = _draw(pairs, datasets, temporary[sheet]) if sheet else 0
-    doubtful = pairs.filter(pl.col("verdict") == "doubtful")
-    said = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, datasets))} fields"
+        if sheet is not None and not doubtful.is_empty():
+            duplicates_sheet(doubtful.head(SHOWN), datasets, temporary[sheet])
+    fields = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, datasets))} fields"
     kinds = f", {doubtful.height} of them doubtful; hashes suggested {found.height}" if confirm else ", not confirmed"
     largest = f"; the largest group has {len(together[0])} fields" if together else ""
-    typer.echo(f"{said}{kinds}{largest}.")
-    if sheet is not None and drawn:
-        left = f" of {doubtful.height}" if doubtful.height > drawn else ""
-        typer.echo(f"{sheet}: {counted(drawn, 'doubtful pair')}{left}.")
+    typer.echo(f"{fields}{kinds}{largest}.")
+    if sheet is not None and not doubtful.is_empty():
+        left = f" of {doubtful.height}" if doubtful.height > SHOWN else ""
+        typer.echo(f"{sheet}: {counted(min(SHOWN, doubtful.height), 'doubtful pair')}{left}.")
     elif sheet is not None:
         earlier = f"; {sheet} is of an earlier search" if sheet.exists() else ""
         typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
@@ -118,29 +110,6 @@ def _limits(text: str) -> dict[str, int]:
             param_hint="'--limits'",
         )
     return limits
-
-
-def _draw(pairs: pl.DataFrame, datasets: list[Dataset], sheet: Path) -> int:
-    """Draw the surest of the doubtful pairs, and return how many they are."""
-    import polars as pl
-
-    from cytoloc.images.hashes import TRANSFORMS, turned
-    from cytoloc.report.figures import composite, pair_sheet
-
-    rows = {str(dataset.path): {name: row for row, name in enumerate(dataset.ids)} for dataset in datasets}
-    opened = {str(dataset.path): dataset for dataset in datasets}
-
-    def drawn(pair: dict[str, Any], side: str, transform: str) -> NDArray[np.uint8]:
-        path = pair[f"dataset_{side}"]
-        return composite(turned(opened[path][rows[path][pair[side]]], transform), opened[path].channels)
-
-    shown = list(pairs.filter(pl.col("verdict") == "doubtful").head(SHOWN).iter_rows(named=True))
-    if not shown:
-        return 0
-    images = [(drawn(pair, "a", pair["transform"]), drawn(pair, "b", TRANSFORMS[0])) for pair in shown]
-    captions = [(pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}") for pair in shown]
-    pair_sheet(images, captions, sheet)
-    return len(shown)
 
 
 def audit(
@@ -179,11 +148,10 @@ def audit(
 
     Example: `cytoloc audit train.csv --truth train_2021.csv --truth-label-set hpa19`
     """
-    from cytoloc.curation import audit as auditing
-    from cytoloc.curation.pairs import read_pairs
-    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.curation.audit import audit_labels, write_corrections
+    from cytoloc.dataset.labeled import open_labels
+    from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
-    from cytoloc.label_conversion import conversion, convert_labels
 
     if write is not None:
         check_outputs(write)
@@ -192,52 +160,28 @@ def audit(
                 "--write needs the truth of the listed fields themselves, in the label set of the list.",
                 hint="Leave out --match well and --truth-label-set.",
             )
-    own = label_set_of(listed, label_set)
-    locations = label_set_of(truth, truth_label_set) if truth_label_set else own
-    have, true = read_truth(listed, own), read_truth(truth, locations)
-    if not own.matches(locations):
-        by_names = conversion(own, locations)
-        converted = convert_labels(have, by_names)
-        have = converted.labels | dict.fromkeys(converted.emptied, ())
-        left = f"{counted(len(converted.emptied), 'field')} of {listed} lost all labels, and count as without any."
-        typer.echo("\n".join([*by_names.summary(), left, ""]), err=as_json)
-    if pairs is None and not set(have) & set(true):
-        raise TableError(
-            f"{listed} and {truth} share no id.",
-            hint="Say with --pairs which field of the one is which of the other.",
-        )
-    tied = read_pairs(pairs, doubtful=False) if pairs else [(name, name) for name in have if name in true]
-    origins = _origins(truth) | _origins(listed)
-    if match == "well":
-        matched, unmatched = auditing.match_wells(have, true, tied, origins=origins)
-    else:
-        matched, unmatched = auditing.match_fields(have, true, tied)
-    result = auditing.audit(matched, unmatched, label_set=locations)
-    groups = auditing.by_group(result.matched, by, origins=origins) if by else None
-    mended = auditing.corrections(have, result.matched, origins=origins) if write else {}
+    given = open_labels(listed, label_set=label_set)
+    result = audit_labels(given, truth, pairs=pairs, match=match, truth_label_set=truth_label_set)
+    if result.conversion:
+        typer.echo("\n".join([*result.conversion, ""]), err=as_json)
+    groups = result.by(by) if by else None
     if as_json:
-        found = {
-            "matched": len(result.matched),
-            "unmatched": result.unmatched,
-            "equal": result.equal,
-            "micro_f1": result.micro_f1,
-            "macro_f1": result.macro_f1,
-            "classes": result.classes.to_dicts(),
-        }
-        typer.echo(json.dumps(found | ({str(by): groups.to_dicts()} if groups is not None else {}), indent=2))
+        more = {str(by): groups.to_dicts()} if groups is not None else {}
+        typer.echo(json.dumps(result.to_json() | more, indent=2))
     else:
         _print_audit(result)
-        if groups is not None and by is not None and groups.is_empty():
+        if groups is not None and groups.is_empty():
             typer.echo(f"\nNo field says of which {by} it is.")
-        elif groups is not None and by is not None:
+        elif groups is not None:
             typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(SHOWN).iter_rows():
                 typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
             if groups.height > SHOWN:
                 typer.echo(f"and {groups.height - SHOWN} more, which differ no more often; --json has all.")
     if write is not None:
-        auditing.write_corrections(have, mended, write, own)
-        typer.echo(f"{write}: {len(mended)} of {counted(len(have), 'label set')} corrected.", err=as_json)
+        corrected = result.corrections()
+        write_corrections(result.listed, corrected, write, given.label_set)
+        typer.echo(f"{write}: {len(corrected)} of {counted(len(result.listed), 'label set')} corrected.", err=as_json)
 
 
 def _print_audit(result: Audit) -> None:
@@ -282,17 +226,17 @@ def leak(
 
     Example: `cytoloc leak pairs.csv --labels external.dataset --test test.dataset --out leak.csv`
     """
-    from cytoloc.curation import leak as leaking
-    from cytoloc.curation.pairs import read_matches
+    from cytoloc.curation.leak import find_leak, write_leak
+    from cytoloc.curation.pairs import open_pairs
+    from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs
+    from cytoloc.lists import read_ids
 
     check_outputs(out)
-    tied = [pair for path in pairs for pair in read_matches(path) if doubtful or pair.verdict != "doubtful"]
-    locations = label_set_of(labels[0], label_set)
-    have, places = _labeled(labels, locations)
-    known = leaking.known_labels(have, places)
-    found = leaking.find_leak(tied, known, locations, test=_ids(test) if test else None)
-    leaking.write_leak(found, out)
+    tied = [pair for pair in open_pairs(pairs) if doubtful or pair.verdict != "doubtful"]
+    ids = None if test is None else open_dataset(test).ids if test.is_dir() else read_ids(test)
+    found = find_leak(tied, labels, test=None if ids is None else set(ids), doubtful=doubtful, label_set=label_set)
+    write_leak(found, out)
     from_wells = int((found.table["labels_of"] == "well").sum())
     contradicted = int((found.table["contradicted"] > 0).sum())
     lines = [
@@ -309,39 +253,3 @@ def leak(
             f"{counted(found.passed_over, 'pair')} not of a test field and another one, or held to be different."
         )
     typer.echo("\n".join(lines))
-
-
-def _labeled(paths: list[Path], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, str]]]:
-    """Return the labels in several lists or datasets, and plate and well of the fields of datasets."""
-    from cytoloc.dataset.store import open_dataset
-
-    labels: dict[str, tuple[int, ...]] = {}
-    places: dict[str, tuple[str, str]] = {}
-    for path in paths:
-        labels = read_truth(path, label_set) | labels
-        if path.is_dir():
-            rows = open_dataset(path).fields.select("id", "plate", "well").drop_nulls().iter_rows()
-            places = {name: (plate, well) for name, plate, well in rows} | places
-    return labels, places
-
-
-def _origins(path: Path) -> dict[str, HpaId]:
-    """Return what a dataset says of where its fields are from; nothing, of a list, whose ids say it."""
-    from cytoloc.dataset.store import open_dataset
-    from cytoloc.hpa_names import HpaId
-
-    if not path.is_dir():
-        return {}
-    rows = open_dataset(path).fields.select("id", "antibody", "plate", "well", "field").iter_rows()
-    return {
-        name: HpaId(antibody, plate, well, number or name)
-        for name, antibody, plate, well, number in rows
-        if plate is not None and well is not None
-    }
-
-
-def _ids(path: Path) -> set[str]:
-    from cytoloc.dataset.store import open_dataset
-    from cytoloc.lists import read_ids
-
-    return set(open_dataset(path).ids if path.is_dir() else read_ids(path))

@@ -6,14 +6,11 @@ import json
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cytoloc.cli.console import counted, like, require_nets
-
-if TYPE_CHECKING:
-    from cytoloc.dataset.store import Dataset
 
 DatasetPath = Annotated[str, typer.Argument(help="A dataset: a folder, or a URL.", metavar="DATASET")]
 
@@ -29,72 +26,103 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="A dataset: a folder, or a URL; or builtin.", metavar="DATASET|BUNDLE")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A dataset (also at a URL), run, folder of runs, bundle, builtin, predictions, decision, recipe, CSV.",
+            metavar="PATH",
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Read every pixel and compare its checksum.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every pixel of a dataset and compare its checksum.")
+    ] = False,
 ) -> None:
-    """Say what a dataset holds: fields, sizes, labels, wells; with --check whether it is intact. Of a bundle, its card.
+    """Show what a file or folder holds: the fields, labels and wells of a dataset, the card of a bundle, and so on.
 
     Example: `cytoloc info train.dataset --check`
 
-    Example: `cytoloc info model.cytoloc`
+    Example: `cytoloc info model.cytoloc --json`
     """
     if path.endswith(".cytoloc") or (path == "builtin" and not Path(path).exists()):
         require_nets()
-        from cytoloc.predict.bundle import builtin_bundle, read_card
-
-        typer.echo(read_card(builtin_bundle() if path == "builtin" else Path(path)), nl=False)
-        return
     from cytoloc.dataset.store import open_dataset
+    from cytoloc.describe import describe
     from cytoloc.errors import FormatError
 
-    dataset = open_dataset(path)
     if check:
+        dataset = open_dataset(path)
         damaged = list(dataset.damaged())
         if damaged:
             raise FormatError(
                 f"{path}: {len(damaged)} of {len(dataset)} fields are damaged: {', '.join(damaged[:5])}.",
                 hint="Import the dataset again.",
             )
-    facts = describe(dataset)
+    facts = describe(path)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
-        return
-    known = facts["labeled"]
+    elif facts["kind"] == "bundle":
+        typer.echo(facts["card"], nl=False)
+    elif facts["kind"] == "dataset":
+        typer.echo("\n".join(_dataset_lines(path, facts, checked=check)))
+    else:
+        typer.echo("\n".join(_plain_lines(facts)))
+
+
+def _plain_lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """Yield what is known of a file, a line per value."""
+    for name, value in facts.items():
+        if name == "label_set" and isinstance(value, dict):
+            yield f"{indent}{name}: {value['name']}, {len(value['locations'])} locations"
+        elif isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from _plain_lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{indent}{name}:"
+            for each in value:
+                yield (
+                    indent + "  " + ", ".join(str(part) for part in each.values() if not isinstance(part, dict | list))
+                )
+        elif isinstance(value, list):
+            yield f"{indent}{name}: {', '.join(f'{x:.3f}' if isinstance(x, float) else str(x) for x in value)}"
+        else:
+            yield f"{indent}{name}: {value}"
+
+
+def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterator[str]:
+    """Yield what a dataset holds, for people."""
+    known, label_set = facts["labeled"], facts["label_set"]
     megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
-    holds = f"{counted(facts['fields'], 'field')} of {facts['size']} px"
-    typer.echo(f"{path}: {holds}, {known} labeled{megabytes}")
-    typer.echo(f"channels     {', '.join(facts['channels'])}")
-    typer.echo(f"label set    {dataset.label_set}")
+    yield f"{path}: {counted(facts['fields'], 'field')} of {facts['size']} px, {known} labeled{megabytes}"
+    yield f"channels     {', '.join(facts['channels'])}"
+    yield (
+        f"label set    {label_set['name']} (version {label_set['version']}, {len(label_set['locations'])} locations)"
+    )
     if facts["quarantined"]:
-        typer.echo(
-            f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path}/quarantine.csv"
-        )
+        yield f"quarantine   {counted(facts['quarantined'], 'field')} could not be imported: {path}/quarantine.csv"
     for what, each in zip(chain(["made by"], repeat("added by")), facts["imports"], strict=False):
-        typer.echo(f"{what:<12} {', '.join(_settings(each['settings'], dataset.channels))}")
+        yield f"{what:<12} {', '.join(_settings(each['settings'], facts['channels']))}"
         if not each["finished"]:
-            typer.secho(
-                f"unfinished   {each['done']} of {counted(each['items'], 'item')} done. Rerun the import to continue.",
-                fg="yellow",
-            )
-    typer.echo(f"segments     {facts['segments']}")
-    typer.echo(f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}")
+            done = f"{each['done']} of {counted(each['items'], 'item')}"
+            yield f"unfinished   {done} done. Rerun the import to continue."
+    yield f"segments     {facts['segments']}"
+    yield f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}"
     unplaced = "plates of wells not known" if facts["wells_without_plate"] else "wells not known"
     wells = counted(facts["wells"], "well") if facts["wells"] else unplaced
     antibodies = counted(facts["antibodies"], "antibody", "antibodies") if facts["antibodies"] else ""
-    typer.echo(f"source       {', '.join(facts['sources'])}; {', '.join(filter(None, (wells, antibodies)))}")
-    typer.echo(f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if check else ''}")
-    flags = [f"{what} {n}" for what, n in facts["flags"].items()]
-    typer.echo(f"flags        {', '.join(flags) or 'none'}")
+    yield f"source       {', '.join(facts['sources'])}; {', '.join(filter(None, (wells, antibodies)))}"
+    yield f"fingerprint  {facts['fingerprint'][:16]}{'  (every pixel checked)' if checked else ''}"
+    yield f"flags        {', '.join(f'{what} {n}' for what, n in facts['flags'].items()) or 'none'}"
     if known:
-        typer.echo("fields per location")
+        yield "fields per location"
     width = max((len(row["key"]) for row in facts["locations"]), default=0)
+    most = max((row["fields"] for row in facts["locations"]), default=1)
     for row in facts["locations"]:
-        bar = "█" * max(1, round(40 * row["fields"] / max(r["fields"] for r in facts["locations"])))
-        typer.echo(f"  {row['key']:>{width}}  {row['name']:<30} {row['fields']:>6}  {bar}")
+        bar = "█" * max(1, round(40 * row["fields"] / most))
+        yield f"  {row['key']:>{width}}  {row['name']:<30} {row['fields']:>6}  {bar}"
 
 
-def _settings(made_by: dict[str, Any], channels: tuple[str, ...], prefix: str = "") -> Iterator[str]:
+def _settings(made_by: dict[str, Any], channels: list[str], prefix: str = "") -> Iterator[str]:
     """Yield the settings of an import, one at a time, without those that were not given."""
     for name, value in made_by.items():
         if isinstance(value, dict):
@@ -104,52 +132,6 @@ def _settings(made_by: dict[str, Any], channels: tuple[str, ...], prefix: str = 
         elif value is not None and value is not False:
             shown = value[:16] if name.endswith("sha256") else f"{value:.6g}" if isinstance(value, float) else value
             yield f"{prefix}{name} {shown}"
-
-
-def _megabytes(dataset: Dataset) -> float | None:
-    """Return how much a dataset takes on the disk; None for one at a URL."""
-    if isinstance(dataset.path, str):
-        return None
-    return sum(file.stat().st_size for file in dataset.folder.rglob("*") if file.is_file()) / 1e6
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """Return what `info` says, as JSON values."""
-    import polars as pl
-
-    counts = dataset.truth.sum(axis=0)
-    wells = dataset.fields.select("plate", "well").drop_nulls().unique().height
-    edges = ["original_px", "original_width_px"]
-    sizes = dataset.fields.group_by(edges).len().sort(edges)
-    flags = (
-        dataset.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
-    )
-    return {
-        "fields": len(dataset),
-        "size": dataset.size,
-        "labeled": int(dataset.labeled.sum()),
-        "megabytes": _megabytes(dataset),
-        "channels": list(dataset.channels),
-        "label_set": dataset.label_set.to_json(),
-        "imports": dataset.header["imports"],
-        "segments": len(dataset.manifest.segments),
-        "quarantined": len(dataset.quarantine),
-        "sources": dataset.fields["source"].unique().sort().to_list(),
-        "original_px": {
-            f"{height}" if width in (height, None) else f"{width} x {height}": count
-            for height, width, count in sizes.iter_rows()
-        },
-        "flags": {what: int(n) for what, n in flags.iter_rows()},
-        "wells": wells,
-        "wells_without_plate": dataset.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
-        "antibodies": dataset.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
-        "fingerprint": dataset.fingerprint,
-        "locations": [
-            {"key": location.key, "name": location.name, "fields": int(count)}
-            for location, count in zip(dataset.label_set, counts, strict=True)
-            if count
-        ],
-    }
 
 
 def show(

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.choices import GroupBy
-from cytoloc.cli.console import counted, label_set_of, progress, warn_if_unfinished
+from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from cytoloc.curation.fold_quality import FoldQuality
     from cytoloc.curation.target_fold import Resemblance
-    from cytoloc.dataset.store import Dataset
-    from cytoloc.labels import LabelSet
 
 
 UNLIKE = 0.1
@@ -64,11 +60,14 @@ def folds(
 
     Example: `cytoloc folds train.dataset -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
-    from cytoloc.curation import fold_quality as quality
-    from cytoloc.curation import folds as making
-    from cytoloc.curation import folds_file as table
+    from cytoloc.curation.fold_quality import fold_quality
+    from cytoloc.curation.folds import make_folds
+    from cytoloc.curation.folds_file import check_folds, write_folds
     from cytoloc.curation.groups import group_known
-    from cytoloc.curation.pairs import read_pairs
+    from cytoloc.curation.pairs import tied_ids
+    from cytoloc.curation.target_fold import make_validation_fold
+    from cytoloc.dataset.labeled import open_labels
+    from cytoloc.dataset.store import Dataset
     from cytoloc.files import check_outputs, new_files
 
     if (out is None) == (check is None):
@@ -79,33 +78,37 @@ def folds(
         raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
     outputs, sheets = [out] if out else [], [sheet] if sheet else []
     check_outputs(*outputs, images=sheets)
-    dataset, fields, locations = _fields(path, label_set)
-    tied = [pair for file in pairs or () for pair in read_pairs(file)]
+    source = open_labels(path, label_set=label_set)
+    if isinstance(source, Dataset):
+        warn_if_unfinished(source)
+    tied = tied_ids(pairs or ())
     alike: list[Resemblance] = []
     unknown = 0
     if check:
-        made, unknown = _checked(check, path, fields, group=group, pairs=tied)
+        made, unknown = check_folds(check, source, group_by=group, pairs=tied)
     elif like:
-        made, alike = _pick(dataset, path, fields, like, k=k or 5, group=group, pairs=tied, seed=seed)
+        with progress("looking at images") as advance:
+            made, alike = make_validation_fold(
+                path if Path(path).is_file() else source,
+                like,
+                k=k or 5,
+                group_by=group,
+                pairs=tied,
+                seed=seed,
+                progress=advance,
+            )
     else:
-        made = making.make_folds(
-            fields,
-            k=k or 5,
-            group_by=group,
-            pairs=tied,
-            seed=seed,
-            without=without or (),
-            where=path,
-        )
-    found = quality.fold_quality(made, fields, locations, seed=seed)
+        made = make_folds(source, k=k or 5, group_by=group, pairs=tied, seed=seed, without=without or ())
+    fields = source.fields
+    found = fold_quality(made, fields, source.label_set, seed=seed)
     with new_files(*outputs, images=sheets) as temporary:
         if out:
-            table.write_folds(made, temporary[out])
+            write_folds(made, temporary[out])
         if sheet:
             # Drawing is slow to import.
             from cytoloc.report.figures import fold_sheet
 
-            fold_sheet(found.class_fields, found.fields, locations, temporary[sheet])
+            fold_sheet(found.class_fields, found.fields, source.label_set, temporary[sheet])
     ids = set(fields["id"])
     counts = {
         "alone": int((~group_known(fields.filter(fields["labels"].is_not_null()), group)).sum()),
@@ -118,60 +121,6 @@ def folds(
         typer.echo(json.dumps(_as_json(found, alike) | counts, indent=2))
         return
     typer.echo("\n".join(_lines(found, alike, str(out or check), group, counts)))
-
-
-def _checked(
-    check: Path, path: str, fields: pl.DataFrame, *, group: GroupBy, pairs: list[tuple[str, str]]
-) -> tuple[pl.DataFrame, int]:
-    """Return the folds of a file, which no group found anew crosses, and how many of its fields are not here."""
-    from cytoloc.curation import folds_file as table
-    from cytoloc.curation.groups import groups_of_fields
-    from cytoloc.errors import TableError
-
-    made = table.read_folds(check, grouped=False)
-    labeled = fields.filter(fields["labels"].is_not_null())
-    if labeled.is_empty():
-        raise TableError(f"{path} has no labeled fields, so there is nothing to check.")
-    together = groups_of_fields(labeled, group_by=group, pairs=pairs)
-    table.refuse_crossing(made, labeled["id"].to_list(), together, where=check)
-    grouped = labeled.select("id").with_columns(group=together)
-    unknown = made.join(grouped, on="id", how="anti").height
-    made = made.drop("group").join(grouped, on="id", how="inner", maintain_order="left").select("id", "group", "fold")
-    if made["fold"].drop_nulls().is_empty():
-        raise TableError(f"{check} has a fold for none of the labeled fields here.", hint="Check the file of these.")
-    return made, unknown
-
-
-def _fields(path: str, label_set: str | None) -> tuple[Dataset | None, pl.DataFrame, LabelSet]:
-    """Return the dataset if it is one, the table of fields, and their label set."""
-    from cytoloc.curation.groups import listed_fields
-    from cytoloc.dataset.store import open_dataset
-
-    if Path(path).is_file():
-        locations = label_set_of(Path(path), label_set)
-        return None, listed_fields(Path(path), locations), locations
-    dataset = open_dataset(path)
-    warn_if_unfinished(dataset)
-    return dataset, dataset.fields, label_set_of(dataset, label_set)
-
-
-def _looks(dataset: Dataset | None, path: str) -> pl.DataFrame:
-    from cytoloc.curation.target_fold import looks_in_list, looks_of_dataset
-
-    if dataset is None:
-        return looks_in_list(Path(path))
-    with progress(f"looking at {path}") as advance:
-        return looks_of_dataset(dataset, advance)
-
-
-def _pick(
-    dataset: Dataset | None, path: str, fields: pl.DataFrame, like: str, *, group: GroupBy, **settings: Any
-) -> tuple[pl.DataFrame, list[Resemblance]]:
-    from cytoloc.curation.target_fold import pick_like
-    from cytoloc.dataset.store import open_dataset
-
-    target = _looks(None if Path(like).is_file() else open_dataset(like), like)
-    return pick_like(fields, _looks(dataset, path), target, group_by=group, **settings)
 
 
 def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:

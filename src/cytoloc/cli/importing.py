@@ -1,25 +1,20 @@
-"""The commands ``cytoloc import …``: images and labels into a dataset."""
+"""The commands ``cytoloc import …``: image files and labels into a dataset."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cytoloc.choices import Square
-from cytoloc.cli.console import counted, progress, terminated_as_interrupted
+from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as_interrupted
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-    from cytoloc.dataset.importing import FieldSource, Imported, ImportOptions
-    from cytoloc.dataset.sources.folder import FolderSource
-    from cytoloc.dataset.sources.hpa import HpaSource
-    from cytoloc.dataset.sources.kaggle import KaggleSource
-    from cytoloc.errors import ImageError
+    from cytoloc.dataset.importing import ImportOptions
+    from cytoloc.dataset.imports import Preview, Source
     from cytoloc.labels import LabelSet
 
 
@@ -32,17 +27,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _finite(value: float | None) -> float | None:
-    """Return an option's number; infinity is no number of pixels, grays or micrometers."""
+    """Return an option's number; infinity is refused."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
 
 
-WORTH_PROCESSES: Final = 200
-"""From so many items on a process per core is faster than a thread: it takes half a second to start."""
-
-TRIES = 20
-"""How many items that cannot be read are passed over in search of one that shows the channels."""
+SHOWN_UNREADABLE = 20
+"""How many of the files that cannot be taken are listed."""
 
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")]
@@ -53,7 +45,6 @@ LabelSetOption = Annotated[
         help="The locations of the labels: hpa28 (default), hpa19, subcell31, hpa, or a .csv or .toml file.",
     ),
 ]
-FROM_LABELS: Final = "from-labels"
 Size = Annotated[int, typer.Option(help="Edge of the packed images, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
 SquareOption = Annotated[Square, typer.Option(help="What to do with images that are not square.")]
@@ -96,34 +87,27 @@ def kaggle(
 ) -> None:
     """Pack the competition's files: four gray images a field, PNG or TIFF, 8 or 16 bits.
 
-    Fields that cannot be read are listed in quarantine.csv and the import goes on. Imports are resumable: rerun the
+    Fields that cannot be read are listed in quarantine.csv and the import continues. Imports are resumable: rerun the
     command and it continues from the last complete segment.
 
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
     """
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.sources.kaggle import KaggleSource
-    from cytoloc.images.depth import DepthRule
-    from cytoloc.images.scale import Scaling
+    from cytoloc.dataset.imports import kaggle_source
 
-    source = KaggleSource(
-        folder,
-        labels=labels,
-        label_set=_label_set(label_set, out, append=append),
-        scaling=Scaling(size=size, square=square, enlarge=enlarge),
-        depth=DepthRule(floor=floor),
+    options = ImportOptions(
+        square=square,
+        enlarge=enlarge,
+        depth=depth,
+        floor=floor,
         limit=limit,
+        strict=strict,
+        append=append,
+        skip_known=skip_known,
+        discard_unfinished=discard_unfinished,
     )
-    _measure(source, depth)
-    _import(
-        source,
-        out,
-        size=size,
-        options=ImportOptions(
-            append=append, skip_known=skip_known, discard_unfinished=discard_unfinished, strict=strict
-        ),
-    )
-    _say_what_is_not_there(source)
+    source = kaggle_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
+    _import(source, out, size=size, options=options)
 
 
 def hpa(
@@ -147,26 +131,19 @@ def hpa(
     Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.sources.hpa import HpaSource
-    from cytoloc.images.scale import Scaling
+    from cytoloc.dataset.imports import hpa_source
 
-    scaling = Scaling(size=size, square=square, enlarge=enlarge)
-    source = HpaSource(
-        folder,
-        labels=labels,
-        label_set=_label_set(label_set, out, append=append),
-        scaling=scaling,
+    options = ImportOptions(
+        square=square,
+        enlarge=enlarge,
         limit=limit,
+        strict=strict,
+        append=append,
+        skip_known=skip_known,
+        discard_unfinished=discard_unfinished,
     )
-    _import(
-        source,
-        out,
-        size=size,
-        options=ImportOptions(
-            append=append, skip_known=skip_known, discard_unfinished=discard_unfinished, strict=strict
-        ),
-    )
-    _say_what_is_not_there(source)
+    source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
+    _import(source, out, size=size, options=options)
 
 
 def folder(
@@ -228,232 +205,82 @@ def folder(
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
-    from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.sources.channels import parse_channels
-    from cytoloc.dataset.sources.field_files import FieldReader
-    from cytoloc.dataset.sources.folder import FolderSource
-    from cytoloc.dataset.sources.planes import PlaneChoice
-    from cytoloc.images.depth import DepthRule
-    from cytoloc.images.scale import Scaling
+    from cytoloc.dataset.imports import FROM_LABELS, FolderOptions, folder_source, preview_import
 
     if out is None and not dry_run:
         raise typer.BadParameter("is missing; only --dry-run goes without it.", param_hint="'--out'")
     if z != "max" and not z.isdecimal():
         raise typer.BadParameter(f"{z!r} is neither max nor a number.", param_hint="'--z'")
-    for name, um in (("--pixel-um", pixel_um), ("--target-um", target_um)):
-        if um is not None and not (math.isfinite(um) and um > 0):
-            raise typer.BadParameter("must be a number more than 0.", param_hint=f"'{name}'")
-    reader = FieldReader(
-        folder=directory,
-        channels=parse_channels(channels),
-        scaling=Scaling(size=size, square=square, enlarge=enlarge, target_um=target_um),
-        planes=PlaneChoice(depth=None if z == "max" else int(z), time=time, pages=pages),
-        depth=DepthRule(floor=floor),
-        pixel_um=pixel_um,
-    )
-    source = FolderSource(
-        reader,
-        label_set=_label_set(label_set, out, append=append, labels=labels),
+    options = FolderOptions(
         files=files,
-        labels=labels,
         metadata=metadata,
+        z="max" if z == "max" else int(z),
+        time=time,
+        pages=pages,
+        pixel_um=pixel_um,
+        target_um=target_um,
+        square=square,
+        enlarge=enlarge,
+        depth=depth,
+        floor=floor,
         limit=limit,
+        strict=strict,
+        append=append,
+        skip_known=skip_known,
+        discard_unfinished=discard_unfinished,
     )
-    unfit = _show_mapping(source, every=dry_run, must=strict or dry_run)
-    if dry_run and unfit and (strict or len(unfit) == len(source.items)):
-        raise unfit[0]
-    if dry_run or out is None:
-        return
-    _measure(source, depth)
-    options = ImportOptions(append=append, skip_known=skip_known, discard_unfinished=discard_unfinished, strict=strict)
-    imported = _import(source, out, size=size, options=options)
-    _warn_of_scale(imported, size)
-    _warn_of_depth(imported)
-    _warn_of_unmatched(source, imported)
-
-
-def _label_set(word: str | None, out: Path | None, *, append: bool, labels: Path | None = None) -> LabelSet:
-    """Return the label set of an import.
-
-    Args:
-        word: The one that is named. By default it is that of the dataset to add to, or hpa28.
-        out: The dataset.
-        append: Whether the import adds to it.
-        labels: The labels file of a source that has no usual label set.
-    """
-    from cytoloc.dataset.manifest import read_manifest
-    from cytoloc.dataset.sources.labeling import label_set_from
-    from cytoloc.labels import find_label_set
-
-    if word is None and append and out is not None:
-        return read_manifest(out).label_set
-    if word is None and labels is not None:
-        raise typer.BadParameter(
-            "--labels needs it: say which locations the labels name, for example hpa28, or from-labels.",
-            param_hint="'--label-set'",
-        )
-    if word != FROM_LABELS:
-        return find_label_set(word or "hpa28")
-    if labels is None:
-        raise typer.BadParameter("from-labels needs --labels.", param_hint="'--label-set'")
-    made = label_set_from(labels)
-    typer.echo(f"Label set {made.name}, made from {labels}:", err=True)
-    for location in made:
-        typer.echo(f"  {location.key:<30} {location.name}", err=True)
-    return made
-
-
-def _show_mapping(source: FolderSource, *, every: bool, must: bool) -> list[ImageError]:
-    """Say which channel becomes what in the first item that can be read; if it must, raise where none can.
-
-    With ``every`` look at all items, say what is taken from those that differ, and which cannot be read; return what is
-    wrong with those.
-    """
-    from cytoloc.channels import CHANNELS, near_channels
-    from cytoloc.dataset.quarantine import refuse_unprintable, rejected
-    from cytoloc.errors import ImageError
-
-    reasons: list[tuple[str, ImageError]] = []
-    seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    source = folder_source(
+        directory, out=out, channels=channels, labels=labels, label_set=label_set, size=size, options=options
+    )
+    if label_set == FROM_LABELS:
+        _show_label_set(source.label_set, labels)
     with progress("looking at") as advance:
-        for done, item in enumerate(source.items, start=1):
-            try:
-                refuse_unprintable(item)
-                lines = source.describe(item)
-                seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
-                if every:
-                    source.check(item)
-            except ImageError as error:
-                reasons.append((item, error))
-            advance(done, len(source.items))
-            if not every and (seen or len(reasons) == TRIES):
-                break
-    typer.echo(f"{counted(len(source.items), 'item')} in {source.folder}.", err=True)
-    if source.unmatched:
-        typer.echo(f"  {counted(source.unmatched, 'other image')} in it not asked for.", err=True)
-    for items in sorted(seen.values(), key=len, reverse=True):
+        found = preview_import(source, every=dry_run, options=replace(options, progress=advance))
+    _show_preview(found, directory, every=dry_run)
+    errors = [error for _, error in found.unreadable]
+    if (strict or dry_run) and not found.mappings:
+        raise errors[0]
+    if dry_run and errors and strict:
+        raise errors[0]
+    if out is not None and not dry_run:
+        _import(source, out, size=size, options=options)
+
+
+def _show_label_set(label_set: LabelSet, labels: Path | None) -> None:
+    typer.echo(f"Label set {label_set.name}, made from {labels}:", err=True)
+    for location in label_set:
+        typer.echo(f"  {location.key:<30} {location.name}", err=True)
+
+
+def _show_preview(found: Preview, folder: Path, *, every: bool) -> None:
+    """Print which channel becomes what, and which files cannot be taken."""
+    from cytoloc.channels import CHANNELS, near_channels
+
+    typer.echo(f"{counted(found.items, 'item')} in {folder}.", err=True)
+    if found.unmatched:
+        typer.echo(f"  {counted(found.unmatched, 'other image')} in it not asked for.", err=True)
+    for lines, items in found.mappings:
         which = f"{len(items)} of them, such as {items[0]}" if every else f"{items[0]}, the first to be read"
         typer.echo(f"Channels as in {which}:", err=True)
-        for name, what in source.describe(items[0]):
+        for name, what in lines:
             hint = "" if name in CHANNELS else near_channels(name, CHANNELS)
             typer.echo(f"  {name:<13} {what}{f' (a name of your own.{hint})' if hint else ''}", err=True)
-    if must and not seen:
-        raise reasons[0][1]
-    if every or not seen:
-        for bad in (rejected(item, error) for item, error in reasons[:TRIES]):
-            typer.secho(f"{bad.id} cannot be taken: {bad.reason.removeprefix(f'{bad.id}: ')}", fg="yellow", err=True)
-        if len(reasons) > TRIES:
-            typer.secho(f"… and {len(reasons) - TRIES} more.", fg="yellow", err=True)
-    return [error for _, error in reasons]
+    if every or not found.mappings:
+        for bad, _ in found.unreadable[:SHOWN_UNREADABLE]:
+            note(f"{bad.id} cannot be taken: {bad.reason.removeprefix(f'{bad.id}: ')}")
+        if len(found.unreadable) > SHOWN_UNREADABLE:
+            note(f"… and {len(found.unreadable) - SHOWN_UNREADABLE} more.")
 
 
-def _measure(source: KaggleSource | FolderSource, depth: Depth) -> None:
-    """Find joint bounds if they are asked for."""
-    if depth == "import":
-        with progress("measuring black and white") as advance:
-            source.measure_jointly(advance)
-
-
-def _warn_of_scale(imported: Imported, size: int) -> None:
-    """Compare the size of pixels with that of the images that networks learn from."""
-    from cytoloc.images.scale import HPA_FIELD_UM, far_off
-
-    hpa = HPA_FIELD_UM / size
-    edges = imported.column("packed_um").tail(imported.added)
-    unknown = edges.null_count()
-    if unknown:
-        typer.secho(
-            f"The pixel size of {counted(unknown, 'field')} is not known; the Human Protein Atlas has {hpa:.3f} µm at"
-            f" {size} px. Cells at another scale are misjudged: give --pixel-um.",
-            fg="yellow",
-            err=True,
-        )
-    off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
-    if off:
-        span = " to ".join(dict.fromkeys(f"{edge:.3f}" for edge in (min(off), max(off))))
-        typer.secho(
-            f"Pixels of {counted(len(off), 'field')} are {span} µm as packed; the Human"
-            f" Protein Atlas has {hpa:.3f} µm at {size} px. --target-um {hpa:.3g} would bring them to its scale.",
-            fg="yellow",
-            err=True,
-        )
-
-
-def _warn_of_depth(imported: Imported) -> None:
-    """Tell if the floor of white, not the images, decided how bright most fields are."""
-    from cytoloc.images.depth import FLOOR_16_BIT
-
-    whites = imported.column("white").tail(imported.added)
-    floored = int(whites.list.contains(FLOOR_16_BIT).sum())
-    if floored * 2 > len(whites):
-        typer.secho(
-            f"A channel of {floored} of {len(whites)} fields stays below the white of 16 bits, {FLOOR_16_BIT:.0f},"
-            " and is dark. Of a 12-bit camera? Then say --floor 0, or what counts as bright there.",
-            fg="yellow",
-            err=True,
-        )
-
-
-def _warn_of_unmatched(source: FolderSource, imported: Imported) -> None:
-    """Warn of rows of labels and metadata that belong to no field."""
-    ids = imported.column("id")
-    for what, names, known in (
-        ("--labels", source.labels.ids, set(ids)),
-        ("--metadata", source.metadata.ids, {*ids, *source.items}),
-    ):
-        lacking = sorted(set(names) - known)
-        if lacking:
-            typer.secho(
-                f"{counted(len(lacking), 'id')} in {what} of no field imported: {', '.join(lacking[:3])}. Ids there"
-                f" are such as {', '.join(ids[:2])}.",
-                fg="yellow",
-                err=True,
-            )
-
-
-def _say_what_is_not_there(source: KaggleSource | HpaSource) -> None:
-    """Tell fields that are listed and have no file at all from those whose files are bad."""
-    without = sum(name not in source.found for name in source.items)
-    if without:
-        typer.secho(
-            f"{without} of {counted(len(source.items), 'listed field')} without a file in {source.folder}.",
-            fg="yellow",
-            err=True,
-        )
-    left_out = len(source.found) - (len(source.items) - without)
-    if left_out > 0:
-        typer.echo(f"{counted(left_out, 'more field')} in {source.folder} not asked for.", err=True)
-    if source.found.unmatched:
-        typer.secho(
-            f"{counted(source.found.unmatched, 'other image')} in {source.folder} not named like a channel.",
-            fg="yellow",
-            err=True,
-        )
-
-
-def _pool(items: int) -> AbstractContextManager[Executor | None]:
-    """Return where so many items are loaded: in processes, or in threads of this one."""
-    from cytoloc.errors import WorkerError
-    from cytoloc.parallel import processes
-
-    if items < WORTH_PROCESSES:
-        return nullcontext()
-    try:
-        return processes()
-    except WorkerError as error:
-        typer.secho(f"{error.message} The import works in threads, with the same result.", fg="yellow", err=True)
-        return nullcontext()
-
-
-def _import(source: FieldSource, out: Path, *, size: int, options: ImportOptions) -> Imported:
-    """Import with a progress bar, and say what came in, what did not, and how to resume if it is stopped."""
-    from cytoloc.dataset.importing import import_fields
+def _import(source: Source, out: Path, *, size: int, options: ImportOptions) -> None:
+    """Import with a progress bar; print what came in, what did not, and how to resume if it is stopped."""
+    from cytoloc.dataset.imports import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 
     imported = None
     try:
-        with progress("importing") as advance, _pool(len(source.items)) as pool:
-            imported = import_fields(source, out, size=size, options=options, pool=pool, advance=advance)
+        with progress("importing") as advance:
+            imported = run_import(source, out, size=size, options=replace(options, progress=advance, processes=True))
     except KeyboardInterrupt:
         # While the workers leave, nothing is left that could be stopped.
         if imported is None:
@@ -463,9 +290,10 @@ def _import(source: FieldSource, out: Path, *, size: int, options: ImportOptions
     added = " added" if options.append else ""
     typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{added}{known}.")
     if imported.rejected:
-        typer.secho(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.", fg="yellow", err=True)
+        note(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.")
         for name, reason in imported.examples:
-            typer.echo(f"  {name}: {reason}", err=True)
+            typer.echo(as_flags(f"  {name}: {reason}"), err=True)
         if imported.rejected > len(imported.examples):
             typer.echo(f"  … and {imported.rejected - len(imported.examples)} more.", err=True)
-    return imported
+    for each in imported.notes:
+        note(each)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cytoloc.cli.console import counted, progress, require_nets, warn_if_unfinished
+from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
 
@@ -34,7 +34,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
     tta: Annotated[
         Literal["1", "2", "4", "8"] | None,
-        typer.Option(help="Flips and turns to average over; by default the recipe's."),
+        typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
     ] = None,
     absent: Annotated[
         list[str] | None,
@@ -46,13 +46,20 @@ def predict(
     locations: Annotated[
         Path | None, typer.Option(help="Also a new CSV Id,Predicted, by the decision of a bundle.")
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Fields that are predicted at a time.", min=1)] = 16,
+    device: Annotated[
+        str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the fastest one available.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Precision of the arithmetic; 16 bits are faster on GPUs."),
+    ] = "float32",
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
 ) -> None:
     """Predict the probability of every location for every field.
 
-    Fields that cannot be read are listed with the reason in a CSV beside the predictions, and the rest is predicted.
-    Other
-    files than the competition's become a dataset by `cytoloc import folder` first.
+    Fields that cannot be read are listed with the reason in a CSV beside the predictions; the others are predicted.
+    Import other files than the competition's first, with `cytoloc import folder`.
 
     Example: `cytoloc predict runs/ test.dataset --out predictions.parquet`
 
@@ -63,7 +70,7 @@ def predict(
     """
     require_nets()
     keep_freed_memory()
-    from cytoloc.dataset.quarantine import QUARANTINE, examples, write_quarantine
+    from cytoloc.dataset.quarantine import QUARANTINE, Rejected, examples, write_quarantine
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
@@ -82,34 +89,35 @@ def predict(
     # Networks take seconds to import: what is wrong with the call is said before.
     from cytoloc.predict.loading import load
 
-    loaded = load(model)
+    loaded = load(model, device=device, precision=precision)
     if locations and loaded.decision is None:
         raise SettingsError(
-            f"{model} has no decision, so it gives probabilities alone.",
+            f"{model} has no decision, so it gives probabilities only.",
             hint="Leave out --locations, and decide with `cytoloc decide apply`.",
         )
     with progress("predicting") as advance:
-        predictions, bad = loaded.score(
-            *sources, tta=int(tta) if tta else None, absent=substitutes, strict=strict, advance=advance
+        found = loaded.predict_sources(
+            sources,
+            absent=substitutes,
+            tta=int(tta) if tta else None,
+            batch_size=batch_size,
+            strict=strict,
+            progress=advance,
         )
     with new_files(*outputs) as temporary:
-        write_predictions(predictions, temporary[out])
-        if locations and loaded.decision:
-            write_locations(
-                predictions.ids,
-                loaded.decision.decided(predictions.probabilities),
-                temporary[locations],
-                predictions.label_set,
-            )
-    said = f"{out}: {counted(len(predictions), 'field')}, networks: {len(loaded.networks)}"
-    typer.echo(f"{said}, TTA views: {predictions.provenance['tta']}.")
-    if loaded.caution:
-        typer.secho(loaded.caution, fg="yellow", err=True)
-    if bad:
+        write_predictions(found, temporary[out])
+        if locations and found.decided is not None:
+            write_locations(found.ids, found.decided, temporary[locations], found.label_set)
+    made = f"{out}: {counted(len(found), 'field')}, networks: {len(loaded.networks)}"
+    typer.echo(f"{made}, TTA views: {found.provenance['tta']}, on {loaded.device}.")
+    if found.caution:
+        note(found.caution)
+    if found.rejected:
+        bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
         write_quarantine(bad, listed)
-        typer.secho(f"{counted(len(bad), 'field')} could not be read; {listed} says why.", fg="yellow", err=True)
+        note(f"{counted(len(bad), 'field')} could not be read; {listed} says why.")
         for name, reason in examples(bad):
-            typer.echo(f"  {name}: {reason}", err=True)
+            typer.echo(as_flags(f"  {name}: {reason}"), err=True)
 
 
 def _substitutes(options: list[str]) -> dict[str, str]:

@@ -1,20 +1,26 @@
-"""How far two sources of labels agree on fields that they share, class by class, and what would mend the worse one."""
+"""How far two sources of labels agree on the fields that they share, and corrections for one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from cytoloc.choices import refuse_unknown
+from cytoloc.curation.pairs import PairSource, tied_ids
+from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.files import new_file
 from cytoloc.hpa_names import HpaId, parse_hpa_id
+from cytoloc.label_conversion import conversion, convert_labels
+from cytoloc.label_list import LabelList
 from cytoloc.labels import LabelSet
 
 Labels = Mapping[str, tuple[int, ...]]
@@ -39,7 +45,7 @@ class Matched(NamedTuple):
     true: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """What the comparison of two label sources gives.
 
@@ -50,8 +56,12 @@ class Audit:
         classes: A row per location: ``key``, ``location``, ``both``, ``only_listed``, ``only_true``; ``precision``,
             ``recall``, ``f1`` of the audited list; and ``wrong``, the share of its labels that are wrong, with a 95 %
             interval.
-        micro_f1: Of all labels together.
+        micro_f1: F1 of all labels together.
         macro_f1: Mean F1 of the classes that either source has.
+        listed: The audited list.
+        origins: Where fields are from, if their ids do not say it.
+        conversion: What the conversion of the list to the label set of the truth does, in sentences; empty if they have
+            the same label set.
     """
 
     matched: Sequence[Matched]
@@ -60,6 +70,98 @@ class Audit:
     classes: pl.DataFrame
     micro_f1: float
     macro_f1: float
+    listed: Labels = field(default_factory=dict)
+    origins: Origins = field(default_factory=dict)
+    conversion: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Audit({len(self.matched)} pairs, {self.equal} equal, micro F1 {self.micro_f1:.3f})"
+
+    def by(self, group: Literal["antibody", "well"]) -> pl.DataFrame:
+        """Return for each antibody, or well, how many of its fields agree: worst first."""
+        refuse_unknown(group, ("antibody", "well"), argument="group")
+        return by_group(self.matched, group, origins=self.origins)
+
+    def corrections(self) -> dict[str, tuple[int, ...]]:
+        """Return the labels of all fields of wells in which a matched field has other labels than the list."""
+        return corrections(self.listed, self.matched, origins=self.origins)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return {
+            "matched": len(self.matched),
+            "unmatched": self.unmatched,
+            "equal": self.equal,
+            "micro_f1": self.micro_f1,
+            "macro_f1": self.macro_f1,
+            "classes": self.classes.to_dicts(),
+        }
+
+
+def audit_labels(
+    listed: LabelSource,
+    truth: LabelSource,
+    *,
+    pairs: PairSource | None = None,
+    match: Literal["field", "well"] = "field",
+    label_set: LabelSet | str | None = None,
+    truth_label_set: LabelSet | str | None = None,
+) -> Audit:
+    """Return how far a label list agrees with labels that are trusted.
+
+    Args:
+        listed: The labels to audit: a dataset, a label list, or the path of either.
+        truth: The labels that are trusted, likewise.
+        pairs: Which field of the list is which trusted one; by default those of the same id.
+        match: ``"well"`` compares a field of the list with the truth of another field of its well.
+        label_set: The label set of the list, if it is a CSV; by default hpa28.
+        truth_label_set: The label set of the truth, if it is another one; the list is converted to it.
+
+    Raises:
+        TableError: If the two share no field.
+        SettingsError: If ``match`` is unknown.
+        LabelSetError: If there is no such label set.
+    """
+    refuse_unknown(match, ("field", "well"), argument="match")
+    own = open_labels(listed, label_set=label_set)
+    is_csv = isinstance(truth, str | Path) and Path(truth).is_file()
+    trusted = open_labels(truth, label_set=truth_label_set or (own.label_set if is_csv else None))
+    have, true = known_labels(own), known_labels(trusted)
+    notes: tuple[str, ...] = ()
+    if truth_label_set is None:
+        own.label_set.refuse_other(trusted.label_set, what=str(trusted.path), than=str(own.path))
+    elif not own.label_set.matches(trusted.label_set):
+        by_names = conversion(own.label_set, trusted.label_set)
+        converted = convert_labels(have, by_names)
+        have = converted.labels | dict.fromkeys(converted.emptied, ())
+        lost = len(converted.emptied)
+        left = f"{lost} field{'s' * (lost != 1)} of {own.path} lost all labels, and count as without any."
+        notes = (*by_names.summary(), left)
+    if pairs is None and not set(have) & set(true):
+        raise TableError(
+            f"{own.path} and {trusted.path} share no id.",
+            hint="Say with `pairs` which field of the one is which of the other.",
+        )
+    tied = [(name, name) for name in have if name in true] if pairs is None else tied_ids(pairs, doubtful=False)
+    origins = _origins_of(trusted) | _origins_of(own)
+    if match == "well":
+        matched, unmatched = match_wells(have, true, tied, origins=origins)
+    else:
+        matched, unmatched = match_fields(have, true, tied)
+    result = compare_labels(matched, unmatched, label_set=trusted.label_set)
+    return replace(result, listed=have, origins=origins, conversion=notes)
+
+
+def _origins_of(source: Dataset | LabelList) -> dict[str, HpaId]:
+    """Return where the fields of a dataset are from; ids of a list say it themselves."""
+    if isinstance(source, LabelList):
+        return {}
+    rows = source.fields.select("id", "antibody", "plate", "well", "field").iter_rows()
+    return {
+        name: HpaId(antibody, plate, well, number or name)
+        for name, antibody, plate, well, number in rows
+        if plate is not None and well is not None
+    }
 
 
 def match_fields(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]]) -> tuple[list[Matched], int]:
@@ -104,7 +206,7 @@ def match_wells(
     return matched, unmatched
 
 
-def audit(matched: Sequence[Matched], unmatched: int = 0, *, label_set: LabelSet) -> Audit:
+def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set: LabelSet) -> Audit:
     """Return how far two label sources agree.
 
     Args:
@@ -186,22 +288,22 @@ def corrections(
         said = _origin(each.a, origins)
         place = truths.setdefault(said.place, set()) if said else of_field.setdefault(each.a, set())
         place.add(tuple(sorted(each.true)))
-    mended = {}
+    corrected = {}
     for name, labels in listed.items():
         said = _origin(name, origins)
         known = truths.get(said.place, set()) if said else of_field.get(name, set())
         if len(known) == 1 and (right := next(iter(known))) != tuple(sorted(labels)):
-            mended[name] = right
-    return mended
+            corrected[name] = right
+    return corrected
 
 
-def write_corrections(listed: Labels, mended: Labels, path: Path, label_set: LabelSet) -> None:
+def write_corrections(listed: Labels, corrected: Labels, path: Path, label_set: LabelSet) -> None:
     """Write a label list with corrections as CSV ``Id,Target,Was`` to a path that must be free.
 
     ``Was`` is what the list had, empty where nothing was corrected.
     """
     rows = [
-        (name, label_set.format(mended.get(name, ids)), label_set.format(ids) if name in mended else None)
+        (name, label_set.format(corrected.get(name, ids)), label_set.format(ids) if name in corrected else None)
         for name, ids in listed.items()
     ]
     with new_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""Evening out folds: groups are moved and exchanged while that brings the folds nearer to what they should have."""
+"""Balancing folds: groups are moved and exchanged while that brings the folds nearer to what they should have."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MOST_MOVES: Final = 20_000
 """Groups that are moved at most; thirty thousand fields need about a hundred moves."""
 
 RARE: Final = 400
-"""What there is no more of than this is evened out by exchanges too; so many groups can be compared pair by pair."""
+"""What there is no more of than this is balanced by exchanges too; so many groups can be compared pair by pair."""
 
 _GAIN: Final = -1e-9
 
 
-def evened(
+def balanced(
     fold_of_group: NDArray[np.int64], what: NDArray[np.float64], *, targets: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Return the folds after moving groups, always the one that helps most, and exchanging those with something rare.
@@ -30,17 +30,17 @@ def evened(
         targets: How much of it each fold should have, ``(folds, columns)``.
 
     Examples:
-        >>> evened(np.array([0, 0, 0, 1]), np.ones((4, 1)), targets=np.full((2, 1), 2.0)).tolist()
+        >>> balanced(np.array([0, 0, 0, 1]), np.ones((4, 1)), targets=np.full((2, 1), 2.0)).tolist()
         [1, 0, 0, 1]
     """
-    deal = _Deal(fold_of_group, what, targets)
-    deal.move()
-    if deal.exchange():
-        deal.move()
-    return deal.folds
+    assignment = _Assignment(fold_of_group, what, targets)
+    assignment.move()
+    if assignment.exchange():
+        assignment.move()
+    return assignment.folds
 
 
-class _Deal:
+class _Assignment:
     """Groups in folds, and by how much each fold exceeds its target.
 
     With x and y what two groups bring, D the excess of each fold, and · the product weighted by what is there in all,

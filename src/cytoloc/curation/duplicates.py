@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc.channels import in_order as ordered
 from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
 from cytoloc.curation.matching import registered_correlation
-from cytoloc.dataset.store import Dataset
-from cytoloc.errors import ChannelError
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.errors import ArgumentTypeError, ChannelError, SettingsError
 from cytoloc.files import new_file
 from cytoloc.images.hashes import TRANSFORMS, phashes_turned, turned
 from cytoloc.parallel import in_order
@@ -30,7 +30,8 @@ COPY: Final = 0.8
 DOUBTFUL: Final = 0.5
 """Between this and :data:`COPY` a person should look."""
 
-_BATCH: Final = 64
+FIELDS_AT_A_TIME: Final = 64
+"""Fields whose images are read at a time."""
 
 
 def pairs_schema(channels: Sequence[str]) -> pl.Schema:
@@ -65,40 +66,59 @@ class _Pool(NamedTuple):
 
 
 def find_duplicates(
-    datasets: Sequence[Dataset],
+    datasets: Dataset | str | Path | Sequence[Dataset | str | Path],
     *,
     limits: Mapping[str, int] = DEFAULT_LIMITS,
-    turns: bool = True,
+    turned_too: bool = True,
     confirm: bool = True,
-    advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> pl.DataFrame:
-    """Return all pairs of near-duplicate fields, columns as in :func:`pairs_schema`, surest first.
+    """Return all pairs of near-duplicate fields, the most similar first.
 
     Args:
-        datasets: Fields of all of them are compared with each other.
-        limits: The most bits by which each channel's hash may differ; other channels are not compared.
-        turns: Look for turned and mirrored copies too: every image is read once for that.
-        confirm: Lay the images of each pair over each other; without it correlation and verdict are null.
-        advance: Told what is done, and how much of it.
+        datasets: One or several; fields of all of them are compared with each other.
+        limits: The most bits of 64 by which each channel's hash may differ; other channels are not compared.
+        turned_too: Look for turned and mirrored copies too. Every image is read once for that.
+        confirm: Align the images of each pair and correlate their pixels. Without it correlation and verdict are null.
+        progress: Called with what is done, how much of it, and of how much.
+
+    Returns:
+        A row per pair that the hashes suggest: the ids ``a`` and ``b``, the bits by which channels differ (``d_…``),
+        the transform that turns ``a`` into ``b``, the correlation, the verdict (``copy``, ``doubtful`` or
+        ``different``), and the datasets. See :func:`pairs_schema`.
 
     Raises:
+        ArgumentTypeError: If ``datasets`` are not datasets or paths.
+        SettingsError: If a dataset is given twice, or a limit is not from 0 to 64.
         MissingExtraError: If faiss is not installed.
         ChannelError: If two datasets have too few channels in common.
     """
-    _refuse_few_channels(datasets, limits)
-    pool = _pool(datasets)
-    table = _candidates(pool, limits, turns=turns, advance=advance)
+    bad = {name: bits for name, bits in limits.items() if type(bits) is not int or not 0 <= bits <= 64}
+    if bad:
+        raise SettingsError(f"`limits` has {bad}.", hint="Give a number of bits from 0 to 64 for each channel.")
+    several = [datasets] if isinstance(datasets, Dataset | str | Path) else list(datasets)
+    if not all(isinstance(each, Dataset | str | Path) for each in several):
+        raise ArgumentTypeError("`datasets` must be datasets or paths.", hint="For example cytoloc.open_dataset(…).")
+    opened = [each if isinstance(each, Dataset) else open_dataset(each) for each in several]
+    local = [str(each.path).removeprefix("file://").rstrip("/") for each in opened]
+    places = [path if "://" in path else str(Path(path).resolve()) for path in local]
+    twice = next((each.path for place, each in zip(places, opened, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"{twice} is given twice: every field would be its own copy.", hint="Give it once.")
+    _refuse_few_channels(opened, limits)
+    pool = _pool(opened)
+    table = _candidates(pool, limits, turns=turned_too, advance=progress)
     correlations: list[float | None] = [None] * table.height
     if confirm:
-        correlations = list(_correlations(pool, table, advance))
+        correlations = list(_correlations(pool, table, progress))
     rows = []
     for (row_a, row_b, transform, distances), correlation in zip(table.iter_rows(), correlations, strict=True):
         (dataset_a, at_a), (dataset_b, at_b) = pool.place(row_a), pool.place(row_b)
         bits = [None if distance < 0 else distance for distance in distances]
         names = str(dataset_a.path), str(dataset_b.path)
         ids = dataset_a.fields["id"][at_a], dataset_b.fields["id"][at_b]
-        judged = None if correlation is None else verdict(correlation)
-        rows.append((*ids, *bits, TRANSFORMS[transform], correlation, judged, *names))
+        found_verdict = None if correlation is None else verdict(correlation)
+        rows.append((*ids, *bits, TRANSFORMS[transform], correlation, found_verdict, *names))
     found = pl.DataFrame(rows, schema=pairs_schema(pool.hashes.channels), orient="row")
     return found.sort(pl.col("correlation").fill_null(0.0), descending=True, maintain_order=True)
 
@@ -110,12 +130,12 @@ def verdict(correlation: float) -> Verdict:
     return "doubtful" if correlation >= DOUBTFUL else "different"
 
 
-def write_duplicates(pairs: pl.DataFrame, path: Path) -> None:
+def write_duplicates(pairs: pl.DataFrame, path: str | Path) -> None:
     """Write a table of pairs as CSV to a path that must be free.
 
     :func:`~cytoloc.curation.pairs.read_matches` reads it.
     """
-    with new_file(path) as temporary:
+    with new_file(Path(path)) as temporary:
         pairs.write_csv(temporary, float_precision=4)
 
 
@@ -142,8 +162,7 @@ def _refuse_few_channels(datasets: Sequence[Dataset], limits: Mapping[str, int])
                 f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
                 f" with limits for {', '.join(limits)}, {' and '.join(both) or 'none'} can be compared. Two fields are"
                 f" compared in {LEAST_CHANNELS} channels or more, or in the only one that both have.",
-                hint="Give limits for channels that all datasets have, with --limits CHANNEL=BITS,…; or compare"
-                " the datasets apart.",
+                hint="Give `limits` for channels that all datasets have, or compare the datasets separately.",
             )
 
 
@@ -205,7 +224,7 @@ def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> lis
 
     def hashed(block: tuple[Dataset, int, int]) -> tuple[int, NDArray[np.uint64]]:
         dataset, start, offset = block
-        images = dataset.read(np.arange(start, min(start + _BATCH, len(dataset))))
+        images = dataset.read(np.arange(start, min(start + FIELDS_AT_A_TIME, len(dataset))))
         numbers = np.zeros((len(images), len(channels), len(TRANSFORMS)), np.uint64)
         numbers[:, [channels.index(channel) for channel in dataset.channels]] = np.array(
             [phashes_turned(image) for image in images], np.uint64
@@ -215,7 +234,7 @@ def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> lis
     blocks = [
         (dataset, start, int(offset) + start)
         for dataset, offset in zip(pool.datasets, pool.starts, strict=True)
-        for start in range(0, len(dataset), _BATCH)
+        for start in range(0, len(dataset), FIELDS_AT_A_TIME)
     ]
     for offset, numbers in in_order(hashed, blocks):
         bits[:, offset : offset + len(numbers)] = np.moveaxis(numbers, 2, 0)

@@ -1,64 +1,67 @@
-"""Making folds: each group becomes one row, the rows are stratified, then evened out.
+"""Making folds: each group becomes one row, the rows are stratified, then balanced out.
 
-Fields of one well are near-duplicates, and many antibodies are imaged in several wells; a split that separates them
-lets a
-network be judged on what it has seen. So each group becomes one row with the union of its labels, the rows are
-stratified (iterative stratification, Sechidis, Tsoumakas & Vlahavas 2011), groups are moved and exchanged while that
-evens out the folds, and the folds are handed back to the fields. The stratification alone counts groups; what follows
-counts fields too, which is what a network learns from: ``docs/folds.md`` has both on the competition's training set.
+Fields of one well are near-duplicates, and many antibodies are imaged in several wells. A split that separates them
+evaluates a network on what it was trained on. So each group becomes one row with the union of its labels, the rows are
+stratified (iterative stratification, Sechidis, Tsoumakas & Vlahavas 2011), and groups are moved and exchanged while
+that balances the folds. The stratification alone counts groups; the balancing counts fields too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import polars as pl
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
 
-from cytoloc.choices import GroupBy
-from cytoloc.curation.balancing import evened
+from cytoloc.choices import GroupBy, refuse_unknown
+from cytoloc.curation.balancing import balanced
 from cytoloc.curation.groups import groups_of_fields
+from cytoloc.curation.pairs import PairSource, tied_ids
+from cytoloc.dataset.labeled import LabelSource, open_labels
 from cytoloc.errors import TableError
 from cytoloc.images.quality import FLAGS
 
 
 def make_folds(
-    fields: pl.DataFrame,
+    fields: LabelSource | pl.DataFrame,
     *,
     k: int = 5,
     group_by: GroupBy = "well",
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: PairSource = (),
     seed: int = 0,
     without: Sequence[str] = (),
-    where: str = "The table",
 ) -> pl.DataFrame:
     """Return the folds of the labeled fields: columns ``id``, ``group``, ``fold``.
 
     A field that is left out has a group and no fold, so that its absence is seen in the file.
 
     Args:
-        fields: The table of a dataset, or :func:`~cytoloc.curation.groups.listed_fields`.
+        fields: A dataset, a label list, the path of either, or a table of fields.
         k: The number of folds.
         group_by: What must not be separated; a field for which it is not known is a group of its own.
-        pairs: Near-duplicate fields, by id: each pair ends in one group, also by way of fields that are not here.
-        seed: Random seed of the stratification.
+        pairs: Near-duplicates: the table of :func:`~cytoloc.curation.duplicates.find_duplicates`, files, or pairs of
+            ids. Each pair ends in one group, also through fields that are not here.
+        seed: Random seed.
         without: Flags, such as ``blurred`` or ``nucleus blurred``: fields that have one are left out.
-        where: The name of the table, for the message of an error.
 
     Raises:
+        ArgumentTypeError: If an argument has another type.
+        SettingsError: If ``group_by`` is unknown.
         TableError: If there are fewer groups than folds, no such flag, or no pair names a field.
     """
-    fields = fields.filter(pl.col("labels").is_not_null())
-    groups = groups_of_fields(fields, group_by=group_by, pairs=pairs)
+    refuse_unknown(group_by, get_args(GroupBy), argument="group_by")
+    where, fields = labeled_fields(fields)
+    groups = groups_of_fields(fields, group_by=group_by, pairs=tied_ids(pairs))
     used = ~flagged(fields, without) if without else np.ones(fields.height, bool)
     truth = present_locations(fields["labels"].to_list())
     seen, group_used = np.unique(groups[used], return_inverse=True)
     if not 2 <= k <= len(seen):
         raise TableError(
             f"{where} has {len(seen)} groups of labeled fields; {k} folds cannot be made of them.",
-            hint=f"Choose -k from 2 to {len(seen)}." if len(seen) >= 2 else "Label fields of at least two groups.",
+            hint=f"Choose `k` from 2 to {len(seen)}." if len(seen) >= 2 else "Label fields of at least two groups.",
         )
     present, counts = class_counts(truth[used], group_used)
     splitter = MultilabelStratifiedKFold(n_splits=k, shuffle=True, random_state=seed)
@@ -67,8 +70,24 @@ def make_folds(
         fold_of_group[held_out] = fold
     what = np.concatenate([present, counts, np.bincount(group_used)[:, None]], axis=1).astype(float)
     even = np.tile(what.sum(axis=0) / k, (k, 1))
-    fold_of_group = evened(fold_of_group, what, targets=even)
+    fold_of_group = balanced(fold_of_group, what, targets=even)
     return table_of(fields, groups, used, fold_of_group[group_used])
+
+
+def labeled_fields(fields: LabelSource | pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    """Return where labeled fields are from, for messages, and the table of them.
+
+    Raises:
+        ArgumentTypeError: If it is not a dataset, a label list, a path or a table.
+        TableError: If a table lacks columns.
+    """
+    if isinstance(fields, pl.DataFrame):
+        missing = [name for name in ("id", "labels", "antibody", "plate", "well") if name not in fields.columns]
+        if missing:
+            raise TableError(f"`fields` lacks the column {missing[0]}.", hint="Give a dataset, or its fields.")
+        return "The table", fields.filter(pl.col("labels").is_not_null())
+    source = open_labels(fields)
+    return str(source.path), source.fields.filter(source.fields["labels"].is_not_null())
 
 
 def present_locations(labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:

@@ -8,21 +8,28 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc.choices import GroupBy
+from cytoloc.curation.folds import labeled_fields
+from cytoloc.curation.groups import groups_of_fields
+from cytoloc.curation.pairs import PairSource, tied_ids
+from cytoloc.dataset.labeled import LabelSource
 from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
 from cytoloc.lists import read_csv, require_columns
 
 _MAKE_ONE = "Make one with `cytoloc folds`."
-_WAY_OUT = "A network would be judged on near-duplicates of what it saw. Make the folds with `cytoloc folds`."
+_CROSSING_HINT = (
+    "A network would be evaluated on near-duplicates of what it was trained on. Make the folds with `cytoloc folds`."
+)
 
 
-def write_folds(folds: pl.DataFrame, path: Path) -> None:
+def write_folds(folds: pl.DataFrame, path: str | Path) -> None:
     """Write folds as CSV ``id,group,fold`` to a path that must be free."""
-    with new_file(path) as temporary:
+    with new_file(Path(path)) as temporary:
         folds.write_csv(temporary)
 
 
-def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
+def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
     """Return the folds in a CSV ``id,group,fold``; a field without a fold is left out on purpose.
 
     Args:
@@ -32,6 +39,7 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
     Raises:
         TableError: If a column is missing, an id repeats, or a group crosses folds.
     """
+    path = Path(path)
     table = read_csv(existing(path, what="folds file")).rename({"Id": "id"}, strict=False)
     if not grouped:
         if "fold" not in table.columns:
@@ -41,7 +49,7 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
         table = table.drop("group", strict=False).with_row_index("group")
     require_columns(table, ["id", "group", "fold"], path, hint=_MAKE_ONE)
     try:
-        # A table with an empty cell has its whole numbers as 0.0 and 1.0 when pandas writes it.
+        # A table with an empty cell has its integers as 0.0 and 1.0 when pandas writes it.
         whole = pl.col("fold").str.replace(r"\.0$", "").cast(pl.Int64)
         folds = table.select(pl.col("id"), pl.col("group").cast(pl.Int64), whole)
     except pl.exceptions.PolarsError as error:
@@ -61,16 +69,17 @@ def read_folds(path: Path, *, grouped: bool = True) -> pl.DataFrame:
             hint="Number them 0, 1, 2 … without gaps.",
         )
     if len(numbers) < 2:
-        raise TableError(f"{path} has one fold alone, so nothing could be learnt beside it.", hint=_MAKE_ONE)
+        raise TableError(f"{path} has one fold alone, so nothing would be left to train on.", hint=_MAKE_ONE)
     crossing = _crossing(folds)
     if crossing.height:
         raise TableError(
-            f"{path}: groups that cross folds: {crossing.height}, e.g. group {crossing['group'][0]}.", hint=_WAY_OUT
+            f"{path}: groups that cross folds: {crossing.height}, e.g. group {crossing['group'][0]}.",
+            hint=_CROSSING_HINT,
         )
     return folds
 
 
-def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int64], *, where: Path) -> None:
+def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int64], *, where: Path | str) -> None:
     """Raise if fields that belong together are in different folds, whatever groups the file itself names.
 
     Args:
@@ -95,10 +104,47 @@ def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int6
         raise TableError(
             f"{where}: fields that belong together cross folds, in groups: {crossing.height}, e.g."
             f" {' and '.join(names[:2])}.",
-            hint=_WAY_OUT,
+            hint=_CROSSING_HINT,
         )
 
 
 def _crossing(folds: pl.DataFrame) -> pl.DataFrame:
     folds_of = folds.group_by("group", maintain_order=True).agg(pl.col("fold").drop_nulls().n_unique())
     return folds_of.filter(pl.col("fold") > 1)
+
+
+def check_folds(
+    folds: pl.DataFrame | str | Path,
+    fields: LabelSource | pl.DataFrame,
+    *,
+    group_by: GroupBy = "well",
+    pairs: PairSource = (),
+) -> tuple[pl.DataFrame, int]:
+    """Return folds with the groups found anew, if no group crosses them.
+
+    Args:
+        folds: A table ``id``, ``fold``, or its file; groups in it do not count.
+        fields: The labeled fields; see :func:`~cytoloc.curation.folds.make_folds`.
+        group_by: What must not be separated.
+        pairs: Near-duplicates.
+
+    Returns:
+        The folds of these fields, and how many fields of the folds are not among them.
+
+    Raises:
+        TableError: If a group crosses folds, a labeled field is missing, or there are none.
+    """
+    where, labeled = labeled_fields(fields)
+    named = folds if isinstance(folds, str | Path) else "the folds"
+    made = read_folds(Path(folds), grouped=False) if isinstance(folds, str | Path) else folds
+    if labeled.is_empty():
+        raise TableError(f"{where} has no labeled fields, so there is nothing to check.")
+    together = groups_of_fields(labeled, group_by=group_by, pairs=tied_ids(pairs))
+    refuse_crossing(made, labeled["id"].to_list(), together, where=named)
+    grouped = labeled.select("id").with_columns(group=together)
+    unknown = made.join(grouped, on="id", how="anti").height
+    made = made.drop("group", strict=False).join(grouped, on="id", how="inner", maintain_order="left")
+    made = made.select("id", "group", "fold")
+    if made["fold"].drop_nulls().is_empty():
+        raise TableError(f"{named} has a fold for none of the labeled fields.", hint="Check the file of these fields.")
+    return made, unknown

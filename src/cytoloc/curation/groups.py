@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,8 +14,6 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
     "well": ("plate", "well"),
@@ -26,20 +23,6 @@ KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
 """Columns of a dataset's table in which fields that belong together agree."""
 
 _Key = tuple[str | None, ...]
-
-
-def listed_fields(path: Path, label_set: LabelSet) -> pl.DataFrame:
-    """Return the fields of a label list, CSV ``Id,Target``: columns ``id, labels, antibody, plate, well``.
-
-    Where an id is of the Human Protein Atlas's form it says antibody, plate and well; of others they are null.
-
-    Raises:
-        TableError: If the list is not what it must be.
-    """
-    rows = [(name, labels, *_said(name)) for name, labels in read_labels(path, label_set).items()]
-    text = dict.fromkeys(("antibody", "plate", "well"), pl.String())
-    schema = pl.Schema({"id": pl.String(), "labels": pl.List(pl.Int16()), **text})
-    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def groups_of_fields(
@@ -91,17 +74,14 @@ def group_known(fields: pl.DataFrame, group_by: GroupBy) -> NDArray[np.bool_]:
     return np.asarray(known.to_numpy(), np.bool_)
 
 
-def _said(name: str) -> tuple[str | None, str | None, str | None]:
-    said = parse_hpa_id(name)
-    return (said.antibody, said.plate, said.well) if said else (None, None, None)
-
-
 def _key_of(name: str, group_by: GroupBy) -> _Key | None:
     """Return what ties a field to others of its source, as far as its id says it."""
-    antibody, plate, well = _said(name)
+    parts = parse_hpa_id(name)
+    if parts is None or group_by == "field":
+        return None
     if group_by == "antibody":
-        return (antibody,) if antibody else None
-    return (plate, well) if group_by == "well" and plate else None
+        return (parts.antibody,) if parts.antibody else None
+    return (parts.plate, parts.well) if parts.plate else None
 
 
 def _components(links: Sequence[tuple[int, int]], nodes: int) -> NDArray[np.int64]:

@@ -13,10 +13,13 @@ from typing import NamedTuple
 import polars as pl
 
 from cytoloc.channels import in_order
-from cytoloc.curation.pairs import Pair
+from cytoloc.curation.pairs import Pair, PairSource, open_pairs
+from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
+from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.files import new_file
 from cytoloc.hpa_names import parse_hpa_id
+from cytoloc.label_list import LabelList
 from cytoloc.labels import LabelSet
 
 Labels = Mapping[str, tuple[int, ...]]
@@ -68,7 +71,7 @@ class Leak(NamedTuple):
     passed_over: int
 
 
-def known_labels(labels: Labels, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
+def labels_by_place(labels: Labels, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
     """Return what a list of labels says of fields and of wells.
 
     Args:
@@ -83,7 +86,46 @@ def known_labels(labels: Labels, places: Mapping[str, tuple[str, str]] | None = 
     return Known(labels, wells)
 
 
-def find_leak(pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test: Collection[str] | None = None) -> Leak:
+def find_leak(
+    pairs: PairSource,
+    labels: LabelSource | Sequence[LabelSource],
+    *,
+    test: Dataset | Collection[str] | None = None,
+    doubtful: bool = False,
+    label_set: LabelSet | str | None = None,
+) -> Leak:
+    """Return the test fields that are copies of labeled fields, with the labels of their copies.
+
+    Args:
+        pairs: Near-duplicates: the table of :func:`~cytoloc.curation.duplicates.find_duplicates`, files, or pairs of
+            ids.
+        labels: Labeled fields: datasets or label lists, or their paths. Where several label a field, the first counts.
+        test: The test fields: a dataset, or their ids. By default all ids that have no labels and name no well.
+        doubtful: Use pairs with the verdict ``doubtful`` too.
+        label_set: The label set of label lists that are paths; by default hpa28.
+
+    Raises:
+        TableError: If no pair ties a test field to another one, or no such other one has labels.
+        LabelSetError: If labels are of different label sets.
+    """
+    sources = [labels] if isinstance(labels, Dataset | LabelList | str | Path) else list(labels)
+    opened = [open_labels(sources[0], label_set=label_set)]
+    opened += [open_labels(each, label_set=opened[0].label_set) for each in sources[1:]]
+    known: dict[str, tuple[int, ...]] = {}
+    places: dict[str, tuple[str, str]] = {}
+    for each in opened:
+        known = known_labels(each) | known
+        if isinstance(each, Dataset):
+            rows = each.fields.select("id", "plate", "well").drop_nulls().iter_rows()
+            places = {name: (plate, well) for name, plate, well in rows} | places
+    used = [pair for pair in open_pairs(pairs) if doubtful or pair.verdict != "doubtful"]
+    names = set(test.ids) if isinstance(test, Dataset) else test
+    return labels_of_copies(used, labels_by_place(known, places), opened[0].label_set, test=names)
+
+
+def labels_of_copies(
+    pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test: Collection[str] | None = None
+) -> Leak:
     """Return what the labels of their copies say of test fields.
 
     The labels of a copy are those of its id, else those of its well. If a test field has several copies the surest
@@ -130,9 +172,9 @@ def find_leak(pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test:
     return Leak(table, len(copies) - len(rows), passed_over)
 
 
-def write_leak(leak: Leak, path: Path) -> None:
+def write_leak(leak: Leak, path: str | Path) -> None:
     """Write what was found as CSV to a path that must be free."""
-    with new_file(path) as temporary:
+    with new_file(Path(path)) as temporary:
         leak.table.write_csv(temporary)
 
 

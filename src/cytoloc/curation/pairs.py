@@ -12,8 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+import polars as pl
+
 from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
-from cytoloc.errors import TableError
+from cytoloc.errors import ArgumentTypeError, TableError
 from cytoloc.files import existing
 
 _HEADERS: Final[tuple[tuple[str, str], ...]] = (("a", "b"), ("Extra", "Test"), ("Train", "Extra"))
@@ -48,17 +50,59 @@ class Pair(NamedTuple):
     verdict: str | None = None
 
 
+PairSource = pl.DataFrame | str | Path | Sequence[str | Path] | Sequence[tuple[str, str]] | Sequence[Pair]
+"""Pairs of fields: the table of :func:`~cytoloc.curation.duplicates.find_duplicates`, files, or pairs of ids."""
+
+
+def open_pairs(pairs: PairSource) -> list[Pair]:
+    """Return pairs of fields, with what is known about each.
+
+    Args:
+        pairs: A table with the columns ``a`` and ``b``, the path of a file or several, or pairs of ids.
+
+    Raises:
+        ArgumentTypeError: If it is of another type.
+        TableError: If a file or table does not list pairs.
+    """
+    if isinstance(pairs, str | Path):
+        return read_matches(Path(pairs))
+    if isinstance(pairs, pl.DataFrame):
+        if not {"a", "b"} <= set(pairs.columns):
+            raise TableError("`pairs` lacks the columns a and b.", hint=f"It has {', '.join(pairs.columns)}.")
+        found = []
+        for row in pairs.iter_rows(named=True):
+            bits = {name[2:]: value for name, value in row.items() if name.startswith("d_") and value is not None}
+            found.append(Pair(row["a"], row["b"], bits, row.get("correlation"), row.get("verdict")))
+        return found
+    found = []
+    for each in pairs:
+        if isinstance(each, str | Path):
+            found += read_matches(Path(each))
+        elif isinstance(each, tuple) and len(each) >= 2:
+            found.append(each if isinstance(each, Pair) else Pair(str(each[0]), str(each[1])))
+        else:
+            raise ArgumentTypeError(
+                f"`pairs` has {each!r}, which is not a pair of ids.", hint="Give a table, files, or tuples of two ids."
+            )
+    return found
+
+
+def tied_ids(pairs: PairSource, *, doubtful: bool = True) -> list[tuple[str, str]]:
+    """Return the ids of pairs that show the same field, each once.
+
+    Pairs with the verdict ``different`` are left out, and doubtful ones unless they are wanted.
+    """
+    left_out = {"different"} if doubtful else {"different", "doubtful"}
+    return list(dict.fromkeys((pair.a, pair.b) for pair in open_pairs(pairs) if pair.verdict not in left_out))
+
+
 VERDICTS: Final = ("copy", "doubtful", "different")
 """What is said of a pair, by `cytoloc duplicates` or by who has looked at it."""
 
 
 def read_pairs(path: Path, *, doubtful: bool = True) -> list[tuple[str, str]]:
-    """Return the ids of the pairs in a file, each once; see :func:`read_matches`.
-
-    Pairs with the verdict ``different`` are left out, and doubtful ones unless they are wanted.
-    """
-    left_out = {"different"} if doubtful else {"different", "doubtful"}
-    return list(dict.fromkeys((pair.a, pair.b) for pair in read_matches(path) if pair.verdict not in left_out))
+    """Return the ids of the pairs in a file, each once; see :func:`tied_ids`."""
+    return tied_ids(path, doubtful=doubtful)
 
 
 def read_matches(path: Path) -> list[Pair]:
@@ -149,7 +193,7 @@ def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
     correlation = _number(cells["correlation"], where) if cells.get("correlation") else None
     verdict = (cells.get("verdict") or "").lower() or None
     if verdict is not None and verdict not in VERDICTS:
-        raise TableError(f"{where}: {cells['verdict']!r} is no verdict.", hint=f"There are {', '.join(VERDICTS)}.")
+        raise TableError(f"{where}: {cells['verdict']!r} is not a verdict.", hint=f"There are {', '.join(VERDICTS)}.")
     return Pair("", "", bits, correlation, verdict)
 
 

@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from cytoloc.channels import in_order
 from cytoloc.choices import GroupBy
-from cytoloc.curation.balancing import evened
+from cytoloc.curation.balancing import balanced
+from cytoloc.curation.duplicates import FIELDS_AT_A_TIME
 from cytoloc.curation.folds import class_counts, present_locations, table_of
 from cytoloc.curation.groups import groups_of_fields
-from cytoloc.dataset.store import Dataset
+from cytoloc.curation.pairs import PairSource, tied_ids
+from cytoloc.dataset.labeled import LabelSource, open_labels
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import TableError
 from cytoloc.files import existing
 from cytoloc.lists import read_csv, refuse_repeated
@@ -32,8 +35,6 @@ MEAN: Final = "mean_"
 
 FEW_VALUES: Final = 8
 """A look with no more values than this is compared value by value; others by fifths of what they are in the target."""
-
-_BATCH: Final = 64
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def looks_of_dataset(
 ) -> pl.DataFrame:
     """Return ``id`` and all looks of the fields of a dataset; every image is read once."""
     means = []
-    for start in range(0, len(dataset), _BATCH):
-        rows = np.arange(start, min(start + _BATCH, len(dataset)))
+    for start in range(0, len(dataset), FIELDS_AT_A_TIME):
+        rows = np.arange(start, min(start + FIELDS_AT_A_TIME, len(dataset)))
         means.append(dataset.read(rows).mean(axis=(2, 3)))
         advance(len(rows) + start, len(dataset))
     columns = {f"{MEAN}{name}": of for name, of in zip(dataset.channels, np.concatenate(means).T, strict=True)}
@@ -100,6 +101,44 @@ def looks_in_list(path: Path) -> pl.DataFrame:
     return numbers.select("id", *looks)
 
 
+def make_validation_fold(
+    fields: LabelSource,
+    target: LabelSource,
+    *,
+    k: int = 5,
+    group_by: GroupBy = "well",
+    pairs: PairSource = (),
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[pl.DataFrame, list[Resemblance]]:
+    """Return two folds, of which fold 0 looks like another set of fields, such as the test set.
+
+    Args:
+        fields: A dataset, or the path of a CSV that lists labels and looks of fields.
+        target: A dataset, or the path of a CSV that lists looks.
+        k: Fold 0 has one field in ``k``.
+        group_by: What must not be separated.
+        pairs: Near-duplicates; see :func:`~cytoloc.curation.folds.make_folds`.
+        seed: Random seed.
+        progress: Called with the number of fields whose images were read, and of all fields of the dataset.
+
+    Returns:
+        The folds, 0 to evaluate on and 1 to train on; and for each look how far fold 0 and all fields differ from the
+        target.
+
+    Raises:
+        TableError: As :func:`pick_like`.
+    """
+    source = open_labels(fields)
+    looks, wanted = (
+        looks_in_list(Path(each))
+        if isinstance(each, str | Path) and Path(each).is_file()
+        else looks_of_dataset(each if isinstance(each, Dataset) else open_dataset(str(each)), progress)
+        for each in (fields, target)
+    )
+    return pick_like(source.fields, looks, wanted, k=k, group_by=group_by, pairs=tied_ids(pairs), seed=seed)
+
+
 def pick_like(
     fields: pl.DataFrame,
     looks: pl.DataFrame,
@@ -110,7 +149,7 @@ def pick_like(
     pairs: Sequence[tuple[str, str]] = (),
     seed: int = 0,
 ) -> tuple[pl.DataFrame, list[Resemblance]]:
-    """Return two folds, 0 to be judged on and 1 to learn from, and how much more the first looks like the target.
+    """Return two folds, 0 to evaluate on and 1 to train on, and how much more fold 0 looks like the target.
 
     Fold 0 has a k-th of the labeled fields, in whole groups, the classes in the proportions of all fields, and the
     looks in those of the target.
@@ -143,7 +182,7 @@ def pick_like(
     if not 2 <= k <= count:
         raise TableError(
             f"There are {count} groups of labeled fields; a {k}th of them cannot be picked.",
-            hint="Choose -k of 2 or more, and label fields of at least so many groups.",
+            hint="Choose `k` of 2 or more, and label fields of at least so many groups.",
         )
     bins = [_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]
     truth = present_locations(fields["labels"].to_list())
@@ -154,7 +193,7 @@ def pick_like(
         [even[: len(even) - sum(len(shares) for _, shares in bins)]] + [shares * len(group) / k for _, shares in bins]
     )
     start = (np.random.default_rng(seed).permutation(count) % k > 0).astype(np.int64)
-    picked = evened(start, what, targets=np.stack([wanted, what.sum(axis=0) - wanted]))[group]
+    picked = balanced(start, what, targets=np.stack([wanted, what.sum(axis=0) - wanted]))[group]
     resemblance = [
         Resemblance(name, _variation(inside, shares), _variation(inside[picked == 0], shares))
         for name, (inside, shares) in zip(common, bins, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +18,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc.channels import in_order as channel_order
+from cytoloc.choices import Square, refuse_unknown
 from cytoloc.dataset.fields import FieldRow, encode, row_of
 from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_finished, read_manifest
 from cytoloc.dataset.quarantine import Rejected, examples, printable, refuse_unprintable, rejected
@@ -31,7 +33,8 @@ from cytoloc.dataset.segments import StoredFiles
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.dataset.writer import SEGMENT_BYTES, DatasetWriter
 from cytoloc.errors import ChannelError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
-from cytoloc.files import disk_errors, existing, held, refuse_existing
+from cytoloc.files import disk_errors, existing, held, refuse_existing, refuse_url
+from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 
@@ -87,9 +90,15 @@ class FieldSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """How an import proceeds.
+    """How an import proceeds, and how images become the squares of a dataset.
 
     Attributes:
+        square: What to do with images that are not square: ``"refuse"``, ``"crop"`` or ``"pad"``.
+        enlarge: Enlarge images that are smaller than the dataset's.
+        depth: Black and white of 16-bit and float images: those of each ``"field"``, or of all fields of the
+            ``"import"``.
+        floor: Lowest white of 16-bit images; by default 10,000. Cameras with 12 bits need less.
+        limit: Import only the first so many fields.
         append: Add to the dataset instead of making a new one.
         skip_known: Pass over ids that the dataset has already instead of stopping there.
         discard_unfinished: Discard an unfinished import with other settings or other files instead of stopping there.
@@ -97,8 +106,19 @@ class ImportOptions:
         segment_bytes: Commit when so many bytes of raw pixels were added.
         segment_s: Commit when so many seconds have passed.
         clock: Returns the time in seconds.
+        processes: Load fields in a process per core instead of a thread per core, if there are 200 fields or more. A
+            script that does so needs ``if __name__ == "__main__":``.
+        progress: Called with the number of items done and of all items.
+
+    Raises:
+        SettingsError: If ``square``, ``depth``, ``floor`` or ``limit`` is not valid.
     """
 
+    square: Square = "refuse"
+    enlarge: bool = False
+    depth: Literal["field", "import"] = "field"
+    floor: float | None = None
+    limit: int | None = None
     append: bool = False
     skip_known: bool = False
     discard_unfinished: bool = False
@@ -106,6 +126,20 @@ class ImportOptions:
     segment_bytes: int = SEGMENT_BYTES
     segment_s: float = 300.0
     clock: Callable[[], float] = time.monotonic
+    processes: bool = False
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+
+    def __post_init__(self) -> None:
+        refuse_unknown(self.square, get_args(Square), argument="square")
+        refuse_unknown(self.depth, ("field", "import"), argument="depth")
+        if self.floor is not None and not (math.isfinite(self.floor) and self.floor >= 0):
+            raise SettingsError(f"`floor` is {self.floor}.", hint="Give a number from 0.")
+        if self.limit is not None and self.limit < 1:
+            raise SettingsError(f"`limit` is {self.limit}.", hint="Give a positive number.")
+
+    def scaling(self, size: int, *, target_um: float | None = None) -> Scaling:
+        """Return how images become squares of ``size`` pixels."""
+        return Scaling(size=size, square=self.square, enlarge=self.enlarge, target_um=target_um)
 
 
 @dataclass(frozen=True)
@@ -118,6 +152,7 @@ class Imported:
         known: How many it passed over because the dataset had them already.
         rejected: How many it put into quarantine.
         examples: A few of these, with different reasons.
+        notes: What the user should know about the import.
     """
 
     path: Path
@@ -125,6 +160,7 @@ class Imported:
     known: int
     rejected: int
     examples: tuple[Rejected, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> Dataset:
@@ -144,7 +180,6 @@ def import_fields(
     size: int,
     options: ImportOptions = ImportOptions(),
     pool: Executor | None = None,
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Imported:
     """Pack a source's fields into a new dataset, or add them to one.
 
@@ -158,7 +193,6 @@ def import_fields(
         pool: Where fields are loaded and compressed; by default a thread per core. Processes
             (:func:`cytoloc.parallel.processes`) are faster, except for a few hundred fields, which take less time than
             processes take to start.
-        advance: Called after each item with the number of items done and of all items.
 
     Raises:
         OutputExistsError: If something else lies at ``path``, or an import with other settings is not finished there.
@@ -170,6 +204,7 @@ def import_fields(
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
         SettingsError: If ``path`` has no name.
     """
+    refuse_url(path)
     _check_target(path, append=options.append)
     busy = f"{path}: another process is importing there"
     with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
@@ -177,7 +212,7 @@ def import_fields(
             manifest, record = _begin(source, path, options, size=size)
             writer = DatasetWriter(path, manifest)
             try:
-                record = _pack(source, writer, record, options, pool=pool, advance=advance)
+                record = _pack(source, writer, record, options, pool=pool)
                 return _finish(writer, record, append=options.append)
             finally:
                 writer.discard()
@@ -232,14 +267,14 @@ def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int
             command = whole.unfinished.settings.get("command", "import")
             raise OutputExistsError(
                 f"{path} has an unfinished import ({command}) with other settings or other files.",
-                hint="Rerun that import to finish it, or say --discard-unfinished to discard what it added. Fields"
+                hint="Rerun that import to finish it, or say `discard_unfinished` to discard what it added. Fields"
                 " of finished imports stay.",
             )
         manifest = whole.before(len(whole.imports) - 1)
     if manifest.imports:
         _refuse_unfit(source, path, manifest, size=size, append=options.append)
     elif options.append:
-        raise FormatError(f"{path} has no finished import to add to.", hint="Leave out --append.")
+        raise FormatError(f"{path} has no finished import to add to.", hint="Leave out `append`.")
     else:
         manifest = Manifest(size=size, channels=channels, label_set=source.label_set)
     if whole.unfinished:
@@ -270,7 +305,6 @@ def _pack(
     options: ImportOptions,
     *,
     pool: Executor | None,
-    advance: Callable[[int, int], None],
 ) -> ImportRecord:
     """Write what is not written yet, and return what became of all items; the last segment is not committed."""
     items = source.items
@@ -288,7 +322,7 @@ def _pack(
                     if not options.skip_known:
                         raise TableError(
                             f"{writer.folder} has a field {name} already.",
-                            hint="Say --skip-known to add only the fields that it does not have.",
+                            hint="Say `skip_known` to add only the fields that it does not have.",
                         )
                     passed += 1
                     continue
@@ -302,7 +336,7 @@ def _pack(
             if options.strict:
                 raise ImageError(
                     f"{result.id}: {result.reason}",
-                    hint="Fix it, or leave out --strict, and start again; what is committed is kept.",
+                    hint="Fix it, or leave out `strict`, and start again; what is committed is kept.",
                 )
             writer.reject(result)
             bad += 1
@@ -310,7 +344,7 @@ def _pack(
         if writer.raw_bytes >= options.segment_bytes or options.clock() - committed_s >= options.segment_s:
             writer.commit(record)
             committed_s = options.clock()
-        advance(done, len(items))
+        options.progress(done, len(items))
     return record
 
 

@@ -10,18 +10,23 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc.choices import near
 from cytoloc.dataset.fields import pixels_sha256
 from cytoloc.dataset.manifest import Manifest
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.segments import StoredFiles, damage
-from cytoloc.errors import FormatError
-from cytoloc.labels import LabelSet
+from cytoloc.errors import ArgumentTypeError, FormatError, UnknownIdError
+from cytoloc.labels import LabelSet, Location
+from cytoloc.predictions import to_pandas
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Dataset:
@@ -48,15 +53,55 @@ class Dataset:
     def __len__(self) -> int:
         return self.fields.height
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """Return one field, uint8 ``(channels, size, size)``."""
-        return np.asarray(self.read([row])[0])
+    def __getitem__(self, key: int | str | slice | Sequence[int] | Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the images of fields.
+
+        Args:
+            key: A number or an id, for one field; a slice, numbers, ids or a mask for several.
+
+        Returns:
+            uint8 ``(channels, size, size)`` of one field, ``(n, channels, size, size)`` of several.
+
+        Raises:
+            IndexError: If there is no field of this number.
+            UnknownIdError: If there is no field of this id.
+        """
+        if isinstance(key, int | np.integer):
+            return np.asarray(self.read([int(key)])[0])
+        if isinstance(key, str):
+            return np.asarray(self.read([self.row(key)])[0])
+        if isinstance(key, slice):
+            return self.read(range(len(self))[key])
+        if len(key) and isinstance(key[0], str):
+            return self.read([self.row(str(name)) for name in key])
+        numbers = np.asarray(key)
+        return self.read(np.flatnonzero(numbers) if numbers.dtype == bool else numbers)
+
+    def row(self, name: str) -> int:
+        """Return the row of a field, by its id.
+
+        Raises:
+            UnknownIdError: If there is no field of this id.
+        """
+        found = self._rows.get(name)
+        if found is None:
+            raise UnknownIdError(f"{self.path} has no field {name!r}.", hint=near(name, self.ids[:1000]))
+        return found
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Dataset({str(self.path)!r}, {len(self)} fields of {self.size} px)"
+        known = int(self.labeled.sum())
+        channels = ", ".join(self.channels)
+        return (
+            f"Dataset({str(self.path)!r}, {len(self)} fields of {self.size} px, {channels}; {known} labeled by"
+            f" {self.label_set.name})"
+        )
 
     def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Return the fields in ``rows``, uint8 ``(len(rows), channels, size, size)``.
@@ -72,7 +117,7 @@ class Dataset:
         if wanted.size == 0:
             return np.empty((0, len(self.channels), self.size, self.size), np.uint8)
         if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-            raise TypeError(f"rows are a list of integers, not {wanted.dtype} of shape {wanted.shape}")
+            raise TypeError(f"rows must be integers in one dimension, not {wanted.dtype} of shape {wanted.shape}")
         if wanted.min() < -len(self) or wanted.max() >= len(self):
             bad = wanted[(wanted < -len(self)) | (wanted >= len(self))][0]
             raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {bad}")
@@ -116,6 +161,26 @@ class Dataset:
         """The locations of each field, bool ``(n, len(label_set))``; all false where they are not known."""
         return self.label_set.to_matrix(labels or () for labels in self.fields["labels"].to_list())
 
+    @property
+    def labels(self) -> list[tuple[Location, ...] | None]:
+        """The locations of each field; None where they are not known."""
+        return [
+            None if indices is None else tuple(self.label_set[index] for index in indices)
+            for indices in self.fields["labels"].to_list()
+        ]
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the table of fields; the same as ``fields``."""
+        return self.fields
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of fields as a pandas table, with the ids as its index.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        return to_pandas(self.fields).set_index("id")
+
     @cached_property
     def quarantine(self) -> tuple[Rejected, ...]:
         """What could not be imported, with the reason; without what a later import added."""
@@ -152,9 +217,12 @@ def open_dataset(path: str | Path) -> Dataset:
             of a dataset at a URL is fetched at once, pixels as they are asked for, by ranges of bytes.
 
     Raises:
+        ArgumentTypeError: If ``path`` is not a path.
         FormatError: If there is no dataset at ``path``, or it is damaged or of another version.
         StorageError: If it cannot be read.
     """
+    if not isinstance(path, str | Path):
+        raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
     files = StoredFiles(str(path).rstrip("/") if "://" in str(path) else Path(path))
     manifest = files.manifest()
     fields = files.table(manifest, manifest.segments).rechunk()

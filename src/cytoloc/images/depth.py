@@ -90,7 +90,7 @@ class Histogram:
         if self.dtype is not None and plane.dtype != self.dtype:
             raise ImageError(
                 f"it has {plane.dtype} pixels where earlier files have {self.dtype}.",
-                hint="One pair of bounds cannot serve both: import them apart, or use --depth field.",
+                hint="One pair of bounds cannot serve both: import them apart, or use `depth='field'`.",
             )
         self.dtype = plane.dtype
         keys = plane if plane.dtype == np.uint16 else _float_keys(plane)
@@ -110,7 +110,7 @@ class Histogram:
             if 0 < steps < 256:
                 raise ImageError(
                     f"values from {black:g} to {white:g} lie too close together for joint bounds.",
-                    hint="Subtract the offset from the pixels, or use --depth field.",
+                    hint="Subtract the offset from the pixels, or use `depth='field'`.",
                 )
         return JointBounds(rule.floored(Bounds(black, white), self.dtype), self.dtype)
 
@@ -165,7 +165,7 @@ def all_to_8_bit(
                 raise ImageError(
                     f"it has {plane.dtype} pixels; the joint bounds are of {shared.dtype if shared else 'other'}"
                     " pixels.",
-                    hint="Import it apart, or use --depth field.",
+                    hint="Import it apart, or use `depth='field'`.",
                 )
             bounds = shared.bounds if shared else rule.bounds(plane)
             refuse_not_finite(plane)

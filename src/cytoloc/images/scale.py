@@ -66,14 +66,14 @@ def scale_field(image: NDArray[Any], scaling: Scaling, *, pixel_um: float | None
         return Scaled(shrunk, pixel_um * image.shape[1] / scaling.size if pixel_um else None)
     if pixel_um is None:
         raise ImageError(
-            "its pixel size is not known, so it cannot be brought to another.", hint="Give it with --pixel-um."
+            "its pixel size is not known, so it cannot be brought to another.", hint="Give it with `pixel_um`."
         )
     factor = pixel_um / scaling.target_um
     tall, wide = max(1, round(height * factor)), max(1, round(width * factor))
     if max(tall, wide) > MAX_EDGE_PX:
         raise ImageError(
             f"with pixels of {pixel_um:g} µm it would become {wide} x {tall} px at {scaling.target_um:g} µm.",
-            hint="Its pixel size is probably wrong: give it with --pixel-um.",
+            hint="Its pixel size is probably wrong: give it with `pixel_um`.",
         )
     resized = resize(image, tall, wide, enlarge=scaling.enlarge)
     return Scaled(_filled(resized, scaling.size, scaling.square), scaling.target_um)
@@ -92,7 +92,7 @@ def resize(image: NDArray[Any], height: int, width: int, *, enlarge: bool = Fals
     if grows and not enlarge:
         raise ImageError(
             f"it is {have[1]} x {have[0]} px and would be enlarged to {width} x {height}; detail cannot be invented.",
-            hint="Choose a smaller size, or import it with --enlarge.",
+            hint="Choose a smaller size, or import it with `enlarge`.",
         )
     method = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
     result = np.empty((len(image), height, width), image.dtype)
@@ -114,7 +114,7 @@ def _squared(image: NDArray[Any], square: Square) -> NDArray[Any]:
     if square == "refuse":
         raise ImageError(
             f"it is {width} x {height} px, not square; squeezing it would distort the cells.",
-            hint="Crop or pad it, or import it with --square crop (its middle) or --square pad (black bars).",
+            hint="Crop or pad it, or import it with `square='crop'` (its middle) or `square='pad'` (black bars).",
         )
     return _placed(image, min(height, width) if square == "crop" else max(height, width))
 
@@ -129,9 +129,11 @@ def _filled(image: NDArray[Any], size: int, square: Square) -> NDArray[Any]:
     if square == "refuse" or (larger and smaller) or (larger and square == "pad") or (smaller and square == "crop"):
         raise ImageError(
             f"at the target pixel size it is {width} x {height} px; the dataset has {size} x {size}.",
-            hint="Choose another --size or --target-um"
+            hint="Choose another `size` or `target_um`"
             + (
-                f", or say --square {'crop' if larger else 'pad'}." if larger != smaller and square == "refuse" else "."
+                f", or say `square='{'crop' if larger else 'pad'}'`."
+                if larger != smaller and square == "refuse"
+                else "."
             ),
         )
     return _placed(image, size)

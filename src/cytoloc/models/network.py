@@ -119,6 +119,11 @@ def features_and_logits(
         return features, network.head(features)
 
 
+def logits_of(network: Network, pixels: Tensor) -> Tensor:
+    """Return the logits of fields, float32; see :func:`features_and_logits`."""
+    return features_and_logits(network, pixels)[1]
+
+
 def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlanes = "red") -> Network:
     """Return a network, its backbone with the weights asked for and its head at random.
 

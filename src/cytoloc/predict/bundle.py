@@ -1,8 +1,8 @@
-"""Bundles: everything that a prediction needs in one checked file, ``NAME.cytoloc``.
+"""Bundles: everything that a prediction needs, in one checked file, ``NAME.cytoloc``.
 
 A bundle is a zip of ``bundle.json`` (what each network is, and size and SHA-256 of every part), per network its weights
-as safetensors and, to be read by people, the recipe that it was trained by, the ids of the fields learned from, the
-model card and, if it has one, the decision.
+as safetensors and, to be read by people, the recipe that it was trained by, the ids of the
+fields it was trained on, the model card and, if there is one, the decision.
 """
 
 from __future__ import annotations
@@ -21,276 +21,353 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from cytoloc.channels import check_channels
 from cytoloc.choices import HeadName
-from cytoloc.decide.decision import Decision, read_decision
+from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
-from cytoloc.files import FileFormat, existing, new_file, parse_json, refuse_given_twice, sha256_of
+from cytoloc.files import FileFormat, check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
-from cytoloc.predict.model import Model
-from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
-from cytoloc.recipe import Recipe, to_toml
-from cytoloc.runs import PREDICTIONS
+from cytoloc.predict.model import ModelInfo
+from cytoloc.predict.runs import LoadedRun, learned_from, load_runs, model_info
+from cytoloc.recipe import to_toml
+from cytoloc.runs import PREDICTIONS, find_runs
 
 BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1)
 SUFFIX: Final = ".cytoloc"
 
 BUILTIN: Final = "builtin"
-"""What the model that comes with the package is called."""
+"""The name of the built-in model."""
 
-_HEAD: Final = "bundle.json"
+_HEADER: Final = "bundle.json"
 _CARD: Final = "card.md"
 _DECISION: Final = "decision.json"
 _TRAINED_ON: Final = "trained_on.txt"
-_MOST_HEAD: Final = 10_000_000
-"""Bytes of ``bundle.json``; more would be no description."""
+_WEIGHTS: Final = "weights.safetensors"
+_MOST_HEADER_BYTES: Final = 10_000_000
 
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
-"""The time that all parts bear, so that the same parts make the same file."""
-
-_AGAIN: Final = "Copy it again from where it came from."
+"""The time stamp of all parts, so that the same parts make the same file."""
 
 
-class _Said(BaseModel):
-    """Something that ``bundle.json`` says; nothing more and nothing else."""
+class Part(BaseModel):
+    """A file in the zip."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
+    sha256: str
+    size_bytes: int
 
-class Member(_Said):
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Return what is stated about a file with this content."""
+        return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+class Member(BaseModel):
     """A network: how it is built, and where it comes from."""
 
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
     name: str
-    """Of its run."""
+    """Name of its run."""
     recipe: str
     fold: int
     dataset: str
-    """Fingerprint of the dataset that it learned from."""
+    """Fingerprint of the dataset that it was trained on."""
     backbone: str
     head: HeadName
     dropout: float
     mean: list[float]
     std: list[float]
     each: bool
-    """Whether images are normalized by their own mean and spread."""
+    """Whether images are normalized by their own mean and standard deviation."""
+
+    @classmethod
+    def of(cls, run: LoadedRun) -> Self:
+        """Return the member that a run becomes."""
+        model, image = run.recipe.model, run.recipe.image
+        return cls(
+            name=run.folder.name,
+            recipe=run.recipe.name,
+            fold=run.header["fold"],
+            dataset=run.header["dataset"]["fingerprint"],
+            backbone=model.backbone,
+            head=model.head,
+            dropout=model.dropout,
+            mean=[image.mean[name] for name in image.channels],
+            std=[image.std[name] for name in image.channels],
+            each=image.normalize == "field",
+        )
 
 
-class Part(_Said):
-    """A file in the zip."""
+class Header(BaseModel):
+    """The content of ``bundle.json``."""
 
-    sha256: str
-    size_bytes: int
-
-
-class Head(_Said):
-    """What a bundle says of itself."""
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     format: str
     version: int
     members: list[Member] = Field(min_length=1)
     field_px: int
-    """Edge of the images that the networks see."""
+    """Edge of the images that the networks take."""
     tta: Literal[1, 2, 4, 8]
-    """Flips and turns that logits are averaged over, unless told otherwise."""
+    """Number of views of test-time augmentation by default."""
     caution: str
     """What is said with every prediction, on one printable line; may be empty."""
     channels: list[str]
-    """Names of the channels that the networks see, in order."""
+    """Names of the channels that the networks take, in order."""
     label_set: dict[str, Any]
     parts: dict[str, Part]
 
-    @field_validator("caution")
-    @classmethod
-    def _is_printable(cls, text: str) -> str:
-        if not text.isprintable():
-            raise ValueError("a caution is printable")
-        return text
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.caution.isprintable():
+            raise ValueError("a caution is printable")
         count = len(check_channels(self.channels))
         if any(len(values) != count for member in self.members for values in (member.mean, member.std)):
             raise ValueError("every network needs a mean and a standard deviation of each channel")
         LabelSet.from_json(self.label_set)
+        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (_WEIGHTS, "recipe.toml")}
+        if set(self.parts) - {_DECISION} != needed | {_CARD, _TRAINED_ON}:
+            raise ValueError("the parts are not those that the members need")
         return self
+
+    def spec(self, number: int) -> ModelSpec:
+        """Return what the network of a member is."""
+        member = self.members[number]
+        return ModelSpec(
+            backbone=member.backbone,
+            head=member.head,
+            dropout=member.dropout,
+            prior=0.5,
+            locations=len(self.label_set["locations"]),
+            channels=tuple(self.channels),
+            mean=tuple(member.mean),
+            std=tuple(member.std),
+            each=member.each,
+            size=self.field_px,
+        )
+
+
+class OpenBundle(NamedTuple):
+    """A bundle whose parts were checked.
+
+    Attributes:
+        path: The file.
+        header: The content of ``bundle.json``.
+        parts: The content of every other file in it.
+    """
+
+    path: Path
+    header: Header
+    parts: dict[str, bytes]
+
+    @property
+    def card(self) -> str:
+        """The model card, in Markdown, its caution first."""
+        text = self.parts[_CARD].decode("utf-8", errors="replace")
+        card = "".join(each for each in text if each.isprintable() or each in "\n\t")
+        caution = self.header.caution
+        return f"**{caution}**\n\n{card}" if caution and caution not in card else card
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Ids of the fields that the networks were trained on."""
+        return frozenset(self.parts[_TRAINED_ON].decode("utf-8").splitlines())
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The locations that the networks predict."""
+        return LabelSet.from_json(self.header.label_set)
+
+    def network(self, number: int) -> Network:
+        """Return the network of a member.
+
+        Raises:
+            FormatError: If this release cannot build it.
+        """
+        with self._readable():
+            network = build_network(self.header.spec(number))
+            network.load_state_dict(safetensors.torch.load(self.parts[f"members/{number}/{_WEIGHTS}"]))
+            return network
+
+    def decision(self) -> Decision | None:
+        """Return the decision, None if there is none.
+
+        Raises:
+            FormatError: If this release cannot read it.
+        """
+        if _DECISION not in self.parts:
+            return None
+        with self._readable(), tempfile.TemporaryDirectory() as place:
+            path = Path(place) / _DECISION
+            path.write_bytes(self.parts[_DECISION])
+            return read_decision(path)
+
+    def member_of(self, fold: int) -> int:
+        """Return the number of the member that held out a fold; of none, the first."""
+        folds = [member.fold for member in self.header.members]
+        return folds.index(fold) if fold in folds else 0
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turn errors from parts that are as they were written into an error that another release wrote them."""
+        try:
+            yield
+        except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
+            raise FormatError(
+                f"{self.path} cannot be used by this release: {error!r}",
+                hint="Use the release that wrote it, or bundle the runs again.",
+            ) from error
 
 
 def builtin_bundle() -> Path:
-    """Return where the built-in model is."""
+    """Return the path of the built-in model."""
     return Path(str(files("cytoloc") / "predict" / f"{BUILTIN}{SUFFIX}"))
 
 
 def is_builtin(path: str | Path) -> bool:
-    """Return whether the built-in model is meant: it is called so, and nothing else of that name is there."""
+    """Return whether the built-in model is meant: it has this name, and there is no file of that name."""
     return str(path) == BUILTIN and not Path(path).exists()
 
 
 def write_bundle(
-    runs: Sequence[Path],
-    path: Path,
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
     *,
+    decision: str | Path | Decision | None = None,
     card: str | None = None,
-    decision: Path | None = None,
     half: bool = False,
     caution: str = "",
-) -> None:
-    """Write finished runs, whose probabilities are averaged, as one file to a path that must be free.
+) -> Path:
+    """Write finished runs, whose probabilities are averaged, as one file.
 
     Args:
-        runs: Their folders.
-        path: The new file.
-        card: What the model is and what it was measured to do, in Markdown; by default what the runs say.
-        decision: A decision of these runs' out-of-fold predictions, averaged and joined: it calibrates and decides.
-        half: Whether weights are kept with 16 bits instead of 32; means and spreads keep their 32.
+        runs: Run folders, or folders of runs.
+        out: The new file; its name ends in ``.cytoloc``.
+        decision: A decision, or its file. It must be fitted to the out-of-fold predictions of these runs, averaged.
+        card: The model card in Markdown: what the model is, and what it was measured to do. By default it lists the
+            runs.
+        half: Whether weights are kept with 16 bits instead of 32.
         caution: What is to be said with every prediction.
 
+    Returns:
+        The path of the new file.
+
     Raises:
+        OutputExistsError: If ``out`` exists.
         FormatError: If a run is not finished or is damaged.
-        SettingsError: If the runs differ in what they see, one is given twice, the decision is not of their mean, or
-            weights are too large for 16 bits.
+        SettingsError: If the name does not end in ``.cytoloc``, the runs differ in what they take, one is given twice,
+            the decision is not of their mean, or weights are too large for 16 bits.
         LabelSetError: If the runs or the decision differ in their label set.
     """
+    out = Path(out)
+    if out.suffix != SUFFIX:
+        raise SettingsError(f"{out}: the name of a bundle ends in {SUFFIX}.", hint=f"Choose {out.stem}{SUFFIX}.")
+    check_outputs(out)
     if not caution.isprintable():
         raise SettingsError("The caution must be printable text.", hint="Write it on one line.")
-    folders = [run.resolve() for run in runs]
-    refuse_given_twice(folders)
-    loaded = [load_run(folder) for folder in folders]
-    label_set = refuse_different_runs(folders, loaded)
-    fitted = _decision_of(folders, decision) if decision else None
-    if fitted:
-        label_set.refuse_other(fitted.label_set, what=str(decision), than=str(folders[0]))
-    said = card if card is not None else _plain_card(path.stem, [facts for *_, facts in loaded], fitted)
-    parts = {_CARD: said.encode("utf-8")}
-    if decision:
-        parts[_DECISION] = decision.read_bytes()
-    for number, (network, recipe, facts) in enumerate(loaded):
-        state = {key: value.contiguous() for key, value in network.state_dict().items()}
-        kept = {key: _halved(key, value, str(facts["name"])) for key, value in state.items()} if half else state
-        parts[f"members/{number}/weights.safetensors"] = safetensors.torch.save(kept)
-        parts[f"members/{number}/recipe.toml"] = to_toml(recipe).encode("utf-8")
-    known = frozenset().union(*(learned_from(facts) for *_, facts in loaded))
-    parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(known)).encode("utf-8")
-    recipe = loaded[0][1]
-    head = Head(
+    folders = find_runs([Path(each) for each in ([runs] if isinstance(runs, str | Path) else runs)])
+    refuse_given_twice(each.resolve() for each in folders)
+    loaded = load_runs(folders)
+    info = model_info(loaded, provenance={})
+    parts: dict[str, bytes] = {}
+    fitted = None
+    if decision is not None:
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / _DECISION if isinstance(decision, Decision) else Path(decision)
+            if isinstance(decision, Decision):
+                write_decision(decision, path)
+            fitted = read_decision(path)
+            parts[_DECISION] = path.read_bytes()
+        where = "the decision" if isinstance(decision, Decision) else str(decision)
+        info.label_set.refuse_other(fitted.label_set, what=where, than=str(folders[0]))
+        _refuse_decision_of_others(fitted, folders, where=where)
+    parts[_CARD] = (_plain_card(out.stem, loaded, fitted) if card is None else card).encode("utf-8")
+    for number, run in enumerate(loaded):
+        state = {key: value.contiguous() for key, value in run.network.state_dict().items()}
+        if half:
+            state = {key: _halved(key, value, run.folder.name) for key, value in state.items()}
+        parts[f"members/{number}/{_WEIGHTS}"] = safetensors.torch.save(state)
+        parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
+    parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(info.trained_on)).encode("utf-8")
+    header = Header(
         **BUNDLE_FORMAT.header,
-        members=[_member(recipe, facts) for _, recipe, facts in loaded],
-        field_px=recipe.image.field_px,
-        tta=recipe.select.tta,
+        members=[Member.of(run) for run in loaded],
+        field_px=info.size,
+        tta=loaded[0].recipe.select.tta,
         caution=caution,
-        channels=list(recipe.image.channels),
-        label_set=label_set.to_json(),
-        parts={name: _part(content) for name, content in parts.items()},
+        channels=list(info.channels),
+        label_set=info.label_set.to_json(),
+        parts={name: Part.of(content) for name, content in parts.items()},
     )
-    everything = {_HEAD: json.dumps(head.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
-    with new_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    everything = {_HEADER: json.dumps(header.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
+    with new_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
             archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=zipfile.ZIP_DEFLATED)
+    return out
 
 
-def read_bundle(path: Path) -> Model:
-    """Return the model in a bundle.
+def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
+    """Return the model in a bundle: what it is, its networks, and its decision.
 
     Raises:
         FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
     """
-    head, parts = _checked(path)
-    with _of_this_release(path):
-        networks = [_network(head, parts, number) for number in range(len(head.members))]
-        decision = _decision(parts)
-        trained_on = _known(parts)
-    return Model(
-        networks,
-        size=head.field_px,
-        channels=head.channels,
-        label_set=LabelSet.from_json(head.label_set),
-        tta=head.tta,
-        provenance={
-            "bundle": path.name,
-            "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in head.members],
-            **({"calibrated_by": head.parts[_DECISION].sha256} if decision and decision.plan.learns else {}),
-            **({"caution": head.caution} if head.caution else {}),
-        },
-        trained_on=trained_on,
-        decision=decision,
-        caution=head.caution,
+    bundle = open_bundle(path)
+    header, decision = bundle.header, bundle.decision()
+    fitted = {"calibrated_by": header.parts[_DECISION].sha256} if decision and decision.plan.learns else {}
+    sources = [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
+    info = ModelInfo(
+        size=header.field_px,
+        channels=tuple(header.channels),
+        label_set=bundle.label_set,
+        tta=header.tta,
+        provenance={"bundle": path.name, "runs": sources, **fitted},
+        trained_on=bundle.trained_on,
+        caution=header.caution,
     )
+    return info, [bundle.network(number) for number in range(len(header.members))], decision
 
 
-class BundledNetwork(NamedTuple):
-    """One network of a bundle.
-
-    Attributes:
-        name: Of its run.
-        spec: What it is.
-        network: The network.
-        label_set: The locations that it predicts.
-        trained_on: Ids of the fields that the bundle's networks learned from.
-    """
-
-    name: str
-    spec: ModelSpec
-    network: Network
-    label_set: LabelSet
-    trained_on: frozenset[str]
-
-
-def read_member(path: Path, *, fold: int) -> BundledNetwork:
-    """Return one network of a bundle.
-
-    Args:
-        path: A bundle.
-        fold: Of several networks, that which held out the fold of this number is taken, or else the first.
+def open_bundle(path: Path) -> OpenBundle:
+    """Return a bundle whose parts are all as they were written, and none besides.
 
     Raises:
-        FormatError: As :func:`read_bundle`.
+        FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
     """
-    head, parts = _checked(path)
-    folds = [member.fold for member in head.members]
-    number = folds.index(fold) if fold in folds else 0
-    with _of_this_release(path):
-        return BundledNetwork(
-            head.members[number].name,
-            _spec(head, number),
-            _network(head, parts, number),
-            LabelSet.from_json(head.label_set),
-            _known(parts),
-        )
-
-
-def read_card(path: Path) -> str:
-    """Return the model card of a bundle, in Markdown, its caution first.
-
-    Raises:
-        FormatError: As :func:`read_bundle`.
-    """
-    head, parts = _checked(path)
-    card = "".join(
-        each for each in parts[_CARD].decode("utf-8", errors="replace") if each.isprintable() or each in "\n\t"
-    )
-    return f"**{head.caution}**\n\n{card}" if head.caution and head.caution not in card else card
-
-
-def _member(recipe: Recipe, facts: dict[str, Any]) -> Member:
-    return Member(
-        name=facts["name"],
-        recipe=recipe.name,
-        fold=facts["fold"],
-        dataset=facts["dataset"]["fingerprint"],
-        backbone=recipe.model.backbone,
-        head=recipe.model.head,
-        dropout=recipe.model.dropout,
-        mean=[recipe.image.mean[name] for name in recipe.image.channels],
-        std=[recipe.image.std[name] for name in recipe.image.channels],
-        each=recipe.image.normalize == "field",
-    )
-
-
-def _part(content: bytes) -> Part:
-    return Part(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    existing(path, error=FormatError, what="bundle file")
+    again = "Copy it again from where it came from."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if sizes.get(_HEADER, _MOST_HEADER_BYTES + 1) > _MOST_HEADER_BYTES:
+                raise FormatError(
+                    f"{path} is not a bundle: it lacks {_HEADER}.", hint="Give a file of `cytoloc bundle`."
+                )
+            stated = parse_json(archive.read(_HEADER), BUNDLE_FORMAT, where=path)
+            try:
+                header = Header.model_validate(stated)
+            except (ValidationError, CytolocError) as error:
+                raise FormatError(f"{path} is damaged: {_HEADER} is not as it must be.", hint=again) from error
+            listed = {name: part.size_bytes for name, part in header.parts.items()}
+            strange = set(sizes.items()) ^ {*listed.items(), (_HEADER, sizes[_HEADER])}
+            if strange or len(archive.infolist()) != len(sizes):
+                what = min((name for name, _ in strange), default="a part that is there twice")
+                raise FormatError(f"{path} is damaged: {what} is not as it was written.", hint=again)
+            parts = {name: archive.read(name) for name in header.parts}
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, LZMAError) as error:
+        raise FormatError(
+            f"{path} cannot be read as a bundle: {error!r}.", hint=f"Give a {SUFFIX} file of `cytoloc bundle`."
+        ) from error
+    for name, content in parts.items():
+        if Part.of(content) != header.parts[name]:
+            raise FormatError(f"{path} is damaged: {name} is not as it was written.", hint=again)
+    return OpenBundle(path, header, parts)
 
 
 def _halved(key: str, value: Tensor, run: str) -> Tensor:
@@ -299,126 +376,35 @@ def _halved(key: str, value: Tensor, run: str) -> Tensor:
         return value
     half = value.half()
     if not torch.isfinite(half).all():
-        raise SettingsError(f"{key} of {run} is too large for 16 bits.", hint="Leave out --half.")
+        raise SettingsError(f"{key} of {run} is too large for 16 bits.", hint="Keep 32 bits (half=False).")
     return half
 
 
-def _spec(head: Head, number: int) -> ModelSpec:
-    member = head.members[number]
-    return ModelSpec(
-        backbone=member.backbone,
-        head=member.head,
-        dropout=member.dropout,
-        prior=0.5,
-        locations=len(head.label_set["locations"]),
-        channels=tuple(head.channels),
-        mean=tuple(member.mean),
-        std=tuple(member.std),
-        each=member.each,
-        size=head.field_px,
-    )
-
-
-def _network(head: Head, parts: dict[str, bytes], number: int) -> Network:
-    network = build_network(_spec(head, number))
-    network.load_state_dict(safetensors.torch.load(parts[f"members/{number}/weights.safetensors"]))
-    return network
-
-
-def _known(parts: dict[str, bytes]) -> frozenset[str]:
-    return frozenset(parts[_TRAINED_ON].decode("utf-8").splitlines())
-
-
-@contextmanager
-def _of_this_release(path: Path) -> Iterator[None]:
-    """Say of parts that are as they were written, but cannot be read, that another release wrote them."""
-    try:
-        yield
-    except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
-        raise FormatError(
-            f"{path} cannot be used by this release: {error!r}",
-            hint="Use the release that wrote it, or bundle the runs again.",
-        ) from error
-
-
-def _decision(parts: dict[str, bytes]) -> Decision | None:
-    if _DECISION not in parts:
-        return None
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / _DECISION
-        path.write_bytes(parts[_DECISION])
-        return read_decision(path)
-
-
-def _checked(path: Path) -> tuple[Head, dict[str, bytes]]:
-    """Return what a bundle says of itself, and its parts, each as it was written and none besides."""
-    existing(path, error=FormatError, what="bundle file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if sizes.get(_HEAD, _MOST_HEAD + 1) > _MOST_HEAD:
-                raise FormatError(f"{path} is not a bundle: it lacks {_HEAD}.", hint="Give a file of `cytoloc bundle`.")
-            head = _head_of(archive.read(_HEAD), path)
-            listed = {name: part.size_bytes for name, part in head.parts.items()}
-            strange = set(sizes.items()) ^ {*listed.items(), (_HEAD, sizes[_HEAD])}
-            if strange or len(archive.infolist()) != len(sizes):
-                what = min((name for name, _ in strange), default="a part that is there twice")
-                raise FormatError(f"{path} is damaged: {what} is not as it was written.", hint=_AGAIN)
-            parts = {name: archive.read(name) for name in head.parts}
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, LZMAError) as error:
-        raise FormatError(
-            f"{path} cannot be read as a bundle: {error!r}.", hint=f"Give a {SUFFIX} file of `cytoloc bundle`."
-        ) from error
-    for name, content in parts.items():
-        if _part(content) != head.parts[name]:
-            raise FormatError(f"{path} is damaged: {name} is not as it was written.", hint=_AGAIN)
-    return head, parts
-
-
-def _head_of(content: bytes, path: Path) -> Head:
-    """Return what ``bundle.json`` says, if it is of this release and names all parts that its members need."""
-    said = parse_json(content, BUNDLE_FORMAT, where=path)
-    try:
-        head = Head.model_validate(said)
-    except (ValidationError, CytolocError) as error:
-        raise FormatError(f"{path} is damaged: {_HEAD} is not as it must be.", hint=_AGAIN) from error
-    needed = {
-        f"members/{i}/{name}" for i in range(len(head.members)) for name in ("weights.safetensors", "recipe.toml")
-    }
-    if set(head.parts) - {_DECISION} != needed | {_CARD, _TRAINED_ON}:
-        raise FormatError(f"{path} is damaged: {_HEAD} does not name the parts that it must.", hint=_AGAIN)
-    return head
-
-
-def _decision_of(runs: Sequence[Path], path: Path) -> Decision:
-    """Return a decision if it is of the mean of these runs, as far as it says."""
-    decision = read_decision(path)
+def _refuse_decision_of_others(decision: Decision, runs: Sequence[Path], *, where: str) -> None:
+    """Raise unless a decision is of the mean of these runs, as far as it says."""
     if len(decision.members) != 1:
         raise SettingsError(
-            f"{path} is of the members {', '.join(decision.members)}; a bundle averages its runs.",
+            f"{where} is of the members {', '.join(decision.members)}; a bundle averages its runs.",
             hint="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
-    fitted_on = {each["sha256"] for each in decision.fitted_on.get("predictions", [])}
+    fitted_on = {each["sha256"] for each in decision.fitted_on.get("predictions", []) if "sha256" in each}
     if fitted_on and fitted_on != {sha256_of(run / PREDICTIONS) for run in runs}:
         raise SettingsError(
-            f"{path} was fitted to other predictions than the held-out ones of these runs.",
+            f"{where} was fitted to other predictions than the out-of-fold predictions of these runs.",
             hint="Fit a decision to these runs: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
-    return decision
 
 
-def _plain_card(name: str, runs: Sequence[dict[str, Any]], decision: Decision | None) -> str:
-    """Return a card of what runs and decision say of themselves."""
-    lines = [f"# {name}", "", "| network | recipe | learned from | held out |", "|---|---|---|---|"]
-    for facts in runs:
-        known = len(learned_from(facts))
-        earlier = f", some by way of {facts['started_from']['name']}" if "started_from" in facts else ""
-        source = Path(facts["dataset"]["path"]).name
-        lines.append(
-            f"| {facts['name']} | {facts['recipe']} | {known} fields, of {source}{earlier} | {len(facts['held_out'])} |"
-        )
+def _plain_card(name: str, runs: Sequence[LoadedRun], decision: Decision | None) -> str:
+    """Return a model card that lists the runs and the decision."""
+    lines = [f"# {name}", "", "| network | recipe | trained on | held out |", "|---|---|---|---|"]
+    for run in runs:
+        known, held_out = len(learned_from(run.header)), len(run.header["held_out"])
+        earlier = f", some through {run.header['started_from']['name']}" if "started_from" in run.header else ""
+        source = Path(run.header["dataset"]["path"]).name
+        lines.append(f"| {run.folder.name} | {run.recipe.name} | {known} fields of {source}{earlier} | {held_out} |")
     if decision:
-        judged, fields = (decision.fitted_on.get(key) for key in ("macro_f1_cross_fitted", "fields"))
-        worth = "" if judged is None else f"; macro F1 {judged:.3f} on fields that it did not see"
-        lines += ["", f"Decision: method {decision.method}, fitted to {fields or 'unknown'} fields{worth}."]
+        unseen, fields = (decision.fitted_on.get(key) for key in ("macro_f1_cross_fitted", "fields"))
+        measured = "" if unseen is None else f"; cross-fitted macro F1 {unseen:.3f}"
+        lines += ["", f"Decision: method {decision.method}, fitted to {fields or 'unknown'} fields{measured}."]
     return "\n".join(lines) + "\n"

@@ -1,44 +1,45 @@
-"""Models from where they lie: the built-in one, a bundle, a run, a folder of runs."""
+"""Loading models: the built-in one, a bundle, a run, or a folder of runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from cytoloc.errors import ArgumentTypeError
+from cytoloc.models.devices import Precision
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
 from cytoloc.predict.model import Model
-from cytoloc.predict.runs import learned_from, load_run, refuse_different_runs
-from cytoloc.runs import find_runs
+from cytoloc.predict.runs import read_runs
 
 
-def load(path: str | Path | None = None) -> Model:
-    """Return a model: the built-in one, that of a bundle, of a run, or the mean of all runs in a folder.
+def load(
+    path: str | Path = "builtin",
+    *,
+    device: str | torch.device | None = None,
+    precision: Precision = "float32",
+) -> Model:
+    """Return a model.
 
     Args:
-        path: A ``.cytoloc`` file, a run folder or a folder of runs of ``cytoloc train``; by default, or if it is
-            ``"builtin"`` and there is nothing of that name, the built-in model.
+        path: ``"builtin"`` for the built-in model, a ``.cytoloc`` bundle, a run folder, or a folder of runs, whose
+            probabilities are averaged.
+        device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. By default the fastest one that is available.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; the last two are faster on devices that support them.
 
     Raises:
+        ArgumentTypeError: If ``path`` is not a path.
         FormatError: If there is no bundle and no finished run.
-        SettingsError: If the runs differ in image size, channels or views.
+        SettingsError: If there is no such device or precision, or the runs differ in image size, channels or TTA views.
         LabelSetError: If the runs differ in the locations that they predict.
+
+    Examples:
+        >>> load("builtin", device="cpu")
+        Model(1 network, microtubules, protein, nucleus, er at 128 px, hpa28, with a decision, on cpu)
     """
-    if path is None or is_builtin(path):
-        return read_bundle(builtin_bundle())
-    path = Path(path)
-    if not path.is_dir():
-        return read_bundle(path)
-    folders = find_runs([path])
-    runs = [load_run(folder) for folder in folders]
-    recipes = [recipe for _, recipe, _ in runs]
-    label_set = refuse_different_runs(folders, runs)
-    return Model(
-        [network for network, _, _ in runs],
-        size=recipes[0].image.field_px,
-        channels=recipes[0].image.channels,
-        label_set=label_set,
-        tta=recipes[0].select.tta,
-        provenance={
-            "runs": [{key: facts[key] for key in ("name", "recipe", "fold", "dataset")} for _, _, facts in runs]
-        },
-        trained_on=frozenset().union(*(learned_from(facts) for _, _, facts in runs)),
-    )
+    if not isinstance(path, str | Path):
+        raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
+    if is_builtin(path):
+        path = builtin_bundle()
+    info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
+    return Model(networks, info, decision=decision, device=device, precision=precision)

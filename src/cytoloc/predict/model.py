@@ -1,10 +1,13 @@
-"""A trained model: one or more runs whose probabilities are averaged."""
+"""A trained model: one or more networks whose probabilities are averaged."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,130 +16,251 @@ from numpy.typing import NDArray
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ImageError, SettingsError
+from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import refuse_repeated
-from cytoloc.models.network import Network
+from cytoloc.models.devices import Precision, autocast, find_device
+from cytoloc.models.network import Network, logits_of
 from cytoloc.predict.planes import find_planes
-from cytoloc.predict.prediction import Prediction, fields_of
-from cytoloc.predict.sources import DatasetSource, Source, open_source
-from cytoloc.predict.tta import TTA_VIEWS, mean_logits
+from cytoloc.predict.sources import ArraySource, DatasetSource, Source, open_source
+from cytoloc.predict.tta import check_tta, mean_logits
 from cytoloc.predictions import Predictions
 
-BATCH: Final = 16
+BATCH_SIZE: Final = 16
+"""Fields that are predicted at a time by default."""
+
+Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
+"""What a model predicts: images in memory, a dataset, or a path."""
 
 
-class Scored(NamedTuple):
-    """The predictions of the fields that could be read, and those that could not, with the reason."""
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model takes and predicts, and what it was made from.
 
-    predictions: Predictions
-    rejected: tuple[Rejected, ...]
+    Attributes:
+        size: Edge of the images that the networks take, in pixels.
+        channels: Names of the channels that they take, in order.
+        label_set: The locations that they predict.
+        tta: Number of views of test-time augmentation by default.
+        provenance: What the model was made from; JSON values only.
+        trained_on: Ids of the fields that any of the networks was trained on.
+        caution: What is said with every prediction; may be empty.
+    """
+
+    size: int
+    channels: tuple[str, ...]
+    label_set: LabelSet
+    tta: int = 1
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: frozenset[str] = frozenset()
+    caution: str = ""
 
 
 class Model:
     """Networks of one input size, ready to predict.
 
-    Attributes:
-        size: Edge of the images that the networks see, in pixels.
-        channels: Names of the channels that they see, in order.
-        label_set: The locations that they predict.
-        device: Where the networks compute: a GPU if there is one.
-        tta: How many flips and turns logits are averaged over, unless told otherwise.
-        provenance: What it was made from; JSON values only.
-        trained_on: Ids of the fields that any of the networks learned from.
-        decision: Calibrates the networks' mean probabilities, and decides on locations; None without.
-        caution: What is said with every prediction; may be empty.
+    Args:
+        networks: Their probabilities are averaged.
+        info: What they take and predict.
+        decision: Calibrates the mean probabilities and decides on locations; None for probabilities only.
+        device: Where the networks compute; see :func:`cytoloc.models.devices.find_device`.
+        precision: Precision of the arithmetic.
+
+    Raises:
+        LabelSetError: If the decision has another label set.
+        SettingsError: If the machine has no such device, or the device does not compute in this precision.
     """
 
     def __init__(
         self,
         networks: Sequence[Network],
+        info: ModelInfo,
         *,
-        size: int,
-        channels: Sequence[str],
-        label_set: LabelSet,
-        tta: int,
-        provenance: dict[str, Any],
-        trained_on: frozenset[str] = frozenset(),
         decision: Decision | None = None,
-        caution: str = "",
-        device: torch.device | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
     ) -> None:
         if decision is not None:
-            label_set.refuse_other(decision.label_set, what="the decision", than="the model")
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.networks = [network.to(self.device).eval() for network in networks]
-        self.size = size
-        self.channels = tuple(channels)
-        self.label_set = label_set
-        self.tta = tta
-        self.provenance = provenance
-        self.trained_on = trained_on
+            info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
+        self.info = info
         self.decision = decision
-        self.caution = caution
+        self.device = find_device(device)
+        self.precision: Precision = precision
+        autocast(self.device, precision)  # refuses what the device cannot do
+        self.networks = [network.to(self.device).eval() for network in networks]
+
+    def __repr__(self) -> str:
+        networks = f"{len(self.networks)} network{'s' * (len(self.networks) != 1)}"
+        decided = ", with a decision" if self.decision else ""
+        return (
+            f"Model({networks}, {', '.join(self.channels)} at {self.size} px, {self.label_set.name}{decided},"
+            f" on {self.device})"
+        )
+
+    @property
+    def size(self) -> int:
+        """Edge of the images that the networks take, in pixels."""
+        return self.info.size
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels that the networks take, in order."""
+        return self.info.channels
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The locations that the model predicts."""
+        return self.info.label_set
 
     def predict(
         self,
-        images: NDArray[Any] | Dataset | str | Path,
+        images: Images | Sequence[Dataset | str | Path],
         *,
         channels: Sequence[str] | None = None,
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
-    ) -> Prediction:
-        """Return the probabilities of images in memory, or of a dataset or folder, and their locations.
+        batch_size: int = BATCH_SIZE,
+        precision: Precision | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Predictions:
+        """Return the probability of each location for every image, and the locations if the model has a decision.
 
         Args:
-            images: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or float; a dataset; or the path of
-                a dataset or of a folder of the competition's files.
-            channels: Names of the channels of an array, in order; by default those of the model.
-            absent: The substitute for each channel that the model sees and the images lack: ``"zero"``, or the name of
-                another channel. See :func:`cytoloc.predict.planes.find_planes`.
-            tta: 1, 2, 4 or 8; by default the recipe's.
+            images: An array or tensor ``(n, channels, h, w)`` or ``(channels, h, w)`` of uint8, uint16 or floats; a
+                dataset; the path of a dataset or of a folder of the competition's files; or several datasets or paths.
+                16-bit and float images are scaled to 8 bits by their percentiles; larger images are scaled down.
+            channels: Names of the channels of an array, in order. By default they are those of the model.
+            absent: The substitute for each channel that the model takes and the images lack: ``"zero"``, or the name of
+                another channel.
+            tta: Number of views of test-time augmentation: 1, 2, 4 or 8. By default that of the model.
+            batch_size: Images that are predicted at a time.
+            precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. By default that of the model.
+            progress: A function that is called with the number of images done and their total, after each batch.
+
+        Returns:
+            Predictions. Fields of a folder that could not be read are in ``rejected``, with the reason.
 
         Raises:
-            ImageError: If images are not what they must be, or none could be read.
+            ArgumentTypeError: If ``images`` is of another type.
+            ImageError: If images have another shape or type of pixels, are too small, or none could be read.
             ChannelError: If the images lack a channel and no substitute is named.
-            SettingsError: If there is no such number of views.
+            SettingsError: If ``tta``, ``batch_size`` or ``precision`` is not valid.
+
+        Warns:
+            ModelCaution: If the makers of the model state a caution.
+
+        Examples:
+            >>> model = load("builtin", device="cpu")  # doctest: +SKIP
+            >>> model.predict(np.zeros((4, 128, 128), np.uint8), tta=1)  # doctest: +SKIP
+            Predictions(1 field, 28 locations of hpa28, decided)
         """
-        bad: tuple[Rejected, ...] = ()
-        if tta is not None and tta not in TTA_VIEWS:
+        sources = self._sources(images, channels)
+        found = self.predict_sources(
+            sources,
+            absent=absent,
+            tta=tta,
+            batch_size=batch_size,
+            precision=precision,
+            progress=progress,
+        )
+        if self.info.caution:
+            warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        return found
+
+    def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
+        """Return what is to be predicted as sources of batches."""
+        if isinstance(images, torch.Tensor):
+            on_cpu = images.detach().cpu()
+            images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
+        if isinstance(images, np.ndarray):
+            return [ArraySource(images, channels=self.channels if channels is None else tuple(channels))]
+        if channels is not None:
             raise SettingsError(
-                f"Invalid number of TTA views: {tta}.", hint=f"Choose one of {', '.join(map(str, TTA_VIEWS))}."
+                "channels names the channels of an array; a dataset or a folder states its own.",
+                hint="Leave out channels.",
             )
-        if not isinstance(images, np.ndarray | Dataset | str | Path):
-            raise ImageError(
-                f"Images must be a NumPy array, a dataset or a path; this is {type(images).__name__}.",
+        several = [images] if isinstance(images, Dataset | str | Path) else images
+        if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
+            raise ArgumentTypeError(
+                "images must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths;"
+                f" this is {type(images).__name__}.",
                 hint="Make an array of it: numpy.asarray(images).",
             )
-        if isinstance(images, np.ndarray):
-            given = self.channels if channels is None else tuple(channels)
-            planes = find_planes(self.channels, given, absent=absent, where="The array")
-            fields = planes.of(fields_of(images, size=self.size, channels=given))
-            parts = [self.probabilities(fields[i : i + BATCH], tta=tta) for i in range(0, len(fields), BATCH)]
-            probabilities = np.concatenate(parts)
-            ids = tuple(str(number) for number in range(len(fields)))
-        else:
-            if channels is not None:
-                raise SettingsError(
-                    "channels names the channels of an array; a dataset or a folder states its own.",
-                    hint="Leave out channels.",
-                )
-            source = DatasetSource(images) if isinstance(images, Dataset) else open_source(images)
-            predictions, bad = self.score(source, tta=tta, absent=absent)
-            ids, probabilities = predictions.ids, predictions.probabilities
-        predicted = None if self.decision is None else self.decision.decided(probabilities)
-        rejected = {each.id: each.reason for each in bad}
-        return Prediction(ids, probabilities, predicted, self.caution, rejected, self.label_set)
+        return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
 
-    def probabilities(self, fields: NDArray[np.uint8], *, tta: int | None = None) -> NDArray[np.float32]:
-        """Return the probability of each location, float32 ``(n, locations)``.
-
-        Per network, logits are averaged over views; the networks' probabilities are averaged, and calibrated by the
-        decision if there is one.
+    def predict_sources(
+        self,
+        sources: Sequence[Source],
+        *,
+        absent: Mapping[str, str] | None = None,
+        tta: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        precision: Precision | None = None,
+        strict: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Predictions:
+        """Return predictions for all fields of some sources; see :meth:`predict`.
 
         Args:
-            fields: uint8 ``(n, channels, size, size)`` at the model's own size, in the order of its channels.
-            tta: 1, 2, 4 or 8.
+            sources: From :func:`cytoloc.predict.sources.open_source`.
+            absent: As for :meth:`predict`, like the other arguments.
+            tta: Number of views.
+            batch_size: Images that are predicted at a time.
+            precision: Precision of the arithmetic.
+            strict: Whether to stop at the first field that cannot be read.
+            progress: Called after each batch.
+
+        Raises:
+            ImageError: If no field could be read, or with ``strict`` if one could not.
+            TableError: If two sources have a field of the same id.
+            ChannelError: If a source lacks a channel and no substitute is named.
+        """
+        if type(batch_size) is not int or batch_size < 1:
+            raise SettingsError(f"batch_size={batch_size!r} is not a positive integer.", hint="Choose such as 16.")
+        tta = check_tta(self.info.tta if tta is None else tta)
+        total = sum(len(source.ids) for source in sources)
+        refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
+        planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
+        parts = [np.empty((0, len(self.label_set)), np.float32)]
+        ids: list[str] = []
+        bad: list[Rejected] = []
+        for source, of_source in zip(sources, planes, strict=True):
+            for batch in source.batches(self.size, batch_size):
+                if batch.ids:
+                    parts.append(self.probabilities(of_source.of(batch.images), tta=tta, precision=precision))
+                ids += batch.ids
+                bad += batch.rejected
+                if bad and strict:
+                    raise ImageError(bad[0].reason, hint="Fix or remove it, or do not stop at bad fields (strict).")
+                if progress:
+                    progress(len(ids) + len(bad), total)
+        if bad and not ids:
+            raise ImageError(f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}")
+        probabilities = np.concatenate(parts)
+        provenance = {
+            **self.info.provenance,
+            "tta": tta,
+            "source": ", ".join(source.name for source in sources),
+            "fields_trained_on": len(self.info.trained_on.intersection(ids)),
+            **({"absent": dict(absent)} if absent else {}),
+            **({"caution": self.info.caution} if self.info.caution else {}),
+        }
+        decided = self.decision.decided(probabilities) if self.decision else None
+        rejected = {each.id: each.reason for each in bad}
+        return Predictions(tuple(ids), probabilities, self.label_set, provenance, decided, rejected)
+
+    def probabilities(
+        self, fields: NDArray[np.uint8], *, tta: int | None = None, precision: Precision | None = None
+    ) -> NDArray[np.float32]:
+        """Return the probability of each location, float32 ``(n, locations)``.
+
+        Each network's logits are averaged over the views. Then the networks' probabilities are averaged, and calibrated
+        if the model has a decision.
+
+        Args:
+            fields: uint8 ``(n, channels, size, size)`` at the model's size, in the order of its channels.
+            tta: Number of views: 1, 2, 4 or 8.
+            precision: Precision of the arithmetic.
 
         Raises:
             ImageError: If the fields have another shape or type.
@@ -144,66 +268,16 @@ class Model:
         shape = (len(self.channels), self.size, self.size)
         if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != shape:
             raise ImageError(
-                f"The model takes uint8 (n, {len(self.channels)}, {self.size}, {self.size});"
+                f"fields must be uint8 (n, {len(self.channels)}, {self.size}, {self.size});"
                 f" this is {fields.dtype} {fields.shape}."
             )
+        views = check_tta(self.info.tta if tta is None else tta)
         pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
-        with torch.inference_mode():
-            each = [torch.sigmoid(mean_logits(n, pixels, tta=tta or self.tta)) for n in self.networks]
+        with torch.inference_mode(), autocast(self.device, precision or self.precision):
+            each = [
+                torch.sigmoid(mean_logits(partial(logits_of, network), pixels, tta=views)) for network in self.networks
+            ]
         mean = torch.stack(each).mean(dim=0).cpu().numpy()
         if self.decision is not None:
             mean = self.decision.probabilities({self.decision.members[0]: mean})
         return np.asarray(mean, np.float32)
-
-    def score(
-        self,
-        *sources: Source,
-        tta: int | None = None,
-        absent: Mapping[str, str] | None = None,
-        strict: bool = False,
-        advance: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> Scored:
-        """Return predictions for every field of some sources, and the fields that could not be read.
-
-        Args:
-            sources: From :func:`cytoloc.predict.sources.open_source`.
-            tta: 1, 2, 4 or 8; by default the recipe's.
-            absent: The substitute for each channel that the sources lack; see :meth:`predict`.
-            strict: Stop at the first field that cannot be read.
-            advance: Told after each batch how many fields of how many are done.
-
-        Raises:
-            ImageError: If no field could be read, or with ``strict`` one could not.
-            TableError: If two sources have a field of the same id.
-            ChannelError: If a source lacks a channel and no substitute is named.
-        """
-        tta = tta or self.tta
-        total = sum(len(source.ids) for source in sources)
-        refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
-        found = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
-        parts = [np.empty((0, len(self.label_set)), np.float32)]
-        ids: list[str] = []
-        bad: list[Rejected] = []
-        batches = (
-            (planes, batch)
-            for source, planes in zip(sources, found, strict=True)
-            for batch in source.batches(self.size, BATCH)
-        )
-        for planes, batch in batches:
-            if batch.ids:
-                parts.append(self.probabilities(planes.of(batch.images), tta=tta))
-            ids += batch.ids
-            bad += batch.rejected
-            if bad and strict:
-                raise ImageError(bad[0].reason, hint="Mend or remove it, or leave out --strict.")
-            advance(len(ids) + len(bad), total)
-        if bad and not ids:
-            raise ImageError(f"None of {len(bad)} fields could be read, as in: {bad[0].reason}")
-        made_by = {
-            **self.provenance,
-            "tta": tta,
-            "source": ", ".join(source.name for source in sources),
-            "fields_trained_on": len(self.trained_on.intersection(ids)),
-            **({"absent": dict(absent)} if absent else {}),
-        }
-        return Scored(Predictions(tuple(ids), np.concatenate(parts), self.label_set, made_by), tuple(bad))

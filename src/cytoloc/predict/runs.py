@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,8 +12,9 @@ from cytoloc.channels import CHANNELS
 from cytoloc.errors import FormatError, RecipeError, SettingsError, first_line
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
+from cytoloc.predict.model import ModelInfo
 from cytoloc.recipe import Recipe, read_resolved
-from cytoloc.runs import RECIPE, read_header, refuse_unfinished
+from cytoloc.runs import RECIPE, find_runs, read_header, refuse_unfinished
 
 
 def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
@@ -86,46 +87,82 @@ def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
     )
 
 
-def refuse_different_runs(folders: Sequence[Path], runs: Sequence[tuple[Network, Recipe, dict[str, Any]]]) -> LabelSet:
-    """Return the label set of runs that can be averaged.
+class LoadedRun(NamedTuple):
+    """A finished run.
 
-    Args:
-        folders: Where they are.
-        runs: What :func:`load_run` returned for each.
+    Attributes:
+        folder: Its folder.
+        network: Its network, with the weights that its recipe selects.
+        recipe: Its resolved recipe.
+        header: The content of ``run.json``.
+        label_set: The locations that it predicts.
+    """
+
+    folder: Path
+    network: Network
+    recipe: Recipe
+    header: dict[str, Any]
+    label_set: LabelSet
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the provenance of predictions says about the run."""
+        return {
+            "name": self.folder.name,
+            "recipe": self.recipe.name,
+            **{key: self.header[key] for key in ("fold", "dataset")},
+        }
+
+
+def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
+    """Return finished runs whose probabilities can be averaged.
 
     Raises:
+        FormatError: If one is not a finished run, or is damaged.
         LabelSetError: If they differ in their label set.
-        SettingsError: If they differ in image size, channels or views.
+        SettingsError: If they differ in image size, channels or TTA views.
     """
-    label_set: LabelSet = runs[0][2]["label_set"]
-    for folder, (_, recipe, facts) in zip(folders[1:], runs[1:], strict=True):
-        label_set.refuse_other(facts["label_set"], what=str(folder), than=str(folders[0]))
-        first = runs[0][1]
-        for name, one, other in (
-            ("image size", first.image.field_px, recipe.image.field_px),
-            ("channels", first.image.channels, recipe.image.channels),
-            ("tta", first.select.tta, recipe.select.tta),
-        ):
-            if one != other:
-                raise SettingsError(
-                    f"{folders[0]} and {folder} differ in their {name}: {one} and {other}.",
-                    hint="Predict with each, and average the predictions.",
-                )
-    return label_set
+    refuse_unfinished(folders)
+    loaded: list[LoadedRun] = []
+    for folder in (each.resolve() for each in folders):
+        header = read_header(folder)
+        recipe, label_set = read_resolved(folder / RECIPE), header["label_set"]
+        network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe, locations=len(label_set))
+        run = LoadedRun(folder, network, recipe, header, label_set)
+        for first in loaded[:1]:
+            first.label_set.refuse_other(label_set, what=str(folder), than=str(first.folder))
+            for name, one, other in (
+                ("image size", first.recipe.image.field_px, recipe.image.field_px),
+                ("channels", first.recipe.image.channels, recipe.image.channels),
+                ("TTA views", first.recipe.select.tta, recipe.select.tta),
+            ):
+                if one != other:
+                    raise SettingsError(
+                        f"{first.folder} and {folder} differ in their {name}: {one} and {other}.",
+                        hint="Predict with each, and average the predictions.",
+                    )
+        loaded.append(run)
+    return loaded
 
 
-def load_run(folder: Path) -> tuple[Network, Recipe, dict[str, Any]]:
-    """Return the network of a finished run, its recipe and what its ``run.json`` says, with its name and recipe's.
-
-    The label set is in ``["label_set"]`` of what it says, as a :class:`~cytoloc.labels.LabelSet`.
+def read_runs(folder: Path) -> tuple[ModelInfo, list[Network], None]:
+    """Return the model that a run, or all runs in a folder, make: what it is, its networks, and no decision.
 
     Raises:
-        FormatError: If there is no finished run, or it is damaged.
+        FormatError, LabelSetError, SettingsError: As :func:`load_runs`.
     """
-    folder = folder.resolve()
-    header = read_header(folder)
-    refuse_unfinished([folder])
-    recipe = read_resolved(folder / RECIPE)
-    locations = len(header["label_set"])
-    network = load_network(folder / f"{recipe.select.checkpoint}.ckpt", recipe, locations=locations)
-    return network, recipe, {"name": folder.name, "recipe": recipe.name, **header}
+    runs = load_runs(find_runs([folder]))
+    return model_info(runs, provenance={"runs": [run.source for run in runs]}), [run.network for run in runs], None
+
+
+def model_info(runs: Sequence[LoadedRun], *, provenance: dict[str, Any]) -> ModelInfo:
+    """Return what the mean of several runs takes and predicts."""
+    recipe = runs[0].recipe
+    return ModelInfo(
+        size=recipe.image.field_px,
+        channels=tuple(recipe.image.channels),
+        label_set=runs[0].label_set,
+        tta=recipe.select.tta,
+        provenance=provenance,
+        trained_on=frozenset().union(*(learned_from(run.header) for run in runs)),
+    )

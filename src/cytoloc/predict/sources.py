@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import located
+from cytoloc.images.depth import DepthRule, all_to_8_bit
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
 
@@ -50,6 +51,53 @@ class Source(Protocol):
 
     def batches(self, size: int, length: int) -> Iterator[Batch]:
         """Yield all fields in order, at most ``length`` in a batch."""
+
+
+class ArraySource:
+    """Images in memory.
+
+    16-bit and float images become 8 bits by the Human Protein Atlas's percentile rule, each image by its own bounds.
+    Larger images are scaled down by area means.
+
+    Args:
+        images: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or floats.
+        channels: Names of the channels, in order.
+
+    Raises:
+        ImageError: If the array has another shape or type of pixels.
+    """
+
+    name = "the array"
+
+    def __init__(self, images: NDArray[Any], *, channels: tuple[str, ...]) -> None:
+        self.channels = channels
+        self._images = images[None] if images.ndim == 3 else images
+        count = len(channels)
+        if self._images.ndim != 4 or self._images.shape[1] != count or 0 in images.shape:
+            raise ImageError(
+                f"images must have the shape (n, {count}, h, w) or ({count}, h, w); this array has {images.shape}.",
+                hint=f"Stack the channels in the order {', '.join(channels)}, or name the given ones by channels.",
+            )
+        if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 2):
+            raise ImageError(
+                f"images has {images.dtype} pixels.", hint="Give uint8, uint16 or floats; all but uint8 are scaled."
+            )
+        self.ids = tuple(str(number) for number in range(len(self._images)))
+
+    def batches(self, size: int, length: int) -> Iterator[Batch]:
+        """Yield the images with 8 bits, at ``size``.
+
+        Raises:
+            ImageError: If an image is smaller than ``size``, not square, or has values that are not finite.
+        """
+        for start in range(0, len(self.ids), length):
+            ids, found = self.ids[start : start + length], []
+            for name, planes in zip(ids, self._images[start : start + length], strict=True):
+                with located(f"image {name}"):
+                    native = planes.astype(planes.dtype.newbyteorder("="), copy=False)
+                    eight = all_to_8_bit(list(native), DepthRule(), called=self.channels).image
+                    found.append(scale_field(eight, Scaling(size=size)).image)
+            yield Batch(ids, np.stack(found))
 
 
 class DatasetSource:

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cytoloc.channels import HPA_COLORS, PROTEIN
+from cytoloc.dataset.store import Dataset
 from cytoloc.files import disk_errors, new_files
+from cytoloc.images.hashes import turned
 from cytoloc.labels import LabelSet
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
@@ -142,6 +144,28 @@ def contact_sheet(
     for place, (text, color) in enumerate(marks if predicted is not None else ()):
         figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=color, va="top", size=8)
     _save(figure, path, dpi=120)
+
+
+def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Path) -> None:
+    """Draw pairs of near-duplicate fields side by side; see :func:`pair_sheet`.
+
+    Args:
+        pairs: Rows of the table of :func:`cytoloc.curation.duplicates.find_duplicates`.
+        datasets: The datasets that were searched.
+        path: The PNG.
+    """
+    opened = {str(dataset.path): dataset for dataset in datasets}
+    images, captions = [], []
+    for pair in pairs.iter_rows(named=True):
+        one, other = opened[pair["dataset_a"]], opened[pair["dataset_b"]]
+        images.append(
+            (
+                composite(turned(one[pair["a"]], pair["transform"]), one.channels),
+                composite(other[pair["b"]], other.channels),
+            )
+        )
+        captions.append((pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}"))
+    pair_sheet(images, captions, path)
 
 
 def pair_sheet(

@@ -114,7 +114,9 @@ def draw_dataset(
     plans = plan_study(design)
     with processes() as pool:
         source, options = SimulatedSource(design, plans), ImportOptions(strict=True)
-        return import_fields(source, path, size=design.size, options=options, pool=pool, advance=advance).dataset
+        return import_fields(
+            source, path, size=design.size, options=replace(options, progress=advance), pool=pool
+        ).dataset
 
 
 def draw_study(
@@ -145,7 +147,13 @@ def draw_study(
                 target = path / f"{name}.dataset"
                 if not is_finished(target):
                     source = SimulatedSource(each.design, each.given)
-                    import_fields(source, target, size=design.size, pool=pool, advance=_from(advance, before, total))
+                    import_fields(
+                        source,
+                        target,
+                        size=design.size,
+                        options=ImportOptions(progress=_from(advance, before, total)),
+                        pool=pool,
+                    )
                 before += len(each.plans)
         _write_truth(path / "truth", sets)
         by_antibody = _labels_by_antibody(sets["external"].plans)

@@ -26,7 +26,7 @@ from cytoloc.errors import TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import build_network
-from cytoloc.predict.model import Model
+from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import write_predictions
@@ -116,14 +116,14 @@ def train_fold(
         learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report, keep=keep)
         judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe, locations=len(dataset.label_set))
         made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
-        model = Model(
-            [judged],
+        info = ModelInfo(
             size=recipe.image.field_px,
-            channels=recipe.image.channels,
+            channels=tuple(recipe.image.channels),
             label_set=dataset.label_set,
             tta=recipe.select.tta,
             provenance=made_by,
         )
+        model = Model([judged], info)
         predictions = _scores_of_all(model, dataset, split.held_out, processes)
         if processes.is_first:
             write_predictions(predictions, run / PREDICTIONS)
@@ -187,7 +187,7 @@ def _silent(_line: str) -> None:
 def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], processes: Processes) -> Predictions:
     """Return the predictions of some rows of a dataset, of which each process works out a share."""
     own = np.array_split(rows, processes.count)[processes.rank]
-    parts = told(model.score(DatasetSource(dataset, own)).predictions if len(own) else None)
+    parts = told(model.predict_sources([DatasetSource(dataset, own)]) if len(own) else None)
     known = [part for part in parts if part is not None]
     ids = tuple(name for part in known for name in part.ids)
     probabilities = np.concatenate([part.probabilities for part in known])

@@ -12,8 +12,8 @@ from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.models.weights import first_convolution
-from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_member
-from cytoloc.predict.runs import learned_from, load_run, model_spec
+from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
+from cytoloc.predict.runs import learned_from, load_runs, model_spec
 from cytoloc.recipe import Recipe
 from cytoloc.runs import is_run
 
@@ -128,18 +128,19 @@ def _earlier(recipe: Recipe, fold: int) -> _Earlier | None:
     path = _place(recipe, fold, BUNDLE)
     if path is None:
         return None
-    member = read_member(builtin_bundle() if is_builtin(path) else path, fold=fold)
+    bundle = open_bundle(builtin_bundle() if is_builtin(path) else path)
+    number = bundle.member_of(fold)
     otherwise = "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc."
-    spec = member.spec
+    spec = bundle.header.spec(number)
     return _Earlier(
         path,
-        member.name,
+        bundle.header.members[number].name,
         spec.backbone,
         spec.head,
-        member.network,
-        member.trained_on,
+        bundle.network(number),
+        bundle.trained_on,
         spec.channels,
-        member.label_set,
+        bundle.label_set,
         otherwise,
     )
 
@@ -149,17 +150,17 @@ def _of_run(path: Path) -> _Earlier:
         raise WeightsError(
             f"{path} is no run to take weights from.", hint="Give a run's folder: model.weights=run:PATH."
         )
-    network, recipe, facts = load_run(path)
+    run = load_runs([path])[0]
     otherwise = "Start each fold from the earlier run of the same fold: run:…-fold{fold}."
-    model = recipe.model
+    model = run.recipe.model
     return _Earlier(
         path,
-        str(facts["name"]),
+        run.folder.name,
         model.backbone,
         model.head,
-        network,
-        learned_from(facts),
-        recipe.image.channels,
-        facts["label_set"],
+        run.network,
+        learned_from(run.header),
+        run.recipe.image.channels,
+        run.label_set,
         otherwise,
     )

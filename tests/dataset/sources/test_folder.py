@@ -80,7 +80,7 @@ def test_datasets_in_the_folder_are_no_images(folder: Path) -> None:
         tifffile.imwrite(folder / f"{name}.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
     path = folder / "x.dataset"
     with pytest.raises(KeyboardInterrupt):
-        import_fields(source_of(folder, STACK), path, size=SIZE, advance=stop, options=ImportOptions(segment_bytes=1))
+        import_fields(source_of(folder, STACK), path, size=SIZE, options=ImportOptions(segment_bytes=1, progress=stop))
     assert (path / "segments" / "0002" / "images.zarr").is_dir()
     assert import_fields(source_of(folder, STACK), path, size=SIZE).dataset.ids == ("a", "b", "c")
     source = source_of(folder, STACK)
@@ -213,9 +213,9 @@ def test_info_of_an_unfinished_import_says_how_to_resume(folder: Path, tmp_path:
 
     for name in ("a", "b"):
         tifffile.imwrite(folder / f"{name}.ome.tif", noise(4, SIZE, SIZE), metadata={"axes": "CYX"})
-    path, options = tmp_path / "x.dataset", ImportOptions(segment_bytes=1)
+    path, options = tmp_path / "x.dataset", ImportOptions(segment_bytes=1, progress=stop)
     with pytest.raises(KeyboardInterrupt):
-        import_fields(source_of(folder, STACK), path, size=SIZE, options=options, advance=stop)
+        import_fields(source_of(folder, STACK), path, size=SIZE, options=options)
     assert "unfinished   1 of 2 items done. Rerun the import to continue." in cli("info", path).out
     said = cli("folds", path, "--out", tmp_path / "folds.csv").err
     assert "its import is not finished; 1 of 2 items are in the dataset." in said.replace("\n", " ")

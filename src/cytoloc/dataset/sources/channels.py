@@ -14,8 +14,8 @@ NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
 """What a pattern can read from a file's name besides ``id``."""
 
 _EXAMPLE: Final = (
-    "Say for example --channels 'microtubules=*_red.tif,protein=*_green.tif,nucleus=*_blue.tif,er=*_yellow.tif', or for"
-    " files with several channels --channels nucleus=0,protein=GFP."
+    "Write for example microtubules=*_red.tif,protein=*_green.tif,nucleus=*_blue.tif,er=*_yellow.tif, or for files with"
+    " several channels nucleus=0,protein=GFP."
 )
 
 
@@ -149,7 +149,7 @@ class ChannelMap:
 
 
 def parse_channels(channels: Sequence[str]) -> ChannelMap:
-    """Return the map that the option ``--channels`` describes.
+    """Return the map that the argument ``channels`` describes.
 
     Args:
         channels: ``name=what``, several also in one text with commas between. The name is one of
@@ -172,7 +172,7 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
     except ChannelError as error:
         near = next((name for name in names if name != PROTEIN and name.lower() == PROTEIN), None)
         hint = f" Write {PROTEIN} instead of {near}." if near else ""
-        raise SettingsError(f"--channels: {error.message}{hint}", hint=error.hint) from error
+        raise SettingsError(f"`channels`: {error.message}{hint}", hint=error.hint) from error
     found = {name: _pick(what) for name, what in pairs}
     picks = {name: found[name] for name in in_order(names)}
     seen: dict[str, str] = {}
@@ -180,19 +180,19 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         other = seen.setdefault(str(pick), name)
         if other != name:
             raise SettingsError(
-                f"--channels gives {pick} for both {other} and {name}.",
+                f"`channels` gives {pick} for both {other} and {name}.",
                 hint="Leave out the channel that was not imaged: a dataset has the channels that were.",
             )
     patterns = {pick.pattern is not None for pick in picks.values()}
     if len(patterns) > 1:
         raise SettingsError(
-            "--channels has both patterns of files and channels of one file.",
+            "`channels` has both patterns of files and channels of one file.",
             hint="Give a pattern for every stain; a channel of it goes behind #, as in er=*_all.tif#3.",
         )
     varying = {tuple(sorted(pick.pattern.names)) for pick in picks.values() if pick.pattern}
     if len(varying) > 1:
         raise SettingsError(
-            "The patterns of --channels differ in their variable parts, so files cannot be brought together.",
+            "The patterns of `channels` differ in their variable parts, so files cannot be brought together.",
             hint="Give all of them the same, for example {well}_{field}.",
         )
     return ChannelMap(picks)
@@ -202,7 +202,7 @@ def _pair(text: str) -> tuple[str, str]:
     name, _, what = text.partition("=")
     if not name.strip() or not what.strip():
         raise SettingsError(
-            f"--channels has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", hint=_EXAMPLE
+            f"`channels` has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", hint=_EXAMPLE
         )
     return name.strip(), what.strip()
 

@@ -205,7 +205,7 @@ class FieldReader:
         stated = {role: scene.pixel_um for role, scene in scenes.items() if scene.pixel_um is not None}
         if self.pixel_um is None and stated and max(stated.values()) > SAME_UM * min(stated.values()):
             each = ", ".join(f"{role} {um:g}" for role, um in stated.items())
-            raise ImageError(f"{name} has more than one pixel size: {each} µm.", hint="Give it with --pixel-um.")
+            raise ImageError(f"{name} has more than one pixel size: {each} µm.", hint="Give it with `pixel_um`.")
         return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
 
     def _scene_ids(self, item: Item, opened: Opened) -> list[str]:
@@ -237,7 +237,7 @@ class FieldReader:
             named = pattern.path_of(item.said) if pattern else lacking[0]
             raise ImageError(
                 f"{self.folder}: field {item.name} lacks its file {named}.",
-                hint="Every field needs a file for every channel that --channels names.",
+                hint="Every field needs a file for every channel that `channels` names.",
             )
         images: dict[str, ImageFile] = {}
         for role in self.channels.picks:

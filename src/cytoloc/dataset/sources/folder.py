@@ -63,7 +63,7 @@ class FolderSource:
     ) -> None:
         if files and not reader.channels.one_file:
             raise SettingsError(
-                "--files is for files that hold all channels; here every channel has a pattern.",
+                "`files` is for files that hold all channels; here every channel has a pattern.",
                 hint="Leave it out.",
             )
         self.reader = reader

@@ -47,7 +47,7 @@ def channel_names(scene: Scene, choice: PlaneChoice) -> tuple[str, ...]:
         return scene.channels
     if choice.pages is None:
         raise ImageError(
-            f"it has {scene.pages} pages and does not say what they are.", hint="Say --pages channel or --pages z."
+            f"it has {scene.pages} pages and does not say what they are.", hint="Say `pages='channel'` or `pages='z'`."
         )
     if len(scene.channels) > 1:
         raise ImageError(f"it has {len(scene.channels)} channels, so its {scene.pages} pages cannot be channels.")
@@ -62,7 +62,7 @@ def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
     """
     index = pick.index(channel_names(scene, choice))
     if scene.times > 1 and choice.time is None:
-        raise ImageError(f"it has {scene.times} time points.", hint="Choose one with --time, counted from 0.")
+        raise ImageError(f"it has {scene.times} time points.", hint="Choose one with `time`, counted from 0.")
     place = {"channel": index, "time": choice.time or 0}
     along: Literal["depth", "page"] = "depth"
     length = scene.depths

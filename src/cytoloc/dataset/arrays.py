@@ -1,0 +1,153 @@
+"""Datasets made from arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields as fields_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoloc.channels import check_channels
+from cytoloc.channels import in_order as channel_order
+from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.store import Dataset
+from cytoloc.dataset.writer import Field, write_dataset
+from cytoloc.errors import ArgumentTypeError, ImageError, SettingsError, TableError
+from cytoloc.images.decoding import located
+from cytoloc.images.depth import DepthRule, all_to_8_bit
+from cytoloc.images.scale import Scaling, scale_field
+from cytoloc.labels import LabelSet, find_label_set
+
+Labels = Sequence[Sequence[str | int] | None] | NDArray[np.bool_]
+"""For each field its locations, by name, key or index, None where they are not known; or bool ``(n, locations)``."""
+
+
+def dataset_from_arrays(
+    images: NDArray[Any],
+    *,
+    out: str | Path,
+    channels: Sequence[str],
+    ids: Sequence[str] | None = None,
+    labels: Labels | None = None,
+    label_set: LabelSet | str | None = None,
+    metadata: Mapping[str, Sequence[str | None]] | None = None,
+) -> Dataset:
+    """Write images in memory as a new dataset.
+
+    Args:
+        images: ``(n, channels, size, size)``: uint8, uint16 or floats, as a NumPy array or a torch tensor on the CPU.
+            16 bits and floats become 8 bits by the Human Protein Atlas's percentile rule.
+        out: The new dataset.
+        channels: Names of the channels, in the order of the array; ``"protein"`` must be one.
+        ids: The id of each field; by default ``"0"``, ``"1"`` and so on.
+        labels: For each field its locations by name, key or index, None where they are not known; or a bool matrix
+            ``(n, locations)``.
+        label_set: The label set of the labels; by default one of the names that occur, in alphabetical order.
+        metadata: Values of each field for any of ``antibody``, ``plate``, ``well``, ``field``, ``gene`` and
+            ``cell_line``.
+
+    Returns:
+        The dataset. Its channels are in the order in which datasets store them, the known roles first.
+
+    Raises:
+        ArgumentTypeError: If an argument has another type.
+        ImageError: If the images have another shape or type of pixels.
+        TableError: If ids repeat, lengths differ, or a label is not in the label set.
+        SettingsError: If labels are a matrix or indices and no label set is given, or there is no such metadata.
+        OutputExistsError: If something lies at ``out``.
+
+    Examples:
+        >>> import tempfile
+        >>> pixels = np.zeros((2, 2, 64, 64), np.uint8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = dataset_from_arrays(
+        ...         pixels,
+        ...         out=f"{folder}/mine.dataset",
+        ...         channels=["nucleus", "protein"],
+        ...         labels=[["Cytosol"], ["Nucleoli", "Cytosol"]],
+        ...     )
+        ...     made.channels, made.label_set.names
+        (('protein', 'nucleus'), ('Cytosol', 'Nucleoli'))
+    """
+    array = np.asarray(images)
+    names = check_channels(channels)
+    if array.ndim != 4 or array.shape[1] != len(names) or array.shape[2] != array.shape[3] or not len(array):
+        raise ImageError(
+            f"`images` must have the shape (n, {len(names)}, size, size); this array has {array.shape}.",
+            hint=f"Stack the channels in the order {', '.join(names)}, and crop or pad images to squares.",
+        )
+    if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
+        raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give uint8, uint16 or floats.")
+    keys = [str(number) for number in range(len(array))] if ids is None else [str(name) for name in ids]
+    texts = {each.name for each in fields_of(FieldRow)} & {"antibody", "plate", "well", "field", "gene", "cell_line"}
+    unknown = set(metadata or {}) - texts
+    if unknown:
+        raise SettingsError(f"`metadata` has {min(unknown)!r}.", hint=f"It may have {', '.join(sorted(texts))}.")
+    for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
+        if values is not None and len(values) != len(array):
+            raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
+    locations, indices = _indices(labels, find_label_set(label_set) if isinstance(label_set, str) else label_set)
+    stored = channel_order(names)
+    order = [names.index(name) for name in stored]
+    size = array.shape[2]
+
+    def rows() -> Iterator[Field]:
+        for number, name in enumerate(keys):
+            with located(f"field {name}"):
+                native = array[number][order].astype(array.dtype.newbyteorder("="), copy=False)
+                eight = all_to_8_bit(list(native), DepthRule(), called=stored)
+                pixels = scale_field(eight.image, Scaling(size=size)).image
+            said: dict[str, Any] = {key: values[number] for key, values in (metadata or {}).items()}
+            yield (
+                FieldRow(
+                    id=name,
+                    source="array",
+                    labels=None if indices is None else indices[number],
+                    original_px=size,
+                    original_width_px=size,
+                    black=eight.black,
+                    white=eight.white,
+                    **said,
+                ),
+                pixels,
+            )
+
+    return write_dataset(
+        out, rows(), size=size, channels=stored, label_set=locations, made_by={"command": "dataset_from_arrays"}
+    )
+
+
+def _indices(labels: Labels | None, label_set: LabelSet | None) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
+    """Return the label set, and the indices of the locations of each field."""
+    if labels is None:
+        return label_set or LabelSet.hpa28(), None
+    if isinstance(labels, np.ndarray):
+        if label_set is None:
+            raise SettingsError("`labels` is a matrix, so `label_set` must name its columns.")
+        if labels.ndim != 2 or labels.shape[1] != len(label_set) or labels.dtype != bool:
+            raise TableError(
+                f"`labels` must be a bool matrix with {len(label_set)} columns; this is {labels.dtype} {labels.shape}."
+            )
+        return label_set, [tuple(int(i) for i in np.flatnonzero(row)) for row in labels]
+    if label_set is None:
+        words = {word for each in labels for word in each or ()}
+        if not words or not all(isinstance(word, str) for word in words):
+            raise SettingsError("`labels` are not names, so `label_set` must say which locations they are.")
+        label_set = LabelSet.from_names(sorted(map(str, words), key=str.casefold), name="labels")
+    found: list[tuple[int, ...] | None] = []
+    for number, each in enumerate(labels):
+        if isinstance(each, str):
+            raise ArgumentTypeError(
+                f"`labels` of field {number} is a string.", hint="Give a list of locations for each field."
+            )
+        if each is None:
+            found.append(None)
+            continue
+        places = {label_set.index(word) if isinstance(word, str) else int(word) for word in each}
+        if places and not 0 <= min(places) <= max(places) < len(label_set):
+            raise TableError(f"`labels` of field {number} has an index that {label_set} lacks.")
+        found.append(tuple(sorted(places)))
+    return label_set, found

@@ -1,0 +1,56 @@
+"""Labeled fields: a dataset, or a label list in a CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.errors import ArgumentTypeError, TableError
+from cytoloc.label_list import LabelList, read_label_list
+from cytoloc.labels import LabelSet, find_label_set
+
+LabelSource = Dataset | LabelList | str | Path
+"""What functions take as labels: a dataset, a label list, or the path of either."""
+
+
+def open_labels(source: LabelSource, *, label_set: LabelSet | str | None = None) -> Dataset | LabelList:
+    """Return a dataset or a label list.
+
+    Args:
+        source: Either, or the path or URL of either.
+        label_set: The label set of a CSV, by default hpa28. A dataset states its own, which must match.
+
+    Raises:
+        ArgumentTypeError: If ``source`` is of another type.
+        LabelSetError: If the dataset or label list has another label set.
+        TableError: If the file is not a label list.
+        FormatError: If the folder is not a dataset.
+    """
+    chosen = find_label_set(label_set) if isinstance(label_set, str) else label_set
+    if isinstance(source, str | Path):
+        if Path(source).is_file():
+            return read_label_list(source, chosen or LabelSet.hpa28())
+        source = open_dataset(source)
+    if not isinstance(source, Dataset | LabelList):
+        raise ArgumentTypeError(
+            f"Labels must be a dataset, a label list or a path, not {type(source).__name__}.",
+            hint="Open them: cytoloc.open_dataset(…) or cytoloc.read_label_list(…).",
+        )
+    if chosen is not None:
+        chosen.refuse_other(source.label_set, what=str(source.path), than="`label_set`")
+    return source
+
+
+def known_labels(source: Dataset | LabelList) -> dict[str, tuple[int, ...]]:
+    """Return the indices of the locations of each labeled field, by id.
+
+    Raises:
+        TableError: If no field is labeled.
+    """
+    if isinstance(source, LabelList):
+        return dict(source.labels)
+    rows = zip(source.ids, source.fields["labels"].to_list(), strict=True)
+    labels = {name: tuple(indices) for name, indices in rows if indices is not None}
+    if not labels:
+        raise TableError(f"The fields of {source.path} have no labels.", hint="Give a label list, a CSV Id,Target.")
+    return labels

@@ -1,0 +1,186 @@
+"""What a file or folder of cytoloc holds, as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.errors import ArgumentTypeError, FormatError
+from cytoloc.label_list import LabelList, read_label_list
+from cytoloc.lists import label_column, read_csv
+from cytoloc.prediction_files import read_predictions
+from cytoloc.predictions import Predictions
+from cytoloc.runs import find_runs, is_finished, is_run, read_header
+
+
+def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
+    """Return what something holds, as JSON values.
+
+    Args:
+        path: A dataset (also at a URL), a run or a folder of runs, a bundle or ``"builtin"``, predictions, a decision,
+            a recipe, folds, pairs of duplicates, or a label list.
+
+    Returns:
+        ``kind`` and what is known about this kind.
+
+    Raises:
+        ArgumentTypeError: If ``path`` is of another type.
+        FormatError: If there is nothing at the path, or it is none of these.
+
+    Examples:
+        >>> describe("builtin")["label_set"]["name"]
+        'hpa28'
+    """
+    if isinstance(path, Dataset):
+        return {"kind": "dataset", **_of_dataset(path)}
+    if isinstance(path, Predictions):
+        return {"kind": "predictions", **_of_predictions(path)}
+    if not isinstance(path, str | Path):
+        raise ArgumentTypeError(f"path must be a string, a Path, a dataset or predictions, not {type(path).__name__}.")
+    place = Path(path)
+    if "://" in str(path) or (place / "dataset.json").exists():
+        return {"kind": "dataset", **_of_dataset(open_dataset(path))}
+    if place.is_dir():
+        return _of_runs(place)
+    if place.suffix == ".cytoloc" or (str(path) == "builtin" and not place.exists()):
+        return {"kind": "bundle", **_of_bundle(path)}
+    if not place.exists():
+        raise FormatError(f"{path}: there is no such file or folder.", hint="Check the path.")
+    if place.suffix == ".parquet":
+        return {"kind": "predictions", **_of_predictions(read_predictions(place))}
+    if place.suffix == ".json":
+        from cytoloc.decide.decision import read_decision
+
+        decision = read_decision(place)
+        return {
+            "kind": "decision",
+            "method": str(decision.method),
+            "members": list(decision.members),
+            "label_set": decision.label_set.to_json(),
+            "thresholds": decision.thresholds.tolist(),
+            "fitted_on": decision.fitted_on,
+        }
+    if place.suffix == ".toml":
+        from cytoloc.recipe import load_recipe
+
+        return {"kind": "recipe", **load_recipe(str(place)).model_dump(mode="json")}
+    if place.name.lower().endswith((".csv", ".csv.gz", ".txt")):
+        return _of_table(place)
+    raise FormatError(f"{path} is of no kind that cytoloc knows.", hint="Give a file that cytoloc wrote, or a CSV.")
+
+
+def _of_dataset(dataset: Dataset) -> dict[str, Any]:
+    wells = dataset.fields.select("plate", "well").drop_nulls().unique().height
+    edges = ["original_px", "original_width_px"]
+    sizes = dataset.fields.group_by(edges).len().sort(edges)
+    flags = (
+        dataset.fields["flags"].explode().drop_nulls().value_counts().sort(["count", "flags"], descending=[True, False])
+    )
+    megabytes = None
+    if not isinstance(dataset.path, str):
+        megabytes = sum(file.stat().st_size for file in dataset.folder.rglob("*") if file.is_file()) / 1e6
+    return {
+        "path": str(dataset.path),
+        "fields": len(dataset),
+        "size": dataset.size,
+        "labeled": int(dataset.labeled.sum()),
+        "megabytes": megabytes,
+        "channels": list(dataset.channels),
+        "label_set": dataset.label_set.to_json(),
+        "imports": dataset.header["imports"],
+        "segments": len(dataset.manifest.segments),
+        "quarantined": len(dataset.quarantine),
+        "sources": dataset.fields["source"].unique().sort().to_list(),
+        "original_px": {
+            f"{height}" if width in (height, None) else f"{width} x {height}": count
+            for height, width, count in sizes.iter_rows()
+        },
+        "flags": {what: int(n) for what, n in flags.iter_rows()},
+        "wells": wells,
+        "wells_without_plate": dataset.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
+        "antibodies": dataset.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
+        "fingerprint": dataset.fingerprint,
+        "locations": list(_counts(dataset)),
+    }
+
+
+def _counts(source: Dataset | LabelList) -> Iterator[dict[str, Any]]:
+    """Yield each location that a field has, and how many fields have it."""
+    for location, count in zip(source.label_set, source.truth.sum(axis=0), strict=True):
+        if count:
+            yield {"key": location.key, "name": location.name, "fields": int(count)}
+
+
+def _of_predictions(predictions: Predictions) -> dict[str, Any]:
+    return {
+        "fields": len(predictions),
+        "label_set": predictions.label_set.to_json(),
+        "decided": predictions.decided is not None,
+        "rejected": dict(predictions.rejected),
+        "provenance": predictions.provenance,
+    }
+
+
+def _of_runs(folder: Path) -> dict[str, Any]:
+    runs: list[dict[str, Any]] = []
+    for run in find_runs([folder]):
+        header = read_header(run)
+        ids = {"held_out": len(header["held_out"]), "trained_on": len(header["trained_on"])}
+        runs.append(
+            {
+                "name": run.name,
+                "finished": is_finished(run),
+                **{key: header[key] for key in ("fold", "dataset") if key in header},
+                "label_set": header["label_set"].name,
+                **{f"fields_{name}": count for name, count in ids.items()},
+                **({"environment": header["environment"]} if "environment" in header else {}),
+            }
+        )
+    if is_run(folder):
+        return {"kind": "run", **runs[0]}
+    return {"kind": "runs", "path": str(folder), "runs": runs}
+
+
+def _of_bundle(path: str | Path) -> dict[str, Any]:
+    from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
+
+    bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
+    header = bundle.header.model_dump(mode="json", exclude={"format", "version", "parts"})
+    decision = bundle.decision()
+    return {
+        "path": str(path),
+        **header,
+        "decision": None if decision is None else str(decision.method),
+        "fields_trained_on": len(bundle.trained_on),
+        "card": bundle.card,
+    }
+
+
+def _of_table(path: Path) -> dict[str, Any]:
+    """Return what a CSV is, by its columns."""
+    columns = {name.lower() for name in read_csv(path).columns}
+    if "fold" in columns:
+        from cytoloc.curation.folds_file import read_folds
+
+        folds = read_folds(path, grouped="group" in columns)
+        sizes = folds["fold"].drop_nulls().value_counts().sort("fold")
+        return {
+            "kind": "folds",
+            "path": str(path),
+            "folds": len(sizes),
+            "fields": {str(fold): count for fold, count in sizes.iter_rows()},
+            "left_out": folds["fold"].null_count(),
+            "groups": folds["group"].n_unique(),
+        }
+    if label_column(read_csv(path)) is not None and "id" in columns:
+        labels = read_label_list(path)
+        return {"kind": "labels", "path": str(path), "fields": len(labels), "locations": list(_counts(labels))}
+    from cytoloc.curation.pairs import read_matches
+
+    pairs = read_matches(path)
+    verdicts = {each: sum(pair.verdict == each for pair in pairs) for each in ("copy", "doubtful", "different")}
+    return {"kind": "pairs", "path": str(path), "pairs": len(pairs), "verdicts": verdicts}

@@ -1,0 +1,67 @@
+"""The devices that networks compute on, and what they can do."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Literal, get_args
+
+import torch
+
+from cytoloc.choices import refuse_unknown
+from cytoloc.errors import SettingsError
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""How many bits the arithmetic of a backbone has."""
+
+KINDS: Final = ("cuda", "mps", "cpu")
+
+
+def available_devices() -> tuple[str, ...]:
+    """Return the kinds of devices of this machine, the fastest first: ``cuda``, ``mps`` (Apple), ``cpu``."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return tuple(kind for kind in KINDS if here[kind])
+
+
+def find_device(device: str | torch.device | None = None) -> torch.device:
+    """Return a device of this machine.
+
+    Args:
+        device: Such as ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. By default the fastest one that is available.
+
+    Raises:
+        SettingsError: If the machine has no such device.
+
+    Examples:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
+    if device is None:
+        return torch.device(available_devices()[0])
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise SettingsError(
+            f"device={device!r} is not a device.", hint=f"Available here: {', '.join(available_devices())}."
+        ) from error
+    count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if found.type not in available_devices() or (found.index or 0) >= count:
+        raise SettingsError(
+            f"This machine has no device {device!s}.", hint=f"Available here: {', '.join(available_devices())}."
+        )
+    return found
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return a context in which the matrix arithmetic of a network has a precision.
+
+    Raises:
+        SettingsError: If there is no such precision, or the device does not compute in it.
+    """
+    refuse_unknown(precision, get_args(Precision), argument="precision")
+    if precision == "float32":
+        return nullcontext()
+    if precision == "float16" and device.type == "cpu":
+        raise SettingsError(
+            "precision='float16' is for GPUs; this is a CPU.", hint="Choose float32, or bfloat16 on a recent CPU."
+        )
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)
