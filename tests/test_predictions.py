@@ -225,7 +225,7 @@ def test_a_csv_of_own_locations_needs_its_label_set(tmp_path: Path) -> None:
     assert read_predictions(path, label_set=OWN).probabilities.tolist() == [pytest.approx([0.2, 0.3, 0.1])]
     with pytest.raises(TableError, match="not the locations of one shipped label set") as caught:
         read_predictions(path)
-    assert "--label-set" in caught.value.hint
+    assert "`label_set`" in caught.value.hint
     for content, message, hint in (
         (
             "id,Spots,Cytoplasm\na,0.1,0.2\n",
@@ -253,7 +253,7 @@ def test_arrays_of_own_locations_need_their_label_set(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "s.npy", ids=tmp_path / "ids.txt", label_set=OWN).label_set == OWN
     with pytest.raises(TableError, match="has 3 columns, and no label set is given") as caught:
         read_predictions(tmp_path / "s.npy", ids=tmp_path / "ids.txt")
-    assert "--label-set" in caught.value.hint
+    assert "`label_set`" in caught.value.hint
     with pytest.raises(TableError, match=r"must be \(2, 28\)"):
         read_predictions(tmp_path / "s.npy", ids=tmp_path / "ids.txt", label_set=HPA28)
 

@@ -34,7 +34,7 @@ def test_other_errors_stay_what_they_are() -> None:
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to the main thread")
 @pytest.mark.parametrize(
     ("command", "source"),
-    [("kaggle", "kaggle.KaggleSource"), ("hpa", "hpa.HpaSource"), ("folder", "folder.FolderSource")],
+    [("kaggle", "KaggleSource"), ("hpa", "HpaSource"), ("folder", "FolderSource")],
 )
 def test_an_import_takes_sigterm_for_a_stop_from_the_start(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, source: str
@@ -43,7 +43,7 @@ def test_an_import_takes_sigterm_for_a_stop_from_the_start(
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         raise ImageError("looked")
 
-    monkeypatch.setattr(f"cytoloc.dataset.sources.{source}", look)
+    monkeypatch.setattr(f"cytoloc.dataset.imports.{source}", look)
     channels = ["--channels", "protein=0,nucleus=1,er=2,microtubules=3"] if command == "folder" else []
     said = cli("import", command, tmp_path, "--out", tmp_path / "a.dataset", *channels)
     assert (said.code, "looked" in said.err) == (1, True)
@@ -53,10 +53,11 @@ def test_a_stop_after_all_is_done_stops_nothing(
     cli: Cli, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def leaving(_items: int) -> Iterator[None]:
+    def leaving() -> Iterator[None]:
         yield
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cytoloc.cli.importing._pool", leaving)
+    monkeypatch.setattr("cytoloc.dataset.imports.processes", leaving)
+    monkeypatch.setattr("cytoloc.dataset.imports.FEWEST_FOR_PROCESSES", 1)
     said = cli("import", "kaggle", images, "--size", 32, "--out", tmp_path / "a.dataset")
     assert (said.code, said.out) == (0, f"{tmp_path / 'a.dataset'}: 3 fields of 32 px.\n")

@@ -185,7 +185,7 @@ def test_one_channel_in_common_proves_nothing_unless_there_is_no_other(original:
         ChannelError, match=r"limits for microtubules, protein, nucleus, protein can be compared"
     ) as caught:
         find_duplicates([Picked(original, one), copies])
-    assert "compare the datasets apart" in caught.value.hint
+    assert "compare the datasets separately" in caught.value.hint
 
 
 @pytest.mark.parametrize("limits", ["14,12", "14,12,99", "protein", "protein=x", "=3", "a=1,b", "a=1,a=2"])

@@ -116,7 +116,7 @@ def test_verdicts_are_heard(tmp_path: Path) -> None:
     assert read_pairs(path) == [("x", "y"), ("u", "v")]
     assert read_pairs(path, doubtful=False) == [("x", "y")]
     path.write_text("a,b,verdict\nx,y,maybe\n")
-    with pytest.raises(TableError, match="'maybe' is no verdict"):
+    with pytest.raises(TableError, match="'maybe' is not a verdict"):
         read_pairs(path)
 
 

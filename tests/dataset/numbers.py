@@ -64,8 +64,8 @@ def row(name: str, **known: Any) -> FieldRow:
 
 
 def run(path: Path, start: int = 0, stop: int = 30, *, source: Numbers | None = None, **options: Any) -> Imported:
-    """Import numbers in small segments; ``pool`` and ``advance`` go to the import, all others are options of it."""
-    called = {name: options.pop(name) for name in ("pool", "advance") if name in options}
+    """Import numbers in small segments; ``pool`` goes to the import, all others are options of it."""
+    called = {name: options.pop(name) for name in ("pool",) if name in options}
     chosen = ImportOptions(**{"segment_bytes": SEGMENT_BYTES, **options})
     return import_fields(source or Numbers(start, stop), path, size=SIZE, options=chosen, **called)
 

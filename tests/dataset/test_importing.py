@@ -51,7 +51,7 @@ def named(*items: str) -> Numbers:
 
 def test_good_fields_come_in_order_and_bad_ones_are_listed(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    imported = run(tmp_path / "a.dataset", advance=lambda done, total: told.append((done, total)))
+    imported = run(tmp_path / "a.dataset", progress=lambda done, total: told.append((done, total)))
     dataset = imported.dataset
     assert dataset.ids[:6] == ("0-0", "0-1", "1", "2", "4", "5-0")
     assert (len(dataset), imported.added, imported.rejected) == (31, 31, 9)
@@ -82,7 +82,7 @@ def test_an_interrupted_import_opens_and_continues_after_the_last_commit(tmp_pat
         assert unfinished.added == len(half) > 0
         before = {name: each for name, each in content(path).items() if name.startswith("segments/")}
     seen: list[int] = []
-    dataset = run(path, advance=lambda done, _total: seen.append(done)).dataset
+    dataset = run(path, progress=lambda done, _total: seen.append(done)).dataset
     assert seen[0] > stop_at - 10
     assert state(dataset) == state(whole)
     assert content(path).items() >= before.items()
@@ -349,7 +349,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
             assert "StorageError" in second.stderr
             assert "another process is importing there" in second.stderr
 
-    assert len(run(path, advance=meddle).dataset) == 31
+    assert len(run(path, progress=meddle).dataset) == 31
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["new", "append"])
@@ -429,7 +429,7 @@ def test_memory_grows_by_ids_only(tmp_path: Path) -> None:
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         # As many fields are waiting for the next commit in both imports.
-        run(tmp_path / f"{fields}.dataset", source=Many(fields), advance=measure, segment_bytes=500 * FIELD_BYTES)
+        run(tmp_path / f"{fields}.dataset", source=Many(fields), progress=measure, segment_bytes=500 * FIELD_BYTES)
         return last
 
     tracemalloc.start()
@@ -446,5 +446,5 @@ def test_an_error_that_is_not_cytolocs_comes_through(tmp_path: Path) -> None:
         raise RuntimeError("no error of ours")
 
     with pytest.raises(RuntimeError, match="no error of ours"):
-        run(tmp_path / "a.dataset", advance=fail)
+        run(tmp_path / "a.dataset", progress=fail)
     assert list(tmp_path.iterdir()) == []

@@ -90,7 +90,7 @@ def test_arrays_datasets_and_the_command_give_the_same(
     assert "1 network" in said.out
     card = cli("info", path).out
     assert "**For trying out.**" in card
-    assert "| 20 fields, of study.dataset | 20 |" in card
+    assert "| 20 fields of study.dataset | 20 |" in card
     model = cytoloc.load(path)
     with pytest.warns(ModelCaution, match="For trying out"):
         of_array = model.predict(study.read(range(len(study))))

@@ -238,9 +238,7 @@ def folder(
         found = preview_import(source, every=dry_run, options=replace(options, progress=advance))
     _show_preview(found, directory, every=dry_run)
     errors = [error for _, error in found.unreadable]
-    if (strict or dry_run) and not found.mappings:
-        raise errors[0]
-    if dry_run and errors and strict:
+    if (strict and not found.mappings) or (dry_run and errors and (strict or len(errors) == found.items)):
         raise errors[0]
     if out is not None and not dry_run:
         _import(source, out, size=size, options=options)
@@ -277,15 +275,12 @@ def _import(source: Source, out: Path, *, size: int, options: ImportOptions) -> 
     from cytoloc.dataset.imports import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 
-    imported = None
     try:
         with progress("importing") as advance:
             imported = run_import(source, out, size=size, options=replace(options, progress=advance, processes=True))
     except KeyboardInterrupt:
-        # While the workers leave, nothing is left that could be stopped.
-        if imported is None:
-            typer.echo(f"{out}: the import was stopped. Rerun the same command to continue.", err=True)
-            raise
+        typer.echo(f"{out}: the import was stopped. Rerun the same command to continue.", err=True)
+        raise
     known = f", {imported.known} were there already" if imported.known else ""
     added = " added" if options.append else ""
     typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{added}{known}.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from cytoloc.dataset.importing import FieldSource, Imported, ImportOptions, import_fields
+from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
 from cytoloc.dataset.manifest import read_manifest
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.channels import parse_channels
@@ -341,22 +342,24 @@ def run_import(source: Source, out: str | Path, *, size: int, options: ImportOpt
     notes: list[str] = []
     if options.depth == "import" and not isinstance(source, HpaSource):
         source.measure_jointly(options.progress)
-    pool = nullcontext()
+    pool: AbstractContextManager[Executor | None] = nullcontext()
     if options.processes and len(source.items) >= FEWEST_FOR_PROCESSES:
         try:
-            pool = processes()  # type: ignore[assignment]
+            pool = processes()
         except WorkerError as error:
             notes.append(f"{error.message} The import used threads, with the same result.")
-    with pool as executor:
-        imported = import_fields(_as_source(source), Path(out), size=size, options=options, pool=executor)
+    imported = None
+    try:
+        with pool as executor:
+            imported = import_fields(source, Path(out), size=size, options=options, pool=executor)
+    except KeyboardInterrupt:
+        # While the workers leave, nothing is left that could be stopped.
+        if imported is None:
+            raise
     notes += _scale_notes(imported, size) if isinstance(source, FolderSource) else _missing_notes(source)
     if isinstance(source, FolderSource):
         notes += _unmatched_notes(source, imported)
     return replace(imported, notes=tuple(notes))
-
-
-def _as_source(source: Source) -> FieldSource:
-    return source
 
 
 def _opened(imported: Imported) -> Dataset:

@@ -370,7 +370,7 @@ def test_a_folder_without_such_files_is_refused(folder: Path) -> None:
         pack(folder, [FOUR[0].replace(".png", ".tif")])
     with pytest.raises(ImageError, match="no such folder"):
         pack(folder / "no", FOUR)
-    with pytest.raises(SettingsError, match="--files"):
+    with pytest.raises(SettingsError, match="`files`"):
         pack(folder, FOUR, files="*.png")
 
 
