@@ -123,12 +123,13 @@ def bench(
 def _dataset(images: Path | None, scratch: Path | None, *, fields: int, size: int, rounds: int) -> DatasetBench:
     from benchmarks.dataset import bench_dataset
     from cytoloc.simulate.files import simulate_kaggle
+    from cytoloc.simulate.plan import Design
 
     require_nets()
     with tempfile.TemporaryDirectory(dir=scratch) as folder, progress("dataset") as advance:
         if images is None:
             images = Path(folder) / "simulated"
-            simulate_kaggle(images, n_fields=64, seed=0, size=size)
+            simulate_kaggle(images, Design(n_fields=64, seed=0, size=size))
         return bench_dataset(
             images,
             Path(folder) / "dataset",
@@ -142,11 +143,12 @@ def _dataset(images: Path | None, scratch: Path | None, *, fields: int, size: in
 def _duplicates(images: Path | None, scratch: Path | None, *, size: int, rounds: int) -> DuplicatesBench:
     from benchmarks.duplicates import bench_duplicates
     from cytoloc.simulate.files import simulate_kaggle
+    from cytoloc.simulate.plan import Design
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder, progress("duplicates") as advance:
         if images is None:
             images = Path(folder) / "simulated"
-            simulate_kaggle(images, n_fields=64, seed=0, size=size)
+            simulate_kaggle(images, Design(n_fields=64, seed=0, size=size))
         return bench_duplicates(images, rounds=rounds, advance=lambda _what, done, total: advance(done, total))
 
 
@@ -183,11 +185,12 @@ def _train(
     require_nets()
     from benchmarks.train import HELD_OUT, SIZES, STEPS, bench_train
     from cytoloc.simulate.study import simulate_dataset
+    from cytoloc.simulate.plan import Design
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder, progress("train") as advance:
         datasets = [Path(folder) / f"{edge}.dataset" for edge in ((size,) if size else SIZES)]
         for path in datasets:
-            simulate_dataset(path, n_fields=STEPS * batch + HELD_OUT, seed=0, size=int(path.stem))
+            simulate_dataset(path, Design(n_fields=STEPS * batch + HELD_OUT, seed=0, size=int(path.stem)))
         return bench_train(
             datasets,
             Path(folder),

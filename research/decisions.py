@@ -24,7 +24,7 @@ from benchmarks.decide import WAYS, Predict, Predictions, compare_on_halves, rea
 from cytoloc.choices import Method
 from cytoloc.decide import fit_decision
 from cytoloc.decide.inputs import logits_of, row_keys, stack_members
-from cytoloc.decide.plan import Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
+from cytoloc.decide.plan import FieldPlan, deal, find_thresholds, fit_evidence, unseen_probabilities
 from cytoloc.decide.thresholds import exact_thresholds, expected_thresholds
 
 Bools = NDArray[np.bool_]
@@ -37,7 +37,7 @@ def by_method(method: Method, here: Predictions, truth: Bools, there: Prediction
 
 
 def by_plan(
-    plan: Plan,
+    plan: FieldPlan,
     thresholds: Callable[[Floats, Bools], Floats] | None,
     here: Predictions,
     truth: Bools,
@@ -74,7 +74,7 @@ def by_trees(here: Predictions, truth: Bools, there: Predictions) -> Bools:
     return np.asarray(forest.predict(new) > thresholds, np.bool_)
 
 
-STACK = Plan("stack", "none", "expected", 100.0)
+STACK = FieldPlan("stack", "none", "expected", 100.0)
 
 TRIED: dict[str, Predict] = {
     **WAYS,
@@ -84,16 +84,16 @@ TRIED: dict[str, Predict] = {
     },
     "method auto, shifted frequencies": partial(by_method, "auto", shift=True),
     **{
-        f"{kind}, Platt, expected": partial(by_plan, Plan(kind, "platt", "expected"), None)
+        f"{kind}, Platt, expected": partial(by_plan, FieldPlan(kind, "platt", "expected"), None)
         for kind in ("logit", "rank", "weighted", "class")
     },
     **{
-        f"weighted, {kind}, expected": partial(by_plan, Plan("weighted", kind, "expected"), None)
+        f"weighted, {kind}, expected": partial(by_plan, FieldPlan("weighted", kind, "expected"), None)
         for kind in ("temperature", "isotonic", "beta")
     },
     **{
         f"stack of precision {precision:g}, expected": partial(
-            by_plan, Plan("stack", "none", "expected", precision), None
+            by_plan, FieldPlan("stack", "none", "expected", precision), None
         )
         for precision in (10.0, 30.0, 100.0, 300.0, 1000.0)
     },

@@ -30,6 +30,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.images.hashes import TRANSFORMS, turned
 from cytoloc.labels import LabelSet
+from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 
 Image = NDArray[np.uint8]
@@ -158,7 +159,7 @@ def main() -> None:
         judge(real, Path(place))
         everyone = list(combinations(range(len(real)), 2))
         different(real, [everyone[i] for i in rng.choice(len(everyone), 500, replace=False)])
-        drawn = simulate_dataset(Path(place) / "drawn.dataset", n_fields=given.simulated, seed=0, size=256)
+        drawn = simulate_dataset(Path(place) / "drawn.dataset", Design(n_fields=given.simulated, seed=0, size=256))
         print(f"{len(drawn)} simulated fields of {drawn.size} px")
         (Path(place) / "of-drawn").mkdir()
         judge(drawn, Path(place) / "of-drawn")

@@ -38,7 +38,7 @@ from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import Design, plan_one
-from cytoloc.simulate.study import draw_dataset
+from cytoloc.simulate.study import simulate_dataset
 
 BANDS = 5
 
@@ -136,7 +136,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as place:
         design = Design(n_fields=given.simulated, seed=7, size=given.size, original_px=given.original)
-        dataset = draw_dataset(Path(place) / "s.dataset", design)
+        dataset = simulate_dataset(Path(place) / "s.dataset", design)
         drawn = list(dataset)
         wells = list(dataset.fields.select("plate", "well").iter_rows())
     if given.sheet:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cytoloc.cli.app import main
 from cytoloc.dataset.store import Dataset
 from cytoloc.simulate.files import write_kaggle_field
+from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 
 DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -64,7 +65,7 @@ def runner(program: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Return a dataset of 40 simulated fields at 64 px."""
-    return simulate_dataset(tmp_path_factory.mktemp("study") / "study.dataset", n_fields=40, seed=3, size=64)
+    return simulate_dataset(tmp_path_factory.mktemp("study") / "study.dataset", Design(n_fields=40, seed=3, size=64))
 
 
 @pytest.fixture

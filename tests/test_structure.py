@@ -14,6 +14,7 @@ import cytoloc
 
 SOURCE = Path(cytoloc.__file__).parent
 GROUND = {
+    "_typing",
     "channels",
     "errors",
     "choices",
@@ -30,6 +31,7 @@ GROUND = {
     "runs",
 }
 ALLOWED = {
+    "_typing": set[str](),
     "errors": set[str](),
     "choices": {"errors"},
     "parallel": {"errors", "memory"},
@@ -42,7 +44,7 @@ ALLOWED = {
     "recipe": {"errors", "recipe_sections"},
     "lists": {"errors", "labels", "files"},
     "predictions": {"errors", "labels", "lists"},
-    "prediction_files": {"errors", "labels", "files", "lists", "predictions"},
+    "prediction_files": {"errors", "labels", "files", "lists", "predictions", "runs"},
     "label_list": {"errors", "hpa_names", "labels", "lists"},
     "label_conversion": {"errors", "hpa_names", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},

@@ -1,7 +1,11 @@
-"""cytoloc: where in the cell is the protein?
+"""cytoloc: predict where in the cell a protein is, from fluorescence images.
 
-The names below are the public ones. They are looked up when they are first used, so that ``import cytoloc``
-costs next to nothing.
+The names below are the public ones. Each is imported when it is first used, so that ``import cytoloc`` is quick.
+
+Examples:
+    >>> import cytoloc as cl
+    >>> len(cl.LabelSet.hpa28())
+    28
 """
 
 from __future__ import annotations
@@ -10,40 +14,97 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from cytoloc import errors as errors
+    from cytoloc import torch as torch
     from cytoloc.channels import CHANNELS as CHANNELS
+    from cytoloc.curation.audit import audit_labels as audit_labels
+    from cytoloc.curation.duplicates import find_duplicates as find_duplicates
+    from cytoloc.curation.duplicates import write_duplicates as write_duplicates
+    from cytoloc.curation.folds import make_folds as make_folds
+    from cytoloc.curation.folds_file import check_folds as check_folds
+    from cytoloc.curation.folds_file import read_folds as read_folds
+    from cytoloc.curation.folds_file import write_folds as write_folds
+    from cytoloc.curation.leak import find_leak as find_leak
+    from cytoloc.curation.leak import write_leak as write_leak
+    from cytoloc.curation.target_fold import make_validation_fold as make_validation_fold
+    from cytoloc.dataset.arrays import dataset_from_arrays as dataset_from_arrays
+    from cytoloc.dataset.importing import ImportOptions as ImportOptions
+    from cytoloc.dataset.imports import FolderOptions as FolderOptions
+    from cytoloc.dataset.imports import import_folder as import_folder
+    from cytoloc.dataset.imports import import_hpa as import_hpa
+    from cytoloc.dataset.imports import import_kaggle as import_kaggle
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
+    from cytoloc.describe import describe as describe
     from cytoloc.errors import CytolocError as CytolocError
+    from cytoloc.label_conversion import conversion as conversion
+    from cytoloc.label_conversion import convert_labels as convert_labels
+    from cytoloc.label_conversion import convert_predictions as convert_predictions
+    from cytoloc.label_list import LabelList as LabelList
+    from cytoloc.label_list import read_label_list as read_label_list
     from cytoloc.labels import LabelSet as LabelSet
     from cytoloc.labels import Location as Location
+    from cytoloc.predict.bundle import write_bundle as write_bundle
     from cytoloc.predict.loading import load as load
+    from cytoloc.predict.model import Model as Model
     from cytoloc.prediction_files import read_predictions as read_predictions
+    from cytoloc.prediction_files import write_predictions as write_predictions
     from cytoloc.predictions import Predictions as Predictions
+    from cytoloc.recipe import Recipe as Recipe
+    from cytoloc.recipe import load_recipe as load_recipe
+    from cytoloc.recipe import recipe_names as recipe_names
+    from cytoloc.simulate.files import simulate_hpa as simulate_hpa
+    from cytoloc.simulate.files import simulate_kaggle as simulate_kaggle
+    from cytoloc.simulate.plan import Design as Design
+    from cytoloc.simulate.study import Flaws as Flaws
+    from cytoloc.simulate.study import simulate_dataset as simulate_dataset
+    from cytoloc.simulate.study import simulate_study as simulate_study
 
 __version__ = "0.1.0"
 
 _HOMES: Final = {
-    "Dataset": "cytoloc.dataset.store",
-    "open_dataset": "cytoloc.dataset.store",
-    "CytolocError": "cytoloc.errors",
-    "CHANNELS": "cytoloc.channels",
-    "LabelSet": "cytoloc.labels",
-    "Location": "cytoloc.labels",
-    "load": "cytoloc.predict.loading",
-    "Predictions": "cytoloc.predictions",
-    "read_predictions": "cytoloc.prediction_files",
+    "channels": ("CHANNELS",),
+    "curation.audit": ("audit_labels",),
+    "curation.duplicates": ("find_duplicates", "write_duplicates"),
+    "curation.folds": ("make_folds",),
+    "curation.folds_file": ("check_folds", "read_folds", "write_folds"),
+    "curation.leak": ("find_leak", "write_leak"),
+    "curation.target_fold": ("make_validation_fold",),
+    "dataset.arrays": ("dataset_from_arrays",),
+    "dataset.importing": ("ImportOptions",),
+    "dataset.imports": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle"),
+    "dataset.store": ("Dataset", "open_dataset"),
+    "describe": ("describe",),
+    "errors": ("CytolocError",),
+    "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
+    "label_list": ("LabelList", "read_label_list"),
+    "labels": ("LabelSet", "Location"),
+    "predict.bundle": ("write_bundle",),
+    "predict.loading": ("load",),
+    "predict.model": ("Model",),
+    "prediction_files": ("read_predictions", "write_predictions"),
+    "predictions": ("Predictions",),
+    "recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "simulate.files": ("simulate_hpa", "simulate_kaggle"),
+    "simulate.plan": ("Design",),
+    "simulate.study": ("Flaws", "simulate_dataset", "simulate_study"),
 }
+"""The public names of each module."""
 
-__all__ = [
-    *_HOMES,
-    "__version__",
-]
+_MODULES: Final = ("errors", "torch")
+"""The modules that are public as a whole."""
+
+_HOME_OF: Final = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _MODULES:
+        return import_module(f"cytoloc.{name}")
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'cytoloc' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"cytoloc.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

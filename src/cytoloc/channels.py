@@ -57,10 +57,10 @@ def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def in_order(channels: Sequence[str]) -> tuple[str, ...]:
+def channel_order(channels: Sequence[str]) -> tuple[str, ...]:
     """Return channels in the order in which a dataset stores them: the known roles first, then the user's own.
 
-    >>> in_order(["actin", "nucleus", "protein"])
+    >>> channel_order(["actin", "nucleus", "protein"])
     ('protein', 'nucleus', 'actin')
     """
     return (*(role for role in CHANNELS if role in channels), *(name for name in channels if name not in CHANNELS))

@@ -361,7 +361,7 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
     return path
 
 
-def walk(
+def walk_files(
     folder: Path, *, suffixes: tuple[str, ...], passing_over: Callable[[Path], bool] = lambda _folder: False
 ) -> Iterator[str]:
     """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in no order.
@@ -384,7 +384,7 @@ def _below(
     above: frozenset[str],
     passing_over: Callable[[Path], bool],
 ) -> Iterator[str]:
-    """Yield what :func:`walk` does of the folder ``place``, each behind ``inside``; no link leads back ``above``."""
+    """Yield what :func:`walk_files` does of the folder ``place``; no link leads back ``above``."""
     trail = above | {os.path.realpath(place)}
     try:
         if above and passing_over(Path(place)):

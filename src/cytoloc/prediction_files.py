@@ -19,11 +19,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, first_line
-from cytoloc.files import FileFormat, check_format, existing, new_file
+from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError, first_line
+from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
 from cytoloc.labels import SHIPPED, LabelSet, find_label_set
 from cytoloc.lists import location_columns, read_csv, read_ids, require_columns
-from cytoloc.predictions import Predictions, spelled
+from cytoloc.predictions import Predictions, combine, spelled
+from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1)
 
@@ -54,28 +55,65 @@ def check_predictions_path(path: Path) -> None:
 
 
 def read_predictions(
-    path: str | Path, *, ids: str | Path | None = None, label_set: LabelSet | None = None
+    path: str | Path | Sequence[str | Path],
+    *,
+    ids: str | Path | None = None,
+    label_set: LabelSet | str | None = None,
 ) -> Predictions:
-    """Return the predictions in a Parquet, CSV, ``.npy`` or ``.npz`` file.
+    """Return the predictions in files, or the out-of-fold predictions of runs.
 
     Args:
-        path: The file. A CSV has a column ``Id`` (or ``id``, ``ID``) and one column per location, by key or name, in
-            any order. An ``.npz`` must hold one array, or one named ``probabilities``.
+        path: A file, a run, or a folder of runs; or several of them. Predictions of different fields are joined, those
+            of the same fields averaged. A CSV has a column ``Id`` and one column per location, by key or name. An
+            ``.npz`` must hold one array, or one named ``probabilities``.
         ids: For NumPy files, a CSV with a column ``Id``, or a text file with one id a line, in row order.
-        label_set: The locations of the columns. A Parquet file states its own, which must match. Without it, a CSV has
-            the shipped label set whose keys or names its columns are, and a NumPy array has hpa28 if it has that
-            many columns.
+        label_set: The locations of the columns: a label set, its name, or its file. A Parquet file states its own,
+            which must match. Without it, a CSV has the shipped label set whose keys or names its columns are, and a
+            NumPy array has hpa28 if it has that many columns.
 
     Raises:
-        TableError: If columns are missing, ids repeat, values are no probabilities, or the label set is not known.
-        LabelSetError: If the file states another label set than ``label_set``.
-        FormatError: If a Parquet file is not a predictions file of this version.
+        ArgumentTypeError: If ``path`` is not a path or a list of paths.
+        TableError: If columns are missing, ids repeat, values are not probabilities, or the label set is not known.
+        LabelSetError: If files have another label set than ``label_set``, or different ones.
+        FormatError: If a Parquet file is not a predictions file of this version, or a run is not finished.
     """
-    path = existing(Path(path))
+    chosen = find_label_set(label_set) if isinstance(label_set, str) else label_set
+    several = [path] if isinstance(path, str | Path) else path
+    if not isinstance(several, Sequence) or not all(isinstance(one, str | Path) for one in several):
+        raise ArgumentTypeError(f"path must be a path or a list of paths, not {type(path).__name__}.")
+    files = prediction_files([Path(one) for one in several])
+    parts = [read_predictions_file(file, ids=ids, label_set=chosen) for file in files]
+    return parts[0] if len(parts) == 1 else combine(parts)
+
+
+def prediction_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the prediction files among ``paths``; a folder stands for those of all runs in it.
+
+    Raises:
+        FormatError: If a folder holds no run, or one that is not finished.
+        SettingsError: If a file is given twice.
+    """
+    files = []
+    for path in paths:
+        if path.is_dir():
+            runs = find_runs([path])
+            refuse_unfinished(runs)
+            files += [run / PREDICTIONS for run in runs]
+        else:
+            files.append(path)
+    refuse_given_twice(files)
+    return files
+
+
+def read_predictions_file(
+    path: Path, *, ids: str | Path | None = None, label_set: LabelSet | None = None
+) -> Predictions:
+    """Return the predictions in one file; see :func:`read_predictions`."""
+    path = existing(path)
     if path.suffix == ".parquet":
         predictions = _read_parquet(path)
         if label_set is not None:
-            label_set.refuse_other(predictions.label_set, what=str(path), than="the argument label_set")
+            label_set.refuse_other(predictions.label_set, what=str(path), than="`label_set`")
         return predictions
     if path.suffix == ".csv":
         return _read_csv(path, label_set)

@@ -24,6 +24,7 @@ from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
 from cytoloc.recipe import recipe_names
 from cytoloc.simulate.files import simulate_kaggle
+from cytoloc.simulate.plan import Design
 from tests.conftest import Cli
 
 
@@ -324,7 +325,7 @@ def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_trained_network_finds_locations(cli: Cli, tmp_path: Path) -> None:
     for name, fields, seed in (("train", 240, 1), ("test", 200, 2)):
-        simulate_kaggle(tmp_path / name, n_fields=fields, seed=seed, size=64)
+        simulate_kaggle(tmp_path / name, Design(n_fields=fields, seed=seed, size=64))
         labels = tmp_path / name / "labels.csv"
         said = cli(
             "import", "kaggle", tmp_path / name, "--labels", labels, "--size", 64, "--out", tmp_path / f"{name}.dataset"

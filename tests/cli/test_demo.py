@@ -15,7 +15,7 @@ def test_a_demo_whose_command_was_interrupted_stops_there(
     def interrupted(*_words: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cytoloc.simulate.files.draw_kaggle", interrupted)
+    monkeypatch.setattr("cytoloc.simulate.files.simulate_kaggle", interrupted)
 
     outcome = cli("demo", "--out", tmp_path / "demo")
 

@@ -18,6 +18,7 @@ from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import ChannelError
 from cytoloc.images.hashes import TRANSFORMS, turned
 from cytoloc.labels import LabelSet
+from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 from tests.conftest import Cli
 from tests.curation.channels import Picked
@@ -49,7 +50,9 @@ COPIES |= {transform: lambda image, t=transform: turned(image, t) for transform 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return simulate_dataset(tmp_path_factory.mktemp("original") / "original.dataset", n_fields=14, seed=5, size=128)
+    return simulate_dataset(
+        tmp_path_factory.mktemp("original") / "original.dataset", Design(n_fields=14, seed=5, size=128)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from cytoloc import files
 from cytoloc.dataset import importing, writer
 from cytoloc.dataset.importing import Loaded, import_fields
-from cytoloc.dataset.manifest import is_finished, read_manifest
+from cytoloc.dataset.manifest import is_complete, read_manifest
 from cytoloc.dataset.quarantine import Rejected, examples
 from cytoloc.dataset.store import open_dataset
 from cytoloc.errors import (
@@ -260,7 +260,7 @@ def test_an_unfinished_import_with_other_settings_is_refused(tmp_path: Path) -> 
     path = tmp_path / "a.dataset"
     with pytest.raises(KeyboardInterrupt):
         run(path, source=Numbers(0, 30, stop_at=20))
-    assert not is_finished(path)
+    assert not is_complete(path)
     elsewhere = Numbers(0, 30)
     elsewhere.folder = tmp_path / "elsewhere"
     for other in (Numbers(0, 29), elsewhere):
@@ -268,7 +268,7 @@ def test_an_unfinished_import_with_other_settings_is_refused(tmp_path: Path) -> 
             with pytest.raises(OutputExistsError, match=r"unfinished import \(numbers\) with other settings"):
                 run(path, source=other, append=append)
     assert len(run(path, append=True).dataset) == 31
-    assert is_finished(path)
+    assert is_complete(path)
 
 
 def test_an_unfinished_import_can_be_discarded(tmp_path: Path) -> None:

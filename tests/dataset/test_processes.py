@@ -30,7 +30,7 @@ from cytoloc.errors import WorkerError
 from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import processes
-from cytoloc.simulate.files import draw_hpa, draw_kaggle
+from cytoloc.simulate.files import simulate_hpa, simulate_kaggle
 from cytoloc.simulate.plan import Design, plan_study
 from cytoloc.simulate.study import SimulatedSource
 from tests.conftest import Cli
@@ -49,8 +49,8 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     design = Design(n_fields=6, seed=3, size=64)
-    draw_kaggle(folder / "kaggle", design)
-    draw_hpa(folder / "hpa", design)
+    simulate_kaggle(folder / "kaggle", design)
+    simulate_hpa(folder / "hpa", design)
     damaged = max((folder / "kaggle").glob("*_blue.png"))
     damaged.write_bytes(damaged.read_bytes()[:50])
     return folder

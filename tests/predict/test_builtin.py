@@ -15,7 +15,7 @@ from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import builtin_bundle, open_bundle
 from cytoloc.predict.model import Model
-from cytoloc.predict.sources import FolderSource
+from cytoloc.predict.sources import KaggleFolderSource
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import plan_one
 from tests.conftest import DATA, Cli
@@ -64,7 +64,7 @@ def test_it_knows_simulated_cells(model: Model) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not KAGGLE.exists(), reason=f"{KAGGLE} is not there")
 def test_its_figures_on_real_fields_are_those_of_the_card(model: Model) -> None:
-    predictions = model.predict_sources([FolderSource(KAGGLE)])
+    predictions = model.predict_sources([KaggleFolderSource(KAGGLE)])
     truth = LabelSet.hpa28().to_matrix(
         [read_labels(KAGGLE.with_suffix(".csv"), LabelSet.hpa28())[name] for name in predictions.ids]
     )

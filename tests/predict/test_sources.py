@@ -13,7 +13,7 @@ from cytoloc.errors import ImageError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model, ModelInfo
-from cytoloc.predict.sources import DatasetSource, FolderSource
+from cytoloc.predict.sources import DatasetSource, KaggleFolderSource
 from tests.models.nets import spec_of
 
 
@@ -30,7 +30,7 @@ def network() -> Network:
 def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(images: Path) -> None:
     (images / "b_red.png").write_bytes(b"")
     (images / "c_yellow.png").unlink()
-    batches = list(FolderSource(images).batches(48, 2))
+    batches = list(KaggleFolderSource(images).batches(48, 2))
     assert [batch.ids for batch in batches] == [("a",), ()]
     assert [[each.id for each in batch.rejected] for batch in batches] == [["b"], ["c"]]
     assert "b_red.png is empty" in batches[0].rejected[0].reason
@@ -41,7 +41,7 @@ def test_fields_of_a_folder_come_in_order_and_bad_ones_are_rejected(images: Path
 def test_a_folder_has_the_channels_that_there_are_files_of(images: Path) -> None:
     for file in (*images.glob("*_red.png"), *images.glob("*_yellow.png"), images / "c_blue.png"):
         file.unlink()
-    source = FolderSource(images)
+    source = KaggleFolderSource(images)
     assert source.channels == ("protein", "nucleus")
     (batch,) = source.batches(48, 8)
     np.testing.assert_array_equal(batch.images[1], read_kaggle_field(images, "b", channels=("protein", "nucleus")))
@@ -49,7 +49,7 @@ def test_a_folder_has_the_channels_that_there_are_files_of(images: Path) -> None
 
 
 def test_fields_that_are_too_small_are_rejected(images: Path) -> None:
-    (batch,) = FolderSource(images).batches(64, 8)
+    (batch,) = KaggleFolderSource(images).batches(64, 8)
     assert batch.images.shape == (0, 4, 64, 64)
     assert "detail cannot be invented" in batch.rejected[0].reason
 

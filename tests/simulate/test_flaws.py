@@ -17,7 +17,7 @@ from cytoloc.errors import CytolocError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
 from cytoloc.simulate.plan import Design
-from cytoloc.simulate.study import Flaws, draw_study
+from cytoloc.simulate.study import Flaws, simulate_study
 from tests.conftest import Cli
 
 DESIGN = Design(n_fields=50, seed=2, size=48)
@@ -27,7 +27,7 @@ FLAWS = Flaws(noise=0.2, duplicates=0.1, leaked=0.3, gain=0.6)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "study"
-    draw_study(path, DESIGN, FLAWS)
+    simulate_study(path, DESIGN, FLAWS)
     return path
 
 
@@ -52,7 +52,7 @@ def test_wrong_labels_are_those_that_are_listed(whole: Path) -> None:
 
 
 def test_missing_labels_are_only_missing(tmp_path: Path) -> None:
-    draw_study(tmp_path / "study", replace(DESIGN, n_fields=40), replace(FLAWS, noise=0.8, kind="missing"))
+    simulate_study(tmp_path / "study", replace(DESIGN, n_fields=40), replace(FLAWS, noise=0.8, kind="missing"))
     noise = pl.read_csv(tmp_path / "study" / "truth" / "label_noise.csv", infer_schema=False)
     assert noise.height > 5
     assert all(set(now.split()) < set(was.split()) for _, was, now in noise.iter_rows())
@@ -118,9 +118,9 @@ def test_labels_by_antibody_are_wrong_for_some_wells(whole: Path) -> None:
 
 def test_a_study_is_not_drawn_over_another(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(CytolocError, match="already exists"):
-        draw_study(whole, DESIGN, FLAWS)
+        simulate_study(whole, DESIGN, FLAWS)
     with pytest.raises(CytolocError, match="noise of 2"):
-        draw_study(tmp_path / "new", DESIGN, Flaws(noise=2))
+        simulate_study(tmp_path / "new", DESIGN, Flaws(noise=2))
     assert not (tmp_path / "new").exists()
 
 

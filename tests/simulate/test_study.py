@@ -21,11 +21,11 @@ from cytoloc.images.hashes import TRANSFORMS, turned
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.simulate.cells import Phase
 from cytoloc.simulate.field import draw_field, photograph
-from cytoloc.simulate.files import draw_hpa, draw_kaggle, simulate_kaggle
+from cytoloc.simulate.files import simulate_hpa, simulate_kaggle
 from cytoloc.simulate.patterns import PATTERNS
-from cytoloc.simulate.plan import KINDS, Design, Plan, plan_study, read_frequencies
+from cytoloc.simulate.plan import KINDS, Design, FieldPlan, plan_study, read_frequencies
 from cytoloc.simulate.stains import StainedScene, draw_stained
-from cytoloc.simulate.study import draw_dataset, simulate_dataset
+from cytoloc.simulate.study import simulate_dataset
 
 TRAINING_COUNTS = (
     12885, 1254, 3621, 1561, 1858, 2513, 1008, 2822, 53, 45, 28, 1093, 688, 537,
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_bytes_in_any_order(study: Dataset) -> None
 
 
 def test_two_studies_of_one_seed_are_the_same(study: Dataset, tmp_path: Path) -> None:
-    again = simulate_dataset(tmp_path / "again.dataset", n_fields=40, seed=3, size=64)
+    again = simulate_dataset(tmp_path / "again.dataset", Design(n_fields=40, seed=3, size=64))
     assert again.fingerprint == study.fingerprint
 
 
@@ -150,7 +150,7 @@ def test_near_duplicates_are_what_they_are_said_to_be() -> None:
 def test_several_labels_show_both_patterns() -> None:
     def protein(labels: tuple[int, ...]) -> np.ndarray:
         row = FieldRow(id="x", source="test", original_px=128, original_width_px=128, labels=labels)
-        return np.asarray(draw_field(Plan(0, 0, row, labels, (1.0,) * len(labels)), size=128)[1], float)
+        return np.asarray(draw_field(FieldPlan(0, 0, row, labels, (1.0,) * len(labels)), size=128)[1], float)
 
     nuclei, both = protein((0,)), protein((0, 25))
     scene = draw_stained(np.random.default_rng([0, 1, 0]), 128)
@@ -159,7 +159,7 @@ def test_several_labels_show_both_patterns() -> None:
 
 
 def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
-    simulate_kaggle(tmp_path / "files", n_fields=6, seed=3, size=64)
+    simulate_kaggle(tmp_path / "files", Design(n_fields=6, seed=3, size=64))
     source = KaggleSource(tmp_path / "files", labels=tmp_path / "files/labels.csv", scaling=Scaling(size=64))
     dataset = import_fields(source, tmp_path / "a.dataset", size=64).dataset
     plans = plan_study(Design(n_fields=6, seed=3, size=64))
@@ -172,7 +172,7 @@ def test_kaggle_files_hold_the_same_fields(tmp_path: Path) -> None:
 
 def test_images_of_16_bits_hold_the_same_fields(tmp_path: Path) -> None:
     design = Design(n_fields=8, seed=3, size=64, duplicates=0.25)
-    draw_kaggle(tmp_path / "deep", design, bits=16)
+    simulate_kaggle(tmp_path / "deep", design, bits=16)
     for plan in plan_study(design):
         coarse = draw_field(plan, size=64).astype(int)
         deep = [
@@ -186,7 +186,7 @@ def test_images_of_16_bits_hold_the_same_fields(tmp_path: Path) -> None:
     assert len(np.unique(planes[0])) > 256
 
 
-@pytest.mark.parametrize("draw", [draw_kaggle, draw_hpa])
+@pytest.mark.parametrize("draw", [simulate_kaggle, simulate_hpa])
 def test_images_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw: Callable[..., None]) -> None:
     design = Design(n_fields=6, seed=3, size=64)
     draw(tmp_path / "whole", design)
@@ -212,7 +212,7 @@ def test_images_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw: C
 
 def test_renderings_are_imported_as_the_dataset_of_their_fields(tmp_path: Path) -> None:
     design = Design(n_fields=5, seed=3, size=256)
-    draw_hpa(tmp_path / "hpa", design)
+    simulate_hpa(tmp_path / "hpa", design)
     source = HpaSource(tmp_path / "hpa/images", labels=tmp_path / "hpa/labels.csv", scaling=Scaling(size=64))
     dataset = import_fields(source, tmp_path / "h.dataset", size=64).dataset
     plans = plan_study(design)
@@ -227,13 +227,13 @@ def test_renderings_are_imported_as_the_dataset_of_their_fields(tmp_path: Path) 
 
 def test_photographs_may_be_larger_than_the_fields_of_an_dataset(tmp_path: Path) -> None:
     design = Design(n_fields=6, seed=3, size=64, original_px=128, duplicates=0.3)
-    dataset = draw_dataset(tmp_path / "a.dataset", design)
+    dataset = simulate_dataset(tmp_path / "a.dataset", design)
     assert dataset.fields["original_px"].to_list() == [128] * 6
     for plan, field in zip(plan_study(design), dataset, strict=True):
         large = photograph(plan)
         assert large.shape == (4, 128, 128)
         np.testing.assert_array_equal(field, scale_field(large, Scaling(size=64)).image)
-    draw_kaggle(tmp_path / "files", design)
+    simulate_kaggle(tmp_path / "files", design)
     for path in (tmp_path / "files").glob("*.png"):
         with Image.open(path) as image:
             assert image.size == (128, 128)
@@ -242,7 +242,7 @@ def test_photographs_may_be_larger_than_the_fields_of_an_dataset(tmp_path: Path)
 @pytest.mark.parametrize(("n_fields", "seed", "size"), [(0, 0, 64), (-1, 0, 64), (1, -1, 64), (1, 0, 16), (1, 0, 9000)])
 def test_impossible_numbers_are_refused(tmp_path: Path, n_fields: int, seed: int, size: int) -> None:
     with pytest.raises(CytolocError):
-        simulate_dataset(tmp_path / "a.dataset", n_fields=n_fields, seed=seed, size=size)
+        simulate_dataset(tmp_path / "a.dataset", Design(n_fields=n_fields, seed=seed, size=size))
     assert list(tmp_path.iterdir()) == []
 
 

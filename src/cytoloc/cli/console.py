@@ -164,28 +164,6 @@ def warn_if_unfinished(dataset: Dataset) -> None:
         )
 
 
-def prediction_files(paths: list[Path]) -> list[Path]:
-    """Return the prediction files among ``paths``; a folder stands for those of all runs in it.
-
-    Raises:
-        FormatError: If a folder holds no run, or one that is not finished.
-        SettingsError: If a file is given twice.
-    """
-    from cytoloc.files import refuse_given_twice
-    from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
-
-    files = []
-    for path in paths:
-        if path.is_dir():
-            runs = find_runs([path])
-            refuse_unfinished(runs)
-            files += [run / PREDICTIONS for run in runs]
-        else:
-            files.append(path)
-    refuse_given_twice(files)
-    return files
-
-
 def warn_if_trained_on(parts: Mapping[str, Predictions]) -> None:
     """Say of which prediction tables the model was trained on their fields."""
     for path, part in parts.items():

@@ -14,7 +14,7 @@ from cytoloc.cli.members import LabelSetOption
 if TYPE_CHECKING:
     from cytoloc.curation.audit import Audit
 
-SHOWN = 24
+PAIRS_SHOWN = 24
 """Pairs on a sheet."""
 
 
@@ -82,14 +82,14 @@ def duplicates(
             table = pl.DataFrame(rows, schema={"id": pl.String, "group": pl.Int64}, orient="row")
             table.write_csv(temporary[groups])
         if sheet is not None and not doubtful.is_empty():
-            duplicates_sheet(doubtful.head(SHOWN), datasets, temporary[sheet])
+            duplicates_sheet(doubtful.head(PAIRS_SHOWN), datasets, temporary[sheet])
     fields = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, datasets))} fields"
     kinds = f", {doubtful.height} of them doubtful; hashes suggested {found.height}" if confirm else ", not confirmed"
     largest = f"; the largest group has {len(together[0])} fields" if together else ""
     typer.echo(f"{fields}{kinds}{largest}.")
     if sheet is not None and not doubtful.is_empty():
-        left = f" of {doubtful.height}" if doubtful.height > SHOWN else ""
-        typer.echo(f"{sheet}: {counted(min(SHOWN, doubtful.height), 'doubtful pair')}{left}.")
+        left = f" of {doubtful.height}" if doubtful.height > PAIRS_SHOWN else ""
+        typer.echo(f"{sheet}: {counted(min(PAIRS_SHOWN, doubtful.height), 'doubtful pair')}{left}.")
     elif sheet is not None:
         earlier = f"; {sheet} is of an earlier search" if sheet.exists() else ""
         typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
@@ -174,10 +174,10 @@ def audit(
             typer.echo(f"\nNo field says of which {by} it is.")
         elif groups is not None:
             typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
-            for row in groups.head(SHOWN).iter_rows():
+            for row in groups.head(PAIRS_SHOWN).iter_rows():
                 typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
-            if groups.height > SHOWN:
-                typer.echo(f"and {groups.height - SHOWN} more, which differ no more often; --json has all.")
+            if groups.height > PAIRS_SHOWN:
+                typer.echo(f"and {groups.height - PAIRS_SHOWN} more, which differ no more often; --json has all.")
     if write is not None:
         corrected = result.corrections()
         write_corrections(result.listed, corrected, write, given.label_set)

@@ -15,7 +15,7 @@ from cytoloc.cli.console import counted, like, require_nets
 DatasetPath = Annotated[str, typer.Argument(help="A dataset: a folder, or a URL.", metavar="DATASET")]
 
 
-SHOWN = 12
+FIELDS_SHOWN = 12
 """Fields of a contact sheet."""
 
 
@@ -184,5 +184,5 @@ def show(
 
 def _spread(names: list[str]) -> list[str]:
     """Return up to twelve names at equal distances: neighbors are often of one well, and look the same."""
-    step = max(1.0, len(names) / SHOWN)
-    return [names[int(place * step)] for place in range(min(SHOWN, len(names)))]
+    step = max(1.0, len(names) / FIELDS_SHOWN)
+    return [names[int(place * step)] for place in range(min(FIELDS_SHOWN, len(names)))]

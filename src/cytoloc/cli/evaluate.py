@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import label_set_of, prediction_files, read_truth, warn_if_trained_on
+from cytoloc.cli.console import label_set_of, read_truth, warn_if_trained_on
 from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_prediction_files
 
 
@@ -55,6 +55,7 @@ def evaluate(
 
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import read_groups, read_known, read_labels, truth_of
+    from cytoloc.prediction_files import prediction_files
     from cytoloc.predictions import combine
     from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
 

@@ -37,7 +37,9 @@ SHOWN_UNREADABLE = 20
 """How many of the files that cannot be taken are listed."""
 
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
-Labels = Annotated[Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")
+]
 LabelSetOption = Annotated[
     str | None,
     typer.Option(
@@ -72,7 +74,7 @@ SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pa
 def kaggle(
     folder: Annotated[Path, typer.Argument(help="Holds `{Id}_{red,green,blue,yellow}.png` or `.tif`.", metavar="DIR")],
     out: Out,
-    labels: Labels = None,
+    labels: LabelsOption = None,
     label_set: LabelSetOption = None,
     size: Size = 512,
     limit: Limit = None,
@@ -115,7 +117,7 @@ def hpa(
         Path, typer.Argument(help="Holds `{antibody}_{plate}_{well}_{field}_{color}.jpg`.", metavar="DIR")
     ],
     out: Out,
-    labels: Labels = None,
+    labels: LabelsOption = None,
     label_set: LabelSetOption = None,
     size: Size = 512,
     limit: Limit = None,

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cytoloc.cli.console import prediction_files
-
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
 
@@ -54,6 +52,7 @@ def member_files(predictions: list[Path] | None, member: list[str] | None, *, ap
         SettingsError: If both ways are mixed, or a name is empty or used twice.
     """
     from cytoloc.errors import SettingsError
+    from cytoloc.prediction_files import prediction_files
 
     if member:
         if predictions:

@@ -93,13 +93,13 @@ def simulate(
         flaws["duplicates"] = duplicates
     with progress("drawing") as advance:
         if form == "study":
-            study.draw_study(out, design, study.Flaws(**flaws), advance=advance)
+            study.simulate_study(out, design, study.Flaws(**flaws), progress=advance)
         elif form == "kaggle":
-            files.draw_kaggle(out, design, bits=8 if bits == "8" else 16, advance=advance)
+            files.simulate_kaggle(out, design, bits=8 if bits == "8" else 16, progress=advance)
         elif form == "hpa":
-            files.draw_hpa(out, design, advance=advance)
+            files.simulate_hpa(out, design, progress=advance)
         else:
-            study.draw_dataset(out, design, advance=advance)
+            study.simulate_dataset(out, design, progress=advance)
     beside = ", and as many external ones, and a test set" if form == "study" else ""
     edge = (original or size) if form in ("kaggle", "hpa") else size
     typer.echo(f"{out}: {counted(fields, 'simulated field')} of {edge} px{beside}.")

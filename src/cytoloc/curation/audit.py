@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from cytoloc._typing import LabelIndices
 from cytoloc.choices import refuse_unknown
 from cytoloc.curation.pairs import PairSource, tied_ids
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
@@ -22,8 +23,6 @@ from cytoloc.hpa_names import HpaId, parse_hpa_id
 from cytoloc.label_conversion import conversion, convert_labels
 from cytoloc.label_list import LabelList
 from cytoloc.labels import LabelSet
-
-Labels = Mapping[str, tuple[int, ...]]
 
 Origins = Mapping[str, HpaId]
 """Where fields are from, by their ids."""
@@ -70,7 +69,7 @@ class Audit:
     classes: pl.DataFrame
     micro_f1: float
     macro_f1: float
-    listed: Labels = field(default_factory=dict)
+    listed: LabelIndices = field(default_factory=dict)
     origins: Origins = field(default_factory=dict)
     conversion: tuple[str, ...] = ()
 
@@ -164,7 +163,9 @@ def _origins_of(source: Dataset | LabelList) -> dict[str, HpaId]:
     }
 
 
-def match_fields(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]]) -> tuple[list[Matched], int]:
+def match_fields(
+    listed: LabelIndices, true: LabelIndices, pairs: Iterable[tuple[str, str]]
+) -> tuple[list[Matched], int]:
     """Return the label sets of each pair of fields, and how many pairs are not in both lists."""
     matched, unmatched = [], 0
     for a, b in pairs:
@@ -176,7 +177,7 @@ def match_fields(listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]])
 
 
 def match_wells(
-    listed: Labels, true: Labels, pairs: Iterable[tuple[str, str]], *, origins: Origins | None = None
+    listed: LabelIndices, true: LabelIndices, pairs: Iterable[tuple[str, str]], *, origins: Origins | None = None
 ) -> tuple[list[Matched], int]:
     """Return for each pair the label set of another field of the well in which ``a`` was imaged.
 
@@ -270,7 +271,7 @@ def by_group(
 
 
 def corrections(
-    listed: Labels, matched: Sequence[Matched], *, origins: Origins | None = None
+    listed: LabelIndices, matched: Sequence[Matched], *, origins: Origins | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Return the labels of all fields of wells in which a matched field has others than the list says.
 
@@ -297,7 +298,7 @@ def corrections(
     return corrected
 
 
-def write_corrections(listed: Labels, corrected: Labels, path: Path, label_set: LabelSet) -> None:
+def write_corrections(listed: LabelIndices, corrected: LabelIndices, path: Path, label_set: LabelSet) -> None:
     """Write a label list with corrections as CSV ``Id,Target,Was`` to a path that must be free.
 
     ``Was`` is what the list had, empty where nothing was corrected.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cytoloc.channels import in_order as ordered
+from cytoloc.channels import channel_order
 from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
 from cytoloc.curation.matching import registered_correlation
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -156,7 +156,7 @@ def groups_of(pairs: pl.DataFrame) -> list[list[str]]:
 def _refuse_few_channels(datasets: Sequence[Dataset], limits: Mapping[str, int]) -> None:
     for one, other in combinations_with_replacement(datasets, 2):
         either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
-        both = ordered([channel for channel in one.channels if channel in limits and channel in other.channels])
+        both = channel_order([channel for channel in one.channels if channel in limits and channel in other.channels])
         if not both or len(both) < min(LEAST_CHANNELS, len(either)):
             raise ChannelError(
                 f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
@@ -167,7 +167,7 @@ def _refuse_few_channels(datasets: Sequence[Dataset], limits: Mapping[str, int])
 
 
 def _pool(datasets: Sequence[Dataset]) -> _Pool:
-    channels = ordered(list(dict.fromkeys(channel for dataset in datasets for channel in dataset.channels)))
+    channels = channel_order(list(dict.fromkeys(channel for dataset in datasets for channel in dataset.channels)))
     columns = [f"phash_{channel}" for channel in channels]
     schema = dict.fromkeys(columns, pl.UInt64())
     fields = pl.concat(

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from cytoloc.channels import in_order
+from cytoloc._typing import LabelIndices
+from cytoloc.channels import channel_order
 from cytoloc.curation.pairs import Pair, PairSource, open_pairs
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset
@@ -21,8 +22,6 @@ from cytoloc.files import new_file
 from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.label_list import LabelList
 from cytoloc.labels import LabelSet
-
-Labels = Mapping[str, tuple[int, ...]]
 
 
 def leak_schema(channels: Sequence[str]) -> pl.Schema:
@@ -53,7 +52,7 @@ class Known(NamedTuple):
         of_well: The labels of each well, by plate and well; None where its fields contradict each other.
     """
 
-    of_field: Labels
+    of_field: LabelIndices
     of_well: Mapping[tuple[str, str], tuple[int, ...] | None]
 
 
@@ -71,7 +70,7 @@ class Leak(NamedTuple):
     passed_over: int
 
 
-def labels_by_place(labels: Labels, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
+def labels_by_place(labels: LabelIndices, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
     """Return what a list of labels says of fields and of wells.
 
     Args:
@@ -153,7 +152,7 @@ def labels_of_copies(
             f"No pair ties a test field to another one; there are {len(pairs)}.",
             hint="Give pairs of these two sets of fields.",
         )
-    channels = in_order(list(dict.fromkeys(channel for pair in pairs for channel in pair.bits)))
+    channels = channel_order(list(dict.fromkeys(channel for pair in pairs for channel in pair.bits)))
     rows = []
     for field, found in copies.items():
         said = [(pair, other, *labels) for pair, other in found if (labels := _labels(other, known)) is not None]

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.channels import in_order
+from cytoloc.channels import channel_order
 from cytoloc.choices import GroupBy
 from cytoloc.curation.balancing import balanced
 from cytoloc.curation.duplicates import FIELDS_AT_A_TIME
@@ -76,7 +76,7 @@ def looks_in_list(path: Path) -> pl.DataFrame:
     """
     table = read_csv(existing(path))
     channels = [name.removeprefix(MEAN) for name in table.columns if name.startswith(MEAN)]
-    looks = [f"{MEAN}{channel}" for channel in in_order(channels)]
+    looks = [f"{MEAN}{channel}" for channel in channel_order(channels)]
     looks = [HEIGHT, *looks] if HEIGHT in table.columns else looks
     present = [*looks, *(name for name in ("file_size",) if name in table.columns)]
     if "Id" not in table.columns or not present:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc.channels import check_channels
-from cytoloc.channels import in_order as channel_order
+from cytoloc.channels import channel_order, check_channels
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import Field, write_dataset
@@ -21,7 +20,7 @@ from cytoloc.images.depth import DepthRule, all_to_8_bit
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet, find_label_set
 
-Labels = Sequence[Sequence[str | int] | None] | NDArray[np.bool_]
+LocationLists = Sequence[Sequence[str | int] | None] | NDArray[np.bool_]
 """For each field its locations, by name, key or index, None where they are not known; or bool ``(n, locations)``."""
 
 
@@ -31,7 +30,7 @@ def dataset_from_arrays(
     out: str | Path,
     channels: Sequence[str],
     ids: Sequence[str] | None = None,
-    labels: Labels | None = None,
+    labels: LocationLists | None = None,
     label_set: LabelSet | str | None = None,
     metadata: Mapping[str, Sequence[str | None]] | None = None,
 ) -> Dataset:
@@ -120,7 +119,9 @@ def dataset_from_arrays(
     )
 
 
-def _indices(labels: Labels | None, label_set: LabelSet | None) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
+def _indices(
+    labels: LocationLists | None, label_set: LabelSet | None
+) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
     """Return the label set, and the indices of the locations of each field."""
     if labels is None:
         return label_set or LabelSet.hpa28(), None

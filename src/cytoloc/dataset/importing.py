@@ -24,10 +24,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.channels import in_order as channel_order
+from cytoloc.channels import channel_order
 from cytoloc.choices import Square, refuse_unknown
 from cytoloc.dataset.fields import FieldRow, encode, row_of
-from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_finished, read_manifest
+from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_complete, read_manifest
 from cytoloc.dataset.quarantine import Rejected, examples, printable, refuse_unprintable, rejected
 from cytoloc.dataset.segments import StoredFiles
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -62,7 +62,7 @@ class FieldSource(Protocol):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The channels of the fields, in the order of :func:`cytoloc.channels.in_order`."""
+        """The channels of the fields, in the order of :func:`cytoloc.channels.channel_order`."""
 
     @property
     def label_set(self) -> LabelSet:
@@ -240,7 +240,7 @@ def _check_target(path: Path, *, append: bool) -> None:
         existing(path, error=FormatError, what="dataset")
         read_manifest(path)
     elif (path / MANIFEST).exists():
-        if is_finished(path):
+        if is_complete(path):
             refuse_existing(path, hint="Append to it, remove it, or choose another output.")
     elif path.is_dir():
         # An import that was killed before its first commit leaves these.

@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_bytes(content, where=file)
 
 
-def is_finished(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Return whether a folder holds a dataset whose imports are all finished."""
     return (folder / MANIFEST).exists() and read_manifest(folder).unfinished is None
 

@@ -13,7 +13,7 @@ from cytoloc.errors import ChannelError
 
 
 @dataclass(frozen=True)
-class Planes:
+class PlaneMap:
     """The plane of each channel of a model.
 
     Attributes:
@@ -32,7 +32,7 @@ class Planes:
 
 def find_planes(
     wanted: Sequence[str], given: Sequence[str], *, absent: Mapping[str, str] | None = None, where: str
-) -> Planes:
+) -> PlaneMap:
     """Return which planes of images a model sees.
 
     Args:
@@ -74,4 +74,4 @@ def find_planes(
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
     places[ZERO] = None
-    return Planes(tuple(places[substitutes.get(name, name)] for name in wanted))
+    return PlaneMap(tuple(places[substitutes.get(name, name)] for name in wanted))

@@ -20,7 +20,7 @@ from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
 
 
-class Batch(NamedTuple):
+class FieldBatch(NamedTuple):
     """Some fields: their ids, their pixels in the same order, and the fields before them that could not be read.
 
     Attributes:
@@ -49,7 +49,7 @@ class Source(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The id of each field."""
 
-    def batches(self, size: int, length: int) -> Iterator[Batch]:
+    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield all fields in order, at most ``length`` in a batch."""
 
 
@@ -84,7 +84,7 @@ class ArraySource:
             )
         self.ids = tuple(str(number) for number in range(len(self._images)))
 
-    def batches(self, size: int, length: int) -> Iterator[Batch]:
+    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the images with 8 bits, at ``size``.
 
         Raises:
@@ -97,7 +97,7 @@ class ArraySource:
                     native = planes.astype(planes.dtype.newbyteorder("="), copy=False)
                     eight = all_to_8_bit(list(native), DepthRule(), called=self.channels).image
                     found.append(scale_field(eight, Scaling(size=size)).image)
-            yield Batch(ids, np.stack(found))
+            yield FieldBatch(ids, np.stack(found))
 
 
 class DatasetSource:
@@ -115,7 +115,7 @@ class DatasetSource:
         every = self.dataset.ids
         return tuple(every[row] for row in self.rows)
 
-    def batches(self, size: int, length: int) -> Iterator[Batch]:
+    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the fields, resized from the dataset's size to ``size`` if they differ.
 
         Raises:
@@ -126,10 +126,10 @@ class DatasetSource:
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
             images = [scale_field(image, Scaling(size=size)).image for image in self.dataset.read(self.rows[some])]
-            yield Batch(ids[some], np.stack(images))
+            yield FieldBatch(ids[some], np.stack(images))
 
 
-class FolderSource:
+class KaggleFolderSource:
     """All fields of a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, in order of id.
 
     Its channels are those of the files that there are: a folder may lack all files of a color.
@@ -142,7 +142,7 @@ class FolderSource:
         self.channels = self.found.channels
         self.ids = tuple(sorted(self.found))
 
-    def batches(self, size: int, length: int) -> Iterator[Batch]:
+    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the fields, decoded and resized to ``size``; those that cannot be read are rejected."""
 
         def load(name: str) -> NDArray[np.uint8] | Rejected:
@@ -162,7 +162,7 @@ class FolderSource:
             shape = (len(good), len(self.channels), size, size)
             images = np.concatenate([image for _, image in good]).reshape(shape) if good else np.empty(shape, np.uint8)
             bad = tuple(result for _, result in some if isinstance(result, Rejected))
-            yield Batch(tuple(name for name, _ in good), images, bad)
+            yield FieldBatch(tuple(name for name, _ in good), images, bad)
 
 
 def open_source(path: str | Path) -> Source:
@@ -174,7 +174,7 @@ def open_source(path: str | Path) -> Source:
     """
     folder = Path(path)
     if "://" not in str(path) and folder.is_dir() and not (folder / "dataset.json").exists():
-        return FolderSource(folder)
+        return KaggleFolderSource(folder)
     return DatasetSource(open_dataset(path))
 
 

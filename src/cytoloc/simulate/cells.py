@@ -1,7 +1,7 @@
 """The cells of a field: where they lie, their outlines and nuclei, which of them divide, what is where in them.
 
-Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`Scene.scale`, so that a field looks the
-same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al., Nature
+Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`CellScene.scale`, so that a field looks
+the same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al., Nature
 Methods 2012); microtubules as persistent random walks from an organizing center follow CellOrganizer's model (Shariff
 et al., Cytometry A 2010).
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc.simulate.cell_lines import CELL_LINES, CellLine
-from cytoloc.simulate.drawing import Plane, Points, distance_inside, draw_dots, smooth_noise, walk
+from cytoloc.simulate.drawing import Plane, Points, distance_inside, draw_dots, random_walk, smooth_noise
 
 Phase = Literal["interphase", "metaphase", "telophase"]
 
@@ -30,7 +30,7 @@ class Cell:
     """One cell.
 
     Attributes:
-        number: Its value in ``Scene.cell_map`` and ``Scene.nucleus_map``, from 1.
+        number: Its value in ``CellScene.cell_map`` and ``CellScene.nucleus_map``, from 1.
         center: Center of the nucleus, ``(x, y)``.
         radius: Mean radius of the nucleus.
         organizing_center: Where its microtubules start, ``(x, y)``, at the rim of the nucleus.
@@ -53,7 +53,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CellScene:
     """The cells of a field and the maps that stains and patterns are drawn from.
 
     Attributes:
@@ -102,7 +102,7 @@ class _Outline(NamedTuple):
 
 def draw_scene(
     rng: np.random.Generator, size: int, *, line: int | None = None, dividing: Collection[Phase] = ()
-) -> Scene:
+) -> CellScene:
     """Return the cells of one field: of one line, sparse to confluent.
 
     Args:
@@ -123,7 +123,7 @@ def draw_scene(
     )
     from_nucleus = cv2.distanceTransform((nucleus_map == 0).astype(np.uint8), cv2.DIST_L2, 3)
     spots = np.concatenate([cell.nucleoli for cell in cells])
-    return Scene(
+    return CellScene(
         size=size,
         scale=scale,
         cells=cells,
@@ -268,7 +268,7 @@ def _fill_cell(
     start = (outline.center + 1.08 * outline.radius * outward).astype(np.float32)
     reach = outline.reach * np.sqrt(outline.stretch)
     filaments = tuple(
-        walk(
+        random_walk(
             rng, start, heading, step=5 * scale, steps=int(rng.uniform(0.5, 1.4) * reach / (5 * scale)) + 2, wobble=0.16
         )
         for heading in rng.uniform(0, 2 * np.pi, int(rng.integers(20, 40)))

@@ -89,8 +89,10 @@ def distance_inside(labels: NDArray[np.int32]) -> Plane:
     return np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, 3), np.float32)
 
 
-def walk(rng: np.random.Generator, start: Points, heading: float, *, step: float, steps: int, wobble: float) -> Points:
-    """Return a persistent random walk, ``(steps + 1, 2)`` points."""
+def random_walk(
+    rng: np.random.Generator, start: Points, heading: float, *, step: float, steps: int, wobble: float
+) -> Points:
+    """Return a persistent random random_walk, ``(steps + 1, 2)`` points."""
     headings = heading + np.cumsum(rng.normal(0, wobble, steps))
     moves = step * np.stack([np.cos(headings), np.sin(headings)], axis=1)
     return np.concatenate([start[None], start + np.cumsum(moves, axis=0)]).astype(np.float32)

@@ -18,7 +18,7 @@ from cytoloc.channels import CHANNELS, PROTEIN
 from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
 from cytoloc.simulate.optics import Bits, Exposure, expose
 from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
-from cytoloc.simulate.plan import Plan
+from cytoloc.simulate.plan import FieldPlan
 from cytoloc.simulate.stains import StainedScene, draw_stained
 
 Photograph = NDArray[np.unsignedinteger[Any]]
@@ -40,7 +40,7 @@ _MOST_BINDING: Final = 0.4
 """What is stained more than this would hide the protein, and no annotator would name its place."""
 
 
-def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
+def draw_field(plan: FieldPlan, *, size: int) -> NDArray[np.uint8]:
     """Return the field of a plan, uint8 ``(4, size, size)``: its photograph, by area means if that is larger."""
     image = photograph(plan)
     if image.shape[1] != size:
@@ -48,7 +48,7 @@ def draw_field(plan: Plan, *, size: int) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def photograph(plan: Plan, *, bits: Bits = 8) -> Photograph:
+def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
     """Return the field of a plan as a camera of 8 or 16 bits gives it, ``(4, original_px, original_px)``."""
     size = plan.row.original_px
     if plan.copy_of is not None:
@@ -101,7 +101,7 @@ def draw_protein(
     return np.asarray((to_unit(protein) + unspecific) * amount[scene.cell_map], np.float32)
 
 
-def near_duplicate(rng: np.random.Generator, image: Photograph, plan: Plan) -> Photograph:
+def near_duplicate(rng: np.random.Generator, image: Photograph, plan: FieldPlan) -> Photograph:
     """Return a field that is nearly another one, ``(4, size, size)``, in the way that its plan says."""
     white = int(np.iinfo(image.dtype).max)
     if plan.kind == "turned":

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
@@ -23,7 +24,7 @@ from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order, processes
 from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
-from cytoloc.simulate.plan import Design, Locations, Plan, plan_study
+from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
 
 STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1)
 
@@ -39,10 +40,10 @@ HPA_QUALITY: Final = 50
 """JPEG quality of renderings: the quantisation tables of two published fields are those of quality 50, and like them
 colors have half the resolution."""
 
-Advance = Callable[[int, int], None]
 
-
-def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance = lambda _done, _total: None) -> None:
+def simulate_kaggle(
+    path: Path, design: Design, *, bits: Bits = 8, progress: Progress = lambda _done, _total: None
+) -> None:
     """Draw a study as the competition gave it out: four gray PNG files a field and ``labels.csv``.
 
     The competition did not say which fields come from one well; ``pairs.csv`` does, for honest folds.
@@ -51,7 +52,7 @@ def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance 
         path: The new folder.
         design: What decides the study.
         bits: Of the images: 8 as in the competition, or 16 as microscopes write them.
-        advance: Told after each field how many of how many are done.
+        progress: Called with the number of fields done and of all fields.
 
     Raises:
         SettingsError: If a number is impossible.
@@ -60,12 +61,12 @@ def draw_kaggle(path: Path, design: Design, *, bits: Bits = 8, advance: Advance 
     """
     plans = plan_study(design)
     with begun(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
-        _draw(plans, partial(_draw_kaggle_field, folder=path, bits=bits), advance)
+        _draw(plans, partial(_draw_kaggle_field, folder=path, bits=bits), progress)
         write_labels(path / "labels.csv", {plan.row.id: plan.locations for plan in plans})
         write_rows(path / "pairs.csv", ["a", "b"], of_one_well(plans))
 
 
-def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _total: None) -> None:
+def simulate_hpa(path: Path, design: Design, *, progress: Progress = lambda _done, _total: None) -> None:
     """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its color.
 
     They are named ``{antibody}_{plate}_{well}_{field}_{color}.jpg`` and lie in ``images/``; ``labels.csv`` has the
@@ -74,7 +75,7 @@ def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _to
     Args:
         path: The new folder.
         design: What decides the study.
-        advance: Told after each field how many of how many are done.
+        progress: Called with the number of fields done and of all fields.
 
     Raises:
         SettingsError: If a number is impossible.
@@ -84,13 +85,8 @@ def draw_hpa(path: Path, design: Design, *, advance: Advance = lambda _done, _to
     plans = plan_study(design)
     with begun(path, {"design": asdict(design), "files": "hpa"}):
         (path / "images").mkdir(exist_ok=True)
-        _draw(plans, partial(_draw_hpa_field, folder=path / "images"), advance)
+        _draw(plans, partial(_draw_hpa_field, folder=path / "images"), progress)
         write_labels(path / "labels.csv", {_hpa_name(plan): plan.locations for plan in plans})
-
-
-def simulate_kaggle(path: Path, *, n_fields: int, seed: int, size: int) -> None:
-    """Draw a study as the competition gave it out; see :func:`draw_kaggle`."""
-    draw_kaggle(path, Design(n_fields=n_fields, seed=seed, size=size))
 
 
 def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
@@ -154,19 +150,19 @@ def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
     write_json(note, content, STUDY_FORMAT)
 
 
-def _draw(plans: Sequence[Plan], draw: Callable[[Plan], None], advance: Advance) -> None:
+def _draw(plans: Sequence[FieldPlan], draw: Callable[[FieldPlan], None], progress: Progress) -> None:
     """Draw fields in processes, each of which writes its own files."""
     with processes() as pool:
         for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
-            advance(number, len(plans))
+            progress(number, len(plans))
 
 
-def _draw_kaggle_field(plan: Plan, *, folder: Path, bits: Bits) -> None:
+def _draw_kaggle_field(plan: FieldPlan, *, folder: Path, bits: Bits) -> None:
     if not _is_there(folder, plan.row.id, ".png"):
         write_kaggle_field(folder, plan.row.id, photograph(plan, bits=bits))
 
 
-def _draw_hpa_field(plan: Plan, *, folder: Path) -> None:
+def _draw_hpa_field(plan: FieldPlan, *, folder: Path) -> None:
     if not _is_there(folder, _hpa_name(plan), ".jpg"):
         write_hpa_field(folder, _hpa_name(plan), photograph(plan))
 
@@ -190,7 +186,7 @@ def _save(image: Image.Image, path: Path, **options: Any) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def of_one_well(plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
+def of_one_well(plans: Sequence[FieldPlan]) -> Iterator[tuple[str, str]]:
     """Yield each field with the one before it of the same well."""
     last: dict[tuple[str, str], str] = {}
     for plan in plans:
@@ -213,6 +209,6 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _hpa_name(plan: Plan) -> str:
+def _hpa_name(plan: FieldPlan) -> str:
     row = plan.row
     return f"{row.antibody}_{row.plate}_{row.well}_{row.field}"

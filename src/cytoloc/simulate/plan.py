@@ -68,7 +68,7 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FieldPlan:
     """What one field will show.
 
     Attributes:
@@ -92,11 +92,11 @@ class Plan:
     antibody: int = 0
     line: int | None = None
     gain: float = 1.0
-    copy_of: Plan | None = None
+    copy_of: FieldPlan | None = None
     kind: Kind | None = None
 
 
-def plan_study(design: Design) -> list[Plan]:
+def plan_study(design: Design) -> list[FieldPlan]:
     """Return a plan per field.
 
     Raises:
@@ -105,12 +105,12 @@ def plan_study(design: Design) -> list[Plan]:
     _refuse_impossible(design)
     rng = np.random.default_rng([design.seed, 0])
     copies = round(design.duplicates * design.n_fields)
-    plans: list[Plan] = []
+    plans: list[FieldPlan] = []
     for number, (row, strengths, antibody, line) in enumerate(_fields(design, rng)):
         if number == design.n_fields - copies:
             break
         named = replace(row, id=_name(design, number))
-        plans.append(Plan(design.seed, number, named, row.labels or (), strengths, antibody, line, design.gain))
+        plans.append(FieldPlan(design.seed, number, named, row.labels or (), strengths, antibody, line, design.gain))
     for _ in range(copies):
         original = plans[int(rng.integers(design.n_fields - copies))]
         number = len(plans)
@@ -120,14 +120,14 @@ def plan_study(design: Design) -> list[Plan]:
     return plans
 
 
-def plan_one(location: int, *, seed: int, size: int) -> Plan:
+def plan_one(location: int, *, seed: int, size: int) -> FieldPlan:
     """Return the plan of a field that shows one location and no other, at full strength."""
     design = Design(n_fields=1, seed=seed, size=size, label_sets=(((location,), 1.0),))
     _refuse_impossible(design)
     row = FieldRow(
         id=_name(design, location), source="simulated", labels=(location,), original_px=size, original_width_px=size
     )
-    return Plan(seed, location, row, (location,), (1.0,), antibody=location)
+    return FieldPlan(seed, location, row, (location,), (1.0,), antibody=location)
 
 
 def read_frequencies(path: Path) -> tuple[tuple[Locations, float], ...]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from cytoloc.simulate.cells import Phase, Scene, draw_scene
+from cytoloc.simulate.cells import CellScene, Phase, draw_scene
 from cytoloc.simulate.drawing import Plane, draw_lines, smooth_noise, streaks, to_unit
 
 
 @dataclass(frozen=True)
-class StainedScene(Scene):
+class StainedScene(CellScene):
     """A scene with the three stains, float32 planes ``(size, size)`` from 0 to 1.
 
     Attributes:
@@ -40,7 +40,7 @@ def draw_stained(
     )
 
 
-def draw_microtubules(scene: Scene, rng: np.random.Generator) -> Plane:
+def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
     """Return a mesh of curved filaments that leave the organizing center, bend along the rim and wrap the nucleus.
 
     Dividing cells have a spindle, or a bridge, instead.
@@ -63,7 +63,7 @@ def draw_microtubules(scene: Scene, rng: np.random.Generator) -> Plane:
     return to_unit(filaments + rng.uniform(0.2, 0.6) * haze)
 
 
-def draw_nucleus(scene: Scene, rng: np.random.Generator) -> Plane:
+def draw_nucleus(scene: CellScene, rng: np.random.Generator) -> Plane:
     """Return nuclei with grain, dark nucleoli, and the bright chromosomes of dividing cells."""
     grain = 1 + rng.uniform(0.12, 0.3) * smooth_noise(rng, scene.size, rng.uniform(1.6, 3) * scene.scale)
     grain += 0.1 * smooth_noise(rng, scene.size, 7 * scene.scale)
@@ -77,7 +77,7 @@ def draw_nucleus(scene: Scene, rng: np.random.Generator) -> Plane:
     return to_unit(plane * amount[scene.nucleus_map])
 
 
-def draw_er(scene: Scene, rng: np.random.Generator) -> Plane:
+def draw_er(scene: CellScene, rng: np.random.Generator) -> Plane:
     """Return a network of tubes and sheets, densest by the nucleus, with grain of its own."""
     scale = scene.scale
     tubes = np.exp(-1.3 * np.abs(smooth_noise(rng, scene.size, rng.uniform(2.2, 5) * scale)))
@@ -89,12 +89,12 @@ def draw_er(scene: Scene, rng: np.random.Generator) -> Plane:
     return to_unit(plane * np.where(scene.nucleus_map > 0, rng.uniform(0.15, 0.6), 1.0))
 
 
-def division_fibres(scene: Scene, rng: np.random.Generator) -> Plane:
+def division_fibres(scene: CellScene, rng: np.random.Generator) -> Plane:
     """Return the microtubules of dividing cells: spindles from pole to pole, and the bridge between daughters."""
     return np.maximum(spindles(scene, rng), bridges(scene))
 
 
-def spindles(scene: Scene, rng: np.random.Generator) -> Plane:
+def spindles(scene: CellScene, rng: np.random.Generator) -> Plane:
     """Return fibres that spread from two poles to the plate of chromosomes of each cell in metaphase."""
     fibres = []
     for cell in scene.cells:
@@ -111,7 +111,7 @@ def spindles(scene: Scene, rng: np.random.Generator) -> Plane:
     return draw_lines(scene.size, fibres, width=1.2 * scene.scale)
 
 
-def bridges(scene: Scene) -> Plane:
+def bridges(scene: CellScene) -> Plane:
     """Return the thin bridge between the daughters of each cell in telophase."""
     places = {cell.number: cell.center for cell in scene.cells}
     lines = [
@@ -123,7 +123,7 @@ def bridges(scene: Scene) -> Plane:
     return draw_lines(scene.size, lines, width=2.4 * scene.scale)
 
 
-def _directions(scene: Scene) -> Plane:
+def _directions(scene: CellScene) -> Plane:
     """Return the direction in which microtubules run: from the organizing center, along the rim, around the nucleus."""
     y, x = np.mgrid[0 : scene.size, 0 : scene.size].astype(np.float32)
     starts = np.zeros((int(scene.cell_map.max()) + 1, 2), np.float32)
@@ -146,7 +146,7 @@ def _directions(scene: Scene) -> Plane:
     return np.asarray(np.arctan2(down, right), np.float32)
 
 
-def _undivided(scene: Scene) -> Plane:
+def _undivided(scene: CellScene) -> Plane:
     """Return 1 where a cell does not divide, and little where it does."""
     share = np.ones(int(scene.cell_map.max()) + 1, np.float32)
     for cell in scene.cells:

@@ -13,17 +13,18 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS
 from cytoloc.choices import Noise
 from cytoloc.dataset.importing import ImportOptions, Loaded, import_fields
-from cytoloc.dataset.manifest import is_finished
+from cytoloc.dataset.manifest import is_complete
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import processes
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.files import begun, of_one_well, write_labels, write_rows
-from cytoloc.simulate.plan import KINDS, MOST_PX, Design, Locations, Plan, plan_study
+from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, Locations, plan_study
 
 TEST_SHARE: Final = 0.38
 """Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
@@ -58,7 +59,7 @@ class SimulatedSource:
     quick = False
     channels: tuple[str, ...] = CHANNELS
 
-    def __init__(self, design: Design, plans: Sequence[Plan]) -> None:
+    def __init__(self, design: Design, plans: Sequence[FieldPlan]) -> None:
         self.label_set = LabelSet.hpa28()
         self._size = design.size
         self._plans = {plan.row.id: plan for plan in plans}
@@ -70,7 +71,7 @@ class SimulatedSource:
         return partial(_draw, self._plans[item], self._size)
 
 
-def _draw(plan: Plan, size: int) -> list[Loaded]:
+def _draw(plan: FieldPlan, size: int) -> list[Loaded]:
     return [(plan.row, draw_field(plan, size=size))]
 
 
@@ -85,26 +86,19 @@ class PlannedSet:
     """
 
     design: Design
-    plans: list[Plan]
-    given: list[Plan]
+    plans: list[FieldPlan]
+    given: list[FieldPlan]
 
 
-def simulate_dataset(
-    path: Path,
-    *,
-    n_fields: int,
-    seed: int,
-    size: int,
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Dataset:
-    """Draw a study into a new dataset; see :func:`draw_dataset`."""
-    return draw_dataset(path, Design(n_fields=n_fields, seed=seed, size=size), advance=advance)
+def simulate_dataset(path: Path, design: Design, *, progress: Progress = lambda _done, _total: None) -> Dataset:
+    """Draw fields of simulated cells into a new dataset.
 
+    The same design gives the same bytes. Drawing is resumable: call again to continue.
 
-def draw_dataset(
-    path: Path, design: Design, *, advance: Callable[[int, int], None] = lambda _done, _total: None
-) -> Dataset:
-    """Draw a study into a new dataset; the same design gives the same bytes, and starting again goes on.
+    Args:
+        path: The new dataset.
+        design: What decides the fields.
+        progress: Called with the number of fields done and of all fields.
 
     Raises:
         SettingsError: If a number is impossible.
@@ -115,16 +109,16 @@ def draw_dataset(
     with processes() as pool:
         source, options = SimulatedSource(design, plans), ImportOptions(strict=True)
         return import_fields(
-            source, path, size=design.size, options=replace(options, progress=advance), pool=pool
+            source, path, size=design.size, options=replace(options, progress=progress), pool=pool
         ).dataset
 
 
-def draw_study(
+def simulate_study(
     path: Path,
     design: Design,
     flaws: Flaws,
     *,
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = lambda _done, _total: None,
 ) -> None:
     """Draw a whole study: training, test and external dataset, and the truth about them beside.
 
@@ -145,13 +139,13 @@ def draw_study(
         with processes() as pool:
             for name, each in sets.items():
                 target = path / f"{name}.dataset"
-                if not is_finished(target):
+                if not is_complete(target):
                     source = SimulatedSource(each.design, each.given)
                     import_fields(
                         source,
                         target,
                         size=design.size,
-                        options=ImportOptions(progress=_from(advance, before, total)),
+                        options=ImportOptions(progress=_from(progress, before, total)),
                         pool=pool,
                     )
                 before += len(each.plans)
@@ -186,7 +180,7 @@ def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
     }
 
 
-def _leaked(test: list[Plan], external: list[Plan], count: int) -> list[Plan]:
+def _leaked(test: list[FieldPlan], external: list[FieldPlan], count: int) -> list[FieldPlan]:
     """Return the test fields, ``count`` of them near-duplicates of external ones."""
     rng = np.random.default_rng([test[0].seed, 5])
     chosen = rng.choice(len(test), count, replace=False)
@@ -207,7 +201,7 @@ def _leaked(test: list[Plan], external: list[Plan], count: int) -> list[Plan]:
     return leaked
 
 
-def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> Locations:
+def _mistaken(plan: FieldPlan, flaws: Flaws, rng: np.random.Generator) -> Locations:
     """Return the labels that somebody gives a field: wrong ones now and then."""
     labels = plan.locations
     draw, place = rng.uniform(), int(rng.integers(len(labels)))
@@ -222,7 +216,7 @@ def _mistaken(plan: Plan, flaws: Flaws, rng: np.random.Generator) -> Locations:
     return tuple(sorted({*labels[:place], *labels[place + 1 :], other}))
 
 
-def _labels_by_antibody(plans: Sequence[Plan]) -> dict[str, Locations]:
+def _labels_by_antibody(plans: Sequence[FieldPlan]) -> dict[str, Locations]:
     """Return for each field all locations of its antibody, in whatever well: what the usual external list did."""
     every: dict[str | None, set[int]] = {}
     for plan in plans:
@@ -248,8 +242,8 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
     write_rows(folder / "wells.csv", ["a", "b"], of_one_well(test.plans))
 
 
-def _from(advance: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _total: advance(before + done, total)
+def _from(progress: Progress, before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _total: progress(before + done, total)
 
 
 def _refuse_impossible(flaws: Flaws) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cytoloc.channels import CHANNELS, PROTEIN, check_channels, in_order
+from cytoloc.channels import CHANNELS, PROTEIN, channel_order, check_channels
 from cytoloc.errors import ChannelError, ImageError, SettingsError
 
 NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
@@ -127,7 +127,7 @@ class ChannelMap:
     """Where the image of each channel of a dataset is.
 
     Attributes:
-        picks: Of each channel, in the order of :func:`cytoloc.channels.in_order`.
+        picks: Of each channel, in the order of :func:`cytoloc.channels.channel_order`.
     """
 
     picks: dict[str, Pick]
@@ -174,7 +174,7 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         hint = f" Write {PROTEIN} instead of {near}." if near else ""
         raise SettingsError(f"`channels`: {error.message}{hint}", hint=error.hint) from error
     found = {name: _pick(what) for name, what in pairs}
-    picks = {name: found[name] for name in in_order(names)}
+    picks = {name: found[name] for name in channel_order(names)}
     seen: dict[str, str] = {}
     for name, pick in picks.items():
         other = seen.setdefault(str(pick), name)

@@ -32,7 +32,7 @@ Opened = dict[str, tuple[str, ImageFile]]
 
 
 @dataclass(frozen=True)
-class Item:
+class FolderItem:
     """What is known of one field, or of the fields of one file, before a file is opened.
 
     Attributes:
@@ -54,7 +54,7 @@ class Item:
         return {**self.said, **self.metadata.get(self.name, {}), **self.metadata.get(name, {})}
 
 
-class Found(NamedTuple):
+class FoundScene(NamedTuple):
     """A scene: its id, what its files say of it, and its planes, or what is wrong with them."""
 
     name: str
@@ -84,7 +84,7 @@ class FieldReader:
     pixel_um: float | None = None
     joint: tuple[JointBounds | None, ...] | None = None
 
-    def load(self, item: Item) -> list[Loaded]:
+    def load(self, item: FolderItem) -> list[Loaded]:
         """Return the fields of an item, uint8 ``(channels, size, size)`` each, one per scene of its files."""
         return [
             rejected(found.name, found.planes)
@@ -93,7 +93,7 @@ class FieldReader:
             for found in self.scenes(item)
         ]
 
-    def describe(self, item: Item) -> list[tuple[str, str]]:
+    def describe(self, item: FolderItem) -> list[tuple[str, str]]:
         """Return for each channel what its image is in the files of an item, in words.
 
         Raises:
@@ -109,7 +109,7 @@ class FieldReader:
                 lines.append((name, f"channel {index}{called} of {len(names)} in {file}"))
         return lines
 
-    def check(self, item: Item) -> None:
+    def check(self, item: FolderItem) -> None:
         """Raise whatever the import would find wrong with an item before it reads pixels.
 
         Raises:
@@ -127,7 +127,7 @@ class FieldReader:
                 with located(name):
                     scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
 
-    def _loaded(self, item: Item, name: str, scene: Scene, planes: list[NDArray[Any]]) -> Loaded:
+    def _loaded(self, item: FolderItem, name: str, scene: Scene, planes: list[NDArray[Any]]) -> Loaded:
         """Return a field from its planes."""
         try:
             called = [f"{channel} in {item.files[channel]}" for channel in self.channels.channels]
@@ -155,7 +155,7 @@ class FieldReader:
         )
         return row, scaled.image
 
-    def scenes(self, item: Item) -> Iterator[Found]:
+    def scenes(self, item: FolderItem) -> Iterator[FoundScene]:
         """Yield every field of an item.
 
         Raises:
@@ -172,7 +172,7 @@ class FieldReader:
                     planes = self._planes(opened, number)
                 except ImageError as error:
                     planes = error
-                yield Found(name, scene, planes)
+                yield FoundScene(name, scene, planes)
 
     def _chosen(self, opened: Opened, number: int) -> dict[str, Chosen]:
         """Return which planes of a scene make the image of each stain."""
@@ -208,7 +208,7 @@ class FieldReader:
             raise ImageError(f"{name} has more than one pixel size: {each} µm.", hint="Give it with `pixel_um`.")
         return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
 
-    def _scene_ids(self, item: Item, opened: Opened) -> list[str]:
+    def _scene_ids(self, item: FolderItem, opened: Opened) -> list[str]:
         """Return the id of each scene: the item's if it is alone, else with the scene's name, or number, behind it.
 
         Raises:
@@ -228,7 +228,7 @@ class FieldReader:
             return [f"{item.name}_{name}" for name in names]
         return [f"{item.name}_s{number}" for number in range(len(names))]
 
-    def _open(self, item: Item, stack: ExitStack) -> Opened:
+    def _open(self, item: FolderItem, stack: ExitStack) -> Opened:
         """Open the files of an item, each once, until ``stack`` closes."""
         files = item.files
         lacking = [role for role in self.channels.picks if role not in files]

@@ -12,18 +12,18 @@ from typing import Any, Generic, TypeVar
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.manifest import holds_dataset
 from cytoloc.dataset.sources.channels import NAMES, ChannelMap, FilePattern
-from cytoloc.dataset.sources.field_files import FieldReader, Item
+from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
 from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, note
 from cytoloc.dataset.sources.labeling import labels_by_id
 from cytoloc.errors import ImageError, SettingsError, TableError
-from cytoloc.files import sha256_of, walk
-from cytoloc.images.formats import SUFFIXES
+from cytoloc.files import sha256_of, walk_files
+from cytoloc.images.formats import IMAGE_SUFFIXES
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_csv, refuse_repeated
 
 Value = TypeVar("Value")
 
-Found = tuple[str, ...]
+FoundFiles = tuple[str, ...]
 """What is known about the files of an item, compactly.
 
 First the channels that have a file, separated by blanks. Then, with a pattern, what the name says for each part of the
@@ -120,10 +120,10 @@ class FolderSource:
             if not isinstance(found.planes, ImageError):
                 yield found.planes
 
-    def _item(self, name: str) -> Item:
+    def _item(self, name: str) -> FolderItem:
         """Return what is known of an item; scenes have ids that begin with its own."""
         found = self._found[name]
-        return Item(
+        return FolderItem(
             name=name,
             files={channel: self._path(channel, name, found) for channel in found[0].split()},
             said=self._said(name, found),
@@ -142,33 +142,33 @@ class FolderSource:
         pattern = self._pattern(self.channels[0])
         return sorted(set(pattern.names) - {"id"}) if pattern else []
 
-    def _said(self, name: str, found: Found) -> dict[str, str]:
+    def _said(self, name: str, found: FoundFiles) -> dict[str, str]:
         """Return what the names of the files of an item say."""
         said = {"id": name}
         return said | dict(zip(self._names(), found[1:], strict=True)) if self._pattern(self.channels[0]) else said
 
-    def _path(self, channel: str, name: str, found: Found) -> str:
+    def _path(self, channel: str, name: str, found: FoundFiles) -> str:
         """Return the path of the file of a channel of an item, below the folder."""
         pattern = self._pattern(channel)
         return pattern.path_of(self._said(name, found)) if pattern else name + found[1]
 
-    def _claims(self, path: str) -> Iterator[tuple[str, str, Found]]:
+    def _claims(self, path: str) -> Iterator[tuple[str, str, FoundFiles]]:
         """Yield each item that a file belongs to, which channel it is for, and what the item's files are by it."""
         for channel in self.channels:
             pattern = self._pattern(channel)
             if pattern is None:
-                suffix = next(end for end in SUFFIXES if path.lower().endswith(end))
+                suffix = next(end for end in IMAGE_SUFFIXES if path.lower().endswith(end))
                 name = path[: -len(suffix)].removesuffix(".ome")
                 yield name, channel, (channel, path[len(name) :])
             elif said := pattern.match(path):
                 yield said["id"], channel, (channel, *(said[part] for part in self._names()))
 
-    def _find(self, channels: ChannelMap) -> dict[str, Found]:
+    def _find(self, channels: ChannelMap) -> dict[str, FoundFiles]:
         """Return what is known of the files of each item, by the item's name."""
-        found: dict[str, Found] = {}
+        found: dict[str, FoundFiles] = {}
         # Items share what is equal.
         shared: dict[Any, Any] = {}
-        for path in walk(self.folder, suffixes=SUFFIXES, passing_over=holds_dataset):
+        for path in walk_files(self.folder, suffixes=IMAGE_SUFFIXES, passing_over=holds_dataset):
             claims = list(self._claims(path))
             self.unmatched += not claims
             for name, channel, claim in claims:
@@ -190,11 +190,11 @@ class FolderSource:
         if not found:
             raise ImageError(
                 f"{self.folder} holds no fields: {self.unmatched} image files, none named as asked for.",
-                hint=f"Files end in {', '.join(SUFFIXES)}; patterns are matched against paths below the folder.",
+                hint=f"Files end in {', '.join(IMAGE_SUFFIXES)}; patterns are matched against paths below the folder.",
             )
         return found
 
-    def _refuse_conflict(self, name: str, channel: str, before: Found, claim: Found, *, path: str) -> None:
+    def _refuse_conflict(self, name: str, channel: str, before: FoundFiles, claim: FoundFiles, *, path: str) -> None:
         """Raise if a file claims a channel that has a file, or its name contradicts that of another file."""
         first = self._path(before[0].split()[0], name, before)
         if channel in before[0].split():

@@ -17,7 +17,7 @@ from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.manifest import holds_dataset
 from cytoloc.dataset.sources.labeling import listed_fields
 from cytoloc.errors import ImageError
-from cytoloc.files import sha256_of, walk
+from cytoloc.files import sha256_of, walk_files
 from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.images.codecs import read_stain_jpeg
 from cytoloc.images.decoding import located
@@ -148,7 +148,7 @@ class HpaFiles(Mapping[str, dict[str, str]]):
         found: dict[str, Places] = {}
         # Fields of one folder share the places of their files.
         shared: dict[Places, Places] = {}
-        for path in walk(folder, suffixes=(".jpg", ".jpeg"), passing_over=holds_dataset):
+        for path in walk_files(folder, suffixes=(".jpg", ".jpeg"), passing_over=holds_dataset):
             inside, _, file = path.rpartition("/")
             stem, _, suffix = file.rpartition(".")
             name, _, color = stem.rpartition("_")

@@ -27,7 +27,7 @@ from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet
 
 COLORS = tuple(HPA_COLORS[role] for role in CHANNELS)
-SUFFIXES = (".png", ".tif", ".tiff")
+KAGGLE_SUFFIXES = (".png", ".tif", ".tiff")
 
 Suffixes = tuple[str | None, ...]
 """The suffix of the file of each color of a field; None where there is no file."""
@@ -190,7 +190,7 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
             for entry in entries:
                 stem, dot, suffix = entry.name.rpartition(".")
                 name, _, color = stem.rpartition("_")
-                if dot + suffix.lower() not in SUFFIXES:
+                if dot + suffix.lower() not in KAGGLE_SUFFIXES:
                     continue
                 if not name or color not in COLORS:
                     self.unmatched += 1

@@ -1,6 +1,6 @@
 """Multi-channel image files of any microscope, read a plane at a time."""
 
-from cytoloc.images.formats.opening import SUFFIXES, open_image
+from cytoloc.images.formats.opening import IMAGE_SUFFIXES, open_image
 from cytoloc.images.formats.scene import ImageFile, Scene
 
-__all__ = ["SUFFIXES", "ImageFile", "Scene", "open_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageFile", "Scene", "open_image"]

@@ -29,7 +29,7 @@ _KINDS: Final[dict[str, str]] = {
 }
 """The end of a file's name and what it must be."""
 
-SUFFIXES: Final = tuple(_KINDS)
+IMAGE_SUFFIXES: Final = tuple(_KINDS)
 """The ends of names of files that :func:`open_image` reads."""
 
 
@@ -41,7 +41,7 @@ def open_image(path: Path) -> Iterator[ImageFile]:
     extra ``formats``. Whatever goes wrong in the block while planes are read names the file, too.
 
     Args:
-        path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`SUFFIXES`.
+        path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`.
 
     Raises:
         ImageError: If it is missing, truncated, damaged, too large, not what its name says, or of an unknown kind.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cytoloc.simulate.drawing import Plane, draw_dots, draw_lines, smooth_noise, streaks, to_unit, walk
+from cytoloc.simulate.drawing import Plane, draw_dots, draw_lines, random_walk, smooth_noise, streaks, to_unit
 from cytoloc.simulate.patterns.placing import dots_in, outward, places
 from cytoloc.simulate.stains import StainedScene
 
@@ -25,7 +25,9 @@ def golgi_apparatus(scene: StainedScene, rng: np.random.Generator) -> Plane:
         for _ in range(int(rng.integers(3, 7))):
             start = cell.organizing_center + rng.normal(0, 5 * scene.scale, 2).astype(np.float32)
             along = away + np.pi / 2 + rng.normal(0, 0.5)
-            ribbons.append(walk(rng, start, along, step=2 * scene.scale, steps=int(rng.integers(4, 9)), wobble=0.5))
+            ribbons.append(
+                random_walk(rng, start, along, step=2 * scene.scale, steps=int(rng.integers(4, 9)), wobble=0.5)
+            )
     ribbon = draw_lines(scene.size, ribbons, width=rng.uniform(1.6, 2.6) * scene.scale)
     dots = draw_dots(scene.size, np.concatenate(stacks).astype(np.float32))
     return to_unit(np.maximum(share * ribbon, dots) * scene.cytoplasm)
@@ -105,7 +107,7 @@ def rods_and_rings(scene: StainedScene, rng: np.random.Generator) -> Plane:
         for spot in spots:
             angle = rng.uniform(0, 2 * np.pi)
             if rng.uniform() < 0.6:
-                rods.append(walk(rng, spot, angle, step=3 * scene.scale, steps=5, wobble=0.03))
+                rods.append(random_walk(rng, spot, angle, step=3 * scene.scale, steps=5, wobble=0.03))
             else:
                 turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
                 rings.append(

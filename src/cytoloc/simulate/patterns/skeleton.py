@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from cytoloc.simulate.cells import Cell
-from cytoloc.simulate.drawing import Plane, Points, draw_dots, draw_lines, smooth_noise, to_unit, walk
+from cytoloc.simulate.drawing import Plane, Points, draw_dots, draw_lines, random_walk, smooth_noise, to_unit
 from cytoloc.simulate.stains import StainedScene, bridges, spindles
 
 
@@ -17,7 +17,9 @@ def intermediate_filaments(scene: StainedScene, rng: np.random.Generator) -> Pla
         for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(18, 34))):
             start = cell.center + cell.radius * rng.uniform(1.0, 1.6) * np.array([np.cos(angle), np.sin(angle)])
             heading = angle + np.pi / 2 + rng.normal(0, 0.6)
-            bundles.append(walk(rng, start.astype(np.float32), heading, step=3 * scene.scale, steps=16, wobble=0.35))
+            bundles.append(
+                random_walk(rng, start.astype(np.float32), heading, step=3 * scene.scale, steps=16, wobble=0.35)
+            )
     plane = draw_lines(scene.size, bundles, width=1.6 * scene.scale)
     return to_unit(plane * scene.cytoplasm * (0.3 + np.exp(-scene.from_nucleus / (20 * scene.scale))))
 
