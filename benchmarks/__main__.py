@@ -184,8 +184,8 @@ def _train(
 ) -> TrainBench:
     require_nets()
     from benchmarks.train import HELD_OUT, SIZES, STEPS, bench_train
-    from cytoloc.simulate.study import simulate_dataset
     from cytoloc.simulate.plan import Design
+    from cytoloc.simulate.study import simulate_dataset
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder, progress("train") as advance:
         datasets = [Path(folder) / f"{edge}.dataset" for edge in ((size,) if size else SIZES)]

@@ -48,7 +48,7 @@ ALLOWED = {
     "label_list": {"errors", "hpa_names", "labels", "lists"},
     "label_conversion": {"errors", "hpa_names", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},
-    "describe": GROUND | {"curation", "dataset", "decide", "predict", "recipe"},
+    "contents": GROUND | {"curation", "dataset", "decide", "predict", "recipe"},
     "images": {"channels", "errors", "choices"},
     "dataset": GROUND | {"images"},
     "curation": GROUND | {"dataset", "images"},
@@ -62,7 +62,7 @@ ALLOWED = {
     "cli": GROUND
     | {
         "curation",
-        "describe",
+        "contents",
         "recipe",
         "models",
         "dataset",
@@ -112,16 +112,55 @@ def test_public_names_are_those_written_down() -> None:
         "CHANNELS",
         "CytolocError",
         "Dataset",
+        "Design",
+        "Flaws",
+        "FolderOptions",
+        "ImportOptions",
+        "LabelList",
         "LabelSet",
         "Location",
+        "Model",
         "Predictions",
+        "Recipe",
         "__version__",
+        "audit_labels",
+        "check_folds",
+        "conversion",
+        "convert_labels",
+        "convert_predictions",
+        "dataset_from_arrays",
+        "describe",
+        "errors",
+        "find_duplicates",
+        "find_leak",
+        "import_folder",
+        "import_hpa",
+        "import_kaggle",
         "load",
+        "load_recipe",
+        "make_folds",
+        "make_validation_fold",
         "open_dataset",
+        "read_folds",
+        "read_label_list",
         "read_predictions",
+        "recipe_names",
+        "simulate_dataset",
+        "simulate_hpa",
+        "simulate_kaggle",
+        "simulate_study",
+        "torch",
+        "write_bundle",
+        "write_duplicates",
+        "write_folds",
+        "write_leak",
+        "write_predictions",
     ]
-    for name in cytoloc.__all__:
-        assert getattr(cytoloc, name) is not None
+    modules = {path.stem for path in SOURCE.iterdir()}
+    for name in set(cytoloc.__all__) - {"errors", "torch", "__version__"}:
+        assert name not in modules, f"the module {name} would hide the public name"
+        value = getattr(cytoloc, name)
+        assert not callable(value) or value.__doc__, name
     with pytest.raises(AttributeError, match="nonsense"):
         _ = cytoloc.nonsense
 
@@ -156,6 +195,21 @@ def test_core_rooms_work_without_torch() -> None:
         "print('fine')"
     )
     assert run_python(code) == "fine\n"
+
+
+@pytest.mark.parametrize("module", ["fcntl", "resource"])
+def test_import_and_help_work_where_unix_modules_are_missing(module: str) -> None:
+    code = (
+        "import sys\n"
+        f"sys.modules[{module!r}] = None\n"
+        "import cytoloc\n"
+        "for name in set(cytoloc.__all__): getattr(cytoloc, name)\n"
+        "sys.argv = ['cytoloc', '--help']\n"
+        "from cytoloc.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+    )
+    assert "Usage: cytoloc" in run_python(code)
 
 
 def test_module_and_command_are_the_same() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cytoloc import errors as errors
     from cytoloc import torch as torch
     from cytoloc.channels import CHANNELS as CHANNELS
+    from cytoloc.contents import describe as describe
     from cytoloc.curation.audit import audit_labels as audit_labels
     from cytoloc.curation.duplicates import find_duplicates as find_duplicates
     from cytoloc.curation.duplicates import write_duplicates as write_duplicates
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from cytoloc.dataset.imports import import_kaggle as import_kaggle
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
-    from cytoloc.describe import describe as describe
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.label_conversion import conversion as conversion
     from cytoloc.label_conversion import convert_labels as convert_labels
@@ -74,7 +74,7 @@ _HOMES: Final = {
     "dataset.importing": ("ImportOptions",),
     "dataset.imports": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle"),
     "dataset.store": ("Dataset", "open_dataset"),
-    "describe": ("describe",),
+    "contents": ("describe",),
     "errors": ("CytolocError",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
     "label_list": ("LabelList", "read_label_list"),

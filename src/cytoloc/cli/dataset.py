@@ -46,8 +46,8 @@ def info(
     """
     if path.endswith(".cytoloc") or (path == "builtin" and not Path(path).exists()):
         require_nets()
+    from cytoloc.contents import describe
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.describe import describe
     from cytoloc.errors import FormatError
 
     if check:

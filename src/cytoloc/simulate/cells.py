@@ -1,9 +1,9 @@
 """The cells of a field: where they lie, their outlines and nuclei, which of them divide, what is where in them.
 
 Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`CellScene.scale`, so that a field looks
-the same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al., Nature
-Methods 2012); microtubules as persistent random walks from an organizing center follow CellOrganizer's model (Shariff
-et al., Cytometry A 2010).
+the same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al.,
+Nature Methods 2012). Microtubules as persistent random walks from an organizing center follow CellOrganizer's model
+(Shariff et al., Cytometry A 2010).
 """
 
 from __future__ import annotations
