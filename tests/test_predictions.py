@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cytoloc.errors import FormatError, LabelSetError, TableError
+from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, UnknownIdError
 from cytoloc.labels import SHIPPED, LabelSet, find_label_set
 from cytoloc.prediction_files import read_predictions, write_predictions
 from cytoloc.predictions import Predictions, combine, join_members
@@ -275,3 +275,29 @@ def test_tables_as_people_have_them_are_read() -> None:
     by_id, by_name = (read_predictions(folder / name) for name in ("scores_lower_id.csv", "scores_by_class_name.csv"))
     assert by_id.label_set == by_name.label_set == HPA28
     np.testing.assert_array_equal(by_id.rows(by_name.ids), by_name.probabilities)
+
+
+def test_predictions_are_indexed_and_turn_into_tables() -> None:
+    values = np.array([[0.9, 0.2], [0.1, 0.8], [0.5, 0.4]], np.float32)
+    labels = LabelSet.from_names(["Cytosol", "Nucleoli"], name="two")
+    plain = Predictions(("a", "b", "c"), values, labels)
+    decided = Predictions(("a", "b", "c"), values, labels, {"caution": "Careful."}, values > 0.45, {"d": "is empty"})
+    assert repr(plain) == "Predictions(3 fields, 2 locations of two)"
+    assert repr(decided) == "Predictions(3 fields, 2 locations of two, decided, 1 rejected)"
+    assert decided.caution == "Careful."
+    assert decided["b"] == decided[1] == list(decided)[-2]
+    assert repr(decided[0]) == "<a: Cytosol 0.90, Nucleoli 0.20; located in Cytosol>"
+    assert decided[1:].ids == decided[["b", "c"]].ids == decided[np.array([False, True, True])].ids == ("b", "c")
+    assert decided[[2, 0]].decided is not None
+    assert [[x.key for x in each] for each in decided.locations] == [["cytosol"], ["nucleoli"], ["cytosol"]]
+    with pytest.raises(SettingsError, match="no decision was made"):
+        _ = plain.locations
+    with pytest.raises(UnknownIdError, match="no prediction for the field 'x'"):
+        plain["x"]
+    with pytest.raises(IndexError):
+        plain[3]
+    table = decided.to_polars()
+    assert table.columns == ["id", "predicted", "cytosol", "nucleoli"]
+    assert table["predicted"].to_list() == [["cytosol"], ["nucleoli"], ["cytosol"]]
+    frame = plain.to_pandas(names=True)
+    assert frame.loc["b", "Nucleoli"] == pytest.approx(0.8)

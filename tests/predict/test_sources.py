@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from cytoloc.channels import CHANNELS
 from cytoloc.dataset.sources.kaggle import read_kaggle_field
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import ImageError
+from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model, ModelInfo
@@ -79,3 +80,42 @@ def test_rows_of_an_dataset_are_resized(study: Dataset) -> None:
     # Area means of blocks of two by two.
     blocks = study.read(rows).reshape(3, 4, 32, 2, 32, 2).mean(axis=(3, 5))
     np.testing.assert_allclose(np.concatenate([batch.images for batch in batches]), blocks, atol=0.51)
+
+
+def test_images_of_all_kinds_are_predicted_alike(images: Path, study: Dataset, network: Network) -> None:
+    model = model_of(network)
+    array = study.read(range(5))
+    wanted = model.predict(array, batch_size=2)
+    assert repr(wanted) == "Predictions(5 fields, 28 locations of hpa28)"
+    for other in (torch.from_numpy(array), torch.from_numpy(array).float()):
+        assert model.predict(other).probabilities.shape == (5, 28)
+    np.testing.assert_allclose(model.predict(torch.from_numpy(array)).probabilities, wanted.probabilities, atol=1e-5)
+    both = model.predict([study, images])
+    assert both.ids == (*study.ids, "a", "b", "c")
+    np.testing.assert_allclose(both.probabilities[:5], wanted.probabilities, atol=1e-5)
+    half = model.predict(array, precision="bfloat16")
+    np.testing.assert_allclose(half.probabilities, wanted.probabilities, atol=0.05)
+    assert not np.array_equal(half.probabilities, wanted.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.0}, "batch_size=2.0"),
+        ({"tta": 3}, "Invalid number of TTA views: 3"),
+        ({"tta": True}, "Invalid number of TTA views: True"),
+        ({"precision": "float8"}, "precision='float8' is unknown"),
+        ({"absent": {"golgi": "zero"}}, "does not see the channel golgi"),
+        ({"channels": ["protein"]}, "must have the shape"),
+    ],
+)
+def test_arguments_that_are_not_valid_are_refused(network: Network, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(CytolocError, match=message):
+        model_of(network).predict(np.zeros((1, 4, 48, 48), np.uint8), **arguments)
+
+
+def test_a_model_says_what_it_is(network: Network) -> None:
+    assert repr(model_of(network)) == ("Model(1 network, microtubules, protein, nucleus, er at 48 px, hpa28, on cpu)")
+    with pytest.raises(ArgumentTypeError, match="this is set"):
+        model_of(network).predict({1})  # type: ignore[arg-type]
