@@ -37,9 +37,8 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.parallel import end_with_parent
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.resolve import location_loss, resolve_recipe
 from cytoloc.training.run import train_fold
-from cytoloc.training.unpacking import location_loss
 
 FASTAI: Final = "fastai 2.8, vision_learner"
 EAGER: Final = "PyTorch"

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from cytoloc.training.ending import epoch_work
+from cytoloc.training.sampling import repeated
+from cytoloc.training.unpacking import schedule_of
 from numpy.typing import NDArray
 from plan import Networks
 from scipy.sparse import coo_array
@@ -25,9 +28,6 @@ from cytoloc.labels import LabelSet
 from cytoloc.lists import read_groups, read_labels, truth_of
 from cytoloc.predictions import combine, read_predictions
 from cytoloc.recipe import read_resolved
-from cytoloc.training.ending import epoch_work
-from cytoloc.training.sampling import repeated
-from cytoloc.training.unpacking import schedule_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]

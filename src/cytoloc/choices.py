@@ -30,3 +30,6 @@ CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "beta"]
 
 Blank = Literal["none", "probability", "margin", "ratio"]
 """What a field above no threshold gets."""
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+"""A kind of device to compute on; ``auto`` is the best one of the machine."""

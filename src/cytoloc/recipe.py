@@ -125,11 +125,12 @@ def loss_in_words(recipe: Recipe) -> str:
     )
 
 
-def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Recipe, *, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe, resolved.
 
     Args:
-        name: Of a shipped recipe, or the path of a ``.toml`` file; the path of one that it extends begins beside it.
+        name: Of a shipped recipe, or the path of a ``.toml`` file; the path of one that it extends begins beside it. A
+            recipe is taken as it is.
         overrides: Changes such as ``schedule.epochs=3``; values are TOML, or else plain text.
 
     Raises:
@@ -138,10 +139,15 @@ def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
     >>> load_recipe("quick", overrides=["image.size=128"]).image.size
     128
     """
-    content = _resolve(name, folder=Path(), seen=())
+    if isinstance(name, Recipe):
+        if not overrides:
+            return name
+        content, where = name.model_dump(mode="json"), name.name
+    else:
+        content, where = _resolve(name, folder=Path(), seen=()), name
     for override in overrides:
         _apply(content, override)
-    return _validated(content, where=name)
+    return _validated(content, where=where)
 
 
 def read_resolved(path: Path) -> Recipe:

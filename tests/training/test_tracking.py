@@ -14,11 +14,10 @@ from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, TrainingError
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.training.progress import COLUMNS, EpochLog
-from cytoloc.training.run import train_fold
+from cytoloc.training.callbacks import COLUMNS, EpochLog
 from cytoloc.training.tracking import NEEDED, Tracked, require_mlflow, tracking
 from tests.conftest import Cli
-from tests.training.conftest import quiet
+from tests.training.conftest import train_fold
 
 TINY = [
     "image.size=64",
@@ -92,13 +91,13 @@ def test_a_resumed_run_goes_on_as_the_same_run(
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(EpochLog, "on_train_epoch_end", stop)
-        train_fold(tiny(), study, folds, 1, out=tmp_path, database=database, report=quiet)
+        train_fold(tiny(), study, folds, 1, out=tmp_path, database=database)
     (run,) = runs_in(database)
     assert run.info.status == "FAILED"
     assert json.loads((tmp_path / "quick-fold1" / "mlflow.json").read_text())["run_id"] == run.info.run_id
     with pytest.raises(TrainingError, match="does not know the run"):
-        train_fold(tiny(), study, folds, 1, out=tmp_path, resume=True, database=tmp_path / "other.db", report=quiet)
-    train_fold(tiny(), study, folds, 1, out=tmp_path, resume=True, database=database, report=quiet)
+        train_fold(tiny(), study, folds, 1, out=tmp_path, resume=True, database=tmp_path / "other.db")
+    train_fold(tiny(), study, folds, 1, out=tmp_path, resume=True, database=database)
     (again,) = runs_in(database)
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
     history = client_of(database).get_metric_history(run.info.run_id, "val_loss")
