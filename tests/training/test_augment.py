@@ -118,7 +118,7 @@ def test_light_moves_gray_as_fastai_does_and_keeps_black_and_white() -> None:
 
 def test_light_changes_only_some() -> None:
     gray = torch.full((400, 1, 2, 2), 100, dtype=torch.uint8)
-    seen = random_light(gray, most=0.2, chance=0.5, generator=torch.Generator().manual_seed(0))
+    seen = random_light(gray, most=0.2, p=0.5, generator=torch.Generator().manual_seed(0))
     unchanged = int((seen == 100).flatten(1).all(dim=1).sum())
     assert 70 < unchanged < 170
     assert 65 < int(seen.min()) < 90 < 110 < int(seen.max()) < 135

@@ -446,7 +446,7 @@ def test_no_step_waits_for_the_device(study: Dataset, folds: pl.DataFrame, tmp_p
 def test_a_step_that_waits_for_the_device_is_noticed(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     def slow(logits: Tensor, targets: Tensor) -> Tensor:
         loss = (logits * targets)[targets > 0.5].mean()
-        return loss if loss > float(loss) - 1 else -loss
+        return loss if loss > float(loss.detach()) - 1 else -loss
 
     watch = WatchSteps()
     train_fold(tiny(), study, folds, 1, out=tmp_path, callbacks=[watch], loss=slow)

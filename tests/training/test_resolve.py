@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_what_was_measured_is_reported(make: Make, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = load_recipe("quick", overrides=[*settings, "select.tta=1", "schedule.batch_size=2"])
     run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=said.append)
-    assert any("channel golgi has a mean of" in line for line in said)
+    assert any("channel golgi: measured mean" in line for line in said)
     assert read_resolved(run / "recipe.toml").image.mean.keys() > {"golgi"}
 
 
@@ -190,9 +191,12 @@ def test_an_epoch_has_the_fields_that_sampling_says(study: Dataset, folds: pl.Da
     assert len(rows) > len(truth)
     weights = field_weights(truth, mu=0.4)[rows]
     expected = np.random.default_rng(5).choice(rows, size=len(rows), p=weights / weights.sum())
+    expected = expected[: len(rows) // 4 * 4]
     np.testing.assert_array_equal(drawn.fold.sampling.rows(truth, np.random.default_rng(5)), expected)
     shuffled = learner_of(tiny("sampling.oversample={hpa28 = {25 = 3}}"), study, folds)
-    assert sorted(shuffled.fold.sampling.rows(truth, np.random.default_rng(5)).tolist()) == sorted(rows.tolist())
+    times = Counter(shuffled.fold.sampling.rows(truth, np.random.default_rng(5)).tolist())
+    assert times <= Counter(rows.tolist())
+    assert times.total() == len(rows) // 4 * 4
     # Of batches of 16 fields there is one; of 4 fields there are more, and more fields in them.
     dealt = [
         learner_of(tiny("sampling.order=stratified", f"schedule.batch_size={size}"), study, folds) for size in (4, 16)

@@ -230,7 +230,7 @@ def test_locations_that_only_held_out_fields_show_are_named(
     said: list[str] = []
     train_fold(tiny(), study, folds, 1, out=tmp_path, report=said.append)
     names = ", ".join(study.label_set[int(number)].name for number in np.flatnonzero(lost))
-    assert said[0].startswith(f"quick-fold1: no field to learn from shows {names};")
+    assert said[0].startswith(f"quick-fold1: no field of the training folds shows {names}, but")
 
 
 @pytest.mark.parametrize(
