@@ -20,7 +20,7 @@ def test_items_are_images_with_labels(study: Dataset) -> None:
     np.testing.assert_array_equal(image.numpy(), study[3])
     np.testing.assert_array_equal(labels.numpy(), study.truth[3])
     some = FieldDataset(study, [5, -1, 5], transform=lambda one: one.float() / 255)
-    assert [len(some), some[0][0].dtype, len(list(some))] == [3, torch.float32, 3]
+    assert [len(some), some[0][0].dtype, len([some[place] for place in range(3)])] == [3, torch.float32, 3]
     np.testing.assert_allclose(some[-2][0].numpy() * 255, study[-1], atol=1e-4)
     several = some.__getitems__([2, 0])
     assert torch.equal(several[0][0], several[1][0])

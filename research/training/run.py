@@ -103,7 +103,7 @@ def score_test(run: Path, study: Path) -> None:
     for name, source, model, views in wanted:
         path = run / f"{name}.parquet"
         if not path.exists():
-            write_predictions(model.score(source, tta=views).scores, path)
+            write_predictions(model.score(source, tta=views).predictions, path)
 
 
 def main() -> None:

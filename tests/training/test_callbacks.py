@@ -88,7 +88,7 @@ NOON = datetime(2018, 11, 26, 12, 0)
 def test_each_epoch_but_the_last_says_when_the_run_ends(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(EpochLog.__init__.__kwdefaults__, "now", lambda: NOON)
+    monkeypatch.setitem(EpochLog.__init__.__kwdefaults__ or {}, "now", lambda: NOON)
     monkeypatch.setattr("cytoloc.training.callbacks.seconds_left", lambda _schedule, took: 3600.0 * len(took))
     said: list[str] = []
     recipe, options = tiny("schedule.epochs=3"), TrainOptions(report=said.append)

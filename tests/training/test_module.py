@@ -52,7 +52,11 @@ def test_in_half_precision_the_backbone_alone_has_fewer_bits(
                 module.register_forward_hook(self.keeper(name))
 
         def keeper(self, name: str) -> Any:
-            return lambda module, _given, made: (module.training and kinds.add((name, made.dtype))) or None
+            def keep(module: nn.Module, _given: Any, made: Tensor) -> None:
+                if module.training:
+                    kinds.add((name, made.dtype))
+
+            return keep
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             kinds.add(("loss", outputs["loss"].dtype))
@@ -426,13 +430,13 @@ class WatchSteps(lightning.Callback):
         self.mode.tag([tuple(batch), *pl_module.parameters(), *pl_module.buffers()])
         if not self.active:
             self.active = True
-            self.mode.__enter__()
+            self.mode.__enter__()  # type: ignore[no-untyped-call]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.steps += 1
         if batch_idx + 1 == trainer.num_training_batches:
             self.active = False
-            self.mode.__exit__(None, None, None)
+            self.mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def test_no_step_waits_for_the_device(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:

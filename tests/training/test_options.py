@@ -41,7 +41,7 @@ def plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def ranking(probabilities: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
-    assert (probabilities.dtype, truth.dtype) == (np.float32, np.bool_)
+    assert [str(probabilities.dtype), str(truth.dtype)] == ["float32", "bool"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(average_precision_score(truth, probabilities, average="micro"))
