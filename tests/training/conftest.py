@@ -129,12 +129,12 @@ def run_with_losses(
     """Train while the held-out loss of each epoch is as given."""
     log = Learner.log
 
-    def told(learner: Learner, name: str, value: Any, **more: Any) -> None:
+    def logged(learner: Learner, name: str, value: Any, **more: Any) -> None:
         known = name in {"val_loss", "val_macro_f1"}
         log(learner, name, losses[learner.current_epoch] if known else value, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "log", told)
+        patch.setattr(Learner, "log", logged)
         return train_fold(recipe, study, folds, 1, out=out, resume=resume, report=said.append)
 
 

@@ -28,7 +28,7 @@ from tests.training.conftest import power_cut, run_with_losses, same, state_of, 
 def test_the_log_has_the_rate_and_the_images_of_its_own_epoch(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A second passes whenever the clock is looked at: once when an epoch has been learnt.
+    # A second passes whenever the clock is looked at: once at the end of an epoch.
     monkeypatch.setattr("cytoloc.training.callbacks.time", SimpleNamespace(perf_counter=iter(range(1000)).__next__))
     recipe = tiny("schedule.frozen_epochs=1", "schedule.epochs=2", "schedule.batch_size=64")
     run = train_fold(recipe, study, folds, 1, out=tmp_path)
@@ -73,7 +73,7 @@ def test_a_resumed_run_remembers_its_best_cycle(study: Dataset, folds: pl.DataFr
     assert pl.read_csv(run / "log.csv")["epoch"].to_list() == [1, 2, 3]
 
 
-def test_a_copied_run_goes_on_with_its_best_epoch(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_copied_run_resumes_with_its_best_epoch(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.cycles=[1.0, 1.0]", "schedule.epochs=2")
     stop_in(3, recipe, study, folds, tmp_path / "a", losses=[0.5, 0.4, 0.9, 0.8])
     (tmp_path / "a").rename(tmp_path / "b")
@@ -155,7 +155,7 @@ def test_a_loss_that_is_nan_stops_the_run_at_the_end_of_its_epoch(
     assert same(state_of(run / "last.ckpt"), state_of(undisturbed / "last.ckpt"))
 
 
-def test_weights_that_are_no_numbers_stop_the_run(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_weights_that_are_nan_stop_the_run(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     # One step an epoch: its loss is a number, but the weights are none after it.
     recipe = tiny("schedule.learning_rate=1e38", "schedule.frozen_epochs=1", "schedule.batch_size=64")
     with pytest.raises(

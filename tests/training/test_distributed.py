@@ -375,7 +375,7 @@ def test_a_run_of_two_processes_is_that_of_one(
 
 @needs_two
 @pytest.mark.slow
-def test_two_processes_go_on_with_what_one_began(
+def test_two_processes_resume_what_one_started(
     alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
     words = words_of(study, uneven, tmp_path, ALIKE)

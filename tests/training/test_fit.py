@@ -23,7 +23,7 @@ from cytoloc.training.resolve import build_learner
 from tests.training.conftest import state_of, stop_in, tiny, train_fold
 
 
-def test_memory_that_does_not_suffice_is_said(
+def test_too_little_memory_is_a_clear_error(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error in (
@@ -78,7 +78,7 @@ def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
 
 
 @pytest.mark.slow
-def test_a_network_that_cannot_be_compiled_is_said(
+def test_a_network_that_cannot_be_compiled_is_a_clear_error(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch._inductor.config as inductor

@@ -198,7 +198,7 @@ def test_images_grow_and_are_cut_from_larger_fields(
     assert load(run).size == 64
 
 
-def test_antibodies_are_learnt_beside_locations_and_left_out_of_the_model(
+def test_antibodies_are_trained_beside_locations_and_left_out_of_the_model(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     plain = train_fold(tiny(), study, folds, 1, out=tmp_path / "plain")
@@ -298,7 +298,7 @@ class Step(NamedTuple):
     betas: tuple[float, float]
     decay: float
     gradient: float
-    learnt: int
+    parameters: int
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_steps_have_the_rates_betas_decay_and_bound_of_the_recipe(
     learner = build_learner(recipe, build_network(model_spec(recipe, locations=28)), study, split)
     assert learner.second is not None
     both = [*learner.network.parameters(), *learner.second.head.parameters()]
-    assert {step.learnt for step in steps} == {len(both)}
+    assert {step.parameters for step in steps} == {len(both)}
 
 
 def test_without_a_bound_and_without_cycled_momentum(

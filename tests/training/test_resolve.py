@@ -198,10 +198,10 @@ def test_an_epoch_has_the_fields_that_sampling_says(study: Dataset, folds: pl.Da
     assert times <= Counter(rows.tolist())
     assert times.total() == len(rows) // 4 * 4
     # Of batches of 16 fields there is one; of 4 fields there are more, and more fields in them.
-    dealt = [
+    stratified = [
         learner_of(tiny("sampling.order=stratified", f"schedule.batch_size={size}"), study, folds) for size in (4, 16)
     ]
-    for size, one in zip((4, 16), dealt, strict=True):
+    for size, one in zip((4, 16), stratified, strict=True):
         assert len(one.fold.sampling.rows(truth, np.random.default_rng(5))) == len(truth) // size * size
         assert len(one.train_dataloader()) == len(truth) // size
 

@@ -198,7 +198,7 @@ def test_a_run_that_uses_everything_resumes_bitwise(study: Dataset, folds: pl.Da
     )
 
 
-def test_a_run_goes_on_without_its_first_weights(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_run_resumes_without_its_first_weights(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "first.pt"
     torch.save(create_backbone("test_resnet", in_channels=4).state_dict(), path)
     recipe = tiny(f"model.weights=file:{path}", "schedule.epochs=2")
@@ -209,7 +209,7 @@ def test_a_run_goes_on_without_its_first_weights(study: Dataset, folds: pl.DataF
     assert same(network_of(run / "last.ckpt"), network_of(whole / "last.ckpt"))
 
 
-def test_a_damaged_checkpoint_is_said(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_a_clear_error(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     recipe = tiny("schedule.epochs=2")
     stop_in(1, recipe, study, folds, tmp_path)
     last = tmp_path / "quick-fold1" / "last.ckpt"

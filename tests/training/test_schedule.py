@@ -116,7 +116,7 @@ def test_better_is_less_loss_and_more_f1() -> None:
 
 
 @pytest.mark.parametrize("watch", ["loss", "macro_f1"])
-def test_what_is_no_number_is_never_the_best(watch: str) -> None:
+def test_nan_is_never_the_best(watch: str) -> None:
     assert not is_better(math.nan, None, watch=watch)
     assert not is_better(math.nan, 1.0, watch=watch)
 
@@ -150,5 +150,5 @@ def test_frozen_epochs_and_small_images_are_less_work() -> None:
         (6 * 86400 + 7200, "ends about 2 Dec 14:00 (6 d 2 h)"),
     ],
 )
-def test_an_end_is_said_in_two_units(seconds: float, said: str) -> None:
+def test_an_end_has_two_units(seconds: float, said: str) -> None:
     assert expected_end(seconds, now=NOON) == said

@@ -34,8 +34,8 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds
     weights = f"model.weights=run:{tmp_path}/small/quick-fold{{fold}}"
     run = train_fold(tiny(*later, weights), study, folds, 1, out=tmp_path)
     before, after = (network_of(path / "last.ckpt") for path in (tmp_path / "small" / "quick-fold1", run))
-    learnt = [name for name, _ in load(run).networks[0].named_parameters()]
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learnt)
+    trained = [name for name, _ in load(run).networks[0].named_parameters()]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in trained)
 
     # A third run knows what the first has seen, by way of the second.
     facts = json.loads((run / "run.json").read_text())
@@ -72,8 +72,8 @@ def test_a_run_starts_from_a_bundle_of_other_fields(study: Dataset, folds: pl.Da
     run = train_fold(tiny(*still), study, folds, first, out=tmp_path)
     # Fold 0 is held out, so of its two networks it is that of fold 0.
     before, after = network_of(runs[0] / "last.ckpt"), network_of(run / "last.ckpt")
-    learnt = [name for name, _ in load(run).networks[0].named_parameters()]
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learnt)
+    trained = [name for name, _ in load(run).networks[0].named_parameters()]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in trained)
     facts = json.loads((run / "run.json").read_text())
     assert facts["started_from"]["name"] == "quick-fold0"
     assert set(facts["started_from"]["trained_on"]) == set(apart.drop_nulls()["id"])

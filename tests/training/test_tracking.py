@@ -68,7 +68,7 @@ def test_a_run_is_tracked_with_its_parameters_measures_and_files(
 
 
 @needs_mlflow
-def test_a_resumed_run_goes_on_as_the_same_run(
+def test_a_resumed_run_continues_the_same_run(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = tmp_path / "mlflow.db"
@@ -76,7 +76,7 @@ def test_a_resumed_run_goes_on_as_the_same_run(
 
     def stop(log: EpochLog, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         end(log, trainer, module)
-        # After the epoch was tracked and before its checkpoint was written: it will be learnt once more.
+        # After the epoch was tracked and before its checkpoint was written: it will be trained once more.
         if trainer.current_epoch == 1:
             raise RuntimeError("power cut")
 
@@ -202,7 +202,7 @@ def test_a_sqlite_uri_and_a_path_are_the_same_database(tmp_path: Path, monkeypat
 
 
 @needs_mlflow
-def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("precious " * 2000)
     with pytest.raises(TrainingError, match=r"MLflow cannot use .*notes\.txt"):
         MlflowRun(tmp_path / "notes.txt", tmp_path)
@@ -210,7 +210,7 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 @needs_mlflow
-def test_what_is_no_database_is_refused_before_a_run_begins(
+def test_a_file_that_is_no_database_is_refused_before_a_run_begins(
     cli: Cli, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     write_folds(folds, tmp_path / "folds.csv")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from cytoloc.curation.folds_file import read_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import TrainingError
+from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.labels import LabelSet
 from cytoloc.recipe import Recipe
 from cytoloc.training.distributed import SINGLE, Processes
@@ -46,6 +48,30 @@ class Split:
 
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
+
+
+def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
+    """Return the table of folds, and the numbers of those to hold out; see :func:`~cytoloc.training.run.train`.
+
+    Raises:
+        SettingsError: If an argument has the wrong type.
+        TableError: If the file of the folds is not valid.
+    """
+    if isinstance(folds, (str, Path)):
+        folds = read_folds(Path(folds))
+    if not isinstance(folds, pl.DataFrame):
+        raise SettingsError(f"folds is a {type(folds).__name__}.", hint="Give a polars DataFrame or the path of a CSV.")
+    if not {"id", "fold"} <= set(folds.columns) or not folds["fold"].dtype.is_integer():
+        raise SettingsError(
+            f"folds has the columns {', '.join(folds.columns)}.", hint="It needs id, and fold with integers."
+        )
+    if fold == "all":
+        return folds, sorted(folds["fold"].drop_nulls().unique().to_list())
+    numbers = [fold] if isinstance(fold, int) else fold
+    integers = isinstance(numbers, Sequence) and numbers and all(type(number) is int for number in numbers)
+    if not integers or len(set(numbers)) < len(numbers):
+        raise SettingsError(f"fold is {fold!r}.", hint="Give an integer, different integers, or 'all'.")
+    return folds, list(numbers)
 
 
 def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
@@ -157,11 +183,7 @@ def batch_loader(
     batches = [
         processes.shard_rows(rows[start : start + batch_size].tolist()) for start in range(0, len(rows), batch_size)
     ]
-    return ReadAhead(fields, batch_sampler=batches, collate_fn=_unchanged, pin_memory=pin)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+    return ReadAhead(fields, batch_sampler=batches, collate_fn=lambda batch: batch, pin_memory=pin)
 
 
 def antibody_numbers(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, int]:

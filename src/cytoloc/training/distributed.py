@@ -170,7 +170,7 @@ def all_gather_object(value: Any) -> list[Any]:
 def leave_process_group() -> None:
     """Leave the process group after a barrier: a process that leaves early may abort the others."""
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        all_gather_object(None)
         torch.distributed.destroy_process_group()
 
 

@@ -91,7 +91,7 @@ def fit(
         # Frozen weights have no gradient, and DDP must look for them.
         ddp = DDPStrategy(find_unused_parameters=True, timeout=PROCESS_TIMEOUT)
         launch = {"strategy": ddp, "devices": processes.per_node, "num_nodes": processes.nodes}
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=schedule.total_epochs,
             accumulate_grad_batches=schedule.accumulate,
@@ -163,7 +163,7 @@ def clear_errors(learner: Learner, *, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Silence the greetings of Lightning, and its advice that does not apply here."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]

@@ -38,7 +38,7 @@ class TrainOptions:
             float with gray values from 0 to 255.
         loss: Called as ``loss(logits, targets)`` in place of the loss of the recipe. Both are float
             ``(n, locations)``; returns a scalar tensor.
-        callbacks: Lightning callbacks.
+        callbacks: Lightning callbacks; the same objects serve all runs of a call.
         metrics: Functions ``metric(probabilities, truth)`` by name, both arrays ``(n, locations)`` of the held-out
             fold. They are computed after each epoch and become columns of ``log.csv``.
         report: Receives a line of text per epoch.

@@ -18,10 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import tomli_w
 import torch
 
-from cytoloc.curation.folds_file import read_folds
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
@@ -34,7 +32,7 @@ from cytoloc.predictions import Predictions, read_predictions, write_predictions
 from cytoloc.recipe import Recipe, load_recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_KIND, RUN_VERSION, is_finished, read_header
 from cytoloc.training.callbacks import LAST
-from cytoloc.training.data import Split, split_dataset
+from cytoloc.training.data import Split, folds_to_train, split_dataset
 from cytoloc.training.distributed import (
     SINGLE,
     Processes,
@@ -50,7 +48,7 @@ from cytoloc.training.module import Learner
 from cytoloc.training.options import DEFAULT_OPTIONS, TrainOptions
 from cytoloc.training.resolve import build_learner, resolve_recipe
 from cytoloc.training.starting import Start, earlier_run, first_network
-from cytoloc.training.tracking import flat, open_tracking, tracking
+from cytoloc.training.tracking import open_tracking, tracking
 
 PACKAGES = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
 """Packages whose versions ``run.json`` names."""
@@ -126,7 +124,10 @@ def train(
     """
     if not isinstance(options, TrainOptions):
         raise SettingsError(f"options is a {type(options).__name__}.", hint="Give TrainOptions(...).")
-    recipes = [load_recipe(each, overrides=_override_lines(overrides)) for each in _listed(recipe)]
+    listed = recipe if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
+    recipes = [load_recipe(each, overrides=overrides) for each in listed]
+    if not recipes:
+        raise SettingsError("recipe is empty.", hint="Give at least one recipe.")
     names = [each.name for each in recipes]
     if len(set(names)) < len(names):
         raise SettingsError(f"recipe: two recipes have the same name: {', '.join(names)}.", hint="Give each once.")
@@ -134,87 +135,36 @@ def train(
         dataset = open_dataset(dataset)
     elif not isinstance(dataset, Dataset):
         raise SettingsError(f"dataset is a {type(dataset).__name__}.", hint="Give a dataset or its path.")
-    folds = _fold_table(folds)
+    table, numbers = folds_to_train(folds, fold)
     if not isinstance(out, (str, Path)):
         raise SettingsError(f"out is a {type(out).__name__}.", hint="Give the path of a folder.")
-    numbers = _fold_numbers(fold, folds)
     if options.processes is None:
         processes = find_processes(options.devices, options.nodes, environ=os.environ, device=options.device)
         options = replace(options, processes=processes)
-    plans: list[_Plan] = []
+    plans: list[RunPlan] = []
     for each in recipes:
         resolved = resolve_recipe(each, dataset)
         measured = tuple(sorted(resolved.image.mean.keys() - each.image.mean.keys()))
         for number in numbers:
-            plan = _Plan.of(resolved, dataset, folds, number, out=Path(out), options=options)
+            plan = RunPlan.of(resolved, dataset, table, number, out=Path(out), options=options)
             plans.append(replace(plan, measured=measured))
-    planned = frozenset(plan.folder.resolve() for plan in plans)
     # A single run keeps the network that the check has built.
     learner: tuple[Learner, dict[str, Any]] | None = None
-    for plan in plans:
+    for number, plan in enumerate(plans):
         if not is_finished(plan.folder):
-            learner = plan.learner(planned=planned)
+            learner = plan.learner(planned=frozenset(before.folder.resolve() for before in plans[:number]))
     if options.mlflow and plans[0].processes.is_first:
         open_tracking(options.mlflow)
     for number, plan in enumerate(plans, start=1):
         name = f"{plan.folder.name} ({number} of {len(plans)})" if len(plans) > 1 else plan.folder.name
         with options.custom_errors_unchanged():
-            _train_run(plan, learner if len(plans) == 1 else None, name=name)
+            plan.train(learner if len(plans) == 1 else None, name=name)
     leave_process_group()
     return tuple(Run(plan.folder, plan.recipe.name, plan.fold) for plan in plans)
 
 
-def _listed(recipe: Any) -> list[str | Recipe]:
-    """Return the recipes, paths as strings."""
-    several = [recipe] if isinstance(recipe, (str, Path, Recipe)) else recipe
-    if not isinstance(several, Sequence) or not several:
-        raise SettingsError(f"recipe is {recipe!r}.", hint="Give the name of a recipe, a path, or a Recipe.")
-    for each in several:
-        if not isinstance(each, (str, Path, Recipe)):
-            raise SettingsError(
-                f"recipe has a {type(each).__name__}.", hint="Give the name of a recipe, a path, or a Recipe."
-            )
-    return [str(each) if isinstance(each, Path) else each for each in several]
-
-
-def _override_lines(overrides: Any) -> list[str]:
-    """Return overrides as ``section.key=value``, values in TOML."""
-    if isinstance(overrides, Mapping):
-        return [f"{key}={tomli_w.dumps({'value': value}).partition('=')[2].strip()}" for key, value in flat(overrides)]
-    if isinstance(overrides, str) or not all(isinstance(line, str) for line in overrides):
-        raise SettingsError(
-            f"overrides is {overrides!r}.", hint='Give ["section.key=value"], or {"section.key": value}.'
-        )
-    return list(overrides)
-
-
-def _fold_table(folds: Any) -> pl.DataFrame:
-    """Return the folds as a table with the columns ``id`` and ``fold``."""
-    if isinstance(folds, (str, Path)):
-        return read_folds(Path(folds))
-    if not isinstance(folds, pl.DataFrame):
-        raise SettingsError(f"folds is a {type(folds).__name__}.", hint="Give a polars DataFrame or the path of a CSV.")
-    missing = [name for name in ("id", "fold") if name not in folds.columns]
-    if missing or not folds["fold"].dtype.is_integer():
-        raise SettingsError(
-            f"folds has the columns {', '.join(folds.columns)}.", hint="It needs id, and fold with integers."
-        )
-    return folds
-
-
-def _fold_numbers(fold: Any, folds: pl.DataFrame) -> list[int]:
-    if fold == "all":
-        return sorted(folds["fold"].drop_nulls().unique().to_list())
-    numbers = [fold] if isinstance(fold, int) else fold
-    if not isinstance(numbers, Sequence) or isinstance(numbers, str) or not numbers:
-        raise SettingsError(f"fold is {fold!r}.", hint="Give a number, several numbers, or 'all'.")
-    if any(type(number) is not int for number in numbers) or len(set(numbers)) < len(numbers):
-        raise SettingsError(f"fold is {fold!r}.", hint="Give different integers, or 'all'.")
-    return list(numbers)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class RunPlan:
     """A run that may start or continue: everything about it that is known before its network is built."""
 
     recipe: Recipe
@@ -235,7 +185,7 @@ class _Plan:
     @classmethod
     def of(
         cls, recipe: Recipe, dataset: Dataset, folds: pl.DataFrame, fold: int, *, out: Path, options: TrainOptions
-    ) -> _Plan:
+    ) -> RunPlan:
         """Return the plan of a run, unless the data, the device, or what its folder holds do not allow it."""
         wanted = recipe.image.field_px
         if dataset.size != wanted:
@@ -300,7 +250,7 @@ class _Plan:
         """Return a learner that is ready to start or to resume, and the run that its weights come from.
 
         Args:
-            planned: Folders of runs that may be made before this one starts; their weights are not read.
+            planned: Folders of runs that will be finished when this one starts; their weights are not read.
         """
         recipe, locations = self.recipe, self.dataset.label_set
         earlier = earlier_run(recipe, self.fold)
@@ -317,87 +267,91 @@ class _Plan:
         )
         return learner, start.started_from
 
+    def train(self, built: tuple[Learner, dict[str, Any]] | None, *, name: str) -> None:
+        """Train the run, and predict its held-out fields; a finished run is left as it is.
 
-def _train_run(plan: _Plan, built: tuple[Learner, dict[str, Any]] | None, *, name: str) -> None:
-    """Train the run of a plan, and predict its held-out fields; a finished run is left as it is."""
-    recipe, dataset, folder, processes = plan.recipe, plan.dataset, plan.folder, plan.processes
-    options = plan.options
-    if not processes.is_first:
-        options = replace(options, report=lambda _line: None, progress_bar=False)
-    if is_finished(folder):
-        options.report(f"{folder.name} is finished already.")
-        return
-    learner, started_from = built or plan.learner()
-    if processes.is_first:
-        if not folder.exists():
-            environment = {
-                "python": platform.python_version(),
-                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-                "device": accelerator(options.device),
-                "processes": processes.world_size,
-                "packages": {package: version(package) for package in PACKAGES},
-            }
-            header = {**plan.header, **({"started_from": started_from} if started_from else {})}
-            with new_folder(folder) as made:
-                (made / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
-                write_json(made / HEADER, {**header, "environment": environment}, kind=RUN_KIND, version=RUN_VERSION)
-        # What a killed process was writing.
-        for stray in folder.glob(f".{PREDICTIONS}.*"):
-            shutil.rmtree(stray)
-    for channel in plan.measured:
-        mean, std = recipe.image.mean[channel], recipe.image.std[channel]
-        options.report(f"{folder.name}: channel {channel}: measured mean {mean:g}, standard deviation {std:g}.")
-    if started_from and not started_from["with_head"]:
-        options.report(
-            f"{folder.name}: starts with the backbone of {started_from['name']}; its head is new, as locations differ."
-        )
-    truth = dataset.truth
-    lost = truth[plan.split.held_out].any(axis=0) & ~truth[plan.split.train].any(axis=0)
-    if lost.any():
-        missing = ", ".join(dataset.label_set[int(number)].name for number in np.flatnonzero(lost))
-        options.report(f"{folder.name}: no field of the training folds shows {missing}, but held-out fields do.")
-    tracks = tracking(options.mlflow if processes.is_first else None, folder)
-    with disk_errors(folder), clear_errors(learner, size=recipe.image.size), tracks as tracked:
-        if tracked:
-            parameters = {**recipe.model_dump(mode="json"), "dataset": plan.header["dataset"], "fold": plan.fold}
-            tracked.log_parameters(parameters)
-        fit(
-            learner,
-            folder,
-            name=name,
-            watch=recipe.select.watch,
-            options=options,
-            start={"run": folder.name, "recipe": to_toml(recipe)},
-            on_rows=tracked.log_rows if tracked else None,
-        )
-        predictions = _predict_held_out(plan)
+        Args:
+            built: What :meth:`learner` returned, or None.
+            name: Name of the run, for the printed lines.
+        """
+        recipe, dataset, folder, processes = self.recipe, self.dataset, self.folder, self.processes
+        options = self.options
+        if not processes.is_first:
+            options = replace(options, report=lambda _line: None, progress_bar=False)
+        if is_finished(folder):
+            options.report(f"{folder.name} is finished already.")
+            return
+        learner, started_from = built or self.learner()
         if processes.is_first:
-            write_predictions(predictions, folder / PREDICTIONS)
-        if tracked:
-            tracked.log_files([folder / RECIPE, folder / "log.csv"])
-        # A run that starts from this one finds it finished in every process.
-        all_gather_object(None)
+            if not folder.exists():
+                environment = {
+                    "python": platform.python_version(),
+                    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                    "device": accelerator(options.device),
+                    "processes": processes.world_size,
+                    "packages": {package: version(package) for package in PACKAGES},
+                }
+                header = {**self.header, **({"started_from": started_from} if started_from else {})}
+                with new_folder(folder) as made:
+                    (made / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
+                    write_json(
+                        made / HEADER, {**header, "environment": environment}, kind=RUN_KIND, version=RUN_VERSION
+                    )
+            # What a killed process was writing.
+            for stray in folder.glob(f".{PREDICTIONS}.*"):
+                shutil.rmtree(stray)
+        for channel in self.measured:
+            mean, std = recipe.image.mean[channel], recipe.image.std[channel]
+            options.report(f"{folder.name}: channel {channel}: measured mean {mean:g}, standard deviation {std:g}.")
+        if started_from and not started_from["with_head"]:
+            source = started_from["name"]
+            options.report(f"{folder.name}: starts with the backbone of {source}; its head is new: locations differ.")
+        truth = dataset.truth
+        lost = truth[self.split.held_out].any(axis=0) & ~truth[self.split.train].any(axis=0)
+        if lost.any():
+            missing = ", ".join(dataset.label_set[int(number)].name for number in np.flatnonzero(lost))
+            options.report(f"{folder.name}: no field of the training folds shows {missing}, but held-out fields do.")
+        tracks = tracking(options.mlflow if processes.is_first else None, folder)
+        with disk_errors(folder), clear_errors(learner, size=recipe.image.size), tracks as tracked:
+            if tracked:
+                parameters = {**recipe.model_dump(mode="json"), "dataset": self.header["dataset"], "fold": self.fold}
+                tracked.log_parameters(parameters)
+            fit(
+                learner,
+                folder,
+                name=name,
+                watch=recipe.select.watch,
+                options=options,
+                start={"run": folder.name, "recipe": to_toml(recipe)},
+                on_rows=tracked.log_rows if tracked else None,
+            )
+            predictions = self.predict_held_out()
+            if processes.is_first:
+                write_predictions(predictions, folder / PREDICTIONS)
+            if tracked:
+                tracked.log_files([folder / RECIPE, folder / "log.csv"])
+            # A run that starts from this one finds it finished in every process.
+            all_gather_object(None)
 
-
-def _predict_held_out(plan: _Plan) -> Predictions:
-    """Return the predictions of the held-out fields; each of several processes predicts some of them."""
-    recipe, dataset, processes = plan.recipe, plan.dataset, plan.processes
-    checkpoint = plan.folder / f"{recipe.select.checkpoint}.ckpt"
-    model = Model(
-        [load_network(checkpoint, recipe, locations=len(dataset.label_set))],
-        size=recipe.image.field_px,
-        channels=recipe.image.channels,
-        label_set=dataset.label_set,
-        tta=recipe.select.tta,
-        device=None if plan.options.device == "auto" else torch.device(plan.options.device),
-        provenance={"run": plan.folder.name, "recipe": recipe.name, "fold": plan.fold, "held_out": True},
-    )
-    rows = np.array_split(plan.split.held_out, processes.world_size)[processes.rank]
-    parts = all_gather_object(model.score(DatasetSource(dataset, rows)).predictions if len(rows) else None)
-    known = [part for part in parts if part is not None]
-    return Predictions(
-        tuple(name for part in known for name in part.ids),
-        np.concatenate([part.probabilities for part in known]),
-        known[0].label_set,
-        known[0].provenance,
-    )
+    def predict_held_out(self) -> Predictions:
+        """Return the predictions of the held-out fields; each of several processes predicts some of them."""
+        recipe, dataset, processes = self.recipe, self.dataset, self.processes
+        checkpoint = self.folder / f"{recipe.select.checkpoint}.ckpt"
+        model = Model(
+            [load_network(checkpoint, recipe, locations=len(dataset.label_set))],
+            size=recipe.image.field_px,
+            channels=recipe.image.channels,
+            label_set=dataset.label_set,
+            tta=recipe.select.tta,
+            device=None if self.options.device == "auto" else torch.device(self.options.device),
+            provenance={"run": self.folder.name, "recipe": recipe.name, "fold": self.fold, "held_out": True},
+        )
+        rows = np.array_split(self.split.held_out, processes.world_size)[processes.rank]
+        parts = all_gather_object(model.score(DatasetSource(dataset, rows)).predictions if len(rows) else None)
+        known = [part for part in parts if part is not None]
+        return Predictions(
+            tuple(name for part in known for name in part.ids),
+            np.concatenate([part.probabilities for part in known]),
+            known[0].label_set,
+            known[0].provenance,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.labels import LabelSet
@@ -44,6 +44,38 @@ class _TrainedNetwork(NamedTuple):
     trained_on: frozenset[str]
     hint: str
 
+    @classmethod
+    def of_bundle(cls, path: Path, fold: int) -> Self:
+        member = read_member(builtin_bundle() if is_builtin(path) else path, fold=fold)
+        return cls(
+            member.name,
+            member.network,
+            member.spec.backbone,
+            member.spec.head,
+            member.spec.channels,
+            member.label_set,
+            member.trained_on,
+            "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc.",
+        )
+
+    @classmethod
+    def of_run(cls, path: Path) -> Self:
+        if not is_run(path):
+            raise WeightsError(
+                f"{path} is no run to take weights from.", hint="Give the folder of a run: model.weights=run:PATH."
+            )
+        network, recipe, facts = load_run(path)
+        return cls(
+            str(facts["name"]),
+            network,
+            recipe.model.backbone,
+            recipe.model.head,
+            recipe.image.channels,
+            facts["label_set"],
+            learned_from(facts),
+            "Start each fold from the earlier run of the same fold: run:…-fold{fold}.",
+        )
+
 
 def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: list[str]) -> Start:
     """Return the network that a run starts with, and the run that its weights come from.
@@ -66,7 +98,7 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
         path, kind = Path(recipe.model.weights.removeprefix(BUNDLE).replace("{fold}", str(fold))), BUNDLE
     if path is None:
         return Start(build_network(spec, weights=recipe.model.weights, new_planes=recipe.model.new_planes), {})
-    earlier = _read_run(path) if kind == RUN else _read_bundle(path, fold)
+    earlier = _TrainedNetwork.of_run(path) if kind == RUN else _TrainedNetwork.of_bundle(path, fold)
     seen = earlier.trained_on.intersection(held_out)
     if seen:
         raise TrainingError(
@@ -103,35 +135,3 @@ def earlier_run(recipe: Recipe, fold: int) -> Path | None:
     """Return the folder of the run whose weights a recipe starts with; None if they come from elsewhere."""
     source = recipe.model.weights
     return Path(source.removeprefix(RUN).replace("{fold}", str(fold))) if source.startswith(RUN) else None
-
-
-def _read_bundle(path: Path, fold: int) -> _TrainedNetwork:
-    member = read_member(builtin_bundle() if is_builtin(path) else path, fold=fold)
-    return _TrainedNetwork(
-        member.name,
-        member.network,
-        member.spec.backbone,
-        member.spec.head,
-        member.spec.channels,
-        member.label_set,
-        member.trained_on,
-        "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc.",
-    )
-
-
-def _read_run(path: Path) -> _TrainedNetwork:
-    if not is_run(path):
-        raise WeightsError(
-            f"{path} is no run to take weights from.", hint="Give the folder of a run: model.weights=run:PATH."
-        )
-    network, recipe, facts = load_run(path)
-    return _TrainedNetwork(
-        str(facts["name"]),
-        network,
-        recipe.model.backbone,
-        recipe.model.head,
-        recipe.image.channels,
-        facts["label_set"],
-        learned_from(facts),
-        "Start each fold from the earlier run of the same fold: run:…-fold{fold}.",
-    )

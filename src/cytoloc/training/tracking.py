@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from cytoloc.errors import MissingExtraError, TrainingError, first_line, installing
 from cytoloc.files import read_json, write_json
+from cytoloc.recipe import flat
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
@@ -192,15 +193,6 @@ def log_files(mlflow: str | Path, folder: Path, paths: Sequence[Path]) -> None:
         with tracking(mlflow, folder) as tracked:
             if tracked:
                 tracked.log_files(paths)
-
-
-def flat(values: Mapping[str, Any], *, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings with keys such as ``section.key``."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, above=f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 @contextmanager
