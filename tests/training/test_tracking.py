@@ -16,7 +16,7 @@ import pytorch_lightning as lightning
 from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, TrainingError
-from cytoloc.training.callbacks import COLUMNS, EpochLog
+from cytoloc.training.callbacks import LOG_COLUMNS, EpochLog
 from cytoloc.training.tracking import NEEDED, MlflowRun, open_tracking, require_mlflow, tracking, tracking_uri
 from tests.conftest import Cli
 from tests.training.conftest import TINY, power_cut, tiny, train_fold
@@ -59,7 +59,7 @@ def test_a_run_is_tracked_with_its_parameters_measures_and_files(
     assert run.data.params["fold"] == "1"
     log = pl.read_csv(tmp_path / "runs" / "quick-fold1" / "log.csv")
     client = client_of(database)
-    for column in COLUMNS[1:]:
+    for column in LOG_COLUMNS[1:]:
         history = client.get_metric_history(run.info.run_id, column)
         assert [metric.step for metric in history] == [1, 2, 3]
         assert [metric.value for metric in history] == log[column].to_list()
@@ -199,6 +199,18 @@ def test_a_sqlite_uri_and_a_path_are_the_same_database(tmp_path: Path, monkeypat
         tracked.log_files([tmp_path / "mlflow.json"])
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.json", "mlflow-files"}
     assert len(runs_in(tmp_path / "mlflow.db")) == 1
+
+
+@needs_mlflow
+def test_a_run_is_tracked_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    (tmp_path / "run").mkdir()
+    with tracking(f"file://{tmp_path}/store", tmp_path / "run") as tracked:
+        assert tracked
+        tracked.log_rows([{"epoch": 1.0, "train_loss": 0.5}])
+    assert {path.name for path in tmp_path.iterdir()} == {"store", "run"}
+    assert list((tmp_path / "store").rglob("train_loss"))
 
 
 @needs_mlflow

@@ -25,7 +25,7 @@ from cytoloc.training.schedule import Schedule, expected_end, is_better, seconds
 WATCHED: Final = {"loss": ("val_loss", "min"), "macro_f1": ("val_macro_f1", "max")}
 """For each value of ``select.watch``: its name in the log, and which direction is better."""
 
-COLUMNS: Final = (
+LOG_COLUMNS: Final = (
     "epoch",
     "train_loss",
     "val_loss",
@@ -180,7 +180,7 @@ class EpochLog(lightning.Callback):
         }
         self.rows.append(row)
         if trainer.is_global_zero:
-            pl.DataFrame(self.rows, schema=[*COLUMNS, *self.metrics]).write_csv(self.path)
+            pl.DataFrame(self.rows, schema=[*LOG_COLUMNS, *self.metrics]).write_csv(self.path)
         if self.on_rows:
             self.on_rows(self.rows)
         epochs = self.schedule.total_epochs

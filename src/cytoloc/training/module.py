@@ -18,6 +18,7 @@ from torchmetrics.classification import MultilabelF1Score
 from cytoloc.errors import TrainingError
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
+from cytoloc.models.weights import State
 from cytoloc.recipe_sections import ComputeSection
 from cytoloc.training.augment import Augmentation, area_resized, mixup_weight
 from cytoloc.training.data import FoldData, LabeledBatch, batch_loader
@@ -33,8 +34,6 @@ float."""
 
 Metric = Callable[[NDArray[np.float32], NDArray[np.bool_]], float]
 """From probabilities and true locations, both ``(n, locations)``, to a number."""
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

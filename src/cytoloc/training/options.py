@@ -15,7 +15,7 @@ import pytorch_lightning as lightning
 from cytoloc.choices import Device
 from cytoloc.errors import SettingsError
 from cytoloc.models.losses import Loss
-from cytoloc.training.callbacks import COLUMNS
+from cytoloc.training.callbacks import LOG_COLUMNS
 from cytoloc.training.distributed import Processes
 from cytoloc.training.module import CustomAugmentation, Metric
 
@@ -75,10 +75,10 @@ class TrainOptions:
             if function is not None and not callable(function):
                 raise SettingsError(f"{name} is {function!r}, which cannot be called.", hint="Give a function.")
         for name in self.metrics:
-            if not isinstance(name, str) or not name.isidentifier() or name in COLUMNS:
+            if not isinstance(name, str) or not name.isidentifier() or name in LOG_COLUMNS:
                 raise SettingsError(
                     f"metrics has the name {name!r}.",
-                    hint=f"Use letters, digits and underscores, and none of {', '.join(COLUMNS)}.",
+                    hint=f"Use letters, digits and underscores, and none of {', '.join(LOG_COLUMNS)}.",
                 )
         for callback in self.callbacks:
             if not isinstance(callback, lightning.Callback):

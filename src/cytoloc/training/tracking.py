@@ -58,6 +58,8 @@ def open_tracking(mlflow: str | Path) -> Any:
     require_mlflow()
     uri = tracking_uri(mlflow)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow prefers databases to folders, and refuses those otherwise.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     # MLflow tries for minutes otherwise, and changes the levels of loggers when it is imported.
     retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
