@@ -108,6 +108,16 @@ def test_an_augmentation_sees_the_images_of_the_recipe(study: Dataset, folds: pl
         train_fold(recipe, study, folds, 1, out=tmp_path / "b", augmentation=lambda images, _: images[:, :, ::2])
 
 
+@pytest.mark.parametrize(
+    ("loss", "found"), [(lambda logits, _: logits.sum(dim=0), r"shape \(28,\)"), (lambda *_: 0.5, "type float")]
+)
+def test_a_loss_that_is_no_scalar_is_refused(
+    loss: Any, found: str, study: Dataset, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=f"loss returned a value of {found}"):
+        train_fold(tiny(), study, folds, 1, out=tmp_path, loss=loss)
+
+
 class OddError(Exception):
     """An error that nobody else raises."""
 

@@ -179,6 +179,9 @@ class Learner(lightning.LightningModule):
         loss = losses[0]
         for other in losses[1:]:
             loss = loss + other
+        if not isinstance(loss, Tensor) or loss.ndim:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+            raise TrainingError(f"loss returned a value of {kind}.", hint="Return a scalar tensor.")
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=processes.world_size * len(images))
         return loss
 
