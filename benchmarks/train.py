@@ -3,7 +3,7 @@
 Nothing is drawn by chance in a step: no dropout, no augmentation. So every way's first loss is the same number, which
 is checked; if it were not, they would not do the same work. fastai and PyTorch are given one batch, normalized and as
 floats, again and again; cytoloc reads its batches as uint8 and normalizes them in its network, in a whole run of its
-own (:func:`cytoloc.training.run.train_fold`), of which the second epoch's steps count. That is in another process,
+own (:func:`cytoloc.training.run.train`), of which the second epoch's steps count. That is in another process,
 which treats its memory as the command does; the others are left as they are.
 """
 
@@ -37,9 +37,9 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.parallel import end_with_parent
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipe import Recipe, load_recipe
-from cytoloc.training.resolve import resolve_recipe
-from cytoloc.training.run import train_fold
-from cytoloc.training.unpacking import location_loss
+from cytoloc.training.options import TrainOptions
+from cytoloc.training.resolve import location_loss, resolve_recipe
+from cytoloc.training.run import train
 
 FASTAI: Final = "fastai 2.8, vision_learner"
 EAGER: Final = "PyTorch"
@@ -307,8 +307,9 @@ def _run(dataset: Dataset, recipe: Recipe, workshop: Path, steps: int) -> Steps:
     number = pl.Series("fold", [1] * learnt + [0] * HELD_OUT + [None] * (len(dataset) - learnt - HELD_OUT), pl.Int64)
     folds = pl.DataFrame({"id": dataset.ids, "group": range(len(dataset)), "fold": number})
     with tempfile.TemporaryDirectory(dir=workshop) as folder:
-        run = train_fold(recipe, dataset, folds, 0, out=Path(folder), report=lambda _line: None)
-        log = pl.read_csv(run / "log.csv")
+        options = TrainOptions(report=lambda _line: None)
+        (run,) = train(recipe, dataset, folds, fold=0, out=folder, options=options)
+        log = run.log()
     return Steps(learnt, learnt / log["images_per_second"][-1], log["train_loss"][0], log["data_wait"][-1])
 
 

@@ -8,7 +8,7 @@ import torch
 from cytoloc.errors import RecipeError
 from cytoloc.recipe import load_recipe, loss_in_words, published_scores, read_resolved, recipe_names, to_toml
 from cytoloc.recipe_sections import LOSSES
-from cytoloc.training.geometry import tilts, zooms
+from cytoloc.training.augment import tilts, zooms
 
 STARTING_SYSTEM = [
     # The author's own table: network, image, batch, local CV, public, private.

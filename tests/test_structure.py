@@ -57,7 +57,8 @@ ALLOWED = {
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "dataset", "decide", "images"},
-    "training": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict"},
+    "training": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict", "curation.folds_file"},
+    "torch": {"dataset", "errors"},
     "report": GROUND | {"dataset", "decide", "images", "recipe"},
     "cli": GROUND
     | {

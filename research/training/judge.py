@@ -26,9 +26,8 @@ from cytoloc.lists import read_groups, read_labels, truth_of
 from cytoloc.prediction_files import read_predictions
 from cytoloc.predictions import combine
 from cytoloc.recipe import read_resolved
-from cytoloc.training.ending import epoch_work
-from cytoloc.training.sampling import repeated
-from cytoloc.training.unpacking import schedule_of
+from cytoloc.training.data import oversampled_rows
+from cytoloc.training.schedule import Schedule
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -89,9 +88,9 @@ class Judge:
         recipe = read_resolved(run / "recipe.toml")
         seen = json.loads((run / "run.json").read_text())["trained_on"]
         times = {HPA28.index(word): count for word, count in recipe.sampling.oversample.get(HPA28.name, {}).items()}
-        each = len(repeated(truth_of(seen, self.given, HPA28, where="the training fields"), times))
-        schedule = schedule_of(recipe)
-        return round(each * sum(epoch_work(schedule, epoch) for epoch in range(schedule.total_epochs)))
+        each = len(oversampled_rows(truth_of(seen, self.given, HPA28, where="the training fields"), times))
+        schedule = Schedule.from_recipe(recipe)
+        return round(each * sum(schedule.work(epoch) for epoch in range(schedule.total_epochs)))
 
     def measures(self, decision: Decision, probabilities: Floats) -> dict[str, Any]:
         """Return what decided test fields are worth, with the interval that draws wells."""

@@ -28,7 +28,7 @@ from cytoloc.predict.loading import load
 from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.runs import load_network
 from cytoloc.predict.sources import DatasetSource, Source
-from cytoloc.prediction_files import read_predictions, write_predictions
+from cytoloc.predictions import read_predictions, write_predictions
 from cytoloc.recipe import read_resolved
 
 

@@ -35,6 +35,9 @@ CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "beta"]
 Blank = Literal["none", "probability", "margin", "ratio"]
 """What a field above no threshold gets."""
 
+Device = Literal["auto", "cuda", "mps", "cpu"]
+"""A kind of device to compute on; ``auto`` is the best one of the machine."""
+
 
 def near(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the known words nearest to one that is unknown, else all of them.

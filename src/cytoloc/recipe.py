@@ -10,7 +10,7 @@ import csv
 import difflib
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from cytoloc.errors import RecipeError
+from cytoloc.errors import RecipeError, SettingsError
 from cytoloc.recipe_sections import (
     LOSSES,
     AugmentSection,
@@ -125,23 +125,54 @@ def loss_in_words(recipe: Recipe) -> str:
     )
 
 
-def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """Return a recipe, resolved.
 
     Args:
-        name: Of a shipped recipe, or the path of a ``.toml`` file; the path of one that it extends begins beside it.
-        overrides: Changes such as ``schedule.epochs=3``; values are TOML, or else plain text.
+        name: Name of a shipped recipe, path of a ``.toml`` file, or a recipe. A file's path of the recipe that it
+            extends begins beside it.
+        overrides: Changes, as ``["schedule.epochs=3"]``, values being TOML or else plain text, or as
+            ``{"schedule.epochs": 3}``.
 
     Raises:
         RecipeError: If the recipe is unknown, or a key or value is not allowed.
+        SettingsError: If an argument has the wrong type.
 
     >>> load_recipe("quick", overrides=["image.size=128"]).image.size
     128
+    >>> load_recipe("quick", overrides={"image.size": 128}).image.size
+    128
     """
-    content = _resolve(name, folder=Path(), seen=())
+    if isinstance(overrides, Mapping):
+        overrides = [
+            f"{key}={tomli_w.dumps({'value': value}).partition('=')[2].strip()}" for key, value in flat(overrides)
+        ]
+    if isinstance(overrides, str) or not all(isinstance(line, str) for line in overrides):
+        raise SettingsError(
+            f"overrides is {overrides!r}.", hint='Give ["section.key=value"], or {"section.key": value}.'
+        )
+    if isinstance(name, Recipe):
+        content, where = name.model_dump(mode="json"), name.name
+    elif isinstance(name, (str, Path)):
+        content, where = _resolve(str(name), folder=Path(), seen=()), str(name)
+    else:
+        raise SettingsError(f"recipe is {name!r}.", hint="Give the name of a recipe, a path, or a Recipe.")
     for override in overrides:
         _apply(content, override)
-    return _validated(content, where=name)
+    return _validated(content, where=where)
+
+
+def flat(values: Mapping[str, Any], *, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with keys such as ``section.key``.
+
+    >>> dict(flat({"schedule": {"epochs": 3}, "seed": 1}))
+    {'schedule.epochs': 3, 'seed': 1}
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, above=f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def read_resolved(path: Path) -> Recipe:

@@ -34,7 +34,7 @@ from benchmarks.train import (
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
 from cytoloc.recipe import load_recipe
-from cytoloc.training.unpacking import location_loss
+from cytoloc.training.resolve import location_loss
 from tests.conftest import Cli
 
 PEERS = [FASTAI] if importlib.util.find_spec("fastai") else []

@@ -60,7 +60,7 @@ def test_an_dataset_of_another_size_is_refused_with_the_size_to_use(
     cli: Cli, call: tuple[object, ...], tmp_path: Path
 ) -> None:
     said = assert_refused(cli, *call, "--set", "image.size=128")
-    assert "--set image.size=64, or import at --size 128" in said
+    assert "Set image.size=64, or import the images at 128 px" in said
 
 
 def test_a_fold_that_is_not_there_is_refused(cli: Cli, call: tuple[object, ...], tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_fields_without_labels_are_refused(cli: Cli, images: Path, tmp_path: Pat
 def test_processes_that_cannot_be_are_refused(
     cli: Cli, call: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cytoloc.training.processes.device_count", lambda: 4)
+    monkeypatch.setattr("cytoloc.training.distributed.device_count", lambda _kind: 4)
     assert "5 processes need a device each; this machine has 4." in assert_refused(cli, *call, "--devices", "5")
     assert "cannot be shared by 3 processes evenly" in assert_refused(cli, *call, "--devices", "3")
     assert "torchrun or srun" in assert_refused(cli, *call, "--nodes", "2", code=2)
@@ -98,7 +98,7 @@ def test_processes_that_cannot_be_are_refused(
 def test_a_precision_that_the_device_lacks_is_refused(
     cli: Cli, call: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cytoloc.training.run.accelerator", lambda: "cpu")
+    monkeypatch.setattr("cytoloc.training.run.accelerator", lambda _device="auto": "cpu")
     said = assert_refused(cli, *call, "--set", "compute.precision=float16")
     assert "compute.precision is 'float16', which trains on CUDA GPUs; this machine has a cpu device." in said
     assert not (tmp_path / "runs").exists()

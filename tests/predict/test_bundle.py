@@ -19,8 +19,8 @@ from cytoloc.lists import read_labels
 from cytoloc.predict.bundle import open_bundle, write_bundle
 from cytoloc.prediction_files import read_predictions
 from cytoloc.recipe import load_recipe
-from cytoloc.training.run import train_fold
 from tests.conftest import Cli
+from tests.training.conftest import train_fold
 
 SETTINGS = (
     "image.size=64", "model.backbone=resnet18", "model.weights=none", "model.head=plain", "schedule.epochs=1",

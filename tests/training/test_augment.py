@@ -5,9 +5,22 @@ import pytest
 import torch
 
 from cytoloc.predict.tta import dihedral
-from cytoloc.training.augment import Augmentation, lit, mixup_share, random_crops, random_dihedral, random_light
-from cytoloc.training.geometry import crops, resampled, resized, rotations, tiled, tilts, zooms
-from cytoloc.training.together import Share
+from cytoloc.training.augment import (
+    Augmentation,
+    area_resized,
+    crops,
+    lit,
+    mixup_weight,
+    random_crops,
+    random_dihedral,
+    random_light,
+    resampled,
+    rotations,
+    tiled,
+    tilts,
+    zooms,
+)
+from cytoloc.training.distributed import Processes
 
 
 def images(count: int = 3, edge: int = 24, seed: int = 0) -> torch.Tensor:
@@ -105,7 +118,7 @@ def test_light_moves_gray_as_fastai_does_and_keeps_black_and_white() -> None:
 
 def test_light_changes_only_some() -> None:
     gray = torch.full((400, 1, 2, 2), 100, dtype=torch.uint8)
-    seen = random_light(gray, most=0.2, chance=0.5, generator=torch.Generator().manual_seed(0))
+    seen = random_light(gray, most=0.2, p=0.5, generator=torch.Generator().manual_seed(0))
     unchanged = int((seen == 100).flatten(1).all(dim=1).sum())
     assert 70 < unchanged < 170
     assert 65 < int(seen.min()) < 90 < 110 < int(seen.max()) < 135
@@ -121,8 +134,8 @@ def test_squares_come_from_everywhere_in_a_field() -> None:
 
 
 def test_a_smaller_image_is_the_mean_of_what_it_covers() -> None:
-    assert torch.equal(resized(images(), 12), resized_by_two(images()))
-    assert torch.equal(resized(images(), 24), images())
+    assert torch.equal(area_resized(images(), 12), resized_by_two(images()))
+    assert torch.equal(area_resized(images(), 24), images())
 
 
 EVERYTHING = Augmentation(
@@ -144,8 +157,11 @@ def test_everything_together_depends_on_the_seed_alone() -> None:
 def test_images_are_augmented_alike_however_many_processes_share_them(count: int) -> None:
     batch = images(6)
     whole = EVERYTHING(batch, generator=torch.Generator().manual_seed(3))
-    shares = [Share(rank, count) for rank in range(count)]
-    parts = [EVERYTHING(share.own(batch), generator=torch.Generator().manual_seed(3), share=share) for share in shares]
+    shares = [Processes(per_node=count, rank=rank) for rank in range(count)]
+    parts = [
+        EVERYTHING(processes.shard(batch), generator=torch.Generator().manual_seed(3), processes=processes)
+        for processes in shares
+    ]
     assert torch.equal(torch.cat(parts), whole)
     assert not torch.equal(whole[:3], whole[3:])
 
@@ -162,7 +178,7 @@ def test_what_is_not_asked_for_draws_no_chance() -> None:
 
 def test_shares_of_a_blend_are_beta_distributed_above_a_half() -> None:
     generator = torch.Generator().manual_seed(0)
-    shares = np.array([mixup_share(0.4, generator=generator) for _ in range(2000)])
+    shares = np.array([mixup_weight(0.4, generator=generator) for _ in range(2000)])
     assert shares.min() >= 0.5
     assert shares.max() <= 1
     rng = np.random.default_rng(1)

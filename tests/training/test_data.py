@@ -1,7 +1,11 @@
+"""Splits, batches, and the fields of an epoch."""
+
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +16,17 @@ import torch
 from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TrainingError
-from cytoloc.training.data import Fields, loader, split_dataset
-from cytoloc.training.together import Share
+from cytoloc.training.data import (
+    FieldBatches,
+    Sampling,
+    batch_loader,
+    field_weights,
+    oversampled_rows,
+    rarest_label,
+    split_dataset,
+    stratified_order,
+)
+from cytoloc.training.distributed import Processes
 
 
 def test_a_fold_is_held_out_whole(study: Dataset) -> None:
@@ -38,26 +51,27 @@ def test_folds_of_another_dataset_are_refused(study: Dataset) -> None:
 
 
 def test_batches_hold_each_field_once_in_an_order_that_the_seed_decides(study: Dataset) -> None:
-    fields = Fields(study, np.arange(30))
-    in_order = list(loader(fields, batch_size=8, shuffle_seed=None))
+    fields = FieldBatches(study, np.arange(30))
+    in_order = list(batch_loader(fields, np.arange(30), batch_size=8))
     assert [len(pixels) for pixels, *_ in in_order] == [8, 8, 8, 6]
     np.testing.assert_array_equal(torch.cat([pixels for pixels, *_ in in_order]).numpy(), study.read(range(30)))
     np.testing.assert_array_equal(torch.cat([targets for _, targets, _ in in_order]).numpy(), study.truth[:30])
-    shuffled = [[pixels for pixels, *_ in loader(fields, batch_size=8, shuffle_seed=seed)] for seed in (1, 1, 2)]
+    orders = [Sampling().rows(fields.truth, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    shuffled = [[images for images, *_ in batch_loader(fields, rows, batch_size=8)] for rows in orders]
     assert [len(pixels) for pixels in shuffled[0]] == [8, 8, 8]
     assert all(torch.equal(a, b) for a, b in zip(shuffled[0], shuffled[1], strict=True))
     assert not torch.equal(shuffled[0][0], shuffled[2][0])
-    few = Fields(study, np.arange(5))
-    assert [len(pixels) for pixels, *_ in loader(few, batch_size=8, shuffle_seed=0)] == [5]
+    few = FieldBatches(study, np.arange(5))
+    assert len(Sampling().rows(few.truth, np.random.default_rng(0))) == 5
 
 
-@pytest.mark.parametrize("seed", [None, 3])
-def test_processes_share_each_batch_in_order(seed: int | None, study: Dataset) -> None:
-    fields = Fields(study, np.arange(30))
-    whole = list(loader(fields, batch_size=8, shuffle_seed=seed))
-    shares = [list(loader(fields, batch_size=8, shuffle_seed=seed, share=Share(rank, 4))) for rank in range(4)]
-    assert {len(batches) for batches in shares} == {len(whole)}
-    assert len(whole) == (4 if seed is None else 3)
+def test_processes_share_each_batch_in_order(study: Dataset) -> None:
+    fields, rows = FieldBatches(study, np.arange(30)), np.random.default_rng(3).permutation(30)
+    whole = list(batch_loader(fields, rows, batch_size=8))
+    shares = [
+        list(batch_loader(fields, rows, batch_size=8, processes=Processes(per_node=4, rank=rank))) for rank in range(4)
+    ]
+    assert {len(batches) for batches in shares} == {len(whole)} == {4}
     for number, batch in enumerate(whole):
         for part, parts in zip(batch, zip(*(share[number] for share in shares), strict=True), strict=True):
             together = torch.cat(parts)
@@ -67,8 +81,8 @@ def test_processes_share_each_batch_in_order(seed: int | None, study: Dataset) -
             assert all(torch.equal(extra, part[-1]) for extra in together[len(part) :])
 
 
-def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study: Dataset) -> None:
-    class Slow(Fields):
+def test_the_next_batch_is_read_while_one_is_trained_and_waiting_is_counted(study: Dataset) -> None:
+    class Slow(FieldBatches):
         read: ClassVar[list[int]] = []
 
         def __getitems__(self, indices: list[int]) -> Any:
@@ -77,7 +91,7 @@ def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study
             return super().__getitems__(indices)
 
     may_read = threading.Event()
-    ahead = loader(Slow(study, np.arange(24)), batch_size=8, shuffle_seed=None)
+    ahead = batch_loader(Slow(study, np.arange(24)), np.arange(24), batch_size=8)
     threading.Timer(0.2, may_read.set).start()
     batches = iter(ahead)
     next(batches)
@@ -91,9 +105,98 @@ def test_the_next_batch_is_read_while_one_is_learnt_and_waiting_is_counted(study
 
 
 def test_an_error_in_reading_comes_out_where_batches_are_asked_for(study: Dataset) -> None:
-    class Broken(Fields):
+    class Broken(FieldBatches):
         def __getitems__(self, indices: list[int]) -> Any:
             raise TrainingError("broken")
 
     with pytest.raises(TrainingError, match="broken"):
-        list(loader(Broken(study, np.arange(24)), batch_size=8, shuffle_seed=None))
+        list(batch_loader(Broken(study, np.arange(24)), np.arange(24), batch_size=8))
+
+
+PUBLISHED = {27: 10, 15: 10, 10: 4, 9: 4, 8: 4, 20: 3, 17: 3, 16: 2, 18: 2, 22: 2, 26: 2, 24: 2}
+
+
+def some_truth(fields: int = 300) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    truth = rng.random((fields, 28)) < np.geomspace(0.4, 0.005, 28)
+    truth[:, 14] = False
+    truth[truth.sum(axis=1) == 0, 0] = True
+    return np.asarray(truth)
+
+
+def weights_by_hand(truth: np.ndarray, mu: Fraction) -> list[float]:
+    counts = [int(count) for count in truth.sum(axis=0)]
+    present = [number for number, count in enumerate(counts) if count]
+    weights = []
+    for row in truth:
+        best = Fraction(0)
+        for number in np.flatnonzero(row):
+            given = Fraction(counts[number], sum(counts))
+            best = max(best, (mu * Fraction(1, len(present)) + (1 - mu) * given) / given)
+        weights.append(float(best))
+    return weights
+
+
+@pytest.mark.parametrize("mu", [Fraction(0), Fraction(2, 5), Fraction(1)])
+def test_fields_weigh_what_the_starter_code_says(mu: Fraction) -> None:
+    truth = some_truth()
+    np.testing.assert_allclose(field_weights(truth, mu=float(mu)), weights_by_hand(truth, mu))
+    if mu == 0:
+        np.testing.assert_allclose(field_weights(truth, mu=0), 1)
+
+
+def test_fields_without_labels_weigh_least() -> None:
+    truth = some_truth()
+    blank = np.vstack([truth, np.zeros((1, 28), bool)])
+    weights = field_weights(blank, mu=0.4)
+    assert weights[-1] == pytest.approx(weights.min())
+    np.testing.assert_array_equal(field_weights(np.zeros((3, 28), bool), mu=0.4), 1)
+
+
+def test_balanced_draws_follow_the_weights() -> None:
+    truth = some_truth(40)
+    order = Sampling(order="balanced", mu=1.0).rows
+    drawn = np.concatenate([order(truth, np.random.default_rng(seed)) for seed in range(2000)])
+    assert len(drawn) == 2000 * 40
+    weights = field_weights(truth, mu=1.0)
+    shares = np.bincount(drawn, minlength=40) / len(drawn)
+    np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.005)
+
+
+def test_the_published_repeats_count_each_field_by_its_most_repeated_location() -> None:
+    truth = some_truth()
+    times = Counter(oversampled_rows(truth, PUBLISHED).tolist())
+    for row, labels in enumerate(truth):
+        assert times[row] == max([PUBLISHED.get(int(number), 1) for number in np.flatnonzero(labels)] or [1])
+
+
+def test_every_batch_has_its_share_of_each_rarest_label() -> None:
+    truth = some_truth()
+    strata = rarest_label(truth)
+    order = stratified_order(strata, batch_size=32, rng=np.random.default_rng(0))
+    batches = order.reshape(-1, 32)
+    assert len(batches) == 300 // 32
+    assert len(set(order.tolist())) == len(order)
+    for stratum in set(strata.tolist()):
+        counts = [(strata[batch] == stratum).sum() for batch in batches]
+        assert max(counts) - min(counts) <= 1
+    few = stratified_order(strata[:5], batch_size=32, rng=np.random.default_rng(0))
+    assert sorted(few.tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "balanced", "stratified"])
+def test_an_order_depends_on_the_seed_alone(kind: str) -> None:
+    truth = some_truth()
+    order = Sampling(order=kind, mu=0.4, oversample={27: 3}, batch_size=16).rows
+    one, same, other = (order(truth, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert set(one.tolist()) <= set(range(300))
+
+
+def test_by_default_every_field_comes_once() -> None:
+    truth = some_truth()
+    order = Sampling(batch_size=10).rows
+    once = order(truth, np.random.default_rng(3))
+    assert sorted(once.tolist()) == list(range(300))
+    np.testing.assert_array_equal(once, np.random.default_rng(3).permutation(300))

@@ -24,7 +24,8 @@ import torch
 from cytoloc.dataset.store import open_dataset
 from cytoloc.curation.folds_file import read_folds
 from cytoloc.recipe import load_recipe
-from cytoloc.training.run import train_fold
+from cytoloc.training.options import TrainOptions
+from cytoloc.training.run import train as train_runs
 
 torch.set_num_threads(1)
 dataset, folds, whole, killed = map(Path, sys.argv[1:])
@@ -33,7 +34,8 @@ settings = ["image.size=64", "model.backbone=test_resnet", "model.weights=none",
 recipe = load_recipe("quick", overrides=settings)
 
 def train(out):
-    train_fold(recipe, open_dataset(dataset), read_folds(folds), 1, out=out, resume=True, report=lambda line: None)
+    options = TrainOptions(resume=True, report=lambda line: None)
+    train_runs(recipe, open_dataset(dataset), read_folds(folds), fold=1, out=out, options=options)
 
 def attempt(out, dies_at):
     # Return how a process of its own ends that dies just before, or just after, the given change of the disk.

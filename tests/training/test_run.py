@@ -1,3 +1,5 @@
+"""Runs: what they keep, how they resume, and the public function."""
+
 from __future__ import annotations
 
 import json
@@ -8,21 +10,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import pytorch_lightning as lightning
 import torch
 
 from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import FormatError, OutputExistsError, RecipeError, TrainingError, WeightsError
+from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions
-from cytoloc.recipe import Recipe, load_recipe, read_resolved
+from cytoloc.recipe import Recipe, load_recipe, read_resolved, recipe_names
 from cytoloc.training.module import Learner
-from cytoloc.training.progress import EpochLog
 from cytoloc.training.resolve import resolve_recipe
-from cytoloc.training.run import train_fold
-from tests.training.conftest import power_cut, quiet, state_of
+from tests.training.conftest import EVERYTHING, network_of, power_cut, same, state_of, stop_in, tiny, train_fold
 
 SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.tta=2", "schedule.batch_size=8"]
 
@@ -33,7 +33,7 @@ def small(*overrides: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def run(study: Dataset, folds: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_fold(small(), study, folds, 1, out=tmp_path_factory.mktemp("runs"), report=quiet)
+    return train_fold(small(), study, folds, 1, out=tmp_path_factory.mktemp("runs"))
 
 
 def test_a_run_keeps_what_it_was_made_from_and_what_it_learned(run: Path, study: Dataset, folds: pl.DataFrame) -> None:
@@ -86,23 +86,23 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
     run: Path, study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     with power_cut(2):
-        train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
+        train_fold(small(), study, folds, 1, out=tmp_path)
     stopped = tmp_path / "quick-fold1"
     assert not (stopped / "predictions.parquet").exists()
     with pytest.raises(FormatError, match="not finished"):
         load(stopped)
     with pytest.raises(OutputExistsError):
-        train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
+        train_fold(small(), study, folds, 1, out=tmp_path)
     with pytest.raises(TrainingError, match="another recipe"):
-        train_fold(small("seed=1"), study, folds, 1, out=tmp_path, resume=True, report=quiet)
+        train_fold(small("seed=1"), study, folds, 1, out=tmp_path, resume=True)
     with pytest.raises(TrainingError, match="other fields or folds"):
-        train_fold(small(), study, make_folds(study.fields, k=3, seed=7), 1, out=tmp_path, resume=True, report=quiet)
+        train_fold(small(), study, make_folds(study.fields, k=3, seed=7), 1, out=tmp_path, resume=True)
 
     fewer = folds.with_columns(pl.when(pl.col("id") != folds.filter(pl.col("fold") == 0)["id"][0]).then("fold"))
     with pytest.raises(TrainingError, match="other fields or folds"):
-        train_fold(small(), study, fewer, 1, out=tmp_path, resume=True, report=quiet)
+        train_fold(small(), study, fewer, 1, out=tmp_path, resume=True)
 
-    train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
+    train_fold(small(), study, folds, 1, out=tmp_path, resume=True)
     undisturbed, resumed = state_of(run / "last.ckpt"), state_of(stopped / "last.ckpt")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
     assert pl.read_csv(stopped / "log.csv")["epoch"].to_list() == [1, 2, 3]
@@ -125,10 +125,10 @@ def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worse
         log(learner, name, float(learner.current_epoch) if name == "val_loss" else value, **rest)
 
     monkeypatch.setattr(Learner, "log", worsen)
-    run = train_fold(small(), study, folds, 1, out=tmp_path / "undisturbed", report=quiet)
+    run = train_fold(small(), study, folds, 1, out=tmp_path / "undisturbed")
     with power_cut(2):
-        train_fold(small(), study, folds, 1, out=tmp_path, report=quiet)
-    resumed = train_fold(small(), study, folds, 1, out=tmp_path, resume=True, report=quiet)
+        train_fold(small(), study, folds, 1, out=tmp_path)
+    resumed = train_fold(small(), study, folds, 1, out=tmp_path, resume=True)
 
     epochs = {name: torch.load(run / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")}
     assert epochs == {"best.ckpt": 0, "last.ckpt": 2}
@@ -137,84 +137,117 @@ def test_held_out_scores_are_of_the_last_epoch_even_when_the_held_out_loss_worse
         assert all(torch.equal(one[key], other[key]) for key in one)
     predictions = read_predictions(resumed / "predictions.parquet").probabilities
     np.testing.assert_array_equal(predictions, read_predictions(run / "predictions.parquet").probabilities)
-    best = train_fold(small("select.checkpoint=best"), study, folds, 1, out=tmp_path / "best", report=quiet)
+    best = train_fold(small("select.checkpoint=best"), study, folds, 1, out=tmp_path / "best")
     assert not np.array_equal(predictions, read_predictions(best / "predictions.parquet").probabilities)
-
-
-def test_the_bar_is_gone_when_a_run_ends_or_stops(
-    study: Dataset,
-    folds: pl.DataFrame,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with power_cut(2):
-        train_fold(small(), study, folds, 1, out=tmp_path, progress_bar=True, report=quiet)
-    stopped = capsys.readouterr().out
-    train_fold(small(), study, folds, 1, out=tmp_path, resume=True, progress_bar=True, report=quiet)
-    finished = capsys.readouterr().out
-    assert "epoch 2/3" in stopped
-    assert "epoch 3/3" in finished
-    for shown in (stopped, finished):
-        assert shown.endswith("\r")
-        assert shown.split("\r")[-2].isspace()
-
-
-def test_the_frozen_epoch_changes_the_head_alone(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
-    recipe = small("schedule.epochs=1", "schedule.frozen_epochs=1")
-    seen: list[dict[str, torch.Tensor]] = []
-    keep = EpochLog.on_train_epoch_end
-
-    def snapshot(log: EpochLog, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        keep(log, trainer, pl_module)
-        seen.append(
-            {name: value.clone() for name, value in [*pl_module.named_parameters(), *pl_module.named_buffers()]}
-        )
-
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpochLog, "on_train_epoch_end", snapshot)
-        train_fold(recipe, study, folds, 0, out=tmp_path, report=quiet)
-        # The same first weights, from the same seed, before any step.
-        before: list[dict[str, torch.Tensor]] = []
-        measured: list[tuple[str, torch.Tensor]] = []
-
-        def first(log: EpochLog, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-            before.append({name: value.clone() for name, value in pl_module.named_parameters()})
-            measured.extend((name, value.clone()) for name, value in pl_module.named_buffers())
-            raise RuntimeError("enough")
-
-        patch.setattr(EpochLog, "on_train_epoch_start", first)
-        with pytest.raises(RuntimeError, match="enough"):
-            train_fold(recipe, study, folds, 0, out=tmp_path / "again", report=quiet)
-    body = [name for name in before[0] if name.startswith("network.backbone")]
-    head = [name for name in before[0] if name.startswith("network.head")]
-    assert all(torch.equal(before[0][name], seen[0][name]) for name in body)
-    assert all(not torch.equal(before[0][name], seen[0][name]) for name in head)
-    assert any(not torch.equal(seen[0][name], seen[1][name]) for name in body)
-    # What frozen batch norms measure goes on adapting.
-    norms = [(name, value) for name, value in measured if "backbone" in name and name.endswith("running_mean")]
-    assert norms
-    assert all(not torch.equal(value, seen[0][name]) for name, value in norms)
 
 
 @pytest.mark.slow
 def test_it_learns(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
-    log = pl.read_csv(train_fold(small("schedule.epochs=6"), study, folds, 0, out=tmp_path, report=quiet) / "log.csv")
+    log = pl.read_csv(train_fold(small("schedule.epochs=6"), study, folds, 0, out=tmp_path) / "log.csv")
     assert log["train_loss"][-1] < 0.8 * log["train_loss"][0]
 
 
 def test_a_run_that_cannot_start_leaves_nothing(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="sees 96 px"):
-        train_fold(small("image.size=96"), study, folds, 0, out=tmp_path, report=quiet)
+        train_fold(small("image.size=96"), study, folds, 0, out=tmp_path)
     with pytest.raises(WeightsError):
-        train_fold(small("model.weights=file:missing.pt"), study, folds, 0, out=tmp_path, report=quiet)
+        train_fold(small("model.weights=file:missing.pt"), study, folds, 0, out=tmp_path)
     with pytest.raises(RecipeError, match="cannot take images of 64 px"):
-        train_fold(small("model.backbone=inception_v3"), study, folds, 0, out=tmp_path, report=quiet)
+        train_fold(small("model.backbone=inception_v3"), study, folds, 0, out=tmp_path)
     with pytest.raises(TrainingError, match="no fold 8"):
-        train_fold(small(), study, folds, 8, out=tmp_path, report=quiet)
+        train_fold(small(), study, folds, 8, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="The loss is nan"):
-        train_fold(small("schedule.learning_rate=1e30"), study, folds, 0, out=tmp_path, report=quiet)
+def test_every_shipped_recipe_trains_a_step(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    names = recipe_names()
+    assert len(names) == 16
+    few = folds.with_columns(pl.when(pl.col("fold") < 2).then("fold"))
+    for name in names:
+        recipe = load_recipe(name)
+        small = ["schedule.cycles=[1.0]", "schedule.patience=0", "schedule.swa_epochs=1", "schedule.accumulate=1"]
+        # Larger fields stay larger; the recipes' own networks are built in tests/models.
+        small += ["image.size=48", "image.field_size=64"] if recipe.image.field_size else []
+        run = train_fold(tiny(*small, base=name), study, few, 0, out=tmp_path)
+        assert run.name == f"{name}-fold0"
+        assert len(read_predictions(run / "predictions.parquet")) > 0
+
+
+def test_a_run_that_uses_everything_resumes_bitwise(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    whole = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path / "whole")
+    with power_cut(3):
+        train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path)
+    resumed = train_fold(tiny(*EVERYTHING), study, folds, 1, out=tmp_path, resume=True)
+
+    assert {path.name for path in resumed.glob("*.ckpt")} == {
+        "best.ckpt",
+        "best-cycle1.ckpt",
+        "best-cycle2.ckpt",
+        "last.ckpt",
+    }
+    for name in ("last.ckpt", "best-cycle1.ckpt", "best-cycle2.ckpt", "best.ckpt"):
+        one, other = (torch.load(run / name, weights_only=True) for run in (whole, resumed))
+        assert one["epoch"] == other["epoch"]
+        assert same(one["state_dict"], other["state_dict"]), name
+        assert same(one["averages"]["ema"], other["averages"]["ema"]), name
+        assert same(one["averages"]["swa"] or {}, other["averages"]["swa"] or {}), name
+    assert torch.load(whole / "last.ckpt", weights_only=True)["averages"]["steps"] == 4 * 2
+    np.testing.assert_array_equal(
+        read_predictions(resumed / "predictions.parquet").probabilities,
+        read_predictions(whole / "predictions.parquet").probabilities,
+    )
+
+
+def test_a_run_resumes_without_its_first_weights(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "first.pt"
+    torch.save(create_backbone("test_resnet", in_channels=4).state_dict(), path)
+    recipe = tiny(f"model.weights=file:{path}", "schedule.epochs=2")
+    stop_in(1, recipe, study, folds, tmp_path)
+    whole = train_fold(recipe, study, folds, 1, out=tmp_path / "whole")
+    path.unlink()
+    run = train_fold(recipe, study, folds, 1, out=tmp_path, resume=True)
+    assert same(network_of(run / "last.ckpt"), network_of(whole / "last.ckpt"))
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    recipe = tiny("schedule.epochs=2")
+    stop_in(1, recipe, study, folds, tmp_path)
+    last = tmp_path / "quick-fold1" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(FormatError, match=r"last\.ckpt cannot be loaded"):
+        train_fold(recipe, study, folds, 1, out=tmp_path, resume=True)
+    last.unlink()
+    train_fold(recipe, study, folds, 1, out=tmp_path, resume=True)
+
+
+def test_locations_that_only_held_out_fields_show_are_named(
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    truth = study.truth
+    held = np.isin(study.ids, folds.filter(pl.col("fold") == 1)["id"].to_numpy())
+    lost = truth[held].any(axis=0) & ~truth[~held].any(axis=0)
+    assert lost.any()
+    said: list[str] = []
+    train_fold(tiny(), study, folds, 1, out=tmp_path, report=said.append)
+    names = ", ".join(study.label_set[int(number)].name for number in np.flatnonzero(lost))
+    assert said[0].startswith(f"quick-fold1: no field of the training folds shows {names}, but")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.focal=0", "loss.soft_f1=0"], "every weight is 0"),
+        (["image.field_size=48"], "images of 64 px cannot be cut from it"),
+        (["image.progressive=[64, 32]"], "sizes rise from 32 at least to 64"),
+        (["sampling.oversample={hpa28 = {28 = 2}}"], "is not a location of the label set hpa28"),
+        (["schedule.swa_epochs=2"], "a cycle has only 1 epochs"),
+        (["schedule.cycles=[]"], "at least one share"),
+        (["select.weights=ema"], "schedule.ema is 0 and keeps none"),
+        (["select.weights=swa", "schedule.swa_epochs=1", "select.checkpoint=best"], "of no single one"),
+        (["augment.zoom_crop=[1.2, 0.8]"], "the first is at most the second"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        tiny(*overrides)
+    assert message in str(caught.value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cytoloc.choices import Device
 from cytoloc.cli.console import on_terminal, require_nets, warn_if_unfinished
+from cytoloc.errors import CytolocError
 from cytoloc.memory import keep_freed_memory
 
 
@@ -63,87 +64,80 @@ def train(
     recipe: Annotated[
         list[str], typer.Argument(help="One or more of `cytoloc recipes`, or .toml files.", metavar="RECIPE")
     ],
-    dataset: Annotated[str, typer.Argument(help="The fields to learn from: a folder, or a URL.", metavar="DATASET")],
+    dataset: Annotated[str, typer.Argument(help="The fields to train on: a folder, or a URL.", metavar="DATASET")],
     folds: Annotated[Path, typer.Option(help="CSV id,group,fold of `cytoloc folds`.")],
-    out: Annotated[Path, typer.Option(help="Run folders are made in here.")],
+    out: Annotated[Path, typer.Option(help="The folders of the runs are made in this folder.")],
     fold: Annotated[str, typer.Option(help="The fold to hold out, or all, one run each.")] = "all",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key: section.key=value. May be repeated.")
+        list[str] | None, typer.Option("--set", help="Change a key: section.key=value. Can be repeated.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with runs that were stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue runs that were stopped.")] = False,
+    device: Annotated[Device, typer.Option(help="The kind of device to train on.")] = "auto",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes that learn together, a GPU or core each; default 1.")
+        int | None, typer.Option(min=1, help="Processes that train together, a GPU or core each; default 1.")
     ] = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines, each with as many; start cytoloc by torchrun or srun.")
+        int | None, typer.Option(min=1, help="Number of machines; start cytoloc on them with torchrun or srun.")
     ] = None,
     mlflow: Annotated[
-        Path | None, typer.Option(help="Track the runs with MLflow too, in this SQLite file.", metavar="DB")
+        str | None,
+        typer.Option(help="Track the runs with MLflow, too: a tracking URI, or a SQLite file.", metavar="URI"),
     ] = None,
 ) -> None:
-    """Train recipes on all folds but one, and score the fields held out.
+    """Train recipes on all folds but one, and predict the held-out fields.
 
     Example: `cytoloc train quick train.dataset --folds folds.csv --fold all --out runs/`
     """
     require_nets()
     keep_freed_memory()
-    from cytoloc.curation.folds_file import read_folds
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.recipe import load_recipe
     from cytoloc.report.figures import training_curve
-    from cytoloc.training.processes import find_processes, part
-    from cytoloc.training.run import check_run, run_folder, train_fold
-    from cytoloc.training.tracking import add_files, check_database
+    from cytoloc.training import run as training
+    from cytoloc.training.distributed import find_processes
+    from cytoloc.training.options import TrainOptions
+    from cytoloc.training.tracking import log_files
 
-    recipes = [load_recipe(name, overrides=settings or []) for name in recipe]
-    names = [one.name for one in recipes]
-    if len(set(names)) < len(names):
-        raise typer.BadParameter(f"two recipes have the same name: {', '.join(names)}.", param_hint="RECIPE")
-    processes = find_processes(devices, nodes, environ=os.environ)
-    table = read_folds(folds)
-    fields = open_dataset(dataset)
-    warn_if_unfinished(fields)
     if fold != "all" and not fold.isdecimal():
         raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="--fold")
-    numbers = sorted(table["fold"].drop_nulls().unique().to_list()) if fold == "all" else [int(fold)]
-    wanted = [(one, number) for one in recipes for number in numbers]
-    # All of them before the first trains for hours.
-    coming: list[Path] = []
-    for one, number in wanted:
-        check_run(one, fields, table, number, out=out, resume=resume, processes=processes, coming=coming)
-        coming.append(run_folder(one, number, out))
-    if mlflow and processes.is_first:
-        check_database(mlflow)
-    say = _above_the_bar if on_terminal() else typer.echo
-    places = [f"{number} of {len(wanted)}" for number in range(1, len(wanted) + 1)] if len(wanted) > 1 else [""]
-    train_one = partial(
-        train_fold,
-        out=out,
+    fields = open_dataset(dataset)
+    warn_if_unfinished(fields)
+    options = TrainOptions(
         resume=resume,
-        processes=processes,
-        database=mlflow,
+        device=device,
+        processes=find_processes(devices, nodes, environ=os.environ, device=device),
+        mlflow=mlflow,
+        report=_above_the_bar if on_terminal() else typer.echo,
         progress_bar=on_terminal(),
-        report=say,
     )
-    runs = [
-        train_one(one, fields, table, number, place=place) for (one, number), place in zip(wanted, places, strict=True)
-    ]
-    part()
-    if not processes.is_first:
+    try:
+        runs = training.train(
+            recipe,
+            fields,
+            folds,
+            out=out,
+            fold="all" if fold == "all" else int(fold),
+            overrides=settings or [],
+            options=options,
+        )
+    except CytolocError as error:
+        error.hint = error.hint.replace("resume=True", "--resume")
+        raise
+    if options.processes and not options.processes.is_first:
         return
+    names = list(dict.fromkeys(run.recipe for run in runs))
     for name in names:
-        logs = {run.name: run / "log.csv" for run in runs if run.name.rpartition("-")[0] == name}
+        folders = [run.folder for run in runs if run.recipe == name]
         curve = out / f"{name}-curve.png"
-        training_curve(logs, curve)
+        training_curve({folder.name: folder / "log.csv" for folder in folders}, curve)
         if mlflow:
-            for log in logs.values():
-                add_files(mlflow, log.parent, [curve])
+            for folder in folders:
+                log_files(mlflow, folder, [curve])
     curves = ", ".join(f"{name}-curve.png" for name in names)
     typer.echo(f"{out}: {', '.join(run.name for run in runs)}; out-of-fold predictions in each; {curves}")
 
 
 def _above_the_bar(line: str) -> None:
-    """Print a line without breaking the progress bar under it."""
+    """Print a line above the progress bar."""
     from tqdm import tqdm
 
     tqdm.write(line)

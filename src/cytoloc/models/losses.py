@@ -165,15 +165,15 @@ def arcface_loss(cosines: Tensor, antibodies: Tensor, *, scale: float = 30.0, ma
         scale: Sharpness.
         margin: In radians, between 0 and pi.
     """
-    known = antibodies >= 0
-    chosen, true = cosines[known], antibodies[known]
-    if len(true) == 0:
-        return cosines.sum() * 0
+    # Unknown antibodies are ignored by their number, not left out by a mask: a GPU would have to report their count.
+    true = antibodies.clamp(min=0)[:, None]
     # Short of 1, where the slope of the sine is infinite.
-    cosine = chosen.gather(1, true[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
+    cosine = cosines.gather(1, true).clamp(-1 + 1e-6, 1 - 1e-6)
     wider = cosine * math.cos(margin) - (1 - cosine**2).sqrt() * math.sin(margin)
     wider = torch.where(cosine > math.cos(math.pi - margin), wider, cosine - margin * math.sin(math.pi - margin))
-    return functional.cross_entropy(scale * chosen.scatter(1, true[:, None], wider), true)
+    scaled = scale * cosines.scatter(1, true, wider)
+    total = functional.cross_entropy(scaled, antibodies.clamp(min=-1), ignore_index=-1, reduction="sum")
+    return total / (antibodies >= 0).sum().clamp(min=1)
 
 
 def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:

@@ -1,25 +1,27 @@
-"""What is done to training images, on whole batches of uint8 pixels."""
+"""Augmentation of training images: functions of whole batches of uint8 images."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cytoloc.predict.tta import dihedral
-from cytoloc.training.geometry import crops, resampled, rotations, tiled, tilts, zooms
-from cytoloc.training.together import ALONE, Share
+from cytoloc.recipe import Recipe
+from cytoloc.training.distributed import SINGLE, Processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes a batch at random; the keys are those of :class:`cytoloc.recipe_sections.AugmentSection`.
+    """Changes a batch at random; the fields are those of :class:`cytoloc.recipe_sections.AugmentSection`.
 
-    What is not asked for draws no random number, so that a recipe without it goes on as if it did not exist. Of several
-    processes each draws for the whole batch, and takes its share.
+    Disabled augmentations consume no random numbers, so a recipe without them trains as if they did not exist. Each of
+    several processes draws random numbers for the whole batch, and uses its shard of them.
     """
 
     flips: bool = True
@@ -32,24 +34,33 @@ class Augmentation:
     lighting: float = 0.0
     lighting_p: float = 0.75
     tiles: float = 0.0
+    mixup: float = 0.0
+    """Alpha of mixup, which a training step applies, since losses are blended too."""
     crop_px: int = 0
     """Edge of the squares cut from larger fields; 0 cuts nothing."""
 
-    def __call__(self, fields: Tensor, *, generator: torch.Generator, share: Share = ALONE) -> Tensor:
-        """Return uint8 ``(n, channels, size, size)``; ``fields`` are this process's share of the batch."""
-        if self.crop_px and self.crop_px < fields.shape[-1]:
-            fields = random_crops(fields, size=self.crop_px, generator=generator, share=share)
-        fields = random_dihedral(fields, flips=self.flips, turns=self.turns, generator=generator, share=share)
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        """Return the augmentation of a recipe."""
+        return cls(**recipe.augment.model_dump(), crop_px=recipe.image.size if recipe.image.field_size else 0)
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator, processes: Processes = SINGLE) -> Tensor:
+        """Return uint8 ``(n, channels, size, size)``; ``images`` are this process's shard of the batch."""
+        if self.crop_px and self.crop_px < images.shape[-1]:
+            images = random_crops(images, size=self.crop_px, generator=generator, processes=processes)
+        images = random_dihedral(images, flips=self.flips, turns=self.turns, generator=generator, processes=processes)
         if self.rotate_degrees or self.warp or self.zoom > 1 or self.zoom_crop != (1.0, 1.0):
-            fields = resampled(fields, share.own(self._matrices(share.of * len(fields), generator)))
+            images = resampled(images, processes.shard(self._matrices(processes.world_size * len(images), generator)))
         if self.lighting:
-            fields = random_light(fields, most=self.lighting, chance=self.lighting_p, generator=generator, share=share)
+            images = random_light(
+                images, most=self.lighting, p=self.lighting_p, generator=generator, processes=processes
+            )
         if self.tiles:
-            fields = random_tiles(fields, chance=self.tiles, generator=generator, share=share)
-        return fields
+            images = random_tiles(images, p=self.tiles, generator=generator, processes=processes)
+        return images
 
     def _matrices(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return for each image rotation, tilt and both zooms as one matrix, so that pixels are read only once."""
+        """Return rotation, tilt and both zooms of each image as one matrix, so that pixels are read only once."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(count, *shape, generator=generator)
@@ -65,82 +76,183 @@ class Augmentation:
 
 
 def random_dihedral(
-    fields: Tensor, *, flips: bool, turns: bool, generator: torch.Generator, share: Share = ALONE
+    images: Tensor, *, flips: bool, turns: bool, generator: torch.Generator, processes: Processes = SINGLE
 ) -> Tensor:
-    """Return ``fields``, ``(n, channels, size, size)``, each flipped and turned at random, all allowed ways alike.
+    """Return images, each flipped and turned at random with equal probabilities.
 
     Args:
-        fields: The batch.
-        flips: Whether half of the fields are mirrored.
-        turns: Whether fields are turned by a multiple of 90 degrees.
+        images: ``(n, channels, size, size)``.
+        flips: Whether half of the images are mirrored.
+        turns: Whether images are turned by a multiple of 90 degrees.
         generator: Source of randomness, on the CPU.
-        share: Of the batch, that ``fields`` are.
+        processes: The processes that share the batch.
     """
-    count = share.of * len(fields)
+    count = processes.world_size * len(images)
     flip = torch.randint(0, 2 if flips else 1, (count,), generator=generator)
     turn = torch.randint(0, 4 if turns else 1, (count,), generator=generator)
-    view = share.own(4 * flip + turn)
-    augmented = torch.empty_like(fields)
+    view = processes.shard(4 * flip + turn)
+    augmented = torch.empty_like(images)
     for number in set(view.tolist()):
-        chosen = (view == number).to(fields.device)
-        augmented[chosen] = dihedral(fields[chosen], number)
+        # Indices, not a mask: the GPU would have to report to the host how many images a mask selects.
+        chosen = (view == number).nonzero()[:, 0].to(images.device, non_blocking=True)
+        augmented[chosen] = dihedral(images[chosen], number)
     return augmented
 
 
-def random_crops(fields: Tensor, *, size: int, generator: torch.Generator, share: Share = ALONE) -> Tensor:
-    """Return a square of ``size`` pixels of each field, all places alike."""
-    room = fields.shape[-1] - size + 1
-    tops, lefts = share.own(torch.randint(0, room, (2, share.of * len(fields)), generator=generator), dim=1)
-    return crops(fields, tops, lefts, size=size)
+def random_crops(images: Tensor, *, size: int, generator: torch.Generator, processes: Processes = SINGLE) -> Tensor:
+    """Return a square of ``size`` pixels of each image; all positions are equally likely."""
+    positions = images.shape[-1] - size + 1
+    drawn = torch.randint(0, positions, (2, processes.world_size * len(images)), generator=generator)
+    tops, lefts = processes.shard(drawn, dim=1)
+    return crops(images, tops, lefts, size=size)
 
 
-def random_tiles(fields: Tensor, *, chance: float, generator: torch.Generator, share: Share = ALONE) -> Tensor:
-    """Return ``fields``, each with the given chance cut in 3 x 3 tiles, shuffled, flipped and turned."""
-    happens = torch.rand(share.of * len(fields), generator=generator) < chance
+def random_tiles(images: Tensor, *, p: float, generator: torch.Generator, processes: Processes = SINGLE) -> Tensor:
+    """Return images, each with probability ``p`` cut in 3 x 3 tiles, which are shuffled, flipped and turned."""
+    happens = torch.rand(processes.world_size * len(images), generator=generator) < p
     chosen = int(happens.sum())
     orders = torch.rand(chosen, 9, generator=generator).argsort(dim=1)
     views = torch.randint(0, 8, (chosen, 9), generator=generator)
-    own = happens.nonzero()[:, 0] - share.rank * len(fields)
-    here = (own >= 0) & (own < len(fields))
-    places, orders, views = own[here].to(fields.device), orders[here], views[here]
-    changed = fields.clone()
-    changed[places] = tiled(fields[places], orders, views)
+    local = happens.nonzero()[:, 0] - processes.rank * len(images)
+    here = (local >= 0) & (local < len(images))
+    rows = local[here].to(images.device, non_blocking=True)
+    changed = images.clone()
+    changed[rows] = tiled(images[rows], orders[here], views[here])
     return changed
 
 
 def random_light(
-    fields: Tensor, *, most: float, chance: float, generator: torch.Generator, share: Share = ALONE
+    images: Tensor, *, most: float, p: float, generator: torch.Generator, processes: Processes = SINGLE
 ) -> Tensor:
-    """Return ``fields`` with brightness and contrast changed, each with the given chance, by up to about ``most``."""
-    count = share.of * len(fields)
-    change, scale = share.own(torch.rand(2, count, generator=generator), dim=1)
-    brighten, sharpen = share.own(torch.rand(2, count, generator=generator), dim=1) < chance
+    """Return images with brightness and contrast changed, each with probability ``p``, by up to about ``most``."""
+    count = processes.world_size * len(images)
+    change, scale = processes.shard(torch.rand(2, count, generator=generator), dim=1)
+    brighten, sharpen = processes.shard(torch.rand(2, count, generator=generator), dim=1) < p
     brightness = torch.where(brighten, 0.5 + most * (change - 0.5), 0.5)
     # Twice the contrast is as likely as half of it.
     contrast = torch.where(sharpen, torch.exp(math.log(1 - most) * (2 * scale - 1)), 1.0)
-    return lit(fields, brightness, contrast)
+    return lit(images, brightness, contrast)
 
 
-def lit(fields: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Return uint8 images with other brightness and contrast, as fastai changes them: on the pixels' logits.
+def mixup_weight(alpha: float, *, generator: torch.Generator) -> float:
+    """Return the weight of the first image in a blend (Zhang et al. 2018): beta-distributed, at least 0.5."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    weight = float(np.random.default_rng(seed).beta(alpha, alpha))
+    return max(weight, 1 - weight)
 
-    Black stays black and white white; between them a pixel of .5 moves to ``brightness``.
+
+def crops(images: Tensor, tops: Tensor, lefts: Tensor, *, size: int) -> Tensor:
+    """Return a square of each image, ``(n, channels, size, size)``.
 
     Args:
-        fields: uint8 ``(n, channels, h, w)``.
-        brightness: For each image, between 0 and 1; .5 changes nothing.
+        images: ``(n, channels, h, w)``.
+        tops: The first row of each square.
+        lefts: The first column of each square.
+        size: Edge of the squares, in pixels.
+    """
+    corners = zip(tops.tolist(), lefts.tolist(), strict=True)
+    return torch.stack(
+        [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, corners, strict=True)]
+    )
+
+
+def rotations(degrees: Tensor) -> Tensor:
+    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that turn images anticlockwise."""
+    angle = degrees * (math.pi / 180)
+    matrices = torch.eye(3).repeat(len(degrees), 1, 1)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
+    matrices[:, 0, 1] = -angle.sin()
+    matrices[:, 1, 0] = angle.sin()
+    return matrices
+
+
+def zooms(factors: Tensor, centers: Tensor) -> Tensor:
+    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that enlarge images.
+
+    Args:
+        factors: Above 1 enlarges; below 1 shows what lies beyond the border.
+        centers: ``(n, 2)`` from -1 to 1: which part of the image stays visible, from left or top to right or bottom.
+    """
+    matrices = torch.eye(3).repeat(len(factors), 1, 1)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factors
+    matrices[:, :2, 2] = centers * (1 - 1 / factors)[:, None].abs()
+    return matrices
+
+
+def tilts(amounts: Tensor) -> Tensor:
+    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that tilt images.
+
+    Args:
+        amounts: ``(n, 2)``, below 1: by which share the right and the lower edge are enlarged; the others shrink.
+    """
+    matrices = torch.eye(3).repeat(len(amounts), 1, 1)
+    matrices[:, 2, :2] = amounts
+    return matrices
+
+
+def resampled(images: Tensor, matrices: Tensor) -> Tensor:
+    """Return uint8 images whose points are read where a matrix maps them: bilinear, mirrored at the border.
+
+    Args:
+        images: uint8 ``(n, channels, h, w)``.
+        matrices: ``(n, 3, 3)``, from a point of the new image to one of the old image, in homogeneous coordinates that
+            go from -1 to 1 (x to the right, y down).
+    """
+    count, channels, height, width = images.shape
+    matrices = matrices.to(images.device, non_blocking=True)
+    plain = torch.eye(3, device=images.device).repeat(count, 1, 1)[:, :2]
+    grid = functional.affine_grid(plain, [count, channels, height, width], align_corners=False)
+    points = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1) @ matrices.transpose(1, 2)[:, None]
+    positions = points[..., :2] / points[..., 2:]
+    seen = functional.grid_sample(images.float(), positions, padding_mode="reflection", align_corners=False)
+    return seen.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def tiled(images: Tensor, orders: Tensor, views: Tensor, *, edge: int = 3) -> Tensor:
+    """Return images cut in ``edge`` x ``edge`` tiles that change places and are flipped and turned.
+
+    Pixels that fill no tile stay at the right and lower border.
+
+    Args:
+        images: ``(n, channels, size, size)``.
+        orders: ``(n, edge²)``: for each place, row by row, the place that its tile comes from.
+        views: ``(n, edge²)``: for each place the dihedral view of its tile.
+        edge: Tiles in a row.
+    """
+    side = images.shape[-1] // edge
+
+    def tile(place: int) -> tuple[slice, slice, slice]:
+        row, column = divmod(place, edge)
+        return slice(None), slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+
+    changed = images.clone()
+    for image, new, order, view in zip(images, changed, orders.tolist(), views.tolist(), strict=True):
+        for place, (source, number) in enumerate(zip(order, view, strict=True)):
+            new[tile(place)] = dihedral(image[tile(source)], number)
+    return changed
+
+
+def lit(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Return uint8 images with other brightness and contrast, changed as in fastai: on the logits of the pixels.
+
+    Black stays black and white stays white; a pixel of 0.5 becomes ``brightness``.
+
+    Args:
+        images: uint8 ``(n, channels, h, w)``.
+        brightness: For each image, between 0 and 1; 0.5 changes nothing.
         contrast: For each image, above 0; 1 changes nothing.
     """
     values = torch.arange(256) / 255
     moved = torch.logit(values, eps=1e-7) * contrast[:, None] + torch.logit(brightness)[:, None]
     table = (255 * torch.sigmoid(moved)).round().to(torch.uint8)
     table[:, 0], table[:, 255] = 0, 255
-    table = table.to(fields.device)
-    return torch.stack([row[field.long()] for row, field in zip(table, fields, strict=True)])
+    table = table.to(images.device, non_blocking=True)
+    return torch.stack([row[image.long()] for row, image in zip(table, images, strict=True)])
 
 
-def mixup_share(alpha: float, *, generator: torch.Generator) -> float:
-    """Return the share of the first image in a blend (Zhang et al. 2018): beta-distributed, at least a half."""
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    share = float(np.random.default_rng(seed).beta(alpha, alpha))
-    return max(share, 1 - share)
+def area_resized(images: Tensor, size: int) -> Tensor:
+    """Return images at a smaller ``size``, each pixel the mean of those that it covers; uint8 stays uint8."""
+    if images.shape[-1] == size:
+        return images
+    smaller = functional.interpolate(images.float(), size=(size, size), mode="area")
+    return smaller.round_().to(torch.uint8) if images.dtype == torch.uint8 else smaller

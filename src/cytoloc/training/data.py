@@ -1,12 +1,13 @@
-"""Batches from a dataset: uint8 pixels and float targets, decoded by tensorstore's own threads."""
+"""Batches from a dataset: uint8 images and float targets, read in the order that the recipe's sampling gives."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -16,40 +17,69 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from cytoloc.curation.folds_file import read_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import TrainingError
-from cytoloc.training.sampling import Order, shuffled
-from cytoloc.training.together import ALONE, Share
+from cytoloc.errors import SettingsError, TrainingError
+from cytoloc.labels import LabelSet
+from cytoloc.recipe import Recipe
+from cytoloc.training.distributed import SINGLE, Processes
+
+Truth = NDArray[np.bool_]
+"""The locations of fields, bool ``(n, locations)``."""
 
 
-class Batch(NamedTuple):
-    """Some fields.
+class LabeledBatch(NamedTuple):
+    """Some fields with their labels.
 
     Attributes:
-        pixels: uint8 ``(n, channels, s, s)``.
+        images: uint8 ``(n, channels, size, size)``.
         targets: Float ``(n, locations)``, 0 or 1.
-        antibodies: The number of each field's antibody, -1 where it is not known or not asked for.
+        antibodies: The number of each field's antibody, -1 where it is unknown or not used.
     """
 
-    pixels: Tensor
+    images: Tensor
     targets: Tensor
     antibodies: Tensor
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a dataset to learn from and rows held out."""
+    """Rows of a dataset to train on, and rows held out."""
 
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
 
-def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
-    """Return the rows of a dataset that fold number ``fold`` trains on and holds out, those without a fold in neither.
+def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
+    """Return the table of folds, and the numbers of those to hold out; see :func:`~cytoloc.training.run.train`.
 
     Raises:
-        TrainingError: If the folds name fields that the dataset lacks or has without labels, leave labeled ones out,
-            have no such fold, or leave nothing to learn from.
+        SettingsError: If an argument has the wrong type.
+        TableError: If the file of the folds is not valid.
+    """
+    if isinstance(folds, (str, Path)):
+        folds = read_folds(Path(folds))
+    if not isinstance(folds, pl.DataFrame):
+        raise SettingsError(f"folds is a {type(folds).__name__}.", hint="Give a polars DataFrame or the path of a CSV.")
+    if not {"id", "fold"} <= set(folds.columns) or not folds["fold"].dtype.is_integer():
+        raise SettingsError(
+            f"folds has the columns {', '.join(folds.columns)}.", hint="It needs id, and fold with integers."
+        )
+    if fold == "all":
+        return folds, sorted(folds["fold"].drop_nulls().unique().to_list())
+    numbers = [fold] if isinstance(fold, int) else fold
+    integers = isinstance(numbers, Sequence) and numbers and all(type(number) is int for number in numbers)
+    if not integers or len(set(numbers)) < len(numbers):
+        raise SettingsError(f"fold is {fold!r}.", hint="Give an integer, different integers, or 'all'.")
+    return folds, list(numbers)
+
+
+def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
+    """Return the rows of a dataset that fold number ``fold`` trains on and holds out; fields without a fold in neither.
+
+    Raises:
+        TrainingError: If the folds name fields that the dataset lacks or that have no labels, leave out labeled fields,
+            have no such fold, or leave fewer than two fields to train on.
     """
     labeled = {name: row for row, (name, known) in enumerate(zip(dataset.ids, dataset.labeled, strict=True)) if known}
     listed = folds["id"].to_list()
@@ -72,16 +102,16 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
         known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))
         raise TrainingError(f"There is no fold {fold}; the folds are {known}.", hint="Choose one of them, or all.")
     if (~held).sum() < 2:
-        raise TrainingError(f"Fold {fold} leaves {int((~held).sum())} fields to learn from.", hint="Make more folds.")
+        raise TrainingError(f"Fold {fold} leaves {int((~held).sum())} fields to train on.", hint="Make more folds.")
     return Split(np.sort(rows[~held]), np.sort(rows[held]))
 
 
-class Fields(TorchDataset[Batch]):
+class FieldBatches(TorchDataset[LabeledBatch]):
     """Fields of a dataset as a torch dataset whose items are whole batches.
 
     Args:
-        dataset: Where they are.
-        rows: Which.
+        dataset: The dataset.
+        rows: The rows to read.
         channels: Names of the channels of the batches, in order; by default all of the dataset.
         antibodies: The number of each antibody.
     """
@@ -106,18 +136,18 @@ class Fields(TorchDataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: list[int]) -> LabeledBatch:
         """Return one batch; torch calls this instead of asking for items one by one."""
-        pixels = self.dataset.read(self.rows[indices])
-        pixels = pixels if self._planes is None else pixels[:, self._planes]
-        return Batch(torch.from_numpy(pixels), self.targets[indices], self.antibodies[indices])
+        images = self.dataset.read(self.rows[indices])
+        images = images if self._planes is None else images[:, self._planes]
+        return LabeledBatch(torch.from_numpy(images), self.targets[indices], self.antibodies[indices])
 
 
 class ReadAhead(DataLoader[Any]):
-    """A loader without worker processes that reads the next batch while the last is being learnt.
+    """A loader without worker processes whose thread reads the next batch during a training step.
 
     Attributes:
-        waited: Seconds for which the last pass, or the present one, kept its reader waiting.
+        waited: Seconds that the last pass, or the present one, waited for batches.
     """
 
     waited = 0.0
@@ -137,8 +167,27 @@ class ReadAhead(DataLoader[Any]):
                 yield batch
 
 
+def batch_loader(
+    fields: FieldBatches, rows: NDArray[np.int64], *, batch_size: int, processes: Processes = SINGLE, pin: bool = False
+) -> ReadAhead:
+    """Return a loader of batches of ``fields``; each of several processes reads its shard of every batch.
+
+    Args:
+        fields: The fields.
+        rows: Positions among the fields, in order.
+        batch_size: Fields in a batch of all processes.
+        processes: The processes that share each batch. A last field that fills up an uneven batch is read repeatedly.
+        pin: Whether batches are in pinned memory, from which they are copied to a CUDA device asynchronously.
+    """
+    # A list, not a generator: the order is the same however often Lightning starts to iterate.
+    batches = [
+        processes.shard_rows(rows[start : start + batch_size].tolist()) for start in range(0, len(rows), batch_size)
+    ]
+    return ReadAhead(fields, batch_sampler=batches, collate_fn=lambda batch: batch, pin_memory=pin)
+
+
 def antibody_numbers(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, int]:
-    """Return a number for each antibody that stained any of some rows.
+    """Return a number for each antibody of the fields in ``rows``.
 
     Raises:
         TrainingError: If fewer than two are known.
@@ -147,34 +196,118 @@ def antibody_numbers(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, int
     if len(names) < 2:
         raise TrainingError(
             f"{dataset.path} names {len(names)} antibodies; to tell them apart takes at least two.",
-            hint="Use --set loss.arcface=0, or import fields with their antibodies.",
+            hint="Set loss.arcface=0, or import fields with their antibodies.",
         )
     return {name: number for number, name in enumerate(names)}
 
 
-def loader(
-    fields: Fields, *, batch_size: int, shuffle_seed: int | None, order: Order = shuffled, share: Share = ALONE
-) -> ReadAhead:
-    """Return batches of ``fields``: as they lie, or chosen by ``order`` with ``shuffle_seed``.
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Chooses the fields of an epoch and their order.
 
-    A shuffled last batch that is not full is left out, unless it is the only one: a batch of one field has no spread
-    for the batch norms. Of several processes each has its share of every batch.
+    Attributes:
+        order: ``shuffled``, ``balanced`` or ``stratified``.
+        mu: See :func:`field_weights`.
+        oversample: See :func:`oversampled_rows`.
+        batch_size: Fields in a batch.
+    """
+
+    order: str = "shuffled"
+    mu: float = 0.0
+    oversample: Mapping[int, int] = field(default_factory=dict)
+    batch_size: int = 8
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, label_set: LabelSet) -> Self:
+        """Return the sampling of a recipe for a label set."""
+        oversample = {
+            label_set.index(word): times for word, times in recipe.sampling.oversample.get(label_set.name, {}).items()
+        }
+        return cls(
+            order=recipe.sampling.order,
+            mu=recipe.sampling.mu,
+            oversample=oversample,
+            batch_size=recipe.schedule.batch_size,
+        )
+
+    def rows(self, truth: Truth, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the positions of the fields of an epoch, in order.
+
+        A last batch that is not full is left out, unless it is the only one: batch norms need more than one field.
+        """
+        rows = oversampled_rows(truth, self.oversample) if self.oversample else np.arange(len(truth))
+        if self.order == "balanced":
+            weights = field_weights(truth, mu=self.mu)[rows]
+            rows = rng.choice(rows, size=len(rows), p=weights / weights.sum())
+        elif self.order == "stratified":
+            rows = rows[stratified_order(rarest_label(truth)[rows], batch_size=self.batch_size, rng=rng)]
+        else:
+            rows = rng.permutation(rows)
+        return rows[: max(1, len(rows) // self.batch_size) * self.batch_size]
+
+
+def field_weights(truth: Truth, *, mu: float) -> NDArray[np.float64]:
+    """Return the relative probability with which each field is drawn (the rule of the 2018 starter code).
+
+    The frequency of a class is its share of all labels; the uniform frequency is the same for every class that occurs.
+    The wanted frequency is a mix of both, ``mu`` of the uniform one. The weight of a field is the greatest ratio of
+    wanted to given frequency over its labels; a field without labels has the least ratio of any class.
+
+    >>> field_weights(np.array([[1, 0], [1, 0], [1, 0], [1, 1]], bool), mu=1).round(3).tolist()
+    [0.625, 0.625, 0.625, 2.5]
+    """
+    counts = truth.sum(axis=0)
+    given = counts / max(counts.sum(), 1)
+    occurs = counts > 0
+    if not occurs.any():
+        return np.ones(len(truth))
+    wanted = mu * occurs / occurs.sum() + (1 - mu) * given
+    ratio = np.divide(wanted, given, out=np.zeros_like(given), where=occurs)
+    weights = np.where(truth, ratio, 0.0).max(axis=1)
+    return np.asarray(np.where(truth.any(axis=1), weights, ratio[occurs].min()))
+
+
+def oversampled_rows(truth: Truth, oversample: Mapping[int, int]) -> NDArray[np.int64]:
+    """Return the rows, each repeated by the greatest factor of its locations, at least once.
+
+    >>> oversampled_rows(np.array([[1, 0], [0, 1], [1, 1]], bool), {1: 2}).tolist()
+    [0, 1, 1, 2, 2]
+    """
+    times = np.array([oversample.get(location, 1) for location in range(truth.shape[1])])
+    return np.repeat(np.arange(len(truth)), np.maximum(np.where(truth, times, 1).max(axis=1), 1))
+
+
+def rarest_label(truth: Truth) -> NDArray[np.int64]:
+    """Return the label of each field that the fewest fields have; -1 for a field without labels.
+
+    >>> rarest_label(np.array([[1, 0], [1, 1], [0, 0]], bool)).tolist()
+    [0, 1, -1]
+    """
+    counts = truth.sum(axis=0)
+    rarest = np.where(truth, counts, len(truth) + 1).argmin(axis=1)
+    return np.where(truth.any(axis=1), rarest, -1)
+
+
+def stratified_order(strata: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return an order in which the number of fields of a stratum differs by at most one between batches.
+
+    Randomly chosen fields that fill no batch are left out; if there are fewer fields than a batch, all are used.
 
     Args:
-        fields: To be read.
-        batch_size: Fields in the batch of all processes.
-        shuffle_seed: None leaves fields as they lie.
-        order: See there.
-        share: Which share is read here; a last field that fills up an uneven batch is read more than once.
+        strata: The stratum of each field.
+        batch_size: Fields in a batch.
+        rng: Source of randomness.
     """
-    mixed = shuffle_seed is not None
-    # A list, not a generator: however often Lightning starts to iterate, the order is the same.
-    rows = order(fields.truth, np.random.default_rng(shuffle_seed)) if mixed else np.arange(len(fields))
-    if mixed and len(rows) >= batch_size:
-        rows = rows[: len(rows) // batch_size * batch_size]
-    batches = [share.own_rows(rows[start : start + batch_size].tolist()) for start in range(0, len(rows), batch_size)]
-    return ReadAhead(fields, batch_sampler=batches, collate_fn=_as_it_is)
+    batches = max(1, len(strata) // batch_size)
+    kept = rng.permutation(len(strata))[: batches * batch_size]
+    by_stratum = kept[np.argsort(strata[kept], kind="stable")]
+    return np.concatenate([rng.permutation(by_stratum[number::batches]) for number in range(batches)])
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+@dataclass(frozen=True)
+class FoldData:
+    """The fields of one run: those to train on, with their sampling, and those held out."""
+
+    train: FieldBatches
+    held_out: FieldBatches
+    sampling: Sampling

@@ -1,48 +1,73 @@
-"""A network learning: the step, the optimizer, and what is measured on the held-out fold."""
+"""The training step, the optimizer, and what is measured on the held-out fold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MultilabelF1Score
 
 from cytoloc.errors import TrainingError
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
-from cytoloc.training.augment import mixup_share
-from cytoloc.training.averaging import State, blended, ema_share
-from cytoloc.training.data import Batch, Fields, loader
-from cytoloc.training.geometry import resized
-from cytoloc.training.sampling import Order, shuffled
-from cytoloc.training.schedule import Schedule, momentum_at, rate_factor
-from cytoloc.training.together import ALONE, Share
+from cytoloc.models.weights import State
+from cytoloc.recipe_sections import ComputeSection
+from cytoloc.training.augment import Augmentation, area_resized, mixup_weight
+from cytoloc.training.data import FoldData, LabeledBatch, batch_loader
+from cytoloc.training.distributed import SINGLE, Processes
+from cytoloc.training.schedule import Schedule, build_scheduler
 
 FUSED_ON: Final = {"cpu", "cuda"}
 """Devices on which torch updates all weights at once."""
 
+CustomAugmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""From images ``(n, channels, size, size)`` with gray values 0 to 255, uint8, to images of the same shape, uint8 or
+float."""
 
-class Augment(Protocol):
-    """Changes a batch of images at random without changing what they show."""
+Metric = Callable[[NDArray[np.float32], NDArray[np.bool_]], float]
+"""From probabilities and true locations, both ``(n, locations)``, to a number."""
 
-    def __call__(self, fields: Tensor, /, *, generator: torch.Generator, share: Share) -> Tensor:
-        """Return uint8 images of ``fields``, ``(n, channels, size, size)``, this process's share of a batch."""
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """What a run trains with, apart from its network and its fields.
+
+    Attributes:
+        schedule: Epochs, rates, batches.
+        augmentation: Of the recipe.
+        loss: Loss of the locations.
+        compute: Precision and compilation.
+        weights: Which weights are measured on the held-out fold.
+        seed: Random seed.
+        custom_augmentation: The user's own, applied after that of the recipe.
+        metrics: The user's own metrics of the held-out fold.
+    """
+
+    schedule: Schedule
+    augmentation: Augmentation
+    loss: Loss
+    compute: ComputeSection
+    weights: Literal["plain", "ema", "swa"] = "plain"
+    seed: int = 0
+    custom_augmentation: CustomAugmentation | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SecondTask:
-    """A head beside the network's own, learnt with it and then forgotten: the antibody's identity.
+    """A second head that is trained with the network and then dropped: the antibody of a field.
 
     Attributes:
         head: From the last feature map to cosines.
-        loss: From those and the antibodies' numbers to one number, weighted.
+        loss: From cosines and the numbers of the antibodies to a weighted loss.
     """
 
     head: nn.Module
@@ -50,189 +75,223 @@ class SecondTask:
 
 
 class Learner(lightning.LightningModule):
-    """Trains a network on fields, and measures it on held-out ones after each epoch, by the weights to be used later.
+    """Trains a network on fields, and measures it on the held-out fold after each epoch.
 
-    Whatever is random in a step is seeded by the recipe's seed and the numbers of epoch and step alone, so a run that
-    was stopped and resumed ends like one that was not. Of several processes that learn together each sees its share of
-    a batch; losses and measures are of the whole batch, the same in all of them.
+    All randomness of a step is seeded by the seed of the recipe and the numbers of epoch and step, so a resumed run
+    ends with the same weights as an undisturbed one. Each of several processes sees its shard of a batch; losses and
+    metrics are those of the whole batch in all of them. A step never waits for the device: losses stay there until
+    :class:`~cytoloc.training.callbacks.FiniteCheck` reads them at the end of the epoch.
     """
 
     def __init__(
         self,
         network: Network,
-        train: Fields,
-        held_out: Fields,
+        fold: FoldData,
+        spec: TrainingSpec,
         *,
-        loss: Loss,
-        augment: Augment,
-        batch_size: int,
-        schedule: Schedule,
-        seed: int,
-        order: Order = shuffled,
-        mixup: float = 0.0,
         second: SecondTask | None = None,
-        measured: Literal["plain", "ema", "swa"] = "plain",
-        compiled: bool = False,
-        fused: bool = True,
-        share: Share = ALONE,
+        processes: Processes = SINGLE,
     ) -> None:
         super().__init__()
         self.network = network
-        self.train_fields = train
-        self.held_out_fields = held_out
-        self.loss = loss
-        self.augment = augment
-        self.batch_size = batch_size
-        self.schedule = schedule
-        self.seed = seed
-        self.order = order
-        self.mixup = mixup
+        self.fold = fold
+        self.spec = spec
         self.second = second
-        self.measured = measured
-        # The function, not the module, whose weights so keep their names; each size of images apart, since those of a
-        # run are few and known. Heads stay as they are: compiled for a CPU by torch 2.14, the gradient of a map's
-        # maximum is no number, since the map is worked out anew and then equals its maximum nowhere.
-        self.see = torch.compile(Network.features, dynamic=False) if compiled else Network.features
-        self.fused = fused
-        self.share = share
         self.second_head = second.head if second else None
+        self.processes = processes
+        # The function is compiled, not the module, so weights keep their names; each image size apart, since a run has
+        # few. Heads are not compiled: torch 2.14 computes the gradient of a map's maximum wrongly on CPUs (NaN).
+        self.extract = torch.compile(Network.features, dynamic=False) if spec.compute.compile else Network.features
         self.ema: State | None = None
-        self.mean: State | None = None
-        self._own: State | None = None
-        self._steps_averaged = 0
-        self._steps = (0, 1)
-        self.f1 = MultilabelF1Score(train.truth.shape[1], average="macro", threshold=0.5, sync_on_compute=False)
+        self.swa: State | None = None
+        self._trained_weights: State | None = None
+        self._averaged_steps = 0
+        self._held_out: list[tuple[Tensor, Tensor]] = []
+        # Validating its arguments would make the host wait for the device.
+        self.f1 = MultilabelF1Score(
+            fold.train.truth.shape[1], average="macro", threshold=0.5, sync_on_compute=False, validate_args=False
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return this epoch's batches; called anew every epoch."""
-        seed = self._seed_of(0)
-        return loader(
-            self.train_fields, batch_size=self.batch_size, shuffle_seed=seed, order=self.order, share=self.share
-        )
+        """Return the batches of this epoch; Lightning calls it every epoch."""
+        fields, batch_size = self.fold.train, self.spec.schedule.batch_size
+        rows = self.fold.sampling.rows(fields.truth, np.random.default_rng(self._seed(0)))
+        pin = self.device.type == "cuda"
+        return batch_loader(fields, rows, batch_size=batch_size, processes=self.processes, pin=pin)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out batches."""
-        return loader(self.held_out_fields, batch_size=self.batch_size, shuffle_seed=None, share=self.share)
+        fields, batch_size = self.fold.held_out, self.spec.schedule.batch_size
+        pin = self.device.type == "cuda"
+        return batch_loader(fields, np.arange(len(fields)), batch_size=batch_size, processes=self.processes, pin=pin)
+
+    def transfer_batch_to_device(self, batch: LabeledBatch, device: torch.device, dataloader_idx: int) -> LabeledBatch:
+        """Return a batch on the device; the copy to a CUDA device is asynchronous."""
+        return LabeledBatch(*(part.to(device, non_blocking=device.type == "cuda") for part in batch))
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or free the backbone; what frozen batch norms measure goes on adapting, their weights do not."""
-        frozen = self.current_epoch < self.schedule.frozen_epochs
+        """Freeze or unfreeze the backbone; its batch norms still update their running statistics."""
+        frozen = self.current_epoch < self.spec.schedule.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, batch: LabeledBatch, index: int) -> Tensor:
         """Return the loss of a batch."""
-        torch.manual_seed(self._seed_of(1, index))
-        pixels = self.augment(batch.pixels, generator=torch.default_generator, share=self.share)
-        pixels = resized(pixels, self.schedule.size_at(self.current_epoch) or pixels.shape[-1])
-        loss = self._loss_of(batch._replace(pixels=pixels))
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}.",
-                hint="Lower schedule.learning_rate, in a run with another --out, or look for broken images with"
-                " `cytoloc info --check`.",
-            )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=self.share.of * len(pixels))
-        return loss
+        spec, processes = self.spec, self.processes
+        torch.manual_seed(self._seed(1, index))
+        images = spec.augmentation(batch.images, generator=torch.default_generator, processes=processes)
+        if spec.custom_augmentation:
+            generator = torch.Generator().manual_seed(self._seed(2, index) + processes.rank)
+            changed = spec.custom_augmentation(images, generator)
+            if not isinstance(changed, Tensor) or changed.shape != images.shape:
+                found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+                raise TrainingError(
+                    f"augmentation returned {found} for images of shape {tuple(images.shape)}.",
+                    hint="Return a tensor of the same shape.",
+                )
+            images = changed
+        images = area_resized(images, spec.schedule.size_at(self.current_epoch) or images.shape[-1])
+        batch = batch._replace(images=images)
 
-    def _loss_of(self, batch: Batch) -> Tensor:
-        """Return the loss of images, blended in pairs if asked for, plus that of the second task."""
-        if not self.mixup:
-            return self._both_losses(batch.pixels, [(1.0, batch)])
-        share = mixup_share(self.mixup, generator=torch.default_generator)
-        order = torch.randperm(self.share.of * len(batch.pixels))
-        other = self.share.own(order).to(batch.pixels.device)
-        partner = Batch(*(self.share.gathered(part)[other] for part in batch))
-        # Losses are blended, not targets: a focal loss asks whether a location is there, and half of one is no answer.
-        blend = share * batch.pixels.float() + (1 - share) * partner.pixels.float()
-        return self._both_losses(blend, [(share, batch), (1 - share, partner)])
+        weighted = [(1.0, batch)]
+        if spec.augmentation.mixup:
+            weight = mixup_weight(spec.augmentation.mixup, generator=torch.default_generator)
+            order = processes.shard(torch.randperm(processes.world_size * len(images)))
+            order = order.to(images.device, non_blocking=True)
+            partner = LabeledBatch(*(processes.all_gather(part)[order] for part in batch))
+            images = weight * images.float() + (1 - weight) * partner.images.float()
+            # Losses are blended, not targets: a focal loss needs targets of 0 or 1.
+            weighted = [(weight, batch), (1 - weight, partner)]
 
-    def _both_losses(self, pixels: Tensor, shares: list[tuple[float, Batch]]) -> Tensor:
-        if self.share.of > 1:
-            # So that dropout does not leave out the same units of each process's fields.
-            torch.manual_seed(torch.initial_seed() + 1 + self.share.rank)
-        features, logits = features_and_logits(self.network, pixels, see=self.see)
-        with torch.autocast(pixels.device.type, enabled=False):
-            logits, gathered = self.share.whole(logits), self.share.gathered
-            losses = [share * self.loss(logits, gathered(batch.targets)) for share, batch in shares]
+        if processes.world_size > 1:
+            # Dropout must not drop the same units in all processes.
+            torch.manual_seed(torch.initial_seed() + 1 + processes.rank)
+        features, logits = features_and_logits(self.network, images, see=self.extract)
+        with torch.autocast(images.device.type, enabled=False):
+            logits = processes.all_gather_with_gradient(logits)
+            losses = [weight * spec.loss(logits, processes.all_gather(part.targets)) for weight, part in weighted]
             if self.second:
                 cosines = self.second.head(features[-1] if isinstance(features, list) else features)
-                cosines = self.share.whole(cosines)
-                losses += [share * self.second.loss(cosines, gathered(batch.antibodies)) for share, batch in shares]
-        total = losses[0]
-        for loss in losses[1:]:
-            total = total + loss
-        return total
+                cosines = processes.all_gather_with_gradient(cosines)
+                losses += [
+                    weight * self.second.loss(cosines, processes.all_gather(part.antibodies))
+                    for weight, part in weighted
+                ]
+        loss = losses[0]
+        for other in losses[1:]:
+            loss = loss + other
+        if not isinstance(loss, Tensor) or loss.ndim:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+            raise TrainingError(f"loss returned a value of {kind}.", hint="Return a scalar tensor.")
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=processes.world_size * len(images))
+        return loss
 
     def on_train_batch_end(self, *_rest: Any) -> None:
-        """Move the moving average, once for each change of the weights."""
-        if self.schedule.ema and self.global_step > self._steps_averaged:
-            self._steps_averaged = self.global_step
-            share = ema_share(self.schedule.ema, self.global_step)
-            self.ema = blended(self.ema, self.network.state_dict(), share=share)
-
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Measure loss and macro F1 at threshold .5 on a held-out batch."""
-        # Not compiled: the last batch has another size, and compiling for it takes longer than it saves.
-        _, logits = features_and_logits(self.network, batch.pixels)
-        # Without what fills up an uneven batch.
-        count = min(self.batch_size, len(self.held_out_fields) - index * self.batch_size)
-        logits, targets = (self.share.gathered(part)[:count] for part in (logits, batch.targets))
-        self.f1(logits.sigmoid(), targets.int())
-        self.log("val_loss", self.loss(logits, targets), batch_size=count)
-        self.log("val_macro_f1", self.f1, batch_size=count)
+        """Update the moving average of the weights, once for each step of the optimizer."""
+        decay, step = self.spec.schedule.ema, self.global_step
+        if decay and step > self._averaged_steps:
+            self._averaged_steps = step
+            self.ema = averaged(self.ema, self.network.state_dict(), weight=ema_weight(decay, step))
 
     def on_validation_epoch_start(self) -> None:
-        """Take the weights into the mean of the last epochs, and lend the network the average that is to be measured.
+        """Update the mean of the last epochs' weights, and load the average that is to be measured.
 
-        Before the epochs whose mean is taken, there is none, and the weights themselves are measured.
+        Before the epochs whose mean is taken, the weights themselves are measured.
         """
-        place = self.schedule.place_among_last(self.current_epoch)
-        if place:
-            # The first takes the place of the mean of the cycle before.
-            self.mean = blended(self.mean, self.network.state_dict(), share=1 / place)
-        lent = {"ema": self.ema, "swa": self.mean if place else None}.get(self.measured)
-        if lent is not None:
-            self._own = blended(None, self.network.state_dict(), share=1.0)
-            self.network.load_state_dict(lent)
+        self._held_out.clear()
+        position = self.spec.schedule.swa_position(self.current_epoch)
+        if position:
+            # Position 1 replaces the mean of the cycle before.
+            self.swa = averaged(self.swa, self.network.state_dict(), weight=1 / position)
+        measured = {"ema": self.ema, "swa": self.swa if position else None}.get(self.spec.weights)
+        if measured is not None:
+            self._trained_weights = averaged(None, self.network.state_dict(), weight=1.0)
+            self.network.load_state_dict(measured)
+
+    def validation_step(self, batch: LabeledBatch, index: int) -> None:
+        """Measure loss and macro F1 at threshold 0.5 on a held-out batch."""
+        # Not compiled: the last batch has another size, and compiling for it takes longer than it saves.
+        _, logits = features_and_logits(self.network, batch.images)
+        # Without the fields that fill up an uneven batch.
+        batch_size = self.spec.schedule.batch_size
+        count = min(batch_size, len(self.fold.held_out) - index * batch_size)
+        logits, targets = (self.processes.all_gather(part)[:count] for part in (logits, batch.targets))
+        probabilities = logits.sigmoid()
+        self.f1(probabilities, targets.int())
+        self.log("val_loss", self.spec.loss(logits, targets), batch_size=count)
+        self.log("val_macro_f1", self.f1, batch_size=count)
+        if self.spec.metrics:
+            self._held_out.append((probabilities, targets))
 
     def on_validation_epoch_end(self) -> None:
-        """Give it its own weights back."""
-        if self._own is not None:
-            self.network.load_state_dict(self._own)
-            self._own = None
+        """Compute the user's own metrics, and restore the weights that are trained."""
+        if self._held_out:
+            probabilities, targets = (torch.cat(parts).cpu().numpy() for parts in zip(*self._held_out, strict=True))
+            for name, metric in self.spec.metrics.items():
+                value = metric(probabilities, targets > 0.5)
+                try:
+                    number = float(value)
+                except (TypeError, ValueError) as error:
+                    raise TrainingError(
+                        f"metrics[{name!r}] returned {value!r}, which is not a number.", hint="Return a float."
+                    ) from error
+                self.log(name, number)
+        if self._trained_weights is not None:
+            self.network.load_state_dict(self._trained_weights)
+            self._trained_weights = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the averages."""
-        checkpoint["averages"] = {"ema": self.ema, "swa": self.mean, "steps": self._steps_averaged}
+        checkpoint["averages"] = {"ema": self.ema, "swa": self.swa, "steps": self._averaged_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them up again."""
-        kept = checkpoint["averages"]
-        self.ema, self.mean, self._steps_averaged = kept["ema"], kept["swa"], kept["steps"]
+        """Restore the averages."""
+        saved = checkpoint["averages"]
+        self.ema, self.swa, self._averaged_steps = saved["ema"], saved["swa"], saved["steps"]
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with the one-cycle schedule of :func:`rate_factor` and :func:`momentum_at`."""
-        schedule = self.schedule
+        """Return AdamW and the scheduler of :func:`~cytoloc.training.schedule.build_scheduler`."""
+        schedule = self.spec.schedule
+        # Lightning cannot clip gradients that a fused optimizer unscales itself.
+        fused = self.device.type in FUSED_ON and (self.spec.compute.precision == "float32" or not schedule.clip)
         optimizer = torch.optim.AdamW(
             [*self.network.parameters(), *(self.second_head.parameters() if self.second_head else ())],
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
             betas=schedule.betas,
-            fused=self.fused and self.device.type in FUSED_ON,
+            fused=fused,
         )
         steps = -(-len(self.train_dataloader()) // schedule.accumulate)
-        frozen, cycle = self._steps = schedule.frozen_epochs * steps, schedule.epochs * steps
-        rate = LambdaLR(optimizer, lambda step: rate_factor(step, frozen=frozen, cycle=cycle, cycles=schedule.cycles))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        scheduler = build_scheduler(optimizer, schedule, steps_per_epoch=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set AdamW's first beta, which goes down and up as the rate goes up and down."""
-        frozen, cycle = self._steps
-        count, ends, (plain, second) = len(self.schedule.cycles), self.schedule.momentum, self.schedule.betas
-        first = momentum_at(self.global_step, frozen=frozen, cycle=cycle, cycles=count, ends=ends, plain=plain)
-        for group in optimizer.param_groups:
-            group["betas"] = (first, second)
-
-    def _seed_of(self, *purpose: int) -> int:
-        sequence = np.random.SeedSequence([self.seed, self.current_epoch, *purpose])
+    def _seed(self, *purpose: int) -> int:
+        sequence = np.random.SeedSequence([self.spec.seed, self.current_epoch, *purpose])
         return int(sequence.generate_state(1, np.uint32)[0])
+
+
+def averaged(average: State | None, weights: State, *, weight: float) -> State:
+    """Return ``average`` moved towards ``weights`` by the share ``weight``; a copy of these if there is no average.
+
+    The tensors of ``average`` are changed in place, all at once, which takes half as long as one by one. Integers, such
+    as the batch norms' counts of batches, are copied from ``weights``.
+    """
+    if average is None:
+        return {name: value.detach().clone() for name, value in weights.items()}
+    # An average from a checkpoint may be on another device.
+    moved = {name: average[name].to(value.device) for name, value in weights.items()}
+    floats = [name for name, value in weights.items() if value.is_floating_point()]
+    move = get_ema_multi_avg_fn(1 - weight)  # type: ignore[no-untyped-call]  # torch gives it no types
+    move([moved[name] for name in floats], [weights[name] for name in floats], None)
+    return {name: moved[name] if value.is_floating_point() else value.clone() for name, value in weights.items()}
+
+
+def ema_weight(decay: float, step: int) -> float:
+    """Return the weight of new weights in a moving average at a step (from 1): ``1 - decay``, and more at first.
+
+    With a constant high decay the average would consist of the first weights for a long time, so the decay rises from
+    2/11.
+
+    >>> [round(ema_weight(0.999, step), 3) for step in (1, 100, 100_000)]
+    [0.818, 0.082, 0.001]
+    """
+    return 1 - min(decay, (1 + step) / (10 + step))

@@ -1,27 +1,56 @@
-"""A recipe completed by the dataset that it is trained on: channels, their statistics, and the label set."""
+"""From a recipe to what a run is made of: resolved by the dataset, then frozen values, then a learner."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
+import torch
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor
 
 from cytoloc.channels import near_channels
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ChannelError, LabelSetError, TrainingError
 from cytoloc.labels import SHIPPED, find_label_set
+from cytoloc.models.backbones import Stages, feature_channels
+from cytoloc.models.heads import AntibodyHead
+from cytoloc.models.losses import (
+    Loss,
+    arcface_loss,
+    asymmetric_loss,
+    cross_entropy_loss,
+    focal_loss,
+    hard_cross_entropy_loss,
+    lovasz_hinge_loss,
+    macro_f1_loss,
+    soft_f1_loss,
+    symmetric_focal_loss,
+    symmetric_lovasz_loss,
+    weighted_sum,
+)
+from cytoloc.models.network import Network
 from cytoloc.recipe import Recipe
+from cytoloc.recipe_sections import LOSSES, LossSection
+from cytoloc.training.augment import Augmentation
+from cytoloc.training.data import FieldBatches, FoldData, Sampling, Split, antibody_numbers
+from cytoloc.training.distributed import SINGLE, Processes
+from cytoloc.training.module import Learner, SecondTask, TrainingSpec
+from cytoloc.training.options import DEFAULT_OPTIONS, TrainOptions
+from cytoloc.training.schedule import Schedule
 
 MEASURED_FIELDS: Final = 256
 """At most this many fields, evenly spaced in the dataset, give the statistics of a channel."""
 
 
 def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return the recipe with all that the dataset decides written into it.
+    """Return the recipe with everything that the dataset decides written into it.
 
     ``image.channels`` becomes the dataset's channels unless the recipe names some of them. Mean and standard deviation
-    of channels that the recipe does not know are measured on the dataset. ``label_set`` becomes the name of the
-    dataset's label set.
+    of channels that the recipe does not know are measured on the dataset, after division by 255, and rounded to five
+    digits. ``label_set`` becomes the name of the dataset's label set.
 
     Raises:
         ChannelError: If the recipe names a channel that the dataset lacks.
@@ -50,36 +79,109 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
             f" {', '.join(dataset.channels)}.{near_channels(missing[0], dataset.channels)}",
             hint="Leave image.channels out of the recipe to train on the channels that there are.",
         )
-    unknown = [name for name in channels if name not in recipe.image.mean or name not in recipe.image.std]
-    measured = _statistics(dataset, unknown) if unknown else {}
-    image = recipe.image.model_copy(
-        update={
-            "channels": tuple(channels),
-            "mean": {**{name: mean for name, (mean, _) in measured.items()}, **recipe.image.mean},
-            "std": {**{name: std for name, (_, std) in measured.items()}, **recipe.image.std},
-        }
-    )
+    mean, std = dict(recipe.image.mean), dict(recipe.image.std)
+    unknown = [name for name in channels if name not in mean or name not in std]
+    if unknown:
+        rows = np.unique(np.linspace(0, len(dataset) - 1, min(MEASURED_FIELDS, len(dataset))).round().astype(np.int64))
+        planes = [dataset.channels.index(name) for name in unknown]
+        # One field at a time: a batch of large fields would not fit into memory as floats.
+        pixels = (dataset[int(row)][planes].astype(np.float64) / 255 for row in rows)
+        moments = np.mean([[(plane.mean(), np.square(plane).mean()) for plane in field] for field in pixels], axis=0)
+        # A channel without contrast has the standard deviation of one gray value.
+        deviations = np.sqrt(np.maximum(moments[:, 1] - np.square(moments[:, 0]), 1 / 255**2))
+        for name, average, deviation in zip(unknown, moments[:, 0], deviations, strict=True):
+            mean.setdefault(name, round(float(average), 5))
+            std.setdefault(name, round(float(deviation), 5))
+    image = recipe.image.model_copy(update={"channels": tuple(channels), "mean": mean, "std": std})
     return recipe.model_copy(update={"image": image, "label_set": dataset.label_set.name})
 
 
-def _statistics(dataset: Dataset, channels: list[str]) -> dict[str, tuple[float, float]]:
-    """Return mean and standard deviation of some channels of a dataset, after division by 255.
-
-    Each is rounded to five digits. The standard deviation of a channel without contrast counts as one gray value.
-    """
-    count = min(MEASURED_FIELDS, len(dataset))
-    rows = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64))
-    planes = [dataset.channels.index(name) for name in channels]
-    # One field at a time: a batch of large fields would not fit into memory as floats.
-    moments = np.mean(
-        [
-            [(plane.mean(), np.square(plane).mean()) for plane in dataset[int(row)][planes].astype(np.float64) / 255]
-            for row in rows
-        ],
-        axis=0,
-    )
-    std = np.sqrt(np.maximum(moments[:, 1] - np.square(moments[:, 0]), 1 / 255**2))
-    return {
-        name: (round(float(mean), 5), round(float(deviation), 5))
-        for name, mean, deviation in zip(channels, moments[:, 0], std, strict=True)
+def location_loss(section: LossSection) -> Loss:
+    """Return the loss of the locations: the weighted sum of the losses of a recipe."""
+    gamma = section.gamma
+    known: dict[str, Loss] = {
+        "focal": partial(focal_loss, gamma=gamma),
+        "soft_f1": soft_f1_loss,
+        "symmetric_focal": partial(symmetric_focal_loss, gamma=gamma),
+        "cross_entropy": cross_entropy_loss,
+        "hard_cross_entropy": partial(hard_cross_entropy_loss, hardest=section.hardest),
+        "lovasz": lovasz_hinge_loss,
+        "symmetric_lovasz": symmetric_lovasz_loss,
+        "macro_f1": macro_f1_loss,
+        "asymmetric": partial(
+            asymmetric_loss,
+            gamma_positive=section.gamma_positive,
+            gamma_negative=section.gamma_negative,
+            margin=section.asymmetric_margin,
+        ),
     }
+    weights = {name: float(getattr(section, name)) for name in LOSSES}
+    return weighted_sum([(weight, known[name]) for name, weight in weights.items() if weight])
+
+
+def build_learner(
+    recipe: Recipe,
+    network: Network,
+    dataset: Dataset,
+    split: Split,
+    *,
+    options: TrainOptions = DEFAULT_OPTIONS,
+    processes: Processes = SINGLE,
+) -> Learner:
+    """Return a network that is ready to train on a fold.
+
+    Args:
+        recipe: The resolved recipe.
+        network: The network with its first weights.
+        dataset: The fields.
+        split: The rows to train on, and those held out.
+        options: The user's own loss, augmentation and metrics.
+        processes: The processes that train together.
+
+    Raises:
+        TrainingError: If the recipe uses antibodies that the dataset does not name.
+    """
+    spec = TrainingSpec(
+        schedule=Schedule.from_recipe(recipe),
+        augmentation=Augmentation.from_recipe(recipe),
+        loss=location_loss(recipe.loss) if options.loss is None else options.loss,
+        compute=recipe.compute,
+        weights=recipe.select.weights,
+        seed=recipe.seed,
+        custom_augmentation=options.augmentation,
+        metrics=options.metrics,
+    )
+    antibodies = antibody_numbers(dataset, split.train) if recipe.loss.arcface else {}
+    channels = recipe.image.channels or dataset.channels
+    second = None
+    if antibodies:
+        features = feature_channels(
+            recipe.model.backbone,
+            in_channels=len(channels),
+            sizes=(recipe.image.size,),
+            stages=recipe.model.head == "multi-stage",
+        )
+        # Its first weights depend on the seed of the recipe alone, not on random numbers that were drawn before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            head = AntibodyHead(features[-1], len(antibodies))
+        weight, scale, margin = recipe.loss.arcface, recipe.loss.arcface_scale, recipe.loss.arcface_margin
+
+        def antibody_loss(cosines: Tensor, numbers: Tensor) -> Tensor:
+            return weight * arcface_loss(cosines, numbers, scale=scale, margin=margin)
+
+        second = SecondTask(head, antibody_loss)
+    if recipe.compute.sync_batch_norm and processes.world_size > 1:
+        # timm's function knows its own layers: Lightning's drops the activation of a batch norm that contains one.
+        convert: Callable[[Any], Any] = partial(convert_sync_batchnorm, process_group=None)
+        network = convert(network)
+        for module in network.modules():
+            if isinstance(module, Stages):
+                module.listen()
+        second = second and SecondTask(convert(second.head), second.loss)
+    fold = FoldData(
+        FieldBatches(dataset, split.train, channels=channels, antibodies=antibodies),
+        FieldBatches(dataset, split.held_out, channels=channels),
+        Sampling.from_recipe(recipe, dataset.label_set),
+    )
+    return Learner(network, fold, spec, second=second, processes=processes)

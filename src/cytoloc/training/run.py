@@ -1,8 +1,8 @@
-"""A run: one recipe on one fold. Everything it was made from and everything it learned lies in its folder.
+"""Training runs: :func:`train`, and the folder of each run.
 
-``recipe.toml`` (resolved), ``run.json`` (dataset, fold, environment, the run that it started from), ``log.csv``,
-``best.ckpt``, ``last.ckpt``, of several cycles ``best-cycleN.ckpt``, and, once it is finished, ``predictions.parquet``:
-probabilities of the held-out fold.
+A run is one recipe on one fold. Its folder has ``recipe.toml`` (resolved), ``run.json`` (dataset, fold, environment,
+the run that it started from), ``log.csv``, ``best.ckpt``, ``last.ckpt``, with several cycles ``best-cycleN.ckpt``, and,
+once it is finished, ``predictions.parquet``: the probabilities of the held-out fold.
 """
 
 from __future__ import annotations
@@ -10,286 +10,347 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 
-from cytoloc.dataset.store import Dataset
-from cytoloc.errors import TrainingError
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
 from cytoloc.labels import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
-from cytoloc.prediction_files import write_predictions
+from cytoloc.prediction_files import read_predictions, write_predictions
 from cytoloc.predictions import Predictions
-from cytoloc.recipe import Recipe, read_resolved, to_toml
+from cytoloc.recipe import Recipe, load_recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_FORMAT, is_finished, read_header
-from cytoloc.training.data import Split, split_dataset
-from cytoloc.training.devices import accelerator, refuse_precision
-from cytoloc.training.learning import LAST, compiling, learn, room_for
+from cytoloc.training.callbacks import LAST
+from cytoloc.training.data import Split, folds_to_train, split_dataset
+from cytoloc.training.distributed import (
+    SINGLE,
+    Processes,
+    accelerator,
+    all_gather_object,
+    check_batches,
+    check_precision,
+    find_processes,
+    leave_process_group,
+)
+from cytoloc.training.fit import clear_errors, fit
 from cytoloc.training.module import Learner
-from cytoloc.training.processes import ALONE, Processes, others, refuse_processes
-from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.options import DEFAULT_OPTIONS, TrainOptions
+from cytoloc.training.resolve import build_learner, resolve_recipe
 from cytoloc.training.starting import Start, earlier_run, first_network
-from cytoloc.training.together import told
-from cytoloc.training.tracking import tracking
-from cytoloc.training.unpacking import build_learner
+from cytoloc.training.tracking import open_tracking, tracking
+
+PACKAGES = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
+"""Packages whose versions ``run.json`` names."""
 
 
-def train_fold(
-    recipe: Recipe,
-    dataset: Dataset,
-    folds: pl.DataFrame,
-    fold: int,
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: The folder of the run.
+        recipe: Name of the recipe.
+        fold: The fold held out.
+    """
+
+    folder: Path
+    recipe: str
+    fold: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its folder."""
+        return self.folder.name
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def predictions(self) -> Predictions:
+        """Return the predictions of the held-out fold."""
+        return read_predictions(self.folder / PREDICTIONS)
+
+    def log(self) -> pl.DataFrame:
+        """Return the log, one row per epoch."""
+        return pl.read_csv(self.folder / "log.csv")
+
+
+def train(
+    recipe: str | Path | Recipe | Sequence[str | Path | Recipe],
+    dataset: Dataset | str | Path,
+    folds: pl.DataFrame | str | Path,
     *,
-    out: Path,
-    resume: bool = False,
-    processes: Processes = ALONE,
-    database: Path | None = None,
-    place: str = "",
-    progress_bar: bool = False,
-    report: Callable[[str], None] = print,
-) -> Path:
-    """Train a recipe on all folds but one and score the one held out; return the run's folder.
+    out: str | Path,
+    fold: int | Sequence[int] | Literal["all"] = "all",
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    options: TrainOptions = DEFAULT_OPTIONS,
+) -> tuple[Run, ...]:
+    """Train recipes on all folds but one each, and predict the held-out fields.
+
+    All runs are checked before the first one starts. Runs are resumable: call it again with
+    ``options=TrainOptions(resume=True)``.
 
     Args:
-        recipe: What to train.
-        dataset: The fields, at the recipe's image size.
-        folds: Columns ``id``, ``group``, ``fold``.
-        fold: The one to hold out.
-        out: The run's folder is made in here, named after recipe and fold.
-        resume: Go on with a run that was stopped; a finished one is left as it is.
-        processes: That learn the run together, each of which calls this; the first one writes, and reports.
-        database: SQLite file of MLflow, in which the run is tracked too; None tracks nothing.
-        place: Which of several runs this is, such as ``2 of 6``; said with every epoch.
-        progress_bar: Whether a bar shows the steps of an epoch.
-        report: Told a line per epoch.
+        recipe: Name of a recipe, path of a ``.toml`` file, or a recipe; or several of them.
+        dataset: The fields, or the path or URL of their dataset.
+        folds: Columns ``id`` and ``fold``, or the path of their CSV file.
+        out: The folders of the runs are made in this folder, named after recipe and fold.
+        fold: The fold to hold out, several of them, or ``"all"``: one run each.
+        overrides: Changes of the recipes: ``["schedule.epochs=3"]`` or ``{"schedule.epochs": 3}``.
+        options: Device, resuming, tracking, and the user's own augmentation, loss, callbacks and metrics.
+
+    Returns:
+        The runs, recipe by recipe.
 
     Raises:
-        TrainingError: If the run cannot start: another size, no such fold, or a resume on other data or another recipe;
-            or cannot go on: a loss that is no number, a batch that does not fit into memory.
-        WeightsError: If pretrained weights cannot be had.
-        OutputExistsError: If the run is there already and ``resume`` is not asked for.
-        MissingExtraError: If it is to be tracked, and MLflow is not installed.
+        SettingsError: If an argument has the wrong type, or two runs would have the same name.
+        RecipeError: If a recipe is unknown, or a key or value is not allowed.
+        TrainingError: If a run cannot start or continue: another image size, no such fold, other data, a loss that is
+            NaN, a batch that does not fit into memory.
+        WeightsError: If pretrained weights are missing or do not fit.
+        OutputExistsError: If a run exists and ``options.resume`` is false.
+        MissingExtraError: If runs are tracked and MLflow is not installed.
         StorageError: If the disk is full or read-only.
     """
-    known = recipe.image.mean.keys()
-    recipe = resolve_recipe(recipe, dataset)
-    split, header = _facts(recipe, dataset, folds, fold, out=out, resume=resume, processes=processes)
-    run = run_folder(recipe, fold, out)
-    resuming = run.exists()
-    if not processes.is_first:
-        report, progress_bar = _silent, False
-    if is_finished(run):
-        report(f"{run.name} is finished already.")
-        return run
-    learner, started_from = _ready(run, recipe, dataset, split, header, processes=processes)
-    if processes.is_first and not resuming:
-        begun = {**header, **({"started_from": started_from} if started_from else {})}
-        _start_run(run, recipe, begun, processes=processes)
-    if processes.is_first:
-        _sweep(run)
-    for name in sorted(recipe.image.mean.keys() - known):
-        mean, deviation = recipe.image.mean[name], recipe.image.std[name]
-        report(
-            f"{run.name}: channel {name} has a mean of {mean:g} and a standard deviation of {deviation:g}, measured."
+    if not isinstance(options, TrainOptions):
+        raise SettingsError(f"options is a {type(options).__name__}.", hint="Give TrainOptions(...).")
+    listed = recipe if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
+    recipes = [load_recipe(each, overrides=overrides) for each in listed]
+    if not recipes:
+        raise SettingsError("recipe is empty.", hint="Give at least one recipe.")
+    names = [each.name for each in recipes]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"recipe: two recipes have the same name: {', '.join(names)}.", hint="Give each once.")
+    if isinstance(dataset, (str, Path)):
+        dataset = open_dataset(dataset)
+    elif not isinstance(dataset, Dataset):
+        raise SettingsError(f"dataset is a {type(dataset).__name__}.", hint="Give a dataset or its path.")
+    table, numbers = folds_to_train(folds, fold)
+    if not isinstance(out, (str, Path)):
+        raise SettingsError(f"out is a {type(out).__name__}.", hint="Give the path of a folder.")
+    if options.processes is None:
+        processes = find_processes(options.devices, options.nodes, environ=os.environ, device=options.device)
+        options = replace(options, processes=processes)
+    plans: list[RunPlan] = []
+    for each in recipes:
+        resolved = resolve_recipe(each, dataset)
+        measured = tuple(sorted(resolved.image.mean.keys() - each.image.mean.keys()))
+        for number in numbers:
+            plan = RunPlan.of(resolved, dataset, table, number, out=Path(out), options=options)
+            plans.append(replace(plan, measured=measured))
+    # A single run keeps the network that the check has built.
+    learner: tuple[Learner, dict[str, Any]] | None = None
+    for number, plan in enumerate(plans):
+        if not is_finished(plan.folder):
+            learner = plan.learner(planned=frozenset(before.folder.resolve() for before in plans[:number]))
+    if options.mlflow and plans[0].processes.is_first:
+        open_tracking(options.mlflow)
+    for number, plan in enumerate(plans, start=1):
+        name = f"{plan.folder.name} ({number} of {len(plans)})" if len(plans) > 1 else plan.folder.name
+        with options.custom_errors_unchanged():
+            plan.train(learner if len(plans) == 1 else None, name=name)
+    leave_process_group()
+    return tuple(Run(plan.folder, plan.recipe.name, plan.fold) for plan in plans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run that may start or continue: everything about it that is known before its network is built."""
+
+    recipe: Recipe
+    dataset: Dataset
+    fold: int
+    folder: Path
+    split: Split
+    header: dict[str, Any]
+    options: TrainOptions
+    measured: tuple[str, ...] = ()
+    """Channels whose mean and standard deviation were measured on the dataset."""
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that train the run."""
+        return self.options.processes or SINGLE
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, dataset: Dataset, folds: pl.DataFrame, fold: int, *, out: Path, options: TrainOptions
+    ) -> RunPlan:
+        """Return the plan of a run, unless the data, the device, or what its folder holds do not allow it."""
+        wanted = recipe.image.field_px
+        if dataset.size != wanted:
+            key = "field_size" if recipe.image.field_size else "size"
+            raise TrainingError(
+                f"Recipe {recipe.name} sees {wanted} px; {dataset.path} has {dataset.size} px.",
+                hint=f"Set image.{key}={dataset.size}, or import the images at {wanted} px.",
+            )
+        device, split = accelerator(options.device), split_dataset(dataset, folds, fold)
+        ids = dataset.ids
+        plan = cls(
+            recipe=recipe,
+            dataset=dataset,
+            fold=fold,
+            folder=out / f"{recipe.name}-fold{fold}",
+            split=split,
+            header={
+                "fold": fold,
+                "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint},
+                "label_set": dataset.label_set.to_json(),
+                "held_out": [ids[row] for row in split.held_out],
+                "trained_on": [ids[row] for row in split.train],
+                "custom": options.custom,
+            },
+            options=options,
         )
-    if started_from and not started_from["with_head"]:
-        report(f"{run.name}: starts with the backbone of {started_from['name']}; its head is new, as locations differ.")
-    _say_what_is_missing(dataset, split, run.name, report)
-    name = f"{run.name} ({place})" if place else run.name
-    tracks = tracking(database if processes.is_first else None, run)
-    together = others() if processes.count > 1 else nullcontext()
-    with disk_errors(run), room_for(recipe), compiling(recipe), together, tracks as tracked:
-        if tracked:
-            tracked.parameters({**recipe.model_dump(mode="json"), "dataset": header["dataset"], "fold": fold})
-        keep = tracked.epochs if tracked else None
-        learn(run, recipe, learner, processes, name=name, progress_bar=progress_bar, report=report, keep=keep)
-        judged = load_network(run / f"{recipe.select.checkpoint}.ckpt", recipe, locations=len(dataset.label_set))
-        made_by = {"run": run.name, "recipe": recipe.name, "fold": fold, "held_out": True}
+        check_precision(recipe.compute.precision, device)
+        check_batches(plan.processes, recipe, fields=len(split.train), device=device)
+        if options.resume and plan.folder.exists():
+            plan.check_resume()
+        # In other processes the first one may have made the folder already.
+        elif plan.processes.is_first:
+            refuse_existing(plan.folder, hint="Continue it with resume=True, or choose another folder.")
+        return plan
+
+    def check_resume(self) -> None:
+        """Raise unless the run in the folder has this recipe, these data, this fold, and these parts of the user."""
+        kept, header = read_header(self.folder), self.header
+        kept["label_set"].refuse_other(
+            LabelSet.from_json(header["label_set"]), what="the dataset", than=str(self.folder)
+        )
+        if read_resolved(self.folder / RECIPE) != self.recipe:
+            raise TrainingError(
+                f"{self.folder} was started with another recipe.",
+                hint="Resume with that recipe, or choose another folder.",
+            )
+        same = kept.get("dataset", {}).get("fingerprint") == header["dataset"]["fingerprint"]
+        if not same or any(kept.get(key) != header[key] for key in ("fold", "held_out", "trained_on")):
+            raise TrainingError(
+                f"{self.folder} was started on other fields or folds.",
+                hint="Resume on those, or choose another folder.",
+            )
+        for name in ("augmentation", "loss"):
+            before, now = (facts.get("custom", {}).get(name, "none") for facts in (kept, header))
+            if before != now:
+                raise TrainingError(
+                    f"{self.folder} was started with {name} {before}, not {now}.",
+                    hint=f"Resume with the same {name}, or choose another folder.",
+                )
+
+    def learner(self, *, planned: frozenset[Path] = frozenset()) -> tuple[Learner, dict[str, Any]]:
+        """Return a learner that is ready to start or to resume, and the run that its weights come from.
+
+        Args:
+            planned: Folders of runs that will be finished when this one starts; their weights are not read.
+        """
+        recipe, locations = self.recipe, self.dataset.label_set
+        earlier = earlier_run(recipe, self.fold)
+        if earlier and earlier.resolve() in planned:
+            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
+        torch.manual_seed(recipe.seed)
+        if (self.folder / LAST).exists():
+            # The checkpoint has all weights; it does not matter where the first ones came from.
+            start = Start(build_network(model_spec(recipe, locations=len(locations))), {})
+        else:
+            start = first_network(recipe, locations, fold=self.fold, held_out=self.header["held_out"])
+        learner = build_learner(
+            recipe, start.network, self.dataset, self.split, options=self.options, processes=self.processes
+        )
+        return learner, start.started_from
+
+    def train(self, built: tuple[Learner, dict[str, Any]] | None, *, name: str) -> None:
+        """Train the run, and predict its held-out fields; a finished run is left as it is.
+
+        Args:
+            built: What :meth:`learner` returned, or None.
+            name: Name of the run, for the printed lines.
+        """
+        recipe, dataset, folder, processes = self.recipe, self.dataset, self.folder, self.processes
+        options = self.options
+        if not processes.is_first:
+            options = replace(options, report=lambda _line: None, progress_bar=False)
+        if is_finished(folder):
+            options.report(f"{folder.name} is finished already.")
+            return
+        learner, started_from = built or self.learner()
+        if processes.is_first:
+            if not folder.exists():
+                environment = {
+                    "python": platform.python_version(),
+                    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                    "device": accelerator(options.device),
+                    "processes": processes.world_size,
+                    "packages": {package: version(package) for package in PACKAGES},
+                }
+                header = {**self.header, **({"started_from": started_from} if started_from else {})}
+                with new_folder(folder) as made:
+                    (made / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
+                    write_json(made / HEADER, {**header, "environment": environment}, RUN_FORMAT)
+            # What a killed process was writing.
+            for stray in folder.glob(f".{PREDICTIONS}.*"):
+                shutil.rmtree(stray)
+        for channel in self.measured:
+            mean, std = recipe.image.mean[channel], recipe.image.std[channel]
+            options.report(f"{folder.name}: channel {channel}: measured mean {mean:g}, standard deviation {std:g}.")
+        if started_from and not started_from["with_head"]:
+            source = started_from["name"]
+            options.report(f"{folder.name}: starts with the backbone of {source}; its head is new: locations differ.")
+        truth = dataset.truth
+        lost = truth[self.split.held_out].any(axis=0) & ~truth[self.split.train].any(axis=0)
+        if lost.any():
+            missing = ", ".join(dataset.label_set[int(number)].name for number in np.flatnonzero(lost))
+            options.report(f"{folder.name}: no field of the training folds shows {missing}, but held-out fields do.")
+        tracks = tracking(options.mlflow if processes.is_first else None, folder)
+        with disk_errors(folder), clear_errors(learner, size=recipe.image.size), tracks as tracked:
+            if tracked:
+                parameters = {**recipe.model_dump(mode="json"), "dataset": self.header["dataset"], "fold": self.fold}
+                tracked.log_parameters(parameters)
+            fit(
+                learner,
+                folder,
+                name=name,
+                watch=recipe.select.watch,
+                options=options,
+                start={"run": folder.name, "recipe": to_toml(recipe)},
+                on_rows=tracked.log_rows if tracked else None,
+            )
+            predictions = self.predict_held_out()
+            if processes.is_first:
+                write_predictions(predictions, folder / PREDICTIONS)
+            if tracked:
+                tracked.log_files([folder / RECIPE, folder / "log.csv"])
+            # A run that starts from this one finds it finished in every process.
+            all_gather_object(None)
+
+    def predict_held_out(self) -> Predictions:
+        """Return the predictions of the held-out fields; each of several processes predicts some of them."""
+        recipe, dataset, processes = self.recipe, self.dataset, self.processes
+        checkpoint = self.folder / f"{recipe.select.checkpoint}.ckpt"
         info = ModelInfo(
             size=recipe.image.field_px,
             channels=tuple(recipe.image.channels),
             label_set=dataset.label_set,
             tta=recipe.select.tta,
-            provenance=made_by,
+            provenance={"run": self.folder.name, "recipe": recipe.name, "fold": self.fold, "held_out": True},
         )
-        model = Model([judged], info)
-        predictions = _scores_of_all(model, dataset, split.held_out, processes)
-        if processes.is_first:
-            write_predictions(predictions, run / PREDICTIONS)
-        if tracked:
-            tracked.files([run / RECIPE, run / "log.csv"])
-        # A run that starts from this one finds it finished in every process.
-        told(None)
-    return run
-
-
-def check_run(
-    recipe: Recipe,
-    dataset: Dataset,
-    folds: pl.DataFrame,
-    fold: int,
-    *,
-    out: Path,
-    resume: bool,
-    processes: Processes = ALONE,
-    coming: Collection[Path] = (),
-) -> None:
-    """Raise what :func:`train_fold` would raise before it learns; nothing is written.
-
-    Args:
-        recipe: See there, as for all that follow.
-        dataset: The fields.
-        folds: How they are dealt.
-        fold: The one to hold out.
-        out: Where runs are.
-        resume: Whether a run that was stopped is to go on.
-        processes: That are to learn it together.
-        coming: Folders of the runs that will be there when this one starts, which may begin with their weights.
-
-    Raises:
-        RecipeError: If there is no such network, or it cannot take images of the recipe's sizes.
-        TrainingError: If the run cannot start, or not go on.
-        WeightsError: If its first weights cannot be had.
-        OutputExistsError: If the run is there already and ``resume`` is not asked for.
-    """
-    recipe = resolve_recipe(recipe, dataset)
-    split, header = _facts(recipe, dataset, folds, fold, out=out, resume=resume, processes=processes)
-    run = run_folder(recipe, fold, out)
-    if is_finished(run):
-        return
-    earlier = earlier_run(recipe, fold)
-    if earlier and earlier.resolve() in {path.resolve() for path in coming}:
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
-    _ready(run, recipe, dataset, split, header, processes=processes)
-
-
-def _sweep(run: Path) -> None:
-    """Remove the predictions that a killed process was writing."""
-    for stray in run.glob(f".{PREDICTIONS}.*"):
-        shutil.rmtree(stray)
-
-
-def _silent(_line: str) -> None:
-    """Say nothing, since another process does."""
-
-
-def _scores_of_all(model: Model, dataset: Dataset, rows: NDArray[np.int64], processes: Processes) -> Predictions:
-    """Return the predictions of some rows of a dataset, of which each process works out a share."""
-    own = np.array_split(rows, processes.count)[processes.rank]
-    parts = told(model.predict_sources([DatasetSource(dataset, own)]) if len(own) else None)
-    known = [part for part in parts if part is not None]
-    ids = tuple(name for part in known for name in part.ids)
-    probabilities = np.concatenate([part.probabilities for part in known])
-    return Predictions(ids, probabilities, known[0].label_set, known[0].provenance)
-
-
-def _ready(
-    run: Path, recipe: Recipe, dataset: Dataset, split: Split, header: dict[str, Any], *, processes: Processes
-) -> tuple[Learner, dict[str, Any]]:
-    """Return a learner that is ready to start or to go on, and the run that it starts from, empty if from none."""
-    torch.manual_seed(recipe.seed)
-    if (run / LAST).exists():
-        # Everything is in there; where the first weights came from does not matter any more.
-        start = Start(build_network(model_spec(recipe, locations=len(dataset.label_set))), {})
-    else:
-        start = first_network(recipe, dataset.label_set, fold=header["fold"], held_out=header["held_out"])
-    return build_learner(recipe, start.network, dataset, split, share=processes.share), start.started_from
-
-
-def _facts(
-    recipe: Recipe,
-    dataset: Dataset,
-    folds: pl.DataFrame,
-    fold: int,
-    *,
-    out: Path,
-    resume: bool,
-    processes: Processes,
-) -> tuple[Split, dict[str, Any]]:
-    """Return the split and the header of a run that these data and what lies in its folder allow.
-
-    Raises:
-        TrainingError: If the sizes differ, there is no such fold, or a resume is on other data or another recipe.
-        OutputExistsError: If the run is there already and ``resume`` is not asked for.
-    """
-    wanted = recipe.image.field_px
-    if dataset.size != wanted:
-        key = "field_size" if recipe.image.field_size else "size"
-        raise TrainingError(
-            f"Recipe {recipe.name} sees {wanted} px; {dataset.path} has {dataset.size} px.",
-            hint=f"Use --set image.{key}={dataset.size}, or import at --size {wanted}.",
+        device = None if self.options.device == "auto" else self.options.device
+        model = Model([load_network(checkpoint, recipe, locations=len(dataset.label_set))], info, device=device)
+        rows = np.array_split(self.split.held_out, processes.world_size)[processes.rank]
+        parts = all_gather_object(model.predict_sources([DatasetSource(dataset, rows)]) if len(rows) else None)
+        known = [part for part in parts if part is not None]
+        return Predictions(
+            tuple(name for part in known for name in part.ids),
+            np.concatenate([part.probabilities for part in known]),
+            known[0].label_set,
+            known[0].provenance,
         )
-    refuse_precision(recipe.compute.precision, accelerator())
-    split = split_dataset(dataset, folds, fold)
-    refuse_processes(processes, recipe, fields=len(split.train))
-    ids = dataset.ids
-    header = {
-        "fold": fold,
-        "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint},
-        "label_set": dataset.label_set.to_json(),
-        "held_out": [ids[row] for row in split.held_out],
-        "trained_on": [ids[row] for row in split.train],
-    }
-    run = run_folder(recipe, fold, out)
-    if resume and run.exists():
-        _refuse_other(run, recipe, header)
-    # The first process may have made it by now.
-    elif processes.is_first:
-        refuse_existing(run, hint="Go on with it by --resume, or choose another --out.")
-    return split, header
-
-
-def run_folder(recipe: Recipe, fold: int, out: Path) -> Path:
-    """Return where the run of a recipe on a fold lies."""
-    return out / f"{recipe.name}-fold{fold}"
-
-
-def _start_run(run: Path, recipe: Recipe, header: dict[str, Any], *, processes: Processes) -> None:
-    packages = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
-    environment = {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "device": accelerator(),
-        "processes": processes.count,
-        "packages": {name: version(name) for name in packages},
-    }
-    with new_folder(run) as folder:
-        (folder / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
-        write_json(folder / HEADER, {**header, "environment": environment}, RUN_FORMAT)
-
-
-def _refuse_other(run: Path, recipe: Recipe, header: dict[str, Any]) -> None:
-    """Raise unless the run in the folder has this recipe, these data and this fold."""
-    kept = read_header(run)
-    kept["label_set"].refuse_other(LabelSet.from_json(header["label_set"]), what="the dataset", than=str(run))
-    if read_resolved(run / RECIPE) != recipe:
-        raise TrainingError(
-            f"{run} was started with another recipe.",
-            hint="Resume with that recipe, or choose another --out.",
-        )
-    same = kept.get("dataset", {}).get("fingerprint") == header["dataset"]["fingerprint"]
-    if not same or any(kept.get(key) != header[key] for key in ("fold", "held_out", "trained_on")):
-        raise TrainingError(
-            f"{run} was started on other fields or folds.",
-            hint="Resume on those, or choose another --out.",
-        )
-
-
-def _say_what_is_missing(dataset: Dataset, split: Split, name: str, report: Callable[[str], None]) -> None:
-    """Say which locations no field to learn from has, though held-out ones do: their predictions will mean nothing."""
-    truth = dataset.truth
-    lost = truth[split.held_out].any(axis=0) & ~truth[split.train].any(axis=0)
-    if lost.any():
-        names = ", ".join(dataset.label_set[int(number)].name for number in np.flatnonzero(lost))
-        report(f"{name}: no field to learn from shows {names}; held-out fields do, and will be missed.")

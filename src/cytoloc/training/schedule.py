@@ -1,32 +1,54 @@
-"""How long and how fast a network learns: arithmetic on numbers of epochs and steps."""
+"""The schedule of a run: epochs, learning rates, weight averages, and the time that is left."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, SequentialLR
+
+from cytoloc.recipe import Recipe
+
+FROZEN_WORK: Final = 1 / 3
+"""Work of a frozen epoch relative to another one: a forward pass takes about a third of the time of a step."""
+
+RECENT_EPOCHS: Final = 5
+"""The time that is left is estimated from this many last epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Frozen epochs, then one-cycles; the keys are those of :class:`cytoloc.recipe_sections.ScheduleSection`."""
+    """Frozen epochs, then one-cycles; most fields are those of :class:`cytoloc.recipe_sections.ScheduleSection`."""
 
     frozen_epochs: int = 0
     epochs: int
     cycles: tuple[float, ...] = (1.0,)
+    batch_size: int = 8
+    accumulate: int = 1
     learning_rate: float
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: tuple[float, ...] = ()
-    accumulate: int = 1
+    clip: float = 0.0
+    patience: int = 0
     ema: float = 0.0
     swa_epochs: int = 0
     sizes: tuple[int, ...] = ()
-    """Edges of the images, in pixels, that the epochs are shared among; empty: as they are."""
+    """Edges of the images, in pixels; the epochs are shared among them. Empty: images keep their size."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        """Return the schedule of a recipe."""
+        image = recipe.image
+        return cls(**recipe.schedule.model_dump(), sizes=(*image.progressive, image.size) if image.progressive else ())
 
     @property
     def total_epochs(self) -> int:
-        """Of all cycles and the frozen ones."""
+        """Number of epochs of all cycles, with the frozen ones."""
         return self.frozen_epochs + self.epochs * len(self.cycles)
 
     def cycle_of(self, epoch: int) -> int:
@@ -37,11 +59,11 @@ class Schedule:
         """Return whether an epoch is the last of its cycle."""
         return epoch >= self.frozen_epochs and (epoch - self.frozen_epochs + 1) % self.epochs == 0
 
-    def place_among_last(self, epoch: int) -> int:
-        """Return which of the cycle's epochs that are averaged this is, from 1; 0 if it is none of them.
+    def swa_position(self, epoch: int) -> int:
+        """Return the position of an epoch among those of its cycle whose weights are averaged, from 1; 0: not averaged.
 
         >>> s = Schedule(frozen_epochs=1, epochs=3, cycles=(1, 0.5), learning_rate=1, swa_epochs=2)
-        >>> [s.place_among_last(epoch) for epoch in range(s.total_epochs)]
+        >>> [s.swa_position(epoch) for epoch in range(s.total_epochs)]
         [0, 0, 1, 2, 0, 1, 2]
         """
         if epoch < self.frozen_epochs:
@@ -49,72 +71,115 @@ class Schedule:
         return max(0, (epoch - self.frozen_epochs) % self.epochs + 1 - (self.epochs - self.swa_epochs))
 
     def size_at(self, epoch: int) -> int:
-        """Return the edge of the images in an epoch, in pixels; 0: as they are."""
+        """Return the edge of the images in an epoch, in pixels; 0: images keep their size."""
         if not self.sizes:
             return 0
         return self.sizes[min(epoch * len(self.sizes) // self.total_epochs, len(self.sizes) - 1)]
 
+    def work(self, epoch: int) -> float:
+        """Return the work of an epoch, relative to one that trains all weights on images of full size.
 
-def rate_factor(
-    step: int, *, frozen: int, cycle: int, cycles: Sequence[float] = (1.0,), rise: float = 0.3, start: float = 1 / 25
-) -> float:
-    """Return what the highest learning rate is multiplied by at a step.
+        >>> growing = Schedule(frozen_epochs=1, epochs=3, learning_rate=1, sizes=(64, 128))
+        >>> [round(growing.work(epoch), 3) for epoch in range(4)]
+        [0.083, 0.25, 1.0, 1.0]
+        """
+        pixels = (self.size_at(epoch) / self.sizes[-1]) ** 2 if self.sizes else 1.0
+        return pixels * (FROZEN_WORK if epoch < self.frozen_epochs else 1.0)
 
-    While the backbone is frozen it is 1; then comes one cycle (Smith 2018) after the other: along cosines it rises from
-    ``start`` to 1 in the first ``rise`` of the steps and falls to nearly 0 at the last, times the cycle's own share.
 
-    >>> [round(rate_factor(step, frozen=2, cycle=10), 3) for step in (0, 2, 5, 11)]
-    [1.0, 0.04, 1.0, 0.05]
-    >>> rate_factor(15, frozen=2, cycle=10, cycles=(1.0, 0.5))
-    0.5
+class CycleLR(OneCycleLR):
+    """One cycle (Smith 2018) whose rates are multiplied by the cycle's share of the highest rate.
+
+    The rate rises along a cosine from 1/25 of the highest one to it in the first 30 % of the steps, and falls to 0 one
+    step after the last. The first beta of AdamW goes the other way, from ``momentum[0]`` to ``momentum[1]``.
     """
-    if step < frozen:
-        return 1.0
-    number, progress = _place(step, frozen=frozen, cycle=cycle, cycles=len(cycles))
-    height = _height(progress, rise=rise)
-    return cycles[number] * (start + (1 - start) * height if progress < rise else height)
+
+    def __init__(self, optimizer: Optimizer, *, schedule: Schedule, steps: int, share: float) -> None:
+        self.share = share
+        high, low = schedule.momentum or (0.0, 0.0)
+        super().__init__(
+            optimizer,
+            max_lr=schedule.learning_rate,
+            # OneCycleLR counts to total_steps - 1, and to pct_start * total_steps - 1 for its rise.
+            total_steps=steps + 1,
+            pct_start=(0.3 * steps + 1) / (steps + 1),
+            div_factor=25,
+            final_div_factor=math.inf,
+            cycle_momentum=bool(schedule.momentum),
+            max_momentum=high,
+            base_momentum=low,
+        )
+
+    def get_lr(self) -> list[Any]:
+        """Return the rate of each group of parameters."""
+        return [self.share * rate for rate in super().get_lr()]
 
 
-def momentum_at(
-    step: int, *, frozen: int, cycle: int, cycles: int = 1, ends: tuple[float, ...], plain: float, rise: float = 0.3
-) -> float:
-    """Return the first beta of AdamW at a step: in each cycle lowest where the rate is highest (Smith 2018).
+def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps_per_epoch: int) -> SequentialLR:
+    """Return the scheduler of a run: the full rate while the backbone is frozen, then one cycle after another.
 
     Args:
-        step: Counted from 0.
-        frozen: Steps at first for which the backbone is frozen.
-        cycle: Steps of a cycle.
-        cycles: How many there are.
-        ends: What it is at a cycle's ends and at its top; if empty, ``plain`` throughout.
-        plain: What it is while the backbone is frozen.
-        rise: The share of a cycle in which the rate rises.
-
-    >>> [round(momentum_at(step, frozen=2, cycle=10, ends=(0.95, 0.85), plain=0.9), 3) for step in (0, 2, 5, 11)]
-    [0.9, 0.95, 0.85, 0.945]
+        optimizer: AdamW, with the rate and the betas of the schedule.
+        schedule: The schedule of the run.
+        steps_per_epoch: Steps of the optimizer in an epoch.
     """
-    if not ends or step < frozen:
-        return plain
-    _, progress = _place(step, frozen=frozen, cycle=cycle, cycles=cycles)
-    return ends[0] + (ends[1] - ends[0]) * _height(progress, rise=rise)
-
-
-def _place(step: int, *, frozen: int, cycle: int, cycles: int) -> tuple[int, float]:
-    """Return in which cycle a step is, and which share of it is over."""
-    number = min((step - frozen) // cycle, cycles - 1)
-    return number, min(1.0, (step - frozen - number * cycle) / cycle)
-
-
-def _height(progress: float, *, rise: float) -> float:
-    """Return how far a cycle has come up: 0 at its ends and 1 at its top, along cosines."""
-    turn = progress / rise - 1 if progress < rise else (progress - rise) / (1 - rise)
-    return (1 + math.cos(math.pi * turn)) / 2
+    frozen, steps = schedule.frozen_epochs * steps_per_epoch, schedule.epochs * steps_per_epoch
+    schedulers: list[LRScheduler] = [LambdaLR(optimizer, lambda _step: 1.0)] if frozen else []
+    schedulers += [CycleLR(optimizer, schedule=schedule, steps=steps, share=share) for share in schedule.cycles]
+    starts = [frozen + number * steps for number in range(len(schedule.cycles))]
+    scheduler = SequentialLR(optimizer, schedulers, milestones=starts if frozen else starts[1:])
+    if frozen:
+        # OneCycleLR sets the first beta when it is built.
+        for group in optimizer.param_groups:
+            group["betas"] = schedule.betas
+    return scheduler
 
 
 def is_better(value: float, best: float | None, *, watch: str) -> bool:
-    """Return whether a measured value is better than the best before: a lower loss, a higher macro F1.
+    """Return whether a value is better than the best one so far: a lower loss, or a higher macro F1.
 
-    What is no number is never better, and anything else is better than none.
+    NaN is never better, and any other value is better than None.
     """
     if math.isnan(value):
         return False
     return best is None or (value < best if watch == "loss" else value > best)
+
+
+def seconds_left(schedule: Schedule, took: Sequence[float]) -> float:
+    """Return the estimated time until a run ends, in seconds, from the speed of its last epochs.
+
+    Args:
+        schedule: The schedule of the run.
+        took: Seconds of each epoch so far, at least one.
+
+    >>> round(seconds_left(Schedule(frozen_epochs=1, epochs=3, learning_rate=1), [10.0, 30.0]))
+    60
+    """
+    done = len(took)
+    recent = range(max(0, done - RECENT_EPOCHS), done)
+    pace = sum(took[epoch] for epoch in recent) / sum(schedule.work(epoch) for epoch in recent)
+    return pace * sum(schedule.work(epoch) for epoch in range(done, schedule.total_epochs))
+
+
+def expected_end(seconds: float, *, now: datetime) -> str:
+    """Return when a run ends that takes ``seconds`` from ``now``, and how long that is, in its two largest units.
+
+    >>> noon = datetime(2018, 11, 26, 12, 0)
+    >>> expected_end(7800, now=noon)
+    'ends about 14:10 (2 h 10 min)'
+    >>> expected_end(20, now=noon)
+    'ends about 12:00 (20 s)'
+    >>> expected_end(100_000, now=noon)
+    'ends about 27 Nov 15:46 (1 d 3 h)'
+    """
+    end = now + timedelta(seconds=seconds)
+    day = "" if end.date() == now.date() else f"{end.day} {end:%b} "
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if seconds < 60:
+        duration = f"{seconds:.0f} s"
+    elif days:
+        duration = f"{days} d {hours % 24} h"
+    else:
+        duration = f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+    return f"ends about {day}{end:%H:%M} ({duration})"

@@ -1,6 +1,6 @@
-"""Runs in MLflow: parameters, measures and files of each run of cytoloc, in a database that is one SQLite file.
+"""Tracking with MLflow: parameters, metrics and files of each run, on a server or in a SQLite file.
 
-MLflow comes with ``cytoloc[mlflow]``; it is imported when a run is to be tracked, and its usage reports stay off.
+MLflow is in the extra ``cytoloc[mlflow]``. It is imported when a run is tracked; its usage reports are off.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,14 @@ from typing import Any, Final
 
 from cytoloc.errors import MissingExtraError, TrainingError, first_line, installing
 from cytoloc.files import FileFormat, read_json, write_json
+from cytoloc.recipe import flat
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
-MARK: Final = "mlflow.json"
-"""In a run's folder: which run of MLflow it is."""
+MLFLOW_FILE: Final = "mlflow.json"
+"""In the folder of a run: the id of its MLflow run."""
 MLFLOW_FORMAT: Final = FileFormat("cytoloc-mlflow-run", 1)
+SQLITE: Final = "sqlite:///"
 
 
 def require_mlflow() -> None:
@@ -33,156 +36,169 @@ def require_mlflow() -> None:
         raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", hint=installing("mlflow"))
 
 
-def check_database(database: Path) -> None:
-    """Raise what tracking in a database would raise before anything is kept; it is made if it is not there.
+def tracking_uri(mlflow: str | Path) -> str:
+    """Return MLflow's tracking URI; the path of a file is that of a SQLite database.
+
+    >>> tracking_uri("http://127.0.0.1:5000"), tracking_uri("/data/runs.db")
+    ('http://127.0.0.1:5000', 'sqlite:////data/runs.db')
+    """
+    text = str(mlflow)
+    # A scheme has at least two letters; one letter is a drive of Windows.
+    return text if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else f"{SQLITE}{Path(text).resolve()}"
+
+
+def open_tracking(mlflow: str | Path) -> Any:
+    """Return MLflow's client after one request; a SQLite file is made if it does not exist.
 
     Raises:
         MissingExtraError: If MLflow is not installed.
-        TrainingError: If the file is something else.
+        TrainingError: If the URI is not valid, its server does not answer, or the file is something else.
     """
     require_mlflow()
-    _import_mlflow()
-    with _quiet_mlflow():
-        _client(database)
+    uri = tracking_uri(mlflow)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow prefers databases to folders, and refuses those otherwise.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    # MLflow tries for minutes otherwise, and changes the levels of loggers when it is imported.
+    retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    try:
+        tracking = import_module("mlflow.tracking")
+        with _quiet_mlflow():
+            if uri.startswith(SQLITE):
+                Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            client = tracking.MlflowClient(tracking_uri=uri)
+            client.get_experiment_by_name(EXPERIMENT)
+    # A wrong URI or file surfaces as any of several exceptions of MLflow, SQLAlchemy, Alembic and requests.
+    except Exception as error:
+        raise TrainingError(
+            f"MLflow cannot use {mlflow}: {first_line(error)}",
+            hint="Give a tracking URI, such as http://127.0.0.1:5000, or the path of a SQLite file.",
+        ) from error
+    finally:
+        if retries is None:
+            del os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+        else:
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+    return client
 
 
-class Tracked:
-    """A run of MLflow that goes along with a run of cytoloc, and goes on when that is resumed.
+class MlflowRun:
+    """The MLflow run of a run of cytoloc; a resumed run continues it.
 
     Args:
-        database: The SQLite file; made if it is not there, with the folder of the files beside it.
-        run: Folder of the run of cytoloc.
+        mlflow: A tracking URI, or the path of a SQLite file, which is made if it does not exist.
+        folder: The folder of the run of cytoloc.
 
     Raises:
-        TrainingError: If the run was tracked before, in another database.
+        TrainingError: If MLflow cannot use the URI, or if the run was tracked elsewhere before.
     """
 
-    def __init__(self, database: Path, run: Path) -> None:
-        self.database = database
-        self.run = run
-        _import_mlflow()
-        with _quiet_mlflow():
-            self._client = _client(database)
-            self._id = self._known_id() or self._begun_id()
-            seen = self._client.get_metric_history(self._id, "train_loss")
-        self._epochs = {metric.step for metric in seen}
+    def __init__(self, mlflow: str | Path, folder: Path) -> None:
+        self.mlflow = mlflow
+        self.folder = folder
+        self._client = open_tracking(mlflow)
+        with self._errors():
+            if (folder / MLFLOW_FILE).exists():
+                self._id = read_json(folder / MLFLOW_FILE, MLFLOW_FORMAT)["run_id"]
+                try:
+                    self._client.update_run(self._id, status="RUNNING")
+                except import_module("mlflow.exceptions").MlflowException as error:
+                    raise TrainingError(
+                        f"{mlflow} does not know the MLflow run {self._id}, as which {folder} was tracked:"
+                        f" {first_line(error)}",
+                        hint="Resume it with the tracking URI that it was started with.",
+                    ) from error
+            else:
+                experiment = self._client.get_experiment_by_name(EXPERIMENT)
+                if experiment is None:
+                    number = self._client.create_experiment(EXPERIMENT, artifact_folder(mlflow))
+                else:
+                    number = experiment.experiment_id
+                self._id = self._client.create_run(number, run_name=folder.name).info.run_id
+                write_json(folder / MLFLOW_FILE, {"run_id": self._id}, MLFLOW_FORMAT)
+            self._epochs = {metric.step for metric in self._client.get_metric_history(self._id, "train_loss")}
 
-    def _known_id(self) -> str | None:
-        if not (self.run / MARK).exists():
-            return None
-        known: str = read_json(self.run / MARK, MLFLOW_FORMAT)["run_id"]
-        try:
-            self._client.update_run(known, status="RUNNING")
-        except import_module("mlflow.exceptions").MlflowException as error:
-            raise TrainingError(
-                f"{self.database} does not know the run {known} of MLflow, as which {self.run} was tracked: {error}",
-                hint="Go on with the database that it was begun with.",
-            ) from error
-        return known
-
-    def _begun_id(self) -> str:
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        files = self.database.resolve().with_name(f"{self.database.stem}-files")
-        number = experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT, files.as_uri())
-        begun: str = self._client.create_run(number, run_name=self.run.name).info.run_id
-        write_json(self.run / MARK, {"run_id": begun}, MLFLOW_FORMAT)
-        return begun
-
-    def parameters(self, values: Mapping[str, Any]) -> None:
-        """Keep what the run is made from; nested tables become ``section.key``. The same again changes nothing."""
+    def log_parameters(self, values: Mapping[str, Any]) -> None:
+        """Log what the run is made from; nested tables become ``section.key``. Logging it again changes nothing."""
         param = import_module("mlflow.entities").Param
-        with self._keeping():
-            self._client.log_batch(self._id, params=[param(key, str(value)) for key, value in _flat(values)])
+        with self._errors():
+            self._client.log_batch(self._id, params=[param(key, str(value)) for key, value in flat(values)])
 
-    def epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Keep the rows of ``log.csv`` whose epochs are not kept yet, under their columns' names."""
+    def log_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Log the rows of ``log.csv`` whose epochs are not there yet."""
         metric = import_module("mlflow.entities").Metric
         now = round(1000 * time.time())
         new = [row for row in rows if row["epoch"] not in self._epochs]
-        measures = [
+        metrics = [
             metric(key, value, now, int(row["epoch"])) for row in new for key, value in row.items() if key != "epoch"
         ]
-        with self._keeping():
-            self._client.log_batch(self._id, metrics=measures)
+        with self._errors():
+            self._client.log_batch(self._id, metrics=metrics)
         self._epochs |= {int(row["epoch"]) for row in new}
 
-    def files(self, paths: Sequence[Path]) -> None:
-        """Keep copies of files; those of the same names are written anew."""
-        with self._keeping():
+    def log_files(self, paths: Sequence[Path]) -> None:
+        """Copy files to MLflow; files of the same names are replaced."""
+        with self._errors():
             for path in paths:
                 self._client.log_artifact(self._id, str(path))
 
+    def end(self, status: str) -> None:
+        """Set how the run ended: ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        with self._errors():
+            self._client.set_terminated(self._id, status=status)
+
     @contextmanager
-    def _keeping(self) -> Iterator[None]:
-        """Say so if the database takes no more: it is full, or another program has locked it."""
+    def _errors(self) -> Iterator[None]:
+        """Turn an error of MLflow into a :class:`TrainingError`: no connection, a full disk, a locked database."""
         try:
             with _quiet_mlflow():
                 yield
         except import_module("mlflow.exceptions").MlflowException as error:
             raise TrainingError(
-                f"MLflow cannot keep {self.run.name} in {self.database}: {first_line(error)}",
-                hint="Mend that, and go on with the run by --resume.",
+                f"MLflow cannot keep {self.folder.name} in {self.mlflow}: {first_line(error)}",
+                hint="Solve that, and continue the run with resume=True.",
             ) from error
 
-    def end(self, status: str = "FINISHED") -> None:
-        """Say how the run ended: ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        with _quiet_mlflow():
-            self._client.set_terminated(self._id, status=status)
+
+def artifact_folder(mlflow: str | Path) -> str | None:
+    """Return the URI of the folder for files beside a SQLite file; None leaves it to the server."""
+    uri = tracking_uri(mlflow)
+    if not uri.startswith(SQLITE):
+        return None
+    database = Path(uri.removeprefix(SQLITE)).resolve()
+    return database.with_name(f"{database.stem}-files").as_uri()
 
 
 @contextmanager
-def tracking(database: Path | None, run: Path) -> Iterator[Tracked | None]:
-    """Lend a run of MLflow, and end it as the block ends; None without a database."""
-    if database is None:
+def tracking(mlflow: str | Path | None, folder: Path) -> Iterator[MlflowRun | None]:
+    """Yield the MLflow run of a run, and end it as the block ends; None without a URI."""
+    if mlflow is None:
         yield None
         return
-    tracked = Tracked(database, run)
+    tracked = MlflowRun(mlflow, folder)
     try:
         yield tracked
     except BaseException as error:
-        tracked.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        try:
+            tracked.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        except TrainingError as untracked:
+            error.add_note(untracked.message)
         raise
-    tracked.end()
+    tracked.end("FINISHED")
 
 
-def add_files(database: Path, run: Path, paths: Sequence[Path]) -> None:
-    """Keep copies of files beside a run that was tracked; of one that was not, nothing."""
-    if (run / MARK).exists():
-        with tracking(database, run) as tracked:
+def log_files(mlflow: str | Path, folder: Path, paths: Sequence[Path]) -> None:
+    """Copy files to the MLflow run of a run; a run that was not tracked is left alone."""
+    if (folder / MLFLOW_FILE).exists():
+        with tracking(mlflow, folder) as tracked:
             if tracked:
-                tracked.files(paths)
-
-
-def _import_mlflow() -> None:
-    """Import what sets the levels of loggers, so that they can be changed, with usage reports off."""
-    require_mlflow()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import_module("mlflow.tracking")
-
-
-def _client(database: Path) -> Any:
-    database.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return import_module("mlflow.tracking").MlflowClient(tracking_uri=f"sqlite:///{database.resolve()}")
-    # A file that is none of SQLite surfaces as any of several exceptions of MLflow, SQLAlchemy and Alembic.
-    except Exception as error:
-        raise TrainingError(
-            f"MLflow cannot use {database}: {first_line(error)}",
-            hint="Give the path of its SQLite database, or of one to be made.",
-        ) from error
-
-
-def _flat(values: Mapping[str, Any], *, above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, above=f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
+                tracked.log_files(paths)
 
 
 @contextmanager
 def _quiet_mlflow() -> Iterator[None]:
-    """Keep off the terminal how MLflow makes its tables, and what it uses that will be gone one day."""
+    """Silence messages about the tables of MLflow, and deprecations in its own code."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     try:

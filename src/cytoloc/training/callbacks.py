@@ -1,0 +1,345 @@
+"""Lightning callbacks of a run: checks, the log, the progress bar, early stopping and checkpoints."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from cytoloc.errors import FormatError, TrainingError, first_line
+from cytoloc.training.distributed import all_gather_object
+from cytoloc.training.schedule import Schedule, expected_end, is_better, seconds_left
+
+WATCHED: Final = {"loss": ("val_loss", "min"), "macro_f1": ("val_macro_f1", "max")}
+"""For each value of ``select.watch``: its name in the log, and which direction is better."""
+
+LOG_COLUMNS: Final = (
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "val_macro_f1",
+    "learning_rate",
+    "images_per_second",
+    "data_wait",
+    "seconds",
+)
+"""Columns of ``log.csv``, before those of the user's own metrics. ``learning_rate`` is the highest of the epoch's
+steps, ``data_wait`` the share of the training time that was spent waiting for images."""
+
+LAST: Final = "last.ckpt"
+"""The checkpoint of the last epoch, from which a run is resumed."""
+
+LogRows = Sequence[Mapping[str, float]]
+"""Rows of ``log.csv``, one for each epoch, from the first."""
+
+
+class SameStartCheck(lightning.Callback):
+    """Refuses processes that do not start alike: they would wait for each other, or train different networks."""
+
+    def __init__(self, start: Mapping[str, Any]) -> None:
+        self.start = dict(start)
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Compare with the other processes.
+
+        Raises:
+            TrainingError: If any of them starts differently.
+        """
+        for rank, other in enumerate(all_gather_object(self.start)):
+            different = [key for key, value in self.start.items() if other[key] != value]
+            if different:
+                raise TrainingError(
+                    f"Processes {trainer.global_rank} and {rank} do not start alike: {', '.join(different)}.",
+                    hint="Give all of them the same command, and a folder that all machines share.",
+                )
+
+
+class FiniteCheck(lightning.Callback):
+    """Stops a run at the end of an epoch with a loss or a weight that is NaN or infinite.
+
+    Losses stay on the device during the epoch, so no step waits for the device. The check comes before anything of the
+    epoch is measured or written, so the checkpoints are those of the epochs before.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forget the losses of the epoch before."""
+        self.losses.clear()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, on the device."""
+        self.losses.append(outputs["loss"].detach())
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Check the losses of the epoch and the weights.
+
+        Raises:
+            TrainingError: If any of them is NaN or infinite.
+        """
+        losses = torch.stack(self.losses).cpu()
+        wrong = (~losses.isfinite()).nonzero()[:, 0].tolist()
+        if wrong:
+            problem = (
+                f"The loss is {losses[wrong[0]].item()} in epoch {trainer.current_epoch + 1}, batch {wrong[0] + 1}."
+            )
+        else:
+            weights = [value for value in pl_module.state_dict().values() if value.is_floating_point()]
+            if torch.stack([value.isfinite().all() for value in weights]).all():
+                return
+            problem = f"A weight is NaN or infinite after epoch {trainer.current_epoch + 1}."
+        raise TrainingError(
+            problem,
+            hint="Lower schedule.learning_rate, in a run in another folder, or look for broken images with"
+            " `cytoloc info --check`.",
+        )
+
+
+class EpochLog(lightning.Callback):
+    """Keeps one row per epoch in ``log.csv``; the checkpoint contains the rows, so a resumed run has each epoch once.
+
+    Args:
+        path: The CSV file.
+        name: Name of the run, for the printed lines.
+        schedule: The schedule of the run.
+        report: Receives a line per epoch.
+        metrics: Names of the user's own metrics.
+        now: The clock.
+        on_rows: Receives all rows after each epoch.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        schedule: Schedule,
+        report: Callable[[str], None],
+        metrics: Sequence[str] = (),
+        now: Callable[[], datetime] = datetime.now,
+        on_rows: Callable[[LogRows], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.schedule = schedule
+        self.report = report
+        self.metrics = tuple(metrics)
+        self.now = now
+        self.on_rows = on_rows
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+        self._trained = 0.0
+        self._images = 0
+        self._rate = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._images, self._rate = 0, 0.0
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Keep the highest rate; it is a number of the host."""
+        self._rate = max(self._rate, optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self._images += trainer.world_size * len(batch.images)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the clock of the training part; :class:`FiniteCheck` has waited for the device."""
+        self._trained = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Add the row of the epoch and report it."""
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            **{name: measured[name] for name in ("train_loss", "val_loss", "val_macro_f1")},
+            "learning_rate": self._rate,
+            "images_per_second": self._images / self._trained,
+            "data_wait": getattr(trainer.train_dataloader, "waited", 0.0) / self._trained,
+            "seconds": time.perf_counter() - self._started,
+            **{name: measured[name] for name in self.metrics},
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            pl.DataFrame(self.rows, schema=[*LOG_COLUMNS, *self.metrics]).write_csv(self.path)
+        if self.on_rows:
+            self.on_rows(self.rows)
+        epochs = self.schedule.total_epochs
+        frozen = row["epoch"] <= self.schedule.frozen_epochs
+        took = [row["seconds"] for row in self.rows]
+        left = f", {expected_end(seconds_left(self.schedule, took), now=self.now())}" if len(took) < epochs else ""
+        self.report(
+            f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
+            f"  held-out loss {row['val_loss']:.3f}  macro F1 at 0.5 {row['val_macro_f1']:.3f}"
+            + "".join(f"  {name} {row[name]:.3f}" for name in self.metrics)
+            + f"  {row['images_per_second']:.0f} images/s{', backbone frozen' if frozen else ''},"
+            f" {row['data_wait']:.1%} waiting for data{left}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows of the run that is resumed."""
+        self.rows = list(state_dict["rows"])
+
+
+class TrainingBar(TQDMProgressBar):
+    """A progress bar over the steps of an epoch; it disappears when the run ends or is stopped."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Return a bar that disappears when it is closed."""
+        bar = super().init_train_tqdm()
+        bar.leave = False
+        return bar
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        """Start the bar of an epoch, counted from 1."""
+        super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_exception(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        """Close the bar before an error is printed."""
+        if self._train_progress_bar is not None:
+            self.train_progress_bar.close()
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Return a bar that is not shown."""
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
+
+
+class BestOfCycle(ModelCheckpoint):
+    """Keeps the best weights of one cycle as ``best-cycleN.ckpt``."""
+
+    def __init__(self, folder: Path, number: int, *, schedule: Schedule, watch: str) -> None:
+        name, mode = WATCHED[watch]
+        super().__init__(
+            folder,
+            filename=f"best-cycle{number + 1}",
+            monitor=name,
+            mode=mode,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.number = number
+        self.schedule = schedule
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in a checkpoint; each cycle has its own."""
+        return f"{type(self).__name__}{self.number}"
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the weights if the epoch is the best of the cycle."""
+        if self.schedule.cycle_of(trainer.current_epoch) == self.number:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class StopWithoutProgress(lightning.Callback):
+    """Stops a run after ``schedule.patience`` cycles without a better epoch.
+
+    The checkpoint contains its state, so a run that was stopped does not continue when it is resumed.
+    """
+
+    def __init__(self, *, schedule: Schedule, watch: str, name: str, report: Callable[[str], None]) -> None:
+        self.schedule = schedule
+        self.watch = watch
+        self.name = name
+        self.report = report
+        self.best: float | None = None
+        self.best_cycle = 0
+        self.stopped = False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Do not continue a run that was stopped."""
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare the epoch with the best one, and stop at the end of a cycle if that is too long ago."""
+        epoch, patience = trainer.current_epoch, self.schedule.patience
+        cycle = self.schedule.cycle_of(epoch)
+        value = float(trainer.callback_metrics[WATCHED[self.watch][0]])
+        if is_better(value, self.best, watch=self.watch):
+            self.best, self.best_cycle = value, cycle
+        if self.schedule.ends_cycle(epoch) and cycle - self.best_cycle >= patience:
+            self.stopped = trainer.should_stop = True
+            self.report(f"{self.name} stops: no better {self.watch.replace('_', ' ')} for {patience} cycles.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value, its cycle, and whether the run was stopped."""
+        return {"best": self.best, "best_cycle": self.best_cycle, "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them."""
+        self.best, self.best_cycle = state_dict["best"], state_dict["best_cycle"]
+        self.stopped = state_dict["stopped"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file and renames it when it is complete.
+
+    A checkpoint that is read finds the other checkpoints in its own folder, wherever the run has been moved or copied.
+    """
+
+    def load_checkpoint(self, path: str | Path, *rest: Any, **named: Any) -> dict[str, Any]:
+        """Return the checkpoint at ``path``.
+
+        Raises:
+            FormatError: If it is damaged.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, *rest, **named)
+        # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+        except Exception as error:
+            raise FormatError(
+                f"{path} cannot be loaded: {first_line(error)}",
+                hint="Restore a backup, or remove the file: then the resumed run starts from the beginning.",
+            ) from error
+        folder = Path(os.path.realpath(Path(path).parent))
+
+        def moved(known: str) -> str:
+            return str(folder / Path(known).name) if known else known
+
+        ours = [state for state in checkpoint["callbacks"].values() if "dirpath" in state]
+        # Checkpoints of the user's own callbacks may be in another folder.
+        before = {state["dirpath"] for state in ours if Path(state["best_model_path"]).name == LAST}
+        for state in ours:
+            if state["dirpath"] in before:
+                state["dirpath"] = str(folder)
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = moved(state[key])
+                state["best_k_models"] = {moved(name): value for name, value in state["best_k_models"].items()}
+        return checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        temporary = Path(f"{path}.part")
+        try:
+            temporary.write_bytes(buffer.getbuffer())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

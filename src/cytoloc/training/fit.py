@@ -1,0 +1,187 @@
+"""The loop that a run is trained in, Lightning's: its settings, its callbacks, and its errors in plain words."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy
+
+from cytoloc.errors import TrainingError, first_line
+from cytoloc.training.callbacks import (
+    LAST,
+    WATCHED,
+    AtomicCheckpointIO,
+    BestOfCycle,
+    EpochLog,
+    FiniteCheck,
+    LogRows,
+    SameStartCheck,
+    StopWithoutProgress,
+    TrainingBar,
+)
+from cytoloc.training.distributed import PRECISION, accelerator
+from cytoloc.training.module import Learner
+from cytoloc.training.options import TrainOptions
+
+PROCESS_TIMEOUT: Final = timedelta(hours=1)
+"""How long a process waits for the others, such as for the first one while it writes."""
+
+
+def fit(
+    learner: Learner,
+    folder: Path,
+    *,
+    name: str,
+    watch: str,
+    options: TrainOptions,
+    start: Mapping[str, Any],
+    on_rows: Callable[[LogRows], None] | None,
+) -> None:
+    """Train until the schedule ends, from the last checkpoint if there is one.
+
+    Args:
+        learner: The network, its fields, and how it is trained.
+        folder: The folder of the run.
+        name: Name of the run, for the printed lines.
+        watch: The value that makes an epoch the best one, a key of :data:`~cytoloc.training.callbacks.WATCHED`.
+        options: What the caller chose.
+        start: What must be the same in all processes.
+        on_rows: Receives all rows of the log after each epoch.
+    """
+    schedule, processes = learner.spec.schedule, learner.processes
+    checkpoint = folder / LAST if (folder / LAST).exists() else None
+    monitor, mode = WATCHED[watch]
+    keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
+    log = EpochLog(
+        folder / "log.csv",
+        name=name,
+        schedule=schedule,
+        report=options.report,
+        metrics=tuple(options.metrics),
+        on_rows=on_rows,
+    )
+    callbacks: list[lightning.Callback] = [
+        SameStartCheck({**start, "checkpoint": checkpoint is not None}),
+        FiniteCheck(),
+        log,
+        *options.callbacks,
+    ]
+    if schedule.patience:
+        callbacks.append(StopWithoutProgress(schedule=schedule, watch=watch, name=folder.name, report=options.report))
+    if len(schedule.cycles) > 1:
+        numbers = range(len(schedule.cycles))
+        callbacks += [BestOfCycle(folder, number, schedule=schedule, watch=watch) for number in numbers]
+    # The best one before the last one, whose state then includes which epoch was the best.
+    callbacks += [keep(filename="best", monitor=monitor, mode=mode), keep(filename="last")]
+    callbacks += [TrainingBar(leave=False)] if options.progress_bar else []
+    launch: dict[str, Any] = {"devices": 1}
+    if processes.strategy is not None:
+        launch = {"strategy": processes.strategy, "devices": "auto"}
+    elif processes.world_size > 1:
+        # Frozen weights have no gradient, and DDP must look for them.
+        ddp = DDPStrategy(find_unused_parameters=True, timeout=PROCESS_TIMEOUT)
+        launch = {"strategy": ddp, "devices": processes.per_node, "num_nodes": processes.nodes}
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=schedule.total_epochs,
+            accumulate_grad_batches=schedule.accumulate,
+            gradient_clip_val=schedule.clip or None,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            logger=False,
+            enable_progress_bar=options.progress_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            accelerator=accelerator(options.device),
+            precision=PRECISION[learner.spec.compute.precision],
+            # Each process reads its own shard.
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO(), *processes.plugins],
+            **launch,
+        )
+        try:
+            trainer.fit(learner, ckpt_path=checkpoint)
+        except SystemExit:
+            # Lightning ends so after Ctrl-C.
+            options.report(f"{folder.name} was stopped; continue it with resume=True.")
+            raise KeyboardInterrupt from None
+
+
+@contextmanager
+def clear_errors(learner: Learner, *, size: int) -> Iterator[None]:
+    """Turn what torch says about memory, compilation and lost processes into a :class:`TrainingError`.
+
+    Args:
+        learner: What is trained in the block.
+        size: Edge of the images, in pixels.
+    """
+    compiled = learner.spec.compute.compile
+    if compiled:
+        # Networks that were compiled for an earlier run count towards torch's limit.
+        torch.compiler.reset()
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError, which names its allocator or the transport of messages.
+        text = str(error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
+            batch, accumulate = learner.spec.schedule.batch_size, learner.spec.schedule.accumulate
+            # Batch norms need two fields.
+            smaller = f"schedule.batch_size={max(2, batch // 2)} and schedule.accumulate={2 * accumulate}"
+            raise TrainingError(
+                f"A batch of {batch} fields of {size} px does not fit into memory: {first_line(error)}",
+                hint=f"Set {smaller if batch > 2 else 'a smaller image.size or model.backbone'}, in another folder.",
+            ) from error
+        if learner.processes.world_size > 1 and (
+            isinstance(error, torch.distributed.DistError) or "gloo/transport" in text
+        ):
+            raise TrainingError(
+                "Another process that trains this run has ended, or cannot be reached.",
+                hint="See what it printed, and continue with resume=True.",
+            ) from error
+        if compiled:
+            # torch exports the exception nowhere else, and importing it takes a second.
+            from torch._dynamo.exc import TorchDynamoException
+
+            if isinstance(error, TorchDynamoException):
+                raise TrainingError(
+                    f"The network cannot be compiled: {first_line(error)}",
+                    hint="Set compute.compile=false, in another folder, or install a C++ compiler; for a GPU, Triton.",
+                ) from error
+        raise
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence the greetings of Lightning, and its advice that does not apply here."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # tensorstore's threads decode batches; worker processes would only copy them.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Lightning 2.6 on torch 2.14; users cannot change it.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+        # Losses and metrics are those of the whole batch in every process.
+        warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+        # Weights have no gradient only while the backbone is frozen.
+        warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified.*")
+        # The folder of the run contains the recipe before Lightning writes to it.
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,140 @@
+"""What a caller of training may choose besides the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from traceback import walk_tb
+from typing import Final
+
+import pytorch_lightning as lightning
+
+from cytoloc.choices import Device
+from cytoloc.errors import SettingsError
+from cytoloc.models.losses import Loss
+from cytoloc.training.callbacks import LOG_COLUMNS
+from cytoloc.training.distributed import Processes
+from cytoloc.training.module import CustomAugmentation, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How :func:`~cytoloc.training.run.train` runs, and the user's own parts of a training.
+
+    Attributes:
+        resume: Whether runs that were stopped continue from their last checkpoint; finished ones are left as they are.
+        device: ``cuda``, ``mps``, ``cpu``, or ``auto`` for the best one of this machine.
+        devices: Processes that train together on each machine, one device each; None: as many as torchrun or SLURM
+            started, or one.
+        nodes: Number of machines; None: as many as torchrun or SLURM started, or one.
+        processes: The processes, if something else than torchrun, SLURM or Lightning started them, such as Ray.
+        mlflow: Tracks the runs with MLflow, too: a tracking URI, such as ``http://127.0.0.1:5000`` or
+            ``sqlite:///runs.db``, or the path of a SQLite file.
+        augmentation: Called as ``augmentation(images, generator)`` after the augmentation of the recipe. ``images`` is
+            uint8 ``(n, channels, size, size)``, the generator is on the CPU; returns images of the same shape, uint8 or
+            float with gray values from 0 to 255.
+        loss: Called as ``loss(logits, targets)`` in place of the loss of the recipe. Both are float
+            ``(n, locations)``; returns a scalar tensor.
+        callbacks: Lightning callbacks; the same objects serve all runs of a call.
+        metrics: Functions ``metric(probabilities, truth)`` by name, both arrays ``(n, locations)`` of the held-out
+            fold. They are computed after each epoch and become columns of ``log.csv``.
+        report: Receives a line of text per epoch.
+        progress_bar: Whether a progress bar shows the steps of an epoch.
+
+    Raises:
+        SettingsError: If a value has the wrong type, or the name of a metric is taken.
+    """
+
+    resume: bool = False
+    device: Device = "auto"
+    devices: int | None = None
+    nodes: int | None = None
+    processes: Processes | None = None
+    mlflow: str | Path | None = None
+    augmentation: CustomAugmentation | None = None
+    loss: Loss | None = None
+    callbacks: Sequence[lightning.Callback] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    report: Callable[[str], None] = print
+    progress_bar: bool = False
+
+    def __post_init__(self) -> None:
+        for name, count in {"devices": self.devices, "nodes": self.nodes}.items():
+            if count is not None and (type(count) is not int or count < 1):
+                raise SettingsError(f"{name} is {count!r}.", hint="Give an integer of at least 1, or None.")
+        functions: dict[str, object] = {"augmentation": self.augmentation, "loss": self.loss, "report": self.report}
+        if not isinstance(self.metrics, Mapping):
+            raise SettingsError(
+                f"metrics is a {type(self.metrics).__name__}.", hint="Give a dictionary of functions by name."
+            )
+        functions |= {f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}
+        for name, function in functions.items():
+            if function is not None and not callable(function):
+                raise SettingsError(f"{name} is {function!r}, which cannot be called.", hint="Give a function.")
+        for name in self.metrics:
+            if not isinstance(name, str) or not name.isidentifier() or name in LOG_COLUMNS:
+                raise SettingsError(
+                    f"metrics has the name {name!r}.",
+                    hint=f"Use letters, digits and underscores, and none of {', '.join(LOG_COLUMNS)}.",
+                )
+        for callback in self.callbacks:
+            if not isinstance(callback, lightning.Callback):
+                raise SettingsError(
+                    f"callbacks has {callback!r}, which is not a Lightning callback.",
+                    hint="Derive its class from pytorch_lightning.Callback.",
+                )
+
+    @property
+    def custom(self) -> dict[str, str]:
+        """Qualified names of the user's own augmentation and loss, as ``run.json`` has them."""
+        return {
+            name: qualified_name(function)
+            for name, function in {"augmentation": self.augmentation, "loss": self.loss}.items()
+            if function is not None
+        }
+
+    @contextmanager
+    def custom_errors_unchanged(self) -> Iterator[None]:
+        """Raise an exception of the user's own parts as it was, whatever was made of it on its way."""
+        parts = [self.augmentation, self.loss, *self.callbacks, *self.metrics.values()]
+        parts = [part.func if isinstance(part, partial) else part for part in parts if part is not None]
+        codes = {getattr(part, "__code__", None) for part in parts} - {None}
+
+        def is_custom(error: BaseException) -> bool:
+            frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+            owners = [frame.f_locals.get("self") for frame in frames]
+            return any(frame.f_code in codes for frame in frames) or any(
+                owner is part for owner in owners for part in parts
+            )
+
+        original: BaseException | None
+        try:
+            yield
+        except BaseException as error:
+            original = error
+            while original is not None and not is_custom(original):
+                original = original.__cause__ or original.__context__
+            if original is None or original is error:
+                raise
+        else:
+            return
+        raise original
+
+
+DEFAULT_OPTIONS: Final = TrainOptions()
+"""One process on the best device, without tracking and parts of the user."""
+
+
+def qualified_name(function: object) -> str:
+    """Return the name of a function, or of the class of an object that can be called, with its module.
+
+    >>> qualified_name(len), qualified_name(partial(len))
+    ('builtins.len', 'builtins.len')
+    """
+    if isinstance(function, partial):
+        return qualified_name(function.func)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,112 @@
+"""The network that a run starts with: weights of an earlier run or of a bundle, and of other channels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from cytoloc.dataset.store import Dataset
+from cytoloc.errors import (
+    FormatError,
+    TrainingError,
+    WeightsError,
+)
+from cytoloc.labels import LabelSet
+from cytoloc.models.network import build_network
+from cytoloc.predict.bundle import write_bundle
+from cytoloc.predict.loading import load
+from cytoloc.predict.runs import model_spec
+from cytoloc.recipe import load_recipe
+from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.starting import first_network
+from tests.training.conftest import OWN, Make, network_of, tiny, train_fold
+
+
+def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        train_fold(tiny(), study, folds, fold, out=tmp_path / "small")
+    later = ["schedule.learning_rate=1e-12", "schedule.weight_decay=0"]
+    weights = f"model.weights=run:{tmp_path}/small/quick-fold{{fold}}"
+    run = train_fold(tiny(*later, weights), study, folds, 1, out=tmp_path)
+    before, after = (network_of(path / "last.ckpt") for path in (tmp_path / "small" / "quick-fold1", run))
+    trained = [name for name, _ in load(run).networks[0].named_parameters()]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in trained)
+
+    # A third run knows what the first has seen, by way of the second.
+    facts = json.loads((run / "run.json").read_text())
+    first = json.loads((tmp_path / "small" / "quick-fold1" / "run.json").read_text())
+    assert facts["started_from"] == {
+        "name": "quick-fold1",
+        "trained_on": sorted(first["trained_on"]),
+        "with_head": True,
+    }
+    less = folds.with_columns(pl.when(pl.col("fold") != 2).then("fold"))
+    second = train_fold(tiny(*later, weights, "name=second"), study, less, 1, out=tmp_path)
+    assert load(second).info.trained_on == set(first["trained_on"])
+    with pytest.raises(TrainingError, match="was trained on"):
+        train_fold(tiny(f"model.weights=run:{second}"), study, folds, 2, out=tmp_path / "b")
+
+    leaking = weights.replace("{fold}", "0")
+    with pytest.raises(TrainingError, match=r"was trained on \d+ of the \d+ fields held out now"):
+        train_fold(tiny(leaking), study, folds, 1, out=tmp_path / "b")
+    with pytest.raises(WeightsError, match="with the head average-max, not of test_resnet with plain"):
+        train_fold(tiny(weights, "model.head=plain"), study, folds, 1, out=tmp_path / "b")
+    with pytest.raises(WeightsError, match="is no run"):
+        train_fold(tiny("model.weights=run:nowhere"), study, folds, 1, out=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_starts_from_a_bundle_of_other_fields(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    first, second = sorted(folds["fold"].drop_nulls().unique())[:2]
+    apart = folds.with_columns(pl.when(pl.col("fold") != first).then("fold") - 1)
+    runs = [train_fold(tiny(), study, apart, fold, out=tmp_path / "small") for fold in (0, 1)]
+    bundle = tmp_path / "small.cytoloc"
+    write_bundle(runs, bundle)
+    still = ["schedule.learning_rate=1e-12", "schedule.weight_decay=0", f"model.weights=bundle:{bundle}"]
+    # Held out is what the bundle has not seen.
+    run = train_fold(tiny(*still), study, folds, first, out=tmp_path)
+    # Fold 0 is held out, so of its two networks it is that of fold 0.
+    before, after = network_of(runs[0] / "last.ckpt"), network_of(run / "last.ckpt")
+    trained = [name for name, _ in load(run).networks[0].named_parameters()]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in trained)
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["started_from"]["name"] == "quick-fold0"
+    assert set(facts["started_from"]["trained_on"]) == set(apart.drop_nulls()["id"])
+    with pytest.raises(TrainingError, match=r"small\.cytoloc was trained on \d+ of the \d+ fields held out"):
+        train_fold(tiny(*still), study, folds, second, out=tmp_path / "b")
+    with pytest.raises(WeightsError, match="not of test_resnet with plain"):
+        train_fold(tiny(*still, "model.head=plain"), study, folds, first, out=tmp_path / "b")
+    with pytest.raises(WeightsError, match=r"builtin is of tf_efficientnet_lite0"):
+        train_fold(tiny("model.weights=bundle:builtin"), study, folds, first, out=tmp_path / "b")
+    with pytest.raises(FormatError, match="there is no such bundle file"):
+        train_fold(tiny("model.weights=bundle:nowhere"), study, folds, first, out=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_earlier_network_gives_its_backbone_to_other_locations_and_channels(make: Make, tmp_path: Path) -> None:
+    dataset = make("nucleus", "protein", size=128)
+    recipe = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), dataset)
+    start = first_network(recipe, OWN, fold=0, held_out=[])
+    assert start.started_from["with_head"] is False
+    four = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), make(*FOUR, size=128))
+    whole = first_network(four, LabelSet.hpa28(), fold=0, held_out=[])
+    assert whole.started_from["with_head"] is True
+    stem = "backbone.conv_stem.weight"
+    usual = whole.network.state_dict()[stem]
+    np.testing.assert_array_equal(start.network.state_dict()[stem], usual[:, [2, 1]])
+    other = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), make("protein", "actin"))
+    with pytest.raises(WeightsError, match="sees microtubules, protein, nucleus, er, not actin"):
+        first_network(other, OWN, fold=0, held_out=[])
+
+
+def test_a_network_without_statistics_of_a_channel_is_refused() -> None:
+    with pytest.raises(Exception, match="no mean or standard deviation of the channel golgi"):
+        build_network(model_spec(load_recipe("quick", overrides=['image.channels=["protein", "golgi"]']), locations=3))
+
+
+FOUR = ("microtubules", "protein", "nucleus", "er")
