@@ -85,8 +85,8 @@ def ensemble(
         values = fit_ensemble(method, given.stack, np.zeros(given.stack.shape[1:], bool))(given.stack)
     each = {name: table.provenance for name, table in members.items()}
     provenance = {"ensemble": method, "members": each, **warnings_of(members.values())}
-    values = np.clip(values, 0, 1).astype(np.float32)
-    return Predictions(given.ids or (), values, next(iter(members.values())).label_set, provenance)
+    narrow = np.clip(values, 0, 1).astype(np.float32)
+    return Predictions(given.ids or (), narrow, next(iter(members.values())).label_set, provenance)
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,11 @@ def read_bundle(path: Path) -> Model:
         provenance={
             "bundle": path.name,
             "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in head.members],
-            **({"calibrated_by": head.parts[_DECISION].sha256} if decision and decision.plan.learns else {}),
+            **(
+                {"calibrated_by": head.parts[_DECISION].sha256}
+                if decision and decision.method.fits_probabilities
+                else {}
+            ),
             **({"caution": head.caution} if head.caution else {}),
         },
         trained_on=trained_on,
@@ -420,5 +424,5 @@ def _plain_card(name: str, runs: Sequence[dict[str, Any]], decision: Decision | 
     if decision:
         judged, fields = (decision.fitted_on.get(key) for key in ("macro_f1_cross_fitted", "fields"))
         worth = "" if judged is None else f"; macro F1 {judged:.3f} on fields that it did not see"
-        lines += ["", f"Decision: method {decision.method}, fitted to {fields or 'unknown'} fields{worth}."]
+        lines += ["", f"Decision: method {decision.method.name}, fitted to {fields or 'unknown'} fields{worth}."]
     return "\n".join(lines) + "\n"
