@@ -204,8 +204,10 @@ class Stack(ExpectedF1):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.precision is not None and not self.precision > 0:
-            raise SettingsError(f"precision must be greater than 0; this is {self.precision:g}.")
+        if self.precision is not None:
+            if not self.precision > 0:
+                raise SettingsError(f"precision must be greater than 0; this is {self.precision:g}.")
+            object.__setattr__(self, "precision", float(self.precision))
 
     @property
     def name(self) -> str:
