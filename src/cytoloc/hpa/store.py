@@ -133,18 +133,18 @@ class FetchFolder:
         found: dict[str, FetchedFile] = {}
         rows = csv.reader(whole.decode("utf-8", errors="replace").splitlines(), strict=True)
         try:
-            for row in rows:
-                if rows.line_num == 1 and row != list(FetchedFile._fields):
-                    raise FormatError(
-                        f"{path} is not a manifest of this version: it has the columns {', '.join(row)[:200]}.",
-                        hint="Move the folder away and fetch again, or use the release of cytoloc that wrote it.",
-                    )
-                if rows.line_num > 1:
-                    found[row[0]] = FetchedFile(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
+            header = next(rows, list(FetchedFile._fields))
+            for row in rows if header == list(FetchedFile._fields) else ():
+                found[row[0]] = FetchedFile(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
         except (csv.Error, IndexError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{path}, line {rows.line_num}, is damaged.", hint="Remove that line; its file is fetched again."
             ) from error
+        if header != list(FetchedFile._fields):
+            raise FormatError(
+                f"{path} is not a manifest of this version: it has the columns {', '.join(header)[:200]}.",
+                hint="Move the folder away and fetch again, or use the release of cytoloc that wrote it.",
+            )
         return found
 
     def is_here(self, row: FetchedFile, *, verify: bool) -> bool:
