@@ -93,12 +93,12 @@ def test_a_gene_without_images_is_a_gene(tmp_path: Path) -> None:
 
 WHOLE = gene_xml("ENSG00000000003", "TSPAN6", [APPROVED])
 BAD: dict[str, tuple[str, str]] = {
-    "empty": ("", "not whole XML: no element found"),
-    "cut off": (WHOLE[:900], "not whole XML"),
+    "empty": ("", "not valid XML: no element found"),
+    "cut off": (WHOLE[:900], "not valid XML"),
     "mismatched": (WHOLE.replace("</antibody>", "</antibodies>", 1), "mismatched tag"),
     "a web page": ("<!DOCTYPE html>\n<html><head><meta charset=utf-8></head></html>", "is a web page"),
     "an older web page": ("<html><p>Not found<br></html>", "is a web page"),
-    "text": ("Not found", "not whole XML"),
+    "text": ("Not found", "not valid XML"),
     "another root": ("<uniprot><entry/></uniprot>", "begins with <uniprot>"),
     "a later schema": (WHOLE.replace('"2.5"', '"4.0"'), "is of schema 4.0"),
     "no identifier": (WHOLE.replace("<identifier", "<id").replace("</identifier>", "</id>"), "without identifier"),

@@ -87,10 +87,10 @@ def ensemble(
         typer.echo(json.dumps({"fields": len(result), "correlations": table, "contributions": rows}, indent=2))
         return
     typer.echo(f"{out}: {counted(len(result), 'field')}, {counted(len(members), 'member')}, {method}.")
-    typer.echo("\n".join(_report_lines(list(members), correlations, contributions)))
+    typer.echo("\n".join(_member_lines(list(members), correlations, contributions)))
 
 
-def _report_lines(
+def _member_lines(
     names: Sequence[str], correlations: NDArray[np.float64], contributions: Sequence[MemberContribution]
 ) -> list[str]:
     width = max(map(len, names))

@@ -17,7 +17,7 @@ from cytoloc.decide.inputs import (
     as_groups,
     as_truth,
     common_label_set,
-    labels_by_id,
+    label_indices,
 )
 from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
 from cytoloc.errors import ArgumentTypeError, SettingsError
@@ -169,7 +169,6 @@ def evaluate(
         raise SettingsError(f"min_positives must be an integer of 1 or more; this is {min_positives!r}.")
     ids: tuple[str, ...] | None = None
     probabilities: NDArray[np.floating] | None = None
-    predicted: Bools
     if isinstance(predictions, Predictions):
         if predictions.decided is None:
             raise SettingsError(
@@ -177,28 +176,24 @@ def evaluate(
                 hint="Apply one: cytoloc.fit_decision(…)(predictions).",
             )
         locations = common_label_set(predictions.label_set, labels, label_set, columns=predictions.decided.shape[1])
-        ids, probabilities, predicted = predictions.ids, predictions.probabilities, predictions.decided
+        ids, probabilities, predicted = predictions.ids, predictions.probabilities, np.asarray(predictions.decided)
     elif isinstance(predictions, Mapping):
         named = label_set or (None if isinstance(labels, np.ndarray | Mapping) else labels.label_set)
         if named is None:
             raise SettingsError("The label set of the predictions is not known.", hint="Give label_set.")
         locations = common_label_set(named, labels, label_set, columns=len(named))
-        ids, predicted = tuple(predictions), locations.to_matrix(labels_by_id(predictions, locations).values())
+        ids, predicted = tuple(predictions), locations.to_matrix(label_indices(predictions, locations).values())
     elif isinstance(predictions, np.ndarray) and predictions.dtype == np.bool_ and predictions.ndim == 2:
         predicted = predictions
         locations = common_label_set(None, labels, label_set, columns=predicted.shape[1])
     else:
-        what = f"{predictions.dtype} array" if isinstance(predictions, np.ndarray) else type(predictions).__name__
         raise ArgumentTypeError(
             "predictions must be Predictions, a bool array (n, locations), or a mapping of ids to indices of"
-            f" locations; this is a {what}.",
+            f" locations; this is {type(predictions).__name__} {getattr(predictions, 'dtype', '')}.",
             hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
         )
     truth = as_truth(labels, ids, locations, shape=predicted.shape)
-    if isinstance(labels, np.ndarray):
-        labeled = len(labels)
-    else:
-        labeled = len(labels) if isinstance(labels, Mapping) else int(labels.labeled.sum())
+    labeled = len(labels) if isinstance(labels, np.ndarray | Mapping) else int(labels.labeled.sum())
     numbers = as_groups(groups, ids, len(truth))
     chance = chance_f1(predicted, truth)
     low, high = np.quantile(resampled_f1(predicted, truth, groups=numbers), [0.025, 0.975], axis=0)
@@ -240,7 +235,7 @@ def _leak_effect(
 ) -> LeakEffect:
     if ids is None:
         raise ArgumentTypeError("leak names fields by id, but the predictions are an array.", hint="Give Predictions.")
-    known = labels_by_id(leak, label_set)
+    known = label_indices(leak, label_set)
     leaked = np.array([name in known for name in ids])
     given = predicted.copy()
     given[leaked] = label_set.to_matrix([known[name] for name in ids if name in known])

@@ -217,10 +217,10 @@ def as_truth(labels: FieldLabels, ids: tuple[str, ...] | None, label_set: LabelS
             f" {type(labels).__name__}.",
             hint="Give arrays for both, or Predictions with a dataset.",
         )
-    return truth_of(ids, labels_by_id(labels, label_set), label_set, where="labels")
+    return truth_of(ids, label_indices(labels, label_set), label_set, where="labels")
 
 
-def labels_by_id(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set: LabelSet) -> dict[str, Any]:
+def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set: LabelSet) -> dict[str, Any]:
     """Return the indices of the locations of each labeled field.
 
     Raises:

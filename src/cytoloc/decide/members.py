@@ -22,7 +22,7 @@ from cytoloc.decide.inputs import (
     as_groups,
     as_members,
     common_label_set,
-    labels_by_id,
+    label_indices,
     logits_of,
     refuse_unknown_word,
     row_keys,
@@ -74,7 +74,7 @@ def ensemble(
     if method in NEEDS_LABELS:
         if labels is None:
             raise SettingsError(f"The method {method!r} is fitted to labels.", hint="Give labels.")
-        labeled, known = _labeled(given, labels, groups)
+        labeled, known = _with_labels(given, labels, groups)
         how = Grid(ensemble=method)
         model = fit_probabilities(how, labeled.members.stack, labeled.truth)
         values = model(given.stack)
@@ -139,7 +139,7 @@ def member_contributions(
     Raises:
         TableError: As :func:`ensemble`, and if all labeled fields of a member are in one part of the cross-fit.
     """
-    labeled, _ = _labeled(_as_named(members), labels, groups)
+    labeled, _ = _with_labels(_as_named(members), labels, groups)
     stack, truth = labeled.members.stack, labeled.truth
     parts = _parts(stack, labeled.groups)
     has = ~np.isnan(stack[:, :, 0])
@@ -172,10 +172,10 @@ def _as_named(members: Mapping[str, Predictions]) -> Members:
     return as_members(members)
 
 
-def _labeled(members: Members, labels: SomeLabels, groups: FieldGroups | None) -> tuple[LabeledMembers, Bools]:
+def _with_labels(members: Members, labels: SomeLabels, groups: FieldGroups | None) -> tuple[LabeledMembers, Bools]:
     """Return the labeled ones of the fields, and which they are."""
     label_set: LabelSet = common_label_set(members.label_set, labels, None, columns=members.stack.shape[2])
-    known, ids = labels_by_id(labels, label_set), members.ids or ()
+    known, ids = label_indices(labels, label_set), members.ids or ()
     labeled = np.array([name in known for name in ids])
     if not labeled.any():
         raise TableError(

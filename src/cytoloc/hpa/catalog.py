@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -123,24 +123,21 @@ def read_catalog(path: Path) -> Iterator[Gene]:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
-            yield from _genes(gzip.GzipFile(fileobj=file) if zipped else file, where=path.name)
+            stream = gzip.GzipFile(fileobj=file) if zipped else file
+            reader = _Reader(path.name)
+            while chunk := stream.read(_CHUNK):
+                reader.parser.Parse(chunk, False)  # noqa: FBT003
+                yield from reader.take()
+            reader.parser.Parse(b"", True)  # noqa: FBT003
+            yield from reader.take()
+        except expat.ExpatError as error:
+            raise FormatError(
+                f"{path.name} is not valid XML: {expat.ErrorString(error.code)}, line {error.lineno}, column"
+                f" {error.offset}.",
+                hint="It may be cut off, or a web page. Fetch it again.",
+            ) from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise FormatError(f"{path.name} is cut off or damaged: {error}.", hint="Fetch it again.") from error
-
-
-def _genes(stream: IO[bytes] | gzip.GzipFile, *, where: str) -> Iterator[Gene]:
-    reader = _Reader(where)
-    try:
-        while chunk := stream.read(_CHUNK):
-            reader.parser.Parse(chunk, False)  # noqa: FBT003
-            yield from reader.take()
-        reader.parser.Parse(b"", True)  # noqa: FBT003
-    except expat.ExpatError as error:
-        raise FormatError(
-            f"{where} is not whole XML: {expat.ErrorString(error.code)}, line {error.lineno}, column {error.offset}.",
-            hint="It may be cut off, or a web page. Fetch it again.",
-        ) from error
-    yield from reader.take()
 
 
 class _Reader:

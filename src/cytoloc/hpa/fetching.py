@@ -16,7 +16,6 @@ from cytoloc.errors import ArgumentTypeError, FetchError, FormatError, ImageErro
 from cytoloc.files import existing
 from cytoloc.hpa.catalog import (
     RELIABILITIES,
-    CatalogField,
     FieldSelection,
     Gene,
     SelectionOptions,
@@ -248,7 +247,9 @@ def fetch_hpa(
             )
         labeled = ((name, selection.label_set.format(ids)) for name, ids in selection.labels.items() if ids)
         folder.write_table("labels.csv", ("Id", "Target"), labeled)
-        folder.write_table("fields.csv", _FIELD_COLUMNS, map(_field_row, selection.fields))
+        values = ([getattr(each, name) for name in _FIELD_COLUMNS] for each in selection.fields)
+        rows = ([";".join(value) if isinstance(value, tuple) else value for value in row] for row in values)
+        folder.write_table("fields.csv", _FIELD_COLUMNS, rows)
         folder.write_table("unknown_names.csv", ("name", "fields"), selection.unknown.most_common())
         folder.write_table("genes.csv", GeneRow._fields, plan.genes)
         with options.progress("fetching") as advance:
@@ -360,10 +361,6 @@ def _make_plan(
             file = f"images/{each.folder}/{each.id.partition('_')[2]}_{color}.jpg"
             images.append(RemoteFile(file, url, each.release))
     return FetchPlan(selection, [GeneRow(*row, taken[row[0]]) for row in seen], images, failed, skipped)
-
-
-def _field_row(each: CatalogField) -> list[str]:
-    return [";".join(value) if isinstance(value := getattr(each, name), tuple) else value for name in _FIELD_COLUMNS]
 
 
 def _fetch_images(

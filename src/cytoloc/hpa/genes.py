@@ -130,7 +130,7 @@ def read_gene_table(path: Path) -> GeneTable:
 
 def _table(lines: list[str], *, where: Path) -> GeneTable:
     """Return each gene's name and id, in order; none if the lines are not a table with such columns."""
-    header, *written = _rows(lines, where=where) or [[]]
+    header, *written = _table_rows(lines, where=where) or [[]]
     whole = [row for row in written if len(row) == len(header) > 1]
     for column in _ID_COLUMNS:
         if column not in header:
@@ -148,7 +148,7 @@ def _table(lines: list[str], *, where: Path) -> GeneTable:
     return GeneTable({})
 
 
-def _rows(lines: list[str], *, where: Path) -> list[list[str]]:
+def _table_rows(lines: list[str], *, where: Path) -> list[list[str]]:
     """Return the rows that are not empty; only the header if it has no column of ids.
 
     Raises:
