@@ -15,10 +15,10 @@ from sklearn.metrics import f1_score, precision_recall_curve
 
 from benchmarks.rounds import Way, in_separate_process, in_turns, peak_mb
 from cytoloc.decide import fit_decision, macro_f1
-from cytoloc.decide.calibrate import fit_calibration
+from cytoloc.decide.calibration import fit_calibration
 from cytoloc.decide.metrics import class_f1
 from cytoloc.decide.thresholds import (
-    SEED_GRID,
+    BASELINE_GRID,
     exact_thresholds,
     expected_thresholds,
     grid_thresholds,
@@ -206,8 +206,8 @@ def loop_thresholds(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]
     """Return the silver-medal baseline's thresholds by its own loop: scikit-learn's F1 at 600 values a class."""
     best = []
     for i in range(truth.shape[1]):
-        scores = [f1_score(truth[:, i], probabilities[:, i] > value, zero_division=0) for value in SEED_GRID]
-        best.append(SEED_GRID[int(np.argmax(scores))])
+        scores = [f1_score(truth[:, i], probabilities[:, i] > value, zero_division=0) for value in BASELINE_GRID]
+        best.append(BASELINE_GRID[int(np.argmax(scores))])
     return np.array(best)
 
 
@@ -219,7 +219,7 @@ def has_best_f1(thresholds: NDArray[np.float64], probabilities: NDArray[np.float
     for i in np.flatnonzero(truth.any(axis=0)):
         precision, recall, values = precision_recall_curve(truth[:, i], probabilities[:, i])
         # The curve counts what is at least a value, a threshold what is above: the next value then.
-        at = np.searchsorted(values, SEED_GRID, side="right")
+        at = np.searchsorted(values, BASELINE_GRID, side="right")
         both = precision[at] + recall[at]
         best = np.max(2 * precision[at] * recall[at] / np.where(both > 0, both, 1))
         found = f1_score(truth[:, i], probabilities[:, i] > thresholds[i], zero_division=0)

@@ -17,38 +17,35 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.decide import WAYS, Predict, Predictions, compare_on_halves, read_folder
-from cytoloc.choices import Method
-from cytoloc.decide import fit_decision
-from cytoloc.decide.inputs import logits_of, row_keys, stack_members
-from cytoloc.decide.plan import FieldPlan, deal, find_thresholds, fit_evidence, unseen_probabilities
+from cytoloc.decide import Exact, ExpectedF1, GlobalGrid, Ratio, Shrunk, Smooth, Stack, fit_decision
+from cytoloc.decide.cross_fitting import assign_parts, fit_probabilities, out_of_fold_probabilities
+from cytoloc.decide.inputs import Bools, Floats, logits_of, row_keys, stack_members
+from cytoloc.decide.methods import AnyMethod, Method
 from cytoloc.decide.thresholds import exact_thresholds, expected_thresholds
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
+
+def by_method(
+    method: AnyMethod, here: Predictions, truth: Bools, there: Predictions, *, label_shift: bool = False
+) -> Bools:
+    """Return the decisions of a method of the package."""
+    return fit_decision(here, truth, method=method, intervals=False)(there, label_shift=label_shift)
 
 
-def by_method(method: Method, here: Predictions, truth: Bools, there: Predictions, *, shift: bool = False) -> Bools:
-    """Return what a method of the package decides."""
-    return fit_decision(here, truth, method=method, intervals=False)(there, shift=shift)
-
-
-def by_plan(
-    plan: FieldPlan,
+def without_rules(
+    method: Method,
     thresholds: Callable[[Floats, Bools], Floats] | None,
     here: Predictions,
     truth: Bools,
     there: Predictions,
 ) -> Bools:
-    """Return what a plan decides without any rule after the thresholds, or with thresholds found in another way."""
+    """Return the decisions of a method without rules after the thresholds, or with thresholds found in another way."""
     stack = stack_members(here)
-    evidence = fit_evidence(plan, stack, truth)
-    unseen = unseen_probabilities(plan, stack, truth, deal(row_keys(stack), None, parts=5), start=evidence)
-    found = find_thresholds(plan, unseen, truth) if thresholds is None else thresholds(unseen, truth)
-    return evidence(stack_members(there)) > found
+    model = fit_probabilities(method, stack, truth)
+    probabilities = out_of_fold_probabilities(method, stack, truth, assign_parts(row_keys(stack), None), start=model)
+    return model(stack_members(there)) > (thresholds or method.thresholds)(probabilities, truth)
 
 
 def blended(probabilities: Floats, truth: Bools) -> Floats:
@@ -74,32 +71,30 @@ def by_trees(here: Predictions, truth: Bools, there: Predictions) -> Bools:
     return np.asarray(forest.predict(new) > thresholds, np.bool_)
 
 
-STACK = FieldPlan("stack", "none", "expected", 100.0)
+STACK = Stack(precision=100.0)
 
 TRIED: dict[str, Predict] = {
     **WAYS,
     **{
-        f"method {method}": partial(by_method, method)
-        for method in ("global", "smooth", "ratio", "shrunk", "exact", "expected", "stack")
+        f"method {method.word}": partial(by_method, method)
+        for method in (GlobalGrid(), Smooth(), Ratio(), Shrunk(), Exact(), ExpectedF1(), Stack())
     },
-    "method auto, shifted frequencies": partial(by_method, "auto", shift=True),
+    "method auto, label shift": partial(by_method, "auto", label_shift=True),
     **{
-        f"{kind}, Platt, expected": partial(by_plan, FieldPlan(kind, "platt", "expected"), None)
-        for kind in ("logit", "rank", "weighted", "class")
+        f"{ensemble}, Platt, expected": partial(without_rules, ExpectedF1(ensemble=ensemble), None)
+        for ensemble in ("logit", "rank", "weighted", "class")
     },
     **{
-        f"weighted, {kind}, expected": partial(by_plan, FieldPlan("weighted", kind, "expected"), None)
+        f"weighted, {kind}, expected": partial(without_rules, ExpectedF1(ensemble="weighted", calibration=kind), None)
         for kind in ("temperature", "isotonic", "beta")
     },
     **{
-        f"stack of precision {precision:g}, expected": partial(
-            by_plan, FieldPlan("stack", "none", "expected", precision), None
-        )
+        f"stack of precision {precision:g}, expected": partial(without_rules, Stack(precision=precision), None)
         for precision in (10.0, 30.0, 100.0, 300.0, 1000.0)
     },
-    "stack of precision 100, best F1 seen": partial(by_plan, STACK, exact_thresholds),
-    "stack of precision 100, halfway between both": partial(by_plan, STACK, blended),
-    "stack of precision 100, expected, resampled": partial(by_plan, STACK, resampled),
+    "stack of precision 100, best F1 seen": partial(without_rules, STACK, exact_thresholds),
+    "stack of precision 100, halfway between both": partial(without_rules, STACK, blended),
+    "stack of precision 100, expected, resampled": partial(without_rules, STACK, resampled),
     "extremely randomized trees, expected": by_trees,
 }
 

@@ -131,7 +131,10 @@ def main() -> None:
         words += ["--rate", str(given.rate), "--limit", str(given.images // 4)]
         for what in ("fetch", "again"):
             facts, seconds, _ = run(words)
-            print(f"{what}  {facts['came']:>6} images, {facts['here_before']} here before: {seconds:.1f} s", flush=True)
+            print(
+                f"{what}  {facts['images']:>6} images, {facts['already_there']} already there: {seconds:.1f} s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

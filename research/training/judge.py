@@ -17,9 +17,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cytoloc import open_dataset
-from cytoloc.choices import Method
-from cytoloc.decide import Decision, fit_decision, macro_f1
-from cytoloc.decide.decision import cross_fit
+from cytoloc.choices import MethodName
+from cytoloc.decide import Decision, cross_fit, fit_decision, macro_f1
 from cytoloc.decide.metrics import macro_f1_interval, overall, resampled_f1
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_groups, read_labels, truth_of
@@ -127,14 +126,14 @@ def systems_table(
 ) -> list[dict[str, Any]]:
     """Return and print what each system's author would have believed, and what the test set says."""
     judge, rows, decided = Judge(study, work), [], []
-    for group, method in [*((each, "seed") for each in starting), *((each, "auto") for each in ours)]:
+    for group, method in [*((each, "grid") for each in starting), *((each, "auto") for each in ours)]:
         runs = group.runs(work)
         ids, scores, truth = judge.held_out(runs)
         groups = judge.groups(ids)
         decision = fit_decision({"mean": scores}, truth, method=method, groups=groups, intervals=False)
         unseen = cross_fit({"mean": scores}, truth, method=method, groups=groups)
         # The silver-medal baseline judges thresholds on the fields that they were fitted to.
-        believed = decision({"mean": scores}) if method == "seed" else unseen
+        believed = decision({"mean": scores}) if method == "grid" else unseen
         test = judge.measures(decision, judge.test(runs))
         decided.append(decision({"mean": judge.test(runs)}))
         rows.append(
@@ -173,7 +172,17 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
     """Return and print what other decisions on the same scores are worth, and fewer networks."""
     judge, rows = Judge(study, work), {}
     ids, scores, truth = judge.held_out(strong.runs(work))
-    methods: tuple[Method, ...] = ("auto", "seed", "fixed", "global", "ratio", "shrunk", "exact", "expected", "stack")
+    methods: tuple[MethodName, ...] = (
+        "auto",
+        "grid",
+        "fixed",
+        "global",
+        "ratio",
+        "shrunk",
+        "exact",
+        "expected",
+        "stack",
+    )
     fitted = {
         method: fit_decision({"mean": scores}, truth, method=method, groups=judge.groups(ids), intervals=False)
         for method in methods

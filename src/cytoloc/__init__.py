@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from cytoloc import errors as errors
-    from cytoloc import torch as torch
+    import cytoloc.errors
+    import cytoloc.torch  # noqa: F401  the public modules
     from cytoloc.channels import CHANNELS as CHANNELS
     from cytoloc.contents import describe as describe
     from cytoloc.curation.audit import audit_labels as audit_labels
@@ -36,7 +36,29 @@ if TYPE_CHECKING:
     from cytoloc.dataset.imports import import_kaggle as import_kaggle
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
+    from cytoloc.decide import Auto as Auto
+    from cytoloc.decide import Decision as Decision
+    from cytoloc.decide import Evaluation as Evaluation
+    from cytoloc.decide import Exact as Exact
+    from cytoloc.decide import ExpectedF1 as ExpectedF1
+    from cytoloc.decide import Fixed as Fixed
+    from cytoloc.decide import GlobalGrid as GlobalGrid
+    from cytoloc.decide import Grid as Grid
+    from cytoloc.decide import Ratio as Ratio
+    from cytoloc.decide import Rules as Rules
+    from cytoloc.decide import Shrunk as Shrunk
+    from cytoloc.decide import Smooth as Smooth
+    from cytoloc.decide import Stack as Stack
+    from cytoloc.decide import cross_fit as cross_fit
+    from cytoloc.decide import ensemble as ensemble
+    from cytoloc.decide import evaluate as evaluate
+    from cytoloc.decide import fit_and_cross_fit as fit_and_cross_fit
+    from cytoloc.decide import fit_decision as fit_decision
+    from cytoloc.decide import read_decision as read_decision
+    from cytoloc.decide import write_decision as write_decision
     from cytoloc.errors import CytolocError as CytolocError
+    from cytoloc.hpa.fetching import FetchOptions as FetchOptions
+    from cytoloc.hpa.fetching import fetch_hpa as fetch_hpa
     from cytoloc.label_conversion import conversion as conversion
     from cytoloc.label_conversion import convert_labels as convert_labels
     from cytoloc.label_conversion import convert_predictions as convert_predictions
@@ -59,6 +81,9 @@ if TYPE_CHECKING:
     from cytoloc.simulate.study import Flaws as Flaws
     from cytoloc.simulate.study import simulate_dataset as simulate_dataset
     from cytoloc.simulate.study import simulate_study as simulate_study
+    from cytoloc.training.options import TrainOptions as TrainOptions
+    from cytoloc.training.run import Run as Run
+    from cytoloc.training.run import train as train
 
 __version__ = "0.1.0"
 
@@ -75,6 +100,31 @@ _HOMES: Final = {
     "dataset.imports": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle"),
     "dataset.store": ("Dataset", "open_dataset"),
     "contents": ("describe",),
+    "decide": (
+        "Auto",
+        "Decision",
+        "Evaluation",
+        "Exact",
+        "ExpectedF1",
+        "Fixed",
+        "GlobalGrid",
+        "Grid",
+        "Ratio",
+        "Rules",
+        "Shrunk",
+        "Smooth",
+        "Stack",
+        "cross_fit",
+        "ensemble",
+        "evaluate",
+        "fit_and_cross_fit",
+        "fit_decision",
+        "read_decision",
+        "write_decision",
+    ),
+    "hpa.fetching": ("FetchOptions", "fetch_hpa"),
+    "training.options": ("TrainOptions",),
+    "training.run": ("Run", "train"),
     "errors": ("CytolocError",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
     "label_list": ("LabelList", "read_label_list"),

@@ -23,7 +23,7 @@ HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
 NewPlanes = Literal["red", "mean"]
 """What a network's weights for a fourth channel are copied from."""
 
-Method = Literal["grid", "global", "smooth", "fixed", "ratio", "shrunk", "exact", "expected", "stack", "auto"]
+MethodName = Literal["grid", "global", "smooth", "fixed", "ratio", "shrunk", "exact", "expected", "stack", "auto"]
 """How a decision is fitted."""
 
 EnsembleKind = Literal["mean", "logit", "rank", "weighted", "class", "stack"]

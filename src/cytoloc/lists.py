@@ -224,22 +224,37 @@ def truth_of(
 
 
 def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return a group number for each of ``ids``, of a CSV with the columns ``Id`` and ``group``.
+    """Return a group number for each of ``ids``, from a CSV with the columns ``Id`` and ``group``.
 
-    Groups may be named as one likes: wells, antibodies, numbers. A folds file is such a CSV.
+    A folds file is such a CSV.
+
+    Raises:
+        TableError: As :func:`group_numbers`.
+    """
+    path = existing(Path(path), what="groups file")
+    return group_numbers(read_csv(path), ids, where=path)
+
+
+def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path) -> NDArray[np.int64]:
+    """Return a group number for each of ``ids``.
+
+    Args:
+        table: Has the columns ``Id`` (or ``id``, ``ID``) and ``group``. Groups have any names: wells, antibodies,
+            numbers.
+        ids: The fields.
+        where: Names the table in messages.
 
     Raises:
         TableError: If a column or an id is missing, an id repeats, or a group is empty.
     """
-    path = existing(Path(path), what="groups file")
-    table = read_csv(path)
-    require_columns(table, ["Id", "group"], path, hint="Name the group of each field, as `cytoloc folds` does.")
-    refuse_repeated(table["Id"].to_list(), where=str(path))
-    known = dict(table.select("Id", "group").iter_rows())
+    table = table.rename({name: "Id" for name in ID_COLUMNS if name in table.columns and "Id" not in table.columns})
+    require_columns(table, ["Id", "group"], where, hint="Name the group of each field, as `cytoloc folds` does.")
+    refuse_repeated(table["Id"].to_list(), where=str(where))
+    known = dict(table.select("Id", pl.col("group").cast(pl.String)).iter_rows())
     missing = [name for name in ids if not known.get(name)]
     if missing:
         raise TableError(
-            f"{path} lacks the group of {len(missing)} of the predicted fields, e.g. {missing[0]}.",
+            f"{where} lacks the group of {len(missing)} of the predicted fields, e.g. {missing[0]}.",
             hint="Give the group of each of these fields.",
         )
     named = [known[name] for name in ids]
@@ -271,7 +286,7 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
         seen.add(name)
 
 
-def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path, *, hint: str = "") -> None:
+def require_columns(table: pl.DataFrame, columns: Sequence[str], path: str | Path, *, hint: str = "") -> None:
     """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns.
 
     Args:

@@ -216,7 +216,7 @@ def test_a_disk_that_cannot_be_written(
         "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],
         "import": ["import", "kaggle", str(images), "--size", "512", "--enlarge"],
         "folds": ["folds", str(study.path), "-k", "2"],
-        "decide": ["decide", "fit", str(predictions), "--labels", str(labels)],
+        "decide": ["decide", "fit", "--method", "grid", str(predictions), "--labels", str(labels)],
         "train": ["train", "quick", str(study.path), "--folds", str(folds), "--set", "image.size=64"],
     }[command]
     # The least disk still holds a small table; one without a free inode holds nothing.

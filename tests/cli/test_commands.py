@@ -212,11 +212,11 @@ def test_a_submission_keeps_the_order_asked_for(cli: Cli, tmp_path: Path) -> Non
     order = [ids[i] for i in rng.permutation(30)[:20]]
     pl.DataFrame({"Id": order, "Predicted": ["0"] * 20}).write_csv(tmp_path / "sample_submission.csv")
     fitted = cli(
-        "decide", "fit", tmp_path / "predictions.csv",
+        "decide", "fit", tmp_path / "predictions.csv", "--method", "grid",
         "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json",
         "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
-    assert "on fields that the thresholds did not see" in fitted.out
+    assert "on fields that the thresholds were not fitted to" in fitted.out
     assert list(read_labels(tmp_path / "held-out.csv", LabelSet.hpa28(), column="Predicted")) == ids
     applied = cli(
         "decide", "apply", tmp_path / "predictions.csv", "--decision", tmp_path / "d.json",
@@ -266,7 +266,7 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     assert leaking.code == 1
     assert "was trained on" in leaking.err
     done(
-        "decide", "fit", runs, "--labels", dataset, "--folds", tmp_path / "folds.csv",
+        "decide", "fit", runs, "--method", "grid", "--labels", dataset, "--folds", tmp_path / "folds.csv",
         "--out", tmp_path / "d.json", "--held-out", tmp_path / "held-out.csv",
     )  # fmt: skip
     scored = done("evaluate", tmp_path / "held-out.csv", "--labels", dataset, "--predictions", runs)

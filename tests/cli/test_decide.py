@@ -13,8 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cytoloc import read_predictions
-from cytoloc.decide import fit_decision, macro_f1
-from cytoloc.decide.decision import cross_fit, read_decision
+from cytoloc.decide import cross_fit, ensemble, fit_decision, macro_f1, read_decision
 from cytoloc.decide.metrics import class_log_loss
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
@@ -59,7 +58,7 @@ def test_members_by_file_or_by_name_and_auto(
     )  # fmt: skip
     assert said.code == 0, said.err
     assert "<- chosen" in said.out
-    assert "groups share their evidence (off; decide apply --groups)" in said.out
+    assert "averaged groups (off; decide apply --groups)" in said.out
     decision = read_decision(tmp_path / "d.json")
     groups = np.arange(150) // 3
     expected = fit_decision(members, truth, method="auto", groups=groups)
@@ -84,28 +83,28 @@ def test_members_by_file_or_by_name_and_auto(
 def test_without_members_files_are_averaged(cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], Any]) -> None:
     members, truth = scored
     call = ["decide", "fit", tmp_path / "m0.parquet", tmp_path / "m1.parquet", "--labels", tmp_path / "labels.csv"]
-    assert cli(*call, "--out", tmp_path / "d.json").code == 0
+    assert cli(*call, "--method", "grid", "--out", tmp_path / "d.json").code == 0
     decision = read_decision(tmp_path / "d.json")
     mean = np.asarray(np.mean([members["m0"], members["m1"]], axis=0, dtype=np.float64), np.float32)
     assert decision.members == ("mean",)
-    np.testing.assert_array_equal(decision.thresholds, fit_decision({"mean": mean}, truth).thresholds)
+    np.testing.assert_array_equal(decision.thresholds, fit_decision({"mean": mean}, truth, method="grid").thresholds)
 
 
 def test_rules_groups_and_known_labels_on_the_command_line(
     cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], Any]
 ) -> None:
     call = ["decide", "fit", tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv", "--method", "ratio"]
-    call += ["--ratios", tmp_path / "labels.csv", "--blank", "none", "--most", "28", "--calibration", "platt"]
+    call += ["--ratios", tmp_path / "labels.csv", "--blank", "none", "--max-locations", "28", "--calibration", "platt"]
     said = cli(*call, "--cooccurrence", "--out", tmp_path / "d.json")
     assert said.code == 0, said.err
     assert "never blank (off; --blank)" in said.out
     (tmp_path / "known.csv").write_text("Id,Target\nf3,27 5\nelsewhere,1\n")
     said = cli(
         "decide", "apply", tmp_path / "m0.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv",
-        "--groups", tmp_path / "folds.csv", "--leak", tmp_path / "known.csv", "--shift",
+        "--groups", tmp_path / "folds.csv", "--leak", tmp_path / "known.csv", "--label-shift",
     )  # fmt: skip
     assert said.code == 0, said.err
-    assert "1 field of them as" in said.out
+    assert "1 field with the labels of" in said.out
     found = predicted_in(tmp_path / "s.csv")
     assert found[3].nonzero()[0].tolist() == [5, 27]
     np.testing.assert_array_equal(found[4], found[5])  # of one group
@@ -121,8 +120,8 @@ def test_a_member_without_scores_of_new_fields_is_said_to_have_none(
     call = ["decide", "apply", *named[:4], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     refused = cli(*call)
     assert refused.code == 1
-    assert "--without NAME" in refused.err
-    for name, reason in (("m1", "it has predictions here"), ("m7", "it is no member of the decision")):
+    assert "without" in refused.err
+    for name, reason in (("m1", "has predictions here"), ("m7", "is not a member of the decision")):
         refused = cli(*call, "--without", name)
         assert refused.code == 2
         assert reason in refused.err
@@ -132,7 +131,7 @@ def test_a_member_without_scores_of_new_fields_is_said_to_have_none(
     np.testing.assert_array_equal(predicted_in(tmp_path / "s.csv"), expected)
 
 
-def test_an_ensemble_says_what_its_members_are_worth(
+def test_an_ensemble_reports_contributions(
     cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
 ) -> None:
     members, truth = scored
@@ -145,7 +144,7 @@ def test_an_ensemble_says_what_its_members_are_worth(
     shown = cli(*call, "--method", "weighted", "--out", tmp_path / "w.parquet")
     assert "adds" in shown.out
     facts = json.loads(cli(*call, "--method", "stack", "--out", tmp_path / "s.parquet", "--json").out)
-    assert [row["fields"] for row in facts["worth"]] == [150, 150, 120]
+    assert [row["fields"] for row in facts["contributions"]] == [150, 150, 120]
     assert np.array(facts["correlations"]).shape == (3, 3)
     predictions = read_predictions(tmp_path / "s.parquet")
     assert predictions.provenance["ensemble"] == "stack"
@@ -161,19 +160,16 @@ def test_an_ensemble_says_what_its_members_are_worth(
 def test_fields_without_labels_are_scored_by_the_fit_on_all_that_have_them(
     cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
 ) -> None:
-    from cytoloc.decide.inputs import stack_members
-    from cytoloc.decide.worth import unseen_ensemble
-
-    members, truth = scored
+    members, _ = scored
     rows = (tmp_path / "labels.csv").read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(rows[:101]) + "\n")
     files = [tmp_path / f"{name}.parquet" for name in members]
     call = ["ensemble", *files, "--labels", tmp_path / "some.csv", "--method", "class", "--out", tmp_path / "c.parquet"]
     assert cli(*call).code == 0
     found = read_predictions(tmp_path / "c.parquet").probabilities
-    unseen, evidence = unseen_ensemble("class", {name: each[:100] for name, each in members.items()}, truth[:100])
-    np.testing.assert_allclose(found[:100], unseen, atol=1e-6)
-    np.testing.assert_allclose(found[100:], evidence(stack_members(members))[100:], atol=1e-6)
+    tables = {name: read_predictions(tmp_path / f"{name}.parquet") for name in members}
+    expected = ensemble(tables, method="class", labels=read_labels(tmp_path / "some.csv", HPA28))
+    np.testing.assert_array_equal(found, expected.probabilities)
 
 
 def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, scored: object) -> None:
@@ -184,7 +180,7 @@ def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, sco
     assert said.code == 0
     assert "warning" in said.err
     assert "leaking.parquet: the model was trained on 2 of these 2 fields" in said.err
-    fit = ["--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
+    fit = ["--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json", "--method", "grid"]
     said = cli("decide", "fit", *call, tmp_path / "d.json", "--members", *fit[:2])
     assert (said.code, "too good to fit on" in said.err) == (1, True)
     # Nor does an ensemble, or a decision's probabilities, wash it off.
@@ -202,7 +198,7 @@ def test_cautions_go_with_whatever_is_made_of_scores(cli: Cli, tmp_path: Path, s
     files = [tmp_path / "careful.parquet", tmp_path / "m1.parquet"]
     assert cli("ensemble", *files, "--out", tmp_path / "e.parquet").code == 0
     fit = ["decide", "fit", tmp_path / "e.parquet", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
-    assert cli(*fit).code == 0
+    assert cli(*fit, "--method", "grid").code == 0
     apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
     for name in ("e", "p"):
@@ -224,8 +220,8 @@ def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, score
     (tmp_path / "file").write_text("")
     (tmp_path / "taken.csv").write_text("old")
     given = [tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv"]
-    fit = ["decide", "fit", *given, "--out", tmp_path / "a.json", "--held-out"]
-    assert cli("decide", "fit", *given, "--out", tmp_path / "d.json").code == 0
+    fit = ["decide", "fit", *given, "--method", "grid", "--out", tmp_path / "a.json", "--held-out"]
+    assert cli("decide", "fit", *given, "--method", "grid", "--out", tmp_path / "d.json").code == 0
     apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     truth = (tmp_path / "labels.csv").read_text().replace("Target", "Predicted")
     (tmp_path / "held-out.csv").write_text(truth)
@@ -246,7 +242,7 @@ def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, score
 def test_a_leak_of_no_field_changes_nothing(cli: Cli, tmp_path: Path, scored: object) -> None:
     (tmp_path / "leak.csv").write_text("Id,Target\n")
     rule, given = tmp_path / "d.json", tmp_path / "m0.parquet"
-    assert cli("decide", "fit", given, "--labels", tmp_path / "labels.csv", "--out", rule).code == 0
+    assert cli("decide", "fit", given, "--labels", tmp_path / "labels.csv", "--method", "grid", "--out", rule).code == 0
     for name, leak in (("a.csv", []), ("b.csv", ["--leak", tmp_path / "leak.csv"])):
         assert cli("decide", "apply", given, "--decision", rule, "--out", tmp_path / name, *leak).code == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
@@ -258,7 +254,7 @@ def test_a_leak_of_no_field_changes_nothing(cli: Cli, tmp_path: Path, scored: ob
 
 def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scored: object) -> None:
     given = [tmp_path / "m0.parquet", "--labels", tmp_path / "labels.csv"]
-    assert cli("decide", "fit", *given, "--out", tmp_path / "d.json").code == 0
+    assert cli("decide", "fit", *given, "--method", "grid", "--out", tmp_path / "d.json").code == 0
     (tmp_path / "leak.csv").write_text("Id,Target\nelsewhere,1\n")
     apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     said = cli(*apply, "--leak", tmp_path / "leak.csv")
@@ -272,8 +268,8 @@ def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scor
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--method", "grid", "--fixed", ".9"], "'grid' does not use 'fixed'"),
-        (["--method", "fixed", "--fixed", ".9", "--ratios", "labels.csv"], "'fixed' does not use 'ratios'"),
+        (["--method", "grid", "--threshold", ".9"], "'grid' does not use 'threshold'"),
+        (["--method", "fixed", "--threshold", ".9", "--ratios", "labels.csv"], "'fixed' does not use 'ratios'"),
     ],
 )
 def test_options_that_the_method_does_not_use_are_a_wrong_call(

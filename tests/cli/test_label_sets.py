@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from cytoloc import read_predictions
-from cytoloc.decide.decision import read_decision
+from cytoloc.decide import read_decision
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels, write_locations
 from cytoloc.prediction_files import write_predictions
@@ -43,12 +43,20 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> LabelSet:
 
 def test_scores_become_decisions_and_metrics(cli: Cli, tmp_path: Path, own: LabelSet) -> None:
     labels, count = tmp_path / "labels.csv", len(own)
-    call = ["decide", "fit", tmp_path / "m0.parquet", tmp_path / "m1.parquet", "--members", "--labels", labels]
+    call = [
+        "decide",
+        "fit",
+        tmp_path / "m0.parquet",
+        tmp_path / "m1.parquet",
+        "--members",
+        "--labels",
+        labels,
+    ]
     said = cli(*call, "--method", "expected", "--out", tmp_path / "d.json", "--held-out", tmp_path / "h.csv")
     assert said.code == 0, said.err
     assert f"macro F1 over {count} locations" in said.out
     decision = read_decision(tmp_path / "d.json")
-    assert (decision.label_set, decision.rules.most) == (own, min(5, count))
+    assert (decision.label_set, decision.rules.max_locations) == (own, min(5, count))
     members = [tmp_path / "m0.parquet", tmp_path / "m1.parquet", "--members"]
     said = cli(
         "decide", "apply", *members, "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv",
@@ -97,7 +105,7 @@ def test_lists_are_split_audited_and_leaked(cli: Cli, tmp_path: Path, own: Label
 
 def test_other_label_sets_are_refused(cli: Cli, tmp_path: Path, own: LabelSet) -> None:
     fit = ["--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json"]
-    assert cli("decide", "fit", tmp_path / "m0.parquet", *fit).code == 0
+    assert cli("decide", "fit", tmp_path / "m0.parquet", *fit, "--method", "grid").code == 0
     other = LabelSet.hpa19()
     ids = read_predictions(tmp_path / "m0.parquet").ids
     write_predictions(Predictions(ids, np.full((len(ids), 19), 0.4, np.float32), other), tmp_path / "x.parquet")
@@ -116,8 +124,12 @@ def test_other_label_sets_are_refused(cli: Cli, tmp_path: Path, own: LabelSet) -
         assert refused.code == 1, call
         assert "The label sets differ" in refused.err
         assert "cytoloc labels convert" in refused.err
-    refused = cli("decide", "fit", tmp_path / "m0.parquet", *fit[:3], tmp_path / "y.json", "--most", len(own) + 1)
-    assert (refused.code, f"at most {len(own) + 1} locations of the label set own" in refused.err) == (2, True)
+    more = ["--max-locations", len(own) + 1]
+    refused = cli("decide", "fit", tmp_path / "m0.parquet", *fit[:3], tmp_path / "y.json", *more)
+    assert (refused.code, f"max_locations is {len(own) + 1}, but there are {len(own)} locations" in refused.err) == (
+        2,
+        True,
+    )
     (tmp_path / "typo.csv").write_text((tmp_path / "labels.csv").read_text().replace("Nuclear rim", "Nuclear rims"))
     call = ["decide", "fit", both[0], "--labels", tmp_path / "typo.csv", "--out", tmp_path / "z.json"]
     refused = cli(*call)
@@ -129,7 +141,17 @@ def test_files_without_a_label_set_need_one(cli: Cli, tmp_path: Path, own: Label
     predictions = read_predictions(tmp_path / "m0.parquet")
     np.save(tmp_path / "m.npy", predictions.probabilities)
     (tmp_path / "ids.txt").write_text("\n".join(predictions.ids))
-    call = ["decide", "fit", tmp_path / "m.npy", "--ids", tmp_path / "ids.txt", "--labels", tmp_path / "labels.csv"]
+    call = [
+        "decide",
+        "fit",
+        tmp_path / "m.npy",
+        "--method",
+        "grid",
+        "--ids",
+        tmp_path / "ids.txt",
+        "--labels",
+        tmp_path / "labels.csv",
+    ]
     refused = cli(*call, "--out", tmp_path / "d.json")
     assert (refused.code, "--label-set" in refused.err) == (1, True)
     assert cli(*call, "--out", tmp_path / "d.json", "--label-set", tmp_path / "own.csv").code == 0

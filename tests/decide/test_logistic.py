@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from cytoloc.decide.logistic import Shared, fit_shared, fit_shrunk
+from cytoloc.decide.logistic import SharedFit, fit_shared, fit_shrunk
 
 
 def test_the_shared_fit_is_ridge_regression_with_an_intercept_for_each_class() -> None:
@@ -18,7 +18,7 @@ def test_the_shared_fit_is_ridge_regression_with_an_intercept_for_each_class() -
     rows = np.concatenate([np.hstack([features[i], np.tile(np.eye(3)[i], (400, 1))]) for i in range(3)])
     extra = np.hstack([np.zeros((6, 2)), np.repeat(np.eye(3), 2, axis=0)])
     weights = np.r_[np.ones(1200), np.full(6, 0.5)]
-    # The intercepts are hardly penalised: their columns are large and their coefficients small.
+    # The intercepts are almost not penalized: their columns are large and their coefficients small.
     scale = np.r_[1, 1, np.full(3, 1e3)]
     plain = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=5000).fit(
         np.vstack([rows, extra]) * scale, np.r_[truth.T.ravel(), [0, 1] * 3], sample_weight=weights
@@ -26,11 +26,11 @@ def test_the_shared_fit_is_ridge_regression_with_an_intercept_for_each_class() -
     expected = plain.coef_[0] * scale
     np.testing.assert_allclose(found.weights, expected[:2], atol=2e-3)
     np.testing.assert_allclose(found.intercepts, expected[2:], atol=2e-3)
-    elsewhere = fit_shared(features.__getitem__, truth, start=Shared(np.array([-3.0, 3.0]), np.full(3, 2.0)))
+    elsewhere = fit_shared(features.__getitem__, truth, start=SharedFit(np.array([-3.0, 3.0]), np.full(3, 2.0)))
     np.testing.assert_allclose(elsewhere.weights, found.weights, atol=1e-3)
 
 
-def test_weights_stay_above_their_least() -> None:
+def test_weights_stay_above_their_bound() -> None:
     rng = np.random.default_rng(1)
     features = rng.normal(size=(2, 500, 2))
     truth = (rng.random((2, 500)) < expit(features @ [1.5, -1.0])).T
@@ -59,7 +59,7 @@ def test_the_shrunk_fit_at_a_given_precision_is_ridge_regression() -> None:
         np.testing.assert_allclose(found.coefficients[i], plain.coef_[0], atol=2e-3)
 
 
-def test_how_far_classes_differ_is_found_out() -> None:
+def test_the_precision_of_each_kind_is_estimated() -> None:
     rng = np.random.default_rng(4)
     features = rng.normal(size=(30, 500, 2))
     own = np.stack([rng.normal(0, 1.0, 30), np.zeros(30)], axis=1)

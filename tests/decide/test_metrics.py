@@ -62,11 +62,11 @@ def test_the_table_agrees_with_scikit_learn() -> None:
         assert table["roc_auc"][i] == pytest.approx(roc_auc_score(truth[:, i], probabilities[:, i]))
 
 
-def test_chance_is_what_random_dealing_gives() -> None:
+def test_chance_is_the_f1_of_permuted_predictions() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((4000, 28)) < 0.3
     predicted = rng.random((4000, 28)) < 0.2
-    # F1 of independent predictions: 2 · .3 · .2 / (.3 + .2).
+    # F1 of independent predictions: 2 · 0.3 · 0.2 / (0.3 + 0.2).
     np.testing.assert_allclose(chance_f1(predicted, truth), 0.24, atol=0.02)
     assert macro_f1(truth, truth) > 0.99
     np.testing.assert_allclose(chance_f1(truth, truth), 0.3, atol=0.02)
@@ -139,7 +139,7 @@ def test_the_interval_by_group_is_wider_where_fields_of_a_group_are_alike() -> N
     np.testing.assert_allclose(by_group, once, atol=1e-6)
 
 
-def test_log_loss_is_that_of_each_class_by_its_ignorance() -> None:
+def test_log_loss_is_divided_by_that_of_the_frequencies() -> None:
     _, truth, probabilities = random_case(6, 300)
     truth[:, 0] = False
     losses = []
@@ -152,7 +152,7 @@ def test_log_loss_is_that_of_each_class_by_its_ignorance() -> None:
     assert class_log_loss(rates, np.zeros_like(truth)) == 0
 
 
-def test_the_error_of_a_difference_is_that_of_its_spread() -> None:
+def test_the_standard_error_of_a_difference_is_that_of_the_bootstrap() -> None:
     one, truth, _ = random_case(7, 800)
     other = one.copy()
     other[::9] = False

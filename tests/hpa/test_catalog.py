@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import gzip
 import tracemalloc
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cytoloc.errors import FormatError
-from cytoloc.hpa.catalog import read_catalog
+from cytoloc.hpa.catalog import Gene, SelectionOptions, read_catalog, select_fields
+from cytoloc.labels import LabelSet
 from tests.hpa.site_double import Assay, Well, gene_xml
 
 APPROVED = Assay(
@@ -46,7 +48,7 @@ def test_fields_have_the_locations_of_their_own_cell_line(tmp_path: Path, *, roo
     assert last.reliability == "approved"
     assert gene.fields[0].go_ids == ("GO:0005829", "GO:0005829")
     assert gene.fields[0].url == "http://v18.proteinatlas.org/images/4109/24_H11_1_blue_red_green.jpg"
-    assert not gene.passed_over
+    assert not gene.skipped
 
 
 def test_later_and_earlier_releases_are_read(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_images_of_other_kinds_are_counted(tmp_path: Path) -> None:
     ]
     (gene,) = read_catalog(write(tmp_path / "a.xml", gene_xml("ENSG00000000003", "TSPAN6", others)))
     assert not gene.fields
-    assert gene.passed_over == {
+    assert gene.skipped == {
         "of the assay mouse": 3,
         "of the assay human ciliated cell lines": 3,
         "with an address of another form": 1,
@@ -81,7 +83,7 @@ def test_addresses_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
         assay = APPROVED._replace(wells=[Well("HeLa", ["cytosol"], [stem])])
         for gene in read_catalog(write(tmp_path / "a.xml", gene_xml("ENSG00000000003", "TSPAN6", [assay]))):
             assert not gene.fields, stem
-            assert gene.passed_over.total() == 1
+            assert gene.skipped.total() == 1
 
 
 def test_a_gene_without_images_is_a_gene(tmp_path: Path) -> None:
@@ -91,12 +93,12 @@ def test_a_gene_without_images_is_a_gene(tmp_path: Path) -> None:
 
 WHOLE = gene_xml("ENSG00000000003", "TSPAN6", [APPROVED])
 BAD: dict[str, tuple[str, str]] = {
-    "empty": ("", "not whole XML: no element found"),
-    "cut off": (WHOLE[:900], "not whole XML"),
+    "empty": ("", "not valid XML: no element found"),
+    "cut off": (WHOLE[:900], "not valid XML"),
     "mismatched": (WHOLE.replace("</antibody>", "</antibodies>", 1), "mismatched tag"),
     "a web page": ("<!DOCTYPE html>\n<html><head><meta charset=utf-8></head></html>", "is a web page"),
     "an older web page": ("<html><p>Not found<br></html>", "is a web page"),
-    "text": ("Not found", "not whole XML"),
+    "text": ("Not found", "not valid XML"),
     "another root": ("<uniprot><entry/></uniprot>", "begins with <uniprot>"),
     "a later schema": (WHOLE.replace('"2.5"', '"4.0"'), "is of schema 4.0"),
     "no identifier": (WHOLE.replace("<identifier", "<id").replace("</identifier>", "</id>"), "without identifier"),
@@ -162,3 +164,101 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 100_000
+
+
+WELLS = [
+    Well("U-2 OS", ["cytosol", "Nucleus"], ["4109/24_H11_1", "4109/24_H11_2"]),
+    Well("A-431", ["Vesicles", "cell junctions"], ["4109/25_B2_1"]),
+    Well("MCF7", ["vesicles"], ["4109/26_B2_1"]),
+    Well("HeLa", [], ["4109/27_B2_1"]),
+]
+
+
+def genes(tmp_path: Path, *assays: Assay, ensembl: str = "ENSG00000000003", name: str = "TSPAN6") -> list[Gene]:
+    path = tmp_path / f"{ensembl}.xml"
+    path.write_text(gene_xml(ensembl, name, assays))
+    return list(read_catalog(path))
+
+
+def test_labels_belong_to_wells(tmp_path: Path) -> None:
+    found = select_fields(genes(tmp_path, Assay("HPA004109", "approved", WELLS)), SelectionOptions())
+    assert found.labels == {"4109_24_H11_1": (0, 25), "4109_24_H11_2": (0, 25), "4109_25_B2_1": (22,)}
+    assert found.without == {"vesicles": 1, "Vesicles": 1}
+    assert found.left_out == {"without any location of the label set": 2}
+    per_location = found.per_location
+    assert (per_location[0], per_location[25], per_location[22], sum(per_location)) == (2, 2, 1, 5)
+
+
+def test_labels_are_those_that_another_parser_finds(tmp_path: Path) -> None:
+    found = select_fields(genes(tmp_path, Assay("HPA004109", "approved", WELLS)), SelectionOptions(unlabeled=True))
+    expected = {}
+    names = {name.lower(): index for index, name in enumerate(LabelSet.hpa28().names)} | {
+        "nucleus": 0,
+        "vesicles": None,
+    }
+    for row in ET.parse(tmp_path / "ENSG00000000003.xml").getroot().iterfind(".//subAssay/data"):
+        numbers = [names[(each.text or "").lower()] for each in row.iterfind("location")]
+        for url in row.iterfind("assayImage/image/imageUrl"):
+            folder, name = (url.text or "").split("/")[-2:]
+            ids = tuple(sorted({number for number in numbers if number is not None}))
+            expected[f"{folder}_{name.removesuffix('_blue_red_green.jpg')}"] = ids
+    assert found.labels == expected
+
+
+def test_unknown_names_are_counted_and_give_no_label(tmp_path: Path) -> None:
+    wells = [
+        Well("U-2 OS", ["Nucleoli", "Dark side"], ["1/2_C1_1", "1/2_C1_2"]),
+        Well("A-431", ["cytoplasm"], ["1/3_C1_1"]),
+    ]
+    found = select_fields(genes(tmp_path, Assay("HPA000001", "enhanced", wells)), SelectionOptions())
+    assert found.unknown == {"Dark side": 2, "cytoplasm": 1}
+    assert found.labels == {"1_2_C1_1": (2,), "1_2_C1_2": (2,)}
+
+
+def test_reliability_and_cells_are_chosen_and_counted(tmp_path: Path) -> None:
+    every = genes(
+        tmp_path,
+        Assay("HPA004109", "Uncertain", WELLS[:1]),
+        Assay("HPA000002", "supportive", [WELLS[0]._replace(fields=["2/24_H11_1"])]),
+        Assay(
+            "HPA000003", "enhanced", [WELLS[0]._replace(fields=["3/24_H11_1"]), WELLS[1]._replace(fields=["3/25_B2_1"])]
+        ),
+    )
+    found = select_fields(every, SelectionOptions(cell_lines=frozenset({"U-2 OS"})))
+    assert [each.id for each in found.fields] == ["3_24_H11_1"]
+    assert found.left_out == {
+        "of the reliability uncertain": 2,
+        "of the reliability supportive": 1,
+        "of other cell lines": 1,
+    }
+    uncertain = select_fields(every, SelectionOptions(reliability=frozenset({"uncertain"})))
+    assert list(uncertain.labels) == ["4109_24_H11_1", "4109_24_H11_2"]
+
+
+def test_a_well_with_contradictory_locations_is_left_out(tmp_path: Path) -> None:
+    wells = [
+        Well("U-2 OS", ["cytosol"], ["1/2_C1_1"]),
+        Well("U-2 OS", ["nucleoli"], ["1/2_C1_2"]),
+        Well("U-2 OS", ["cytosol", "nucleoli"], ["1/2_C2_1"]),
+        Well("U-2 OS", ["Nucleoli", "Cytosol"], ["1/2_C2_2"]),
+    ]
+    found = select_fields(genes(tmp_path, Assay("HPA000001", "enhanced", wells)), SelectionOptions())
+    assert found.labels == {"1_2_C2_1": (2, 25), "1_2_C2_2": (2, 25)}
+    assert found.left_out == {"of a well with contradictory locations": 2}
+
+
+def test_genes_that_share_an_antibody_share_its_fields(tmp_path: Path) -> None:
+    shared = Assay("HPA004109", "approved", WELLS[:1])
+    both = genes(tmp_path, shared) + genes(tmp_path, shared, ensembl="ENSG00000000457", name="SCYL3")
+    found = select_fields(both, SelectionOptions())
+    assert [(each.id, each.gene, each.ensembl) for each in found.fields] == [
+        ("4109_24_H11_1", "TSPAN6;SCYL3", "ENSG00000000003;ENSG00000000457"),
+        ("4109_24_H11_2", "TSPAN6;SCYL3", "ENSG00000000003;ENSG00000000457"),
+    ]
+
+
+@pytest.mark.parametrize(("limit", "taken"), [(1, 1), (2, 2), (99, 3)])
+def test_a_limit_takes_the_first(tmp_path: Path, limit: int, taken: int) -> None:
+    found = select_fields(genes(tmp_path, Assay("HPA004109", "approved", WELLS)), SelectionOptions(limit=limit))
+    assert list(found.labels) == ["4109_24_H11_1", "4109_24_H11_2", "4109_25_B2_1"][:taken]
+    assert found.left_out["beyond the limit"] == 3 - taken

@@ -1,4 +1,4 @@
-"""The command, against a site on this machine that has the Atlas's layout and everything that can go wrong."""
+"""Fetching by the command and from Python, from a local site with the layout of the Atlas and with its faults."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
 from cytoloc import open_dataset
+from cytoloc.errors import ArgumentTypeError, SettingsError
 from cytoloc.files import sha256_of
+from cytoloc.hpa.fetching import FetchOptions, fetch_hpa, plan_hpa
 from tests.cli.test_bad_input import on_a_small_disk
 from tests.conftest import DATA, Cli
 from tests.hpa.conftest import GENES
@@ -68,7 +74,7 @@ def test_fields_come_with_labels_per_well(site: AtlasSite, genes: Path, cli: Cli
     out = tmp_path / "v18"
     said = cli(*call(site, genes, out))
     assert said.code == 0, said.err
-    assert "5 fields; 20 images came" in said.out
+    assert "5 fields; 20 images fetched" in said.out
     assert {row["Id"]: row["Target"] for row in table(out / "labels.csv")} == LABELS
     fields = {row["id"]: row for row in table(out / "fields.csv")}
     assert list(fields) == TAKEN
@@ -136,7 +142,7 @@ def test_a_second_start_fetches_nothing_twice(site: AtlasSite, genes: Path, cli:
     before, asked = tree(out), len(site.asked)
     said = cli(*call(site, genes, out))
     assert (said.code, len(site.asked)) == (0, asked)
-    assert "0 images came (0.0 MB), 20 were here" in said.out
+    assert "0 images fetched (0.0 MB), 20 already there" in said.out
     assert tree(out) == before
 
 
@@ -197,18 +203,18 @@ def test_a_site_that_fails_at_everything_is_left(site: AtlasSite, genes: Path, c
     site.faults |= {path: ["503"] * 50 for path in site.images}
     said = cli(*call(site, genes, tmp_path / "v18", "--attempts", 2))
     assert said.code == 1
-    assert "20 files in a row could not be had" in said.err
+    assert "20 files in a row could not be fetched" in said.err
     assert len({each.path for each in site.asked if each.path.endswith(".jpg")}) < 30
 
 
-def test_a_site_that_wants_to_be_left_alone_is(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_a_site_that_asks_for_a_long_pause_is_left(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     site.faults["/images/4109/24_H11_1_red.jpg"] = ["429 long"]
     said = cli(*call(site, genes, tmp_path / "v18", "--jobs", 1))
     assert (said.code, "asks to wait 7200 s" in said.err) == (1, True)
     assert len(list((tmp_path / "v18").rglob("*.jpg"))) == 0
 
 
-def test_files_that_changed_here_come_anew(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_changed_files_are_fetched_again(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "v18"
     cli(*call(site, genes, out))
     before = tree(out)
@@ -218,14 +224,14 @@ def test_files_that_changed_here_come_anew(site: AtlasSite, genes: Path, cli: Cl
     content[-20] ^= 1
     flipped.write_bytes(content)
     said = cli(*call(site, genes, out))
-    assert "1 image here had changed since and came anew, such as images/4109/24_H11_1_red.jpg" in said.err
+    assert "1 image had been changed here and requested again, such as images/4109/24_H11_1_red.jpg" in said.err
     assert tree(out) != before
     said = cli(*call(site, genes, out, "--verify"))
     assert "images/4109/24_H11_1_blue.jpg" in said.err
     assert tree(out) == before
 
 
-def test_what_changed_and_cannot_be_had_again_is_not_kept(
+def test_a_changed_file_that_cannot_be_fetched_again_is_removed(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
 ) -> None:
     out, file = tmp_path / "v18", "images/4109/24_H11_1_red.jpg"
@@ -244,7 +250,7 @@ def test_a_plan_fetches_the_catalog_alone(site: AtlasSite, genes: Path, cli: Cli
     assert said.code == 0, said.err
     assert "25 Cytosol" in said.out
     assert "5 fields of 3 wells, antibodies: 2, 3 genes (1 without subcellular images)." in said.out
-    assert "20 images, 0 of them here; 20 to come, about" in said.out
+    assert "20 images, 0 of them here; 20 to fetch, about" in said.out
     assert [each.name for each in out.iterdir()] == ["catalog"]
     assert not [each for each in site.asked if each.path.endswith(".jpg") and each.method == "GET"]
     facts: dict[str, Any] = json.loads(cli(*call(site, genes, out, "--plan", "--json")).out)
@@ -270,7 +276,7 @@ def test_names_are_looked_up_in_the_sites_table(site: AtlasSite, cli: Cli, tmp_p
     names = tmp_path / "names.txt"
     names.write_text("TSPAN6\nNOSUCH1\n")
     without = cli(*call(site, names, tmp_path / "a"))
-    assert (without.code, "give --genes with Ensembl ids" in without.err) == (1, True)
+    assert (without.code, "give genes as Ensembl ids" in without.err) == (1, True)
     site.files["/download/subcellular_location.tsv.zip"] = packed.getvalue()
     said = cli(*call(site, names, tmp_path / "b"))
     assert said.code == 0, said.err
@@ -281,7 +287,7 @@ def test_names_are_looked_up_in_the_sites_table(site: AtlasSite, cli: Cli, tmp_p
     assert len(table(tmp_path / "c" / "genes.csv")) == 3
 
 
-def test_bad_genes_are_listed_and_the_rest_goes_on(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_bad_genes_are_listed_and_the_others_fetched(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     site.files["/ENSG00000000938.xml"] = b"<html>Not here</html>"
     site.files["/ENSG00000000457.xml"] = site.files["/ENSG00000000003.xml"]
     genes.write_text(genes.read_text() + "ENSG00000009999\n")
@@ -301,7 +307,7 @@ def test_bad_genes_are_listed_and_the_rest_goes_on(site: AtlasSite, genes: Path,
 def test_a_limit_asks_for_no_more_genes_than_it_needs(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cytoloc.hpa.lookup._BLOCK", 1)
+    monkeypatch.setattr("cytoloc.hpa.genes.GENES_PER_BLOCK", 1)
     said = cli(*call(site, genes, tmp_path / "v18", "--limit", 3))
     assert said.code == 0
     assert [each.path for each in site.asked if each.path.endswith(".xml")] == ["/ENSG00000000003.xml"]
@@ -328,7 +334,7 @@ def test_one_file_of_many_genes_takes_the_place_of_the_sites(site: AtlasSite, cl
     assert (said.code, "None of 1 gene is in proteinatlas.xml" in said.err) == (1, True)
 
 
-def test_a_mistake_claims_no_folder(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_a_failed_call_does_not_bind_the_folder(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "v18"
     page = tmp_path / "page.xml"
     page.write_text("<html>Not here</html>")
@@ -344,7 +350,7 @@ def test_a_mistake_claims_no_folder(site: AtlasSite, genes: Path, cli: Cli, tmp_
     wrong = cli("fetch", "hpa", "--out", out, "--genes", genes, "--base", f"{site.base}/elsewhere")
     assert (wrong.code, "None of 3 genes could be looked up" in wrong.err) == (1, True)
     said = cli(*call(site, genes, out))
-    assert (said.code, "20 images came" in said.out) == (0, True)
+    assert (said.code, "20 images fetched" in said.out) == (0, True)
     said = cli("fetch", "hpa", "--out", out, "--genes", genes, "--base", f"{site.base}/elsewhere")
     assert (said.code, f"was fetched from {site.base}, not from {site.base}/elsewhere" in said.err) == (2, True)
 
@@ -374,9 +380,7 @@ def test_a_catalog_is_known_by_what_it_says(site: AtlasSite, cli: Cli, tmp_path:
         assert (said.code, f"{known} {what}" in said.err) == (2, True), said.err
 
 
-def test_hosts_that_the_catalog_names_must_be_the_dataset(
-    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
-) -> None:
+def test_hosts_in_the_catalog_must_be_of_the_atlas(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     catalog = tmp_path / "one.xml"
     text = site.files["/ENSG00000000003.xml"].decode()
     catalog.write_text(text.replace("v18.proteinatlas.org/images/4109/2", "evil-proteinatlas.org/images/4109/2"))
@@ -389,7 +393,7 @@ def test_hosts_that_the_catalog_names_must_be_the_dataset(
     assert site.asked == []
 
 
-def test_what_is_wanted_can_be_chosen(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_options_select_fields_and_channels(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     more = ["--reliability", "Uncertain, approved", "--cell-line", "U-2 OS", "--cell-line", "MCF7", "--unlabeled"]
     said = cli(*call(site, genes, tmp_path / "v18", *more, "--colors", "green,blue"))
     assert said.code == 0, said.err
@@ -421,7 +425,7 @@ def test_no_image_at_all_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp
     site.faults |= {path: ["404"] for path in site.images}
     said = cli(*call(site, genes, out, "--json"))
     assert said.code == 1
-    assert (json.loads(said.out)["came"], len(json.loads(said.out)["failed"])) == (0, 20)
+    assert (json.loads(said.out)["images"], len(json.loads(said.out)["failed"])) == (0, 20)
     site.faults |= {path: ["404"] for path in site.images}
     assert cli(*call(site, genes, out)).code == 1
     genes.write_text(genes.read_text() + "ENSG00000009999\n")
@@ -430,39 +434,39 @@ def test_no_image_at_all_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp
     assert cli(*call(site, genes, out)).code == 0
 
 
-def test_one_image_that_never_comes_is_no_failure_however_often_it_is_asked_for(
+def test_one_missing_image_is_not_a_failure_of_the_fetch(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
 ) -> None:
     site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"] * 3
     for came in (19, 0, 0):
         said = cli(*call(site, genes, tmp_path / "v18"))
-        assert (said.code, f"{came} images came" in said.out) == (0, True)
+        assert (said.code, f"{came} images fetched" in said.out) == (0, True)
         assert len(table(tmp_path / "v18" / "failed.csv")) == 1
 
 
-def test_rows_of_a_gene_list_that_are_passed_over_are_said(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
+def test_skipped_rows_of_a_gene_list_are_reported(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
     path, packed = tmp_path / "table.tsv", BytesIO()
     path.write_text("Gene\tGene name\nENSG00000000003\tTSPAN6\nENSG00000000457\n")
     said = cli(*call(site, path, tmp_path / "a", "--plan"))
-    assert (said.code, "1 row without an Ensembl id, or cut short, passed over" in said.err) == (0, True)
+    assert (said.code, "1 row without an Ensembl id, or with missing cells, skipped" in said.err) == (0, True)
     with zipfile.ZipFile(packed, "w") as file:
         file.writestr("subcellular_location.tsv", path.read_text())
     site.files["/download/subcellular_location.tsv.zip"] = packed.getvalue()
     said = cli(*call(site, None, tmp_path / "b"))
-    expected = "subcellular_location.tsv.zip: 1 row without an Ensembl id, or cut short, passed over."
+    expected = "subcellular_location.tsv.zip: 1 row without an Ensembl id, or with missing cells, skipped."
     assert (said.code, expected in said.err) == (0, True)
-    assert "could not be had" not in said.err
+    assert "could not be fetched" not in said.err
     assert not (tmp_path / "b" / "failed.csv").exists()
 
 
-def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_an_empty_selection_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     said = cli(*call(site, genes, tmp_path / "v18", "--cell-line", "HELA"))
     assert said.code == 1
-    assert "No field of 3 genes is wanted: 6 of other cell lines, 1 of the reliability uncertain" in said.err
+    assert "No field of 3 genes is selected: 6 of other cell lines, 1 of the reliability uncertain" in said.err
     assert not (tmp_path / "v18" / "labels.csv").exists()
     genes.write_text("ENSG00000000938\n")
     said = cli(*call(site, genes, tmp_path / "v18"))
-    assert (said.code, "No field of 1 gene is wanted: there are none" in said.err) == (1, True)
+    assert (said.code, "No field of 1 gene is selected: there are none" in said.err) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -483,7 +487,7 @@ def test_nothing_that_is_wanted_is_an_error(site: AtlasSite, genes: Path, cli: C
         (["--contact", "a\nb"], "printable ASCII"),
     ],
 )
-def test_wrong_calls(cli: Cli, tmp_path: Path, words: list[str], expected: str) -> None:
+def test_bad_options_are_refused(cli: Cli, tmp_path: Path, words: list[str], expected: str) -> None:
     said = cli("fetch", "hpa", "--out", tmp_path / "v18", *words)
     assert said.code == 2
     assert expected in said.err
@@ -494,16 +498,16 @@ def test_help_has_an_example(cli: Cli) -> None:
     assert "Example: cytoloc fetch hpa" in " ".join(cli("fetch", "hpa", "--help").out.split())
 
 
-def test_json_says_what_came(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
+def test_json_reports_what_was_fetched(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"]
     facts = json.loads(cli(*call(site, genes, tmp_path / "v18", "--json")).out)
-    assert (facts["fields"], facts["came"], facts["here_before"]) == (5, 19, 0)
+    assert (facts["fields"], facts["images"], facts["already_there"]) == (5, 19, 0)
     assert [row["file"] for row in facts["failed"]] == ["images/4109/24_H11_2_green.jpg"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_the_middle_it_ends_the_same(
+def test_a_stopped_fetch_is_resumed(
     site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, stop: signal.Signals
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "stopped"
@@ -524,7 +528,7 @@ def test_stopped_in_the_middle_it_ends_the_same(
             _, said = process.communicate()
         if process.returncode:
             stops += 1
-            assert stop == signal.SIGKILL or "goes on from where it was" in said
+            assert stop == signal.SIGKILL or "Rerun the command to resume" in said
         assert len(images(out)) > before
         for each in images(out):
             assert each.read_bytes() == (whole / each.relative_to(out)).read_bytes()
@@ -534,7 +538,7 @@ def test_stopped_in_the_middle_it_ends_the_same(
     assert tree(out) == tree(whole)
 
 
-def test_a_full_disk_is_said(site: AtlasSite, genes: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(site: AtlasSite, genes: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     words = [str(word) for word in call(site, genes, disk / "v18")]
@@ -579,3 +583,37 @@ def test_real_renderings_come_as_they_are(cli: Cli, tmp_path: Path) -> None:
     for stem, name in stems.items():
         with Image.open(tmp_path / "v18" / "images" / f"{stem}_red.jpg") as image:
             assert image.size[0] in (2048, 1728), name
+
+
+def test_python_fetches_and_plans_without_a_network(tmp_path: Path) -> None:
+    made = AtlasSite(base="http://mirror.example.org")
+    made.add_gene(
+        "ENSG00000000003", "TSPAN6", Assay("HPA004109", "approved", [Well("U-2 OS", ["cytosol"], ["1/2_C1_1"])])
+    )
+    shown: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        content = made.files.get(request.url.path)
+        return httpx.Response(404 if content is None else 200, content=content)
+
+    @contextmanager
+    def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: shown.append(f"{what} {done}/{total}")
+
+    options = FetchOptions(
+        base=made.base, transport=httpx.MockTransport(answer), progress=progress, rate_per_s=1000,
+        now=lambda: datetime(2026, 1, 2, tzinfo=UTC), limit=9,
+    )  # fmt: skip
+    plan = plan_hpa(["ENSG00000000003"], out=tmp_path / "v18", options=options)
+    assert (len(plan.images), plan.images_here, plan.sampled_images) == (4, 0, 4)
+    fetched = fetch_hpa(["ENSG00000000003"], out=tmp_path / "v18", options=options)
+    assert (fetched.images, fetched.already_there, fetched.failed) == (4, 0, [])
+    assert fetched.plan.selection.labels == {"1_2_C1_1": (25,)}
+    assert table(tmp_path / "v18" / "manifest.csv")[0]["time"] == "2026-01-02T00:00:00+00:00"
+    assert shown[0] == "looking up genes 1/1"
+    assert shown[-1] == "fetching 4/4"
+    with pytest.raises(ArgumentTypeError, match="genes must be"):
+        fetch_hpa(5, out=tmp_path, options=options)  # type: ignore[arg-type]
+    for wrong in ({"reliability": "approved"}, {"colors": ["cyan"]}, {"base": "atlas"}, {"jobs": 0}, {"limit": 0}):
+        with pytest.raises(SettingsError):
+            FetchOptions(**wrong)

@@ -12,7 +12,8 @@ import pytest
 
 import cytoloc
 from cytoloc.dataset.store import Dataset
-from cytoloc.decide.decision import fit_decision, with_provenance, write_decision
+from cytoloc.decide import fit_decision, write_decision
+from cytoloc.decide.decision import with_provenance
 from cytoloc.errors import ArgumentTypeError, FormatError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
@@ -145,10 +146,13 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     predictions = read_predictions(run / "predictions.parquet")
     truth = study.truth[[study.ids.index(name) for name in predictions.ids]]
     two = fit_decision(
-        {"a": predictions.probabilities, "b": predictions.probabilities}, truth, label_set=study.label_set
+        {"a": predictions.probabilities, "b": predictions.probabilities},
+        truth,
+        method="grid",
+        label_set=study.label_set,
     )
     write_decision(two, tmp_path / "two.json")
-    other = fit_decision({"mean": predictions.probabilities}, truth, label_set=study.label_set)
+    other = fit_decision(predictions.probabilities, truth, method="grid", label_set=study.label_set)
     write_decision(with_provenance(other, predictions=[{"file": "x", "sha256": "0"}]), tmp_path / "other.json")
     out = tmp_path / "m.cytoloc"
     for words, code, message in (

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from cytoloc.channels import CHANNELS
+from cytoloc.decide import evaluate
 from cytoloc.errors import SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.report.figures import composite, contact_sheet, fold_sheet, legend, panel, score_plot, shortened, stretch
-from cytoloc.report.tables import score_summary
 
 
 def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
@@ -41,17 +41,15 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
     sizes = []
     for classes in (28, 5):
         truth[:, classes:] = predicted[:, classes:] = False
-        summary, table = score_summary(
-            predicted, truth, None, label_set=LabelSet.hpa28(), min_positives=5, groups=np.arange(60) // 2
-        )
-        score_plot(table, summary, tmp_path / "score.png")
+        evaluation = evaluate(predicted, truth, label_set=LabelSet.hpa28(), groups=np.arange(60) // 2)
+        score_plot(evaluation, tmp_path / "score.png")
         with Image.open(tmp_path / "score.png") as image:
             sizes.append(image.size)
             assert np.asarray(image.convert("RGB")).std() > 20
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] > 1.8 * sizes[1][1]
     with pytest.raises(SettingsError, match="not the name of a PNG"):
-        score_plot(table, summary, tmp_path / "score.pdf")
+        score_plot(evaluation, tmp_path / "score.pdf")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from cytoloc.dataset.store import Dataset
-from cytoloc.decide.decision import cross_fit, held_out_parts
+from cytoloc.decide import cross_fit
+from cytoloc.decide.cross_fitting import assign_parts
+from cytoloc.decide.inputs import row_keys, stack_members
 from cytoloc.decide.metrics import macro_f1, macro_f1_interval
-from cytoloc.decide.thresholds import SEED_GRID
+from cytoloc.decide.thresholds import BASELINE_GRID
 from cytoloc.files import write_json
 from cytoloc.labels import LabelSet
 from cytoloc.prediction_files import write_predictions
@@ -90,18 +92,19 @@ def made(tmp_path: Path) -> Made:
 
 
 def cross_fitted_f1(members: dict[str, Values], truth: NDArray[np.bool_]) -> float:
-    """Return the macro F1 of the silver-medal baseline's way, written out; only the deal of the fields is cytoloc's.
+    """Return the cross-fitted macro F1 of the silver-medal baseline, written out; only the parts are cytoloc's.
 
     Per class the first best F1 on the grid; then the most probable location for a blank field, and five at most.
     """
     predicted = np.zeros_like(truth)
     mean = np.mean([values.astype(float) for values in members.values()], axis=0)
-    for rows, _, _ in held_out_parts(members, truth, method="grid"):
-        rest = np.setdiff1d(np.arange(len(truth)), rows)
-        above = mean[rest] > SEED_GRID[:, None, None]
+    parts = assign_parts(row_keys(stack_members(members)), None)
+    for part in range(5):
+        rows, rest = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        above = mean[rest] > BASELINE_GRID[:, None, None]
         f1 = 2 * (above & truth[rest]).sum(axis=1) / (above.sum(axis=1) + truth[rest].sum(axis=0)).clip(min=1)
         met = truth[rest].any(axis=0)
-        cuts = np.where(met, SEED_GRID[f1.argmax(axis=0)], 1)
+        cuts = np.where(met, BASELINE_GRID[f1.argmax(axis=0)], 1)
         for row in rows:
             chosen = np.flatnonzero(mean[row] > cuts).tolist() or [int(np.argmax(np.where(met, mean[row], 0)))]
             chosen.sort(key=lambda label: cuts[label] - mean[row, label])
@@ -114,20 +117,20 @@ def as_json(outcome: Any) -> Any:
     return json.loads(outcome.out)
 
 
-def test_a_model_is_worth_what_its_cross_fitted_decisions_score(made: Made, cli: Cli) -> None:
+def test_metrics_of_a_model_are_those_of_its_cross_fitted_decisions(made: Made, cli: Cli) -> None:
     folder, members, truth = made
     tables = as_json(cli("report", folder / "runs", "--table", "--labels", folder / "labels.csv", "--json"))
     assert [row["model"] for row in tables["models"]] == list(members)
     for row, (name, values) in zip(tables["models"], members.items(), strict=True):
-        worth = row["worth"]
-        assert worth["cv"] == pytest.approx(cross_fitted_f1({name: values}, truth), abs=1e-12)
-        assert worth["low"] < worth["cv"] < worth["high"]
-        assert worth["fields"] == FIELDS
+        metrics = row["metrics"]
+        assert metrics["cv"] == pytest.approx(cross_fitted_f1({name: values}, truth), abs=1e-12)
+        assert metrics["low"] < metrics["cv"] < metrics["high"]
+        assert metrics["fields"] == FIELDS
         common = np.flatnonzero(truth.sum(axis=0) >= MIN_POSITIVES)
         assert 5 < len(common) < 28
-        assert worth["classes"] == len(common)
-        for key, measure in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
-            assert worth[key] == pytest.approx(np.mean([measure(truth[:, i], values[:, i]) for i in common]))
+        assert metrics["classes"] == len(common)
+        for key, metric in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+            assert metrics[key] == pytest.approx(np.mean([metric(truth[:, i], values[:, i]) for i in common]))
     first = tables["models"][0]
     assert (first["network"], first["image"], first["batch"]) == ("tf_efficientnet_lite0", 256, 16)
     assert (first["loss"], first["folds"]) == ("0.5 focal + 0.5 soft F1", [0, 1, 2])
@@ -138,11 +141,11 @@ def test_an_ensemble_is_the_mean_of_its_members(made: Made, cli: Cli) -> None:
     call = ["report", folder / "runs", "--table", "--labels", folder / "labels.csv", "--json"]
     (row,) = as_json(cli(*call))["ensembles"]
     assert row["members"] == list(members)
-    assert row["worth"]["cv"] == pytest.approx(cross_fitted_f1(members, truth), abs=1e-12)
+    assert row["metrics"]["cv"] == pytest.approx(cross_fitted_f1(members, truth), abs=1e-12)
     chosen = as_json(cli(*call, "--ensemble", "third+first", "--ensemble", "first+second"))["ensembles"]
     assert [row["members"] for row in chosen] == [["third", "first"], ["first", "second"]]
     two = {name: members[name] for name in ("third", "first")}
-    assert chosen[0]["worth"]["cv"] == pytest.approx(cross_fitted_f1(two, truth), abs=1e-12)
+    assert chosen[0]["metrics"]["cv"] == pytest.approx(cross_fitted_f1(two, truth), abs=1e-12)
     for words, said in (
         ("first+fourth", "no finished model 'fourth'"),
         ("first", "two or more"),
@@ -179,16 +182,16 @@ def test_groups_are_kept_together_and_drawn_together(made: Made) -> None:
     alone, grouped = study_tables(runs, truth_of), study_tables(runs, truth_of, groups_of=groups_of)
     assert (alone.grouped, grouped.grouped) == (False, True)
     assert len(seen) == 1
-    assert alone.models[0].worth.cv != grouped.models[0].worth.cv
+    assert alone.models[0].metrics.cv != grouped.models[0].metrics.cv
     ids = runs[0].predictions.ids + runs[1].predictions.ids + runs[2].predictions.ids
     values = np.concatenate([run.predictions.probabilities for run in runs])
-    predicted = cross_fit({"first": values}, truth_of(ids), groups=groups_of(ids))
-    worth = grouped.models[0].worth
-    assert worth.cv == macro_f1(predicted, truth_of(ids))
-    assert (worth.low, worth.high) == macro_f1_interval(predicted, truth_of(ids), groups=groups_of(ids))
+    predicted = cross_fit(values, truth_of(ids), method="grid", groups=groups_of(ids))
+    metrics = grouped.models[0].metrics
+    assert metrics.cv == macro_f1(predicted, truth_of(ids))
+    assert (metrics.low, metrics.high) == macro_f1_interval(predicted, truth_of(ids), groups=groups_of(ids))
 
 
-def test_what_cannot_be_judged_together_says_why(tmp_path: Path) -> None:
+def test_models_that_cannot_be_evaluated_together_have_a_note(tmp_path: Path) -> None:
     members, truth = study_of(5, FIELDS, members=1)
     values = members["m0"]
 
@@ -207,9 +210,9 @@ def test_what_cannot_be_judged_together_says_why(tmp_path: Path) -> None:
     runs, _ = read_runs([tmp_path])
     pairs = [("whole", other) for other in ("dealt", "part", "mixed")] + [("part", "best")]
     tables = study_tables(runs, truth_of, ensembles=pairs)
-    notes = {row.model: row.worth.note for row in tables.models}
+    notes = {row.model: row.metrics.note for row in tables.models}
     assert notes == {
-        "best": "checkpoints chosen by the fold that judges them",
+        "best": "checkpoints chosen by the fold that evaluates them",
         "dealt": "",
         "mixed": "its folds were trained by different recipes",
         "moved": "its folds are of different datasets",
@@ -217,14 +220,14 @@ def test_what_cannot_be_judged_together_says_why(tmp_path: Path) -> None:
         "twice": "its folds share fields",
         "whole": "",
     }
-    assert {row.model for row in tables.models if row.worth.cv is None} == {"mixed", "moved", "twice"}
-    assert [row.worth.note for row in tables.ensembles] == [
+    assert {row.model for row in tables.models if row.metrics.cv is None} == {"mixed", "moved", "twice"}
+    assert [row.metrics.note for row in tables.ensembles] == [
         "dealt has other folds than whole",
-        "part was not scored on the same fields as whole",
+        "part has predictions of other fields than whole",
         "mixed: its folds were trained by different recipes",
-        "checkpoints chosen by the fold that judges them",
+        "checkpoints chosen by the fold that evaluates them",
     ]
-    assert [row.worth.cv is None for row in tables.ensembles] == [True, True, True, False]
+    assert [row.metrics.cv is None for row in tables.ensembles] == [True, True, True, False]
 
 
 def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ def test_formats_say_the_same(made: Made, cli: Cli) -> None:
     call = ["report", folder / "runs", "--table", "--labels", folder / "labels.csv"]
     tables = as_json(cli(*call, "--json"))
     rows = [*tables["models"], *tables["ensembles"]]
-    cells = [f"{row['worth']['cv']:.3f}" for row in rows]
+    cells = [f"{row['metrics']['cv']:.3f}" for row in rows]
     text, marked = cli(*call).out, cli(*call, "--format", "markdown").out
     for cell in cells:
         assert f" {cell} " in text
@@ -282,7 +285,7 @@ def test_formats_say_the_same(made: Made, cli: Cli) -> None:
     assert "a fit on other fields" in " ".join(text.split())
     table = list(csv.DictReader(io.StringIO(cli(*call, "--format", "csv").out)))
     assert [row["kind"] for row in table] == ["model"] * 3 + ["ensemble"]
-    assert [float(row["cv"]) for row in table] == [row["worth"]["cv"] for row in rows]
+    assert [float(row["cv"]) for row in table] == [row["metrics"]["cv"] for row in rows]
     assert (table[0]["folds"], table[3]["name"], table[3]["image"]) == ("0 1 2", "first+second+third", "")
     out = folder / "table.md"
     said = cli(*call, "--format", "markdown", "--out", out)
@@ -305,7 +308,7 @@ def test_labels_come_from_the_dataset_that_a_run_names(study: Dataset, tmp_path:
             Predictions(tuple(rows), values.astype(np.float32), LabelSet.hpa28()), folder / "predictions.parquet"
         )
     tables = as_json(cli("report", tmp_path / study.fingerprint[:6], "--table", "--json"))
-    assert tables["models"][0]["worth"]["cv"] > 0.2
+    assert tables["models"][0]["metrics"]["cv"] > 0.2
     changed = cli("report", tmp_path / "other", "--table")
     assert (changed.code, "is not what it was" in changed.err, "--labels" in changed.err) == (1, True, True)
     gone = cli("report", tmp_path / "f", "--table")

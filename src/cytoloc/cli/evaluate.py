@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import label_set_of, read_truth, warn_if_trained_on
+from cytoloc.cli.console import counted, label_set_of, read_truth, warn_if_trained_on
 from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_prediction_files
 
 
@@ -22,28 +22,28 @@ def evaluate(
     labels: LabelsPath,
     predictions: Annotated[
         list[Path] | None,
-        typer.Option(help="Predictions of these fields, file or folder of runs: adds average precision, AUC."),
+        typer.Option(help="Predictions of these fields, file or folder of runs: adds average precision and AUC."),
     ] = None,
     min_positives: Annotated[
-        int, typer.Option(help="Also average over the classes with so many true fields.", min=1)
+        int, typer.Option(help="Also average over the classes with at least so many positives.", min=1)
     ] = 5,
     table: Annotated[Path | None, typer.Option(help="Also write the table of classes, as a new CSV.")] = None,
     folds: Annotated[
-        Path | None, typer.Option(help="Folds file: adds the interval that draws its groups, not fields.")
+        Path | None, typer.Option(help="Folds file: adds the bootstrap interval of resampled groups.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="The same by another CSV Id,group, such as of wells or antibodies.")
+        Path | None, typer.Option(help="The same with groups of another CSV Id,group, such as wells or antibodies.")
     ] = None,
     leak: Annotated[
         Path | None,
-        typer.Option(help="Of `cytoloc leak`: also evaluate with its labels put in, and without its fields."),
+        typer.Option(help="Leak of `cytoloc leak`: also evaluate with its labels, and without its fields."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Evaluate locations: macro F1 with its interval, a row per class, and what chance would give.
+    """Evaluate locations: macro F1 with its interval, a row per class, and the scores of chance.
 
     The label set is that of the predictions or of the labeled dataset, else `--label-set`, by default hpa28.
 
@@ -53,11 +53,12 @@ def evaluate(
     """
     from rich.console import Console
 
+    from cytoloc.decide import evaluate as evaluated
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.lists import read_groups, read_known, read_labels, truth_of
+    from cytoloc.lists import read_groups, read_known, read_labels
     from cytoloc.prediction_files import prediction_files
-    from cytoloc.predictions import combine
-    from cytoloc.report.tables import class_rows, leak_effect, leak_lines, score_summary, summary_lines
+    from cytoloc.predictions import Predictions, combine
+    from cytoloc.report.tables import class_rows, summary_lines
 
     if folds and groups:
         raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
@@ -71,34 +72,33 @@ def evaluate(
         combined = combine(list(parts.values()))
     locations = combined.label_set if combined else label_set_of(labels, label_set)
     found = read_labels(decided, locations, column="Predicted", blank=True)
-    names, predicted = list(found), locations.to_matrix(found.values())
-    known = read_truth(labels, locations)
-    truth = truth_of(names, known, locations, where=str(labels))
-    probabilities = combined.rows(names, where=", ".join(map(str, predictions or ()))) if combined else None
+    names = tuple(found)
+    given: Predictions | dict[str, tuple[int, ...]] = found
+    if combined:
+        probabilities = combined.rows(names, where=", ".join(map(str, predictions or ())))
+        given = Predictions(names, probabilities, locations, decided=locations.to_matrix(found.values()))
     by = folds or groups
-    summary, classes = score_summary(
-        predicted,
-        truth,
-        probabilities,
-        label_set=locations,
-        min_positives=min_positives,
+    evaluation = evaluated(
+        given,
+        read_truth(labels, locations),
         groups=read_groups(by, names) if by else None,
+        min_positives=min_positives,
+        leak=read_known(leak, names, locations) if leak else None,
+        label_set=locations,
     )
-    summary["fields_with_labels"] = len(known)
-    if leak:
-        summary["leak"] = leak_effect(names, predicted, truth, read_known(leak, names, locations), locations)
     with new_files(*tables, images=plots) as temporary:
         if table:
-            classes.write_csv(temporary[table])
+            evaluation.classes.write_csv(temporary[table])
         if plot:
             # Drawing is slow to import.
             from cytoloc.report.figures import score_plot
 
-            score_plot(classes, summary, temporary[plot])
+            score_plot(evaluation, temporary[plot])
     if as_json:
-        typer.echo(json.dumps({**summary, "classes": classes.to_dicts()}, indent=2))
+        typer.echo(json.dumps(evaluation.to_json(), indent=2))
         return
-    Console(width=None if Console().is_terminal else 120).print(class_rows(classes))
-    typer.echo("\n" + "\n".join([*summary_lines(summary), *(leak_lines(summary["leak"]) if leak else [])]))
-    if len(known) > len(names):
-        typer.echo(f"{len(known) - len(names)} more fields have labels but no prediction; they are not judged.")
+    Console(width=None if Console().is_terminal else 120).print(class_rows(evaluation.classes))
+    typer.echo("\n" + "\n".join(summary_lines(evaluation)))
+    more = evaluation.fields_with_labels - evaluation.fields
+    if more > 0:
+        typer.echo(f"{counted(more, 'other field')} with labels but without predictions: not evaluated.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cytoloc.choices import Method
+from cytoloc.choices import MethodName
 from cytoloc.cli.console import counted, read_truth
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ def report(
         Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together and the intervals draw.")
     ] = None,
     decision: Annotated[
-        Method, typer.Option(help="How fields are decided, each by a fit on others; see docs/decisions.md.")
+        MethodName,
+        typer.Option(
+            help="Method of the decisions, each fitted to other fields. auto is better, but may take minutes per model;"
+            " see docs/decisions.md."
+        ),
     ] = "grid",
     ensemble: Annotated[
         list[str] | None,

@@ -1,6 +1,49 @@
-"""From probabilities to locations, and how good they are. NumPy, SciPy and scikit-learn only."""
+"""From probabilities to locations, and metrics of both. NumPy, SciPy and scikit-learn only."""
 
-from cytoloc.decide.decision import Decision, fit_decision
+from cytoloc.decide.decision import Decision, read_decision, write_decision
+from cytoloc.decide.evaluation import Evaluation, evaluate
+from cytoloc.decide.fitting import DecisionReport, cross_fit, fit_and_cross_fit, fit_decision
+from cytoloc.decide.members import ensemble, member_contributions, member_correlations
+from cytoloc.decide.methods import (
+    Auto,
+    Exact,
+    ExpectedF1,
+    Fixed,
+    GlobalGrid,
+    Grid,
+    Ratio,
+    Rules,
+    Shrunk,
+    Smooth,
+    Stack,
+    method_named,
+)
 from cytoloc.decide.metrics import macro_f1
 
-__all__ = ["Decision", "fit_decision", "macro_f1"]
+__all__ = [
+    "Auto",
+    "Decision",
+    "DecisionReport",
+    "Evaluation",
+    "Exact",
+    "ExpectedF1",
+    "Fixed",
+    "GlobalGrid",
+    "Grid",
+    "Ratio",
+    "Rules",
+    "Shrunk",
+    "Smooth",
+    "Stack",
+    "cross_fit",
+    "ensemble",
+    "evaluate",
+    "fit_and_cross_fit",
+    "fit_decision",
+    "macro_f1",
+    "member_contributions",
+    "member_correlations",
+    "method_named",
+    "read_decision",
+    "write_decision",
+]

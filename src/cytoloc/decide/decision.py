@@ -1,314 +1,311 @@
-"""How a decision is fitted, and judged on fields that it did not see."""
+"""A fitted decision: from the predictions of one or more members to the locations of each field; and its file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Any, Final, NamedTuple, get_args
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, Method
-from cytoloc.decide.choice import PARTS, choose
-from cytoloc.decide.decision_file import read_decision, write_decision
-from cytoloc.decide.fitted import Decision, with_provenance
-from cytoloc.decide.inputs import Members, check_truth, row_keys, stack_members
-from cytoloc.decide.intervals import threshold_intervals
-from cytoloc.decide.plan import Evidence, Plan, deal, find_thresholds, fit_evidence, unseen_probabilities
-from cytoloc.decide.rules import Rules, decide, exclusive_pairs
-from cytoloc.decide.thresholds import NEVER
-from cytoloc.errors import LabelSetError, SettingsError, TableError
+from cytoloc.choices import CalibrationKind, EnsembleKind
+from cytoloc.decide.calibration import reweighted, shifted_frequencies
+from cytoloc.decide.cross_fitting import ProbabilityModel
+from cytoloc.decide.ensembles import LEVELS
+from cytoloc.decide.inputs import (
+    Bools,
+    FieldGroups,
+    Floats,
+    MemberArrays,
+    MemberPredictions,
+    Members,
+    as_groups,
+    as_members,
+)
+from cytoloc.decide.methods import Method, Rules, method_named
+from cytoloc.decide.thresholds import NEVER, apply_thresholds, average_groups, expected_thresholds
+from cytoloc.errors import CytolocError, FormatError, SettingsError, TableError
+from cytoloc.files import FileFormat, json_bytes, read_json, write_json
 from cytoloc.labels import LabelSet
+from cytoloc.predictions import Predictions, warnings_of
 
-__all__ = [
-    "Decision",
-    "HeldOut",
-    "cross_fit",
-    "cross_fit_of",
-    "fit_decision",
-    "held_out_parts",
-    "read_decision",
-    "with_provenance",
-    "write_decision",
-]
-
-Floats = NDArray[np.float64]
-
-PLANS: Final[dict[Method, Plan]] = {
-    "grid": Plan("mean", "none", "grid"),
-    "global": Plan("mean", "none", "global"),
-    "smooth": Plan("mean", "none", "smooth"),
-    "fixed": Plan("mean", "none", "fixed"),
-    "ratio": Plan("mean", "none", "ratio"),
-    "shrunk": Plan("mean", "none", "grid"),
-    "exact": Plan("mean", "none", "exact"),
-    "expected": Plan("mean", "platt", "expected"),
-    "stack": Plan("stack", "none", "expected"),
-}
-
-SHRINK: Final = (0.7, 0.6, 0.5)
-"""The second-placed team's factors of the thresholds: for all fields, for blank ones, and for those still blank."""
-
-FIXED: Final = 0.5
-"""The threshold of ``fixed`` if none is given."""
-
-MOST: Final = 5
-"""The cap on locations per field if none is given and there are as many."""
-
-CROSS_FIT_PARTS: Final = 5
-"""Parts that the fields are dealt into to judge a decision: each is decided by a fit on the other four."""
+DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1)
 
 
-def fit_decision(
-    members: Members,
-    truth: NDArray[np.bool_],
-    *,
-    label_set: LabelSet | None = None,
-    method: Method = "grid",
-    most: int | None = None,
-    fill_blank: bool = True,
-    blank: Blank = "probability",
-    cooccurrence: bool = False,
-    ensemble: EnsembleKind | None = None,
-    calibration: CalibrationKind | None = None,
-    fixed: float | None = None,
-    ratios: NDArray[np.floating] | None = None,
-    groups: NDArray[np.int64] | None = None,
-    intervals: bool = True,
-) -> Decision:
-    """Return the decision that fits held-out probabilities to their truth.
-
-    Args:
-        members: Probabilities ``(n, locations)`` per member, of fields that the member was not trained on; a row of
-            NaN is a field that it lacks.
-        truth: bool ``(n, locations)``.
-        label_set: The locations of the columns. By default they are called "0", "1", and so on; commands refuse such a
-            decision for predictions of any other label set.
-        method: ``grid`` is the silver-medal baseline's: plain mean, then per class the best F1 on a grid. ``auto``
-        judges
-            several by nested cross-fitting and says why it takes one. docs/decisions.md explains all.
-        most: Locations that a field has at most; by default 5, or all if there are fewer.
-        fill_blank: Whether no field may be left without location.
-        blank: By what a blank field's location is chosen.
-        cooccurrence: Whether locations that never occur together, though chance would have them, exclude each other.
-        ensemble: How members become one, if not as the method has it.
-        calibration: How that becomes probabilities, if not as the method has it.
-        fixed: The threshold of ``fixed``; by default 0.5.
-        ratios: Shares of fields, 0 to 1, for ``ratio``; by default those of ``truth``.
-        groups: A group number per field; cross-fitting keeps a group together.
-        intervals: Whether each threshold gets its bootstrap interval.
-
-    Raises:
-        TableError: If shapes differ, there is no field, or values are no probabilities.
-        SettingsError: If an option is given that the method does not use, or ``most`` is more than there are locations.
-        LabelSetError: If ``label_set`` has another number of locations.
-
-    >>> truth = np.array([[True, False], [True, False], [False, True], [False, True]])
-    >>> probabilities = np.where(truth, 0.9, 0.2)
-    >>> fit_decision({"a": probabilities}, truth)({"a": probabilities})[:, 0]
-    array([ True,  True, False, False])
-    """
-    stack = stack_members(members)
-    check_truth(truth, stack)
-    locations = _checked_label_set(label_set, truth.shape[1])
-    _check_options(method, most, fixed, ratios, locations)
-    rules = Rules(
-        most=min(MOST, len(locations)) if most is None else most,
-        blank=blank if fill_blank else "none",
-        shrink=SHRINK if method == "shrunk" else (),
-        exclusive=exclusive_pairs(truth) if cooccurrence else (),
-    )
-    fitted_on: dict[str, Any] = {"fields": len(truth), "positives": truth.sum(axis=0).tolist()}
-    fields = _sorted_fields(stack, truth, groups)
-    if method == "auto":
-        if ensemble or calibration:
-            raise TableError(
-                "'auto' chooses ensemble and calibration itself.",
-                hint="Leave them out, or choose the thresholds' method too, such as 'expected'.",
-            )
-        choice = choose(fields.stack, fields.truth, keys=fields.keys, groups=fields.groups, rules=rules)
-        plan = choice.plan
-        fitted_on |= {"candidates": choice.table, "why": choice.why, "candidates_judged_on": choice.fields}
-    else:
-        usual = PLANS[method]
-        plan = replace(
-            usual,
-            ensemble=ensemble or usual.ensemble,
-            calibration=calibration or usual.calibration,
-            value=FIXED if fixed is None else float(fixed),
-            ratios=_checked_ratios(ratios, len(locations)),
-        )
-    evidence, probabilities = _fit(plan, fields)
-    return Decision(
-        method,
-        tuple(members),
-        find_thresholds(plan, probabilities, fields.truth),
-        plan,
-        evidence,
-        truth.mean(axis=0),
-        locations,
-        rules,
-        threshold_intervals(plan, probabilities, fields.truth) if intervals else None,
-        fitted_on,
-    )
-
-
-class HeldOut(NamedTuple):
-    """Fields, and the decision that a fit on other fields makes of them.
+@dataclass(frozen=True, repr=False)
+class Decision:
+    """A fitted decision; call it with predictions to get the locations of each field.
 
     Attributes:
-        rows: Their rows.
-        probabilities: What their members' predictions become, ``(len(rows), locations)``.
-        decision: Fitted to the other fields.
+        method: The method; if it was chosen by ``auto``, the chosen one.
+        members: Names of the members.
+        thresholds: One per location, which is predicted where its probability is above.
+        probability_model: Combines the members and calibrates the result.
+        frequencies: Share of the fitted fields that have each location.
+        label_set: The locations.
+        rules: What is done after the thresholds.
+        intervals: 95 % bootstrap interval of each threshold, ``(locations, 2)``; None if they were not computed.
+        fitted_on: What it was fitted on; JSON values only.
     """
 
-    rows: NDArray[np.int64]
-    probabilities: Floats
-    decision: Decision
+    method: Method
+    members: tuple[str, ...]
+    thresholds: Floats
+    probability_model: ProbabilityModel
+    frequencies: Floats
+    label_set: LabelSet
+    rules: Rules
+    intervals: Floats | None = None
+    fitted_on: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        fields = self.fitted_on.get("fields", "unknown")
+        return f"Decision({self.method.name}; {', '.join(self.members)}; {self.label_set.name}; {fields} fields)"
+
+    @overload
+    def __call__(
+        self,
+        predictions: MemberPredictions,
+        *,
+        groups: FieldGroups | None = ...,
+        label_shift: bool = ...,
+        without: Sequence[str] = ...,
+    ) -> Predictions: ...
+
+    @overload
+    def __call__(
+        self,
+        predictions: MemberArrays,
+        *,
+        groups: FieldGroups | None = ...,
+        label_shift: bool = ...,
+        without: Sequence[str] = ...,
+    ) -> Bools: ...
+
+    def __call__(
+        self,
+        predictions: MemberPredictions | MemberArrays,
+        *,
+        groups: FieldGroups | None = None,
+        label_shift: bool = False,
+        without: Sequence[str] = (),
+    ) -> Predictions | Bools:
+        """Return the locations of each field.
+
+        Args:
+            predictions: Predictions, or probabilities ``(n, locations)``, of the decision's only member; or a mapping
+                of member names to either. A field may lack some members, but not all.
+            groups: A group per field, whose probabilities are averaged: near-duplicates, or fields of one well. An
+                array, or with Predictions a table with the columns ``id`` and ``group``.
+            label_shift: Estimate how frequent locations are in these fields, and decide accordingly. The locations of
+                a field then depend on the other fields.
+            without: Members that have no predictions of these fields.
+
+        Returns:
+            For Predictions, Predictions with calibrated probabilities and ``decided``; for arrays, bool
+            ``(n, locations)``.
+
+        Raises:
+            ArgumentTypeError: If an argument has another type.
+            TableError: If a member is missing or unknown, or ``label_shift`` is used without calibrated probabilities.
+            SettingsError: If ``without`` names a member that is unknown or has predictions.
+            LabelSetError: If the predictions have another label set.
+        """
+        members = self._checked(predictions, without)
+        probabilities = self._probabilities(members, groups=groups, label_shift=label_shift)
+        decided = self.decided(probabilities, label_shift=label_shift)
+        if members.ids is None or members.tables is None:
+            return decided
+        changed = self.method.fits_probabilities or label_shift or groups is not None
+        provenance = {
+            **provenance_of(members),
+            "decision": self.method.name,
+            **({"calibrated_by": self.fingerprint} if changed else {}),
+        }
+        # Bounds are those of probabilities; rounding to float32 keeps them.
+        narrow = probabilities.astype(np.float32)
+        rejected = {name: why for table in members.tables.values() for name, why in table.rejected.items()}
+        return Predictions(members.ids, narrow, self.label_set, provenance, decided, rejected)
+
+    def probabilities(
+        self,
+        members: MemberPredictions | MemberArrays,
+        *,
+        groups: FieldGroups | None = None,
+        label_shift: bool = False,
+    ) -> Floats:
+        """Return the probabilities that are compared with the thresholds, float64 ``(n, locations)``.
+
+        Arguments and errors are those of calling the decision.
+        """
+        return self._probabilities(self._checked(members, ()), groups=groups, label_shift=label_shift)
+
+    def decided(self, probabilities: NDArray[np.floating], *, label_shift: bool = False) -> Bools:
+        """Return the locations of each field, bool ``(n, locations)``, from what :meth:`probabilities` returns."""
+        thresholds = self.thresholds
+        if label_shift:
+            thresholds = np.where(thresholds < NEVER, expected_thresholds(probabilities), NEVER)
+        return apply_thresholds(probabilities, thresholds, **self.rules.options())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the decision's file."""
+        return hashlib.sha256(json_bytes(_to_json(self), DECISION_FORMAT)).hexdigest()
+
+    def _checked(self, predictions: MemberPredictions | MemberArrays, without: Sequence[str]) -> Members:
+        """Return the predictions of all members, in the order of the fit."""
+        members = as_members(predictions, one_member=self.members[0] if len(self.members) == 1 else "the only one")
+        for name in without:
+            if name not in self.members or name in members.names:
+                wrong = "has predictions here" if name in members.names else "is not a member of the decision"
+                raise SettingsError(
+                    f"The member {name!r} of without {wrong}.",
+                    hint=f"The decision has the members {', '.join(self.members)}; name those without predictions.",
+                )
+        if set(members.names) | set(without) != set(self.members):
+            raise TableError(
+                f"The decision was fitted with the members {', '.join(self.members)}; these are"
+                f" {', '.join(members.names)}.",
+                hint="Give a mapping of the same member names, and name those without predictions in without.",
+            )
+        columns = members.stack.shape[2]
+        if members.label_set is not None:
+            self.label_set.refuse_other(members.label_set, what="the predictions", than="the decision")
+        elif columns != len(self.label_set):
+            raise TableError(
+                f"The decision has the label set {self.label_set}; these probabilities have {columns} columns.",
+                hint="Give probabilities of the same locations, in the same order.",
+            )
+        absent = np.full(members.stack.shape[1:], np.nan)
+        stacked = dict(zip(members.names, members.stack, strict=True))
+        return replace(members, stack=np.stack([stacked.get(name, absent) for name in self.members]))
+
+    def _probabilities(self, members: Members, *, groups: FieldGroups | None, label_shift: bool) -> Floats:
+        probabilities = self.probability_model(members.stack)
+        numbers = as_groups(groups, members.ids, len(probabilities))
+        if numbers is not None:
+            probabilities = average_groups(probabilities, numbers)
+        if label_shift:
+            if not self.method.is_calibrated:
+                raise TableError(
+                    f"The method {self.method.name!r} has no calibrated probabilities, so frequencies cannot be"
+                    " estimated.",
+                    hint="Fit with 'expected' or 'auto', or with a calibration.",
+                )
+            new = shifted_frequencies(probabilities, self.frequencies)
+            probabilities = reweighted(probabilities, self.frequencies, new)
+        return probabilities
 
 
-def held_out_parts(
-    members: Members,
-    truth: NDArray[np.bool_],
-    *,
-    groups: NDArray[np.int64] | None = None,
-    **options: Any,
-) -> Iterator[HeldOut]:
-    """Yield every field once, with a decision that saw neither the field nor its group, in whatever order they come.
+def provenance_of(members: Members) -> dict[str, Any]:
+    """Return the provenance of what is made of predictions: that of the only member, or of all by their names."""
+    tables: Mapping[str, Predictions] = members.tables or {}
+    if len(tables) == 1:
+        return dict(next(iter(tables.values())).provenance)
+    each = {name: table.provenance for name, table in tables.items()}
+    return {"members": each, **warnings_of(tables.values())}
 
-    Args:
-        members: Probabilities ``(n, locations)`` per member.
-        truth: bool ``(n, locations)``.
-        groups: A group number per field; by default each field, with its copies, is its own.
-        options: As for :func:`fit_decision`.
+
+def with_provenance(decision: Decision, **facts: Any) -> Decision:
+    """Return the decision with more facts on what it was fitted on."""
+    return replace(decision, fitted_on={**decision.fitted_on, **facts})
+
+
+def write_decision(decision: Decision, path: Path) -> None:
+    """Write a decision as JSON to a path that must be free."""
+    write_json(path, _to_json(decision), DECISION_FORMAT)
+
+
+def _to_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "method": decision.method.to_json(),
+        "label_set": decision.label_set.to_json(),
+        "members": list(decision.members),
+        "thresholds": decision.thresholds.tolist(),
+        "intervals_95": None if decision.intervals is None else decision.intervals.tolist(),
+        "probability_model": decision.probability_model.to_json(),
+        "frequencies": decision.frequencies.tolist(),
+        "rules": {**decision.rules.options(), "cooccurrence": decision.rules.cooccurrence},
+        "fitted_on": decision.fitted_on,
+    }
+
+
+def read_decision(path: str | Path) -> Decision:
+    """Return the decision that :func:`write_decision` wrote.
 
     Raises:
-        TableError: If there are fewer than two groups of different fields.
+        FormatError: If the file is not a decision of this version, or is damaged.
     """
-    parts = deal(row_keys(stack_members(members)), groups, parts=CROSS_FIT_PARTS)
-    if parts.max() < 1:
-        raise TableError(
-            "A decision is judged on two groups of fields whose predictions differ, or more; here is one.",
-            hint="Give more fields, of different predictions.",
+    content = read_json(Path(path), DECISION_FORMAT)
+    try:
+        intervals, rules = content["intervals_95"], content["rules"]
+        pairs = tuple((a, b) for a, b in rules["exclusive"])
+        decision = Decision(
+            method_of_json(content["method"]),
+            tuple(content["members"]),
+            np.array(content["thresholds"], np.float64),
+            ProbabilityModel.from_json(content["probability_model"]),
+            np.array(content["frequencies"], np.float64),
+            LabelSet.from_json(content["label_set"]),
+            Rules(**{**rules, "shrink": tuple(float(each) for each in rules["shrink"]), "exclusive": pairs}),
+            None if intervals is None else np.array(intervals, np.float64),
+            dict(content["fitted_on"]),
         )
-    for part in range(int(parts.max()) + 1):
-        held_out = parts == part
-        kept = None if groups is None else groups[~held_out]
-        decision = fit_decision(
-            _rows(members, ~held_out), truth[~held_out], groups=kept, **{"intervals": False, **options}
-        )
-        yield HeldOut(np.flatnonzero(held_out), decision.probabilities(_rows(members, held_out)), decision)
+        fault = _fault(decision)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = error.message if isinstance(error, CytolocError) else f"{error!r}."
+        raise FormatError(f"{path} is damaged: {what}", hint="Fit the decision again.") from error
+    if fault:
+        raise FormatError(f"{path} is damaged: {fault}.", hint="Fit the decision again.")
+    return decision
 
 
-def cross_fit(
-    members: Members,
-    truth: NDArray[np.bool_],
-    *,
-    groups: NDArray[np.int64] | None = None,
-    **options: Any,
-) -> NDArray[np.bool_]:
-    """Return each field's locations, decided by a fit that saw neither the field nor its group.
-
-    This is what a decision may be judged by: thresholds judged on the fields that they were fitted to look far better
-    than they are. Arguments and errors are those of :func:`held_out_parts`.
-    """
-    return cross_fit_of(held_out_parts(members, truth, groups=groups, **options), truth)
+def method_of_json(content: dict[str, Any]) -> Method:
+    """Return the method that :meth:`Method.to_json` returned."""
+    options = dict(content)
+    method = method_named(options.pop("name"), **options)
+    if not isinstance(method, Method):
+        raise SettingsError(f"A decision cannot have the method {method.word!r}.")
+    return method
 
 
-def cross_fit_of(parts: Iterable[HeldOut], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the locations of the fields of all ``parts``, bool ``(n, locations)`` as ``truth``."""
-    predicted = np.zeros_like(truth)
-    for rows, probabilities, decision in parts:
-        predicted[rows] = decide(probabilities, decision.thresholds, decision.rules, never=NEVER)
-    return predicted
-
-
-class _Fields(NamedTuple):
-    """Fields in an order of their own."""
-
-    stack: Floats
-    truth: NDArray[np.bool_]
-    keys: NDArray[np.int64]
-    groups: NDArray[np.int64] | None
-
-
-def _sorted_fields(stack: Floats, truth: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> _Fields:
-    """Return the fields sorted by what they are, so that any order of them gives the same decision to the last bit."""
-    keys = row_keys(stack)
-    # Copies of a field may have different truths; these decide among them.
-    order = np.lexsort([*truth.T, keys])
-    return _Fields(
-        np.ascontiguousarray(stack[:, order]),
-        truth[order],
-        keys[order],
-        None if groups is None else np.asarray(groups)[order],
+def _fault(decision: Decision) -> str:
+    """Return what is wrong with a decision that was read; empty if nothing."""
+    ensemble, calibration, rules = (
+        decision.probability_model.ensemble,
+        decision.probability_model.calibration,
+        decision.rules,
     )
-
-
-def _fit(plan: Plan, fields: _Fields) -> tuple[Evidence, Floats]:
-    """Return the plan's evidence, and what it says of each field when fitted without the field's part."""
-    with threadpool_limits(1):
-        evidence = fit_evidence(plan, fields.stack, fields.truth)
-    if not plan.learns:
-        return evidence, evidence(fields.stack)
-    parts = deal(fields.keys, fields.groups, parts=PARTS)
-    if parts.max() < 1:
-        raise TableError(
-            f"{plan.name!r} needs two groups of fields whose predictions differ; here is one.",
-            hint="Give more fields, or choose a method such as 'grid'.",
-        )
-    return evidence, unseen_probabilities(plan, fields.stack, fields.truth, parts, start=evidence)
-
-
-def _checked_label_set(label_set: LabelSet | None, classes: int) -> LabelSet:
-    if label_set is None:
-        return LabelSet.numbered(classes)
-    if len(label_set) != classes:
-        raise LabelSetError(
-            f"The probabilities have {classes} columns; the label set is {label_set}.",
-            hint="Give the label set of these columns.",
-        )
-    return label_set
-
-
-def _check_options(
-    method: Method,
-    most: int | None,
-    fixed: float | None,
-    ratios: NDArray[np.floating] | None,
-    locations: LabelSet,
-) -> None:
-    if method not in get_args(Method):
-        known = ", ".join(repr(each) for each in get_args(Method))
-        raise TableError(f"There is no method {method!r}.", hint=f"Choose {known}.")
-    if most is not None and not 1 <= most <= len(locations):
-        raise SettingsError(
-            f"A field cannot keep at most {most} locations of the label set {locations}.",
-            hint=f"Choose a number from 1 to {len(locations)}.",
-        )
-    for name, user, value in (("fixed", "fixed", fixed), ("ratios", "ratio", ratios)):
-        if value is not None and method != user:
-            raise SettingsError(
-                f"The method {method!r} does not use {name!r}.", hint=f"Leave it out, or choose the method {user!r}."
-            )
-    if fixed is not None and not 0 <= fixed < 1:
-        raise TableError(
-            f"A fixed threshold lies from 0 to below 1; this is {fixed:g}.", hint="Choose one such as 0.5."
-        )
-
-
-def _checked_ratios(ratios: NDArray[np.floating] | None, locations: int) -> tuple[float, ...] | None:
-    if ratios is None:
-        return None
-    values = np.asarray(ratios, np.float64)
-    if values.shape != (locations,) or not ((values >= 0) & (values <= 1)).all():
-        raise TableError(
-            f"There must be {locations} ratios from 0 to 1.", hint="Give each location's share of the fields."
-        )
-    return tuple(values.tolist())
-
-
-def _rows(members: Members, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.floating]]:
-    return {name: values[rows] for name, values in members.items()}
+    locations = len(decision.label_set)
+    per_member = (len(decision.members), locations)
+    numbers: list[tuple[str, Floats | None, tuple[int, ...]]] = [
+        ("thresholds", decision.thresholds, (locations,)),
+        ("frequencies", decision.frequencies, (locations,)),
+        ("intervals_95", decision.intervals, (locations, 2)),
+        ("center", ensemble.center, per_member),
+        ("std", ensemble.std, per_member),
+        ("weights", ensemble.weights, per_member),
+        ("curves", calibration.curves, (locations, 3)),
+        ("quantiles", ensemble.quantiles, (int(ensemble.fitted.sum()), locations, len(LEVELS))),
+    ]
+    for name, values, shape in numbers:
+        if values is not None and (values.shape != shape or not np.isfinite(values).all()):
+            return f"{name} must be finite numbers of shape {shape}"
+    if ensemble.kind not in get_args(EnsembleKind) or calibration.kind not in get_args(CalibrationKind):
+        return f"it has no known ensemble or calibration: {ensemble.kind!r}, {calibration.kind!r}"
+    if ensemble.fitted.shape != per_member[:1] or not ensemble.fitted.any():
+        return "fitted must say of each member whether it had fields, and one must have"
+    if not all(0 <= i < locations for pair in rules.exclusive for i in pair):
+        return f"exclusive must be pairs of locations from 0 to {locations - 1}"
+    if rules.max_locations is None or rules.max_locations > locations:
+        return f"max_locations must lie from 1 to {locations}"
+    needed = {"stack": ensemble.stack, "rank": ensemble.quantiles}
+    needed |= {"weighted": ensemble.weights, "class": ensemble.weights}
+    if needed.get(ensemble.kind, True) is None:
+        return f"the ensemble {ensemble.kind!r} lacks its numbers"
+    # Shapes that do not fit together show when they are used.
+    decision({name: np.full((1, locations), 0.5) for name in decision.members})
+    return ""

@@ -1,93 +1,375 @@
-"""What a decision may be made of: members' probabilities and the truth, checked at the door."""
+"""Predictions of one or more members, labels and groups: checked, and turned into arrays."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Final, Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from cytoloc.errors import TableError
+from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
+from cytoloc.labels import LabelSet
+from cytoloc.lists import group_numbers, truth_of
+from cytoloc.predictions import Predictions, join_members
 
-Members = Mapping[str, NDArray[np.floating]]
-"""Probabilities ``(n, locations)`` by the name of the model that gave them; a row of NaN is a field that it lacks."""
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 LEAST_PROBABILITY: Final = 1e-6
-"""Probabilities nearer to 0 or 1 count as this far from them, so that one sure mistake does not outweigh the rest."""
+"""Probabilities are clipped to this distance from 0 and 1, so that one confident mistake does not dominate a fit."""
+
+ONE_MEMBER: Final = "mean"
+"""Name of the only member if predictions are given without a name."""
 
 
-def stack_members(members: Members) -> NDArray[np.float64]:
-    """Return the members' probabilities as one array, float64 ``(members, n, locations)``.
+class LabeledFields(Protocol):
+    """Fields of which some have labels, such as a :class:`~cytoloc.Dataset`."""
 
-    A field that a member lacks is a row of NaN there, and some other member must have it.
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The id of each field."""
+
+    @property
+    def labeled(self) -> Bools:
+        """For each field, whether it has labels."""
+
+    @property
+    def truth(self) -> Bools:
+        """The locations of each field, ``(n, locations)``."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The locations."""
+
+
+MemberPredictions = Predictions | Mapping[str, Predictions]
+MemberArrays = NDArray[np.floating] | Mapping[str, NDArray[np.floating]]
+FieldLabels = Bools | Mapping[str, Iterable[int]] | LabeledFields
+FieldGroups = NDArray[np.integer] | pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Members:
+    """Predictions of the members of an ensemble for the same fields.
+
+    Attributes:
+        names: Name of each member.
+        stack: float64 ``(members, n, locations)``; a row of NaN is a field that the member lacks.
+        ids: Id of each field; None if arrays were given.
+        label_set: The locations; None if arrays were given.
+        tables: What was given, by member; empty if arrays were given.
+    """
+
+    names: tuple[str, ...]
+    stack: Floats
+    ids: tuple[str, ...] | None = None
+    label_set: LabelSet | None = None
+    tables: Mapping[str, Predictions] | None = None
+
+    def of(self, rows: NDArray[Any]) -> Members:
+        """Return the members' predictions of some fields, by a mask or row numbers."""
+        ids = None if self.ids is None else tuple(self.ids[row] for row in np.arange(len(self.ids))[rows])
+        return replace(self, stack=np.ascontiguousarray(self.stack[:, rows]), ids=ids)
+
+
+@dataclass(frozen=True)
+class LabeledMembers:
+    """Predictions of members, and the truth: what a decision is fitted to.
+
+    Attributes:
+        members: The predictions.
+        truth: bool ``(n, locations)``.
+        label_set: The locations.
+        groups: A group number per field; None if each field is its own group.
+    """
+
+    members: Members
+    truth: Bools
+    label_set: LabelSet
+    groups: Ints | None
+
+    def of(self, rows: NDArray[Any]) -> LabeledMembers:
+        """Return some of the fields, by a mask or row numbers."""
+        groups = None if self.groups is None else self.groups[rows]
+        return LabeledMembers(self.members.of(rows), np.ascontiguousarray(self.truth[rows]), self.label_set, groups)
+
+
+def as_members(predictions: MemberPredictions | MemberArrays, *, one_member: str = ONE_MEMBER) -> Members:
+    """Return checked predictions of one or more members.
+
+    Args:
+        predictions: Predictions, an array of probabilities ``(n, locations)``, or a mapping of either by member name.
+        one_member: Name of the member if there is no mapping.
 
     Raises:
-        TableError: If there is no member, shapes differ, or values are no probabilities.
+        ArgumentTypeError: If ``predictions`` is something else.
+        TableError: If there is no member, shapes differ, values are not probabilities, or the predictions were
+            calibrated by a decision before.
+        LabelSetError: If members have different label sets.
+    """
+    named = predictions if isinstance(predictions, Mapping) else {one_member: predictions}
+    for name, table in named.items():
+        if isinstance(table, Predictions) and "calibrated_by" in table.provenance:
+            raise TableError(
+                f"The predictions of the member {name!r} are calibrated already, by a decision.",
+                hint="Give the predictions that the decision was applied to.",
+            )
+    tables = {name: table for name, table in named.items() if isinstance(table, Predictions)}
+    if tables and len(tables) == len(named):
+        ids, joined, label_set = join_members(tables)
+        return Members(tuple(joined), stack_members(joined), ids, label_set, tables)
+    arrays: dict[str, NDArray[np.floating]] = {}
+    for name, values in named.items():
+        given = np.asarray(values) if not isinstance(values, Predictions | str | Mapping) else np.empty(0, object)
+        if given.dtype.kind not in "fiub" or not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"predictions must be Predictions or an array of probabilities, or a mapping of either by member name;"
+                f" this holds {type(values).__name__} for {name!r}.",
+                hint="Read a file with cytoloc.read_predictions(path), or give a NumPy array.",
+            )
+        arrays[name] = given
+    return Members(tuple(arrays), stack_members(arrays))
+
+
+def as_labeled_members(
+    predictions: MemberPredictions | MemberArrays,
+    labels: FieldLabels,
+    *,
+    groups: FieldGroups | None = None,
+    label_set: LabelSet | None = None,
+) -> LabeledMembers:
+    """Return checked predictions with the truth of the same fields.
+
+    Args:
+        predictions: See :func:`as_members`.
+        labels: See :func:`as_truth`.
+        groups: See :func:`as_groups`.
+        label_set: The locations of arrays; by default they are numbered.
+
+    Raises:
+        ArgumentTypeError: If an argument has another type.
+        TableError: If values do not fit together, or the model was trained on some of the fields.
+        LabelSetError: If label sets differ, or have another number of locations than the arrays.
+    """
+    members = as_members(predictions)
+    if members.tables is not None:
+        refuse_trained_on({f"the member {name!r}": table for name, table in members.tables.items()})
+    locations = common_label_set(members.label_set, labels, label_set, columns=members.stack.shape[2])
+    truth = as_truth(labels, members.ids, locations, shape=members.stack.shape[1:])
+    return LabeledMembers(members, truth, locations, as_groups(groups, members.ids, len(truth)))
+
+
+def common_label_set(
+    predicted: LabelSet | None, labels: FieldLabels, argument: LabelSet | None, *, columns: int
+) -> LabelSet:
+    """Return the label set of predictions, labels and the argument ``label_set``; numbered if none is known.
+
+    Raises:
+        LabelSetError: If two differ, or the number of columns is another.
+    """
+    of_labels = None if isinstance(labels, np.ndarray | Mapping) else getattr(labels, "label_set", None)
+    found = {"the predictions": predicted, "labels": of_labels, "the argument label_set": argument}
+    known = {what: each for what, each in found.items() if each is not None}
+    if not known:
+        return LabelSet.numbered(columns)
+    (first, chosen), *others = known.items()
+    if len(chosen) != columns:
+        raise LabelSetError(
+            f"The predictions have {columns} columns; the label set is {chosen}.",
+            hint="Give the label set of these columns.",
+        )
+    for what, other in others:
+        chosen.refuse_other(other, what=what, than=first)
+    return chosen
+
+
+def as_truth(labels: FieldLabels, ids: tuple[str, ...] | None, label_set: LabelSet, *, shape: tuple[int, ...]) -> Bools:
+    """Return the truth of the predicted fields, bool ``(n, locations)``.
+
+    Args:
+        labels: A bool array in the order of the predictions, a mapping of ids to indices of locations, or labeled
+            fields such as a dataset.
+        ids: Ids of the predicted fields; None if they have none.
+        label_set: The locations.
+        shape: ``(n, locations)``.
+
+    Raises:
+        ArgumentTypeError: If ``labels`` is something else, or names ids but the predictions do not.
+        TableError: If the shape is another, a field has no label, or an index is not that of a location.
+    """
+    if isinstance(labels, np.ndarray):
+        if labels.shape != shape or labels.dtype != np.bool_:
+            raise TableError(
+                f"labels must be bool {shape}, as the predictions are; they are {labels.dtype} {labels.shape}.",
+                hint="Give one row per field and one column per location.",
+            )
+        return labels
+    if ids is None:
+        raise ArgumentTypeError(
+            f"labels must be a bool array (n, locations), as the predictions are arrays; this is"
+            f" {type(labels).__name__}.",
+            hint="Give arrays for both, or Predictions with a dataset.",
+        )
+    return truth_of(ids, label_indices(labels, label_set), label_set, where="labels")
+
+
+def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set: LabelSet) -> dict[str, Any]:
+    """Return the indices of the locations of each labeled field.
+
+    Raises:
+        ArgumentTypeError: If ``labels`` is neither a mapping nor labeled fields.
+        TableError: If an index is not that of a location.
+    """
+    if not isinstance(labels, Mapping):
+        if not all(hasattr(labels, name) for name in ("ids", "labeled", "truth")):
+            raise ArgumentTypeError(
+                f"labels must be a mapping of ids to indices of locations, or a dataset; this is"
+                f" {type(labels).__name__}.",
+                hint="Open a dataset with cytoloc.open_dataset(path), or read a CSV with cytoloc.lists.read_labels.",
+            )
+        rows = zip(labels.ids, labels.labeled, labels.truth, strict=True)
+        return {name: np.flatnonzero(row) for name, known, row in rows if known}
+    found = {name: tuple(indices) for name, indices in labels.items()}
+    for name, indices in found.items():
+        if not all(isinstance(i, int | np.integer) and 0 <= i < len(label_set) for i in indices):
+            raise TableError(
+                f"labels: {name} has {indices}, but the indices of the label set {label_set} are 0 to"
+                f" {len(label_set) - 1}.",
+                hint="Give indices of locations, or read a file with cytoloc.lists.read_labels.",
+            )
+    return found
+
+
+def as_groups(groups: FieldGroups | None, ids: tuple[str, ...] | None, n_fields: int) -> Ints | None:
+    """Return a group number per field.
+
+    Args:
+        groups: An integer or text array in the order of the predictions, or a table with the columns ``id`` and
+            ``group``, such as folds.
+        ids: Ids of the predicted fields; None if they have none.
+        n_fields: Number of fields.
+
+    Raises:
+        ArgumentTypeError: If ``groups`` is something else, or a table although the predictions have no ids.
+        TableError: If there is not one group per field.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, pl.DataFrame) and ids is not None:
+        return group_numbers(groups, ids, where="groups")
+    numbers = np.asarray(groups)
+    if numbers.dtype.kind not in "iuU" or isinstance(groups, pl.DataFrame):
+        raise ArgumentTypeError(
+            f"groups must be an array of integers or names, or, with Predictions, a table with the columns id and"
+            f" group; this is {type(groups).__name__} of {numbers.dtype}.",
+            hint="Give one group number per field.",
+        )
+    if numbers.shape != (n_fields,):
+        raise TableError(
+            f"groups must have one number for each of {n_fields} fields; its shape is {numbers.shape}.",
+            hint="Give one group number per field.",
+        )
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64) if numbers.dtype.kind == "U" else numbers
+
+
+def refuse_trained_on(tables: Mapping[str, Predictions]) -> None:
+    """Raise :class:`~cytoloc.errors.TableError` if a model was trained on some of the fields that it predicted.
+
+    Args:
+        tables: Predictions by their names for messages, such as paths.
+    """
+    for name, table in tables.items():
+        seen = table.provenance.get("fields_trained_on", 0)
+        if seen:
+            raise TableError(
+                f"{name}: the model was trained on {seen} of these {len(table)} fields; their predictions are too good"
+                " to fit on.",
+                hint="Fit on out-of-fold predictions, as run folders hold them, or on fields of their own.",
+            )
+
+
+def refuse_unknown_word(word: object, known: Iterable[str], *, what: str) -> None:
+    """Raise unless a word is one of those known.
+
+    Raises:
+        ArgumentTypeError: If it is not a word.
+        SettingsError: If it is not known; the hint names the nearest ones.
+    """
+    words = list(known)
+    if not isinstance(word, str):
+        raise ArgumentTypeError(f"{what} must be one of {', '.join(words)}; this is {type(word).__name__}.")
+    if word not in words:
+        near = " or ".join(get_close_matches(word, words, n=2, cutoff=0.5))
+        raise SettingsError(
+            f"There is no {what} {word!r}.{f' Did you mean {near}?' if near else ''}",
+            hint=f"Choose one of {', '.join(words)}.",
+        )
+
+
+def stack_members(members: Mapping[str, NDArray[np.floating]]) -> Floats:
+    """Return the members' probabilities as one array, float64 ``(members, n, locations)``.
+
+    A field that a member lacks is a row of NaN there. At least one member must have it.
+
+    Raises:
+        TableError: If there is no member, shapes differ, or values are not probabilities.
     """
     if not members:
-        raise TableError("There are no predictions to decide on.", hint="Give at least one member.")
+        raise TableError("There are no predictions.", hint="Give those of at least one member.")
     shapes = {name: np.shape(values) for name, values in members.items()}
     first = next(iter(shapes.values()))
     if len(set(shapes.values())) > 1 or len(first) != 2 or 0 in first:
         raise TableError(f"Members must have one shape (n, locations) with n > 0; these have {shapes}.")
+    names = list(members)
     stack = np.stack([np.asarray(values, np.float64) for values in members.values()])
     missing = np.isnan(stack)
-    if missing.any():
-        _refuse_holes(missing, list(members))
-    low, high = float(np.nanmin(stack)), float(np.nanmax(stack))
-    if low < 0 or high > 1:
-        name = list(members)[int(np.argmax(((stack < 0) | (stack > 1)).any(axis=(1, 2))))]
-        kind = "they look like logits" if low < 0 and np.isfinite([low, high]).all() else "a probability cannot be that"
-        raise TableError(
-            f"Some values of {name!r} are not probabilities: they lie between {low:g} and {high:g}; {kind}.",
-            hint="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
-        )
-    return stack
-
-
-def check_truth(truth: NDArray[np.bool_], stack: NDArray[np.float64]) -> None:
-    """Raise :class:`~cytoloc.errors.TableError` unless ``truth`` is bool ``(n, locations)``, as a stack of members."""
-    if truth.shape != stack.shape[1:] or truth.dtype != np.bool_:
-        raise TableError(f"The truth must be bool {stack.shape[1:]}; it is {truth.dtype} {truth.shape}.")
-
-
-def logits_of(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return ``log(p / (1 - p))``; probabilities count as at least 1e-6 from 0 and from 1."""
-    clipped = np.clip(np.asarray(probabilities, np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    return np.asarray(logit(clipped), np.float64)
-
-
-def row_keys(stack: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return a number per field that follows from its probabilities alone, whatever the order of fields and classes.
-
-    Fields with the same key have the same probabilities, so a deal by keys keeps copies together.
-
-    Args:
-        stack: ``(members, n, classes)``.
-    """
-    # 0.0 and -0.0 are one value, and the classes' order must not show.
-    ordered = np.sort(stack, axis=2).transpose(1, 0, 2) + 0.0
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.ascontiguousarray(ordered)]
-    return np.frombuffer(b"".join(digests), np.int64)
-
-
-def _refuse_holes(missing: NDArray[np.bool_], names: list[str]) -> None:
     partly = missing.any(axis=2) & ~missing.all(axis=2)
     if partly.any():
         member, row = (int(i) for i in np.argwhere(partly)[0])
-        column = int(np.argmax(missing[member, row]))
         raise TableError(
-            f"Row {row} of {names[member]!r} has no number (NaN) for location {column}"
+            f"Row {row} of {names[member]!r} is NaN for location {int(np.argmax(missing[member, row]))}"
             f" ({int(partly.sum())} such rows).",
             hint="Give every probability of a field; a field that a member lacks is a row of NaN.",
         )
     nowhere = missing.all(axis=(0, 2))
     if nowhere.any():
         raise TableError(
-            f"Row {int(np.argmax(nowhere))} has no probabilities (NaN) from any member"
-            f" ({int(nowhere.sum())} such rows).",
+            f"Row {int(np.argmax(nowhere))} is NaN for all members ({int(nowhere.sum())} such rows).",
             hint="Leave out fields that no member predicted.",
         )
+    low, high = float(np.nanmin(stack)), float(np.nanmax(stack))
+    if low < 0 or high > 1:
+        name = names[int(np.argmax(((stack < 0) | (stack > 1)).any(axis=(1, 2))))]
+        logits = "; they look like logits" if low < 0 and np.isfinite([low, high]).all() else ""
+        raise TableError(
+            f"Some values of {name!r} are not probabilities: they lie between {low:g} and {high:g}{logits}.",
+            hint="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
+        )
+    return stack
+
+
+def logits_of(probabilities: NDArray[np.floating]) -> Floats:
+    """Return ``log(p / (1 - p))``; probabilities are clipped to 1e-6 from 0 and 1."""
+    clipped = np.clip(np.asarray(probabilities, np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.asarray(logit(clipped), np.float64)
+
+
+def row_keys(stack: Floats) -> Ints:
+    """Return a number per field that depends on its probabilities only, not on the order of fields and classes.
+
+    Fields with the same probabilities have the same key.
+
+    Args:
+        stack: ``(members, n, classes)``.
+    """
+    # 0.0 and -0.0 are one value, and the order of the classes must not matter.
+    ordered = np.sort(stack, axis=2).transpose(1, 0, 2) + 0.0
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.ascontiguousarray(ordered)]
+    return np.frombuffer(b"".join(digests), np.int64)

@@ -1,8 +1,8 @@
-"""Logistic regressions of all classes at once: what they share is fitted to all, what they differ in is shrunk.
+"""Logistic regressions of all classes at once: shared weights, and shrunken deviations of each class from them.
 
-So a class with a handful of positives keeps to what the others teach. How far classes may differ is a prior's
-precision, given or estimated from how far they do differ (empirical Bayes: MacKay, "Bayesian interpolation", Neural
-Computation 4, 1992).
+A class with few positives therefore stays close to the other classes. How far classes may deviate is the precision of
+a normal prior. It is given, or estimated by empirical Bayes (MacKay, "Bayesian interpolation", Neural Computation 4,
+1992).
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-Floats = NDArray[np.float64]
-Design = Callable[[int], NDArray[np.floating]]
-"""Gives the features of a class, ``(n, d)``."""
+from cytoloc.decide.inputs import Bools, Floats, Ints
 
-MOST_STEPS: Final = 40
-CLOSE: Final = 1e-3
-"""A fit is done when no logit moves further than this on average, and no precision by 2 %."""
+FeaturesOf = Callable[[int], NDArray[np.floating]]
+"""Returns the features of a class, ``(n, d)``."""
 
-ROUNDING: Final = 1e-7
-"""A loss that rises by less, relatively, has not risen: features may be float32."""
+MAX_NEWTON_STEPS: Final = 40
+LOGIT_TOLERANCE: Final = 1e-3
+"""A fit has converged when no logit moves further than this on average, and no precision by 2 %."""
+
+LOSS_TOLERANCE: Final = 1e-7
+"""A relative increase of the loss below this is rounding: features may be float32."""
 
 FIRST_PRECISION: Final = 30.0
-"""Where the estimate of a precision begins; it ends where it ends from any other."""
+"""First estimate of a precision; the result does not depend on it."""
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedFit:
     """Weights that all classes share, and an intercept for each.
 
     Attributes:
@@ -44,8 +45,8 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Shrunk:
-    """What each class adds to the shared fit.
+class ShrunkFit:
+    """Coefficients that each class adds to the shared fit.
 
     Attributes:
         coefficients: float64 ``(classes, d)``.
@@ -57,38 +58,38 @@ class Shrunk:
 
 
 def fit_shared(
-    design: Design, truth: NDArray[np.bool_], *, start: Shared | None = None, least: float = -np.inf
-) -> Shared:
+    design: FeaturesOf, truth: Bools, *, start: SharedFit | None = None, least: float = -np.inf
+) -> SharedFit:
     """Return the logistic regression with the same weights for every class and an intercept for each.
 
-    Weights have a standard normal prior, so features should have mean 0 and spread 1. Each class gets half a positive
-    and half a negative at the features' means, which keeps the intercept of one without positives finite.
+    Weights have a standard normal prior, so features should have mean 0 and standard deviation 1. Half a positive and
+    half a negative are added to each class at the features' means, so that all intercepts are finite.
 
     Args:
         design: Features of each class.
         truth: bool ``(n, classes)``.
-        start: Where to begin; the result does not depend on it.
-        least: No weight may be less than this.
+        start: Where to start; the result does not depend on it.
+        least: Lower bound of the weights.
     """
     size = design(0).shape[1]
     rate = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
     weights = np.full(size, 1 / size) if start is None else start.weights.copy()
     intercepts = np.log(rate / (1 - rate)) if start is None else start.intercepts.copy()
-    here = _evaluate(design, truth, weights, intercepts)
-    for _ in range(MOST_STEPS):
+    here = _loss_at(design, truth, weights, intercepts)
+    for _ in range(MAX_NEWTON_STEPS):
         step, shift = _newton_step(here, weights, least)
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_NEWTON_STEPS):
             moved, lifted = np.maximum(weights - step, least), intercepts - shift
-            there = _evaluate(design, truth, moved, lifted)
-            if there.loss <= here.loss * (1 + ROUNDING):
+            there = _loss_at(design, truth, moved, lifted)
+            if there.loss <= here.loss * (1 + LOSS_TOLERANCE):
                 break
-            # Far from the optimum the whole step may overshoot.
+            # Far from the optimum, a full step may overshoot.
             step, shift = step / 2, shift / 2
         change = max(float(np.abs(moved - weights).max()), float(np.abs(lifted - intercepts).max()))
         weights, intercepts, here = moved, lifted, there
-        if change < CLOSE / 10:
+        if change < LOGIT_TOLERANCE / 10:
             break
-    return Shared(weights, intercepts)
+    return SharedFit(weights, intercepts)
 
 
 class _Point(NamedTuple):
@@ -102,7 +103,7 @@ class _Point(NamedTuple):
     curve: Floats
 
 
-def _evaluate(design: Design, truth: NDArray[np.bool_], weights: Floats, intercepts: Floats) -> _Point:
+def _loss_at(design: FeaturesOf, truth: Bools, weights: Floats, intercepts: Floats) -> _Point:
     classes, size = truth.shape[1], len(weights)
     loss, gradient, hessian = float(weights @ weights) / 2, weights.copy(), np.eye(size)
     slope, cross, curve = np.empty(classes), np.empty((classes, size)), np.empty(classes)
@@ -122,8 +123,8 @@ def _evaluate(design: Design, truth: NDArray[np.bool_], weights: Floats, interce
 
 
 def _newton_step(here: _Point, weights: Floats, least: float) -> tuple[Floats, Floats]:
-    """Return how far weights and intercepts are from the optimum of the parabola that touches the loss here."""
-    # Intercepts are solved for class by class, which leaves a system of the weights alone.
+    """Return the Newton step of weights and intercepts."""
+    # The intercepts are eliminated class by class, which leaves a system of the weights only.
     scaled = here.cross / here.curve[:, None]
     slope = here.gradient - scaled.T @ here.slope
     free = (weights > least) | (slope < 0)
@@ -135,56 +136,56 @@ def _newton_step(here: _Point, weights: Floats, least: float) -> tuple[Floats, F
 
 
 def fit_shrunk(
-    design: Design,
+    design: FeaturesOf,
     offsets: Floats,
-    truth: NDArray[np.bool_],
-    kinds: NDArray[np.int64],
+    truth: Bools,
+    kinds: Ints,
     *,
     precision: float | None = None,
     start: Floats | None = None,
-) -> Shrunk:
-    """Return what each class adds to ``offsets``, shrunk towards nothing.
+) -> ShrunkFit:
+    """Return the coefficients that each class adds to ``offsets``, shrunk towards 0.
 
-    Coefficients of one kind have one normal prior over all classes. Classes without positives, or without negatives,
-    add nothing.
+    Coefficients of one kind have one normal prior over all classes. Those of classes without positives, or without
+    negatives, are 0.
 
     Args:
         design: Features of each class.
         offsets: Logits of the shared fit, ``(n, classes)``.
         truth: bool ``(n, classes)``.
         kinds: The kind of each feature, 0 and up, ``(d,)``.
-        precision: Of the priors; by default it is estimated, one per kind.
-        start: Coefficients to begin with; the result does not depend on them.
+        precision: Of the priors; by default estimated, one per kind.
+        start: Where to start; the result does not depend on it.
     """
     classes, size = truth.shape[1], len(kinds)
     known = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
     coefficients = np.zeros((classes, size)) if start is None else start.copy()
     precisions = np.full(int(kinds.max()) + 1, FIRST_PRECISION if precision is None else precision)
-    spread = np.zeros((classes, size))
+    variance = np.zeros((classes, size))
     coefficients[np.setdiff1d(np.arange(classes), known)] = 0
-    for _ in range(MOST_STEPS if known.size else 0):
+    for _ in range(MAX_NEWTON_STEPS if known.size else 0):
         furthest = 0.0
         for i in known:
-            coefficients[i], spread[i], move = _descend(
+            coefficients[i], variance[i], move = _descend(
                 design(int(i)), offsets[:, i], truth[:, i], coefficients[i], precisions[kinds]
             )
             furthest = max(furthest, move)
         if precision is not None:
-            if furthest < CLOSE:
+            if furthest < LOGIT_TOLERANCE:
                 break
             continue
-        better = _precisions(coefficients[known], spread[known], kinds, precisions)
-        settled = float(np.abs(np.log(better / precisions)).max()) < 0.02
+        better = _precisions(coefficients[known], variance[known], kinds, precisions)
+        is_stable = float(np.abs(np.log(better / precisions)).max()) < 0.02
         precisions = better
-        if furthest < CLOSE and settled:
+        if furthest < LOGIT_TOLERANCE and is_stable:
             break
-    return Shrunk(coefficients, precisions)
+    return ShrunkFit(coefficients, precisions)
 
 
 def _descend(
     features: NDArray[np.floating],
     offset: Floats,
-    truth: NDArray[np.bool_],
+    truth: Bools,
     coefficients: Floats,
     precision: Floats,
 ) -> tuple[Floats, Floats, float]:
@@ -201,21 +202,21 @@ def _descend(
     residual = (probability - truth).astype(features.dtype)
     step = covariance @ (features.T @ residual + precision * coefficients)
     moves = features @ step.astype(features.dtype)
-    before = loss_at(logits, coefficients) * (1 + ROUNDING)
-    for _ in range(MOST_STEPS):
+    before = loss_at(logits, coefficients) * (1 + LOSS_TOLERANCE)
+    for _ in range(MAX_NEWTON_STEPS):
         if loss_at(logits - moves, coefficients - step) <= before:
             break
-        # Far from the optimum the whole step may overshoot.
+        # Far from the optimum, a full step may overshoot.
         step, moves = step / 2, moves / 2
     return coefficients - step, np.diag(covariance), float(np.abs(moves).mean())
 
 
-def _precisions(coefficients: Floats, spread: Floats, kinds: NDArray[np.int64], before: Floats) -> Floats:
-    """Return MacKay's next estimate: the coefficients that the fields determine, by their sum of squares."""
-    determined = np.clip(1 - spread * before[kinds], 1e-9, 1)
+def _precisions(coefficients: Floats, variance: Floats, kinds: Ints, before: Floats) -> Floats:
+    """Return MacKay's next estimate: the number of determined coefficients, divided by their sum of squares."""
+    determined = np.clip(1 - variance * before[kinds], 1e-9, 1)
     after = np.empty_like(before)
     for kind in range(len(before)):
         columns = kinds == kind
         after[kind] = determined[:, columns].sum() / max(float((coefficients[:, columns] ** 2).sum()), 1e-12)
-    # Between no shrinkage at all and none of the class's own; and at most tenfold at once.
+    # Limited to 0.01 (almost no shrinkage) to 100,000 (almost no deviation), and to a factor of 10 per step.
     return np.asarray(np.clip(after, np.maximum(before / 10, 1e-2), np.minimum(before * 10, 1e5)), np.float64)

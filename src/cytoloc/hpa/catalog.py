@@ -1,6 +1,6 @@
-"""What the Human Protein Atlas says of its fields: its XML of genes, read in a stream.
+"""The catalog of the Human Protein Atlas: fields with their labels from its XML of genes, and which are selected.
 
-The schema as it was seen in public copies of the files (releases 12 and 13) and in programs that read them (18 to 25):
+The schema, from public copies of the files (releases 12 and 13) and from programs that read them (18 to 25):
 
 * ``proteinAtlas`` (attribute ``schemaVersion``, 3.0 and 3.1 in release 25) holds an ``entry`` a gene; the file of a
   single gene begins with ``proteinAtlas`` or, in release 18 and before, with ``entry`` itself.
@@ -20,18 +20,20 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from cytoloc.errors import FormatError
 from cytoloc.files import existing
+from cytoloc.hpa_names import Named, count_unknown, locations_of
+from cytoloc.labels import LabelSet
 
 NEWEST_SCHEMA: Final = 3
-"""The newest major version of the schema that was seen."""
+"""Newest major version of the schema that is supported."""
 
 _ROOTS: Final = ("proteinAtlas", "entry")
 _CELLS: Final = ("cellExpression", "subcellularLocation")
@@ -46,23 +48,23 @@ _ADDRESS: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class CatalogField:
     """A field of view in the catalog.
 
     Attributes:
         id: ``{antibody}_{plate}_{well}_{field}``, the antibody as in the address.
-        gene: Its name.
-        ensembl: The gene's id.
-        antibody: As the Atlas names it, such as HPA010580.
-        reliability: How far the antibody's locations are trusted, in lower case; empty if it is not said.
-        cell_line: The cells.
-        plate: Of the well.
-        well: On the plate.
-        field: In the well.
-        locations: Of this cell line, as they are named.
-        go_ids: Their terms of the Gene Ontology; empty where none is given.
-        url: The address of one of its images.
-        release: Of the Atlas.
+        gene: Name of the gene; of several, separated by ``;``.
+        ensembl: Ensembl id of the gene, likewise.
+        antibody: Name of the antibody, such as HPA010580.
+        reliability: Reliability of the antibody's locations, in lower case; may be empty.
+        cell_line: Name of the cell line.
+        plate: Number of the plate.
+        well: Position of the well on the plate.
+        field: Number of the field in the well.
+        locations: Names of the locations in this cell line.
+        go_ids: Their Gene Ontology terms; may be empty.
+        url: Address of one of its images.
+        release: Release of the Atlas.
     """
 
     id: str
@@ -81,12 +83,12 @@ class Field:
 
     @property
     def folder(self) -> str:
-        """The antibody as the address has it."""
+        """The antibody, as the address has it."""
         return self.id.partition("_")[0]
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Antibody, plate and well: what is seen there is one protein in one cell line."""
+        """Antibody, plate and well, which identify one protein in one cell line."""
         return self.folder, self.plate, self.well
 
 
@@ -95,54 +97,51 @@ class Gene:
     """A gene in the catalog.
 
     Attributes:
-        ensembl: Its id.
+        ensembl: Its Ensembl id.
         name: Its name.
-        release: Of the Atlas.
-        fields: Its subcellular images; none for many genes.
-        passed_over: Images that are not of the kind wanted here, counted by the reason.
+        release: Release of the Atlas.
+        fields: Its subcellular fields; many genes have none.
+        skipped: Number of images of other kinds, by the reason.
     """
 
     ensembl: str
     name: str
     release: str
-    fields: list[Field] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
+    fields: list[CatalogField] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def read_catalog(path: Path) -> Iterator[Gene]:
-    """Yield the genes in an XML file, plain or gzipped; memory holds one at a time, however long the file is.
+    """Yield the genes in an XML file, plain or gzipped, one at a time.
 
-    Document types are refused before anything they declare is looked at, so that no entity is expanded.
+    Document types are refused, so that no entity is expanded.
 
     Raises:
-        FormatError: If it is broken, a web page, of another schema or a later one.
+        FormatError: If the file is damaged, a web page, or of an unknown schema.
     """
     with existing(path, error=FormatError, what="catalog file").open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
-            yield from _genes(gzip.GzipFile(fileobj=file) if zipped else file, where=path.name)
+            stream = gzip.GzipFile(fileobj=file) if zipped else file
+            reader = _Reader(path.name)
+            while chunk := stream.read(_CHUNK):
+                reader.parser.Parse(chunk, False)  # noqa: FBT003
+                yield from reader.take()
+            reader.parser.Parse(b"", True)  # noqa: FBT003
+            yield from reader.take()
+        except expat.ExpatError as error:
+            raise FormatError(
+                f"{path.name} is not valid XML: {expat.ErrorString(error.code)}, line {error.lineno}, column"
+                f" {error.offset}.",
+                hint="It may be cut off, or a web page. Fetch it again.",
+            ) from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise FormatError(f"{path.name} is cut off or damaged: {error}.", hint="Fetch it again.") from error
 
 
-def _genes(stream: IO[bytes] | gzip.GzipFile, *, where: str) -> Iterator[Gene]:
-    reader = _Reader(where)
-    try:
-        while chunk := stream.read(_CHUNK):
-            reader.parser.Parse(chunk, False)  # noqa: FBT003
-            yield from reader.take()
-        reader.parser.Parse(b"", True)  # noqa: FBT003
-    except expat.ExpatError as error:
-        raise FormatError(
-            f"{where} is not whole XML: {expat.ErrorString(error.code)}, line {error.lineno}, column {error.offset}.",
-            hint="Is it cut off, or a web page? Fetch it again.",
-        ) from error
-    yield from reader.take()
-
-
 class _Reader:
-    """Builds trees of the cells' part of each antibody alone, and turns them into fields."""
+    """Builds trees only of the parts with subcellular images, and turns them into fields."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -168,13 +167,13 @@ class _Reader:
             raise self._web_page()
         raise FormatError(
             f"{self.where} declares the document type {name!r}, which the Human Protein Atlas's XML does not.",
-            hint="It is not read: what such a type declares can fill the memory.",
+            hint="It is refused, because its declarations can fill the memory.",
         )
 
     def _web_page(self) -> FormatError:
         return FormatError(
             f"{self.where} is a web page, not the XML of a gene.",
-            hint="Is the gene in this release? Does the site (--base) still answer?",
+            hint="Check that the gene is in this release, and that the site (base) still works.",
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -238,11 +237,11 @@ class _Reader:
         if (major := schema.partition(".")[0]).isdecimal() and int(major) > NEWEST_SCHEMA:
             raise FormatError(
                 f"{self.where} is of schema {schema}; this release of cytoloc reads up to {NEWEST_SCHEMA}.x.",
-                hint="Take an earlier release of the Atlas, such as --base https://v18.proteinatlas.org.",
+                hint="Use an earlier release of the Atlas, such as https://v18.proteinatlas.org.",
             )
 
 
-_OTHER_SCHEMA: Final = "Is it of another schema? The docstring of cytoloc.hpa.catalog says what was expected."
+_OTHER_SCHEMA: Final = "It may have another schema. The docstring of cytoloc.hpa.catalog describes the expected one."
 
 
 def _add_fields(gene: Gene, antibody: str, assay: Element, *, where: str) -> None:
@@ -250,47 +249,47 @@ def _add_fields(gene: Gene, antibody: str, assay: Element, *, where: str) -> Non
     kind, subtype = assay.get("type"), assay.get("subtype")
     if kind != "human" or subtype not in _SUBTYPES:
         reason = f"of the assay {' '.join(word for word in (kind, subtype) if word) or 'without type'}"
-        gene.passed_over[reason] += len(assay.findall("data/assayImage/image"))
+        gene.skipped[reason] += len(assay.findall("data/assayImage/image"))
         return
     for row in assay.findall("data"):
         if row.find("assayImage/image") is None:
             continue
         cell_line = _children(row, "cellLine", where=where)[0]
-        named = [(_words(each), each.get("GOId", "")) for each in row.findall("location") if _words(each)]
+        named = [(text_of(each), each.get("GOId", "")) for each in row.findall("location") if text_of(each)]
         reliability = _reliability(row) or _reliability(assay)
         for image in row.findall("assayImage/image"):
             for url in _children(image, "imageUrl", where=where):
-                found = _ADDRESS.fullmatch(_words(url))
+                found = _ADDRESS.fullmatch(text_of(url))
                 if found is None:
-                    gene.passed_over["with an address of another form"] += 1
+                    gene.skipped["with an address of another form"] += 1
                     continue
                 gene.fields.append(
-                    Field(
+                    CatalogField(
                         id=f"{found['folder']}_{found['stem']}",
                         gene=gene.name,
                         ensembl=gene.ensembl,
                         antibody=antibody,
                         reliability=reliability,
-                        cell_line=_words(cell_line),
+                        cell_line=text_of(cell_line),
                         plate=found["plate"],
                         well=found["well"],
                         field=found["field"],
                         locations=tuple(name for name, _ in named),
                         go_ids=tuple(go_id for _, go_id in named),
-                        url=_words(url),
+                        url=text_of(url),
                         release=gene.release,
                     )
                 )
 
 
 def _reliability(part: Element) -> str:
-    """Return what ``verification`` says, that of the type ``reliability`` first; empty if there is none."""
+    """Return the reliability in ``verification``; empty if there is none."""
     every = sorted(part.findall("verification"), key=lambda each: each.get("type") != "reliability")
-    return _words(every[0]).lower() if every else ""
+    return text_of(every[0]).lower() if every else ""
 
 
 def _children(part: Element, tag: str, *, where: str) -> list[Element]:
-    """Return the children that must be there."""
+    """Return the children of a name; there must be one."""
     found = part.findall(tag)
     if not found:
         others = ", ".join(dict.fromkeys(f"<{child.tag}>" for child in part)) or "nothing"
@@ -298,5 +297,106 @@ def _children(part: Element, tag: str, *, where: str) -> list[Element]:
     return found
 
 
-def _words(part: Element) -> str:
+def text_of(part: Element) -> str:
+    """Return the text of an element, with single blanks."""
     return " ".join((part.text or "").split())
+
+
+RELIABILITIES: Final = ("enhanced", "supported", "approved", "uncertain")
+"""Reliabilities of an antibody's locations, the highest first; since release 17."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """Which fields of a catalog are selected.
+
+    Attributes:
+        reliability: Reliabilities of antibodies.
+        cell_lines: Names of cell lines; all if it is None.
+        unlabeled: Also select fields without a location of the label set.
+        limit: Select the first so many fields.
+        label_set: The locations of the labels.
+    """
+
+    reliability: frozenset[str] = frozenset(RELIABILITIES[:3])
+    cell_lines: frozenset[str] | None = None
+    unlabeled: bool = False
+    limit: int | None = None
+    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
+
+
+@dataclass(frozen=True)
+class FieldSelection:
+    """Fields that were selected from a catalog.
+
+    Attributes:
+        fields: In the order of the catalog; a field of several genes occurs once.
+        label_set: The locations of the labels.
+        labels: Indices of the locations of each field, by id; may be empty.
+        unknown: Unknown names of locations, and in how many fields they occur.
+        without: Names of locations outside the label set, likewise.
+        left_out: Number of other fields, by the reason.
+    """
+
+    fields: tuple[CatalogField, ...]
+    label_set: LabelSet
+    labels: dict[str, tuple[int, ...]]
+    unknown: Counter[str]
+    without: Counter[str]
+    left_out: Counter[str]
+
+    @property
+    def per_location(self) -> list[int]:
+        """Number of fields of each location."""
+        counts = [0] * len(self.label_set)
+        for ids in self.labels.values():
+            for number in ids:
+                counts[number] += 1
+        return counts
+
+
+def select_fields(genes: Iterable[Gene], options: SelectionOptions) -> FieldSelection:
+    """Return the selected fields, with the locations of their wells.
+
+    Locations are those of the well's own cell line, because an antibody may show other locations in other cell lines. A
+    well with contradictory locations is left out.
+    """
+    fields: dict[str, CatalogField] = {}
+    wells: dict[tuple[str, str, str], set[tuple[str, ...]]] = {}
+    left_out: Counter[str] = Counter()
+    for gene in genes:
+        left_out.update(gene.skipped)
+        for each in gene.fields:
+            if each.reliability not in options.reliability:
+                left_out[f"of the reliability {each.reliability or 'unknown'}"] += 1
+            elif options.cell_lines is not None and each.cell_line not in options.cell_lines:
+                left_out["of other cell lines"] += 1
+            else:
+                # The order of names does not matter.
+                wells.setdefault(each.place, set()).add(tuple(sorted(name.lower() for name in each.locations)))
+                first = fields.setdefault(each.id, each)
+                if each.ensembl not in first.ensembl.split(";"):
+                    names, ids = f"{first.gene};{each.gene}", f"{first.ensembl};{each.ensembl}"
+                    fields[each.id] = replace(first, gene=names, ensembl=ids)
+    named: dict[str, Named] = {}
+    for each in fields.values():
+        if len(wells[each.place]) > 1:
+            left_out["of a well with contradictory locations"] += 1
+        else:
+            named[each.id] = locations_of(each.locations, options.label_set)
+    chosen: list[str] = []
+    for name, found in named.items():
+        if not found.indices and not options.unlabeled:
+            left_out["without any location of the label set"] += 1
+        elif options.limit is not None and len(chosen) >= options.limit:
+            left_out["beyond the limit"] += 1
+        else:
+            chosen.append(name)
+    return FieldSelection(
+        fields=tuple(fields[name] for name in chosen),
+        label_set=options.label_set,
+        labels={name: named[name].indices for name in chosen},
+        unknown=count_unknown(named.values()),
+        without=Counter(name for found in named.values() for name in found.without),
+        left_out=left_out,
+    )

@@ -1,22 +1,178 @@
-"""The images of a plan: brought here, checked and written down; what is here is not asked for again."""
+"""Fetching fields of the Human Protein Atlas with their labels: look up genes, plan, fetch the images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from cytoloc.errors import ImageError
-from cytoloc.hpa.download import Received
-from cytoloc.hpa.plan import Plan
-from cytoloc.hpa.site import Advance, Failed, Luck, Remote, Site, fetch_all
-from cytoloc.hpa.store import MANIFEST, Came, Store
+from cytoloc.channels import HPA_COLORS
+from cytoloc.errors import ArgumentTypeError, FetchError, FormatError, ImageError, SettingsError
+from cytoloc.files import existing
+from cytoloc.hpa.catalog import (
+    RELIABILITIES,
+    FieldSelection,
+    Gene,
+    SelectionOptions,
+    read_catalog,
+    select_fields,
+)
+from cytoloc.hpa.genes import GeneList, catalog_origin, ensembl_ids, fetch_genes, gene_list, genes_in, read_genes
+from cytoloc.hpa.site import (
+    RELEASE_18,
+    FailedFile,
+    Received,
+    RemoteFile,
+    Site,
+    SiteOptions,
+    host_of,
+    is_of_the_atlas,
+)
+from cytoloc.hpa.store import FetchedFile, FetchFolder
 from cytoloc.images.codecs import read_jpeg
+from cytoloc.labels import LabelSet
 
 LICENSES: Final = {"15": "CC BY-NC-ND 4.0", "18": "CC BY-SA 3.0"}
-"""Of the releases whose license was looked up; the page /about/license of each says its own."""
+"""Licenses of releases; the page /about/license of each release states its own."""
+
+STAIN_COLORS: Final = tuple(HPA_COLORS.values())
+
+SIZE_SAMPLE: Final = 24
+"""Number of images whose size is requested to estimate the size of all."""
+
+_COLORS_IN_NAME: Final = re.compile(r"(?:_(?:red|green|blue|yellow))+\.jpg$")
+_FIELD_COLUMNS: Final = (
+    "id", "gene", "ensembl", "antibody", "cell_line", "plate", "well", "field", "reliability", "locations", "go_ids",
+    "url",
+)  # fmt: skip
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""From what is being done to a context manager of a function that is called with (done, total)."""
+
+
+@contextmanager
+def _no_progress(_what: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda _done, _total: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions(SiteOptions):
+    """What is fetched, and how.
+
+    Attributes:
+        base: Address of the site, also for images; by default that of release 18.
+        catalog: The Atlas's XML of many genes, plain or gzipped, instead of the site's XML of each gene.
+        reliability: Of ``enhanced``, ``supported``, ``approved``, ``uncertain``.
+        cell_lines: Only fields of these cell lines; all if it is None.
+        colors: Of ``red``, ``green``, ``blue``, ``yellow``; importing needs all.
+        unlabeled: Also fetch fields without a location of the label set.
+        label_set: The locations of ``labels.csv``.
+        limit: Fetch the first so many fields.
+        license_name: License for the manifest; by default that of each release, as far as it is known.
+        verify: Compare the hashes of the files that are there already.
+        progress: Shows the progress.
+        now: Returns the time, for the manifest.
+    """
+
+    base: str | None = None
+    catalog: str | Path | None = None
+    reliability: Sequence[str] = RELIABILITIES[:3]
+    cell_lines: Sequence[str] | None = None
+    colors: Sequence[str] = STAIN_COLORS
+    unlabeled: bool = False
+    label_set: LabelSet = field(default_factory=LabelSet.hpa28)
+    limit: int | None = None
+    license_name: str | None = None
+    verify: bool = False
+    progress: Progress = _no_progress
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def __post_init__(self) -> None:
+        for name, known in (("reliability", RELIABILITIES), ("colors", STAIN_COLORS)):
+            words = getattr(self, name)
+            unknown = [] if isinstance(words, str) else [word for word in words if word not in known]
+            if unknown or isinstance(words, str) or not words:
+                raise SettingsError(
+                    f"{name}: {(unknown or [words])[0]!r} is not one of {', '.join(known)}.",
+                    hint="Give a list of these.",
+                )
+        if self.base is not None and (host_of(self.base) is None or any(sign in self.base for sign in "?#")):
+            raise SettingsError(f"base: {self.base!r} is not an address like https://v18.proteinatlas.org.")
+        for name in ("jobs", "rate_per_s", "timeout_s", "attempts", *(["limit"] if self.limit is not None else [])):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} must be more than 0; it is {getattr(self, name)}.")
+
+
+class GeneRow(NamedTuple):
+    """A gene that was looked up.
+
+    Attributes:
+        ensembl: Its Ensembl id.
+        gene: Its name.
+        release: Release of the Atlas.
+        fields: Number of its fields in the catalog.
+        taken: Number of its fields that are selected.
+    """
+
+    ensembl: str
+    gene: str
+    release: str
+    fields: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """What a fetch would do.
+
+    Attributes:
+        selection: The fields.
+        genes: The genes that were looked up.
+        images: The files of the fields.
+        failed: Genes that could not be looked up, with the reason.
+        skipped_rows: Rows of gene tables that were skipped, by the file.
+        images_here: Number of images that are in the folder already.
+        estimated_bytes: Size of the other images, from a sample; None if the site does not state it.
+        sampled_images: Size of the sample.
+    """
+
+    selection: FieldSelection
+    genes: list[GeneRow]
+    images: list[RemoteFile]
+    failed: list[FailedFile]
+    skipped_rows: dict[str, int]
+    images_here: int = 0
+    estimated_bytes: int | None = None
+    sampled_images: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        chosen = self.selection
+        return {
+            "genes": len(self.genes),
+            "genes_without_images": sum(row.fields == 0 for row in self.genes),
+            "antibodies": len({each.folder for each in chosen.fields}),
+            "wells": len({each.place for each in chosen.fields}),
+            "fields": len(chosen.fields),
+            "images": len(self.images),
+            "images_here": self.images_here,
+            "estimated_bytes": self.estimated_bytes,
+            "sampled_images": self.sampled_images,
+            "label_set": chosen.label_set.name,
+            "locations": [
+                {"key": each.key, "location": each.name, "fields": number}
+                for each, number in zip(chosen.label_set, chosen.per_location, strict=True)
+            ],
+            "unknown_names": dict(chosen.unknown.most_common()),
+            "without_location": dict(chosen.without.most_common()),
+            "left_out": dict(chosen.left_out.most_common()),
+            "failed": [row._asdict() for row in self.failed],
+        }
 
 
 @dataclass
@@ -24,74 +180,231 @@ class Fetched:
     """What a fetch did.
 
     Attributes:
-        came: Files that came now.
-        known: Files that were here before.
-        size_bytes: Of what came now.
-        failed: What could not be had, and why.
-        changed: Files that were here and are no longer what came; they were removed and asked for anew.
+        folder: The folder.
+        plan: What was to be fetched.
+        images: Number of images that were fetched.
+        already_there: Number of images that were there before.
+        size_bytes: Size of the images that were fetched.
+        failed: Files and genes that could not be fetched, with the reason.
+        changed: Files that had been changed in the folder; they were removed and requested again.
     """
 
-    came: int = 0
-    known: int = 0
+    folder: Path
+    plan: FetchPlan
+    images: int = 0
+    already_there: int = 0
     size_bytes: int = 0
-    failed: list[Failed] = field(default_factory=list)
+    failed: list[FailedFile] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what was done as JSON values."""
+        return {
+            "fields": len(self.plan.selection.fields),
+            "images": self.images,
+            "bytes": self.size_bytes,
+            "already_there": self.already_there,
+            "changed": self.changed,
+            "failed": [row._asdict() for row in self.failed],
+            "unknown_names": dict(self.plan.selection.unknown.most_common()),
+            "left_out": dict(self.plan.selection.left_out.most_common()),
+        }
 
-def fetch_images(
-    site: Site,
-    store: Store,
-    plan: Plan,
-    *,
-    advance: Advance,
-    license_name: str | None = None,
-    verify: bool = False,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+
+DEFAULT_FETCH: Final = FetchOptions()
+
+
+def fetch_hpa(
+    genes: str | Path | Iterable[str] | None, *, out: str | Path, options: FetchOptions = DEFAULT_FETCH
 ) -> Fetched:
-    """Bring the images of a plan, but for those that are here; return what came and what did not.
+    """Fetch fields of the Human Protein Atlas, with the labels of their wells, in the form that ``import hpa`` takes.
+
+    The folder gets ``images/``, ``labels.csv``, ``fields.csv``, ``genes.csv``, ``unknown_names.csv``, ``manifest.csv``
+    and, if some files could not be fetched, ``failed.csv``. A fetch can be resumed: call it again.
 
     Args:
-        site: Where they come from.
-        store: Where they go.
-        plan: What is wanted.
-        advance: Told how many are done, and of how many.
-        license_name: For the manifest; by default that of each image's release.
-        verify: Read the files that are here and compare their hashes.
-        now: The time, for the manifest.
+        genes: A file of Ensembl ids or gene names (or a table of the Atlas), an iterable of these, or None for all
+            genes with images.
+        out: The folder. It may be that of an earlier fetch from the same site.
+        options: What is fetched, and how.
 
     Raises:
-        FetchError: If nothing comes for long, the site asks to be left alone, or a file fails and none may.
+        FetchError: If no field is selected, no gene can be looked up, or the site does not answer.
+        TableError: If the list of genes is not valid.
+        FormatError: If the catalog or the manifest is damaged.
+        OutputExistsError: If the folder holds something else.
+        SettingsError: If the folder was fetched from another site.
+        MissingExtraError: If httpx or stamina is not installed.
     """
-    manifest = store.manifest()
-    fetched = Fetched(failed=list(plan.failed))
-    missing = _missing(store, plan, manifest, fetched, verify=verify)
-    luck = Luck(site, fetched.failed)
-    with store.log(MANIFEST, Came._fields) as add:
+    with _planned(genes, Path(out), options) as (site, folder, plan):
+        selection = plan.selection
+        if not selection.fields:
+            why = [f"{number} {reason}" for reason, number in selection.left_out.most_common(5)]
+            raise FetchError(
+                f"No field of {len(plan.genes)} gene{'s' * (len(plan.genes) != 1)} is selected:"
+                f" {', '.join(why) or 'there are none'}.",
+                hint="See reliability, cell_lines and unlabeled; a plan shows what there is.",
+            )
+        labeled = ((name, selection.label_set.format(ids)) for name, ids in selection.labels.items() if ids)
+        folder.write_table("labels.csv", ("Id", "Target"), labeled)
+        values = ([getattr(each, name) for name in _FIELD_COLUMNS] for each in selection.fields)
+        rows = ([";".join(value) if isinstance(value, tuple) else value for value in row] for row in values)
+        folder.write_table("fields.csv", _FIELD_COLUMNS, rows)
+        folder.write_table("unknown_names.csv", ("name", "fields"), selection.unknown.most_common())
+        folder.write_table("genes.csv", GeneRow._fields, plan.genes)
+        with options.progress("fetching") as advance:
+            return _fetch_images(site, folder, plan, options, advance)
 
-        def write_down(remote: Remote, received: Received) -> None:
-            """Add a row to the manifest."""
-            time = now().isoformat(timespec="seconds")
-            size, sha256, etag = received
-            right = license_name or license_of(remote.release)
-            row = Came(remote.file, remote.url, remote.release, sha256, size, right, time, etag)
+
+def plan_hpa(
+    genes: str | Path | Iterable[str] | None, *, out: str | Path, options: FetchOptions = DEFAULT_FETCH
+) -> FetchPlan:
+    """Return what :func:`fetch_hpa` would fetch. Only the catalog is fetched. Arguments and errors are the same."""
+    with _planned(genes, Path(out), options) as (site, folder, plan):
+        known = folder.manifest()
+        missing = [
+            each for each in plan.images if each.file not in known or not folder.is_here(known[each.file], verify=False)
+        ]
+        sample = missing[:: max(1, -(-len(missing) // SIZE_SAMPLE))]
+        sizes = [size for size in site.sizes_of([each.url for each in sample]) if size is not None]
+        return replace(
+            plan,
+            images_here=len(plan.images) - len(missing),
+            estimated_bytes=round(sum(sizes) / len(sizes) * len(missing)) if sizes else None,
+            sampled_images=len(sizes),
+        )
+
+
+@contextmanager
+def _planned(
+    genes: str | Path | Iterable[str] | None, out: Path, options: FetchOptions
+) -> Iterator[tuple[Site, FetchFolder, FetchPlan]]:
+    """Look up the genes and lend the site, the locked folder and the plan."""
+    if isinstance(genes, str | Path):
+        listed: GeneList | None = read_genes(Path(genes))
+    elif genes is None or isinstance(genes, Iterable):
+        listed = None if genes is None else gene_list(genes)
+    else:
+        raise ArgumentTypeError(f"genes must be a path, ids and names, or None; this is {type(genes).__name__}.")
+    site = Site((options.base or RELEASE_18).rstrip("/"), options, moved=options.base is not None)
+    skipped = {str(genes): listed.skipped} if listed and listed.skipped else {}
+    origin = site.base
+    if options.catalog is not None:
+        catalog = existing(Path(options.catalog), error=FormatError, what="catalog file")
+        origin = site.base if site.moved else catalog_origin(catalog)
+    with FetchFolder(out, base=origin).opened() as folder:
+        if options.catalog is not None:
+            wanted = None if listed is None else {*listed.ids, *listed.names}
+            found = (g for g in read_catalog(catalog) if wanted is None or g.ensembl in wanted or g.name in wanted)
+            plan = _make_plan(found, options, site, [], skipped)
+            there = {word for row in plan.genes for word in (row.ensembl, row.gene)}
+            missing = () if listed is None else [word for word in (*listed.ids, *listed.names) if word not in there]
+            plan.failed.extend(FailedFile(word, catalog.name, f"{catalog.name} has no such gene.") for word in missing)
+            asked, where = len(plan.failed), f"is in {catalog.name}"
+        else:
+            failed: list[FailedFile] = []
+            ids = ensembl_ids(site, folder, listed, failed, skipped)
+            found_fields = 0
+
+            def is_enough(some: Iterator[Gene]) -> bool:
+                nonlocal found_fields
+                found_fields += len(select_fields(some, _selection_options(options)).fields)
+                return options.limit is not None and found_fields >= options.limit
+
+            with options.progress("looking up genes") as advance:
+                limited = is_enough if options.limit is not None else None
+                requested = fetch_genes(site, folder, ids, failed=failed, advance=advance, is_enough=limited)
+            plan = _make_plan(genes_in(folder, requested), options, site, failed, skipped)
+            asked, where = len(ids) or len(failed), f"could be looked up at {site.base}"
+        if not plan.genes and asked:
+            first = plan.failed[0] if plan.failed else None
+            reason = f"; {first.file}: {first.reason}" if first else "."
+            raise FetchError(
+                f"None of {asked} gene{'s' * (asked != 1)} {where}{reason}", hint="Check genes, base and catalog."
+            )
+        yield site, folder, plan
+
+
+def _selection_options(options: FetchOptions) -> SelectionOptions:
+    return SelectionOptions(
+        reliability=frozenset(options.reliability),
+        cell_lines=None if options.cell_lines is None else frozenset(options.cell_lines),
+        unlabeled=options.unlabeled,
+        limit=options.limit,
+        label_set=options.label_set,
+    )
+
+
+def _make_plan(
+    genes: Iterable[Gene], options: FetchOptions, site: Site, failed: list[FailedFile], skipped: dict[str, int]
+) -> FetchPlan:
+    seen: list[tuple[str, str, str, int]] = []
+
+    def at_the_site() -> Iterator[Gene]:
+        """Yield the genes with the fields whose images may be requested, and note how many fields they have."""
+        for gene in genes:
+            seen.append((gene.ensembl, gene.name, gene.release, len(gene.fields)))
+            ours = [each for each in gene.fields if site.moved or is_of_the_atlas(host_of(each.url))]
+            if len(ours) < len(gene.fields):
+                gene.skipped["at another host than the Atlas's"] += len(gene.fields) - len(ours)
+                gene.fields = ours
+            yield gene
+
+    selection = select_fields(at_the_site(), _selection_options(options))
+    taken = Counter(name for each in selection.fields for name in each.ensembl.split(";"))
+    images = []
+    for each in selection.fields:
+        for color in options.colors:
+            url = _COLORS_IN_NAME.sub(f"_{color}.jpg", each.url)
+            if site.moved:
+                url = f"{site.base}/{url.partition('://')[2].partition('/')[2]}"
+            file = f"images/{each.folder}/{each.id.partition('_')[2]}_{color}.jpg"
+            images.append(RemoteFile(file, url, each.release))
+    return FetchPlan(selection, [GeneRow(*row, taken[row[0]]) for row in seen], images, failed, skipped)
+
+
+def _fetch_images(
+    site: Site, folder: FetchFolder, plan: FetchPlan, options: FetchOptions, advance: Callable[[int, int], None]
+) -> Fetched:
+    """Fetch the images that are not there, or were changed, and write the manifest."""
+    manifest = folder.manifest()
+    fetched = Fetched(folder.folder, plan, failed=list(plan.failed))
+    missing = []
+    for each in plan.images:
+        row = manifest.get(each.file)
+        if row is not None and folder.is_here(row, verify=options.verify):
+            fetched.already_there += 1
+            continue
+        missing.append(each)
+        if row is not None and (folder.folder / each.file).exists():
+            fetched.changed.append(each.file)
+            (folder.folder / each.file).unlink()
+    with folder.log() as add:
+
+        def received(remote: RemoteFile, found: Received) -> None:
+            row = FetchedFile(
+                remote.file, remote.url, remote.release, found.sha256, found.size_bytes,
+                options.license_name or license_of(remote.release),
+                options.now().isoformat(timespec="seconds"), found.etag,
+            )  # fmt: skip
             add(row)
             manifest[row.file] = row
-            fetched.came += 1
-            fetched.size_bytes += size
+            fetched.images += 1
+            fetched.size_bytes += found.size_bytes
 
         def tell(done: int) -> None:
-            advance(fetched.known + done, len(plan.images))
+            advance(fetched.already_there + done, len(plan.images))
 
         try:
-            fetch_all(site, store, missing, _check_image, luck.take, tell, write_down)
+            site.fetch_files(folder, missing, _check_image, failed=fetched.failed, received=received, advance=tell)
         finally:
-            store.write_failed(fetched.failed)
-    store.write_manifest(row for row in manifest.values() if (store.folder / row.file).exists())
+            folder.write_failed(fetched.failed)
+    folder.write_manifest(row for row in manifest.values() if (folder.folder / row.file).exists())
     return fetched
 
 
 def license_of(release: str) -> str:
-    """Return the license of a release, or where to look for it.
+    """Return the license of a release, or where it is stated.
 
     Examples:
         >>> license_of("18.1")
@@ -99,31 +412,16 @@ def license_of(release: str) -> str:
         >>> license_of("25.0")
         'see /about/license of release 25.0'
     """
-    return LICENSES.get(release.partition(".")[0], f"see /about/license of release {release or 'that is not said'}")
+    return LICENSES.get(release.partition(".")[0], f"see /about/license of release {release or 'unknown'}")
 
 
-def _missing(store: Store, plan: Plan, manifest: dict[str, Came], fetched: Fetched, *, verify: bool) -> list[Remote]:
-    """Return the images that have to come, and count the others; remove those that are no longer what came."""
-    missing = []
-    for each in plan.images:
-        row = manifest.get(each.file)
-        if row is not None and store.is_here(row, verify=verify):
-            fetched.known += 1
-            continue
-        missing.append(each)
-        if row is not None and (store.folder / each.file).exists():
-            fetched.changed.append(each.file)
-            (store.folder / each.file).unlink()
-    return missing
-
-
-def _check_image(path: Path, _: Remote) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` unless a file is a JPEG that decodes to its end."""
+def _check_image(path: Path, _file: RemoteFile) -> None:
+    """Raise an ImageError unless a file is a complete JPEG."""
     with path.open("rb") as file:
         head = file.read(256).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        raise ImageError("a web page came instead of an image.")
+        raise ImageError("The site sent a web page instead of an image.")
     try:
         read_jpeg(path)
     except ImageError as error:
-        raise ImageError(error.message.replace(str(path), "what came")) from error
+        raise ImageError(error.message.replace(str(path), "the file")) from error

@@ -320,7 +320,9 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
     """
     bundle = open_bundle(path)
     header, decision = bundle.header, bundle.decision()
-    fitted = {"calibrated_by": header.parts[_DECISION].sha256} if decision and decision.plan.learns else {}
+    fitted = (
+        {"calibrated_by": header.parts[_DECISION].sha256} if decision and decision.method.fits_probabilities else {}
+    )
     sources = [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
     info = ModelInfo(
         size=header.field_px,

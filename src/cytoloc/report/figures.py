@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from unicodedata import east_asian_width
 
 import cv2
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cytoloc.channels import HPA_COLORS, PROTEIN
 from cytoloc.dataset.store import Dataset
+from cytoloc.decide.evaluation import Evaluation
 from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
 from cytoloc.labels import LabelSet
@@ -63,14 +64,9 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
     _save(figure, path, dpi=150)
 
 
-def score_plot(classes: pl.DataFrame, summary: dict[str, Any], path: Path) -> None:
-    """Draw the F1 of each class with its interval and chance, the most frequent class on top; drawn anew if there.
-
-    Args:
-        classes: A row per class, of :func:`~cytoloc.report.tables.score_summary`.
-        summary: Of the same.
-        path: The PNG.
-    """
+def score_plot(evaluation: Evaluation, path: Path) -> None:
+    """Draw the F1 of each class with its interval and chance, the most frequent class on top, as PNG."""
+    classes = evaluation.classes
     rows = classes.filter((pl.col("positives") > 0) | (pl.col("predicted") > 0)).sort("positives")
     height = 1.4 + 0.24 * max(rows.height, 1)
     figure = Figure(figsize=(7.5, height), layout="constrained")
@@ -85,10 +81,10 @@ def score_plot(classes: pl.DataFrame, summary: dict[str, Any], path: Path) -> No
     axes.scatter(rows["chance_f1"], places, marker="|", s=70, color=WRONG, label="chance", zorder=3)
     names = [f"{name}  ({count})" for name, count in rows.select("location", "positives").iter_rows()]
     axes.set_yticks(places, names, size=8)
-    axes.axvline(summary["macro_f1"], color="gray", linestyle=":", linewidth=1, label="macro F1")
-    low, high = summary.get("macro_f1_interval_95_by_group", summary["macro_f1_interval_95"])
-    over = f"over {summary['locations']} locations, {summary['fields']} fields"
-    title = f"macro F1 {summary['macro_f1']:.3f} ({low:.3f} to {high:.3f}) {over}"
+    axes.axvline(evaluation.macro_f1, color="gray", linestyle=":", linewidth=1, label="macro F1")
+    low, high = evaluation.interval_by_group or evaluation.interval
+    over = f"over {classes.height} locations, {evaluation.fields} fields"
+    title = f"macro F1 {evaluation.macro_f1:.3f} ({low:.3f} to {high:.3f}) {over}"
     absent = classes.height - rows.height
     below = f"F1; {absent} more classes have no fields and are not predicted, and count 0" if absent else "F1"
     axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel=below, title=title)

@@ -1,8 +1,7 @@
-"""The two tables of a study: what each model is worth by cross-validation, and what several are worth together.
+"""Two tables of a study: cross-validated metrics of each model, and of ensembles.
 
-Predictions of a model's held-out folds are pooled. Each field is decided by thresholds that were fitted to other fields
-(:func:`cytoloc.decide.decision.cross_fit`): thresholds judged on the fields that they were fitted to, as the starting
-system's table has them, look far better than they are.
+The out-of-fold predictions of a model are pooled. Each field is decided by thresholds that were fitted to other fields
+(:func:`cytoloc.decide.cross_fit`), because thresholds look too good on the fields that they were fitted to.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc.choices import Method
-from cytoloc.decide.decision import cross_fit
-from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval
+from cytoloc.choices import MethodName
+from cytoloc.decide import cross_fit
+from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval, mean_defined
 from cytoloc.errors import SettingsError
-from cytoloc.predictions import Predictions, combine, refuse_different
-from cytoloc.recipe import Recipe, loss_in_words
+from cytoloc.predictions import combine, refuse_different
+from cytoloc.recipe import loss_in_words
 from cytoloc.report.runs import FinishedRun
 
 MIN_POSITIVES: Final = 5
-"""Classes with fewer true fields are left out of the means of AUC and average precision: those would be luck."""
+"""Classes with fewer positives are left out of the means of AUC and average precision."""
 
 TruthOf = Callable[[Sequence[str]], NDArray[np.bool_]]
 """From ids to their locations, bool ``(n, locations)``."""
@@ -34,18 +33,18 @@ GroupsOf = Callable[[Sequence[str]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What cross-validation says; all of it None where ``note`` says why it cannot be said.
+class CrossValidation:
+    """Cross-validated metrics; all None if ``note`` says why there are none.
 
     Attributes:
-        fields: How many fields it was measured on.
+        fields: Number of fields.
         cv: Macro F1 over all locations.
         low: Lower end of its 95 % bootstrap interval.
         high: Upper end.
-        classes: How many classes have at least :data:`MIN_POSITIVES` true fields.
-        roc_auc: Mean over those.
-        average_precision: Mean over those.
-        note: What to know about these numbers.
+        classes: Number of classes with at least :data:`MIN_POSITIVES` positives.
+        roc_auc: Mean over these classes.
+        average_precision: Mean over these classes.
+        note: A caution, or why there are no metrics.
     """
 
     fields: int | None = None
@@ -66,10 +65,10 @@ class ModelRow:
         model: The recipe's name; with its folder before it if others have the same.
         network: timm's name.
         image: Edge of the images, in pixels.
-        batch: Fields whose gradients make a step.
+        batch: Fields per optimizer step.
         loss: In words.
-        folds: Which were held out, one after the other.
-        worth: What it is worth.
+        folds: Numbers of the folds.
+        metrics: Its metrics.
     """
 
     model: str
@@ -78,7 +77,7 @@ class ModelRow:
     batch: int
     loss: str
     folds: tuple[int, ...]
-    worth: Worth
+    metrics: CrossValidation
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,11 @@ class EnsembleRow:
 
     Attributes:
         members: Their names.
-        worth: What they are worth.
+        metrics: Their metrics.
     """
 
     members: tuple[str, ...]
-    worth: Worth
+    metrics: CrossValidation
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,12 @@ class StudyTables:
         decision: The method that decided each field.
         label_set: The name of the label set that all models have.
         locations: How many locations it has.
-        grouped: Whether fields of a group were kept together, and drawn together for the intervals.
+        grouped: Whether groups were kept together, and resampled for the intervals.
         models: A row per model.
         ensembles: A row per ensemble.
     """
 
-    decision: Method
+    decision: MethodName
     label_set: str
     locations: int
     grouped: bool
@@ -119,7 +118,7 @@ def study_tables(
     runs: Sequence[FinishedRun],
     truth_of: TruthOf,
     *,
-    decision: Method = "grid",
+    decision: MethodName = "grid",
     ensembles: Sequence[Sequence[str]] = (),
     groups_of: GroupsOf | None = None,
 ) -> StudyTables:
@@ -133,29 +132,60 @@ def study_tables(
         groups_of: Gives their groups, which are kept together.
 
     Raises:
-        SettingsError: If an ensemble names a model that is not there, or has fewer than two.
-        TableError: If a field has no label, or there are too few to judge.
+        SettingsError: If an ensemble names an unknown model, or fewer than two.
+        TableError: If a field has no label, or there are too few fields.
         LabelSetError: If runs have different label sets.
     """
     label_set = refuse_different({str(run.folder): run.predictions for run in runs})
     folds = _by_model(runs)
     wanted = [tuple(each) for each in ensembles] or ([tuple(folds)] if len(folds) > 1 else [])
     for names in wanted:
-        _refuse_unknown(names, list(folds))
-    pooled = {name: _pooled(each) for name, each in folds.items()}
+        unknown = [name for name in names if name not in folds]
+        if unknown:
+            raise SettingsError(
+                f"There is no finished model {unknown[0]!r} for an ensemble.", hint=f"Choose from {', '.join(folds)}."
+            )
+        if len(set(names)) < max(2, len(names)):
+            raise SettingsError(
+                f"An ensemble has two or more different models; this is {'+'.join(names)}.", hint="Write A+B."
+            )
+    faults = {name: _fault_of_folds(each) for name, each in folds.items()}
+    pooled = {name: combine([run.predictions for run in each]) for name, each in folds.items() if not faults[name]}
 
-    def judged(names: Sequence[str], note: str) -> Worth:
-        return _worth([pooled[name] for name in names], truth_of, decision=decision, groups_of=groups_of, note=note)
+    def metrics_of(names: Sequence[str], fault: str) -> CrossValidation:
+        if fault:
+            return CrossValidation(note=fault)
+        best = any(folds[name][0].recipe.select.checkpoint == "best" for name in names)
+        note = "checkpoints chosen by the fold that evaluates them" if best else ""
+        ids = pooled[names[0]].ids
+        truth, groups = truth_of(ids), groups_of(ids) if groups_of else None
+        members = {name: pooled[name].rows(ids) for name in names}
+        predicted = cross_fit(members, truth, groups=groups, method=decision)
+        low, high = macro_f1_interval(predicted, truth, groups=groups)
+        mean = np.mean(list(members.values()), axis=0)
+        classes = class_measures(predicted, truth, mean).filter(pl.col("positives") >= MIN_POSITIVES)
+        auc, average_precision = mean_defined(classes["roc_auc"]), mean_defined(classes["average_precision"])
+        return CrossValidation(
+            len(ids), macro_f1(predicted, truth), low, high, classes.height, auc, average_precision, note
+        )
 
     models = []
     for name, each in folds.items():
-        note = _unfit(each) or _caution([each])
-        worth = Worth(note=note) if _unfit(each) else judged([name], note)
-        models.append(_model_row(name, each, worth))
-    rows = []
-    for names in wanted:
-        why = _apart({name: folds[name] for name in names})
-        rows.append(EnsembleRow(names, Worth(note=why) if why else judged(names, _caution([folds[n] for n in names]))))
+        recipe = each[0].recipe
+        models.append(
+            ModelRow(
+                name,
+                recipe.model.backbone,
+                recipe.image.size,
+                recipe.schedule.batch_size * recipe.schedule.accumulate,
+                loss_in_words(recipe),
+                tuple(run.fold for run in each),
+                metrics_of([name], faults[name]),
+            )
+        )
+    rows = [
+        EnsembleRow(names, metrics_of(names, _difference({name: folds[name] for name in names}))) for names in wanted
+    ]
     return StudyTables(decision, label_set.name, len(label_set), groups_of is not None, models, rows)
 
 
@@ -171,8 +201,8 @@ def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     }
 
 
-def _unfit(folds: Sequence[FinishedRun]) -> str:
-    """Return why the predictions of some folds cannot be pooled; empty if they can."""
+def _fault_of_folds(folds: Sequence[FinishedRun]) -> str:
+    """Return why the predictions of folds cannot be pooled; empty if they can."""
     if any(run.recipe != folds[0].recipe for run in folds):
         return "its folds were trained by different recipes"
     if len({run.fingerprint for run in folds}) > 1:
@@ -181,85 +211,16 @@ def _unfit(folds: Sequence[FinishedRun]) -> str:
     return "its folds share fields" if len(set(ids)) < len(ids) else ""
 
 
-def _apart(members: Mapping[str, Sequence[FinishedRun]]) -> str:
-    """Return why models cannot be judged together; empty if they can."""
+def _difference(members: Mapping[str, Sequence[FinishedRun]]) -> str:
+    """Return why models cannot be evaluated together; empty if they can."""
     for name, folds in members.items():
-        if _unfit(folds):
-            return f"{name}: {_unfit(folds)}"
-    deals = {name: {frozenset(run.predictions.ids) for run in folds} for name, folds in members.items()}
-    first, *others = deals
+        if _fault_of_folds(folds):
+            return f"{name}: {_fault_of_folds(folds)}"
+    fields = {name: {frozenset(run.predictions.ids) for run in folds} for name, folds in members.items()}
+    first, *others = fields
     for name in others:
-        if set().union(*deals[name]) != set().union(*deals[first]):
-            return f"{name} was not scored on the same fields as {first}"
-        if deals[name] != deals[first]:
+        if set().union(*fields[name]) != set().union(*fields[first]):
+            return f"{name} has predictions of other fields than {first}"
+        if fields[name] != fields[first]:
             return f"{name} has other folds than {first}"
     return ""
-
-
-def _caution(models: Sequence[Sequence[FinishedRun]]) -> str:
-    best = any(folds[0].recipe.select.checkpoint == "best" for folds in models)
-    return "checkpoints chosen by the fold that judges them" if best else ""
-
-
-def _pooled(folds: Sequence[FinishedRun]) -> Predictions | None:
-    return None if _unfit(folds) else combine([run.predictions for run in folds])
-
-
-def _worth(
-    members: Sequence[Predictions | None],
-    truth_of: TruthOf,
-    *,
-    decision: Method,
-    groups_of: GroupsOf | None,
-    note: str,
-) -> Worth:
-    known = [predictions for predictions in members if predictions is not None]
-    ids = known[0].ids
-    truth = truth_of(ids)
-    groups = groups_of(ids) if groups_of else None
-    probabilities = {str(number): predictions.rows(ids) for number, predictions in enumerate(known)}
-    predicted = cross_fit(probabilities, truth, groups=groups, method=decision)
-    low, high = macro_f1_interval(predicted, truth, groups=groups)
-    mean = np.mean(list(probabilities.values()), axis=0)
-    classes = class_measures(predicted, truth, mean).filter(pl.col("positives") >= MIN_POSITIVES)
-    return Worth(
-        len(ids),
-        macro_f1(predicted, truth),
-        low,
-        high,
-        classes.height,
-        _mean(classes["roc_auc"]),
-        _mean(classes["average_precision"]),
-        note,
-    )
-
-
-def _mean(values: pl.Series) -> float | None:
-    known = values.drop_nulls().to_list()
-    return float(np.mean(known)) if known else None
-
-
-def _model_row(name: str, folds: Sequence[FinishedRun], worth: Worth) -> ModelRow:
-    recipe: Recipe = folds[0].recipe
-    return ModelRow(
-        name,
-        recipe.model.backbone,
-        recipe.image.size,
-        recipe.schedule.batch_size * recipe.schedule.accumulate,
-        loss_in_words(recipe),
-        tuple(run.fold for run in folds),
-        worth,
-    )
-
-
-def _refuse_unknown(names: Sequence[str], known: Sequence[str]) -> None:
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise SettingsError(
-            f"There is no finished model {strange[0]!r} for an ensemble.", hint=f"Choose from {', '.join(known)}."
-        )
-    if len(set(names)) < max(2, len(names)):
-        raise SettingsError(
-            f"An ensemble has two or more different models; this is {'+'.join(names)}.",
-            hint="Write --ensemble A+B.",
-        )

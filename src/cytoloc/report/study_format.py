@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.table import Table
 
 from cytoloc.report.runs import LeftOut
-from cytoloc.report.study import MIN_POSITIVES, EnsembleRow, ModelRow, StudyTables, Worth
+from cytoloc.report.study import MIN_POSITIVES, CrossValidation, StudyTables
 
 _MODELS = ("model", "network", "image", "batch", "loss", "folds")
-_WORTH = ("fields", "CV macro F1", "95 % interval", "AUC", "AP")
+_METRICS = ("fields", "CV macro F1", "95 % interval", "AUC", "AP")
 _LEFT = {"model", "network", "loss", "ensemble", "note"}
 
 
@@ -48,10 +48,10 @@ def csv(tables: StudyTables) -> str:
     for model in tables.models:
         settings = {"network": model.network, "image": model.image, "batch": model.batch, "loss": model.loss}
         folds = " ".join(map(str, model.folds))
-        rows.append({"kind": "model", "name": model.model, **settings, "folds": folds, **asdict(model.worth)})
+        rows.append({"kind": "model", "name": model.model, **settings, "folds": folds, **asdict(model.metrics)})
     for ensemble in tables.ensembles:
         settings = dict.fromkeys(("network", "image", "batch", "loss", "folds"))
-        rows.append({"kind": "ensemble", "name": "+".join(ensemble.members), **settings, **asdict(ensemble.worth)})
+        rows.append({"kind": "ensemble", "name": "+".join(ensemble.members), **settings, **asdict(ensemble.metrics)})
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(decision=pl.lit(tables.decision)).write_csv()
 
 
@@ -63,21 +63,27 @@ def json_values(tables: StudyTables, left_out: Sequence[LeftOut]) -> dict[str, A
 
 def explanation(tables: StudyTables) -> str:
     """Return what the numbers are."""
-    drawn = "groups" if tables.grouped else "fields"
+    resampled = "groups" if tables.grouped else "fields"
     kept = ", groups kept together" if tables.grouped else ""
     return (
-        f"CV: macro F1 over {tables.locations} locations on the pooled held-out folds, each field decided"
-        f" ({tables.decision}) by a fit on other fields{kept}; bootstrap interval over {drawn}. AUC and AP: means over"
-        f" the classes with at least {MIN_POSITIVES} true fields, in brackets how many."
+        f"CV: macro F1 over {tables.locations} locations of the pooled out-of-fold predictions, each field decided"
+        f" ({tables.decision}) by a fit on other fields{kept}; bootstrap interval of resampled {resampled}. AUC and"
+        f" AP: means over the classes with at least {MIN_POSITIVES} positives (number in brackets)."
     )
 
 
 def _both(tables: StudyTables) -> list[tuple[list[str], list[list[str]]]]:
     """Return heading and rows of each table that has rows."""
-    models = [_model_cells(row) for row in tables.models]
-    ensembles = [_ensemble_cells(row) for row in tables.ensembles]
-    both = [([*_MODELS, *_WORTH, "note"], models), (["ensemble", *_WORTH, "note"], ensembles)]
-    # A column of notes only where there are any.
+    models = [
+        [
+            *(row.model, row.network, str(row.image), str(row.batch), row.loss, " ".join(map(str, row.folds))),
+            *_metric_cells(row.metrics),
+        ]
+        for row in tables.models
+    ]
+    ensembles = [[" + ".join(row.members), *_metric_cells(row.metrics)] for row in tables.ensembles]
+    both = [([*_MODELS, *_METRICS, "note"], models), (["ensemble", *_METRICS, "note"], ensembles)]
+    # The column of notes is left out if there are none.
     return [
         (heading, rows) if any(row[-1] for row in rows) else (heading[:-1], [row[:-1] for row in rows])
         for heading, rows in both
@@ -85,31 +91,17 @@ def _both(tables: StudyTables) -> list[tuple[list[str], list[list[str]]]]:
     ]
 
 
-def _model_cells(row: ModelRow) -> list[str]:
-    folds = " ".join(map(str, row.folds))
-    return [row.model, row.network, str(row.image), str(row.batch), row.loss, folds, *_worth_cells(row.worth)]
-
-
-def _ensemble_cells(row: EnsembleRow) -> list[str]:
-    return [" + ".join(row.members), *_worth_cells(row.worth)]
-
-
-def _worth_cells(worth: Worth) -> list[str]:
-    if worth.cv is None:
-        return ["-"] * len(_WORTH) + [worth.note]
+def _metric_cells(metrics: CrossValidation) -> list[str]:
+    if metrics.cv is None:
+        return ["-"] * len(_METRICS) + [metrics.note]
     means = [
-        "-" if value is None else f"{_short(value)} ({worth.classes})"
-        for value in (worth.roc_auc, worth.average_precision)
+        "-" if value is None else f"{value:.3f} ({metrics.classes})"
+        for value in (metrics.roc_auc, metrics.average_precision)
     ]
     return [
-        str(worth.fields),
-        _short(worth.cv),
-        f"{_short(worth.low)} to {_short(worth.high)}",
+        str(metrics.fields),
+        f"{metrics.cv:.3f}",
+        f"{metrics.low:.3f} to {metrics.high:.3f}",
         *means,
-        worth.note,
+        metrics.note,
     ]
-
-
-def _short(value: float | None) -> str:
-    """Return a number from 0 to 1 with three decimals."""
-    return "-" if value is None else f"{value:.3f}"

@@ -5,32 +5,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cytoloc.decide.choice as choice
-from cytoloc.decide import fit_decision, macro_f1
-from cytoloc.decide.choice import choose
+from cytoloc.decide import Auto, Exact, ExpectedF1, Fixed, Rules, Stack, fit_decision, macro_f1
+from cytoloc.decide.cross_fitting import (
+    CANDIDATES,
+    N_PARTS,
+    assign_parts,
+    fit_probabilities,
+    nested_cross_fit,
+    select_method,
+)
 from cytoloc.decide.inputs import row_keys, stack_members
-from cytoloc.decide.plan import Plan, deal, fit_evidence, judge
-from cytoloc.decide.rules import Rules
 from cytoloc.errors import TableError
 from tests.conftest import DATA
 from tests.decide.cases import study_of
 
 
-def test_auto_says_what_it_took_and_why() -> None:
+def test_auto_reports_its_choice_and_the_reason() -> None:
     members, truth = study_of(0)
     decision = fit_decision(members, truth, method="auto", intervals=False)
     table = decision.fitted_on["candidates"]
-    assert len(table) == len(choice.PLAIN) + len(choice.PRECISIONS)
-    assert {row["plan"] for row in table} >= {"mean + grid", "stack 100 + expected", decision.plan.name}
-    assert decision.plan.name in decision.fitted_on["why"]
+    assert len(table) == len(CANDIDATES)
+    assert {row["method"] for row in table} >= {"mean + grid", "stack 100 + expected", decision.method.name}
+    assert decision.method.name in decision.fitted_on["reason"]
     losses = [row["log_loss"] for row in table if row["log_loss"] is not None]
-    chosen = next(row for row in table if row["plan"] == decision.plan.name)
+    chosen = next(row for row in table if row["method"] == decision.method.name)
     assert chosen["log_loss"] in (None, min(losses))
 
 
-def test_auto_beats_the_starting_system_on_other_fields() -> None:
+def test_auto_beats_the_baseline_on_other_fields() -> None:
     members, truth = study_of(1, 900, members=4)
-    members["m0"] = members["m3"][::-1].copy()  # A member that knows nothing of these fields.
+    members["m0"] = members["m3"][::-1].copy()  # A member without information.
     half = np.arange(900) < 450
     here, there = ({name: each[rows] for name, each in members.items()} for rows in (half, ~half))
     scores = {
@@ -41,7 +45,7 @@ def test_auto_beats_the_starting_system_on_other_fields() -> None:
 
 
 @pytest.mark.slow
-def test_auto_beats_the_starting_system_on_real_scores() -> None:
+def test_auto_beats_the_baseline_on_real_predictions() -> None:
     folder = DATA / "predictions"
     if not folder.is_dir():
         pytest.skip(f"real predictions are not at {folder}; set CYTOLOC_TEST_DATA")
@@ -80,75 +84,77 @@ def test_the_order_of_classes_does_not_matter(seed: int) -> None:
     assert (once(members)[:, columns] == again(mixed)).mean() > 0.999
 
 
-def test_thresholds_and_probabilities_of_a_part_never_saw_it() -> None:
+def test_thresholds_and_probabilities_of_a_part_do_not_depend_on_its_labels() -> None:
     members, truth = study_of(2, 200)
     stack = stack_members(members)
-    parts = deal(row_keys(stack), None, parts=4)
-    for plan in (Plan("mean", "none", "exact"), Plan("weighted", "platt", "expected"), Plan("stack", "none", "exact")):
-        usual = judge(plan, stack, truth, parts)
+    parts = assign_parts(row_keys(stack), None, n_parts=4)
+    for method in (Exact(), ExpectedF1(ensemble="weighted"), Exact(ensemble="stack")):
+        usual = nested_cross_fit(method, stack, truth, parts)
         for part in (0, 3):
             mine = parts == part
             other = truth.copy()
             other[mine] = ~truth[mine]
-            changed = judge(plan, stack, other, parts)
-            # Fits begin from one of all fields, and end within the tolerance of where they would from anywhere.
+            changed = nested_cross_fit(method, stack, other, parts)
+            # Fits start from a fit to all fields, and agree within the tolerance.
             np.testing.assert_allclose(usual.probabilities[mine], changed.probabilities[mine], atol=0.01)
             np.testing.assert_allclose(usual.thresholds[mine], changed.thresholds[mine], atol=0.03)
-            if plan.learns:
+            if method.fits_probabilities:
                 assert np.abs(usual.probabilities[~mine] - changed.probabilities[~mine]).max() > 0.05
 
 
-def test_where_a_fit_begins_does_not_show() -> None:
+def test_fits_do_not_depend_on_their_start() -> None:
     members, truth = study_of(3, 300)
     stack = stack_members(members)
-    plan = Plan("stack", "none", "expected", 30.0)
-    start = fit_evidence(plan, stack[:, 100:], ~truth[100:])
-    np.testing.assert_allclose(
-        fit_evidence(plan, stack, truth, start=start)(stack), fit_evidence(plan, stack, truth)(stack), atol=0.005
-    )
+    method = Stack(precision=30.0)
+    start = fit_probabilities(method, stack[:, 100:], ~truth[100:])
+    started = fit_probabilities(method, stack, truth, start=start)(stack)
+    np.testing.assert_allclose(started, fit_probabilities(method, stack, truth)(stack), atol=0.005)
 
 
-def test_copies_and_groups_are_dealt_to_one_part() -> None:
+def test_copies_and_groups_are_assigned_to_one_part() -> None:
     members, _ = study_of(4, 100)
     stack = np.repeat(stack_members(members), 2, axis=1)
-    parts = deal(row_keys(stack), None, parts=5)
+    parts = assign_parts(row_keys(stack), None)
     np.testing.assert_array_equal(parts[::2], parts[1::2])
     assert np.bincount(parts[::2]).tolist() == [20] * 5
     groups = np.arange(200) // 20
-    by_group = deal(row_keys(stack), groups, parts=5)
+    by_group = assign_parts(row_keys(stack), groups)
     assert all(len(set(by_group[groups == group])) == 1 for group in range(10))
     assert np.bincount(by_group).tolist() == [40] * 5
-    assert deal(row_keys(stack[:, :2]), None, parts=5).tolist() == [0, 0]
+    assert assign_parts(row_keys(stack[:, :2]), None).tolist() == [0, 0]
 
 
-def test_many_fields_are_judged_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "MOST_JUDGED", 150)
-    monkeypatch.setattr(choice, "PRECISIONS", (30.0,))
+def test_candidates_are_compared_on_some_of_many_fields() -> None:
     members, truth = study_of(5, 200)
     stack = stack_members(members)
-    chosen = choose(stack, truth, keys=row_keys(stack), groups=None, rules=Rules())
+    chosen = select_method(
+        stack, truth, keys=row_keys(stack), groups=None, rules=Rules().fitted(Auto(), truth), max_fields=150,
+        candidates=(ExpectedF1(),),
+    )  # fmt: skip
     assert chosen.fields == 150
 
 
-def test_a_candidate_without_probabilities_must_be_surely_better(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_without_probabilities_must_be_better_by_more_than_the_error() -> None:
     members, truth = study_of(6, 400)
     stack = stack_members(members)
-    monkeypatch.setattr(choice, "PRECISIONS", ())
-    # Predictions that calibration cannot mend: its candidate predicts each class everywhere or nowhere.
-    monkeypatch.setattr(choice, "PLAIN", (Plan("mean", "none", "exact"), Plan("rank", "platt", "fixed", value=0.999)))
-    chosen = choose(stack, truth, keys=row_keys(stack), groups=None, rules=Rules(blank="none"))
-    assert chosen.plan.name == "mean + exact"
-    assert "higher by" in chosen.why
+    # The calibrated candidate predicts each class everywhere or nowhere.
+    candidates = (Exact(), Fixed(ensemble="rank", calibration="platt", threshold=0.999))
+    rules = Rules(blank="none").fitted(Auto(), truth)
+    chosen = select_method(
+        stack, truth, keys=row_keys(stack), groups=None, rules=rules, max_fields=8000, candidates=candidates
+    )
+    assert chosen.method.name == "mean + exact"
+    assert "higher by" in chosen.reason
 
 
 @pytest.mark.parametrize("kept", [1, 2, 30])
-def test_a_member_with_few_fields_or_all_in_one_part_is_no_hindrance(kept: int) -> None:
+def test_a_member_may_have_few_fields_or_all_in_one_part(kept: int) -> None:
     members, truth = study_of(8, 150)
     stack = stack_members(members)
-    part = np.flatnonzero(deal(row_keys(stack), None, parts=choice.PARTS) == 0)
+    part = np.flatnonzero(assign_parts(row_keys(stack), None, n_parts=N_PARTS) == 0)
     scarce = stack.copy()
     scarce[2] = np.nan
-    # Its fields are dealt by groups, so that the holes do not move them.
+    # Parts are assigned by groups, so that missing fields do not change them.
     groups = np.arange(1, 151)
     groups[part] = 0
     scarce[2, part[:kept]] = stack[2, part[:kept]]
@@ -167,6 +173,3 @@ def test_auto_needs_fields_that_differ() -> None:
         fit_decision({"a": np.full((30, 28), 0.4)}, truth, method="auto")
     with pytest.raises(TableError, match="needs two groups"):
         fit_decision({"a": np.full((30, 28), 0.4)}, truth, method="expected")
-    members, truth = study_of(7, 30)
-    with pytest.raises(TableError, match="chooses ensemble and calibration itself"):
-        fit_decision(members, truth, method="auto", ensemble="mean")

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from cytoloc.choices import EnsembleKind
-from cytoloc.decide.ensemble import Ensemble, fit_ensemble
+from cytoloc.decide.ensembles import Ensemble, fit_ensemble
 from cytoloc.decide.inputs import stack_members
 from cytoloc.decide.metrics import class_log_loss
 from tests.decide.cases import study_of
@@ -23,7 +23,7 @@ def test_means_are_means() -> None:
     np.testing.assert_allclose(fit_ensemble("logit", stack, truth)(stack), mean_logit, rtol=1e-10)
 
 
-def test_ranks_only_know_the_order_of_scores() -> None:
+def test_ranks_depend_on_the_order_of_scores_only() -> None:
     members, truth = study_of(1)
     stack = stack_members(members)
     bent = stack.copy()
@@ -34,7 +34,7 @@ def test_ranks_only_know_the_order_of_scores() -> None:
         assert (np.diff(ranks[np.argsort(stack[0, :, i]), i]) >= 0).all()
 
 
-def test_weights_are_not_negative_and_go_to_who_knows() -> None:
+def test_weights_are_nonnegative_and_larger_for_better_members() -> None:
     members, truth = study_of(2, 1500)
     rng = np.random.default_rng(0)
     members["noise"] = rng.random(truth.shape)
@@ -50,7 +50,7 @@ def test_weights_are_not_negative_and_go_to_who_knows() -> None:
         assert shares[3:].max() < 0.05
 
 
-def test_members_that_tell_nothing_count_the_same() -> None:
+def test_members_without_information_have_equal_weights() -> None:
     _, truth = study_of(3)
     stack = np.full((2, *truth.shape), 0.5)
     weights = fit_ensemble("weighted", stack, truth).weights
@@ -58,9 +58,9 @@ def test_members_that_tell_nothing_count_the_same() -> None:
     np.testing.assert_array_equal(weights, 0.5)
 
 
-def test_a_stack_hears_what_one_location_says_of_another() -> None:
+def test_a_stack_predicts_a_location_from_another() -> None:
     members, truth = study_of(4, 2000)
-    # Location 5 is wherever 2 is, and its own scores know nothing of it.
+    # Location 5 is where location 2 is; its own scores are noise.
     truth[:, 5] = truth[:, 2]
     for values in members.values():
         values[:, 5] = np.random.default_rng(1).random(len(truth)) * 0.2
@@ -74,7 +74,7 @@ def test_a_stack_hears_what_one_location_says_of_another() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_absent_fields_are_decided_by_the_members_that_have_them(kind: EnsembleKind) -> None:
+def test_missing_fields_are_imputed_from_other_members(kind: EnsembleKind) -> None:
     members, truth = study_of(5)
     stack = stack_members(members)
     whole = fit_ensemble(kind, stack, truth)(stack)
@@ -89,7 +89,7 @@ def test_absent_fields_are_decided_by_the_members_that_have_them(kind: EnsembleK
     np.testing.assert_array_equal(again(stack), found)
 
 
-def test_an_absent_member_of_two_alike_leaves_the_other_as_it_is() -> None:
+def test_a_missing_copy_of_a_member_changes_nothing() -> None:
     members, truth = study_of(6, members=1)
     stack = np.repeat(stack_members(members), 2, axis=0)
     ensemble = fit_ensemble("logit", stack, truth)
@@ -99,19 +99,19 @@ def test_an_absent_member_of_two_alike_leaves_the_other_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_member_without_fields_to_fit_to_is_not_heard(kind: EnsembleKind) -> None:
+def test_a_member_without_fitted_fields_is_used_only_where_it_is_alone(kind: EnsembleKind) -> None:
     members, truth = study_of(7)
     stack = stack_members(members)
     without = fit_ensemble(kind, stack[:2], truth)
     absent = stack.copy()
     absent[2] = np.nan
     ensemble = fit_ensemble(kind, absent, truth)
-    assert ensemble.heard.tolist() == [True, True, False]
+    assert ensemble.fitted.tolist() == [True, True, False]
     np.testing.assert_allclose(ensemble(absent), without(stack[:2]), atol=1e-12)
     np.testing.assert_allclose(ensemble(stack), without(stack[:2]), atol=1e-12)
     if ensemble.weights is not None:
         assert not ensemble.weights[2].any()
-    # Fields that no other member has are decided by it all the same.
+    # It is used for fields that no other member has.
     alone = stack.copy()
     alone[:2, :30] = np.nan
     found = ensemble(alone)

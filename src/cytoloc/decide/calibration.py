@@ -1,0 +1,153 @@
+"""Calibration of predictions class by class, and label shift: how frequent classes are in a new set of fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from scipy.special import expit
+from sklearn.isotonic import IsotonicRegression
+
+from cytoloc.choices import CalibrationKind
+from cytoloc.decide.inputs import LEAST_PROBABILITY, Bools, Floats, logits_of
+from cytoloc.decide.logistic import fit_shared, fit_shrunk
+
+PRIOR_POSITIVES: Final = 20.0
+"""An isotonic curve with so many positives and the class's Platt curve have the same weight."""
+
+PRIOR_FIELDS: Final = 100.0
+"""Weight of the fitted frequencies in the estimate of new frequencies, in fields of the new set."""
+
+MAX_EM_STEPS: Final = 500
+EM_TOLERANCE: Final = 1e-10
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration; call it with scores ``(n, classes)`` to get probabilities.
+
+    Attributes:
+        kind: ``platt``, two parameters per class; ``temperature``, one; ``beta``, three (Kull, Silva Filho and Flach,
+            2017); ``isotonic``, an isotonic curve averaged with the class's Platt curve; or ``none``.
+        curves: ``c, a, b`` of each class in ``logit q = c + a log p - b log(1 - p)``, ``(classes, 3)``.
+        steps: For ``isotonic``, per class: scores, their probabilities, and the weight of this curve.
+    """
+
+    kind: CalibrationKind
+    curves: Floats
+    steps: tuple[tuple[Floats, Floats, float], ...] = ()
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Return calibrated probabilities, float64 ``(n, classes)``; they never fall as the score of a class rises."""
+        if self.kind == "none":
+            return np.asarray(scores, np.float64)
+        clipped = np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        logits = self.curves[:, 0] + self.curves[:, 1] * np.log(clipped) - self.curves[:, 2] * np.log1p(-clipped)
+        smooth = np.asarray(expit(logits), np.float64)
+        for i, (places, heights, weight) in enumerate(self.steps):
+            if weight > 0:
+                smooth[:, i] = weight * np.interp(scores[:, i], places, heights) + (1 - weight) * smooth[:, i]
+        return smooth
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the calibration as JSON values."""
+        steps = [[places.tolist(), heights.tolist(), weight] for places, heights, weight in self.steps]
+        return {"kind": self.kind, "curves": self.curves.tolist(), "steps": steps}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calibration:
+        """Return the calibration that :meth:`to_json` returned."""
+        steps = tuple(
+            (np.array(places, np.float64), np.array(heights, np.float64), float(weight))
+            for places, heights, weight in content["steps"]
+        )
+        return cls(content["kind"], np.array(content["curves"], np.float64).reshape(-1, 3), steps)
+
+
+def fit_calibration(kind: CalibrationKind, scores: Floats, truth: Bools) -> Calibration:
+    """Return a calibration that is fitted to scores and truth.
+
+    The parameters of each class are shrunk towards those that all classes share, as far as the classes are alike.
+
+    Args:
+        kind: See :class:`Calibration`.
+        scores: From 0 to 1, ``(n, classes)``.
+        truth: bool ``(n, classes)``.
+    """
+    logits = logits_of(scores)
+    if kind == "none":
+        return Calibration(kind, np.tile([0.0, 1.0, 1.0], (truth.shape[1], 1)))
+    if kind == "temperature":
+        pooled = logits.T.reshape(1, -1, 1)
+        zeros = np.zeros((pooled.shape[1], 1))
+        first = fit_shrunk(pooled.__getitem__, zeros, truth.T.reshape(-1, 1), np.array([0]), precision=1e-6)
+        shared = first.coefficients[0, 0]
+        columns = np.ascontiguousarray(logits.T[..., None])
+        added = fit_shrunk(columns.__getitem__, shared * logits, truth, np.array([0])).coefficients[:, 0]
+        slopes = np.maximum(shared + added, 0)
+        return Calibration(kind, np.column_stack([np.zeros(truth.shape[1]), slopes, slopes]))
+    if kind == "beta":
+        clipped = np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        return Calibration(kind, _fit_curves(np.stack([np.log(clipped), -np.log1p(-clipped)], axis=-1), truth))
+    curves = _fit_curves(logits[..., None], truth)
+    if kind == "platt":
+        return Calibration(kind, curves)
+    steps = []
+    for i, positives in enumerate(truth.sum(axis=0).tolist()):
+        if positives in (0, len(truth)):
+            steps.append((np.zeros(1), np.zeros(1), 0.0))
+            continue
+        curve = IsotonicRegression(y_min=0, y_max=1).fit(scores[:, i], truth[:, i])
+        places, heights = np.asarray(curve.X_thresholds_, np.float64), np.asarray(curve.y_thresholds_, np.float64)
+        steps.append((places, heights, positives / (positives + PRIOR_POSITIVES)))
+    return Calibration(kind, curves, tuple(steps))
+
+
+def _fit_curves(features: Floats, truth: Bools) -> Floats:
+    """Return ``c, a, b`` of each class for one feature (then a = b) or two; slopes are not negative."""
+    center = features.mean(axis=(0, 1))
+    std = np.maximum(features.std(axis=(0, 1)), 1e-9)
+    scaled = np.ascontiguousarray(((features - center) / std).transpose(1, 0, 2))
+    shared = fit_shared(scaled.__getitem__, truth, least=0.0)
+    offsets = (scaled @ shared.weights).T + shared.intercepts
+    designs = [np.hstack([np.ones((len(truth), 1)), scaled[i]]) for i in range(truth.shape[1])]
+    kinds = np.repeat([0, 1], [1, features.shape[2]])
+    added = fit_shrunk(designs.__getitem__, offsets, truth, kinds).coefficients
+    slopes = np.maximum(shared.weights + added[:, 1:], 0) / std
+    intercepts = shared.intercepts + added[:, 0] - slopes @ center
+    return np.column_stack([intercepts, slopes[:, 0], slopes[:, -1]])
+
+
+def shifted_frequencies(probabilities: Floats, frequencies: Floats, *, prior_fields: float = PRIOR_FIELDS) -> Floats:
+    """Return the frequency of each class in a new set of fields, by expectation maximization.
+
+    Each class is estimated alone. Its positive fields are assumed to look the same in both sets; only their frequency
+    differs (Saerens, Latinne and Decaestecker, 2002).
+
+    Args:
+        probabilities: Of the new set, calibrated on the fitted fields, ``(n, classes)``.
+        frequencies: Frequency of each class among the fitted fields.
+        prior_fields: Weight of ``frequencies``; 0 gives the maximum likelihood.
+    """
+    estimated = frequencies.copy()
+    for _ in range(MAX_EM_STEPS):
+        total = reweighted(probabilities, frequencies, estimated).sum(axis=0)
+        better = (total + prior_fields * frequencies) / (len(probabilities) + prior_fields)
+        change = float(np.abs(better - estimated).max())
+        estimated = better
+        if change < EM_TOLERANCE:
+            break
+    return estimated
+
+
+def reweighted(probabilities: Floats, frequencies: Floats, new_frequencies: Floats) -> Floats:
+    """Return the probabilities if classes have new frequencies, by Bayes' rule.
+
+    Classes that are in no field, or in all fields, of either set keep their probabilities.
+    """
+    known = (frequencies > 0) & (frequencies < 1) & (new_frequencies > 0) & (new_frequencies < 1)
+    before, after = np.where(known, frequencies, 0.5), np.where(known, new_frequencies, 0.5)
+    present = probabilities * (after / before)
+    absent = (1 - probabilities) * ((1 - after) / (1 - before))
+    return np.asarray(present / (present + absent), np.float64)

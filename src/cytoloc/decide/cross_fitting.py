@@ -1,0 +1,257 @@
+"""Cross-fitting: probabilities and thresholds of fields by fits on other fields, and the choice of a method by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cytoloc.decide.calibration import Calibration, fit_calibration
+from cytoloc.decide.ensembles import Ensemble, fit_ensemble
+from cytoloc.decide.inputs import Bools, Floats, Ints
+from cytoloc.decide.methods import ExpectedF1, Grid, Method, Ratio, Rules, Stack
+from cytoloc.decide.metrics import class_log_loss, macro_f1, paired_difference
+from cytoloc.decide.thresholds import apply_thresholds
+from cytoloc.errors import TableError
+
+Work = TypeVar("Work")
+
+N_PARTS: Final = 5
+"""Parts of a cross-fit: the fields of each are decided by a fit on the other four."""
+
+CANDIDATES: Final[tuple[Method, ...]] = (
+    Grid(),
+    Ratio(),
+    ExpectedF1(),
+    ExpectedF1(ensemble="weighted"),
+    *(Stack(precision=precision) for precision in (10.0, 30.0, 100.0, 300.0)),
+)
+"""Methods that ``auto`` chooses from."""
+
+
+@dataclass(frozen=True)
+class ProbabilityModel:
+    """A fitted ensemble and its calibration; call it with ``(members, n, classes)`` to get probabilities.
+
+    Attributes:
+        ensemble: Combines the members.
+        calibration: Calibrates the result.
+    """
+
+    ensemble: Ensemble
+    calibration: Calibration
+
+    def __call__(self, stack: Floats) -> Floats:
+        """Return one probability per field and class, float64 ``(n, classes)``."""
+        return self.calibration(self.ensemble(stack))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the model as JSON values."""
+        return {"ensemble": self.ensemble.to_json(), "calibration": self.calibration.to_json()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> ProbabilityModel:
+        """Return the model that :meth:`to_json` returned."""
+        return cls(Ensemble.from_json(content["ensemble"]), Calibration.from_json(content["calibration"]))
+
+
+def fit_probabilities(
+    method: Method, stack: Floats, truth: Bools, *, start: ProbabilityModel | None = None
+) -> ProbabilityModel:
+    """Return the ensemble and the calibration of a method, fitted.
+
+    Args:
+        method: The method.
+        stack: ``(members, n, classes)``; a row of NaN is a field that a member lacks.
+        truth: bool ``(n, classes)``.
+        start: A model that is fitted to similar fields; it saves time.
+    """
+    before = None if start is None else start.ensemble
+    precision = method.precision if isinstance(method, Stack) else None
+    ensemble = fit_ensemble(method.ensemble, stack, truth, precision=precision, start=before)
+    scores = ensemble(stack) if method.calibration != "none" else np.zeros((1, truth.shape[1]))
+    return ProbabilityModel(ensemble, fit_calibration(method.calibration, scores, truth))
+
+
+def assign_parts(keys: Ints, groups: Ints | None, *, n_parts: int = N_PARTS) -> Ints:
+    """Return the part of each field, from 0; it depends on the fields but not on their order.
+
+    Args:
+        keys: Of the fields, as :func:`~cytoloc.decide.inputs.row_keys` returns them; equal keys get the same part.
+        groups: A group number per field; a group gets one part. By default each key is its own group.
+        n_parts: Number of parts; fewer if there are fewer groups.
+    """
+    if groups is None:
+        first = keys
+    else:
+        _, group = np.unique(groups, return_inverse=True)
+        least = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(least, group, keys)
+        first = least[group]
+    # Keys are hashes, so their order is a random permutation.
+    _, rank = np.unique(first, return_inverse=True)
+    return np.asarray(rank % min(n_parts, int(rank.max()) + 1), np.int64)
+
+
+def out_of_fold_probabilities(
+    method: Method, stack: Floats, truth: Bools, parts: Ints, *, start: ProbabilityModel
+) -> Floats:
+    """Return each field's probabilities by a model that is fitted without the field's part.
+
+    Args:
+        method: The method.
+        stack: ``(members, n, classes)``.
+        truth: bool ``(n, classes)``.
+        parts: Part of each field.
+        start: A model that is fitted to all fields; it saves time.
+    """
+    if not method.fits_probabilities:
+        return start(stack)
+    probabilities = np.empty(truth.shape)
+
+    def fit_without(part: int) -> None:
+        left_out = parts == part
+        model = fit_probabilities(method, stack[:, ~left_out], truth[~left_out], start=start)
+        probabilities[left_out] = model(stack[:, left_out])
+
+    _in_two_threads(fit_without, np.unique(parts).tolist())
+    return probabilities
+
+
+class NestedCrossFit(NamedTuple):
+    """Probabilities and thresholds of fields that neither was fitted to.
+
+    Attributes:
+        probabilities: ``(n, classes)``.
+        thresholds: Thresholds of each field's part, ``(n, classes)``.
+    """
+
+    probabilities: Floats
+    thresholds: Floats
+
+
+def nested_cross_fit(method: Method, stack: Floats, truth: Bools, parts: Ints) -> NestedCrossFit:
+    """Return out-of-fold probabilities, and thresholds that are fitted without each field's part.
+
+    The thresholds of part ``a`` are fitted to the fields of each other part ``b``, whose probabilities come from a
+    model that is fitted without ``a`` and ``b``.
+    """
+    with threadpool_limits(1):
+        start = fit_probabilities(method, stack, truth)
+    numbers = np.unique(parts).tolist()
+    probabilities = out_of_fold_probabilities(method, stack, truth, parts, start=start)
+    # inner[a] holds the probabilities of the fields of other parts, by models fitted without their own part and a.
+    inner = {part: probabilities.copy() for part in numbers}
+    if method.fits_probabilities:
+
+        def fit_without(pair: tuple[int, int]) -> None:
+            one, other = pair
+            rest = (parts != one) & (parts != other)
+            model = fit_probabilities(method, stack[:, rest], truth[rest], start=start)
+            inner[one][parts == other] = model(stack[:, parts == other])
+            inner[other][parts == one] = model(stack[:, parts == one])
+
+        _in_two_threads(fit_without, list(combinations(numbers, 2)))
+    thresholds = np.empty(truth.shape)
+    for part in numbers:
+        others = parts != part
+        thresholds[~others] = method.thresholds(inner[part][others], truth[others])
+    return NestedCrossFit(probabilities, thresholds)
+
+
+def _in_two_threads(work: Callable[[Work], None], items: list[Work]) -> None:
+    # One thread of the matrix library each: the products are too small for its own threads.
+    with threadpool_limits(1), ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(work, items):
+            pass
+
+
+class Selection(NamedTuple):
+    """The method that ``auto`` chose.
+
+    Attributes:
+        method: The method.
+        candidates: A row per candidate: its name, cross-fitted macro F1, and class-averaged log loss if it has
+            calibrated probabilities.
+        reason: Why it was chosen.
+        fields: Number of fields that the candidates were compared on.
+    """
+
+    method: Method
+    candidates: list[dict[str, Any]]
+    reason: str
+    fields: int
+
+
+def select_method(
+    stack: Floats,
+    truth: Bools,
+    *,
+    keys: Ints,
+    groups: Ints | None,
+    rules: Rules,
+    max_fields: int,
+    candidates: tuple[Method, ...] = CANDIDATES,
+) -> Selection:
+    """Return the best candidate on fields that it was not fitted to.
+
+    The candidate of the lowest log loss is chosen, because log loss depends less on chance than F1, which depends on
+    few fields of the rare classes. A candidate without calibrated probabilities is chosen if its macro F1 is higher by
+    more than the standard error of the difference.
+
+    Args:
+        stack: ``(members, n, classes)``.
+        truth: bool ``(n, classes)``.
+        keys: Of the fields; see :func:`assign_parts`.
+        groups: A group number per field; groups are kept together.
+        rules: Fitted rules.
+        max_fields: Candidates are compared on at most so many fields.
+        candidates: The methods.
+
+    Raises:
+        TableError: If there are fewer than three groups of different fields.
+    """
+    parts = assign_parts(keys, groups)
+    if parts.max() < 2:
+        raise TableError(
+            "The method 'auto' needs at least three groups of fields whose predictions differ, to compare methods on"
+            f" fields that they were not fitted to; there are {int(parts.max()) + 1}.",
+            hint="Give more fields, or choose a method such as 'grid'.",
+        )
+    if len(truth) > max_fields:
+        rows = np.sort(np.argsort(keys, kind="stable")[:max_fields])
+        stack, truth, parts = stack[:, rows], truth[rows], parts[rows]
+    decided, losses = [], []
+    for method in candidates:
+        found = nested_cross_fit(method, stack, truth, parts)
+        predicted = np.zeros(truth.shape, bool)
+        for part in np.unique(parts):
+            rows = parts == part
+            predicted[rows] = apply_thresholds(
+                found.probabilities[rows], found.thresholds[rows][0], **rules.options(shrink=())
+            )
+        decided.append(predicted)
+        losses.append(class_log_loss(found.probabilities, truth) if method.is_calibrated else None)
+    known = {i: loss for i, loss in enumerate(losses) if loss is not None}
+    if not np.isfinite(list(known.values())).all():
+        raise AssertionError(f"the log loss of a candidate is not finite: {losses}")
+    first = min(known, key=known.__getitem__)
+    table: list[dict[str, Any]] = []
+    for method, predicted, loss in zip(candidates, decided, losses, strict=True):
+        gain, error = paired_difference(predicted, decided[first], truth)
+        row = {"method": method.name, "macro_f1": macro_f1(predicted, truth), "log_loss": loss}
+        table.append(row | {"gain": gain, "standard_error": error})
+    better = [i for i, row in enumerate(table) if losses[i] is None and row["gain"] > row["standard_error"]]
+    best = max(better, key=lambda i: float(table[i]["macro_f1"]), default=first)
+    reason = f"{table[first]['method']} has the lowest log loss on other fields ({known[first]:.4f})"
+    if best == first:
+        reason += ", and no method without probabilities has a macro F1 higher by more than the standard error."
+    else:
+        gain, error = table[best]["gain"], table[best]["standard_error"]
+        reason += f", but the macro F1 of {table[best]['method']} is higher by {gain:.4f} ± {error:.4f}."
+    return Selection(candidates[best], table, reason, len(truth))

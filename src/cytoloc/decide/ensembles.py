@@ -1,0 +1,309 @@
+"""Ensembles: probabilities of several members combined into one, by means, ranks, weights or a stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from cytoloc.choices import EnsembleKind
+from cytoloc.decide.inputs import Bools, Floats, logits_of
+from cytoloc.decide.logistic import SharedFit, ShrunkFit, fit_shared, fit_shrunk
+
+LEVELS: Final = expit(np.linspace(-9, 9, 181))
+"""Quantile levels of the ranks: dense at both ends, where rare classes are decided."""
+
+INTERCEPT, OWN, MEMBER, OTHER = range(4)
+"""Kinds of coefficients of a class in a stack: intercept, own logit, weights of members, other classes."""
+
+MIN_STD: Final = 1e-9
+"""Features of a smaller standard deviation are constant and are not scaled."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A fitted ensemble; call it with ``(members, n, classes)`` to get scores from 0 to 1, ``(n, classes)``.
+
+    A field that a member lacks is a row of NaN. Its logits are imputed from those of the other members.
+
+    Attributes:
+        kind: ``mean`` of probabilities; ``logit``, the mean of logits; ``rank``, the mean rank among the fitted fields;
+            ``weighted``, nonnegative weights of the logits; ``class``, such weights class by class; or ``stack``, a
+            regression in which classes inform each other.
+        center: Mean logit of each member and class, ``(members, classes)``.
+        std: Its standard deviation.
+        fitted: Which members had fields in the fit, bool ``(members,)``. A member without has the mean ``center`` and
+            ``std`` of the others, and is used only for fields that no other member has.
+        weights: Of the members, summing to 1 in each class, ``(members, classes)``; for ``weighted`` and ``class``.
+        quantiles: Each member's probabilities at :data:`LEVELS`, ``(members, classes, levels)``; for ``rank``.
+        stack: For ``stack``.
+    """
+
+    kind: EnsembleKind
+    center: Floats
+    std: Floats
+    fitted: Bools
+    weights: Floats | None = None
+    quantiles: Floats | None = None
+    stack: FittedStack | None = None
+
+    def __call__(self, stack: Floats) -> Floats:
+        """Return one score per field and class, float64 ``(n, classes)``."""
+        if self.kind == "mean":
+            stack = _without_unfitted(stack, self.fitted)
+            return np.asarray(np.nanmean(stack, axis=0) if np.isnan(stack).any() else stack.mean(axis=0), np.float64)
+        whole = impute(stack, self.center, self.std, fitted=self.fitted)
+        if self.stack is not None:
+            return self.stack(whole)
+        if self.quantiles is not None:
+            return mean_rank(whole, self.quantiles)
+        weights = np.full(whole.shape[::2], 1 / len(whole)) if self.weights is None else self.weights[self.fitted]
+        return np.asarray(expit(np.einsum("mc,mnc->nc", weights, logits_of(whole))), np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ensemble as JSON values."""
+        return {
+            "kind": self.kind,
+            "center": self.center.tolist(),
+            "std": self.std.tolist(),
+            "fitted": self.fitted.tolist(),
+            "weights": None if self.weights is None else self.weights.tolist(),
+            "quantiles": None if self.quantiles is None else self.quantiles.tolist(),
+            "stack": None if self.stack is None else self.stack.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Ensemble:
+        """Return the ensemble that :meth:`to_json` returned."""
+        numbers = {
+            name: None if content[name] is None else np.array(content[name], np.float64)
+            for name in ("weights", "quantiles")
+        }
+        return cls(
+            content["kind"],
+            np.array(content["center"], np.float64),
+            np.array(content["std"], np.float64),
+            np.array(content["fitted"], np.bool_),
+            **numbers,
+            stack=None if content["stack"] is None else FittedStack.from_json(content["stack"]),
+        )
+
+
+def fit_ensemble(
+    kind: EnsembleKind,
+    stack: Floats,
+    truth: Bools,
+    *,
+    precision: float | None = None,
+    start: Ensemble | None = None,
+) -> Ensemble:
+    """Return an ensemble that is fitted to members and truth.
+
+    Args:
+        kind: See :class:`Ensemble`.
+        stack: ``(members, n, classes)``; a row of NaN is a field that a member lacks.
+        truth: bool ``(n, classes)``.
+        precision: For ``stack``: how strongly classes are shrunk towards what they share; by default estimated.
+        start: An ensemble of the same members fitted to similar fields; it saves time.
+    """
+    fitted = np.asarray(~np.isnan(stack[:, :, 0]).all(axis=1), np.bool_)
+    logits = logits_of(stack[fitted])
+    center, std = np.empty(stack.shape[::2]), np.empty(stack.shape[::2])
+    center[fitted], std[fitted] = np.nanmean(logits, axis=1), np.nanstd(logits, axis=1)
+    center[~fitted], std[~fitted] = center[fitted].mean(axis=0), std[fitted].mean(axis=0)
+    if kind in ("mean", "logit"):
+        return Ensemble(kind, center, std, fitted)
+    whole = impute(stack, center, std, fitted=fitted)
+    if kind == "rank":
+        quantiles = np.quantile(whole, LEVELS, axis=1, method="higher").transpose(1, 2, 0)
+        return Ensemble(kind, center, std, fitted, quantiles=quantiles)
+    if kind == "stack":
+        before = start.stack if start is not None and (start.fitted == fitted).all() else None
+        stacked = fit_stack(whole, truth, precision=precision, start=before)
+        return Ensemble(kind, center, std, fitted, stack=stacked)
+    weights = np.zeros(stack.shape[::2])
+    weights[fitted] = fit_weights(whole, truth, by_class=kind == "class")
+    return Ensemble(kind, center, std, fitted, weights=weights)
+
+
+def impute(stack: Floats, center: Floats, std: Floats, *, fitted: Bools) -> Floats:
+    """Return the fitted members' predictions, with the fields that one lacks imputed from the other members.
+
+    The logits of the other members are standardized and averaged, and given the mean and the standard deviation of the
+    member that lacks the field.
+
+    Args:
+        stack: ``(members, n, classes)``.
+        center: Mean logit of each member and class.
+        std: Its standard deviation.
+        fitted: Which members are returned; the others are used for fields that only they have.
+    """
+    stack = _without_unfitted(stack, fitted)
+    absent = np.isnan(stack)
+    if not absent.any():
+        return stack[fitted]
+    scale = np.where(std > 0, std, 1.0)[:, None]
+    usual = np.nanmean((logits_of(stack) - center[:, None]) / scale, axis=0)
+    return np.asarray(np.where(absent, expit(center[:, None] + usual * scale), stack)[fitted])
+
+
+def _without_unfitted(stack: Floats, fitted: Bools) -> Floats:
+    """Return the predictions, with those of unfitted members set to NaN for fields that a fitted member has."""
+    if fitted.all():
+        return stack
+    elsewhere = ~np.isnan(stack[fitted]).all(axis=0)
+    return np.where(~fitted[:, None, None] & elsewhere, np.nan, stack)
+
+
+def fit_weights(stack: Floats, truth: Bools, *, by_class: bool) -> Floats:
+    """Return nonnegative weights of the members' logits, summing to 1 in each class, ``(members, classes)``."""
+    logits = logits_of(stack)
+    center, scale = logits.mean(axis=(1, 2)), np.maximum(logits.std(axis=(1, 2)), 1e-9)
+    features = np.ascontiguousarray(((logits - center[:, None, None]) / scale[:, None, None]).transpose(2, 1, 0))
+    shared = fit_shared(features.__getitem__, truth, least=0.0)
+    weights = np.repeat((shared.weights / scale)[:, None], truth.shape[1], axis=1)
+    if by_class:
+        offsets = (features @ shared.weights).T + shared.intercepts
+        kinds = np.repeat([0, 1], [1, len(stack)])
+        designs = [np.hstack([np.ones((len(truth), 1)), features[i]]) for i in range(truth.shape[1])]
+        shrunk = fit_shrunk(designs.__getitem__, offsets, truth, kinds)
+        weights = np.maximum(weights + (shrunk.coefficients[:, 1:] / scale).T, 0)
+    total = weights.sum(axis=0)
+    # Members have equal weights in a class where all weights are 0.
+    return np.asarray(np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / len(stack)), np.float64)
+
+
+def mean_rank(stack: Floats, quantiles: Floats) -> Floats:
+    """Return the mean over members of the rank of each value among the fitted fields, ``(n, classes)``."""
+    ranks = np.empty_like(stack)
+    steps = np.concatenate([[0.0], LEVELS, [1.0]])
+    for member in range(stack.shape[0]):
+        for i in range(stack.shape[2]):
+            known, values = quantiles[member, i], stack[member, :, i]
+            # The middle of the levels of exactly this value, so that only the order of values matters.
+            below = np.searchsorted(known, values, side="left")
+            above = np.searchsorted(known, values, side="right")
+            ranks[member, :, i] = (steps[below] + steps[above + 1]) / 2
+    return np.asarray(ranks.mean(axis=0), np.float64)
+
+
+@dataclass(frozen=True)
+class FittedStack:
+    """A fitted stack; call it with ``(members, n, classes)`` probabilities to get calibrated ones, ``(n, classes)``.
+
+    A first regression has the same weights for all classes: of the members' logits and probabilities, and of the
+    standard deviation of the logits. Each class then adds its own shrunken coefficients, also of the other classes.
+
+    Attributes:
+        center: Mean of each feature over fields and classes, ``(features,)``.
+        std: Its standard deviation.
+        shared: Weights that all classes share.
+        own_center: Mean logit of the first regression for each class, ``(classes,)``.
+        own_std: Its standard deviation.
+        shrunk: What each class adds; columns: 1, its own logit, its features, the other classes' logits.
+    """
+
+    center: Floats
+    std: Floats
+    shared: SharedFit
+    own_center: Floats
+    own_std: Floats
+    shrunk: ShrunkFit
+
+    def __call__(self, stack: Floats) -> Floats:
+        """Return calibrated probabilities, float64 ``(n, classes)``."""
+        features = _standardized(_features(stack), self.center, self.std)
+        logits = _shared_logits(features, self.shared)
+        scaled = ((logits - self.own_center) / self.own_std).astype(np.float32)
+        added = np.empty_like(logits)
+        for i in range(logits.shape[1]):
+            design = _design(features, scaled, i)
+            added[:, i] = design @ self.shrunk.coefficients[i].astype(np.float32)
+        return np.asarray(expit(logits + added), np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stack as JSON values."""
+        return {
+            "center": self.center.tolist(),
+            "std": self.std.tolist(),
+            "weights": self.shared.weights.tolist(),
+            "intercepts": self.shared.intercepts.tolist(),
+            "own_center": self.own_center.tolist(),
+            "own_std": self.own_std.tolist(),
+            "deviations": self.shrunk.coefficients.tolist(),
+            "precisions": self.shrunk.precisions.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> FittedStack:
+        """Return the stack that :meth:`to_json` returned."""
+        numbers = {name: np.array(values, np.float64) for name, values in content.items()}
+        return cls(
+            numbers["center"],
+            numbers["std"],
+            SharedFit(numbers["weights"], numbers["intercepts"]),
+            numbers["own_center"],
+            numbers["own_std"],
+            ShrunkFit(numbers["deviations"], numbers["precisions"]),
+        )
+
+
+def fit_stack(
+    stack: Floats, truth: Bools, *, precision: float | None = None, start: FittedStack | None = None
+) -> FittedStack:
+    """Return a stack that is fitted to members' probabilities and truth.
+
+    Args:
+        stack: ``(members, n, classes)``, without NaN.
+        truth: bool ``(n, classes)``.
+        precision: How strongly classes are shrunk towards what they share; by default estimated.
+        start: A stack of the same members fitted to similar fields; it saves time.
+    """
+    raw = _features(stack)
+    center = raw.mean(axis=(0, 1), dtype=np.float64)
+    std = raw.std(axis=(0, 1), dtype=np.float64)
+    std[std < MIN_STD] = 1.0
+    features = _standardized(raw, center, std)
+    shared = fit_shared(lambda i: features[i], truth, start=None if start is None else start.shared)
+    logits = _shared_logits(features, shared)
+    own_center, own_std = logits.mean(axis=0), logits.std(axis=0)
+    own_std[own_std < MIN_STD] = 1.0
+    scaled = ((logits - own_center) / own_std).astype(np.float32)
+    designs = [_design(features, scaled, i) for i in range(truth.shape[1])]
+    kinds = np.repeat([INTERCEPT, OWN, MEMBER, OTHER], [1, 1, len(center), truth.shape[1] - 1])
+    shrunk = fit_shrunk(
+        designs.__getitem__,
+        logits,
+        truth,
+        kinds,
+        precision=precision,
+        start=None if start is None else start.shrunk.coefficients,
+    )
+    return FittedStack(center, std, shared, own_center, own_std, shrunk)
+
+
+def _features(stack: Floats) -> NDArray[np.float32]:
+    """Return ``(classes, n, features)``: each member's logit and probability, and the standard deviation of logits."""
+    logits = logits_of(stack)
+    parts = [*logits, *stack]
+    if len(stack) > 1:
+        parts.append(logits.std(axis=0))
+    return np.stack(parts, axis=-1).transpose(1, 0, 2).astype(np.float32)
+
+
+def _standardized(features: NDArray[np.float32], center: Floats, std: Floats) -> NDArray[np.float32]:
+    return np.ascontiguousarray((features - center.astype(np.float32)) / std.astype(np.float32))
+
+
+def _shared_logits(features: NDArray[np.float32], shared: SharedFit) -> Floats:
+    logits = features @ shared.weights.astype(np.float32)
+    return np.asarray(logits.T + shared.intercepts, np.float64)
+
+
+def _design(features: NDArray[np.float32], scaled: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+    """Return 1, the class's own logit, its features, and the other classes' logits, ``(n, d)``."""
+    others = np.delete(scaled, number, axis=1)
+    return np.hstack([np.ones((len(scaled), 1), np.float32), scaled[:, [number]], features[number], others])

@@ -1,0 +1,248 @@
+"""Evaluation of decided locations against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cytoloc.decide.inputs import (
+    Bools,
+    FieldGroups,
+    FieldLabels,
+    as_groups,
+    as_truth,
+    common_label_set,
+    label_indices,
+)
+from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
+from cytoloc.errors import ArgumentTypeError, SettingsError
+from cytoloc.labels import LabelSet
+from cytoloc.predictions import Predictions, to_pandas
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class LeakEffect:
+    """What leaked labels do to the macro F1.
+
+    Attributes:
+        fields: Number of leaked fields.
+        correct: How many of them have their true labels in the leak.
+        macro_f1_with: With the leaked labels in place of predictions.
+        macro_f1_without: Of the predictions.
+        macro_f1_others: Of the predictions of the other fields; None if all are leaked.
+    """
+
+    fields: int
+    correct: int
+    macro_f1_with: float
+    macro_f1_without: float
+    macro_f1_others: float | None
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Evaluation:
+    """Metrics of decided locations.
+
+    Attributes:
+        fields: Number of fields.
+        fields_with_labels: Number of fields with labels, whether they were predicted or not.
+        label_set: The locations.
+        macro_f1: Mean F1 over all locations; 0 in locations without positives.
+        interval: Its 95 % bootstrap interval, of resampled fields.
+        interval_by_group: The same, of resampled groups; None without groups.
+        n_groups: Number of groups; None without groups.
+        chance: Macro F1 after permuting the predictions across fields.
+        overall: Micro and macro metrics; with probabilities also mean average precision, ROC AUC, coverage error and
+            calibration error.
+        blank: Number of fields without a predicted location.
+        min_positives: Fewest positives of a common class.
+        common: Number of common ``classes``, and means over these.
+        classes: A row per location: positives, predicted, precision, recall, F1 with interval and chance; with
+            probabilities also average precision, ROC AUC and calibration error.
+        leak: Effect of leaked labels; None without a leak.
+    """
+
+    fields: int
+    fields_with_labels: int
+    label_set: LabelSet
+    macro_f1: float
+    interval: tuple[float, float]
+    interval_by_group: tuple[float, float] | None
+    n_groups: int | None
+    chance: float
+    overall: dict[str, float | None]
+    blank: int
+    min_positives: int
+    common: dict[str, Any]
+    classes: pl.DataFrame
+    leak: LeakEffect | None = None
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        common = f", {self.common['classes']} of {self.classes.height} classes with {self.min_positives} or more fields"
+        mean = f": {self.common['macro_f1']:.3f}" if self.common["classes"] else ""
+        return f"Evaluation(macro F1 {self.macro_f1:.3f} ({low:.3f} to {high:.3f}){common}{mean})"
+
+    @property
+    def micro_f1(self) -> float:
+        """F1 of all pairs of field and location."""
+        return float(self.overall["micro_f1"] or 0.0)
+
+    @property
+    def mean_average_precision(self) -> float | None:
+        """Mean over the classes with positives; None without probabilities."""
+        return self.overall.get("mean_average_precision")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the evaluation as JSON values."""
+        by_group = {"groups": self.n_groups, "macro_f1_interval_95_by_group": list(self.interval_by_group or ())}
+        return {
+            "fields": self.fields,
+            "fields_with_labels": self.fields_with_labels,
+            "label_set": self.label_set.name,
+            "locations": len(self.label_set),
+            "macro_f1": self.macro_f1,
+            "macro_f1_interval_95": list(self.interval),
+            **(by_group if self.n_groups is not None else {}),
+            "chance_macro_f1": self.chance,
+            "overall": self.overall,
+            "blank": self.blank,
+            "common_classes": {"min_positives": self.min_positives, **self.common},
+            **({"leak": asdict(self.leak)} if self.leak else {}),
+            "classes": self.classes.to_dicts(),
+        }
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the table of classes."""
+        return self.classes
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of classes as a pandas table.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        return to_pandas(self.classes)
+
+
+def evaluate(
+    predictions: Predictions | Bools | Mapping[str, Iterable[int]],
+    labels: FieldLabels,
+    *,
+    groups: FieldGroups | None = None,
+    min_positives: int = 5,
+    leak: Mapping[str, Iterable[int]] | None = None,
+    label_set: LabelSet | None = None,
+) -> Evaluation:
+    """Return metrics of decided locations.
+
+    Args:
+        predictions: Predictions with ``decided``, such as a decision returns; or a bool array ``(n, locations)``; or a
+            mapping of ids to indices of locations.
+        labels: bool ``(n, locations)`` in the order of the predictions; or, if these have ids, a mapping of ids to
+            indices of locations, or a dataset.
+        groups: A group per field: adds the interval of resampled groups. An array, or, if the predictions have ids, a
+            table with the columns ``id`` and ``group``.
+        min_positives: Common classes, which get means of their own, have at least so many positives.
+        leak: Known labels of some of the fields, by id: adds their effect on the macro F1.
+        label_set: The locations of arrays and mappings; by default that of the labels, or numbered.
+
+    Raises:
+        ArgumentTypeError: If an argument has another type.
+        SettingsError: If no locations were decided on, or the label set of a mapping is not known.
+        TableError: If shapes differ, or a field has no label.
+        LabelSetError: If label sets differ.
+
+    >>> truth = np.array([[True, False], [False, True], [False, True]])
+    >>> evaluate(truth, truth, min_positives=2)
+    Evaluation(macro F1 1.000 (0.500 to 1.000), 1 of 2 classes with 2 or more fields: 1.000)
+    """
+    if not isinstance(min_positives, int) or min_positives < 1:
+        raise SettingsError(f"min_positives must be an integer of 1 or more; this is {min_positives!r}.")
+    ids: tuple[str, ...] | None = None
+    probabilities: NDArray[np.floating] | None = None
+    if isinstance(predictions, Predictions):
+        if predictions.decided is None:
+            raise SettingsError(
+                "These predictions have probabilities only: no decision was made.",
+                hint="Apply one: cytoloc.fit_decision(…)(predictions).",
+            )
+        locations = common_label_set(predictions.label_set, labels, label_set, columns=predictions.decided.shape[1])
+        ids, probabilities, predicted = predictions.ids, predictions.probabilities, np.asarray(predictions.decided)
+    elif isinstance(predictions, Mapping):
+        named = label_set or (None if isinstance(labels, np.ndarray | Mapping) else labels.label_set)
+        if named is None:
+            raise SettingsError("The label set of the predictions is not known.", hint="Give label_set.")
+        locations = common_label_set(named, labels, label_set, columns=len(named))
+        ids, predicted = tuple(predictions), locations.to_matrix(label_indices(predictions, locations).values())
+    elif isinstance(predictions, np.ndarray) and predictions.dtype == np.bool_ and predictions.ndim == 2:
+        predicted = predictions
+        locations = common_label_set(None, labels, label_set, columns=predicted.shape[1])
+    else:
+        raise ArgumentTypeError(
+            "predictions must be Predictions, a bool array (n, locations), or a mapping of ids to indices of"
+            f" locations; this is {type(predictions).__name__} {getattr(predictions, 'dtype', '')}.",
+            hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
+        )
+    truth = as_truth(labels, ids, locations, shape=predicted.shape)
+    labeled = len(labels) if isinstance(labels, np.ndarray | Mapping) else int(labels.labeled.sum())
+    numbers = as_groups(groups, ids, len(truth))
+    chance = chance_f1(predicted, truth)
+    low, high = np.quantile(resampled_f1(predicted, truth, groups=numbers), [0.025, 0.975], axis=0)
+    classes = class_table(predicted, truth, locations, probabilities).with_columns(
+        pl.Series("chance_f1", chance), pl.Series("f1_low", low, pl.Float64), pl.Series("f1_high", high, pl.Float64)
+    )
+    rows = classes.filter(pl.col("positives") >= min_positives)
+    common: dict[str, Any] = {"classes": rows.height}
+    if rows.height:
+        common |= {"macro_f1": rows["f1"].mean(), "chance_macro_f1": rows["chance_f1"].mean()}
+        if probabilities is not None:
+            common["mean_average_precision"] = rows["average_precision"].mean()
+            common["chance_mean_average_precision"] = (rows["positives"] / len(truth)).mean()
+            common["macro_roc_auc"] = rows["roc_auc"].mean()
+    return Evaluation(
+        fields=len(truth),
+        fields_with_labels=labeled,
+        label_set=locations,
+        macro_f1=macro_f1(predicted, truth),
+        interval=macro_f1_interval(predicted, truth),
+        interval_by_group=None if numbers is None else macro_f1_interval(predicted, truth, groups=numbers),
+        n_groups=None if numbers is None else len(np.unique(numbers)),
+        chance=float(chance.mean()),
+        overall=overall(predicted, truth, probabilities),
+        blank=int((~predicted.any(axis=1)).sum()),
+        min_positives=min_positives,
+        common=common,
+        classes=classes,
+        leak=None if leak is None else _leak_effect(ids, predicted, truth, leak, locations),
+    )
+
+
+def _leak_effect(
+    ids: tuple[str, ...] | None,
+    predicted: Bools,
+    truth: Bools,
+    leak: Mapping[str, Iterable[int]],
+    label_set: LabelSet,
+) -> LeakEffect:
+    if ids is None:
+        raise ArgumentTypeError("leak names fields by id, but the predictions are an array.", hint="Give Predictions.")
+    known = label_indices(leak, label_set)
+    leaked = np.array([name in known for name in ids])
+    given = predicted.copy()
+    given[leaked] = label_set.to_matrix([known[name] for name in ids if name in known])
+    return LeakEffect(
+        fields=int(leaked.sum()),
+        correct=int((given[leaked] == truth[leaked]).all(axis=1).sum()),
+        macro_f1_with=macro_f1(given, truth),
+        macro_f1_without=macro_f1(predicted, truth),
+        macro_f1_others=None if leaked.all() else macro_f1(predicted[~leaked], truth[~leaked]),
+    )

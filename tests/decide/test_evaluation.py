@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cytoloc.decide import evaluate, fit_decision, macro_f1
+from cytoloc.decide.metrics import class_f1, macro_f1_interval, overall
+from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
+from cytoloc.labels import LabelSet
+from tests.decide.cases import HPA28, labels_of, study_of, tables_of
+
+
+def test_arrays_predictions_and_mappings_have_the_same_evaluation() -> None:
+    members, truth = study_of(0, 120, members=1)
+    table, labels = tables_of(members)["m0"], labels_of(truth)
+    decided = fit_decision(table, labels, method="grid")(table)
+    predicted = np.array(decided.decided)
+    groups = np.arange(120) // 3
+    found = evaluate(decided, labels, groups=pl.DataFrame({"id": list(table.ids), "group": groups}))
+    assert found.macro_f1 == macro_f1(predicted, truth)
+    assert found.interval == macro_f1_interval(predicted, truth)
+    assert found.interval_by_group == macro_f1_interval(predicted, truth, groups=groups)
+    assert (found.n_groups, found.fields, found.fields_with_labels) == (40, 120, 120)
+    assert found.overall == overall(predicted, truth, table.probabilities)
+    assert found.mean_average_precision == found.overall["mean_average_precision"]
+    np.testing.assert_allclose(found.classes["f1"].fill_null(0), class_f1(predicted, truth))
+    common = found.classes.filter(pl.col("positives") >= 5)
+    assert found.common["classes"] == common.height < 28
+    assert found.common["macro_f1"] == common["f1"].mean()
+    plain = [evaluate(predicted, truth, groups=groups), evaluate(labels_of(predicted), labels, label_set=HPA28)]
+    for other in plain:
+        assert (other.macro_f1, other.interval, other.micro_f1) == (found.macro_f1, found.interval, found.micro_f1)
+        assert other.mean_average_precision is None
+    assert repr(found).startswith(f"Evaluation(macro F1 {found.macro_f1:.3f} (")
+    assert found.to_polars().height == len(found.to_json()["classes"]) == len(found.to_pandas()) == 28
+
+
+def test_a_leak_is_evaluated_with_and_without() -> None:
+    predicted = {"a": (0,), "b": (0,), "c": (7,), "d": (7,)}
+    labels = {"a": (0,), "b": (7,), "c": (7,), "d": (25,)}
+    leak = evaluate(predicted, labels, label_set=HPA28, leak={"b": (7,), "d": (3,), "elsewhere": (1,)}).leak
+    truth, given = HPA28.to_matrix(labels.values()), HPA28.to_matrix(predicted.values())
+    assert leak is not None
+    assert (leak.fields, leak.correct) == (2, 1)
+    assert leak.macro_f1_with == macro_f1(HPA28.to_matrix([(0,), (7,), (7,), (3,)]), truth)
+    assert leak.macro_f1_without == macro_f1(given, truth)
+    assert leak.macro_f1_others == macro_f1(given[[0, 2]], truth[[0, 2]])
+    everything = evaluate(predicted, labels, label_set=HPA28, leak=labels).leak
+    assert everything is not None
+    assert everything.macro_f1_others is None
+
+
+def test_bad_arguments_are_refused() -> None:
+    members, truth = study_of(0, 40, members=1)
+    table, labels = tables_of(members)["m0"], labels_of(truth)
+    calls: list[tuple[type[Exception], str, Any]] = [
+        (SettingsError, "no decision was made", lambda: evaluate(table, labels)),
+        (ArgumentTypeError, "float64 array", lambda: evaluate(members["m0"], truth)),  # type: ignore[arg-type]
+        (ArgumentTypeError, "labels must be a bool array", lambda: evaluate(truth, labels)),
+        (ArgumentTypeError, "leak names fields by id", lambda: evaluate(truth, truth, leak=labels)),
+        (SettingsError, "label set of the predictions", lambda: evaluate(labels, labels)),
+        (SettingsError, "min_positives", lambda: evaluate(truth, truth, min_positives=0)),
+        (TableError, "labels must be bool", lambda: evaluate(truth, truth[:5])),
+        (TableError, "have no label", lambda: evaluate(labels, {"f0": (1,)}, label_set=HPA28)),
+        (LabelSetError, "28 columns", lambda: evaluate(truth, truth, label_set=LabelSet.hpa19())),
+    ]
+    for error, message, call in calls:
+        with pytest.raises(error, match=message):
+            call()
