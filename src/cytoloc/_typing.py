@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-BoolArray: TypeAlias = "NDArray[np.bool_]"
-IntArray: TypeAlias = "NDArray[np.int64]"
-FloatArray: TypeAlias = "NDArray[np.float64]"
-Float32Array: TypeAlias = "NDArray[np.float32]"
-UInt8Array: TypeAlias = "NDArray[np.uint8]"
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+UInt8Array = NDArray[np.uint8]
 
 Progress = Callable[[int, int], None]
 """A function that is called with how much is done, and of how much."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray
 from cytoloc.errors import ArgumentTypeError
 from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.labels import LabelSet, find_label_set
@@ -47,12 +47,12 @@ class LabelList:
         return tuple(self.labels)
 
     @property
-    def labeled(self) -> NDArray[np.bool_]:
+    def labeled(self) -> BoolArray:
         """For each field, whether its locations are known: all are."""
         return np.ones(len(self), np.bool_)
 
     @property
-    def truth(self) -> NDArray[np.bool_]:
+    def truth(self) -> BoolArray:
         """The locations of each field, bool ``(n, locations)``."""
         return self.label_set.to_matrix(self.labels.values())
 

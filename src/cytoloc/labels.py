@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from cytoloc.errors import LabelSetError, TableError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from cytoloc._typing import BoolArray
 
 SHIPPED: Final = ("hpa28", "hpa19", "subcell31", "hpa")
 """The label sets that come with cytoloc, each in ``label_sets/NAME.csv``."""
@@ -324,7 +323,7 @@ class LabelSet:
         """Return the keys of some locations, by their indices."""
         return tuple(self.locations[int(index)].key for index in indices)
 
-    def to_matrix(self, labels: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
+    def to_matrix(self, labels: Iterable[Iterable[int]]) -> BoolArray:
         """Return bool ``(fields, locations)``: true where a field has a location.
 
         >>> LabelSet.hpa28().to_matrix([[0, 16], []]).sum(axis=1)
@@ -385,7 +384,7 @@ def find_label_set(word: str) -> LabelSet:
     )
 
 
-def from_matrix(matrix: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+def from_matrix(matrix: BoolArray) -> list[tuple[int, ...]]:
     """Return the indices of the locations of each row of bool ``(fields, locations)``."""
     return [tuple(int(index) for index in row.nonzero()[0]) for row in matrix]
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, IntArray
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
 from cytoloc.labels import LabelSet, from_matrix
@@ -208,7 +208,7 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
 
 def truth_of(
     ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], label_set: LabelSet, *, where: str
-) -> NDArray[np.bool_]:
+) -> BoolArray:
     """Return the truth of ``ids``, bool ``(n, locations)``.
 
     Raises:
@@ -223,7 +223,7 @@ def truth_of(
     return label_set.to_matrix(labels[name] for name in ids)
 
 
-def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
+def read_groups(path: str | Path, ids: Sequence[str]) -> IntArray:
     """Return a group number for each of ``ids``, from a CSV with the columns ``Id`` and ``group``.
 
     A folds file is such a CSV.
@@ -235,7 +235,7 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> NDArray[np.int64]:
     return group_numbers(read_csv(path), ids, where=path)
 
 
-def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path) -> NDArray[np.int64]:
+def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path) -> IntArray:
     """Return a group number for each of ``ids``.
 
     Args:
@@ -263,7 +263,7 @@ def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path)
     return np.unique(ordered, return_inverse=True)[1].astype(np.int64)
 
 
-def write_locations(ids: Sequence[str], predicted: NDArray[np.bool_], path: Path, label_set: LabelSet) -> None:
+def write_locations(ids: Sequence[str], predicted: BoolArray, path: Path, label_set: LabelSet) -> None:
     """Write the locations of fields as CSV ``Id,Predicted``, by their keys, to a path that must be free.
 
     Args:

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc._typing import Float32Array
 from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError, first_line
 from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
 from cytoloc.labels import SHIPPED, LabelSet, find_label_set
@@ -207,7 +208,7 @@ def _read_parquet(path: Path) -> Predictions:
 
 
 def _predictions_in(
-    path: Path, ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet, provenance: dict[str, Any]
+    path: Path, ids: Sequence[str], values: Float32Array, label_set: LabelSet, provenance: dict[str, Any]
 ) -> Predictions:
     """Return the predictions that a file holds; what is wrong with them names the file."""
     try:

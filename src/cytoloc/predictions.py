@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, Float32Array
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, UnknownIdError
 from cytoloc.labels import LabelSet, Location
 from cytoloc.lists import refuse_repeated
@@ -67,10 +68,10 @@ class Predictions:
     """
 
     ids: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    probabilities: Float32Array
     label_set: LabelSet
     provenance: dict[str, Any] = field(default_factory=dict)
-    decided: NDArray[np.bool_] | None = None
+    decided: BoolArray | None = None
     rejected: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -160,7 +161,7 @@ class Predictions:
         """What the makers of the model say with every prediction; empty if nothing."""
         return str(self.provenance.get("caution", ""))
 
-    def rows(self, ids: Sequence[str], *, where: str = "predictions") -> NDArray[np.float32]:
+    def rows(self, ids: Sequence[str], *, where: str = "predictions") -> Float32Array:
         """Return the probabilities of ``ids``, in that order.
 
         Raises:
@@ -291,7 +292,7 @@ class Joined(NamedTuple):
     """
 
     ids: tuple[str, ...]
-    members: dict[str, NDArray[np.float32]]
+    members: dict[str, Float32Array]
     label_set: LabelSet
 
 
@@ -345,7 +346,7 @@ def spelled(location: Location) -> str:
     return f"{location.key} ({location.name})"
 
 
-def _refuse_non_probabilities(ids: Sequence[str], values: NDArray[np.float32], label_set: LabelSet) -> None:
+def _refuse_non_probabilities(ids: Sequence[str], values: Float32Array, label_set: LabelSet) -> None:
     bad = ~((values >= 0) & (values <= 1))
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])

@@ -14,9 +14,7 @@ from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, Prediction
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from cytoloc._typing import FloatArray
     from cytoloc.decide.members import MemberContribution
 
 
@@ -91,7 +89,7 @@ def ensemble(
 
 
 def _member_lines(
-    names: Sequence[str], correlations: NDArray[np.float64], contributions: Sequence[MemberContribution]
+    names: Sequence[str], correlations: FloatArray, contributions: Sequence[MemberContribution]
 ) -> list[str]:
     width = max(map(len, names))
     lines = [f"\n{'':<{width}}  correlation of logits with the members above"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -118,7 +118,24 @@ def folds(
         "strange_pairs": sum(a not in ids and b not in ids for a, b in tied),
     }
     if as_json:
-        typer.echo(json.dumps(_as_json(found, alike) | counts, indent=2))
+        typer.echo(
+            json.dumps(
+                (
+                    {
+                        "fields": found.fields.tolist(),
+                        "groups": found.groups.tolist(),
+                        "together": found.together,
+                        "cut_at_random": found.cut_at_random,
+                        "scarce": list(found.label_set.keys_of(found.scarce)),
+                        "worst": found.worst and {"key": found.label_set[found.worst[0]].key, "apart": found.worst[1]},
+                        "classes": found.table().to_dicts(),
+                        "like": [vars(each) for each in alike],
+                    }
+                )
+                | counts,
+                indent=2,
+            )
+        )
         return
     typer.echo("\n".join(_lines(found, alike, str(out or check), group, counts)))
 
@@ -165,16 +182,3 @@ def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str,
     if counts["left_out"]:
         lines.append(f"{counted(counts['left_out'], 'field')} left out.")
     return lines
-
-
-def _as_json(found: FoldQuality, alike: list[Resemblance]) -> dict[str, Any]:
-    return {
-        "fields": found.fields.tolist(),
-        "groups": found.groups.tolist(),
-        "together": found.together,
-        "cut_at_random": found.cut_at_random,
-        "scarce": list(found.label_set.keys_of(found.scarce)),
-        "worst": found.worst and {"key": found.label_set[found.worst[0]].key, "apart": found.worst[1]},
-        "classes": found.table().to_dicts(),
-        "like": [vars(each) for each in alike],
-    }

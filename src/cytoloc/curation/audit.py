@@ -9,10 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.stats import beta
 
-from cytoloc._typing import LabelIndices
+from cytoloc._typing import FloatArray, IntArray, LabelIndices
 from cytoloc.choices import refuse_unknown
 from cytoloc.curation.pairs import PairSource, tied_ids
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
@@ -315,11 +314,11 @@ def _origin(name: str, origins: Origins | None) -> HpaId | None:
     return (origins or {}).get(name) or parse_hpa_id(name)
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def _ratio(part: IntArray, whole: IntArray) -> FloatArray:
     return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0), np.float64)
 
 
-def _interval(hits: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _interval(hits: IntArray, total: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return Jeffreys's 95 % interval of a rate (Brown, Cai & DasGupta 2001); nan where there is nothing to count."""
     low = np.asarray(beta.ppf(0.025, hits + 0.5, total - hits + 0.5))
     high = np.asarray(beta.ppf(0.975, hits + 0.5, total - hits + 0.5))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cytoloc._typing import FloatArray, IntArray
 
 MOST_MOVES: Final = 20_000
 """Groups that are moved at most; thirty thousand fields need about a hundred moves."""
@@ -16,9 +17,7 @@ RARE: Final = 400
 _GAIN: Final = -1e-9
 
 
-def balanced(
-    fold_of_group: NDArray[np.int64], what: NDArray[np.float64], *, targets: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def balanced(fold_of_group: IntArray, what: FloatArray, *, targets: FloatArray) -> IntArray:
     """Return the folds after moving groups, always the one that helps most, and exchanging those with something rare.
 
     What is made small is the sum of squared distances from the targets, each divided by what is there in all: rare
@@ -48,9 +47,7 @@ class _Assignment:
     change, less 4 x·y.
     """
 
-    def __init__(
-        self, fold_of_group: NDArray[np.int64], what: NDArray[np.float64], targets: NDArray[np.float64]
-    ) -> None:
+    def __init__(self, fold_of_group: IntArray, what: FloatArray, targets: FloatArray) -> None:
         self.folds = fold_of_group.copy()
         self._what = what
         self._total = what.sum(axis=0)
@@ -81,7 +78,7 @@ class _Assignment:
             exchanges += made
         return exchanges > 0
 
-    def _exchange_best(self, group: int, others: NDArray[np.int64]) -> bool:
+    def _exchange_best(self, group: int, others: IntArray) -> bool:
         here, there = int(self.folds[group]), self.folds[others]
         mine = self._weighted[group] @ self._excess.T
         theirs = self._weighted[others] @ self._excess.T

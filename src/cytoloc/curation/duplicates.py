@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cytoloc._typing import IntArray
 from cytoloc.channels import channel_order
 from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
 from cytoloc.curation.matching import registered_correlation
@@ -57,7 +58,7 @@ class _Pool(NamedTuple):
     """The fields of several datasets as one list, with the channels that any of them has."""
 
     datasets: Sequence[Dataset]
-    starts: NDArray[np.int64]
+    starts: IntArray
     hashes: Hashes
 
     def place(self, row: int) -> tuple[Dataset, int]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import IntArray
 from cytoloc.curation.folds import class_counts
 from cytoloc.labels import LabelSet
 
@@ -27,10 +27,10 @@ class FoldQuality:
     """
 
     label_set: LabelSet
-    fields: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    class_fields: NDArray[np.int64]
-    class_groups: NDArray[np.int64]
+    fields: IntArray
+    groups: IntArray
+    class_fields: IntArray
+    class_groups: IntArray
     together: int
     cut_at_random: int
 
@@ -100,5 +100,5 @@ def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet,
     )
 
 
-def _pairs(sizes: NDArray[np.int64]) -> int:
+def _pairs(sizes: IntArray) -> int:
     return int((sizes * (sizes - 1) // 2).sum())

@@ -14,8 +14,8 @@ from typing import get_args
 import numpy as np
 import polars as pl
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import GroupBy, refuse_unknown
 from cytoloc.curation.balancing import balanced
 from cytoloc.curation.groups import groups_of_fields
@@ -90,7 +90,7 @@ def labeled_fields(fields: LabelSource | pl.DataFrame) -> tuple[str, pl.DataFram
     return str(source.path), source.fields.filter(source.fields["labels"].is_not_null())
 
 
-def present_locations(labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+def present_locations(labels: Sequence[Sequence[int]]) -> BoolArray:
     """Return which locations each field has, bool ``(n, locations)``.
 
     There are columns up to the last location that any field has: folds do not depend on locations without fields.
@@ -101,7 +101,7 @@ def present_locations(labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
     return matrix
 
 
-def class_counts(truth: NDArray[np.bool_], groups: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def class_counts(truth: BoolArray, groups: IntArray) -> tuple[BoolArray, IntArray]:
     """Return for each group which classes it has, bool ``(groups, classes)``, and how many fields of each.
 
     Args:
@@ -113,9 +113,7 @@ def class_counts(truth: NDArray[np.bool_], groups: NDArray[np.int64]) -> tuple[N
     return counts > 0, counts
 
 
-def table_of(
-    fields: pl.DataFrame, groups: NDArray[np.int64], used: NDArray[np.bool_], fold_of_used: NDArray[np.int64]
-) -> pl.DataFrame:
+def table_of(fields: pl.DataFrame, groups: IntArray, used: BoolArray, fold_of_used: IntArray) -> pl.DataFrame:
     """Return the table of folds; fields that are not used have none."""
     folds = np.full(len(groups), -1)
     folds[used] = fold_of_used
@@ -123,7 +121,7 @@ def table_of(
     return table.with_columns(pl.col("fold").replace(-1, None))
 
 
-def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> NDArray[np.bool_]:
+def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> BoolArray:
     """Return which rows of a dataset's table have one of the flags; one without a channel stands for any channel's.
 
     Raises:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import IntArray
 from cytoloc.choices import GroupBy
 from cytoloc.curation.folds import labeled_fields
 from cytoloc.curation.groups import groups_of_fields
@@ -79,7 +78,7 @@ def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
     return folds
 
 
-def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: NDArray[np.int64], *, where: Path | str) -> None:
+def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: IntArray, *, where: Path | str) -> None:
     """Raise if fields that belong together are in different folds, whatever groups the file itself names.
 
     Args:

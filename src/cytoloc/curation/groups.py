@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import parse_hpa_id
@@ -27,7 +27,7 @@ _Key = tuple[str | None, ...]
 
 def groups_of_fields(
     fields: pl.DataFrame, *, group_by: GroupBy = "well", pairs: Sequence[tuple[str, str]] = ()
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Return a group number per field, 0 … in order of first appearance.
 
     Fields that are tied belong to one group, directly or through others. A pair may name a field that is not in the
@@ -64,7 +64,7 @@ def groups_of_fields(
     return _components(links, len(keys))[: len(names)]
 
 
-def group_known(fields: pl.DataFrame, group_by: GroupBy) -> NDArray[np.bool_]:
+def group_known(fields: pl.DataFrame, group_by: GroupBy) -> BoolArray:
     """Return for which rows of a table of fields it is known what must not be separated.
 
     Of a well those are plate and well: people's own files seldom name an antibody, lists of one dataset leave it out or
@@ -84,7 +84,7 @@ def _key_of(name: str, group_by: GroupBy) -> _Key | None:
     return (parts.plate, parts.well) if parts.plate else None
 
 
-def _components(links: Sequence[tuple[int, int]], nodes: int) -> NDArray[np.int64]:
+def _components(links: Sequence[tuple[int, int]], nodes: int) -> IntArray:
     if not nodes:
         return np.empty(0, np.int64)
     one, other = np.array(links, np.int64).reshape(-1, 2).T

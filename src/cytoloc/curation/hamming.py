@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, IntArray, UInt8Array
 from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.errors import MissingExtraError, installing
 
@@ -32,7 +33,7 @@ class Hashes(NamedTuple):
     """
 
     bits: NDArray[np.uint64]
-    known: NDArray[np.bool_]
+    known: BoolArray
     channels: tuple[str, ...]
 
 
@@ -45,8 +46,8 @@ class Near(NamedTuple):
         distances: Bits by which each channel differs, int16 ``(m, channels)``; -1 where it is not known of both.
     """
 
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
+    a: IntArray
+    b: IntArray
     distances: NDArray[np.int16]
 
 
@@ -82,17 +83,17 @@ def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMI
     return Near(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-def _with_distances(a: Hashes, b: Hashes, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> Near:
+def _with_distances(a: Hashes, b: Hashes, rows_a: IntArray, rows_b: IntArray) -> Near:
     distances = _differ(a.bits[rows_a], b.bits[rows_b]).astype(np.int16)
     distances[~(a.known[rows_a] & b.known[rows_b])] = -1
     return Near(rows_a, rows_b, distances)
 
 
-def _differ(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def _differ(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> UInt8Array:
     return np.asarray(np.bitwise_count(a ^ b), np.uint8)
 
 
-def _by_known(hashes: Hashes, columns: list[int]) -> Iterator[tuple[tuple[bool, ...], NDArray[np.int64]]]:
+def _by_known(hashes: Hashes, columns: list[int]) -> Iterator[tuple[tuple[bool, ...], IntArray]]:
     """Yield each combination of known channels that occurs, and the rows that have it."""
     kinds, of_row = np.unique(hashes.known[:, columns], axis=0, return_inverse=True)
     for number, kind in enumerate(kinds):
@@ -100,8 +101,8 @@ def _by_known(hashes: Hashes, columns: list[int]) -> Iterator[tuple[tuple[bool, 
 
 
 def _within(
-    a: NDArray[np.uint64], b: NDArray[np.uint64], limit: int, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    a: NDArray[np.uint64], b: NDArray[np.uint64], limit: int, rows_a: IntArray, rows_b: IntArray
+) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield rows of all pairs of hashes that differ by at most ``limit`` bits, a block of ``a`` at a time."""
     index = _faiss().IndexBinaryFlat(64)
     index.add(_bytes(b))
@@ -111,7 +112,7 @@ def _within(
         yield rows_a[start + np.repeat(np.arange(len(ends) - 1), np.diff(ends.astype(np.int64)))], rows_b[found]
 
 
-def _bytes(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def _bytes(hashes: NDArray[np.uint64]) -> UInt8Array:
     return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
 
 

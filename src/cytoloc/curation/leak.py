@@ -189,12 +189,12 @@ def _test_end(pair: Pair, test: Collection[str] | None, known: Known) -> str | N
     """
     if pair.a == pair.b:
         return pair.a if test is not None and pair.a in test else None
-    ends = [name for name in (pair.a, pair.b) if _is_test(name, test, known)]
+    ends = [
+        name
+        for name in (pair.a, pair.b)
+        if (name in test if test is not None else name not in known.of_field and _place(name) is None)
+    ]
     return ends[0] if len(ends) == 1 else None
-
-
-def _is_test(name: str, test: Collection[str] | None, known: Known) -> bool:
-    return name in test if test is not None else name not in known.of_field and _place(name) is None
 
 
 def _labels(name: str, known: Known) -> tuple[tuple[int, ...], str] | None:

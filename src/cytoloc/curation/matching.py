@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+
+from cytoloc._typing import BoolArray, Float32Array, UInt8Array
 
 MATCHED_PX: Final = 128
 """Edge at which images are laid over each other."""
@@ -18,7 +19,7 @@ _STEPS: Final = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
 _SMOOTHING_PX: Final = 5
 
 
-def registered_correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+def registered_correlation(a: UInt8Array, b: UInt8Array) -> float:
     """Return how well two fields agree after the second is shifted, scaled and sheared onto the first: 1 is the same.
 
     The alignment is found on the sum of all channels (enhanced correlation coefficient, Evangelidis & Psarakis 2008);
@@ -48,32 +49,32 @@ def registered_correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return max(as_they_lie, _correlation(one, laid, both))
 
 
-def _small(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _small(image: UInt8Array) -> Float32Array:
     edge = (MATCHED_PX, MATCHED_PX)
     return np.stack([cv2.resize(plane, edge, interpolation=cv2.INTER_AREA).astype(np.float32) for plane in image])
 
 
-def _sum(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _sum(image: Float32Array) -> Float32Array:
     """Return the sum of the channels, each of the same weight."""
     spread = image.std(axis=(1, 2), keepdims=True)
     return np.asarray((image / np.maximum(spread, 1e-6)).sum(axis=0), np.float32)
 
 
-def _align(a: NDArray[np.float32], b: NDArray[np.float32], start: NDArray[np.float32]) -> NDArray[np.float32]:
+def _align(a: Float32Array, b: Float32Array, start: Float32Array) -> Float32Array:
     """Return the affine map that lays ``b`` on ``a``; raises ``cv2.error`` if there is none."""
     find: Any = cv2.findTransformECC  # its types do not know that the mask may be None
     _, warp = find(a, b, start, cv2.MOTION_AFFINE, _STEPS, None, _SMOOTHING_PX)
     return np.asarray(warp, np.float32)
 
 
-def _shift(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+def _shift(a: Float32Array, b: Float32Array) -> Float32Array:
     """Return the shift that lays ``b`` on ``a`` best, as an affine map: where the alignment begins."""
     window: Any = cv2.createHanningWindow(a.shape[1:], cv2.CV_32F)
     (right, down), _ = cv2.phaseCorrelate(_sum(a), _sum(b), window)
     return np.array([[1, 0, right], [0, 1, down]], np.float32)
 
 
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32], where: NDArray[np.bool_]) -> float:
+def _correlation(a: Float32Array, b: Float32Array, where: BoolArray) -> float:
     one, other = a[:, where], b[:, where]
     one = one - one.mean(axis=1, keepdims=True)
     other = other - other.mean(axis=1, keepdims=True)

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, FloatArray, IntArray
 from cytoloc.channels import channel_order
 from cytoloc.choices import GroupBy
 from cytoloc.curation.balancing import balanced
@@ -201,7 +202,7 @@ def pick_like(
     return table_of(fields, group, np.ones(len(group), bool), picked), resemblance
 
 
-def _bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def _bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[BoolArray, FloatArray]:
     """Return which values are in which bin, ``(n, bins)``, and the target's share of each bin.
 
     The last bin holds what the target does not have.
@@ -218,11 +219,11 @@ def _bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[NDArray[np.bool_]
     return np.column_stack([inside, ~inside.any(axis=1)]), np.append(shares, 0.0)
 
 
-def _sums(inside: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sums(inside: BoolArray, group: IntArray) -> IntArray:
     sums = np.zeros((int(group.max()) + 1, inside.shape[1]), np.int64)
     np.add.at(sums, group, inside)
     return sums
 
 
-def _variation(inside: NDArray[np.bool_], shares: NDArray[np.float64]) -> float:
+def _variation(inside: BoolArray, shares: FloatArray) -> float:
     return float(np.abs(inside.mean(axis=0) - shares).sum() / 2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray
 from cytoloc.channels import channel_order, check_channels
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
@@ -20,7 +21,7 @@ from cytoloc.images.depth import DepthRule, all_to_8_bit
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet, find_label_set
 
-LocationLists = Sequence[Sequence[str | int] | None] | NDArray[np.bool_]
+LocationLists = Sequence[Sequence[str | int] | None] | BoolArray
 """For each field its locations, by name, key or index, None where they are not known; or bool ``(n, locations)``."""
 
 

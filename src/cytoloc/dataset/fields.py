@@ -10,8 +10,8 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.images.hashes import field_hashes
 from cytoloc.images.quality import MEASURED_PX, flags_of, shrunk
 
@@ -82,7 +82,7 @@ def schema_of(channels: Sequence[str]) -> pl.Schema:
     )
 
 
-def row_of(row: FieldRow, image: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, Any]:
+def row_of(row: FieldRow, image: UInt8Array, channels: Sequence[str]) -> dict[str, Any]:
     """Return the row of the table for a field: what is known about it, its flags, checksum and hashes."""
     small = np.stack([shrunk(plane, MEASURED_PX) for plane in image])
     eight_bits = (None,) * len(channels)
@@ -96,7 +96,7 @@ def row_of(row: FieldRow, image: NDArray[np.uint8], channels: Sequence[str]) -> 
     }
 
 
-def encode(image: NDArray[np.uint8]) -> bytes:
+def encode(image: UInt8Array) -> bytes:
     """Return a field's pixels, uint8 ``(channels, size, size)``, as a chunk of the array: blosc-lz4, without shuffling.
 
     It reads 1.2 to 1.3 times as fast as zstd, for a tenth more bytes.
@@ -105,6 +105,6 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     return bytes(imagecodecs.blosc_encode(pixels, compressor="lz4", level=5, shuffle=0, typesize=1, numthreads=1))
 
 
-def pixels_sha256(image: NDArray[np.uint8]) -> str:
+def pixels_sha256(image: UInt8Array) -> str:
     """Return the SHA-256 of a field's pixels, channel by channel, row by row."""
     return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()

@@ -20,10 +20,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, get_args
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import channel_order
 from cytoloc.choices import Square, refuse_unknown
 from cytoloc.dataset.fields import FieldRow, encode, row_of
@@ -44,7 +43,7 @@ SHARE_BYTES: Final = 8 * 2**20
 MOST_IN_SHARE: Final = 64
 """Fields that a core is asked for at a time, so that progress is seen."""
 
-Loaded = tuple[FieldRow, NDArray[np.uint8]] | Rejected
+Loaded = tuple[FieldRow, UInt8Array] | Rejected
 
 Order = tuple[str, Callable[[], Sequence[Loaded]]]
 """An item, and what loads it."""

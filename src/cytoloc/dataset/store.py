@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, UInt8Array
 from cytoloc.choices import near
 from cytoloc.dataset.fields import pixels_sha256
 from cytoloc.dataset.manifest import Manifest
@@ -53,7 +54,7 @@ class Dataset:
     def __len__(self) -> int:
         return self.fields.height
 
-    def __getitem__(self, key: int | str | slice | Sequence[int] | Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
+    def __getitem__(self, key: int | str | slice | Sequence[int] | Sequence[str] | NDArray[Any]) -> UInt8Array:
         """Return the images of fields.
 
         Args:
@@ -92,7 +93,7 @@ class Dataset:
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids)}
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[UInt8Array]:
         return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
@@ -103,7 +104,7 @@ class Dataset:
             f" {self.label_set.name})"
         )
 
-    def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> UInt8Array:
         """Return the fields in ``rows``, uint8 ``(len(rows), channels, size, size)``.
 
         Rows may come in any order and may repeat; a row that repeats is decoded once.
@@ -125,7 +126,7 @@ class Dataset:
         distinct, places = np.unique(wanted, return_inverse=True)
         with damage(self.path):
             if len(distinct) == len(wanted):
-                pixels: NDArray[np.uint8] = self._array[wanted].read().result()
+                pixels: UInt8Array = self._array[wanted].read().result()
                 return pixels
             pixels = self._array[distinct].read().result()
         return pixels[places]
@@ -152,12 +153,12 @@ class Dataset:
         return tuple(self.fields["id"].to_list())
 
     @property
-    def labeled(self) -> NDArray[np.bool_]:
+    def labeled(self) -> BoolArray:
         """For each field, whether its locations are known."""
         return np.asarray(self.fields["labels"].is_not_null().to_numpy(), np.bool_)
 
     @property
-    def truth(self) -> NDArray[np.bool_]:
+    def truth(self) -> BoolArray:
         """The locations of each field, bool ``(n, len(label_set))``; all false where they are not known."""
         return self.label_set.to_matrix(labels or () for labels in self.fields["labels"].to_list())
 

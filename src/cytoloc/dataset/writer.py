@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import check_channels
 from cytoloc.dataset.fields import FieldRow, encode, row_of, schema_of
 from cytoloc.dataset.manifest import MANIFEST, SEGMENTS, ImportRecord, Manifest, Segment, read_manifest
@@ -33,7 +33,7 @@ SHARD_BYTES: Final = 32 * 2**20
 SEGMENT_BYTES: Final = 2**30
 """Raw pixels per segment."""
 
-Field = tuple[FieldRow, NDArray[np.uint8]]
+Field = tuple[FieldRow, UInt8Array]
 
 
 class DatasetWriter:

@@ -14,10 +14,11 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import decoding, read_bytes, refuse_edges
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = UInt8Array | NDArray[np.uint16]
 
 _PLANES: Final[dict[str, tuple[int, ...]]] = {
     "microtubules": (0,),
@@ -48,12 +49,12 @@ def read_png(path: Path) -> Pixels:
     return image
 
 
-def _decode_gray_png(content: bytes, height: int, width: int) -> NDArray[np.uint8]:
+def _decode_gray_png(content: bytes, height: int, width: int) -> UInt8Array:
     """Return the pixels of a gray PNG of 8 bits, in half the time that libpng takes.
 
     The checksums of its chunks are compared, that of the stream in them is not; a file without its end is refused.
     """
-    image: NDArray[np.uint8] = kornia_rs.io.decode_image_png_u8(content, (height, width), "mono")
+    image: UInt8Array = kornia_rs.io.decode_image_png_u8(content, (height, width), "mono")
     return image[..., 0]
 
 
@@ -72,7 +73,7 @@ def read_gray_png(path: Path) -> Pixels:
     return image
 
 
-def read_jpeg(path: Path) -> NDArray[np.uint8]:
+def read_jpeg(path: Path) -> UInt8Array:
     """Return a JPEG: ``(height, width)`` if it is gray, else ``(height, width, 3)`` in red, green and blue.
 
     Raises:
@@ -82,14 +83,14 @@ def read_jpeg(path: Path) -> NDArray[np.uint8]:
     with decoding(path):
         height, width, space, _ = simplejpeg.decode_jpeg_header(content)
         refuse_edges(height, width, path)
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "GRAY" if space == "Gray" else "RGB")
+        image: UInt8Array = simplejpeg.decode_jpeg(content, "GRAY" if space == "Gray" else "RGB")
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
 class Stain(NamedTuple):
     """A stain's plane, uint8 ``(height, width)``, perhaps at a reduced scale, and height and width in the file."""
 
-    plane: NDArray[np.uint8]
+    plane: UInt8Array
     original: tuple[int, int]
 
 
@@ -140,11 +141,11 @@ def _refuse_other_color(colors: Sequence[Any], planes: tuple[int, ...], path: Pa
             )
 
 
-def _decode_jpeg(content: bytes, height: int, width: int, at_least: int) -> NDArray[np.uint8]:
+def _decode_jpeg(content: bytes, height: int, width: int, at_least: int) -> UInt8Array:
     shrink = 1
     while at_least and shrink < 8 and min(height, width) >= 2 * shrink * at_least:
         shrink *= 2
-    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+    image: UInt8Array = simplejpeg.decode_jpeg(
         content, "RGB", min_height=-(-height // shrink), min_width=-(-width // shrink), min_factor=shrink
     )
     return image

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import located
@@ -128,7 +129,7 @@ class EightBit(NamedTuple):
     None where 8 bits were given.
     """
 
-    image: NDArray[np.uint8]
+    image: UInt8Array
     black: tuple[float | None, ...]
     white: tuple[float | None, ...]
 
@@ -151,7 +152,7 @@ def all_to_8_bit(
     Raises:
         ImageError: If pixels are not finite, are not numbers, or are of another type than those ``joint`` came from.
     """
-    converted: list[NDArray[np.uint8]] = []
+    converted: list[UInt8Array] = []
     used: list[Bounds | None] = []
     for channel, plane in enumerate(planes):
         if plane.dtype == np.uint8:
@@ -181,7 +182,7 @@ def refuse_not_gray(dtype: np.dtype[Any]) -> None:
         raise ImageError(f"it has {dtype} pixels, not numbers.", hint="Export it with 8 or 16 bits.")
 
 
-def to_8_bit(plane: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:
+def to_8_bit(plane: NDArray[Any], bounds: Bounds) -> UInt8Array:
     """Return ``plane`` with ``bounds.black`` at 0 and ``bounds.white`` at 255, rounded, clipped outside.
 
     A plane without spread becomes black.

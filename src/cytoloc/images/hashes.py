@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.images.quality import shrunk
 
 TRANSFORMS: Final = ("r0", "r90", "r180", "r270", "m0", "m90", "m180", "m270")
@@ -26,7 +27,7 @@ _HASHED_PX: Final = 64
 """So small that products stay in this thread: threads of BLAS's own would stand in the way of an import's."""
 
 
-def phashes(planes: NDArray[np.uint8]) -> list[int]:
+def phashes(planes: UInt8Array) -> list[int]:
     """Return the 64-bit hash of each of some square planes, uint8 ``(n, size, size)``; its first bit weighs most.
 
     Examples:
@@ -38,7 +39,7 @@ def phashes(planes: NDArray[np.uint8]) -> list[int]:
     return _numbers(frequencies(planes))
 
 
-def phashes_turned(planes: NDArray[np.uint8]) -> list[list[int]]:
+def phashes_turned(planes: UInt8Array) -> list[list[int]]:
     """Return the hash of each plane, uint8 ``(n, size, size)``, in each of the eight ways of :data:`TRANSFORMS`."""
     return [
         _numbers(np.stack([turned_frequencies(low, transform) for transform in TRANSFORMS]))
@@ -46,7 +47,7 @@ def phashes_turned(planes: NDArray[np.uint8]) -> list[list[int]]:
     ]
 
 
-def field_hashes(image: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, int | None]:
+def field_hashes(image: UInt8Array, channels: Sequence[str]) -> dict[str, int | None]:
     """Return the hash of each channel of a field, uint8 ``(channels, size, size)``, by the channel's name.
 
     None for a channel whose pixels are all the same: it says nothing about the field.
@@ -59,7 +60,7 @@ def field_hashes(image: NDArray[np.uint8], channels: Sequence[str]) -> dict[str,
     }
 
 
-def frequencies(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
+def frequencies(planes: UInt8Array) -> Float32Array:
     """Return the 8 x 8 lowest frequencies of the cosine transform of each plane at 32 px, ``(n, 8, 8)``.
 
     Args:
@@ -75,12 +76,12 @@ def frequencies(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(_cosines() @ tiny @ _cosines().T, np.float32)
 
 
-def _whole_grays(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _whole_grays(values: Float32Array) -> Float32Array:
     np.rint(values, out=values)
     return np.clip(values, 0, 255, out=values)
 
 
-def turned_frequencies(low: NDArray[np.float32], transform: str) -> NDArray[np.float32]:
+def turned_frequencies(low: Float32Array, transform: str) -> Float32Array:
     """Return the frequencies of the image that is turned as ``transform``, one of :data:`TRANSFORMS`, says.
 
     A flip changes the sign of odd frequencies, and a turn by a quarter is a transposition and a flip.
@@ -98,7 +99,7 @@ def turned(image: NDArray[Any], transform: str) -> NDArray[Any]:
     return np.rot90(flipped, int(transform[1:]) // 90, axes=(-2, -1))
 
 
-def _numbers(low: NDArray[np.float32]) -> list[int]:
+def _numbers(low: Float32Array) -> list[int]:
     """Return the hash of each of some images by their frequencies, ``(n, 8, 8)``."""
     values = low.reshape(len(low), -1)
     middle = values.shape[1] // 2
@@ -108,7 +109,7 @@ def _numbers(low: NDArray[np.float32]) -> list[int]:
 
 
 @cache
-def _lanczos(size: int) -> NDArray[np.float32]:
+def _lanczos(size: int) -> Float32Array:
     """Return the weights, ``(32, size)``, by which Pillow's Lanczos filter makes 32 pixels of ``size``."""
     step = size / _EDGE
     width = max(step, 1.0)
@@ -119,7 +120,7 @@ def _lanczos(size: int) -> NDArray[np.float32]:
 
 
 @cache
-def _cosines() -> NDArray[np.float32]:
+def _cosines() -> Float32Array:
     """Return the lowest rows of the cosine transform (type II) of 32 values."""
     angles = np.pi * np.outer(np.arange(_KEPT), 2 * np.arange(_EDGE) + 1) / (2 * _EDGE)
     return np.asarray(2 * np.cos(angles), np.float32)

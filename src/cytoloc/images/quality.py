@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, NUCLEUS
 
 FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
@@ -65,7 +66,7 @@ NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
 """Intercept, and weights of solidity and unevenness, of the score that says how much a channel looks like nuclei."""
 
 
-def measure(plane: NDArray[np.uint8]) -> Measures:
+def measure(plane: UInt8Array) -> Measures:
     """Return what is measured of a channel, uint8 ``(height, width)``."""
     small = shrunk(plane, MEASURED_PX)
     # A quarter of the pixels has the same quantiles, at half the cost.
@@ -75,7 +76,7 @@ def measure(plane: NDArray[np.uint8]) -> Measures:
     return Measures(float(high - low), float(1 - upto[249]), _sharpness(small))
 
 
-def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
+def nucleus_measures(plane: UInt8Array) -> tuple[float, float]:
     """Return the two measures by which nuclei differ from other stains.
 
     Returns:
@@ -96,7 +97,7 @@ def nucleus_measures(plane: NDArray[np.uint8]) -> tuple[float, float]:
     return opened / foreground, spread / max(1.0, inside - mean)
 
 
-def flags_of(image: NDArray[np.uint8], channels: Sequence[str], *, limits: Limits = LIMITS) -> tuple[str, ...]:
+def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIMITS) -> tuple[str, ...]:
     """Return what is wrong with a field, as in ``("protein low contrast", "nucleus swapped")``.
 
     A swapped nucleus is only looked for if the field has a nucleus and another of :data:`cytoloc.channels.CHANNELS`.
@@ -123,7 +124,7 @@ def flags_of(image: NDArray[np.uint8], channels: Sequence[str], *, limits: Limit
     return tuple(said)
 
 
-def swap_score(planes: Mapping[str, NDArray[np.uint8]]) -> float:
+def swap_score(planes: Mapping[str, UInt8Array]) -> float:
     """Return by how much the channel that looks most like nuclei does so more than the nucleus does."""
     scores = {role: nucleus_score(*nucleus_measures(plane)) for role, plane in planes.items()}
     return max(scores.values()) - scores[NUCLEUS]
@@ -135,14 +136,14 @@ def nucleus_score(solidity: float, unevenness: float) -> float:
     return intercept + compact * solidity + clean * unevenness
 
 
-def shrunk(plane: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+def shrunk(plane: UInt8Array, edge: int) -> UInt8Array:
     """Return a square plane at ``edge`` pixels by area means, or as it is if it is no larger."""
     if plane.shape[0] <= edge:
         return plane
     return np.asarray(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _sharpness(plane: NDArray[np.uint8]) -> float:
+def _sharpness(plane: UInt8Array) -> float:
     fine: NDArray[Any] = plane.astype(np.float32)
     power = cv2.norm(fine, cv2.NORM_L2SQR) / fine.size
     octaves = []

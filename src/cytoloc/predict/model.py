@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
@@ -250,8 +251,8 @@ class Model:
         return Predictions(tuple(ids), probabilities, self.label_set, provenance, decided, rejected)
 
     def probabilities(
-        self, fields: NDArray[np.uint8], *, tta: int | None = None, precision: Precision | None = None
-    ) -> NDArray[np.float32]:
+        self, fields: UInt8Array, *, tta: int | None = None, precision: Precision | None = None
+    ) -> Float32Array:
         """Return the probability of each location, float32 ``(n, locations)``.
 
         Each network's logits are averaged over the views. Then the networks' probabilities are averaged, and calibrated

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import ZERO, near_channels
 from cytoloc.errors import ChannelError
 
@@ -22,7 +22,7 @@ class PlaneMap:
 
     indices: tuple[int | None, ...]
 
-    def of(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def of(self, images: UInt8Array) -> UInt8Array:
         """Return uint8 ``(n, channels of the model, h, w)`` of ``images``, ``(n, channels, h, w)``."""
         if self.indices == tuple(range(images.shape[1])):
             return images

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import IntArray, UInt8Array
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -30,7 +31,7 @@ class FieldBatch(NamedTuple):
     """
 
     ids: tuple[str, ...]
-    images: NDArray[np.uint8]
+    images: UInt8Array
     rejected: tuple[Rejected, ...] = ()
 
 
@@ -103,7 +104,7 @@ class ArraySource:
 class DatasetSource:
     """All fields of a dataset, or the given rows of it."""
 
-    def __init__(self, dataset: Dataset, rows: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, dataset: Dataset, rows: IntArray | None = None) -> None:
         self.dataset = dataset
         self.rows = np.arange(len(dataset)) if rows is None else rows
         self.name = str(dataset.path)
@@ -145,7 +146,7 @@ class KaggleFolderSource:
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the fields, decoded and resized to ``size``; those that cannot be read are rejected."""
 
-        def load(name: str) -> NDArray[np.uint8] | Rejected:
+        def load(name: str) -> UInt8Array | Rejected:
             """Return a field's image, or why there is none."""
             try:
                 refuse_unprintable(name)

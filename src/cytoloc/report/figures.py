@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from cytoloc._typing import IntArray, UInt8Array
 from cytoloc.channels import HPA_COLORS, PROTEIN
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.evaluation import Evaluation
@@ -94,7 +94,7 @@ def score_plot(evaluation: Evaluation, path: Path) -> None:
 
 
 def contact_sheet(
-    images: NDArray[np.uint8],
+    images: UInt8Array,
     names: Sequence[str],
     truth: Sequence[tuple[int, ...] | None],
     predicted: Sequence[tuple[int, ...]] | None,
@@ -165,7 +165,7 @@ def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Pat
 
 
 def pair_sheet(
-    pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], captions: Sequence[tuple[str, str, str]], path: Path
+    pairs: Sequence[tuple[UInt8Array, UInt8Array]], captions: Sequence[tuple[str, str, str]], path: Path
 ) -> None:
     """Draw pairs of fields side by side, to be judged by eye; an existing image is drawn anew.
 
@@ -191,7 +191,7 @@ def pair_sheet(
     _save(figure, path, dpi=120)
 
 
-def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], label_set: LabelSet, path: Path) -> None:
+def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Path) -> None:
     """Draw how many fields of each location each fold has, colored by how far that is from the fold's share.
 
     Less than one field apart has no color.
@@ -224,7 +224,7 @@ def fold_sheet(fields: NDArray[np.int64], sizes: NDArray[np.int64], label_set: L
     _save(figure, path, dpi=150)
 
 
-def panel(image: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.uint8]:
+def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
     """Return a field as one image, uint8 ``(size, width, 3)``.
 
     Composite and protein at full size, then the other channels on top of each other, each a third of the size, or less
@@ -266,7 +266,7 @@ def legend(channels: Sequence[str]) -> str:
     return f"composite ({colors}) · {PROTEIN} · {others}"
 
 
-def composite(image: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.uint8]:
+def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
     """Return a field as the Human Protein Atlas shows it, uint8 ``(size, size, 3)``.
 
     Microtubules are red, the protein green, the nucleus blue; the endoplasmic reticulum adds half its strength in
@@ -288,7 +288,7 @@ def _colors(channels: Sequence[str]) -> list[tuple[str, tuple[float, float, floa
     return [(color := HPA_COLORS[name], _RGB[color]) if name in HPA_COLORS else next(own) for name in channels]
 
 
-def stretch(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def stretch(plane: UInt8Array) -> UInt8Array:
     """Return ``plane`` with its 99.8th percentile at white; for the eye only, never for a network."""
     white = max(float(np.percentile(plane, 99.8)), 16.0)
     return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import MethodName
 from cytoloc.decide import cross_fit
 from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval, mean_defined
@@ -26,9 +26,9 @@ from cytoloc.report.runs import FinishedRun
 MIN_POSITIVES: Final = 5
 """Classes with fewer positives are left out of the means of AUC and average precision."""
 
-TruthOf = Callable[[Sequence[str]], NDArray[np.bool_]]
+TruthOf = Callable[[Sequence[str]], BoolArray]
 """From ids to their locations, bool ``(n, locations)``."""
-GroupsOf = Callable[[Sequence[str]], NDArray[np.int64]]
+GroupsOf = Callable[[Sequence[str]], IntArray]
 """From ids to the number of the group of each."""
 
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray
 from cytoloc.simulate.cell_lines import CELL_LINES, CellLine
 from cytoloc.simulate.drawing import Plane, Points, distance_inside, draw_dots, random_walk, smooth_noise
 
@@ -81,7 +82,7 @@ class CellScene:
     amount: Plane
 
     @property
-    def cytoplasm(self) -> NDArray[np.bool_]:
+    def cytoplasm(self) -> BoolArray:
         """Where there is cell but no nucleus."""
         return np.asarray((self.cell_map > 0) & (self.nucleus_map == 0))
 
@@ -240,7 +241,7 @@ def _relative_distance(rng: np.random.Generator, x: Plane, y: Plane, outline: _O
     return np.asarray(distance / np.clip(outside, 0.45, 1.9), np.float32)
 
 
-def _in_nucleus(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> NDArray[np.bool_]:
+def _in_nucleus(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> BoolArray:
     """Return where the nucleus is: an ellipse hardly out of shape, or the plate of chromosomes."""
     along, across = _turned(x, y, outline)
     if outline.phase == "metaphase":

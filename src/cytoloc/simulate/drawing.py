@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
-Points = NDArray[np.float32]
+from cytoloc._typing import Float32Array
+
+Plane = Float32Array
+Points = Float32Array
 
 
 def smooth_noise(rng: np.random.Generator, size: int, length: float) -> Plane:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoloc._typing import FloatArray, UInt8Array
 from cytoloc.channels import CHANNELS, PROTEIN
 from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
 from cytoloc.simulate.optics import Bits, Exposure, expose
@@ -40,7 +41,7 @@ _MOST_BINDING: Final = 0.4
 """What is stained more than this would hide the protein, and no annotator would name its place."""
 
 
-def draw_field(plan: FieldPlan, *, size: int) -> NDArray[np.uint8]:
+def draw_field(plan: FieldPlan, *, size: int) -> UInt8Array:
     """Return the field of a plan, uint8 ``(4, size, size)``: its photograph, by area means if that is larger."""
     image = photograph(plan)
     if image.shape[1] != size:
@@ -75,7 +76,7 @@ def draw_protein(
     locations: Sequence[int],
     strengths: Sequence[float],
     *,
-    binding: NDArray[np.float64],
+    binding: FloatArray,
 ) -> Plane:
     """Return the protein's plane: its locations at their strengths, and what the antibody binds besides.
 

@@ -16,8 +16,8 @@ from typing import Final, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from cytoloc._typing import FloatArray
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
@@ -194,7 +194,7 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                     yield replace(row, field=str(number)), strengths, antibody, line
 
 
-def _evened(sets: Sequence[tuple[Locations, float]], evenness: float) -> NDArray[np.float64]:
+def _evened(sets: Sequence[tuple[Locations, float]], evenness: float) -> FloatArray:
     """Return the shares of label sets, those with a rare location raised: by all its rarity if ``evenness`` is 1."""
     shares = np.array([share for _, share in sets])
     of_location = np.zeros(len(LabelSet.hpa28()))

@@ -145,7 +145,9 @@ def simulate_study(
                         source,
                         target,
                         size=design.size,
-                        options=ImportOptions(progress=_from(progress, before, total)),
+                        options=ImportOptions(
+                            progress=lambda done, _total, start=before: progress(start + done, total)
+                        ),
                         pool=pool,
                     )
                 before += len(each.plans)
@@ -240,10 +242,6 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
         copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
         write_rows(folder / f"{name}.csv", ["a", "b", "kind"], copies)
     write_rows(folder / "wells.csv", ["a", "b"], of_one_well(test.plans))
-
-
-def _from(progress: Progress, before: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _total: progress(before + done, total)
 
 
 def _refuse_impossible(flaws: Flaws) -> None:

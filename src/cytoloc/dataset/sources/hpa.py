@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
@@ -107,9 +107,7 @@ def _load(
     return [(row, packed)]
 
 
-def _read(
-    folder: Path, name: str, files: dict[str, str], *, at_least: int
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def _read(folder: Path, name: str, files: dict[str, str], *, at_least: int) -> tuple[UInt8Array, tuple[int, int]]:
     """Return the four planes, at a reduced scale where that is enough, and height and width in the files."""
     planes, edges = [], []
     for role, color in zip(CHANNELS, _COLORS, strict=True):

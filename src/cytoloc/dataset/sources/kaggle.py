@@ -9,9 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
@@ -126,7 +124,7 @@ def _load(
 
 def read_kaggle_field(
     folder: Path, name: str, files: dict[str, str] | None = None, *, channels: Sequence[str] = CHANNELS
-) -> NDArray[np.uint8]:
+) -> UInt8Array:
     """Return a field with 8 bits, uint8 ``(channels, height, width)``; see :func:`read_kaggle_planes`."""
     planes = read_kaggle_planes(folder, name, files, channels=channels)
     with located(f"field {name}"):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cytoloc._typing import BoolArray
 from cytoloc.simulate.cells import Cell
 from cytoloc.simulate.drawing import Plane, Points, draw_dots
 from cytoloc.simulate.stains import StainedScene
 
 
 def places(
-    scene: StainedScene, rng: np.random.Generator, allowed: NDArray[np.bool_], *, number: tuple[int, int]
+    scene: StainedScene, rng: np.random.Generator, allowed: BoolArray, *, number: tuple[int, int]
 ) -> list[tuple[Cell, Points]]:
     """Return for each cell between ``number[0]`` and ``number[1] - 1`` points ``(x, y)`` in its ``allowed`` part."""
     rows, columns = np.nonzero(allowed)
@@ -31,7 +31,7 @@ def places(
 def dots_in(
     scene: StainedScene,
     rng: np.random.Generator,
-    allowed: NDArray[np.bool_],
+    allowed: BoolArray,
     *,
     number: tuple[int, int],
     radius: tuple[float, float],
