@@ -196,7 +196,7 @@ def test_images_that_were_stopped_go_on_and_are_the_same(tmp_path: Path, draw: C
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw(tmp_path / "stopped", design, advance=stop)
+        draw(tmp_path / "stopped", design, progress=stop)
     with pytest.raises(OutputExistsError, match="other settings"):
         draw(tmp_path / "stopped", replace(design, seed=4))
     draw(tmp_path / "stopped", design)

@@ -244,6 +244,11 @@ def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
     write_rows(folder / "wells.csv", ["a", "b"], of_one_well(test.plans))
 
 
+def _report(progress: Progress, before: int, total: int, done: int, _total: int) -> None:
+    """Report the progress of one of several datasets as that of all."""
+    progress(before + done, total)
+
+
 def _refuse_impossible(flaws: Flaws) -> None:
     for name, share in (("noise", flaws.noise), ("leaked", flaws.leaked)):
         if not 0 <= share <= 1:
