@@ -145,9 +145,7 @@ def simulate_study(
                         source,
                         target,
                         size=design.size,
-                        options=ImportOptions(
-                            progress=lambda done, _total, start=before: progress(start + done, total)
-                        ),
+                        options=ImportOptions(progress=partial(_report, progress, before, total)),
                         pool=pool,
                     )
                 before += len(each.plans)
