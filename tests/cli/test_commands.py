@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,8 +19,6 @@ from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
 from cytoloc.labels import LabelSet
 from cytoloc.lists import read_labels
-from cytoloc.prediction_files import write_predictions
-from cytoloc.predictions import Predictions
 from cytoloc.recipe import recipe_names
 from cytoloc.simulate.files import simulate_kaggle
 from cytoloc.simulate.plan import Design
@@ -279,20 +276,6 @@ def test_the_whole_way_by_commands(cli: Cli, tmp_path: Path) -> None:
     assert "finished already" in done(
         "train", "quick", dataset, "--folds", tmp_path / "folds.csv", "--out", runs, "--resume", *settings
     )
-
-
-def test_the_snippet_in_the_readme_runs(study: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall("```python\n(.*?)```", readme, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    Path("train.dataset").symlink_to(study.path)
-    write_predictions(
-        Predictions(study.ids[:2], np.full((2, 28), 0.5, np.float32), LabelSet.hpa28()), "predictions.parquet"
-    )
-    names: dict[str, Any] = {}
-    exec(snippet, names)
-    assert names["predictions"].ids == study.ids[:2]
-    assert names["dataset"].ids == study.ids
 
 
 def test_the_demo_takes_these_steps(tmp_path: Path) -> None:

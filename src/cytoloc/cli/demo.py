@@ -89,7 +89,7 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"train quick {o}/train.dataset --folds {o}/folds.csv --fold all --out {o}/runs"
         f" --set image.size=128 --set schedule.epochs={epochs} --resume",
         f"predict {o}/runs {o}/test.dataset --out {o}/predictions.parquet",
-        f"decide fit {o}/runs --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
+        f"decide fit {o}/runs --method grid --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
         f"decide apply {o}/predictions.parquet --decision {o}/decision.json"
         f" --order {o}/test/labels.csv --out {o}/submission.csv",
         f"evaluate {o}/submission.csv --labels {o}/test/labels.csv --predictions {o}/predictions.parquet{table}",

@@ -67,6 +67,7 @@ def simulate(
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.dataset`
     """
+    from cytoloc.parallel import processes
     from cytoloc.simulate import files, study
     from cytoloc.simulate.plan import Design, read_frequencies
 
@@ -91,15 +92,15 @@ def simulate(
     design = Design(n_fields=fields, seed=seed, size=size, **common)
     if form == "study" and duplicates is not None:
         flaws["duplicates"] = duplicates
-    with progress("drawing") as advance:
+    with progress("drawing") as advance, processes() as pool:
         if form == "study":
-            study.simulate_study(out, design, study.Flaws(**flaws), progress=advance)
+            study.simulate_study(out, design, study.Flaws(**flaws), pool=pool, progress=advance)
         elif form == "kaggle":
-            files.simulate_kaggle(out, design, bits=8 if bits == "8" else 16, progress=advance)
+            files.simulate_kaggle(out, design, bits=8 if bits == "8" else 16, pool=pool, progress=advance)
         elif form == "hpa":
-            files.simulate_hpa(out, design, progress=advance)
+            files.simulate_hpa(out, design, pool=pool, progress=advance)
         else:
-            study.simulate_dataset(out, design, progress=advance)
+            study.simulate_dataset(out, design, pool=pool, progress=advance)
     beside = ", and as many external ones, and a test set" if form == "study" else ""
     edge = (original or size) if form in ("kaggle", "hpa") else size
     typer.echo(f"{out}: {counted(fields, 'simulated field')} of {edge} px{beside}.")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +22,7 @@ from cytoloc.channels import CHANNELS, HPA_COLORS
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
 from cytoloc.labels import LabelSet
-from cytoloc.parallel import in_order, processes
+from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
@@ -42,7 +43,12 @@ colors have half the resolution."""
 
 
 def simulate_kaggle(
-    path: Path, design: Design, *, bits: Bits = 8, progress: Progress = lambda _done, _total: None
+    path: str | Path,
+    design: Design,
+    *,
+    bits: Bits = 8,
+    pool: Executor | None = None,
+    progress: Progress = lambda _done, _total: None,
 ) -> None:
     """Draw a study as the competition gave it out: four gray PNG files a field and ``labels.csv``.
 
@@ -52,6 +58,8 @@ def simulate_kaggle(
         path: The new folder.
         design: What decides the study.
         bits: Of the images: 8 as in the competition, or 16 as microscopes write them.
+        pool: Where fields are drawn; by default threads of this process. With
+            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
         progress: Called with the number of fields done and of all fields.
 
     Raises:
@@ -59,14 +67,20 @@ def simulate_kaggle(
         StorageError: If the disk refuses.
         OutputExistsError: If something else lies at ``path``.
     """
-    plans = plan_study(design)
+    path, plans = Path(path), plan_study(design)
     with begun(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
-        _draw(plans, partial(_draw_kaggle_field, folder=path, bits=bits), progress)
+        _draw(plans, partial(_draw_kaggle_field, folder=path, bits=bits), pool, progress)
         write_labels(path / "labels.csv", {plan.row.id: plan.locations for plan in plans})
         write_rows(path / "pairs.csv", ["a", "b"], of_one_well(plans))
 
 
-def simulate_hpa(path: Path, design: Design, *, progress: Progress = lambda _done, _total: None) -> None:
+def simulate_hpa(
+    path: str | Path,
+    design: Design,
+    *,
+    pool: Executor | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> None:
     """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its color.
 
     They are named ``{antibody}_{plate}_{well}_{field}_{color}.jpg`` and lie in ``images/``; ``labels.csv`` has the
@@ -75,6 +89,8 @@ def simulate_hpa(path: Path, design: Design, *, progress: Progress = lambda _don
     Args:
         path: The new folder.
         design: What decides the study.
+        pool: Where fields are drawn; by default threads of this process. With
+            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
         progress: Called with the number of fields done and of all fields.
 
     Raises:
@@ -82,10 +98,10 @@ def simulate_hpa(path: Path, design: Design, *, progress: Progress = lambda _don
         StorageError: If the disk refuses.
         OutputExistsError: If something else lies at ``path``.
     """
-    plans = plan_study(design)
+    path, plans = Path(path), plan_study(design)
     with begun(path, {"design": asdict(design), "files": "hpa"}):
         (path / "images").mkdir(exist_ok=True)
-        _draw(plans, partial(_draw_hpa_field, folder=path / "images"), progress)
+        _draw(plans, partial(_draw_hpa_field, folder=path / "images"), pool, progress)
         write_labels(path / "labels.csv", {_hpa_name(plan): plan.locations for plan in plans})
 
 
@@ -150,11 +166,12 @@ def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
     write_json(note, content, STUDY_FORMAT)
 
 
-def _draw(plans: Sequence[FieldPlan], draw: Callable[[FieldPlan], None], progress: Progress) -> None:
-    """Draw fields in processes, each of which writes its own files."""
-    with processes() as pool:
-        for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
-            progress(number, len(plans))
+def _draw(
+    plans: Sequence[FieldPlan], draw: Callable[[FieldPlan], None], pool: Executor | None, progress: Progress
+) -> None:
+    """Draw fields, each of which is written to files of its own."""
+    for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
+        progress(number, len(plans))
 
 
 def _draw_kaggle_field(plan: FieldPlan, *, folder: Path, bits: Bits) -> None:

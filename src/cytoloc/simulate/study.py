@@ -6,6 +6,7 @@ Drawing goes on where it was stopped, as an import does: it is one, of fields th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from cytoloc.dataset.manifest import is_complete
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
 from cytoloc.labels import LabelSet
-from cytoloc.parallel import processes
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.files import begun, of_one_well, write_labels, write_rows
 from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, Locations, plan_study
@@ -90,7 +90,13 @@ class PlannedSet:
     given: list[FieldPlan]
 
 
-def simulate_dataset(path: Path, design: Design, *, progress: Progress = lambda _done, _total: None) -> Dataset:
+def simulate_dataset(
+    path: str | Path,
+    design: Design,
+    *,
+    pool: Executor | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> Dataset:
     """Draw fields of simulated cells into a new dataset.
 
     The same design gives the same bytes. Drawing is resumable: call again to continue.
@@ -98,6 +104,8 @@ def simulate_dataset(path: Path, design: Design, *, progress: Progress = lambda 
     Args:
         path: The new dataset.
         design: What decides the fields.
+        pool: Where fields are drawn; by default threads of this process. With
+            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
         progress: Called with the number of fields done and of all fields.
 
     Raises:
@@ -105,50 +113,49 @@ def simulate_dataset(path: Path, design: Design, *, progress: Progress = lambda 
         StorageError: If the disk refuses.
         OutputExistsError: If something lies at ``path``.
     """
-    plans = plan_study(design)
-    with processes() as pool:
-        source, options = SimulatedSource(design, plans), ImportOptions(strict=True)
-        return import_fields(
-            source, path, size=design.size, options=replace(options, progress=progress), pool=pool
-        ).dataset
+    source, options = SimulatedSource(design, plan_study(design)), ImportOptions(strict=True, progress=progress)
+    return import_fields(source, Path(path), size=design.size, options=options, pool=pool).dataset
 
 
 def simulate_study(
-    path: Path,
+    path: str | Path,
     design: Design,
-    flaws: Flaws,
+    flaws: Flaws = Flaws(),
     *,
+    pool: Executor | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
-    """Draw a whole study: training, test and external dataset, and the truth about them beside.
+    """Draw a whole study: a training, a test and an external dataset, and the truth about them.
 
-    ``train.dataset`` (some labels wrong, some fields twice), ``test.dataset`` (without labels, larger originals,
-    darker, some fields leaked), ``external.dataset`` (labels of each well),
-    ``external-by-antibody.csv`` (the wrong labels that
-    people used), and ``truth/``: ``train.csv``, ``test.csv``, ``label_noise.csv``, ``duplicates.csv``, ``leak.csv``.
+    The new folder holds ``train.dataset`` (some labels wrong, some fields twice), ``test.dataset`` (without labels,
+    larger originals, darker, some fields leaked), ``external.dataset`` (labels of each well),
+    ``external-by-antibody.csv`` (the wrong labels that people used), and ``truth/``.
+
+    Args:
+        path: The new folder.
+        design: What decides the fields.
+        flaws: What is wrong with the study.
+        pool: Where fields are drawn; by default threads of this process. With
+            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
+        progress: Called with the number of fields done and of all fields.
 
     Raises:
         SettingsError: If a number is impossible.
         StorageError: If the disk refuses.
         OutputExistsError: If something lies in the way.
     """
+    path = Path(path)
     _refuse_impossible(flaws)
     sets = _plan_sets(design, flaws)
     with begun(path, {"design": asdict(design), "flaws": asdict(flaws)}, done=path / "study.json"):
         total, before = sum(len(each.plans) for each in sets.values()), 0
-        with processes() as pool:
-            for name, each in sets.items():
-                target = path / f"{name}.dataset"
-                if not is_complete(target):
-                    source = SimulatedSource(each.design, each.given)
-                    import_fields(
-                        source,
-                        target,
-                        size=design.size,
-                        options=ImportOptions(progress=partial(_report, progress, before, total)),
-                        pool=pool,
-                    )
-                before += len(each.plans)
+        for name, each in sets.items():
+            target = path / f"{name}.dataset"
+            if not is_complete(target):
+                source = SimulatedSource(each.design, each.given)
+                options = ImportOptions(progress=partial(_report, progress, before, total))
+                import_fields(source, target, size=design.size, options=options, pool=pool)
+            before += len(each.plans)
         _write_truth(path / "truth", sets)
         by_antibody = _labels_by_antibody(sets["external"].plans)
         write_labels(path / "external-by-antibody.csv", by_antibody)
