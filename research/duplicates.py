@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cytoloc.channels import CHANNELS
 from cytoloc.curation.duplicates import find_duplicates
-from cytoloc.curation.matching import registered_correlation
+from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset

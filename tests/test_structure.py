@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,6 +189,23 @@ def test_public_names_are_those_written_down() -> None:
         assert not callable(value) or value.__doc__, name
     with pytest.raises(AttributeError, match="nonsense"):
         _ = cytoloc.nonsense
+
+
+def test_the_architecture_names_every_package_and_module() -> None:
+    text = (SOURCE.parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    parts = re.split(r"^\*\*`([a-z]+)/`\*\*.*$", text, flags=re.MULTILINE)
+    named = {
+        package: set(re.findall(r"`([a-z_]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", body, flags=re.MULTILINE))))
+        for package, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    found: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        inside = path.relative_to(SOURCE)
+        package = inside.parts[0] if len(inside.parts) > 1 else "cytoloc"
+        if path.name != "__init__.py":
+            found.setdefault(package, set()).update({*inside.parts[1:-1], path.stem})
+    found["cytoloc"] |= {"__init__", "label_sets", "recipes"}
+    assert named == found
 
 
 def run_python(code: str) -> str:

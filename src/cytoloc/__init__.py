@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from cytoloc.curation.leak import find_leak as find_leak
     from cytoloc.curation.leak import write_leak as write_leak
     from cytoloc.curation.target_fold import make_validation_fold as make_validation_fold
-    from cytoloc.dataset.arrays import dataset_from_arrays as dataset_from_arrays
+    from cytoloc.dataset.from_arrays import dataset_from_arrays as dataset_from_arrays
+    from cytoloc.dataset.from_files import FolderOptions as FolderOptions
+    from cytoloc.dataset.from_files import import_folder as import_folder
+    from cytoloc.dataset.from_files import import_hpa as import_hpa
+    from cytoloc.dataset.from_files import import_kaggle as import_kaggle
     from cytoloc.dataset.importing import ImportOptions as ImportOptions
-    from cytoloc.dataset.imports import FolderOptions as FolderOptions
-    from cytoloc.dataset.imports import import_folder as import_folder
-    from cytoloc.dataset.imports import import_hpa as import_hpa
-    from cytoloc.dataset.imports import import_kaggle as import_kaggle
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
     from cytoloc.decide import Auto as Auto
@@ -95,9 +95,9 @@ _HOMES: Final = {
     "curation.folds_file": ("check_folds", "read_folds", "write_folds"),
     "curation.leak": ("find_leak", "write_leak"),
     "curation.target_fold": ("make_validation_fold",),
-    "dataset.arrays": ("dataset_from_arrays",),
+    "dataset.from_arrays": ("dataset_from_arrays",),
     "dataset.importing": ("ImportOptions",),
-    "dataset.imports": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle"),
+    "dataset.from_files": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle"),
     "dataset.store": ("Dataset", "open_dataset"),
     "contents": ("describe",),
     "decide": (

@@ -43,7 +43,7 @@ def test_an_import_takes_sigterm_for_a_stop_from_the_start(
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         raise ImageError("looked")
 
-    monkeypatch.setattr(f"cytoloc.dataset.imports.{source}", look)
+    monkeypatch.setattr(f"cytoloc.dataset.from_files.{source}", look)
     channels = ["--channels", "protein=0,nucleus=1,er=2,microtubules=3"] if command == "folder" else []
     said = cli("import", command, tmp_path, "--out", tmp_path / "a.dataset", *channels)
     assert (said.code, "looked" in said.err) == (1, True)
@@ -57,7 +57,7 @@ def test_a_stop_after_all_is_done_stops_nothing(
         yield
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cytoloc.dataset.imports.processes", leaving)
-    monkeypatch.setattr("cytoloc.dataset.imports.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("cytoloc.dataset.from_files.processes", leaving)
+    monkeypatch.setattr("cytoloc.dataset.from_files.FEWEST_FOR_PROCESSES", 1)
     said = cli("import", "kaggle", images, "--size", 32, "--out", tmp_path / "a.dataset")
     assert (said.code, said.out) == (0, f"{tmp_path / 'a.dataset'}: 3 fields of 32 px.\n")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cytoloc.channels import CHANNELS
 from cytoloc.curation.duplicates import find_duplicates, groups_of, pairs_schema, verdict
-from cytoloc.curation.matching import registered_correlation
+from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset

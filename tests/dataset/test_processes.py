@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from cytoloc import parallel
+from cytoloc.dataset.from_files import FEWEST_FOR_PROCESSES
 from cytoloc.dataset.importing import FieldSource, Loaded, import_fields
-from cytoloc.dataset.imports import FEWEST_FOR_PROCESSES
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader

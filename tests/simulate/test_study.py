@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cytoloc.curation.matching import registered_correlation
+from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import import_fields
 from cytoloc.dataset.sources.hpa import HpaSource

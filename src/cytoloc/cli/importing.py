@@ -11,10 +11,11 @@ import typer
 
 from cytoloc.choices import Square
 from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as_interrupted
+from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
+    from cytoloc.dataset.from_files import FileSource, Preview
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.imports import Preview, Source
     from cytoloc.labels import LabelSet
 
 
@@ -39,13 +40,6 @@ SHOWN_UNREADABLE = 20
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")
-]
-LabelSetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--label-set",
-        help="The locations of the labels: hpa28 (default), hpa19, subcell31, hpa, or a .csv or .toml file.",
-    ),
 ]
 Size = Annotated[int, typer.Option(help="Edge of the packed images, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
@@ -94,8 +88,8 @@ def kaggle(
 
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
     """
+    from cytoloc.dataset.from_files import kaggle_source
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.imports import kaggle_source
 
     options = ImportOptions(
         square=square,
@@ -132,8 +126,8 @@ def hpa(
 
     Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
+    from cytoloc.dataset.from_files import hpa_source
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.dataset.imports import hpa_source
 
     options = ImportOptions(
         square=square,
@@ -207,7 +201,7 @@ def folder(
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
-    from cytoloc.dataset.imports import FROM_LABELS, FolderOptions, folder_source, preview_import
+    from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source, preview_import
 
     if out is None and not dry_run:
         raise typer.BadParameter("is missing; only --dry-run goes without it.", param_hint="'--out'")
@@ -272,9 +266,9 @@ def _show_preview(found: Preview, folder: Path, *, every: bool) -> None:
             note(f"… and {len(found.unreadable) - SHOWN_UNREADABLE} more.")
 
 
-def _import(source: Source, out: Path, *, size: int, options: ImportOptions) -> None:
+def _import(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
     """Import with a progress bar; print what came in, what did not, and how to resume if it is stopped."""
-    from cytoloc.dataset.imports import run_import
+    from cytoloc.dataset.from_files import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 
     try:

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc._typing import IntArray
 from cytoloc.channels import channel_order
 from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
-from cytoloc.curation.matching import registered_correlation
+from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ArgumentTypeError, ChannelError, SettingsError
 from cytoloc.files import new_file

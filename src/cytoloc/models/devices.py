@@ -13,13 +13,13 @@ from cytoloc.errors import SettingsError
 Precision = Literal["float32", "bfloat16", "float16"]
 """How many bits the arithmetic of a backbone has."""
 
-KINDS: Final = ("cuda", "mps", "cpu")
+DEVICE_KINDS: Final = ("cuda", "mps", "cpu")
 
 
 def available_devices() -> tuple[str, ...]:
     """Return the kinds of devices of this machine, the fastest first: ``cuda``, ``mps`` (Apple), ``cpu``."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return tuple(kind for kind in KINDS if here[kind])
+    return tuple(kind for kind in DEVICE_KINDS if here[kind])
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

@@ -34,7 +34,7 @@ FROM_LABELS: Final = "from-labels"
 FEWEST_FOR_PROCESSES: Final = 200
 """From so many items on a process per core is faster than a thread, although processes take half a second to start."""
 
-Source = KaggleSource | HpaSource | FolderSource
+FileSource = KaggleSource | HpaSource | FolderSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +327,7 @@ def preview_import(source: FolderSource, *, every: bool = False, options: Import
     return Preview(len(source.items), source.unmatched, mappings, tuple(bad))
 
 
-def run_import(source: Source, out: str | Path, *, size: int, options: ImportOptions = ImportOptions()) -> Imported:
+def run_import(source: FileSource, out: str | Path, *, size: int, options: ImportOptions = ImportOptions()) -> Imported:
     """Import the fields of a source; see :func:`import_kaggle`.
 
     Args:

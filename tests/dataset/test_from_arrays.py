@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 import cytoloc
-from cytoloc.dataset.arrays import dataset_from_arrays
+from cytoloc.dataset.from_arrays import dataset_from_arrays
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, ImageError, OutputExistsError, SettingsError, TableError, UnknownIdError
 from cytoloc.labels import LabelSet
