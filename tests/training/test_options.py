@@ -179,7 +179,10 @@ def test_an_error_in_the_users_code_is_raised_unchanged_and_the_run_resumes(
         ({"metrics": {"val_loss": ranking}}, "metrics has the name 'val_loss'"),
         ({"metrics": {"a b": ranking}}, "metrics has the name 'a b'"),
         ({"callbacks": [ranking]}, "callbacks has <function"),
-        ({"report": None, "callbacks": ["x"]}, "callbacks has 'x'"),
+        ({"callbacks": lightning.Callback()}, "callbacks is a Callback"),
+        ({"report": None}, "report is None, which cannot be called"),
+        ({"mlflow": 3}, "mlflow is a int"),
+        ({"resume": "yes"}, "resume is a str"),
     ],
 )
 def test_options_of_the_wrong_type_are_refused(options: dict[str, Any], message: str) -> None:
