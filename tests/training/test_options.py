@@ -50,17 +50,17 @@ def ranking(probabilities: NDArray[np.float32], truth: NDArray[np.bool_]) -> flo
 
 def test_metrics_are_those_of_the_predictions(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     said: list[str] = []
-    metrics = {"ranking": ranking, "count": lambda probabilities, _truth: len(probabilities)}
+    metrics = {"ranking": ranking, "highest": lambda probabilities, _truth: probabilities.max()}
     recipe = tiny("schedule.epochs=2")
     run = train_fold(recipe, study, folds, 1, out=tmp_path, metrics=metrics, report=said.append)
     log = pl.read_csv(run / "log.csv")
-    assert log.columns[-3:] == ["seconds", "ranking", "count"]
+    assert log.columns[-3:] == ["seconds", "ranking", "highest"]
     predictions = read_predictions(run / "predictions.parquet")
     rows = [study.ids.index(name) for name in predictions.ids]
     # Both are of one view at the last epoch.
     expected = ranking(predictions.probabilities, study.truth[rows])
     assert log["ranking"][-1] == pytest.approx(expected, abs=1e-6)
-    assert log["count"].to_list() == [len(rows)] * 2
+    assert log["highest"][-1] == pytest.approx(predictions.probabilities.max(), abs=1e-6)
     assert f"ranking {log['ranking'][-1]:.3f}" in said[-1]
     plain = train_fold(recipe, study, folds, 1, out=tmp_path / "plain")
     assert same(state_of(run / "last.ckpt"), state_of(plain / "last.ckpt"))
@@ -179,7 +179,10 @@ def test_an_error_in_the_users_code_is_raised_unchanged_and_the_run_resumes(
         ({"metrics": {"val_loss": ranking}}, "metrics has the name 'val_loss'"),
         ({"metrics": {"a b": ranking}}, "metrics has the name 'a b'"),
         ({"callbacks": [ranking]}, "callbacks has <function"),
-        ({"report": None, "callbacks": ["x"]}, "callbacks has 'x'"),
+        ({"callbacks": lightning.Callback()}, "callbacks is a Callback"),
+        ({"report": None}, "report is None, which cannot be called"),
+        ({"mlflow": 3}, "mlflow is a int"),
+        ({"resume": "yes"}, "resume is a str"),
     ],
 )
 def test_options_of_the_wrong_type_are_refused(options: dict[str, Any], message: str) -> None:

@@ -78,15 +78,7 @@ class Augmentation:
 def random_dihedral(
     images: Tensor, *, flips: bool, turns: bool, generator: torch.Generator, processes: Processes = SINGLE
 ) -> Tensor:
-    """Return images, each flipped and turned at random with equal probabilities.
-
-    Args:
-        images: ``(n, channels, size, size)``.
-        flips: Whether half of the images are mirrored.
-        turns: Whether images are turned by a multiple of 90 degrees.
-        generator: Source of randomness, on the CPU.
-        processes: The processes that share the batch.
-    """
+    """Return images, each mirrored (``flips``) and turned by a multiple of 90 degrees (``turns``) at random."""
     count = processes.world_size * len(images)
     flip = torch.randint(0, 2 if flips else 1, (count,), generator=generator)
     turn = torch.randint(0, 4 if turns else 1, (count,), generator=generator)
@@ -142,14 +134,7 @@ def mixup_weight(alpha: float, *, generator: torch.Generator) -> float:
 
 
 def crops(images: Tensor, tops: Tensor, lefts: Tensor, *, size: int) -> Tensor:
-    """Return a square of each image, ``(n, channels, size, size)``.
-
-    Args:
-        images: ``(n, channels, h, w)``.
-        tops: The first row of each square.
-        lefts: The first column of each square.
-        size: Edge of the squares, in pixels.
-    """
+    """Return a square of each image, ``(n, channels, size, size)``, from its first row and column on."""
     corners = zip(tops.tolist(), lefts.tolist(), strict=True)
     return torch.stack(
         [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, corners, strict=True)]
@@ -182,8 +167,7 @@ def zooms(factors: Tensor, centers: Tensor) -> Tensor:
 def tilts(amounts: Tensor) -> Tensor:
     """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that tilt images.
 
-    Args:
-        amounts: ``(n, 2)``, below 1: by which share the right and the lower edge are enlarged; the others shrink.
+    ``amounts``, ``(n, 2)`` below 1, say by which share the right and the lower edge are enlarged; the others shrink.
     """
     matrices = torch.eye(3).repeat(len(amounts), 1, 1)
     matrices[:, 2, :2] = amounts

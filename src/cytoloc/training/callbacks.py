@@ -111,16 +111,9 @@ class FiniteCheck(lightning.Callback):
 
 
 class EpochLog(lightning.Callback):
-    """Keeps one row per epoch in ``log.csv``; the checkpoint contains the rows, so a resumed run has each epoch once.
+    """Keeps one row per epoch in ``log.csv``, calls ``on_rows`` with all of them, and reports a line of text.
 
-    Args:
-        path: The CSV file.
-        name: Name of the run, for the printed lines.
-        schedule: The schedule of the run.
-        report: Receives a line per epoch.
-        metrics: Names of the user's own metrics.
-        now: The clock.
-        on_rows: Receives all rows after each epoch.
+    The checkpoint contains the rows, so a resumed run has each epoch once.
     """
 
     def __init__(

@@ -107,14 +107,7 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
 
 
 class FieldBatches(TorchDataset[LabeledBatch]):
-    """Fields of a dataset as a torch dataset whose items are whole batches.
-
-    Args:
-        dataset: The dataset.
-        rows: The rows to read.
-        channels: Names of the channels of the batches, in order; by default all of the dataset.
-        antibodies: The number of each antibody.
-    """
+    """Some ``rows`` of a dataset as a torch dataset whose items are whole batches, by default of all its channels."""
 
     def __init__(
         self,
@@ -292,11 +285,6 @@ def stratified_order(strata: NDArray[np.int64], *, batch_size: int, rng: np.rand
     """Return an order in which the number of fields of a stratum differs by at most one between batches.
 
     Randomly chosen fields that fill no batch are left out; if there are fewer fields than a batch, all are used.
-
-    Args:
-        strata: The stratum of each field.
-        batch_size: Fields in a batch.
-        rng: Source of randomness.
     """
     batches = max(1, len(strata) // batch_size)
     kept = rng.permutation(len(strata))[: batches * batch_size]

@@ -132,9 +132,6 @@ class Processes:
 
         The gradient is multiplied by the number of processes. DDP then takes the mean over processes, which gives the
         gradient that one process has for the whole batch.
-
-        Args:
-            shard: Float, of the same shape in all processes.
         """
         if self.world_size == 1:
             return shard
@@ -243,14 +240,7 @@ def find_processes(
 
 
 def check_batches(processes: Processes, recipe: Recipe, *, fields: int, device: str) -> None:
-    """Raise :class:`TrainingError` if the processes cannot share the batches of a recipe.
-
-    Args:
-        processes: The processes that train together.
-        recipe: The recipe.
-        fields: Number of fields in the training folds.
-        device: The kind of device to train on.
-    """
+    """Raise :class:`TrainingError` if the processes cannot share the batches of a recipe that has so many fields."""
     batch, count, sync = recipe.schedule.batch_size, processes.world_size, recipe.compute.sync_batch_norm
     if count == 1:
         return

@@ -120,12 +120,7 @@ def fit(
 
 @contextmanager
 def clear_errors(learner: Learner, *, size: int) -> Iterator[None]:
-    """Turn what torch says about memory, compilation and lost processes into a :class:`TrainingError`.
-
-    Args:
-        learner: What is trained in the block.
-        size: Edge of the images, in pixels.
-    """
+    """Turn torch's errors about memory, compilation and lost processes into a :class:`TrainingError`."""
     compiled = learner.spec.compute.compile
     if compiled:
         # Networks that were compiled for an earlier run count towards torch's limit.

@@ -65,14 +65,22 @@ class TrainOptions:
         for name, count in {"devices": self.devices, "nodes": self.nodes}.items():
             if count is not None and (type(count) is not int or count < 1):
                 raise SettingsError(f"{name} is {count!r}.", hint="Give an integer of at least 1, or None.")
-        functions: dict[str, object] = {"augmentation": self.augmentation, "loss": self.loss, "report": self.report}
-        if not isinstance(self.metrics, Mapping):
-            raise SettingsError(
-                f"metrics is a {type(self.metrics).__name__}.", hint="Give a dictionary of functions by name."
-            )
-        functions |= {f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}
+        kinds: dict[str, tuple[type, ...]] = {
+            "resume": (bool,),
+            "processes": (Processes, type(None)),
+            "mlflow": (str, Path, type(None)),
+            "callbacks": (list, tuple),
+            "metrics": (Mapping,),
+        }
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                names = " or ".join(each.__name__ for each in kind)
+                raise SettingsError(f"{name} is a {type(getattr(self, name)).__name__}.", hint=f"Give a {names}.")
+        own = {"augmentation": self.augmentation, "loss": self.loss}
+        functions: dict[str, object] = {name: function for name, function in own.items() if function is not None}
+        functions |= {"report": self.report, **{f"metrics[{name!r}]": each for name, each in self.metrics.items()}}
         for name, function in functions.items():
-            if function is not None and not callable(function):
+            if not callable(function):
                 raise SettingsError(f"{name} is {function!r}, which cannot be called.", hint="Give a function.")
         for name in self.metrics:
             if not isinstance(name, str) or not name.isidentifier() or name in LOG_COLUMNS:

@@ -116,13 +116,7 @@ class CycleLR(OneCycleLR):
 
 
 def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps_per_epoch: int) -> SequentialLR:
-    """Return the scheduler of a run: the full rate while the backbone is frozen, then one cycle after another.
-
-    Args:
-        optimizer: AdamW, with the rate and the betas of the schedule.
-        schedule: The schedule of the run.
-        steps_per_epoch: Steps of the optimizer in an epoch.
-    """
+    """Return the scheduler of a run: the full rate while the backbone is frozen, then one cycle after another."""
     frozen, steps = schedule.frozen_epochs * steps_per_epoch, schedule.epochs * steps_per_epoch
     schedulers: list[LRScheduler] = [LambdaLR(optimizer, lambda _step: 1.0)] if frozen else []
     schedulers += [CycleLR(optimizer, schedule=schedule, steps=steps, share=share) for share in schedule.cycles]
@@ -146,11 +140,7 @@ def is_better(value: float, best: float | None, *, watch: str) -> bool:
 
 
 def seconds_left(schedule: Schedule, took: Sequence[float]) -> float:
-    """Return the estimated time until a run ends, in seconds, from the speed of its last epochs.
-
-    Args:
-        schedule: The schedule of the run.
-        took: Seconds of each epoch so far, at least one.
+    """Return the estimated time until a run ends, in seconds, from those that each epoch ``took`` so far.
 
     >>> round(seconds_left(Schedule(frozen_epochs=1, epochs=3, learning_rate=1), [10.0, 30.0]))
     60
