@@ -66,12 +66,7 @@ class Method:
         return " + ".join([self.ensemble, *([self.calibration] if self.calibration != "none" else []), self.word])
 
     def thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
-        """Return the threshold of each class, float64 ``(classes,)``; without positives it is 1.
-
-        Args:
-            probabilities: ``(n, classes)``.
-            truth: bool ``(n, classes)``.
-        """
+        """Return the threshold of each class, float64 ``(classes,)``; without positives it is 1."""
         return np.where(truth.any(axis=0), self._thresholds(probabilities, truth), NEVER)
 
     def _thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
@@ -264,12 +259,7 @@ def method_named(word: str, **options: Any) -> Method | Auto:
 
 
 def as_method(method: AnyMethod) -> Method | Auto:
-    """Return a method that was given as a value or by its name.
-
-    Raises:
-        ArgumentTypeError: If it is neither.
-        SettingsError: If there is no method of this name.
-    """
+    """Return a method that was given as a value or by its name."""
     if isinstance(method, type) or not isinstance(method, str | Method | Auto):
         raise ArgumentTypeError(
             f"method must be a name or a value such as Grid() or Auto(); this is {method!r}.",
@@ -309,11 +299,7 @@ class Rules:
             raise SettingsError(f"exclusive must be pairs of indices of locations; this is {self.exclusive!r}.")
 
     def fitted(self, method: Method | Auto, truth: Bools) -> Rules:
-        """Return the rules with all that depends on the method and the fitted fields filled in.
-
-        Raises:
-            SettingsError: If there are fewer locations than the rules name.
-        """
+        """Return the rules with all that depends on the method and the fitted fields filled in."""
         locations = truth.shape[1]
         if self.max_locations is not None and self.max_locations > locations:
             raise SettingsError(
