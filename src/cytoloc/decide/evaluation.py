@@ -178,7 +178,7 @@ def evaluate(
         locations = common_label_set(predictions.label_set, labels, label_set, columns=predictions.decided.shape[1])
         ids, probabilities, predicted = predictions.ids, predictions.probabilities, np.asarray(predictions.decided)
     elif isinstance(predictions, Mapping):
-        named = label_set or (None if isinstance(labels, np.ndarray | Mapping) else labels.label_set)
+        named = label_set or getattr(labels, "label_set", None)
         if named is None:
             raise SettingsError("The label set of the predictions is not known.", hint="Give label_set.")
         locations = common_label_set(named, labels, label_set, columns=len(named))

@@ -161,6 +161,9 @@ def common_label_set(
     of_labels = None if isinstance(labels, np.ndarray | Mapping) else getattr(labels, "label_set", None)
     found = {"the predictions": predicted, "labels": of_labels, "the argument label_set": argument}
     known = {what: each for what, each in found.items() if each is not None}
+    for what, each in known.items():
+        if not isinstance(each, LabelSet):
+            raise ArgumentTypeError(f"{what} must be a LabelSet; this is {type(each).__name__}.")
     if not known:
         return LabelSet.numbered(columns)
     (first, chosen), *others = known.items()
