@@ -11,7 +11,7 @@ from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, MethodName
 from cytoloc.cli.console import counted, read_truth
 from cytoloc.cli.members import (
     IdsPath,
-    FileLabelSet,
+    LabelSetOption,
     LabelsPath,
     MemberPaths,
     MembersSwitch,
@@ -77,7 +77,7 @@ def fit(
         typer.Option(help="Also write the locations of these fields by cross-fitted decisions, CSV Id,Predicted."),
     ] = None,
     ids: IdsPath = None,
-    label_set: FileLabelSet = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Fit a decision to out-of-fold predictions, and evaluate it on fields that it was not fitted to.
 
@@ -148,7 +148,7 @@ def apply(
         Path | None, typer.Option(help="CSV Id,Target of fields with known labels, which replace the predictions.")
     ] = None,
     ids: IdsPath = None,
-    label_set: FileLabelSet = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Decide on the locations of each field, and write them in the format of the Kaggle competition.
 

@@ -9,7 +9,7 @@ import typer
 
 from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, read_truth, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, FileLabelSet, MemberPaths, PredictionPaths, member_files, read_members
+from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, PredictionPaths, member_files, read_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def ensemble(
     folds: Annotated[Path | None, typer.Option(help="Folds file; cross-fitting keeps its groups together.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ids: IdsPath = None,
-    label_set: FileLabelSet = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Combine the predictions of several models; each of PREDICTIONS is a member, and may lack some fields.
 

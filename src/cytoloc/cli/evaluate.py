@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cytoloc.cli.console import counted, label_set_of, prediction_files, read_truth, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, FileLabelSet, LabelsPath, read_prediction_files
+from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_prediction_files
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ids: IdsPath = None,
-    label_set: FileLabelSet = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Evaluate locations: macro F1 with its interval, a row per class, and the scores of chance.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LabelsPath = Annotated[Path, typer.Option(help="Labels: CSV Id,Target, or a labeled dataset.")]
 IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids of the rows of .npy and .npz files.")]
-FileLabelSet = Annotated[
+LabelSetOption = Annotated[
     str | None,
     typer.Option(
         "--label-set",
