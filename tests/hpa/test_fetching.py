@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import json
@@ -25,7 +26,7 @@ from PIL import Image
 from cytoloc import open_dataset
 from cytoloc.errors import ArgumentTypeError, SettingsError
 from cytoloc.files import sha256_of
-from cytoloc.hpa.fetching import FetchOptions, fetch_hpa, plan_hpa
+from cytoloc.hpa.fetching import Fetched, FetchOptions, fetch_hpa, plan_hpa
 from tests.cli.test_bad_input import on_a_small_disk
 from tests.conftest import DATA, Cli
 from tests.hpa.conftest import GENES
@@ -569,6 +570,11 @@ def test_python_fetches_and_plans_without_a_network(tmp_path: Path) -> None:
     assert (fetched.images, fetched.already_there, fetched.failed) == (4, 0, [])
     assert fetched.plan.selection.labels == {"1_2_C1_1": (25,)}
     assert table(tmp_path / "v18" / "manifest.csv")[0]["time"] == "2026-01-02T00:00:00+00:00"
+
+    async def in_a_notebook() -> Fetched:
+        return fetch_hpa(["ENSG00000000003"], out=tmp_path / "b", options=options)
+
+    assert asyncio.run(in_a_notebook()).images == 4
     assert shown[0] == "looking up genes 1/1"
     assert shown[-1] == "fetching 4/4"
     with pytest.raises(ArgumentTypeError, match="genes must be"):

@@ -14,7 +14,7 @@ from cytoloc.decide.inputs import LEAST_PROBABILITY, Bools, Floats, logits_of
 from cytoloc.decide.logistic import fit_shared, fit_shrunk
 
 PRIOR_POSITIVES: Final = 20.0
-"""An isotonic curve with so many positives and the class's Platt curve have the same weight."""
+"""With this many positives, the isotonic curve of a class has the same weight as its Platt curve."""
 
 PRIOR_FIELDS: Final = 100.0
 """Weight of the fitted frequencies in the estimate of new frequencies, in fields of the new set."""

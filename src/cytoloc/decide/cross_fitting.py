@@ -186,7 +186,7 @@ def select_method(
         keys: Of the fields; see :func:`assign_parts`.
         groups: A group number per field; groups are kept together.
         rules: Fitted rules.
-        max_fields: Candidates are compared on at most so many fields.
+        max_fields: Maximum number of fields that candidates are compared on.
         candidates: The methods.
 
     Raises:

@@ -135,7 +135,6 @@ class Decision:
             "decision": self.method.name,
             **({"calibrated_by": self.fingerprint} if changed else {}),
         }
-        # Bounds are those of probabilities; rounding to float32 keeps them.
         narrow = probabilities.astype(np.float32)
         rejected = {name: why for table in members.tables.values() for name, why in table.rejected.items()}
         return Predictions(members.ids, narrow, self.label_set, provenance, decided, rejected)
@@ -214,7 +213,7 @@ _CONTENT: Final = TypeAdapter(Decision)
 
 
 def provenance_of(members: Members) -> dict[str, Any]:
-    """Return the provenance of what is made of predictions: that of the only member, or of all by their names."""
+    """Return the provenance of the only member, or that of all members by their names."""
     tables: Mapping[str, Predictions] = members.tables or {}
     if len(tables) == 1:
         return dict(next(iter(tables.values())).provenance)
@@ -223,7 +222,7 @@ def provenance_of(members: Members) -> dict[str, Any]:
 
 
 def with_provenance(decision: Decision, **facts: Any) -> Decision:
-    """Return the decision with more facts on what it was fitted on."""
+    """Return the decision with facts added to ``fitted_on``."""
     return replace(decision, fitted_on={**decision.fitted_on, **facts})
 
 
@@ -275,7 +274,7 @@ def _fault(decision: Decision) -> str:
         if values is not None and values.shape != shape:
             return f"{name} must have the shape {shape}"
     if ensemble.fitted.shape != per_member[:1] or not ensemble.fitted.any():
-        return "fitted must say of each member whether it had fields, and one must have"
+        return "fitted must be true or false for each member, and true for one"
     if not all(0 <= i < locations for pair in rules.exclusive for i in pair):
         return f"exclusive must be pairs of locations from 0 to {locations - 1}"
     if rules.max_locations is None or rules.max_locations > locations:

@@ -35,8 +35,8 @@ class Ensemble:
             regression in which classes inform each other.
         center: Mean logit of each member and class, ``(members, classes)``.
         std: Its standard deviation.
-        fitted: Which members had fields in the fit, bool ``(members,)``. A member without has the mean ``center`` and
-            ``std`` of the others, and is used only for fields that no other member has.
+        fitted: Which members had fields in the fit, bool ``(members,)``. A member without fields has the mean
+            ``center`` and ``std`` of the others, and is used only for fields that no other member has.
         weights: Of the members, summing to 1 in each class, ``(members, classes)``; for ``weighted`` and ``class``.
         quantiles: Each member's probabilities at :data:`LEVELS`, ``(members, classes, levels)``; for ``rank``.
         stack: For ``stack``.

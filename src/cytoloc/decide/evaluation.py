@@ -151,7 +151,7 @@ def evaluate(
             indices of locations, or a dataset.
         groups: A group per field: adds the interval of resampled groups. An array, or, if the predictions have ids, a
             table with the columns ``id`` and ``group``.
-        min_positives: Common classes, which get means of their own, have at least so many positives.
+        min_positives: Minimum number of positives of common classes, over which means are computed.
         leak: Known labels of some of the fields, by id: adds their effect on the macro F1.
         label_set: The locations of arrays and mappings; by default that of the labels, or numbered.
 

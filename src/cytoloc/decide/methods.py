@@ -216,7 +216,7 @@ class Auto:
     """The best of several methods on fields that they were not fitted to.
 
     Attributes:
-        max_fields: Methods are compared on at most so many fields; the best one is then fitted to all.
+        max_fields: Maximum number of fields that methods are compared on; the best method is then fitted to all.
     """
 
     max_fields: int = 8000
@@ -273,8 +273,8 @@ class Rules:
     """What is done after the thresholds.
 
     Attributes:
-        max_locations: A field keeps at most so many locations, those furthest above their thresholds. By default 5, or
-            all if there are fewer.
+        max_locations: Maximum number of locations per field; those furthest above their thresholds are kept. By
+            default 5, or all if there are fewer.
         blank: Location of a field above no threshold: that of the greatest ``probability``, that of the best
             ``margin`` (probability minus threshold) or ``ratio`` (probability by threshold), or ``none``.
         shrink: Thresholds are multiplied by the first factor; for fields without location, by the next ones in turn.

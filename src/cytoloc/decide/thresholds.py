@@ -31,7 +31,7 @@ SMOOTH_DECAY: Final = 1e-5
 """Steepness of the smoothed F1, and weight decay towards 0.5, in the silver-medal baseline's starter code."""
 
 MIN_EXPECTED_TOGETHER: Final = 5.0
-"""Two locations are exclusive if no field has both although independence would put them together in so many fields:
+"""Two locations are exclusive if no field has both although independence would give this many such fields:
 under independence, that has a probability below 0.7 %."""
 
 

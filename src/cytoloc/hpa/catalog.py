@@ -55,7 +55,7 @@ class CatalogField:
     Attributes:
         id: ``{antibody}_{plate}_{well}_{field}``, the antibody as in the address.
         gene: Name of the gene; of several, separated by ``;``.
-        ensembl: Ensembl id of the gene, likewise.
+        ensembl: Ensembl id of the gene; of several, separated by ``;``.
         antibody: Name of the antibody, such as HPA010580.
         reliability: Reliability of the antibody's locations, in lower case; may be empty.
         cell_line: Name of the cell line.
@@ -278,7 +278,7 @@ class SelectionOptions:
         reliability: Reliabilities of antibodies.
         cell_lines: Names of cell lines; all if it is None.
         unlabeled: Also select fields without a location of the label set.
-        limit: Select the first so many fields.
+        limit: Maximum number of fields; the first ones are selected.
         label_set: The locations of the labels.
     """
 
@@ -298,7 +298,7 @@ class FieldSelection:
         label_set: The locations of the labels.
         labels: Indices of the locations of each field, by id; may be empty.
         unknown: Unknown names of locations, and in how many fields they occur.
-        without: Names of locations outside the label set, likewise.
+        without: Names of locations outside the label set, and in how many fields they occur.
         left_out: Number of other fields, by the reason.
     """
 

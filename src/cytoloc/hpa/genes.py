@@ -23,7 +23,7 @@ GENE_TABLE: Final = f"{CATALOG}/subcellular_location.tsv.zip"
 """The site's table of genes in the folder."""
 
 GENES_PER_BLOCK: Final = 100
-"""If not all genes may be needed, so many are requested at a time."""
+"""With a limit of fields, this many genes are requested at a time."""
 
 _ENSEMBL: Final = re.compile(r"ENSG[0-9]{11}")
 _GENE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
