@@ -1,4 +1,4 @@
-"""Decisions against what people use today: on halves of real scores that they were not fitted to, and by the clock."""
+"""Decisions compared with what people use: macro F1 on fields that they were not fitted to, and speed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cytoloc.prediction_files import read_predictions
 Predictions = dict[str, NDArray[np.float64]]
 Predict = Callable[[Predictions, NDArray[np.bool_], Predictions], NDArray[np.bool_]]
 
-PEER: Final = "silver-medal baseline: plain mean, per-class grid"
+BASELINE: Final = "silver-medal baseline: plain mean, per-class grid"
 AUTO: Final = "cytoloc, method auto"
 LOOP: Final = "loop of 600 values of sklearn's f1_score"
 COUNTING: Final = "cytoloc, the same grid by counting"
@@ -54,9 +54,9 @@ class Halves:
     Attributes:
         name: The way.
         macro_f1: Mean over halves.
-        gain: Mean over halves of its macro F1 less the peer's.
+        gain: Mean over halves of its macro F1 less the baseline's.
         least: Least of these.
-        wins: Share of halves where it is better than the peer.
+        wins: Share of halves where it is better than the baseline.
     """
 
     name: str
@@ -111,7 +111,7 @@ def bench_decide(
         rounds: How often speed is measured.
         large: Fields of the exact thresholds' measurement.
         training_fields: Fields of the measurement of ``auto``; 0 leaves it out.
-        advance: Told what is measured, and how much of it is done.
+        advance: Called with what is measured, and (done, total).
 
     Raises:
         TableError: If there are no predictions in the folder.
@@ -172,15 +172,15 @@ def compare_on_halves(
     splits: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Halves]:
-    """Return how each way does: fitted on one half of the fields, judged on the other, both ways.
+    """Return the scores of each way: fitted on one half of the fields, evaluated on the other, both ways.
 
     Args:
         members: Probabilities ``(n, locations)`` by name.
         truth: bool ``(n, locations)``.
         ways: Each is given a half's scores and truth, and the other half's scores, whose locations it returns. The
-            first is the peer.
+            first is the baseline.
         splits: How many splits, seeded 0 and up.
-        advance: Told how many splits of how many are done.
+        advance: Called with the number of splits that are done, and of all.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(splits):
@@ -192,10 +192,10 @@ def compare_on_halves(
             for name, way in ways.items():
                 found[name].append(macro_f1(way(here, truth[fitted], there), truth[~fitted]))
         advance(seed + 1, splits)
-    peer = np.array(next(iter(found.values())))
+    baseline = np.array(next(iter(found.values())))
     rows = []
     for name, values in found.items():
-        gains = np.array(values) - peer
+        gains = np.array(values) - baseline
         rows.append(
             Halves(name, float(np.mean(values)), float(gains.mean()), float(gains.min()), float((gains > 0).mean()))
         )
@@ -234,11 +234,11 @@ def _mean(members: Predictions) -> NDArray[np.float64]:
 
 def _four_best(members: Predictions, truth: NDArray[np.bool_]) -> list[str]:
     """Return the names of the four members with the best macro F1 of their own grid, on the fields of ``truth``."""
-    worth = {name: macro_f1(each > grid_thresholds(each, truth), truth) for name, each in members.items()}
-    return sorted(worth, key=lambda name: -worth[name])[:4]
+    scores = {name: macro_f1(each > grid_thresholds(each, truth), truth) for name, each in members.items()}
+    return sorted(scores, key=lambda name: -scores[name])[:4]
 
 
-def _peer(here: Predictions, truth: NDArray[np.bool_], there: Predictions) -> NDArray[np.bool_]:
+def _baseline(here: Predictions, truth: NDArray[np.bool_], there: Predictions) -> NDArray[np.bool_]:
     return fit_decision(here, truth, method="grid", intervals=False)(there)
 
 
@@ -270,7 +270,7 @@ def _auto(here: Predictions, truth: NDArray[np.bool_], there: Predictions) -> ND
 
 
 WAYS: Final[dict[str, Predict]] = {
-    PEER: _peer,
+    BASELINE: _baseline,
     "plain mean, class ratios": _ratio,
     "best single member, per-class grid": _single,
     "mean of the four best, per-class grid": _four,

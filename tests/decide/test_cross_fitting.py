@@ -49,11 +49,11 @@ def test_auto_beats_the_baseline_on_real_predictions() -> None:
     folder = DATA / "predictions"
     if not folder.is_dir():
         pytest.skip(f"real predictions are not at {folder}; set CYTOLOC_TEST_DATA")
-    from benchmarks.decide import AUTO, PEER, WAYS, compare_on_halves, read_folder
+    from benchmarks.decide import AUTO, BASELINE, WAYS, compare_on_halves, read_folder
 
     members, truth = read_folder(folder)
-    peer, auto = compare_on_halves(members, truth, {name: WAYS[name] for name in (PEER, AUTO)}, splits=1)
-    assert auto.macro_f1 > peer.macro_f1 + 0.03
+    baseline, auto = compare_on_halves(members, truth, {name: WAYS[name] for name in (BASELINE, AUTO)}, splits=1)
+    assert auto.macro_f1 > baseline.macro_f1 + 0.03
     assert auto.wins == 1
 
 

@@ -326,6 +326,7 @@ def test_bad_arguments_are_refused_by_name() -> None:
         (ArgumentTypeError, "labels must be a mapping", lambda: fit(table, "labels.csv")),
         (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=[0.5] * 30)),
         (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=pl.DataFrame({"id": ["a"]}))),
+        (ArgumentTypeError, "label_set must be a LabelSet", lambda: fit(values, truth, label_set="hpa28")),
         (TableError, "groups must have one number for each of 30", lambda: decision(values, groups=np.zeros(4, int))),
         (TableError, "groups lacks the group of 30", lambda: decision(table, groups=strangers)),
         (TableError, "labels must be bool", lambda: fit(values, truth.astype(int))),

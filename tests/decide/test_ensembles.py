@@ -4,6 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from scipy.special import expit, logit
 
 from cytoloc.choices import EnsembleKind
@@ -13,6 +14,7 @@ from cytoloc.decide.metrics import class_log_loss
 from tests.decide.cases import study_of
 
 KINDS: tuple[EnsembleKind, ...] = get_args(EnsembleKind)
+ADAPTER = TypeAdapter(Ensemble)
 
 
 def test_means_are_means() -> None:
@@ -85,7 +87,7 @@ def test_missing_fields_are_imputed_from_other_members(kind: EnsembleKind) -> No
     assert np.isfinite(found).all()
     absent = slice(0, 60)
     assert np.corrcoef(found[absent].ravel(), whole[absent].ravel())[0, 1] > 0.8
-    again = Ensemble.from_json(ensemble.to_json())
+    again = ADAPTER.validate_python(ADAPTER.dump_python(ensemble, mode="json"))
     np.testing.assert_array_equal(again(stack), found)
 
 
@@ -117,5 +119,5 @@ def test_a_member_without_fitted_fields_is_used_only_where_it_is_alone(kind: Ens
     found = ensemble(alone)
     assert np.isfinite(found).all()
     assert np.corrcoef(found[:30].ravel(), stack[2, :30].ravel())[0, 1] > 0.5
-    again = Ensemble.from_json(ensemble.to_json())
+    again = ADAPTER.validate_python(ADAPTER.dump_python(ensemble, mode="json"))
     np.testing.assert_array_equal(again(alone), found)

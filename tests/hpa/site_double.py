@@ -112,10 +112,7 @@ class Asked:
 
 @dataclass
 class AtlasSite:
-    """What the site has, what goes wrong with each path (one fault a request, in order), and what was asked.
-
-    Faults are of requests for the file; requests for its size alone have their own.
-    """
+    """The files of the site, its faults by path (one per request, in order), and the requests that it got."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)

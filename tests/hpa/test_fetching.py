@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import json
@@ -25,7 +26,7 @@ from PIL import Image
 from cytoloc import open_dataset
 from cytoloc.errors import ArgumentTypeError, SettingsError
 from cytoloc.files import sha256_of
-from cytoloc.hpa.fetching import FetchOptions, fetch_hpa, plan_hpa
+from cytoloc.hpa.fetching import Fetched, FetchOptions, fetch_hpa, plan_hpa
 from tests.cli.test_bad_input import on_a_small_disk
 from tests.conftest import DATA, Cli
 from tests.hpa.conftest import GENES
@@ -148,16 +149,11 @@ def test_a_second_start_fetches_nothing_twice(site: AtlasSite, genes: Path, cli:
 
 FAULTS: dict[str, tuple[list[Fault], bool]] = {
     "busy for a while": (["503", "429", "503"], True),
-    "cut in the middle": (["cut", "cut"], True),
-    "saying more than it sends": (["says more"], True),
-    "saying less than it sends": (["says less"], True),
-    "sending a web page once": (["html"], True),
-    "sending half an image once": (["short"], True),
+    "cut off twice": (["cut", "cut"], True),
     "without the file": (["404"], False),
     "always sending web pages": (["html"] * 20, False),
     "always sending half an image": (["short"] * 20, False),
     "always sending another kind": (["png"] * 20, False),
-    "always busy": (["503"] * 20, False),
 }
 
 
@@ -176,7 +172,7 @@ def test_a_bad_site(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, case
         return
     (row,) = table(out / "failed.csv")
     assert (row["file"], row["url"]) == (path[1:], site.base + path)
-    expected = {"404": "404", "html": "a web page", "short": "truncated or damaged", "png": "a PNG file", "503": "503"}
+    expected = {"404": "404", "html": "a web page", "short": "truncated or damaged", "png": "a PNG file"}
     assert expected[faults[0]] in row["reason"]
     assert str(tmp_path) not in row["reason"]
     assert path[1:] in said.err
@@ -189,14 +185,6 @@ def test_a_bad_site(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path, case
     assert not (out / "failed.csv").exists()
 
 
-def test_strict_stops_at_the_first(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
-    site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"]
-    said = cli(*call(site, genes, tmp_path / "v18", "--strict", "--jobs", 1))
-    assert said.code == 1
-    assert "answers 404" in said.err
-    assert 0 < len(list((tmp_path / "v18").rglob("*.jpg"))) < 19
-
-
 def test_a_site_that_fails_at_everything_is_left(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
     stems = [f"77/1_A{number}_1" for number in range(1, 40)]
     site.add_gene("ENSG00000000938", "FGR", Assay("HPA000077", "enhanced", [Well("U-2 OS", ["cytosol"], stems)]))
@@ -205,13 +193,6 @@ def test_a_site_that_fails_at_everything_is_left(site: AtlasSite, genes: Path, c
     assert said.code == 1
     assert "20 files in a row could not be fetched" in said.err
     assert len({each.path for each in site.asked if each.path.endswith(".jpg")}) < 30
-
-
-def test_a_site_that_asks_for_a_long_pause_is_left(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
-    site.faults["/images/4109/24_H11_1_red.jpg"] = ["429 long"]
-    said = cli(*call(site, genes, tmp_path / "v18", "--jobs", 1))
-    assert (said.code, "asks to wait 7200 s" in said.err) == (1, True)
-    assert len(list((tmp_path / "v18").rglob("*.jpg"))) == 0
 
 
 def test_changed_files_are_fetched_again(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
@@ -434,16 +415,6 @@ def test_no_image_at_all_is_an_error(site: AtlasSite, genes: Path, cli: Cli, tmp
     assert cli(*call(site, genes, out)).code == 0
 
 
-def test_one_missing_image_is_not_a_failure_of_the_fetch(
-    site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path
-) -> None:
-    site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"] * 3
-    for came in (19, 0, 0):
-        said = cli(*call(site, genes, tmp_path / "v18"))
-        assert (said.code, f"{came} images fetched" in said.out) == (0, True)
-        assert len(table(tmp_path / "v18" / "failed.csv")) == 1
-
-
 def test_skipped_rows_of_a_gene_list_are_reported(site: AtlasSite, cli: Cli, tmp_path: Path) -> None:
     path, packed = tmp_path / "table.tsv", BytesIO()
     path.write_text("Gene\tGene name\nENSG00000000003\tTSPAN6\nENSG00000000457\n")
@@ -492,17 +463,6 @@ def test_bad_options_are_refused(cli: Cli, tmp_path: Path, words: list[str], exp
     assert said.code == 2
     assert expected in said.err
     assert not (tmp_path / "v18").exists()
-
-
-def test_help_has_an_example(cli: Cli) -> None:
-    assert "Example: cytoloc fetch hpa" in " ".join(cli("fetch", "hpa", "--help").out.split())
-
-
-def test_json_reports_what_was_fetched(site: AtlasSite, genes: Path, cli: Cli, tmp_path: Path) -> None:
-    site.faults["/images/4109/24_H11_2_green.jpg"] = ["404"]
-    facts = json.loads(cli(*call(site, genes, tmp_path / "v18", "--json")).out)
-    assert (facts["fields"], facts["images"], facts["already_there"]) == (5, 19, 0)
-    assert [row["file"] for row in facts["failed"]] == ["images/4109/24_H11_2_green.jpg"]
 
 
 @pytest.mark.slow
@@ -610,6 +570,11 @@ def test_python_fetches_and_plans_without_a_network(tmp_path: Path) -> None:
     assert (fetched.images, fetched.already_there, fetched.failed) == (4, 0, [])
     assert fetched.plan.selection.labels == {"1_2_C1_1": (25,)}
     assert table(tmp_path / "v18" / "manifest.csv")[0]["time"] == "2026-01-02T00:00:00+00:00"
+
+    async def in_a_notebook() -> Fetched:
+        return fetch_hpa(["ENSG00000000003"], out=tmp_path / "b", options=options)
+
+    assert asyncio.run(in_a_notebook()).images == 4
     assert shown[0] == "looking up genes 1/1"
     assert shown[-1] == "fetching 4/4"
     with pytest.raises(ArgumentTypeError, match="genes must be"):

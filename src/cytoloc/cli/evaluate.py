@@ -25,7 +25,7 @@ def evaluate(
         typer.Option(help="Predictions of these fields, file or folder of runs: adds average precision and AUC."),
     ] = None,
     min_positives: Annotated[
-        int, typer.Option(help="Also average over the classes with at least so many positives.", min=1)
+        int, typer.Option(help="Also average over the classes with at least this number of positives.", min=1)
     ] = 5,
     table: Annotated[Path | None, typer.Option(help="Also write the table of classes, as a new CSV.")] = None,
     folds: Annotated[

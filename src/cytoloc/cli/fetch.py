@@ -85,7 +85,9 @@ def fetch_from_hpa(
     license_name: Annotated[
         str | None, typer.Option("--license", help="License for the manifest; known for releases 15 and 18.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Fetch only the first so many fields.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum number of fields; the first ones are fetched.", min=1)
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only fetch the catalog, and show what would be fetched.")
     ] = False,

@@ -1,4 +1,4 @@
-"""Which predictions belong to which member of an ensemble: what several commands are told in the same words."""
+"""Options of several commands: predictions, members of an ensemble, labels, label set."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
 
-LabelsPath = Annotated[Path, typer.Option(help="The truth: CSV Id,Target, or a labeled dataset.")]
-IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids, row by row, for .npy and .npz files.")]
+LabelsPath = Annotated[Path, typer.Option(help="Labels: CSV Id,Target, or a labeled dataset.")]
+IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids of the rows of .npy and .npz files.")]
 LabelSetOption = Annotated[
     str | None,
     typer.Option(
@@ -23,21 +23,19 @@ LabelSetOption = Annotated[
 PredictionPaths = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Prediction files, or folders of runs; of different fields they are joined, of the same averaged.",
+        help="Prediction files or folders of runs. Those of different fields are joined, those of the same averaged.",
         metavar="PREDICTIONS…",
     ),
 ]
 MembersSwitch = Annotated[
     bool,
-    typer.Option(
-        "--members", help="Each of PREDICTIONS is a member of its own, named as its file or folder, not averaged."
-    ),
+    typer.Option("--members", help="Do not average: each of PREDICTIONS is a member, named after its file or folder."),
 ]
 MemberPaths = Annotated[
     list[str] | None,
     typer.Option(
         "--member",
-        help="A member NAME=PREDICTIONS; the same NAME again adds further fields. May be repeated.",
+        help="A member and its predictions. May be repeated; the same NAME adds fields.",
         metavar="NAME=PREDICTIONS",
     ),
 ]
@@ -83,7 +81,7 @@ def member_files(predictions: list[Path] | None, member: list[str] | None, *, ap
 
 
 def read_prediction_files(paths: list[Path], *, ids: Path | None, label_set: str | None) -> dict[str, Predictions]:
-    """Return what prediction files hold, by path.
+    """Return the predictions in files, by path.
 
     Args:
         paths: The files.
@@ -107,7 +105,7 @@ def read_prediction_files(paths: list[Path], *, ids: Path | None, label_set: str
 def read_members(
     files: dict[str, list[Path]], *, ids: Path | None, label_set: str | None
 ) -> dict[str, dict[str, Predictions]]:
-    """Return what each member's files hold, by member and path.
+    """Return the predictions of each member, by member and path.
 
     Raises:
         TableError: If a file is no predictions, or its predictions were decided on before.

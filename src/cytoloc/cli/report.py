@@ -63,7 +63,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the tables into this new file instead.")] = None,
 ) -> None:
-    """Say what trained models are worth on their held-out folds: a row per model, and per ensemble.
+    """Report cross-validated metrics: a row per model, and per ensemble.
 
     Example: `cytoloc report runs/ --table --format markdown`
 

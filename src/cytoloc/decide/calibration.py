@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from scipy.special import expit
@@ -14,7 +14,7 @@ from cytoloc.decide.inputs import LEAST_PROBABILITY, Bools, Floats, logits_of
 from cytoloc.decide.logistic import fit_shared, fit_shrunk
 
 PRIOR_POSITIVES: Final = 20.0
-"""An isotonic curve with so many positives and the class's Platt curve have the same weight."""
+"""With this many positives, the isotonic curve of a class has the same weight as its Platt curve."""
 
 PRIOR_FIELDS: Final = 100.0
 """Weight of the fitted frequencies in the estimate of new frequencies, in fields of the new set."""
@@ -50,30 +50,11 @@ class Calibration:
                 smooth[:, i] = weight * np.interp(scores[:, i], places, heights) + (1 - weight) * smooth[:, i]
         return smooth
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the calibration as JSON values."""
-        steps = [[places.tolist(), heights.tolist(), weight] for places, heights, weight in self.steps]
-        return {"kind": self.kind, "curves": self.curves.tolist(), "steps": steps}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Calibration:
-        """Return the calibration that :meth:`to_json` returned."""
-        steps = tuple(
-            (np.array(places, np.float64), np.array(heights, np.float64), float(weight))
-            for places, heights, weight in content["steps"]
-        )
-        return cls(content["kind"], np.array(content["curves"], np.float64).reshape(-1, 3), steps)
-
 
 def fit_calibration(kind: CalibrationKind, scores: Floats, truth: Bools) -> Calibration:
     """Return a calibration that is fitted to scores and truth.
 
     The parameters of each class are shrunk towards those that all classes share, as far as the classes are alike.
-
-    Args:
-        kind: See :class:`Calibration`.
-        scores: From 0 to 1, ``(n, classes)``.
-        truth: bool ``(n, classes)``.
     """
     logits = logits_of(scores)
     if kind == "none":

@@ -50,27 +50,11 @@ class ProbabilityModel:
         """Return one probability per field and class, float64 ``(n, classes)``."""
         return self.calibration(self.ensemble(stack))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the model as JSON values."""
-        return {"ensemble": self.ensemble.to_json(), "calibration": self.calibration.to_json()}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> ProbabilityModel:
-        """Return the model that :meth:`to_json` returned."""
-        return cls(Ensemble.from_json(content["ensemble"]), Calibration.from_json(content["calibration"]))
-
 
 def fit_probabilities(
     method: Method, stack: Floats, truth: Bools, *, start: ProbabilityModel | None = None
 ) -> ProbabilityModel:
-    """Return the ensemble and the calibration of a method, fitted.
-
-    Args:
-        method: The method.
-        stack: ``(members, n, classes)``; a row of NaN is a field that a member lacks.
-        truth: bool ``(n, classes)``.
-        start: A model that is fitted to similar fields; it saves time.
-    """
+    """Return the ensemble and the calibration of a method, fitted."""
     before = None if start is None else start.ensemble
     precision = method.precision if isinstance(method, Stack) else None
     ensemble = fit_ensemble(method.ensemble, stack, truth, precision=precision, start=before)
@@ -101,15 +85,7 @@ def assign_parts(keys: Ints, groups: Ints | None, *, n_parts: int = N_PARTS) -> 
 def out_of_fold_probabilities(
     method: Method, stack: Floats, truth: Bools, parts: Ints, *, start: ProbabilityModel
 ) -> Floats:
-    """Return each field's probabilities by a model that is fitted without the field's part.
-
-    Args:
-        method: The method.
-        stack: ``(members, n, classes)``.
-        truth: bool ``(n, classes)``.
-        parts: Part of each field.
-        start: A model that is fitted to all fields; it saves time.
-    """
+    """Return each field's probabilities by a model that is fitted without the field's part."""
     if not method.fits_probabilities:
         return start(stack)
     probabilities = np.empty(truth.shape)
@@ -210,7 +186,7 @@ def select_method(
         keys: Of the fields; see :func:`assign_parts`.
         groups: A group number per field; groups are kept together.
         rules: Fitted rules.
-        max_fields: Candidates are compared on at most so many fields.
+        max_fields: Maximum number of fields that candidates are compared on.
         candidates: The methods.
 
     Raises:

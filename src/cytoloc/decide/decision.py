@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, get_args, overload
+from typing import Annotated, Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
-from cytoloc.choices import CalibrationKind, EnsembleKind
 from cytoloc.decide.calibration import reweighted, shifted_frequencies
 from cytoloc.decide.cross_fitting import ProbabilityModel
 from cytoloc.decide.ensembles import LEVELS
@@ -35,6 +35,14 @@ from cytoloc.predictions import Predictions, warnings_of
 DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1)
 
 
+def _method_of(content: dict[str, Any]) -> Method:
+    options = dict(content)
+    method = method_named(options.pop("name"), **options)
+    if not isinstance(method, Method):
+        raise SettingsError(f"A decision cannot have the method {method.word!r}.")
+    return method
+
+
 @dataclass(frozen=True, repr=False)
 class Decision:
     """A fitted decision; call it with predictions to get the locations of each field.
@@ -51,12 +59,14 @@ class Decision:
         fitted_on: What it was fitted on; JSON values only.
     """
 
-    method: Method
+    method: Annotated[Method, PlainValidator(_method_of), PlainSerializer(lambda method: method.to_json())]
     members: tuple[str, ...]
     thresholds: Floats
     probability_model: ProbabilityModel
     frequencies: Floats
-    label_set: LabelSet
+    label_set: Annotated[
+        LabelSet, PlainValidator(LabelSet.from_json), PlainSerializer(lambda label_set: label_set.to_json())
+    ]
     rules: Rules
     intervals: Floats | None = None
     fitted_on: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +135,6 @@ class Decision:
             "decision": self.method.name,
             **({"calibrated_by": self.fingerprint} if changed else {}),
         }
-        # Bounds are those of probabilities; rounding to float32 keeps them.
         narrow = probabilities.astype(np.float32)
         rejected = {name: why for table in members.tables.values() for name, why in table.rejected.items()}
         return Predictions(members.ids, narrow, self.label_set, provenance, decided, rejected)
@@ -153,7 +162,7 @@ class Decision:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the decision's file."""
-        return hashlib.sha256(json_bytes(_to_json(self), DECISION_FORMAT)).hexdigest()
+        return hashlib.sha256(json_bytes(_CONTENT.dump_python(self, mode="json"), DECISION_FORMAT)).hexdigest()
 
     def _checked(self, predictions: MemberPredictions | MemberArrays, without: Sequence[str]) -> Members:
         """Return the predictions of all members, in the order of the fit."""
@@ -200,8 +209,11 @@ class Decision:
         return probabilities
 
 
+_CONTENT: Final = TypeAdapter(Decision)
+
+
 def provenance_of(members: Members) -> dict[str, Any]:
-    """Return the provenance of what is made of predictions: that of the only member, or of all by their names."""
+    """Return the provenance of the only member, or that of all members by their names."""
     tables: Mapping[str, Predictions] = members.tables or {}
     if len(tables) == 1:
         return dict(next(iter(tables.values())).provenance)
@@ -210,27 +222,13 @@ def provenance_of(members: Members) -> dict[str, Any]:
 
 
 def with_provenance(decision: Decision, **facts: Any) -> Decision:
-    """Return the decision with more facts on what it was fitted on."""
+    """Return the decision with facts added to ``fitted_on``."""
     return replace(decision, fitted_on={**decision.fitted_on, **facts})
 
 
 def write_decision(decision: Decision, path: Path) -> None:
     """Write a decision as JSON to a path that must be free."""
-    write_json(path, _to_json(decision), DECISION_FORMAT)
-
-
-def _to_json(decision: Decision) -> dict[str, Any]:
-    return {
-        "method": decision.method.to_json(),
-        "label_set": decision.label_set.to_json(),
-        "members": list(decision.members),
-        "thresholds": decision.thresholds.tolist(),
-        "intervals_95": None if decision.intervals is None else decision.intervals.tolist(),
-        "probability_model": decision.probability_model.to_json(),
-        "frequencies": decision.frequencies.tolist(),
-        "rules": {**decision.rules.options(), "cooccurrence": decision.rules.cooccurrence},
-        "fitted_on": decision.fitted_on,
-    }
+    write_json(path, _CONTENT.dump_python(decision, mode="json"), DECISION_FORMAT)
 
 
 def read_decision(path: str | Path) -> Decision:
@@ -241,35 +239,16 @@ def read_decision(path: str | Path) -> Decision:
     """
     content = read_json(Path(path), DECISION_FORMAT)
     try:
-        intervals, rules = content["intervals_95"], content["rules"]
-        pairs = tuple((a, b) for a, b in rules["exclusive"])
-        decision = Decision(
-            method_of_json(content["method"]),
-            tuple(content["members"]),
-            np.array(content["thresholds"], np.float64),
-            ProbabilityModel.from_json(content["probability_model"]),
-            np.array(content["frequencies"], np.float64),
-            LabelSet.from_json(content["label_set"]),
-            Rules(**{**rules, "shrink": tuple(float(each) for each in rules["shrink"]), "exclusive": pairs}),
-            None if intervals is None else np.array(intervals, np.float64),
-            dict(content["fitted_on"]),
-        )
+        decision = _CONTENT.validate_python(content)
         fault = _fault(decision)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        what = error.message if isinstance(error, CytolocError) else f"{error!r}."
-        raise FormatError(f"{path} is damaged: {what}", hint="Fit the decision again.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        fault = error.message if isinstance(error, CytolocError) else repr(error)
     if fault:
-        raise FormatError(f"{path} is damaged: {fault}.", hint="Fit the decision again.")
+        raise FormatError(f"{path} is damaged: {fault}", hint="Fit the decision again.")
     return decision
-
-
-def method_of_json(content: dict[str, Any]) -> Method:
-    """Return the method that :meth:`Method.to_json` returned."""
-    options = dict(content)
-    method = method_named(options.pop("name"), **options)
-    if not isinstance(method, Method):
-        raise SettingsError(f"A decision cannot have the method {method.word!r}.")
-    return method
 
 
 def _fault(decision: Decision) -> str:
@@ -281,23 +260,21 @@ def _fault(decision: Decision) -> str:
     )
     locations = len(decision.label_set)
     per_member = (len(decision.members), locations)
-    numbers: list[tuple[str, Floats | None, tuple[int, ...]]] = [
+    shapes: list[tuple[str, Floats | None, tuple[int, ...]]] = [
         ("thresholds", decision.thresholds, (locations,)),
         ("frequencies", decision.frequencies, (locations,)),
-        ("intervals_95", decision.intervals, (locations, 2)),
+        ("intervals", decision.intervals, (locations, 2)),
         ("center", ensemble.center, per_member),
         ("std", ensemble.std, per_member),
         ("weights", ensemble.weights, per_member),
         ("curves", calibration.curves, (locations, 3)),
         ("quantiles", ensemble.quantiles, (int(ensemble.fitted.sum()), locations, len(LEVELS))),
     ]
-    for name, values, shape in numbers:
-        if values is not None and (values.shape != shape or not np.isfinite(values).all()):
-            return f"{name} must be finite numbers of shape {shape}"
-    if ensemble.kind not in get_args(EnsembleKind) or calibration.kind not in get_args(CalibrationKind):
-        return f"it has no known ensemble or calibration: {ensemble.kind!r}, {calibration.kind!r}"
+    for name, values, shape in shapes:
+        if values is not None and values.shape != shape:
+            return f"{name} must have the shape {shape}"
     if ensemble.fitted.shape != per_member[:1] or not ensemble.fitted.any():
-        return "fitted must say of each member whether it had fields, and one must have"
+        return "fitted must be true or false for each member, and true for one"
     if not all(0 <= i < locations for pair in rules.exclusive for i in pair):
         return f"exclusive must be pairs of locations from 0 to {locations - 1}"
     if rules.max_locations is None or rules.max_locations > locations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,8 @@ class Ensemble:
             regression in which classes inform each other.
         center: Mean logit of each member and class, ``(members, classes)``.
         std: Its standard deviation.
-        fitted: Which members had fields in the fit, bool ``(members,)``. A member without has the mean ``center`` and
-            ``std`` of the others, and is used only for fields that no other member has.
+        fitted: Which members had fields in the fit, bool ``(members,)``. A member without fields has the mean
+            ``center`` and ``std`` of the others, and is used only for fields that no other member has.
         weights: Of the members, summing to 1 in each class, ``(members, classes)``; for ``weighted`` and ``class``.
         quantiles: Each member's probabilities at :data:`LEVELS`, ``(members, classes, levels)``; for ``rank``.
         stack: For ``stack``.
@@ -62,34 +62,6 @@ class Ensemble:
             return mean_rank(whole, self.quantiles)
         weights = np.full(whole.shape[::2], 1 / len(whole)) if self.weights is None else self.weights[self.fitted]
         return np.asarray(expit(np.einsum("mc,mnc->nc", weights, logits_of(whole))), np.float64)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the ensemble as JSON values."""
-        return {
-            "kind": self.kind,
-            "center": self.center.tolist(),
-            "std": self.std.tolist(),
-            "fitted": self.fitted.tolist(),
-            "weights": None if self.weights is None else self.weights.tolist(),
-            "quantiles": None if self.quantiles is None else self.quantiles.tolist(),
-            "stack": None if self.stack is None else self.stack.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Ensemble:
-        """Return the ensemble that :meth:`to_json` returned."""
-        numbers = {
-            name: None if content[name] is None else np.array(content[name], np.float64)
-            for name in ("weights", "quantiles")
-        }
-        return cls(
-            content["kind"],
-            np.array(content["center"], np.float64),
-            np.array(content["std"], np.float64),
-            np.array(content["fitted"], np.bool_),
-            **numbers,
-            stack=None if content["stack"] is None else FittedStack.from_json(content["stack"]),
-        )
 
 
 def fit_ensemble(
@@ -134,12 +106,6 @@ def impute(stack: Floats, center: Floats, std: Floats, *, fitted: Bools) -> Floa
 
     The logits of the other members are standardized and averaged, and given the mean and the standard deviation of the
     member that lacks the field.
-
-    Args:
-        stack: ``(members, n, classes)``.
-        center: Mean logit of each member and class.
-        std: Its standard deviation.
-        fitted: Which members are returned; the others are used for fields that only they have.
     """
     stack = _without_unfitted(stack, fitted)
     absent = np.isnan(stack)
@@ -224,44 +190,11 @@ class FittedStack:
             added[:, i] = design @ self.shrunk.coefficients[i].astype(np.float32)
         return np.asarray(expit(logits + added), np.float64)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stack as JSON values."""
-        return {
-            "center": self.center.tolist(),
-            "std": self.std.tolist(),
-            "weights": self.shared.weights.tolist(),
-            "intercepts": self.shared.intercepts.tolist(),
-            "own_center": self.own_center.tolist(),
-            "own_std": self.own_std.tolist(),
-            "deviations": self.shrunk.coefficients.tolist(),
-            "precisions": self.shrunk.precisions.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> FittedStack:
-        """Return the stack that :meth:`to_json` returned."""
-        numbers = {name: np.array(values, np.float64) for name, values in content.items()}
-        return cls(
-            numbers["center"],
-            numbers["std"],
-            SharedFit(numbers["weights"], numbers["intercepts"]),
-            numbers["own_center"],
-            numbers["own_std"],
-            ShrunkFit(numbers["deviations"], numbers["precisions"]),
-        )
-
 
 def fit_stack(
     stack: Floats, truth: Bools, *, precision: float | None = None, start: FittedStack | None = None
 ) -> FittedStack:
-    """Return a stack that is fitted to members' probabilities and truth.
-
-    Args:
-        stack: ``(members, n, classes)``, without NaN.
-        truth: bool ``(n, classes)``.
-        precision: How strongly classes are shrunk towards what they share; by default estimated.
-        start: A stack of the same members fitted to similar fields; it saves time.
-    """
+    """Return a stack that is fitted to members' probabilities and truth."""
     raw = _features(stack)
     center = raw.mean(axis=(0, 1), dtype=np.float64)
     std = raw.std(axis=(0, 1), dtype=np.float64)

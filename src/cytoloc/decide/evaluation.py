@@ -151,7 +151,7 @@ def evaluate(
             indices of locations, or a dataset.
         groups: A group per field: adds the interval of resampled groups. An array, or, if the predictions have ids, a
             table with the columns ``id`` and ``group``.
-        min_positives: Common classes, which get means of their own, have at least so many positives.
+        min_positives: Minimum number of positives of common classes, over which means are computed.
         leak: Known labels of some of the fields, by id: adds their effect on the macro F1.
         label_set: The locations of arrays and mappings; by default that of the labels, or numbered.
 
@@ -178,7 +178,7 @@ def evaluate(
         locations = common_label_set(predictions.label_set, labels, label_set, columns=predictions.decided.shape[1])
         ids, probabilities, predicted = predictions.ids, predictions.probabilities, np.asarray(predictions.decided)
     elif isinstance(predictions, Mapping):
-        named = label_set or (None if isinstance(labels, np.ndarray | Mapping) else labels.label_set)
+        named = label_set or getattr(labels, "label_set", None)
         if named is None:
             raise SettingsError("The label set of the predictions is not known.", hint="Give label_set.")
         locations = common_label_set(named, labels, label_set, columns=len(named))

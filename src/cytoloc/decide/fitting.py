@@ -127,15 +127,7 @@ def _fit(given: LabeledMembers, method: Method | Auto, rules: Rules, *, interval
 def threshold_intervals(
     method: Method, probabilities: Floats, truth: Bools, *, level: float = 0.95, seed: int = 0
 ) -> Floats:
-    """Return the percentile bootstrap interval of each threshold, ``(classes, 2)``; probabilities are not refitted.
-
-    Args:
-        method: The method.
-        probabilities: ``(n, classes)``.
-        truth: bool ``(n, classes)``.
-        level: Share of the resamples in the interval.
-        seed: Random seed.
-    """
+    """Return the percentile bootstrap interval of each threshold, ``(classes, 2)``; probabilities are not refitted."""
     rng = np.random.default_rng(seed)
     found = np.empty((SMOOTH_RESAMPLES if isinstance(method, Smooth) else THRESHOLD_RESAMPLES, truth.shape[1]))
     for number in range(len(found)):
@@ -206,11 +198,7 @@ class CrossFitPart(NamedTuple):
 
 
 def cross_fit_parts(given: LabeledMembers, method: Method | Auto, rules: Rules) -> Iterator[CrossFitPart]:
-    """Yield each field once, with a decision that was fitted without the field and its group.
-
-    Raises:
-        TableError: If there are fewer than two groups of different fields.
-    """
+    """Yield each field once, with a decision that was fitted without the field and its group."""
     parts = assign_parts(row_keys(given.members.stack), given.groups)
     if parts.max() < 1:
         raise TableError(
@@ -289,13 +277,7 @@ def fit_and_cross_fit(
 
 
 def rule_effects(parts: Sequence[CrossFitPart], truth: Bools, *, groups: Ints | None = None) -> list[dict[str, Any]]:
-    """Return a row per rule: its name, whether it is on, how many fields it changes, macro F1 with and without it.
-
-    Args:
-        parts: All parts of a cross-fit.
-        truth: bool ``(n, locations)``.
-        groups: A group number per field; adds the effect of averaging groups.
-    """
+    """Return a row per rule: its name, whether it is on, how many fields it changes, macro F1 with and without it."""
     rules, locations = parts[0].decision.rules, truth.shape[1]
     most, blank = rules.max_locations or locations, "probability" if rules.blank == "none" else rules.blank
     usual = _decide_parts(parts, truth)

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 from scipy.special import logit
 
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
@@ -18,9 +19,19 @@ from cytoloc.labels import LabelSet
 from cytoloc.lists import group_numbers, truth_of
 from cytoloc.predictions import Predictions, join_members
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+
+def _finite(values: Any) -> NDArray[np.float64]:
+    found = np.array(values, np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError("must be finite numbers")
+    return found
+
+
+_AsList = PlainSerializer(lambda values: values.tolist())
+Floats = Annotated[NDArray[np.float64], PlainValidator(_finite), _AsList]
+Bools = Annotated[NDArray[np.bool_], PlainValidator(lambda values: np.array(values, np.bool_)), _AsList]
 Ints = NDArray[np.int64]
+"""Arrays; in files, lists of numbers."""
 
 LEAST_PROBABILITY: Final = 1e-6
 """Probabilities are clipped to this distance from 0 and 1, so that one confident mistake does not dominate a fit."""
@@ -102,18 +113,7 @@ class LabeledMembers:
 
 
 def as_members(predictions: MemberPredictions | MemberArrays, *, one_member: str = ONE_MEMBER) -> Members:
-    """Return checked predictions of one or more members.
-
-    Args:
-        predictions: Predictions, an array of probabilities ``(n, locations)``, or a mapping of either by member name.
-        one_member: Name of the member if there is no mapping.
-
-    Raises:
-        ArgumentTypeError: If ``predictions`` is something else.
-        TableError: If there is no member, shapes differ, values are not probabilities, or the predictions were
-            calibrated by a decision before.
-        LabelSetError: If members have different label sets.
-    """
+    """Return checked predictions of one or more members; an unnamed one gets the name ``one_member``."""
     named = predictions if isinstance(predictions, Mapping) else {one_member: predictions}
     for name, table in named.items():
         if isinstance(table, Predictions) and "calibrated_by" in table.provenance:
@@ -145,19 +145,7 @@ def as_labeled_members(
     groups: FieldGroups | None = None,
     label_set: LabelSet | None = None,
 ) -> LabeledMembers:
-    """Return checked predictions with the truth of the same fields.
-
-    Args:
-        predictions: See :func:`as_members`.
-        labels: See :func:`as_truth`.
-        groups: See :func:`as_groups`.
-        label_set: The locations of arrays; by default they are numbered.
-
-    Raises:
-        ArgumentTypeError: If an argument has another type.
-        TableError: If values do not fit together, or the model was trained on some of the fields.
-        LabelSetError: If label sets differ, or have another number of locations than the arrays.
-    """
+    """Return checked predictions with the truth of the same fields."""
     members = as_members(predictions)
     if members.tables is not None:
         refuse_trained_on({f"the member {name!r}": table for name, table in members.tables.items()})
@@ -169,14 +157,13 @@ def as_labeled_members(
 def common_label_set(
     predicted: LabelSet | None, labels: FieldLabels, argument: LabelSet | None, *, columns: int
 ) -> LabelSet:
-    """Return the label set of predictions, labels and the argument ``label_set``; numbered if none is known.
-
-    Raises:
-        LabelSetError: If two differ, or the number of columns is another.
-    """
+    """Return the label set of predictions, labels and argument, if they agree; numbered if none is known."""
     of_labels = None if isinstance(labels, np.ndarray | Mapping) else getattr(labels, "label_set", None)
     found = {"the predictions": predicted, "labels": of_labels, "the argument label_set": argument}
     known = {what: each for what, each in found.items() if each is not None}
+    for what, each in known.items():
+        if not isinstance(each, LabelSet):
+            raise ArgumentTypeError(f"{what} must be a LabelSet; this is {type(each).__name__}.")
     if not known:
         return LabelSet.numbered(columns)
     (first, chosen), *others = known.items()
@@ -191,19 +178,7 @@ def common_label_set(
 
 
 def as_truth(labels: FieldLabels, ids: tuple[str, ...] | None, label_set: LabelSet, *, shape: tuple[int, ...]) -> Bools:
-    """Return the truth of the predicted fields, bool ``(n, locations)``.
-
-    Args:
-        labels: A bool array in the order of the predictions, a mapping of ids to indices of locations, or labeled
-            fields such as a dataset.
-        ids: Ids of the predicted fields; None if they have none.
-        label_set: The locations.
-        shape: ``(n, locations)``.
-
-    Raises:
-        ArgumentTypeError: If ``labels`` is something else, or names ids but the predictions do not.
-        TableError: If the shape is another, a field has no label, or an index is not that of a location.
-    """
+    """Return the truth of the predicted fields, bool ``(n, locations)``."""
     if isinstance(labels, np.ndarray):
         if labels.shape != shape or labels.dtype != np.bool_:
             raise TableError(
@@ -221,12 +196,7 @@ def as_truth(labels: FieldLabels, ids: tuple[str, ...] | None, label_set: LabelS
 
 
 def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set: LabelSet) -> dict[str, Any]:
-    """Return the indices of the locations of each labeled field.
-
-    Raises:
-        ArgumentTypeError: If ``labels`` is neither a mapping nor labeled fields.
-        TableError: If an index is not that of a location.
-    """
+    """Return the indices of the locations of each labeled field."""
     if not isinstance(labels, Mapping):
         if not all(hasattr(labels, name) for name in ("ids", "labeled", "truth")):
             raise ArgumentTypeError(
@@ -248,18 +218,7 @@ def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set
 
 
 def as_groups(groups: FieldGroups | None, ids: tuple[str, ...] | None, n_fields: int) -> Ints | None:
-    """Return a group number per field.
-
-    Args:
-        groups: An integer or text array in the order of the predictions, or a table with the columns ``id`` and
-            ``group``, such as folds.
-        ids: Ids of the predicted fields; None if they have none.
-        n_fields: Number of fields.
-
-    Raises:
-        ArgumentTypeError: If ``groups`` is something else, or a table although the predictions have no ids.
-        TableError: If there is not one group per field.
-    """
+    """Return a group number per field."""
     if groups is None:
         return None
     if isinstance(groups, pl.DataFrame) and ids is not None:
@@ -280,11 +239,7 @@ def as_groups(groups: FieldGroups | None, ids: tuple[str, ...] | None, n_fields:
 
 
 def refuse_trained_on(tables: Mapping[str, Predictions]) -> None:
-    """Raise :class:`~cytoloc.errors.TableError` if a model was trained on some of the fields that it predicted.
-
-    Args:
-        tables: Predictions by their names for messages, such as paths.
-    """
+    """Raise a TableError if a model was trained on fields that it predicted; names are for the message."""
     for name, table in tables.items():
         seen = table.provenance.get("fields_trained_on", 0)
         if seen:
@@ -296,12 +251,7 @@ def refuse_trained_on(tables: Mapping[str, Predictions]) -> None:
 
 
 def refuse_unknown_word(word: object, known: Iterable[str], *, what: str) -> None:
-    """Raise unless a word is one of those known.
-
-    Raises:
-        ArgumentTypeError: If it is not a word.
-        SettingsError: If it is not known; the hint names the nearest ones.
-    """
+    """Raise an ArgumentTypeError or SettingsError, which names the nearest words, unless a word is known."""
     words = list(known)
     if not isinstance(word, str):
         raise ArgumentTypeError(f"{what} must be one of {', '.join(words)}; this is {type(word).__name__}.")
@@ -317,9 +267,6 @@ def stack_members(members: Mapping[str, NDArray[np.floating]]) -> Floats:
     """Return the members' probabilities as one array, float64 ``(members, n, locations)``.
 
     A field that a member lacks is a row of NaN there. At least one member must have it.
-
-    Raises:
-        TableError: If there is no member, shapes differ, or values are not probabilities.
     """
     if not members:
         raise TableError("There are no predictions.", hint="Give those of at least one member.")
@@ -365,9 +312,6 @@ def row_keys(stack: Floats) -> Ints:
     """Return a number per field that depends on its probabilities only, not on the order of fields and classes.
 
     Fields with the same probabilities have the same key.
-
-    Args:
-        stack: ``(members, n, classes)``.
     """
     # 0.0 and -0.0 are one value, and the order of the classes must not matter.
     ordered = np.sort(stack, axis=2).transpose(1, 0, 2) + 0.0

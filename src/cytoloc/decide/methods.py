@@ -66,12 +66,7 @@ class Method:
         return " + ".join([self.ensemble, *([self.calibration] if self.calibration != "none" else []), self.word])
 
     def thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
-        """Return the threshold of each class, float64 ``(classes,)``; without positives it is 1.
-
-        Args:
-            probabilities: ``(n, classes)``.
-            truth: bool ``(n, classes)``.
-        """
+        """Return the threshold of each class, float64 ``(classes,)``; without positives it is 1."""
         return np.where(truth.any(axis=0), self._thresholds(probabilities, truth), NEVER)
 
     def _thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
@@ -221,7 +216,7 @@ class Auto:
     """The best of several methods on fields that they were not fitted to.
 
     Attributes:
-        max_fields: Methods are compared on at most so many fields; the best one is then fitted to all.
+        max_fields: Maximum number of fields that methods are compared on; the best method is then fitted to all.
     """
 
     max_fields: int = 8000
@@ -264,12 +259,7 @@ def method_named(word: str, **options: Any) -> Method | Auto:
 
 
 def as_method(method: AnyMethod) -> Method | Auto:
-    """Return a method that was given as a value or by its name.
-
-    Raises:
-        ArgumentTypeError: If it is neither.
-        SettingsError: If there is no method of this name.
-    """
+    """Return a method that was given as a value or by its name."""
     if isinstance(method, type) or not isinstance(method, str | Method | Auto):
         raise ArgumentTypeError(
             f"method must be a name or a value such as Grid() or Auto(); this is {method!r}.",
@@ -283,8 +273,8 @@ class Rules:
     """What is done after the thresholds.
 
     Attributes:
-        max_locations: A field keeps at most so many locations, those furthest above their thresholds. By default 5, or
-            all if there are fewer.
+        max_locations: Maximum number of locations per field; those furthest above their thresholds are kept. By
+            default 5, or all if there are fewer.
         blank: Location of a field above no threshold: that of the greatest ``probability``, that of the best
             ``margin`` (probability minus threshold) or ``ratio`` (probability by threshold), or ``none``.
         shrink: Thresholds are multiplied by the first factor; for fields without location, by the next ones in turn.
@@ -309,11 +299,7 @@ class Rules:
             raise SettingsError(f"exclusive must be pairs of indices of locations; this is {self.exclusive!r}.")
 
     def fitted(self, method: Method | Auto, truth: Bools) -> Rules:
-        """Return the rules with all that depends on the method and the fitted fields filled in.
-
-        Raises:
-            SettingsError: If there are fewer locations than the rules name.
-        """
+        """Return the rules with all that depends on the method and the fitted fields filled in."""
         locations = truth.shape[1]
         if self.max_locations is not None and self.max_locations > locations:
             raise SettingsError(

@@ -55,12 +55,6 @@ def class_table(
 
     With probabilities, average precision, ROC AUC and calibration error are added. Metrics that are not defined, in a
     class without positives or without negatives, are null.
-
-    Args:
-        predicted: bool ``(n, locations)``.
-        truth: bool ``(n, locations)``.
-        label_set: The locations; they give the columns ``key`` and ``location``.
-        probabilities: float ``(n, locations)``.
     """
     names = {"key": list(label_set.keys), "location": list(label_set.names)}
     return pl.DataFrame(names).hstack(class_measures(predicted, truth, probabilities))

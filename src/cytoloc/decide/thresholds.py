@@ -31,7 +31,7 @@ SMOOTH_DECAY: Final = 1e-5
 """Steepness of the smoothed F1, and weight decay towards 0.5, in the silver-medal baseline's starter code."""
 
 MIN_EXPECTED_TOGETHER: Final = 5.0
-"""Two locations are exclusive if no field has both although independence would put them together in so many fields:
+"""Two locations are exclusive if no field has both although independence would give this many such fields:
 under independence, that has a probability below 0.7 %."""
 
 
@@ -40,14 +40,6 @@ def grid_thresholds(probabilities: NDArray[np.floating], truth: Bools, *, grid: 
 
     Each class is sorted once, so the cost does not grow with the grid. A class without positives is never predicted:
     its threshold is 1.
-
-    Args:
-        probabilities: ``(n, classes)``.
-        truth: bool ``(n, classes)``.
-        grid: Rising thresholds.
-
-    Returns:
-        float64 ``(classes,)``.
     """
     best = grid[np.argmax(_grid_f1(probabilities, truth, grid), axis=0)]
     best[~truth.any(axis=0)] = NEVER
@@ -133,12 +125,7 @@ def outstanding_thresholds(probabilities: NDArray[np.floating]) -> Floats:
 
 
 def ratio_thresholds(probabilities: NDArray[np.floating], ratios: NDArray[np.floating]) -> Floats:
-    """Return per class the threshold that predicts it in the given share of the fields, to the nearest field.
-
-    Args:
-        probabilities: ``(n, classes)``.
-        ratios: Share of fields of each class, 0 to 1.
-    """
+    """Return per class the threshold that predicts it in the given share of the fields, to the nearest field."""
     scores = np.asarray(probabilities, np.float64)
     counts = np.rint(np.asarray(ratios) * len(scores)).astype(int)
     return np.array(
@@ -182,16 +169,7 @@ def apply_thresholds(
     shrink: Sequence[float] = (),
     exclusive: Sequence[tuple[int, int]] = (),
 ) -> Bools:
-    """Return the locations of each field, bool ``(n, classes)``, by thresholds and rules.
-
-    Args:
-        probabilities: ``(n, classes)``.
-        thresholds: One per class; no rule predicts a class of the threshold 1.
-        max_locations: See :class:`~cytoloc.decide.methods.Rules`.
-        blank: Likewise.
-        shrink: Likewise.
-        exclusive: Likewise.
-    """
+    """Return the locations of each field, bool ``(n, classes)``, by thresholds and rules."""
     possible = thresholds < NEVER
     shrunk = [np.where(possible, thresholds * factor, thresholds) for factor in shrink or (1.0,)]
     margin = probabilities - shrunk[0]

@@ -20,11 +20,11 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
-from xml.etree.ElementTree import Element, TreeBuilder
+from typing import Final, cast
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 from xml.parsers import expat
 
 from cytoloc.errors import FormatError
@@ -39,6 +39,7 @@ _ROOTS: Final = ("proteinAtlas", "entry")
 _CELLS: Final = ("cellExpression", "subcellularLocation")
 _SUBTYPES: Final = (None, "human cell lines")
 _CHUNK: Final = 1 << 16
+_DOCTYPE: Final = re.compile(rb"(?:[^<]|<\?[^>]*>|<!--.*?-->)*<!DOCTYPE\s+([^\s\[>]+)", re.DOTALL | re.IGNORECASE)
 _COLOR: Final = "(?:red|green|blue|yellow)"
 _ADDRESS: Final = re.compile(
     rf"https?://[^/?#]+/(?:[^?#]*/)?(?P<folder>[A-Za-z0-9-]+)/"
@@ -54,7 +55,7 @@ class CatalogField:
     Attributes:
         id: ``{antibody}_{plate}_{well}_{field}``, the antibody as in the address.
         gene: Name of the gene; of several, separated by ``;``.
-        ensembl: Ensembl id of the gene, likewise.
+        ensembl: Ensembl id of the gene; of several, separated by ``;``.
         antibody: Name of the antibody, such as HPA010580.
         reliability: Reliability of the antibody's locations, in lower case; may be empty.
         cell_line: Name of the cell line.
@@ -114,131 +115,94 @@ class Gene:
 def read_catalog(path: Path) -> Iterator[Gene]:
     """Yield the genes in an XML file, plain or gzipped, one at a time.
 
-    Document types are refused, so that no entity is expanded.
+    Document types are refused, because their entities can fill the memory.
 
     Raises:
         FormatError: If the file is damaged, a web page, or of an unknown schema.
     """
+    where = path.name
+    parser: XMLPullParser[Element] = XMLPullParser(("start", "end"))
+    above: list[Element] = []
     with existing(path, error=FormatError, what="catalog file").open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if zipped else file
         try:
-            stream = gzip.GzipFile(fileobj=file) if zipped else file
-            reader = _Reader(path.name)
-            while chunk := stream.read(_CHUNK):
-                reader.parser.Parse(chunk, False)  # noqa: FBT003
-                yield from reader.take()
-            reader.parser.Parse(b"", True)  # noqa: FBT003
-            yield from reader.take()
-        except expat.ExpatError as error:
+            chunk = stream.read(_CHUNK)
+            if declared := _DOCTYPE.match(chunk):
+                kind = declared[1].decode(errors="replace")
+                _refuse_document("html" if kind.lower() == "html" else "proteinAtlas", {}, where=where)
+                raise FormatError(
+                    f"{where} declares the document type {kind!r}, which the Human Protein Atlas's XML does not.",
+                    hint="It is refused, because its declarations can fill the memory.",
+                )
+            while True:
+                if chunk:
+                    parser.feed(chunk)
+                else:
+                    parser.close()
+                for event, part in cast("Iterator[tuple[str, Element]]", parser.read_events()):
+                    if event == "start":
+                        if not above:
+                            _refuse_document(part.tag, part.attrib, where=where)
+                        above.append(part)
+                        continue
+                    above.pop()
+                    if part.tag == "entry":
+                        yield _gene_of(part, where=where)
+                    # Elements that are not needed any more are emptied, to limit memory.
+                    tags = [each.tag for each in above]
+                    if part.tag == "entry" or (tags[-1:] == ["antibody"] and part.tag not in _CELLS):
+                        part.clear()
+                    if tags == ["proteinAtlas"]:
+                        above[0].clear()
+                if not chunk:
+                    return
+                chunk = stream.read(_CHUNK)
+        except ParseError as error:
+            line, column = error.position
             raise FormatError(
-                f"{path.name} is not valid XML: {expat.ErrorString(error.code)}, line {error.lineno}, column"
-                f" {error.offset}.",
+                f"{where} is not valid XML: {expat.ErrorString(error.code)}, line {line}, column {column}.",
                 hint="It may be cut off, or a web page. Fetch it again.",
             ) from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise FormatError(f"{path.name} is cut off or damaged: {error}.", hint="Fetch it again.") from error
+            raise FormatError(f"{where} is cut off or damaged: {error}.", hint="Fetch it again.") from error
 
 
-class _Reader:
-    """Builds trees only of the parts with subcellular images, and turns them into fields."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._text
-        self.parser.StartDoctypeDeclHandler = self._refuse_doctype
-        self.path: list[str] = []
-        self.builder: TreeBuilder | None = None
-        self.gene: Gene | None = None
-        self.antibody = ""
-        self.ready: list[Gene] = []
-
-    def take(self) -> list[Gene]:
-        """Return the genes that are complete, once."""
-        ready, self.ready = self.ready, []
-        return ready
-
-    def _refuse_doctype(self, name: str, *_: Any) -> None:
-        if name.lower() == "html":
-            raise self._web_page()
+def _refuse_document(tag: str, attributes: Mapping[str, str], *, where: str) -> None:
+    """Raise unless a document begins as the Atlas's XML of a supported schema."""
+    if tag.lower() == "html":
         raise FormatError(
-            f"{self.where} declares the document type {name!r}, which the Human Protein Atlas's XML does not.",
-            hint="It is refused, because its declarations can fill the memory.",
-        )
-
-    def _web_page(self) -> FormatError:
-        return FormatError(
-            f"{self.where} is a web page, not the XML of a gene.",
+            f"{where} is a web page, not the XML of a gene.",
             hint="Check that the gene is in this release, and that the site (base) still works.",
         )
+    if tag not in _ROOTS:
+        raise FormatError(
+            f"{where} begins with <{tag}>, not with <proteinAtlas> or <entry> as the Atlas's XML.",
+            hint="Give the XML of genes, as at {base}/ENSG00000000003.xml.",
+        )
+    schema = attributes.get("schemaVersion", "")
+    if (major := schema.partition(".")[0]).isdecimal() and int(major) > NEWEST_SCHEMA:
+        raise FormatError(
+            f"{where} is of schema {schema}; this release of cytoloc reads up to {NEWEST_SCHEMA}.x.",
+            hint="Use an earlier release of the Atlas, such as https://v18.proteinatlas.org.",
+        )
 
-    def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        if not self.path:
-            self._check_root(tag, attributes)
-        self.path.append(tag)
-        if self.builder is None:
-            if tag == "entry":
-                self.gene = Gene("", "", attributes.get("version", ""))
-            elif self.path[-2:-1] == ["entry"] and tag == "identifier" and self.gene:
-                self.gene.ensembl = attributes.get("id", "")
-            elif self.path[-2:-1] == ["entry"] and tag == "antibody":
-                self.antibody = attributes.get("id", "")
-            if (self.path[-2:-1] == ["antibody"] and tag in _CELLS) or self.path[-2:] == ["entry", "name"]:
-                self.builder = TreeBuilder()
-        if self.builder is not None:
-            self.builder.start(tag, attributes)
 
-    def _text(self, text: str) -> None:
-        if self.builder is not None:
-            self.builder.data(text)
-
-    def _end(self, tag: str) -> None:
-        if self.builder is not None:
-            self.builder.end(tag)
-            if self.path[-2:] == ["entry", "name"] or (self.path[-2:-1] == ["antibody"] and tag in _CELLS):
-                self._take_part(self.builder.close())
-                self.builder = None
-        elif tag == "entry" and self.gene is not None:
-            if not self.gene.name or not self.gene.ensembl:
-                raise FormatError(
-                    f"{self.where} has an entry without {'identifier' if self.gene.name else 'name'}"
-                    f" (before line {self.parser.CurrentLineNumber}).",
-                    hint=_OTHER_SCHEMA,
-                )
-            self.ready.append(self.gene)
-            self.gene = None
-        self.path.pop()
-
-    def _take_part(self, part: Element) -> None:
-        if self.gene is None:
-            raise FormatError(f"{self.where} has <{part.tag}> outside an entry.", hint=_OTHER_SCHEMA)
-        if part.tag == "name":
-            self.gene.name = (part.text or "").strip()
-            return
-        where = f"{self.where}, {self.gene.name}, {self.antibody}"
-        if part.find(".//imageUrl") is None:
-            return
-        for assay in _children(part, "subAssay", where=where):
-            _add_fields(self.gene, self.antibody, assay, where=where)
-
-    def _check_root(self, tag: str, attributes: dict[str, str]) -> None:
-        if tag.lower() == "html":
-            raise self._web_page()
-        if tag not in _ROOTS:
-            raise FormatError(
-                f"{self.where} begins with <{tag}>, not with <proteinAtlas> or <entry> as the Atlas's XML.",
-                hint="Give the XML of genes, as at {base}/ENSG00000000003.xml.",
-            )
-        schema = attributes.get("schemaVersion", "")
-        if (major := schema.partition(".")[0]).isdecimal() and int(major) > NEWEST_SCHEMA:
-            raise FormatError(
-                f"{self.where} is of schema {schema}; this release of cytoloc reads up to {NEWEST_SCHEMA}.x.",
-                hint="Use an earlier release of the Atlas, such as https://v18.proteinatlas.org.",
-            )
+def _gene_of(entry: Element, *, where: str) -> Gene:
+    name, identifier = text_of(found) if (found := entry.find("name")) is not None else "", entry.find("identifier")
+    ensembl = "" if identifier is None else identifier.get("id", "")
+    if not name or not ensembl:
+        what = f"identifier ({name})" if name else f"name ({ensembl})"
+        raise FormatError(f"{where} has an entry without {what}.", hint=_OTHER_SCHEMA)
+    gene = Gene(ensembl, name, entry.get("version", ""))
+    for antibody in entry.iterfind("antibody"):
+        cells = [part for part in antibody if part.tag in _CELLS and part.find(".//imageUrl") is not None]
+        for part in cells:
+            place = f"{where}, {name}, {antibody.get('id', '')}"
+            for assay in _children(part, "subAssay", where=place):
+                _add_fields(gene, antibody.get("id", ""), assay, where=place)
+    return gene
 
 
 _OTHER_SCHEMA: Final = "It may have another schema. The docstring of cytoloc.hpa.catalog describes the expected one."
@@ -314,7 +278,7 @@ class SelectionOptions:
         reliability: Reliabilities of antibodies.
         cell_lines: Names of cell lines; all if it is None.
         unlabeled: Also select fields without a location of the label set.
-        limit: Select the first so many fields.
+        limit: Maximum number of fields; the first ones are selected.
         label_set: The locations of the labels.
     """
 
@@ -334,7 +298,7 @@ class FieldSelection:
         label_set: The locations of the labels.
         labels: Indices of the locations of each field, by id; may be empty.
         unknown: Unknown names of locations, and in how many fields they occur.
-        without: Names of locations outside the label set, likewise.
+        without: Names of locations outside the label set, and in how many fields they occur.
         left_out: Number of other fields, by the reason.
     """
 

@@ -52,7 +52,7 @@ _FIELD_COLUMNS: Final = (
 )  # fmt: skip
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""From what is being done to a context manager of a function that is called with (done, total)."""
+"""Takes a description, and returns a context manager of a function that is called with (done, total)."""
 
 
 @contextmanager
@@ -72,8 +72,8 @@ class FetchOptions(SiteOptions):
         colors: Of ``red``, ``green``, ``blue``, ``yellow``; importing needs all.
         unlabeled: Also fetch fields without a location of the label set.
         label_set: The locations of ``labels.csv``.
-        limit: Fetch the first so many fields.
-        license_name: License for the manifest; by default that of each release, as far as it is known.
+        limit: Maximum number of fields; the first ones are fetched.
+        license_name: License for the manifest; by default that of the release, if it is known.
         verify: Compare the hashes of the files that are there already.
         progress: Shows the progress.
         now: Returns the time, for the manifest.
@@ -279,7 +279,7 @@ def plan_hpa(
 def _planned(
     genes: str | Path | Iterable[str] | None, out: Path, options: FetchOptions
 ) -> Iterator[tuple[Site, FetchFolder, FetchPlan]]:
-    """Look up the genes and lend the site, the locked folder and the plan."""
+    """Look up the genes; yield the site, the locked folder and the plan."""
     if isinstance(genes, str | Path):
         listed: GeneList | None = read_genes(Path(genes))
     elif genes is None or isinstance(genes, Iterable):

@@ -23,7 +23,7 @@ GENE_TABLE: Final = f"{CATALOG}/subcellular_location.tsv.zip"
 """The site's table of genes in the folder."""
 
 GENES_PER_BLOCK: Final = 100
-"""If not all genes may be needed, so many are requested at a time."""
+"""With a limit of fields, this many genes are requested at a time."""
 
 _ENSEMBL: Final = re.compile(r"ENSG[0-9]{11}")
 _GENE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
@@ -200,18 +200,7 @@ def _read_lines(path: Path) -> list[str]:
 def ensembl_ids(
     site: Site, folder: FetchFolder, listed: GeneList | None, failed: list[FailedFile], skipped: dict[str, int]
 ) -> tuple[str, ...]:
-    """Return the Ensembl ids of the genes; names, or all genes, are looked up in the site's table.
-
-    Args:
-        site: The site.
-        folder: Its folder.
-        listed: The genes; None for all.
-        failed: Gets the names that the table does not have.
-        skipped: Gets the number of skipped rows, by the file.
-
-    Raises:
-        FetchError: If the table cannot be fetched.
-    """
+    """Return the Ensembl ids of the genes; names, or all genes, are looked up in the site's table."""
     if listed is not None and not listed.names:
         return listed.ids
     table = RemoteFile(GENE_TABLE, f"{site.base}/download/{Path(GENE_TABLE).name}")
@@ -242,16 +231,7 @@ def fetch_genes(
     advance: Callable[[int, int], None],
     is_enough: Callable[[Iterator[Gene]], bool] | None = None,
 ) -> list[str]:
-    """Fetch the XML of genes; return the genes that were requested.
-
-    Args:
-        site: The site.
-        folder: Its folder; files that are there are not requested again.
-        ids: Ensembl ids.
-        failed: Gets the genes that cannot be fetched.
-        advance: Called with (done, total).
-        is_enough: Called with each block of genes; if it returns True, no further genes are requested.
-    """
+    """Fetch the XML of genes; return the genes that were requested."""
     requested: list[str] = []
     step = GENES_PER_BLOCK if is_enough else max(1, len(ids))
     for start in range(0, len(ids), step):

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,7 +27,7 @@ RELEASE_18: Final = "http://v18.proteinatlas.org"
 """Release 18, from which most participants of the 2018 competition took their images."""
 
 MAX_FAILURES_IN_A_ROW: Final = 20
-"""So many failures in a row are a fault of the site, not of the files."""
+"""After this number of failures in a row, the fetch stops: the fault is of the site, not of the files."""
 
 MAX_PAUSE_S: Final = 600.0
 """The longest pause that a fetch waits for; if the site asks for a longer one, the fetch stops."""
@@ -183,7 +184,7 @@ class Site:
             advance(done)
 
         if files:
-            asyncio.run(self._for_each(fetch, files))
+            _run(self._for_each(fetch, files))
 
     def sizes_of(self, urls: Sequence[str]) -> list[int | None]:
         """Return the size of each file in bytes, as the site states it; None if it does not.
@@ -208,7 +209,7 @@ class Site:
                     return
 
         if urls:
-            asyncio.run(self._for_each(ask, urls))
+            _run(self._for_each(ask, urls))
         return [sizes[url] for url in urls]
 
     async def _for_each(self, work: Callable[[httpx.AsyncClient, Any], Awaitable[None]], items: Sequence[Any]) -> None:
@@ -320,6 +321,23 @@ class Site:
             )
         self._next_s = max(self._next_s, self.options.clock() + wait_s)
         return True
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine; where an event loop is running, as in a notebook, in a thread with a loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(1) as pool, closing(asyncio.new_event_loop()) as loop:
+        task = loop.create_task(work)
+        try:
+            pool.submit(loop.run_until_complete, task).result()
+        except BaseException:
+            loop.call_soon_threadsafe(task.cancel)
+            pool.shutdown()
+            raise
 
 
 def _status(answer: httpx.Response) -> str:

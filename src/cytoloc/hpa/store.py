@@ -189,7 +189,7 @@ class FetchFolder:
 
     @contextmanager
     def log(self) -> Iterator[Callable[[FetchedFile], None]]:
-        """Lend a function that appends a row to the manifest."""
+        """Yield a function that appends a row to the manifest."""
         path = self.folder / FETCHED_FILES
         with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -190,7 +190,7 @@ def study_tables(
 
 
 def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs of each model, by fold; models of the same name are told apart by their folders."""
+    """Return the runs of each model, by fold; models of the same name are named by their folders too."""
     found: dict[tuple[Path, str], list[FinishedRun]] = {}
     for run in runs:
         found.setdefault((run.folder.absolute().parent.resolve(), run.recipe.name), []).append(run)

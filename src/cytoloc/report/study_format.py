@@ -62,7 +62,7 @@ def json_values(tables: StudyTables, left_out: Sequence[LeftOut]) -> dict[str, A
 
 
 def explanation(tables: StudyTables) -> str:
-    """Return what the numbers are."""
+    """Return an explanation of the columns."""
     resampled = "groups" if tables.grouped else "fields"
     kept = ", groups kept together" if tables.grouped else ""
     return (
