@@ -37,9 +37,9 @@ class FieldDataset(TorchDataset[tuple[Any, Tensor]]):
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> from torch.utils.data import DataLoader
-        >>> from cytoloc.simulate.study import simulate_dataset
+        >>> import cytoloc as cl
         >>> with TemporaryDirectory() as folder:
-        ...     dataset = simulate_dataset(Path(folder) / "a.dataset", n_fields=4, seed=1, size=64)
+        ...     dataset = cl.simulate_dataset(Path(folder) / "a.dataset", cl.Design(n_fields=4, seed=1, size=64))
         ...     images, labels = next(iter(DataLoader(FieldDataset(dataset, [3, 1, 2]), batch_size=2)))
         >>> images.shape, labels.shape
         (torch.Size([2, 4, 64, 64]), torch.Size([2, 28]))
