@@ -147,8 +147,7 @@ def evaluate(
     Args:
         predictions: Predictions with ``decided``, such as a decision returns; or a bool array ``(n, locations)``; or a
             mapping of ids to indices of locations.
-        labels: bool ``(n, locations)`` in the order of the predictions; or, if these have ids, a mapping of ids to
-            indices of locations, or a dataset.
+        labels: bool ``(n, locations)`` in the same order; or, if the predictions have ids, a mapping or a dataset.
         groups: A group per field: adds the interval of resampled groups. An array, or, if the predictions have ids, a
             table with the columns ``id`` and ``group``.
         min_positives: Minimum number of positives of common classes, over which means are computed.
