@@ -128,7 +128,7 @@ def as_members(predictions: MemberPredictions | MemberArrays, *, one_member: str
     arrays: dict[str, NDArray[np.floating]] = {}
     for name, values in named.items():
         given = np.asarray(values) if not isinstance(values, Predictions | str | Mapping) else np.empty(0, object)
-        if given.dtype.kind not in "fiub" or not isinstance(name, str):
+        if given.dtype.kind not in "fiub" or not given.ndim or not isinstance(name, str):
             raise ArgumentTypeError(
                 f"predictions must be Predictions or an array of probabilities, or a mapping of either by member name;"
                 f" this holds {type(values).__name__} for {name!r}.",

@@ -51,7 +51,7 @@ _FIELD_COLUMNS: Final = (
     "url",
 )  # fmt: skip
 
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+ProgressBars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Takes a description, and returns a context manager of a function that is called with (done, total)."""
 
 
@@ -89,7 +89,7 @@ class FetchOptions(SiteOptions):
     limit: int | None = None
     license_name: str | None = None
     verify: bool = False
-    progress: Progress = _no_progress
+    progress: ProgressBars = _no_progress
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from cytoloc._typing import BoolArray, FloatArray, IntArray
 from cytoloc.curation.folds_file import read_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError, TrainingError
@@ -24,7 +24,7 @@ from cytoloc.labels import LabelSet
 from cytoloc.recipe import Recipe
 from cytoloc.training.distributed import SINGLE, Processes
 
-Truth = NDArray[np.bool_]
+Truth = BoolArray
 """The locations of fields, bool ``(n, locations)``."""
 
 
@@ -46,8 +46,8 @@ class LabeledBatch(NamedTuple):
 class Split:
     """Rows of a dataset to train on, and rows held out."""
 
-    train: NDArray[np.int64]
-    held_out: NDArray[np.int64]
+    train: IntArray
+    held_out: IntArray
 
 
 def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
@@ -112,7 +112,7 @@ class FieldBatches(TorchDataset[LabeledBatch]):
     def __init__(
         self,
         dataset: Dataset,
-        rows: NDArray[np.int64],
+        rows: IntArray,
         *,
         channels: Sequence[str] = (),
         antibodies: Mapping[str, int] | None = None,
@@ -161,7 +161,7 @@ class ReadAhead(DataLoader[Any]):
 
 
 def batch_loader(
-    fields: FieldBatches, rows: NDArray[np.int64], *, batch_size: int, processes: Processes = SINGLE, pin: bool = False
+    fields: FieldBatches, rows: IntArray, *, batch_size: int, processes: Processes = SINGLE, pin: bool = False
 ) -> ReadAhead:
     """Return a loader of batches of ``fields``; each of several processes reads its shard of every batch.
 
@@ -179,7 +179,7 @@ def batch_loader(
     return ReadAhead(fields, batch_sampler=batches, collate_fn=lambda batch: batch, pin_memory=pin)
 
 
-def antibody_numbers(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, int]:
+def antibody_numbers(dataset: Dataset, rows: IntArray) -> dict[str, int]:
     """Return a number for each antibody of the fields in ``rows``.
 
     Raises:
@@ -223,7 +223,7 @@ class Sampling:
             batch_size=recipe.schedule.batch_size,
         )
 
-    def rows(self, truth: Truth, rng: np.random.Generator) -> NDArray[np.int64]:
+    def rows(self, truth: Truth, rng: np.random.Generator) -> IntArray:
         """Return the positions of the fields of an epoch, in order.
 
         A last batch that is not full is left out, unless it is the only one: batch norms need more than one field.
@@ -239,7 +239,7 @@ class Sampling:
         return rows[: max(1, len(rows) // self.batch_size) * self.batch_size]
 
 
-def field_weights(truth: Truth, *, mu: float) -> NDArray[np.float64]:
+def field_weights(truth: Truth, *, mu: float) -> FloatArray:
     """Return the relative probability with which each field is drawn (the rule of the 2018 starter code).
 
     The frequency of a class is its share of all labels; the uniform frequency is the same for every class that occurs.
@@ -260,7 +260,7 @@ def field_weights(truth: Truth, *, mu: float) -> NDArray[np.float64]:
     return np.asarray(np.where(truth.any(axis=1), weights, ratio[occurs].min()))
 
 
-def oversampled_rows(truth: Truth, oversample: Mapping[int, int]) -> NDArray[np.int64]:
+def oversampled_rows(truth: Truth, oversample: Mapping[int, int]) -> IntArray:
     """Return the rows, each repeated by the greatest factor of its locations, at least once.
 
     >>> oversampled_rows(np.array([[1, 0], [0, 1], [1, 1]], bool), {1: 2}).tolist()
@@ -270,7 +270,7 @@ def oversampled_rows(truth: Truth, oversample: Mapping[int, int]) -> NDArray[np.
     return np.repeat(np.arange(len(truth)), np.maximum(np.where(truth, times, 1).max(axis=1), 1))
 
 
-def rarest_label(truth: Truth) -> NDArray[np.int64]:
+def rarest_label(truth: Truth) -> IntArray:
     """Return the label of each field that the fewest fields have; -1 for a field without labels.
 
     >>> rarest_label(np.array([[1, 0], [1, 1], [0, 0]], bool)).tolist()
@@ -281,7 +281,7 @@ def rarest_label(truth: Truth) -> NDArray[np.int64]:
     return np.where(truth.any(axis=1), rarest, -1)
 
 
-def stratified_order(strata: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def stratified_order(strata: IntArray, *, batch_size: int, rng: np.random.Generator) -> IntArray:
     """Return an order in which the number of fields of a stratum differs by at most one between batches.
 
     Randomly chosen fields that fill no batch are left out; if there are fewer fields than a batch, all are used.

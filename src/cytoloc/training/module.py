@@ -9,12 +9,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MultilabelF1Score
 
+from cytoloc._typing import BoolArray, Float32Array
 from cytoloc.errors import TrainingError
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
@@ -32,7 +32,7 @@ CustomAugmentation = Callable[[Tensor, torch.Generator], Tensor]
 """From images ``(n, channels, size, size)`` with gray values 0 to 255, uint8, to images of the same shape, uint8 or
 float."""
 
-Metric = Callable[[NDArray[np.float32], NDArray[np.bool_]], float]
+Metric = Callable[[Float32Array, BoolArray], float]
 """From probabilities and true locations, both ``(n, locations)``, to a number."""
 
 
