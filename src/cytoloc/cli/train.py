@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from cytoloc.choices import Device
-from cytoloc.cli.console import on_terminal, require_nets, warn_if_unfinished
-from cytoloc.errors import CytolocError
+from cytoloc.cli.console import as_flags, on_terminal, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
 
@@ -106,22 +105,18 @@ def train(
         device=device,
         processes=find_processes(devices, nodes, environ=os.environ, device=device),
         mlflow=mlflow,
-        report=_above_the_bar if on_terminal() else typer.echo,
+        report=_above_the_bar if on_terminal() else lambda line: typer.echo(as_flags(line)),
         progress_bar=on_terminal(),
     )
-    try:
-        runs = training.train(
-            recipe,
-            fields,
-            folds,
-            out=out,
-            fold="all" if fold == "all" else int(fold),
-            overrides=settings or [],
-            options=options,
-        )
-    except CytolocError as error:
-        error.hint = error.hint.replace("resume=True", "--resume")
-        raise
+    runs = training.train(
+        recipe,
+        fields,
+        folds,
+        out=out,
+        fold="all" if fold == "all" else int(fold),
+        overrides=settings or [],
+        options=options,
+    )
     if options.processes and not options.processes.is_first:
         return
     names = list(dict.fromkeys(run.recipe for run in runs))
@@ -140,4 +135,4 @@ def _above_the_bar(line: str) -> None:
     """Print a line above the progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(line)
+    tqdm.write(as_flags(line))

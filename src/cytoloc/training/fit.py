@@ -114,7 +114,7 @@ def fit(
             trainer.fit(learner, ckpt_path=checkpoint)
         except SystemExit:
             # Lightning ends so after Ctrl-C.
-            options.report(f"{folder.name} was stopped; continue it with resume=True.")
+            options.report(f"{folder.name} was stopped; continue it with `resume`.")
             raise KeyboardInterrupt from None
 
 
@@ -143,7 +143,7 @@ def clear_errors(learner: Learner, *, size: int) -> Iterator[None]:
         ):
             raise TrainingError(
                 "Another process that trains this run has ended, or cannot be reached.",
-                hint="See what it printed, and continue with resume=True.",
+                hint="See what it printed, and continue with `resume`.",
             ) from error
         if compiled:
             # torch exports the exception nowhere else, and importing it takes a second.

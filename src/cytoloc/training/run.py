@@ -219,7 +219,7 @@ class RunPlan:
             plan.check_resume()
         # In other processes the first one may have made the folder already.
         elif plan.processes.is_first:
-            refuse_existing(plan.folder, hint="Continue it with resume=True, or choose another folder.")
+            refuse_existing(plan.folder, hint="Continue it with `resume`, or choose another folder.")
         return plan
 
     def check_resume(self) -> None:

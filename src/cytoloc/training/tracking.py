@@ -157,7 +157,7 @@ class MlflowRun:
         except import_module("mlflow.exceptions").MlflowException as error:
             raise TrainingError(
                 f"MLflow cannot keep {self.folder.name} in {self.mlflow}: {first_line(error)}",
-                hint="Solve that, and continue the run with resume=True.",
+                hint="Solve that, and continue the run with `resume`.",
             ) from error
 
 
