@@ -163,7 +163,11 @@ def simulate_study(
             target = path / f"{name}.dataset"
             if not is_complete(target):
                 source = SimulatedSource(each.design, each.given)
-                options = ImportOptions(progress=lambda done, _, before=before: progress(before + done, total))
+
+                def advance(done: int, _total: int, *, before: int = before) -> None:
+                    progress(before + done, total)
+
+                options = ImportOptions(progress=advance)
                 import_fields(source, target, size=design.size, options=options, pool=pool)
             before += len(each.plans)
         truth, train, test = path / "truth", sets["train"], sets["test"]
