@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
+from cytoloc.channels import COLORS
 from cytoloc.dataset.importing import ImportOptions, import_fields
-from cytoloc.dataset.sources.kaggle import COLORS, KaggleSource, find_kaggle_fields, read_kaggle_field
+from cytoloc.dataset.sources.kaggle import KaggleSource, find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import open_dataset
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.memory import keep_freed_memory

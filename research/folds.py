@@ -21,7 +21,7 @@ from cytoloc.curation.fold_quality import FoldQuality, fold_quality
 from cytoloc.curation.folds import class_counts, make_folds
 from cytoloc.curation.folds import table_of as folds_table
 from cytoloc.curation.groups import groups_of_fields, listed_fields
-from cytoloc.curation.pairs import read_pairs
+from cytoloc.curation.pairs import tied_ids
 from cytoloc.labels import LabelSet
 
 LISTS = (
@@ -53,7 +53,7 @@ def main() -> None:
     metadata = Path(sys.argv[1])
     label_set = LabelSet.hpa28()
     fields = listed_fields(metadata / "train.csv.gz", label_set)
-    pairs = [pair for name in LISTS for pair in read_pairs(metadata / name)]
+    pairs = [pair for name in LISTS for pair in tied_ids(metadata / name)]
     groups = groups_of_fields(fields, pairs=pairs)
     truth = label_set.to_matrix(fields["labels"].to_list())
     print(f"{fields.height} fields, {len(pairs)} pairs listed, {groups.max() + 1} groups")

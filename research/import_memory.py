@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 
 from benchmarks.rounds import in_separate_process, peak_mb
+from cytoloc.channels import COLORS
 from cytoloc.dataset.importing import ImportOptions, import_fields
 from cytoloc.dataset.sources.hpa import HpaSource
-from cytoloc.dataset.sources.kaggle import COLORS, KaggleSource, find_kaggle_fields
+from cytoloc.dataset.sources.kaggle import KaggleSource, find_kaggle_fields
 from cytoloc.images.scale import Scaling
 from cytoloc.parallel import processes
 

@@ -20,6 +20,9 @@ CHANNELS: Final = (MICROTUBULES, PROTEIN, NUCLEUS, ER)
 HPA_COLORS: Final = {MICROTUBULES: "red", PROTEIN: "green", NUCLEUS: "blue", ER: "yellow"}
 """The color by which the Human Protein Atlas names each channel's file."""
 
+COLORS: Final = tuple(HPA_COLORS.values())
+"""These colors, in the order of :data:`CHANNELS`."""
+
 ZERO: Final = "zero"
 """The word for black, as the substitute of a channel that was not imaged; no channel has this name."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cytoloc.curation.pairs import read_pairs
+from cytoloc.curation.pairs import tied_ids
 from cytoloc.dataset.store import Dataset
 from tests.conftest import DATA, Cli
 
@@ -139,7 +139,7 @@ def test_the_competitions_training_set(cli: Cli, tmp_path: Path) -> None:
     assert found["cut_at_random"] == pytest.approx(0.8 * found["together"], rel=0.1)
     fold = dict(pl.read_csv(out).select("id", "fold").iter_rows())
     for name in ("train_duplicates.txt", "train_near_duplicates_2021.csv.gz"):
-        assert all(fold[a] == fold[b] for a, b in read_pairs(METADATA / name) if a in fold and b in fold)
+        assert all(fold[a] == fold[b] for a, b in tied_ids(METADATA / name) if a in fold and b in fold)
 
 
 @pytest.mark.slow

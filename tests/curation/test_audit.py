@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import f1_score
 
-from cytoloc.curation.audit import by_group, compare_labels, corrections, match_fields, match_wells
-from cytoloc.curation.pairs import read_pairs
+from cytoloc._typing import LabelIndices
+from cytoloc.curation.audit import Audit, Matched, compare_labels, match_fields, match_wells
+from cytoloc.curation.pairs import tied_ids
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import HpaId
@@ -25,6 +28,12 @@ HPA28 = LabelSet.hpa28()
 LISTED = {"1_10_A1_1": (0, 25), "1_10_A1_2": (0, 25), "1_10_A2_1": (7,), "2_11_B1_1": (2,)}
 TRUE = {"x": (0,), "y": (7,), "z": (2, 0)}
 PAIRS = [("1_10_A1_1", "x"), ("1_10_A2_1", "y"), ("2_11_B1_1", "z"), ("9_9_C1_1", "x")]
+
+
+def audit_of(
+    matched: Sequence[Matched], listed: LabelIndices | None = None, origins: Mapping[str, HpaId] | None = None
+) -> Audit:
+    return replace(compare_labels(matched, label_set=HPA28), listed=listed or {}, origins=origins or {})
 
 
 def test_agreement_is_that_of_scikit_learn() -> None:
@@ -51,7 +60,7 @@ def test_fields_and_wells_are_matched() -> None:
     others, alone = match_wells(LISTED, TRUE, PAIRS)
     assert [(each.a, each.b) for each in others] == [("1_10_A1_2", "x")]
     assert alone == 3
-    assert by_group(matched, "antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
+    assert audit_of(matched).by("antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
     with pytest.raises(TableError, match="No pair is in both lists; there are 1"):
         compare_labels(*match_fields(LISTED, TRUE, PAIRS[3:]), label_set=HPA28)
 
@@ -60,18 +69,18 @@ def test_wells_may_be_known_from_elsewhere() -> None:
     plain = {"a": (0, 25), "b": (0, 25), "c": (7,)}
     origins = {"a": HpaId("1", "10", "A1", "1"), "b": HpaId("1", "10", "A1", "2"), "c": HpaId("1", "10", "A2", "1")}
     matched, _ = match_fields(plain, TRUE, [("a", "x"), ("c", "y")])
-    assert corrections(plain, matched) == {"a": (0,)}
-    assert corrections(plain, matched, origins=origins) == {"a": (0,), "b": (0,)}
-    assert by_group(matched, "well").is_empty()
-    assert by_group(matched, "well", origins=origins)["well"].to_list() == ["10_A1", "10_A2"]
+    assert audit_of(matched, plain).corrections() == {"a": (0,)}
+    assert audit_of(matched, plain, origins).corrections() == {"a": (0,), "b": (0,)}
+    assert audit_of(matched).by("well").is_empty()
+    assert audit_of(matched, origins=origins).by("well")["well"].to_list() == ["10_A1", "10_A2"]
     assert [each.a for each in match_wells(plain, TRUE, [("a", "x")], origins=origins)[0]] == ["b"]
 
 
 def test_a_correction_holds_for_the_whole_well() -> None:
     matched, _ = match_fields(LISTED, TRUE, PAIRS)
-    assert corrections(LISTED, matched) == {"1_10_A1_1": (0,), "1_10_A1_2": (0,), "2_11_B1_1": (0, 2)}
+    assert audit_of(matched, LISTED).corrections() == {"1_10_A1_1": (0,), "1_10_A1_2": (0,), "2_11_B1_1": (0, 2)}
     contradicted, _ = match_fields(LISTED, TRUE, [("1_10_A1_1", "x"), ("1_10_A1_2", "y")])
-    assert corrections(LISTED, contradicted) == {}
+    assert audit_of(contradicted, LISTED).corrections() == {}
 
 
 @needs_lists
@@ -99,7 +108,7 @@ def test_published_lists_of_pairs_are_read() -> None:
         "train_near_duplicates_2021.csv.gz": 1414,
         "test_duplicates.txt": 9,
     }
-    assert {name: len(read_pairs(METADATA / name)) for name in counts} == counts
+    assert {name: len(tied_ids(METADATA / name)) for name in counts} == counts
 
 
 def test_the_command_corrects_a_list(cli: Cli, tmp_path: Path) -> None:
@@ -139,33 +148,33 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     for content, said in ((b"", "lists no pairs"), (b"a,b\nx\n", "line 2"), (b"\xff\xfe\x00", "not a pairs file")):
         path.write_bytes(content)
         with pytest.raises(TableError, match=said):
-            read_pairs(path)
+            tied_ids(path)
     packed = gzip.compress(b"a,b\nx,y\n")
     for damaged in (packed[:-6], packed[:10] + b"\xff" * 9):
         path.write_bytes(damaged)
         with pytest.raises(TableError, match="not a pairs file"):
-            read_pairs(path)
+            tied_ids(path)
 
 
 def test_a_stray_quote_swallows_no_line(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('a,b\n\nf1,"g1\nf2,g2\n')
     with pytest.raises(TableError, match="line 3: a quote is not closed"):
-        read_pairs(path)
+        tied_ids(path)
     path.write_text('a,b\n\n"f1",g1\nf2\n')
     with pytest.raises(TableError, match="line 4"):
-        read_pairs(path)
+        tied_ids(path)
 
 
 def test_an_unknown_header_is_no_pair(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("one,other\nf1,g1\nf2,g2\n")
     with pytest.raises(TableError, match="looks like the columns one, other"):
-        read_pairs(path)
+        tied_ids(path)
     path.write_text('a,b,label\nf1,g1,"so ""so"""\n"f2" ,g2,a 5" pipe\n')
-    assert read_pairs(path) == [("f1", "g1"), ("f2", "g2")]
+    assert tied_ids(path) == [("f1", "g1"), ("f2", "g2")]
     path.write_text("one,other\nthis,that\n")
-    assert read_pairs(path) == [("one", "other"), ("this", "that")]
+    assert tied_ids(path) == [("one", "other"), ("this", "that")]
 
 
 def test_an_dataset_says_which_fields_share_a_well(cli: Cli, study: Dataset) -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from cytoloc.curation.leak import labels_by_place, labels_of_copies, leak_schema
-from cytoloc.curation.pairs import Pair, read_matches, read_pairs
+from cytoloc.curation.pairs import Pair, read_matches, tied_ids
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
 from tests.conftest import DATA, Cli
@@ -113,11 +113,11 @@ def test_numbers_of_the_published_list_are_read(tmp_path: Path) -> None:
 def test_verdicts_are_heard(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('"a","b","verdict"\nx,y,copy\nx,y,copy\nu,v,Doubtful\nr,s,Different\n')
-    assert read_pairs(path) == [("x", "y"), ("u", "v")]
-    assert read_pairs(path, doubtful=False) == [("x", "y")]
+    assert tied_ids(path) == [("x", "y"), ("u", "v")]
+    assert tied_ids(path, doubtful=False) == [("x", "y")]
     path.write_text("a,b,verdict\nx,y,maybe\n")
     with pytest.raises(TableError, match="'maybe' is not a verdict"):
-        read_pairs(path)
+        tied_ids(path)
 
 
 @pytest.mark.parametrize("header", ["Id,Target", "id,group,fold", "Id,Predicted", "ID,Label"])
@@ -125,7 +125,7 @@ def test_other_lists_are_not_taken_for_pairs(tmp_path: Path, header: str) -> Non
     path = tmp_path / "labels.csv"
     path.write_text(f"{header}\nx,0\nu,0\n")
     with pytest.raises(TableError, match="looks like the columns"):
-        read_pairs(path)
+        tied_ids(path)
 
 
 @pytest.mark.parametrize("header", ["", "first,second,score\n"])
@@ -133,7 +133,7 @@ def test_scores_are_not_taken_for_ids(tmp_path: Path, header: str) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text(f"{header}x,y,0.98\nu,v,0.75\n")
     with pytest.raises(TableError, match="not a pair of ids"):
-        read_pairs(path)
+        tied_ids(path)
 
 
 @pytest.mark.skipif(not METADATA.exists(), reason=f"{METADATA} is not there")

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from cytoloc.channels import COLORS
 from cytoloc.dataset.importing import FieldSource
 from cytoloc.dataset.sources import folder, hpa, kaggle
 from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.hpa import HpaSource
-from cytoloc.dataset.sources.kaggle import COLORS, KaggleSource
+from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
 
@@ -78,7 +79,7 @@ def test_a_field_takes_at_most_200_bytes(
     labels.write_text("Id,Target\n" + "".join(f"{name},{number % 28}\n" for number, name in enumerate(ids)))
     monkeypatch.setattr(kaggle, "os", SimpleNamespace(scandir=scandir, fspath=os.fspath))
     for module in (folder, hpa):
-        monkeypatch.setattr(module, "walk", lambda *_given, **_more: files())
+        monkeypatch.setattr(module, "walk_files", lambda *_given, **_more: files())
     tracemalloc.start()
     try:
         source_of(kind, labels if labeled else None)

@@ -22,7 +22,7 @@ from cytoloc.labels import LabelSet
 from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
 from cytoloc.recipe import load_recipe, to_toml
-from cytoloc.report.runs import read_runs
+from cytoloc.report.runs import finished_runs
 from cytoloc.report.study import MIN_POSITIVES, study_tables
 from cytoloc.runs import RUN_FORMAT
 from tests.conftest import Cli
@@ -157,7 +157,7 @@ def test_an_ensemble_is_the_mean_of_its_members(made: Made, cli: Cli) -> None:
 
 def test_the_order_of_runs_does_not_matter(made: Made) -> None:
     folder, _, truth = made
-    runs, _ = read_runs([folder / "runs"])
+    runs, _ = finished_runs([folder / "runs"])
 
     def truth_of(ids: Any) -> NDArray[np.bool_]:
         return truth[[int(each[1:]) for each in ids]]
@@ -169,7 +169,7 @@ def test_the_order_of_runs_does_not_matter(made: Made) -> None:
 
 def test_groups_are_kept_together_and_drawn_together(made: Made) -> None:
     folder, _, truth = made
-    runs, _ = read_runs([folder / "runs" / f"first-fold{fold}" for fold in range(FOLDS)])
+    runs, _ = finished_runs([folder / "runs" / f"first-fold{fold}" for fold in range(FOLDS)])
     seen: list[Any] = []
 
     def truth_of(ids: Any) -> NDArray[np.bool_]:
@@ -207,7 +207,7 @@ def test_models_that_cannot_be_evaluated_together_have_a_note(tmp_path: Path) ->
     make_run(tmp_path, "twice", 0, values)
     make_run(tmp_path, "twice", 1, values, ids=ids_of(0))
     make_run(tmp_path, "best", 0, values, settings=('select.checkpoint="best"',))
-    runs, _ = read_runs([tmp_path])
+    runs, _ = finished_runs([tmp_path])
     pairs = [("whole", other) for other in ("dealt", "part", "mixed")] + [("part", "best")]
     tables = study_tables(runs, truth_of, ensembles=pairs)
     notes = {row.model: row.metrics.note for row in tables.models}
@@ -234,7 +234,7 @@ def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> N
     members, truth = study_of(6, FIELDS, members=2)
     for folder, values in zip(("a", "b"), members.values(), strict=True):
         make_run(tmp_path / folder, "same", 0, values)
-    runs, _ = read_runs([tmp_path / "a", tmp_path / "b"])
+    runs, _ = finished_runs([tmp_path / "a", tmp_path / "b"])
     tables = study_tables(runs, lambda ids: truth[[int(each[1:]) for each in ids]])
     assert [row.model for row in tables.models] == [f"{tmp_path}/a/same", f"{tmp_path}/b/same"]
     assert len(tables.ensembles) == 1
@@ -245,7 +245,7 @@ def test_folds_named_in_different_ways_are_of_one_model(tmp_path: Path, monkeypa
     for fold in range(FOLDS):
         make_run(tmp_path / "runs", "one", fold, *members.values())
     monkeypatch.chdir(tmp_path)
-    runs, _ = read_runs([Path("runs/one-fold0"), tmp_path / "runs" / "one-fold1", Path("runs/one-fold2")])
+    runs, _ = finished_runs([Path("runs/one-fold0"), tmp_path / "runs" / "one-fold1", Path("runs/one-fold2")])
     tables = study_tables(runs, lambda ids: truth[[int(each[1:]) for each in ids]])
     assert [row.model for row in tables.models] == ["one"]
     # Links in one folder are of one model too, wherever they lead.
@@ -254,7 +254,7 @@ def test_folds_named_in_different_ways_are_of_one_model(tmp_path: Path, monkeypa
         (tmp_path / str(fold)).mkdir()
         (tmp_path / "runs" / f"one-fold{fold}").rename(tmp_path / str(fold) / f"one-fold{fold}")
         (tmp_path / "links" / f"one-fold{fold}").symlink_to(tmp_path / str(fold) / f"one-fold{fold}")
-    linked = study_tables(read_runs([tmp_path / "links"])[0], lambda ids: truth[[int(each[1:]) for each in ids]])
+    linked = study_tables(finished_runs([tmp_path / "links"])[0], lambda ids: truth[[int(each[1:]) for each in ids]])
     assert [row.folds for row in linked.models] == [row.folds for row in tables.models]
 
 

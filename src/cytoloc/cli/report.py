@@ -73,7 +73,7 @@ def report(
     from cytoloc.files import check_outputs, new_file
     from cytoloc.lists import read_groups, truth_of
     from cytoloc.predictions import refuse_different
-    from cytoloc.report.runs import read_runs
+    from cytoloc.report.runs import finished_runs
     from cytoloc.report.study import study_tables
     from cytoloc.report.study_format import json_values
 
@@ -81,7 +81,7 @@ def report(
         raise SettingsError("`cytoloc report` makes tables only so far.", hint="Add --table.")
     if out:
         check_outputs(out)
-    finished, left_out = read_runs(runs)
+    finished, left_out = finished_runs(runs)
     for run in left_out:
         typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if not finished:

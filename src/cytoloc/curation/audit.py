@@ -24,7 +24,7 @@ from cytoloc.label_list import LabelList
 from cytoloc.labels import LabelSet
 
 Origins = Mapping[str, HpaId]
-"""Where fields are from, by their ids."""
+"""Where fields come from, by their ids."""
 
 
 class Matched(NamedTuple):
@@ -57,7 +57,7 @@ class Audit:
         micro_f1: F1 of all labels together.
         macro_f1: Mean F1 of the classes that either source has.
         listed: The audited list.
-        origins: Where fields are from, if their ids do not say it.
+        origins: Where fields come from, if their ids do not say it.
         conversion: What the conversion of the list to the label set of the truth does, in sentences; empty if they have
             the same label set.
     """
@@ -78,11 +78,37 @@ class Audit:
     def by(self, group: Literal["antibody", "well"]) -> pl.DataFrame:
         """Return for each antibody, or well, how many of its fields agree: worst first."""
         refuse_unknown(group, ("antibody", "well"), argument="group")
-        return by_group(self.matched, group, origins=self.origins)
+        rows = []
+        for each in self.matched:
+            origin = _origin(each.a, self.origins)
+            if origin is not None:
+                name = origin.antibody if group == "antibody" else "_".join(origin.place)
+                rows.append((name, set(each.listed) == set(each.true)))
+        table = pl.DataFrame(rows, schema={group: pl.String, "equal": pl.Boolean}, orient="row").drop_nulls()
+        grouped = table.group_by(group).agg(
+            fields=pl.len(), equal=pl.col("equal").sum(), different=pl.col("equal").not_().sum()
+        )
+        return grouped.sort("different", group, descending=[True, False])
 
     def corrections(self) -> dict[str, tuple[int, ...]]:
-        """Return the labels of all fields of wells in which a matched field has other labels than the list."""
-        return corrections(self.listed, self.matched, origins=self.origins)
+        """Return corrected labels for all fields of wells in which the truth differs from the list.
+
+        Labels belong to wells, so the truth of one field applies to all fields of its well. Wells whose matched fields
+        contradict each other stay as they are.
+        """
+        truths: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+        of_field: dict[str, set[tuple[int, ...]]] = {}
+        for each in self.matched:
+            origin = _origin(each.a, self.origins)
+            place = truths.setdefault(origin.place, set()) if origin else of_field.setdefault(each.a, set())
+            place.add(tuple(sorted(each.true)))
+        corrected = {}
+        for name, labels in self.listed.items():
+            origin = _origin(name, self.origins)
+            known = truths.get(origin.place, set()) if origin else of_field.get(name, set())
+            if len(known) == 1 and (right := next(iter(known))) != tuple(sorted(labels)):
+                corrected[name] = right
+        return corrected
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
@@ -133,12 +159,12 @@ def audit_labels(
         converted = convert_labels(have, by_names)
         have = converted.labels | dict.fromkeys(converted.emptied, ())
         lost = len(converted.emptied)
-        left = f"{lost} field{'s' * (lost != 1)} of {own.path} lost all labels, and count as without any."
+        left = f"{lost} field{'s' * (lost != 1)} of {own.path} lost all labels and count as having none."
         notes = (*by_names.summary(), left)
     if pairs is None and not set(have) & set(true):
         raise TableError(
             f"{own.path} and {trusted.path} share no id.",
-            hint="Say with `pairs` which field of the one is which of the other.",
+            hint="Give `pairs`, which says which field of one is which field of the other.",
         )
     tied = [(name, name) for name in have if name in true] if pairs is None else tied_ids(pairs, doubtful=False)
     origins = _origins_of(trusted) | _origins_of(own)
@@ -151,7 +177,7 @@ def audit_labels(
 
 
 def _origins_of(source: Dataset | LabelList) -> dict[str, HpaId]:
-    """Return where the fields of a dataset are from; ids of a list say it themselves."""
+    """Return where the fields of a dataset come from; the ids of a list say it themselves."""
     if isinstance(source, LabelList):
         return {}
     rows = source.fields.select("id", "antibody", "plate", "well", "field").iter_rows()
@@ -180,8 +206,7 @@ def match_wells(
 ) -> tuple[list[Matched], int]:
     """Return for each pair the label set of another field of the well in which ``a`` was imaged.
 
-    It shows whether labels belong to wells: those of one field are held against the truth of another. Of several other
-    fields the first counts.
+    This shows whether labels belong to wells. If a well has several other fields, the first one is used.
 
     Args:
         listed: The audited list.
@@ -191,14 +216,14 @@ def match_wells(
     """
     wells: dict[tuple[str, str], list[tuple[HpaId, str]]] = {}
     for name in listed:
-        said = _origin(name, origins)
-        if said is not None:
-            wells.setdefault(said.place, []).append((said, name))
+        origin = _origin(name, origins)
+        if origin is not None:
+            wells.setdefault(origin.place, []).append((origin, name))
     matched, unmatched = [], 0
     for a, b in pairs:
         here = _origin(a, origins)
         others = wells.get(here.place, []) if here else []
-        other = next((name for said, name in others if here and said.field != here.field), None)
+        other = next((name for origin, name in others if here and origin.field != here.field), None)
         if other is None or b not in true:
             unmatched += 1
         else:
@@ -228,7 +253,11 @@ def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set:
     listed = label_set.to_matrix(each.listed for each in matched)
     true = label_set.to_matrix(each.true for each in matched)
     both, only_listed, only_true = (listed & true).sum(0), (listed & ~true).sum(0), (~listed & true).sum(0)
-    low, high = _interval(only_listed, both + only_listed)
+    # Jeffreys's 95 % interval of a rate (Brown, Cai & DasGupta 2001); NaN where there is nothing to count.
+    low = np.asarray(beta.ppf(0.025, only_listed + 0.5, both + 0.5))
+    high = np.asarray(beta.ppf(0.975, only_listed + 0.5, both + 0.5))
+    low[only_listed == 0], high[both == 0] = 0.0, 1.0
+    low[both + only_listed == 0], high[both + only_listed == 0] = np.nan, np.nan
     present = both + only_listed + only_true > 0
     f1 = _ratio(2 * both, 2 * both + only_listed + only_true)
     table = pl.DataFrame(
@@ -251,52 +280,6 @@ def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set:
     return Audit(matched, unmatched, equal, table, float(micro), float(f1[present].mean()))
 
 
-def by_group(
-    matched: Sequence[Matched], group: Literal["antibody", "well"], *, origins: Origins | None = None
-) -> pl.DataFrame:
-    """Return for each antibody, or well, of the audited list how many of its fields agree: worst first."""
-    rows = []
-    for each in matched:
-        said = _origin(each.a, origins)
-        if said is None:
-            continue
-        name = said.antibody if group == "antibody" else "_".join(said.place)
-        rows.append((name, set(each.listed) == set(each.true)))
-    table = pl.DataFrame(rows, schema={group: pl.String, "equal": pl.Boolean}, orient="row").drop_nulls()
-    grouped = table.group_by(group).agg(
-        fields=pl.len(), equal=pl.col("equal").sum(), different=pl.col("equal").not_().sum()
-    )
-    return grouped.sort("different", group, descending=[True, False])
-
-
-def corrections(
-    listed: LabelIndices, matched: Sequence[Matched], *, origins: Origins | None = None
-) -> dict[str, tuple[int, ...]]:
-    """Return the labels of all fields of wells in which a matched field has others than the list says.
-
-    Labels belong to wells, so the truth of one field is that of all fields of its well. Wells whose matched fields
-    contradict each other are left as they are.
-
-    Args:
-        listed: The audited list.
-        matched: Its fields, and the truth; matched by field.
-        origins: Where its fields are from, if their ids do not say it.
-    """
-    truths: dict[tuple[str, str], set[tuple[int, ...]]] = {}
-    of_field: dict[str, set[tuple[int, ...]]] = {}
-    for each in matched:
-        said = _origin(each.a, origins)
-        place = truths.setdefault(said.place, set()) if said else of_field.setdefault(each.a, set())
-        place.add(tuple(sorted(each.true)))
-    corrected = {}
-    for name, labels in listed.items():
-        said = _origin(name, origins)
-        known = truths.get(said.place, set()) if said else of_field.get(name, set())
-        if len(known) == 1 and (right := next(iter(known))) != tuple(sorted(labels)):
-            corrected[name] = right
-    return corrected
-
-
 def write_corrections(listed: LabelIndices, corrected: LabelIndices, path: Path, label_set: LabelSet) -> None:
     """Write a label list with corrections as CSV ``Id,Target,Was`` to a path that must be free.
 
@@ -316,12 +299,3 @@ def _origin(name: str, origins: Origins | None) -> HpaId | None:
 
 def _ratio(part: IntArray, whole: IntArray) -> FloatArray:
     return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0), np.float64)
-
-
-def _interval(hits: IntArray, total: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Return Jeffreys's 95 % interval of a rate (Brown, Cai & DasGupta 2001); nan where there is nothing to count."""
-    low = np.asarray(beta.ppf(0.025, hits + 0.5, total - hits + 0.5))
-    high = np.asarray(beta.ppf(0.975, hits + 0.5, total - hits + 0.5))
-    low[hits == 0], high[hits == total] = 0.0, 1.0
-    low[total == 0], high[total == 0] = np.nan, np.nan
-    return low, high

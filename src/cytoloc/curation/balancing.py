@@ -1,4 +1,4 @@
-"""Balancing folds: groups are moved and exchanged while that brings the folds nearer to what they should have."""
+"""Balancing folds: groups are moved and exchanged while that brings the folds nearer to their targets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MOST_MOVES: Final = 20_000
 """Groups that are moved at most; thirty thousand fields need about a hundred moves."""
 
 RARE: Final = 400
-"""What there is no more of than this is balanced by exchanges too; so many groups can be compared pair by pair."""
+"""Classes with at most so many fields are balanced by exchanges too, which compares groups pair by pair."""
 
 _GAIN: Final = -1e-9
 
 
 def balanced(fold_of_group: IntArray, what: FloatArray, *, targets: FloatArray) -> IntArray:
-    """Return the folds after moving groups, always the one that helps most, and exchanging those with something rare.
+    """Return the folds after moving groups, the most useful move first, and exchanging groups of rare classes.
 
-    What is made small is the sum of squared distances from the targets, each divided by what is there in all: rare
+    This minimizes the sum of squared distances from the targets, each divided by the total of its column, so that rare
     classes weigh as much as frequent ones.
 
     Args:

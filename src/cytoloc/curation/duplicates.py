@@ -1,4 +1,4 @@
-"""Near-duplicates within and across datasets: found by hashes, turned and mirrored copies too, confirmed on pixels."""
+"""Near-duplicate fields within and across datasets: hashes suggest pairs, pixels confirm them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from cytoloc._typing import IntArray
 from cytoloc.channels import channel_order
+from cytoloc.curation.groups import components
 from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
 from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -61,9 +60,102 @@ class _Pool(NamedTuple):
     starts: IntArray
     hashes: Hashes
 
+    @classmethod
+    def of(cls, datasets: Sequence[Dataset]) -> _Pool:
+        """Return the pool of some datasets."""
+        channels = channel_order(list(dict.fromkeys(channel for dataset in datasets for channel in dataset.channels)))
+        columns = [f"phash_{channel}" for channel in channels]
+        schema = dict.fromkeys(columns, pl.UInt64())
+        fields = pl.concat(
+            [
+                dataset.fields.select(
+                    pl.col(name) if name in dataset.fields.columns else pl.lit(None, of).alias(name)
+                    for name, of in schema.items()
+                )
+                for dataset in datasets
+            ]
+        )
+        known = np.stack([fields[column].is_not_null().to_numpy() for column in columns], axis=1)
+        bits = np.stack([fields[column].fill_null(0).to_numpy() for column in columns], axis=1)
+        starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])[:-1]
+        return cls(datasets, starts, Hashes(bits, known, channels))
+
     def place(self, row: int) -> tuple[Dataset, int]:
+        """Return the dataset of a row of the pool, and the row there."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.datasets[number], int(row - self.starts[number])
+
+    def candidates(
+        self, limits: Mapping[str, int], *, turns: bool, advance: Callable[[str, int, int], None]
+    ) -> pl.DataFrame:
+        """Return rows ``a`` < ``b``, number of the transform and distances of all similar pairs, each once."""
+        ways = self._turned(advance) if turns else [self.hashes]
+        parts = []
+        for transform, hashes in enumerate(ways):
+            near = near_pairs(hashes, self.hashes, limits=limits)
+            # As they are, each pair is found twice, and each field is its own copy; turned, a field may be like itself.
+            keep = near.a < near.b if transform == 0 else near.a != near.b
+            parts.append(
+                pl.DataFrame(
+                    {
+                        "a": near.a[keep],
+                        "b": near.b[keep],
+                        "transform": np.full(int(keep.sum()), transform),
+                        "distances": near.distances[keep].tolist(),
+                    },
+                    schema={"a": pl.Int64, "b": pl.Int64, "transform": pl.Int64, "distances": pl.List(pl.Int16)},
+                )
+            )
+            advance("searching", transform + 1, len(ways))
+        table = pl.concat(parts).with_columns(
+            one=pl.min_horizontal("a", "b"), other=pl.max_horizontal("a", "b"), sum=pl.col("distances").list.sum()
+        )
+        # A pair may be found in several ways, and from either side: the nearest stays.
+        best = table.sort("sum", "transform", "a").unique(["one", "other"], keep="first", maintain_order=True)
+        return best.sort("one", "other").select("a", "b", "transform", "distances")
+
+    def _turned(self, advance: Callable[[str, int, int], None]) -> list[Hashes]:
+        """Return the hashes of all fields, in each of the eight orientations."""
+        total, channels = len(self.hashes.bits), self.hashes.channels
+        bits = np.zeros((len(TRANSFORMS), total, len(channels)), np.uint64)
+
+        def hashed(block: tuple[Dataset, int, int]) -> tuple[int, NDArray[np.uint64]]:
+            dataset, start, offset = block
+            images = dataset.read(np.arange(start, min(start + FIELDS_AT_A_TIME, len(dataset))))
+            numbers = np.zeros((len(images), len(channels), len(TRANSFORMS)), np.uint64)
+            numbers[:, [channels.index(channel) for channel in dataset.channels]] = np.array(
+                [phashes_turned(image) for image in images], np.uint64
+            )
+            return offset, numbers
+
+        blocks = [
+            (dataset, start, int(offset) + start)
+            for dataset, offset in zip(self.datasets, self.starts, strict=True)
+            for start in range(0, len(dataset), FIELDS_AT_A_TIME)
+        ]
+        for offset, numbers in in_order(hashed, blocks):
+            bits[:, offset : offset + len(numbers)] = np.moveaxis(numbers, 2, 0)
+            advance("turning", offset + len(numbers), total)
+        # As it is, a field keeps the hash that it got when it was imported, from its original.
+        bits[0] = self.hashes.bits
+        return [Hashes(each, self.hashes.known, channels) for each in bits]
+
+    def correlations(self, table: pl.DataFrame, advance: Callable[[str, int, int], None]) -> Sequence[float]:
+        """Return how well the images of each pair agree, in the channels that both have."""
+
+        def correlation(pair: tuple[int, int, int, list[int]]) -> float:
+            row_a, row_b, transform, distances = pair
+            (dataset_a, at_a), (dataset_b, at_b) = self.place(row_a), self.place(row_b)
+            known = [name for name, bits in zip(self.hashes.channels, distances, strict=True) if bits >= 0]
+            planes_a = dataset_a[at_a][[dataset_a.channels.index(name) for name in known]]
+            planes_b = dataset_b[at_b][[dataset_b.channels.index(name) for name in known]]
+            return registered_correlation(turned(planes_a, TRANSFORMS[transform]), planes_b)
+
+        found = []
+        for done, value in enumerate(in_order(correlation, table.iter_rows()), start=1):
+            found.append(value)
+            advance("confirming", done, table.height)
+        return found
 
 
 def find_duplicates(
@@ -106,12 +198,21 @@ def find_duplicates(
     twice = next((each.path for place, each in zip(places, opened, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise SettingsError(f"{twice} is given twice: every field would be its own copy.", hint="Give it once.")
-    _refuse_few_channels(opened, limits)
-    pool = _pool(opened)
-    table = _candidates(pool, limits, turns=turned_too, advance=progress)
+    for one, other in combinations_with_replacement(opened, 2):
+        either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
+        both = channel_order([channel for channel in one.channels if channel in limits and channel in other.channels])
+        if not both or len(both) < min(LEAST_CHANNELS, len(either)):
+            raise ChannelError(
+                f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
+                f" with limits for {', '.join(limits)}, {' and '.join(both) or 'none'} can be compared. Two fields are"
+                f" compared in {LEAST_CHANNELS} channels or more, or in the only one that both have.",
+                hint="Give `limits` for channels that all datasets have, or compare the datasets separately.",
+            )
+    pool = _Pool.of(opened)
+    table = pool.candidates(limits, turns=turned_too, advance=progress)
     correlations: list[float | None] = [None] * table.height
     if confirm:
-        correlations = list(_correlations(pool, table, progress))
+        correlations = list(pool.correlations(table, progress))
     rows = []
     for (row_a, row_b, transform, distances), correlation in zip(table.iter_rows(), correlations, strict=True):
         (dataset_a, at_a), (dataset_b, at_b) = pool.place(row_a), pool.place(row_b)
@@ -144,120 +245,8 @@ def groups_of(pairs: pl.DataFrame) -> list[list[str]]:
     """Return the ids that pairs tie together, directly or through others, largest group first."""
     ids = sorted({*pairs["a"], *pairs["b"]})
     position = {name: row for row, name in enumerate(ids)}
-    one = [position[name] for name in pairs["a"]]
-    other = [position[name] for name in pairs["b"]]
-    graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(ids), len(ids)))
-    component = connected_components(graph, directed=False)[1] if ids else np.empty(0, int)
+    links = [(position[a], position[b]) for a, b in pairs.select("a", "b").iter_rows()]
     groups: dict[int, list[str]] = {}
-    for name, number in zip(ids, component, strict=True):
+    for name, number in zip(ids, components(links, len(ids)), strict=True):
         groups.setdefault(int(number), []).append(name)
     return sorted(groups.values(), key=len, reverse=True)
-
-
-def _refuse_few_channels(datasets: Sequence[Dataset], limits: Mapping[str, int]) -> None:
-    for one, other in combinations_with_replacement(datasets, 2):
-        either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
-        both = channel_order([channel for channel in one.channels if channel in limits and channel in other.channels])
-        if not both or len(both) < min(LEAST_CHANNELS, len(either)):
-            raise ChannelError(
-                f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
-                f" with limits for {', '.join(limits)}, {' and '.join(both) or 'none'} can be compared. Two fields are"
-                f" compared in {LEAST_CHANNELS} channels or more, or in the only one that both have.",
-                hint="Give `limits` for channels that all datasets have, or compare the datasets separately.",
-            )
-
-
-def _pool(datasets: Sequence[Dataset]) -> _Pool:
-    channels = channel_order(list(dict.fromkeys(channel for dataset in datasets for channel in dataset.channels)))
-    columns = [f"phash_{channel}" for channel in channels]
-    schema = dict.fromkeys(columns, pl.UInt64())
-    fields = pl.concat(
-        [
-            dataset.fields.select(
-                pl.col(name) if name in dataset.fields.columns else pl.lit(None, of).alias(name)
-                for name, of in schema.items()
-            )
-            for dataset in datasets
-        ]
-    )
-    known = np.stack([fields[column].is_not_null().to_numpy() for column in columns], axis=1)
-    bits = np.stack([fields[column].fill_null(0).to_numpy() for column in columns], axis=1)
-    starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])[:-1]
-    return _Pool(datasets, starts, Hashes(bits, known, channels))
-
-
-def _candidates(
-    pool: _Pool, limits: Mapping[str, int], *, turns: bool, advance: Callable[[str, int, int], None]
-) -> pl.DataFrame:
-    """Return rows ``a`` < ``b``, number of the transform and distances of all pairs that hashes suggest, each once."""
-    ways = [pool.hashes]
-    if turns:
-        ways = _turned_hashes(pool, advance)
-    parts = []
-    for transform, hashes in enumerate(ways):
-        near = near_pairs(hashes, pool.hashes, limits=limits)
-        # As they are, each pair is found twice, and each field is its own copy; turned, a field may be like itself.
-        keep = near.a < near.b if transform == 0 else near.a != near.b
-        parts.append(
-            pl.DataFrame(
-                {
-                    "a": near.a[keep],
-                    "b": near.b[keep],
-                    "transform": np.full(int(keep.sum()), transform),
-                    "distances": near.distances[keep].tolist(),
-                },
-                schema={"a": pl.Int64, "b": pl.Int64, "transform": pl.Int64, "distances": pl.List(pl.Int16)},
-            )
-        )
-        advance("searching", transform + 1, len(ways))
-    table = pl.concat(parts).with_columns(
-        one=pl.min_horizontal("a", "b"), other=pl.max_horizontal("a", "b"), sum=pl.col("distances").list.sum()
-    )
-    # A pair may be found in several ways, and from either side: the nearest stays.
-    best = table.sort("sum", "transform", "a").unique(["one", "other"], keep="first", maintain_order=True)
-    return best.sort("one", "other").select("a", "b", "transform", "distances")
-
-
-def _turned_hashes(pool: _Pool, advance: Callable[[str, int, int], None]) -> list[Hashes]:
-    """Return the hashes of all fields, seen in each of the eight ways."""
-    total, channels = len(pool.hashes.bits), pool.hashes.channels
-    bits = np.zeros((len(TRANSFORMS), total, len(channels)), np.uint64)
-
-    def hashed(block: tuple[Dataset, int, int]) -> tuple[int, NDArray[np.uint64]]:
-        dataset, start, offset = block
-        images = dataset.read(np.arange(start, min(start + FIELDS_AT_A_TIME, len(dataset))))
-        numbers = np.zeros((len(images), len(channels), len(TRANSFORMS)), np.uint64)
-        numbers[:, [channels.index(channel) for channel in dataset.channels]] = np.array(
-            [phashes_turned(image) for image in images], np.uint64
-        )
-        return offset, numbers
-
-    blocks = [
-        (dataset, start, int(offset) + start)
-        for dataset, offset in zip(pool.datasets, pool.starts, strict=True)
-        for start in range(0, len(dataset), FIELDS_AT_A_TIME)
-    ]
-    for offset, numbers in in_order(hashed, blocks):
-        bits[:, offset : offset + len(numbers)] = np.moveaxis(numbers, 2, 0)
-        advance("turning", offset + len(numbers), total)
-    # As it is, a field keeps the hash that it got when it was imported, from its original.
-    bits[0] = pool.hashes.bits
-    return [Hashes(each, pool.hashes.known, channels) for each in bits]
-
-
-def _correlations(pool: _Pool, table: pl.DataFrame, advance: Callable[[str, int, int], None]) -> Sequence[float]:
-    """Return how well the images of each pair agree, in the channels that are known of both."""
-
-    def correlation(pair: tuple[int, int, int, list[int]]) -> float:
-        row_a, row_b, transform, distances = pair
-        (dataset_a, at_a), (dataset_b, at_b) = pool.place(row_a), pool.place(row_b)
-        known = [name for name, bits in zip(pool.hashes.channels, distances, strict=True) if bits >= 0]
-        planes_a = dataset_a[at_a][[dataset_a.channels.index(name) for name in known]]
-        planes_b = dataset_b[at_b][[dataset_b.channels.index(name) for name in known]]
-        return registered_correlation(turned(planes_a, TRANSFORMS[transform]), planes_b)
-
-    found = []
-    for done, value in enumerate(in_order(correlation, table.iter_rows()), start=1):
-        found.append(value)
-        advance("confirming", done, table.height)
-    return found

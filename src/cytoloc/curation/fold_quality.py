@@ -1,4 +1,4 @@
-"""How good folds are: what each has of every location, and what a random split would have torn apart."""
+"""How good folds are: the fields of each location in each fold, and the pairs that a random split would separate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cytoloc.labels import LabelSet
 
 @dataclass(frozen=True)
 class FoldQuality:
-    """What folds are worth.
+    """How well folds are balanced.
 
     Attributes:
         label_set: The locations.
@@ -23,7 +23,7 @@ class FoldQuality:
         class_fields: Fields of each class and fold, ``(locations, folds)``.
         class_groups: Groups of each class and fold.
         together: Pairs of fields that belong together.
-        cut_at_random: How many of them a random split into folds of the same sizes would have torn apart.
+        cut_at_random: How many of them a random split into folds of the same sizes would separate.
     """
 
     label_set: LabelSet
@@ -69,13 +69,13 @@ class FoldQuality:
 
 
 def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet, *, seed: int = 0) -> FoldQuality:
-    """Return what folds are worth; fields without a fold count for nothing.
+    """Return how well folds are balanced; fields without a fold are ignored.
 
     Args:
         folds: Columns ``id``, ``group``, ``fold``.
         fields: Of them the columns ``id`` and ``labels``.
         label_set: The locations of the labels.
-        seed: Of the random split that they are held against.
+        seed: Random seed of the split that they are compared with.
     """
     used = folds.drop_nulls().join(fields.select("id", "labels"), on="id", how="left", maintain_order="left")
     fold = used["fold"].to_numpy()

@@ -30,9 +30,8 @@ def groups_of_fields(
 ) -> IntArray:
     """Return a group number per field, 0 … in order of first appearance.
 
-    Fields that are tied belong to one group, directly or through others. A pair may name a field that is not in the
-    table, of another source: it ties what it is paired with, and if its id says in which well it was imaged, so does
-    the well. That is how fields whose own ids say nothing come to be grouped.
+    Pairs tie fields directly or through other fields. A pair may name a field of another source, which is not in the
+    table: fields that are paired with it, or with other such fields of its well, belong to one group.
 
     Args:
         fields: With the columns ``id``, ``antibody``, ``plate`` and ``well``.
@@ -57,34 +56,38 @@ def groups_of_fields(
     for name in (name for pair in pairs for name in pair):
         if name not in node:
             node[name] = len(keys)
-            keys.append(_key_of(name, group_by))
+            # An id may say to which well or antibody the field belongs.
+            parts = None if group_by == "field" else parse_hpa_id(name)
+            if parts and group_by == "antibody":
+                keys.append((parts.antibody,) if parts.antibody else None)
+            else:
+                keys.append((parts.plate, parts.well) if parts and parts.plate else None)
     links = [(node[a], node[b]) for a, b in pairs]
     first: dict[_Key, int] = {}
     links += [(row, first.setdefault(key, row)) for row, key in enumerate(keys) if key is not None]
-    return _components(links, len(keys))[: len(names)]
+    return components(links, len(keys))[: len(names)]
 
 
 def group_known(fields: pl.DataFrame, group_by: GroupBy) -> BoolArray:
     """Return for which rows of a table of fields it is known what must not be separated.
 
-    Of a well those are plate and well: people's own files seldom name an antibody, lists of one dataset leave it out or
-    not, and a well holds one.
+    A well is identified by plate and well, without the antibody, which many files do not name.
     """
     known = fields.select(pl.all_horizontal(pl.col(KEYS[group_by]).is_not_null())).to_series()
     return np.asarray(known.to_numpy(), np.bool_)
 
 
-def _key_of(name: str, group_by: GroupBy) -> _Key | None:
-    """Return what ties a field to others of its source, as far as its id says it."""
-    parts = parse_hpa_id(name)
-    if parts is None or group_by == "field":
-        return None
-    if group_by == "antibody":
-        return (parts.antibody,) if parts.antibody else None
-    return (parts.plate, parts.well) if parts.plate else None
+def components(links: Sequence[tuple[int, int]], nodes: int) -> IntArray:
+    """Return the number of the connected component of each node, 0 … in order of first appearance.
 
+    Args:
+        links: Pairs of nodes that are in one component.
+        nodes: The number of nodes.
 
-def _components(links: Sequence[tuple[int, int]], nodes: int) -> IntArray:
+    Examples:
+        >>> components([(0, 2)], 4).tolist()
+        [0, 1, 0, 2]
+    """
     if not nodes:
         return np.empty(0, np.int64)
     one, other = np.array(links, np.int64).reshape(-1, 2).T

@@ -52,20 +52,24 @@ class Near(NamedTuple):
 
 
 def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMITS) -> Near:
-    """Return every pair of a row of ``a`` and a row of ``b`` within the limits of all channels that are known of both.
+    """Return every pair of a row of ``a`` and a row of ``b`` within the limits of all channels that both have.
 
-    Rows are sorted by which channels are known; in each such class the channel with the smallest limit is searched (all
-    pairs, by faiss), and what it finds is held against the others.
+    Rows are grouped by the channels that are known. In each group faiss searches all pairs in the channel with the
+    smallest limit; the other channels are compared for the pairs that it finds.
 
     Args:
         a: The fields that are looked up.
-        b: Those among which they are looked up, with the same channels.
-        limits: The most bits by which a channel may differ; a channel without limit is not looked at. Pairs of which
-            fewer than two channels are known count as different.
+        b: The fields among which they are looked up, with the same channels.
+        limits: The most bits by which a channel may differ; channels without a limit are ignored. Pairs with fewer than
+            two known channels count as different.
 
     Raises:
         MissingExtraError: If faiss is not installed.
     """
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("The search for near-duplicates needs faiss.", hint=installing("duplicates")) from error
     used = sorted((channel for channel in limits if channel in a.channels), key=lambda channel: limits[channel])
     columns = [a.channels.index(channel) for channel in used]
     most = {a.channels.index(channel): limits[channel] for channel in used}
@@ -75,18 +79,22 @@ def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMI
         if not common or len(common) < min(LEAST_CHANNELS, len(columns)):
             continue
         first, *others = common
-        for some_a, some_b in _within(a.bits[rows_a, first], b.bits[rows_b, first], most[first], rows_a, rows_b):
+        looked_up = _bytes(a.bits[rows_a, first])
+        index: Any = faiss.IndexBinaryFlat(64)
+        index.add(_bytes(b.bits[rows_b, first]))
+        for start in range(0, len(looked_up), BLOCK):
+            # faiss finds hashes that are nearer than the radius.
+            ends, _, places = index.range_search(looked_up[start : start + BLOCK], most[first] + 1)
+            some_a = rows_a[start + np.repeat(np.arange(len(ends) - 1), np.diff(ends.astype(np.int64)))]
+            some_b = rows_b[places]
             keep = np.ones(len(some_a), bool)
             for column in others:
                 keep &= _differ(a.bits[some_a, column], b.bits[some_b, column]) <= most[column]
-            found.append(_with_distances(a, b, some_a[keep], some_b[keep]))
+            some_a, some_b = some_a[keep], some_b[keep]
+            distances = _differ(a.bits[some_a], b.bits[some_b]).astype(np.int16)
+            distances[~(a.known[some_a] & b.known[some_b])] = -1
+            found.append(Near(some_a, some_b, distances))
     return Near(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-
-
-def _with_distances(a: Hashes, b: Hashes, rows_a: IntArray, rows_b: IntArray) -> Near:
-    distances = _differ(a.bits[rows_a], b.bits[rows_b]).astype(np.int16)
-    distances[~(a.known[rows_a] & b.known[rows_b])] = -1
-    return Near(rows_a, rows_b, distances)
 
 
 def _differ(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> UInt8Array:
@@ -100,25 +108,5 @@ def _by_known(hashes: Hashes, columns: list[int]) -> Iterator[tuple[tuple[bool, 
         yield tuple(map(bool, kind)), np.flatnonzero(of_row.ravel() == number)
 
 
-def _within(
-    a: NDArray[np.uint64], b: NDArray[np.uint64], limit: int, rows_a: IntArray, rows_b: IntArray
-) -> Iterator[tuple[IntArray, IntArray]]:
-    """Yield rows of all pairs of hashes that differ by at most ``limit`` bits, a block of ``a`` at a time."""
-    index = _faiss().IndexBinaryFlat(64)
-    index.add(_bytes(b))
-    for start in range(0, len(a), BLOCK):
-        # It finds what is nearer than the radius.
-        ends, _, found = index.range_search(_bytes(a[start : start + BLOCK]), limit + 1)
-        yield rows_a[start + np.repeat(np.arange(len(ends) - 1), np.diff(ends.astype(np.int64)))], rows_b[found]
-
-
 def _bytes(hashes: NDArray[np.uint64]) -> UInt8Array:
     return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("The search for near-duplicates needs faiss.", hint=installing("duplicates")) from error
-    return faiss

@@ -1,7 +1,6 @@
-"""Leaks: test fields that are copies of labeled ones, and what the labels of those say of them.
+"""Leaks: test fields that are copies of labeled fields, with the labels of these copies.
 
-A leak tells how good a list of labels is at copying, not how good a network is at seeing. So it is found and written
-down, and used only when it is asked for.
+Labels of copies say nothing about how well a network predicts. They are written to a file and used only on request.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def leak_schema(channels: Sequence[str]) -> pl.Schema:
     """Return the columns of ``leak.csv``; ``Id,Target`` make it a label list like any other.
 
     Args:
-        channels: Those of which the pairs say by how many bits they differ.
+        channels: The channels whose distances the pairs state.
     """
     return pl.Schema(
         {
@@ -54,6 +53,14 @@ class Known(NamedTuple):
 
     of_field: LabelIndices
     of_well: Mapping[tuple[str, str], tuple[int, ...] | None]
+
+    def labels(self, name: str) -> tuple[tuple[int, ...], str] | None:
+        """Return the labels of a field and whether they are of the ``field`` or its ``well``; None if unknown."""
+        if name in self.of_field:
+            return self.of_field[name], "field"
+        place = _place(name)
+        ids = self.of_well.get(place) if place else None
+        return None if ids is None else (ids, "well")
 
 
 class Leak(NamedTuple):
@@ -142,7 +149,14 @@ def labels_of_copies(
     copies: dict[str, list[tuple[Pair, str]]] = {}
     passed_over = 0
     for pair in pairs:
-        field = _test_end(pair, test, known)
+        # A field may have the same id in both sets: such a pair is the test field and its copy.
+        fields = [
+            name
+            for name in dict.fromkeys((pair.a, pair.b))
+            if (name in test if test is not None else name not in known.of_field and _place(name) is None)
+        ]
+        same_id = pair.a == pair.b
+        field = fields[0] if len(fields) == 1 and not (same_id and test is None) else None
         if field is None or pair.verdict == "different":
             passed_over += 1
             continue
@@ -155,11 +169,11 @@ def labels_of_copies(
     channels = channel_order(list(dict.fromkeys(channel for pair in pairs for channel in pair.bits)))
     rows = []
     for field, found in copies.items():
-        said = [(pair, other, *labels) for pair, other in found if (labels := _labels(other, known)) is not None]
-        if not said:
+        labeled = [(pair, other, *labels) for pair, other in found if (labels := known.labels(other)) is not None]
+        if not labeled:
             continue
-        pair, other, ids, of = max(said, key=lambda each: _sureness(each[0]))
-        contradicted = sum(labels != ids for _, _, labels, _ in said)
+        pair, other, ids, of = max(labeled, key=lambda each: each[0].sureness)
+        contradicted = sum(labels != ids for _, _, labels, _ in labeled)
         bits = (pair.bits.get(channel) for channel in channels)
         rows.append((field, label_set.format(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
     if copies and not rows:
@@ -178,33 +192,5 @@ def write_leak(leak: Leak, path: str | Path) -> None:
 
 
 def _place(name: str) -> tuple[str, str] | None:
-    said = parse_hpa_id(name)
-    return said.place if said else None
-
-
-def _test_end(pair: Pair, test: Collection[str] | None, known: Known) -> str | None:
-    """Return the id of the test field in a pair; None if it has none, or two.
-
-    A field may have one id in both sets: two ends of one id are the test field and its copy.
-    """
-    if pair.a == pair.b:
-        return pair.a if test is not None and pair.a in test else None
-    ends = [
-        name
-        for name in (pair.a, pair.b)
-        if (name in test if test is not None else name not in known.of_field and _place(name) is None)
-    ]
-    return ends[0] if len(ends) == 1 else None
-
-
-def _labels(name: str, known: Known) -> tuple[tuple[int, ...], str] | None:
-    """Return the labels of a field and whether they are its own or its well's."""
-    if name in known.of_field:
-        return known.of_field[name], "field"
-    place = _place(name)
-    ids = known.of_well.get(place) if place else None
-    return None if ids is None else (ids, "well")
-
-
-def _sureness(pair: Pair) -> tuple[float, float]:
-    return (-2.0 if pair.correlation is None else pair.correlation, -sum(pair.bits.values()))
+    origin = parse_hpa_id(name)
+    return origin.place if origin else None

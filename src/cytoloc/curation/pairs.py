@@ -23,24 +23,24 @@ _HEADERS: Final[tuple[tuple[str, str], ...]] = (("a", "b"), ("Extra", "Test"), (
 
 
 _OTHER_HEADERS: Final = frozenset({"id", "target", "label", "predicted", "group", "fold"})
-"""Columns of label lists, submissions and folds: what would be read as ids in them are labels or numbers."""
+"""Columns of label lists, submissions and folds, which are not lists of pairs."""
 
 _NUMBER: Final = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
-"""What is a score or a distance, and no id: a column of them without a header would be taken for one."""
+"""A score or a distance. Without a header, a column of these would be taken for ids."""
 
 _PUBLISHED_BITS: Final = {"SimR": MICROTUBULES, "SimG": PROTEIN, "SimB": NUCLEUS}
 """The channel of each column of distances in the published list of leaks; ours are called ``d_CHANNEL``."""
 
 
 class Pair(NamedTuple):
-    """Two fields that somebody holds to be the same.
+    """Two fields that may be the same.
 
     Attributes:
-        a: The id of the one field.
-        b: That of the other.
-        bits: By how many bits the hashes of a channel differ, by channel; as far as it is known.
-        correlation: How well their pixels agree, from -1 to 1; None if that is not known.
-        verdict: ``copy``, ``doubtful`` or ``different``; None if that is not known.
+        a: The id of one field.
+        b: The id of the other field.
+        bits: By how many bits the hashes differ, for each channel for which it is known.
+        correlation: How well their pixels agree, from -1 to 1; None if unknown.
+        verdict: ``copy``, ``doubtful`` or ``different``; None if unknown.
     """
 
     a: str
@@ -48,6 +48,11 @@ class Pair(NamedTuple):
     bits: Mapping[str, float] = MappingProxyType({})
     correlation: float | None = None
     verdict: str | None = None
+
+    @property
+    def sureness(self) -> tuple[float, float]:
+        """A key that sorts pairs by correlation, then by how few bits differ."""
+        return (-2.0 if self.correlation is None else self.correlation, -sum(self.bits.values()))
 
 
 PairSource = pl.DataFrame | str | Path | Sequence[str | Path] | Sequence[tuple[str, str]] | Sequence[Pair]
@@ -97,37 +102,34 @@ def tied_ids(pairs: PairSource, *, doubtful: bool = True) -> list[tuple[str, str
 
 
 VERDICTS: Final = ("copy", "doubtful", "different")
-"""What is said of a pair, by `cytoloc duplicates` or by who has looked at it."""
-
-
-def read_pairs(path: Path, *, doubtful: bool = True) -> list[tuple[str, str]]:
-    """Return the ids of the pairs in a file, each once; see :func:`tied_ids`."""
-    return tied_ids(path, doubtful=doubtful)
+"""The verdicts on a pair, by `cytoloc duplicates` or by a person."""
 
 
 def read_matches(path: Path) -> list[Pair]:
-    """Return the pairs in a file, with what it says of them.
+    """Return the pairs in a file, with distances, correlations and verdicts if it has them.
 
-    It may have a header, with the columns ``a,b`` (`cytoloc duplicates`), ``Extra,Test`` (the list of 259 leaks) or
-    ``Train,Extra``; or none, each line being ids with commas between of which the last is the same as each before it.
-    Ids that are paths lose their folders. A gzipped file is read too.
+    The file may have a header with the columns ``a,b`` (`cytoloc duplicates`), ``Extra,Test`` (the list of 259 leaks)
+    or ``Train,Extra``. Without a header, each line lists ids, the last of which is the same field as each one before
+    it. Ids that are paths lose their folders. The file may be gzipped.
 
     Raises:
         TableError: If it is not such a file, or a line has fewer than two ids.
     """
     try:
-        with gzip.open(existing(path, what="pairs file"), "rt", encoding="utf-8-sig") as stream:
-            lines = stream.read().splitlines()
-    except gzip.BadGzipFile:
-        lines = _plain_lines(path)
+        content = existing(path, what="pairs file").read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        lines = content.decode("utf-8-sig").splitlines()
     except (EOFError, UnicodeDecodeError, OSError, zlib.error) as error:
         raise TableError(f"{path} is not a pairs file: {error}.", hint="Give a CSV with the columns a,b.") from error
     rows = _rows(lines, path)
     if not rows:
         raise TableError(f"{path} lists no pairs.", hint="Give a CSV with the columns a,b.")
-    header = next(iter(rows.values()))
+    header, *others = rows.values()
     columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
-    if columns is None and (_is_header(list(rows.values())) or _OTHER_HEADERS & {cell.lower() for cell in header}):
+    # A first line of words is a header if all other lines have digits in both ids.
+    words = not any(map(_has_digit, header)) and all(_has_digit(cell) for row in others for cell in row[:2])
+    if columns is None and ((words and others) or _OTHER_HEADERS & {cell.lower() for cell in header}):
         raise TableError(
             f"{path} is not a pairs file: its first line looks like the columns {', '.join(header)}.",
             hint="Give a CSV with the columns a,b; if these are ids, add the line a,b above them.",
@@ -141,8 +143,8 @@ def read_matches(path: Path) -> list[Pair]:
                 f"{path}, line {number}: {','.join(row)!r} is not a pair of ids.",
                 hint="Give a CSV with the columns a,b, or lines of ids with commas between.",
             )
-        said = _said(header, row, where=f"{path}, line {number}") if columns else Pair("", "")
-        pairs += [said._replace(a=one, b=ids[-1]) for one in ids[:-1]]
+        known = _evidence(header, row, where=f"{path}, line {number}") if columns else Pair("", "")
+        pairs += [known._replace(a=one, b=ids[-1]) for one in ids[:-1]]
     return pairs
 
 
@@ -154,36 +156,25 @@ def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
     rows: dict[int, list[str]] = {}
     for number, line in enumerate(lines, start=1):
         cells = [cell.strip() for cell in next(csv.reader([line]), [])]
-        if _ends_in_quotes(line):
-            raise TableError(
-                f"{path}, line {number}: a quote is not closed on its line.",
-                hint="Close it, or remove it; cells of several lines are not read.",
-            )
+        try:
+            next(csv.reader([line], strict=True), [])
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise TableError(
+                    f"{path}, line {number}: a quote is not closed on its line.",
+                    hint="Close it, or remove it; cells of several lines are not read.",
+                ) from error
         if any(cells):
             rows[number] = cells
     return rows
 
 
-def _ends_in_quotes(line: str) -> bool:
-    """Return whether the last cell of a line goes on behind its end."""
-    try:
-        next(csv.reader([line], strict=True), [])
-    except csv.Error as error:
-        return "unexpected end" in str(error)
-    return False
+def _has_digit(cell: str) -> bool:
+    return any(letter.isdigit() for letter in cell)
 
 
-def _is_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first line is of words where all other lines have numbers in every id."""
-
-    def numbered(row: Sequence[str]) -> list[bool]:
-        return [any(letter.isdigit() for letter in cell) for cell in row]
-
-    return len(rows) > 1 and not any(numbered(rows[0])) and all(all(numbered(row[:2])) for row in rows[1:])
-
-
-def _said(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
-    """Return what a line says besides its ids."""
+def _evidence(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
+    """Return distances, correlation and verdict in a line, as a pair without ids."""
     cells = dict(zip(header, row, strict=False))
     bits: dict[str, float] = {}
     for column, text in cells.items():
@@ -205,10 +196,3 @@ def _number(text: str, where: str) -> float:
     if not math.isfinite(number):
         raise TableError(f"{where}: {text!r} is not a number.", hint="Leave the cell empty if it is not known.")
     return number
-
-
-def _plain_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise TableError(f"{path} is not a pairs file: {error}.", hint="Give a CSV with the columns a,b.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from cytoloc._typing import BoolArray
 from cytoloc.channels import channel_order, check_channels
 from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.sources.channels import NAMES
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import Field, write_dataset
 from cytoloc.errors import ArgumentTypeError, ImageError, SettingsError, TableError
@@ -82,10 +82,9 @@ def dataset_from_arrays(
     if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
         raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give uint8, uint16 or floats.")
     keys = [str(number) for number in range(len(array))] if ids is None else [str(name) for name in ids]
-    texts = {each.name for each in fields_of(FieldRow)} & {"antibody", "plate", "well", "field", "gene", "cell_line"}
-    unknown = set(metadata or {}) - texts
+    unknown = set(metadata or {}) - set(NAMES)
     if unknown:
-        raise SettingsError(f"`metadata` has {min(unknown)!r}.", hint=f"It may have {', '.join(sorted(texts))}.")
+        raise SettingsError(f"`metadata` has {min(unknown)!r}.", hint=f"It may have {', '.join(sorted(NAMES))}.")
     for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
         if values is not None and len(values) != len(array):
             raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
@@ -100,20 +99,18 @@ def dataset_from_arrays(
                 native = array[number][order].astype(array.dtype.newbyteorder("="), copy=False)
                 eight = all_to_8_bit(list(native), DepthRule(), called=stored)
                 pixels = scale_field(eight.image, Scaling(size=size)).image
-            said: dict[str, Any] = {key: values[number] for key, values in (metadata or {}).items()}
-            yield (
-                FieldRow(
-                    id=name,
-                    source="array",
-                    labels=None if indices is None else indices[number],
-                    original_px=size,
-                    original_width_px=size,
-                    black=eight.black,
-                    white=eight.white,
-                    **said,
-                ),
-                pixels,
+            described: dict[str, Any] = {key: values[number] for key, values in (metadata or {}).items()}
+            row = FieldRow(
+                id=name,
+                source="array",
+                labels=None if indices is None else indices[number],
+                original_px=size,
+                original_width_px=size,
+                black=eight.black,
+                white=eight.white,
+                **described,
             )
+            yield row, pixels
 
     return write_dataset(
         out, rows(), size=size, channels=stored, label_set=locations, made_by={"command": "dataset_from_arrays"}

@@ -353,12 +353,32 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         with pool as executor:
             imported = import_fields(source, Path(out), size=size, options=options, pool=executor)
     except KeyboardInterrupt:
-        # While the workers leave, nothing is left that could be stopped.
+        # An interruption while the workers end comes too late to stop anything.
         if imported is None:
             raise
-    notes += _scale_notes(imported, size) if isinstance(source, FolderSource) else _missing_notes(source)
     if isinstance(source, FolderSource):
-        notes += _unmatched_notes(source, imported)
+        notes += _scale_notes(imported, size)
+        ids = imported.column("id")
+        for what, names, known in (
+            ("`labels`", source.labels.ids, set(ids)),
+            ("`metadata`", source.metadata.ids, {*ids, *source.items}),
+        ):
+            lacking = sorted(set(names) - known)
+            if lacking:
+                notes.append(
+                    f"{len(lacking)} id{'s' * (len(lacking) > 1)} in {what} of no field imported:"
+                    f" {', '.join(lacking[:3])}. Ids there are such as {', '.join(ids[:2])}."
+                )
+        return replace(imported, notes=tuple(notes))
+    without = sum(name not in source.found for name in source.items)
+    if without:
+        notes.append(f"{without} of {len(source.items)} listed fields have no file in {source.folder}.")
+    left_out = len(source.found) - (len(source.items) - without)
+    if left_out > 0:
+        notes.append(f"{left_out} more field{'s' * (left_out > 1)} in {source.folder} not asked for.")
+    if source.found.unmatched:
+        other = source.found.unmatched
+        notes.append(f"{other} other image{'s' * (other > 1)} in {source.folder} not named like a channel.")
     return replace(imported, notes=tuple(notes))
 
 
@@ -393,36 +413,4 @@ def _scale_notes(imported: Imported, size: int) -> list[str]:
             f"A channel of {floored} of {len(whites)} fields stays below the white of 16 bits, {FLOOR_16_BIT:.0f}, and"
             " is dark. If the camera has 12 bits, give `floor=0`, or the value that counts as bright there."
         )
-    return notes
-
-
-def _unmatched_notes(source: FolderSource, imported: Imported) -> list[str]:
-    """Return which rows of labels and metadata belong to no field."""
-    ids = imported.column("id")
-    notes = []
-    for what, names, known in (
-        ("`labels`", source.labels.ids, set(ids)),
-        ("`metadata`", source.metadata.ids, {*ids, *source.items}),
-    ):
-        lacking = sorted(set(names) - known)
-        if lacking:
-            notes.append(
-                f"{len(lacking)} id{'s' * (len(lacking) > 1)} in {what} of no field imported: {', '.join(lacking[:3])}."
-                f" Ids there are such as {', '.join(ids[:2])}."
-            )
-    return notes
-
-
-def _missing_notes(source: KaggleSource | HpaSource) -> list[str]:
-    """Return how many listed fields have no file, and how many files were not asked for."""
-    notes = []
-    without = sum(name not in source.found for name in source.items)
-    if without:
-        notes.append(f"{without} of {len(source.items)} listed fields have no file in {source.folder}.")
-    left_out = len(source.found) - (len(source.items) - without)
-    if left_out > 0:
-        notes.append(f"{left_out} more field{'s' * (left_out > 1)} in {source.folder} not asked for.")
-    if source.found.unmatched:
-        other = source.found.unmatched
-        notes.append(f"{other} other image{'s' * (other > 1)} in {source.folder} not named like a channel.")
     return notes

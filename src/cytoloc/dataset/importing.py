@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,10 +38,10 @@ from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 
 SHARE_BYTES: Final = 8 * 2**20
-"""Raw pixels that a core is asked for at a time: one small field would cost as much to ask for as to load."""
+"""Raw pixels per request to a core: requesting one small field costs as much as loading it."""
 
 MOST_IN_SHARE: Final = 64
-"""Fields that a core is asked for at a time, so that progress is seen."""
+"""Most fields per request to a core, so that progress is visible."""
 
 Loaded = tuple[FieldRow, UInt8Array] | Rejected
 
@@ -57,7 +57,7 @@ class FieldSource(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where the files are: an import of the same names from elsewhere is another one."""
+        """Where the files are; an import of the same names from elsewhere is another import."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -73,11 +73,11 @@ class FieldSource(Protocol):
 
     @property
     def quick(self) -> bool:
-        """Whether each item is one field of the same id, and soon loaded: then several are asked for at once."""
+        """Whether each item is one field with the same id that loads fast, so that several are requested at once."""
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """The command and its settings, as JSON: all that decides what becomes of the items."""
+        """The command and its settings, as JSON."""
 
     def loader(self, item: str) -> Callable[[], Sequence[Loaded]]:
         """Return what loads an item's fields, uint8 ``(channels, size, size)`` each, when it is called.
@@ -204,11 +204,27 @@ def import_fields(
         SettingsError: If ``path`` has no name.
     """
     refuse_url(path)
-    _check_target(path, append=options.append)
+    whole = os.path.realpath(path)
+    # The libraries of Zarr require names in UTF-8.
+    if not path.name or printable(whole) != whole:
+        raise SettingsError(
+            f"{printable(str(path))!r} cannot be the name of a dataset.", hint="Choose another output, in UTF-8."
+        )
+    if options.append:
+        existing(path, error=FormatError, what="dataset")
+        read_manifest(path)
+    elif (path / MANIFEST).exists():
+        if is_complete(path):
+            refuse_existing(path, hint="Append to it, remove it, or choose another output.")
+    # An import that was killed before its first commit leaves the lock and some of its own files.
+    elif not path.is_dir() or (
+        (names := {each.name for each in path.iterdir()}) and not {LOCK} <= names <= {*OWN_NAMES}
+    ):
+        refuse_existing(path)
     busy = f"{path}: another process is importing there"
     with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
         try:
-            manifest, record = _begin(source, path, options, size=size)
+            manifest, record = _resume(source, path, options, size=size)
             writer = DatasetWriter(path, manifest)
             try:
                 record = _pack(source, writer, record, options, pool=pool)
@@ -222,37 +238,14 @@ def import_fields(
                     path.rmdir()
 
 
-def _check_target(path: Path, *, append: bool) -> None:
-    """Raise unless a dataset can be written, or added to, at a path.
-
-    Raises:
-        FormatError: If there is no dataset to add to.
-        OutputExistsError: If something else is there.
-        SettingsError: If the path has no name, or is not UTF-8, which the libraries of Zarr require.
-    """
-    whole = os.path.realpath(path)
-    if not path.name or printable(whole) != whole:
-        raise SettingsError(
-            f"{printable(str(path))!r} cannot be the name of a dataset.", hint="Choose another output, in UTF-8."
-        )
-    if append:
-        existing(path, error=FormatError, what="dataset")
-        read_manifest(path)
-    elif (path / MANIFEST).exists():
-        if is_complete(path):
-            refuse_existing(path, hint="Append to it, remove it, or choose another output.")
-    elif path.is_dir():
-        # An import that was killed before its first commit leaves these.
-        names = {each.name for each in path.iterdir()}
-        if names and not (LOCK in names and names <= set(OWN_NAMES)):
-            refuse_existing(path)
-    else:
-        refuse_existing(path)
-
-
-def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int) -> tuple[Manifest, ImportRecord]:
+def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: int) -> tuple[Manifest, ImportRecord]:
     """Return the dataset as it is, and the record of this import: a new one, or the one to resume."""
-    record = ImportRecord(settings=source.made_by, digest=_digest(source, size=size), items=len(source.items))
+    # The digest covers everything that decides what an import makes, except the content of the files.
+    settings = [source.made_by, source.channels, source.label_set.to_json(), os.path.realpath(source.folder), size]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for item in source.items:
+        digest.update(json.dumps(item).encode())
+    record = ImportRecord(settings=source.made_by, digest=digest.hexdigest(), items=len(source.items))
     channels = channel_order(source.channels)
     if channels != source.channels:
         raise RuntimeError(f"the source has its channels as {source.channels}, not {channels}")
@@ -271,7 +264,18 @@ def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int
             )
         manifest = whole.before(len(whole.imports) - 1)
     if manifest.imports:
-        _refuse_unfit(source, path, manifest, size=size, append=options.append)
+        if not options.append:
+            refuse_existing(path)
+        if manifest.size != size:
+            raise OutputExistsError(
+                f"{path} has images of {manifest.size} px, not {size}.", hint=f"Append with size {manifest.size}."
+            )
+        if manifest.channels != channels:
+            raise ChannelError(
+                f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(channels)}.",
+                hint="Append fields with the same channels, or make another dataset.",
+            )
+        manifest.label_set.refuse_other(source.label_set, what="the import", than=str(path))
     elif options.append:
         raise FormatError(f"{path} has no finished import to add to.", hint="Leave out `append`.")
     else:
@@ -279,22 +283,6 @@ def _begin(source: FieldSource, path: Path, options: ImportOptions, *, size: int
     if whole.unfinished:
         DatasetWriter(path, whole).roll_back()
     return manifest, record
-
-
-def _refuse_unfit(source: FieldSource, path: Path, manifest: Manifest, *, size: int, append: bool) -> None:
-    """Raise unless the fields of a source can be added to a dataset; see :func:`import_fields`."""
-    if not append:
-        refuse_existing(path)
-    if manifest.size != size:
-        raise OutputExistsError(
-            f"{path} has images of {manifest.size} px, not {size}.", hint=f"Append with size {manifest.size}."
-        )
-    if manifest.channels != source.channels:
-        raise ChannelError(
-            f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(source.channels)}.",
-            hint="Append fields with the same channels, or make another dataset.",
-        )
-    manifest.label_set.refuse_other(source.label_set, what="the import", than=str(path))
 
 
 def _pack(
@@ -306,16 +294,26 @@ def _pack(
     pool: Executor | None,
 ) -> ImportRecord:
     """Write what is not written yet, and return what became of all items; the last segment is not committed."""
-    items = source.items
-    known, own = _known_ids(source, writer)
+    items, manifest, files = source.items, writer.manifest, StoredFiles(writer.folder)
+    known = set(files.table(manifest, manifest.before(writer.number).segments, columns=["id"])["id"])
+    own: set[str] = set()
+    if not source.quick:
+        # The ids that this import added, which are those of the items otherwise. Equal strings share one object.
+        names = {name: name for name in items}
+        written = files.table(manifest, manifest.segments_of(writer.number), columns=["id"])["id"]
+        own = {names.get(name, name) for name in written}
+    orders = ((items[number], source.loader(items[number])) for number in range(record.done, len(items)))
+    field_bytes = len(source.channels) * manifest.size**2
+    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // field_bytes)) if source.quick else 1
+    shares = iter(lambda: list(islice(orders, some)), [])
+    packed = chain.from_iterable(in_order(partial(_pack_items, channels=source.channels), shares, pool=pool))
     added, passed, bad = record.added, record.known, record.rejected
     committed_s = options.clock()
-    for done, results in enumerate(_packed(source, record.done, size=writer.manifest.size, pool=pool), record.done + 1):
+    for done, results in enumerate(packed, record.done + 1):
         item = items[done - 1]
         for result in results:
             if not isinstance(result, Rejected):
                 row, chunk = result
-                # The item's own string where it is the same, so that each id is in memory once.
                 name = item if row["id"] == item else row["id"]
                 if name in known:
                     if not options.skip_known:
@@ -347,22 +345,6 @@ def _pack(
     return record
 
 
-def _known_ids(source: FieldSource, writer: DatasetWriter) -> tuple[set[str], set[str]]:
-    """Return the ids that the dataset had before this import, and those that this import added.
-
-    The latter is empty for a source whose items are fields: they have different names.
-    """
-    files, manifest = StoredFiles(writer.folder), writer.manifest
-    earlier = manifest.before(writer.number).segments
-    known = set(files.table(manifest, earlier, columns=["id"])["id"])
-    if source.quick:
-        return known, set()
-    # The strings of the items themselves, so that each id is in memory once.
-    names = {name: name for name in source.items}
-    added = files.table(manifest, manifest.segments_of(writer.number), columns=["id"])["id"]
-    return known, {names.get(name, name) for name in added}
-
-
 def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imported:
     """Commit the last segment, and return what the import made.
 
@@ -389,52 +371,27 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
     return imported
 
 
-def _packed(
-    source: FieldSource, done: int, *, size: int, pool: Executor | None
-) -> Iterator[Sequence[Packed | Rejected]]:
-    """Yield the fields of each item that is not done, as finished rows and chunks, in order."""
-    items, channels = source.items, source.channels
-    orders = ((items[number], source.loader(items[number])) for number in range(done, len(items)))
-    some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // (len(channels) * size * size))) if source.quick else 1
-    return chain.from_iterable(in_order(partial(_pack_all, channels=channels), _shares(orders, some), pool=pool))
-
-
-def _shares(orders: Iterator[Order], some: int) -> Iterator[list[Order]]:
-    """Yield items ``some`` at a time."""
-    while share := list(islice(orders, some)):
-        yield share
-
-
-def _pack_all(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[list[Packed | Rejected]]:
-    return [_pack_item(*order, channels) for order in orders]
-
-
-def _pack_item(item: str, load: Callable[[], Sequence[Loaded]], channels: tuple[str, ...]) -> list[Packed | Rejected]:
-    """Return an item's fields as finished rows and chunks, so that all cores check and compress too."""
-    packed: list[Packed | Rejected] = []
-    try:
-        refuse_unprintable(item)
-        loaded = load()
-    except ImageError as error:
-        return [rejected(item, error)]
-    for each in loaded:
-        if isinstance(each, Rejected):
-            packed.append(each)
-            continue
-        row, image = each
+def _pack_items(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[list[Packed | Rejected]]:
+    """Return the fields of items as finished rows and chunks, so that all cores check and compress too."""
+    items: list[list[Packed | Rejected]] = []
+    for item, load in orders:
+        packed: list[Packed | Rejected] = []
+        items.append(packed)
         try:
-            # The id may come from a name within the file.
-            refuse_unprintable(row.id)
-            packed.append((row_of(row, image, channels), encode(image)))
+            refuse_unprintable(item)
+            loaded = load()
         except ImageError as error:
-            packed.append(rejected(row.id, error))
-    return packed
-
-
-def _digest(source: FieldSource, *, size: int) -> str:
-    """Return a checksum of all that decides what an import makes, except the content of the files."""
-    settings = [source.made_by, source.channels, source.label_set.to_json(), os.path.realpath(source.folder), size]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for item in source.items:
-        digest.update(json.dumps(item).encode())
-    return digest.hexdigest()
+            packed.append(rejected(item, error))
+            continue
+        for each in loaded:
+            if isinstance(each, Rejected):
+                packed.append(each)
+                continue
+            row, image = each
+            try:
+                # The id may come from a name within the file.
+                refuse_unprintable(row.id)
+                packed.append((row_of(row, image, channels), encode(image)))
+            except ImageError as error:
+                packed.append(rejected(row.id, error))
+    return items

@@ -27,12 +27,12 @@ _AT_A_TIME: Final = 64
 """Files that are read together."""
 
 _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")
-"""The kinds of errors of tensorstore that concern the content; all others concern the way to it."""
+"""The kinds of errors of tensorstore that concern the content; all others concern the access."""
 
 _ANEW: Final = "Import the dataset again."
 
 _WHOLE_FILES: Final = "was ignored by server"
-"""What tensorstore says, though its documents do not promise it, if a server ignores a range of bytes."""
+"""Part of tensorstore's message, not documented, if a server ignores a range of bytes."""
 
 
 class StoredFiles:
@@ -47,9 +47,15 @@ class StoredFiles:
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
-        spec: Any = path.rstrip("/") + "/" if isinstance(path, str) else _file_spec(path)
+        spec: Any = (
+            {"driver": "file", "path": f"{path.resolve()}/"} if isinstance(path, Path) else path.rstrip("/") + "/"
+        )
+        # Requests are retried for some ten seconds when a dataset is opened. Reading pixels keeps tensorstore's own
+        # setting, minutes, so that a training outlives a restart of the server.
+        retries = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
+        patience = tensorstore.Context({f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")})
         try:
-            self._store = tensorstore.KvStore.open(spec, context=_patience()).result()
+            self._store = tensorstore.KvStore.open(spec, context=patience).result()
         except ValueError as error:
             raise StorageError(f"{path} cannot be read: {first_line(error)}", hint="Check the URL.") from error
 
@@ -159,35 +165,22 @@ class StoredFiles:
 
 @contextmanager
 def damage(path: Path | str) -> Iterator[None]:
-    """Turn what readers raise into a :class:`FormatError`, or if the way to it failed a :class:`StorageError`."""
+    """Turn errors of readers into :class:`FormatError`, or :class:`StorageError` if the access failed."""
     try:
         yield
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
-        said = first_line(error)
-        if _WHOLE_FILES in said:
+        message = first_line(error)
+        if _WHOLE_FILES in message:
             raise StorageError(
                 f"{path} cannot be read: its server sends whole files, and pixels are read by ranges of bytes.",
                 hint="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
                 " http.server does not), or copy the dataset here.",
             ) from error
-        way = re.match(r"[A-Z_]+(?=: )", said) if isinstance(error, ValueError) else None
+        way = re.match(r"[A-Z_]+(?=: )", message) if isinstance(error, ValueError) else None
         # If the content of a file is wrong, readers raise errors without a number of the system.
         refused = isinstance(error, OSError) and error_number(error) not in (None, errno.ENOENT)
         if (way and way[0] not in _DAMAGE) or refused:
             raise StorageError(
-                f"{path} cannot be read: {said}", hint="Check rights and, for a URL, the network; then try again."
+                f"{path} cannot be read: {message}", hint="Check rights and, for a URL, the network; then try again."
             ) from error
-        raise FormatError(f"{path} is damaged: {said}", hint=_ANEW) from error
-
-
-def _file_spec(path: Path) -> dict[str, str]:
-    return {"driver": "file", "path": f"{path.resolve()}/"}
-
-
-def _patience() -> tensorstore.Context:
-    """Return how often a request is tried again when a dataset is opened: for some ten seconds.
-
-    Reading pixels keeps tensorstore's own setting, minutes: a training should outlive a server's restart.
-    """
-    retries = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
-    return tensorstore.Context({f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")})
+        raise FormatError(f"{path} is damaged: {message}", hint=_ANEW) from error

@@ -1,7 +1,7 @@
 """Sixteen bits and floats to eight: the Human Protein Atlas's percentile rule, for one field or for a whole import.
 
-The rule takes black at the .001th percentile of a channel and white at the 99.999th, but for 16-bit pixels never white
-below 10,000, so that an empty channel is not stretched into noise.
+Black is the 0.001th percentile of a channel and white the 99.999th. For 16-bit pixels white is at least 10,000, so that
+an empty channel is not stretched into noise.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Histogram:
     """Counts of pixel values over many planes of one type, from which their joint percentiles are read.
 
     Exact for 16-bit pixels. Other types are counted by the upper 20 bits of their float32 form, which orders them with
-    steps of at most .05 % of the value.
+    steps of at most 0.05 % of the value.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,12 @@ class Histogram:
                 hint="One pair of bounds cannot serve both: import them apart, or use `depth='field'`.",
             )
         self.dtype = plane.dtype
-        keys = plane if plane.dtype == np.uint16 else _float_keys(plane)
+        keys = plane
+        if plane.dtype != np.uint16:
+            # 20-bit numbers that order like the values; see _value_of_key.
+            bits = plane.astype(np.float32).view(np.uint32)
+            ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
+            keys = np.asarray(ordered >> 12, np.uint32)
         self._counts += np.bincount(keys.ravel(), minlength=_FLOAT_KEYS)
 
     def bounds(self, rule: DepthRule) -> JointBounds | None:
@@ -177,7 +182,7 @@ def all_to_8_bit(
 
 
 def refuse_not_gray(dtype: np.dtype[Any]) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` unless pixels of a type are whole numbers or floats."""
+    """Raise :class:`~cytoloc.errors.ImageError` unless pixels of a type are integers or floats."""
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         raise ImageError(f"it has {dtype} pixels, not numbers.", hint="Export it with 8 or 16 bits.")
 
@@ -216,16 +221,8 @@ def _percentile(counts: NDArray[np.integer[Any]], percent: float) -> float:
     return float(below + (above - below) * (rank - np.floor(rank)))
 
 
-def _float_keys(plane: NDArray[Any]) -> NDArray[np.uint32]:
-    """Return 20-bit numbers that order like the values of ``plane``."""
-    bits = plane.astype(np.float32).view(np.uint32)
-    negative = bits >> 31 == 1
-    ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
-    return np.asarray(ordered >> 12, np.uint32)
-
-
 def _value_of_key(key: float) -> float:
-    """Return the middle of the values that :func:`_float_keys` counts under ``key``."""
+    """Return the middle of the values that :meth:`Histogram.add` counts under ``key``."""
     ordered = np.array([(round(key) << 12) | 0x800], np.uint32)
     bits = np.where(ordered >> 31 == 1, ordered & np.uint32(0x7FFFFFFF), ~ordered)
     return float(np.asarray(bits, np.uint32).view(np.float32)[0])

@@ -1,7 +1,7 @@
-"""What is wrong with a field at first sight: empty, faint, saturated or blurred channels, a nucleus that is none.
+"""Quality flags: channels that are empty, faint, saturated or blurred, and channels that are not the nucleus.
 
-Limits are from 74 real fields and simulated defects: ``research/quality.py`` finds and judges them, ``docs/quality.md``
-has the rates.
+The limits come from 74 real fields and simulated defects: see ``research/quality.py``, and ``docs/quality.md`` for the
+rates.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
 """What can be wrong with a channel; only the nucleus can be swapped (with another channel, probably)."""
 
 MEASURED_PX: Final = 256
-"""Fields are looked at no larger than this, so that the limits hold for larger ones; smaller ones were not tried."""
+"""Larger fields are measured at this edge, so that the limits apply to them; smaller ones were not tested."""
 
 NUCLEUS_PX: Final = 128
-"""Edge at which nuclei are looked for: there they are some ten pixels wide in a field of the Human Protein Atlas."""
+"""Edge at which nuclei are measured; those in fields of the Human Protein Atlas are then some ten pixels wide."""
 
 
 class Measures(NamedTuple):
@@ -32,7 +32,7 @@ class Measures(NamedTuple):
     Attributes:
         spread: Gray levels between the 1st and the 99.9th percentile of every other pixel of every other row.
         white: Share of pixels of 250 and more.
-        sharpness: Share of the finest of three octaves in their variation: .76 for white noise, 0 for a flat plane.
+        sharpness: Share of the finest of three octaves in their variation: 0.76 for white noise, 0 for a flat plane.
     """
 
     spread: float
@@ -73,7 +73,17 @@ def measure(plane: UInt8Array) -> Measures:
     some = np.ascontiguousarray(small[::2, ::2])
     upto = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel().cumsum() / some.size
     low, high = np.searchsorted(upto, [0.01, 0.999])
-    return Measures(float(high - low), float(1 - upto[249]), _sharpness(small))
+    fine: NDArray[Any] = small.astype(np.float32)
+    power = cv2.norm(fine, cv2.NORM_L2SQR) / fine.size
+    octaves = []
+    for _ in range(3):
+        # Means over blocks of four keep what varies between blocks; the rest varies inside them.
+        coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        remaining = cv2.norm(coarse, cv2.NORM_L2SQR) / coarse.size
+        octaves.append(max(power - remaining, 0.0))
+        fine, power = coarse, remaining
+    total = sum(octaves)
+    return Measures(float(high - low), float(1 - upto[249]), octaves[0] / total if total > 0 else 0.0)
 
 
 def nucleus_measures(plane: UInt8Array) -> tuple[float, float]:
@@ -107,21 +117,21 @@ def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIM
         channels: The name of each channel.
         limits: Where a measure becomes a flag.
     """
-    said = []
+    flags = []
     planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}
     for name, plane in planes.items():
         found = measure(plane)
         if found.spread < limits.spread:
             structure = found.spread > 2 and found.sharpness < limits.noise
-            said.append(f"{name} low contrast" if structure else f"{name} empty")
+            flags.append(f"{name} low contrast" if structure else f"{name} empty")
         elif found.sharpness < limits.sharpness:
-            said.append(f"{name} blurred")
+            flags.append(f"{name} blurred")
         if found.white > limits.white:
-            said.append(f"{name} saturated")
+            flags.append(f"{name} saturated")
     roles = {name: plane for name, plane in planes.items() if name in CHANNELS}
     if NUCLEUS in roles and len(roles) > 1 and swap_score(roles) > limits.swapped:
-        said.append(f"{NUCLEUS} swapped")
-    return tuple(said)
+        flags.append(f"{NUCLEUS} swapped")
+    return tuple(flags)
 
 
 def swap_score(planes: Mapping[str, UInt8Array]) -> float:
@@ -141,17 +151,3 @@ def shrunk(plane: UInt8Array, edge: int) -> UInt8Array:
     if plane.shape[0] <= edge:
         return plane
     return np.asarray(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _sharpness(plane: UInt8Array) -> float:
-    fine: NDArray[Any] = plane.astype(np.float32)
-    power = cv2.norm(fine, cv2.NORM_L2SQR) / fine.size
-    octaves = []
-    for _ in range(3):
-        # Means over blocks of four keep what varies between blocks; the rest varies inside them.
-        coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        remaining = cv2.norm(coarse, cv2.NORM_L2SQR) / coarse.size
-        octaves.append(max(power - remaining, 0.0))
-        fine, power = coarse, remaining
-    total = sum(octaves)
-    return octaves[0] / total if total > 0 else 0.0

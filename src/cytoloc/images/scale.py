@@ -14,7 +14,7 @@ from cytoloc.errors import ImageError
 from cytoloc.images.decoding import MAX_EDGE_PX
 
 HPA_FIELD_UM: Final = 0.08 * 2048
-"""Edge of a field of the Human Protein Atlas, in micrometers: 2048 px of about .08 µm, a 63x objective."""
+"""Edge of a field of the Human Protein Atlas, in micrometers: 2048 px of about 0.08 µm, a 63x objective."""
 
 FAR_OFF: Final = 1.5
 """A pixel size that differs from the Human Protein Atlas's by more than this factor is worth a warning."""
@@ -46,9 +46,9 @@ class Scaled(NamedTuple):
 
 
 def scale_field(image: NDArray[Any], scaling: Scaling, *, pixel_um: float | None = None) -> Scaled:
-    """Return ``image`` as a square: area means when it shrinks, bilinear when it grows.
+    """Return ``image`` as a square, scaled down by area means or up by bilinear interpolation.
 
-    Area means are what the silver-medal baseline used (OpenCV's ``INTER_AREA``); they neither ring nor alias.
+    The silver-medal baseline used area means too (OpenCV's ``INTER_AREA``); they neither ring nor alias.
 
     Args:
         image: ``(channels, height, width)``.
@@ -60,10 +60,17 @@ def scale_field(image: NDArray[Any], scaling: Scaling, *, pixel_um: float | None
             ``scaling.target_um`` is asked for and ``pixel_um`` is not known.
     """
     height, width = image.shape[1:]
+    size, square = scaling.size, scaling.square
     if scaling.target_um is None:
-        image = _squared(image, scaling.square)
-        shrunk = resize(image, scaling.size, scaling.size, enlarge=scaling.enlarge)
-        return Scaled(shrunk, pixel_um * image.shape[1] / scaling.size if pixel_um else None)
+        if height != width:
+            if square == "refuse":
+                raise ImageError(
+                    f"it is {width} x {height} px, not square; squeezing it would distort the cells.",
+                    hint="Crop or pad it, or import it with `square='crop'` or `square='pad'` (black bars).",
+                )
+            image = _placed(image, min(height, width) if square == "crop" else max(height, width))
+        shrunk = resize(image, size, size, enlarge=scaling.enlarge)
+        return Scaled(shrunk, pixel_um * image.shape[1] / size if pixel_um else None)
     if pixel_um is None:
         raise ImageError(
             "its pixel size is not known, so it cannot be brought to another.", hint="Give it with `pixel_um`."
@@ -76,7 +83,17 @@ def scale_field(image: NDArray[Any], scaling: Scaling, *, pixel_um: float | None
             hint="Its pixel size is probably wrong: give it with `pixel_um`.",
         )
     resized = resize(image, tall, wide, enlarge=scaling.enlarge)
-    return Scaled(_filled(resized, scaling.size, scaling.square), scaling.target_um)
+    if max(abs(tall - size), abs(wide - size)) <= size / 100:
+        return Scaled(resize(resized, size, size, enlarge=True), scaling.target_um)
+    larger, smaller = max(tall, wide) > size, min(tall, wide) < size
+    if square == "refuse" or (larger and smaller) or (larger and square == "pad") or (smaller and square == "crop"):
+        possible = larger != smaller and square == "refuse"
+        fitting = f", or say `square='{'crop' if larger else 'pad'}'`" if possible else ""
+        raise ImageError(
+            f"at the target pixel size it is {wide} x {tall} px; the dataset has {size} x {size}.",
+            hint=f"Choose another `size` or `target_um`{fitting}.",
+        )
+    return Scaled(_placed(resized, size), scaling.target_um)
 
 
 def resize(image: NDArray[Any], height: int, width: int, *, enlarge: bool = False) -> NDArray[Any]:
@@ -105,38 +122,6 @@ def far_off(pixel_um: float, size: int) -> bool:
     """Return whether pixels of a ``size``-pixel field are unlike the Human Protein Atlas's at that size."""
     ratio = pixel_um / (HPA_FIELD_UM / size)
     return not 1 / FAR_OFF <= ratio <= FAR_OFF
-
-
-def _squared(image: NDArray[Any], square: Square) -> NDArray[Any]:
-    height, width = image.shape[1:]
-    if height == width:
-        return image
-    if square == "refuse":
-        raise ImageError(
-            f"it is {width} x {height} px, not square; squeezing it would distort the cells.",
-            hint="Crop or pad it, or import it with `square='crop'` (its middle) or `square='pad'` (black bars).",
-        )
-    return _placed(image, min(height, width) if square == "crop" else max(height, width))
-
-
-def _filled(image: NDArray[Any], size: int, square: Square) -> NDArray[Any]:
-    height, width = image.shape[1:]
-    if (height, width) == (size, size):
-        return image
-    if max(abs(height - size), abs(width - size)) <= size / 100:
-        return resize(image, size, size, enlarge=True)
-    larger, smaller = max(height, width) > size, min(height, width) < size
-    if square == "refuse" or (larger and smaller) or (larger and square == "pad") or (smaller and square == "crop"):
-        raise ImageError(
-            f"at the target pixel size it is {width} x {height} px; the dataset has {size} x {size}.",
-            hint="Choose another `size` or `target_um`"
-            + (
-                f", or say `square='{'crop' if larger else 'pad'}'`."
-                if larger != smaller and square == "refuse"
-                else "."
-            ),
-        )
-    return _placed(image, size)
 
 
 def _placed(image: NDArray[Any], size: int) -> NDArray[Any]:

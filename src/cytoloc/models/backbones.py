@@ -86,14 +86,14 @@ class Stages(nn.Module):
         self._turned = has_channels_last(body)
         self._maps: dict[str, Tensor] = {}
         self._names = stages
-        self._ears: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle] = []
         self.listen()
 
     def listen(self) -> None:
-        """Hear the stages, by their names: again after any of them was replaced by another module."""
-        for ear in self._ears:
-            ear.remove()
-        self._ears = [self.body.get_submodule(name).register_forward_hook(self._keeper(name)) for name in self._names]
+        """Hook the stages by their names; call this again after a stage was replaced by another module."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = [self.body.get_submodule(name).register_forward_hook(self._keeper(name)) for name in self._names]
 
     def _keeper(self, stage: str) -> Any:
         def keep(_module: nn.Module, _given: Any, made: Tensor) -> None:
@@ -115,7 +115,7 @@ def has_channels_last(body: Any) -> bool:
 
 
 def channels_first(feature_map: Tensor) -> Tensor:
-    """Return ``(n, features, h, w)`` of ``(n, h, w, features)``; what is no map stays as it is, to be refused."""
+    """Return ``(n, features, h, w)`` of ``(n, h, w, features)``; other tensors are returned unchanged."""
     return feature_map.permute(0, 3, 1, 2).contiguous() if feature_map.ndim == 4 else feature_map
 
 
@@ -130,12 +130,12 @@ def shaped(body: Any, name: str, *, stages: bool) -> nn.Module:
 
 
 def feature_channels(name: str, *, in_channels: int, sizes: Sequence[int], stages: bool) -> list[int]:
-    """Return how many channels each feature map of a backbone has, from images that cost nothing.
+    """Return how many channels each feature map of a backbone has, without computing on real images.
 
     Args:
         name: A timm name.
         in_channels: Input planes.
-        sizes: Edges of the images that it is to see, in pixels; at least one.
+        sizes: Edges of its images, in pixels; at least one.
         stages: Whether the maps of the last stages are wanted, or the last map alone.
 
     Raises:
@@ -145,28 +145,23 @@ def feature_channels(name: str, *, in_channels: int, sizes: Sequence[int], stage
         body = create_backbone(name, in_channels=in_channels)
         maker = shaped(body, name, stages=stages).eval()
         for size in sorted(set(sizes)):
-            seen = _tried(maker, name, torch.zeros(1, in_channels, size, size))
+            try:
+                with torch.no_grad():
+                    seen: Any = maker(torch.zeros(1, in_channels, size, size))
+            # A network raises any of several exceptions for a size that it cannot take.
+            except Exception as error:
+                raise RecipeError(
+                    f"The backbone {name} cannot take images of {size} px: {first_line(error)}",
+                    hint="Change the sizes under [image], or choose a convolutional network.",
+                ) from error
     maps: list[Tensor] = seen if stages else [seen]
-    # What timm says, so that nobody takes rows or columns for channels.
+    # timm states the number of channels, which tells channels from rows and columns.
     last = {body.num_features, getattr(body, "head_hidden_size", body.num_features)}
-    said = [{stage["num_chs"]} for stage in body.feature_info[-STAGES:]] if stages else [last]
-    if any(one.ndim != 4 or one.shape[1] not in channels for one, channels in zip(maps, said, strict=True)):
+    stated = [{stage["num_chs"]} for stage in body.feature_info[-STAGES:]] if stages else [last]
+    if any(one.ndim != 4 or one.shape[1] not in channels for one, channels in zip(maps, stated, strict=True)):
         raise RecipeError(
-            f"The backbone {name} gives no feature map of {' and '.join(str(min(one)) for one in said)} channels, but"
+            f"The backbone {name} gives no feature map of {' and '.join(str(min(one)) for one in stated)} channels, but"
             f" {', '.join(str(tuple(one.shape[1:])) for one in maps)}.",
             hint="Choose a convolutional network.",
         )
     return [int(one.shape[1]) for one in maps]
-
-
-def _tried(maker: nn.Module, name: str, pixels: Tensor) -> Any:
-    """Return what a backbone makes of images on the ``meta`` device."""
-    try:
-        with torch.no_grad():
-            return maker(pixels)
-    # What a network says about a size that it cannot take is any of several exceptions.
-    except Exception as error:
-        raise RecipeError(
-            f"The backbone {name} cannot take images of {pixels.shape[-1]} px: {first_line(error)}",
-            hint="Change the sizes under [image], or choose a convolutional network.",
-        ) from error

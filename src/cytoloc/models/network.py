@@ -119,7 +119,7 @@ def features_and_logits(
         return features, network.head(features)
 
 
-def logits_of(network: Network, pixels: Tensor) -> Tensor:
+def field_logits(network: Network, pixels: Tensor) -> Tensor:
     """Return the logits of fields, float32; see :func:`features_and_logits`."""
     return features_and_logits(network, pixels)[1]
 

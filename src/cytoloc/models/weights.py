@@ -1,4 +1,4 @@
-"""First weights of a backbone. What cannot be had is an error: training never starts from random ones instead."""
+"""Initial weights of a backbone. Missing weights are an error: training never starts from random ones instead."""
 
 from __future__ import annotations
 
@@ -56,7 +56,14 @@ def initial_weights(
     if kind == "package" and name:
         state = _from_package(backbone, name)
     elif source == "timm":
-        state = _from_hub(backbone)
+        try:
+            state = timm.create_model(backbone, pretrained=True).state_dict()
+        # The hub's client, timm and the network each raise errors of their own; all mean that the weights are not here.
+        except Exception as error:
+            raise WeightsError(
+                f"The pretrained weights of {backbone} cannot be had from timm's hub: {first_line(error)}",
+                hint="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
+            ) from error
     elif kind == "file" and name:
         state = _from_file(Path(name))
     else:
@@ -64,7 +71,20 @@ def initial_weights(
             f"{source!r} names no weights.",
             hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
         )
-    return _fitted(backbone, state, channels=channels, new_planes=new_planes, source=source)
+    first = first_convolution(backbone)
+    if first in state and state[first].shape[1] == len(RGB):
+        state = {**state, first: adapt_first_convolution(state[first], channels, new_planes=new_planes)}
+    with torch.device("meta"):
+        wanted = create_backbone(backbone, in_channels=len(channels)).state_dict()
+    wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
+    if wrong:
+        raise WeightsError(
+            f"The weights {source} do not fit {backbone}: {len(wrong)} of {len(wanted)} tensors are missing or differ,"
+            f" e.g. {wrong[0]}.",
+            hint="Change model.backbone or model.weights.",
+        )
+    # The classifier is left out.
+    return {name: state[name] for name in wanted}
 
 
 def first_convolution(backbone: str) -> str:
@@ -119,19 +139,6 @@ def _from_package(backbone: str, package: str) -> State:
     return dict(zip(names, packaged.values(), strict=True))
 
 
-def _from_hub(backbone: str) -> State:
-    try:
-        state: State = timm.create_model(backbone, pretrained=True).state_dict()
-    # The hub's client, timm and the network each raise errors of their own; all mean that the weights are not here.
-    except Exception as error:
-        reason = first_line(error)
-        raise WeightsError(
-            f"The pretrained weights of {backbone} cannot be had from timm's hub: {reason}",
-            hint="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
-        ) from error
-    return state
-
-
 def _from_file(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -141,7 +148,7 @@ def _from_file(path: Path) -> State:
         raise WeightsError(f"{path} cannot be read: {first_line(error)}", hint="Check model.weights.") from error
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
-        # What torch says is how to let the file run what it likes.
+        # torch's own message advises to let the file run code.
         raise WeightsError(
             f"{path} cannot be read as weights: it is damaged, or holds something else.",
             hint="Save them with torch.save(network.state_dict(), PATH), or copy the file again.",
@@ -149,21 +156,3 @@ def _from_file(path: Path) -> State:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} is not a state dict.", hint="Save it with torch.save(network.state_dict(), PATH).")
     return state
-
-
-def _fitted(backbone: str, state: State, *, channels: Sequence[str], new_planes: NewPlanes, source: str) -> State:
-    """Return ``state`` with its classifier dropped and its first convolution widened; refuse what does not fit."""
-    with torch.device("meta"):
-        bare = create_backbone(backbone, in_channels=len(channels))
-    wanted = bare.state_dict()
-    first = first_convolution(backbone)
-    if first in state and state[first].shape[1] == len(RGB):
-        state = {**state, first: adapt_first_convolution(state[first], channels, new_planes=new_planes)}
-    wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
-    if wrong:
-        raise WeightsError(
-            f"The weights {source} do not fit {backbone}: {len(wrong)} of {len(wanted)} tensors are missing or differ,"
-            f" e.g. {wrong[0]}.",
-            hint="Change model.backbone or model.weights.",
-        )
-    return {name: state[name] for name in wanted}

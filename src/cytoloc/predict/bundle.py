@@ -1,8 +1,8 @@
 """Bundles: everything that a prediction needs, in one checked file, ``NAME.cytoloc``.
 
-A bundle is a zip of ``bundle.json`` (what each network is, and size and SHA-256 of every part), per network its weights
-as safetensors and, to be read by people, the recipe that it was trained by, the ids of the
-fields it was trained on, the model card and, if there is one, the decision.
+A bundle is a zip of ``bundle.json`` (each network, and size and SHA-256 of every part), the weights of each network as
+safetensors, its recipe for people to read, the ids of the fields that it was trained on, the model card and, if there
+is one, the decision.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any, Final, Literal, NamedTuple, Self
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from cytoloc.channels import check_channels
 from cytoloc.choices import HeadName
@@ -63,7 +62,7 @@ class Part(BaseModel):
 
     @classmethod
     def of(cls, content: bytes) -> Self:
-        """Return what is stated about a file with this content."""
+        """Return size and checksum of a file with this content."""
         return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
@@ -117,7 +116,7 @@ class Header(BaseModel):
     tta: Literal[1, 2, 4, 8]
     """Number of views of test-time augmentation by default."""
     caution: str
-    """What is said with every prediction, on one printable line; may be empty."""
+    """A caution for every prediction, on one printable line; may be empty."""
     channels: list[str]
     """Names of the channels that the networks take, in order."""
     label_set: dict[str, Any]
@@ -215,7 +214,7 @@ class OpenBundle(NamedTuple):
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn errors from parts that are as they were written into an error that another release wrote them."""
+        """Turn errors from intact parts into an error that says that another release wrote them."""
         try:
             yield
         except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
@@ -253,7 +252,7 @@ def write_bundle(
         card: The model card in Markdown: what the model is, and what it was measured to do. By default it lists the
             runs.
         half: Whether weights are kept with 16 bits instead of 32.
-        caution: What is to be said with every prediction.
+        caution: A caution for every prediction.
 
     Returns:
         The path of the new file.
@@ -291,7 +290,16 @@ def write_bundle(
     for number, run in enumerate(loaded):
         state = {key: value.contiguous() for key, value in run.network.state_dict().items()}
         if half:
-            state = {key: _halved(key, value, run.folder.name) for key, value in state.items()}
+            for key, value in state.items():
+                # Statistics of images and features keep their range.
+                exact = key.endswith(("running_mean", "running_var")) or key.startswith("normalize.")
+                if not value.is_floating_point() or exact:
+                    continue
+                state[key] = value.half()
+                if not torch.isfinite(state[key]).all():
+                    raise SettingsError(
+                        f"{key} of {run.folder.name} is too large for 16 bits.", hint="Keep 32 bits (half=False)."
+                    )
         parts[f"members/{number}/{_WEIGHTS}"] = safetensors.torch.save(state)
         parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
     parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(info.trained_on)).encode("utf-8")
@@ -337,7 +345,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
 
 
 def open_bundle(path: Path) -> OpenBundle:
-    """Return a bundle whose parts are all as they were written, and none besides.
+    """Return a bundle after checking that its parts are complete and unchanged.
 
     Raises:
         FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
@@ -370,16 +378,6 @@ def open_bundle(path: Path) -> OpenBundle:
         if Part.of(content) != header.parts[name]:
             raise FormatError(f"{path} is damaged: {name} is not as it was written.", hint=again)
     return OpenBundle(path, header, parts)
-
-
-def _halved(key: str, value: Tensor, run: str) -> Tensor:
-    """Return a tensor with 16 bits; statistics of images and features keep their range."""
-    if not value.is_floating_point() or key.endswith(("running_mean", "running_var")) or key.startswith("normalize."):
-        return value
-    half = value.half()
-    if not torch.isfinite(half).all():
-        raise SettingsError(f"{key} of {run} is too large for 16 bits.", hint="Keep 32 bits (half=False).")
-    return half
 
 
 def _refuse_decision_of_others(decision: Decision, runs: Sequence[Path], *, where: str) -> None:

@@ -21,7 +21,7 @@ from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, Settings
 from cytoloc.labels import LabelSet
 from cytoloc.lists import refuse_repeated
 from cytoloc.models.devices import Precision, autocast, find_device
-from cytoloc.models.network import Network, logits_of
+from cytoloc.models.network import Network, field_logits
 from cytoloc.predict.planes import find_planes
 from cytoloc.predict.sources import ArraySource, DatasetSource, Source, open_source
 from cytoloc.predict.tta import check_tta, mean_logits
@@ -45,7 +45,7 @@ class ModelInfo:
         tta: Number of views of test-time augmentation by default.
         provenance: What the model was made from; JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
-        caution: What is said with every prediction; may be empty.
+        caution: A caution for every prediction; may be empty.
     """
 
     size: int
@@ -155,9 +155,8 @@ class Model:
             >>> model.predict(np.zeros((4, 128, 128), np.uint8), tta=1)  # doctest: +SKIP
             Predictions(1 field, 28 locations of hpa28, decided)
         """
-        sources = self._sources(images, channels)
         found = self.predict_sources(
-            sources,
+            self._sources(images, channels),
             absent=absent,
             tta=tta,
             batch_size=batch_size,
@@ -276,7 +275,8 @@ class Model:
         pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         with torch.inference_mode(), autocast(self.device, precision or self.precision):
             each = [
-                torch.sigmoid(mean_logits(partial(logits_of, network), pixels, tta=views)) for network in self.networks
+                torch.sigmoid(mean_logits(partial(field_logits, network), pixels, tta=views))
+                for network in self.networks
             ]
         mean = torch.stack(each).mean(dim=0).cpu().numpy()
         if self.decision is not None:

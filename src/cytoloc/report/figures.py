@@ -1,4 +1,4 @@
-"""Training curves, scores, contact sheets and the spread of folds, as PNG."""
+"""Training curves, F1 per class, contact sheets and the balance of folds, as PNG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from unicodedata import east_asian_width
 import cv2
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cytoloc._typing import IntArray, UInt8Array
@@ -39,7 +38,7 @@ _OWN_RGB: Final = (
 
 
 def training_curve(logs: dict[str, Path], path: Path) -> None:
-    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is drawn anew.
+    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced.
 
     Args:
         logs: The log of each run, by its name.
@@ -61,7 +60,7 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     # Below the axes, where it covers no line however many folds there are.
     figure.legend(*scores.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    _save(figure, path, dpi=150)
+    _save_figure(figure, path, dpi=150)
 
 
 def score_plot(evaluation: Evaluation, path: Path) -> None:
@@ -90,7 +89,7 @@ def score_plot(evaluation: Evaluation, path: Path) -> None:
     axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel=below, title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    _save(figure, path, dpi=150)
+    _save_figure(figure, path, dpi=150)
 
 
 def contact_sheet(
@@ -105,7 +104,7 @@ def contact_sheet(
 ) -> None:
     """Draw fields: composite, protein, the other channels small beside them, locations under them.
 
-    An existing image is drawn anew.
+    An existing image is replaced.
 
     Args:
         images: uint8 ``(n, channels, size, size)``.
@@ -133,13 +132,32 @@ def contact_sheet(
     for number, (image, axes) in enumerate(zip(images, grid.flat, strict=False)):
         axes.imshow(panel(image, channels), interpolation="antialiased")
         name = shortened(names[number], round(72 * across / 4.2))
-        _caption(axes, name, truth[number], None if predicted is None else predicted[number], label_set)
+        true, called = truth[number], None if predicted is None else predicted[number]
+        if true is None:
+            captions = [(label_set[i].name, "black") for i in called or ()] or [("no annotation", "gray")]
+        elif called is None:
+            captions = [(label_set[i].name, "black") for i in true]
+        else:
+            captions = [(f"✓ {label_set[i].name}", RIGHT) for i in true if i in called]
+            captions += [(f"○ {label_set[i].name}", MISSED) for i in true if i not in called]
+            captions += [(f"✗ {label_set[i].name}", WRONG) for i in called if i not in true]
+        for line, (text, color) in enumerate([(name, "gray"), *captions]):
+            axes.annotate(
+                text,
+                (0, 0),
+                (1, -3 - 10 * line),
+                "axes fraction",
+                "offset points",
+                va="top",
+                color=color,
+                size=8 if line else 6,
+            )
     height, width = figure.get_figheight(), figure.get_figwidth()
     figure.text(0.01, 1 - 0.08 / height, legend(channels), color="gray", va="top", size=8)
     marks = (("✓ right", RIGHT), ("○ missed", MISSED), ("✗ wrongly predicted", WRONG))
     for place, (text, color) in enumerate(marks if predicted is not None else ()):
         figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=color, va="top", size=8)
-    _save(figure, path, dpi=120)
+    _save_figure(figure, path, dpi=120)
 
 
 def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Path) -> None:
@@ -167,11 +185,11 @@ def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Pat
 def pair_sheet(
     pairs: Sequence[tuple[UInt8Array, UInt8Array]], captions: Sequence[tuple[str, str, str]], path: Path
 ) -> None:
-    """Draw pairs of fields side by side, to be judged by eye; an existing image is drawn anew.
+    """Draw pairs of fields side by side; an existing image is replaced.
 
     Args:
         pairs: The two fields of each pair as :func:`composite` shows them; the first turned as the second lies.
-        captions: For each pair the ids of both, and what is known of them as a pair.
+        captions: For each pair both ids and a title.
         path: The PNG.
     """
     columns = min(2, len(pairs))
@@ -180,15 +198,15 @@ def pair_sheet(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for (one, other), (name, other_name, said), axes in zip(pairs, captions, grid.flat, strict=False):
+    for (one, other), (name, other_name, title), axes in zip(pairs, captions, grid.flat, strict=False):
         size = len(one)
         shown = np.full((size, 2 * size + max(1, size // 50), 3), 255, np.uint8)
         shown[:, :size], shown[:, -size:] = one, other
         axes.imshow(shown, interpolation="antialiased")
-        axes.set_title(said, size=8)
+        axes.set_title(title, size=8)
         for place, text in ((0.0, name), (0.51, other_name)):
             axes.text(place, -0.02, text, color="gray", va="top", size=5.5, transform=axes.transAxes)
-    _save(figure, path, dpi=120)
+    _save_figure(figure, path, dpi=120)
 
 
 def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Path) -> None:
@@ -200,7 +218,7 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Pat
         fields: ``(locations, folds)``; locations without fields are left out.
         sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
         label_set: The locations.
-        path: The PNG; an existing image is drawn anew.
+        path: The PNG; an existing image is replaced.
     """
     rows = np.flatnonzero(fields.sum(axis=1))
     rows = rows[np.argsort(-fields[rows].sum(axis=1), kind="stable")]
@@ -208,7 +226,7 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Pat
     share = counts.sum(axis=1, keepdims=True) * sizes / sizes.sum()
     figure = Figure(figsize=(4.5 + 0.7 * counts.shape[1], 1.6 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    # A field more or fewer is none: it could not be otherwise.
+    # Folds of whole fields differ by up to one field.
     apart = np.where(np.abs(counts - share) < 1, 0, counts / share - 1)
     drawn = axes.imshow(100 * apart, cmap="RdBu", vmin=-25, vmax=25, aspect="auto")
     for (row, fold), count in np.ndenumerate(counts):
@@ -221,7 +239,7 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Pat
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(drawn, ax=axes, extend="both", shrink=0.6, label="% more or fewer than the fold's share")
     bar.outline.set_visible(False)
-    _save(figure, path, dpi=150)
+    _save_figure(figure, path, dpi=150)
 
 
 def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
@@ -309,31 +327,9 @@ def shortened(name: str, most: int) -> str:
     return f"{name[:ahead]}…{name[behind:]}"
 
 
-def _save(figure: Figure, path: Path, *, dpi: int) -> None:
+def _save_figure(figure: Figure, path: Path, *, dpi: int) -> None:
     """Write a PNG in place of an earlier one, whole or not at all."""
     with disk_errors(path), new_files(images=[path]) as temporary, warnings.catch_warnings():
-        # A letter that no font here has is drawn as a box, which says so.
+        # A letter that no installed font has is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary[path], dpi=dpi, format="png")
-
-
-def _caption(
-    axes: Axes,
-    name: str,
-    truth: tuple[int, ...] | None,
-    predicted: tuple[int, ...] | None,
-    label_set: LabelSet,
-) -> None:
-    if truth is None:
-        lines = [(label_set[i].name, "black") for i in predicted or ()] or [("no annotation", "gray")]
-    elif predicted is None:
-        lines = [(label_set[i].name, "black") for i in truth]
-    else:
-        lines = [(f"✓ {label_set[i].name}", RIGHT) for i in truth if i in predicted]
-        lines += [(f"○ {label_set[i].name}", MISSED) for i in truth if i not in predicted]
-        lines += [(f"✗ {label_set[i].name}", WRONG) for i in predicted if i not in truth]
-    for number, (text, color) in enumerate([(name, "gray"), *lines]):
-        size = 6 if number == 0 else 8
-        axes.annotate(
-            text, (0, 0), (1, -3 - 10 * number), "axes fraction", "offset points", va="top", color=color, size=size
-        )

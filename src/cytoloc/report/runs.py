@@ -1,4 +1,4 @@
-"""What the folders of runs say without their networks: recipe, fold, out-of-fold predictions."""
+"""Finished runs without their networks: recipe, fold and out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LeftOut:
     reason: str
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
+def finished_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
     """Return the finished runs among ``paths``, and those that are not.
 
     Args:
@@ -60,21 +60,16 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
     """
     folders = find_runs(paths)
     finished = [folder for folder in folders if is_finished(folder)]
-    unfinished = [
-        LeftOut(folder, "not finished; go on with `cytoloc train … --resume`")
-        for folder in folders
-        if folder not in finished
-    ]
-    return [_read_run(folder) for folder in finished], unfinished
-
-
-def _read_run(folder: Path) -> FinishedRun:
-    header = read_header(folder)
-    dataset = header["dataset"]
-    predictions = read_predictions(folder / PREDICTIONS)
-    if set(predictions.ids) != set(header["held_out"]):
-        raise FormatError(
-            f"{folder / PREDICTIONS} has predictions of other fields than the run held out.", hint="Train it again."
-        )
-    recipe = read_resolved(folder / RECIPE)
-    return FinishedRun(folder, recipe, header["fold"], str(dataset["path"]), str(dataset["fingerprint"]), predictions)
+    reason = "not finished; resume it with `cytoloc train … --resume`"
+    left_out = [LeftOut(folder, reason) for folder in folders if folder not in finished]
+    found = []
+    for folder in finished:
+        header = read_header(folder)
+        recipe, predictions = read_resolved(folder / RECIPE), read_predictions(folder / PREDICTIONS)
+        if set(predictions.ids) != set(header["held_out"]):
+            raise FormatError(
+                f"{folder / PREDICTIONS} has predictions of other fields than the run held out.", hint="Train it again."
+            )
+        path, fingerprint = (str(header["dataset"][key]) for key in ("path", "fingerprint"))
+        found.append(FinishedRun(folder, recipe, header["fold"], path, fingerprint, predictions))
+    return found, left_out

@@ -137,7 +137,15 @@ def study_tables(
         LabelSetError: If runs have different label sets.
     """
     label_set = refuse_different({str(run.folder): run.predictions for run in runs})
-    folds = _by_model(runs)
+    by_place: dict[tuple[Path, str], list[FinishedRun]] = {}
+    for run in runs:
+        by_place.setdefault((run.folder.absolute().parent.resolve(), run.recipe.name), []).append(run)
+    recipes = [name for _, name in by_place]
+    # Models of the same name are named by their folders too.
+    folds = {
+        name if recipes.count(name) == 1 else f"{each[0].folder.parent}/{name}": sorted(each, key=lambda run: run.fold)
+        for (_, name), each in by_place.items()
+    }
     wanted = [tuple(each) for each in ensembles] or ([tuple(folds)] if len(folds) > 1 else [])
     for names in wanted:
         unknown = [name for name in names if name not in folds]
@@ -187,18 +195,6 @@ def study_tables(
         EnsembleRow(names, metrics_of(names, _difference({name: folds[name] for name in names}))) for names in wanted
     ]
     return StudyTables(decision, label_set.name, len(label_set), groups_of is not None, models, rows)
-
-
-def _by_model(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs of each model, by fold; models of the same name are named by their folders too."""
-    found: dict[tuple[Path, str], list[FinishedRun]] = {}
-    for run in runs:
-        found.setdefault((run.folder.absolute().parent.resolve(), run.recipe.name), []).append(run)
-    names = [name for _, name in found]
-    return {
-        name if names.count(name) == 1 else f"{each[0].folder.parent}/{name}": sorted(each, key=lambda run: run.fold)
-        for (_, name), each in found.items()
-    }
 
 
 def _fault_of_folds(folds: Sequence[FinishedRun]) -> str:

@@ -1,8 +1,8 @@
-"""The cells of a field: where they lie, their outlines and nuclei, which of them divide, what is where in them.
+"""The cells of a field: their places, outlines and nuclei, which of them divide, and what they contain.
 
 Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`CellScene.scale`, so that a field looks
-the same at every size. That populations differ, and markers depend on each other, follows SimuCell (Rajaram et al.,
-Nature Methods 2012). Microtubules as persistent random walks from an organizing center follow CellOrganizer's model
+the same at every size. Populations differ, and markers depend on each other, as in SimuCell (Rajaram et al., Nature
+Methods 2012). Microtubules as persistent random walks from an organizing center follow CellOrganizer's model
 (Shariff et al., Cytometry A 2010).
 """
 
@@ -100,6 +100,72 @@ class _Outline(NamedTuple):
     phase: Phase
     sister: int | None
 
+    def relative_distance(self, rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
+        """Return the distance from the center of a cell, 1 at its self."""
+        along, across = self._turned(x, y)
+        angle = np.arctan2(across, along)
+        outside = np.ones_like(angle)
+        for lobe in range(2, 7):
+            outside += self.lobes * rng.normal(0, 1 / np.sqrt(lobe)) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi))
+        root = np.sqrt(self.stretch)
+        distance = np.hypot(along / root, across * root) / self.reach
+        return np.asarray(distance / np.clip(outside, 0.45, 1.9), np.float32)
+
+    def in_nucleus(self, rng: np.random.Generator, x: Plane, y: Plane) -> BoolArray:
+        """Return where the nucleus is: nearly an ellipse, or the plate of chromosomes."""
+        along, across = self._turned(x, y)
+        if self.phase == "metaphase":
+            return np.asarray(np.hypot(along / (0.3 * self.radius), across / (0.95 * self.radius)) < 1)
+        angle = np.arctan2(across, along)
+        outside = 1.0 + sum(
+            rng.normal(0, 0.05 / lobe) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi)) for lobe in (2, 3, 4)
+        )
+        root = np.sqrt(self.long_nucleus)
+        return np.asarray(np.hypot(along / root, across * root) < self.radius * outside)
+
+    def filled(self, rng: np.random.Generator, number: int, nucleus_map: NDArray[np.int32], scale: float) -> Cell:
+        """Return the cell with its microtubules and nucleoli."""
+        # The organizing center is on the long side, where a narrow cell has space for it.
+        angle = self.axis + rng.choice([0, np.pi]) + rng.normal(0, 2.0 / self.stretch**2)
+        outward = np.array([np.cos(angle), np.sin(angle)])
+        start = (self.center + 1.08 * self.radius * outward).astype(np.float32)
+        reach = self.reach * np.sqrt(self.stretch)
+        filaments = tuple(
+            random_walk(
+                rng,
+                start,
+                heading,
+                step=5 * scale,
+                steps=int(rng.uniform(0.5, 1.4) * reach / (5 * scale)) + 2,
+                wobble=0.16,
+            )
+            for heading in rng.uniform(0, 2 * np.pi, int(rng.integers(20, 40)))
+        )
+        nucleoli = np.empty((0, 3), np.float32)
+        if self.phase == "interphase":
+            rows, columns = np.nonzero(nucleus_map == number)
+            chosen = rng.integers(0, len(rows), int(rng.integers(1, 6)))
+            # Towards the center: nucleoli do not sit on the nuclear membrane.
+            spots = self.center + 0.65 * (np.column_stack([columns, rows])[chosen] - self.center)
+            radii = self.radius * rng.uniform(0.09, 0.24, len(spots))
+            nucleoli = np.column_stack([spots, radii]).astype(np.float32)
+        return Cell(
+            number=number,
+            center=self.center,
+            radius=self.radius,
+            organizing_center=start,
+            axis=self.axis,
+            phase=self.phase,
+            sister=self.sister,
+            nucleoli=nucleoli,
+            filaments=filaments,
+        )
+
+    def _turned(self, x: Plane, y: Plane) -> tuple[Plane, Plane]:
+        cx, cy = self.center
+        cosine, sine = np.float32(np.cos(self.axis)), np.float32(np.sin(self.axis))
+        return (x - cx) * cosine + (y - cy) * sine, (y - cy) * cosine - (x - cx) * sine
+
 
 def draw_scene(
     rng: np.random.Generator, size: int, *, line: int | None = None, dividing: Collection[Phase] = ()
@@ -107,10 +173,10 @@ def draw_scene(
     """Return the cells of one field: of one line, sparse to confluent.
 
     Args:
-        rng: Source of all that is drawn.
+        rng: Source of randomness.
         size: Edge of the field, in pixels.
         line: Number of the cell line in :data:`~cytoloc.simulate.cell_lines.CELL_LINES`; by default any.
-        dividing: Phases of division of which there must be a cell; others have some too, as chance wants it.
+        dividing: Phases of division of which there must be a cell; other cells divide at random.
     """
     if line is None:
         line = int(rng.choice(len(CELL_LINES), p=[each.share for each in CELL_LINES]))
@@ -118,7 +184,7 @@ def draw_scene(
     outlines = _plan_cells(rng, CELL_LINES[line], size, dividing)
     cell_map, nucleus_map = _draw_maps(rng, size, outlines)
     cells = tuple(
-        _fill_cell(rng, number, outline, nucleus_map, scale)
+        outline.filled(rng, number, nucleus_map, scale)
         for number, outline in enumerate(outlines, start=1)
         if (nucleus_map == number).any()
     )
@@ -139,16 +205,31 @@ def draw_scene(
 
 
 def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: Collection[Phase]) -> list[_Outline]:
-    """Return the cells of a field; the first, which is in the image, and its like divide where they must."""
+    """Return the cells of a field, those nearest to the middle first; these divide if ``dividing`` requires it."""
     scale = size / 512
     nucleus, reach = (rng.uniform(*each) * scale for each in (line.nucleus, line.reach))
     stretch, lobes, lean = rng.uniform(*line.stretch), rng.uniform(*line.lobes), rng.uniform(0, np.pi)
-    centers = _scatter(rng, line, size, gap=rng.uniform(*line.gap) * nucleus)
+    # Nuclei are at least a gap apart, some beyond the border; the first is near the middle of the field.
+    gap = rng.uniform(*line.gap) * nucleus
+    most = int(rng.integers(*line.cells))
+    tried = rng.uniform(-0.06 * size, 1.06 * size, (14 * most, 2))
+    islands = int(rng.integers(line.islands[0], line.islands[1] + 1))
+    if islands:
+        middles = rng.uniform(0.1 * size, 0.9 * size, (islands, 2))
+        spread = rng.uniform(0.18, 0.5) * size
+        tried = middles[rng.integers(0, islands, len(tried))] + rng.normal(0, spread, tried.shape)
+    placed = [rng.uniform(0.3 * size, 0.7 * size, 2)]
+    for candidate in tried:
+        if len(placed) >= most:
+            break
+        if (np.hypot(*(np.array(placed) - candidate).T) >= gap).all():
+            placed.append(candidate)
+    order = np.argsort(np.hypot(*(np.array(placed) - size / 2).T), kind="stable")
+    centers = np.array(placed, np.float32)[order]
     phases: list[Phase] = [
         "interphase" if draw > 2 * DIVIDING else "metaphase" if draw > DIVIDING else "telophase"
         for draw in rng.uniform(size=len(centers))
     ]
-    # Those nearest to the middle come first.
     for place, phase in enumerate(sorted(dividing)):
         phases[min(place, len(phases) - 1)] = phase
     outlines: list[_Outline] = []
@@ -182,26 +263,6 @@ def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: C
     return outlines
 
 
-def _scatter(rng: np.random.Generator, line: CellLine, size: int, *, gap: float) -> Points:
-    """Return points at least ``gap`` apart, some beyond the border; the first is near the middle of the field."""
-    most = int(rng.integers(*line.cells))
-    tried = rng.uniform(-0.06 * size, 1.06 * size, (14 * most, 2))
-    islands = int(rng.integers(line.islands[0], line.islands[1] + 1))
-    if islands:
-        middles = rng.uniform(0.1 * size, 0.9 * size, (islands, 2))
-        spread = rng.uniform(0.18, 0.5) * size
-        tried = middles[rng.integers(0, islands, len(tried))] + rng.normal(0, spread, tried.shape)
-    first = rng.uniform(0.3 * size, 0.7 * size, 2)
-    kept = [first]
-    for candidate in tried:
-        if len(kept) >= most:
-            break
-        if (np.hypot(*(np.array(kept) - candidate).T) >= gap).all():
-            kept.append(candidate)
-    order = np.argsort(np.hypot(*(np.array(kept) - size / 2).T), kind="stable")
-    return np.array(kept, np.float32)[order]
-
-
 def _draw_maps(
     rng: np.random.Generator, size: int, outlines: list[_Outline]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -219,77 +280,11 @@ def _draw_maps(
         here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
         if not x[here].size:
             continue
-        depth = _relative_distance(rng, rough_x[here], rough_y[here], outline)
+        depth = outline.relative_distance(rng, rough_x[here], rough_y[here])
         mine = depth < deepest[here]
         cell_map[here][mine] = number
         deepest[here][mine] = depth[mine]
-        nucleus = _in_nucleus(rng, x[here], y[here], outline)
+        nucleus = outline.in_nucleus(rng, x[here], y[here])
         nucleus_map[here][nucleus & (nucleus_map[here] == 0)] = number
     # A nucleus belongs to its own cell, whatever lies nearer.
     return np.where(nucleus_map > 0, nucleus_map, cell_map), nucleus_map
-
-
-def _relative_distance(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> Plane:
-    """Return the distance from the center of a cell, 1 at its outline."""
-    along, across = _turned(x, y, outline)
-    angle = np.arctan2(across, along)
-    outside = np.ones_like(angle)
-    for lobe in range(2, 7):
-        outside += outline.lobes * rng.normal(0, 1 / np.sqrt(lobe)) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi))
-    root = np.sqrt(outline.stretch)
-    distance = np.hypot(along / root, across * root) / outline.reach
-    return np.asarray(distance / np.clip(outside, 0.45, 1.9), np.float32)
-
-
-def _in_nucleus(rng: np.random.Generator, x: Plane, y: Plane, outline: _Outline) -> BoolArray:
-    """Return where the nucleus is: an ellipse hardly out of shape, or the plate of chromosomes."""
-    along, across = _turned(x, y, outline)
-    if outline.phase == "metaphase":
-        return np.asarray(np.hypot(along / (0.3 * outline.radius), across / (0.95 * outline.radius)) < 1)
-    angle = np.arctan2(across, along)
-    outside = 1.0 + sum(
-        rng.normal(0, 0.05 / lobe) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi)) for lobe in (2, 3, 4)
-    )
-    root = np.sqrt(outline.long_nucleus)
-    return np.asarray(np.hypot(along / root, across * root) < outline.radius * outside)
-
-
-def _turned(x: Plane, y: Plane, outline: _Outline) -> tuple[Plane, Plane]:
-    cx, cy = outline.center
-    cosine, sine = np.float32(np.cos(outline.axis)), np.float32(np.sin(outline.axis))
-    return (x - cx) * cosine + (y - cy) * sine, (y - cy) * cosine - (x - cx) * sine
-
-
-def _fill_cell(
-    rng: np.random.Generator, number: int, outline: _Outline, nucleus_map: NDArray[np.int32], scale: float
-) -> Cell:
-    # On the long side, where a narrow cell has room for it.
-    angle = outline.axis + rng.choice([0, np.pi]) + rng.normal(0, 2.0 / outline.stretch**2)
-    outward = np.array([np.cos(angle), np.sin(angle)])
-    start = (outline.center + 1.08 * outline.radius * outward).astype(np.float32)
-    reach = outline.reach * np.sqrt(outline.stretch)
-    filaments = tuple(
-        random_walk(
-            rng, start, heading, step=5 * scale, steps=int(rng.uniform(0.5, 1.4) * reach / (5 * scale)) + 2, wobble=0.16
-        )
-        for heading in rng.uniform(0, 2 * np.pi, int(rng.integers(20, 40)))
-    )
-    nucleoli = np.empty((0, 3), np.float32)
-    if outline.phase == "interphase":
-        rows, columns = np.nonzero(nucleus_map == number)
-        chosen = rng.integers(0, len(rows), int(rng.integers(1, 6)))
-        # Towards the center: nucleoli do not sit on the nuclear membrane.
-        spots = outline.center + 0.65 * (np.column_stack([columns, rows])[chosen] - outline.center)
-        radii = outline.radius * rng.uniform(0.09, 0.24, len(spots))
-        nucleoli = np.column_stack([spots, radii]).astype(np.float32)
-    return Cell(
-        number=number,
-        center=outline.center,
-        radius=outline.radius,
-        organizing_center=start,
-        axis=outline.axis,
-        phase=outline.phase,
-        sister=outline.sister,
-        nucleoli=nucleoli,
-        filaments=filaments,
-    )

@@ -1,7 +1,7 @@
-"""A field from its plan: the protein in its places, what the antibody binds besides, and four photographs.
+"""A field from its plan: the protein, unspecific binding of the antibody, and four photographs.
 
-Every field has a random source of its own, made from the seed and its number: the same seed gives the same bytes, in
-any order, on any number of processes.
+Every field has its own random source, made from the seed and its number, so that the same seed gives the same bytes in
+any order and on any number of processes.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _WHITE: Final[dict[str, tuple[float, float]]] = {
 
 
 _BINDING: Final = (0.18, 0.12)
-"""Scale of how strongly antibodies stain what is not theirs: the bodies of cells, and nuclei."""
+"""Scale of the unspecific staining of the bodies of cells and of nuclei."""
 
 _MOST_BINDING: Final = 0.4
-"""What is stained more than this would hide the protein, and no annotator would name its place."""
+"""Most unspecific staining: with more, the protein would be hidden, and no annotator would name its location."""
 
 
 def draw_field(plan: FieldPlan, *, size: int) -> UInt8Array:
@@ -64,7 +64,21 @@ def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
     planes = (scene.microtubules, protein, scene.nucleus, er)
     exposed = []
     for role, plane in zip(CHANNELS, planes, strict=True):
-        exposure = _exposure(rng, role, scene.scale)
+        mean, spread = _WHITE[role]
+        fewest, most = (20, 250) if role == PROTEIN else (40, 500)
+        # Light falls on an area: a pixel of half the edge gets a quarter of it, and noise averages out when scaled.
+        finer = 2 * scene.scale
+        exposure = Exposure(
+            white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
+            blur_px=float(rng.uniform(0.45, 0.95)) * scene.scale,
+            haze=float(rng.uniform(0.0, 0.12)),
+            haze_px=float(rng.uniform(4, 10)) * scene.scale,
+            uneven=float(rng.uniform(0, 0.12)),
+            # A weak stain needs more gain, so there are fewer photons.
+            photons=float(np.exp(rng.uniform(np.log(fewest), np.log(most)))) / finer**2,
+            read_noise=float(rng.uniform(0, 0.006)) * finer,
+            black=float(rng.uniform(0.004, 0.02)),
+        )
         exposure = replace(exposure, white=plan.gain * exposure.white, photons=exposure.photons / plan.gain)
         exposed.append(expose(rng, np.asarray(plane, np.float32), exposure, bits=bits))
     return np.stack(exposed)
@@ -78,13 +92,13 @@ def draw_protein(
     *,
     binding: FloatArray,
 ) -> Plane:
-    """Return the protein's plane: its locations at their strengths, and what the antibody binds besides.
+    """Return the protein's plane: its locations at their strengths, and unspecific binding of the antibody.
 
-    Cells of one field differ in how much of the protein they hold, and a few hold none.
+    Cells of one field differ in how much of the protein they contain, and a few contain none.
 
     Args:
         scene: The cells.
-        rng: Source of all that is drawn.
+        rng: Source of randomness.
         locations: Indices of locations in the label set ``hpa28``.
         strengths: The strength of each of them.
         binding: How strongly the antibody stains the body of every cell, and its nucleus.
@@ -94,7 +108,7 @@ def draw_protein(
         protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
     amount = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
     amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
-    # What is left of a field whose only bright cells are dark ones would be nothing.
+    # A field with only dark cells would be black.
     amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
     body = (scene.cell_map > 0) * (0.5 + scene.er) * (1 - np.exp(-scene.in_cell / (5 * scene.scale)))
     grain = np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.2 * scene.scale), 0, None)
@@ -121,21 +135,3 @@ def near_duplicate(rng: np.random.Generator, image: Photograph, plan: FieldPlan)
     coded = [cv2.imencode(".jpg", (plane // grays).astype(np.uint8), quality)[1] for plane in image]
     decoded = np.stack([np.asarray(cv2.imdecode(each, cv2.IMREAD_GRAYSCALE), np.uint8) for each in coded])
     return np.asarray(decoded.astype(image.dtype) * grays, image.dtype)
-
-
-def _exposure(rng: np.random.Generator, role: str, scale: float) -> Exposure:
-    mean, spread = _WHITE[role]
-    dim = role == PROTEIN
-    # Light falls on an area: a pixel of half the edge counts a quarter of it, and its noise averages out when scaled.
-    finer = 2 * scale
-    return Exposure(
-        white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
-        blur_px=float(rng.uniform(0.45, 0.95)) * scale,
-        haze=float(rng.uniform(0.0, 0.12)),
-        haze_px=float(rng.uniform(4, 10)) * scale,
-        uneven=float(rng.uniform(0, 0.12)),
-        # Gain makes up for a weak stain, and with it for few photons.
-        photons=float(np.exp(rng.uniform(np.log(20 if dim else 40), np.log(250 if dim else 500)))) / finer**2,
-        read_noise=float(rng.uniform(0, 0.006)) * finer,
-        black=float(rng.uniform(0.004, 0.02)),
-    )

@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from cytoloc._typing import Progress
-from cytoloc.channels import CHANNELS, HPA_COLORS
+from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
+from cytoloc.images.codecs import HPA_PLANES
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, photograph
@@ -28,14 +29,6 @@ from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
 
 STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1)
-
-HPA_PLANES: Final[dict[str, tuple[int, ...]]] = {
-    "microtubules": (0,),
-    "protein": (1,),
-    "nucleus": (2,),
-    "er": (0, 1),
-}
-"""Which of red, green and blue show a stain in the Human Protein Atlas's renderings."""
 
 HPA_QUALITY: Final = 50
 """JPEG quality of renderings: the quantisation tables of two published fields are those of quality 50, and like them
@@ -50,13 +43,13 @@ def simulate_kaggle(
     pool: Executor | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
-    """Draw a study as the competition gave it out: four gray PNG files a field and ``labels.csv``.
+    """Draw a study in the competition's format: four gray PNG files per field and ``labels.csv``.
 
-    The competition did not say which fields come from one well; ``pairs.csv`` does, for honest folds.
+    Unlike in the competition, ``pairs.csv`` lists fields of the same well, which folds must not separate.
 
     Args:
         path: The new folder.
-        design: What decides the study.
+        design: The design of the study.
         bits: Of the images: 8 as in the competition, or 16 as microscopes write them.
         pool: Where fields are drawn; by default threads of this process. With
             ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
@@ -64,12 +57,12 @@ def simulate_kaggle(
 
     Raises:
         SettingsError: If a number is impossible.
-        StorageError: If the disk refuses.
+        StorageError: If the disk is full or read-only.
         OutputExistsError: If something else lies at ``path``.
     """
     path, plans = Path(path), plan_study(design)
-    with begun(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
-        _draw(plans, partial(_draw_kaggle_field, folder=path, bits=bits), pool, progress)
+    with resumable(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
+        _draw_files(plans, partial(_draw_once, folder=path, suffix=".png", bits=bits), pool, progress)
         write_labels(path / "labels.csv", {plan.row.id: plan.locations for plan in plans})
         write_rows(path / "pairs.csv", ["a", "b"], of_one_well(plans))
 
@@ -88,27 +81,27 @@ def simulate_hpa(
 
     Args:
         path: The new folder.
-        design: What decides the study.
+        design: The design of the study.
         pool: Where fields are drawn; by default threads of this process. With
             ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
         progress: Called with the number of fields done and of all fields.
 
     Raises:
         SettingsError: If a number is impossible.
-        StorageError: If the disk refuses.
+        StorageError: If the disk is full or read-only.
         OutputExistsError: If something else lies at ``path``.
     """
     path, plans = Path(path), plan_study(design)
-    with begun(path, {"design": asdict(design), "files": "hpa"}):
+    with resumable(path, {"design": asdict(design), "files": "hpa"}):
         (path / "images").mkdir(exist_ok=True)
-        _draw(plans, partial(_draw_hpa_field, folder=path / "images"), pool, progress)
+        _draw_files(plans, partial(_draw_once, folder=path / "images", suffix=".jpg"), pool, progress)
         write_labels(path / "labels.csv", {_hpa_name(plan): plan.locations for plan in plans})
 
 
 def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
     """Write a field, ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``, with its own 8 or 16 bits."""
     for role, plane in zip(CHANNELS, image, strict=True):
-        _save(Image.fromarray(plane), folder / f"{name}_{HPA_COLORS[role]}.png")
+        _save_image(Image.fromarray(plane), folder / f"{name}_{HPA_COLORS[role]}.png")
 
 
 def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
@@ -117,29 +110,43 @@ def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
         rendering = np.zeros((*plane.shape, 3), np.uint8)
         rendering[..., HPA_PLANES[role]] = plane[..., None]
         path = folder / f"{name}_{HPA_COLORS[role]}.jpg"
-        _save(Image.fromarray(rendering), path, quality=HPA_QUALITY, subsampling="4:2:0")
+        _save_image(Image.fromarray(rendering), path, quality=HPA_QUALITY, subsampling="4:2:0")
 
 
 @contextmanager
-def begun(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) -> Iterator[None]:
-    """Keep a note of what is being drawn in the folder ``path``; drawing that was stopped goes on in the block.
+def resumable(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) -> Iterator[None]:
+    """Make or reopen a folder whose files are drawn in the block, with a note of its settings while it is unfinished.
 
     Args:
-        path: The folder; made if it is not there, or empty.
-        settings: What decides what is drawn, as JSON.
-        done: What becomes of the note when all is drawn; by default it goes.
+        path: The folder, which must not exist, be empty, or be unfinished with the same settings.
+        settings: The settings, as JSON.
+        done: New name of the note when everything is drawn; by default the note is removed.
 
     Raises:
-        OutputExistsError: If something is there that is finished, was begun with other settings, or is anything else.
-        StorageError: If the disk refuses.
+        OutputExistsError: If the folder is finished, has other settings, or is anything else.
+        StorageError: If the disk is full or read-only.
     """
-    # Another release may draw otherwise.
+    # Another release may draw other images.
     note, content = path / "study.part.json", json.loads(json.dumps({**settings, "cytoloc": version("cytoloc")}))
     lock = path.with_name(f".{path.name}.part.lock")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with held(lock, busy=f"{path}: another process is drawing there"):
-            _take_up(path, note, content)
+            if note.exists():
+                found = read_json(note, STUDY_FORMAT)
+                if {name: found.get(name) for name in content} != content:
+                    raise OutputExistsError(
+                        f"{path} is an unfinished study with other settings, or of another release.",
+                        hint="Rerun that command to finish it, or remove the folder.",
+                    )
+            else:
+                # A process that was killed here leaves at most a hidden folder of the note.
+                if not path.is_dir() or any(not each.name.startswith(f".{note.name}.") for each in path.iterdir()):
+                    refuse_existing(path)
+                path.mkdir(parents=True, exist_ok=True)
+                for left in path.iterdir():
+                    shutil.rmtree(left)
+                write_json(note, content, STUDY_FORMAT)
             yield
             if done is None:
                 note.unlink()
@@ -147,26 +154,7 @@ def begun(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) 
                 note.rename(done)
 
 
-def _take_up(path: Path, note: Path, content: dict[str, Any]) -> None:
-    """Go on in a folder that was begun with the same settings, or begin a new one."""
-    if note.exists():
-        kept = read_json(note, STUDY_FORMAT)
-        if {name: kept.get(name) for name in content} != content:
-            raise OutputExistsError(
-                f"{path} is of a study that was begun with other settings, or by another release.",
-                hint="Start that one again to finish it, or remove the folder.",
-            )
-        return
-    # A process that was killed here leaves nothing but a hidden folder of the note.
-    if not path.is_dir() or any(not each.name.startswith(f".{note.name}.") for each in path.iterdir()):
-        refuse_existing(path)
-    path.mkdir(parents=True, exist_ok=True)
-    for left in path.iterdir():
-        shutil.rmtree(left)
-    write_json(note, content, STUDY_FORMAT)
-
-
-def _draw(
+def _draw_files(
     plans: Sequence[FieldPlan], draw: Callable[[FieldPlan], None], pool: Executor | None, progress: Progress
 ) -> None:
     """Draw fields, each of which is written to files of its own."""
@@ -174,21 +162,15 @@ def _draw(
         progress(number, len(plans))
 
 
-def _draw_kaggle_field(plan: FieldPlan, *, folder: Path, bits: Bits) -> None:
-    if not _is_there(folder, plan.row.id, ".png"):
-        write_kaggle_field(folder, plan.row.id, photograph(plan, bits=bits))
+def _draw_once(plan: FieldPlan, *, folder: Path, suffix: str, bits: Bits = 8) -> None:
+    """Write the files of a field unless all of them exist."""
+    name = plan.row.id if suffix == ".png" else _hpa_name(plan)
+    if not all((folder / f"{name}_{color}{suffix}").exists() for color in COLORS):
+        write = write_kaggle_field if suffix == ".png" else write_hpa_field
+        write(folder, name, photograph(plan, bits=bits))
 
 
-def _draw_hpa_field(plan: FieldPlan, *, folder: Path) -> None:
-    if not _is_there(folder, _hpa_name(plan), ".jpg"):
-        write_hpa_field(folder, _hpa_name(plan), photograph(plan))
-
-
-def _is_there(folder: Path, name: str, suffix: str) -> bool:
-    return all((folder / f"{name}_{HPA_COLORS[role]}{suffix}").exists() for role in CHANNELS)
-
-
-def _save(image: Image.Image, path: Path, **options: Any) -> None:
+def _save_image(image: Image.Image, path: Path, **options: Any) -> None:
     """Write an image that gets its name when it is whole."""
     temporary = path.with_name(f".{path.name}.part")
     with disk_errors(path):

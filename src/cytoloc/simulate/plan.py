@@ -1,13 +1,13 @@
-"""What a study will show before anything is drawn: genes, their antibodies, the wells they are imaged in, the fields.
+"""The plan of a study, before anything is drawn: genes, antibodies, wells and fields.
 
-Labels belong to wells: the antibodies of a gene, and the wells of an antibody, mostly show the same locations, but not
-always, as in reality. The frequencies of label sets are those of the real training set.
+Labels belong to wells. As in reality, the antibodies of a gene and the wells of an antibody mostly show the same
+locations. The frequencies of label sets are those of the real training set.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -17,7 +17,6 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
-from cytoloc._typing import FloatArray
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
@@ -44,7 +43,7 @@ MOST_PX: Final = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What decides a study.
+    """The design of a study.
 
     Attributes:
         n_fields: How many fields.
@@ -53,7 +52,7 @@ class Design:
         evenness: 0 for the real frequencies of locations; 1 raises label sets by the rarity of their rarest location.
         label_sets: Label sets and their shares, which sum to 1; None for those of the real training set.
         duplicates: Share of fields that are near-duplicates of another.
-        gain: Brightness by that of the real training set.
+        gain: Brightness relative to the real training set.
         original_px: Edge of the photographs, in pixels, which are scaled down to ``size``; None for ``size``.
     """
 
@@ -66,6 +65,33 @@ class Design:
     gain: float = 1.0
     original_px: int | None = None
 
+    def check(self) -> None:
+        """Raise unless a study of this design can be drawn.
+
+        Raises:
+            SettingsError: If a number is impossible.
+        """
+        if self.n_fields < 1:
+            raise SettingsError(f"A study of {self.n_fields} fields cannot be drawn.", hint="Ask for at least 1 field.")
+        if self.seed < 0:
+            raise SettingsError(f"{self.seed} is not a seed.", hint="Seeds are integers from 0.")
+        if not 32 <= self.size <= MOST_PX:
+            raise SettingsError(
+                f"Fields of {self.size} px cannot be drawn.", hint=f"Choose a size from 32 to {MOST_PX} px."
+            )
+        if self.original_px is not None and not self.size <= self.original_px <= MOST_PX:
+            raise SettingsError(
+                f"Photographs of {self.original_px} px cannot be drawn for fields of {self.size} px.",
+                hint=f"Choose from {self.size} to {MOST_PX} px.",
+            )
+        if not 0 <= self.evenness <= 1:
+            raise SettingsError(f"An evenness of {self.evenness:g} is impossible.", hint="Choose one from 0 to 1.")
+        if not 0 <= self.duplicates < 1 or round(self.duplicates * self.n_fields) >= self.n_fields:
+            raise SettingsError(
+                f"{self.duplicates:g} of {self.n_fields} fields cannot be near-duplicates of the others.",
+                hint="Choose a share from 0 that leaves an original.",
+            )
+
 
 @dataclass(frozen=True)
 class FieldPlan:
@@ -73,13 +99,13 @@ class FieldPlan:
 
     Attributes:
         seed: The study's.
-        number: Its number in the study, from which, and the seed, its random source is made.
+        number: Its number in the study; the seed and this number make its random source.
         row: The row of the dataset; its labels may be wrong, or not given.
         locations: Where the protein is.
         strengths: The strength of each of its locations.
-        antibody: Number of the antibody, from which the strength of what else it binds is made.
+        antibody: Number of the antibody, which decides the strength of its unspecific binding.
         line: Number of the cell line; None for any.
-        gain: Brightness by that of the real training set.
+        gain: Brightness relative to the real training set.
         copy_of: The plan of which it is a near-duplicate.
         kind: How it differs from that one.
     """
@@ -102,7 +128,7 @@ def plan_study(design: Design) -> list[FieldPlan]:
     Raises:
         SettingsError: If a number is impossible.
     """
-    _refuse_impossible(design)
+    design.check()
     rng = np.random.default_rng([design.seed, 0])
     copies = round(design.duplicates * design.n_fields)
     plans: list[FieldPlan] = []
@@ -123,7 +149,7 @@ def plan_study(design: Design) -> list[FieldPlan]:
 def plan_one(location: int, *, seed: int, size: int) -> FieldPlan:
     """Return the plan of a field that shows one location and no other, at full strength."""
     design = Design(n_fields=1, seed=seed, size=size, label_sets=(((location,), 1.0),))
-    _refuse_impossible(design)
+    design.check()
     row = FieldRow(
         id=_name(design, location), source="simulated", labels=(location,), original_px=size, original_width_px=size
     )
@@ -163,7 +189,14 @@ def real_label_sets() -> tuple[tuple[Locations, float], ...]:
 def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow, tuple[float, ...], int, int]]:
     """Yield fields without end: row, strengths, number of the antibody, number of the cell line."""
     sets = design.label_sets or real_label_sets()
-    shares = _evened(sets, design.evenness)
+    # The shares of label sets with a rare location are raised: by all its rarity if the evenness is 1.
+    shares = np.array([share for _, share in sets])
+    of_location = np.zeros(len(LabelSet.hpa28()))
+    for locations, share in sets:
+        of_location[list(locations)] += share
+    rarest = np.array([of_location[list(locations)].min() for locations, _ in sets])
+    shares = shares / np.where(shares > 0, rarest, 1.0) ** design.evenness
+    shares /= shares.sum()
     lines = [line.share for line in CELL_LINES]
     gene, antibody, place = 0, 0, 0
     while True:
@@ -194,17 +227,6 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                     yield replace(row, field=str(number)), strengths, antibody, line
 
 
-def _evened(sets: Sequence[tuple[Locations, float]], evenness: float) -> FloatArray:
-    """Return the shares of label sets, those with a rare location raised: by all its rarity if ``evenness`` is 1."""
-    shares = np.array([share for _, share in sets])
-    of_location = np.zeros(len(LabelSet.hpa28()))
-    for labels, share in sets:
-        of_location[list(labels)] += share
-    rarest = np.array([of_location[list(labels)].min() for labels, _ in sets])
-    raised = shares / np.where(shares > 0, rarest, 1.0) ** evenness
-    return np.asarray(raised / raised.sum(), np.float64)
-
-
 def _other_labels(labels: Locations, other: Locations, rng: np.random.Generator) -> Locations:
     """Return what another well of a gene shows: mostly the same, else one location less or one more."""
     if rng.uniform() > OTHER_LABELS:
@@ -217,26 +239,3 @@ def _other_labels(labels: Locations, other: Locations, rng: np.random.Generator)
 
 def _name(design: Design, number: int) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"cytoloc simulated field {design.seed} {number}"))
-
-
-def _refuse_impossible(design: Design) -> None:
-    if design.n_fields < 1:
-        raise SettingsError(f"A study of {design.n_fields} fields cannot be drawn.", hint="Ask for at least 1 field.")
-    if design.seed < 0:
-        raise SettingsError(f"{design.seed} is not a seed.", hint="Seeds are whole numbers from 0.")
-    if not 32 <= design.size <= MOST_PX:
-        raise SettingsError(
-            f"Fields of {design.size} px cannot be drawn.", hint=f"Choose a size from 32 to {MOST_PX} px."
-        )
-    if design.original_px is not None and not design.size <= design.original_px <= MOST_PX:
-        raise SettingsError(
-            f"Photographs of {design.original_px} px cannot be drawn for fields of {design.size} px.",
-            hint=f"Choose from {design.size} to {MOST_PX} px.",
-        )
-    if not 0 <= design.evenness <= 1:
-        raise SettingsError(f"An evenness of {design.evenness:g} cannot be.", hint="Choose one from 0 to 1.")
-    if not 0 <= design.duplicates < 1 or round(design.duplicates * design.n_fields) >= design.n_fields:
-        raise SettingsError(
-            f"{design.duplicates:g} of {design.n_fields} fields cannot be near-duplicates of the others.",
-            hint="Choose a share from 0 that leaves an original.",
-        )

@@ -57,7 +57,9 @@ def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
     # Above and below the nucleus there are some too, out of focus.
     over = np.exp(-scene.in_nucleus / (3 * scale))
     filaments = inside * np.where(scene.nucleus_map > 0, 0.08 + 0.35 * over, 1.0) * scene.amount[scene.cell_map]
-    filaments *= (scene.cell_map > 0) * _undivided(scene)
+    share = np.ones(int(scene.cell_map.max()) + 1, np.float32)
+    share[[cell.number for cell in scene.cells if cell.phase == "metaphase"]] = 0.15
+    filaments *= (scene.cell_map > 0) * share[scene.cell_map]
     filaments += 2.0 * division_fibres(scene, rng)
     haze = cv2.GaussianBlur(filaments, (0, 0), 5 * scale)
     return to_unit(filaments + rng.uniform(0.2, 0.6) * haze)
@@ -144,12 +146,3 @@ def _directions(scene: CellScene) -> Plane:
         right = (1 - weight) * right + weight * turn * along_x
         down = (1 - weight) * down + weight * turn * along_y
     return np.asarray(np.arctan2(down, right), np.float32)
-
-
-def _undivided(scene: CellScene) -> Plane:
-    """Return 1 where a cell does not divide, and little where it does."""
-    share = np.ones(int(scene.cell_map.max()) + 1, np.float32)
-    for cell in scene.cells:
-        if cell.phase == "metaphase":
-            share[cell.number] = 0.15
-    return share[scene.cell_map]

@@ -1,11 +1,8 @@
-"""Writing studies: a dataset, or a whole study with what is wrong about it written beside it.
-
-Drawing goes on where it was stopped, as an import does: it is one, of fields that nobody photographed.
-"""
+"""Writing studies: a dataset, or a whole study with a list of its flaws. Drawing is resumable, as imports are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,33 +13,33 @@ import numpy as np
 
 from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS
-from cytoloc.choices import Noise
+from cytoloc.choices import Noise, refuse_unknown
 from cytoloc.dataset.importing import ImportOptions, Loaded, import_fields
 from cytoloc.dataset.manifest import is_complete
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.simulate.field import draw_field
-from cytoloc.simulate.files import begun, of_one_well, write_labels, write_rows
+from cytoloc.simulate.files import of_one_well, resumable, write_labels, write_rows
 from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, Locations, plan_study
 
 TEST_SHARE: Final = 0.38
 """Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
 
 TEST_GAIN: Final = 0.8
-"""The competition's test fields were darker: their channels' means are .71 to .86 of the training set's."""
+"""The competition's test fields were darker: the means of their channels are 0.71 to 0.86 of the training set's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flaws:
-    """What is wrong with a study, as it is with real ones.
+    """The flaws of a study, as real ones have them.
 
     Attributes:
         noise: Share of training fields whose labels are wrong.
         kind: A location is missing (of fields that have several), one too many is given, or one is taken for another.
         duplicates: Share of training fields that are near-duplicates of another training field.
         leaked: Share of test fields that are near-duplicates of fields of the external set.
-        gain: Brightness of the test set by that of the training set.
+        gain: Brightness of the test set relative to the training set.
     """
 
     noise: float = 0.03
@@ -50,6 +47,19 @@ class Flaws:
     duplicates: float = 0.04
     leaked: float = 0.02
     gain: float = TEST_GAIN
+
+    def check(self) -> None:
+        """Raise unless a study can have these flaws.
+
+        Raises:
+            SettingsError: If a number is impossible, or ``kind`` is unknown.
+        """
+        for name, share in (("noise", self.noise), ("leaked", self.leaked)):
+            if not 0 <= share <= 1:
+                raise SettingsError(f"A share {name} of {share:g} is impossible.", hint="Choose one from 0 to 1.")
+        if not 0 < self.gain <= 2:
+            raise SettingsError(f"A test set cannot be {self.gain:g} times as bright.", hint="Choose from 0 to 2.")
+        refuse_unknown(self.kind, get_args(Noise), argument="kind")
 
 
 class SimulatedSource:
@@ -68,10 +78,10 @@ class SimulatedSource:
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what draws the field ``item``; it can be sent to another process."""
-        return partial(_draw, self._plans[item], self._size)
+        return partial(_draw_loaded, self._plans[item], self._size)
 
 
-def _draw(plan: FieldPlan, size: int) -> list[Loaded]:
+def _draw_loaded(plan: FieldPlan, size: int) -> list[Loaded]:
     return [(plan.row, draw_field(plan, size=size))]
 
 
@@ -103,14 +113,14 @@ def simulate_dataset(
 
     Args:
         path: The new dataset.
-        design: What decides the fields.
+        design: The design of the fields.
         pool: Where fields are drawn; by default threads of this process. With
             ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
         progress: Called with the number of fields done and of all fields.
 
     Raises:
         SettingsError: If a number is impossible.
-        StorageError: If the disk refuses.
+        StorageError: If the disk is full or read-only.
         OutputExistsError: If something lies at ``path``.
     """
     source, options = SimulatedSource(design, plan_study(design)), ImportOptions(strict=True, progress=progress)
@@ -133,7 +143,7 @@ def simulate_study(
 
     Args:
         path: The new folder.
-        design: What decides the fields.
+        design: The design of the fields.
         flaws: What is wrong with the study.
         pool: Where fields are drawn; by default threads of this process. With
             ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
@@ -141,23 +151,45 @@ def simulate_study(
 
     Raises:
         SettingsError: If a number is impossible.
-        StorageError: If the disk refuses.
+        StorageError: If the disk is full or read-only.
         OutputExistsError: If something lies in the way.
     """
     path = Path(path)
-    _refuse_impossible(flaws)
+    flaws.check()
     sets = _plan_sets(design, flaws)
-    with begun(path, {"design": asdict(design), "flaws": asdict(flaws)}, done=path / "study.json"):
+    with resumable(path, {"design": asdict(design), "flaws": asdict(flaws)}, done=path / "study.json"):
         total, before = sum(len(each.plans) for each in sets.values()), 0
         for name, each in sets.items():
             target = path / f"{name}.dataset"
             if not is_complete(target):
                 source = SimulatedSource(each.design, each.given)
-                options = ImportOptions(progress=partial(_report, progress, before, total))
+
+                def advance(done: int, _total: int, *, before: int = before) -> None:
+                    progress(before + done, total)
+
+                options = ImportOptions(progress=advance)
                 import_fields(source, target, size=design.size, options=options, pool=pool)
             before += len(each.plans)
-        _write_truth(path / "truth", sets)
-        by_antibody = _labels_by_antibody(sets["external"].plans)
+        truth, train, test = path / "truth", sets["train"], sets["test"]
+        truth.mkdir(exist_ok=True)
+        for name in ("train", "test"):
+            write_labels(truth / f"{name}.csv", {plan.row.id: plan.locations for plan in sets[name].plans})
+        label_set = LabelSet.hpa28()
+        mistaken = [
+            (true.row.id, label_set.format(true.locations), label_set.format(given.row.labels or ()))
+            for true, given in zip(train.plans, train.given, strict=True)
+            if true.locations != given.row.labels
+        ]
+        write_rows(truth / "label_noise.csv", ["Id", "Target", "given"], mistaken)
+        for name, plans in (("duplicates", train.plans), ("leak", test.plans)):
+            copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
+            write_rows(truth / f"{name}.csv", ["a", "b", "kind"], copies)
+        write_rows(truth / "wells.csv", ["a", "b"], of_one_well(test.plans))
+        # The usual external list gives each field all locations of its antibody, in any well.
+        every: dict[str | None, set[int]] = {}
+        for plan in sets["external"].plans:
+            every.setdefault(plan.row.antibody, set()).update(plan.locations)
+        by_antibody = {plan.row.id: tuple(sorted(every[plan.row.antibody])) for plan in sets["external"].plans}
         write_labels(path / "external-by-antibody.csv", by_antibody)
 
 
@@ -172,8 +204,21 @@ def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
         gain=flaws.gain,
         original_px=min(round(1.5 * (design.original_px or design.size)), MOST_PX),
     )
-    train, external = plan_study(of_train), plan_study(of_external)
-    test = _leaked(plan_study(of_test), external, round(flaws.leaked * n_test))
+    train, external, test = plan_study(of_train), plan_study(of_external), plan_study(of_test)
+    rng = np.random.default_rng([of_test.seed, 5])
+    for place in rng.choice(n_test, round(flaws.leaked * n_test), replace=False):
+        original, kind = external[int(rng.integers(len(external)))], KINDS[int(rng.integers(len(KINDS)))]
+        # A leaked field was imaged with the camera of its original, in the same well.
+        row = replace(
+            test[place].row,
+            labels=original.locations,
+            plate=None,
+            well=None,
+            original_px=original.row.original_px,
+            original_width_px=original.row.original_width_px,
+            pixel_um=original.row.pixel_um,
+        )
+        test[place] = replace(test[place], row=row, locations=original.locations, copy_of=original, kind=kind)
     rng = np.random.default_rng([design.seed, 4])
     wrong = [replace(plan, row=replace(plan.row, labels=_mistaken(plan, flaws, rng))) for plan in train]
     hidden = [
@@ -187,29 +232,8 @@ def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
     }
 
 
-def _leaked(test: list[FieldPlan], external: list[FieldPlan], count: int) -> list[FieldPlan]:
-    """Return the test fields, ``count`` of them near-duplicates of external ones."""
-    rng = np.random.default_rng([test[0].seed, 5])
-    chosen = rng.choice(len(test), count, replace=False)
-    leaked = list(test)
-    for place in chosen:
-        original, kind = external[int(rng.integers(len(external)))], KINDS[int(rng.integers(len(KINDS)))]
-        # It was imaged in the well of its original, whatever well that is, and with its camera.
-        row = replace(
-            test[place].row,
-            labels=original.locations,
-            plate=None,
-            well=None,
-            original_px=original.row.original_px,
-            original_width_px=original.row.original_width_px,
-            pixel_um=original.row.pixel_um,
-        )
-        leaked[place] = replace(test[place], row=row, locations=original.locations, copy_of=original, kind=kind)
-    return leaked
-
-
 def _mistaken(plan: FieldPlan, flaws: Flaws, rng: np.random.Generator) -> Locations:
-    """Return the labels that somebody gives a field: wrong ones now and then."""
+    """Return the labels that an annotator gives a field, which are sometimes wrong."""
     labels = plan.locations
     draw, place = rng.uniform(), int(rng.integers(len(labels)))
     others = [location for location in range(len(LabelSet.hpa28())) if location not in labels]
@@ -221,44 +245,3 @@ def _mistaken(plan: FieldPlan, flaws: Flaws, rng: np.random.Generator) -> Locati
     if flaws.kind == "extra":
         return tuple(sorted({*labels, other}))
     return tuple(sorted({*labels[:place], *labels[place + 1 :], other}))
-
-
-def _labels_by_antibody(plans: Sequence[FieldPlan]) -> dict[str, Locations]:
-    """Return for each field all locations of its antibody, in whatever well: what the usual external list did."""
-    every: dict[str | None, set[int]] = {}
-    for plan in plans:
-        every.setdefault(plan.row.antibody, set()).update(plan.locations)
-    return {plan.row.id: tuple(sorted(every[plan.row.antibody])) for plan in plans}
-
-
-def _write_truth(folder: Path, sets: Mapping[str, PlannedSet]) -> None:
-    folder.mkdir(exist_ok=True)
-    train, test = sets["train"], sets["test"]
-    for name in ("train", "test"):
-        write_labels(folder / f"{name}.csv", {plan.row.id: plan.locations for plan in sets[name].plans})
-    label_set = LabelSet.hpa28()
-    mistaken = [
-        (true.row.id, label_set.format(true.locations), label_set.format(given.row.labels or ()))
-        for true, given in zip(train.plans, train.given, strict=True)
-        if true.locations != given.row.labels
-    ]
-    write_rows(folder / "label_noise.csv", ["Id", "Target", "given"], mistaken)
-    for name, plans in (("duplicates", train.plans), ("leak", test.plans)):
-        copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
-        write_rows(folder / f"{name}.csv", ["a", "b", "kind"], copies)
-    write_rows(folder / "wells.csv", ["a", "b"], of_one_well(test.plans))
-
-
-def _report(progress: Progress, before: int, total: int, done: int, _total: int) -> None:
-    """Report the progress of one of several datasets as that of all."""
-    progress(before + done, total)
-
-
-def _refuse_impossible(flaws: Flaws) -> None:
-    for name, share in (("noise", flaws.noise), ("leaked", flaws.leaked)):
-        if not 0 <= share <= 1:
-            raise SettingsError(f"A share {name} of {share:g} cannot be.", hint="Choose one from 0 to 1.")
-    if not 0 < flaws.gain <= 2:
-        raise SettingsError(f"A test set cannot be {flaws.gain:g} times as bright.", hint="Choose from 0 to 2.")
-    if flaws.kind not in get_args(Noise):
-        raise SettingsError(f"There is no label noise {flaws.kind!r}.", hint=f"Choose {', '.join(get_args(Noise))}.")

@@ -1,4 +1,4 @@
-"""Which file and which channel of a file shows which stain: the user says it, and the dataset keeps it."""
+"""Which file, and which channel of a file, shows which stain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cytoloc.channels import CHANNELS, PROTEIN, channel_order, check_channels
 from cytoloc.errors import ChannelError, ImageError, SettingsError
 
 NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
-"""What a pattern can read from a file's name besides ``id``."""
+"""The values that a pattern can find in a file name besides ``id``."""
 
 _EXAMPLE: Final = (
     "Write for example microtubules=*_red.tif,protein=*_green.tif,nucleus=*_blue.tif,er=*_yellow.tif, or for files with"
@@ -20,12 +20,12 @@ _EXAMPLE: Final = (
 
 
 class FilePattern:
-    """The names of the files of one kind, and what they say of a field.
+    """A pattern of file names that contain the id of a field, its plate, and so on.
 
     Args:
         text: A path below the folder in which ``*`` or ``{id}`` stands for the field's id, and ``{plate}``, ``{well}``,
-            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for what they say. ``*`` may span folders, the
-            others do not. Without an id, it is made of the other parts.
+            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values. ``*`` may span folders, the
+            others do not. Without an id, the other parts make one.
 
     Raises:
         SettingsError: If nothing in it varies, a part is named twice, or a name is not one of these.
@@ -58,20 +58,20 @@ class FilePattern:
         self._expression = re.compile("".join(a + b for a, b in zip(plain, [*wild, ""], strict=True)), re.DOTALL)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return what the name of a file says, its ``id`` among it; None if it is not one of these."""
+        """Return the values in the name of a file, with its ``id``; None if the name does not match."""
         found = self._expression.fullmatch(path)
         if found is None:
             return None
-        said = found.groupdict()
-        return said if "id" in said else {**said, "id": "_".join(said[name] for name in NAMES if name in said)}
+        parts = found.groupdict()
+        return parts if "id" in parts else {**parts, "id": "_".join(parts[name] for name in NAMES if name in parts)}
 
-    def path_of(self, said: Mapping[str, str]) -> str:
-        """Return the name of the file that says this.
+    def path_of(self, parts: Mapping[str, str]) -> str:
+        """Return the name of the file with these values.
 
         >>> FilePattern("{plate}/{well}_*_blue.tif").path_of({"plate": "P7", "well": "C03", "id": "2"})
         'P7/C03_2_blue.tif'
         """
-        return re.sub(r"\*|\{([^}]*)\}", lambda part: said[part[1] or "id"], self.text)
+        return re.sub(r"\*|\{([^}]*)\}", lambda part: parts[part[1] or "id"], self.text)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,15 @@ class Pick:
 
     pattern: FilePattern | None
     channel: int | str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Pick:
+        """Return where the image is by its description; see :func:`parse_channels`."""
+        pattern, _, channel = text.rpartition("#") if "#" in text else (text, "", "")
+        if "*" not in pattern and "{" not in pattern:
+            pattern, channel = "", text
+        number = int(channel) if channel.isdecimal() else channel or None
+        return cls(FilePattern(pattern) if pattern else None, number)
 
     def __str__(self) -> str:
         channel = "" if self.channel is None else str(self.channel)
@@ -154,8 +163,8 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
     Args:
         channels: ``name=what``, several also in one text with commas between. The name is one of
             :data:`cytoloc.channels.CHANNELS`, or the user's own. With ``*`` or ``{…}`` in it, ``what`` is the pattern
-            of the files that hold the channel, with ``#channel`` behind it if they hold several; otherwise the channel
-            of the file that holds all: a number counted from 0, or a name.
+            of the files that hold the channel, followed by ``#channel`` if they hold several. Otherwise it is the
+            channel of the file that holds all: a number counted from 0, or a name.
 
     Raises:
         SettingsError: If a name is not valid or occurs twice, the protein is missing, two channels have the same image,
@@ -165,7 +174,14 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         >>> parse_channels(["nucleus=DAPI,protein=1", "mito=2"]).note
         {'protein': '1', 'nucleus': 'DAPI', 'mito': '2'}
     """
-    pairs = [_pair(part.strip()) for text in channels for part in text.split(",")]
+    pairs = []
+    for text in (part.strip() for each in channels for part in each.split(",")):
+        name, _, what = (part.strip() for part in text.partition("="))
+        if not name or not what:
+            raise SettingsError(
+                f"`channels` has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", hint=_EXAMPLE
+            )
+        pairs.append((name, what))
     names = [name for name, _ in pairs]
     try:
         check_channels(names)
@@ -173,7 +189,7 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         near = next((name for name in names if name != PROTEIN and name.lower() == PROTEIN), None)
         hint = f" Write {PROTEIN} instead of {near}." if near else ""
         raise SettingsError(f"`channels`: {error.message}{hint}", hint=error.hint) from error
-    found = {name: _pick(what) for name, what in pairs}
+    found = {name: Pick.parse(what) for name, what in pairs}
     picks = {name: found[name] for name in channel_order(names)}
     seen: dict[str, str] = {}
     for name, pick in picks.items():
@@ -196,23 +212,3 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
             hint="Give all of them the same, for example {well}_{field}.",
         )
     return ChannelMap(picks)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, what = text.partition("=")
-    if not name.strip() or not what.strip():
-        raise SettingsError(
-            f"`channels` has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", hint=_EXAMPLE
-        )
-    return name.strip(), what.strip()
-
-
-def _pick(what: str) -> Pick:
-    pattern, _, channel = what.rpartition("#") if "#" in what else (what, "", "")
-    if "*" not in pattern and "{" not in pattern:
-        return Pick(None, _channel(what))
-    return Pick(FilePattern(pattern), _channel(channel) if channel else None)
-
-
-def _channel(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text

@@ -1,4 +1,4 @@
-"""The files of one item of a folder, and the fields in them: planes of stains, brought to 8 bits and to one size."""
+"""The fields in the files of one item of a folder: planes of stains, converted to 8 bits and one size."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ Opened = dict[str, tuple[str, ImageFile]]
 
 @dataclass(frozen=True)
 class FolderItem:
-    """What is known of one field, or of the fields of one file, before a file is opened.
+    """What is known about one field, or the fields of one file, before a file is opened.
 
     Attributes:
         name: The id; several scenes add their own names to it.
         files: The file of each channel that was found, below the folder.
-        said: What the files' names say.
-        metadata: What a table says, by the id of the item or of a scene.
+        parts: The values in the file names; see :class:`~cytoloc.dataset.sources.channels.FilePattern`.
+        metadata: The values in a table, by the id of the item or of a scene.
         labels: Indices of locations, by the id of the item or of a scene.
     """
 
     name: str
     files: Mapping[str, str]
-    said: Mapping[str, str]
+    parts: Mapping[str, str]
     metadata: Mapping[str, Mapping[str, str]]
     labels: Mapping[str, tuple[int, ...]]
 
     def described(self, name: str) -> dict[str, str]:
-        """Return what is said of the scene ``name``; a table has the last word over file names."""
-        return {**self.said, **self.metadata.get(self.name, {}), **self.metadata.get(name, {})}
+        """Return the values for the scene ``name``; a table overrides file names."""
+        return {**self.parts, **self.metadata.get(self.name, {}), **self.metadata.get(name, {})}
 
 
 class FoundScene(NamedTuple):
-    """A scene: its id, what its files say of it, and its planes, or what is wrong with them."""
+    """A scene: its id, its properties, and its planes or the error that they raise."""
 
     name: str
     scene: Scene
@@ -193,7 +193,7 @@ class FieldReader:
         return planes
 
     def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
-        """Return what all files of a field say of it.
+        """Return the scene by all files of a field.
 
         Raises:
             ImageError: If they contradict each other.
@@ -222,8 +222,8 @@ class FieldReader:
         if len(names) == 1:
             return [item.name]
         if any(each != names for each in files.values()):
-            said = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item.name}: its files call their scenes differently: {said}.", hint=_APART)
+            named = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
+            raise ImageError(f"{item.name}: its files call their scenes differently: {named}.", hint=_APART)
         if all(names) and len(set(names)) == len(names):
             return [f"{item.name}_{name}" for name in names]
         return [f"{item.name}_s{number}" for number in range(len(names))]
@@ -234,7 +234,7 @@ class FieldReader:
         lacking = [role for role in self.channels.picks if role not in files]
         if lacking:
             pattern = self.channels.picks[lacking[0]].pattern
-            named = pattern.path_of(item.said) if pattern else lacking[0]
+            named = pattern.path_of(item.parts) if pattern else lacking[0]
             raise ImageError(
                 f"{self.folder}: field {item.name} lacks its file {named}.",
                 hint="Every field needs a file for every channel that `channels` names.",

@@ -1,9 +1,9 @@
-"""Anyone's microscope files: a folder, and what the user says about the channels in them."""
+"""Any microscope files in a folder, with the channels that the user names."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,23 +11,22 @@ from typing import Any, Generic, TypeVar
 
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.manifest import holds_dataset
-from cytoloc.dataset.sources.channels import NAMES, ChannelMap, FilePattern
+from cytoloc.dataset.sources.channels import ChannelMap, FilePattern
 from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
-from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, note
-from cytoloc.dataset.sources.labeling import labels_by_id
-from cytoloc.errors import ImageError, SettingsError, TableError
+from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, joint_note
+from cytoloc.dataset.sources.labeling import labels_by_id, read_metadata
+from cytoloc.errors import ImageError, SettingsError
 from cytoloc.files import sha256_of, walk_files
 from cytoloc.images.formats import IMAGE_SUFFIXES
 from cytoloc.labels import LabelSet
-from cytoloc.lists import read_csv, refuse_repeated
 
 Value = TypeVar("Value")
 
 FoundFiles = tuple[str, ...]
 """What is known about the files of an item, compactly.
 
-First the channels that have a file, separated by blanks. Then, with a pattern, what the name says for each part of the
-pattern, or without a pattern, what follows the item's name.
+First the channels that have a file, separated by blanks. Then, with a pattern, the value of each part of the pattern;
+without a pattern, the rest of the file name after the item's name.
 """
 
 
@@ -74,7 +73,7 @@ class FolderSource:
         self._found = ById(self._find(reader.channels))
         self.items = self._found.ids if limit is None else self._found.ids[:limit]
         self.labels = ById(labels_by_id(labels, label_set, self._found.ids) if labels else {})
-        self._columns, rows = _read_metadata(metadata, self._found.ids) if metadata else ((), {})
+        self._columns, rows = read_metadata(metadata, self._found.ids) if metadata else ((), {})
         self.metadata = ById(rows)
         planes, scaling, depth = reader.planes, reader.scaling, reader.depth
         self.made_by: dict[str, Any] = {
@@ -113,7 +112,7 @@ class FolderSource:
             self.items, self._readable, self.reader.depth, channels=len(self.channels), advance=advance
         )
         self.reader = replace(self.reader, joint=joint)
-        self.made_by["depth"]["jointly"] = note(joint)
+        self.made_by["depth"]["jointly"] = joint_note(joint)
 
     def _readable(self, item: str) -> Iterator[Planes]:
         for found in self.reader.scenes(self._item(item)):
@@ -126,7 +125,7 @@ class FolderSource:
         return FolderItem(
             name=name,
             files={channel: self._path(channel, name, found) for channel in found[0].split()},
-            said=self._said(name, found),
+            parts=self._parts(name, found),
             metadata={
                 each: {column: value for column, value in zip(self._columns, values, strict=True) if value}
                 for each, values in self.metadata.of(name).items()
@@ -142,15 +141,15 @@ class FolderSource:
         pattern = self._pattern(self.channels[0])
         return sorted(set(pattern.names) - {"id"}) if pattern else []
 
-    def _said(self, name: str, found: FoundFiles) -> dict[str, str]:
-        """Return what the names of the files of an item say."""
-        said = {"id": name}
-        return said | dict(zip(self._names(), found[1:], strict=True)) if self._pattern(self.channels[0]) else said
+    def _parts(self, name: str, found: FoundFiles) -> dict[str, str]:
+        """Return the values in the file names of an item."""
+        named = zip(self._names(), found[1:], strict=True) if self._pattern(self.channels[0]) else ()
+        return {"id": name, **dict(named)}
 
     def _path(self, channel: str, name: str, found: FoundFiles) -> str:
         """Return the path of the file of a channel of an item, below the folder."""
         pattern = self._pattern(channel)
-        return pattern.path_of(self._said(name, found)) if pattern else name + found[1]
+        return pattern.path_of(self._parts(name, found)) if pattern else name + found[1]
 
     def _claims(self, path: str) -> Iterator[tuple[str, str, FoundFiles]]:
         """Yield each item that a file belongs to, which channel it is for, and what the item's files are by it."""
@@ -160,8 +159,8 @@ class FolderSource:
                 suffix = next(end for end in IMAGE_SUFFIXES if path.lower().endswith(end))
                 name = path[: -len(suffix)].removesuffix(".ome")
                 yield name, channel, (channel, path[len(name) :])
-            elif said := pattern.match(path):
-                yield said["id"], channel, (channel, *(said[part] for part in self._names()))
+            elif parts := pattern.match(path):
+                yield parts["id"], channel, (channel, *(parts[part] for part in self._names()))
 
     def _find(self, channels: ChannelMap) -> dict[str, FoundFiles]:
         """Return what is known of the files of each item, by the item's name."""
@@ -176,8 +175,11 @@ class FolderSource:
                 if before is not None:
                     self._refuse_conflict(name, channel, before, claim, path=path)
                     claim = (f"{before[0]} {channel}", *before[1:])
-                else:
-                    self._refuse_hidden(name, path)
+                elif name.rpartition("/")[2].startswith("."):
+                    raise ImageError(
+                        f"{self.folder}: by the patterns {path} is of a field called {name!r}.",
+                        hint="* stands for the field's id: write the rest too, as in '5channel*.tif' or '*.tif'.",
+                    )
                 claim = tuple(shared.setdefault(part, part) for part in claim)
                 found[name] = shared.setdefault(claim, claim)
         matched = {channel for roles in {each[0] for each in found.values()} for channel in roles.split()}
@@ -210,16 +212,9 @@ class FolderSource:
                 hint="Leave out *, so that the id is made of all parts of the name.",
             )
 
-    def _refuse_hidden(self, name: str, path: str) -> None:
-        if name.rpartition("/")[2].startswith("."):
-            raise ImageError(
-                f"{self.folder}: by the patterns {path} is of a field called {name!r}.",
-                hint="* stands for the field's id: write what comes after it too, as in '5channel*.tif' or '*.tif'.",
-            )
-
 
 class ById(Generic[Value]):
-    """What a table says by id: the id of an item, or of one of its scenes, which begins with the item's and ``_``.
+    """Values by the id of an item, or of one of its scenes, which begins with the item's id and ``_``.
 
     Two sorted lists take a third of the memory of a dictionary.
 
@@ -232,11 +227,11 @@ class ById(Generic[Value]):
         self._values = [rows[name] for name in self.ids]
 
     def __getitem__(self, name: str) -> Value:
-        """Return what is said of an id that is there."""
+        """Return the value of an id, which must be one of :attr:`ids`."""
         return self._values[bisect_left(self.ids, name)]
 
     def of(self, item: str) -> dict[str, Value]:
-        """Return what is said of an item and of its scenes.
+        """Return the values of an item and its scenes, by id.
 
         >>> ById(dict.fromkeys(("scan", "scan_s1", "other", "scanned"), 0)).of("scan")
         {'scan': 0, 'scan_s1': 0}
@@ -246,25 +241,3 @@ class ById(Generic[Value]):
         last = bisect_left(self.ids, f"{item}{chr(ord('_') + 1)}")
         places = [*([own] if self.ids[own : own + 1] == [item] else []), *range(first, last)]
         return {self.ids[place]: self._values[place] for place in places}
-
-
-def _read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, tuple[str | None, ...]]]:
-    """Return the columns of a CSV that describe a field, and their values by id.
-
-    Raises:
-        TableError: If it has no ``id``, a row without one, an id twice, or a column that is not one of
-            :data:`~cytoloc.dataset.sources.channels.NAMES`.
-    """
-    table = read_csv(path)
-    unknown = [name for name in table.columns if name not in ("Id", *NAMES)]
-    if "Id" not in table.columns or unknown:
-        raise TableError(
-            f"{path} has the columns {', '.join(table.columns)}.",
-            hint=f"It needs id and may have {', '.join(NAMES)}.",
-        )
-    ids = table["Id"].to_list()
-    refuse_repeated(ids, where=str(path))
-    same, shared = {name: name for name in names}, dict[Any, Any]()
-    columns = table.drop("Id")
-    rows = (tuple(shared.setdefault(value, value) for value in row) for row in columns.iter_rows())
-    return tuple(columns.columns), {same.get(name, name): row for name, row in zip(ids, rows, strict=True)}

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from cytoloc._typing import UInt8Array
-from cytoloc.channels import CHANNELS, HPA_COLORS
+from cytoloc.channels import CHANNELS, COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.manifest import holds_dataset
@@ -23,8 +22,6 @@ from cytoloc.images.codecs import read_stain_jpeg
 from cytoloc.images.decoding import located
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet
-
-_COLORS: Final = tuple(HPA_COLORS[role] for role in CHANNELS)
 
 Place = tuple[str, bool, str]
 """Where a file is: its folder below the source's, whether its name lacks the antibody, and its suffix."""
@@ -47,7 +44,7 @@ class HpaSource:
 
     Raises:
         ImageError: If the folder holds no fields.
-        TableError: If the labels are not what they must be, or of none of the fields.
+        TableError: If the labels are not valid, or of none of the fields.
     """
 
     quick = True
@@ -78,10 +75,10 @@ class HpaSource:
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the field ``item``; it can be sent to another process."""
         labels = self.labels[item] if self.labels is not None else None
-        return partial(_load, self.folder, item, self.found.get(item, {}), labels, self.scaling)
+        return partial(_load_hpa, self.folder, item, self.found.get(item, {}), labels, self.scaling)
 
 
-def _load(
+def _load_hpa(
     folder: Path, name: str, files: dict[str, str], labels: tuple[int, ...] | None, scaling: Scaling
 ) -> list[Loaded]:
     parts = parse_hpa_id(name)
@@ -90,9 +87,26 @@ def _load(
             f"{name} is not the id of a field of the Human Protein Atlas.",
             hint="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
         )
-    image, (height, width) = _read(folder, name, files, at_least=scaling.size)
+    planes, edges = [], []
+    for role, color in zip(CHANNELS, COLORS, strict=True):
+        if color not in files:
+            raise ImageError(
+                f"{folder}: field {name} lacks its file {name}_{color}.jpg.",
+                hint="Every field needs its four channel files.",
+            )
+        # A reduced scale is decoded where that is enough.
+        stain = read_stain_jpeg(folder / files[color], role, at_least=scaling.size)
+        planes.append(stain.plane)
+        edges.append(stain.original)
+    if len(set(edges)) > 1:
+        sizes = ", ".join(f"{color} {w} x {h} px" for color, (h, w) in zip(COLORS, edges, strict=True))
+        raise ImageError(
+            f"{folder}: field {name} has more than one size: {sizes}.",
+            hint="The four channels of a field must show the same pixels.",
+        )
+    height, width = edges[0]
     with located(f"field {name}"):
-        packed = scale_field(image, scaling).image
+        packed = scale_field(np.stack(planes), scaling).image
     row = FieldRow(
         id=name,
         source="hpa",
@@ -105,27 +119,6 @@ def _load(
         original_width_px=width,
     )
     return [(row, packed)]
-
-
-def _read(folder: Path, name: str, files: dict[str, str], *, at_least: int) -> tuple[UInt8Array, tuple[int, int]]:
-    """Return the four planes, at a reduced scale where that is enough, and height and width in the files."""
-    planes, edges = [], []
-    for role, color in zip(CHANNELS, _COLORS, strict=True):
-        if color not in files:
-            raise ImageError(
-                f"{folder}: field {name} lacks its file {name}_{color}.jpg.",
-                hint="Every field needs its four channel files.",
-            )
-        stain = read_stain_jpeg(folder / files[color], role, at_least=at_least)
-        planes.append(stain.plane)
-        edges.append(stain.original)
-    if len(set(edges)) > 1:
-        sizes = ", ".join(f"{color} {w} x {h} px" for color, (h, w) in zip(_COLORS, edges, strict=True))
-        raise ImageError(
-            f"{folder}: field {name} has more than one size: {sizes}.",
-            hint="The four channels of a field must show the same pixels.",
-        )
-    return np.stack(planes), edges[0]
 
 
 class HpaFiles(Mapping[str, dict[str, str]]):
@@ -152,11 +145,11 @@ class HpaFiles(Mapping[str, dict[str, str]]):
             name, _, color = stem.rpartition("_")
             lacking = not _is_whole(name)
             whole = f"{inside.rpartition('/')[2]}_{name}" if lacking else name
-            if color not in _COLORS or not _is_whole(whole):
+            if color not in COLORS or not _is_whole(whole):
                 self.unmatched += 1
                 continue
-            number = _COLORS.index(color)
-            before = found.get(whole, (None,) * len(_COLORS))
+            number = COLORS.index(color)
+            before = found.get(whole, (None,) * len(COLORS))
             now = (*before[:number], (inside, lacking, suffix), *before[number + 1 :])
             if before[number] is not None:
                 one, other = sorted((_files(whole, before)[color], path))
@@ -177,7 +170,7 @@ class HpaFiles(Mapping[str, dict[str, str]]):
 def _files(name: str, places: Places) -> dict[str, str]:
     """Return the path of the file of each color of a field, below the source's folder."""
     files = {}
-    for color, place in zip(_COLORS, places, strict=True):
+    for color, place in zip(COLORS, places, strict=True):
         if place is not None:
             inside, lacking, suffix = place
             stem = name.partition("_")[2] if lacking else name

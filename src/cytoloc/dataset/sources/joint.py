@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ def find_joint_bounds(
 ) -> tuple[JointBounds | None, ...]:
     """Return the bounds of each channel over all fields; None for a channel that has 8 bits everywhere.
 
-    Fields that cannot be read are passed over: the import itself rejects them, with the reason. Where the fields of a
-    channel differ in type, the first decides, and the import rejects the others.
+    Fields that cannot be read are skipped; the import rejects them with the reason. If the fields of a channel differ
+    in type, the first one decides, and the import rejects the others.
 
     Args:
         items: What is to be imported, in order.
@@ -41,12 +42,14 @@ def find_joint_bounds(
     def readable(item: str) -> list[Planes]:
         """Return the planes of those fields of an item that the import will not reject."""
         fields: list[Planes] = []
-        try:
-            # Those before an error count: the import takes them, too.
-            fields += (planes for planes in fields_of(item) if _usable(planes))
-        except ImageError:
-            # The import meets the same error, and lists the item with it.
-            return fields
+        # The import meets the same errors and lists them. It takes the fields before an error, which count here too.
+        with suppress(ImageError):
+            for planes in fields_of(item):
+                with suppress(ImageError):
+                    for plane in planes:
+                        refuse_not_gray(plane.dtype)
+                        refuse_not_finite(plane)
+                    fields.append(planes)
         return fields
 
     for done, fields in enumerate(in_order(readable, items), start=1):
@@ -58,16 +61,6 @@ def find_joint_bounds(
     return tuple(histogram.bounds(rule) for histogram in histograms)
 
 
-def _usable(planes: Planes) -> bool:
-    try:
-        for plane in planes:
-            refuse_not_gray(plane.dtype)
-            refuse_not_finite(plane)
-    except ImageError:
-        return False
-    return True
-
-
-def note(bounds: Sequence[JointBounds | None]) -> list[dict[str, Any] | None]:
+def joint_note(bounds: Sequence[JointBounds | None]) -> list[dict[str, Any] | None]:
     """Return joint bounds as JSON."""
     return [each and {"black": each.bounds.black, "white": each.bounds.white, "of": str(each.dtype)} for each in bounds]

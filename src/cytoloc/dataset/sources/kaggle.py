@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cytoloc._typing import UInt8Array
-from cytoloc.channels import CHANNELS, HPA_COLORS
+from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
-from cytoloc.dataset.sources.joint import find_joint_bounds, note
+from cytoloc.dataset.sources.joint import find_joint_bounds, joint_note
 from cytoloc.dataset.sources.labeling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
@@ -24,7 +24,6 @@ from cytoloc.images.formats.tiff import read_gray_tiff
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels import LabelSet
 
-COLORS = tuple(HPA_COLORS[role] for role in CHANNELS)
 KAGGLE_SUFFIXES = (".png", ".tif", ".tiff")
 
 Suffixes = tuple[str | None, ...]
@@ -85,18 +84,18 @@ class KaggleSource:
             channels=len(CHANNELS),
             advance=advance,
         )
-        self.made_by["depth"]["jointly"] = note(self._joint)
+        self.made_by["depth"]["jointly"] = joint_note(self._joint)
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
         """Return what loads the field ``item``; it can be sent to another process."""
         files = self.found.get(item, {})
         labels = self.labels[item] if self.labels is not None else None
         return partial(
-            _load, self.folder, item, files, labels, scaling=self.scaling, depth=self.depth, joint=self._joint
+            _load_kaggle, self.folder, item, files, labels, scaling=self.scaling, depth=self.depth, joint=self._joint
         )
 
 
-def _load(
+def _load_kaggle(
     folder: Path,
     name: str,
     files: dict[str, str],
@@ -155,7 +154,8 @@ def read_kaggle_planes(
             f"{folder}: field {name} lacks its file {name}_{lacking[0]}.png.",
             hint=f"Every field needs a file for each of {', '.join(colors)}.",
         )
-    planes = [_read_plane(folder / files[color]) for color in colors]
+    paths = [folder / files[color] for color in colors]
+    planes = [read_gray_png(path) if path.suffix.lower() == ".png" else read_gray_tiff(path) for path in paths]
     for color, plane in zip(colors, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise ImageError(
@@ -239,10 +239,6 @@ def find_kaggle_fields(folder: Path) -> KaggleFiles:
             f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
     return found
-
-
-def _read_plane(path: Path) -> Pixels:
-    return read_gray_png(path) if path.suffix.lower() == ".png" else read_gray_tiff(path)
 
 
 def _size(plane: Pixels) -> str:

@@ -1,16 +1,16 @@
-"""The labels of an import: read in a label set, or a label set made from their names."""
+"""The labels and the metadata of an import, and a label set that is made from the names in a file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
-import polars as pl
-
+from cytoloc.dataset.sources.channels import NAMES
 from cytoloc.errors import TableError
 from cytoloc.labels import LabelSet
-from cytoloc.lists import label_column, read_csv, read_labels
+from cytoloc.lists import label_column, read_csv, read_labels, refuse_repeated
 
 
 def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -52,6 +52,32 @@ def listed_fields(path: Path, label_set: LabelSet, names: Iterable[str], *, fold
     return labels
 
 
+def read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, tuple[str | None, ...]]]:
+    """Return the columns of a CSV that describe fields, and their values by id; equal values share one object.
+
+    Args:
+        path: The file.
+        names: Ids that are in memory already.
+
+    Raises:
+        TableError: If it has no ``id``, a row without one, an id twice, or a column that is not one of
+            :data:`~cytoloc.dataset.sources.channels.NAMES`.
+    """
+    table = read_csv(path)
+    unknown = [name for name in table.columns if name not in ("Id", *NAMES)]
+    if "Id" not in table.columns or unknown:
+        raise TableError(
+            f"{path} has the columns {', '.join(table.columns)}.",
+            hint=f"It needs id and may have {', '.join(NAMES)}.",
+        )
+    ids = table["Id"].to_list()
+    refuse_repeated(ids, where=str(path))
+    same, shared = {name: name for name in names}, dict[Any, Any]()
+    columns = table.drop("Id")
+    rows = (tuple(shared.setdefault(value, value) for value in row) for row in columns.iter_rows())
+    return tuple(columns.columns), {same.get(name, name): row for name, row in zip(ids, rows, strict=True)}
+
+
 def label_set_from(path: Path) -> LabelSet:
     """Return a label set of the names in a labels file, in alphabetical order, named after the file.
 
@@ -68,8 +94,8 @@ def label_set_from(path: Path) -> LabelSet:
     if column is not None:
         words = (word.strip() for text in table[column].drop_nulls() for word in re.split(r"[;|,]", text))
     else:
-        others = (name for name in table.columns if name != "Id")
-        words = (name.strip() for name in others if _is_flag(table[name]))
+        cells = {name: {text.removesuffix(".0") for text in table[name].drop_nulls()} for name in table.columns}
+        words = (name.strip() for name, values in cells.items() if name != "Id" and values and values <= {"0", "1"})
     names: dict[str, str] = {}
     for word in words:
         names.setdefault(word.casefold(), word)
@@ -99,9 +125,3 @@ def _is_made_of(label: str, others: Collection[str]) -> bool:
     words = label.split(" ")
     parts = ((" ".join(words[:count]), " ".join(words[count:])) for count in range(1, len(words)))
     return any(first in others and (rest in others or _is_made_of(rest, others)) for first, rest in parts)
-
-
-def _is_flag(column: pl.Series) -> bool:
-    """Return whether a column holds 0 and 1 and nothing else."""
-    values = {text.removesuffix(".0") for text in column.drop_nulls()}
-    return bool(values) and values <= {"0", "1"}

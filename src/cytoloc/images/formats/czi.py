@@ -60,7 +60,14 @@ class CziFile:
             )
         self._places: list[int] = []
         scenes = []
-        names, pixel_um = _channel_names(self._file.meta), _pixel_um(self._file.meta)
+        meta = self._file.meta
+        names: tuple[str, ...] = ()
+        # Files without names among their dimensions still have those under which the channels were displayed.
+        for element in ("Information/Image/Dimensions/Channels", "DisplaySetting/Channels"):
+            if not any(names):
+                names = tuple(node.get("Name", "") for node in meta.findall(f"./Metadata/{element}/Channel"))
+        distance = meta.find("./Metadata/Scaling/Items/Distance[@Id='X']/Value")
+        pixel_um = plausible_um(float(distance.text) * 1e6) if distance is not None and distance.text else None
         for shape in self._file.get_dims_shape():
             first, behind = shape.get("S", (0, 1))
             for place in range(first, behind):
@@ -84,17 +91,3 @@ class CziFile:
             dtype=np.dtype(_DTYPES[self._file.pixel_type]),
             pixel_um=pixel_um,
         )
-
-
-def _channel_names(meta: Any) -> tuple[str, ...]:
-    """Return the channels' names; files without them among their dimensions still have those they were shown by."""
-    for place in ("Information/Image/Dimensions/Channels", "DisplaySetting/Channels"):
-        names = tuple(node.get("Name", "") for node in meta.findall(f"./Metadata/{place}/Channel"))
-        if any(names):
-            return names
-    return ()
-
-
-def _pixel_um(meta: Any) -> float | None:
-    node = meta.find("./Metadata/Scaling/Items/Distance[@Id='X']/Value")
-    return plausible_um(float(node.text) * 1e6) if node is not None and node.text else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,9 @@ _KINDS: Final[dict[str, str]] = {
 }
 """The end of a file's name and what it must be."""
 
+_LIBRARIES: Final = {"CZI": "aicspylibczi", "LIF": "bioio_lif", "ND2": "bioio_nd2", "OME-Zarr": "bioio_ome_zarr"}
+"""The library of each kind that needs one."""
+
 IMAGE_SUFFIXES: Final = tuple(_KINDS)
 """The ends of names of files that :func:`open_image` reads."""
 
@@ -37,8 +40,8 @@ IMAGE_SUFFIXES: Final = tuple(_KINDS)
 def open_image(path: Path) -> Iterator[ImageFile]:
     """Open an image file, whatever microscope wrote it, and close it at the end of the block.
 
-    TIFF, OME-TIFF, ImageJ's TIFF (also gzipped), PNG and JPEG need the core alone; CZI, LIF, ND2 and OME-Zarr the
-    extra ``formats``. Whatever goes wrong in the block while planes are read names the file, too.
+    CZI, LIF, ND2 and OME-Zarr need the extra ``formats``; TIFF, OME-TIFF, ImageJ's TIFF (also gzipped), PNG and JPEG do
+    not. Errors in the block, while planes are read, name the file too.
 
     Args:
         path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`.
@@ -57,7 +60,7 @@ def open_image(path: Path) -> Iterator[ImageFile]:
         if kind != "OME-Zarr":
             with path.open("rb") as stream:
                 refuse_other_kind(stream.read(16), path, kind=kind)
-        image = _OPENERS[kind](path)
+        image = _opened(kind, path)
         try:
             if not image.scenes:
                 raise ImageError(f"{path} holds no image: it is truncated or empty.", hint="Copy it again.")
@@ -66,39 +69,18 @@ def open_image(path: Path) -> Iterator[ImageFile]:
             image.close()
 
 
-def _czi(path: Path) -> ImageFile:
-    _require("aicspylibczi", path)
-    from cytoloc.images.formats.czi import CziFile
-
-    return CziFile(path)
-
-
-def _bioio(module: str) -> Callable[[Path], ImageFile]:
-    """Return what opens a file by the ``Reader`` of a plugin of bioio."""
-
-    def opener(path: Path) -> ImageFile:
-        plugin = _require(module, path)
-        from cytoloc.images.formats.vendor import BioioFile
-
-        return BioioFile(path, plugin.Reader(str(path)))
-
-    return opener
-
-
-def _require(module: str, path: Path) -> Any:
+def _opened(kind: str, path: Path) -> ImageFile:
+    """Return the open file, by a library of the extra ``formats`` if its kind needs one."""
+    if kind not in _LIBRARIES:
+        return TiffFile(path) if kind in ("TIFF", "gzip") else PlainFile(path)
     try:
-        return importlib.import_module(module)
+        library: Any = importlib.import_module(_LIBRARIES[kind])
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{path} needs {error.name} to be read.", hint=installing("formats")) from error
+    if kind == "CZI":
+        from cytoloc.images.formats.czi import CziFile
 
+        return CziFile(path)
+    from cytoloc.images.formats.vendor import BioioFile
 
-_OPENERS: Final[dict[str, Callable[[Path], ImageFile]]] = {
-    "PNG": PlainFile,
-    "JPEG": PlainFile,
-    "TIFF": TiffFile,
-    "gzip": TiffFile,
-    "CZI": _czi,
-    "LIF": _bioio("bioio_lif"),
-    "ND2": _bioio("bioio_nd2"),
-    "OME-Zarr": _bioio("bioio_ome_zarr"),
-}
+    return BioioFile(path, library.Reader(str(path)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cytoloc.images.codecs import read_jpeg, read_png
 from cytoloc.images.formats.scene import Scene
 
-_COLORS = {1: ("",), 2: ("gray", "alpha"), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+_CHANNEL_NAMES = {1: ("",), 2: ("gray", "alpha"), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
 
 
 class PlainFile:
@@ -28,7 +28,9 @@ class PlainFile:
         image: NDArray[Any] = read_png(path) if path.suffix.lower() == ".png" else read_jpeg(path)
         self._image = image if image.ndim == 3 else image[..., np.newaxis]
         height, width, colors = self._image.shape
-        self.scenes = (Scene(name="", channels=_COLORS[colors], height=height, width=width, dtype=self._image.dtype),)
+        self.scenes = (
+            Scene(name="", channels=_CHANNEL_NAMES[colors], height=height, width=width, dtype=self._image.dtype),
+        )
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
         """Return one plane, ``(height, width)``."""

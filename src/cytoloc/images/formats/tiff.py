@@ -41,7 +41,7 @@ _UM: Final[dict[str, float]] = {
 """Micrometers of the units that OME-XML and ImageJ write."""
 
 _ANY: Final = frozenset("IQR")
-"""Axes of which TIFF knows no more than that pages follow each other."""
+"""Axes whose meaning TIFF does not state."""
 
 
 _WHITE_IS_ZERO: Final = 0
@@ -51,20 +51,20 @@ _PALETTE: Final = 3
 _JPEG: Final = frozenset({6, 7})
 _JPEG_2000: Final = frozenset({33003, 33004, 33005, 34712})
 _ENDED: Final = _JPEG | _JPEG_2000
-"""Compressions (tag 259) whose decoders go on where data are missing, and whose data end in a mark, FF D9."""
+"""Compressions (tag 259) whose decoders ignore missing data, and whose data end in a mark, FF D9."""
 
 
 _COMPLAINTS: Final = threading.local()
-"""What tifffile logged as errors in this thread since it last opened a file: it reads on where it should stop."""
+"""The errors that tifffile logged in this thread since it last opened a file; it continues after them."""
 
 
 class _Listener(logging.Handler):
-    """Keeps tifffile's errors: it logs that tags or pages are lost and gives what is left of a truncated file."""
+    """Collects tifffile's errors, which it logs when it loses tags or pages of a truncated file."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep an error."""
         if record.levelno >= logging.ERROR:
-            vars(_COMPLAINTS).setdefault("said", []).append(record.getMessage())
+            vars(_COMPLAINTS).setdefault("messages", []).append(record.getMessage())
 
 
 logging.getLogger("tifffile").addHandler(_Listener())
@@ -82,8 +82,16 @@ class TiffFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _COMPLAINTS.said = []
-        self._file = tifffile.TiffFile(_unzipped(path) if path.suffix.lower() == ".gz" else path, _multifile=False)
+        _COMPLAINTS.messages = []
+        source: Path | io.BytesIO = path
+        if path.suffix.lower() == ".gz":
+            with gzip.open(path) as stream:
+                content = stream.read(_UNZIPPED_BYTES + 1)
+            if len(content) > _UNZIPPED_BYTES:
+                raise ImageError(f"{path} grows to more than 2 GiB when it is unzipped.", hint="Unzip it and look.")
+            refuse_other_kind(content[:16], path, kind="TIFF")
+            source = io.BytesIO(content)
+        self._file = tifffile.TiffFile(source, _multifile=False)
         try:
             self._refuse_endless()
             self._series = list(self._file.series)
@@ -146,8 +154,8 @@ class TiffFile:
             offset = number(offset + tiff.tagnosize + tags * tiff.tagsize, tiff.offsetformat)
 
     def _refuse_complaints(self) -> None:
-        if _COMPLAINTS.said:
-            raise ImageError(f"{self.path} is truncated or damaged: {_COMPLAINTS.said[0]}", hint="Copy it again.")
+        if _COMPLAINTS.messages:
+            raise ImageError(f"{self.path} is truncated or damaged: {_COMPLAINTS.messages[0]}", hint="Copy it again.")
 
     def _refuse_cut(self, page: Any, number: int) -> None:
         """Raise if a plane's bytes are missing or damaged in a way that its decoder would make up for."""
@@ -157,8 +165,18 @@ class TiffFile:
             if length == 0 or start + length > handle.size:
                 raise ImageError(whole, hint="Copy or download it again.")
             if keyframe.compression in _ENDED:
+                # Every strip or tile must have an end, and pass a strict decoder of JPEG.
                 handle.seek(start)
-                _refuse_lenient(handle.read(length), keyframe, whole)
+                segment = handle.read(length)
+                if b"\xff\xd9" not in segment[-4:]:
+                    raise ImageError(whole, hint="Copy or download it again.")
+                if keyframe.compression in _JPEG and keyframe.bitspersample == 8:
+                    # The tables that all strips share stand before the strip's own data.
+                    tables = (keyframe.jpegtables or b"")[:-2]
+                    try:
+                        simplejpeg.decode_jpeg(tables + segment[2:] if tables else segment, "GRAY", strict=True)
+                    except ValueError as error:
+                        raise ImageError(f"{whole[:-1]}: {error}", hint="Copy or download it again.") from error
 
     def _named_axes(self, series: Any) -> str:
         """Return a series' axes in order: any of C, Z, T and P (pages of unknown meaning), then Y and X, S for colors.
@@ -181,17 +199,13 @@ class TiffFile:
                 " channels, depths, time points, height and width.",
                 hint="Export it as OME-TIFF.",
             )
-        planes = math.prod(self._outer_shape(series, outer))
+        planes = math.prod(series.shape[: len(outer)])
         if series.dataoffset is None and len(series.pages) != planes:
             raise ImageError(
                 f"{self.path} says that it has {planes} planes and holds {len(series.pages)}.",
                 hint="Export or download the file again.",
             )
         return f"{outer}{keyframe.axes}"
-
-    @staticmethod
-    def _outer_shape(series: Any, outer: str) -> tuple[int, ...]:
-        return tuple(series.shape[: len(outer)])
 
     def _shape(self, scene: int) -> tuple[int, ...]:
         return tuple(self._series[scene].shape)
@@ -232,19 +246,6 @@ class TiffFile:
             dtype=np.dtype(series.dtype),
             pixel_um=pixel_um,
         )
-
-
-def _refuse_lenient(segment: bytes, page: Any, whole: str) -> None:
-    """Raise if a strip or tile of JPEG or JPEG 2000 has no end, or a strict decoder finds it damaged."""
-    if b"\xff\xd9" not in segment[-4:]:
-        raise ImageError(whole, hint="Copy or download it again.")
-    if page.compression in _JPEG and page.bitspersample == 8:
-        # The tables that all strips share stand before the strip's own data.
-        tables = (page.jpegtables or b"")[:-2]
-        try:
-            simplejpeg.decode_jpeg(tables + segment[2:] if tables else segment, "GRAY", strict=True)
-        except ValueError as error:
-            raise ImageError(f"{whole[:-1]}: {error}", hint="Copy or download it again.") from error
 
 
 def _as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
@@ -288,27 +289,30 @@ def read_gray_tiff(path: Path) -> NDArray[Any]:
             image.close()
 
 
-def _unzipped(path: Path) -> io.BytesIO:
-    with gzip.open(path) as stream:
-        content = stream.read(_UNZIPPED_BYTES + 1)
-    if len(content) > _UNZIPPED_BYTES:
-        raise ImageError(f"{path} grows to more than 2 GiB when it is unzipped.", hint="Unzip it and look.")
-    refuse_other_kind(content[:16], path, kind="TIFF")
-    return io.BytesIO(content)
-
-
 def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...], float | None]:
-    """Return what the metadata say of one of ``count`` series: its name, its channels' names, its pixel size in µm."""
+    """Return the name of one of ``count`` series, the names of its channels, and its pixel size in µm."""
     series = file.series[number]
     if file.is_ome and file.ome_metadata:
         return _from_ome(file.ome_metadata, number, count, series.name)
+    names: tuple[str, ...] = ()
+    tags = series.keyframe.tags
     if file.is_imagej:
-        return "", _imagej_labels(file.imagej_metadata or {}, series), _imagej_um(file)
-    return "", (), _resolution_um(series.keyframe)
+        metadata, tags = file.imagej_metadata or {}, file.pages.first.tags
+        # ImageJ labels slices, which are the channels if there is no other axis.
+        if series.axes.removesuffix(series.keyframe.axes) == "C":
+            names = tuple(map(str, metadata.get("Labels", ())))
+        unit_um = _UM.get(str(metadata.get("unit", "")).lower())
+    else:
+        unit = tags.get("ResolutionUnit")
+        unit_um = {2: _UM["inch"], 3: _UM["cm"]}.get(int(unit.value)) if unit is not None else None
+    resolution = tags.get("XResolution")
+    if unit_um is None or resolution is None or not resolution.value[0]:
+        return "", names, None
+    return "", names, plausible_um(unit_um * resolution.value[1] / resolution.value[0])
 
 
 def _from_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
-    """Return what OME-XML says of a series; nothing if it is not certain which of its images the series is.
+    """Return the same from OME-XML; empty if it is not certain which of its images the series is.
 
     Each file of a set describes the images of all, and holds the pixels of some.
     """
@@ -327,27 +331,3 @@ def _from_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tupl
     edge, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
     um = float(edge) * _UM[unit.lower()] if edge and unit.lower() in _UM else None
     return image.get("Name", ""), names, plausible_um(um)
-
-
-def _imagej_labels(metadata: dict[str, Any], series: Any) -> tuple[str, ...]:
-    """Return the labels of ImageJ's slices if there is one per channel."""
-    labels = metadata.get("Labels", ())
-    axes = series.axes.removesuffix(series.keyframe.axes)
-    return tuple(map(str, labels)) if axes == "C" else ()
-
-
-def _imagej_um(file: Any) -> float | None:
-    unit = str((file.imagej_metadata or {}).get("unit", "")).lower()
-    tag = file.pages.first.tags.get("XResolution")
-    if unit not in _UM or tag is None or not tag.value[0]:
-        return None
-    return plausible_um(_UM[unit] * tag.value[1] / tag.value[0])
-
-
-def _resolution_um(page: Any) -> float | None:
-    """Return the pixel size that a plain TIFF's resolution means, where it can be one of a microscope."""
-    unit, tag = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    per_unit = {2: _UM["inch"], 3: _UM["cm"]}.get(int(unit.value)) if unit is not None else None
-    if per_unit is None or tag is None or not tag.value[0]:
-        return None
-    return plausible_um(per_unit * tag.value[1] / tag.value[0])

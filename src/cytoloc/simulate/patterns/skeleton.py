@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from cytoloc.simulate.cells import Cell
-from cytoloc.simulate.drawing import Plane, Points, draw_dots, draw_lines, random_walk, smooth_noise, to_unit
+from cytoloc.simulate.drawing import Plane, draw_dots, draw_lines, random_walk, smooth_noise, to_unit
 from cytoloc.simulate.stains import StainedScene, bridges, spindles
 
 
@@ -46,7 +45,15 @@ def microtubules(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 def microtubule_ends(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Draw comets on the outer ends of the filaments only."""
-    tips = [line[k : k + 2] for cell in scene.cells for line in cell.filaments for k in [_tip(line, scene, cell, rng)]]
+    tips = []
+    for cell in scene.cells:
+        for line in cell.filaments:
+            # A comet sits at the last point of a filament inside the cell, or somewhat before.
+            columns = np.clip(line.astype(int), 0, scene.size - 1)
+            inside = np.flatnonzero(scene.cell_map[columns[:, 1], columns[:, 0]] == cell.number)
+            last = int(inside[-1]) if len(inside) else 0
+            start = max(0, last - 1 - int(rng.integers(0, 3)))
+            tips.append(line[start : start + 2])
     return draw_lines(scene.size, tips, width=1.8 * scene.scale) * (scene.cell_map > 0)
 
 
@@ -69,14 +76,6 @@ def centrosome(scene: StainedScene, rng: np.random.Generator) -> Plane:
         for _ in range(int(rng.integers(1, 3)))
     ]
     return draw_dots(scene.size, np.array(dots, np.float32))
-
-
-def _tip(line: Points, scene: StainedScene, cell: Cell, rng: np.random.Generator) -> int:
-    """Return where on a filament a comet sits: at its last point inside the cell, or somewhat before."""
-    columns = np.clip(line.astype(int), 0, scene.size - 1)
-    inside = np.flatnonzero(scene.cell_map[columns[:, 1], columns[:, 0]] == cell.number)
-    last = int(inside[-1]) if len(inside) else 0
-    return max(0, last - 1 - int(rng.integers(0, 3)))
 
 
 def cytokinetic_bridge(scene: StainedScene, rng: np.random.Generator) -> Plane:
