@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cytoloc.curation.audit import audit_labels as audit_labels
     from cytoloc.curation.duplicates import find_duplicates as find_duplicates
     from cytoloc.curation.duplicates import write_duplicates as write_duplicates
+    from cytoloc.curation.fold_quality import fold_quality as fold_quality
     from cytoloc.curation.folds import make_folds as make_folds
     from cytoloc.curation.folds_file import check_folds as check_folds
     from cytoloc.curation.folds_file import read_folds as read_folds
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.hpa.fetching import FetchOptions as FetchOptions
     from cytoloc.hpa.fetching import fetch_hpa as fetch_hpa
+    from cytoloc.hpa.fetching import plan_hpa as plan_hpa
     from cytoloc.label_conversion import conversion as conversion
     from cytoloc.label_conversion import convert_labels as convert_labels
     from cytoloc.label_conversion import convert_predictions as convert_predictions
@@ -75,6 +77,11 @@ if TYPE_CHECKING:
     from cytoloc.recipe import Recipe as Recipe
     from cytoloc.recipe import load_recipe as load_recipe
     from cytoloc.recipe import recipe_names as recipe_names
+    from cytoloc.report.figures import contact_sheet as contact_sheet
+    from cytoloc.report.figures import duplicates_sheet as duplicates_sheet
+    from cytoloc.report.figures import fold_sheet as fold_sheet
+    from cytoloc.report.figures import score_plot as score_plot
+    from cytoloc.report.figures import training_curve as training_curve
     from cytoloc.simulate.files import simulate_hpa as simulate_hpa
     from cytoloc.simulate.files import simulate_kaggle as simulate_kaggle
     from cytoloc.simulate.plan import Design as Design
@@ -122,7 +129,7 @@ _HOMES: Final = {
         "read_decision",
         "write_decision",
     ),
-    "hpa.fetching": ("FetchOptions", "fetch_hpa"),
+    "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
     "errors": ("CytolocError",),
@@ -135,6 +142,8 @@ _HOMES: Final = {
     "prediction_files": ("read_predictions", "write_predictions"),
     "predictions": ("Predictions",),
     "recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
+    "curation.fold_quality": ("fold_quality",),
     "simulate.files": ("simulate_hpa", "simulate_kaggle"),
     "simulate.plan": ("Design",),
     "simulate.study": ("Flaws", "simulate_dataset", "simulate_study"),

@@ -7,10 +7,22 @@ import pytest
 from PIL import Image
 
 from cytoloc.channels import CHANNELS
+from cytoloc.dataset.store import Dataset
 from cytoloc.decide import evaluate
-from cytoloc.errors import SettingsError
+from cytoloc.errors import SettingsError, UnknownIdError
 from cytoloc.labels import LabelSet
-from cytoloc.report.figures import composite, contact_sheet, fold_sheet, legend, panel, score_plot, shortened, stretch
+from cytoloc.predictions import Predictions
+from cytoloc.report.figures import (
+    composite,
+    contact_sheet,
+    field_grid,
+    fold_sheet,
+    legend,
+    panel,
+    score_plot,
+    shortened,
+    stretch,
+)
 
 
 def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
@@ -115,7 +127,7 @@ def test_fields_of_any_channels_are_drawn(tmp_path: Path, channels: tuple[str, .
     images = np.random.default_rng(0).integers(0, 255, (4, len(channels), 32, 32), np.uint8)
     truth, predicted = [(0,), (1, 2), None, (2,)], [(0,), (1,), (2,), (0,)]
     names = ["a", "b" * 200, "c", "d"]
-    contact_sheet(images, names, truth, predicted, tmp_path / "s.png", channels=channels, label_set=OWN)
+    field_grid(images, names, truth, predicted, tmp_path / "s.png", channels=channels, label_set=OWN)
     with Image.open(tmp_path / "s.png") as image:
         assert np.asarray(image.convert("RGB")).std() > 20
 
@@ -123,3 +135,20 @@ def test_fields_of_any_channels_are_drawn(tmp_path: Path, channels: tuple[str, .
 def test_folds_of_own_locations_are_drawn(tmp_path: Path) -> None:
     fold_sheet(np.array([[5, 6], [0, 0], [2, 1]]), np.array([7, 7]), OWN, tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 5000
+
+
+def test_a_contact_sheet_spreads_over_the_dataset(study: Dataset, tmp_path: Path) -> None:
+    shown = contact_sheet(study, tmp_path / "sheet.png")
+    rows = [study.row(name) for name in shown]
+    assert (len(set(rows)), rows[0]) == (12, 0)
+    assert rows == sorted(rows)
+    assert rows[-1] >= 40 * 11 / 12 - 1
+    values = np.full((2, 28), 0.5, np.float32)
+    decided = Predictions(study.ids[3:5], values, study.label_set, decided=values > 0.4)
+    assert contact_sheet(study, tmp_path / "sheet.png", predictions=decided) == list(study.ids[3:5])
+    with pytest.raises(UnknownIdError, match="The predictions have no field"):
+        contact_sheet(study, tmp_path / "sheet.png", ids=[study.ids[0]], predictions=decided)
+    with pytest.raises(SettingsError, match="no decision was made"):
+        contact_sheet(
+            study, tmp_path / "sheet.png", predictions=Predictions(study.ids[:1], values[:1], study.label_set)
+        )

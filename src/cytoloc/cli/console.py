@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,12 +121,6 @@ def _interrupt(_number: int, _frame: object) -> None:
 def counted(number: int, what: str, several: str = "") -> str:
     """Return a number with its noun, as in ``1 field`` or ``2 fields``; ``several`` is a plural without s."""
     return f"{number} {what if number == 1 else several or what + 's'}"
-
-
-def like(name: str, known: list[str]) -> str:
-    """Return the hint for a name that is not among those known: the nearest of them, or the first."""
-    near = get_close_matches(name, known, n=3) or known[:3]
-    return f"It has {len(known)}, such as {', '.join(near)}." if near else "It has none."
 
 
 def require_nets() -> None:

@@ -10,13 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cytoloc.cli.console import counted, like, require_nets
+from cytoloc.cli.console import counted, require_nets
 
 DatasetPath = Annotated[str, typer.Argument(help="A dataset: a folder, or a URL.", metavar="DATASET")]
-
-
-FIELDS_SHOWN = 12
-"""Fields of a contact sheet."""
 
 
 def register(app: typer.Typer) -> None:
@@ -149,40 +145,10 @@ def show(
     Example: `cytoloc show test.dataset --predictions submission.csv --out sheet.png`
     """
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.errors import TableError
     from cytoloc.lists import read_labels
     from cytoloc.report.figures import contact_sheet
 
     dataset = open_dataset(path)
     predicted = read_labels(predictions, dataset.label_set, column="Predicted", blank=True) if predictions else None
-    position = {name: row for row, name in enumerate(dataset.ids)}
-    wanted = ids or _spread([name for name in dataset.ids if predicted is None or name in predicted])
-    known = {str(path): list(position)}
-    if predictions and predicted is not None:
-        known[str(predictions)] = list(predicted)
-    for where, names in known.items():
-        missing = set(wanted).difference(names)
-        if missing:
-            first = next(name for name in wanted if name in missing)
-            raise TableError(f"{where} has no field {first}.", hint=like(first, names))
-    if not wanted:
-        raise TableError(f"{path} has none of the fields in {predictions}.", hint="Give predictions of this dataset.")
-    rows = [position[name] for name in wanted]
-    labels = dataset.fields["labels"].to_list()
-    truth = [None if labels[row] is None else tuple(labels[row]) for row in rows]
-    contact_sheet(
-        dataset.read(rows),
-        wanted,
-        truth,
-        [predicted[name] for name in wanted] if predicted else None,
-        out,
-        channels=dataset.channels,
-        label_set=dataset.label_set,
-    )
-    typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
-
-
-def _spread(names: list[str]) -> list[str]:
-    """Return up to twelve names at equal distances: neighbors are often of one well, and look the same."""
-    step = max(1.0, len(names) / FIELDS_SHOWN)
-    return [names[int(place * step)] for place in range(min(FIELDS_SHOWN, len(names)))]
+    shown = contact_sheet(dataset, out, ids=ids, predictions=predicted)
+    typer.echo(f"{out}: {counted(len(shown), 'field')}.")

@@ -115,7 +115,7 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     from cytoloc.files import check_outputs
     from cytoloc.labels import LabelSet
     from cytoloc.parallel import in_order, processes
-    from cytoloc.report.figures import contact_sheet
+    from cytoloc.report.figures import field_grid
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
 
@@ -130,5 +130,5 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
             advance(len(images), len(plans))
     names = [f"simulated, seed {seed}"] * len(images)
     truth = [(location,) for location in locations]
-    contact_sheet(np.stack(images), names, truth, None, path, channels=CHANNELS, label_set=label_set)
+    field_grid(np.stack(images), names, truth, None, path, channels=CHANNELS, label_set=label_set)
     typer.echo(f"{path}: a field of each of {len(images)} locations.")

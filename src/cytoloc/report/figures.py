@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Final
@@ -16,14 +16,21 @@ from matplotlib.figure import Figure
 
 from cytoloc._typing import IntArray, UInt8Array
 from cytoloc.channels import HPA_COLORS, PROTEIN
+from cytoloc.choices import near
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.evaluation import Evaluation
+from cytoloc.errors import TableError, UnknownIdError
 from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
 from cytoloc.labels import LabelSet
+from cytoloc.predictions import Predictions
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
 COLUMNS: Final = 3
+
+FIELDS_SHOWN: Final = 12
+"""Fields of a contact sheet by default."""
+
 LEAST_SIDE: Final = 3
 """The other channels are drawn at a third of the size of composite and protein, or smaller if there are more."""
 
@@ -93,6 +100,64 @@ def score_plot(evaluation: Evaluation, path: Path) -> None:
 
 
 def contact_sheet(
+    dataset: Dataset,
+    out: str | Path = "contact-sheet.png",
+    *,
+    ids: Sequence[str] | None = None,
+    predictions: Predictions | Mapping[str, tuple[int, ...]] | None = None,
+) -> list[str]:
+    """Draw fields of a dataset, with the locations that are right, missed and wrong, as PNG.
+
+    An existing image is replaced.
+
+    Args:
+        dataset: The fields.
+        out: The PNG.
+        ids: The fields to draw; by default twelve, spread over the dataset.
+        predictions: Predictions with a decision, or indices of locations by id; only their fields are drawn.
+
+    Returns:
+        The ids of the fields that were drawn.
+
+    Raises:
+        UnknownIdError: If the dataset or the predictions do not have a field.
+        LabelSetError: If the predictions have another label set.
+        SettingsError: If no decision was made for the predictions.
+        TableError: If the predictions have none of the fields.
+    """
+    called: Mapping[str, tuple[int, ...]] | None
+    if not isinstance(predictions, Predictions):
+        called = predictions
+    else:
+        dataset.label_set.refuse_other(predictions.label_set, what="`predictions`", than=str(dataset.path))
+        indices = {place.key: number for number, place in enumerate(dataset.label_set)}
+        found = zip(predictions.ids, predictions.locations, strict=True)
+        called = {name: tuple(indices[place.key] for place in places) for name, places in found}
+    if ids is None:
+        known = [name for name in dataset.ids if called is None or name in called]
+        # Neighbors are often of one well, and look the same.
+        step = max(1.0, len(known) / FIELDS_SHOWN)
+        ids = [known[int(place * step)] for place in range(min(FIELDS_SHOWN, len(known)))]
+    if not ids:
+        raise TableError(f"{dataset.path} has none of the predicted fields.", hint="Give predictions of this dataset.")
+    rows = [dataset.row(name) for name in ids]
+    for name in ids:
+        if called is not None and name not in called:
+            raise UnknownIdError(f"The predictions have no field {name!r}.", hint=near(name, list(called)[:1000]))
+    labels = dataset.fields["labels"].to_list()
+    field_grid(
+        dataset.read(rows),
+        ids,
+        [None if labels[row] is None else tuple(labels[row]) for row in rows],
+        None if called is None else [called[name] for name in ids],
+        Path(out),
+        channels=dataset.channels,
+        label_set=dataset.label_set,
+    )
+    return list(ids)
+
+
+def field_grid(
     images: UInt8Array,
     names: Sequence[str],
     truth: Sequence[tuple[int, ...] | None],
