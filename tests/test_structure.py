@@ -53,7 +53,7 @@ ALLOWED = {
     "dataset": GROUND | {"images"},
     "curation": GROUND | {"dataset", "images"},
     "hpa": GROUND | {"images"},
-    "simulate": GROUND | {"dataset.fields", "dataset.store", "dataset.importing", "dataset.manifest"},
+    "simulate": GROUND | {"images", "dataset.fields", "dataset.store", "dataset.importing", "dataset.manifest"},
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "dataset", "decide", "images"},
