@@ -17,6 +17,8 @@ from cytoloc.labels import LabelSet
 from cytoloc.recipe import load_recipe, to_toml
 from tests.conftest import Cli
 
+VERDICTS = {"copy": 1, "doubtful": 1, "different": 0, "unknown": 0}
+
 
 @pytest.fixture
 def files(study: Dataset, tmp_path: Path) -> dict[str, tuple[str | Path, dict[str, Any]]]:
@@ -32,8 +34,11 @@ def files(study: Dataset, tmp_path: Path) -> dict[str, tuple[str | Path, dict[st
     return {
         "dataset": (study.path, {"fields": 40, "channels": list(study.channels)}),
         "folds": (tmp_path / "folds.csv", {"folds": 2, "left_out": 0}),
-        "pairs": (tmp_path / "pairs.csv", {"pairs": 2, "verdicts": {"copy": 1, "doubtful": 1, "different": 0}}),
-        "labels": (tmp_path / "labels.csv", {"fields": 2}),
+        "pairs": (
+            tmp_path / "pairs.csv",
+            {"pairs": 2, "verdicts": VERDICTS},
+        ),
+        "labels": (tmp_path / "labels.csv", {"fields": 2, "labels": {"0": 2, "16": 1}}),
         "recipe": (tmp_path / "mine.toml", {"name": "quick"}),
         "predictions": (tmp_path / "p.parquet", {"fields": 2, "decided": False}),
         "bundle": ("builtin", {"tta": 8, "channels": list(cytoloc.CHANNELS)}),

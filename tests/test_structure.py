@@ -36,7 +36,7 @@ ALLOWED = {
     "choices": {"errors"},
     "parallel": {"errors", "memory"},
     "memory": set[str](),
-    "labels": {"errors"},
+    "labels": {"choices", "errors"},
     "channels": {"errors"},
     "hpa_names": {"labels"},
     "files": {"errors"},
@@ -58,7 +58,7 @@ ALLOWED = {
     "models": GROUND,
     "predict": GROUND | {"recipe", "models", "dataset", "decide", "images"},
     "training": GROUND | {"recipe", "recipe_sections", "models", "dataset", "predict", "curation.folds_file"},
-    "torch": {"dataset", "errors"},
+    "torch": {"choices", "dataset", "errors"},
     "report": GROUND | {"dataset", "decide", "images", "recipe"},
     "cli": GROUND
     | {

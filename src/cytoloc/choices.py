@@ -49,7 +49,21 @@ def near(word: str, known: Iterable[str]) -> str:
     """
     words = list(known)
     found = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(found)}?" if found else f"Choose one of {', '.join(words)}."
+    if found:
+        return f"Did you mean {' or '.join(found)}?"
+    return f"Choose one of {', '.join(words[:12])}{', …' if len(words) > 12 else ''}."
+
+
+def check_type(value: object, kinds: type | tuple[type, ...], *, argument: str) -> None:
+    """Raise unless an argument has one of some types; True and False are not numbers.
+
+    Raises:
+        ArgumentTypeError: If it has another type.
+    """
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ArgumentTypeError(f"`{argument}` must be {names}, not {type(value).__name__}.")
 
 
 def refuse_unknown(word: object, known: Iterable[str], *, argument: str) -> None:

@@ -10,11 +10,10 @@ import polars as pl
 
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ArgumentTypeError, FormatError
-from cytoloc.label_list import LabelList, read_label_list
 from cytoloc.lists import label_column, read_csv
 from cytoloc.prediction_files import read_predictions
 from cytoloc.predictions import Predictions
-from cytoloc.runs import find_runs, is_finished, is_run, read_header
+from cytoloc.runs import HEADER, find_runs, is_finished, is_run, read_header
 
 
 def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
@@ -52,6 +51,8 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
         raise FormatError(f"{path}: there is no such file or folder.", hint="Check the path.")
     if place.suffix == ".parquet":
         return {"kind": "predictions", **_of_predictions(read_predictions(place))}
+    if place.name == HEADER:
+        return _of_runs(place.parent)
     if place.suffix == ".json":
         from cytoloc.decide.decision import read_decision
 
@@ -108,7 +109,7 @@ def _of_dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _counts(source: Dataset | LabelList) -> Iterator[dict[str, Any]]:
+def _counts(source: Dataset) -> Iterator[dict[str, Any]]:
     """Yield each location that a field has, and how many fields have it."""
     for location, count in zip(source.label_set, source.truth.sum(axis=0), strict=True):
         if count:
@@ -176,11 +177,21 @@ def _of_table(path: Path) -> dict[str, Any]:
             "left_out": folds["fold"].null_count(),
             "groups": folds["group"].n_unique(),
         }
-    if label_column(read_csv(path)) is not None and "id" in columns:
-        labels = read_label_list(path)
-        return {"kind": "labels", "path": str(path), "fields": len(labels), "locations": list(_counts(labels))}
+    table = read_csv(path)
+    column = "Predicted" if "Predicted" in table.columns else label_column(table)
+    if column is not None and "id" in columns:
+        # A label list does not state its label set, so labels are counted as they are written.
+        words = table[column].fill_null("").str.replace_all(r"[;|,]", " ").str.split(" ").explode()
+        counts = words.filter(words != "").value_counts(sort=True, name="fields")
+        return {
+            "kind": "locations" if column == "Predicted" else "labels",
+            "path": str(path),
+            "fields": table.height,
+            "labels": dict(counts.iter_rows()),
+        }
     from cytoloc.curation.pairs import read_matches
 
     pairs = read_matches(path)
     verdicts = {each: sum(pair.verdict == each for pair in pairs) for each in ("copy", "doubtful", "different")}
+    verdicts["unknown"] = len(pairs) - sum(verdicts.values())
     return {"kind": "pairs", "path": str(path), "pairs": len(pairs), "verdicts": verdicts}

@@ -10,7 +10,7 @@ import numpy as np
 
 from cytoloc.errors import LabelSetError
 from cytoloc.hpa_names import HpaName, hpa_names, shipped_name
-from cytoloc.labels import LabelSet
+from cytoloc.labels import LabelSet, as_label_set
 from cytoloc.predictions import Predictions
 
 
@@ -115,7 +115,7 @@ class ConvertedLabels(NamedTuple):
     reduced: tuple[str, ...]
 
 
-def conversion(source: LabelSet, target: LabelSet) -> Conversion:
+def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
     """Return what each location of ``source`` becomes in ``target``.
 
     Between shipped label sets a location becomes what stands for the same names of the Human Protein Atlas; a name that
@@ -129,6 +129,7 @@ def conversion(source: LabelSet, target: LabelSet) -> Conversion:
     >>> [LabelSet.hpa28()[index].name for index in found.lost]
     ['Microtubule ends', 'Cytokinetic bridge', 'Rods & rings']
     """
+    source, target = as_label_set(source), as_label_set(target)
     one, other = shipped_name(source), shipped_name(target)
     candidates: tuple[tuple[int, ...], ...]
     if source.matches(target):

@@ -13,7 +13,7 @@ import polars as pl
 from cytoloc._typing import BoolArray
 from cytoloc.errors import ArgumentTypeError
 from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.labels import LabelSet, find_label_set
+from cytoloc.labels import LabelSet, as_label_set
 from cytoloc.lists import read_labels
 
 
@@ -87,5 +87,5 @@ def read_label_list(path: str | Path, label_set: LabelSet | str = "hpa28") -> La
     """
     if not isinstance(path, str | Path):
         raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
-    locations = find_label_set(label_set) if isinstance(label_set, str) else label_set
+    locations = as_label_set(label_set)
     return LabelList(read_labels(path, locations), locations, str(path))

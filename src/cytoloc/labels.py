@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from cytoloc.choices import check_type
 from cytoloc.errors import LabelSetError, TableError
 
 if TYPE_CHECKING:
@@ -382,6 +383,17 @@ def find_label_set(word: str) -> LabelSet:
         f"There is no label set {word!r}.{f' Did you mean {near[0]}?' if near else ''}",
         hint=f"Choose one of {', '.join(SHIPPED)}, or give a .csv or .toml file.",
     )
+
+
+def as_label_set(given: LabelSet | str) -> LabelSet:
+    """Return a label set, or the one that a user names; see :func:`find_label_set`.
+
+    Raises:
+        ArgumentTypeError: If it is neither a label set nor a string.
+        LabelSetError: If there is no label set of this name.
+    """
+    check_type(given, (LabelSet, str), argument="label_set")
+    return find_label_set(given) if isinstance(given, str) else given
 
 
 def from_matrix(matrix: BoolArray) -> list[tuple[int, ...]]:

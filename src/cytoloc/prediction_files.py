@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cytoloc._typing import Float32Array
 from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError, first_line
 from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
-from cytoloc.labels import SHIPPED, LabelSet, find_label_set
+from cytoloc.labels import SHIPPED, LabelSet, as_label_set, find_label_set
 from cytoloc.lists import location_columns, read_csv, read_ids, require_columns
 from cytoloc.predictions import Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
@@ -45,6 +45,7 @@ def write_predictions(predictions: Predictions, path: str | Path) -> None:
     table = pa.table(columns, names=["id", *predictions.label_set.keys]).replace_schema_metadata(
         {"cytoloc": json.dumps(header)}
     )
+    check_predictions_path(Path(path))
     with new_file(Path(path)) as temporary:
         pq.write_table(table, temporary)
 
@@ -78,7 +79,7 @@ def read_predictions(
         LabelSetError: If files have another label set than ``label_set``, or different ones.
         FormatError: If a Parquet file is not a predictions file of this version, or a run is not finished.
     """
-    chosen = find_label_set(label_set) if isinstance(label_set, str) else label_set
+    chosen = None if label_set is None else as_label_set(label_set)
     several = [path] if isinstance(path, str | Path) else path
     if not isinstance(several, Sequence) or not all(isinstance(one, str | Path) for one in several):
         raise ArgumentTypeError(f"path must be a path or a list of paths, not {type(path).__name__}.")

@@ -114,7 +114,9 @@ class Predictions:
         if isinstance(key, str):
             return self._field(self._row(key))
         if isinstance(key, int | np.integer):
-            return self._field(range(len(self))[int(key)])
+            if not -len(self) <= key < len(self):
+                raise IndexError(f"There are {len(self)} predictions; asked for number {key}.")
+            return self._field(int(key) % len(self))
         if isinstance(key, slice):
             rows = np.arange(len(self))[key]
         elif len(key) and isinstance(key[0], str):
@@ -127,6 +129,10 @@ class Predictions:
             probabilities=self.probabilities[rows],
             decided=None if self.decided is None else self.decided[rows],
         )
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a prediction for the field of this id."""
+        return name in self.ids
 
     def __iter__(self) -> Iterator[FieldPrediction]:
         return (self._field(row) for row in range(len(self)))

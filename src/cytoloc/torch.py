@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from cytoloc.choices import check_type
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
 
@@ -52,6 +53,7 @@ class FieldDataset(TorchDataset[tuple[Any, Tensor]]):
         *,
         transform: Callable[[Tensor], Any] | None = None,
     ) -> None:
+        check_type(dataset, Dataset, argument="dataset")
         self.dataset = dataset
         self.transform = transform
         self.rows = np.arange(len(dataset)) if rows is None else np.asarray(rows, np.int64)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cytoloc._typing import IntArray
 from cytoloc.channels import channel_order
+from cytoloc.choices import check_type
 from cytoloc.curation.groups import components
 from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
 from cytoloc.curation.registration import registered_correlation
@@ -186,6 +187,8 @@ def find_duplicates(
         MissingExtraError: If faiss is not installed.
         ChannelError: If two datasets have too few channels in common.
     """
+    check_type(datasets, (Dataset, str, Path, list, tuple), argument="datasets")
+    check_type(limits, Mapping, argument="limits")
     bad = {name: bits for name, bits in limits.items() if type(bits) is not int or not 0 <= bits <= 64}
     if bad:
         raise SettingsError(f"`limits` has {bad}.", hint="Give a number of bits from 0 to 64 for each channel.")

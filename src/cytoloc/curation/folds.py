@@ -16,7 +16,7 @@ import polars as pl
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from cytoloc._typing import BoolArray, IntArray
-from cytoloc.choices import GroupBy, refuse_unknown
+from cytoloc.choices import GroupBy, check_type, refuse_unknown
 from cytoloc.curation.balancing import balanced
 from cytoloc.curation.groups import groups_of_fields
 from cytoloc.curation.pairs import PairSource, tied_ids
@@ -53,6 +53,9 @@ def make_folds(
         TableError: If there are fewer groups than folds, no such flag, or no pair names a field.
     """
     refuse_unknown(group_by, get_args(GroupBy), argument="group_by")
+    check_type(k, int, argument="k")
+    check_type(seed, int, argument="seed")
+    check_type(without, (list, tuple), argument="without")
     where, fields = labeled_fields(fields)
     groups = groups_of_fields(fields, group_by=group_by, pairs=tied_ids(pairs))
     used = ~flagged(fields, without) if without else np.ones(fields.height, bool)

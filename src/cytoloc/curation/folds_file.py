@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from cytoloc._typing import IntArray
-from cytoloc.choices import GroupBy
+from cytoloc.choices import GroupBy, check_type
 from cytoloc.curation.folds import labeled_fields
 from cytoloc.curation.groups import groups_of_fields
 from cytoloc.curation.pairs import PairSource, tied_ids
@@ -24,6 +24,7 @@ _CROSSING_HINT = (
 
 def write_folds(folds: pl.DataFrame, path: str | Path) -> None:
     """Write folds as CSV ``id,group,fold`` to a path that must be free."""
+    check_type(folds, pl.DataFrame, argument="folds")
     with new_file(Path(path)) as temporary:
         folds.write_csv(temporary)
 
@@ -38,6 +39,7 @@ def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
     Raises:
         TableError: If a column is missing, an id repeats, or a group crosses folds.
     """
+    check_type(path, (str, Path), argument="path")
     path = Path(path)
     table = read_csv(existing(path, what="folds file")).rename({"Id": "id"}, strict=False)
     if not grouped:
@@ -133,6 +135,7 @@ def check_folds(
     Raises:
         TableError: If a group crosses folds, a labeled field is missing, or there are none.
     """
+    check_type(folds, (pl.DataFrame, str, Path), argument="folds")
     where, labeled = labeled_fields(fields)
     named = folds if isinstance(folds, str | Path) else "the folds"
     made = read_folds(Path(folds), grouped=False) if isinstance(folds, str | Path) else folds

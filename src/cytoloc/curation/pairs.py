@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
+from cytoloc.choices import check_type
 from cytoloc.errors import ArgumentTypeError, TableError
 from cytoloc.files import existing
 
@@ -79,6 +80,7 @@ def open_pairs(pairs: PairSource) -> list[Pair]:
             bits = {name[2:]: value for name, value in row.items() if name.startswith("d_") and value is not None}
             found.append(Pair(row["a"], row["b"], bits, row.get("correlation"), row.get("verdict")))
         return found
+    check_type(pairs, (list, tuple), argument="pairs")
     found = []
     for each in pairs:
         if isinstance(each, str | Path):

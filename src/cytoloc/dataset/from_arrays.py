@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray
 from cytoloc.channels import channel_order, check_channels
+from cytoloc.choices import check_type
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.sources.channels import NAMES
 from cytoloc.dataset.store import Dataset
@@ -72,6 +73,9 @@ def dataset_from_arrays(
         ...     made.channels, made.label_set.names
         (('protein', 'nucleus'), ('Cytosol', 'Nucleoli'))
     """
+    check_type(out, (str, Path), argument="out")
+    check_type(channels, (list, tuple), argument="channels")
+    check_type(label_set, (LabelSet, str, type(None)), argument="label_set")
     array = np.asarray(images)
     names = check_channels(channels)
     if array.ndim != 4 or array.shape[1] != len(names) or array.shape[2] != array.shape[3] or not len(array):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
 from cytoloc.dataset.manifest import read_manifest
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
@@ -64,6 +65,11 @@ class FolderOptions(ImportOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_type(self.time, (int, type(None)), argument="time")
+        if self.pages is not None:
+            refuse_unknown(self.pages, ("channel", "z"), argument="pages")
+        for name in ("pixel_um", "target_um"):
+            check_type(getattr(self, name), (int, float, type(None)), argument=name)
         if self.z != "max" and not (isinstance(self.z, int) and self.z >= 0):
             raise SettingsError(f"`z` is {self.z!r}.", hint="Give max, or the number of a plane from 0.")
         for name, edge in (("pixel_um", self.pixel_um), ("target_um", self.target_um)):
@@ -201,6 +207,7 @@ def kaggle_source(
     options: ImportOptions = ImportOptions(),
 ) -> KaggleSource:
     """Return the fields that :func:`import_kaggle` imports; arguments and errors are its own."""
+    _check_arguments(folder, labels, size, options, ImportOptions)
     return KaggleSource(
         Path(folder),
         labels=None if labels is None else Path(labels),
@@ -221,6 +228,7 @@ def hpa_source(
     options: ImportOptions = ImportOptions(),
 ) -> HpaSource:
     """Return the fields that :func:`import_hpa` imports; arguments and errors are its own."""
+    _check_arguments(folder, labels, size, options, ImportOptions)
     if options.depth != "field" or options.floor is not None:
         raise SettingsError("`depth` and `floor` are for files of more than 8 bits; JPEG files have 8.")
     return HpaSource(
@@ -243,6 +251,7 @@ def folder_source(
     options: FolderOptions = FolderOptions(),
 ) -> FolderSource:
     """Return the fields that :func:`import_folder` imports; arguments and errors are its own."""
+    _check_arguments(folder, labels, size, options, FolderOptions)
     if label_set is None and labels is not None and not options.append:
         raise SettingsError(
             "`labels` needs `label_set`: say which locations the labels name.",
@@ -272,6 +281,16 @@ def folder_source(
     )
 
 
+def _check_arguments(folder: object, labels: object, size: object, options: object, kind: type) -> None:
+    """Raise unless the arguments of an import have the right types, and the size is possible."""
+    check_type(folder, (str, Path), argument="folder")
+    check_type(labels, (str, Path, type(None)), argument="labels")
+    check_type(size, int, argument="size")
+    check_type(options, kind, argument="options")
+    if isinstance(size, int) and not 32 <= size <= 8192:
+        raise SettingsError(f"`size` is {size}.", hint="Choose from 32 to 8192 px.")
+
+
 def choose_label_set(
     given: LabelSet | str | None, out: str | Path | None, *, append: bool, labels: str | Path | None
 ) -> LabelSet:
@@ -288,6 +307,7 @@ def choose_label_set(
         LabelSetError: If there is no such label set.
         SettingsError: If ``"from-labels"`` is given without labels.
     """
+    check_type(given, (LabelSet, str, type(None)), argument="label_set")
     if isinstance(given, LabelSet):
         return given
     if given is None and append and out is not None:

@@ -24,7 +24,7 @@ import polars as pl
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import channel_order
-from cytoloc.choices import Square, refuse_unknown
+from cytoloc.choices import Square, check_type, refuse_unknown
 from cytoloc.dataset.fields import FieldRow, encode, row_of
 from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_complete, read_manifest
 from cytoloc.dataset.quarantine import Rejected, examples, printable, refuse_unprintable, rejected
@@ -129,6 +129,10 @@ class ImportOptions:
     progress: Callable[[int, int], None] = lambda _done, _total: None
 
     def __post_init__(self) -> None:
+        for name in ("enlarge", "append", "skip_known", "discard_unfinished", "strict", "processes"):
+            check_type(getattr(self, name), bool, argument=name)
+        check_type(self.floor, (int, float, type(None)), argument="floor")
+        check_type(self.limit, (int, type(None)), argument="limit")
         refuse_unknown(self.square, get_args(Square), argument="square")
         refuse_unknown(self.depth, ("field", "import"), argument="depth")
         if self.floor is not None and not (math.isfinite(self.floor) and self.floor >= 0):

@@ -7,7 +7,7 @@ from pathlib import Path
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ArgumentTypeError, TableError
 from cytoloc.label_list import LabelList, read_label_list
-from cytoloc.labels import LabelSet, find_label_set
+from cytoloc.labels import LabelSet, as_label_set
 
 LabelSource = Dataset | LabelList | str | Path
 """What functions take as labels: a dataset, a label list, or the path of either."""
@@ -26,7 +26,7 @@ def open_labels(source: LabelSource, *, label_set: LabelSet | str | None = None)
         TableError: If the file is not a label list.
         FormatError: If the folder is not a dataset.
     """
-    chosen = find_label_set(label_set) if isinstance(label_set, str) else label_set
+    chosen = None if label_set is None else as_label_set(label_set)
     if isinstance(source, str | Path):
         if Path(source).is_file():
             return read_label_list(source, chosen or LabelSet.hpa28())

@@ -73,10 +73,16 @@ class Dataset:
             return np.asarray(self.read([self.row(key)])[0])
         if isinstance(key, slice):
             return self.read(range(len(self))[key])
-        if len(key) and isinstance(key[0], str):
+        if isinstance(key, list | tuple) and key and isinstance(key[0], str):
             return self.read([self.row(str(name)) for name in key])
         numbers = np.asarray(key)
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iub":
+            raise ArgumentTypeError(f"A dataset is indexed by numbers, ids, slices or masks, not {type(key).__name__}.")
         return self.read(np.flatnonzero(numbers) if numbers.dtype == bool else numbers)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a field of this id."""
+        return name in self._rows
 
     def row(self, name: str) -> int:
         """Return the row of a field, by its id.

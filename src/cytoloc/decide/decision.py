@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
+from cytoloc.choices import check_type
 from cytoloc.decide.calibration import reweighted, shifted_frequencies
 from cytoloc.decide.cross_fitting import ProbabilityModel
 from cytoloc.decide.ensembles import LEVELS
@@ -226,9 +227,9 @@ def with_provenance(decision: Decision, **facts: Any) -> Decision:
     return replace(decision, fitted_on={**decision.fitted_on, **facts})
 
 
-def write_decision(decision: Decision, path: Path) -> None:
+def write_decision(decision: Decision, path: str | Path) -> None:
     """Write a decision as JSON to a path that must be free."""
-    write_json(path, _CONTENT.dump_python(decision, mode="json"), DECISION_FORMAT)
+    write_json(Path(path), _CONTENT.dump_python(decision, mode="json"), DECISION_FORMAT)
 
 
 def read_decision(path: str | Path) -> Decision:
@@ -237,6 +238,7 @@ def read_decision(path: str | Path) -> Decision:
     Raises:
         FormatError: If the file is not a decision of this version, or is damaged.
     """
+    check_type(path, (str, Path), argument="path")
     content = read_json(Path(path), DECISION_FORMAT)
     try:
         decision = _CONTENT.validate_python(content)

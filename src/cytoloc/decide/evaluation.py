@@ -21,7 +21,7 @@ from cytoloc.decide.inputs import (
 )
 from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
 from cytoloc.errors import ArgumentTypeError, SettingsError
-from cytoloc.labels import LabelSet
+from cytoloc.labels import LabelSet, find_label_set
 from cytoloc.predictions import Predictions, to_pandas
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def evaluate(
     groups: FieldGroups | None = None,
     min_positives: int = 5,
     leak: Mapping[str, Iterable[int]] | None = None,
-    label_set: LabelSet | None = None,
+    label_set: LabelSet | str | None = None,
 ) -> Evaluation:
     """Return metrics of decided locations.
 
@@ -177,7 +177,8 @@ def evaluate(
         locations = common_label_set(predictions.label_set, labels, label_set, columns=predictions.decided.shape[1])
         ids, probabilities, predicted = predictions.ids, predictions.probabilities, np.asarray(predictions.decided)
     elif isinstance(predictions, Mapping):
-        named = label_set or getattr(labels, "label_set", None)
+        named = find_label_set(label_set) if isinstance(label_set, str) else label_set
+        named = named or getattr(labels, "label_set", None)
         if named is None:
             raise SettingsError("The label set of the predictions is not known.", hint="Give label_set.")
         locations = common_label_set(named, labels, label_set, columns=len(named))
@@ -186,9 +187,11 @@ def evaluate(
         predicted = predictions
         locations = common_label_set(None, labels, label_set, columns=predicted.shape[1])
     else:
+        kind = getattr(predictions, "dtype", "")
         raise ArgumentTypeError(
             "predictions must be Predictions, a bool array (n, locations), or a mapping of ids to indices of"
-            f" locations; this is {type(predictions).__name__} {getattr(predictions, 'dtype', '')}.",
+            f" locations; this is {type(predictions).__name__} {kind}".rstrip()
+            + ".",
             hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
         )
     truth = as_truth(labels, ids, locations, shape=predicted.shape)

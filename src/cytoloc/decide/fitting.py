@@ -46,7 +46,7 @@ def fit_decision(
     method: AnyMethod = "auto",
     rules: Rules = DEFAULT_RULES,
     groups: FieldGroups | None = None,
-    label_set: LabelSet | None = None,
+    label_set: LabelSet | str | None = None,
     intervals: bool = True,
 ) -> Decision:
     """Return a decision that is fitted to out-of-fold predictions and labels.
@@ -167,7 +167,7 @@ def cross_fit(
     method: AnyMethod = "auto",
     rules: Rules = DEFAULT_RULES,
     groups: FieldGroups | None = None,
-    label_set: LabelSet | None = None,
+    label_set: LabelSet | str | None = None,
 ) -> Predictions | Bools:
     """Return the locations of each field, by a decision that was fitted without the field and its group.
 

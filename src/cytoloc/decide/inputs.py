@@ -15,7 +15,7 @@ from pydantic import PlainSerializer, PlainValidator
 from scipy.special import logit
 
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels import LabelSet, find_label_set
 from cytoloc.lists import group_numbers, truth_of
 from cytoloc.predictions import Predictions, join_members
 
@@ -143,7 +143,7 @@ def as_labeled_members(
     labels: FieldLabels,
     *,
     groups: FieldGroups | None = None,
-    label_set: LabelSet | None = None,
+    label_set: LabelSet | str | None = None,
 ) -> LabeledMembers:
     """Return checked predictions with the truth of the same fields."""
     members = as_members(predictions)
@@ -155,12 +155,16 @@ def as_labeled_members(
 
 
 def common_label_set(
-    predicted: LabelSet | None, labels: FieldLabels, argument: LabelSet | None, *, columns: int
+    predicted: LabelSet | None, labels: FieldLabels, argument: LabelSet | str | None, *, columns: int
 ) -> LabelSet:
     """Return the label set of predictions, labels and argument, if they agree; numbered if none is known."""
     of_labels = None if isinstance(labels, np.ndarray | Mapping) else getattr(labels, "label_set", None)
     found = {"the predictions": predicted, "labels": of_labels, "the argument label_set": argument}
-    known = {what: each for what, each in found.items() if each is not None}
+    known = {
+        what: find_label_set(each) if isinstance(each, str) else each
+        for what, each in found.items()
+        if each is not None
+    }
     for what, each in known.items():
         if not isinstance(each, LabelSet):
             raise ArgumentTypeError(f"{what} must be a LabelSet; this is {type(each).__name__}.")
@@ -180,6 +184,11 @@ def common_label_set(
 def as_truth(labels: FieldLabels, ids: tuple[str, ...] | None, label_set: LabelSet, *, shape: tuple[int, ...]) -> Bools:
     """Return the truth of the predicted fields, bool ``(n, locations)``."""
     if isinstance(labels, np.ndarray):
+        if ids is not None:
+            raise ArgumentTypeError(
+                "labels is an array, but the predictions have ids: their order may differ.",
+                hint="Give a dataset, a label list, or a mapping of ids to indices of locations; or arrays for both.",
+            )
         if labels.shape != shape or labels.dtype != np.bool_:
             raise TableError(
                 f"labels must be bool {shape}, as the predictions are; they are {labels.dtype} {labels.shape}.",
@@ -200,9 +209,9 @@ def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set
     if not isinstance(labels, Mapping):
         if not all(hasattr(labels, name) for name in ("ids", "labeled", "truth")):
             raise ArgumentTypeError(
-                f"labels must be a mapping of ids to indices of locations, or a dataset; this is"
+                "labels must be a dataset, a label list, or a mapping of ids to indices of locations; this is"
                 f" {type(labels).__name__}.",
-                hint="Open a dataset with cytoloc.open_dataset(path), or read a CSV with cytoloc.lists.read_labels.",
+                hint="Use cytoloc.open_dataset(path) for a dataset, cytoloc.read_label_list(path) for a CSV.",
             )
         rows = zip(labels.ids, labels.labeled, labels.truth, strict=True)
         return {name: np.flatnonzero(row) for name, known, row in rows if known}
@@ -212,7 +221,7 @@ def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set
             raise TableError(
                 f"labels: {name} has {indices}, but the indices of the label set {label_set} are 0 to"
                 f" {len(label_set) - 1}.",
-                hint="Give indices of locations, or read a file with cytoloc.lists.read_labels.",
+                hint="Give indices of locations, or read a file with cytoloc.read_label_list(path).",
             )
     return found
 

@@ -184,7 +184,7 @@ class Model:
             raise ArgumentTypeError(
                 "images must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths;"
                 f" this is {type(images).__name__}.",
-                hint="Make an array of it: numpy.asarray(images).",
+                hint="Make one array of several images: numpy.stack(images).",
             )
         return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
 

@@ -70,7 +70,7 @@ def find_planes(
         raise ChannelError(
             f"The model sees {', '.join(wanted)}; {where} has {', '.join(given)}.",
             hint=f"Use a model that was trained on these channels, or name a substitute for {', '.join(missing)}:"
-            f" `absent={missing[0]}={ZERO}`.",
+            f" `absent`, for example {missing[0]}={ZERO}.",
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
     places[ZERO] = None

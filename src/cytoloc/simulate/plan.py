@@ -17,6 +17,7 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
+from cytoloc.choices import check_type
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
@@ -57,8 +58,8 @@ class Design:
     """
 
     n_fields: int
-    seed: int
-    size: int
+    seed: int = 0
+    size: int = 512
     evenness: float = 0.0
     label_sets: tuple[tuple[Locations, float], ...] | None = None
     duplicates: float = 0.0
@@ -71,6 +72,8 @@ class Design:
         Raises:
             SettingsError: If a number is impossible.
         """
+        for name in ("n_fields", "seed", "size"):
+            check_type(getattr(self, name), int, argument=name)
         if self.n_fields < 1:
             raise SettingsError(f"A study of {self.n_fields} fields cannot be drawn.", hint="Ask for at least 1 field.")
         if self.seed < 0:
@@ -128,6 +131,7 @@ def plan_study(design: Design) -> list[FieldPlan]:
     Raises:
         SettingsError: If a number is impossible.
     """
+    check_type(design, Design, argument="design")
     design.check()
     rng = np.random.default_rng([design.seed, 0])
     copies = round(design.duplicates * design.n_fields)

@@ -34,8 +34,7 @@ def accelerator(device: Device = "auto") -> Literal["cuda", "mps", "cpu"]:
         device: The wanted kind; ``auto`` chooses the best one of this machine.
 
     Raises:
-        SettingsError: If ``device`` is not a kind of device.
-        TrainingError: If this machine has no such device.
+        SettingsError: If ``device`` is not a kind of device, or this machine has none of it.
     """
     if device not in get_args(Device):
         raise SettingsError(f"device is {device!r}.", hint=f"Choose one of {', '.join(get_args(Device))}.")
@@ -47,7 +46,7 @@ def accelerator(device: Device = "auto") -> Literal["cuda", "mps", "cpu"]:
     if device == "auto":
         return found[0]
     if device not in found:
-        raise TrainingError(
+        raise SettingsError(
             f"device is {device!r}, but this machine has no such device.", hint=f"Choose {' or '.join(found)}, or auto."
         )
     return device
