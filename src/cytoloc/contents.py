@@ -47,7 +47,18 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
     if place.is_dir():
         return _of_runs(place)
     if place.suffix == ".cytoloc" or (str(path) == "builtin" and not place.exists()):
-        return {"kind": "bundle", **_of_bundle(path)}
+        from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
+
+        bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
+        fitted = bundle.decision()
+        return {
+            "kind": "bundle",
+            "path": str(path),
+            **bundle.header.model_dump(mode="json", exclude={"format", "version", "parts"}),
+            "decision": None if fitted is None else str(fitted.method),
+            "fields_trained_on": len(bundle.trained_on),
+            "card": bundle.card,
+        }
     if not place.exists():
         raise FormatError(f"{path}: there is no such file or folder.", hint="Check the path.")
     if place.suffix == ".parquet":
@@ -143,21 +154,6 @@ def _of_runs(folder: Path) -> dict[str, Any]:
     if is_run(folder):
         return {"kind": "run", **runs[0]}
     return {"kind": "runs", "path": str(folder), "runs": runs}
-
-
-def _of_bundle(path: str | Path) -> dict[str, Any]:
-    from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
-
-    bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
-    header = bundle.header.model_dump(mode="json", exclude={"format", "version", "parts"})
-    decision = bundle.decision()
-    return {
-        "path": str(path),
-        **header,
-        "decision": None if decision is None else str(decision.method),
-        "fields_trained_on": len(bundle.trained_on),
-        "card": bundle.card,
-    }
 
 
 def _of_table(path: Path) -> dict[str, Any]:

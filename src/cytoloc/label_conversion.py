@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cytoloc.errors import LabelSetError
-from cytoloc.hpa_names import HpaName, hpa_names, shipped_name
+from cytoloc.hpa_names import hpa_names, shipped_name
 from cytoloc.labels import LabelSet
 from cytoloc.predictions import Predictions
 
@@ -134,7 +134,12 @@ def conversion(source: LabelSet, target: LabelSet) -> Conversion:
     if source.matches(target):
         candidates = tuple((index,) for index in range(len(source)))
     elif one and other:
-        candidates = tuple(_by_hpa_names(key, one, target, other) for key in source.keys)
+        by_key = []
+        for key in source.keys:
+            meant = {each.name: each for each in hpa_names() if each.keys.get(one) == key}
+            wholes = [each for each in meant.values() if each.part_of not in meant]
+            by_key.append(tuple(sorted({target.index(each.keys[other]) for each in wholes if other in each.keys})))
+        candidates = tuple(by_key)
     else:
         names = {name.casefold(): index for index, name in enumerate(target.names)}
         candidates = tuple((names[word],) if (word := name.casefold()) in names else () for name in source.names)
@@ -175,13 +180,6 @@ def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions
     for target, indices in by.sources.items():
         values[:, target] = predictions.probabilities[:, list(indices)].max(axis=1)
     return Predictions(predictions.ids, values, by.target, {**predictions.provenance, "converted": by.to_json()})
-
-
-def _by_hpa_names(key: str, source: str, target: LabelSet, target_name: str) -> tuple[int, ...]:
-    """Return the locations of a shipped set that may be meant by the key of another shipped set."""
-    meant: dict[str, HpaName] = {each.name: each for each in hpa_names() if each.keys.get(source) == key}
-    wholes = [each for each in meant.values() if each.part_of not in meant]
-    return tuple(sorted({target.index(each.keys[target_name]) for each in wholes if target_name in each.keys}))
 
 
 def _named(label_set: LabelSet, indices: Iterable[int], last: str = "and") -> str:

@@ -71,7 +71,7 @@ def processes() -> ProcessPoolExecutor:
     """
     cores = usable_cores()
     try:
-        pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_begin)
+        pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_prepare_worker)
         with _without_interrupts():
             # One starts with each task that finds none idle.
             for _ in range(cores):
@@ -103,7 +103,7 @@ def usable_cores() -> int:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Block the signals that stop a command while the block runs; processes that start in it never receive them."""
+    """Block the signals that stop a command in the block; processes that start in it never receive them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -114,7 +114,7 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin() -> None:
+def _prepare_worker() -> None:
     """Prepare a worker: the process that started it decides when to stop, and it uses one core."""
     for stop in _STOPS:
         signal.signal(stop, signal.SIG_IGN)

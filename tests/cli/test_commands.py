@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 from cytoloc import open_dataset, read_predictions
-from cytoloc.cli.dataset import _spread
+from cytoloc.cli.dataset import evenly_spaced
 from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
 from cytoloc.labels import LabelSet
@@ -91,7 +91,7 @@ def test_info_says_which_bounds_all_fields_share(cli: Cli, tmp_path: Path) -> No
 @pytest.mark.parametrize("count", [1, 11, 12, 13, 25, 140])
 def test_a_sheet_spreads_over_the_dataset(count: int) -> None:
     names = [str(number) for number in range(count)]
-    shown = _spread(names)
+    shown = evenly_spaced(names, 12)
     assert len(shown) == len(set(shown)) == min(count, 12)
     assert shown == sorted(shown, key=int)
     assert shown[0] == "0"

@@ -1,4 +1,4 @@
-"""Commands that make datasets and look at them: info, show."""
+"""Commands that show datasets and other files: info, show."""
 
 from __future__ import annotations
 
@@ -137,11 +137,12 @@ def _settings(made_by: dict[str, Any], channels: list[str], prefix: str = "") ->
 def show(
     path: DatasetPath,
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Fields; by default twelve, spread over the dataset.", metavar="[ID]…")
+        list[str] | None,
+        typer.Argument(help="Ids of fields; by default twelve, evenly spaced in the dataset.", metavar="[ID]…"),
     ] = None,
     out: Annotated[Path, typer.Option(help="The PNG; an existing one is replaced.")] = Path("contact-sheet.png"),
     predictions: Annotated[
-        Path | None, typer.Option(help="CSV Id,Predicted: show it against the truth, of its fields only.")
+        Path | None, typer.Option(help="CSV Id,Predicted: compare with the truth; only its fields are shown.")
     ] = None,
 ) -> None:
     """Draw a contact sheet: composite and channels of each field, its locations under it.
@@ -156,7 +157,8 @@ def show(
     dataset = open_dataset(path)
     predicted = read_labels(predictions, dataset.label_set, column="Predicted", blank=True) if predictions else None
     position = {name: row for row, name in enumerate(dataset.ids)}
-    wanted = ids or _spread([name for name in dataset.ids if predicted is None or name in predicted])
+    possible = [name for name in dataset.ids if predicted is None or name in predicted]
+    wanted = ids or evenly_spaced(possible, FIELDS_SHOWN)
     known = {str(path): list(position)}
     if predictions and predicted is not None:
         known[str(predictions)] = list(predicted)
@@ -182,7 +184,11 @@ def show(
     typer.echo(f"{out}: {counted(len(wanted), 'field')}.")
 
 
-def _spread(names: list[str]) -> list[str]:
-    """Return up to twelve names at equal distances: neighbors are often of one well, and look the same."""
-    step = max(1.0, len(names) / FIELDS_SHOWN)
-    return [names[int(place * step)] for place in range(min(FIELDS_SHOWN, len(names)))]
+def evenly_spaced(names: list[str], most: int) -> list[str]:
+    """Return at most ``most`` names at equal distances: neighbors are often of one well and look the same.
+
+    >>> evenly_spaced(["a", "b", "c", "d", "e", "f"], 3)
+    ['a', 'c', 'e']
+    """
+    step = max(1.0, len(names) / most)
+    return [names[int(place * step)] for place in range(min(most, len(names)))]

@@ -109,14 +109,20 @@ def convert(
     Example: `cytoloc labels convert subcell.parquet --to hpa28 --out subcell-28.parquet`
     """
     from cytoloc.errors import SettingsError
-    from cytoloc.files import check_outputs
+    from cytoloc.files import check_outputs, existing
     from cytoloc.label_conversion import conversion, convert_predictions
+    from cytoloc.lists import label_column, read_csv
     from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
 
     check_outputs(out)
     given = find_label_set(source) if source else None
     emptied = reduced = 0
-    listed = file.suffix != ".parquet" and _is_label_list(file)
+    listed = False
+    if file.suffix != ".parquet":
+        table = read_csv(existing(file, what="file"))
+        cells = {text for name in table.columns if name != "Id" for text in table[name].drop_nulls().unique()}
+        flags = cells <= {"0", "1", "0.0", "1.0"}
+        listed = flags or label_column(table) is not None or "Predicted" in table.columns
     if listed and out.suffix != ".csv":
         raise SettingsError(f"{file} lists labels, which are written as CSV.", hint=f"Choose {out.stem}.csv.")
     if listed:
@@ -138,18 +144,6 @@ def convert(
     left = f" {counted(emptied, 'field')} lost all labels." if emptied else ""
     left += f" {counted(reduced, 'field')} lost some labels." if reduced else ""
     typer.echo("\n".join([f"{out}: {counted(number, 'field')}.{left}", *by.summary()]))
-
-
-def _is_label_list(file: Path) -> bool:
-    """Return whether a CSV lists labels, not probabilities."""
-    from cytoloc.files import existing
-    from cytoloc.lists import label_column, read_csv
-
-    table = read_csv(existing(file, what="file"))
-    if label_column(table) or "Predicted" in table.columns:
-        return True
-    cells = {text for name in table.columns if name != "Id" for text in table[name].drop_nulls().unique()}
-    return cells <= {"0", "1", "0.0", "1.0"}
 
 
 def _convert_labels(file: Path, by: Conversion, out: Path) -> tuple[int, int, int]:

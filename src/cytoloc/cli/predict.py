@@ -10,6 +10,22 @@ import typer
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
+Tta = Annotated[
+    Literal["1", "2", "4", "8"] | None,
+    typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
+]
+Absent = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Substitute for a channel that was not imaged: zero, or another channel. May be repeated.",
+        metavar="CHANNEL=zero|OTHER",
+    ),
+]
+PrecisionName = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the arithmetic; 16 bits are faster on GPUs."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -32,28 +48,16 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
-    tta: Annotated[
-        Literal["1", "2", "4", "8"] | None,
-        typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
-    ] = None,
-    absent: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Substitute for a channel that was not imaged: zero, or another channel. May be repeated.",
-            metavar="CHANNEL=zero|OTHER",
-        ),
-    ] = None,
+    tta: Tta = None,
+    absent: Absent = None,
     locations: Annotated[
         Path | None, typer.Option(help="Also a new CSV Id,Predicted, by the decision of a bundle.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Fields that are predicted at a time.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Fields per batch.", min=1)] = 16,
     device: Annotated[
         str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the fastest one available.")
     ] = None,
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of the arithmetic; 16 bits are faster on GPUs."),
-    ] = "float32",
+    precision: PrecisionName = "float32",
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
 ) -> None:
     """Predict the probability of every location for every field.
@@ -86,7 +90,7 @@ def predict(
     for source in sources:
         if isinstance(source, DatasetSource):
             warn_if_unfinished(source.dataset)
-    # Networks take seconds to import: what is wrong with the call is said before.
+    # Networks take seconds to import, so the arguments are checked before.
     from cytoloc.predict.loading import load
 
     loaded = load(model, device=device, precision=precision)

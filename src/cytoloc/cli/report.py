@@ -38,13 +38,14 @@ def register(app: typer.Typer) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS…")],
     table: Annotated[
-        bool, typer.Option("--table", help="Tables of models and ensembles: the one report that there is so far.")
+        bool, typer.Option("--table", help="Tables of models and ensembles; no other report exists so far.")
     ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="The truth: CSV Id,Target, or a dataset; by default the runs' own dataset.")
     ] = None,
     folds: Annotated[
-        Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together and the intervals draw.")
+        Path | None,
+        typer.Option(help="Folds file; the cross-fit keeps its groups together, and intervals resample groups."),
     ] = None,
     decision: Annotated[
         MethodName,
@@ -85,7 +86,7 @@ def report(
     for run in left_out:
         typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if not finished:
-        raise TableError("None of these runs is finished.", hint="Go on with `cytoloc train … --resume`.")
+        raise TableError("None of these runs is finished.", hint="Resume them with `cytoloc train … --resume`.")
     label_set = refuse_different({str(run.folder): run.predictions for run in finished})
     known, where = (read_truth(labels, label_set), str(labels)) if labels else _dataset_truth(finished, label_set)
     tables = study_tables(
@@ -104,11 +105,18 @@ def report(
         rows = f"{counted(len(tables.models), 'model')}, {counted(len(tables.ensembles), 'ensemble')}"
         typer.echo(f"{out}: {rows}, from {counted(len(finished), 'run')}.")
     else:
-        _print(tables, style)
+        from rich.console import Console
+
+        from cytoloc.report.study_format import rich_tables
+
+        if style == Format.text and Console().is_terminal:
+            Console().print(rich_tables(tables))
+        else:
+            typer.echo(_written(tables, style), nl=False)
 
 
 def _dataset_truth(runs: Sequence[FinishedRun], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Return the labels in the datasets that runs were trained on, and where those lie.
+    """Return the labels in the datasets that runs were trained on, and the paths of these datasets.
 
     Raises:
         TableError: If one is not there any more, was changed since, or two disagree on a field.
@@ -148,14 +156,3 @@ def _written(tables: StudyTables, style: Format) -> str:
     text = io.StringIO()
     Console(file=text, width=FILE_COLUMNS).print(rich_tables(tables))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
-
-
-def _print(tables: StudyTables, style: Format) -> None:
-    from rich.console import Console
-
-    from cytoloc.report.study_format import rich_tables
-
-    if style == Format.text and Console().is_terminal:
-        Console().print(rich_tables(tables))
-    else:
-        typer.echo(_written(tables, style), nl=False)

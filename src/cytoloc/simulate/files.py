@@ -18,10 +18,9 @@ import numpy as np
 from PIL import Image
 
 from cytoloc._typing import Progress
-from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS
+from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS, HPA_PLANES
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
-from cytoloc.images.codecs import HPA_PLANES
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, photograph
