@@ -45,7 +45,22 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
     if "://" in str(path) or (place / "dataset.json").exists():
         return {"kind": "dataset", **_of_dataset(open_dataset(path))}
     if place.is_dir():
-        return _of_runs(place)
+        runs: list[dict[str, Any]] = []
+        for run in find_runs([place]):
+            run_header = read_header(run)
+            stated = {key: run_header[key] for key in ("fold", "dataset", "environment") if key in run_header}
+            runs.append(
+                {
+                    "name": run.name,
+                    "finished": is_finished(run),
+                    **{key: value for key, value in stated.items() if key != "environment"},
+                    "label_set": run_header["label_set"].name,
+                    "fields_held_out": len(run_header["held_out"]),
+                    "fields_trained_on": len(run_header["trained_on"]),
+                    **{key: value for key, value in stated.items() if key == "environment"},
+                }
+            )
+        return {"kind": "run", **runs[0]} if is_run(place) else {"kind": "runs", "path": str(place), "runs": runs}
     if place.suffix == ".cytoloc" or (str(path) == "builtin" and not place.exists()):
         from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
 
@@ -134,26 +149,6 @@ def _of_predictions(predictions: Predictions) -> dict[str, Any]:
         "rejected": dict(predictions.rejected),
         "provenance": predictions.provenance,
     }
-
-
-def _of_runs(folder: Path) -> dict[str, Any]:
-    runs: list[dict[str, Any]] = []
-    for run in find_runs([folder]):
-        header = read_header(run)
-        ids = {"held_out": len(header["held_out"]), "trained_on": len(header["trained_on"])}
-        runs.append(
-            {
-                "name": run.name,
-                "finished": is_finished(run),
-                **{key: header[key] for key in ("fold", "dataset") if key in header},
-                "label_set": header["label_set"].name,
-                **{f"fields_{name}": count for name, count in ids.items()},
-                **({"environment": header["environment"]} if "environment" in header else {}),
-            }
-        )
-    if is_run(folder):
-        return {"kind": "run", **runs[0]}
-    return {"kind": "runs", "path": str(folder), "runs": runs}
 
 
 def _of_table(path: Path) -> dict[str, Any]:

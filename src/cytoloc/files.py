@@ -378,11 +378,7 @@ def walk_files(
 
 
 def _below(
-    place: str,
-    inside: str,
-    suffixes: tuple[str, ...],
-    above: frozenset[str],
-    passing_over: Callable[[Path], bool],
+    place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[str], passing_over: Callable[[Path], bool]
 ) -> Iterator[str]:
     """Yield what :func:`walk_files` does of the folder ``place``; no link leads back ``above``."""
     trail = above | {os.path.realpath(place)}

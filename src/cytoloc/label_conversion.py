@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from cytoloc.errors import LabelSetError
+from cytoloc.files import new_file
 from cytoloc.hpa_names import hpa_names, shipped_name
 from cytoloc.labels import LabelSet
+from cytoloc.lists import read_csv, read_labels
 from cytoloc.predictions import Predictions
 
 
@@ -164,6 +168,24 @@ def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> Conve
         tuple(name for name, indices in converted.items() if not indices),
         tuple(name for name, indices in converted.items() if indices and name in lossy),
     )
+
+
+def convert_label_list(path: Path, by: Conversion, out: Path) -> tuple[int, int, int]:
+    """Write a label list, or a submission, in the target of a conversion, to a path that must be free.
+
+    In a submission, a field that loses all its labels stays, with an empty cell.
+
+    Returns:
+        The number of fields written, of fields that lost all labels, and of those that lost some.
+    """
+    column = "Predicted" if "Predicted" in read_csv(path).columns else None
+    labels = read_labels(path, by.source, column=column, blank=column is not None)
+    converted, emptied, reduced = convert_labels(labels, by)
+    written = {name: converted.get(name, ()) for name in labels} if column else converted
+    cells = [by.target.format(indices) for indices in written.values()]
+    with new_file(out) as temporary:
+        pl.DataFrame({"Id": list(written), column or "Target": cells}).write_csv(temporary)
+    return len(written), sum(bool(labels[name]) for name in emptied), len(reduced)
 
 
 def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions:

@@ -21,6 +21,7 @@ ID_COLUMNS: Final = ("Id", "id", "ID")
 LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
 """Names of the column of labels; the case does not count. The first one that a table has is read."""
 
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _ABSENT: Final = ("0", "0.0")
 _PRESENT: Final = ("1", "1.0")
 
@@ -88,12 +89,7 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
 
 
 def read_labels(
-    path: str | Path,
-    label_set: LabelSet,
-    *,
-    column: str | None = None,
-    blank: bool = False,
-    may_be_empty: bool = False,
+    path: str | Path, label_set: LabelSet, *, column: str | None = None, blank: bool = False, may_be_empty: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Return the indices of the locations of each field in a CSV, in file order.
 
@@ -115,12 +111,7 @@ def read_labels(
 
 
 def labels_in(
-    path: str | Path,
-    label_set: LabelSet,
-    *,
-    column: str | None = None,
-    blank: bool = False,
-    may_be_empty: bool = False,
+    path: str | Path, label_set: LabelSet, *, column: str | None = None, blank: bool = False, may_be_empty: bool = False
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the id and the locations of each field in a CSV; see :func:`read_labels`."""
     path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
@@ -295,21 +286,17 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: str | Pat
     """
     missing = [name for name in columns if name not in table.columns]
     if missing:
+        # The header may look like that of another form.
+        header = ",".join(table.columns)
+        separator = next((name for mark, name in _SEPARATORS.items() if mark in header), None)
+        if "\r" in header:
+            hint = "Its lines do not end as in a text file (LF, or CR LF): save it again."
+        elif separator:
+            hint = f"Its columns are separated by {separator}: save it with commas."
+        elif any(name != name.strip() for name in table.columns):
+            hint = "There are blanks beside its commas: save it without."
         raise TableError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
             f" it has {', '.join(table.columns)[:200].replace(chr(13), ' ').strip()}.",
-            hint=_other_form(table.columns) or hint or "Columns are separated by commas and named in the first line.",
+            hint=hint or "Columns are separated by commas and named in the first line.",
         )
-
-
-def _other_form(columns: Sequence[str]) -> str:
-    """Return what to do about a table that lacks columns, if its header looks like that of another form."""
-    header = ",".join(columns)
-    if "\r" in header:
-        return "Its lines do not end as in a text file (LF, or CR LF): save it again."
-    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if separator in header:
-            return f"Its columns are separated by {name}: save it with commas."
-    if any(name != name.strip() for name in columns):
-        return "There are blanks beside its commas: save it without."
-    return ""

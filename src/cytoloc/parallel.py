@@ -7,7 +7,6 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
@@ -72,10 +71,16 @@ def processes() -> ProcessPoolExecutor:
     cores = usable_cores()
     try:
         pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_prepare_worker)
-        with _without_interrupts():
+        # Processes that start while the signals that stop a command are blocked never receive them.
+        mask = getattr(signal, "pthread_sigmask", None)
+        before = mask(signal.SIG_BLOCK, _STOPS) if mask else None
+        try:
             # One starts with each task that finds none idle.
             for _ in range(cores):
                 pool.submit(int)
+        finally:
+            if mask:
+                mask(signal.SIG_SETMASK, before)
     except (OSError, ImportError, NotImplementedError) as error:
         raise WorkerError(
             f"Processes cannot be started here: {first_line(error)}.", hint="They need shared memory, /dev/shm."
@@ -99,19 +104,6 @@ def usable_cores() -> int:
     # Not every system can be asked; a job of a cluster often has a few of many.
     ask = getattr(os, "sched_getaffinity", None)
     return len(ask(0)) if ask else os.cpu_count() or 1
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Block the signals that stop a command in the block; processes that start in it never receive them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker() -> None:

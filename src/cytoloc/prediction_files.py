@@ -56,10 +56,7 @@ def check_predictions_path(path: Path) -> None:
 
 
 def read_predictions(
-    path: str | Path | Sequence[str | Path],
-    *,
-    ids: str | Path | None = None,
-    label_set: LabelSet | str | None = None,
+    path: str | Path | Sequence[str | Path], *, ids: str | Path | None = None, label_set: LabelSet | str | None = None
 ) -> Predictions:
     """Return the predictions in files, or the out-of-fold predictions of runs.
 
@@ -117,7 +114,33 @@ def read_predictions_file(
             label_set.refuse_other(predictions.label_set, what=str(path), than="`label_set`")
         return predictions
     if path.suffix == ".csv":
-        return _read_csv(path, label_set)
+        table = read_csv(path)
+        require_columns(table, ["Id"], path)
+        columns = [name for name in table.columns if name != "Id"]
+        # Without a label set, the columns are the keys or the names of a shipped one.
+        have = {name.strip().casefold() for name in columns}
+        for shipped in map(find_label_set, () if label_set else SHIPPED):
+            if have in ({key.casefold() for key in shipped.keys}, {name.casefold() for name in shipped.names}):
+                label_set = shipped
+                break
+        if label_set is None:
+            raise TableError(
+                f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label"
+                " set.",
+                hint=_GIVE_LABEL_SET,
+            )
+        locations = label_set
+        indices = location_columns(columns, locations, path)
+        missing = [location for index, location in enumerate(locations) if index not in indices]
+        if missing:
+            shown = ", ".join(map(spelled, missing[:3]))
+            raise TableError(
+                f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
+                hint="Give one column per location, by key or name.",
+            )
+        ordered = [columns[indices.index(index)] for index in range(len(locations))]
+        values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
+        return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
             raise TableError(f"{path} holds no ids.", hint="Give them with `ids`, one per row.")
@@ -138,35 +161,6 @@ def read_predictions_file(
     raise TableError(
         f"{path}: predictions cannot be read from {path.suffix!r}.", hint="Give .parquet, .csv, .npy or .npz."
     )
-
-
-def _read_csv(path: Path, label_set: LabelSet | None) -> Predictions:
-    table = read_csv(path)
-    require_columns(table, ["Id"], path)
-    columns = [name for name in table.columns if name != "Id"]
-    # Without a label set, the columns are the keys or the names of a shipped one.
-    have = {name.strip().casefold() for name in columns}
-    for shipped in map(find_label_set, () if label_set else SHIPPED):
-        if have in ({key.casefold() for key in shipped.keys}, {name.casefold() for name in shipped.names}):
-            label_set = shipped
-            break
-    if label_set is None:
-        raise TableError(
-            f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label set.",
-            hint=_GIVE_LABEL_SET,
-        )
-    locations = label_set
-    indices = location_columns(columns, locations, path)
-    missing = [location for index, location in enumerate(locations) if index not in indices]
-    if missing:
-        shown = ", ".join(map(spelled, missing[:3]))
-        raise TableError(
-            f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
-            hint="Give one column per location, by key or name.",
-        )
-    ordered = [columns[indices.index(index)] for index in range(len(locations))]
-    values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
-    return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
 
 
 def _read_parquet(path: Path) -> Predictions:

@@ -258,29 +258,28 @@ def _validated(content: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = dict.fromkeys(_explain(problem) for problem in error.errors())
+        problems: dict[str, None] = {}
+        for problem in error.errors():
+            path = [str(part) for part in problem["loc"] if part != "[key]"]
+            key, kind, given = ".".join(path), problem["type"], problem["input"]
+            message = problem["msg"].removeprefix("Value error, ")
+            if kind == "extra_forbidden":
+                level = [known for known in _all_keys() if known.count(".") == key.count(".")]
+                text = f"there is no key {key!r}.{_near(key, level)}"
+            elif kind == "model_type":
+                text = f"{key} is a section, not a value; write {key}.KEY = {given!r}."
+            elif kind == "missing" and isinstance(problem["loc"][-1], int):
+                text = f"{'.'.join(path[:-1])} = {given!r}: it has too few values."
+            elif kind == "missing":
+                text = f"it lacks {key}; add `extends` to take all other keys from another recipe."
+            elif isinstance(given, dict):
+                text = f"{key or 'it'} does not fit together: {message}."
+            else:
+                text = f"{key} = {given!r}: {message[0].lower()}{message[1:]}."
+            problems[text] = None
         raise RecipeError(
-            f"Recipe {where}: " + " ".join(problems),
-            hint="`cytoloc recipes quick` shows every key with its value.",
+            f"Recipe {where}: " + " ".join(problems), hint="`cytoloc recipes quick` shows every key with its value."
         ) from error
-
-
-def _explain(problem: Any) -> str:
-    path = [str(part) for part in problem["loc"] if part != "[key]"]
-    key = ".".join(path)
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        level = [known for known in _all_keys() if known.count(".") == key.count(".")]
-        return f"there is no key {key!r}.{_near(key, level)}"
-    if problem["type"] == "model_type":
-        return f"{key} is a section, not a value; write {key}.KEY = {problem['input']!r}."
-    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
-        return f"{'.'.join(path[:-1])} = {problem['input']!r}: it has too few values."
-    if problem["type"] == "missing":
-        return f"it lacks {key}; say `extends` to take all that it does not say from another."
-    if isinstance(problem["input"], dict):
-        return f"{key or 'it'} does not fit together: {message}."
-    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}."
 
 
 def _all_keys() -> list[str]:

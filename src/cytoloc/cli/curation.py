@@ -51,11 +51,21 @@ def duplicates(
     import polars as pl
 
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
+    from cytoloc.curation.hamming import DEFAULT_LIMITS
     from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs, new_files
     from cytoloc.report.figures import duplicates_sheet
 
-    most = _limits(limits)
+    words = [word.strip() for word in limits.split(",")]
+    named = [word.partition("=") for word in words]
+    if "=" not in limits and len(words) == len(DEFAULT_LIMITS):
+        named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
+    most = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
+    if len(most) < len(words):
+        raise typer.BadParameter(
+            f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
+            param_hint="'--limits'",
+        )
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
     check_outputs(*outputs, images=sheets)
     datasets = [open_dataset(path) for path in paths]
@@ -90,23 +100,6 @@ def duplicates(
     elif sheet is not None:
         earlier = f"; {sheet} is of an earlier search" if sheet.exists() else ""
         typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
-
-
-def _limits(text: str) -> dict[str, int]:
-    """Return the most bits by which each channel may differ, by its name."""
-    from cytoloc.curation.hamming import DEFAULT_LIMITS
-
-    words = [word.strip() for word in text.split(",")]
-    named = [word.partition("=") for word in words]
-    if not any("=" in word for word in words) and len(words) == len(DEFAULT_LIMITS):
-        named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
-    limits = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
-    if len(limits) < len(words):
-        raise typer.BadParameter(
-            f"{text!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
-            param_hint="'--limits'",
-        )
-    return limits
 
 
 def audit(

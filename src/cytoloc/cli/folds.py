@@ -21,8 +21,10 @@ UNLIKE = 0.1
 """A picked fold that differs from the target by more than this gets a warning."""
 
 PairLists = Annotated[
-    list[Path] | None,
-    typer.Option(help="Lists of near-duplicates, which folds must not separate. May be repeated."),
+    list[Path] | None, typer.Option(help="Lists of near-duplicates, which folds must not separate. May be repeated.")
+]
+Like = Annotated[
+    str | None, typer.Option(help="Pick one validation set, fold 0, that looks like these fields: a dataset, or a CSV.")
 ]
 Without = Annotated[
     list[str] | None,
@@ -46,10 +48,7 @@ def folds(
     pairs: PairLists = None,
     seed: Annotated[int, typer.Option(help="Random seed of the stratification.", min=0)] = 0,
     without: Without = None,
-    like: Annotated[
-        str | None,
-        typer.Option(help="Pick one validation set, fold 0, that looks like these fields: a dataset, or a CSV."),
-    ] = None,
+    like: Like = None,
     check: Annotated[
         Path | None, typer.Option(help="Check this folds file instead of making folds: no group may cross its folds.")
     ] = None,

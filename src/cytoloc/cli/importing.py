@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,16 +26,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(importing, name="import")
 
 
-def _finite_number(value: float | None) -> float | None:
-    """Return an option's number; infinity is refused."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number.")
-    return value
-
-
 SHOWN_UNREADABLE = 20
 """How many of the files that cannot be imported are listed."""
 
+ChannelsOption = Annotated[
+    list[str],
+    typer.Option(help="NAME=PATTERN of files with a channel each, or NAME=CHANNEL of files with all: number or name."),
+]
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")
@@ -52,15 +48,11 @@ DepthOption = Annotated[
     typer.Option(help="Black and white of 16-bit and float images: of each field, or of all fields of the import."),
 ]
 Floor = Annotated[
-    float | None,
-    typer.Option(
-        help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera needs less.", min=0, callback=_finite_number
-    ),
+    float | None, typer.Option(help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera needs less.", min=0)
 ]
 Append = Annotated[bool, typer.Option("--append", help="Add to the dataset --out.")]
 DiscardUnfinished = Annotated[
-    bool,
-    typer.Option("--discard-unfinished", help="Discard an unfinished import with other settings or other files."),
+    bool, typer.Option("--discard-unfinished", help="Discard an unfinished import with other settings or other files.")
 ]
 SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, skip ids that the dataset has already.")]
 
@@ -144,12 +136,7 @@ def hpa(
 
 def folder(
     directory: Annotated[Path, typer.Argument(help="Holds the files, also in folders.", metavar="DIR")],
-    channels: Annotated[
-        list[str],
-        typer.Option(
-            help="NAME=PATTERN of files with a channel each, or NAME=CHANNEL of files with all: number or name."
-        ),
-    ],
+    channels: ChannelsOption,
     out: Annotated[Path | None, typer.Option(help="The new dataset; with --append the one to add to.")] = None,
     files: Annotated[
         str | None, typer.Option(help="Pattern of files that hold all channels; by default all images.")

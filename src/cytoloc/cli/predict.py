@@ -10,6 +10,13 @@ import typer
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Datasets, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
+        metavar="INPUT…",
+    ),
+]
 Tta = Annotated[
     Literal["1", "2", "4", "8"] | None,
     typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
@@ -40,13 +47,7 @@ def predict(
             metavar="MODEL",
         ),
     ],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Datasets, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
-            metavar="INPUT…",
-        ),
-    ],
+    inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
     tta: Tta = None,
     absent: Absent = None,
@@ -78,11 +79,12 @@ def predict(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
+    from cytoloc.predict.planes import parse_substitutes
     from cytoloc.predict.sources import DatasetSource, open_source
     from cytoloc.prediction_files import check_predictions_path, write_predictions
 
     check_predictions_path(out)
-    substitutes = _substitutes(absent or [])
+    substitutes = parse_substitutes(absent or [])
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
     outputs = [out, *([locations] if locations else [])]
     check_outputs(*outputs, listed)
@@ -122,19 +124,3 @@ def predict(
         note(f"{counted(len(bad), 'field')} could not be read; {listed} says why.")
         for name, reason in examples(bad):
             typer.echo(as_flags(f"  {name}: {reason}"), err=True)
-
-
-def _substitutes(options: list[str]) -> dict[str, str]:
-    """Return the substitute of each channel that ``--absent`` names."""
-    from cytoloc.errors import SettingsError
-
-    substitutes: dict[str, str] = {}
-    for option in (word.strip() for each in options for word in each.split(",")):
-        name, sign, substitute = (part.strip() for part in option.partition("="))
-        if not (name and sign and substitute) or name in substitutes:
-            raise SettingsError(
-                f"--absent {option} is not CHANNEL=SUBSTITUTE, or names a channel twice.",
-                hint="Write for example --absent er=zero.",
-            )
-        substitutes[name] = substitute
-    return substitutes

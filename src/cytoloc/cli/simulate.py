@@ -10,6 +10,16 @@ import typer
 from cytoloc.choices import Noise
 from cytoloc.cli.console import counted, progress
 
+Form = Annotated[
+    Literal["dataset", "kaggle", "hpa", "study"],
+    typer.Option(
+        "--format",
+        help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
+        " Protein Atlas's, each stain in its color; study: datasets for training,"
+        " test and external labels, with a list of their flaws.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -27,15 +37,7 @@ def simulate(
             help="Edge of the photographs, in pixels; datasets hold them scaled to --size, image files as they are."
         ),
     ] = None,
-    form: Annotated[
-        Literal["dataset", "kaggle", "hpa", "study"],
-        typer.Option(
-            "--format",
-            help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
-            " Protein Atlas's, each stain in its color; study: datasets for training,"
-            " test and external labels, with a list of their flaws.",
-        ),
-    ] = "dataset",
+    form: Form = "dataset",
     bits: Annotated[Literal["8", "16"], typer.Option(help="Bits per pixel, for --format kaggle.")] = "8",
     evenness: Annotated[
         float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")

@@ -51,8 +51,7 @@ def read_gray_png(path: Path) -> Pixels:
     image = read_png(path)
     if image.ndim != 2:
         raise ImageError(
-            f"{path} is not gray: it has shape {image.shape}.",
-            hint="The competition's files hold one channel each.",
+            f"{path} is not gray: it has shape {image.shape}.", hint="The competition's files hold one channel each."
         )
     return image
 

@@ -67,11 +67,7 @@ def simulate_kaggle(
 
 
 def simulate_hpa(
-    path: str | Path,
-    design: Design,
-    *,
-    pool: Executor | None = None,
-    progress: Progress = lambda _done, _total: None,
+    path: str | Path, design: Design, *, pool: Executor | None = None, progress: Progress = lambda _done, _total: None
 ) -> None:
     """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its color.
 
