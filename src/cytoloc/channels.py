@@ -23,6 +23,9 @@ HPA_COLORS: Final = {MICROTUBULES: "red", PROTEIN: "green", NUCLEUS: "blue", ER:
 COLORS: Final = tuple(HPA_COLORS.values())
 """These colors, in the order of :data:`CHANNELS`."""
 
+HPA_PLANES: Final = {MICROTUBULES: (0,), PROTEIN: (1,), NUCLEUS: (2,), ER: (0, 1)}
+"""The planes of red, green and blue that show each channel in the Human Protein Atlas's renderings."""
+
 ZERO: Final = "zero"
 """The word for black, as the substitute of a channel that was not imaged; no channel has this name."""
 

@@ -44,22 +44,48 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
     if "://" in str(path) or (place / "dataset.json").exists():
         return {"kind": "dataset", **_of_dataset(open_dataset(path))}
     if place.is_dir():
-        return _of_runs(place)
+        runs: list[dict[str, Any]] = []
+        for run in find_runs([place]):
+            run_header = read_header(run)
+            stated = {key: run_header[key] for key in ("fold", "dataset", "environment") if key in run_header}
+            runs.append(
+                {
+                    "name": run.name,
+                    "finished": is_finished(run),
+                    **{key: value for key, value in stated.items() if key != "environment"},
+                    "label_set": run_header["label_set"].name,
+                    "fields_held_out": len(run_header["held_out"]),
+                    "fields_trained_on": len(run_header["trained_on"]),
+                    **{key: value for key, value in stated.items() if key == "environment"},
+                }
+            )
+        return {"kind": "run", **runs[0]} if is_run(place) else {"kind": "runs", "path": str(place), "runs": runs}
     if place.suffix == ".cytoloc" or (str(path) == "builtin" and not place.exists()):
-        return {"kind": "bundle", **_of_bundle(path)}
+        from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
+
+        bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
+        fitted = bundle.decision()
+        return {
+            "kind": "bundle",
+            "path": str(path),
+            **bundle.header.model_dump(mode="json", exclude={"format", "version", "parts"}),
+            "decision": None if fitted is None else fitted.method.name,
+            "fields_trained_on": len(bundle.trained_on),
+            "card": bundle.card,
+        }
     if not place.exists():
         raise FormatError(f"{path}: there is no such file or folder.", hint="Check the path.")
     if place.suffix == ".parquet":
         return {"kind": "predictions", **_of_predictions(read_predictions(place))}
     if place.name == HEADER:
-        return _of_runs(place.parent)
+        return describe(place.parent)
     if place.suffix == ".json":
         from cytoloc.decide.decision import read_decision
 
         decision = read_decision(place)
         return {
             "kind": "decision",
-            "method": str(decision.method),
+            "method": decision.method.name,
             "members": list(decision.members),
             "label_set": decision.label_set.to_json(),
             "thresholds": decision.thresholds.tolist(),
@@ -123,41 +149,6 @@ def _of_predictions(predictions: Predictions) -> dict[str, Any]:
         "decided": predictions.decided is not None,
         "rejected": dict(predictions.rejected),
         "provenance": predictions.provenance,
-    }
-
-
-def _of_runs(folder: Path) -> dict[str, Any]:
-    runs: list[dict[str, Any]] = []
-    for run in find_runs([folder]):
-        header = read_header(run)
-        ids = {"held_out": len(header["held_out"]), "trained_on": len(header["trained_on"])}
-        runs.append(
-            {
-                "name": run.name,
-                "finished": is_finished(run),
-                **{key: header[key] for key in ("fold", "dataset") if key in header},
-                "label_set": header["label_set"].name,
-                **{f"fields_{name}": count for name, count in ids.items()},
-                **({"environment": header["environment"]} if "environment" in header else {}),
-            }
-        )
-    if is_run(folder):
-        return {"kind": "run", **runs[0]}
-    return {"kind": "runs", "path": str(folder), "runs": runs}
-
-
-def _of_bundle(path: str | Path) -> dict[str, Any]:
-    from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
-
-    bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
-    header = bundle.header.model_dump(mode="json", exclude={"format", "version", "parts"})
-    decision = bundle.decision()
-    return {
-        "path": str(path),
-        **header,
-        "decision": None if decision is None else str(decision.method),
-        "fields_trained_on": len(bundle.trained_on),
-        "card": bundle.card,
     }
 
 

@@ -1,4 +1,4 @@
-"""Files as cytoloc writes them: whole or not at all, and each saying what it is."""
+"""Files as cytoloc writes them: whole or not at all, each with its format and version."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def _takes_none(folder: Path) -> StorageError:
 
 @contextmanager
 def new_files(*paths: Path, images: Sequence[Path] = ()) -> Iterator[dict[Path, Path]]:
-    """Lend a temporary path for each file; they come to be together, and only if the block ends well.
+    """Lend a temporary path for each file; the files appear together, and only if the block succeeds.
 
     Args:
-        paths: Where nothing may lie yet.
-        images: PNG files, drawn anew if they are there; one that the block does not draw stays as it is. Of several,
-            the first may be lost if a later one cannot get its name.
+        paths: New files.
+        images: PNG files, which may exist and are replaced; one that the block does not draw stays as it is. The first
+            may be lost if a later one cannot get its name.
 
     Raises:
         OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
@@ -166,11 +166,11 @@ def refuse_given_twice(paths: Iterable[Path]) -> None:
 
 
 def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
-    """Raise unless files can come to be at all these places, before any work is done for them.
+    """Raise unless files can be written at all these places.
 
     Args:
-        paths: Where nothing may lie yet.
-        images: PNG files, which are drawn anew if they are there.
+        paths: New files.
+        images: PNG files, which may exist.
 
     Raises:
         SettingsError: If two are the same file, or an image's name is not that of a PNG file.
@@ -201,7 +201,7 @@ def held(lock: Path, *, busy: str) -> Iterator[None]:
 
     Args:
         lock: The file. Folders above it are made; a file that a killed process left is taken over.
-        busy: What is said if another process holds it.
+        busy: The message if another process holds it.
 
     Raises:
         StorageError: If another process holds it, or the folder takes no new files.
@@ -231,7 +231,7 @@ FREE_SPACE: Final = "Free space, or choose an output on a disk that can be writt
 
 @contextmanager
 def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
-    """Turn what the operating system says of a full or read-only disk into a :class:`StorageError`.
+    """Turn errors of the operating system about a full or read-only disk into a :class:`StorageError`.
 
     Args:
         path: What is being written.
@@ -266,9 +266,9 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
 
 
 def error_number(error: OSError) -> int | None:
-    """Return the number of what the operating system said; polars, in Rust, has it in words alone."""
-    said = re.search(r"\(os error (\d+)\)", str(error)) if error.errno is None else None
-    return int(said[1]) if said else error.errno
+    """Return the number of an error of the operating system; polars states it in its message only."""
+    found = re.search(r"\(os error (\d+)\)", str(error)) if error.errno is None else None
+    return int(found[1]) if found else error.errno
 
 
 def sha256_of(path: Path) -> str:
@@ -286,7 +286,7 @@ def write_synced(path: Path, *parts: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give a file other content in one step: whoever reads it meanwhile finds the old or the new content, whole."""
+    """Replace the content of a file in one step: readers see either the old or the new content."""
     beside = path.with_name(f".{path.name}.new")
     write_synced(beside, content)
     beside.replace(path)
@@ -367,7 +367,7 @@ def walk_files(
     """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in no order.
 
     Names of any case count, hidden ones do not; a folder whose name ends in ``.zarr`` counts as a file. Links are
-    followed, loops are not; folders in it of which ``passing_over`` says yes are left out.
+    followed, loops are not; folders for which ``passing_over`` returns true are skipped.
 
     Raises:
         ImageError: If there is no such folder, or one in it cannot be read.
@@ -378,11 +378,7 @@ def walk_files(
 
 
 def _below(
-    place: str,
-    inside: str,
-    suffixes: tuple[str, ...],
-    above: frozenset[str],
-    passing_over: Callable[[Path], bool],
+    place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[str], passing_over: Callable[[Path], bool]
 ) -> Iterator[str]:
     """Yield what :func:`walk_files` does of the folder ``place``; no link leads back ``above``."""
     trail = above | {os.path.realpath(place)}
@@ -394,18 +390,14 @@ def _below(
                 name = entry.name.lower()
                 if name.startswith("."):
                     continue
-                if not name.endswith(".zarr") and _is_folder(entry):
+                is_folder = False
+                # A link that leads nowhere is no folder; it is read, or refused, as a file.
+                with suppress(OSError):
+                    is_folder = entry.is_dir()
+                if is_folder and not name.endswith(".zarr"):
                     if os.path.realpath(entry.path) not in trail:
                         yield from _below(entry.path, f"{inside}{entry.name}/", suffixes, trail, passing_over)
                 elif name.endswith(suffixes):
                     yield f"{inside}{entry.name}"
     except OSError as error:
         raise ImageError(f"{place} cannot be read: {error.strerror}.", hint="Make it readable.") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder; a link that leads nowhere is none, and is read, or refused, as a file."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from cytoloc.errors import LabelSetError
-from cytoloc.hpa_names import HpaName, hpa_names, shipped_name
+from cytoloc.files import new_file
+from cytoloc.hpa_names import hpa_names, shipped_name
 from cytoloc.labels import LabelSet, as_label_set
+from cytoloc.lists import read_csv, read_labels
 from cytoloc.predictions import Predictions
 
 
@@ -135,7 +139,12 @@ def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
     if source.matches(target):
         candidates = tuple((index,) for index in range(len(source)))
     elif one and other:
-        candidates = tuple(_by_hpa_names(key, one, target, other) for key in source.keys)
+        by_key = []
+        for key in source.keys:
+            meant = {each.name: each for each in hpa_names() if each.keys.get(one) == key}
+            wholes = [each for each in meant.values() if each.part_of not in meant]
+            by_key.append(tuple(sorted({target.index(each.keys[other]) for each in wholes if other in each.keys})))
+        candidates = tuple(by_key)
     else:
         names = {name.casefold(): index for index, name in enumerate(target.names)}
         candidates = tuple((names[word],) if (word := name.casefold()) in names else () for name in source.names)
@@ -162,6 +171,24 @@ def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> Conve
     )
 
 
+def convert_label_list(path: Path, by: Conversion, out: Path) -> tuple[int, int, int]:
+    """Write a label list, or a submission, in the target of a conversion, to a path that must be free.
+
+    In a submission, a field that loses all its labels stays, with an empty cell.
+
+    Returns:
+        The number of fields written, of fields that lost all labels, and of those that lost some.
+    """
+    column = "Predicted" if "Predicted" in read_csv(path).columns else None
+    labels = read_labels(path, by.source, column=column, blank=column is not None)
+    converted, emptied, reduced = convert_labels(labels, by)
+    written = {name: converted.get(name, ()) for name in labels} if column else converted
+    cells = [by.target.format(indices) for indices in written.values()]
+    with new_file(out) as temporary:
+        pl.DataFrame({"Id": list(written), column or "Target": cells}).write_csv(temporary)
+    return len(written), sum(bool(labels[name]) for name in emptied), len(reduced)
+
+
 def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions:
     """Return predictions in the target of a conversion.
 
@@ -176,13 +203,6 @@ def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions
     for target, indices in by.sources.items():
         values[:, target] = predictions.probabilities[:, list(indices)].max(axis=1)
     return Predictions(predictions.ids, values, by.target, {**predictions.provenance, "converted": by.to_json()})
-
-
-def _by_hpa_names(key: str, source: str, target: LabelSet, target_name: str) -> tuple[int, ...]:
-    """Return the locations of a shipped set that may be meant by the key of another shipped set."""
-    meant: dict[str, HpaName] = {each.name: each for each in hpa_names() if each.keys.get(source) == key}
-    wholes = [each for each in meant.values() if each.part_of not in meant]
-    return tuple(sorted({target.index(each.keys[target_name]) for each in wholes if target_name in each.keys}))
 
 
 def _named(label_set: LabelSet, indices: Iterable[int], last: str = "and") -> str:

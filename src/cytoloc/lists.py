@@ -21,6 +21,7 @@ ID_COLUMNS: Final = ("Id", "id", "ID")
 LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
 """Names of the column of labels; the case does not count. The first one that a table has is read."""
 
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _ABSENT: Final = ("0", "0.0")
 _PRESENT: Final = ("1", "1.0")
 
@@ -31,7 +32,19 @@ def read_csv(path: Path) -> pl.DataFrame:
     Raises:
         TableError: If it cannot be read, two columns have one name, or an id is empty.
     """
-    _refuse_other_kinds(path)
+    try:
+        with path.open("rb") as file:
+            first = file.read(4)
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {error.strerror}.", hint="Check the path and its rights.") from error
+    # Spreadsheets write these unless CSV in UTF-8 is chosen.
+    if first == b"PK\x03\x04":
+        raise TableError(
+            f"{path} is a zip archive, perhaps an Excel workbook, not CSV.",
+            hint="Unpack it, or save it as CSV in UTF-8.",
+        )
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise TableError(f"{path} is text in UTF-16, not CSV.", hint="Save it as CSV in UTF-8.")
     try:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -76,12 +89,7 @@ def read_ids(path: str | Path) -> tuple[str, ...]:
 
 
 def read_labels(
-    path: str | Path,
-    label_set: LabelSet,
-    *,
-    column: str | None = None,
-    blank: bool = False,
-    may_be_empty: bool = False,
+    path: str | Path, label_set: LabelSet, *, column: str | None = None, blank: bool = False, may_be_empty: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Return the indices of the locations of each field in a CSV, in file order.
 
@@ -103,12 +111,7 @@ def read_labels(
 
 
 def labels_in(
-    path: str | Path,
-    label_set: LabelSet,
-    *,
-    column: str | None = None,
-    blank: bool = False,
-    may_be_empty: bool = False,
+    path: str | Path, label_set: LabelSet, *, column: str | None = None, blank: bool = False, may_be_empty: bool = False
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the id and the locations of each field in a CSV; see :func:`read_labels`."""
     path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
@@ -116,49 +119,35 @@ def labels_in(
     found = label_column(table) if column is None else column if column in table.columns else None
     by_column = found is None and any(is_location(name, label_set) for name in table.columns)
     require_columns(table, ["Id"] if by_column or found else ["Id", column or "Target"], path)
-    if found is None:
-        labels = _labels_by_column(table, label_set, path, blank=blank)
-    else:
-        labels = (
-            () if blank and not (text or "").strip() else label_set.parse(text or "", where=f"{path}, id {name}")
-            for name, text in table.select("Id", found).iter_rows()
-        )
+    columns = [found] if found else [name for name in table.columns if name != "Id"]
+    indices = [] if found else location_columns(columns, label_set, path)
     if table.height == 0 and not may_be_empty:
         raise TableError(f"{path} has no rows.", hint="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
-    yield from zip(table["Id"], labels, strict=True)
+    for name, *cells in table.select("Id", *columns).iter_rows():
+        if found:
+            text = cells[0] or ""
+            yield name, () if blank and not text.strip() else label_set.parse(text, where=f"{path}, id {name}")
+            continue
+        for place, cell in zip(columns, cells, strict=True):
+            if cell not in (*_ABSENT, *_PRESENT):
+                raise TableError(
+                    f"{path}, id {name}: the column {place} has {cell!r}.",
+                    hint="Write 1 if the field has the location, else 0.",
+                )
+        labels = tuple(sorted(index for index, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
+        if not labels and not blank:
+            raise TableError(
+                f"{path}, id {name}: the label is empty.",
+                hint="Give each field at least one location, or remove its row.",
+            )
+        yield name, labels
 
 
 def label_column(table: pl.DataFrame) -> str | None:
     """Return the name of the column of labels; None if a table has none of that name."""
     lower = {name.lower(): name for name in reversed(table.columns)}
     return next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
-
-
-def _labels_by_column(
-    table: pl.DataFrame, label_set: LabelSet, path: Path, *, blank: bool
-) -> Iterator[tuple[int, ...]]:
-    """Return the locations of each row of a table that has one column of 0 and 1 for each location."""
-    columns = [name for name in table.columns if name != "Id"]
-    indices = location_columns(columns, label_set, path)
-
-    def rows() -> Iterator[tuple[int, ...]]:
-        for name, *cells in table.select("Id", *columns).iter_rows():
-            for place, cell in zip(columns, cells, strict=True):
-                if cell not in (*_ABSENT, *_PRESENT):
-                    raise TableError(
-                        f"{path}, id {name}: the column {place} has {cell!r}.",
-                        hint="Write 1 if the field has the location, else 0.",
-                    )
-            labels = tuple(sorted(i for i, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
-            if not labels and not blank:
-                raise TableError(
-                    f"{path}, id {name}: the label is empty.",
-                    hint="Give each field at least one location, or remove its row.",
-                )
-            yield labels
-
-    return rows()
 
 
 def is_location(word: str, label_set: LabelSet) -> bool:
@@ -297,37 +286,17 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: str | Pat
     """
     missing = [name for name in columns if name not in table.columns]
     if missing:
+        # The header may look like that of another form.
+        header = ",".join(table.columns)
+        separator = next((name for mark, name in _SEPARATORS.items() if mark in header), None)
+        if "\r" in header:
+            hint = "Its lines do not end as in a text file (LF, or CR LF): save it again."
+        elif separator:
+            hint = f"Its columns are separated by {separator}: save it with commas."
+        elif any(name != name.strip() for name in table.columns):
+            hint = "There are blanks beside its commas: save it without."
         raise TableError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)};"
             f" it has {', '.join(table.columns)[:200].replace(chr(13), ' ').strip()}.",
-            hint=_other_form(table.columns) or hint or "Columns are separated by commas and named in the first line.",
+            hint=hint or "Columns are separated by commas and named in the first line.",
         )
-
-
-def _other_form(columns: Sequence[str]) -> str:
-    """Return what to do about a table that lacks columns, if its header looks like that of another form."""
-    header = ",".join(columns)
-    if "\r" in header:
-        return "Its lines do not end as in a text file (LF, or CR LF): save it again."
-    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if separator in header:
-            return f"Its columns are separated by {name}: save it with commas."
-    if any(name != name.strip() for name in columns):
-        return "There are blanks beside its commas: save it without."
-    return ""
-
-
-def _refuse_other_kinds(path: Path) -> None:
-    """Raise if a file is what spreadsheets write unless they are told to write CSV in UTF-8."""
-    try:
-        with path.open("rb") as file:
-            first = file.read(4)
-    except OSError as error:
-        raise TableError(f"{path} cannot be read: {error.strerror}.", hint="Check the path and its rights.") from error
-    if first == b"PK\x03\x04":
-        raise TableError(
-            f"{path} is a zip archive, perhaps an Excel workbook, not CSV.",
-            hint="Unpack it, or save it as CSV in UTF-8.",
-        )
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise TableError(f"{path} is text in UTF-16, not CSV.", hint="Save it as CSV in UTF-8.")

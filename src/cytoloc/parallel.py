@@ -7,7 +7,6 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
@@ -71,11 +70,17 @@ def processes() -> ProcessPoolExecutor:
     """
     cores = usable_cores()
     try:
-        pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_begin)
-        with _without_interrupts():
+        pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_prepare_worker)
+        # Processes that start while the signals that stop a command are blocked never receive them.
+        mask = getattr(signal, "pthread_sigmask", None)
+        before = mask(signal.SIG_BLOCK, _STOPS) if mask else None
+        try:
             # One starts with each task that finds none idle.
             for _ in range(cores):
                 pool.submit(int)
+        finally:
+            if mask:
+                mask(signal.SIG_SETMASK, before)
     except (OSError, ImportError, NotImplementedError) as error:
         raise WorkerError(
             f"Processes cannot be started here: {first_line(error)}.", hint="They need shared memory, /dev/shm."
@@ -101,20 +106,7 @@ def usable_cores() -> int:
     return len(ask(0)) if ask else os.cpu_count() or 1
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Block the signals that stop a command while the block runs; processes that start in it never receive them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin() -> None:
+def _prepare_worker() -> None:
     """Prepare a worker: the process that started it decides when to stop, and it uses one core."""
     for stop in _STOPS:
         signal.signal(stop, signal.SIG_IGN)

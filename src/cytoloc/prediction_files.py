@@ -57,10 +57,7 @@ def check_predictions_path(path: Path) -> None:
 
 
 def read_predictions(
-    path: str | Path | Sequence[str | Path],
-    *,
-    ids: str | Path | None = None,
-    label_set: LabelSet | str | None = None,
+    path: str | Path | Sequence[str | Path], *, ids: str | Path | None = None, label_set: LabelSet | str | None = None
 ) -> Predictions:
     """Return the predictions in files, or the out-of-fold predictions of runs.
 
@@ -118,7 +115,33 @@ def read_predictions_file(
             label_set.refuse_other(predictions.label_set, what=str(path), than="`label_set`")
         return predictions
     if path.suffix == ".csv":
-        return _read_csv(path, label_set)
+        table = read_csv(path)
+        require_columns(table, ["Id"], path)
+        columns = [name for name in table.columns if name != "Id"]
+        # Without a label set, the columns are the keys or the names of a shipped one.
+        have = {name.strip().casefold() for name in columns}
+        for shipped in map(find_label_set, () if label_set else SHIPPED):
+            if have in ({key.casefold() for key in shipped.keys}, {name.casefold() for name in shipped.names}):
+                label_set = shipped
+                break
+        if label_set is None:
+            raise TableError(
+                f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label"
+                " set.",
+                hint=_GIVE_LABEL_SET,
+            )
+        locations = label_set
+        indices = location_columns(columns, locations, path)
+        missing = [location for index, location in enumerate(locations) if index not in indices]
+        if missing:
+            shown = ", ".join(map(spelled, missing[:3]))
+            raise TableError(
+                f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
+                hint="Give one column per location, by key or name.",
+            )
+        ordered = [columns[indices.index(index)] for index in range(len(locations))]
+        values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
+        return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
             raise TableError(f"{path} holds no ids.", hint="Give them with `ids`, one per row.")
@@ -141,37 +164,6 @@ def read_predictions_file(
     )
 
 
-def _read_csv(path: Path, label_set: LabelSet | None) -> Predictions:
-    table = read_csv(path)
-    require_columns(table, ["Id"], path)
-    columns = [name for name in table.columns if name != "Id"]
-    locations = label_set or _label_set_of(columns, path)
-    indices = location_columns(columns, locations, path)
-    missing = [location for index, location in enumerate(locations) if index not in indices]
-    if missing:
-        shown = ", ".join(map(spelled, missing[:3]))
-        raise TableError(
-            f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
-            hint="Give one column per location, by key or name.",
-        )
-    ordered = [columns[indices.index(index)] for index in range(len(locations))]
-    values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
-    return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
-
-
-def _label_set_of(columns: Sequence[str], path: Path) -> LabelSet:
-    """Return the shipped label set whose keys, or whose names, are the columns of a CSV."""
-    have = {name.strip().casefold() for name in columns}
-    shipped = [find_label_set(name) for name in SHIPPED]
-    for label_set in shipped:
-        if have in ({key.casefold() for key in label_set.keys}, {name.casefold() for name in label_set.names}):
-            return label_set
-    raise TableError(
-        f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label set.",
-        hint=_GIVE_LABEL_SET,
-    )
-
-
 def _read_parquet(path: Path) -> Predictions:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -189,8 +181,8 @@ def _read_parquet(path: Path) -> Predictions:
     except ValueError as error:
         raise FormatError(f"{path} is damaged: its provenance is not JSON.", hint=_AGAIN) from error
     check_format(header if isinstance(header, dict) else {}, PREDICTIONS_FORMAT, where=path)
-    said = header.get("provenance")
-    fitting = isinstance(said, dict) and type(said.get("fields_trained_on", 0)) is int
+    provenance = header.get("provenance")
+    fitting = isinstance(provenance, dict) and type(provenance.get("fields_trained_on", 0)) is int
     try:
         label_set = LabelSet.from_json(header.get("label_set"))
     except LabelSetError as error:
@@ -205,13 +197,13 @@ def _read_parquet(path: Path) -> Predictions:
     if table["id"].null_count:
         raise FormatError(f"{path} is damaged: a field has no id.", hint=_AGAIN)
     probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
-    return _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, said)
+    return _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, provenance)
 
 
 def _predictions_in(
     path: Path, ids: Sequence[str], values: Float32Array, label_set: LabelSet, provenance: dict[str, Any]
 ) -> Predictions:
-    """Return the predictions that a file holds; what is wrong with them names the file."""
+    """Return the predictions in a file; errors name the file."""
     try:
         return Predictions(tuple(ids), values, label_set, provenance)
     except TableError as error:

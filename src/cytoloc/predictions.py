@@ -85,7 +85,19 @@ class Predictions:
         refuse_repeated(self.ids, where="predictions")
         if self.probabilities.size == 0:
             raise TableError("The predictions have no rows.", hint="Give the predictions of at least one field.")
-        _refuse_non_probabilities(self.ids, self.probabilities, self.label_set)
+        bad = ~((self.probabilities >= 0) & (self.probabilities <= 1))
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            value, many = self.probabilities[row, column], f"({int(bad.sum())} such values)"
+            where = f"Field {self.ids[row]}, location {spelled(self.label_set[column])}"
+            if np.isnan(value):
+                raise TableError(
+                    f"{where}: the value is NaN {many}.", hint="Predict these fields again, or leave out their rows."
+                )
+            raise TableError(
+                f"{where}: {value:g} is not a probability {many}.",
+                hint="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -164,7 +176,7 @@ class Predictions:
 
     @property
     def caution(self) -> str:
-        """What the makers of the model say with every prediction; empty if nothing."""
+        """The caution of the makers of the model; empty if there is none."""
         return str(self.provenance.get("caution", ""))
 
     def rows(self, ids: Sequence[str], *, where: str = "predictions") -> Float32Array:
@@ -215,10 +227,10 @@ def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
 
 
 def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[int]:
-    """Return where each of the ``wanted`` ids stands among ``ids``, those that were scored.
+    """Return the row of each of the ``wanted`` ids among ``ids``, which have predictions.
 
     Raises:
-        TableError: If one has no score.
+        TableError: If one has no prediction.
     """
     position = {name: row for row, name in enumerate(ids)}
     missing = [name for name in wanted if name not in position]
@@ -231,7 +243,7 @@ def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[in
 
 
 def combine(parts: Sequence[Predictions]) -> Predictions:
-    """Return one score per field from several tables: folds are joined, members of an ensemble averaged.
+    """Return one prediction per field from several tables: folds are joined, members of an ensemble averaged.
 
     Tables of the same fields are members; their plain mean is taken. Tables that share no field are folds.
 
@@ -267,19 +279,18 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
 
 
 def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:
-    """Return what the provenance of predictions made of ``parts`` must say too: of whatever was wrong with one of them.
+    """Return the cautions in the provenance of predictions, for the predictions that are made of them.
 
     Returns:
-        ``fields_trained_on``, the most fields that one has seen in training, for what is made of predictions that are
-        too
-        good to be true is so itself; ``caution``, every word of it; ``absent``, all channels that were substituted; and
-        ``converted``, if the first part was converted from another label set. Nothing where none says anything.
+        ``fields_trained_on``, the most fields that one part was trained on; ``caution``, all cautions; ``absent``, all
+        channels that were substituted; and ``converted``, if a part was converted from another label set. Keys that no
+        part has are missing.
     """
-    said = [part.provenance for part in parts]
-    seen = [each["fields_trained_on"] for each in said if "fields_trained_on" in each]
-    cautions = sorted({each["caution"] for each in said if "caution" in each})
-    absent = {name: what for each in said for name, what in each.get("absent", {}).items()}
-    converted = [each["converted"] for each in said if "converted" in each]
+    sources = [part.provenance for part in parts]
+    seen = [each["fields_trained_on"] for each in sources if "fields_trained_on" in each]
+    cautions = sorted({each["caution"] for each in sources if "caution" in each})
+    absent = {name: what for each in sources for name, what in each.get("absent", {}).items()}
+    converted = [each["converted"] for each in sources if "converted" in each]
     return {
         **({"absent": absent} if absent else {}),
         **({"converted": converted[0]} if converted else {}),
@@ -350,19 +361,3 @@ def refuse_different(tables: Mapping[str, Predictions]) -> LabelSet:
 def spelled(location: Location) -> str:
     """Return the key and the name of a location, for messages."""
     return f"{location.key} ({location.name})"
-
-
-def _refuse_non_probabilities(ids: Sequence[str], values: Float32Array, label_set: LabelSet) -> None:
-    bad = ~((values >= 0) & (values <= 1))
-    if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        where, many = f"Field {ids[row]}, location {spelled(label_set[column])}", f"({int(bad.sum())} such values)"
-        if np.isnan(values[row, column]):
-            raise TableError(
-                f"{where}: the value is NaN {many}.",
-                hint="Predict these fields again, or leave out their rows.",
-            )
-        raise TableError(
-            f"{where}: {values[row, column]:g} is not a probability {many}.",
-            hint="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
-        )

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -81,7 +81,7 @@ def recipe_names() -> list[str]:
     >>> "quick" in recipe_names()
     True
     """
-    return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+    return sorted(entry.name.removesuffix(".toml") for entry in _RECIPES.iterdir() if entry.name.endswith(".toml"))
 
 
 class Published(NamedTuple):
@@ -104,7 +104,7 @@ def published_scores() -> dict[str, Published]:
     >>> published_scores()["densenet121-512"].private
     0.509
     """
-    lines = (_shipped() / "published.csv").read_text(encoding="utf-8").splitlines()
+    lines = (_RECIPES / "published.csv").read_text(encoding="utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return {
         row["recipe"]: Published(*(float(row[key]) if row[key] else None for key in Published._fields)) for row in rows
@@ -112,7 +112,7 @@ def published_scores() -> dict[str, Published]:
 
 
 def loss_in_words(recipe: Recipe) -> str:
-    """Return what the loss is a sum of.
+    """Return the terms of the loss.
 
     >>> loss_in_words(load_recipe("quick"))
     '0.5 focal + 0.5 soft F1'
@@ -158,7 +158,20 @@ def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping
     else:
         raise SettingsError(f"recipe is {name!r}.", hint="Give the name of a recipe, a path, or a Recipe.")
     for override in overrides:
-        _apply(content, override)
+        key, sign, text = override.partition("=")
+        path = key.strip().split(".")
+        if not sign or not all(path):
+            raise RecipeError(f"{override!r} is not a setting.", hint="Write --set section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        section = content
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise RecipeError(f"{key}: {part} is a value, not a section.")
+        section[path[-1]] = value
     return _validated(content, where=where)
 
 
@@ -176,13 +189,18 @@ def flat(values: Mapping[str, Any], *, above: str = "") -> Iterator[tuple[str, A
 
 
 def read_resolved(path: Path) -> Recipe:
-    """Return the resolved recipe that a run keeps; defaults of this release play no part in it.
+    """Return the resolved recipe of a run, without defaults of this release.
 
     Raises:
         RecipeError: If it is not a whole recipe.
     """
     recipe = _validated(_parse(path), where=str(path))
-    missing = [key for key in _all_keys() if not _is_given(recipe, key)]
+    missing = []
+    for key in _all_keys():
+        name, _, inner = key.partition(".")
+        section: BaseModel = getattr(recipe, name) if inner else recipe
+        if (inner or name) not in section.model_fields_set:
+            missing.append(key)
     if missing:
         raise RecipeError(f"{path} is not a whole recipe: it lacks {', '.join(missing)}.", hint="Train the run again.")
     return recipe
@@ -193,12 +211,12 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json"))
 
 
-def _shipped() -> Any:
-    return files("cytoloc") / "recipes"
+_RECIPES: Final = files("cytoloc") / "recipes"
+"""The folder of the shipped recipes."""
 
 
 def _resolve(name: str, *, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    """Return the content of a recipe file laid over what it extends; a file's path begins at ``folder``."""
+    """Return the content of a recipe file merged into the recipe that it extends; paths are relative to ``folder``."""
     path = folder / name
     if name.endswith(".toml"):
         name = str(path.resolve())
@@ -207,7 +225,7 @@ def _resolve(name: str, *, folder: Path, seen: tuple[str, ...]) -> dict[str, Any
     if name.endswith(".toml"):
         content = _parse(path)
     elif name in recipe_names():
-        content = _parse(_shipped() / f"{name}.toml")
+        content = _parse(_RECIPES / f"{name}.toml")
     else:
         raise RecipeError(
             f"There is no recipe {name!r}.{_near(name, recipe_names())}",
@@ -236,50 +254,32 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    path = key.strip().split(".")
-    if not sign or not all(path):
-        raise RecipeError(f"{override!r} is not a setting.", hint="Write --set section.key=value.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for part in path[:-1]:
-        inner = content.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{key}: {part} is a value, not a section.")
-        content = inner
-    content[path[-1]] = value
-
-
 def _validated(content: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = dict.fromkeys(_explain(problem) for problem in error.errors())
+        problems: dict[str, None] = {}
+        for problem in error.errors():
+            path = [str(part) for part in problem["loc"] if part != "[key]"]
+            key, kind, given = ".".join(path), problem["type"], problem["input"]
+            message = problem["msg"].removeprefix("Value error, ")
+            if kind == "extra_forbidden":
+                level = [known for known in _all_keys() if known.count(".") == key.count(".")]
+                text = f"there is no key {key!r}.{_near(key, level)}"
+            elif kind == "model_type":
+                text = f"{key} is a section, not a value; write {key}.KEY = {given!r}."
+            elif kind == "missing" and isinstance(problem["loc"][-1], int):
+                text = f"{'.'.join(path[:-1])} = {given!r}: it has too few values."
+            elif kind == "missing":
+                text = f"it lacks {key}; add `extends` to take all other keys from another recipe."
+            elif isinstance(given, dict):
+                text = f"{key or 'it'} does not fit together: {message}."
+            else:
+                text = f"{key} = {given!r}: {message[0].lower()}{message[1:]}."
+            problems[text] = None
         raise RecipeError(
-            f"Recipe {where}: " + " ".join(problems),
-            hint="`cytoloc recipes quick` shows every key with its value.",
+            f"Recipe {where}: " + " ".join(problems), hint="`cytoloc recipes quick` shows every key with its value."
         ) from error
-
-
-def _explain(problem: Any) -> str:
-    path = [str(part) for part in problem["loc"] if part != "[key]"]
-    key = ".".join(path)
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        level = [known for known in _all_keys() if known.count(".") == key.count(".")]
-        return f"there is no key {key!r}.{_near(key, level)}"
-    if problem["type"] == "model_type":
-        return f"{key} is a section, not a value; write {key}.KEY = {problem['input']!r}."
-    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
-        return f"{'.'.join(path[:-1])} = {problem['input']!r}: it has too few values."
-    if problem["type"] == "missing":
-        return f"it lacks {key}; say `extends` to take all that it does not say from another."
-    if isinstance(problem["input"], dict):
-        return f"{key or 'it'} does not fit together: {message}."
-    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}."
 
 
 def _all_keys() -> list[str]:
@@ -289,12 +289,6 @@ def _all_keys() -> list[str]:
         inner = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
         keys += [name, *(f"{name}.{key}" for key in inner)]
     return keys
-
-
-def _is_given(recipe: Recipe, key: str) -> bool:
-    section, _, inner = key.partition(".")
-    given: BaseModel = getattr(recipe, section) if inner else recipe
-    return (inner or section) in given.model_fields_set
 
 
 def _near(word: str, known: list[str]) -> str:

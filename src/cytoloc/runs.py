@@ -1,7 +1,6 @@
-"""The folders of runs: which there are, whether they are finished, and what they say of themselves.
+"""The folders of runs, whether they are finished, and their headers.
 
-What a run holds is written by :mod:`cytoloc.training.run`. Its networks are read by :mod:`cytoloc.predict.runs`, which
-needs torch; this does not.
+:mod:`cytoloc.training.run` writes runs. :mod:`cytoloc.predict.runs` reads their networks, which needs torch.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ RECIPE: Final = "recipe.toml"
 PREDICTIONS: Final = "predictions.parquet"
 """Of the held-out fold; written last, so that a run that has it is finished."""
 
-GO_ON: Final = "Go on with `cytoloc train … --resume`."
-_AGAIN: Final = "Train it again."
+_TRAIN_AGAIN: Final = "Train it again."
 
 
 def is_run(folder: Path) -> bool:
@@ -31,7 +29,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has learnt all that it was to learn."""
+    """Return whether the training of a run is finished."""
     return (folder / PREDICTIONS).exists()
 
 
@@ -39,7 +37,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Return the folders of all runs in ``paths``, finished or not.
 
     Args:
-        paths: Folders, of a run each or of runs; hidden ones are what killed starts left, and do not count.
+        paths: Folders of a run each, or of runs. Hidden folders, which killed starts leave, are ignored.
 
     Raises:
         FormatError: If one holds no run.
@@ -60,11 +58,13 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
     unfinished = [str(folder) for folder in folders if not is_finished(folder)]
     if unfinished:
         are = "is" if len(unfinished) == 1 else "are"
-        raise FormatError(f"{', '.join(unfinished)} {are} not finished.", hint=GO_ON)
+        raise FormatError(
+            f"{', '.join(unfinished)} {are} not finished.", hint="Resume with `cytoloc train … --resume`."
+        )
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """Return what a run says of itself: ``fold``, ``dataset``, ``label_set``, the ids ``held_out`` and ``trained_on``.
+    """Return the header of a run: ``fold``, ``dataset``, ``label_set``, the ids ``held_out`` and ``trained_on``.
 
     Raises:
         FormatError: If the folder is no run, or its header is damaged.
@@ -80,12 +80,12 @@ def read_header(folder: Path) -> dict[str, Any]:
     }
     missing = [key for key, there in right.items() if not there]
     if missing:
-        raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", hint=_AGAIN)
+        raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", hint=_TRAIN_AGAIN)
     try:
         return {**header, "label_set": LabelSet.from_json(header.get("label_set"))}
     except LabelSetError as error:
-        raise FormatError(f"{path} is damaged: {error.message}", hint=_AGAIN) from error
+        raise FormatError(f"{path} is damaged: {error.message}", hint=_TRAIN_AGAIN) from error
 
 
-def _are_ids(said: object) -> bool:
-    return isinstance(said, list) and all(isinstance(name, str) for name in said)
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

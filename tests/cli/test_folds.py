@@ -29,7 +29,7 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Dataset, tmp_path: Pa
     out, sheet = tmp_path / "folds.csv", tmp_path / "folds.png"
     made = cli("folds", study.path, "-k", 3, "--out", out, "--sheet", sheet)
     assert made.code == 0, made.err
-    assert "a random split would have torn apart" in made.out
+    assert "a random split would separate" in made.out
     assert sheet.stat().st_size > 10_000
     checked = cli("folds", study.path, "--check", out)
     assert checked.code == 0, checked.err
@@ -62,16 +62,16 @@ def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Dataset,
     assert (counts["half_strange_pairs"], counts["strange_pairs"]) == (1, 1)
 
 
-def test_options_that_would_not_be_heard_are_refused(cli: Cli, study: Dataset, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "folds.csv"
     image = tmp_path / "p.png"
     calls = {
         "leave out -k, --like and --without": ("folds", study.path, "--check", out, "-k", 3),
-        "judges a file as it is": ("folds", study.path, "--check", out, "--like", study.path),
+        "takes a file as it is": ("folds", study.path, "--check", out, "--like", study.path),
         "not the name of a PNG file": ("folds", study.path, "--out", out, "--sheet", out),
         "is given twice": ("duplicates", study.path, study.path, "--out", out),
         "was given for two outputs": ("duplicates", study.path, "--out", out, "--groups", out),
-        "are of --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),
+        "are for --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),
         "draws a sheet and nothing else": ("simulate", "--show", image, "--fields", 3, "--out", out),
         "give --labels too": ("ensemble", out, "--folds", out, "--out", tmp_path / "e.parquet"),
     }

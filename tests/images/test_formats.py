@@ -18,7 +18,7 @@ from cytoloc.errors import ImageError, MissingExtraError, StorageError
 from cytoloc.images.decoding import decoding
 from cytoloc.images.formats import Scene, open_image
 from cytoloc.images.formats.scene import plausible_um
-from cytoloc.images.formats.tiff import _from_ome
+from cytoloc.images.formats.tiff import read_ome
 from tests.conftest import DATA
 from tests.images.lif import write_lif
 
@@ -344,9 +344,9 @@ def test_a_file_of_a_set_is_called_what_the_set_calls_that_image(tmp_path: Path)
     with tifffile.TiffFile(path) as file:
         described = file.ome_metadata
     assert described is not None
-    assert _from_ome(described, 0, 2, "left") == ("left", ("DAPI", "GFP"), None)
-    assert _from_ome(described, 0, 1, "right") == ("right", ("Cy5", "Cy3"), None)
-    assert _from_ome(described, 0, 1, "neither") == ("", (), None)
+    assert read_ome(described, 0, 2, "left") == ("left", ("DAPI", "GFP"), None)
+    assert read_ome(described, 0, 1, "right") == ("right", ("Cy5", "Cy3"), None)
+    assert read_ome(described, 0, 1, "neither") == ("", (), None)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.ENETDOWN])

@@ -80,7 +80,7 @@ def run(program: typer.Typer, *, name: str = "cytoloc") -> None:
     except CytolocError as error:
         _fail(error)
     except OSError as error:
-        # A disk can fill up in any write; what else the system says is a defect of ours and shows its traceback.
+        # A disk can fill up in any write. Any other error of the system is a defect of ours and shows its traceback.
         full = storage_error(error, error.filename or "The output")
         if full is None:
             raise

@@ -22,10 +22,10 @@ def bundle(
         Path | None, typer.Option(help="Decision file of `decide fit` on the out-of-fold predictions of these runs.")
     ] = None,
     card: Annotated[
-        Path | None, typer.Option(help="The model card, Markdown; by default one of what the runs say.")
+        Path | None, typer.Option(help="The model card in Markdown; by default a list of the runs.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Keep weights with 16 bits instead of 32.")] = False,
-    caution: Annotated[str, typer.Option(help="What is to be said with every prediction.")] = "",
+    half: Annotated[bool, typer.Option("--half", help="Store weights with 16 bits instead of 32.")] = False,
+    caution: Annotated[str, typer.Option(help="A caution to show with every prediction.")] = "",
 ) -> None:
     """Pack finished runs, and a decision, into one file that predicts anywhere.
 

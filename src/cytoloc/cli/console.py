@@ -1,4 +1,4 @@
-"""What commands say while they work: a bar on a terminal, plain lines elsewhere."""
+"""The output of commands while they work: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -54,9 +54,19 @@ def on_terminal() -> bool:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Lend a function to be told ``(done, total)``; it shows a bar with rate and time left, or a line now and then."""
+    """Lend a function of how much is done and in all; it shows a bar, or off a terminal a line every ten seconds."""
+    started = last = time.monotonic()
     if not on_terminal():
-        yield _lines(what)
+
+        def advance_lines(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= LINE_EVERY_S and done < total:
+                last = now
+                rate = done / (now - started)
+                print(f"{what} {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left", file=sys.stderr)
+
+        yield advance_lines
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,7 +80,6 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
-        started = time.monotonic()
 
         def advance(done: int, total: int) -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
@@ -81,9 +90,9 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, by which clusters, `timeout` and `kill` stop a command, do in the block what Ctrl-C does.
+    """Make SIGTERM, by which clusters, `timeout` and `kill` stop a command, act like Ctrl-C in the block.
 
-    Where SIGTERM is ignored, or somebody else's already, it is left alone.
+    If SIGTERM is ignored or has another handler, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -92,30 +101,26 @@ def terminated_as_interrupted() -> Iterator[None]:
         return
     asked = False
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
         nonlocal asked
         asked = True
-        _interrupt(number, frame)
+        # A second SIGTERM ends the process at once.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # A shell starts background commands so.
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except Exception as error:
-        # A library that is stopped while it is being loaded says that it is broken.
+        # A library whose import is interrupted may raise any error.
         if asked:
             raise KeyboardInterrupt from error
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    # Whoever asks twice does not want to wait for what is being cleared away.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # As of what a shell starts in the background.
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
 
 
 def counted(number: int, what: str, several: str = "") -> str:
@@ -158,20 +163,19 @@ def warn_if_unfinished(dataset: Dataset) -> None:
 
 
 def warn_if_trained_on(parts: Mapping[str, Predictions]) -> None:
-    """Say of which prediction tables the model was trained on their fields."""
+    """Print a warning for each prediction table with fields that the model was trained on."""
     for path, part in parts.items():
         seen = part.provenance.get("fields_trained_on", 0)
         if seen:
             print(
-                f"warning: {path}: the model was trained on {seen} of these {len(part)} fields; their predictions"
-                f" are too"
-                " good to be true, and its worth with them.",
+                f"warning: {path}: the model was trained on {seen} of these {len(part)} fields; metrics that include"
+                " them are too high.",
                 file=sys.stderr,
             )
 
 
 def now_and_then() -> Callable[[str], None]:
-    """Return what says a line beside the progress, unless it said another less than ten seconds ago."""
+    """Return a function that prints a line beside the progress, at most one every ten seconds."""
     last = float("-inf")
 
     def say(line: str) -> None:
@@ -181,18 +185,3 @@ def now_and_then() -> Callable[[str], None]:
             print(line, file=sys.stderr)
 
     return say
-
-
-def _lines(what: str) -> Callable[[int, int], None]:
-    started = last = time.monotonic()
-
-    def advance(done: int, total: int) -> None:
-        """Print a line if the last one is ten seconds old."""
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S and done < total:
-            last = now
-            rate = done / (now - started)
-            print(f"{what} {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left", file=sys.stderr)
-
-    return advance

@@ -1,18 +1,15 @@
-"""Commands that look at fields before anything learns from them: duplicates, audit, leak."""
+"""Commands that check fields before training: duplicates, audit, leak."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
-
-if TYPE_CHECKING:
-    from cytoloc.curation.audit import Audit
 
 PAIRS_SHOWN = 24
 """Pairs on a sheet."""
@@ -33,14 +30,14 @@ def duplicates(
     limits: Annotated[
         str,
         typer.Option(
-            help="Most bits of 64 by which the hashes of microtubules, protein, nucleus may differ; or, for any"
-            " channels, CHANNEL=BITS with commas between, such as protein=12,actin=14."
+            help="Most bits of 64 by which the hashes of microtubules, protein and nucleus may differ; or CHANNEL=BITS"
+            " for any channels, such as protein=12,actin=14."
         ),
     ] = "14,12,10",
-    turns: Annotated[bool, typer.Option(help="Also turned and mirrored copies; reads every image once.")] = True,
-    confirm: Annotated[bool, typer.Option(help="Lay the images of each pair over each other.")] = True,
+    turns: Annotated[bool, typer.Option(help="Also find turned and mirrored copies; reads every image once.")] = True,
+    confirm: Annotated[bool, typer.Option(help="Confirm each pair by aligning its images.")] = True,
     groups: Annotated[
-        Path | None, typer.Option(help="A new CSV id,group of the fields that copies tie together.")
+        Path | None, typer.Option(help="A new CSV id,group of fields that are copies of each other.")
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help="A PNG of the doubtful pairs, side by side.")] = None,
 ) -> None:
@@ -54,11 +51,21 @@ def duplicates(
     import polars as pl
 
     from cytoloc.curation.duplicates import find_duplicates, groups_of, write_duplicates
+    from cytoloc.curation.hamming import DEFAULT_LIMITS
     from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs, new_files
     from cytoloc.report.figures import duplicates_sheet
 
-    most = _limits(limits)
+    words = [word.strip() for word in limits.split(",")]
+    named = [word.partition("=") for word in words]
+    if "=" not in limits and len(words) == len(DEFAULT_LIMITS):
+        named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
+    most = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
+    if len(most) < len(words):
+        raise typer.BadParameter(
+            f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
+            param_hint="'--limits'",
+        )
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
     check_outputs(*outputs, images=sheets)
     datasets = [open_dataset(path) for path in paths]
@@ -95,35 +102,18 @@ def duplicates(
         typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
 
 
-def _limits(text: str) -> dict[str, int]:
-    """Return the most bits by which each channel may differ, by its name."""
-    from cytoloc.curation.hamming import DEFAULT_LIMITS
-
-    words = [word.strip() for word in text.split(",")]
-    named = [word.partition("=") for word in words]
-    if not any("=" in word for word in words) and len(words) == len(DEFAULT_LIMITS):
-        named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
-    limits = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
-    if len(limits) < len(words):
-        raise typer.BadParameter(
-            f"{text!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
-            param_hint="'--limits'",
-        )
-    return limits
-
-
 def audit(
     listed: Annotated[
-        Path, typer.Argument(help="The labels to be judged: CSV Id,Target, or a dataset.", metavar="LIST.csv")
+        Path, typer.Argument(help="The labels to audit: CSV Id,Target, or a dataset.", metavar="LIST.csv")
     ],
-    truth: Annotated[Path, typer.Option(help="The labels that are trusted: CSV Id,Target, or a dataset.")],
+    truth: Annotated[Path, typer.Option(help="The trusted labels: CSV Id,Target, or a dataset.")],
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Which field of the list is which trusted one; by default those of the same id."),
+        typer.Option(help="Pairs of a field of the list and a trusted field; by default fields with the same id."),
     ] = None,
     match: Annotated[
         Literal["field", "well"],
-        typer.Option(help="well: judge a field of the list by the truth of another field of its well."),
+        typer.Option(help="well: compare a field of the list with the truth of another field of its well."),
     ] = "field",
     truth_label_set: Annotated[
         str | None,
@@ -140,9 +130,9 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Say how far two label lists agree, location by location.
+    """Compare two label lists, location by location.
 
-    Corrections of `--write` give the truth of a field to all fields of its well; a column Was keeps what the list had.
+    With `--write`, the truth of a field corrects all fields of its well; the column Was has the earlier labels.
 
     Example: `cytoloc audit HPAv18RBGY_wodpl.csv --truth train.csv --pairs external_train_duplicates.txt`
 
@@ -169,9 +159,9 @@ def audit(
         more = {str(by): groups.to_dicts()} if groups is not None else {}
         typer.echo(json.dumps(result.to_json() | more, indent=2))
     else:
-        _print_audit(result)
+        typer.echo("\n".join(result.summary()))
         if groups is not None and groups.is_empty():
-            typer.echo(f"\nNo field says of which {by} it is.")
+            typer.echo(f"\nThe {by} of no field is known.")
         elif groups is not None:
             typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(PAIRS_SHOWN).iter_rows():
@@ -184,45 +174,30 @@ def audit(
         typer.echo(f"{write}: {len(corrected)} of {counted(len(result.listed), 'label set')} corrected.", err=as_json)
 
 
-def _print_audit(result: Audit) -> None:
-    total = len(result.matched)
-    missing = f" ({counted(result.unmatched, 'pair')} not in both lists)" if result.unmatched else ""
-    typer.echo(
-        f"{counted(total, 'pair')} compared{missing}: {result.equal} label sets equal, {result.equal / total:.1%}."
-    )
-    typer.echo(f"micro F1 {result.micro_f1:.3f}, macro F1 {result.macro_f1:.3f}\n")
-    typer.echo(f"{'location':<43} {'both':>6} {'only listed':>12} {'only true':>10} {'F1':>6}  wrong labels (95 %)")
-    for row in result.classes.iter_rows(named=True):
-        if row["f1"] is None:
-            continue
-        wrong = (
-            "" if row["wrong"] is None else f"{row['wrong']:.1%} ({row['wrong_low']:.1%} to {row['wrong_high']:.1%})"
-        )
-        name = f"{row['key']:>2} {row['location']}" if row["key"].isdecimal() else row["location"]
-        typer.echo(
-            f"{name:<43} {row['both']:>6} {row['only_listed']:>12} {row['only_true']:>10} {row['f1']:>6.3f}  {wrong}"
-        )
-
-
 def leak(
     pairs: Annotated[
-        list[Path], typer.Argument(help="Of `cytoloc duplicates`, or a published list of pairs.", metavar="PAIRS…")
+        list[Path],
+        typer.Argument(help="Pairs of `cytoloc duplicates`, or a published list of pairs.", metavar="PAIRS…"),
     ],
     labels: Annotated[
         list[Path],
-        typer.Option(help="Labeled fields: CSV Id,Target, or a dataset. Can be repeated; the first counts."),
+        typer.Option(
+            help="Labeled fields: CSV Id,Target, or a dataset. May be repeated; the first label of a field counts."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The new CSV, Id,Target and where each comes from.")],
+    out: Annotated[Path, typer.Option(help="The new CSV: Id, Target and their source.")],
     test: Annotated[
         Path | None,
-        typer.Option(help="The test fields: a dataset, or a CSV with Id. By default ids that are nobody else's."),
+        typer.Option(
+            help="The test fields: a dataset, or a CSV with Id. By default ids without labels that name no well."
+        ),
     ] = None,
-    doubtful: Annotated[bool, typer.Option(help="Also take pairs with the verdict doubtful.")] = False,
+    doubtful: Annotated[bool, typer.Option(help="Also use pairs with the verdict doubtful.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Find test fields that are copies of labeled ones, and what their labels say.
+    """Find test fields that are copies of labeled fields, and list these labels.
 
-    Labels are those of the copy, or of its well. `decide apply --leak` uses them, `evaluate --leak` says what they do.
+    Labels are those of the copy, or of its well. `decide apply --leak` uses them; `evaluate --leak` shows their effect.
 
     Example: `cytoloc leak pairs.csv --labels external.dataset --test test.dataset --out leak.csv`
     """

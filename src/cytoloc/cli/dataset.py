@@ -1,4 +1,4 @@
-"""Commands that make datasets and look at them: info, show."""
+"""Commands that show datasets and other files: info, show."""
 
 from __future__ import annotations
 
@@ -133,11 +133,12 @@ def _settings(made_by: dict[str, Any], channels: list[str], prefix: str = "") ->
 def show(
     path: DatasetPath,
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Fields; by default twelve, spread over the dataset.", metavar="[ID]…")
+        list[str] | None,
+        typer.Argument(help="Ids of fields; by default twelve, evenly spaced in the dataset.", metavar="[ID]…"),
     ] = None,
     out: Annotated[Path, typer.Option(help="The PNG; an existing one is replaced.")] = Path("contact-sheet.png"),
     predictions: Annotated[
-        Path | None, typer.Option(help="CSV Id,Predicted: show it against the truth, of its fields only.")
+        Path | None, typer.Option(help="CSV Id,Predicted: compare with the truth; only its fields are shown.")
     ] = None,
 ) -> None:
     """Draw a contact sheet: composite and channels of each field, its locations under it.

@@ -1,4 +1,4 @@
-"""The command demo: the whole way of the data, by the commands that anyone would type."""
+"""The command demo: the whole workflow on simulated cells, by the same commands that a user would type."""
 
 from __future__ import annotations
 
@@ -20,15 +20,25 @@ def register(app: typer.Typer) -> None:
         ] = 420,
         epochs: Annotated[int, typer.Option(help="Epochs of training after the frozen one.", min=1)] = 20,
     ) -> None:
-        """Go the whole way on simulated cells: needs no data, takes minutes, ends in images to look at.
+        """Run the whole workflow on simulated cells, in minutes and without data, from images to a contact sheet.
 
         Example: `cytoloc demo --out demo-out`
         """
         from cytoloc.cli.console import require_nets
+        from cytoloc.errors import OutputExistsError
+        from cytoloc.files import FileFormat, read_json, write_json
 
         require_nets()
         settings = {"fields": fields, "epochs": epochs}
-        _start_or_go_on(out, settings)
+        demo_format = FileFormat("cytoloc-demo", 1)
+        mark = out / "demo.json"
+        if not out.exists():
+            write_json(mark, settings, demo_format)
+        elif not mark.exists() or settings.items() - read_json(mark, demo_format).items():
+            raise OutputExistsError(
+                f"{out} already exists, and is not of a demo with these settings.",
+                hint="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
+            )
         for line in steps(out, **settings):
             typer.secho(f"\n$ cytoloc {line}", bold=True)
             words = shlex.split(line)
@@ -45,7 +55,7 @@ def register(app: typer.Typer) -> None:
 
 
 STEPS_DONE_ONCE = {"simulate", "import", "folds", "predict", "decide"}
-"""Commands whose output is whole if it is there: a demo that was stopped goes on after them."""
+"""Commands whose output is complete if it exists: a resumed demo skips them."""
 
 RESULTS = {
     "classes.csv": "the table of classes above",
@@ -55,27 +65,10 @@ RESULTS = {
 }
 
 
-def _start_or_go_on(out: Path, settings: dict[str, int]) -> None:
-    """Make the demo's folder, or check that the one there is of a demo with the same settings."""
-    from cytoloc.errors import OutputExistsError
-    from cytoloc.files import FileFormat, read_json, write_json
-
-    demo_format = FileFormat("cytoloc-demo", 1)
-
-    mark = out / "demo.json"
-    if not out.exists():
-        write_json(mark, settings, demo_format)
-    elif not mark.exists() or settings.items() - read_json(mark, demo_format).items():
-        raise OutputExistsError(
-            f"{out} already exists, and is not of a demo with these settings.",
-            hint="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
-        )
-
-
 def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     """Return the commands of the demo, in order.
 
-    Thresholds are fitted on the out-of-fold predictions of the folds; the test fields are met once, at the end.
+    Thresholds are fitted on the out-of-fold predictions; the test fields are used once, at the end.
     """
     o = shlex.quote(str(out))
     table = "" if (out / "classes.csv").exists() else f" --table {o}/classes.csv"

@@ -1,4 +1,4 @@
-"""The command that splits fields for training and judging: folds."""
+"""The command that splits fields for training and evaluation: folds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 
 UNLIKE = 0.1
-"""A picked fold that differs by more than this is said to."""
+"""A picked fold that differs from the target by more than this gets a warning."""
+
+PairLists = Annotated[
+    list[Path] | None, typer.Option(help="Lists of near-duplicates, which folds must not separate. May be repeated.")
+]
+Like = Annotated[
+    str | None, typer.Option(help="Pick one validation set, fold 0, that looks like these fields: a dataset, or a CSV.")
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,32 +42,25 @@ def folds(
     out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", help="How many folds; 5 if nothing is said. With --like, one of so many is picked.", min=2),
+        typer.Option("-k", help="Number of folds, by default 5. With --like, fold 0 has one field in K.", min=2),
     ] = None,
-    group: Annotated[GroupBy, typer.Option(help="What must not be separated, where it is known.")] = "well",
-    pairs: Annotated[
-        list[Path] | None,
-        typer.Option(help="Lists of near-duplicates, kept together too; of other sources as well. Can be repeated."),
-    ] = None,
+    group: Annotated[GroupBy, typer.Option(help="What folds must not separate, where it is known.")] = "well",
+    pairs: PairLists = None,
     seed: Annotated[int, typer.Option(help="Random seed of the stratification.", min=0)] = 0,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
-    ] = None,
-    like: Annotated[
-        str | None,
-        typer.Option(help="Pick one validation set, fold 0, that looks like these fields: a dataset, or a CSV."),
-    ] = None,
+    without: Without = None,
+    like: Like = None,
     check: Annotated[
-        Path | None, typer.Option(help="Instead of making folds, judge this file: nothing may cross its folds.")
+        Path | None, typer.Option(help="Check this folds file instead of making folds: no group may cross its folds.")
     ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="A PNG of what each fold has of each location.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="A PNG with the number of fields of each location and fold.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Split fields into folds: no group crosses them, each has its share of every location.
+    """Split fields into folds that separate no group and have equal shares of every location.
 
-    Groups are wells (or antibodies), and near-duplicates by `--pairs`, also by way of fields of other sources.
+    Groups are wells (or antibodies), and near-duplicates in `--pairs`, also through fields of other sources.
 
     Example: `cytoloc folds train.dataset -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
@@ -75,7 +79,7 @@ def folds(
     if like and without:
         raise typer.BadParameter("--like takes all fields: leave out --without.")
     if check and (like or without or k is not None):
-        raise typer.BadParameter("--check judges a file as it is: leave out -k, --like and --without.")
+        raise typer.BadParameter("--check takes a file as it is: leave out -k, --like and --without.")
     outputs, sheets = [out] if out else [], [sheet] if sheet else []
     check_outputs(*outputs, images=sheets)
     source = open_labels(path, label_set=label_set)
@@ -118,35 +122,18 @@ def folds(
         "strange_pairs": sum(a not in ids and b not in ids for a, b in tied),
     }
     if as_json:
-        typer.echo(
-            json.dumps(
-                (
-                    {
-                        "fields": found.fields.tolist(),
-                        "groups": found.groups.tolist(),
-                        "together": found.together,
-                        "cut_at_random": found.cut_at_random,
-                        "scarce": list(found.label_set.keys_of(found.scarce)),
-                        "worst": found.worst and {"key": found.label_set[found.worst[0]].key, "apart": found.worst[1]},
-                        "classes": found.table().to_dicts(),
-                        "like": [vars(each) for each in alike],
-                    }
-                )
-                | counts,
-                indent=2,
-            )
-        )
+        typer.echo(json.dumps({**found.to_json(), "like": [vars(each) for each in alike], **counts}, indent=2))
         return
-    typer.echo("\n".join(_lines(found, alike, str(out or check), group, counts)))
+    typer.echo("\n".join(_summary(found, alike, str(out or check), group, counts)))
 
 
-def _lines(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:
+def _summary(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:
     k = len(found.fields)
     sizes = ", ".join(map(str, found.fields))
     lines = [f"{where}: {counted(k, 'fold')} of {sizes} fields in {counted(int(found.groups.sum()), 'group')}."]
     if found.together:
         lines.append(
-            f"{counted(found.together, 'pair')} of fields belong together; a random split would have torn apart"
+            f"{counted(found.together, 'pair')} of fields belong together; a random split would separate"
             f" {found.cut_at_random}, these folds none."
         )
     if found.worst and not alike:

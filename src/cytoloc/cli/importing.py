@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,9 +13,9 @@ from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
-    from cytoloc.dataset.from_files import FileSource, Preview
+    from cytoloc.dataset.from_files import FileSource, FolderOptions
     from cytoloc.dataset.importing import ImportOptions
-    from cytoloc.labels import LabelSet
+    from cytoloc.dataset.sources.folder import FolderSource
 
 
 def register(app: typer.Typer) -> None:
@@ -27,16 +26,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(importing, name="import")
 
 
-def _finite(value: float | None) -> float | None:
-    """Return an option's number; infinity is refused."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number.")
-    return value
-
-
 SHOWN_UNREADABLE = 20
-"""How many of the files that cannot be taken are listed."""
+"""How many of the files that cannot be imported are listed."""
 
+ChannelsOption = Annotated[
+    list[str],
+    typer.Option(help="NAME=PATTERN of files with a channel each, or NAME=CHANNEL of files with all: number or name."),
+]
 Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")
@@ -52,17 +48,13 @@ DepthOption = Annotated[
     typer.Option(help="Black and white of 16-bit and float images: of each field, or of all fields of the import."),
 ]
 Floor = Annotated[
-    float | None,
-    typer.Option(
-        help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera wants less.", min=0, callback=_finite
-    ),
+    float | None, typer.Option(help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera needs less.", min=0)
 ]
 Append = Annotated[bool, typer.Option("--append", help="Add to the dataset --out.")]
 DiscardUnfinished = Annotated[
-    bool,
-    typer.Option("--discard-unfinished", help="Discard an unfinished import with other settings or other files."),
+    bool, typer.Option("--discard-unfinished", help="Discard an unfinished import with other settings or other files.")
 ]
-SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, pass over ids that it has already.")]
+SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, skip ids that the dataset has already.")]
 
 
 def kaggle(
@@ -144,12 +136,7 @@ def hpa(
 
 def folder(
     directory: Annotated[Path, typer.Argument(help="Holds the files, also in folders.", metavar="DIR")],
-    channels: Annotated[
-        list[str],
-        typer.Option(
-            help="NAME=PATTERN of files with a channel each, or NAME=CHANNEL of files with all: number or name."
-        ),
-    ],
+    channels: ChannelsOption,
     out: Annotated[Path | None, typer.Option(help="The new dataset; with --append the one to add to.")] = None,
     files: Annotated[
         str | None, typer.Option(help="Pattern of files that hold all channels; by default all images.")
@@ -171,12 +158,12 @@ def folder(
     z: Annotated[str, typer.Option(help="max, or the number of a z plane, counted from 0.")] = "max",
     time: Annotated[int | None, typer.Option(help="The time point, counted from 0.", min=0)] = None,
     pages: Annotated[
-        Literal["channel", "z"] | None, typer.Option(help="What pages of a TIFF are that does not say it.")
+        Literal["channel", "z"] | None, typer.Option(help="The meaning of the pages of a TIFF that does not state it.")
     ] = None,
     pixel_um: Annotated[float | None, typer.Option(help="Edge of a pixel in µm, whatever the files say.")] = None,
     target_um: Annotated[
         float | None,
-        typer.Option(help="Bring pixels to this edge in µm; 0.08 x 2048 / SIZE is that of the Human Protein Atlas."),
+        typer.Option(help="Scale images to this pixel size in µm; the Human Protein Atlas has 0.08 x 2048 / SIZE."),
     ] = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
@@ -190,18 +177,18 @@ def folder(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Pack anyone's microscope files: TIFF, OME-TIFF, PNG, JPEG, and CZI, LIF, ND2, OME-Zarr with the extra `formats`.
+    """Pack any microscope files: TIFF, OME-TIFF, PNG, JPEG, and CZI, LIF, ND2, OME-Zarr with the extra `formats`.
 
     NAME is microtubules, protein, nucleus or er, or a name of your own; the protein is required. In a PATTERN `*`
-    stands for the field's id, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for what they say. Scenes
-    of a file become fields of their own.
+    stands for the field's id, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values. Each
+    scene of a file becomes a field.
 
     Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
     --size 512 --out plate7.dataset`
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
-    from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source, preview_import
+    from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source
 
     if out is None and not dry_run:
         raise typer.BadParameter("is missing; only --dry-run goes without it.", param_hint="'--out'")
@@ -229,28 +216,22 @@ def folder(
         directory, out=out, channels=channels, labels=labels, label_set=label_set, size=size, options=options
     )
     if label_set == FROM_LABELS:
-        _show_label_set(source.label_set, labels)
-    with progress("looking at") as advance:
-        found = preview_import(source, every=dry_run, options=replace(options, progress=advance))
-    _show_preview(found, directory, every=dry_run)
-    errors = [error for _, error in found.unreadable]
-    if (strict and not found.mappings) or (dry_run and errors and (strict or len(errors) == found.items)):
-        raise errors[0]
+        typer.echo(f"Label set {source.label_set.name}, made from {labels}:", err=True)
+        for location in source.label_set:
+            typer.echo(f"  {location.key:<30} {location.name}", err=True)
+    _preview(source, options, every=dry_run)
     if out is not None and not dry_run:
         _import(source, out, size=size, options=options)
 
 
-def _show_label_set(label_set: LabelSet, labels: Path | None) -> None:
-    typer.echo(f"Label set {label_set.name}, made from {labels}:", err=True)
-    for location in label_set:
-        typer.echo(f"  {location.key:<30} {location.name}", err=True)
-
-
-def _show_preview(found: Preview, folder: Path, *, every: bool) -> None:
-    """Print which channel becomes what, and which files cannot be taken."""
+def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> None:
+    """Print which channel becomes what, and which files cannot be imported; raise if the import is in vain."""
     from cytoloc.channels import CHANNELS, near_channels
+    from cytoloc.dataset.from_files import preview_import
 
-    typer.echo(f"{counted(found.items, 'item')} in {folder}.", err=True)
+    with progress("looking at") as advance:
+        found = preview_import(source, every=every, options=replace(options, progress=advance))
+    typer.echo(f"{counted(found.items, 'item')} in {source.folder}.", err=True)
     if found.unmatched:
         typer.echo(f"  {counted(found.unmatched, 'other image')} in it not asked for.", err=True)
     for lines, items in found.mappings:
@@ -264,6 +245,9 @@ def _show_preview(found: Preview, folder: Path, *, every: bool) -> None:
             note(f"{bad.id} cannot be taken: {bad.reason.removeprefix(f'{bad.id}: ')}")
         if len(found.unreadable) > SHOWN_UNREADABLE:
             note(f"… and {len(found.unreadable) - SHOWN_UNREADABLE} more.")
+    errors = [error for _, error in found.unreadable]
+    if (options.strict and not found.mappings) or (every and errors and (options.strict or len(errors) == found.items)):
+        raise errors[0]
 
 
 def _import(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:

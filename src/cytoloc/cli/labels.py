@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from cytoloc.cli.console import counted
 from cytoloc.labels import SHIPPED, find_label_set
-
-if TYPE_CHECKING:
-    from cytoloc.label_conversion import Conversion
 
 JsonSwitch = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -90,8 +87,7 @@ def convert(
     target: Annotated[str, typer.Option("--to", help="Label set to convert to.")],
     out: Annotated[Path, typer.Option(help="The new file: .csv for labels, .parquet for predictions.")],
     source: Annotated[
-        str | None,
-        typer.Option("--from", help="Label set of the file; a .parquet file of predictions states its own."),
+        str | None, typer.Option("--from", help="Label set of the file; a .parquet file of predictions states its own.")
     ] = None,
     *,
     as_json: JsonSwitch = False,
@@ -109,21 +105,27 @@ def convert(
     Example: `cytoloc labels convert subcell.parquet --to hpa28 --out subcell-28.parquet`
     """
     from cytoloc.errors import SettingsError
-    from cytoloc.files import check_outputs
-    from cytoloc.label_conversion import conversion, convert_predictions
+    from cytoloc.files import check_outputs, existing
+    from cytoloc.label_conversion import conversion, convert_label_list, convert_predictions
+    from cytoloc.lists import label_column, read_csv
     from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
 
     check_outputs(out)
     given = find_label_set(source) if source else None
     emptied = reduced = 0
-    listed = file.suffix != ".parquet" and _is_label_list(file)
+    listed = False
+    if file.suffix != ".parquet":
+        table = read_csv(existing(file, what="file"))
+        cells = {text for name in table.columns if name != "Id" for text in table[name].drop_nulls().unique()}
+        flags = cells <= {"0", "1", "0.0", "1.0"}
+        listed = flags or label_column(table) is not None or "Predicted" in table.columns
     if listed and out.suffix != ".csv":
         raise SettingsError(f"{file} lists labels, which are written as CSV.", hint=f"Choose {out.stem}.csv.")
     if listed:
         if given is None:
             raise SettingsError(f"{file} does not state its label set.", hint="Name it: --from LABEL_SET.")
         by = conversion(given, find_label_set(target))
-        number, emptied, reduced = _convert_labels(file, by, out)
+        number, emptied, reduced = convert_label_list(file, by, out)
     else:
         check_predictions_path(out)
         predictions = read_predictions(file, label_set=given)
@@ -138,37 +140,3 @@ def convert(
     left = f" {counted(emptied, 'field')} lost all labels." if emptied else ""
     left += f" {counted(reduced, 'field')} lost some labels." if reduced else ""
     typer.echo("\n".join([f"{out}: {counted(number, 'field')}.{left}", *by.summary()]))
-
-
-def _is_label_list(file: Path) -> bool:
-    """Return whether a CSV lists labels, not probabilities."""
-    from cytoloc.files import existing
-    from cytoloc.lists import label_column, read_csv
-
-    table = read_csv(existing(file, what="file"))
-    if label_column(table) or "Predicted" in table.columns:
-        return True
-    cells = {text for name in table.columns if name != "Id" for text in table[name].drop_nulls().unique()}
-    return cells <= {"0", "1", "0.0", "1.0"}
-
-
-def _convert_labels(file: Path, by: Conversion, out: Path) -> tuple[int, int, int]:
-    """Write a label list, or a submission, in another label set.
-
-    Returns:
-        The number of its fields, of those that lost all labels, and of those that lost some.
-    """
-    import polars as pl
-
-    from cytoloc.files import new_file
-    from cytoloc.label_conversion import convert_labels
-    from cytoloc.lists import read_csv, read_labels
-
-    column = "Predicted" if "Predicted" in read_csv(file).columns else None
-    labels = read_labels(file, by.source, column=column, blank=column is not None)
-    converted, emptied, reduced = convert_labels(labels, by)
-    kept = {name: converted.get(name, ()) for name in labels} if column else converted
-    cells = [by.target.format(indices) for indices in kept.values()]
-    with new_file(out) as temporary:
-        pl.DataFrame({"Id": list(kept), column or "Target": cells}).write_csv(temporary)
-    return len(kept), sum(bool(labels[name]) for name in emptied), len(reduced)

@@ -10,6 +10,29 @@ import typer
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Datasets, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
+        metavar="INPUT…",
+    ),
+]
+Tta = Annotated[
+    Literal["1", "2", "4", "8"] | None,
+    typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
+]
+Absent = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Substitute for a channel that was not imaged: zero, or another channel. May be repeated.",
+        metavar="CHANNEL=zero|OTHER",
+    ),
+]
+PrecisionName = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the arithmetic; 16 bits are faster on GPUs."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -24,36 +47,18 @@ def predict(
             metavar="MODEL",
         ),
     ],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Datasets, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
-            metavar="INPUT…",
-        ),
-    ],
+    inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
-    tta: Annotated[
-        Literal["1", "2", "4", "8"] | None,
-        typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
-    ] = None,
-    absent: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Substitute for a channel that was not imaged: zero, or another channel. May be repeated.",
-            metavar="CHANNEL=zero|OTHER",
-        ),
-    ] = None,
+    tta: Tta = None,
+    absent: Absent = None,
     locations: Annotated[
         Path | None, typer.Option(help="Also a new CSV Id,Predicted, by the decision of a bundle.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Fields that are predicted at a time.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Fields per batch.", min=1)] = 16,
     device: Annotated[
         str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the fastest one available.")
     ] = None,
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of the arithmetic; 16 bits are faster on GPUs."),
-    ] = "float32",
+    precision: PrecisionName = "float32",
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
 ) -> None:
     """Predict the probability of every location for every field.
@@ -74,11 +79,12 @@ def predict(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import write_locations
+    from cytoloc.predict.planes import parse_substitutes
     from cytoloc.predict.sources import DatasetSource, open_source
     from cytoloc.prediction_files import check_predictions_path, write_predictions
 
     check_predictions_path(out)
-    substitutes = _substitutes(absent or [])
+    substitutes = parse_substitutes(absent or [])
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
     outputs = [out, *([locations] if locations else [])]
     check_outputs(*outputs, listed)
@@ -86,7 +92,7 @@ def predict(
     for source in sources:
         if isinstance(source, DatasetSource):
             warn_if_unfinished(source.dataset)
-    # Networks take seconds to import: what is wrong with the call is said before.
+    # Networks take seconds to import, so the arguments are checked before.
     from cytoloc.predict.loading import load
 
     loaded = load(model, device=device, precision=precision)
@@ -118,19 +124,3 @@ def predict(
         note(f"{counted(len(bad), 'field')} could not be read; {listed} says why.")
         for name, reason in examples(bad):
             typer.echo(as_flags(f"  {name}: {reason}"), err=True)
-
-
-def _substitutes(options: list[str]) -> dict[str, str]:
-    """Return the substitute of each channel that ``--absent`` names."""
-    from cytoloc.errors import SettingsError
-
-    substitutes: dict[str, str] = {}
-    for option in (word.strip() for each in options for word in each.split(",")):
-        name, sign, substitute = (part.strip() for part in option.partition("="))
-        if not (name and sign and substitute) or name in substitutes:
-            raise SettingsError(
-                f"--absent {option} is not CHANNEL=SUBSTITUTE, or names a channel twice.",
-                hint="Write for example --absent er=zero.",
-            )
-        substitutes[name] = substitute
-    return substitutes

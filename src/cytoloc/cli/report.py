@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +13,6 @@ from cytoloc.choices import MethodName
 from cytoloc.cli.console import counted, read_truth
 
 if TYPE_CHECKING:
-    from cytoloc.labels import LabelSet
-    from cytoloc.report.runs import FinishedRun
     from cytoloc.report.study import StudyTables
 
 FILE_COLUMNS = 160
@@ -38,13 +35,14 @@ def register(app: typer.Typer) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS…")],
     table: Annotated[
-        bool, typer.Option("--table", help="Tables of models and ensembles: the one report that there is so far.")
+        bool, typer.Option("--table", help="Tables of models and ensembles; no other report exists so far.")
     ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="The truth: CSV Id,Target, or a dataset; by default the runs' own dataset.")
     ] = None,
     folds: Annotated[
-        Path | None, typer.Option(help="Folds file, whose groups the cross-fit keeps together and the intervals draw.")
+        Path | None,
+        typer.Option(help="Folds file; the cross-fit keeps its groups together, and intervals resample groups."),
     ] = None,
     decision: Annotated[
         MethodName,
@@ -73,7 +71,7 @@ def report(
     from cytoloc.files import check_outputs, new_file
     from cytoloc.lists import read_groups, truth_of
     from cytoloc.predictions import refuse_different
-    from cytoloc.report.runs import finished_runs
+    from cytoloc.report.runs import finished_runs, truth_of_runs
     from cytoloc.report.study import study_tables
     from cytoloc.report.study_format import json_values
 
@@ -85,9 +83,9 @@ def report(
     for run in left_out:
         typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if not finished:
-        raise TableError("None of these runs is finished.", hint="Go on with `cytoloc train … --resume`.")
+        raise TableError("None of these runs is finished.", hint="Resume them with `cytoloc train … --resume`.")
     label_set = refuse_different({str(run.folder): run.predictions for run in finished})
-    known, where = (read_truth(labels, label_set), str(labels)) if labels else _dataset_truth(finished, label_set)
+    known, where = (read_truth(labels, label_set), str(labels)) if labels else truth_of_runs(finished, label_set)
     tables = study_tables(
         finished,
         lambda ids: truth_of(ids, known, label_set, where=where),
@@ -104,34 +102,14 @@ def report(
         rows = f"{counted(len(tables.models), 'model')}, {counted(len(tables.ensembles), 'ensemble')}"
         typer.echo(f"{out}: {rows}, from {counted(len(finished), 'run')}.")
     else:
-        _print(tables, style)
+        from rich.console import Console
 
+        from cytoloc.report.study_format import rich_tables
 
-def _dataset_truth(runs: Sequence[FinishedRun], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Return the labels in the datasets that runs were trained on, and where those lie.
-
-    Raises:
-        TableError: If one is not there any more, was changed since, or two disagree on a field.
-        LabelSetError: If one has another label set than the predictions.
-    """
-    from cytoloc.dataset.store import open_dataset
-    from cytoloc.errors import FormatError, StorageError, TableError
-
-    hint = "Give the truth: --labels CSV, or the place of the dataset."
-    known: dict[str, tuple[int, ...]] = {}
-    datasets = {(run.dataset, run.fingerprint): run for run in runs}
-    for (path, fingerprint), run in datasets.items():
-        try:
-            dataset = open_dataset(path)
-        except (FormatError, StorageError) as error:
-            raise TableError(f"The dataset of {run.folder} cannot be opened: {error.message}", hint=hint) from error
-        if dataset.fingerprint != fingerprint:
-            raise TableError(f"{path} is not what it was when {run.folder} was trained.", hint=hint)
-        label_set.refuse_other(dataset.label_set, what=str(path), than="the predictions")
-        for name, labels in zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True):
-            if labels is not None and known.setdefault(name, tuple(labels)) != tuple(labels):
-                raise TableError(f"{path} and another dataset of these runs disagree on {name}.", hint=hint)
-    return known, ", ".join(sorted({path for path, _ in datasets}))
+        if style == Format.text and Console().is_terminal:
+            Console().print(rich_tables(tables))
+        else:
+            typer.echo(_written(tables, style), nl=False)
 
 
 def _written(tables: StudyTables, style: Format) -> str:
@@ -148,14 +126,3 @@ def _written(tables: StudyTables, style: Format) -> str:
     text = io.StringIO()
     Console(file=text, width=FILE_COLUMNS).print(rich_tables(tables))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
-
-
-def _print(tables: StudyTables, style: Format) -> None:
-    from rich.console import Console
-
-    from cytoloc.report.study_format import rich_tables
-
-    if style == Format.text and Console().is_terminal:
-        Console().print(rich_tables(tables))
-    else:
-        typer.echo(_written(tables, style), nl=False)

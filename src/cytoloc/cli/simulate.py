@@ -10,6 +10,16 @@ import typer
 from cytoloc.choices import Noise
 from cytoloc.cli.console import counted, progress
 
+Form = Annotated[
+    Literal["dataset", "kaggle", "hpa", "study"],
+    typer.Option(
+        "--format",
+        help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
+        " Protein Atlas's, each stain in its color; study: datasets for training,"
+        " test and external labels, with a list of their flaws.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -27,16 +37,8 @@ def simulate(
             help="Edge of the photographs, in pixels; datasets hold them scaled to --size, image files as they are."
         ),
     ] = None,
-    form: Annotated[
-        Literal["dataset", "kaggle", "hpa", "study"],
-        typer.Option(
-            "--format",
-            help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
-            " Protein Atlas's, each stain in its color; study: datasets for training,"
-            " test and external labels, with what is wrong about them beside.",
-        ),
-    ] = "dataset",
-    bits: Annotated[Literal["8", "16"], typer.Option(help="Of --format kaggle: bits of a pixel.")] = "8",
+    form: Form = "dataset",
+    bits: Annotated[Literal["8", "16"], typer.Option(help="Bits per pixel, for --format kaggle.")] = "8",
     evenness: Annotated[
         float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")
     ] = 0.0,
@@ -44,26 +46,30 @@ def simulate(
         Path | None, typer.Option(help="CSV Target,share of label sets, in place of the real training set's.")
     ] = None,
     duplicates: Annotated[
-        float | None, typer.Option(help="Share of near-duplicates; of a study's training .04.")
+        float | None,
+        typer.Option(help="Share of near-duplicates; by default 0, and 0.04 of the training fields of a study."),
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(help="Of a study: share of training fields with a wrong label; .03.")
+        float | None, typer.Option(help="Share of training fields of a study with a wrong label; by default 0.03.")
     ] = None,
     noise_kind: Annotated[
         Noise | None,
-        typer.Option(help="Of a study: what is wrong with them; swapped. Fields of one label cannot miss it."),
+        typer.Option(help="Kind of wrong labels of a study; by default swapped. Fields with one label never miss it."),
     ] = None,
     leaked: Annotated[
-        float | None, typer.Option(help="Of a study: share of test fields that the external set has; .02.")
+        float | None,
+        typer.Option(help="Share of test fields of a study that are in its external set; by default 0.02."),
     ] = None,
-    gain: Annotated[float | None, typer.Option(help="Of a study: brightness of the test set; .8.")] = None,
+    gain: Annotated[
+        float | None, typer.Option(help="Relative brightness of the test set of a study; by default 0.8.")
+    ] = None,
     show: Annotated[
         Path | None, typer.Option(help="Draw a PNG with a field of each location, instead of --out.")
     ] = None,
 ) -> None:
-    """Draw cells whose protein is where the labels say, wells and rare locations as in reality.
+    """Draw fields of simulated cells, with wells and rare locations as in reality.
 
-    Drawing that was stopped goes on when it is started again.
+    Drawing is resumable: rerun the command to continue.
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.dataset`
     """
@@ -82,9 +88,9 @@ def simulate(
     given: dict[str, Any] = {"noise": noise, "kind": noise_kind, "leaked": leaked, "gain": gain}
     flaws = {name: value for name, value in given.items() if value is not None}
     if flaws and form != "study":
-        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are of --format study.")
+        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are for --format study.")
     if bits != "8" and form != "kaggle":
-        raise typer.BadParameter("--bits is of --format kaggle.")
+        raise typer.BadParameter("--bits is for --format kaggle.")
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
     twice = 0.0 if form == "study" else duplicates or 0.0

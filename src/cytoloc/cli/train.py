@@ -19,29 +19,23 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
 
 
-def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, every key resolved.")] = None) -> None:
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe with all its keys.")] = None) -> None:
     """List the recipes, or show one with all its keys.
 
     Example: `cytoloc recipes quick`
     """
-    from cytoloc.recipe import load_recipe, to_toml
+    from cytoloc.recipe import load_recipe, loss_in_words, published_scores, recipe_names, to_toml
 
     if name:
         typer.echo(to_toml(load_recipe(name)), nl=False)
         return
-    for line in _recipe_table():
-        typer.echo(line)
-
-
-def _recipe_table() -> list[str]:
-    """Return the recipes of the silver-medal baseline with their published scores, then cytoloc's own."""
-    from cytoloc.recipe import load_recipe, loss_in_words, published_scores, recipe_names
 
     def row(name: str, last: str) -> str:
         recipe = load_recipe(name)
         edge, batch = recipe.image.size, recipe.schedule.batch_size * recipe.schedule.accumulate
         return f"{name:<16} {recipe.model.backbone:<24} {edge:>5} {batch:>6}  {last}"
 
+    # The recipes of the silver-medal baseline come first, with their published metrics.
     published = published_scores()
     heading = f"{'recipe':<16} {'network':<24} {'image':>5} {'batch':>6}  "
     lines = [f"{heading}{'loss':<24}    CV public private"]
@@ -56,7 +50,7 @@ def _recipe_table() -> list[str]:
     for name in recipe_names():
         if name not in published:
             lines.append(row(name, loss_in_words(load_recipe(name))))
-    return lines
+    typer.echo("\n".join(lines))
 
 
 def train(
@@ -89,6 +83,8 @@ def train(
     """
     require_nets()
     keep_freed_memory()
+    from tqdm import tqdm
+
     from cytoloc.dataset.store import open_dataset
     from cytoloc.report.figures import training_curve
     from cytoloc.training import run as training
@@ -105,7 +101,7 @@ def train(
         device=device,
         processes=find_processes(devices, nodes, environ=os.environ, device=device),
         mlflow=mlflow,
-        report=_above_the_bar if on_terminal() else lambda line: typer.echo(as_flags(line)),
+        report=lambda line: (tqdm.write if on_terminal() else typer.echo)(as_flags(line)),
         progress_bar=on_terminal(),
     )
     runs = training.train(
@@ -129,10 +125,3 @@ def train(
                 log_files(mlflow, folder, [curve])
     curves = ", ".join(f"{name}-curve.png" for name in names)
     typer.echo(f"{out}: {', '.join(run.name for run in runs)}; out-of-fold predictions in each; {curves}")
-
-
-def _above_the_bar(line: str) -> None:
-    """Print a line above the progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(as_flags(line))

@@ -110,6 +110,25 @@ class Audit:
                 corrected[name] = right
         return corrected
 
+    def summary(self) -> list[str]:
+        """Return the comparison in words, and a line per location."""
+        total = len(self.matched)
+        missing = f" ({self.unmatched} pair{'s' * (self.unmatched != 1)} not in both lists)" if self.unmatched else ""
+        lines = [
+            f"{total} pair{'s' * (total != 1)} compared{missing}: {self.equal} label sets equal,"
+            f" {self.equal / total:.1%}.",
+            f"micro F1 {self.micro_f1:.3f}, macro F1 {self.macro_f1:.3f}",
+            "",
+            f"{'location':<43} {'both':>6} {'only listed':>12} {'only true':>10} {'F1':>6}  wrong labels (95 %)",
+        ]
+        for row in self.classes.filter(pl.col("f1").is_not_null()).iter_rows(named=True):
+            interval = "" if row["wrong"] is None else f"({row['wrong_low']:.1%} to {row['wrong_high']:.1%})"
+            wrong = f"{row['wrong']:.1%} {interval}" if interval else ""
+            name = f"{row['key']:>2} {row['location']}" if row["key"].isdecimal() else row["location"]
+            counts = f"{row['both']:>6} {row['only_listed']:>12} {row['only_true']:>10}"
+            lines.append(f"{name:<43} {counts} {row['f1']:>6.3f}  {wrong}")
+        return lines
+
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
         return {

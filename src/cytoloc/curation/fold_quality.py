@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -53,6 +54,18 @@ class FoldQuality:
             return None
         ratio = np.where(could & (most - fewest > 1), (most - fewest) / np.maximum(mean, 1e-9), 0.0)
         return int(np.argmax(ratio)), float(ratio.max())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return {
+            "fields": self.fields.tolist(),
+            "groups": self.groups.tolist(),
+            "together": self.together,
+            "cut_at_random": self.cut_at_random,
+            "scarce": list(self.label_set.keys_of(self.scarce)),
+            "worst": self.worst and {"key": self.label_set[self.worst[0]].key, "apart": self.worst[1]},
+            "classes": self.table().to_dicts(),
+        }
 
     def table(self) -> pl.DataFrame:
         """Return a row per location: fields and groups, in all and in each fold."""

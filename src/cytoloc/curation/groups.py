@@ -15,11 +15,7 @@ from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.hpa_names import parse_hpa_id
 
-KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {
-    "well": ("plate", "well"),
-    "antibody": ("antibody",),
-    "field": ("id",),
-}
+KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {"well": ("plate", "well"), "antibody": ("antibody",), "field": ("id",)}
 """Columns of a dataset's table in which fields that belong together agree."""
 
 _Key = tuple[str | None, ...]

@@ -128,7 +128,7 @@ def import_kaggle(
         DatasetWarning: If something about the import should be checked.
     """
     source = kaggle_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    return _opened(run_import(source, out, size=size, options=options))
+    return _dataset_of(run_import(source, out, size=size, options=options))
 
 
 def import_hpa(
@@ -158,7 +158,7 @@ def import_hpa(
         SettingsError: If ``options`` has ``depth`` or ``floor``, which are for 16-bit files.
     """
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    return _opened(run_import(source, out, size=size, options=options))
+    return _dataset_of(run_import(source, out, size=size, options=options))
 
 
 def import_folder(
@@ -194,7 +194,7 @@ def import_folder(
     source = folder_source(
         folder, out=out, channels=channels, labels=labels, label_set=label_set, size=size, options=options
     )
-    return _opened(run_import(source, out, size=size, options=options))
+    return _dataset_of(run_import(source, out, size=size, options=options))
 
 
 def kaggle_source(
@@ -402,7 +402,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
     return replace(imported, notes=tuple(notes))
 
 
-def _opened(imported: Imported) -> Dataset:
+def _dataset_of(imported: Imported) -> Dataset:
     """Return the dataset; notes become warnings."""
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)

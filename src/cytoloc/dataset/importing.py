@@ -290,12 +290,7 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
 
 
 def _pack(
-    source: FieldSource,
-    writer: DatasetWriter,
-    record: ImportRecord,
-    options: ImportOptions,
-    *,
-    pool: Executor | None,
+    source: FieldSource, writer: DatasetWriter, record: ImportRecord, options: ImportOptions, *, pool: Executor | None
 ) -> ImportRecord:
     """Write what is not written yet, and return what became of all items; the last segment is not committed."""
     items, manifest, files = source.items, writer.manifest, StoredFiles(writer.folder)

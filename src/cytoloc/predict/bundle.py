@@ -406,5 +406,5 @@ def _plain_card(name: str, runs: Sequence[LoadedRun], decision: Decision | None)
     if decision:
         unseen, fields = (decision.fitted_on.get(key) for key in ("macro_f1_cross_fitted", "fields"))
         measured = "" if unseen is None else f"; cross-fitted macro F1 {unseen:.3f}"
-        lines += ["", f"Decision: method {decision.method}, fitted to {fields or 'unknown'} fields{measured}."]
+        lines += ["", f"Decision: method {decision.method.name}, fitted to {fields or 'unknown'} fields{measured}."]
     return "\n".join(lines) + "\n"

@@ -14,10 +14,7 @@ from cytoloc.predict.runs import read_runs
 
 
 def load(
-    path: str | Path = "builtin",
-    *,
-    device: str | torch.device | None = None,
-    precision: Precision = "float32",
+    path: str | Path = "builtin", *, device: str | torch.device | None = None, precision: Precision = "float32"
 ) -> Model:
     """Return a model.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import ZERO, near_channels
-from cytoloc.errors import ChannelError
+from cytoloc.errors import ChannelError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,27 @@ def find_planes(
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
     places[ZERO] = None
     return PlaneMap(tuple(places[substitutes.get(name, name)] for name in wanted))
+
+
+def parse_substitutes(texts: Sequence[str]) -> dict[str, str]:
+    """Return the substitute of each channel that the argument ``absent`` names as text.
+
+    Args:
+        texts: ``channel=substitute``, several also in one text with commas between.
+
+    Raises:
+        SettingsError: If a text has another form, or names a channel twice.
+
+    >>> parse_substitutes(["er=zero,microtubules=nucleus"])
+    {'er': 'zero', 'microtubules': 'nucleus'}
+    """
+    substitutes: dict[str, str] = {}
+    for text in (word.strip() for each in texts for word in each.split(",")):
+        name, _, substitute = (part.strip() for part in text.partition("="))
+        if not (name and substitute) or name in substitutes:
+            raise SettingsError(
+                f"`absent` has {text!r}, which is not CHANNEL=SUBSTITUTE, or names a channel twice.",
+                hint="Write for example `absent=er=zero`.",
+            )
+        substitutes[name] = substitute
+    return substitutes

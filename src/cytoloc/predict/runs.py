@@ -47,10 +47,7 @@ def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network
         network.load_state_dict(state)
     # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
     except Exception as error:
-        raise FormatError(
-            f"{checkpoint} cannot be loaded: {first_line(error)}",
-            hint="Train the run again.",
-        ) from error
+        raise FormatError(f"{checkpoint} cannot be loaded: {first_line(error)}", hint="Train the run again.") from error
     return network
 
 

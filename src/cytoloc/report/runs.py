@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoloc.errors import FormatError
+from cytoloc.dataset.store import open_dataset
+from cytoloc.errors import FormatError, StorageError, TableError
+from cytoloc.labels import LabelSet
 from cytoloc.prediction_files import read_predictions
 from cytoloc.predictions import Predictions
 from cytoloc.recipe import Recipe, read_resolved
@@ -73,3 +75,31 @@ def finished_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOu
         path, fingerprint = (str(header["dataset"][key]) for key in ("path", "fingerprint"))
         found.append(FinishedRun(folder, recipe, header["fold"], path, fingerprint, predictions))
     return found, left_out
+
+
+def truth_of_runs(runs: Sequence[FinishedRun], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], str]:
+    """Return the labels in the datasets that runs were trained on, and the paths of these datasets.
+
+    Args:
+        runs: Finished runs.
+        label_set: The label set of their predictions.
+
+    Raises:
+        TableError: If one is not there any more, was changed since, or two disagree on a field.
+        LabelSetError: If one has another label set than the predictions.
+    """
+    hint = "Give the truth with `labels`: a CSV, or the dataset."
+    known: dict[str, tuple[int, ...]] = {}
+    datasets = {(run.dataset, run.fingerprint): run for run in runs}
+    for (path, fingerprint), run in datasets.items():
+        try:
+            dataset = open_dataset(path)
+        except (FormatError, StorageError) as error:
+            raise TableError(f"The dataset of {run.folder} cannot be opened: {error.message}", hint=hint) from error
+        if dataset.fingerprint != fingerprint:
+            raise TableError(f"{path} is not what it was when {run.folder} was trained.", hint=hint)
+        label_set.refuse_other(dataset.label_set, what=str(path), than="the predictions")
+        for name, labels in zip(dataset.ids, dataset.fields["labels"].to_list(), strict=True):
+            if labels is not None and known.setdefault(name, tuple(labels)) != tuple(labels):
+                raise TableError(f"{path} and another dataset of these runs disagree on {name}.", hint=hint)
+    return known, ", ".join(sorted({path for path, _ in datasets}))

@@ -98,10 +98,4 @@ def _metric_cells(metrics: CrossValidation) -> list[str]:
         "-" if value is None else f"{value:.3f} ({metrics.classes})"
         for value in (metrics.roc_auc, metrics.average_precision)
     ]
-    return [
-        str(metrics.fields),
-        f"{metrics.cv:.3f}",
-        f"{metrics.low:.3f} to {metrics.high:.3f}",
-        *means,
-        metrics.note,
-    ]
+    return [str(metrics.fields), f"{metrics.cv:.3f}", f"{metrics.low:.3f} to {metrics.high:.3f}", *means, metrics.note]

@@ -18,10 +18,9 @@ import numpy as np
 from PIL import Image
 
 from cytoloc._typing import Progress
-from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS
+from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS, HPA_PLANES
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
-from cytoloc.images.codecs import HPA_PLANES
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, photograph
@@ -68,11 +67,7 @@ def simulate_kaggle(
 
 
 def simulate_hpa(
-    path: str | Path,
-    design: Design,
-    *,
-    pool: Executor | None = None,
-    progress: Progress = lambda _done, _total: None,
+    path: str | Path, design: Design, *, pool: Executor | None = None, progress: Progress = lambda _done, _total: None
 ) -> None:
     """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its color.
 

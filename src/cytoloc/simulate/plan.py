@@ -212,7 +212,14 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                 place += 1
                 line = int(rng.choice(len(lines), p=lines))
                 other = sets[int(rng.choice(len(sets), p=shares))][0]
-                here = _other_labels(labels, other, rng) if well or rng.uniform() < 0.3 else labels
+                here = labels
+                # Another well of a gene mostly shows the same, else one location less or one more.
+                if (well or rng.uniform() < 0.3) and rng.uniform() <= OTHER_LABELS:
+                    if len(labels) > 1 and rng.uniform() < 0.5:
+                        left_out = int(rng.integers(len(labels)))
+                        here = labels[:left_out] + labels[left_out + 1 :]
+                    else:
+                        here = tuple(sorted({*labels, other[int(rng.integers(len(other)))]}))
                 strengths = tuple(float(each) for each in rng.uniform(0.55, 1.0, len(here)))
                 row = FieldRow(
                     id="",
@@ -229,16 +236,6 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                 )
                 for number in range(1, int(rng.integers(2, 6))):
                     yield replace(row, field=str(number)), strengths, antibody, line
-
-
-def _other_labels(labels: Locations, other: Locations, rng: np.random.Generator) -> Locations:
-    """Return what another well of a gene shows: mostly the same, else one location less or one more."""
-    if rng.uniform() > OTHER_LABELS:
-        return labels
-    if len(labels) > 1 and rng.uniform() < 0.5:
-        left_out = int(rng.integers(len(labels)))
-        return labels[:left_out] + labels[left_out + 1 :]
-    return tuple(sorted({*labels, other[int(rng.integers(len(other)))]}))
 
 
 def _name(design: Design, number: int) -> str:

@@ -21,7 +21,7 @@ from cytoloc.errors import SettingsError
 from cytoloc.labels import LabelSet
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.files import of_one_well, resumable, write_labels, write_rows
-from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, Locations, plan_study
+from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, plan_study
 
 TEST_SHARE: Final = 0.38
 """Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
@@ -101,11 +101,7 @@ class PlannedSet:
 
 
 def simulate_dataset(
-    path: str | Path,
-    design: Design,
-    *,
-    pool: Executor | None = None,
-    progress: Progress = lambda _done, _total: None,
+    path: str | Path, design: Design, *, pool: Executor | None = None, progress: Progress = lambda _done, _total: None
 ) -> Dataset:
     """Draw fields of simulated cells into a new dataset.
 
@@ -220,7 +216,18 @@ def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
         )
         test[place] = replace(test[place], row=row, locations=original.locations, copy_of=original, kind=kind)
     rng = np.random.default_rng([design.seed, 4])
-    wrong = [replace(plan, row=replace(plan.row, labels=_mistaken(plan, flaws, rng))) for plan in train]
+    wrong = []
+    for plan in train:
+        labels = plan.locations
+        draw, place = rng.uniform(), int(rng.integers(len(labels)))
+        others = [location for location in range(len(LabelSet.hpa28())) if location not in labels]
+        if draw < flaws.noise and others and flaws.kind == "missing":
+            labels = labels[:place] + labels[place + 1 :] if len(labels) > 1 else labels
+        elif draw < flaws.noise and others:
+            other = others[int(rng.integers(len(others)))]
+            rest = labels if flaws.kind == "extra" else labels[:place] + labels[place + 1 :]
+            labels = tuple(sorted({*rest, other}))
+        wrong.append(replace(plan, row=replace(plan.row, labels=labels)))
     hidden = [
         replace(plan, row=replace(plan.row, labels=None, gene=None, antibody=None, plate=None, well=None))
         for plan in test
@@ -230,18 +237,3 @@ def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
         "external": PlannedSet(of_external, external, external),
         "test": PlannedSet(of_test, test, hidden),
     }
-
-
-def _mistaken(plan: FieldPlan, flaws: Flaws, rng: np.random.Generator) -> Locations:
-    """Return the labels that an annotator gives a field, which are sometimes wrong."""
-    labels = plan.locations
-    draw, place = rng.uniform(), int(rng.integers(len(labels)))
-    others = [location for location in range(len(LabelSet.hpa28())) if location not in labels]
-    if draw >= flaws.noise or not others:
-        return labels
-    if flaws.kind == "missing":
-        return labels[:place] + labels[place + 1 :] if len(labels) > 1 else labels
-    other = others[int(rng.integers(len(others)))]
-    if flaws.kind == "extra":
-        return tuple(sorted({*labels, other}))
-    return tuple(sorted({*labels[:place], *labels[place + 1 :], other}))

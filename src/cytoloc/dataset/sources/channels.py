@@ -110,8 +110,7 @@ class Pick:
         if self.channel is None:
             if len(names) != 1:
                 raise ImageError(
-                    f"it has {len(names)} channels{named}, not one.",
-                    hint=f"Say which, for example {self}#0.",
+                    f"it has {len(names)} channels{named}, not one.", hint=f"Say which, for example {self}#0."
                 )
             return 0
         if isinstance(self.channel, int):

@@ -62,8 +62,7 @@ class FolderSource:
     ) -> None:
         if files and not reader.channels.one_file:
             raise SettingsError(
-                "`files` is for files that hold all channels; here every channel has a pattern.",
-                hint="Leave it out.",
+                "`files` is for files that hold all channels; here every channel has a pattern.", hint="Leave it out."
             )
         self.reader = reader
         self.folder = reader.folder

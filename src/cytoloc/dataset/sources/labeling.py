@@ -67,8 +67,7 @@ def read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], di
     unknown = [name for name in table.columns if name not in ("Id", *NAMES)]
     if "Id" not in table.columns or unknown:
         raise TableError(
-            f"{path} has the columns {', '.join(table.columns)}.",
-            hint=f"It needs id and may have {', '.join(NAMES)}.",
+            f"{path} has the columns {', '.join(table.columns)}.", hint=f"It needs id and may have {', '.join(NAMES)}."
         )
     ids = table["Id"].to_list()
     refuse_repeated(ids, where=str(path))

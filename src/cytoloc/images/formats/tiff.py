@@ -293,7 +293,7 @@ def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...]
     """Return the name of one of ``count`` series, the names of its channels, and its pixel size in µm."""
     series = file.series[number]
     if file.is_ome and file.ome_metadata:
-        return _from_ome(file.ome_metadata, number, count, series.name)
+        return read_ome(file.ome_metadata, number, count, series.name)
     names: tuple[str, ...] = ()
     tags = series.keyframe.tags
     if file.is_imagej:
@@ -311,10 +311,17 @@ def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...]
     return "", names, plausible_um(unit_um * resolution.value[1] / resolution.value[0])
 
 
-def _from_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
-    """Return the same from OME-XML; empty if it is not certain which of its images the series is.
+def read_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
+    """Return the name of a series, the names of its channels, and its pixel size in µm, from OME-XML.
 
-    Each file of a set describes the images of all, and holds the pixels of some.
+    They are empty if it is not certain which image of the XML is the series: each file of a set describes the images of
+    all files.
+
+    Args:
+        xml: The OME-XML.
+        number: The number of the series in the file.
+        count: How many series the file has.
+        called: The name of the series.
     """
     root = ElementTree.fromstring(xml)  # noqa: S314  expat of Python 3.11 limits the growth of entities itself
     images = [node for node in root if node.tag.endswith("}Image")]

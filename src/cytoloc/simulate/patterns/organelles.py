@@ -41,11 +41,7 @@ def peroxisomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
 def endosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
     """Scatter a dozen or two small dots of uneven size, rather towards the rim of the cell."""
     return dots_in(
-        scene,
-        rng,
-        scene.cytoplasm & (scene.from_nucleus > 8 * scene.scale),
-        number=(10, 26),
-        radius=(0.8, 1.6),
+        scene, rng, scene.cytoplasm & (scene.from_nucleus > 8 * scene.scale), number=(10, 26), radius=(0.8, 1.6)
     )
 
 
