@@ -97,3 +97,8 @@ def test_label_lists_are_labels_of_fields(tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match="must be a string or a Path"):
         cytoloc.read_label_list(3)  # type: ignore[arg-type]
     assert LabelList({}, LabelSet.hpa28()).labeled.size == 0
+
+
+def test_folders_that_hold_no_dataset_yet_say_so(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"it has no dataset\.json"):
+        cytoloc.describe(tmp_path)

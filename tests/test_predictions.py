@@ -82,7 +82,7 @@ def test_ids_must_differ() -> None:
 def test_rows_come_in_the_order_asked_for() -> None:
     predictions = scores_of("a", "b", "c")
     np.testing.assert_array_equal(predictions.rows(["c", "a"]), predictions.probabilities[[2, 0]])
-    with pytest.raises(TableError, match=r"no score, e\.g\. z"):
+    with pytest.raises(TableError, match=r"no prediction, e\.g\. z"):
         predictions.rows(["a", "z"])
 
 

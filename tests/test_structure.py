@@ -43,7 +43,7 @@ ALLOWED = {
     "recipe_sections": {"channels", "choices", "errors", "labels"},
     "recipe": {"errors", "recipe_sections"},
     "lists": {"errors", "labels", "files"},
-    "predictions": {"errors", "labels", "lists"},
+    "predictions": {"choices", "errors", "labels", "lists"},
     "prediction_files": {"errors", "labels", "files", "lists", "predictions", "runs"},
     "label_list": {"errors", "hpa_names", "labels", "lists"},
     "label_conversion": {"errors", "files", "hpa_names", "labels", "lists", "predictions"},

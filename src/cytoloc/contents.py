@@ -29,6 +29,7 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
     Raises:
         ArgumentTypeError: If ``path`` is of another type.
         FormatError: If there is nothing at the path, or it is none of these.
+        TableError: If a CSV is none of these.
 
     Examples:
         >>> describe("builtin")["label_set"]["name"]
@@ -42,6 +43,9 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
         raise ArgumentTypeError(f"path must be a string, a Path, a dataset or predictions, not {type(path).__name__}.")
     place = Path(path)
     if "://" in str(path) or (place / "dataset.json").exists():
+        return {"kind": "dataset", **_of_dataset(open_dataset(path))}
+    if place.is_dir() and not is_run(place) and not any(place.glob("[!.]*/run.json")):
+        # Says what is missing, or that an import was stopped.
         return {"kind": "dataset", **_of_dataset(open_dataset(path))}
     if place.is_dir():
         runs: list[dict[str, Any]] = []
@@ -154,7 +158,8 @@ def _of_predictions(predictions: Predictions) -> dict[str, Any]:
 
 def _of_table(path: Path) -> dict[str, Any]:
     """Return what a CSV is, by its columns."""
-    columns = {name.lower() for name in read_csv(path).columns}
+    table = read_csv(path)
+    columns = {name.lower() for name in table.columns}
     if "fold" in columns:
         from cytoloc.curation.folds_file import read_folds
 
@@ -168,7 +173,6 @@ def _of_table(path: Path) -> dict[str, Any]:
             "left_out": folds["fold"].null_count(),
             "groups": folds["group"].n_unique(),
         }
-    table = read_csv(path)
     column = "Predicted" if "Predicted" in table.columns else label_column(table)
     if column is not None and "id" in columns:
         # A label list does not state its label set, so labels are counted as they are written.
@@ -180,6 +184,8 @@ def _of_table(path: Path) -> dict[str, Any]:
             "fields": table.height,
             "labels": dict(counts.iter_rows()),
         }
+    if "id" in columns and len(columns) > 2:
+        return {"kind": "predictions", **_of_predictions(read_predictions(path))}
     from cytoloc.curation.pairs import read_matches
 
     pairs = read_matches(path)

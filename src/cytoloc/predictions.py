@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, Float32Array
+from cytoloc.choices import near
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, UnknownIdError
 from cytoloc.labels import LabelSet, Location
 from cytoloc.lists import refuse_repeated
@@ -134,7 +136,7 @@ class Predictions:
         elif len(key) and isinstance(key[0], str):
             rows = np.array([self._row(str(name)) for name in key])
         else:
-            rows = np.arange(len(self))[np.asarray(key)]
+            rows = np.arange(len(self))[np.asarray(key) if len(key) else slice(0, 0)]
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows),
@@ -144,16 +146,20 @@ class Predictions:
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is a prediction for the field of this id."""
-        return name in self.ids
+        return name in self._rows
 
     def __iter__(self) -> Iterator[FieldPrediction]:
         return (self._field(row) for row in range(len(self)))
 
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
     def _row(self, name: str) -> int:
-        try:
-            return self.ids.index(name)
-        except ValueError:
-            raise UnknownIdError(f"There is no prediction for the field {name!r}.", hint="See .ids.") from None
+        found = self._rows.get(name)
+        if found is None:
+            raise UnknownIdError(f"There is no prediction for the field {name!r}.", hint=near(name, self.ids[:1000]))
+        return found
 
     def _field(self, row: int) -> FieldPrediction:
         order = np.argsort(-self.probabilities[row], kind="stable")
@@ -236,7 +242,7 @@ def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[in
     missing = [name for name in wanted if name not in position]
     if missing:
         raise TableError(
-            f"{where}: {len(missing)} of {len(wanted)} ids have no score, e.g. {', '.join(missing[:3])}.",
+            f"{where}: {len(missing)} of {len(wanted)} ids have no prediction, e.g. {', '.join(missing[:3])}.",
             hint="Predict those fields too, or ask for the ids that were predicted.",
         )
     return [position[name] for name in wanted]

@@ -331,3 +331,28 @@ def test_members_that_cannot_be_told_apart_are_a_wrong_call(
     said = cli("decide", "fit", *words, "--labels", "labels.csv", "--out", "d.json")
     assert said.code == 2
     assert message in said.err
+
+
+def test_ordered_fields_may_lack_members_that_others_have(cli: Cli, tmp_path: Path) -> None:
+    members, truth = study_of(1, 90, members=2)
+    ids = tuple(f"f{number}" for number in range(90))
+    for (name, values), rows in zip(members.items(), (slice(0, 60), slice(30, 90)), strict=True):
+        write_predictions(Predictions(ids[rows], values[rows].astype(np.float32), HPA28), tmp_path / f"{name}.parquet")
+    cells = [f"{name}," + " ".join(map(str, row.nonzero()[0])) for name, row in zip(ids, truth, strict=True)]
+    (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(cells) + "\n")
+    ordered = [*ids[80:], *ids[:10]]
+    (tmp_path / "order.csv").write_text("Id\n" + "\n".join(ordered) + "\n")
+    parts = [tmp_path / "m0.parquet", tmp_path / "m1.parquet", "--members"]
+    fitted = cli(
+        "decide", "fit", *parts, "--method", "grid", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d"
+    )
+    assert fitted.code == 0, fitted.err
+    call = ["decide", "apply", *parts, "--decision", tmp_path / "d", "--out"]
+    assert cli(*call, tmp_path / "all.csv").code == 0
+    said = cli(*call, tmp_path / "some.csv", "--order", tmp_path / "order.csv")
+    assert said.code == 0, said.err
+    every, some = (
+        read_labels(tmp_path / name, HPA28, column="Predicted", blank=True) for name in ("all.csv", "some.csv")
+    )
+    assert list(some) == ordered
+    assert some == {name: every[name] for name in ordered}

@@ -154,3 +154,13 @@ def test_a_validation_set_with_the_sizes_of_the_competitions_test(cli: Cli, tmp_
     assert size["look"] == "original_px"
     assert size["before"] == pytest.approx(0.294, abs=0.001)
     assert size["after"] < 0.01
+
+
+def test_a_validation_set_of_a_label_list_with_its_own_label_set(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("name\nalpha\nbeta\n")
+    rows = "".join(f"f{i},{'alpha' if i % 2 else 'beta'},{2048 if i % 3 else 1024}\n" for i in range(40))
+    (tmp_path / "list.csv").write_text(f"Id,Target,original_px\n{rows}")
+    (tmp_path / "target.csv").write_text("Id,original_px\n" + "".join(f"t{i},2048\n" for i in range(9)))
+    call = ["folds", tmp_path / "list.csv", "--label-set", tmp_path / "own.csv", "--like", tmp_path / "target.csv"]
+    said = cli(*call, "-k", 4, "--out", tmp_path / "folds.csv")
+    assert said.code == 0, said.err

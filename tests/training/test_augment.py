@@ -198,3 +198,9 @@ def test_augmentation_uses_every_allowed_view_and_no_other() -> None:
         assert min(seen.count(number) for number in allowed) > 400 / len(allowed) / 2
     unchanged = random_dihedral(batch, flips=False, turns=False, generator=torch.Generator())
     assert torch.equal(unchanged, batch)
+
+
+def test_half_precision_does_not_move_pixels() -> None:
+    images = torch.randint(0, 256, (2, 1, 256, 256), dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(resampled(images, torch.eye(3).repeat(2, 1, 1)), images)

@@ -15,12 +15,13 @@ import torch
 
 from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import TrainingError
+from cytoloc.errors import TableError, TrainingError
 from cytoloc.training.data import (
     FieldBatches,
     Sampling,
     batch_loader,
     field_weights,
+    folds_to_train,
     oversampled_rows,
     rarest_label,
     split_dataset,
@@ -200,3 +201,16 @@ def test_by_default_every_field_comes_once() -> None:
     once = order(truth, np.random.default_rng(3))
     assert sorted(once.tolist()) == list(range(300))
     np.testing.assert_array_equal(once, np.random.default_rng(3).permutation(300))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"id": ["a", "a", "b"], "group": [0, 1, 2], "fold": [0, 1, 1]}, "the id a occurs twice"),
+        ({"id": ["a", "b", "c"], "group": [0, 0, 1], "fold": [0, 1, 1]}, "groups that cross folds"),
+        ({"id": ["a", "b"], "fold": [0, 0]}, "one fold alone"),
+    ],
+)
+def test_tables_of_folds_are_checked_as_files_are(rows: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        folds_to_train(pl.DataFrame(rows), "all")

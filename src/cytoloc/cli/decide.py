@@ -174,22 +174,15 @@ def apply(
     for path, table in next(iter(tables.values())).items():
         rule.label_set.refuse_other(table.label_set, what=path, than=str(decision))
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
-    absent = list(without or [])
-    if order:
-        wanted = read_ids(order)
-        rows_of(wanted, list(dict.fromkeys(i for each in combined.values() for i in each.ids)), where=str(order))
-        for name, each in list(combined.items()):
-            known = set(each.ids).intersection(wanted)
-            combined[name] = each[rows_of([i for i in wanted if i in known], each.ids, where=name)] if known else each
-            if not known:
-                del combined[name]
-                absent.append(name)
-    fields = tuple(dict.fromkeys(name for each in combined.values() for name in each.ids))
+    fields = read_ids(order) if order else tuple(dict.fromkeys(i for each in combined.values() for i in each.ids))
+    rows_of(fields, list({i: None for each in combined.values() for i in each.ids}), where=str(order or "predictions"))
     result = rule(
-        combined, groups=read_groups(groups, fields) if groups else None, label_shift=label_shift, without=absent
+        combined,
+        groups=read_groups(groups, fields) if groups else None,
+        label_shift=label_shift,
+        without=without or (),
+        fields=fields,
     )
-    if order:
-        result = result[rows_of(wanted, result.ids, where=str(order))]
     decided = np.array(result.decided, np.bool_)
     labels = read_known(leak, result.ids, rule.label_set) if leak else {}
     for row, name in enumerate(result.ids):

@@ -93,7 +93,7 @@ def folds(
     elif like:
         with progress("looking at images") as advance:
             made, alike = make_validation_fold(
-                path if Path(path).is_file() else source,
+                source,
                 like,
                 k=k or 5,
                 group_by=group,

@@ -58,23 +58,33 @@ def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
             f"{path} is not a folds file: {'groups and folds' if grouped else 'folds'} must be whole numbers.",
             hint=_MAKE_ONE,
         ) from error
+    return check_table(folds, where=path)
+
+
+def check_table(folds: pl.DataFrame, *, where: Path | str) -> pl.DataFrame:
+    """Return a table ``id``, ``group``, ``fold`` if it is valid.
+
+    Raises:
+        TableError: If it is empty or has empty cells, an id repeats, folds are not numbered from 0, there is only one
+            fold, or a group crosses folds.
+    """
     if folds["fold"].drop_nulls().is_empty() or folds.select("id", "group").null_count().sum_horizontal().item():
-        raise TableError(f"{path} is not a folds file: it is empty or has empty cells.", hint=_MAKE_ONE)
+        raise TableError(f"{where} is not a folds file: it is empty or has empty cells.", hint=_MAKE_ONE)
     if folds["id"].is_duplicated().any():
         twice = folds.filter(folds["id"].is_duplicated())["id"][0]
-        raise TableError(f"{path}: the id {twice} occurs twice.", hint="Keep one row per id.")
+        raise TableError(f"{where}: the id {twice} occurs twice.", hint="Keep one row per id.")
     numbers = sorted(folds["fold"].drop_nulls().unique())
     if numbers != list(range(len(numbers))):
         raise TableError(
-            f"{path}: folds are numbered {', '.join(map(str, numbers[:8]))}{', …' if len(numbers) > 8 else ''}.",
+            f"{where}: folds are numbered {', '.join(map(str, numbers[:8]))}{', …' if len(numbers) > 8 else ''}.",
             hint="Number them 0, 1, 2 … without gaps.",
         )
     if len(numbers) < 2:
-        raise TableError(f"{path} has one fold alone, so nothing would be left to train on.", hint=_MAKE_ONE)
+        raise TableError(f"{where} has one fold alone, so nothing would be left to train on.", hint=_MAKE_ONE)
     crossing = _crossing(folds)
     if crossing.height:
         raise TableError(
-            f"{path}: groups that cross folds: {crossing.height}, e.g. group {crossing['group'][0]}.",
+            f"{where}: groups that cross folds: {crossing.height}, e.g. group {crossing['group'][0]}.",
             hint=_CROSSING_HINT,
         )
     return folds

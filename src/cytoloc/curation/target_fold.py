@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, FloatArray
 from cytoloc.channels import channel_order
-from cytoloc.choices import GroupBy
+from cytoloc.choices import GroupBy, check_type
 from cytoloc.curation.balancing import balanced
 from cytoloc.curation.duplicates import FIELDS_AT_A_TIME
 from cytoloc.curation.folds import class_counts, present_locations, table_of
@@ -105,7 +105,7 @@ def looks_in_list(path: Path) -> pl.DataFrame:
 
 def make_validation_fold(
     fields: LabelSource,
-    target: LabelSource,
+    target: Dataset | str | Path,
     *,
     k: int = 5,
     group_by: GroupBy = "well",
@@ -116,7 +116,8 @@ def make_validation_fold(
     """Return two folds, of which fold 0 looks like another set of fields, such as the test set.
 
     Args:
-        fields: A dataset, or the path of a CSV that lists labels and looks of fields.
+        fields: A dataset, a label list, or the path of either. The file of a label list has the looks of its fields
+            too.
         target: A dataset, or the path of a CSV that lists looks.
         k: Fold 0 has one field in ``k``.
         group_by: What must not be separated.
@@ -129,15 +130,15 @@ def make_validation_fold(
         target.
 
     Raises:
-        TableError: As :func:`pick_like`.
+        TableError: If the two have no look in common, a field has none, or there are fewer groups than ``k``.
     """
     source = open_labels(fields)
-    looks, wanted = (
-        looks_in_list(Path(each))
-        if isinstance(each, str | Path) and Path(each).is_file()
-        else looks_of_dataset(each if isinstance(each, Dataset) else open_dataset(str(each)), progress)
-        for each in (fields, target)
-    )
+    check_type(target, (Dataset, str, Path), argument="target")
+    looks = looks_of_dataset(source, progress) if isinstance(source, Dataset) else looks_in_list(Path(source.path))
+    if isinstance(target, str | Path) and Path(target).is_file():
+        wanted = looks_in_list(Path(target))
+    else:
+        wanted = looks_of_dataset(target if isinstance(target, Dataset) else open_dataset(target), progress)
     return pick_like(source.fields, looks, wanted, k=k, group_by=group_by, pairs=tied_ids(pairs), seed=seed)
 
 

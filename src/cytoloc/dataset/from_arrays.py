@@ -13,10 +13,11 @@ from cytoloc._typing import BoolArray
 from cytoloc.channels import channel_order, check_channels
 from cytoloc.choices import check_type
 from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.quarantine import refuse_unprintable
 from cytoloc.dataset.sources.channels import NAMES
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import Field, write_dataset
-from cytoloc.errors import ArgumentTypeError, ImageError, SettingsError, TableError
+from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit
 from cytoloc.images.scale import Scaling, scale_field
@@ -92,6 +93,8 @@ def dataset_from_arrays(
     for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
         if values is not None and len(values) != len(array):
             raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
+    for value in (value for values in (metadata or {}).values() for value in values):
+        check_type(value, (str, type(None)), argument="metadata")
     locations, indices = _indices(labels, find_label_set(label_set) if isinstance(label_set, str) else label_set)
     stored = channel_order(names)
     order = [names.index(name) for name in stored]
@@ -99,6 +102,7 @@ def dataset_from_arrays(
 
     def rows() -> Iterator[Field]:
         for number, name in enumerate(keys):
+            refuse_unprintable(name)
             with located(f"field {name}"):
                 native = array[number][order].astype(array.dtype.newbyteorder("="), copy=False)
                 eight = all_to_8_bit(list(native), DepthRule(), called=stored)
@@ -127,14 +131,19 @@ def _indices(
     """Return the label set, and the indices of the locations of each field."""
     if labels is None:
         return label_set or LabelSet.hpa28(), None
-    if isinstance(labels, np.ndarray):
+    if not isinstance(labels, list | tuple):
+        matrix = np.asarray(labels)
         if label_set is None:
             raise SettingsError("`labels` is a matrix, so `label_set` must name its columns.")
-        if labels.ndim != 2 or labels.shape[1] != len(label_set) or labels.dtype != bool:
+        if matrix.ndim != 2 or matrix.shape[1] != len(label_set) or matrix.dtype != bool:
             raise TableError(
-                f"`labels` must be a bool matrix with {len(label_set)} columns; this is {labels.dtype} {labels.shape}."
+                f"`labels` must be a bool matrix with {len(label_set)} columns; this is {matrix.dtype} {matrix.shape}."
             )
-        return label_set, [tuple(int(i) for i in np.flatnonzero(row)) for row in labels]
+        return label_set, [tuple(int(i) for i in np.flatnonzero(row)) for row in matrix]
+    for number, each in enumerate(labels):
+        check_type(each, (list, tuple, set, frozenset, type(None)), argument=f"labels[{number}]")
+        for word in each or ():
+            check_type(word, (str, int, np.integer), argument=f"labels[{number}]")
     if label_set is None:
         words = {word for each in labels for word in each or ()}
         if not words or not all(isinstance(word, str) for word in words):
@@ -142,10 +151,6 @@ def _indices(
         label_set = LabelSet.from_names(sorted(map(str, words), key=str.casefold), name="labels")
     found: list[tuple[int, ...] | None] = []
     for number, each in enumerate(labels):
-        if isinstance(each, str):
-            raise ArgumentTypeError(
-                f"`labels` of field {number} is a string.", hint="Give a list of locations for each field."
-            )
         if each is None:
             found.append(None)
             continue

@@ -28,10 +28,10 @@ from cytoloc.decide.inputs import (
 )
 from cytoloc.decide.methods import Method, Rules, method_named
 from cytoloc.decide.thresholds import NEVER, apply_thresholds, average_groups, expected_thresholds
-from cytoloc.errors import CytolocError, FormatError, SettingsError, TableError
+from cytoloc.errors import ArgumentTypeError, CytolocError, FormatError, SettingsError, TableError
 from cytoloc.files import FileFormat, json_bytes, read_json, write_json
 from cytoloc.labels import LabelSet
-from cytoloc.predictions import Predictions, warnings_of
+from cytoloc.predictions import Predictions, rows_of, warnings_of
 
 DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1)
 
@@ -84,6 +84,7 @@ class Decision:
         groups: FieldGroups | None = ...,
         label_shift: bool = ...,
         without: Sequence[str] = ...,
+        fields: Sequence[str] | None = ...,
     ) -> Predictions: ...
 
     @overload
@@ -94,6 +95,7 @@ class Decision:
         groups: FieldGroups | None = ...,
         label_shift: bool = ...,
         without: Sequence[str] = ...,
+        fields: Sequence[str] | None = ...,
     ) -> Bools: ...
 
     def __call__(
@@ -103,6 +105,7 @@ class Decision:
         groups: FieldGroups | None = None,
         label_shift: bool = False,
         without: Sequence[str] = (),
+        fields: Sequence[str] | None = None,
     ) -> Predictions | Bools:
         """Return the locations of each field.
 
@@ -114,6 +117,7 @@ class Decision:
             label_shift: Estimate how frequent locations are in these fields, and decide accordingly. The locations of
                 a field then depend on the other fields.
             without: Members that have no predictions of these fields.
+            fields: With Predictions, the ids of the fields to decide, in this order; by default all.
 
         Returns:
             For Predictions, Predictions with calibrated probabilities and ``decided``; for arrays, bool
@@ -126,6 +130,10 @@ class Decision:
             LabelSetError: If the predictions have another label set.
         """
         members = self._checked(predictions, without)
+        if fields is not None:
+            if members.ids is None:
+                raise ArgumentTypeError("fields names fields by id, but the predictions are arrays.")
+            members = members.of(np.array(rows_of(fields, members.ids, where="fields"), np.int64))
         probabilities = self._probabilities(members, groups=groups, label_shift=label_shift)
         decided = self.decided(probabilities, label_shift=label_shift)
         if members.ids is None or members.tables is None:

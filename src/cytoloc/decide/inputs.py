@@ -217,7 +217,9 @@ def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set
         return {name: np.flatnonzero(row) for name, known, row in rows if known}
     found = {name: tuple(indices) for name, indices in labels.items()}
     for name, indices in found.items():
-        if not all(isinstance(i, int | np.integer) and 0 <= i < len(label_set) for i in indices):
+        if not all(
+            isinstance(i, int | np.integer) and type(i) is not bool and 0 <= i < len(label_set) for i in indices
+        ):
             raise TableError(
                 f"labels: {name} has {indices}, but the indices of the label set {label_set} are 0 to"
                 f" {len(label_set) - 1}.",

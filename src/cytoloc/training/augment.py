@@ -183,13 +183,15 @@ def resampled(images: Tensor, matrices: Tensor) -> Tensor:
             go from -1 to 1 (x to the right, y down).
     """
     count, channels, height, width = images.shape
-    matrices = matrices.to(images.device, non_blocking=True)
-    plain = torch.eye(3, device=images.device).repeat(count, 1, 1)[:, :2]
-    grid = functional.affine_grid(plain, [count, channels, height, width], align_corners=False)
-    points = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1) @ matrices.transpose(1, 2)[:, None]
-    positions = points[..., :2] / points[..., 2:]
-    seen = functional.grid_sample(images.float(), positions, padding_mode="reflection", align_corners=False)
-    return seen.round_().clamp_(0, 255).to(torch.uint8)
+    # In half precision, positions would be rounded to whole pixels.
+    with torch.autocast(images.device.type, enabled=False):
+        matrices = matrices.to(images.device, non_blocking=True)
+        plain = torch.eye(3, device=images.device).repeat(count, 1, 1)[:, :2]
+        grid = functional.affine_grid(plain, [count, channels, height, width], align_corners=False)
+        points = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1) @ matrices.transpose(1, 2)[:, None]
+        positions = points[..., :2] / points[..., 2:]
+        seen = functional.grid_sample(images.float(), positions, padding_mode="reflection", align_corners=False)
+        return seen.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def tiled(images: Tensor, orders: Tensor, views: Tensor, *, edge: int = 3) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from cytoloc._typing import BoolArray, FloatArray, IntArray
-from cytoloc.curation.folds_file import read_folds
+from cytoloc.curation.folds_file import check_table, read_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.labels import LabelSet
@@ -55,7 +55,7 @@ def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
 
     Raises:
         SettingsError: If an argument has the wrong type.
-        TableError: If the file of the folds is not valid.
+        TableError: If the folds are not valid.
     """
     if isinstance(folds, (str, Path)):
         folds = read_folds(Path(folds))
@@ -65,6 +65,8 @@ def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
         raise SettingsError(
             f"folds has the columns {', '.join(folds.columns)}.", hint="It needs id, and fold with integers."
         )
+    grouped = folds if "group" in folds.columns else folds.with_row_index("group")
+    check_table(grouped.select("id", "group", "fold"), where="folds")
     if fold == "all":
         return folds, sorted(folds["fold"].drop_nulls().unique().to_list())
     numbers = [fold] if isinstance(fold, int) else fold
