@@ -46,7 +46,7 @@ ALLOWED = {
     "predictions": {"errors", "labels", "lists"},
     "prediction_files": {"errors", "labels", "files", "lists", "predictions", "runs"},
     "label_list": {"errors", "hpa_names", "labels", "lists"},
-    "label_conversion": {"errors", "hpa_names", "labels", "predictions"},
+    "label_conversion": {"errors", "files", "hpa_names", "labels", "lists", "predictions"},
     "runs": {"errors", "files", "labels"},
     "contents": GROUND | {"curation", "dataset", "decide", "predict", "recipe"},
     "images": {"channels", "errors", "choices"},

@@ -138,17 +138,13 @@ def import_hpa(
 
     Args:
         folder: Holds ``{antibody}_{plate}_{well}_{field}_{color}.jpg``.
-        out: See :func:`import_kaggle`, as for the other arguments.
+        out: As for :func:`import_kaggle`, like the result and the errors.
         labels: CSV ``Id,Target``.
         label_set: The label set of the labels.
         size: Edge of the dataset's images, in pixels.
         options: How the import proceeds.
 
-    Returns:
-        The dataset.
-
     Raises:
-        ImageError, TableError, OutputExistsError: As :func:`import_kaggle`.
         SettingsError: If ``options`` has ``depth`` or ``floor``, which are for 16-bit files.
     """
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
@@ -169,20 +165,16 @@ def import_folder(
 
     Args:
         folder: Holds the files, also in folders below it.
-        out: See :func:`import_kaggle`.
         channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``, or its number or name
             in files that hold all channels, such as ``{"protein": "GFP", "nucleus": 0}``. The protein is required.
             ``*`` stands for the field's id; ``{plate}``, ``{well}``, ``{field}`` and others for what they say.
         labels: CSV ``Id,Target``; other fields stay unlabeled.
         label_set: The label set of the labels; ``"from-labels"`` makes one of the names in the labels file.
+        out: As for :func:`import_kaggle`, like the result and the other errors.
         size: Edge of the dataset's images, in pixels.
         options: How the import proceeds.
 
-    Returns:
-        The dataset.
-
     Raises:
-        ImageError, TableError, OutputExistsError: As :func:`import_kaggle`.
         SettingsError: If ``channels`` is not valid, or labels are given without a label set.
     """
     source = folder_source(

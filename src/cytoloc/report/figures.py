@@ -161,50 +161,29 @@ def contact_sheet(
 
 
 def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Path) -> None:
-    """Draw pairs of near-duplicate fields side by side; see :func:`pair_sheet`.
+    """Draw pairs of near-duplicate fields side by side, the first turned as the second lies.
 
     Args:
         pairs: Rows of the table of :func:`cytoloc.curation.duplicates.find_duplicates`.
         datasets: The datasets that were searched.
-        path: The PNG.
+        path: The PNG; an existing image is replaced.
     """
     opened = {str(dataset.path): dataset for dataset in datasets}
-    images, captions = [], []
-    for pair in pairs.iter_rows(named=True):
-        one, other = opened[pair["dataset_a"]], opened[pair["dataset_b"]]
-        images.append(
-            (
-                composite(turned(one[pair["a"]], pair["transform"]), one.channels),
-                composite(other[pair["b"]], other.channels),
-            )
-        )
-        captions.append((pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}"))
-    pair_sheet(images, captions, path)
-
-
-def pair_sheet(
-    pairs: Sequence[tuple[UInt8Array, UInt8Array]], captions: Sequence[tuple[str, str, str]], path: Path
-) -> None:
-    """Draw pairs of fields side by side; an existing image is replaced.
-
-    Args:
-        pairs: The two fields of each pair as :func:`composite` shows them; the first turned as the second lies.
-        captions: For each pair both ids and a title.
-        path: The PNG.
-    """
-    columns = min(2, len(pairs))
-    rows = -(-len(pairs) // columns)
+    columns = min(2, pairs.height)
+    rows = -(-pairs.height // columns)
     figure = Figure(figsize=(5.2 * columns, 2.95 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for (one, other), (name, other_name, title), axes in zip(pairs, captions, grid.flat, strict=False):
-        size = len(one)
+    for pair, axes in zip(pairs.iter_rows(named=True), grid.flat, strict=False):
+        one, other = opened[pair["dataset_a"]], opened[pair["dataset_b"]]
+        left = composite(turned(one[pair["a"]], pair["transform"]), one.channels)
+        size = len(left)
         shown = np.full((size, 2 * size + max(1, size // 50), 3), 255, np.uint8)
-        shown[:, :size], shown[:, -size:] = one, other
+        shown[:, :size], shown[:, -size:] = left, composite(other[pair["b"]], other.channels)
         axes.imshow(shown, interpolation="antialiased")
-        axes.set_title(title, size=8)
-        for place, text in ((0.0, name), (0.51, other_name)):
+        axes.set_title(f"correlation {pair['correlation']:.2f}, {pair['transform']}", size=8)
+        for place, text in ((0.0, pair["a"]), (0.51, pair["b"])):
             axes.text(place, -0.02, text, color="gray", va="top", size=5.5, transform=axes.transAxes)
     _save_figure(figure, path, dpi=120)
 
