@@ -168,10 +168,6 @@ def refuse_given_twice(paths: Iterable[Path]) -> None:
 def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
     """Raise unless files can be written at all these places.
 
-    Args:
-        paths: New files.
-        images: PNG files, which may exist.
-
     Raises:
         SettingsError: If two are the same file, or an image's name is not that of a PNG file.
         OutputExistsError: If something lies at one of ``paths``.

@@ -247,14 +247,7 @@ def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path)
 
 
 def write_locations(ids: Sequence[str], predicted: BoolArray, path: Path, label_set: LabelSet) -> None:
-    """Write the locations of fields as CSV ``Id,Predicted``, by their keys, to a path that must be free.
-
-    Args:
-        ids: The fields, in the order of the file.
-        predicted: bool ``(n, locations)``.
-        path: The new file.
-        label_set: The locations of the columns.
-    """
+    """Write the locations of fields as CSV ``Id,Predicted``, by their keys, to a path that must be free."""
     table = pl.DataFrame({"Id": list(ids), "Predicted": [label_set.format(row) for row in from_matrix(predicted)]})
     with new_file(path) as temporary:
         table.write_csv(temporary)
@@ -270,14 +263,7 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
 
 
 def require_columns(table: pl.DataFrame, columns: Sequence[str], path: str | Path, *, hint: str = "") -> None:
-    """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns.
-
-    Args:
-        table: Its content.
-        columns: That it must have.
-        path: The file.
-        hint: What to do about it, if its header is that of a well-formed CSV.
-    """
+    """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
         # The header may look like that of another form.

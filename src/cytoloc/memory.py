@@ -25,9 +25,6 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     matter of the whole process, so the commands that learn and predict ask for it, and processes that
     :mod:`cytoloc.parallel` starts; no other function of the library does.
     Other C libraries are left as they are, and so is glibc where the environment tunes it.
-
-    Args:
-        environ: The variables of the environment.
     """
     tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in environ)
     if tuned or platform.libc_ver()[0] != "glibc":

@@ -81,12 +81,6 @@ def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
 def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: IntArray, *, where: Path | str) -> None:
     """Raise if fields that belong together are in different folds, whatever groups the file itself names.
 
-    Args:
-        folds: From :func:`read_folds`.
-        ids: Fields of which it is known what belongs together.
-        groups: The group of each of them, from :func:`~cytoloc.curation.groups.groups_of_fields`.
-        where: The file, for the message.
-
     Raises:
         TableError: If a group crosses folds, or a field is not in the file.
     """

@@ -88,7 +88,9 @@ def dataset_from_arrays(
     for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
         if values is not None and len(values) != len(array):
             raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
-    locations, indices = _indices(labels, find_label_set(label_set) if isinstance(label_set, str) else label_set)
+    locations, indices = location_indices(
+        labels, find_label_set(label_set) if isinstance(label_set, str) else label_set
+    )
     stored = channel_order(names)
     order = [names.index(name) for name in stored]
     size = array.shape[2]
@@ -117,10 +119,16 @@ def dataset_from_arrays(
     )
 
 
-def _indices(
+def location_indices(
     labels: LocationLists | None, label_set: LabelSet | None
 ) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
-    """Return the label set, and the indices of the locations of each field."""
+    """Return the label set, and the indices of the locations of each field; None if there are no labels.
+
+    Raises:
+        ArgumentTypeError: If the locations of a field are a string.
+        SettingsError: If the label set is needed and not given.
+        TableError: If labels are not in the label set.
+    """
     if labels is None:
         return label_set or LabelSet.hpa28(), None
     if isinstance(labels, np.ndarray):

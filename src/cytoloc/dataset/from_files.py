@@ -292,13 +292,7 @@ def choose_label_set(
 
 
 def preview_import(source: FolderSource, *, every: bool = False, options: ImportOptions = ImportOptions()) -> Preview:
-    """Return which channel becomes what in the first item that can be read, or in all items.
-
-    Args:
-        source: From :func:`folder_source`.
-        every: Look at all items.
-        options: Its ``progress`` is called.
-    """
+    """Return which channel becomes what in the first item that can be read, or in all items."""
     bad: list[tuple[Rejected, ImageError]] = []
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for done, item in enumerate(source.items, start=1):
@@ -321,12 +315,6 @@ def preview_import(source: FolderSource, *, every: bool = False, options: Import
 
 def run_import(source: FileSource, out: str | Path, *, size: int, options: ImportOptions = ImportOptions()) -> Imported:
     """Import the fields of a source; see :func:`import_kaggle`.
-
-    Args:
-        source: From :func:`kaggle_source`, :func:`hpa_source` or :func:`folder_source`.
-        out: The dataset.
-        size: Edge of its images, in pixels.
-        options: How the import proceeds.
 
     Returns:
         What came in, and notes for the user.

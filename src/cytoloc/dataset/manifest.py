@@ -110,10 +110,6 @@ class Manifest:
     def from_bytes(cls, content: bytes, *, where: Path | str) -> Self:
         """Return the manifest in the bytes of a ``dataset.json``.
 
-        Args:
-            content: The bytes.
-            where: Where they come from, for the message of an error.
-
         Raises:
             FormatError: If it is damaged, of another format or of another version.
         """

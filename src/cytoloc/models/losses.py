@@ -20,7 +20,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor
     """Return the focal loss (Lin et al. 2017) without class weights: summed over classes, mean over fields.
 
     Each class costs ``(1 - p)^gamma · -log p``, where p is the probability given to what is true.
-    The focusing exponent ``gamma`` of 0 gives binary cross-entropy.
+    A focusing exponent ``gamma`` of 0 gives binary cross-entropy.
     """
     log_p = functional.logsigmoid(torch.where(targets > 0.5, logits, -logits))
     # 1 - p as the exponential of a log-sigmoid: exact where p is near 1.
@@ -43,11 +43,10 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
 
 
 def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss in which positives and negatives have the same say: the mean over each kind, halved.
+    """Return the focal loss with equal weights of positives and negatives: half the sum of the means of both kinds.
 
-    Among many classes a field has one or two positives, so an even sum is mostly about negatives. A kind that does not
-    occur in the batch adds nothing.
-    ``gamma`` is the focusing exponent.
+    A field has few positives among many classes, so a plain sum is mostly about negatives. A kind that does not occur
+    in the batch adds nothing. ``gamma`` is the focusing exponent.
     """
     positive = (targets > 0.5).to(logits.dtype)
     signed = torch.where(targets > 0.5, logits, -logits)
@@ -64,8 +63,7 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 100) -> Tensor:
     """Return the mean binary cross-entropy of the ``hardest`` pairs of field and class in the batch.
 
-    The first place of 2018 learnt from hard examples only in one of its terms; which ones, it chose per class.
-    Smaller batches count whole.
+    One loss term of the first place of 2018 used hard examples only, chosen per class. Smaller batches count whole.
     """
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten()
     return cells.topk(min(hardest, len(cells))).values.mean()

@@ -226,10 +226,6 @@ def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
 
     Composite and protein at full size, then the other channels on top of each other, each a third of the size, or less
     if there are more than three; white gaps between them. Of the protein alone there is one image.
-
-    Args:
-        image: uint8 ``(channels, size, size)``.
-        channels: Their names.
     """
     size = image.shape[1]
     gap = max(1, size // 50)
@@ -268,10 +264,6 @@ def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
 
     Microtubules are red, the protein green, the nucleus blue; the endoplasmic reticulum adds half its strength in
     yellow. Other channels get cyan, magenta, orange and white.
-
-    Args:
-        image: uint8 ``(channels, size, size)``.
-        channels: Their names.
     """
     mixed = np.zeros((*image.shape[1:], 3), np.float32)
     for plane, (_, color) in zip(image, _colors(channels), strict=True):
