@@ -274,7 +274,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_synced(path: Path, *parts: bytes) -> None:
-    """Write a file, or write it anew, and wait until its bytes are on the disk."""
+    """Write or overwrite a file, and wait until its bytes are on the disk."""
     with path.open("wb") as stream:
         stream.writelines(parts)
         stream.flush()

@@ -44,7 +44,7 @@ def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
         if "fold" not in table.columns:
             table = table.rename({"Fold": "fold"}, strict=False)
         require_columns(table, ["id", "fold"], path, hint="Name each field and its fold.")
-        # What belongs together is found anew; a file may name its groups as it likes, or not at all.
+        # Groups are computed from the fields, so the file may have any groups, or none.
         table = table.drop("group", strict=False).with_row_index("group")
     require_columns(table, ["id", "group", "fold"], path, hint=_MAKE_ONE)
     try:
@@ -113,7 +113,7 @@ def check_folds(
     group_by: GroupBy = "well",
     pairs: PairSource = (),
 ) -> tuple[pl.DataFrame, int]:
-    """Return folds with the groups found anew, if no group crosses them.
+    """Return folds with recomputed groups, if no group crosses them.
 
     Args:
         folds: A table ``id``, ``fold``, or its file; groups in it do not count.

@@ -20,7 +20,7 @@ SEGMENTS: Final = "segments"
 LOCK: Final = ".lock"
 
 OWN_NAMES: Final = (LOCK, SEGMENTS, QUARANTINE, f".{MANIFEST}.new", f".{QUARANTINE}.new")
-"""What a folder holds in which an import was begun and has not committed anything."""
+"""The content of a folder in which an import has not committed anything yet."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,7 +140,7 @@ def simulate_study(
     Args:
         path: The new folder.
         design: The design of the fields.
-        flaws: What is wrong with the study.
+        flaws: The flaws of the study.
         pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
     """
