@@ -219,13 +219,9 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> IntArray:
 
 
 def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path) -> IntArray:
-    """Return a group number for each of ``ids``.
+    """Return a group number for each of ``ids`` from a table with the columns ``Id`` (or ``id``, ``ID``) and ``group``.
 
-    Args:
-        table: Has the columns ``Id`` (or ``id``, ``ID``) and ``group``. Groups have any names: wells, antibodies,
-            numbers.
-        ids: The fields.
-        where: Names the table in messages.
+    Groups have any names: wells, antibodies, numbers.
 
     Raises:
         TableError: If a column or an id is missing, an id repeats, or a group is empty.

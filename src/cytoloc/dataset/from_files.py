@@ -267,14 +267,7 @@ def folder_source(
 def choose_label_set(
     given: LabelSet | str | None, out: str | Path | None, *, append: bool, labels: str | Path | None
 ) -> LabelSet:
-    """Return the label set of an import.
-
-    Args:
-        given: A label set, its name, its file, or ``"from-labels"``. By default it is that of the dataset to add to, or
-            hpa28.
-        out: The dataset.
-        append: Whether the import adds to it.
-        labels: The labels file.
+    """Return the label set of an import: by default that of the dataset to add to, or hpa28.
 
     Raises:
         LabelSetError: If there is no such label set.

@@ -111,11 +111,6 @@ def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIM
     """Return the quality flags of a field, as in ``("protein low contrast", "nucleus swapped")``.
 
     A swapped nucleus is only looked for if the field has a nucleus and another of :data:`cytoloc.channels.CHANNELS`.
-
-    Args:
-        image: uint8 ``(channels, height, width)``.
-        channels: The name of each channel.
-        limits: Where a measure becomes a flag.
     """
     flags = []
     planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}

@@ -38,12 +38,7 @@ _OWN_RGB: Final = (
 
 
 def training_curve(logs: dict[str, Path], path: Path) -> None:
-    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced.
-
-    Args:
-        logs: The log of each run, by its name.
-        path: The PNG.
-    """
+    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, log) in enumerate(logs.items()):
@@ -104,16 +99,8 @@ def contact_sheet(
 ) -> None:
     """Draw fields: composite, protein, the other channels small beside them, locations under them.
 
-    An existing image is replaced.
-
-    Args:
-        images: uint8 ``(n, channels, size, size)``.
-        names: The id of each field.
-        truth: The indices of the true locations of each field, None where they are not known.
-        predicted: The predicted ones; None to show only the true ones.
-        path: The PNG.
-        channels: Their names.
-        label_set: The locations.
+    The true locations of a field are None if they are unknown. Without ``predicted``, only they are shown. An existing
+    image is replaced.
     """
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
