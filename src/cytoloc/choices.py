@@ -15,7 +15,7 @@ GroupBy = Literal["well", "antibody", "field"]
 """What folds keep together."""
 
 Noise = Literal["missing", "extra", "swapped"]
-"""What is wrong with the wrong labels of a simulated study."""
+"""The kind of wrong labels in a simulated study."""
 
 HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
 """How a network's features become predictions of the locations."""

@@ -168,10 +168,6 @@ def refuse_given_twice(paths: Iterable[Path]) -> None:
 def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
     """Raise unless files can be written at all these places.
 
-    Args:
-        paths: New files.
-        images: PNG files, which may exist.
-
     Raises:
         SettingsError: If two are the same file, or an image's name is not that of a PNG file.
         OutputExistsError: If something lies at one of ``paths``.
@@ -278,7 +274,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_synced(path: Path, *parts: bytes) -> None:
-    """Write a file, or write it anew, and wait until its bytes are on the disk."""
+    """Write or overwrite a file, and wait until its bytes are on the disk."""
     with path.open("wb") as stream:
         stream.writelines(parts)
         stream.flush()

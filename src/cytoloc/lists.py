@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ ID_COLUMNS: Final = ("Id", "id", "ID")
 LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
 """Names of the column of labels; the case does not count. The first one that a table has is read."""
 
-_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_OTHER_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _ABSENT: Final = ("0", "0.0")
 _PRESENT: Final = ("1", "1.0")
 
@@ -107,13 +107,6 @@ def read_labels(
     Raises:
         TableError: If a column is missing or unknown, an id repeats, or a label is empty or unknown.
     """
-    return dict(labels_in(path, label_set, column=column, blank=blank, may_be_empty=may_be_empty))
-
-
-def labels_in(
-    path: str | Path, label_set: LabelSet, *, column: str | None = None, blank: bool = False, may_be_empty: bool = False
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the id and the locations of each field in a CSV; see :func:`read_labels`."""
     path = existing(Path(path), what="predictions file" if column == "Predicted" else "labels file")
     table = read_csv(path)
     found = label_column(table) if column is None else column if column in table.columns else None
@@ -124,10 +117,11 @@ def labels_in(
     if table.height == 0 and not may_be_empty:
         raise TableError(f"{path} has no rows.", hint="Give a row for each field, or leave out the labels.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
+    labels: dict[str, tuple[int, ...]] = {}
     for name, *cells in table.select("Id", *columns).iter_rows():
         if found:
             text = cells[0] or ""
-            yield name, () if blank and not text.strip() else label_set.parse(text, where=f"{path}, id {name}")
+            labels[name] = () if blank and not text.strip() else label_set.parse(text, where=f"{path}, id {name}")
             continue
         for place, cell in zip(columns, cells, strict=True):
             if cell not in (*_ABSENT, *_PRESENT):
@@ -135,13 +129,13 @@ def labels_in(
                     f"{path}, id {name}: the column {place} has {cell!r}.",
                     hint="Write 1 if the field has the location, else 0.",
                 )
-        labels = tuple(sorted(index for index, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
-        if not labels and not blank:
+        labels[name] = tuple(sorted(index for index, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
+        if not labels[name] and not blank:
             raise TableError(
                 f"{path}, id {name}: the label is empty.",
                 hint="Give each field at least one location, or remove its row.",
             )
-        yield name, labels
+    return labels
 
 
 def label_column(table: pl.DataFrame) -> str | None:
@@ -225,13 +219,9 @@ def read_groups(path: str | Path, ids: Sequence[str]) -> IntArray:
 
 
 def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path) -> IntArray:
-    """Return a group number for each of ``ids``.
+    """Return a group number for each of ``ids`` from a table with the columns ``Id`` (or ``id``, ``ID``) and ``group``.
 
-    Args:
-        table: Has the columns ``Id`` (or ``id``, ``ID``) and ``group``. Groups have any names: wells, antibodies,
-            numbers.
-        ids: The fields.
-        where: Names the table in messages.
+    Groups have any names: wells, antibodies, numbers.
 
     Raises:
         TableError: If a column or an id is missing, an id repeats, or a group is empty.
@@ -253,14 +243,7 @@ def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path)
 
 
 def write_locations(ids: Sequence[str], predicted: BoolArray, path: Path, label_set: LabelSet) -> None:
-    """Write the locations of fields as CSV ``Id,Predicted``, by their keys, to a path that must be free.
-
-    Args:
-        ids: The fields, in the order of the file.
-        predicted: bool ``(n, locations)``.
-        path: The new file.
-        label_set: The locations of the columns.
-    """
+    """Write the locations of fields as CSV ``Id,Predicted``, by their keys, to a path that must be free."""
     table = pl.DataFrame({"Id": list(ids), "Predicted": [label_set.format(row) for row in from_matrix(predicted)]})
     with new_file(path) as temporary:
         table.write_csv(temporary)
@@ -276,19 +259,12 @@ def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
 
 
 def require_columns(table: pl.DataFrame, columns: Sequence[str], path: str | Path, *, hint: str = "") -> None:
-    """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns.
-
-    Args:
-        table: Its content.
-        columns: That it must have.
-        path: The file.
-        hint: What to do about it, if its header is that of a well-formed CSV.
-    """
+    """Raise :class:`~cytoloc.errors.TableError` unless the table of a file has all these columns."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
         # The header may look like that of another form.
         header = ",".join(table.columns)
-        separator = next((name for mark, name in _SEPARATORS.items() if mark in header), None)
+        separator = next((name for mark, name in _OTHER_SEPARATORS.items() if mark in header), None)
         if "\r" in header:
             hint = "Its lines do not end as in a text file (LF, or CR LF): save it again."
         elif separator:

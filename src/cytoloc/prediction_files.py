@@ -110,7 +110,7 @@ def read_predictions_file(
     """Return the predictions in one file; see :func:`read_predictions`."""
     path = existing(path)
     if path.suffix == ".parquet":
-        predictions = _read_parquet(path)
+        predictions = read_parquet_predictions(path)
         if label_set is not None:
             label_set.refuse_other(predictions.label_set, what=str(path), than="`label_set`")
         return predictions
@@ -145,7 +145,7 @@ def read_predictions_file(
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
             raise TableError(f"{path} holds no ids.", hint="Give them with `ids`, one per row.")
-        array = _read_numpy(path)
+        array = read_array(path)
         if array.dtype.kind not in "fiub":
             raise TableError(f"{path} holds {array.dtype} values, not numbers.")
         usual = LabelSet.hpa28()
@@ -164,7 +164,13 @@ def read_predictions_file(
     )
 
 
-def _read_parquet(path: Path) -> Predictions:
+def read_parquet_predictions(path: Path) -> Predictions:
+    """Return the predictions in a Parquet file that :func:`write_predictions` wrote.
+
+    Raises:
+        FormatError: If it cannot be read, is damaged, or is of another format or version.
+        TableError: If its values are not probabilities.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -210,7 +216,12 @@ def _predictions_in(
         raise TableError(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def _read_numpy(path: Path) -> NDArray[Any]:
+def read_array(path: Path) -> NDArray[Any]:
+    """Return the array in a ``.npy`` file, or the only one, or ``probabilities``, in an ``.npz`` file.
+
+    Raises:
+        TableError: If the file cannot be read, or does not say which array is meant.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

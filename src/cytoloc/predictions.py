@@ -349,9 +349,6 @@ def join_members(members: Mapping[str, Predictions]) -> Joined:
 def refuse_different(tables: Mapping[str, Predictions]) -> LabelSet:
     """Return the label set of all tables.
 
-    Args:
-        tables: By their names, such as ``the member 'a'``.
-
     Raises:
         TableError: If there is no table.
         LabelSetError: If two have different label sets.

@@ -263,7 +263,7 @@ class ScheduleSection(Section):
     """A cycle each, with its highest rate as a share of ``learning_rate``. The silver-medal baseline's: five 1, one
     .5."""
     patience: int = Field(0, ge=0)
-    """Stop after this many cycles without a better one, as ``select.watch`` measures it; 0 goes on to the end."""
+    """Stop after this many cycles without a better one, as ``select.watch`` measures it; 0 never stops early."""
     learning_rate: float = Field(3e-3, gt=0)
     """The highest rate."""
     weight_decay: float = Field(1e-2, ge=0)
@@ -310,7 +310,7 @@ class ComputeSection(Section):
 
 
 class SelectSection(Section):
-    """Which weights a run is judged and used by."""
+    """The weights by which a run is evaluated and used."""
 
     checkpoint: Literal["last", "best"] = "last"
     """``best`` is chosen by the fold that judges it, so its out-of-fold predictions are a bit too good; ``last`` is

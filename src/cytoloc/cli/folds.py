@@ -162,7 +162,7 @@ def _summary(found: FoldQuality, alike: list[Resemblance], where: str, group: st
         )
     if counts["strange_pairs"]:
         lines.append(
-            f"{counted(counts['strange_pairs'], 'pair')} of --pairs with neither field here: they tie by way of others."
+            f"{counted(counts['strange_pairs'], 'pair')} of --pairs with neither field here: they may tie other fields."
         )
     if counts["unknown"]:
         lines.append(f"{counted(counts['unknown'], 'field')} of the file that are not here.")

@@ -226,12 +226,6 @@ def match_wells(
     """Return for each pair the label set of another field of the well in which ``a`` was imaged.
 
     This shows whether labels belong to wells. If a well has several other fields, the first one is used.
-
-    Args:
-        listed: The audited list.
-        true: The trusted one.
-        pairs: Fields of the one and of the other that are the same.
-        origins: Where the audited fields are from, if their ids do not say it.
     """
     wells: dict[tuple[str, str], list[tuple[HpaId, str]]] = {}
     for name in listed:
@@ -252,11 +246,6 @@ def match_wells(
 
 def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set: LabelSet) -> Audit:
     """Return how far two label sources agree.
-
-    Args:
-        matched: Label sets that should be the same, from :func:`match_fields` or :func:`match_wells`.
-        unmatched: How many pairs were not in both lists.
-        label_set: The locations of both sources.
 
     Raises:
         TableError: If nothing was matched.

@@ -82,14 +82,7 @@ class FoldQuality:
 
 
 def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet, *, seed: int = 0) -> FoldQuality:
-    """Return how well folds are balanced; fields without a fold are ignored.
-
-    Args:
-        folds: Columns ``id``, ``group``, ``fold``.
-        fields: Of them the columns ``id`` and ``labels``.
-        label_set: The locations of the labels.
-        seed: Random seed of the split that they are compared with.
-    """
+    """Return how well folds are balanced; fields without a fold are ignored."""
     used = folds.drop_nulls().join(fields.select("id", "labels"), on="id", how="left", maintain_order="left")
     fold = used["fold"].to_numpy()
     k = int(fold.max()) + 1

@@ -46,7 +46,7 @@ def read_folds(path: str | Path, *, grouped: bool = True) -> pl.DataFrame:
         if "fold" not in table.columns:
             table = table.rename({"Fold": "fold"}, strict=False)
         require_columns(table, ["id", "fold"], path, hint="Name each field and its fold.")
-        # What belongs together is found anew; a file may name its groups as it likes, or not at all.
+        # Groups are computed from the fields, so the file may have any groups, or none.
         table = table.drop("group", strict=False).with_row_index("group")
     require_columns(table, ["id", "group", "fold"], path, hint=_MAKE_ONE)
     try:
@@ -93,12 +93,6 @@ def check_table(folds: pl.DataFrame, *, where: Path | str) -> pl.DataFrame:
 def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: IntArray, *, where: Path | str) -> None:
     """Raise if fields that belong together are in different folds, whatever groups the file itself names.
 
-    Args:
-        folds: From :func:`read_folds`.
-        ids: Fields of which it is known what belongs together.
-        groups: The group of each of them, from :func:`~cytoloc.curation.groups.groups_of_fields`.
-        where: The file, for the message.
-
     Raises:
         TableError: If a group crosses folds, or a field is not in the file.
     """
@@ -131,7 +125,7 @@ def check_folds(
     group_by: GroupBy = "well",
     pairs: PairSource = (),
 ) -> tuple[pl.DataFrame, int]:
-    """Return folds with the groups found anew, if no group crosses them.
+    """Return folds with recomputed groups, if no group crosses them.
 
     Args:
         folds: A table ``id``, ``fold``, or its file; groups in it do not count.

@@ -24,11 +24,7 @@ from cytoloc.labels import LabelSet
 
 
 def leak_schema(channels: Sequence[str]) -> pl.Schema:
-    """Return the columns of ``leak.csv``; ``Id,Target`` make it a label list like any other.
-
-    Args:
-        channels: The channels whose distances the pairs state.
-    """
+    """Return the columns of ``leak.csv``; ``Id,Target`` make it a label list like any other."""
     return pl.Schema(
         {
             "Id": pl.String(),
@@ -78,12 +74,7 @@ class Leak(NamedTuple):
 
 
 def labels_by_place(labels: LabelIndices, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
-    """Return what a list of labels says of fields and of wells.
-
-    Args:
-        labels: By id of a field.
-        places: Plate and well of fields whose ids do not say them.
-    """
+    """Return labels by field and by well; ``places`` has plate and well of fields whose ids do not state them."""
     wells: dict[tuple[str, str], tuple[int, ...] | None] = {}
     for name, ids in labels.items():
         place = (places or {}).get(name) or _place(name)
@@ -136,12 +127,6 @@ def labels_of_copies(
 
     The labels of a copy are those of its id, else those of its well. If a test field has several copies the surest
     counts (of the highest correlation, then of the least bits), and ``contradicted`` says how many have other labels.
-
-    Args:
-        pairs: Fields that are copies of each other; those with the verdict ``different`` are passed over.
-        known: The labeled fields.
-        label_set: The locations of their labels.
-        test: Ids of the test fields; by default all ids that have no labels and name no well.
 
     Raises:
         TableError: If no pair ties a test field to another one, or no such other one has labels.

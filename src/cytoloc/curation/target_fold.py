@@ -157,15 +157,6 @@ def pick_like(
     Fold 0 has a k-th of the labeled fields, in whole groups, the classes in the proportions of all fields, and the
     looks in those of the target.
 
-    Args:
-        fields: As for :func:`~cytoloc.curation.folds.make_folds`.
-        looks: ``id`` and looks of these fields.
-        target: Looks of the fields that fold 0 should look like.
-        k: Fold 0 has one field in so many.
-        group_by: What must not be separated.
-        pairs: Near-duplicate fields, by id.
-        seed: Random seed of the fields that fold 0 starts with.
-
     Raises:
         TableError: If the two tables have no look in common, a field has none, or there are fewer groups than ``k``.
     """
@@ -187,7 +178,7 @@ def pick_like(
             f"There are {count} groups of labeled fields; a {k}th of them cannot be picked.",
             hint="Choose `k` of 2 or more, and label fields of at least so many groups.",
         )
-    bins = [_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]
+    bins = [look_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]
     truth = present_locations(fields["labels"].to_list())
     parts = [
         class_counts(truth, group)[1],
@@ -208,10 +199,15 @@ def pick_like(
     return table_of(fields, group, np.ones(len(group), bool), picked), resemblance
 
 
-def _bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[BoolArray, FloatArray]:
-    """Return which values are in which bin, ``(n, bins)``, and the target's share of each bin.
+def look_bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[BoolArray, FloatArray]:
+    """Return which values are in which bin, bool ``(n, bins)``, and the share of each bin in the target, ``(bins,)``.
 
-    The last bin holds what the target does not have.
+    Few distinct values are a bin each; others are divided at the fifths of the target. The last bin has all values that
+    the target lacks.
+
+    Examples:
+        >>> look_bins(np.array([1, 3]), np.array([1, 1, 2, 2]))[1].tolist()
+        [0.5, 0.5, 0.0]
     """
     distinct = np.unique(target)
     if len(distinct) <= FEW_VALUES:

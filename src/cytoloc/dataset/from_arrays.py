@@ -21,7 +21,7 @@ from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit
 from cytoloc.images.scale import Scaling, scale_field
-from cytoloc.labels import LabelSet, find_label_set
+from cytoloc.labels import LabelSet, as_label_set
 
 LocationLists = Sequence[Sequence[str | int] | None] | BoolArray
 """For each field its locations, by name, key or index, None where they are not known; or bool ``(n, locations)``."""
@@ -95,7 +95,7 @@ def dataset_from_arrays(
             raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
     for value in (value for values in (metadata or {}).values() for value in values):
         check_type(value, (str, type(None)), argument="metadata")
-    locations, indices = _indices(labels, find_label_set(label_set) if isinstance(label_set, str) else label_set)
+    locations, indices = location_indices(labels, None if label_set is None else as_label_set(label_set))
     stored = channel_order(names)
     order = [names.index(name) for name in stored]
     size = array.shape[2]
@@ -125,10 +125,16 @@ def dataset_from_arrays(
     )
 
 
-def _indices(
+def location_indices(
     labels: LocationLists | None, label_set: LabelSet | None
 ) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
-    """Return the label set, and the indices of the locations of each field."""
+    """Return the label set, and the indices of the locations of each field; None if there are no labels.
+
+    Raises:
+        ArgumentTypeError: If the locations of a field are a string.
+        SettingsError: If the label set is needed and not given.
+        TableError: If labels are not in the label set.
+    """
     if labels is None:
         return label_set or LabelSet.hpa28(), None
     if not isinstance(labels, list | tuple):

@@ -144,17 +144,13 @@ def import_hpa(
 
     Args:
         folder: Holds ``{antibody}_{plate}_{well}_{field}_{color}.jpg``.
-        out: See :func:`import_kaggle`, as for the other arguments.
+        out: As for :func:`import_kaggle`, like the result and the errors.
         labels: CSV ``Id,Target``.
         label_set: The label set of the labels.
         size: Edge of the dataset's images, in pixels.
         options: How the import proceeds.
 
-    Returns:
-        The dataset.
-
     Raises:
-        ImageError, TableError, OutputExistsError: As :func:`import_kaggle`.
         SettingsError: If ``options`` has ``depth`` or ``floor``, which are for 16-bit files.
     """
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
@@ -175,20 +171,16 @@ def import_folder(
 
     Args:
         folder: Holds the files, also in folders below it.
-        out: See :func:`import_kaggle`.
         channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``, or its number or name
             in files that hold all channels, such as ``{"protein": "GFP", "nucleus": 0}``. The protein is required.
             ``*`` stands for the field's id; ``{plate}``, ``{well}``, ``{field}`` and others for what they say.
         labels: CSV ``Id,Target``; other fields stay unlabeled.
         label_set: The label set of the labels; ``"from-labels"`` makes one of the names in the labels file.
+        out: As for :func:`import_kaggle`, like the result and the other errors.
         size: Edge of the dataset's images, in pixels.
         options: How the import proceeds.
 
-    Returns:
-        The dataset.
-
     Raises:
-        ImageError, TableError, OutputExistsError: As :func:`import_kaggle`.
         SettingsError: If ``channels`` is not valid, or labels are given without a label set.
     """
     source = folder_source(
@@ -294,14 +286,7 @@ def _check_arguments(folder: object, labels: object, size: object, options: obje
 def choose_label_set(
     given: LabelSet | str | None, out: str | Path | None, *, append: bool, labels: str | Path | None
 ) -> LabelSet:
-    """Return the label set of an import.
-
-    Args:
-        given: A label set, its name, its file, or ``"from-labels"``. By default it is that of the dataset to add to, or
-            hpa28.
-        out: The dataset.
-        append: Whether the import adds to it.
-        labels: The labels file.
+    """Return the label set of an import: by default that of the dataset to add to, or hpa28.
 
     Raises:
         LabelSetError: If there is no such label set.
@@ -320,13 +305,7 @@ def choose_label_set(
 
 
 def preview_import(source: FolderSource, *, every: bool = False, options: ImportOptions = ImportOptions()) -> Preview:
-    """Return which channel becomes what in the first item that can be read, or in all items.
-
-    Args:
-        source: From :func:`folder_source`.
-        every: Look at all items.
-        options: Its ``progress`` is called.
-    """
+    """Return which channel becomes what in the first item that can be read, or in all items."""
     bad: list[tuple[Rejected, ImageError]] = []
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for done, item in enumerate(source.items, start=1):
@@ -349,12 +328,6 @@ def preview_import(source: FolderSource, *, every: bool = False, options: Import
 
 def run_import(source: FileSource, out: str | Path, *, size: int, options: ImportOptions = ImportOptions()) -> Imported:
     """Import the fields of a source; see :func:`import_kaggle`.
-
-    Args:
-        source: From :func:`kaggle_source`, :func:`hpa_source` or :func:`folder_source`.
-        out: The dataset.
-        size: Edge of its images, in pixels.
-        options: How the import proceeds.
 
     Returns:
         What came in, and notes for the user.

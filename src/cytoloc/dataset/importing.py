@@ -167,7 +167,7 @@ class Imported:
 
     @property
     def dataset(self) -> Dataset:
-        """The dataset, opened anew; its table takes memory for every field."""
+        """The dataset, opened on each access; its table takes memory for every field."""
         return open_dataset(self.path)
 
     def column(self, name: str) -> pl.Series:

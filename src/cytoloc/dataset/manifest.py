@@ -20,7 +20,7 @@ SEGMENTS: Final = "segments"
 LOCK: Final = ".lock"
 
 OWN_NAMES: Final = (LOCK, SEGMENTS, QUARANTINE, f".{MANIFEST}.new", f".{QUARANTINE}.new")
-"""What a folder holds in which an import was begun and has not committed anything."""
+"""The content of a folder in which an import has not committed anything yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +109,6 @@ class Manifest:
     @classmethod
     def from_bytes(cls, content: bytes, *, where: Path | str) -> Self:
         """Return the manifest in the bytes of a ``dataset.json``.
-
-        Args:
-            content: The bytes.
-            where: Where they come from, for the message of an error.
 
         Raises:
             FormatError: If it is damaged, of another format or of another version.

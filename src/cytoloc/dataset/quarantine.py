@@ -1,4 +1,4 @@
-"""Fields that were left out, each with the reason: a bad file is listed, and the work goes on."""
+"""Fields that were left out of a dataset or of predictions, each with the reason."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Rejected(NamedTuple):
 
 
 def rejected(name: str, error: ImageError) -> Rejected:
-    """Return the entry of a field, or a file, that ``error`` rejects: what is wrong, and the hint."""
-    # What a library says has no full stop.
+    """Return the entry of a field, or a file, that ``error`` rejects: the message and the hint."""
+    # Messages of libraries have no full stop.
     stop = "" if error.message.endswith((".", "!", "?")) or not error.hint else "."
     return Rejected(printable(name), printable(f"{error.message}{stop} {error.hint}".rstrip()))
 
@@ -38,7 +38,7 @@ def refuse_unprintable(name: str) -> None:
 
 
 def examples(quarantine: Sequence[Rejected], *, most: int = 3) -> list[Rejected]:
-    """Return an entry for each of the different reasons, at most so many; names and numbers make no difference."""
+    """Return one entry for each kind of reason, at most ``most``; names and numbers in reasons are ignored."""
     kinds: dict[str, Rejected] = {}
     for each in quarantine:
         kinds.setdefault(re.sub(r"\S*[\d/_.]\S*", "", each.reason.replace(each.id, "")), each)
@@ -84,6 +84,6 @@ def still_rejected(imports: Iterable[tuple[Iterable[str], Iterable[Rejected]]]) 
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with what is no UTF-8, or has no shape but moves what stands behind it, spelled out."""
+    """Return ``text`` with bytes that are not UTF-8, and control characters, as escape sequences."""
     whole = text.encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda each: each[0].encode("unicode_escape").decode(), whole)

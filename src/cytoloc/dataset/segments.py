@@ -76,11 +76,6 @@ class StoredFiles:
     def table(self, manifest: Manifest, segments: Iterable[Segment], *, columns: Sequence[str] = ()) -> pl.DataFrame:
         """Return the tables of some segments, one below the other.
 
-        Args:
-            manifest: Of the dataset.
-            segments: Whose tables are read.
-            columns: Which columns; all by default.
-
         Raises:
             FormatError: If a table is missing, or is not the one that was written.
         """

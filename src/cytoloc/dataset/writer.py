@@ -44,7 +44,6 @@ class DatasetWriter:
         manifest: What the dataset consists of. Its unfinished import is the one that is resumed.
 
     Attributes:
-        folder: The same.
         manifest: What the dataset consists of after the last commit.
         number: The position of this import in the list of imports.
     """

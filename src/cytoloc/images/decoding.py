@@ -1,4 +1,4 @@
-"""What every reader of image files shares: the limits, and the one way in which a bad file is refused."""
+"""Limits and errors that all readers of image files share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from cytoloc.errors import CytolocError, ImageError, StorageError, first_line
 
 MAX_EDGE_PX: Final = 16_384
-"""The largest edge that is decoded: four times a big camera's; a header that states more is a slide scan or a lie."""
+"""The largest edge that is decoded, four times that of a big camera; a larger image is a slide scan, or damaged."""
 
 MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -82,15 +82,15 @@ _NOT_THE_FILE: Final = frozenset(
         errno.ENETUNREACH,
     }
 )
-"""What the operating system says when this process or the network is at its end, not the file that it was reading."""
+"""Errors of the operating system that concern this process or the network, not the file."""
 
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises over ``path`` into an :class:`~cytoloc.errors.ImageError` that names it.
 
-    What says nothing about the file, such as a network that is gone or too many open files, becomes a
-    :class:`~cytoloc.errors.StorageError`: it stops an import, which would otherwise reject every file that follows.
+    Errors that do not concern the file, such as too many open files, become :class:`~cytoloc.errors.StorageError`. They
+    stop an import, which would otherwise reject every file that follows.
     """
     try:
         yield
@@ -101,17 +101,18 @@ def decoding(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NOT_THE_FILE:
             raise StorageError(
-                f"{path} cannot be read now: {error.strerror}.", hint="Mend that and start again; it goes on."
+                f"{path} cannot be read now: {error.strerror}.", hint="Fix that and rerun the command to continue."
             ) from error
         raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except MemoryError as error:
         raise ImageError(f"{path} asks for more memory than there is.", hint="Copy or download it again.") from error
     except Exception as error:
-        # Decoders of damaged files raise anything from struct.error to RuntimeError; all mean the same to the user.
-        said = first_line(error)
-        # Addresses in memory would make each list of bad files another.
-        said = re.sub(r" at 0x[0-9a-f]+", "", said).rstrip(".")
-        raise ImageError(f"{path} is truncated or damaged: {said}.", hint="Copy or download the file again.") from error
+        # Decoders raise anything from struct.error to RuntimeError for damaged files.
+        # Addresses in memory would make every list of bad files different.
+        reason = re.sub(r" at 0x[0-9a-f]+", "", first_line(error)).rstrip(".")
+        raise ImageError(
+            f"{path} is truncated or damaged: {reason}.", hint="Copy or download the file again."
+        ) from error
 
 
 @contextmanager

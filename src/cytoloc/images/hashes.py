@@ -41,10 +41,18 @@ def phashes(planes: UInt8Array) -> list[int]:
 
 def phashes_turned(planes: UInt8Array) -> list[list[int]]:
     """Return the hash of each plane, uint8 ``(n, size, size)``, in each of the eight ways of :data:`TRANSFORMS`."""
-    return [
-        _numbers(np.stack([turned_frequencies(low, transform) for transform in TRANSFORMS]))
-        for low in frequencies(planes)
-    ]
+    # A flip changes the sign of odd frequencies, and a turn by a quarter is a transposition and a flip.
+    odd = np.where(np.arange(_KEPT) % 2, -1.0, 1.0).astype(np.float32)
+    hashes = []
+    for low in frequencies(planes):
+        each = []
+        for transform in TRANSFORMS:
+            way = low * odd if transform[0] == "m" else low
+            for _ in range(int(transform[1:]) // 90):
+                way = way.T * odd[:, None]
+            each.append(way)
+        hashes.append(_numbers(np.stack(each)))
+    return hashes
 
 
 def field_hashes(image: UInt8Array, channels: Sequence[str]) -> dict[str, int | None]:
@@ -79,18 +87,6 @@ def frequencies(planes: UInt8Array) -> Float32Array:
 def _whole_grays(values: Float32Array) -> Float32Array:
     np.rint(values, out=values)
     return np.clip(values, 0, 255, out=values)
-
-
-def turned_frequencies(low: Float32Array, transform: str) -> Float32Array:
-    """Return the frequencies of the image that is turned as ``transform``, one of :data:`TRANSFORMS`, says.
-
-    A flip changes the sign of odd frequencies, and a turn by a quarter is a transposition and a flip.
-    """
-    odd = np.where(np.arange(_KEPT) % 2, -1.0, 1.0).astype(np.float32)
-    turned = low * odd if transform[0] == "m" else low
-    for _ in range(int(transform[1:]) // 90):
-        turned = turned.T * odd[:, None]
-    return turned
 
 
 def turned(image: NDArray[Any], transform: str) -> NDArray[Any]:

@@ -94,7 +94,7 @@ def nucleus_measures(plane: UInt8Array) -> tuple[float, float]:
         compact. And unevenness, the spread of the background over the step between background and foreground: nothing
         else is stained in the channel of the nuclei.
     """
-    # By way of the larger size: OpenCV halves four times as fast as it quarters.
+    # OpenCV halves four times as fast as it quarters, so the image is halved twice.
     small = cv2.GaussianBlur(shrunk(shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
     _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     foreground = cv2.countNonZero(mask)
@@ -108,14 +108,9 @@ def nucleus_measures(plane: UInt8Array) -> tuple[float, float]:
 
 
 def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIMITS) -> tuple[str, ...]:
-    """Return what is wrong with a field, as in ``("protein low contrast", "nucleus swapped")``.
+    """Return the quality flags of a field, as in ``("protein low contrast", "nucleus swapped")``.
 
     A swapped nucleus is only looked for if the field has a nucleus and another of :data:`cytoloc.channels.CHANNELS`.
-
-    Args:
-        image: uint8 ``(channels, height, width)``.
-        channels: The name of each channel.
-        limits: Where a measure becomes a flag.
     """
     flags = []
     planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}

@@ -17,7 +17,7 @@ HPA_FIELD_UM: Final = 0.08 * 2048
 """Edge of a field of the Human Protein Atlas, in micrometers: 2048 px of about 0.08 µm, a 63x objective."""
 
 FAR_OFF: Final = 1.5
-"""A pixel size that differs from the Human Protein Atlas's by more than this factor is worth a warning."""
+"""Pixel sizes that differ from the Human Protein Atlas's by more than this factor get a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,12 +130,6 @@ def shaped(body: Any, name: str, *, stages: bool) -> nn.Module:
 def feature_channels(name: str, *, in_channels: int, sizes: Sequence[int], stages: bool) -> list[int]:
     """Return how many channels each feature map of a backbone has, without computing on real images.
 
-    Args:
-        name: A timm name.
-        in_channels: Input planes.
-        sizes: Edges of its images, in pixels; at least one.
-        stages: Whether the maps of the last stages are wanted, or the last map alone.
-
     Raises:
         RecipeError: If the backbone cannot take images of one of these sizes, or gives no feature map.
     """

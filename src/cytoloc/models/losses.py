@@ -1,4 +1,4 @@
-"""Losses as pure functions of logits and targets, both ``(n, classes)``."""
+"""Losses as pure functions of logits (floats) and targets (0 or 1), both ``(n, classes)``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor
     """Return the focal loss (Lin et al. 2017) without class weights: summed over classes, mean over fields.
 
     Each class costs ``(1 - p)^gamma · -log p``, where p is the probability given to what is true.
-
-    Args:
-        logits: Float ``(n, classes)``.
-        targets: 0 or 1, of the same shape.
-        gamma: Focusing exponent; 0 gives binary cross-entropy.
+    A focusing exponent ``gamma`` of 0 gives binary cross-entropy.
     """
     log_p = functional.logsigmoid(torch.where(targets > 0.5, logits, -logits))
     # 1 - p as the exponential of a log-sigmoid: exact where p is near 1.
@@ -36,11 +32,7 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
     """Return 1 - the mean over fields of the soft F1 over classes.
 
     Soft precision and recall take the sigmoid for the prediction: ``sum(p t) / sum(p)`` and ``sum(p t) / sum(t)``.
-
-    Args:
-        logits: Float ``(n, classes)``.
-        targets: 0 or 1, of the same shape.
-        epsilon: Added to each denominator.
+    ``epsilon`` is added to each denominator.
     """
     p = torch.sigmoid(logits)
     hits = (p * targets).sum(dim=1)
@@ -51,15 +43,10 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
 
 
 def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss in which positives and negatives have the same say: the mean over each kind, halved.
+    """Return the focal loss with equal weights of positives and negatives: half the sum of the means of both kinds.
 
-    Among many classes a field has one or two positives, so an even sum is mostly about negatives. A kind that does not
-    occur in the batch adds nothing.
-
-    Args:
-        logits: Float ``(n, classes)``.
-        targets: 0 or 1, of the same shape.
-        gamma: Focusing exponent.
+    A field has few positives among many classes, so a plain sum is mostly about negatives. A kind that does not occur
+    in the batch adds nothing. ``gamma`` is the focusing exponent.
     """
     positive = (targets > 0.5).to(logits.dtype)
     signed = torch.where(targets > 0.5, logits, -logits)
@@ -76,12 +63,7 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 100) -> Tensor:
     """Return the mean binary cross-entropy of the ``hardest`` pairs of field and class in the batch.
 
-    The first place of 2018 learnt from hard examples only in one of its terms; which ones, it chose per class.
-
-    Args:
-        logits: Float ``(n, classes)``.
-        targets: 0 or 1, of the same shape.
-        hardest: How many count; all of them if the batch has fewer.
+    One loss term of the first place of 2018 used hard examples only, chosen per class. Smaller batches count whole.
     """
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten()
     return cells.topk(min(hardest, len(cells))).values.mean()
@@ -116,11 +98,7 @@ def macro_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILO
 
     A class that is absent from the batch has F1 0 whatever is predicted, and so nothing to learn from it (eleventh
     place of 2018).
-
-    Args:
-        logits: Float ``(n, classes)``.
-        targets: 0 or 1, of the same shape.
-        epsilon: Added to the denominator of F1.
+    ``epsilon`` is added to the denominator of F1.
     """
     p = torch.sigmoid(logits)
     f1 = 2 * (p * targets).sum(dim=0) / ((p + targets).sum(dim=0) + epsilon)
@@ -132,10 +110,6 @@ def lovasz_hinge_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the Lovász hinge (Berman et al. 2018) of each class over the batch, mean over classes.
 
     It is the convex extension of the Jaccard loss to real-valued errors ``1 - logit · (2 target - 1)``.
-
-    Args:
-        logits: Float ``(n, classes)``.
-        targets: 0 or 1, of the same shape.
     """
     errors, order = (1 - logits * (2 * targets - 1)).sort(dim=0, descending=True, stable=True)
     truth = targets.gather(0, order)

@@ -107,11 +107,6 @@ def features_and_logits(
 
     In mixed precision the backbone alone computes with half as many bits: sums over whole maps, and what the losses
     take, keep all of theirs.
-
-    Args:
-        network: The network.
-        pixels: uint8 or float ``(n, channels, h, w)``.
-        see: :meth:`Network.features`, or what it was compiled to.
     """
     features = see(network, pixels)
     with torch.autocast(pixels.device.type, enabled=False):

@@ -201,15 +201,6 @@ class Model:
     ) -> Predictions:
         """Return predictions for all fields of some sources; see :meth:`predict`.
 
-        Args:
-            sources: From :func:`cytoloc.predict.sources.open_source`.
-            absent: As for :meth:`predict`, like the other arguments.
-            tta: Number of views.
-            batch_size: Images that are predicted at a time.
-            precision: Precision of the arithmetic.
-            strict: Whether to stop at the first field that cannot be read.
-            progress: Called after each batch.
-
         Raises:
             ImageError: If no field could be read, or with ``strict`` if one could not.
             TableError: If two sources have a field of the same id.

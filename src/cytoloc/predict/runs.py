@@ -18,11 +18,7 @@ from cytoloc.runs import RECIPE, find_runs, read_header, refuse_unfinished
 
 
 def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
-    """Return ids of all fields that a run's weights know: its own, and those of the runs that they came from.
-
-    Args:
-        facts: What its ``run.json`` says.
-    """
+    """Return ids of all fields that a run's weights know: its own, and those of the runs that they came from."""
     return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 

@@ -45,12 +45,7 @@ _OWN_RGB: Final = (
 
 
 def training_curve(logs: dict[str, Path], path: Path) -> None:
-    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced.
-
-    Args:
-        logs: The log of each run, by its name.
-        path: The PNG.
-    """
+    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, log) in enumerate(logs.items()):
@@ -169,16 +164,8 @@ def field_grid(
 ) -> None:
     """Draw fields: composite, protein, the other channels small beside them, locations under them.
 
-    An existing image is replaced.
-
-    Args:
-        images: uint8 ``(n, channels, size, size)``.
-        names: The id of each field.
-        truth: The indices of the true locations of each field, None where they are not known.
-        predicted: The predicted ones; None to show only the true ones.
-        path: The PNG.
-        channels: Their names.
-        label_set: The locations.
+    The true locations of a field are None if they are unknown. Without ``predicted``, only they are shown. An existing
+    image is replaced.
     """
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
@@ -226,50 +213,29 @@ def field_grid(
 
 
 def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Path) -> None:
-    """Draw pairs of near-duplicate fields side by side; see :func:`pair_sheet`.
+    """Draw pairs of near-duplicate fields side by side, the first turned as the second lies.
 
     Args:
         pairs: Rows of the table of :func:`cytoloc.curation.duplicates.find_duplicates`.
         datasets: The datasets that were searched.
-        path: The PNG.
+        path: The PNG; an existing image is replaced.
     """
     opened = {str(dataset.path): dataset for dataset in datasets}
-    images, captions = [], []
-    for pair in pairs.iter_rows(named=True):
-        one, other = opened[pair["dataset_a"]], opened[pair["dataset_b"]]
-        images.append(
-            (
-                composite(turned(one[pair["a"]], pair["transform"]), one.channels),
-                composite(other[pair["b"]], other.channels),
-            )
-        )
-        captions.append((pair["a"], pair["b"], f"correlation {pair['correlation']:.2f}, {pair['transform']}"))
-    pair_sheet(images, captions, path)
-
-
-def pair_sheet(
-    pairs: Sequence[tuple[UInt8Array, UInt8Array]], captions: Sequence[tuple[str, str, str]], path: Path
-) -> None:
-    """Draw pairs of fields side by side; an existing image is replaced.
-
-    Args:
-        pairs: The two fields of each pair as :func:`composite` shows them; the first turned as the second lies.
-        captions: For each pair both ids and a title.
-        path: The PNG.
-    """
-    columns = min(2, len(pairs))
-    rows = -(-len(pairs) // columns)
+    columns = min(2, pairs.height)
+    rows = -(-pairs.height // columns)
     figure = Figure(figsize=(5.2 * columns, 2.95 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for (one, other), (name, other_name, title), axes in zip(pairs, captions, grid.flat, strict=False):
-        size = len(one)
+    for pair, axes in zip(pairs.iter_rows(named=True), grid.flat, strict=False):
+        one, other = opened[pair["dataset_a"]], opened[pair["dataset_b"]]
+        left = composite(turned(one[pair["a"]], pair["transform"]), one.channels)
+        size = len(left)
         shown = np.full((size, 2 * size + max(1, size // 50), 3), 255, np.uint8)
-        shown[:, :size], shown[:, -size:] = one, other
+        shown[:, :size], shown[:, -size:] = left, composite(other[pair["b"]], other.channels)
         axes.imshow(shown, interpolation="antialiased")
-        axes.set_title(title, size=8)
-        for place, text in ((0.0, name), (0.51, other_name)):
+        axes.set_title(f"correlation {pair['correlation']:.2f}, {pair['transform']}", size=8)
+        for place, text in ((0.0, pair["a"]), (0.51, pair["b"])):
             axes.text(place, -0.02, text, color="gray", va="top", size=5.5, transform=axes.transAxes)
     _save_figure(figure, path, dpi=120)
 
@@ -312,10 +278,6 @@ def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
 
     Composite and protein at full size, then the other channels on top of each other, each a third of the size, or less
     if there are more than three; white gaps between them. Of the protein alone there is one image.
-
-    Args:
-        image: uint8 ``(channels, size, size)``.
-        channels: Their names.
     """
     size = image.shape[1]
     gap = max(1, size // 50)
@@ -354,10 +316,6 @@ def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
 
     Microtubules are red, the protein green, the nucleus blue; the endoplasmic reticulum adds half its strength in
     yellow. Other channels get cyan, magenta, orange and white.
-
-    Args:
-        image: uint8 ``(channels, size, size)``.
-        channels: Their names.
     """
     mixed = np.zeros((*image.shape[1:], 3), np.float32)
     for plane, (_, color) in zip(image, _colors(channels), strict=True):

@@ -52,9 +52,6 @@ class LeftOut:
 def finished_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
     """Return the finished runs among ``paths``, and those that are not.
 
-    Args:
-        paths: Folders of a run each, or of runs.
-
     Raises:
         FormatError: If a folder holds no run, or a run is damaged.
         SettingsError: If a run is given twice.
@@ -79,10 +76,6 @@ def finished_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOu
 
 def truth_of_runs(runs: Sequence[FinishedRun], label_set: LabelSet) -> tuple[dict[str, tuple[int, ...]], str]:
     """Return the labels in the datasets that runs were trained on, and the paths of these datasets.
-
-    Args:
-        runs: Finished runs.
-        label_set: The label set of their predictions.
 
     Raises:
         TableError: If one is not there any more, was changed since, or two disagree on a field.

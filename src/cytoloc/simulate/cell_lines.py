@@ -1,4 +1,4 @@
-"""What the cells of a line look like: how large, how long, how crowded. Lengths are in pixels of a 512-px field."""
+"""The size, shape and density of the cells of a line. Lengths are in pixels of a 512-px field."""
 
 from __future__ import annotations
 
@@ -84,4 +84,4 @@ CELL_LINES: Final = (
         cells=(49, 139),
     ),
 )
-"""The kinds of cells that fields show. The competition's 27 cell lines are not told apart further than this."""
+"""The kinds of cells that fields show, into which the competition's 27 cell lines are grouped."""

@@ -29,12 +29,6 @@ def streaks(rng: np.random.Generator, angle: Plane, *, length: float, width: flo
     """Return texture drawn out along a direction, of mean 0 and spread 1: a mesh of curved filaments.
 
     White noise is averaged along the lines that follow the direction (line integral convolution, Cabral & Leedom 1993).
-
-    Args:
-        rng: Source of the noise.
-        angle: The direction at each pixel, in radians.
-        length: How far filaments run, in pixels.
-        width: How wide they are.
     """
     size = angle.shape[0]
     noise: NDArray[Any] = rng.standard_normal((size, size), dtype=np.float32)

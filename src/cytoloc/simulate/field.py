@@ -95,13 +95,6 @@ def draw_protein(
     """Return the protein's plane: its locations at their strengths, and unspecific binding of the antibody.
 
     Cells of one field differ in how much of the protein they contain, and a few contain none.
-
-    Args:
-        scene: The cells.
-        rng: Source of randomness.
-        locations: Indices of locations in the label set ``hpa28``.
-        strengths: The strength of each of them.
-        binding: How strongly the antibody stains the body of every cell, and its nucleus.
     """
     protein = np.zeros((scene.size, scene.size), np.float32)
     for location, strength in zip(locations, strengths, strict=True):

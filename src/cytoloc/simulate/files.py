@@ -50,14 +50,8 @@ def simulate_kaggle(
         path: The new folder.
         design: The design of the study.
         bits: Of the images: 8 as in the competition, or 16 as microscopes write them.
-        pool: Where fields are drawn; by default threads of this process. With
-            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
+        pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
-
-    Raises:
-        SettingsError: If a number is impossible.
-        StorageError: If the disk is full or read-only.
-        OutputExistsError: If something else lies at ``path``.
     """
     path, plans = Path(path), plan_study(design)
     with resumable(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
@@ -77,14 +71,8 @@ def simulate_hpa(
     Args:
         path: The new folder.
         design: The design of the study.
-        pool: Where fields are drawn; by default threads of this process. With
-            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
+        pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
-
-    Raises:
-        SettingsError: If a number is impossible.
-        StorageError: If the disk is full or read-only.
-        OutputExistsError: If something else lies at ``path``.
     """
     path, plans = Path(path), plan_study(design)
     with resumable(path, {"design": asdict(design), "files": "hpa"}):

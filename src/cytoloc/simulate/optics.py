@@ -42,14 +42,7 @@ class Exposure:
 def expose(
     rng: np.random.Generator, plane: Plane, exposure: Exposure, *, bits: Bits = 8
 ) -> NDArray[np.unsignedinteger[Any]]:
-    """Return what a camera makes of a plane of fluorescence; what is too bright is white.
-
-    Args:
-        rng: Source of the noise.
-        plane: Fluorescence from 0.
-        exposure: How it is photographed.
-        bits: Of the camera: 8 or 16.
-    """
+    """Return what a camera makes of a plane of fluorescence; what is too bright is white."""
     size = plane.shape[0]
     seen: NDArray[Any] = cv2.GaussianBlur(plane, (0, 0), exposure.blur_px) if exposure.blur_px > 0.2 else plane
     if exposure.haze:

@@ -60,7 +60,7 @@ def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
     share = np.ones(int(scene.cell_map.max()) + 1, np.float32)
     share[[cell.number for cell in scene.cells if cell.phase == "metaphase"]] = 0.15
     filaments *= (scene.cell_map > 0) * share[scene.cell_map]
-    filaments += 2.0 * division_fibres(scene, rng)
+    filaments += 2.0 * np.maximum(spindles(scene, rng), bridges(scene))
     haze = cv2.GaussianBlur(filaments, (0, 0), 5 * scale)
     return to_unit(filaments + rng.uniform(0.2, 0.6) * haze)
 
@@ -89,11 +89,6 @@ def draw_er(scene: CellScene, rng: np.random.Generator) -> Plane:
     patches = np.clip(1 + rng.uniform(0.15, 0.4) * smooth_noise(rng, scene.size, 22 * scale), 0.2, None)
     plane = (scene.cell_map > 0) * rim * near * patches * (0.3 + tubes) * fine * scene.amount[scene.cell_map]
     return to_unit(plane * np.where(scene.nucleus_map > 0, rng.uniform(0.15, 0.6), 1.0))
-
-
-def division_fibres(scene: CellScene, rng: np.random.Generator) -> Plane:
-    """Return the microtubules of dividing cells: spindles from pole to pole, and the bridge between daughters."""
-    return np.maximum(spindles(scene, rng), bridges(scene))
 
 
 def spindles(scene: CellScene, rng: np.random.Generator) -> Plane:

@@ -140,15 +140,9 @@ def simulate_study(
     Args:
         path: The new folder.
         design: The design of the fields.
-        flaws: What is wrong with the study.
-        pool: Where fields are drawn; by default threads of this process. With
-            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
+        flaws: The flaws of the study.
+        pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
-
-    Raises:
-        SettingsError: If a number is impossible.
-        StorageError: If the disk is full or read-only.
-        OutputExistsError: If something lies in the way.
     """
     path = Path(path)
     flaws.check()

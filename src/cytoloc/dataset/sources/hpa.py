@@ -36,15 +36,8 @@ class HpaSource:
     Args:
         folder: Holds ``{antibody}_{plate}_{well}_{field}_{color}.jpg``, or as on the Atlas's server a folder per
             antibody with ``{plate}_{well}_{field}_{color}.jpg``.
-        labels: CSV ``Id,Target`` with ids ``{antibody}_{plate}_{well}_{field}``; its fields, in its order, are
-            imported. Without it every field in the folder is, unlabeled, in order of id.
-        label_set: The locations that the labels refer to; by default ``hpa28``.
-        scaling: How images become squares; they are decoded no larger than it needs.
-        limit: Import only the first so many.
-
-    Raises:
-        ImageError: If the folder holds no fields.
-        TableError: If the labels are not valid, or of none of the fields.
+        labels: CSV ``Id,Target`` with ids ``{antibody}_{plate}_{well}_{field}``. For it, the other arguments and the
+            errors see :class:`~cytoloc.dataset.sources.kaggle.KaggleSource`.
     """
 
     quick = True

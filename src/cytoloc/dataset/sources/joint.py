@@ -29,13 +29,6 @@ def find_joint_bounds(
 
     Fields that cannot be read are skipped; the import rejects them with the reason. If the fields of a channel differ
     in type, the first one decides, and the import rejects the others.
-
-    Args:
-        items: What is to be imported, in order.
-        fields_of: Returns the planes of an item's fields; called in threads.
-        rule: Which percentiles, and the floor of white.
-        channels: How many channels a field has.
-        advance: Called after each item with the number of items done and of all items.
     """
     histograms = [Histogram() for _ in range(channels)]
 

@@ -16,11 +16,6 @@ from cytoloc.lists import label_column, read_csv, read_labels, refuse_repeated
 def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Return the labels in a file, by id, in its order; equal ids and equal labels share one object.
 
-    Args:
-        path: The labels file.
-        label_set: The locations that it names.
-        names: Ids that are in memory already.
-
     Raises:
         TableError: As :func:`cytoloc.lists.read_labels`.
     """
@@ -32,12 +27,6 @@ def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[
 
 def listed_fields(path: Path, label_set: LabelSet, names: Iterable[str], *, folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the labels of the fields that a file lists, if at least one of them has images in a folder.
-
-    Args:
-        path: The labels file.
-        label_set: The locations that it names.
-        names: Ids of the fields in the folder; some that the file lists may be missing.
-        folder: Where their images are.
 
     Raises:
         TableError: As :func:`labels_by_id`, and if the folder has none of the fields.
@@ -54,10 +43,6 @@ def listed_fields(path: Path, label_set: LabelSet, names: Iterable[str], *, fold
 
 def read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, tuple[str | None, ...]]]:
     """Return the columns of a CSV that describe fields, and their values by id; equal values share one object.
-
-    Args:
-        path: The file.
-        names: Ids that are in memory already.
 
     Raises:
         TableError: If it has no ``id``, a row without one, an id twice, or a column that is not one of

@@ -55,13 +55,7 @@ class ImageFile(Protocol):
 
 
 def refuse_axes(length: Mapping[str, int], known: str, path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a file has an axis that a field of view has not.
-
-    Args:
-        length: Of each axis; one of length 1 does not matter.
-        known: The letters of those that a field may have.
-        path: The file, for the message.
-    """
+    """Raise :class:`~cytoloc.errors.ImageError` if a file has an axis that a field of view has not."""
     strange = [f"{axis} of {count}" for axis, count in length.items() if axis not in known and count > 1]
     if strange:
         raise ImageError(

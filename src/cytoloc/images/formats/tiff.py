@@ -316,12 +316,6 @@ def read_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple
 
     They are empty if it is not certain which image of the XML is the series: each file of a set describes the images of
     all files.
-
-    Args:
-        xml: The OME-XML.
-        number: The number of the series in the file.
-        count: How many series the file has.
-        called: The name of the series.
     """
     root = ElementTree.fromstring(xml)  # noqa: S314  expat of Python 3.11 limits the growth of entities itself
     images = [node for node in root if node.tag.endswith("}Image")]

@@ -32,11 +32,11 @@ class BioioFile:
         """Return one plane, ``(height, width)``."""
         self._reader.set_scene(scene)
         lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
-        # Fields are read side by side already; dask's own would only get in their way.
+        # Fields are read in parallel already, so dask runs in this thread.
         return whole_plane(np.asarray(lazy.compute(scheduler="synchronous")), self.scenes[scene], self.path)
 
     def close(self) -> None:
-        """Let go of the file; bioio opens it anew for every plane."""
+        """Release the reader; bioio opens the file for every plane."""
         del self._reader
 
     def _scene(self, number: int) -> Scene:
