@@ -83,7 +83,7 @@ def test_arrays_predictions_mappings_and_datasets_give_the_same_decision(method:
     tables, groups = tables_of(members), np.arange(120) // 3
     folds = pl.DataFrame({"id": [f"f{row}" for row in range(120)], "group": groups, "fold": groups % 2})
     usual = fit_decision(narrow, truth, method=method, groups=groups, label_set=HPA28)
-    for labels in (labels_of(truth), Labeled(truth), truth):
+    for labels in (labels_of(truth), Labeled(truth)):
         decision = fit_decision(tables, labels, method=method, groups=folds.sample(fraction=1, shuffle=True, seed=0))
         assert decision.fingerprint == usual.fingerprint
     result = usual(tables)
@@ -323,10 +323,10 @@ def test_bad_arguments_are_refused_by_name() -> None:
         (ArgumentTypeError, "predictions must be", lambda: fit("runs", truth)),
         (ArgumentTypeError, "holds Predictions for 'a'", lambda: fit({"a": table, "b": values}, truth)),
         (ArgumentTypeError, "labels must be a bool array", lambda: fit(values, labels)),
-        (ArgumentTypeError, "labels must be a mapping", lambda: fit(table, "labels.csv")),
+        (ArgumentTypeError, "labels must be a dataset", lambda: fit(table, "labels.csv")),
         (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=[0.5] * 30)),
         (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=pl.DataFrame({"id": ["a"]}))),
-        (ArgumentTypeError, "label_set must be a LabelSet", lambda: fit(values, truth, label_set="hpa28")),
+        (ArgumentTypeError, "label_set must be a LabelSet", lambda: fit(values, truth, label_set=28)),
         (TableError, "groups must have one number for each of 30", lambda: decision(values, groups=np.zeros(4, int))),
         (TableError, "groups lacks the group of 30", lambda: decision(table, groups=strangers)),
         (TableError, "labels must be bool", lambda: fit(values, truth.astype(int))),

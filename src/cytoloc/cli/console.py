@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,7 +18,6 @@ from cytoloc.errors import MissingExtraError, installing
 
 if TYPE_CHECKING:
     from cytoloc.dataset.store import Dataset
-    from cytoloc.labels import LabelSet
     from cytoloc.predictions import Predictions
 
 LINE_EVERY_S = 10.0
@@ -133,23 +131,6 @@ def require_nets() -> None:
     missing = [name for name in ("torch", "timm", "pytorch_lightning") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", hint=installing("nets"))
-
-
-def read_truth(path: Path, label_set: LabelSet) -> dict[str, tuple[int, ...]]:
-    """Return the labels in a CSV such as ``Id,Target``, or in a dataset, by id."""
-    from cytoloc.dataset.labeled import known_labels, open_labels
-
-    return known_labels(open_labels(path, label_set=label_set))
-
-
-def label_set_of(path: Path, named: str | None) -> LabelSet:
-    """Return the label set of a dataset, or the one that a user names for a file; by default hpa28."""
-    from cytoloc.dataset.labeled import open_labels
-    from cytoloc.labels import LabelSet, find_label_set
-
-    if path.is_dir():
-        return open_labels(path, label_set=named).label_set
-    return find_label_set(named) if named else LabelSet.hpa28()
 
 
 def warn_if_unfinished(dataset: Dataset) -> None:

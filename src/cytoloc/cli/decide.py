@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, MethodName
-from cytoloc.cli.console import counted, read_truth
+from cytoloc.cli.console import counted
 from cytoloc.cli.members import (
     IdsPath,
     LabelSetOption,
@@ -85,6 +85,7 @@ def fit(
 
     Example: `cytoloc decide fit a.parquet b.parquet --members --labels train.csv --out decision.json`
     """
+    from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import Rules, fit_and_cross_fit, method_named, write_decision
     from cytoloc.decide.decision import with_provenance
     from cytoloc.decide.inputs import refuse_trained_on
@@ -102,7 +103,7 @@ def fit(
     shares = locations.to_matrix(read_labels(ratios, locations).values()).mean(axis=0) if ratios else None
     report = fit_and_cross_fit(
         combined,
-        read_truth(labels, locations),
+        open_labels(labels, label_set=locations),
         method=method_named(method, ensemble=ensemble, calibration=calibration, threshold=threshold, ratios=shares),
         rules=Rules(max_locations=max_locations, blank=blank, cooccurrence=cooccurrence),
         groups=read_groups(folds, names) if folds else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytoloc.choices import EnsembleKind
-from cytoloc.cli.console import counted, read_truth, warn_if_trained_on
+from cytoloc.cli.console import counted, warn_if_trained_on
 from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, PredictionPaths, member_files, read_members
 
 if TYPE_CHECKING:
@@ -54,11 +54,12 @@ def ensemble(
 
     import numpy as np
 
+    from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import ensemble as combined
     from cytoloc.decide import member_contributions, member_correlations
     from cytoloc.decide.members import NEEDS_LABELS
     from cytoloc.errors import SettingsError
-    from cytoloc.files import check_outputs
+    from cytoloc.files import check_outputs, existing
     from cytoloc.lists import read_csv
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, refuse_different
@@ -73,10 +74,10 @@ def ensemble(
     for each in tables.values():
         warn_if_trained_on(each)
     members = {name: combine(list(each.values())) for name, each in tables.items()}
-    known = read_truth(labels, refuse_different(members)) if labels else None
-    groups = read_csv(folds) if folds else None
+    known = open_labels(labels, label_set=refuse_different(members)) if labels else None
+    groups = read_csv(existing(folds, what="folds file")) if folds else None
     correlations = member_correlations(members)
-    contributions = member_contributions(members, known, groups=groups) if known else []
+    contributions = member_contributions(members, known, groups=groups) if known is not None else []
     result = combined(members, method=method, labels=known, groups=groups)
     write_predictions(result, out)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import counted, label_set_of, read_truth, warn_if_trained_on
+from cytoloc.cli.console import counted, warn_if_trained_on
 from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_prediction_files
 
 
@@ -53,6 +53,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import evaluate as evaluated
     from cytoloc.files import check_outputs, new_files
     from cytoloc.lists import read_groups, read_known, read_labels
@@ -70,7 +71,8 @@ def evaluate(
         parts = read_prediction_files(prediction_files(predictions), ids=ids, label_set=label_set)
         warn_if_trained_on(parts)
         combined = combine(list(parts.values()))
-    locations = combined.label_set if combined else label_set_of(labels, label_set)
+    known = open_labels(labels, label_set=combined.label_set if combined else label_set)
+    locations = known.label_set
     found = read_labels(decided, locations, column="Predicted", blank=True)
     names = tuple(found)
     given: Predictions | dict[str, tuple[int, ...]] = found
@@ -80,7 +82,7 @@ def evaluate(
     by = folds or groups
     evaluation = evaluated(
         given,
-        read_truth(labels, locations),
+        known,
         groups=read_groups(by, names) if by else None,
         min_positives=min_positives,
         leak=read_known(leak, names, locations) if leak else None,

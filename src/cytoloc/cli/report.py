@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytoloc.choices import MethodName
-from cytoloc.cli.console import counted, read_truth
+from cytoloc.cli.console import counted
 
 if TYPE_CHECKING:
     from cytoloc.report.study import StudyTables
@@ -67,6 +67,7 @@ def report(
 
     Example: `cytoloc report runs/ --table --folds folds.csv --ensemble resnet34-512+resnet50-512`
     """
+    from cytoloc.dataset.labeled import known_labels, open_labels
     from cytoloc.errors import SettingsError, TableError
     from cytoloc.files import check_outputs, new_file
     from cytoloc.lists import read_groups, truth_of
@@ -85,7 +86,11 @@ def report(
     if not finished:
         raise TableError("None of these runs is finished.", hint="Resume them with `cytoloc train … --resume`.")
     label_set = refuse_different({str(run.folder): run.predictions for run in finished})
-    known, where = (read_truth(labels, label_set), str(labels)) if labels else truth_of_runs(finished, label_set)
+    known, where = (
+        (known_labels(open_labels(labels, label_set=label_set)), str(labels))
+        if labels
+        else truth_of_runs(finished, label_set)
+    )
     tables = study_tables(
         finished,
         lambda ids: truth_of(ids, known, label_set, where=where),

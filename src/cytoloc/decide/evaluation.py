@@ -145,9 +145,8 @@ def evaluate(
     """Return metrics of decided locations.
 
     Args:
-        predictions: Predictions with ``decided``, such as a decision returns; or a bool array ``(n, locations)``; or a
-            mapping of ids to indices of locations.
-        labels: bool ``(n, locations)`` in the same order; or, if the predictions have ids, a mapping or a dataset.
+        predictions: Predictions with ``decided``; a mapping of ids to indices of locations; or bool ``(n, locations)``.
+        labels: If the predictions have ids, a dataset, a label list or a mapping; else bool ``(n, locations)``.
         groups: A group per field: adds the interval of resampled groups. An array, or, if the predictions have ids, a
             table with the columns ``id`` and ``group``.
         min_positives: Minimum number of positives of common classes, over which means are computed.

@@ -201,7 +201,7 @@ def as_truth(labels: FieldLabels, ids: tuple[str, ...] | None, label_set: LabelS
             f" {type(labels).__name__}.",
             hint="Give arrays for both, or Predictions with a dataset.",
         )
-    return truth_of(ids, label_indices(labels, label_set), label_set, where="labels")
+    return truth_of(ids, label_indices(labels, label_set), label_set, where=str(getattr(labels, "path", "labels")))
 
 
 def label_indices(labels: Mapping[str, Iterable[int]] | LabeledFields, label_set: LabelSet) -> dict[str, Any]:
