@@ -116,7 +116,7 @@ class MissingExtraError(CytolocError, ImportError):
 
 
 class ModelCaution(UserWarning):
-    """What the makers of a model say with every prediction."""
+    """A caution of the makers of a model."""
 
 
 class DatasetWarning(UserWarning):

@@ -229,7 +229,7 @@ def find_duplicates(
 
 
 def verdict(correlation: float) -> Verdict:
-    """Return what a registered correlation says of a pair."""
+    """Return the verdict on a pair by its registered correlation."""
     if correlation >= COPY:
         return "copy"
     return "doubtful" if correlation >= DOUBTFUL else "different"

@@ -60,7 +60,7 @@ class Known(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """What labeled fields say of test fields.
+    """Labels of test fields by their labeled copies.
 
     Attributes:
         table: A row per test field that has a copy with labels, columns as in :func:`leak_schema`.
@@ -123,7 +123,7 @@ def find_leak(
 def labels_of_copies(
     pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test: Collection[str] | None = None
 ) -> Leak:
-    """Return what the labels of their copies say of test fields.
+    """Return the labels of test fields by the labels of their copies.
 
     The labels of a copy are those of its id, else those of its well. If a test field has several copies the surest
     counts (of the highest correlation, then of the least bits), and ``contradicted`` says how many have other labels.

@@ -35,14 +35,13 @@ def registered_correlation(a: UInt8Array, b: UInt8Array) -> float:
     as_they_lie = _correlation(one, other, everywhere)
     if as_they_lie >= SURE:
         return as_they_lie
-    # The alignment starts with the shift that lays the second field on the first best.
-    sum_one, sum_other = _sum(one), _sum(other)
-    window: Any = cv2.createHanningWindow(one.shape[1:], cv2.CV_32F)
-    (right, down), _ = cv2.phaseCorrelate(sum_one, sum_other, window)
-    start = np.array([[1, 0, right], [0, 1, down]], np.float32)
     find: Any = cv2.findTransformECC  # its types do not know that the mask may be None
     try:
-        _, warp = find(sum_one, sum_other, start, cv2.MOTION_AFFINE, _STEPS, None, _SMOOTHING_PX)
+        # The alignment starts with the shift that lays the second field on the first best.
+        window: Any = cv2.createHanningWindow(one.shape[1:], cv2.CV_32F)
+        (right, down), _ = cv2.phaseCorrelate(_sum(one), _sum(other), window)  # overwrites its arguments
+        start = np.array([[1, 0, right], [0, 1, down]], np.float32)
+        _, warp = find(_sum(one), _sum(other), start, cv2.MOTION_AFFINE, _STEPS, None, _SMOOTHING_PX)
     except cv2.error:
         # OpenCV found no alignment: the two have nothing in common.
         return as_they_lie

@@ -47,7 +47,7 @@ class FolderOptions(ImportOptions):
         metadata: CSV ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``, ``cell_line``.
         z: The number of a z plane, counted from 0; ``"max"`` takes the maximum over all.
         time: The time point, counted from 0; None if files must have only one.
-        pages: What the pages of a TIFF are that does not say it: ``"channel"`` or ``"z"``.
+        pages: The meaning of the pages of a TIFF that does not state it: ``"channel"`` or ``"z"``.
         pixel_um: Edge of a pixel in micrometers, whatever the files say.
         target_um: Edge of a pixel of the dataset in micrometers; None shows whole images.
 

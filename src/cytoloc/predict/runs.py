@@ -1,4 +1,4 @@
-"""Finished runs: their networks, their recipes, and what they say of themselves."""
+"""Finished runs: their networks, recipes and headers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cytoloc.runs import RECIPE, find_runs, read_header, refuse_unfinished
 
 
 def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
-    """Return ids of all fields that a run's weights know: its own, and those of the runs that they came from."""
+    """Return ids of all fields that the weights of a run were trained on, also in the runs that they came from."""
     return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 
@@ -32,12 +32,8 @@ def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if recipe.select.weights == "plain":
-            prefix = "network."
-            state = {
-                name.removeprefix(prefix): value
-                for name, value in content["state_dict"].items()
-                if name.startswith(prefix)
-            }
+            named = ((name.partition("network."), value) for name, value in content["state_dict"].items())
+            state = {name: value for (before, prefix, name), value in named if prefix and not before}
         else:
             state = content["averages"][recipe.select.weights]
         network.load_state_dict(state)
