@@ -88,9 +88,7 @@ def dataset_from_arrays(
     for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
         if values is not None and len(values) != len(array):
             raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
-    locations, indices = location_indices(
-        labels, find_label_set(label_set) if isinstance(label_set, str) else label_set
-    )
+    locations, indices = location_indices(labels, label_set)
     stored = channel_order(names)
     order = [names.index(name) for name in stored]
     size = array.shape[2]
@@ -120,7 +118,7 @@ def dataset_from_arrays(
 
 
 def location_indices(
-    labels: LocationLists | None, label_set: LabelSet | None
+    labels: LocationLists | None, given: LabelSet | str | None
 ) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
     """Return the label set, and the indices of the locations of each field; None if there are no labels.
 
@@ -129,6 +127,7 @@ def location_indices(
         SettingsError: If the label set is needed and not given.
         TableError: If labels are not in the label set.
     """
+    label_set = find_label_set(given) if isinstance(given, str) else given
     if labels is None:
         return label_set or LabelSet.hpa28(), None
     if isinstance(labels, np.ndarray):
