@@ -85,13 +85,9 @@ def dataset_from_arrays(
     for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
         if values is not None and len(values) != len(array):
             raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
-<<<<<<< HEAD
     for value in (value for values in (metadata or {}).values() for value in values):
         check_type(value, (str, type(None)), argument="metadata")
-    locations, indices = location_indices(labels, None if label_set is None else as_label_set(label_set))
-=======
     locations, indices = location_indices(labels, label_set)
->>>>>>> helper-c
     stored = channel_order(names)
     order = [names.index(name) for name in stored]
     size = array.shape[2]
@@ -131,7 +127,7 @@ def location_indices(
         SettingsError: If the label set is needed and not given.
         TableError: If labels are not in the label set.
     """
-    label_set = find_label_set(given) if isinstance(given, str) else given
+    label_set = None if given is None else as_label_set(given)
     if labels is None:
         return label_set or LabelSet.hpa28(), None
     if not isinstance(labels, list | tuple):
