@@ -13,7 +13,7 @@ from cytoloc.files import (
     FileFormat,
     check_outputs,
     disk_errors,
-    held,
+    locked,
     new_file,
     new_files,
     new_folder,
@@ -105,14 +105,14 @@ def test_what_is_kept_of_an_output_is_named(tmp_path: Path) -> None:
 def test_a_lock_is_held_by_one_and_gone_afterwards(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     lock.touch()
-    with held(lock, busy="busy"):
-        with pytest.raises(StorageError, match="busy"), held(lock, busy="busy"):
+    with locked(lock, busy="busy"):
+        with pytest.raises(StorageError, match="busy"), locked(lock, busy="busy"):
             pytest.fail("the block must not run")
         assert lock.exists()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="inside"), held(lock, busy="busy"):
+    with pytest.raises(ValueError, match="inside"), locked(lock, busy="busy"):
         raise ValueError("inside")
-    with held(lock, busy="busy"):
+    with locked(lock, busy="busy"):
         pass
 
 

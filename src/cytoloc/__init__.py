@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cytoloc.channels import CHANNELS as CHANNELS
     from cytoloc.contents import describe as describe
     from cytoloc.curation.audit import audit_labels as audit_labels
+    from cytoloc.curation.audit import write_corrections as write_corrections
     from cytoloc.curation.duplicates import find_duplicates as find_duplicates
     from cytoloc.curation.duplicates import write_duplicates as write_duplicates
     from cytoloc.curation.fold_quality import fold_quality as fold_quality
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cytoloc.dataset.from_files import import_folder as import_folder
     from cytoloc.dataset.from_files import import_hpa as import_hpa
     from cytoloc.dataset.from_files import import_kaggle as import_kaggle
+    from cytoloc.dataset.from_files import preview_folder as preview_folder
     from cytoloc.dataset.importing import ImportOptions as ImportOptions
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from cytoloc.report.figures import fold_sheet as fold_sheet
     from cytoloc.report.figures import score_plot as score_plot
     from cytoloc.report.figures import training_curve as training_curve
+    from cytoloc.report.study import compare_runs as compare_runs
     from cytoloc.simulate.files import simulate_hpa as simulate_hpa
     from cytoloc.simulate.files import simulate_kaggle as simulate_kaggle
     from cytoloc.simulate.plan import Design as Design
@@ -96,7 +99,7 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "channels": ("CHANNELS",),
-    "curation.audit": ("audit_labels",),
+    "curation.audit": ("audit_labels", "write_corrections"),
     "curation.duplicates": ("find_duplicates", "write_duplicates"),
     "curation.folds": ("make_folds",),
     "curation.folds_file": ("check_folds", "read_folds", "write_folds"),
@@ -104,7 +107,7 @@ _HOMES: Final = {
     "curation.target_fold": ("make_validation_fold",),
     "dataset.from_arrays": ("dataset_from_arrays",),
     "dataset.importing": ("ImportOptions",),
-    "dataset.from_files": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle"),
+    "dataset.from_files": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle", "preview_folder"),
     "dataset.store": ("Dataset", "open_dataset"),
     "contents": ("describe",),
     "decide": (
@@ -144,6 +147,7 @@ _HOMES: Final = {
     "recipe": ("Recipe", "load_recipe", "recipe_names"),
     "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
     "curation.fold_quality": ("fold_quality",),
+    "report.study": ("compare_runs",),
     "simulate.files": ("simulate_hpa", "simulate_kaggle"),
     "simulate.plan": ("Design",),
     "simulate.study": ("Flaws", "simulate_dataset", "simulate_study"),

@@ -84,23 +84,23 @@ def new_files(*paths: Path, images: Sequence[Path] = ()) -> Iterator[dict[Path, 
         OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
     """
     check_outputs(*paths, images=images)
-    lent: dict[Path, Path] = {}
+    temporaries: dict[Path, Path] = {}
     with ExitStack() as stack:
         for path in (*paths, *images):
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folder = _folder_beside(path)
-            lent[path] = Path(stack.enter_context(folder)) / path.name
+            temporaries[path] = Path(stack.enter_context(folder)) / path.name
         try:
-            yield lent
+            yield temporaries
         except StorageError as error:
-            for path, temporary in lent.items():
+            for path, temporary in temporaries.items():
                 error.message = error.message.replace(str(temporary), str(path))
             raise StorageError(error.message, hint=error.hint) from error
         check_outputs(*paths, images=images)
         named: list[Path] = []
         try:
-            for path, temporary in lent.items():
+            for path, temporary in temporaries.items():
                 if path in images and not temporary.exists():
                     continue
                 with disk_errors(path):
@@ -192,7 +192,7 @@ def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
 
 
 @contextmanager
-def held(lock: Path, *, busy: str) -> Iterator[None]:
+def locked(lock: Path, *, busy: str) -> Iterator[None]:
     """Hold a lock file in the block; the file is removed afterwards.
 
     Args:

@@ -18,7 +18,7 @@ def _listed(default: Any) -> Any:
 
 
 class Section(BaseModel):
-    """A frozen group of keys that refuses keys it does not know, and values of another type: ``true`` is no number."""
+    """A frozen group of keys. Unknown keys and values of another type are refused: ``true`` is not a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -313,7 +313,7 @@ class SelectSection(Section):
     """The weights by which a run is evaluated and used."""
 
     checkpoint: Literal["last", "best"] = "last"
-    """``best`` is chosen by the fold that judges it, so its out-of-fold predictions are a bit too good; ``last`` is
+    """``best`` is chosen by the fold that it is evaluated on, so its predictions of that fold are too good; ``last`` is
     honest."""
     watch: Literal["loss", "macro_f1"] = "loss"
     """What makes an epoch the best: least held-out loss, or greatest macro F1 at threshold .5, which is less steady."""

@@ -23,7 +23,7 @@ from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
 from cytoloc.recipe import load_recipe, to_toml
 from cytoloc.report.runs import finished_runs
-from cytoloc.report.study import MIN_POSITIVES, study_tables
+from cytoloc.report.study import MIN_POSITIVES, compare_runs, study_tables
 from cytoloc.runs import RUN_FORMAT
 from tests.conftest import Cli
 from tests.decide.cases import study_of
@@ -267,6 +267,10 @@ def test_unfinished_runs_are_left_out_with_the_reason(made: Made, cli: Cli) -> N
     tables = as_json(said)
     assert [Path(row["run"]).name for row in tables["left_out"]] == ["late-fold0"]
     assert len(tables["models"]) == 3
+    compared = compare_runs(str(folder / "runs"), labels=folder / "labels.csv")
+    assert [row.model for row in compared.models] == [row["model"] for row in tables["models"]]
+    assert compared.to_pandas()["cv"].tolist() == compared.to_polars()["cv"].to_list()
+    assert [run.folder.name for run in compared.left_out] == ["late-fold0"]
     refused = cli("report", folder / "runs" / "late-fold0", "--table")
     assert (refused.code, "None of these runs is finished" in refused.err) == (1, True)
 

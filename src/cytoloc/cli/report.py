@@ -67,45 +67,33 @@ def report(
 
     Example: `cytoloc report runs/ --table --folds folds.csv --ensemble resnet34-512+resnet50-512`
     """
-    from cytoloc.dataset.labeled import known_labels, open_labels
-    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_file
-    from cytoloc.lists import read_groups, truth_of
-    from cytoloc.predictions import refuse_different
-    from cytoloc.report.runs import finished_runs, truth_of_runs
-    from cytoloc.report.study import study_tables
+    from cytoloc.report.study import compare_runs
     from cytoloc.report.study_format import json_values
 
     if not table:
         raise SettingsError("`cytoloc report` makes tables only so far.", hint="Add --table.")
     if out:
         check_outputs(out)
-    finished, left_out = finished_runs(runs)
-    for run in left_out:
-        typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
-    if not finished:
-        raise TableError("None of these runs is finished.", hint="Resume them with `cytoloc train … --resume`.")
-    label_set = refuse_different({str(run.folder): run.predictions for run in finished})
-    known, where = (
-        (known_labels(open_labels(labels, label_set=label_set)), str(labels))
-        if labels
-        else truth_of_runs(finished, label_set)
-    )
-    tables = study_tables(
-        finished,
-        lambda ids: truth_of(ids, known, label_set, where=where),
+    tables = compare_runs(
+        list(runs),
+        labels=labels,
+        folds=folds,
         decision=decision,
         ensembles=[each.split("+") for each in ensemble or []],
-        groups_of=(lambda ids: read_groups(folds, ids)) if folds else None,
     )
+    for run in tables.left_out:
+        typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
     if out:
         with new_file(out) as temporary:
             temporary.write_text(_written(tables, style), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(json_values(tables, left_out), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(json_values(tables), indent=2, ensure_ascii=False))
     elif out:
         rows = f"{counted(len(tables.models), 'model')}, {counted(len(tables.ensembles), 'ensemble')}"
-        typer.echo(f"{out}: {rows}, from {counted(len(finished), 'run')}.")
+        runs_used = counted(sum(len(row.folds) for row in tables.models), "run")
+        typer.echo(f"{out}: {rows}, from {runs_used}.")
     else:
         from rich.console import Console
 

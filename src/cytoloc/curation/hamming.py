@@ -20,7 +20,7 @@ LEAST_CHANNELS: Final = 2
 """Channels that must be known of both fields, if limits are given for as many: one alone proves nothing."""
 
 BLOCK: Final = 4096
-"""Fields that are looked up at once, so that the pairs found are held in memory for a block only."""
+"""Fields that are looked up at once, so that memory holds the pairs of one block only."""
 
 
 class Hashes(NamedTuple):

@@ -65,7 +65,7 @@ class Leak(NamedTuple):
     Attributes:
         table: A row per test field that has a copy with labels, columns as in :func:`leak_schema`.
         unlabeled: Test fields whose copies have no labels.
-        passed_over: Pairs that do not tie a test field to another one, or are held to be different.
+        passed_over: Pairs that do not tie a test field to another one, or have the verdict ``different``.
     """
 
     table: pl.DataFrame

@@ -326,6 +326,30 @@ def preview_import(source: FolderSource, *, every: bool = False, options: Import
     return Preview(len(source.items), source.unmatched, mappings, tuple(bad))
 
 
+def preview_folder(
+    folder: str | Path,
+    *,
+    channels: Mapping[str, str | int] | Sequence[str],
+    size: int = 512,
+    options: FolderOptions = FolderOptions(),
+    every: bool = False,
+) -> Preview:
+    """Return which channel becomes what if a folder is imported; nothing is written.
+
+    Args:
+        folder: See :func:`import_folder`, as for the other arguments.
+        channels: Where each channel is.
+        size: Edge of the dataset's images, in pixels.
+        options: How the import would proceed.
+        every: Look at all files, not only at the first that can be read.
+
+    Raises:
+        ImageError, SettingsError: As :func:`import_folder`.
+    """
+    source = folder_source(folder, out=None, channels=channels, size=size, options=options)
+    return preview_import(source, every=every, options=options)
+
+
 def run_import(source: FileSource, out: str | Path, *, size: int, options: ImportOptions = ImportOptions()) -> Imported:
     """Import the fields of a source; see :func:`import_kaggle`.
 

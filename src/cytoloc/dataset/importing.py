@@ -32,7 +32,7 @@ from cytoloc.dataset.segments import StoredFiles
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.dataset.writer import SEGMENT_BYTES, DatasetWriter
 from cytoloc.errors import ChannelError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
-from cytoloc.files import disk_errors, existing, held, refuse_existing, refuse_url
+from cytoloc.files import disk_errors, existing, locked, refuse_existing, refuse_url
 from cytoloc.images.scale import Scaling
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
@@ -226,7 +226,7 @@ def import_fields(
     ):
         refuse_existing(path)
     busy = f"{path}: another process is importing there"
-    with disk_errors(path, kept=path / MANIFEST), held(path / LOCK, busy=busy):
+    with disk_errors(path, kept=path / MANIFEST), locked(path / LOCK, busy=busy):
         try:
             manifest, record = _resume(source, path, options, size=size)
             writer = DatasetWriter(path, manifest)

@@ -261,8 +261,8 @@ class Site:
         def reason_of(error: Exception) -> str:
             if isinstance(error, self._httpx.TimeoutException):
                 return "nothing came for longer than the time limit"
-            said = error.message if isinstance(error, CytolocError) else str(error)
-            return said.rstrip(".") or type(error).__name__
+            text = error.message if isinstance(error, CytolocError) else str(error)
+            return text.rstrip(".") or type(error).__name__
 
         attempts = self.options.attempts
         retries = self._stamina.retry_context(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cytoloc.errors import FormatError, OutputExistsError, SettingsError
-from cytoloc.files import FileFormat, disk_errors, held, read_json, sha256_of, write_json
+from cytoloc.files import FileFormat, disk_errors, locked, read_json, sha256_of, write_json
 
 FETCH_FORMAT: Final = FileFormat("cytoloc-fetch", 1)
 
@@ -81,7 +81,7 @@ class FetchFolder:
                     hint="Nothing was changed. Choose another folder.",
                 )
             self.catalog.mkdir(parents=True, exist_ok=True)
-            with held(self.catalog / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
+            with locked(self.catalog / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
                 for pattern in (".*.part", f".*{_MARK}.*", ".*.csv.*"):
                     # Left by a killed process.
                     for left in self.catalog.glob(pattern):

@@ -43,7 +43,7 @@ class AverageMaxHead(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """For each class its own pooling: where to look is learnt per class (third place of 2018, at 1024 px).
+    """For each class its own pooling: where to look is learned per class (third place of 2018, at 1024 px).
 
     A location that fills a few pixels of a large image, such as a centrosome, vanishes in an average over all of it.
     The weights over places start even, so an untrained head pools like :class:`PlainHead`.
@@ -102,7 +102,7 @@ class MultiStageHead(nn.Module):
 class AntibodyHead(nn.Module):
     """A second head for training alone: which antibody stained the field, as cosines to a direction for each.
 
-    Fields of one antibody show the same protein, so a network that knows them again has learnt what tells proteins
+    Fields of one antibody show the same protein, so a network that recognizes them has learned what tells proteins
     apart (first place of 2018). See :func:`cytoloc.models.losses.arcface_loss`.
     """
 

@@ -7,21 +7,26 @@ The out-of-fold predictions of a model are pooled. Each field is decided by thre
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
 from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import MethodName
+from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.decide import cross_fit
 from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval, mean_defined
-from cytoloc.errors import SettingsError
-from cytoloc.predictions import combine, refuse_different
+from cytoloc.errors import SettingsError, TableError
+from cytoloc.lists import read_groups, truth_of
+from cytoloc.predictions import combine, refuse_different, to_pandas
 from cytoloc.recipe import loss_in_words
-from cytoloc.report.runs import FinishedRun
+from cytoloc.report.runs import FinishedRun, LeftOut, finished_runs, truth_of_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_POSITIVES: Final = 5
 """Classes with fewer positives are left out of the means of AUC and average precision."""
@@ -104,6 +109,7 @@ class StudyTables:
         grouped: Whether groups were kept together, and resampled for the intervals.
         models: A row per model.
         ensembles: A row per ensemble.
+        left_out: The runs that are not finished.
     """
 
     decision: MethodName
@@ -112,6 +118,74 @@ class StudyTables:
     grouped: bool
     models: list[ModelRow] = field(default_factory=list)
     ensembles: list[EnsembleRow] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return both tables as one; the column ``kind`` says which row is of which, numbers are not rounded."""
+        rows: list[dict[str, Any]] = []
+        for model in self.models:
+            settings = {"network": model.network, "image": model.image, "batch": model.batch, "loss": model.loss}
+            folds = " ".join(map(str, model.folds))
+            rows.append({"kind": "model", "name": model.model, **settings, "folds": folds, **asdict(model.metrics)})
+        for ensemble in self.ensembles:
+            settings = dict.fromkeys(("network", "image", "batch", "loss", "folds"))
+            rows.append(
+                {"kind": "ensemble", "name": "+".join(ensemble.members), **settings, **asdict(ensemble.metrics)}
+            )
+        return pl.DataFrame(rows, infer_schema_length=None).with_columns(decision=pl.lit(self.decision))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return what :meth:`to_polars` returns as a pandas table.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        return to_pandas(self.to_polars())
+
+
+def compare_runs(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    labels: LabelSource | None = None,
+    folds: str | Path | None = None,
+    decision: MethodName = "grid",
+    ensembles: Sequence[Sequence[str]] = (),
+) -> StudyTables:
+    """Return tables of cross-validated metrics: a row per model, and a row per ensemble of models.
+
+    Args:
+        runs: Run folders, or folders of runs. Runs that are not finished are in ``left_out`` of the result.
+        labels: The true labels; by default those of the datasets that the runs were trained on.
+        folds: A folds file, whose groups cross-fitting keeps together.
+        decision: How fields are decided.
+        ensembles: Names of the models of each ensemble; by default one of all models.
+
+    Raises:
+        TableError: If no run is finished, or a field has no label.
+        SettingsError: If an ensemble names an unknown model.
+        LabelSetError: If runs or labels have different label sets.
+    """
+    paths = [runs] if isinstance(runs, str | Path) else list(runs)
+    finished, left_out = finished_runs([Path(path) for path in paths])
+    if not finished:
+        unfinished = ", ".join(str(run.folder) for run in left_out)
+        raise TableError(
+            f"None of these runs is finished: {unfinished}.", hint="Resume them with `cytoloc train … --resume`."
+        )
+    label_set = refuse_different({str(run.folder): run.predictions for run in finished})
+    if labels is None:
+        known, where = truth_of_runs(finished, label_set)
+    else:
+        source = open_labels(labels, label_set=label_set)
+        known, where = known_labels(source), str(source.path)
+    tables = study_tables(
+        finished,
+        lambda ids: truth_of(ids, known, label_set, where=where),
+        decision=decision,
+        ensembles=ensembles,
+        groups_of=(lambda ids: read_groups(folds, ids)) if folds else None,
+    )
+    return replace(tables, left_out=left_out)
 
 
 def study_tables(

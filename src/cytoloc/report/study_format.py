@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import polars as pl
 from rich.console import Group
 from rich.table import Table
 
-from cytoloc.report.runs import LeftOut
 from cytoloc.report.study import MIN_POSITIVES, CrossValidation, StudyTables
 
 _MODELS = ("model", "network", "image", "batch", "loss", "folds")
@@ -44,20 +41,12 @@ def markdown(tables: StudyTables) -> str:
 
 def csv(tables: StudyTables) -> str:
     """Return both tables as one CSV; the column ``kind`` says which row is of which, numbers are not rounded."""
-    rows: list[dict[str, Any]] = []
-    for model in tables.models:
-        settings = {"network": model.network, "image": model.image, "batch": model.batch, "loss": model.loss}
-        folds = " ".join(map(str, model.folds))
-        rows.append({"kind": "model", "name": model.model, **settings, "folds": folds, **asdict(model.metrics)})
-    for ensemble in tables.ensembles:
-        settings = dict.fromkeys(("network", "image", "batch", "loss", "folds"))
-        rows.append({"kind": "ensemble", "name": "+".join(ensemble.members), **settings, **asdict(ensemble.metrics)})
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(decision=pl.lit(tables.decision)).write_csv()
+    return tables.to_polars().write_csv()
 
 
-def json_values(tables: StudyTables, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+def json_values(tables: StudyTables) -> dict[str, Any]:
     """Return both tables and the runs that are in neither."""
-    rest = [{"run": str(run.folder), "reason": run.reason} for run in left_out]
+    rest = [{"run": str(run.folder), "reason": run.reason} for run in tables.left_out]
     return {**asdict(tables), "min_positives": MIN_POSITIVES, "left_out": rest}
 
 

@@ -21,7 +21,7 @@ class CellLine:
         stretch: Length of the cell by its width.
         lobes: How far its outline departs from an ellipse: 0 round, .3 with corners and processes.
         gap: Least distance between cells, in radii of nuclei.
-        cells: How many cells there are room for in a field.
+        cells: How many cells fit into a field.
         islands: Number of islands they grow in; 0 if anywhere.
     """
 

@@ -20,7 +20,7 @@ from PIL import Image
 from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS, HPA_PLANES
 from cytoloc.errors import OutputExistsError
-from cytoloc.files import FileFormat, disk_errors, held, read_json, refuse_existing, write_json
+from cytoloc.files import FileFormat, disk_errors, locked, read_json, refuse_existing, write_json
 from cytoloc.labels import LabelSet
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, photograph
@@ -114,7 +114,7 @@ def resumable(path: Path, settings: Mapping[str, Any], *, done: Path | None = No
     lock = path.with_name(f".{path.name}.part.lock")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with held(lock, busy=f"{path}: another process is drawing there"):
+        with locked(lock, busy=f"{path}: another process is drawing there"):
             if note.exists():
                 found = read_json(note, STUDY_FORMAT)
                 if {name: found.get(name) for name in content} != content:

@@ -99,13 +99,13 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
         )
     folds = folds.drop_nulls("fold")
     rows = np.array([labeled[name] for name in folds["id"]], np.int64)
-    held = folds["fold"].to_numpy() == fold
-    if not held.any():
+    held_out = folds["fold"].to_numpy() == fold
+    if not held_out.any():
         known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))
         raise TrainingError(f"There is no fold {fold}; the folds are {known}.", hint="Choose one of them, or all.")
-    if (~held).sum() < 2:
-        raise TrainingError(f"Fold {fold} leaves {int((~held).sum())} fields to train on.", hint="Make more folds.")
-    return Split(np.sort(rows[~held]), np.sort(rows[held]))
+    if (~held_out).sum() < 2:
+        raise TrainingError(f"Fold {fold} leaves {int((~held_out).sum())} fields to train on.", hint="Make more folds.")
+    return Split(np.sort(rows[~held_out]), np.sort(rows[held_out]))
 
 
 class FieldBatches(TorchDataset[LabeledBatch]):
