@@ -25,8 +25,8 @@ from cytoloc.decide.thresholds import (
     ratio_thresholds,
 )
 from cytoloc.errors import TableError
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels, truth_of
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels, truth_of
 from cytoloc.prediction_files import read_predictions
 
 Predictions = dict[str, NDArray[np.float64]]

@@ -36,7 +36,7 @@ from cytoloc.memory import keep_freed_memory
 from cytoloc.models.network import Network, build_network
 from cytoloc.parallel import end_with_parent
 from cytoloc.predict.runs import model_spec
-from cytoloc.recipe import Recipe, load_recipe
+from cytoloc.recipes.recipe import Recipe, load_recipe
 from cytoloc.training.options import TrainOptions
 from cytoloc.training.resolve import location_loss, resolve_recipe
 from cytoloc.training.run import train

@@ -29,7 +29,7 @@ from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.images.hashes import TRANSFORMS, turned
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 FIELDS_A_GENE = 6
 

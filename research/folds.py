@@ -22,7 +22,7 @@ from cytoloc.curation.folds import class_counts, make_folds
 from cytoloc.curation.folds import table_of as folds_table
 from cytoloc.curation.groups import groups_of_fields, listed_fields
 from cytoloc.curation.pairs import tied_ids
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 LISTS = (
     "external_train_duplicates.txt",

@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from benchmarks.train import PlainSteps, bench_recipe
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.memory import keep_freed_memory
 from cytoloc.models.network import build_network
 from cytoloc.predict.runs import model_spec

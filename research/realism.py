@@ -34,8 +34,8 @@ from cytoloc.channels import CHANNELS
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.images.hashes import field_hashes
 from cytoloc.images.scale import Scaling, scale_field
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import Design, plan_one
 from cytoloc.simulate.study import simulate_dataset

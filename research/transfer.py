@@ -33,7 +33,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cytoloc import open_dataset
 from cytoloc.dataset.store import Dataset
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.weights import initial_weights
 from cytoloc.prediction_files import read_predictions
 

@@ -12,9 +12,9 @@ import pytest
 import cytoloc
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, FormatError
-from cytoloc.label_list import LabelList
-from cytoloc.labels import LabelSet
-from cytoloc.recipe import load_recipe, to_toml
+from cytoloc.labels.label_list import LabelList
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.recipes.recipe import load_recipe, to_toml
 from tests.conftest import Cli
 
 VERDICTS = {"copy": 1, "doubtful": 1, "different": 0, "unknown": 0}

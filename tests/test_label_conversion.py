@@ -7,8 +7,8 @@ import pytest
 
 from cytoloc.errors import LabelSetError
 from cytoloc.label_conversion import Conversion, conversion, convert_labels, convert_predictions
-from cytoloc.labels import SHIPPED, LabelSet, find_label_set
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set
+from cytoloc.labels.lists import read_labels
 from cytoloc.predictions import Predictions
 from tests.conftest import DATA
 

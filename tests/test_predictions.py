@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, UnknownIdError
-from cytoloc.labels import SHIPPED, LabelSet, find_label_set
+from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set
 from cytoloc.prediction_files import read_predictions, write_predictions
 from cytoloc.predictions import Predictions, combine, join_members
 from tests.conftest import DATA

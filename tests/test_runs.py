@@ -6,7 +6,7 @@ import pytest
 
 from cytoloc.errors import FormatError, SettingsError
 from cytoloc.files import write_json
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.runs import HEADER, PREDICTIONS, RUN_FORMAT, find_runs, is_run, read_header, refuse_unfinished
 
 SAID = {"fold": 0, "dataset": {"path": "a.dataset", "fingerprint": "f"}, "held_out": ["x"], "trained_on": ["y"]}

@@ -20,11 +20,11 @@ from cytoloc import open_dataset
 from cytoloc.choices import MethodName
 from cytoloc.decide import Decision, cross_fit, fit_decision, macro_f1
 from cytoloc.decide.metrics import macro_f1_interval, overall, resampled_f1
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_groups, read_labels, truth_of
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_groups, read_labels, truth_of
 from cytoloc.prediction_files import read_predictions
 from cytoloc.predictions import combine
-from cytoloc.recipe import read_resolved
+from cytoloc.recipes.recipe import read_resolved
 from cytoloc.training.data import oversampled_rows
 from cytoloc.training.schedule import Schedule
 

@@ -29,7 +29,7 @@ from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.runs import load_network
 from cytoloc.predict.sources import DatasetSource, Source
 from cytoloc.predictions import read_predictions, write_predictions
-from cytoloc.recipe import read_resolved
+from cytoloc.recipes.recipe import read_resolved
 
 
 def cytoloc(*words: object, log: Path | None = None) -> None:

@@ -66,19 +66,19 @@ if TYPE_CHECKING:
     from cytoloc.label_conversion import conversion as conversion
     from cytoloc.label_conversion import convert_labels as convert_labels
     from cytoloc.label_conversion import convert_predictions as convert_predictions
-    from cytoloc.label_list import LabelList as LabelList
-    from cytoloc.label_list import read_label_list as read_label_list
-    from cytoloc.labels import LabelSet as LabelSet
-    from cytoloc.labels import Location as Location
+    from cytoloc.labels.label_list import LabelList as LabelList
+    from cytoloc.labels.label_list import read_label_list as read_label_list
+    from cytoloc.labels.label_set import LabelSet as LabelSet
+    from cytoloc.labels.label_set import Location as Location
     from cytoloc.predict.bundle import write_bundle as write_bundle
     from cytoloc.predict.loading import load as load
     from cytoloc.predict.model import Model as Model
     from cytoloc.prediction_files import read_predictions as read_predictions
     from cytoloc.prediction_files import write_predictions as write_predictions
     from cytoloc.predictions import Predictions as Predictions
-    from cytoloc.recipe import Recipe as Recipe
-    from cytoloc.recipe import load_recipe as load_recipe
-    from cytoloc.recipe import recipe_names as recipe_names
+    from cytoloc.recipes.recipe import Recipe as Recipe
+    from cytoloc.recipes.recipe import load_recipe as load_recipe
+    from cytoloc.recipes.recipe import recipe_names as recipe_names
     from cytoloc.report.figures import contact_sheet as contact_sheet
     from cytoloc.report.figures import duplicates_sheet as duplicates_sheet
     from cytoloc.report.figures import fold_sheet as fold_sheet
@@ -137,14 +137,14 @@ _HOMES: Final = {
     "training.run": ("Run", "train"),
     "errors": ("CytolocError",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
-    "label_list": ("LabelList", "read_label_list"),
-    "labels": ("LabelSet", "Location"),
+    "labels.label_list": ("LabelList", "read_label_list"),
+    "labels.label_set": ("LabelSet", "Location"),
     "predict.bundle": ("write_bundle",),
     "predict.loading": ("load",),
     "predict.model": ("Model",),
     "prediction_files": ("read_predictions", "write_predictions"),
     "predictions": ("Predictions",),
-    "recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "recipes.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
     "curation.fold_quality": ("fold_quality",),
     "report.study": ("compare_runs",),

@@ -10,7 +10,7 @@ import polars as pl
 
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ArgumentTypeError, FormatError
-from cytoloc.lists import label_column, read_csv
+from cytoloc.labels.lists import label_column, read_csv
 from cytoloc.prediction_files import read_predictions
 from cytoloc.predictions import Predictions
 from cytoloc.runs import HEADER, find_runs, is_finished, is_run, read_header
@@ -94,7 +94,7 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
             "fitted_on": decision.fitted_on,
         }
     if place.suffix == ".toml":
-        from cytoloc.recipe import load_recipe
+        from cytoloc.recipes.recipe import load_recipe
 
         return {"kind": "recipe", **load_recipe(str(place)).model_dump(mode="json")}
     if place.name.lower().endswith((".csv", ".csv.gz", ".txt")):

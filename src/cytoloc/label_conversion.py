@@ -12,9 +12,9 @@ import polars as pl
 
 from cytoloc.errors import LabelSetError
 from cytoloc.files import new_file
-from cytoloc.hpa_names import hpa_names, shipped_name
-from cytoloc.labels import LabelSet, as_label_set
-from cytoloc.lists import read_csv, read_labels
+from cytoloc.labels.hpa_names import hpa_names, shipped_name
+from cytoloc.labels.label_set import LabelSet, as_label_set
+from cytoloc.labels.lists import read_csv, read_labels
 from cytoloc.predictions import Predictions
 
 

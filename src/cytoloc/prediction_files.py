@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from cytoloc._typing import Float32Array
 from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError, first_line
 from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
-from cytoloc.labels import SHIPPED, LabelSet, as_label_set, find_label_set
-from cytoloc.lists import location_columns, read_csv, read_ids, require_columns
+from cytoloc.labels.label_set import SHIPPED, LabelSet, as_label_set, find_label_set
+from cytoloc.labels.lists import location_columns, read_csv, read_ids, require_columns
 from cytoloc.predictions import Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cytoloc._typing import BoolArray, Float32Array
 from cytoloc.choices import near
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, UnknownIdError
-from cytoloc.labels import LabelSet, Location
-from cytoloc.lists import refuse_repeated
+from cytoloc.labels.label_set import LabelSet, Location
+from cytoloc.labels.lists import refuse_repeated
 
 if TYPE_CHECKING:
     import pandas as pd

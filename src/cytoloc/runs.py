@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cytoloc.errors import FormatError, LabelSetError
 from cytoloc.files import FileFormat, read_json, refuse_given_twice
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 RUN_FORMAT: Final = FileFormat("cytoloc-run", 1)
 

@@ -33,7 +33,7 @@ from benchmarks.train import (
 )
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
-from cytoloc.recipe import load_recipe
+from cytoloc.recipes.recipe import load_recipe
 from cytoloc.training.resolve import location_loss
 from tests.conftest import Cli
 

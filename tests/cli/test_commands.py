@@ -16,9 +16,9 @@ from sklearn.metrics import f1_score
 from cytoloc import open_dataset, read_predictions
 from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
-from cytoloc.recipe import recipe_names
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
+from cytoloc.recipes.recipe import recipe_names
 from cytoloc.simulate.files import simulate_kaggle
 from cytoloc.simulate.plan import Design
 from tests.conftest import Cli

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cytoloc import read_predictions
 from cytoloc.decide import cross_fit, ensemble, fit_decision, macro_f1, read_decision
 from cytoloc.decide.metrics import class_log_loss
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
 from tests.conftest import Cli

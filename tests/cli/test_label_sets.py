@@ -11,8 +11,8 @@ import pytest
 
 from cytoloc import read_predictions
 from cytoloc.decide import read_decision
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels, write_locations
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels, write_locations
 from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
 from tests.conftest import Cli

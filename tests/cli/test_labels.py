@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from cytoloc import read_predictions
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
 from tests.conftest import Cli

@@ -16,9 +16,9 @@ from cytoloc.curation.audit import Audit, Matched, compare_labels, match_fields,
 from cytoloc.curation.pairs import tied_ids
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
-from cytoloc.hpa_names import HpaId
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.hpa_names import HpaId
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from tests.conftest import DATA, Cli
 
 METADATA = DATA / "metadata"

@@ -17,7 +17,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import ChannelError
 from cytoloc.images.hashes import TRANSFORMS, turned
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 from tests.conftest import Cli

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from cytoloc.curation.fold_quality import fold_quality
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 
 def test_counts_are_those_of_fields_and_groups() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cytoloc.curation.groups import groups_of_fields
 from cytoloc.errors import TableError
-from cytoloc.label_list import read_label_list
+from cytoloc.labels.label_list import read_label_list
 
 
 def fields_of(tmp_path: Path, *ids: str) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from cytoloc.curation.leak import labels_by_place, labels_of_copies, leak_schema
 from cytoloc.curation.pairs import Pair, read_matches, tied_ids
 from cytoloc.errors import TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from tests.conftest import DATA, Cli
 
 METADATA = DATA / "metadata"

@@ -20,7 +20,7 @@ from cytoloc.dataset.importing import Imported, ImportOptions, Loaded, import_fi
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 SIZE = 16
 CHANNELS = ("protein", "nucleus", "mito")

@@ -14,7 +14,7 @@ import cytoloc
 from cytoloc.dataset.from_arrays import dataset_from_arrays
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, ImageError, OutputExistsError, SettingsError, TableError, UnknownIdError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (3, 2, 64, 64), np.uint8)
 

@@ -30,7 +30,7 @@ from cytoloc.errors import (
     StorageError,
     TableError,
 )
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from tests.dataset.numbers import CHANNELS, FIELD_BYTES, SHARD_BYTES, SIZE, Numbers, row, run, state
 
 

@@ -21,7 +21,7 @@ from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.hpa import HpaSource
 from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.images.scale import Scaling
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 FIELDS = 11_000
 """Just after a dictionary has doubled, when it takes the most memory for each of its entries."""

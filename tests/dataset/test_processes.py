@@ -28,7 +28,7 @@ from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.dataset.store import open_dataset
 from cytoloc.errors import WorkerError
 from cytoloc.images.scale import Scaling
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import processes
 from cytoloc.simulate.files import simulate_hpa, simulate_kaggle
 from cytoloc.simulate.plan import Design, plan_study

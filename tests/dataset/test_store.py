@@ -20,7 +20,7 @@ from cytoloc.dataset.fields import FieldRow, schema_of
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import CytolocError, FormatError, OutputExistsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 SIZE = 40
 

@@ -37,7 +37,7 @@ from cytoloc.decide.inputs import as_labeled_members
 from cytoloc.decide.methods import AnyMethod
 from cytoloc.decide.thresholds import NEVER, apply_thresholds, grid_thresholds
 from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
 from tests.decide.cases import HPA28, labels_of, random_case, study_of, tables_of
 

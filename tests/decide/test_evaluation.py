@@ -9,7 +9,7 @@ import pytest
 from cytoloc.decide import evaluate, fit_decision, macro_f1
 from cytoloc.decide.metrics import class_f1, macro_f1_interval, overall
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from tests.decide.cases import HPA28, labels_of, study_of, tables_of
 
 

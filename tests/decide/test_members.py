@@ -7,7 +7,7 @@ from cytoloc.decide import ensemble, member_contributions, member_correlations
 from cytoloc.decide.ensembles import fit_ensemble
 from cytoloc.decide.inputs import Bools, Floats, stack_members
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
 from tests.decide.cases import labels_of, study_of, tables_of
 

@@ -27,7 +27,7 @@ from cytoloc.decide.metrics import (
     overall,
     paired_difference,
 )
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 
 def random_case(seed: int, rows: int = 60) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]:

@@ -10,7 +10,7 @@ import pytest
 
 from cytoloc.errors import FormatError
 from cytoloc.hpa.catalog import Gene, SelectionOptions, read_catalog, select_fields
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from tests.hpa.site_double import Assay, Well, gene_xml
 
 APPROVED = Assay(

@@ -9,7 +9,7 @@ from cytoloc.models.backbones import Stages, TokenMap, create_backbone, feature_
 from cytoloc.models.network import Network, NormalizeEach, build_network
 from cytoloc.models.weights import adapt_first_convolution
 from cytoloc.predict.runs import model_spec
-from cytoloc.recipe import load_recipe, recipe_names
+from cytoloc.recipes.recipe import load_recipe, recipe_names
 from tests.models.nets import spec_of
 
 LAST = {

@@ -11,8 +11,8 @@ import pytest
 import cytoloc
 from cytoloc.decide.metrics import macro_f1
 from cytoloc.errors import ModelCaution
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from cytoloc.predict.bundle import builtin_bundle, open_bundle
 from cytoloc.predict.model import Model
 from cytoloc.predict.sources import KaggleFolderSource

@@ -15,11 +15,11 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.decide import fit_decision, write_decision
 from cytoloc.decide.decision import with_provenance
 from cytoloc.errors import ArgumentTypeError, FormatError, ImageError, ModelCaution, SettingsError
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from cytoloc.predict.bundle import open_bundle, write_bundle
 from cytoloc.prediction_files import read_predictions
-from cytoloc.recipe import load_recipe
+from cytoloc.recipes.recipe import load_recipe
 from tests.conftest import Cli
 from tests.training.conftest import train_fold
 

@@ -11,7 +11,7 @@ from cytoloc.channels import CHANNELS
 from cytoloc.dataset.sources.kaggle import read_kaggle_field
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.sources import DatasetSource, KaggleFolderSource

@@ -10,7 +10,7 @@ from cytoloc.channels import CHANNELS
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide import evaluate
 from cytoloc.errors import SettingsError, UnknownIdError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
 from cytoloc.report.figures import (
     composite,

@@ -18,10 +18,10 @@ from cytoloc.decide.inputs import row_keys, stack_members
 from cytoloc.decide.metrics import macro_f1, macro_f1_interval
 from cytoloc.decide.thresholds import BASELINE_GRID
 from cytoloc.files import write_json
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
-from cytoloc.recipe import load_recipe, to_toml
+from cytoloc.recipes.recipe import load_recipe, to_toml
 from cytoloc.report.runs import finished_runs
 from cytoloc.report.study import MIN_POSITIVES, compare_runs, study_tables
 from cytoloc.runs import RUN_FORMAT

@@ -14,8 +14,8 @@ import pytest
 
 from cytoloc import open_dataset
 from cytoloc.errors import CytolocError
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_labels
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_labels
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import Flaws, simulate_study
 from tests.conftest import Cli

@@ -17,8 +17,8 @@ from cytoloc.curation.folds import make_folds
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
-from cytoloc.labels import LabelSet
-from cytoloc.recipe import Recipe, load_recipe
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.recipes.recipe import Recipe, load_recipe
 from cytoloc.training.callbacks import EpochLog
 from cytoloc.training.module import Learner
 from cytoloc.training.options import TrainOptions

@@ -17,7 +17,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.errors import (
     TrainingError,
 )
-from cytoloc.recipe import load_recipe
+from cytoloc.recipes.recipe import load_recipe
 from cytoloc.training.callbacks import EpochLog, SameStartCheck
 from cytoloc.training.options import TrainOptions
 from cytoloc.training.resolve import location_loss

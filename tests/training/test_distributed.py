@@ -28,7 +28,7 @@ from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions
-from cytoloc.recipe import Recipe, load_recipe
+from cytoloc.recipes.recipe import Recipe, load_recipe
 from cytoloc.training.data import FieldBatches, batch_loader, split_dataset
 from cytoloc.training.distributed import SINGLE, Processes, accelerator, check_batches, device_count, find_processes
 from cytoloc.training.resolve import build_learner, location_loss

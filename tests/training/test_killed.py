@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from cytoloc.dataset.store import open_dataset
 from cytoloc.curation.folds_file import read_folds
-from cytoloc.recipe import load_recipe
+from cytoloc.recipes.recipe import load_recipe
 from cytoloc.training.options import TrainOptions
 from cytoloc.training.run import train as train_runs
 

@@ -18,14 +18,14 @@ from torch import nn
 from cytoloc.channels import CHANNELS
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ChannelError, LabelSetError, TableError, TrainingError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models import losses
 from cytoloc.models.heads import AverageMaxHead, PlainHead
 from cytoloc.models.network import NormalizeEach, build_network, features_and_logits
 from cytoloc.models.weights import adapt_first_convolution
 from cytoloc.predict.runs import model_spec
-from cytoloc.recipe import Recipe, load_recipe, read_resolved, to_toml
-from cytoloc.recipe_sections import LOSSES
+from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved, to_toml
+from cytoloc.recipes.sections import LOSSES
 from cytoloc.training.augment import Augmentation, mixup_weight
 from cytoloc.training.data import field_weights, oversampled_rows, split_dataset
 from cytoloc.training.module import Learner

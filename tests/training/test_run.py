@@ -19,7 +19,7 @@ from cytoloc.models.backbones import create_backbone
 from cytoloc.predict.loading import load
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions
-from cytoloc.recipe import Recipe, load_recipe, read_resolved, recipe_names
+from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved, recipe_names
 from cytoloc.training.module import Learner
 from cytoloc.training.resolve import resolve_recipe
 from tests.training.conftest import EVERYTHING, network_of, power_cut, same, state_of, stop_in, tiny, train_fold

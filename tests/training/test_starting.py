@@ -16,12 +16,12 @@ from cytoloc.errors import (
     TrainingError,
     WeightsError,
 )
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
-from cytoloc.recipe import load_recipe
+from cytoloc.recipes.recipe import load_recipe
 from cytoloc.training.resolve import resolve_recipe
 from cytoloc.training.starting import first_network
 from tests.training.conftest import OWN, Make, network_of, tiny, train_fold

@@ -15,7 +15,7 @@ import pytest
 import cytoloc
 from cytoloc.channels import CHANNELS, check_channels
 from cytoloc.dataset.store import open_dataset
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predict.bundle import builtin_bundle
 from cytoloc.prediction_files import write_predictions
 from tests.conftest import Cli

@@ -205,7 +205,7 @@ def leak(
     from cytoloc.curation.pairs import open_pairs
     from cytoloc.dataset.store import open_dataset
     from cytoloc.files import check_outputs
-    from cytoloc.lists import read_ids
+    from cytoloc.labels.lists import read_ids
 
     check_outputs(out)
     tied = [pair for pair in open_pairs(pairs) if doubtful or pair.verdict != "doubtful"]

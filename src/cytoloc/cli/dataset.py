@@ -146,7 +146,7 @@ def show(
     Example: `cytoloc show test.dataset --predictions submission.csv --out sheet.png`
     """
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.lists import read_labels
+    from cytoloc.labels.lists import read_labels
     from cytoloc.report.figures import contact_sheet
 
     dataset = open_dataset(path)

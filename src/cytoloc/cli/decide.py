@@ -90,7 +90,7 @@ def fit(
     from cytoloc.decide.decision import with_provenance
     from cytoloc.decide.inputs import refuse_trained_on
     from cytoloc.files import check_outputs, new_files, sha256_of
-    from cytoloc.lists import read_groups, read_labels, write_locations
+    from cytoloc.labels.lists import read_groups, read_labels, write_locations
     from cytoloc.predictions import combine, join_members
 
     outputs = [out, held_out] if held_out else [out]
@@ -162,7 +162,7 @@ def apply(
 
     from cytoloc.decide import read_decision
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.lists import read_groups, read_ids, read_known, write_locations
+    from cytoloc.labels.lists import read_groups, read_ids, read_known, write_locations
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, rows_of
 

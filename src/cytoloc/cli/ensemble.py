@@ -60,7 +60,7 @@ def ensemble(
     from cytoloc.decide.members import NEEDS_LABELS
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, existing
-    from cytoloc.lists import read_csv
+    from cytoloc.labels.lists import read_csv
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, refuse_different
 

@@ -56,7 +56,7 @@ def evaluate(
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import evaluate as evaluated
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.lists import read_groups, read_known, read_labels
+    from cytoloc.labels.lists import read_groups, read_known, read_labels
     from cytoloc.prediction_files import prediction_files
     from cytoloc.predictions import Predictions, combine
     from cytoloc.report.tables import class_rows, summary_lines

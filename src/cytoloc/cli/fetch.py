@@ -104,7 +104,7 @@ def fetch_from_hpa(
     v18/images --labels v18/labels.csv --out external.dataset`
     """
     from cytoloc.hpa.fetching import FetchOptions, fetch_hpa, plan_hpa
-    from cytoloc.labels import find_label_set
+    from cytoloc.labels.label_set import find_label_set
 
     options = FetchOptions(
         base=base,

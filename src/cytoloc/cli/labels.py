@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cytoloc.cli.console import counted
-from cytoloc.labels import SHIPPED, find_label_set
+from cytoloc.labels.label_set import SHIPPED, find_label_set
 
 JsonSwitch = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -107,7 +107,7 @@ def convert(
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, existing
     from cytoloc.label_conversion import conversion, convert_label_list, convert_predictions
-    from cytoloc.lists import label_column, read_csv
+    from cytoloc.labels.lists import label_column, read_csv
     from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
 
     check_outputs(out)

@@ -92,7 +92,7 @@ def read_prediction_files(paths: list[Path], *, ids: Path | None, label_set: str
         TableError: If a file is no predictions.
         LabelSetError: If there is no such label set, or files have different ones.
     """
-    from cytoloc.labels import find_label_set
+    from cytoloc.labels.label_set import find_label_set
     from cytoloc.prediction_files import read_predictions
     from cytoloc.predictions import refuse_different
 

@@ -78,7 +78,7 @@ def predict(
     from cytoloc.dataset.quarantine import QUARANTINE, Rejected, examples, write_quarantine
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.lists import write_locations
+    from cytoloc.labels.lists import write_locations
     from cytoloc.predict.planes import parse_substitutes
     from cytoloc.predict.sources import DatasetSource, open_source
     from cytoloc.prediction_files import check_predictions_path, write_predictions

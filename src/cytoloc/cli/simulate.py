@@ -119,7 +119,7 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
 
     from cytoloc.channels import CHANNELS
     from cytoloc.files import check_outputs
-    from cytoloc.labels import LabelSet
+    from cytoloc.labels.label_set import LabelSet
     from cytoloc.parallel import in_order, processes
     from cytoloc.report.figures import field_grid
     from cytoloc.simulate.field import draw_field

@@ -24,7 +24,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe wi
 
     Example: `cytoloc recipes quick`
     """
-    from cytoloc.recipe import load_recipe, loss_in_words, published_scores, recipe_names, to_toml
+    from cytoloc.recipes.recipe import load_recipe, loss_in_words, published_scores, recipe_names, to_toml
 
     if name:
         typer.echo(to_toml(load_recipe(name)), nl=False)

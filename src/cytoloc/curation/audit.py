@@ -18,10 +18,10 @@ from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.files import new_file
-from cytoloc.hpa_names import HpaId, parse_hpa_id
 from cytoloc.label_conversion import conversion, convert_labels
-from cytoloc.label_list import LabelList
-from cytoloc.labels import LabelSet
+from cytoloc.labels.hpa_names import HpaId, parse_hpa_id
+from cytoloc.labels.label_list import LabelList
+from cytoloc.labels.label_set import LabelSet
 
 Origins = Mapping[str, HpaId]
 """Where fields come from, by their ids."""

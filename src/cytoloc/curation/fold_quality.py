@@ -10,7 +10,7 @@ import polars as pl
 
 from cytoloc._typing import IntArray
 from cytoloc.curation.folds import class_counts
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 
 @dataclass(frozen=True)

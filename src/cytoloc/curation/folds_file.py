@@ -14,7 +14,7 @@ from cytoloc.curation.pairs import PairSource, tied_ids
 from cytoloc.dataset.labeled import LabelSource
 from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
-from cytoloc.lists import read_csv, require_columns
+from cytoloc.labels.lists import read_csv, require_columns
 
 _MAKE_ONE = "Make one with `cytoloc folds`."
 _CROSSING_HINT = (

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
-from cytoloc.hpa_names import parse_hpa_id
+from cytoloc.labels.hpa_names import parse_hpa_id
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {"well": ("plate", "well"), "antibody": ("antibody",), "field": ("id",)}
 """Columns of a dataset's table in which fields that belong together agree."""

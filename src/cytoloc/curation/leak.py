@@ -18,9 +18,9 @@ from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.files import new_file
-from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.label_list import LabelList
-from cytoloc.labels import LabelSet
+from cytoloc.labels.hpa_names import parse_hpa_id
+from cytoloc.labels.label_list import LabelList
+from cytoloc.labels.label_set import LabelSet
 
 
 def leak_schema(channels: Sequence[str]) -> pl.Schema:

@@ -29,7 +29,7 @@ from cytoloc.dataset.labeled import LabelSource, open_labels
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import TableError
 from cytoloc.files import existing
-from cytoloc.lists import read_csv, refuse_repeated
+from cytoloc.labels.lists import read_csv, refuse_repeated
 
 HEIGHT: Final = "original_px"
 MEAN: Final = "mean_"

@@ -21,7 +21,7 @@ from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit
 from cytoloc.images.scale import Scaling, scale_field
-from cytoloc.labels import LabelSet, as_label_set
+from cytoloc.labels.label_set import LabelSet, as_label_set
 
 LocationLists = Sequence[Sequence[str | int] | None] | BoolArray
 """For each field its locations, by name, key or index, None where they are not known; or bool ``(n, locations)``."""

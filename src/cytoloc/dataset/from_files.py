@@ -26,7 +26,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, DatasetWarning, ImageError, SettingsError, WorkerError
 from cytoloc.images.depth import FLOOR_16_BIT, DepthRule
 from cytoloc.images.scale import HPA_FIELD_UM, far_off
-from cytoloc.labels import LabelSet, find_label_set
+from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.parallel import processes
 
 FROM_LABELS: Final = "from-labels"

@@ -34,7 +34,7 @@ from cytoloc.dataset.writer import SEGMENT_BYTES, DatasetWriter
 from cytoloc.errors import ChannelError, FormatError, ImageError, OutputExistsError, SettingsError, TableError
 from cytoloc.files import disk_errors, existing, locked, refuse_existing, refuse_url
 from cytoloc.images.scale import Scaling
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import in_order
 
 SHARE_BYTES: Final = 8 * 2**20

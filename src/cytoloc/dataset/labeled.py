@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ArgumentTypeError, TableError
-from cytoloc.label_list import LabelList, read_label_list
-from cytoloc.labels import LabelSet, as_label_set
+from cytoloc.labels.label_list import LabelList, read_label_list
+from cytoloc.labels.label_set import LabelSet, as_label_set
 
 LabelSource = Dataset | LabelList | str | Path
 """What functions take as labels: a dataset, a label list, or the path of either."""

@@ -11,7 +11,7 @@ from cytoloc.channels import check_channels
 from cytoloc.dataset.quarantine import QUARANTINE
 from cytoloc.errors import CytolocError, FormatError
 from cytoloc.files import FileFormat, existing, json_bytes, parse_json, replace_file
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 DATASET_FORMAT: Final = FileFormat("cytoloc-dataset", 1)
 

@@ -23,7 +23,7 @@ from cytoloc.dataset.manifest import Manifest
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.segments import StoredFiles, damage
 from cytoloc.errors import ArgumentTypeError, FormatError, UnknownIdError
-from cytoloc.labels import LabelSet, Location
+from cytoloc.labels.label_set import LabelSet, Location
 from cytoloc.predictions import to_pandas
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from cytoloc.dataset.segments import IMAGES, TABLE, StoredFiles
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import TableError
 from cytoloc.files import new_folder, replace_file, write_synced
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.memory import hand_back_freed_memory
 
 SHARD_BYTES: Final = 32 * 2**20

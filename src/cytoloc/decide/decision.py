@@ -30,7 +30,7 @@ from cytoloc.decide.methods import Method, Rules, method_named
 from cytoloc.decide.thresholds import NEVER, apply_thresholds, average_groups, expected_thresholds
 from cytoloc.errors import ArgumentTypeError, CytolocError, FormatError, SettingsError, TableError
 from cytoloc.files import FileFormat, json_bytes, read_json, write_json
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions, rows_of, warnings_of
 
 DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1)

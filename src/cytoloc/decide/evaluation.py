@@ -21,7 +21,7 @@ from cytoloc.decide.inputs import (
 )
 from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
 from cytoloc.errors import ArgumentTypeError, SettingsError
-from cytoloc.labels import LabelSet, find_label_set
+from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.predictions import Predictions, to_pandas
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from cytoloc.decide.methods import AnyMethod, Auto, Method, Ratio, Rules, Smooth
 from cytoloc.decide.metrics import macro_f1
 from cytoloc.decide.thresholds import apply_thresholds, average_groups
 from cytoloc.errors import ArgumentTypeError, SettingsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
 
 DEFAULT_RULES: Final = Rules()

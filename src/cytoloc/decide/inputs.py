@@ -15,8 +15,8 @@ from pydantic import PlainSerializer, PlainValidator
 from scipy.special import logit
 
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
-from cytoloc.labels import LabelSet, find_label_set
-from cytoloc.lists import group_numbers, truth_of
+from cytoloc.labels.label_set import LabelSet, find_label_set
+from cytoloc.labels.lists import group_numbers, truth_of
 from cytoloc.predictions import Predictions, join_members
 
 

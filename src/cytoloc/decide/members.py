@@ -30,7 +30,7 @@ from cytoloc.decide.inputs import (
 from cytoloc.decide.methods import Grid
 from cytoloc.decide.metrics import class_log_loss
 from cytoloc.errors import ArgumentTypeError, SettingsError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions, warnings_of
 
 NEEDS_LABELS: Final = ("weighted", "class", "stack")

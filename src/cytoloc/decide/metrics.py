@@ -20,7 +20,7 @@ from sklearn.metrics import (
 )
 
 from cytoloc.decide.inputs import Bools, Floats, Ints
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 N_PERMUTATIONS: Final = 200
 """Permutations of the chance F1: the standard error of their mean is below 0.005 on a few dozen fields."""

@@ -29,8 +29,8 @@ from xml.parsers import expat
 
 from cytoloc.errors import FormatError
 from cytoloc.files import existing
-from cytoloc.hpa_names import Named, count_unknown, locations_of
-from cytoloc.labels import LabelSet
+from cytoloc.labels.hpa_names import Named, count_unknown, locations_of
+from cytoloc.labels.label_set import LabelSet
 
 NEWEST_SCHEMA: Final = 3
 """Newest major version of the schema that is supported."""

@@ -35,7 +35,7 @@ from cytoloc.hpa.site import (
 )
 from cytoloc.hpa.store import FetchedFile, FetchFolder
 from cytoloc.images.codecs import read_jpeg
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 LICENSES: Final = {"15": "CC BY-NC-ND 4.0", "18": "CC BY-SA 3.0"}
 """Licenses of releases; the page /about/license of each release states its own."""

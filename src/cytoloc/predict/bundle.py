@@ -28,11 +28,11 @@ from cytoloc.choices import HeadName
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import FileFormat, check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.predict.model import ModelInfo
 from cytoloc.predict.runs import LoadedRun, learned_from, load_runs, model_info
-from cytoloc.recipe import to_toml
+from cytoloc.recipes.recipe import to_toml
 from cytoloc.runs import PREDICTIONS, find_runs
 
 BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1)

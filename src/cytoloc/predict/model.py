@@ -18,8 +18,8 @@ from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
-from cytoloc.labels import LabelSet
-from cytoloc.lists import refuse_repeated
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import refuse_repeated
 from cytoloc.models.devices import Precision, autocast, find_device
 from cytoloc.models.network import Network, field_logits
 from cytoloc.predict.planes import find_planes

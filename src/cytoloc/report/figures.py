@@ -22,7 +22,7 @@ from cytoloc.decide.evaluation import Evaluation
 from cytoloc.errors import TableError, UnknownIdError
 from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cytoloc.dataset.store import open_dataset
 from cytoloc.errors import FormatError, StorageError, TableError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.prediction_files import read_predictions
 from cytoloc.predictions import Predictions
-from cytoloc.recipe import Recipe, read_resolved
+from cytoloc.recipes.recipe import Recipe, read_resolved
 from cytoloc.runs import PREDICTIONS, RECIPE, find_runs, is_finished, read_header
 
 

@@ -20,9 +20,9 @@ from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.decide import cross_fit
 from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval, mean_defined
 from cytoloc.errors import SettingsError, TableError
-from cytoloc.lists import read_groups, truth_of
+from cytoloc.labels.lists import read_groups, truth_of
 from cytoloc.predictions import combine, refuse_different, to_pandas
-from cytoloc.recipe import loss_in_words
+from cytoloc.recipes.recipe import loss_in_words
 from cytoloc.report.runs import FinishedRun, LeftOut, finished_runs, truth_of_runs
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS, HPA_PLANES
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, locked, read_json, refuse_existing, write_json
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import in_order
 from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits

@@ -21,8 +21,8 @@ from cytoloc.choices import check_type
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.files import existing
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_csv
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_csv
 from cytoloc.simulate.cell_lines import CELL_LINES
 
 Kind = Literal["jpeg", "dimmed", "shifted", "turned"]

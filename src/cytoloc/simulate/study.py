@@ -18,7 +18,7 @@ from cytoloc.dataset.importing import ImportOptions, Loaded, import_fields
 from cytoloc.dataset.manifest import is_complete
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.files import of_one_well, resumable, write_labels, write_rows
 from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, plan_study

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from cytoloc.predict.tta import dihedral
-from cytoloc.recipe import Recipe
+from cytoloc.recipes.recipe import Recipe
 from cytoloc.training.distributed import SINGLE, Processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes a batch at random; the fields are those of :class:`cytoloc.recipe_sections.AugmentSection`.
+    """Changes a batch at random; the fields are those of :class:`cytoloc.recipes.sections.AugmentSection`.
 
     Disabled augmentations consume no random numbers, so a recipe without them trains as if they did not exist. Each of
     several processes draws random numbers for the whole batch, and uses its shard of them.

@@ -20,8 +20,8 @@ from cytoloc._typing import BoolArray, FloatArray, IntArray
 from cytoloc.curation.folds_file import check_table, read_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError, TrainingError
-from cytoloc.labels import LabelSet
-from cytoloc.recipe import Recipe
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.recipes.recipe import Recipe
 from cytoloc.training.distributed import SINGLE, Processes
 
 Truth = BoolArray

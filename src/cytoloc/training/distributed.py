@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cytoloc.choices import Device
 from cytoloc.errors import SettingsError, TrainingError
-from cytoloc.recipe import Recipe
+from cytoloc.recipes.recipe import Recipe
 
 PRECISION: Final[dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]]] = {
     "float32": "32-true",

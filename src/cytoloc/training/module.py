@@ -19,7 +19,7 @@ from cytoloc.errors import TrainingError
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
 from cytoloc.models.weights import State
-from cytoloc.recipe_sections import ComputeSection
+from cytoloc.recipes.sections import ComputeSection
 from cytoloc.training.augment import Augmentation, area_resized, mixup_weight
 from cytoloc.training.data import FoldData, LabeledBatch, batch_loader
 from cytoloc.training.distributed import SINGLE, Processes

@@ -14,7 +14,7 @@ from torch import Tensor
 from cytoloc.channels import near_channels
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ChannelError, LabelSetError, TrainingError
-from cytoloc.labels import SHIPPED, find_label_set
+from cytoloc.labels.label_set import SHIPPED, find_label_set
 from cytoloc.models.backbones import Stages, feature_channels
 from cytoloc.models.heads import AntibodyHead
 from cytoloc.models.losses import (
@@ -32,8 +32,8 @@ from cytoloc.models.losses import (
     weighted_sum,
 )
 from cytoloc.models.network import Network
-from cytoloc.recipe import Recipe
-from cytoloc.recipe_sections import LOSSES, LossSection
+from cytoloc.recipes.recipe import Recipe
+from cytoloc.recipes.sections import LOSSES, LossSection
 from cytoloc.training.augment import Augmentation
 from cytoloc.training.data import FieldBatches, FoldData, Sampling, Split, antibody_numbers
 from cytoloc.training.distributed import SINGLE, Processes

@@ -23,14 +23,14 @@ import torch
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model, ModelInfo
 from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions, write_predictions
 from cytoloc.predictions import Predictions
-from cytoloc.recipe import Recipe, load_recipe, read_resolved, to_toml
+from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_FORMAT, is_finished, read_header
 from cytoloc.training.callbacks import LAST
 from cytoloc.training.data import Split, folds_to_train, split_dataset

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, SequentialLR
 
-from cytoloc.recipe import Recipe
+from cytoloc.recipes.recipe import Recipe
 
 FROZEN_WORK: Final = 1 / 3
 """Work of a frozen epoch relative to another one: a forward pass takes about a third of the time of a step."""
@@ -22,7 +22,7 @@ RECENT_EPOCHS: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Frozen epochs, then one-cycles; most fields are those of :class:`cytoloc.recipe_sections.ScheduleSection`."""
+    """Frozen epochs, then one-cycles; most fields are those of :class:`cytoloc.recipes.sections.ScheduleSection`."""
 
     frozen_epochs: int = 0
     epochs: int

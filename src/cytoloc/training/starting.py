@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from cytoloc.errors import TrainingError, WeightsError
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import Network, build_network
 from cytoloc.models.weights import first_convolution
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
 from cytoloc.predict.runs import learned_from, load_runs, model_spec
-from cytoloc.recipe import Recipe
+from cytoloc.recipes.recipe import Recipe
 from cytoloc.runs import is_run
 
 RUN: Final = "run:"

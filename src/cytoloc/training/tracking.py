@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from cytoloc.errors import MissingExtraError, TrainingError, first_line, installing
 from cytoloc.files import FileFormat, read_json, write_json
-from cytoloc.recipe import flat
+from cytoloc.recipes.recipe import flat
 
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"

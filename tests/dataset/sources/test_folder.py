@@ -21,7 +21,7 @@ from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, TableError
 from cytoloc.images.scale import Scaling
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from tests.conftest import DATA, Cli
 from tests.images.lif import write_lif
 

@@ -10,7 +10,7 @@ from cytoloc.dataset.importing import import_fields
 from cytoloc.dataset.sources.hpa import HpaSource, find_hpa_fields
 from cytoloc.errors import ImageError, TableError
 from cytoloc.images.scale import Scaling
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 from tests.conftest import DATA
 
 PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}

@@ -18,7 +18,7 @@ from cytoloc.dataset.sources.labeling import labels_by_id, read_metadata
 from cytoloc.errors import ImageError, SettingsError
 from cytoloc.files import sha256_of, walk_files
 from cytoloc.images.formats import IMAGE_SUFFIXES
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 Value = TypeVar("Value")
 

@@ -17,11 +17,11 @@ from cytoloc.dataset.manifest import holds_dataset
 from cytoloc.dataset.sources.labeling import listed_fields
 from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of, walk_files
-from cytoloc.hpa_names import parse_hpa_id
 from cytoloc.images.codecs import read_stain_jpeg
 from cytoloc.images.decoding import located
 from cytoloc.images.scale import Scaling, scale_field
-from cytoloc.labels import LabelSet
+from cytoloc.labels.hpa_names import parse_hpa_id
+from cytoloc.labels.label_set import LabelSet
 
 Place = tuple[str, bool, str]
 """Where a file is: its folder below the source's, whether its name lacks the antibody, and its suffix."""

@@ -22,7 +22,7 @@ from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, JointBounds, all_to_8_bit
 from cytoloc.images.formats.tiff import read_gray_tiff
 from cytoloc.images.scale import Scaling, scale_field
-from cytoloc.labels import LabelSet
+from cytoloc.labels.label_set import LabelSet
 
 KAGGLE_SUFFIXES = (".png", ".tif", ".tiff")
 

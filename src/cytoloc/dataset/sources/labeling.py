@@ -9,15 +9,15 @@ from typing import Any
 
 from cytoloc.dataset.sources.channels import NAMES
 from cytoloc.errors import TableError
-from cytoloc.labels import LabelSet
-from cytoloc.lists import label_column, read_csv, read_labels, refuse_repeated
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import label_column, read_csv, read_labels, refuse_repeated
 
 
 def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Return the labels in a file, by id, in its order; equal ids and equal labels share one object.
 
     Raises:
-        TableError: As :func:`cytoloc.lists.read_labels`.
+        TableError: As :func:`cytoloc.labels.lists.read_labels`.
     """
     same = {name: name for name in names}
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}

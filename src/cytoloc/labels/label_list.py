@@ -12,9 +12,9 @@ import polars as pl
 
 from cytoloc._typing import BoolArray
 from cytoloc.errors import ArgumentTypeError
-from cytoloc.hpa_names import parse_hpa_id
-from cytoloc.labels import LabelSet, as_label_set
-from cytoloc.lists import read_labels
+from cytoloc.labels.hpa_names import parse_hpa_id
+from cytoloc.labels.label_set import LabelSet, as_label_set
+from cytoloc.labels.lists import read_labels
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cytoloc.errors import RecipeError
-from cytoloc.recipe import load_recipe, loss_in_words, published_scores, read_resolved, recipe_names, to_toml
-from cytoloc.recipe_sections import LOSSES
+from cytoloc.recipes.recipe import load_recipe, loss_in_words, published_scores, read_resolved, recipe_names, to_toml
+from cytoloc.recipes.sections import LOSSES
 from cytoloc.training.augment import tilts, zooms
 
 STARTING_SYSTEM = [

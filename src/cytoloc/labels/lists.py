@@ -13,7 +13,7 @@ import polars as pl
 from cytoloc._typing import BoolArray, IntArray
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
-from cytoloc.labels import LabelSet, from_matrix
+from cytoloc.labels.label_set import LabelSet, from_matrix
 
 ID_COLUMNS: Final = ("Id", "id", "ID")
 """Names of the column of ids; tables that are read have it as ``Id``."""

@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cytoloc.errors import RecipeError, SettingsError
-from cytoloc.recipe_sections import (
+from cytoloc.recipes.sections import (
     LOSSES,
     AugmentSection,
     ComputeSection,

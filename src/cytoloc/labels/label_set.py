@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cytoloc._typing import BoolArray
 
 SHIPPED: Final = ("hpa28", "hpa19", "subcell31", "hpa")
-"""The label sets that come with cytoloc, each in ``label_sets/NAME.csv``."""
+"""The label sets that come with cytoloc, each in ``sets/NAME.csv``."""
 
 _SEPARATORS: Final = ";|,"
 _KEY: Final = re.compile(r"[^\s;|,]+")
@@ -403,7 +403,7 @@ def from_matrix(matrix: BoolArray) -> list[tuple[int, ...]]:
 
 def shipped_text(name: str) -> str:
     """Return the content of a file among the shipped label sets."""
-    return (files("cytoloc") / "label_sets" / name).read_text(encoding="utf-8")
+    return (files("cytoloc.labels") / "sets" / name).read_text(encoding="utf-8")
 
 
 _loaded: Final[dict[str, LabelSet]] = {}

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from cytoloc.hpa_names import HpaId, count_unknown, hpa_names, locations_of, parse_hpa_id, shipped_name
-from cytoloc.labels import SHIPPED, LabelSet, find_label_set
+from cytoloc.labels.hpa_names import HpaId, count_unknown, hpa_names, locations_of, parse_hpa_id, shipped_name
+from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cytoloc.errors import CytolocError, TableError
-from cytoloc.labels import LabelSet
-from cytoloc.lists import read_groups, read_ids, read_labels, write_locations
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_groups, read_ids, read_labels, write_locations
 
 
 def test_groups_may_have_any_name(tmp_path: Path) -> None:

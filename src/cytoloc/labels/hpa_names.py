@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Final, NamedTuple
 
-from cytoloc.labels import SHIPPED, LabelSet, find_label_set, shipped_text
+from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set, shipped_text
 
 
 class HpaName(NamedTuple):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cytoloc.channels import check_channels
 from cytoloc.choices import HeadName, NewPlanes
 from cytoloc.errors import ChannelError, TableError
-from cytoloc.labels import SHIPPED, find_label_set
+from cytoloc.labels.label_set import SHIPPED, find_label_set
 
 
 def _listed(default: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cytoloc.errors import LabelSetError, TableError
-from cytoloc.labels import SHIPPED, LabelSet, Location, find_label_set, from_matrix
+from cytoloc.labels.label_set import SHIPPED, LabelSet, Location, find_label_set, from_matrix
 
 OWN = LabelSet("own", 2, (Location("rim", "Nuclear rim", "GO:1"), Location("c", "Cytoplasm"), Location("7", "Spots")))
 HPA28 = LabelSet.hpa28()

@@ -1,0 +1,1 @@
+"""Label sets, and lists of the labels of fields."""

@@ -1,0 +1,1 @@
+"""Recipes: how a network is trained, as TOML; the shipped ones lie beside this file."""
