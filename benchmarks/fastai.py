@@ -78,7 +78,7 @@ class FastaiSteps:
                         self.first = self.learn.loss
 
                 def after_train(self) -> None:
-                    """Stop, when the device has done what it was told."""
+                    """Stop, when the device has done all that it was given."""
                     self.first = float(self.first)
                     self.seconds = time.perf_counter() - self.started
 

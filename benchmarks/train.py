@@ -77,7 +77,7 @@ class Steps(NamedTuple):
     """Steps that were taken.
 
     Attributes:
-        images: How many images were learnt in the time that counts.
+        images: How many images were trained in the time that counts.
         seconds: That time.
         loss: Of the first step; of a whole run its first epoch's, which is the same if that has one step.
         waited: The share of the time for which they waited for pixels.
@@ -303,14 +303,14 @@ def _fastai(network: Network, recipe: Recipe, *, pixels: Tensor, targets: Tensor
 
 def _run(dataset: Dataset, recipe: Recipe, workshop: Path, steps: int) -> Steps:
     """Train a whole run with so many steps an epoch, and return what its log says of the last epoch."""
-    learnt = steps * recipe.schedule.batch_size
-    number = pl.Series("fold", [1] * learnt + [0] * HELD_OUT + [None] * (len(dataset) - learnt - HELD_OUT), pl.Int64)
+    trained = steps * recipe.schedule.batch_size
+    number = pl.Series("fold", [1] * trained + [0] * HELD_OUT + [None] * (len(dataset) - trained - HELD_OUT), pl.Int64)
     folds = pl.DataFrame({"id": dataset.ids, "group": range(len(dataset)), "fold": number})
     with tempfile.TemporaryDirectory(dir=workshop) as folder:
         options = TrainOptions(report=lambda _line: None)
         (run,) = train(recipe, dataset, folds, fold=0, out=folder, options=options)
         log = run.log()
-    return Steps(learnt, learnt / log["images_per_second"][-1], log["train_loss"][0], log["data_wait"][-1])
+    return Steps(trained, trained / log["images_per_second"][-1], log["train_loss"][0], log["data_wait"][-1])
 
 
 def _in_half_precision(recipe: Recipe) -> Recipe:

@@ -98,7 +98,7 @@ def copies_of(dataset: Dataset, changes: Sequence[Change]) -> Iterator[tuple[Fie
         )
 
 
-def judge(originals: Dataset, folder: Path) -> None:
+def evaluate(originals: Dataset, folder: Path) -> None:
     """Print recall and precision for each kind of copy."""
     for number, (kind, changes) in enumerate(KINDS.items()):
         path = folder / f"{number}.dataset"
@@ -132,7 +132,7 @@ def different(dataset: Dataset, pairs: Sequence[tuple[int, int]]) -> None:
 
 
 def main() -> None:
-    """Judge real fields, then simulated ones."""
+    """Evaluate real fields, then simulated ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--simulated", type=int, default=200)
@@ -156,13 +156,13 @@ def main() -> None:
             made_by={"command": "study"},
         )
         print(f"{len(real)} real fields of {real.size} px")
-        judge(real, Path(place))
+        evaluate(real, Path(place))
         everyone = list(combinations(range(len(real)), 2))
         different(real, [everyone[i] for i in rng.choice(len(everyone), 500, replace=False)])
         drawn = simulate_dataset(Path(place) / "drawn.dataset", Design(n_fields=given.simulated, seed=0, size=256))
         print(f"{len(drawn)} simulated fields of {drawn.size} px")
         (Path(place) / "of-drawn").mkdir()
-        judge(drawn, Path(place) / "of-drawn")
+        evaluate(drawn, Path(place) / "of-drawn")
         wells = drawn.fields.with_row_index("row").group_by("antibody", "plate", "well").agg("row")["row"]
         different(drawn, [pair for rows in wells for pair in combinations(rows.to_list(), 2)])
 

@@ -1,9 +1,9 @@
-"""Finds the limits of `cytoloc.images.quality` on real fields with simulated defects, and judges them.
+"""Finds the limits of `cytoloc.images.quality` on real fields with simulated defects, and evaluates them.
 
     python research/quality.py IMAGES [--out docs/quality.json]
 
 IMAGES holds fields as the 2018 competition names them, 512 px, 8 bits. Limits are fitted on half of the fields and
-judged on the other half, both ways; those printed last are fitted on all and are what the module has.
+evaluated on the other half, both ways; those printed last are fitted on all and are what the module has.
 """
 
 from __future__ import annotations
@@ -118,15 +118,15 @@ def main() -> None:
     halves = [(fit_limits(real[a], made["empty"][a]), fit_nucleus(nuclei[a]), ~a) for a in (even, ~even)]
     for name, found in made.items():
         kind = name.split(",")[0]
-        hits = np.concatenate([flag(kind, found[judged], limits).ravel() for limits, _, judged in halves])
-        alarms = np.concatenate([flag(kind, real[judged], limits).ravel() for limits, _, judged in halves])
+        hits = np.concatenate([flag(kind, found[evaluated], limits).ravel() for limits, _, evaluated in halves])
+        alarms = np.concatenate([flag(kind, real[evaluated], limits).ravel() for limits, _, evaluated in halves])
         rates[name] = {"hits": float(hits.mean()), "false alarms": float(alarms.mean())}
     either = made["empty"], made["low contrast"]
     rates["empty or low contrast"] = {
         "hits": float(np.mean([[(f[j][..., 0] < limits.spread).mean() for f in either] for limits, _, j in halves])),
         "false alarms": rates["empty"]["false alarms"] + rates["low contrast"]["false alarms"],
     }
-    swaps = [swap_rates(nuclei[judged], weights, 3.0) for _, weights, judged in halves]
+    swaps = [swap_rates(nuclei[evaluated], weights, 3.0) for _, weights, evaluated in halves]
     for role in ("microtubules", "protein", "er"):
         rates[f"nucleus swapped with {role}"] = {
             "hits": float(np.mean([each[role] for each in swaps])),

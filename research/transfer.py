@@ -1,11 +1,11 @@
-"""What is learned from simulated fields alone, judged on real ones: mean ROC AUC and average precision over classes.
+"""What is learned from simulated fields alone, evaluated on real ones: mean ROC AUC and average precision over classes.
 
     python research/transfer.py REAL.dataset [SIMULATED.dataset] [--predictions real.parquet …] [--half looked-at|kept]
 
 Both datasets are labeled and of one size. Frozen ImageNet features (EfficientNet-Lite0; of the protein alone as gray,
 and of microtubules, protein and nucleus as colors) with a linear layer are trained on the simulated fields, and, to
 compare, cross-validated on the real ones. Prediction files, of networks that were trained on simulated fields, are
-judged
+evaluated
 beside them, and how far each further file is from the first. Classes with at least five real fields count; intervals
 are from 1,000 bootstrap resamples of the fields, of a difference the same ones for both.
 
@@ -75,7 +75,7 @@ def halves(ids: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([hashlib.sha1(name.encode(), usedforsecurity=False).digest()[0] % 2 for name in ids], np.bool_)
 
 
-def judge(
+def evaluate(
     name: str, scores: NDArray[np.floating], truth: NDArray[np.bool_], used: NDArray[np.bool_], *, each: bool = False
 ) -> NDArray[np.float64]:
     """Print mean AUC and average precision over classes, with intervals, on the fields that are used.
@@ -127,7 +127,7 @@ def main() -> None:
     chance, classes = truth[used].mean(axis=0)[counted].mean(), int(counted.sum())
     print(f"{used.sum()} real fields, {classes} classes with {LEAST} or more; chance: AUC .5, mAP {chance:.3f}")
     networks = [
-        judge(f"network, {path.name}", read_predictions(path).rows(list(real.ids)), truth, used, each=True)
+        evaluate(f"network, {path.name}", read_predictions(path).rows(list(real.ids)), truth, used, each=True)
         for path in given.scores
     ]
     for path, found in zip(given.scores[1:], networks[1:], strict=True):
@@ -137,13 +137,13 @@ def main() -> None:
     simulated = open_dataset(given.simulated)
     for name, planes in COLORS.items():
         of_real, of_simulated = features(real, planes), features(simulated, planes)
-        judge(
+        evaluate(
             f"{name}: linear, simulated fields", linear(of_simulated, simulated.truth, of_real), truth, used, each=True
         )
         held_out = np.zeros(truth.shape)
         for learn, left in KFold(5, shuffle=True, random_state=0).split(of_real):
             held_out[left] = linear(of_real[learn], truth[learn], of_real[left])
-        judge(f"{name}: linear, real fields, 5 folds", held_out, truth, used)
+        evaluate(f"{name}: linear, real fields, 5 folds", held_out, truth, used)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Networks:
 STARTING: Final = str(HERE / "starting-128.toml")
 EPOCHS: Final = ("schedule.epochs=5",)
 """Of five networks of cytoloc's own way: they then see fewer images than three of the silver-medal baseline, as
-`judge.py`
+`evaluation.py`
 counts them (fields of rare classes are repeated)."""
 LONGER: Final = ("schedule.epochs=9",)
 """Likewise, of three networks."""

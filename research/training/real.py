@@ -27,7 +27,7 @@ from cytoloc.predictions import combine
 REPEATS: Final = (0, 1, 2)
 FOLDS: Final = 3
 LEAST: Final = 5
-"""Fields that a class needs to be judged."""
+"""Fields that a class needs to be evaluated."""
 
 SETTINGS: Final = ("loss.arcface=0.0", "schedule.epochs=20", "sampling.order=shuffled")
 """Nothing is known of the fields' antibodies, and a batch of 16 has no share of a class with five fields. Rare classes

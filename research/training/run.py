@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from judge import changes_table, chosen, decisions_table, systems_table
+from evaluation import changes_table, chosen, decisions_table, systems_table
 from plan import BASE, CHANGES, HONEST_SPLIT, OURS, RANDOM_SPLIT, every_run
 
 from cytoloc import open_dataset
@@ -112,10 +112,10 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--judge", action="store_true", help="Only judge; all is trained.")
+    parser.add_argument("--evaluate", action="store_true", help="Only evaluate; all is trained.")
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
-    if not given.judge:
+    if not given.evaluate:
         make_folds(given.study, given.work)
         train_all(given.study, given.work, jobs=given.jobs)
     ours, ranked = chosen(given.study, given.work, OURS)

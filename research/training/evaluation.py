@@ -35,7 +35,7 @@ HPA28 = LabelSet.hpa28()
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """The study's labels: those that training fields were given, and the truth about the test set."""
 
     study: Path
@@ -109,12 +109,12 @@ def chosen(study: Path, work: Path, ways: Sequence[Networks]) -> tuple[Networks,
 
     That is the mean average precision of each of the ways, which is printed, too.
     """
-    judge, found = Judge(study, work), {}
+    evaluator, found = Evaluator(study, work), {}
     folds = sorted(set.intersection(*(set(each.folds) for each in ways)))
     for way in ways:
         measured = []
         for run in replace(way, folds=tuple(folds)).runs(work):
-            _, scores, truth = judge.held_out([run])
+            _, scores, truth = evaluator.held_out([run])
             measured.append(overall(scores >= 0.5, truth, scores)["mean_average_precision"])
         found[way.name] = float(np.mean(measured))
         print(f"{way.name}: held-out mAP {found[way.name]:.3f}, the mean of folds {', '.join(map(str, folds))}")
@@ -125,22 +125,22 @@ def systems_table(
     study: Path, work: Path, starting: Sequence[Networks], ours: Sequence[Networks]
 ) -> list[dict[str, Any]]:
     """Return and print what each system's author would have believed, and what the test set says."""
-    judge, rows, decided = Judge(study, work), [], []
+    evaluator, rows, decided = Evaluator(study, work), [], []
     for group, method in [*((each, "grid") for each in starting), *((each, "auto") for each in ours)]:
         runs = group.runs(work)
-        ids, scores, truth = judge.held_out(runs)
-        groups = judge.groups(ids)
+        ids, scores, truth = evaluator.held_out(runs)
+        groups = evaluator.groups(ids)
         decision = fit_decision({"mean": scores}, truth, method=method, groups=groups, intervals=False)
         unseen = cross_fit({"mean": scores}, truth, method=method, groups=groups)
-        # The silver-medal baseline judges thresholds on the fields that they were fitted to.
+        # The silver-medal baseline evaluates thresholds on the fields that they were fitted to.
         believed = decision({"mean": scores}) if method == "grid" else unseen
-        test = judge.measures(decision, judge.test(runs))
-        decided.append(decision({"mean": judge.test(runs)}))
+        test = evaluator.measures(decision, evaluator.test(runs))
+        decided.append(decision({"mean": evaluator.test(runs)}))
         rows.append(
             {
                 "system": group.name,
                 "networks": len(runs),
-                "images": sum(judge.images(run) for run in runs),
+                "images": sum(evaluator.images(run) for run in runs),
                 "seconds": sum(float(pl.read_csv(run / "log.csv")["seconds"].sum()) for run in runs),
                 "held_out_fields": len(ids),
                 "cv": macro_f1(believed, truth),
@@ -157,7 +157,7 @@ def systems_table(
         more = f"{test['average_precision']:.3f} | {test['roc_auc']:.3f}"
         more += f" | {row['images']}"
         print(f"| {row['system']} | {believed} | {_with_interval(test)} | {row['gap']:+.3f} | {more} |")
-    samples = [resampled_f1(each, judge.truth, groups=judge.wells).mean(axis=1) for each in decided]
+    samples = [resampled_f1(each, evaluator.truth, groups=evaluator.wells).mean(axis=1) for each in decided]
     for row, sample in zip(rows[len(starting) :], samples[len(starting) :], strict=True):
         row["ahead"] = {}
         for other, its in zip(rows[: len(starting)], samples[: len(starting)], strict=True):
@@ -170,8 +170,8 @@ def systems_table(
 
 def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]:
     """Return and print what other decisions on the same scores are worth, and fewer networks."""
-    judge, rows = Judge(study, work), {}
-    ids, scores, truth = judge.held_out(strong.runs(work))
+    evaluator, rows = Evaluator(study, work), {}
+    ids, scores, truth = evaluator.held_out(strong.runs(work))
     methods: tuple[MethodName, ...] = (
         "auto",
         "grid",
@@ -184,13 +184,13 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
         "stack",
     )
     fitted = {
-        method: fit_decision({"mean": scores}, truth, method=method, groups=judge.groups(ids), intervals=False)
+        method: fit_decision({"mean": scores}, truth, method=method, groups=evaluator.groups(ids), intervals=False)
         for method in methods
     }
-    probabilities = judge.test(strong.runs(work))
+    probabilities = evaluator.test(strong.runs(work))
     for method in methods:
-        rows[f"decision: {method}"] = judge.measures(fitted[method], probabilities)
-    single = [judge.measures(fitted["auto"], judge.test([run])) for run in strong.runs(work)]
+        rows[f"decision: {method}"] = evaluator.measures(fitted[method], probabilities)
+    single = [evaluator.measures(fitted["auto"], evaluator.test([run])) for run in strong.runs(work)]
     rows["one network alone, the mean of each"] = _mean(single)  # As single as those that it is fitted to.
     print("\n| the same networks | test macro F1 | test mAP |\n|---|---|---|")
     for name, row in rows.items():
@@ -200,12 +200,12 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
 
 def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str, Networks]) -> dict[str, Any]:
     """Return and print what one change of the recipe does to a network of one fold; ± is the spread over seeds."""
-    judge, rows = Judge(study, work), {}
-    reference = _of_seeds(judge, base)
+    evaluator, rows = Evaluator(study, work), {}
+    reference = _of_seeds(evaluator, base)
     rows["as it is"] = reference
-    rows["the last weights, not their moving average"] = _of_seeds(judge, base, "-last")
-    rows["one view in place of eight"] = _of_seeds(judge, base, "-1view")
-    rows |= {name: _of_seeds(judge, group) for name, group in changes.items()}
+    rows["the last weights, not their moving average"] = _of_seeds(evaluator, base, "-last")
+    rows["one view in place of eight"] = _of_seeds(evaluator, base, "-1view")
+    rows |= {name: _of_seeds(evaluator, group) for name, group in changes.items()}
     print("\n| change | seeds | test macro F1 | difference | test mAP | difference |\n|---|---|---|---|---|---|")
     for name, row in rows.items():
         cells = []
@@ -218,22 +218,24 @@ def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str,
     return rows
 
 
-def _of_seeds(judge: Judge, group: Networks, way: str = "") -> dict[str, list[float]]:
+def _of_seeds(evaluator: Evaluator, group: Networks, way: str = "") -> dict[str, list[float]]:
     """Return measures of a network of each seed; its thresholds are of the best expected F1 on its held-out fold.
 
     Args:
-        judge: The labels.
+        evaluator: The labels.
         group: The networks.
         way: How they were asked, of the files that ``run.py`` writes.
     """
     found = []
     for seed in group.seeds:
-        runs = group.runs(judge.work, seeds=(seed,))
-        ids, scores, truth = judge.held_out(runs, f"scores{way}")
-        decision = fit_decision({"mean": scores}, truth, method="expected", groups=judge.groups(ids), intervals=False)
+        runs = group.runs(evaluator.work, seeds=(seed,))
+        ids, scores, truth = evaluator.held_out(runs, f"scores{way}")
+        decision = fit_decision(
+            {"mean": scores}, truth, method="expected", groups=evaluator.groups(ids), intervals=False
+        )
         held_out = overall(scores >= 0.5, truth, scores)["mean_average_precision"]
         found.append(
-            {**judge.measures(decision, judge.test(runs, f"test{way}")), "held_out_average_precision": held_out}
+            {**evaluator.measures(decision, evaluator.test(runs, f"test{way}")), "held_out_average_precision": held_out}
         )
     wanted = ("macro_f1", "average_precision", "roc_auc", "held_out_average_precision")
     return {key: [float(row[key]) for row in found] for key in wanted}
