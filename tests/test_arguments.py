@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,24 @@ def test_wrong_types_name_the_argument(name: str, study: Dataset, tmp_path: Path
     with pytest.raises(ArgumentTypeError, match=message) as caught:
         call(study, tmp_path)
     assert isinstance(caught.value, TypeError)
+    assert not list(tmp_path.iterdir())
+
+
+FUNCTIONS = [name for name in cl.__all__ if inspect.isfunction(getattr(cl, name))]
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "recipe_names"])
+def test_every_public_function_refuses_what_it_cannot_take(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    function, nothing = getattr(cl, name), object()
+    parameters = inspect.signature(function).parameters.values()
+    given = [each for each in parameters if each.default is each.empty or each.name in {"path", "predictions"}]
+    positional = [nothing for each in given if each.kind is not each.KEYWORD_ONLY]
+    named = {each.name: nothing for each in given if each.kind is each.KEYWORD_ONLY}
+    with pytest.raises(ArgumentTypeError, match="must be"):
+        function(*positional, **named)
     assert not list(tmp_path.iterdir())
 
 

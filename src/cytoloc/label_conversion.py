@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from cytoloc.choices import check_type
 from cytoloc.errors import LabelSetError
 from cytoloc.files import new_file
 from cytoloc.labels.hpa_names import hpa_names, shipped_name
@@ -158,6 +159,8 @@ def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
 
 def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> ConvertedLabels:
     """Return labels in the target of a conversion; a field that loses all its labels is left out."""
+    check_type(labels, Mapping, argument="labels")
+    check_type(by, Conversion, argument="by")
     given = {name: tuple(indices) for name, indices in labels.items()}
     converted = {
         name: tuple(sorted({found for index in indices if (found := by[index]) is not None}))
@@ -198,6 +201,8 @@ def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions
     Raises:
         LabelSetError: If the predictions are not in the source of the conversion.
     """
+    check_type(predictions, Predictions, argument="predictions")
+    check_type(by, Conversion, argument="by")
     by.source.refuse_other(predictions.label_set, what="the predictions", than="the conversion")
     values = np.zeros((len(predictions), len(by.target)), np.float32)
     for target, indices in by.sources.items():

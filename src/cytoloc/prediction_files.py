@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc._typing import Float32Array
+from cytoloc.choices import check_type
 from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError, first_line
 from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
 from cytoloc.labels.label_set import SHIPPED, LabelSet, as_label_set, find_label_set
@@ -35,6 +36,8 @@ _GIVE_LABEL_SET: Final = f"Name it: `label_set`, one of {', '.join(SHIPPED)} or 
 
 def write_predictions(predictions: Predictions, path: str | Path) -> None:
     """Write ``predictions`` as Parquet to a path that must be free."""
+    check_type(predictions, Predictions, argument="predictions")
+    check_type(path, (str, Path), argument="path")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -577,7 +577,7 @@ def test_python_fetches_and_plans_without_a_network(tmp_path: Path) -> None:
     assert asyncio.run(in_a_notebook()).images == 4
     assert shown[0] == "looking up genes 1/1"
     assert shown[-1] == "fetching 4/4"
-    with pytest.raises(ArgumentTypeError, match="genes must be"):
+    with pytest.raises(ArgumentTypeError, match="`genes` must be"):
         fetch_hpa(5, out=tmp_path, options=options)  # type: ignore[arg-type]
     for wrong in ({"reliability": "approved"}, {"colors": ["cyan"]}, {"base": "atlas"}, {"jobs": 0}, {"limit": 0}):
         with pytest.raises(SettingsError):

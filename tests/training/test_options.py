@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import OutputExistsError, RecipeError, SettingsError, TrainingError
+from cytoloc.errors import ArgumentTypeError, OutputExistsError, RecipeError, SettingsError, TrainingError
 from cytoloc.models.losses import focal_loss
 from cytoloc.prediction_files import read_predictions
 from cytoloc.training.options import TrainOptions
@@ -194,9 +194,9 @@ def test_options_of_the_wrong_type_are_refused(options: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        ({"recipe": 3}, SettingsError, "recipe is 3"),
+        ({"recipe": 3}, ArgumentTypeError, "`recipe` must be"),
         ({"recipe": []}, SettingsError, "recipe is empty"),
-        ({"recipe": ["quick", 3]}, SettingsError, "recipe is 3"),
+        ({"recipe": ["quick", 3]}, ArgumentTypeError, "`recipe` must be"),
         ({"recipe": ["quick", "quick"]}, SettingsError, "two recipes have the same name"),
         ({"recipe": "quik"}, RecipeError, "no recipe 'quik'. Did you mean quick"),
         ({"dataset": 3}, SettingsError, "dataset is a int"),
@@ -208,7 +208,7 @@ def test_options_of_the_wrong_type_are_refused(options: dict[str, Any], message:
         ({"fold": [0, 0]}, SettingsError, r"fold is \[0, 0\]"),
         ({"fold": True}, SettingsError, "fold is True"),
         ({"fold": 7}, TrainingError, "There is no fold 7; the folds are 0, 1, 2"),
-        ({"overrides": "schedule.epochs=3"}, SettingsError, "overrides is 'schedule.epochs=3'"),
+        ({"overrides": "schedule.epochs=3"}, ArgumentTypeError, "`overrides` must be"),
         ({"overrides": {"schedule.epoch": 3}}, RecipeError, "Did you mean schedule.epochs"),
         ({"options": {"resume": True}}, SettingsError, "options is a dict"),
     ],

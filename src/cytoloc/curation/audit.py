@@ -12,7 +12,7 @@ import polars as pl
 from scipy.stats import beta
 
 from cytoloc._typing import FloatArray, IntArray, LabelIndices
-from cytoloc.choices import refuse_unknown
+from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.curation.pairs import PairSource, tied_ids
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset
@@ -293,6 +293,10 @@ def write_corrections(listed: LabelIndices, corrected: LabelIndices, path: Path,
 
     ``Was`` is what the list had, empty where nothing was corrected.
     """
+    check_type(listed, Mapping, argument="listed")
+    check_type(corrected, Mapping, argument="corrected")
+    check_type(path, (str, Path), argument="path")
+    check_type(label_set, LabelSet, argument="label_set")
     rows = [
         (name, label_set.format(corrected.get(name, ids)), label_set.format(ids) if name in corrected else None)
         for name, ids in listed.items()

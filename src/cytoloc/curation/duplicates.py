@@ -240,6 +240,8 @@ def write_duplicates(pairs: pl.DataFrame, path: str | Path) -> None:
 
     :func:`~cytoloc.curation.pairs.read_matches` reads it.
     """
+    check_type(pairs, pl.DataFrame, argument="pairs")
+    check_type(path, (str, Path), argument="path")
     with new_file(Path(path)) as temporary:
         pairs.write_csv(temporary, float_precision=4)
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from cytoloc._typing import IntArray
+from cytoloc.choices import check_type
 from cytoloc.curation.folds import class_counts
 from cytoloc.labels.label_set import LabelSet
 
@@ -83,6 +84,9 @@ class FoldQuality:
 
 def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet, *, seed: int = 0) -> FoldQuality:
     """Return how well folds are balanced; fields without a fold are ignored."""
+    check_type(folds, pl.DataFrame, argument="folds")
+    check_type(fields, pl.DataFrame, argument="fields")
+    check_type(label_set, LabelSet, argument="label_set")
     used = folds.drop_nulls().join(fields.select("id", "labels"), on="id", how="left", maintain_order="left")
     fold = used["fold"].to_numpy()
     k = int(fold.max()) + 1

@@ -13,6 +13,7 @@ import polars as pl
 
 from cytoloc._typing import LabelIndices
 from cytoloc.channels import channel_order
+from cytoloc.choices import check_type
 from cytoloc.curation.pairs import Pair, PairSource, open_pairs
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset
@@ -105,6 +106,7 @@ def find_leak(
         TableError: If no pair ties a test field to another one, or no such other one has labels.
         LabelSetError: If labels are of different label sets.
     """
+    check_type(labels, (Dataset, LabelList, str, Path, list, tuple), argument="labels")
     sources = [labels] if isinstance(labels, Dataset | LabelList | str | Path) else list(labels)
     opened = [open_labels(sources[0], label_set=label_set)]
     opened += [open_labels(each, label_set=opened[0].label_set) for each in sources[1:]]
@@ -172,6 +174,8 @@ def labels_of_copies(
 
 def write_leak(leak: Leak, path: str | Path) -> None:
     """Write what was found as CSV to a path that must be free."""
+    check_type(leak, Leak, argument="leak")
+    check_type(path, (str, Path), argument="path")
     with new_file(Path(path)) as temporary:
         leak.table.write_csv(temporary)
 

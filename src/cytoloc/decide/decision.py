@@ -237,6 +237,8 @@ def with_provenance(decision: Decision, **facts: Any) -> Decision:
 
 def write_decision(decision: Decision, path: str | Path) -> None:
     """Write a decision as JSON to a path that must be free."""
+    check_type(decision, Decision, argument="decision")
+    check_type(path, (str, Path), argument="path")
     write_json(Path(path), _CONTENT.dump_python(decision, mode="json"), DECISION_FORMAT)
 
 

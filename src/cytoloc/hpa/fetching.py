@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cytoloc.channels import HPA_COLORS
+from cytoloc.choices import check_type
 from cytoloc.errors import ArgumentTypeError, FetchError, FormatError, ImageError, SettingsError
 from cytoloc.files import existing
 from cytoloc.hpa.catalog import (
@@ -236,7 +237,7 @@ def fetch_hpa(
         SettingsError: If the folder was fetched from another site.
         MissingExtraError: If httpx or stamina is not installed.
     """
-    with _planned(genes, Path(out), options) as (site, folder, plan):
+    with _planned(genes, out, options) as (site, folder, plan):
         selection = plan.selection
         if not selection.fields:
             why = [f"{number} {reason}" for reason, number in selection.left_out.most_common(5)]
@@ -260,7 +261,7 @@ def plan_hpa(
     genes: str | Path | Iterable[str] | None, *, out: str | Path, options: FetchOptions = DEFAULT_FETCH
 ) -> FetchPlan:
     """Return what :func:`fetch_hpa` would fetch. Only the catalog is fetched. Arguments and errors are the same."""
-    with _planned(genes, Path(out), options) as (site, folder, plan):
+    with _planned(genes, out, options) as (site, folder, plan):
         known = folder.manifest()
         missing = [
             each for each in plan.images if each.file not in known or not folder.is_here(known[each.file], verify=False)
@@ -277,22 +278,24 @@ def plan_hpa(
 
 @contextmanager
 def _planned(
-    genes: str | Path | Iterable[str] | None, out: Path, options: FetchOptions
+    genes: str | Path | Iterable[str] | None, out: str | Path, options: FetchOptions
 ) -> Iterator[tuple[Site, FetchFolder, FetchPlan]]:
     """Look up the genes; yield the site, the locked folder and the plan."""
+    check_type(out, (str, Path), argument="out")
+    check_type(options, FetchOptions, argument="options")
     if isinstance(genes, str | Path):
         listed: GeneList | None = read_genes(Path(genes))
     elif genes is None or isinstance(genes, Iterable):
         listed = None if genes is None else gene_list(genes)
     else:
-        raise ArgumentTypeError(f"genes must be a path, ids and names, or None; this is {type(genes).__name__}.")
+        raise ArgumentTypeError(f"`genes` must be a path, ids and names, or None; this is {type(genes).__name__}.")
     site = Site((options.base or RELEASE_18).rstrip("/"), options, moved=options.base is not None)
     skipped = {str(genes): listed.skipped} if listed and listed.skipped else {}
     origin = site.base
     if options.catalog is not None:
         catalog = existing(Path(options.catalog), error=FormatError, what="catalog file")
         origin = site.base if site.moved else catalog_origin(catalog)
-    with FetchFolder(out, base=origin).opened() as folder:
+    with FetchFolder(Path(out), base=origin).opened() as folder:
         if options.catalog is not None:
             wanted = None if listed is None else {*listed.ids, *listed.names}
             found = (g for g in read_catalog(catalog) if wanted is None or g.ensembl in wanted or g.name in wanted)

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName
+from cytoloc.choices import HeadName, check_type
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import FileFormat, check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
@@ -264,6 +264,8 @@ def write_bundle(
             the decision is not of their mean, or weights are too large for 16 bits.
         LabelSetError: If the runs or the decision differ in their label set.
     """
+    check_type(runs, (str, Path, list, tuple), argument="runs")
+    check_type(out, (str, Path), argument="out")
     out = Path(out)
     if out.suffix != SUFFIX:
         raise SettingsError(f"{out}: the name of a bundle ends in {SUFFIX}.", hint=f"Choose {out.stem}{SUFFIX}.")

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Self
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from cytoloc.errors import RecipeError, SettingsError
+from cytoloc.errors import ArgumentTypeError, RecipeError
 from cytoloc.recipes.sections import (
     LOSSES,
     AugmentSection,
@@ -136,7 +136,7 @@ def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping
 
     Raises:
         RecipeError: If the recipe is unknown, or a key or value is not allowed.
-        SettingsError: If an argument has the wrong type.
+        ArgumentTypeError: If an argument has the wrong type.
 
     >>> load_recipe("quick", overrides=["image.size=128"]).image.size
     128
@@ -148,15 +148,18 @@ def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping
             f"{key}={tomli_w.dumps({'value': value}).partition('=')[2].strip()}" for key, value in flat(overrides)
         ]
     if isinstance(overrides, str) or not all(isinstance(line, str) for line in overrides):
-        raise SettingsError(
-            f"overrides is {overrides!r}.", hint='Give ["section.key=value"], or {"section.key": value}.'
+        raise ArgumentTypeError(
+            f"`overrides` must be lines or a mapping; this is {overrides!r}.",
+            hint='Give ["section.key=value"], or {"section.key": value}.',
         )
     if isinstance(name, Recipe):
         content, where = name.model_dump(mode="json"), name.name
     elif isinstance(name, (str, Path)):
         content, where = _resolve(str(name), folder=Path(), seen=()), str(name)
     else:
-        raise SettingsError(f"recipe is {name!r}.", hint="Give the name of a recipe, a path, or a Recipe.")
+        raise ArgumentTypeError(
+            f"`recipe` must be a name, a path or a Recipe, not {type(name).__name__}.", hint="See recipe_names()."
+        )
     for override in overrides:
         key, sign, text = override.partition("=")
         path = key.strip().split(".")

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from cytoloc._typing import IntArray, UInt8Array
 from cytoloc.channels import HPA_COLORS, PROTEIN
-from cytoloc.choices import near
+from cytoloc.choices import check_type, near
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.evaluation import Evaluation
-from cytoloc.errors import TableError, UnknownIdError
+from cytoloc.errors import SettingsError, TableError, UnknownIdError
 from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
 from cytoloc.labels.label_set import LabelSet
@@ -44,8 +44,10 @@ _OWN_RGB: Final = (
 """Colors of channels that the Human Protein Atlas does not have, in their order; from the fifth on they repeat."""
 
 
-def training_curve(logs: dict[str, Path], path: Path) -> None:
+def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
     """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced."""
+    check_type(logs, Mapping, argument="logs")
+    check_type(path, (str, Path), argument="path")
     figure = Figure(figsize=(9, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, log) in enumerate(logs.items()):
@@ -65,8 +67,10 @@ def training_curve(logs: dict[str, Path], path: Path) -> None:
     _save_figure(figure, path, dpi=150)
 
 
-def score_plot(evaluation: Evaluation, path: Path) -> None:
+def score_plot(evaluation: Evaluation, path: str | Path) -> None:
     """Draw the F1 of each class with its interval and chance, the most frequent class on top, as PNG."""
+    check_type(evaluation, Evaluation, argument="evaluation")
+    check_type(path, (str, Path), argument="path")
     classes = evaluation.classes
     rows = classes.filter((pl.col("positives") > 0) | (pl.col("predicted") > 0)).sort("positives")
     height = 1.4 + 0.24 * max(rows.height, 1)
@@ -120,6 +124,8 @@ def contact_sheet(
         SettingsError: If no decision was made for the predictions.
         TableError: If the predictions have none of the fields.
     """
+    check_type(dataset, Dataset, argument="dataset")
+    check_type(out, (str, Path), argument="out")
     called: Mapping[str, tuple[int, ...]] | None
     if not isinstance(predictions, Predictions):
         called = predictions
@@ -212,7 +218,7 @@ def field_grid(
     _save_figure(figure, path, dpi=120)
 
 
-def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Path) -> None:
+def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: str | Path) -> None:
     """Draw pairs of near-duplicate fields side by side, the first turned as the second lies.
 
     Args:
@@ -220,6 +226,9 @@ def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Pat
         datasets: The datasets that were searched.
         path: The PNG; an existing image is replaced.
     """
+    check_type(pairs, pl.DataFrame, argument="pairs")
+    check_type(datasets, (list, tuple), argument="datasets")
+    check_type(path, (str, Path), argument="path")
     opened = {str(dataset.path): dataset for dataset in datasets}
     columns = min(2, pairs.height)
     rows = -(-pairs.height // columns)
@@ -240,7 +249,7 @@ def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: Pat
     _save_figure(figure, path, dpi=120)
 
 
-def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Path) -> None:
+def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str | Path) -> None:
     """Draw how many fields of each location each fold has, colored by how far that is from the fold's share.
 
     Less than one field apart has no color.
@@ -250,7 +259,16 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: Pat
         sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
         label_set: The locations.
         path: The PNG; an existing image is replaced.
+
+    Raises:
+        SettingsError: If ``fields`` has another shape.
     """
+    check_type(fields, np.ndarray, argument="fields")
+    check_type(sizes, np.ndarray, argument="sizes")
+    check_type(label_set, LabelSet, argument="label_set")
+    check_type(path, (str, Path), argument="path")
+    if fields.shape != (len(label_set), len(sizes)):
+        raise SettingsError(f"`fields` has the shape {fields.shape}, not {(len(label_set), len(sizes))}.")
     rows = np.flatnonzero(fields.sum(axis=1))
     rows = rows[np.argsort(-fields[rows].sum(axis=1), kind="stable")]
     counts = fields[rows]
@@ -350,8 +368,9 @@ def shortened(name: str, most: int) -> str:
     return f"{name[:ahead]}…{name[behind:]}"
 
 
-def _save_figure(figure: Figure, path: Path, *, dpi: int) -> None:
+def _save_figure(figure: Figure, path: str | Path, *, dpi: int) -> None:
     """Write a PNG in place of an earlier one, whole or not at all."""
+    path = Path(path)
     with disk_errors(path), new_files(images=[path]) as temporary, warnings.catch_warnings():
         # A letter that no installed font has is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
 from cytoloc._typing import BoolArray, IntArray
-from cytoloc.choices import MethodName
+from cytoloc.choices import MethodName, check_type
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.decide import cross_fit
 from cytoloc.decide.metrics import class_measures, macro_f1, macro_f1_interval, mean_defined
@@ -165,6 +166,8 @@ def compare_runs(
         SettingsError: If an ensemble names an unknown model.
         LabelSetError: If runs or labels have different label sets.
     """
+    check_type(runs, (str, Path, list, tuple), argument="runs")
+    check_type(folds, (str, Path, NoneType), argument="folds")
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
     finished, left_out = finished_runs([Path(path) for path in paths])
     if not finished:

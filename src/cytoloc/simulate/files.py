@@ -19,6 +19,7 @@ from PIL import Image
 
 from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS, COLORS, HPA_COLORS, HPA_PLANES
+from cytoloc.choices import check_type
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, locked, read_json, refuse_existing, write_json
 from cytoloc.labels.label_set import LabelSet
@@ -53,6 +54,8 @@ def simulate_kaggle(
         pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
     """
+    check_type(path, (str, Path), argument="path")
+    check_type(design, Design, argument="design")
     path, plans = Path(path), plan_study(design)
     with resumable(path, {"design": asdict(design), "files": "kaggle", "bits": bits}):
         _draw_files(plans, partial(_draw_once, folder=path, suffix=".png", bits=bits), pool, progress)
@@ -74,6 +77,8 @@ def simulate_hpa(
         pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
     """
+    check_type(path, (str, Path), argument="path")
+    check_type(design, Design, argument="design")
     path, plans = Path(path), plan_study(design)
     with resumable(path, {"design": asdict(design), "files": "hpa"}):
         (path / "images").mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cytoloc._typing import Progress
 from cytoloc.channels import CHANNELS
-from cytoloc.choices import Noise, refuse_unknown
+from cytoloc.choices import Noise, check_type, refuse_unknown
 from cytoloc.dataset.importing import ImportOptions, Loaded, import_fields
 from cytoloc.dataset.manifest import is_complete
 from cytoloc.dataset.store import Dataset
@@ -119,6 +119,8 @@ def simulate_dataset(
         StorageError: If the disk is full or read-only.
         OutputExistsError: If something lies at ``path``.
     """
+    check_type(path, (str, Path), argument="path")
+    check_type(design, Design, argument="design")
     source, options = SimulatedSource(design, plan_study(design)), ImportOptions(strict=True, progress=progress)
     return import_fields(source, Path(path), size=design.size, options=options, pool=pool).dataset
 
@@ -144,6 +146,9 @@ def simulate_study(
         pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
         progress: Called with the number of fields done and of all fields.
     """
+    check_type(path, (str, Path), argument="path")
+    check_type(design, Design, argument="design")
+    check_type(flaws, Flaws, argument="flaws")
     path = Path(path)
     flaws.check()
     sets = _plan_sets(design, flaws)
