@@ -40,7 +40,7 @@ ALLOWED = {
     "recipes": {"channels", "choices", "errors", "labels"},
     "predictions": {"choices", "errors", "labels"},
     "prediction_files": {"errors", "labels", "files", "predictions", "runs"},
-    "label_conversion": {"errors", "files", "labels", "predictions"},
+    "label_conversion": {"choices", "errors", "files", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},
     "contents": GROUND | {"curation", "dataset", "decide", "predict", "recipes"},
     "images": {"channels", "errors", "choices"},

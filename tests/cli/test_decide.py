@@ -64,9 +64,9 @@ def test_members_by_file_or_by_name_and_auto(
     expected = fit_decision(members, truth, method="auto", groups=groups)
     assert decision.members == ("m0", "m1", "m2")
     np.testing.assert_array_equal(decision.thresholds, expected.thresholds)
-    expected = cross_fit(members, truth, method="auto", groups=groups)
-    np.testing.assert_array_equal(predicted_in(tmp_path / "h.csv"), expected)
-    assert decision.fitted_on["macro_f1_cross_fitted"] == macro_f1(expected, truth)
+    crossed = cross_fit(members, truth, method="auto", groups=groups)
+    np.testing.assert_array_equal(predicted_in(tmp_path / "h.csv"), crossed)
+    assert decision.fitted_on["macro_f1_cross_fitted"] == macro_f1(crossed, truth)
     named = [word for name in members for word in ("--member", f"{name}={tmp_path / name}.parquet")]
     said = cli(
         "decide", "apply", *named, "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv",

@@ -417,7 +417,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("torch.backends.mps.is_available", lambda there=mps: there)
         assert (accelerator(), accelerator("cpu")) == (best, "cpu")
         assert device_count(accelerator("cpu")) >= 1
-    with pytest.raises(TrainingError, match="device is 'cuda', but this machine has no such device"):
+    with pytest.raises(SettingsError, match="device is 'cuda', but this machine has no such device"):
         find_processes(None, None, environ={}, device="cuda")
     with pytest.raises(SettingsError, match="device is 'gpu'"):
         accelerator("gpu")  # type: ignore[arg-type]
