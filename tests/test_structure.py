@@ -39,7 +39,7 @@ ALLOWED = {
     "files": {"errors"},
     "recipes": {"channels", "choices", "errors", "labels"},
     "predictions": {"choices", "errors", "labels"},
-    "prediction_files": {"errors", "labels", "files", "predictions", "runs"},
+    "prediction_files": {"choices", "errors", "labels", "files", "predictions", "runs"},
     "label_conversion": {"choices", "errors", "files", "labels", "predictions"},
     "runs": {"errors", "files", "labels"},
     "contents": GROUND | {"curation", "dataset", "decide", "predict", "recipes"},
