@@ -42,14 +42,14 @@ CALLS: dict[str, tuple[str, Callable[[Dataset, Path], Any]]] = {
     "make_folds seed": ("`seed` must be int", lambda ds, d: cl.make_folds(ds, seed=True)),
     "make_folds pairs": ("`pairs` must be", lambda ds, d: cl.make_folds(ds, pairs=5)),
     "make_folds without": ("`without` must be", lambda ds, d: cl.make_folds(ds, without="blurred")),
-    "make_folds": ("Labels must be", lambda ds, d: cl.make_folds(5)),
+    "make_folds": ("`fields` must be", lambda ds, d: cl.make_folds(5)),
     "find_duplicates": ("`datasets` must be", lambda ds, d: cl.find_duplicates(5)),
     "find_duplicates limits": ("`limits` must be Mapping", lambda ds, d: cl.find_duplicates(ds, limits=14)),
     "write_folds": ("`folds` must be DataFrame", lambda ds, d: cl.write_folds(5, d / "a.csv")),
     "read_folds": ("`path` must be", lambda ds, d: cl.read_folds(5)),
     "check_folds": ("`folds` must be", lambda ds, d: cl.check_folds(5, ds)),
     "read_decision": ("`path` must be", lambda ds, d: cl.read_decision(5)),
-    "conversion": ("`label_set` must be", lambda ds, d: cl.conversion(5, "hpa19")),
+    "conversion": ("`source` must be", lambda ds, d: cl.conversion(5, "hpa19")),
     "simulate_kaggle": ("`design` must be Design", lambda ds, d: cl.simulate_kaggle(d / "a", 60)),
     "Design": ("`n_fields` must be int", lambda ds, d: cl.simulate_dataset(d / "a", cl.Design(n_fields="x"))),
     "FieldDataset": ("`dataset` must be Dataset", lambda ds, d: cl.torch.FieldDataset("a.dataset")),
@@ -84,8 +84,9 @@ def test_every_public_function_refuses_what_it_cannot_take(
     given = [each for each in parameters if each.default is each.empty or each.name in {"path", "predictions"}]
     positional = [nothing for each in given if each.kind is not each.KEYWORD_ONLY]
     named = {each.name: nothing for each in given if each.kind is each.KEYWORD_ONLY}
-    with pytest.raises(ArgumentTypeError, match="must be"):
+    with pytest.raises(ArgumentTypeError, match="must be") as caught:
         function(*positional, **named)
+    assert any(each.name in caught.value.message.lower() for each in parameters)
     assert not list(tmp_path.iterdir())
 
 

@@ -134,7 +134,7 @@ def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
     >>> [LabelSet.hpa28()[index].name for index in found.lost]
     ['Microtubule ends', 'Cytokinetic bridge', 'Rods & rings']
     """
-    source, target = as_label_set(source), as_label_set(target)
+    source, target = as_label_set(source, argument="source"), as_label_set(target, argument="target")
     one, other = shipped_name(source), shipped_name(target)
     candidates: tuple[tuple[int, ...], ...]
     if source.matches(target):

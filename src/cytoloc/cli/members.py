@@ -122,7 +122,6 @@ def read_members(
                 raise TableError(
                     f"{path}: these predictions are calibrated already, by a decision.",
                     hint="Give the predictions that it was applied to. Locations are written by `decide apply"
-                    " --out` and"
-                    " `predict --locations`.",
+                    " --out` and `predict --locations`.",
                 )
     return found

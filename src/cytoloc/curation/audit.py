@@ -166,9 +166,9 @@ def audit_labels(
         LabelSetError: If there is no such label set.
     """
     refuse_unknown(match, ("field", "well"), argument="match")
-    own = open_labels(listed, label_set=label_set)
+    own = open_labels(listed, label_set=label_set, argument="listed")
     is_csv = isinstance(truth, str | Path) and Path(truth).is_file()
-    trusted = open_labels(truth, label_set=truth_label_set or (own.label_set if is_csv else None))
+    trusted = open_labels(truth, label_set=truth_label_set or (own.label_set if is_csv else None), argument="truth")
     have, true = known_labels(own), known_labels(trusted)
     notes: tuple[str, ...] = ()
     if truth_label_set is None:

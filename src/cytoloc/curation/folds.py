@@ -89,7 +89,7 @@ def labeled_fields(fields: LabelSource | pl.DataFrame) -> tuple[str, pl.DataFram
         if missing:
             raise TableError(f"`fields` lacks the column {missing[0]}.", hint="Give a dataset, or its fields.")
         return "The table", fields.filter(pl.col("labels").is_not_null())
-    source = open_labels(fields)
+    source = open_labels(fields, argument="fields")
     return str(source.path), source.fields.filter(source.fields["labels"].is_not_null())
 
 

@@ -132,7 +132,7 @@ def make_validation_fold(
     Raises:
         TableError: If the two have no look in common, a field has none, or there are fewer groups than ``k``.
     """
-    source = open_labels(fields)
+    source = open_labels(fields, argument="fields")
     check_type(target, (Dataset, str, Path), argument="target")
     looks = looks_of_dataset(source, progress) if isinstance(source, Dataset) else looks_in_list(Path(source.path))
     if isinstance(target, str | Path) and Path(target).is_file():

@@ -13,12 +13,15 @@ LabelSource = Dataset | LabelList | str | Path
 """What functions take as labels: a dataset, a label list, or the path of either."""
 
 
-def open_labels(source: LabelSource, *, label_set: LabelSet | str | None = None) -> Dataset | LabelList:
+def open_labels(
+    source: LabelSource, *, label_set: LabelSet | str | None = None, argument: str = "labels"
+) -> Dataset | LabelList:
     """Return a dataset or a label list.
 
     Args:
         source: Either, or the path or URL of either.
         label_set: The label set of a CSV, by default hpa28. A dataset states its own, which must match.
+        argument: The name of the argument, for errors.
 
     Raises:
         ArgumentTypeError: If ``source`` is of another type.
@@ -33,7 +36,7 @@ def open_labels(source: LabelSource, *, label_set: LabelSet | str | None = None)
         source = open_dataset(source)
     if not isinstance(source, Dataset | LabelList):
         raise ArgumentTypeError(
-            f"Labels must be a dataset, a label list or a path, not {type(source).__name__}.",
+            f"`{argument}` must be a dataset, a label list or a path, not {type(source).__name__}.",
             hint="Open them: cytoloc.open_dataset(…) or cytoloc.read_label_list(…).",
         )
     if chosen is not None:

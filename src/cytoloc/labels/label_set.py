@@ -385,14 +385,14 @@ def find_label_set(word: str) -> LabelSet:
     )
 
 
-def as_label_set(given: LabelSet | str) -> LabelSet:
+def as_label_set(given: LabelSet | str, *, argument: str = "label_set") -> LabelSet:
     """Return a label set, or the one that a user names; see :func:`find_label_set`.
 
     Raises:
         ArgumentTypeError: If it is neither a label set nor a string.
         LabelSetError: If there is no label set of this name.
     """
-    check_type(given, (LabelSet, str), argument="label_set")
+    check_type(given, (LabelSet, str), argument=argument)
     return find_label_set(given) if isinstance(given, str) else given
 
 
