@@ -26,18 +26,17 @@ LINE_EVERY_S = 10.0
 def as_flags(text: str) -> str:
     """Return a message of the library with options in place of arguments.
 
-    >>> as_flags("Give `pixel_um`, or `square='crop'`.")
-    'Give --pixel-um, or --square crop.'
+    >>> as_flags("Give `pixel_um`, `square='crop'` or `absent={'er': 'zero', 'nucleus': 'protein'}`.")
+    'Give --pixel-um, --square crop or --absent er=zero,nucleus=protein.'
     """
-    return re.sub(
-        r"`([a-z][a-z_]*)(?:=([^`]*))?`",
-        lambda found: (
-            ("-" if len(found[1]) == 1 else "--")
-            + found[1].replace("_", "-")
-            + (" " + found[2].strip("'\"") if found[2] else "")
-        ),
-        text,
-    )
+
+    def flag(found: re.Match[str]) -> str:
+        """Return the option for one argument; a dictionary is written as ``KEY=VALUE,KEY=VALUE``."""
+        name, value = found[1].replace("_", "-"), found[2] or ""
+        value = value.strip("{}'\"").replace("': '", "=").replace("', '", ",")
+        return f"{'-' if len(name) == 1 else '--'}{name} {value}".rstrip()
+
+    return re.sub(r"`([a-z][a-z_]*)(?:=([^`]*))?`", flag, text)
 
 
 def note(text: str) -> None:

@@ -18,6 +18,7 @@ from cytoloc.cli.members import (
     PredictionPaths,
     member_files,
     read_members,
+    refuse_calibrated,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def fit(
     check_outputs(*outputs)
     files = member_files(predictions, member, apart=members)
     tables = read_members(files, ids=ids, label_set=label_set)
+    refuse_calibrated(tables)
     refuse_trained_on({path: table for each in tables.values() for path, table in each.items()})
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
     names, _, locations = join_members(combined)
@@ -174,6 +176,7 @@ def apply(
     tables = read_members(member_files(predictions, member, apart=members), ids=ids, label_set=label_set)
     for path, table in next(iter(tables.values())).items():
         rule.label_set.refuse_other(table.label_set, what=path, than=str(decision))
+    refuse_calibrated(tables)
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
     fields = read_ids(order) if order else tuple(dict.fromkeys(i for each in combined.values() for i in each.ids))
     rows_of(fields, list({i: None for each in combined.values() for i in each.ids}), where=str(order or "predictions"))

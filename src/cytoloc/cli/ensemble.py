@@ -9,7 +9,7 @@ import typer
 
 from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, PredictionPaths, member_files, read_members
+from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, PredictionPaths, member_files, read_members, refuse_calibrated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,7 @@ def ensemble(
     if method in NEEDS_LABELS and labels is None:
         raise SettingsError(f"The method {method} is fitted to labels.", hint="Give --labels CSV.")
     tables = read_members(member_files(predictions, member, apart=True), ids=ids, label_set=label_set)
+    refuse_calibrated(tables)
     for each in tables.values():
         warn_if_trained_on(each)
     members = {name: combine(list(each.values())) for name, each in tables.items()}

@@ -108,20 +108,22 @@ def read_members(
     """Return the predictions of each member, by member and path.
 
     Raises:
-        TableError: If a file is no predictions, or its predictions were decided on before.
+        TableError: If a file is no predictions.
         LabelSetError: If there is no such label set, or files have different ones.
     """
-    from cytoloc.errors import TableError
-
     paths = [path for several in files.values() for path in several]
     tables = read_prediction_files(paths, ids=ids, label_set=label_set)
-    found = {name: {str(path): tables[str(path)] for path in several} for name, several in files.items()}
-    for tables in found.values():
-        for path, table in tables.items():
-            if "calibrated_by" in table.provenance:
-                raise TableError(
-                    f"{path}: these predictions are calibrated already, by a decision.",
-                    hint="Give the predictions that it was applied to. Locations are written by `decide apply"
-                    " --out` and `predict --locations`.",
-                )
-    return found
+    return {name: {str(path): tables[str(path)] for path in several} for name, several in files.items()}
+
+
+def refuse_calibrated(members: dict[str, dict[str, Predictions]]) -> None:
+    """Raise TableError if a decision was applied to predictions before; fitting or deciding on them is a mistake."""
+    from cytoloc.errors import TableError
+
+    for path, table in ((path, table) for tables in members.values() for path, table in tables.items()):
+        if "calibrated_by" in table.provenance:
+            raise TableError(
+                f"{path}: these predictions are calibrated already, by a decision.",
+                hint="Give the predictions that it was applied to. Locations are written by `decide apply"
+                " --out` and `predict --locations`.",
+            )

@@ -69,8 +69,8 @@ def find_planes(
     if missing:
         raise ChannelError(
             f"The model sees {', '.join(wanted)}; {where} has {', '.join(given)}.",
-            hint=f"Use a model that was trained on these channels, or name a substitute for {', '.join(missing)}:"
-            f" `absent`, for example {missing[0]}={ZERO}.",
+            hint="Use a model that was trained on these channels, or name a substitute for each missing channel, for"
+            f" example `absent={dict.fromkeys(missing, ZERO)}`.",
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
     places[ZERO] = None
@@ -95,7 +95,7 @@ def parse_substitutes(texts: Sequence[str]) -> dict[str, str]:
         if not (name and substitute) or name in substitutes:
             raise SettingsError(
                 f"`absent` has {text!r}, which is not CHANNEL=SUBSTITUTE, or names a channel twice.",
-                hint="Write for example `absent=er=zero`.",
+                hint="Write for example `absent={'er': 'zero'}`.",
             )
         substitutes[name] = substitute
     return substitutes
