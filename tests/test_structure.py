@@ -54,6 +54,8 @@ ALLOWED = {
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
     "torch": {"choices", "dataset", "errors"},
     "report": GROUND | {"dataset", "decide", "images", "recipes"},
+    "reproduce": GROUND
+    | {"curation", "dataset", "decide", "models", "predict", "recipes", "training.options", "training.run"},
     "cli": GROUND
     | {
         "curation",
@@ -66,6 +68,7 @@ ALLOWED = {
         "predict",
         "training",
         "report",
+        "reproduce",
         "simulate",
         "images",
     },

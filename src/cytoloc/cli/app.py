@@ -22,6 +22,7 @@ from cytoloc.cli import (
     labels,
     predict,
     report,
+    reproduce,
     simulate,
     train,
 )
@@ -66,6 +67,7 @@ decide.register(app)
 evaluate.register(app)
 report.register(app)
 bundle.register(app)
+reproduce.register(app)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -83,6 +83,25 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
 
         yield advance
+
+
+@contextmanager
+def progress_of_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Lend a function of what is being done, how much is done and in all; each stage has a bar of its own."""
+    with ExitStack() as bars:
+        current, advance = "", None
+
+        def advance_stage(what: str, done: int, total: int) -> None:
+            nonlocal current, advance
+            if advance is None or what != current:
+                bars.close()
+                current, advance = what, bars.enter_context(progress(what))
+            advance(done, total)
+            if done == total:
+                bars.close()
+                advance = None
+
+        yield advance_stage
 
 
 @contextmanager

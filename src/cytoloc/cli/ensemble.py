@@ -9,7 +9,15 @@ import typer
 
 from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, LabelSetOption, MemberPaths, PredictionPaths, member_files, read_members, refuse_calibrated
+from cytoloc.cli.members import (
+    IdsPath,
+    LabelSetOption,
+    MemberPaths,
+    PredictionPaths,
+    member_files,
+    read_members,
+    refuse_calibrated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

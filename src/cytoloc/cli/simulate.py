@@ -11,12 +11,13 @@ from cytoloc.choices import Noise
 from cytoloc.cli.console import counted, progress
 
 Form = Annotated[
-    Literal["dataset", "kaggle", "hpa", "study"],
+    Literal["dataset", "kaggle", "hpa", "study", "competition"],
     typer.Option(
         "--format",
         help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
         " Protein Atlas's, each stain in its color; study: datasets for training,"
-        " test and external labels, with a list of their flaws.",
+        " test and external labels, with a list of their flaws; competition: a study as the files of the 2018 Kaggle"
+        " competition.",
     ),
 ]
 
@@ -74,7 +75,7 @@ def simulate(
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.dataset`
     """
     from cytoloc.parallel import processes
-    from cytoloc.simulate import files, study
+    from cytoloc.simulate import competition, files, study
     from cytoloc.simulate.plan import Design, read_frequencies
 
     if show is not None:
@@ -87,19 +88,22 @@ def simulate(
         raise typer.BadParameter("Give --fields and --out, or --show.")
     given: dict[str, Any] = {"noise": noise, "kind": noise_kind, "leaked": leaked, "gain": gain}
     flaws = {name: value for name, value in given.items() if value is not None}
-    if flaws and form != "study":
-        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are for --format study.")
+    is_study = form in ("study", "competition")
+    if flaws and not is_study:
+        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are for --format study or competition.")
     if bits != "8" and form != "kaggle":
         raise typer.BadParameter("--bits is for --format kaggle.")
     sets = read_frequencies(frequencies) if frequencies else None
     # A study's near-duplicates are one of its flaws, and only its training set has them.
-    twice = 0.0 if form == "study" else duplicates or 0.0
+    twice = 0.0 if is_study else duplicates or 0.0
     common: dict[str, Any] = {"evenness": evenness, "label_sets": sets, "duplicates": twice, "original_px": original}
     design = Design(n_fields=fields, seed=seed, size=size, **common)
-    if form == "study" and duplicates is not None:
+    if is_study and duplicates is not None:
         flaws["duplicates"] = duplicates
     with progress("drawing") as advance, processes() as pool:
-        if form == "study":
+        if form == "competition":
+            competition.simulate_competition(out, design, study.Flaws(**flaws), pool=pool, progress=advance)
+        elif form == "study":
             study.simulate_study(out, design, study.Flaws(**flaws), pool=pool, progress=advance)
         elif form == "kaggle":
             files.simulate_kaggle(out, design, bits=8 if bits == "8" else 16, pool=pool, progress=advance)
@@ -107,7 +111,7 @@ def simulate(
             files.simulate_hpa(out, design, pool=pool, progress=advance)
         else:
             study.simulate_dataset(out, design, pool=pool, progress=advance)
-    beside = ", and as many external ones, and a test set" if form == "study" else ""
+    beside = ", and as many external ones, and a test set" if is_study else ""
     edge = (original or size) if form in ("kaggle", "hpa") else size
     typer.echo(f"{out}: {counted(fields, 'simulated field')} of {edge} px{beside}.")
 

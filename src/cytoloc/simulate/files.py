@@ -83,7 +83,7 @@ def simulate_hpa(
     with resumable(path, {"design": asdict(design), "files": "hpa"}):
         (path / "images").mkdir(exist_ok=True)
         _draw_files(plans, partial(_draw_once, folder=path / "images", suffix=".jpg"), pool, progress)
-        write_labels(path / "labels.csv", {_hpa_name(plan): plan.locations for plan in plans})
+        write_labels(path / "labels.csv", {hpa_name(plan): plan.locations for plan in plans})
 
 
 def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
@@ -152,10 +152,15 @@ def _draw_files(
 
 def _draw_once(plan: FieldPlan, *, folder: Path, suffix: str, bits: Bits = 8) -> None:
     """Write the files of a field unless all of them exist."""
-    name = plan.row.id if suffix == ".png" else _hpa_name(plan)
-    if not all((folder / f"{name}_{color}{suffix}").exists() for color in COLORS):
+    name = plan.row.id if suffix == ".png" else hpa_name(plan)
+    if not has_files(folder, name, suffix):
         write = write_kaggle_field if suffix == ".png" else write_hpa_field
         write(folder, name, photograph(plan, bits=bits))
+
+
+def has_files(folder: Path, name: str, suffix: str) -> bool:
+    """Return whether all four files of a field exist."""
+    return all((folder / f"{name}_{color}{suffix}").exists() for color in COLORS)
 
 
 def _save_image(image: Image.Image, path: Path, **options: Any) -> None:
@@ -196,6 +201,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _hpa_name(plan: FieldPlan) -> str:
+def hpa_name(plan: FieldPlan) -> str:
+    """Return the name of a field in the Human Protein Atlas."""
     row = plan.row
     return f"{row.antibody}_{row.plate}_{row.well}_{row.field}"

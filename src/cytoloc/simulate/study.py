@@ -151,7 +151,7 @@ def simulate_study(
     check_type(flaws, Flaws, argument="flaws")
     path = Path(path)
     flaws.check()
-    sets = _plan_sets(design, flaws)
+    sets = plan_sets(design, flaws)
     with resumable(path, {"design": asdict(design), "flaws": asdict(flaws)}, done=path / "study.json"):
         total, before = sum(len(each.plans) for each in sets.values()), 0
         for name, each in sets.items():
@@ -180,15 +180,21 @@ def simulate_study(
             copies = [(plan.copy_of.row.id, plan.row.id, plan.kind or "") for plan in plans if plan.copy_of]
             write_rows(truth / f"{name}.csv", ["a", "b", "kind"], copies)
         write_rows(truth / "wells.csv", ["a", "b"], of_one_well(test.plans))
-        # The usual external list gives each field all locations of its antibody, in any well.
-        every: dict[str | None, set[int]] = {}
-        for plan in sets["external"].plans:
-            every.setdefault(plan.row.antibody, set()).update(plan.locations)
-        by_antibody = {plan.row.id: tuple(sorted(every[plan.row.antibody])) for plan in sets["external"].plans}
-        write_labels(path / "external-by-antibody.csv", by_antibody)
+        write_labels(path / "external-by-antibody.csv", labels_by_antibody(sets["external"].plans))
 
 
-def _plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
+def labels_by_antibody(
+    plans: Sequence[FieldPlan], *, name_of: Callable[[FieldPlan], str] = lambda plan: plan.row.id
+) -> dict[str, tuple[int, ...]]:
+    """Return the labels that the usual external list gives: all locations of the antibody, in any well."""
+    every: dict[str | None, set[int]] = {}
+    for plan in plans:
+        every.setdefault(plan.row.antibody, set()).update(plan.locations)
+    return {name_of(plan): tuple(sorted(every[plan.row.antibody])) for plan in plans}
+
+
+def plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
+    """Return the planned fields of the sets ``train``, ``external`` and ``test``."""
     n_test = max(1, round(TEST_SHARE * design.n_fields))
     of_train = replace(design, duplicates=flaws.duplicates)
     of_external = replace(design, seed=design.seed + 1_000_003)
