@@ -81,7 +81,7 @@ def test_every_public_function_refuses_what_it_cannot_take(
     monkeypatch.chdir(tmp_path)
     function, nothing = getattr(cl, name), object()
     parameters = inspect.signature(function).parameters.values()
-    given = [each for each in parameters if each.default is each.empty or each.name in {"path", "predictions"}]
+    given = [each for each in parameters if each.default is each.empty or each.name in {"data", "path", "predictions"}]
     positional = [nothing for each in given if each.kind is not each.KEYWORD_ONLY]
     named = {each.name: nothing for each in given if each.kind is each.KEYWORD_ONLY}
     with pytest.raises(ArgumentTypeError, match="must be") as caught:

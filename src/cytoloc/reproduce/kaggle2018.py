@@ -24,7 +24,7 @@ from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.decide import Rules, fit_and_cross_fit, read_decision, write_decision
 from cytoloc.decide.metrics import macro_f1
 from cytoloc.errors import OutputExistsError, SettingsError
-from cytoloc.files import FileFormat, locked, new_files, read_json, replace_file, write_json
+from cytoloc.files import FileFormat, json_bytes, locked, new_files, read_json, replace_file, write_json
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_ids, read_known, read_labels, truth_of, write_locations
 from cytoloc.predict.loading import load
@@ -430,7 +430,7 @@ class Reproduction:
         text = markdown_tables(self.recipes, measured, published, members=" + ".join(self.ensemble))
         replace_file(self.out / "tables.md", text.encode())
         rows = [{"name": name, **asdict(values)} for name, values in measured.items()]
-        write_json(self.out / "results.json", {"submissions": rows}, RESULTS_FORMAT)
+        replace_file(self.out / "results.json", json_bytes({"submissions": rows}, RESULTS_FORMAT))
 
     def measured(self, name: str) -> Measured:
         """Return the metrics of a decision and its submission."""

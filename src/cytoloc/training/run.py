@@ -48,7 +48,7 @@ from cytoloc.training.fit import clear_errors, fit
 from cytoloc.training.module import Learner
 from cytoloc.training.options import DEFAULT_OPTIONS, TrainOptions
 from cytoloc.training.resolve import build_learner, resolve_recipe
-from cytoloc.training.starting import Start, earlier_run, first_network
+from cytoloc.training.starting import Start, earlier_run, first_network, inherit_settings
 from cytoloc.training.tracking import open_tracking, tracking
 
 PACKAGES = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
@@ -147,8 +147,10 @@ def train(
         resolved = resolve_recipe(each, dataset)
         measured = tuple(sorted(resolved.image.mean.keys() - each.image.mean.keys()))
         for number in numbers:
-            plan = RunPlan.of(resolved, dataset, table, number, out=Path(out), options=options)
-            plans.append(replace(plan, measured=measured))
+            plan = RunPlan.of(
+                inherit_settings(resolved, fold=number), dataset, table, number, out=Path(out), options=options
+            )
+            plans.append(replace(plan, measured=() if each.model.inherit else measured))
     # A single run keeps the network that the check has built.
     learner: tuple[Learner, dict[str, Any]] | None = None
     for number, plan in enumerate(plans):

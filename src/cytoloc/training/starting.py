@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+import torch
+
 from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.models.network import Network, build_network
+from cytoloc.models.network import Network, NormalizeEach, build_network
 from cytoloc.models.weights import first_convolution
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
 from cytoloc.predict.runs import learned_from, load_runs, model_spec
-from cytoloc.recipes.recipe import Recipe
+from cytoloc.recipes.recipe import Recipe, load_recipe
 from cytoloc.runs import is_run
 
 RUN: Final = "run:"
 BUNDLE: Final = "bundle:"
+
+_SAME_GRAY: Final = 0.01
+"""Difference of means or standard deviations, in gray values of 255, that rounding explains."""
 
 
 class Start(NamedTuple):
@@ -33,7 +39,7 @@ class Start(NamedTuple):
 
 
 class _TrainedNetwork(NamedTuple):
-    """A trained network, what it sees and predicts, and the ids of all fields that it was trained on."""
+    """A trained network with its channels and locations, and the ids of all fields that it was trained on."""
 
     name: str
     network: Network
@@ -43,6 +49,11 @@ class _TrainedNetwork(NamedTuple):
     label_set: LabelSet
     trained_on: frozenset[str]
     hint: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, path: Path, fold: int) -> Self:
+        """Return the network that the weights of a recipe come from."""
+        return cls.of_run(path) if recipe.model.weights.startswith(RUN) else cls.of_bundle(path, fold)
 
     @classmethod
     def of_bundle(cls, path: Path, fold: int) -> Self:
@@ -78,6 +89,47 @@ class _TrainedNetwork(NamedTuple):
             "Start each fold from the earlier run of the same fold: run:…-fold{fold}.",
         )
 
+    def normalizes_like(self, network: Network, channels: Sequence[str]) -> bool:
+        """Return whether it normalizes some channels as another network does, which sees these channels alone."""
+        own, other = self.network.normalize, network.normalize
+        if isinstance(own, NormalizeEach) or isinstance(other, NormalizeEach):
+            return type(own) is type(other)
+        places = [self.channels.index(name) for name in channels]
+        return torch.allclose(own.mean[:, places], other.mean, atol=_SAME_GRAY) and torch.allclose(
+            own.std[:, places], other.std, atol=_SAME_GRAY
+        )
+
+
+def inherit_settings(recipe: Recipe, *, fold: int) -> Recipe:
+    """Return a recipe with the network and the normalization of the weights that it starts from, if it inherits them.
+
+    Args:
+        recipe: The resolved recipe.
+        fold: The fold held out; replaces ``{fold}`` in the path of an earlier run or a bundle.
+
+    Raises:
+        WeightsError: If there are no such weights.
+        FormatError: If a bundle is damaged, or is not a bundle.
+    """
+    path = _earlier_path(recipe, fold)
+    if not recipe.model.inherit or path is None:
+        return recipe
+    earlier = _TrainedNetwork.of(recipe, path, fold)
+    normalize = earlier.network.normalize
+    mean, std = (
+        dict(zip(earlier.channels, (each.flatten() / 255).tolist(), strict=True))
+        for each in (normalize.mean, normalize.std)
+    )
+    settings = {
+        "model": {"backbone": earlier.backbone, "head": earlier.head},
+        "image": {
+            "normalize": "field" if isinstance(normalize, NormalizeEach) else "set",
+            "mean": recipe.image.mean | mean,
+            "std": recipe.image.std | std,
+        },
+    }
+    return load_recipe(recipe, overrides=settings)
+
 
 def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: list[str]) -> Start:
     """Return the network that a run starts with, and the run that its weights come from.
@@ -95,12 +147,10 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
         TrainingError: If the earlier network, or one that it started from, was trained on fields that are held out now.
     """
     spec = model_spec(recipe, locations=len(label_set))
-    path, kind = earlier_run(recipe, fold), RUN
-    if path is None and recipe.model.weights.startswith(BUNDLE):
-        path, kind = Path(recipe.model.weights.removeprefix(BUNDLE).replace("{fold}", str(fold))), BUNDLE
+    path = _earlier_path(recipe, fold)
     if path is None:
         return Start(build_network(spec, weights=recipe.model.weights, new_planes=recipe.model.new_planes), {})
-    earlier = _TrainedNetwork.of_run(path) if kind == RUN else _TrainedNetwork.of_bundle(path, fold)
+    earlier = _TrainedNetwork.of(recipe, path, fold)
     seen = earlier.trained_on.intersection(held_out)
     if seen:
         raise TrainingError(
@@ -111,7 +161,7 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
     if (earlier.backbone, earlier.head) != (spec.backbone, spec.head):
         raise WeightsError(
             f"{path} is of {earlier.backbone} with the head {earlier.head}, not of {spec.backbone} with {spec.head}.",
-            hint="Change model.backbone and model.head, or model.weights.",
+            hint="Set model.inherit=true to take over both, or choose other weights by model.weights.",
         )
     state = dict(earlier.network.backbone.state_dict())
     if spec.channels != earlier.channels:
@@ -125,12 +175,25 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
         first = next(name for name in state if f".{name}".endswith(f".{weight}"))
         state[first] = state[first][:, [earlier.channels.index(name) for name in spec.channels]]
     network = build_network(spec)
+    if not earlier.normalizes_like(network, spec.channels):
+        raise WeightsError(
+            f"The network of {path} was trained on images that were normalized in another way: its weights expect other"
+            " values.",
+            hint="Set model.inherit=true to normalize images as that network does, or choose other weights by"
+            " model.weights.",
+        )
     network.backbone.load_state_dict(state)
     same_locations = earlier.label_set.matches(label_set)
     if same_locations:
         network.head.load_state_dict(earlier.network.head.state_dict())
     started_from = {"name": earlier.name, "trained_on": sorted(earlier.trained_on), "with_head": same_locations}
     return Start(network, started_from)
+
+
+def _earlier_path(recipe: Recipe, fold: int) -> Path | None:
+    """Return the run or bundle that the weights of a recipe come from; None if they come from elsewhere."""
+    kind, _, name = recipe.model.weights.partition(":")
+    return Path(name.replace("{fold}", str(fold))) if f"{kind}:" in (RUN, BUNDLE) else None
 
 
 def earlier_run(recipe: Recipe, fold: int) -> Path | None:
