@@ -9,8 +9,8 @@ from cytoloc.decide.evaluation import Evaluation
 
 
 def class_rows(classes: pl.DataFrame) -> Table:
-    """Return the table of classes for the terminal; classes that are neither true nor predicted are left out."""
-    seen = classes.filter((pl.col("positives") > 0) | (pl.col("predicted") > 0))
+    """Return the table of the classes that occur, for the terminal."""
+    seen = classes.filter(pl.col("positives") > 0)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     headings = {
         "key": "key",
@@ -64,6 +64,10 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
                 f" (chance {common['chance_mean_average_precision']:.3f}),"
                 f" macro ROC AUC {_cell(common['macro_roc_auc'])} (chance 0.5)"
             )
+    wrong = evaluation.classes.filter((pl.col("positives") == 0) & (pl.col("predicted") > 0))
+    if wrong.height:
+        counts = (f"{name} {count}" for name, count in wrong.select("location", "predicted").iter_rows())
+        lines.append(f"predicted, although no field has them: {', '.join(counts)}")
     if evaluation.leak:
         leak, others = evaluation.leak, evaluation.leak.macro_f1_others
         lines += [

@@ -13,10 +13,10 @@ from typing import Any, Final
 import polars as pl
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from tqdm import tqdm
 
 from cytoloc.errors import FormatError, TrainingError, first_line
 from cytoloc.training.distributed import all_gather_object
@@ -176,11 +176,15 @@ class EpochLog(lightning.Callback):
             pl.DataFrame(self.rows, schema=[*LOG_COLUMNS, *self.metrics]).write_csv(self.path)
         if self.on_rows:
             self.on_rows(self.rows)
-        epochs = self.schedule.total_epochs
+        self.report(self.line())
+
+    def line(self) -> str:
+        """Return the last epoch as a line of text."""
+        row, epochs = self.rows[-1], self.schedule.total_epochs
         frozen = row["epoch"] <= self.schedule.frozen_epochs
         took = [row["seconds"] for row in self.rows]
         left = f", {expected_end(seconds_left(self.schedule, took), now=self.now())}" if len(took) < epochs else ""
-        self.report(
+        return (
             f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
             f"  held-out loss {row['val_loss']:.3f}  macro F1 at 0.5 {row['val_macro_f1']:.3f}"
             + "".join(f"  {name} {row[name]:.3f}" for name in self.metrics)
@@ -197,30 +201,58 @@ class EpochLog(lightning.Callback):
         self.rows = list(state_dict["rows"])
 
 
-class TrainingBar(TQDMProgressBar):
-    """A progress bar over the steps of an epoch; it disappears when the run ends or is stopped."""
+class TrainingBar(lightning.Callback):
+    """One progress bar over all batches of a run, with the metrics of the last epoch.
 
-    def init_train_tqdm(self) -> Tqdm:
-        """Return a bar that disappears when it is closed."""
-        bar = super().init_train_tqdm()
-        bar.leave = False
-        return bar
+    It disappears when the run ends or is stopped.
+    """
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, *rest: Any) -> None:
-        """Start the bar of an epoch, counted from 1."""
-        super().on_train_epoch_start(trainer, *rest)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: tqdm[None] | None = None
 
-    def on_exception(self, trainer: lightning.Trainer, *rest: Any) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the bar; a resumed run starts where it was stopped."""
+        epochs, batches = trainer.max_epochs or 1, int(trainer.num_training_batches)
+        self.bar = tqdm(
+            total=epochs * batches,
+            initial=trainer.current_epoch * batches,
+            desc=f"training {self.name}",
+            unit=" batches",
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance by a batch."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the metrics of the epoch."""
+        if self.bar is not None:
+            loss, f1 = (float(trainer.callback_metrics[name]) for name in ("val_loss", "val_macro_f1"))
+            self.bar.set_postfix_str(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, held-out loss {loss:.3f}, macro F1 {f1:.3f}"
+            )
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Close the bar."""
+        self.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
         """Close the bar before an error is printed."""
-        if self._train_progress_bar is not None:
-            self.train_progress_bar.close()
+        self.close()
 
-    def init_validation_tqdm(self) -> Tqdm:
-        """Return a bar that is not shown."""
-        bar = super().init_validation_tqdm()
-        bar.disable = True
-        return bar
+    def close(self) -> None:
+        """Close the bar, if it is shown."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class BestOfCycle(ModelCheckpoint):

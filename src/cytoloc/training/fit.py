@@ -66,7 +66,8 @@ def fit(
         folder / "log.csv",
         name=name,
         schedule=schedule,
-        report=options.report,
+        # A progress bar shows the metrics of each epoch.
+        report=(lambda _line: None) if options.progress_bar else options.report,
         metrics=tuple(options.metrics),
         on_rows=on_rows,
     )
@@ -83,7 +84,7 @@ def fit(
         callbacks += [BestOfCycle(folder, number, schedule=schedule, watch=watch) for number in numbers]
     # The best one before the last one, whose state then includes which epoch was the best.
     callbacks += [keep(filename="best", monitor=monitor, mode=mode), keep(filename="last")]
-    callbacks += [TrainingBar(leave=False)] if options.progress_bar else []
+    callbacks += [TrainingBar(name)] if options.progress_bar else []
     launch: dict[str, Any] = {"devices": 1}
     if processes.strategy is not None:
         launch = {"strategy": processes.strategy, "devices": "auto"}
@@ -99,7 +100,7 @@ def fit(
             callbacks=callbacks,
             default_root_dir=folder,
             logger=False,
-            enable_progress_bar=options.progress_bar,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
@@ -116,6 +117,8 @@ def fit(
             # Lightning ends so after Ctrl-C.
             options.report(f"{folder.name} was stopped; continue it with `resume`.")
             raise KeyboardInterrupt from None
+    if options.progress_bar and log.rows:
+        options.report(log.line())
 
 
 @contextmanager

@@ -41,8 +41,8 @@ class TrainOptions:
         callbacks: Lightning callbacks; the same objects serve all runs of a call.
         metrics: Functions ``metric(probabilities, truth)`` by name, both arrays ``(n, locations)`` of the held-out
             fold. They are computed after each epoch and become columns of ``log.csv``.
-        report: Receives a line of text per epoch.
-        progress_bar: Whether a progress bar shows the steps of an epoch.
+        report: Receives a line of text per epoch; with a progress bar one per run.
+        progress_bar: Whether a progress bar shows the batches of a run.
 
     Raises:
         SettingsError: If a value has the wrong type, or the name of a metric is taken.
