@@ -361,10 +361,11 @@ def type_in_words(annotation: str) -> str:
 
 
 def bounds_of(item: object) -> Iterator[str]:
-    """Yield the limits of a number, such as ``>= 1``."""
+    """Yield the limits of a number, such as ``≥ 1``; that it fits into 64 bits goes without saying."""
     for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-        if getattr(item, name, None) is not None:
-            yield f"{sign} {getattr(item, name):g}"
+        limit = getattr(item, name, None)
+        if limit is not None and abs(limit) < 2**62:
+            yield f"{sign} {limit:g}"
 
 
 def toml_value(value: Any) -> str:
