@@ -19,10 +19,10 @@ class Doctests(griffe.Extension):
 
 
 def with_heading(docstring: str) -> str:
-    """Return a docstring whose unindented examples are in a section.
+    r"""Return a docstring whose unindented examples are in a section.
 
-    >>> with_heading("Add.\\n\\n>>> 1 + 1\\n2")
-    'Add.\\n\\nExamples:\\n    >>> 1 + 1\\n    2'
+    >>> with_heading("Add.\n\n>>> 1 + 1\n2")
+    'Add.\n\nExamples:\n    >>> 1 + 1\n    2'
     """
     found = re.search(r"^>>> ", docstring, flags=re.MULTILINE)
     if found is None:

@@ -272,8 +272,8 @@ def recipe_keys_page() -> str:
     lines = [
         "# Recipe keys",
         "",
-        "A recipe is a TOML file. It states only the keys that differ from the recipe that it `extends`. An unknown key or"
-        " a value of another type is an error. `cytoloc recipes NAME` prints a recipe with all its keys.",
+        "A recipe is a TOML file. It states only the keys that differ from the recipe that it `extends`. An unknown key"
+        " or a value of another type is an error. `cytoloc recipes NAME` prints a recipe with all its keys.",
         "",
         "```toml",
         'extends = "quick"',
@@ -514,7 +514,8 @@ def api_index_page() -> str:
     lines += [
         "**[Errors](../errors.md)**: all exceptions and warnings.",
         "",
-        "Two modules are public as a whole: `cytoloc.errors` and `cytoloc.torch`. `cytoloc.__version__` is the version.",
+        "Two modules are public as a whole: `cytoloc.errors` and `cytoloc.torch`.",
+        "`cytoloc.__version__` is the version.",
         "",
     ]
     return "\n".join(lines)
@@ -549,8 +550,6 @@ def notebook_page(path: Path) -> str:
     for each in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(each["source"])
         parts.append(text if each["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    note = (
-        f"!!! note\n\n    This page shows the notebook [`examples/{path.name}`]({REPOSITORY}/blob/main/examples/{path.name})."
-        " Download it to run it."
-    )
+    link = f"[`examples/{path.name}`]({REPOSITORY}/blob/main/examples/{path.name})"
+    note = f"!!! note\n\n    This page shows the notebook {link}. Download the notebook to run it."
     return "\n\n".join([parts[0], note, *parts[1:]]) + "\n"
