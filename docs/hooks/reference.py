@@ -248,7 +248,7 @@ def value_of(option: Any, command: Any) -> str:
     words = {"str": "text", "int": "number", "int range": "number", "float": "number", "float range": "number"}
     name = option.display_type(command.context_class(command)).strip("<>")
     name = name.removeprefix("list[").removesuffix("]")
-    return words.get(name, name)
+    return words.get(name, str(name))
 
 
 def default_of(option: Any) -> str:

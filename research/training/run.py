@@ -5,7 +5,8 @@
 
 Makes folds, trains every network that is not there yet (a stopped one goes on), scores the test set by each, and
 prints what `research/results.md` shows; `work/results.json` has all of it. Nothing is chosen by the test set:
-thresholds are fitted to out-of-fold predictions, and the recipes were fixed on another study (`--seed 41 --evenness 0.5`).
+thresholds are fitted to out-of-fold predictions, and the recipes were fixed on another study (`--seed 41 --evenness
+0.5`).
 """
 
 from __future__ import annotations
