@@ -392,7 +392,7 @@ def recipes_page() -> str:
         "",
         "| recipe | network | image (px) | batch | loss |",
         "|---|---|---|---|---|",
-        *(recipe_row(name) for name in recipe_names() if name not in published),
+        *(recipe_row(name, with_loss=True) for name in recipe_names() if name not in published),
         "",
         "`strong-512` and `strong-1024` are meant for the images of the 2018 competition. They have not been trained on"
         " these images yet. `strong-128` is the variant that two CPU cores can train."
@@ -401,14 +401,15 @@ def recipes_page() -> str:
         "## Recipes of the silver-medal baseline",
         "",
         "These ten recipes reproduce the networks of a silver-medal solution of the 2018 competition. The last three"
-        " columns are macro F1 as the author of that solution published it. cytoloc has not measured these values.",
+        " columns are macro F1 as the author of that solution published it. cytoloc has not measured these values."
+        f" The loss is {' or '.join(sorted({loss_in_words(load_recipe(name)) for name in published}))}.",
         "",
-        "| recipe | network | image (px) | batch | loss | own validation | public leaderboard | private leaderboard |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | network | image (px) | batch | own validation | public score | private score |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, scores in published.items():
         cells = " | ".join("" if score is None else f"{score:.3f}" for score in scores)
-        lines.append(f"{recipe_row(name)} {cells} |")
+        lines.append(f"{recipe_row(name, with_loss=False)} {cells} |")
     lines += ["", "## Recipe files", ""]
     for name in recipe_names():
         text = (Path(recipe_module.__file__).parent / f"{name}.toml").read_text(encoding="utf-8")
@@ -418,11 +419,12 @@ def recipes_page() -> str:
     return "\n".join(lines)
 
 
-def recipe_row(name: str) -> str:
+def recipe_row(name: str, *, with_loss: bool) -> str:
     """Return the row of a recipe in a table."""
     recipe = load_recipe(name)
     batch = recipe.schedule.batch_size * recipe.schedule.accumulate
-    return f"| `{name}` | `{recipe.model.backbone}` | {recipe.image.size} | {batch} | {loss_in_words(recipe)} |"
+    row = f"| `{name}` | `{recipe.model.backbone}` | {recipe.image.size} | {batch} |"
+    return f"{row} {loss_in_words(recipe)} |" if with_loss else row
 
 
 def label_sets_page() -> str:
