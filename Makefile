@@ -21,7 +21,7 @@ demo: setup
 
 # The site needs neither PyTorch nor the tools for tests, so it is built where only they are missing, too.
 docs: $(VENV)/.docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "The site is in site/. To look at it: $(BIN)/python -m http.server --directory site"
 
 $(VENV)/.docs: Makefile pyproject.toml constraints.txt
