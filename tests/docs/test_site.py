@@ -64,6 +64,22 @@ def test_recipes_label_sets_and_errors_are_in_the_reference() -> None:
     assert "| `SettingsError` | 2 | `CytolocError`, `ValueError` |" in PAGES["reference/errors.md"]
 
 
+def test_the_reference_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'timm', 'pytorch_lightning'}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"sys.path.insert(0, {str(ROOT / 'docs' / 'hooks')!r})\n"
+        "import reference\n"
+        "print(len(reference.generated_pages()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) == len(PAGES)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(NO_MKDOCS, reason="the extra docs is not installed")
 def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
