@@ -104,6 +104,13 @@ def test_links_between_files_lead_somewhere() -> None:
     assert missing <= known
 
 
+def test_links_to_the_repository_lead_to_its_files() -> None:
+    texts = [*(path.read_text(encoding="utf-8") for path in PAGES), *load_hook().generated_pages().values()]
+    linked = {path for text in texts for path in re.findall(r"cytoloc/cytoloc/blob/main/([^)#]+)", text)}
+    assert len(linked) > 8
+    assert [path for path in linked if not (ROOT / path).is_file()] == []
+
+
 def is_page(path: Path, link: str) -> bool:
     """Return whether a link leads to a place in the folder of the site."""
     return (path.parent / link).resolve().is_relative_to(ROOT / "docs")
