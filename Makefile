@@ -19,9 +19,9 @@ $(VENV)/.installed: Makefile pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/cytoloc demo --out $(DEMO)
 
-# The site needs neither PyTorch nor the tools for tests, so it is built where only they are missing, too.
+# The site needs neither PyTorch nor the tools for tests. No --quiet here: it hides the warnings that --strict counts.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "The site is in site/. To look at it: $(BIN)/python -m http.server --directory site"
 
 $(VENV)/.docs: Makefile pyproject.toml constraints.txt

@@ -84,7 +84,7 @@ def test_the_reference_needs_no_torch() -> None:
 @pytest.mark.skipif(NO_MKDOCS, reason="the extra docs is not installed")
 def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
