@@ -1,38 +1,50 @@
-# make demo: the whole way on simulated cells.   make test: everything that must hold.   make check: the quick part of it.
+# make demo: the whole workflow on simulated cells.   make test: all checks.   make check: the quick part of them.
+# make docs: the documentation site, in site/.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo-out
+CODE   := src benchmarks research tests docs
 
-.PHONY: setup demo check test format clean
+.PHONY: setup demo docs check test format clean
 
 setup: $(VENV)/.installed
 
 # Installed once, and again when what is installed changes.
 $(VENV)/.installed: Makefile pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,formats,duplicates,fetch,mlflow,dev]'
-	@touch $@
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,formats,duplicates,fetch,mlflow,docs,dev]'
+	@touch $@ $(VENV)/.docs
 
 demo: setup
 	$(BIN)/cytoloc demo --out $(DEMO)
 
+# The site needs neither PyTorch nor the tools for tests. No --quiet here: it hides the warnings that --strict counts.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site is in site/. To look at it: $(BIN)/python -m http.server --directory site"
+
+$(VENV)/.docs: Makefile pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 # Two workers on two cores, so a thread each: more only get in each other's way.
 check: setup
-	$(BIN)/ruff format --check src benchmarks research tests
-	$(BIN)/ruff check src benchmarks research tests
-	$(BIN)/mypy src benchmarks tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy src benchmarks tests docs/hooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2
 
 test: setup
-	$(BIN)/ruff format --check src benchmarks research tests
-	$(BIN)/ruff check src benchmarks research tests
-	$(BIN)/mypy src benchmarks tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy src benchmarks tests docs/hooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 format: setup
-	$(BIN)/ruff format src benchmarks research tests
-	$(BIN)/ruff check --fix src benchmarks research tests
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache

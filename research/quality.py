@@ -1,6 +1,6 @@
 """Finds the limits of `cytoloc.images.quality` on real fields with simulated defects, and evaluates them.
 
-    python research/quality.py IMAGES [--out docs/quality.json]
+    python research/quality.py IMAGES [--out quality.json]
 
 IMAGES holds fields as the 2018 competition names them, 512 px, 8 bits. Limits are fitted on half of the fields and
 evaluated on the other half, both ways; those printed last are fitted on all and are what the module has.

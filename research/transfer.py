@@ -11,7 +11,7 @@ are from 1,000 bootstrap resamples of the fields, of a difference the same ones 
 
 Patterns and recipes should be improved by looking at one half of the real fields alone, dealt by a hash of their ids,
 and the other half kept for the report. For the built-in model both were looked at, as its card says; a later round
-looked at one (docs/simulation.md).
+looked at one (research/simulation.md).
 """
 
 from __future__ import annotations

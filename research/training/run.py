@@ -4,8 +4,9 @@
     python research/training/run.py study/ work/ [--jobs 2]
 
 Makes folds, trains every network that is not there yet (a stopped one goes on), scores the test set by each, and
-prints what `docs/results.md` shows; `work/results.json` has all of it. Nothing is chosen by the test set: thresholds
-are fitted to out-of-fold predictions, and the recipes were fixed on another study (`--seed 41 --evenness 0.5`).
+prints what `research/results.md` shows; `work/results.json` has all of it. Nothing is chosen by the test set:
+thresholds are fitted to out-of-fold predictions, and the recipes were fixed on another study (`--seed 41 --evenness
+0.5`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     """Let this process keep the memory that it frees; return whether it does.
 
     A training step frees and allocates gigabytes in large pieces. By default glibc returns them to the system, which
-    fills every page with zeros before it is used again; docs/benchmarks.md has the effect. The setting concerns the
+    fills every page with zeros before it is used again; research/benchmarks.md has the effect. The setting concerns the
     whole process, so only the commands that train and predict, and the processes of :mod:`cytoloc.parallel`, use it.
     Other C libraries, and glibc where the environment tunes it, are left as they are.
     """

@@ -31,7 +31,7 @@ LAST = {
     "convnextv2_atto": 320,
     "vit_tiny_patch16_224": 192,
 }
-"""Channels of the last feature map of each network of docs/networks.md."""
+"""Channels of the last feature map of each network of docs/reference/networks.md."""
 
 
 OWN = ("microtubules", "protein", "nucleus", "er", "actin", "mitochondria")

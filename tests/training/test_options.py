@@ -250,7 +250,7 @@ def test_training_by_names_and_paths_gives_runs(study: Dataset, folds: pl.DataFr
 
 
 def test_the_example_in_the_documentation_runs(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
     snippet = next(block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if "def noise" in block)
     names: dict[str, Any] = {"TrainOptions": partial(TrainOptions, report=quiet)}
     exec(snippet, names)

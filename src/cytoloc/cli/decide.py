@@ -44,7 +44,7 @@ def fit(
         MethodName,
         typer.Option(
             help="How thresholds are found. auto: the best of several methods on fields that they were not fitted to."
-            " grid: per class the best F1 on a grid from 0.1 to 0.699. docs/decisions.md explains all."
+            " grid: per class the best F1 on a grid from 0.1 to 0.699. docs/how-to/decide.md explains all."
         ),
     ] = "auto",
     members: MembersSwitch = False,

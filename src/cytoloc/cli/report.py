@@ -48,7 +48,7 @@ def report(
         MethodName,
         typer.Option(
             help="Method of the decisions, each fitted to other fields. auto is better, but may take minutes per model;"
-            " see docs/decisions.md."
+            " see docs/how-to/decide.md."
         ),
     ] = "grid",
     ensemble: Annotated[

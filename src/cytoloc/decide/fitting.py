@@ -56,7 +56,7 @@ def fit_decision(
             have been trained on the fields that it predicts. In arrays, a row of NaN is a field that a member lacks.
         labels: bool ``(n, locations)``; or, with Predictions, a mapping of ids to indices of locations, or a dataset.
         method: How the decision is found: a name or a value such as ``Grid()``. ``auto`` compares several methods on
-            fields that they were not fitted to; ``grid`` is the silver-medal baseline. See docs/decisions.md.
+            fields that they were not fitted to; ``grid`` is the silver-medal baseline. See docs/how-to/decide.md.
         rules: What is done after the thresholds.
         groups: A group per field, such as a well; cross-fitting keeps groups together. An array, or with Predictions a
             table with the columns ``id`` and ``group``, such as folds.

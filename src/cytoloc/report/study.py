@@ -204,7 +204,7 @@ def study_tables(
     Args:
         runs: All of them; those of one recipe in one folder are the folds of a model.
         truth_of: Gives the truth of fields.
-        decision: How fields are decided; see docs/decisions.md.
+        decision: How fields are decided; see docs/how-to/decide.md.
         ensembles: Names of the models of each; by default one ensemble of all models, if there are several.
         groups_of: Gives their groups, which are kept together.
 

@@ -1,8 +1,8 @@
 """Devices, and the processes that train one run together.
 
 Each process has its shard of every batch, in order. Random numbers for the images are drawn for the whole batch, and
-losses are computed on the whole batch, so a run does not depend on the number of processes. docs/training.md lists the
-exceptions.
+losses are computed on the whole batch, so a run does not depend on the number of processes. docs/how-to/train.md lists
+the exceptions.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def find_processes(
         if int(environ["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in environ:
             raise SettingsError(
                 f"SLURM has {environ['SLURM_NTASKS']} tasks, but no number of tasks for each machine.",
-                hint="Use --ntasks-per-node in place of --ntasks, see docs/training.md.",
+                hint="Use --ntasks-per-node in place of --ntasks, see docs/how-to/train.md.",
             )
         started = (
             "SLURM",
@@ -215,7 +215,7 @@ def find_processes(
         if (nodes or 1) > 1:
             raise SettingsError(
                 f"nodes is {nodes}, but nothing started cytoloc on each machine.",
-                hint="Start it with torchrun or srun on all of them, see docs/training.md.",
+                hint="Start it with torchrun or srun on all of them, see docs/how-to/train.md.",
             )
         # Lightning starts the other processes of one machine, and numbers them.
         found = Processes(per_node=devices or 1, rank=int(environ.get("LOCAL_RANK", 0)) if (devices or 1) > 1 else 0)

@@ -1,0 +1,48 @@
+"""The notebooks in ``examples/`` run, and are stored without outputs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def test_there_are_notebooks_without_outputs() -> None:
+    assert [path.name for path in NOTEBOOKS] == ["own_images.ipynb", "own_label_set.ipynb"]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if "outputs" in cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
+    run(json.loads(path.read_text(encoding="utf-8")), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_noticed(tmp_path: Path) -> None:
+    notebook = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
+    code = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    code["source"] = ["assert 1 == 2"]
+    with pytest.raises(Exception, match="AssertionError"):
+        run(notebook, tmp_path)
+
+
+def run(content: dict[str, object], folder: Path) -> None:
+    """Execute the cells of a notebook in a folder, with a kernel of its own."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.reads(json.dumps(content), as_version=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nbclient.NotebookClient(
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        ).execute()
