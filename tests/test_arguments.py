@@ -57,7 +57,7 @@ CALLS: dict[str, tuple[str, Callable[[Dataset, Path], Any]]] = {
     "evaluate": ("predictions must be", lambda ds, d: cl.evaluate(3, ds)),
     "load": ("path must be", lambda ds, d: cl.load(3)),
     "open_dataset": ("path must be", lambda ds, d: cl.open_dataset(None)),
-    "read_predictions": ("path must be", lambda ds, d: cl.read_predictions(3)),
+    "read_predictions": ("`path` must be", lambda ds, d: cl.read_predictions(3)),
     "describe": ("path must be", lambda ds, d: cl.describe(3)),
 }
 

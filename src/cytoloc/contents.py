@@ -76,7 +76,7 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
             "card": bundle.card,
         }
     if not place.exists():
-        raise FormatError(f"{path}: there is no such file or folder.", hint="Check the path.")
+        raise FormatError(f"{path} does not exist.", hint="Check the path.")
     if place.suffix == ".parquet":
         return {"kind": "predictions", **_of_predictions(read_predictions(place))}
     if place.name == HEADER:

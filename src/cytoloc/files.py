@@ -309,7 +309,7 @@ def read_json(path: Path, file_format: FileFormat) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FormatError(f"{path}: there is no such file.", hint=f"A {file_format.name} file was expected.") from None
+        raise FormatError(f"{path} does not exist.", hint=f"A {file_format.name} file was expected.") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}.") from error
     return parse_json(text, file_format, where=path)

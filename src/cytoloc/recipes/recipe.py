@@ -244,7 +244,7 @@ def _parse(path: Any) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: there is no such recipe file.", hint="See `cytoloc recipes`.") from None
+        raise RecipeError(f"The recipe file {path} does not exist.", hint="See `cytoloc recipes`.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
 
