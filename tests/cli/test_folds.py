@@ -38,7 +38,7 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Dataset, tmp_path: Pa
     cli("folds", study.path, "-k", 3, "--group", "field", "--out", by_field)
     refused = cli("folds", study.path, "--check", by_field)
     assert refused.code == 1
-    assert "fields that belong together cross folds" in refused.err
+    assert "fields of the same group are in different folds" in refused.err
 
 
 def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: Dataset, tmp_path: Path) -> None:

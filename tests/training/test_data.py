@@ -207,7 +207,10 @@ def test_by_default_every_field_comes_once() -> None:
     ("rows", "message"),
     [
         ({"id": ["a", "a", "b"], "group": [0, 1, 2], "fold": [0, 1, 1]}, "the id a occurs twice"),
-        ({"id": ["a", "b", "c"], "group": [0, 0, 1], "fold": [0, 1, 1]}, "groups that cross folds"),
+        (
+            {"id": ["a", "b", "c"], "group": [0, 0, 1], "fold": [0, 1, 1]},
+            "1 groups are in several folds, such as group 0",
+        ),
         ({"id": ["a", "b"], "fold": [0, 0]}, "one fold alone"),
     ],
 )

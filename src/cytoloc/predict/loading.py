@@ -35,7 +35,7 @@ def load(
         Model(1 network, microtubules, protein, nucleus, er at 128 px, hpa28, with a decision, on cpu)
     """
     if not isinstance(path, str | Path):
-        raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
+        raise ArgumentTypeError(f"`path` must be a string or a Path, not {type(path).__name__}.")
     if is_builtin(path):
         path = builtin_bundle()
     info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
