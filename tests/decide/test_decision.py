@@ -320,8 +320,8 @@ def test_bad_arguments_are_refused_by_name() -> None:
     calls: list[tuple[type[Exception], str, Any]] = [
         (ArgumentTypeError, "`method` must be a name or a value", lambda: fit(values, truth, method=Grid)),
         (ArgumentTypeError, "`rules` must be Rules", lambda: fit(values, truth, rules=5)),
-        (ArgumentTypeError, "predictions must be", lambda: fit("runs", truth)),
-        (ArgumentTypeError, "holds Predictions for 'a'", lambda: fit({"a": table, "b": values}, truth)),
+        (ArgumentTypeError, "`predictions` must be", lambda: fit("runs", truth)),
+        (ArgumentTypeError, "it has Predictions for 'a'", lambda: fit({"a": table, "b": values}, truth)),
         (ArgumentTypeError, "labels must be a bool array", lambda: fit(values, labels)),
         (ArgumentTypeError, "labels must be a dataset", lambda: fit(table, "labels.csv")),
         (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=[0.5] * 30)),

@@ -60,8 +60,8 @@ def test_bad_arguments_are_refused() -> None:
         (SettingsError, "no decision was applied", lambda: evaluate(table, labels)),
         (ArgumentTypeError, "ndarray float64", lambda: evaluate(members["m0"], truth)),  # type: ignore[arg-type]
         (ArgumentTypeError, "`labels` must be a bool array", lambda: evaluate(truth, labels)),
-        (ArgumentTypeError, "leak names fields by id", lambda: evaluate(truth, truth, leak=labels)),
-        (ArgumentTypeError, "labels must be a dataset", lambda: evaluate(labels, "labels.csv", label_set=HPA28)),  # type: ignore[arg-type]
+        (ArgumentTypeError, "`leak` contains ids", lambda: evaluate(truth, truth, leak=labels)),
+        (ArgumentTypeError, "`labels` must be a dataset", lambda: evaluate(labels, "labels.csv", label_set=HPA28)),  # type: ignore[arg-type]
         (SettingsError, "label set of the predictions", lambda: evaluate(labels, labels)),
         (SettingsError, "min_positives", lambda: evaluate(truth, truth, min_positives=0)),
         (TableError, "labels must be bool", lambda: evaluate(truth, truth[:5])),

