@@ -53,12 +53,12 @@ CALLS: dict[str, tuple[str, Callable[[Dataset, Path], Any]]] = {
     "simulate_kaggle": ("`design` must be Design", lambda ds, d: cl.simulate_kaggle(d / "a", 60)),
     "Design": ("`n_fields` must be int", lambda ds, d: cl.simulate_dataset(d / "a", cl.Design(n_fields="x"))),
     "FieldDataset": ("`dataset` must be Dataset", lambda ds, d: cl.torch.FieldDataset("a.dataset")),
-    "fit_decision": ("predictions must be", lambda ds, d: cl.fit_decision(3, 4)),
-    "evaluate": ("predictions must be", lambda ds, d: cl.evaluate(3, ds)),
-    "load": ("path must be", lambda ds, d: cl.load(3)),
-    "open_dataset": ("path must be", lambda ds, d: cl.open_dataset(None)),
-    "read_predictions": ("path must be", lambda ds, d: cl.read_predictions(3)),
-    "describe": ("path must be", lambda ds, d: cl.describe(3)),
+    "fit_decision": ("`predictions` must be", lambda ds, d: cl.fit_decision(3, 4)),
+    "evaluate": ("`predictions` must be", lambda ds, d: cl.evaluate(3, ds)),
+    "load": ("`path` must be", lambda ds, d: cl.load(3)),
+    "open_dataset": ("`path` must be", lambda ds, d: cl.open_dataset(None)),
+    "read_predictions": ("`path` must be", lambda ds, d: cl.read_predictions(3)),
+    "describe": ("`path` must be", lambda ds, d: cl.describe(3)),
 }
 
 
@@ -93,9 +93,9 @@ def test_every_public_function_refuses_what_it_cannot_take(
 def test_arrays_without_ids_are_not_matched_with_predictions(study: Dataset) -> None:
     values = np.full((len(study), 28), 0.5, np.float32)
     found = cl.Predictions(study.ids[::-1], values, study.label_set, decided=values > 0.4)
-    with pytest.raises(ArgumentTypeError, match="labels is an array, but the predictions have ids"):
+    with pytest.raises(ArgumentTypeError, match="`labels` is an array without ids, but the predictions have ids"):
         cl.evaluate(found, study.truth)
-    with pytest.raises(ArgumentTypeError, match="labels is an array"):
+    with pytest.raises(ArgumentTypeError, match="`labels` is an array without ids"):
         cl.fit_decision(found, study.truth, method="grid")
     assert cl.evaluate(found, study).fields == len(study)
 

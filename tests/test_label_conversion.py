@@ -101,7 +101,7 @@ def test_the_summary_names_what_is_merged_lost_and_ambiguous() -> None:
     lines = between("hpa28", "hpa19").summary()
     assert lines[0] == "14 of 28 locations of hpa28 have a location of hpa19 to themselves."
     assert any("Plasma membrane and Cell junctions become Plasma membrane" in line for line in lines)
-    assert "Can never occur in the result: Negative." in lines
+    assert "Never in the result: Negative." in lines
 
 
 def test_labels_are_joined_and_fields_without_any_left_out() -> None:

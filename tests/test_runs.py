@@ -30,7 +30,7 @@ def test_runs_are_found_alone_and_in_folders(tmp_path: Path) -> None:
     assert find_runs([tmp_path / "runs", other]) == [one, two, other]
     with pytest.raises(SettingsError, match="runs/a-fold0 is given twice"):
         find_runs([tmp_path / "runs", tmp_path / "runs" / ".." / "runs" / "a-fold0"])
-    with pytest.raises(FormatError, match="curves holds no run"):
+    with pytest.raises(FormatError, match="curves contains no run"):
         find_runs([one, tmp_path / "runs" / "curves"])
 
 
@@ -54,7 +54,7 @@ def test_runs_that_are_not_finished_are_all_named(tmp_path: Path) -> None:
 def test_a_damaged_header_is_named_with_what_it_lacks(tmp_path: Path, said: dict[str, object]) -> None:
     assert read_header(run_in(tmp_path / "whole")).items() >= SAID.items()
     assert read_header(tmp_path / "whole")["label_set"] == LABELS
-    with pytest.raises(FormatError, match=rf"run\.json is damaged: it lacks {next(iter(said))}\."):
+    with pytest.raises(FormatError, match=rf"run\.json is damaged: it has no valid {next(iter(said))}\."):
         read_header(run_in(tmp_path / "damaged", said=said))
-    with pytest.raises(FormatError, match="not the content of a label set"):
+    with pytest.raises(FormatError, match="does not describe a label set"):
         read_header(run_in(tmp_path / "without", said={"label_set": None}))

@@ -29,9 +29,9 @@ def test_items_are_images_with_labels(study: Dataset) -> None:
 @pytest.mark.parametrize("index", [3, -4])
 def test_an_index_out_of_range_is_an_index_error(index: int, study: Dataset) -> None:
     fields = FieldDataset(study, [5, 1, 2])
-    with pytest.raises(IndexError, match=f"index {index} is out of range: there are 3"):
+    with pytest.raises(IndexError, match=f"The index {index} is out of range for 3 fields"):
         _ = fields[index]
-    with pytest.raises(IndexError, match="rows has 40"):
+    with pytest.raises(IndexError, match="`rows` contains 40"):
         FieldDataset(study, [0, 40])
 
 

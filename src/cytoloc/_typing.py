@@ -14,7 +14,7 @@ Float32Array = NDArray[np.float32]
 UInt8Array = NDArray[np.uint8]
 
 Progress = Callable[[int, int], None]
-"""A function that is called with how much is done, and of how much."""
+"""A function that is called with the number of finished units and their total."""
 
 LabelIndices = Mapping[str, tuple[int, ...]]
-"""Indices of the locations of fields, by the id of the field."""
+"""Indices of locations, by the id of the field."""

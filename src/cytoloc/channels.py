@@ -1,4 +1,4 @@
-"""Channels: the roles that stains play, their order, and the colors by which the Human Protein Atlas names them."""
+"""Channels: their names, their order, and the colors that the Human Protein Atlas uses for them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ NUCLEUS: Final = "nucleus"
 ER: Final = "er"
 
 CHANNELS: Final = (MICROTUBULES, PROTEIN, NUCLEUS, ER)
-"""The four stains of the Human Protein Atlas, in the order in which datasets store those that they have."""
+"""The four channels of the Human Protein Atlas, in the order in which datasets store them."""
 
 HPA_COLORS: Final = {MICROTUBULES: "red", PROTEIN: "green", NUCLEUS: "blue", ER: "yellow"}
-"""The color by which the Human Protein Atlas names each channel's file."""
+"""The color in the file name of each channel in the Human Protein Atlas."""
 
 COLORS: Final = tuple(HPA_COLORS.values())
-"""These colors, in the order of :data:`CHANNELS`."""
+"""The colors in the order of :data:`CHANNELS`."""
 
 HPA_PLANES: Final = {MICROTUBULES: (0,), PROTEIN: (1,), NUCLEUS: (2,), ER: (0, 1)}
-"""The planes of red, green and blue that show each channel in the Human Protein Atlas's renderings."""
+"""The planes (0 red, 1 green, 2 blue) that contain each channel in JPEG files of the Human Protein Atlas."""
 
 ZERO: Final = "zero"
-"""The word for black, as the substitute of a channel that was not imaged; no channel has this name."""
+"""The substitute of a channel that was not imaged: a black image. No channel can have this name."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a dataset's or a model's channels if they are valid.
+    """Return channel names as a tuple if they are valid.
 
     Args:
-        channels: Any of :data:`CHANNELS`, or names of the user's own.
+        channels: Names of channels: any of :data:`CHANNELS`, or other names.
+
+    Returns:
+        The names.
 
     Raises:
-        ChannelError: If a name occurs twice or is not valid, or the protein is not among them.
+        ChannelError: If a name is invalid or occurs twice, or there is no protein channel.
 
     >>> check_channels(["protein", "nucleus"])
     ('protein', 'nucleus')
@@ -52,19 +55,27 @@ def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
                 hint=f"Use one of {', '.join(CHANNELS)}, or a name of letters, digits, '-' and '_'.",
             )
         if name == ZERO:
-            raise ChannelError(f"A channel cannot be named {ZERO}.", hint="The word stands for a black substitute.")
+            raise ChannelError(
+                f"A channel cannot have the name {ZERO}, which stands for a black image.", hint="Choose another name."
+            )
         if name in names[:number]:
-            raise ChannelError(f"Two channels are named {name}.", hint="Give each channel its own role or name.")
+            raise ChannelError(f"Two channels have the name {name}.", hint="Give each channel a unique name.")
     if PROTEIN not in names:
         raise ChannelError(
-            f"There is no protein channel among {', '.join(names) or 'no channels'}.",
-            hint="cytoloc locates the protein: name the channel that shows it 'protein'.",
+            f"The protein channel is missing among {', '.join(names) or 'no channels'}.",
+            hint="Name the channel that shows the protein 'protein'.",
         )
     return names
 
 
 def channel_order(channels: Sequence[str]) -> tuple[str, ...]:
-    """Return channels in the order in which a dataset stores them: the known roles first, then the user's own.
+    """Return channels in the order in which datasets store them: the known channels first, then other names.
+
+    Args:
+        channels: Names of channels.
+
+    Returns:
+        The ordered names.
 
     >>> channel_order(["actin", "nucleus", "protein"])
     ('protein', 'nucleus', 'actin')
@@ -73,6 +84,6 @@ def channel_order(channels: Sequence[str]) -> tuple[str, ...]:
 
 
 def near_channels(name: str, known: Sequence[str]) -> str:
-    """Return a hint that names the known channels nearest to ``name``; empty if none is near."""
+    """Return a hint that lists the known channels most similar to ``name``; empty if there are none."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""

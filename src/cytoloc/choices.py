@@ -1,4 +1,4 @@
-"""The words that settings can take, where several packages and the command line must agree on them."""
+"""The values that settings can have, where several packages and the command line share them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,45 @@ from typing import Literal
 from cytoloc.errors import ArgumentTypeError, SettingsError
 
 Square = Literal["refuse", "crop", "pad"]
-"""What becomes of an image that is not square."""
+"""What to do with an image that is not square."""
 
 GroupBy = Literal["well", "antibody", "field"]
-"""What folds keep together."""
+"""Which fields folds keep together."""
 
 Noise = Literal["missing", "extra", "swapped"]
 """The kind of wrong labels in a simulated study."""
 
 HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
-"""How a network's features become predictions of the locations."""
+"""The head of a network."""
 
 NewPlanes = Literal["red", "mean"]
-"""What a network's weights for a fourth channel are copied from."""
+"""How the input weights of additional channels are initialized."""
 
 MethodName = Literal["grid", "global", "smooth", "fixed", "ratio", "shrunk", "exact", "expected", "stack", "auto"]
-"""How a decision is fitted."""
+"""The method of fitting a decision."""
 
 EnsembleKind = Literal["mean", "logit", "rank", "weighted", "class", "stack"]
-"""How members become one."""
+"""How the members of an ensemble are combined."""
 
 CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "beta"]
-"""How predictions become probabilities."""
+"""How probabilities are calibrated."""
 
 Blank = Literal["none", "probability", "margin", "ratio"]
-"""What a field above no threshold gets."""
+"""The location of a field without a probability above its threshold."""
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
-"""A kind of device to compute on; ``auto`` is the best one of the machine."""
+"""A kind of device to compute on. ``auto`` is the fastest one available."""
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known words nearest to one that is unknown, else all of them.
+    """Return a hint that lists the known words most similar to an unknown word, or all if none is similar.
+
+    Args:
+        word: The unknown word.
+        known: The known words.
+
+    Returns:
+        The hint.
 
     >>> near("expcted", ["grid", "expected"])
     'Did you mean expected?'
@@ -55,10 +62,15 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def check_type(value: object, kinds: type | tuple[type, ...], *, argument: str) -> None:
-    """Raise unless an argument has one of some types; True and False are not numbers.
+    """Raise unless an argument has one of the given types. True and False are not numbers.
+
+    Args:
+        value: The value of the argument.
+        kinds: The allowed type, or a tuple of allowed types.
+        argument: The name of the argument, for the message.
 
     Raises:
-        ArgumentTypeError: If it has another type.
+        ArgumentTypeError: If the value has another type.
     """
     allowed = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -67,14 +79,19 @@ def check_type(value: object, kinds: type | tuple[type, ...], *, argument: str) 
 
 
 def refuse_unknown(word: object, known: Iterable[str], *, argument: str) -> None:
-    """Raise unless a word is one of those that an argument can take.
+    """Raise unless the value of an argument is one of the known words.
+
+    Args:
+        word: The value of the argument.
+        known: The known words.
+        argument: The name of the argument, for the message.
 
     Raises:
-        ArgumentTypeError: If it is not a string.
-        SettingsError: If it is not one of ``known``; the hint names the nearest ones.
+        ArgumentTypeError: If the value is not a string.
+        SettingsError: If the value is unknown; the hint suggests similar words.
     """
     words = list(known)
     if not isinstance(word, str):
-        raise ArgumentTypeError(f"{argument} must be a string, not {type(word).__name__}.", hint=near("", words))
+        raise ArgumentTypeError(f"`{argument}` must be a string, not {type(word).__name__}.", hint=near("", words))
     if word not in words:
-        raise SettingsError(f"{argument}={word!r} is unknown.", hint=near(word, words))
+        raise SettingsError(f"`{argument}` has the unknown value {word!r}.", hint=near(word, words))

@@ -1,4 +1,4 @@
-"""What a file or folder of cytoloc holds, as JSON values."""
+"""Descriptions of the files and folders that cytoloc writes, as JSON values."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from cytoloc.runs import HEADER, find_runs, is_finished, is_run, read_header
 
 
 def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
-    """Return what something holds, as JSON values.
+    """Describe a file or folder as JSON values.
 
     Args:
-        path: A dataset (also at a URL), a run or a folder of runs, a bundle or ``"builtin"``, predictions, a decision,
-            a recipe, folds, pairs of duplicates, or a label list.
+        path: A dataset (also a URL), a run or a folder of runs, a bundle or ``"builtin"``, predictions, a decision, a
+            recipe, folds, pairs of duplicates, or a label list.
 
     Returns:
-        ``kind`` and what is known about this kind.
+        A mapping with the key ``kind``, such as ``"dataset"``, and keys that depend on the kind.
 
     Raises:
-        ArgumentTypeError: If ``path`` is of another type.
-        FormatError: If there is nothing at the path, or it is none of these.
-        TableError: If a CSV is none of these.
+        ArgumentTypeError: If ``path`` has another type.
+        FormatError: If the path does not exist, or is none of these.
+        TableError: If a CSV file is none of these.
 
     Examples:
         >>> describe("builtin")["label_set"]["name"]
@@ -40,12 +40,14 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
     if isinstance(path, Predictions):
         return {"kind": "predictions", **_of_predictions(path)}
     if not isinstance(path, str | Path):
-        raise ArgumentTypeError(f"path must be a string, a Path, a dataset or predictions, not {type(path).__name__}.")
+        raise ArgumentTypeError(
+            f"`path` must be a string, a Path, a dataset or predictions, not {type(path).__name__}."
+        )
     place = Path(path)
     if "://" in str(path) or (place / "dataset.json").exists():
         return {"kind": "dataset", **_of_dataset(open_dataset(path))}
     if place.is_dir() and not is_run(place) and not any(place.glob("[!.]*/run.json")):
-        # Says what is missing, or that an import was stopped.
+        # The error states what is missing, or that an import was interrupted.
         return {"kind": "dataset", **_of_dataset(open_dataset(path))}
     if place.is_dir():
         runs: list[dict[str, Any]] = []
@@ -76,7 +78,7 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
             "card": bundle.card,
         }
     if not place.exists():
-        raise FormatError(f"{path}: there is no such file or folder.", hint="Check the path.")
+        raise FormatError(f"{path} does not exist.", hint="Check the path.")
     if place.suffix == ".parquet":
         return {"kind": "predictions", **_of_predictions(read_predictions(place))}
     if place.name == HEADER:
@@ -99,7 +101,9 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
         return {"kind": "recipe", **load_recipe(str(place)).model_dump(mode="json")}
     if place.name.lower().endswith((".csv", ".csv.gz", ".txt")):
         return _of_table(place)
-    raise FormatError(f"{path} is of no kind that cytoloc knows.", hint="Give a file that cytoloc wrote, or a CSV.")
+    raise FormatError(
+        f"{path} is not a kind of file that cytoloc can describe.", hint="Give a file of cytoloc, or a CSV file."
+    )
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def _of_dataset(dataset: Dataset) -> dict[str, Any]:
 
 
 def _counts(source: Dataset) -> Iterator[dict[str, Any]]:
-    """Yield each location that a field has, and how many fields have it."""
+    """Yield each location that occurs, with the number of its fields."""
     for location, count in zip(source.label_set, source.truth.sum(axis=0), strict=True):
         if count:
             yield {"key": location.key, "name": location.name, "fields": int(count)}
@@ -155,7 +159,7 @@ def _of_predictions(predictions: Predictions) -> dict[str, Any]:
 
 
 def _of_table(path: Path) -> dict[str, Any]:
-    """Return what a CSV is, by its columns."""
+    """Describe a CSV file, recognized by its columns."""
     table = read_csv(path)
     columns = {name.lower() for name in table.columns}
     if "fold" in columns:
@@ -173,7 +177,7 @@ def _of_table(path: Path) -> dict[str, Any]:
         }
     column = "Predicted" if "Predicted" in table.columns else label_column(table)
     if column is not None and "id" in columns:
-        # A label list does not state its label set, so labels are counted as they are written.
+        # A label list does not state its label set, so labels are counted as written.
         words = table[column].fill_null("").str.replace_all(r"[;|,]", " ").str.split(" ").explode()
         counts = words.filter(words != "").value_counts(sort=True, name="fields")
         return {

@@ -1,15 +1,15 @@
-"""The exceptions of cytoloc. Each message says what is wrong, where, and what was found; a hint says how to fix it."""
+"""The exceptions of cytoloc. Each message states what is wrong, where, and what was found; a hint states the fix."""
 
 from __future__ import annotations
 
 import errno
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
-"""What the operating system says when a disk is full, read-only, over quota or not ours to write."""
+"""Error numbers of the operating system for a disk that is full, read-only, over quota or not writable."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says, without what follows on further lines; its kind if it says nothing.
+    """Return the first line of an exception's message, or the name of its type if there is no message.
 
     >>> first_line(ValueError("too long")), first_line(EOFError())
     ('too long', 'EOFError')
@@ -18,7 +18,7 @@ def first_line(error: BaseException) -> str:
 
 
 def installing(extra: str) -> str:
-    """Return how an optional part is installed.
+    """Return the command that installs an optional part of cytoloc.
 
     >>> installing("nets")
     "pip install 'cytoloc[nets]', or in a clone pip install '.[nets]'"
@@ -27,13 +27,13 @@ def installing(extra: str) -> str:
 
 
 class CytolocError(Exception):
-    """The base class of all errors that cytoloc raises on purpose.
+    """The base class of all errors that cytoloc raises deliberately.
 
     Each error also derives from the built-in class that a Python user expects, such as ``ValueError`` or ``OSError``.
 
     Args:
         message: What is wrong, where, and what was found.
-        hint: How to fix it; printed on a line of its own.
+        hint: How to fix it. It is printed on a separate line.
     """
 
     exit_code = 1
@@ -48,23 +48,23 @@ class CytolocError(Exception):
 
 
 class SettingsError(CytolocError, ValueError):
-    """Arguments or options that are unknown or do not fit together."""
+    """Arguments or options that are unknown or contradict each other."""
 
     exit_code = 2
 
 
 class ArgumentTypeError(CytolocError, TypeError):
-    """An argument of a type that a function does not accept."""
+    """An argument of the wrong type."""
 
     exit_code = 2
 
 
 class UnknownIdError(CytolocError, KeyError):
-    """The id of a field that a dataset or predictions do not have."""
+    """An id of a field that a dataset or predictions do not contain."""
 
 
 class ImageError(CytolocError, ValueError):
-    """An image that is missing, damaged, or not of the expected kind."""
+    """An image that is missing, damaged, or of an unsupported kind."""
 
 
 class TableError(CytolocError, ValueError):
@@ -72,35 +72,35 @@ class TableError(CytolocError, ValueError):
 
 
 class LabelSetError(CytolocError, ValueError):
-    """A label set that is not valid, or two different label sets that are used together."""
+    """A label set that is invalid, or different label sets that are used together."""
 
 
 class ChannelError(CytolocError, ValueError):
-    """Channels that are missing, not valid, or not those that a model needs."""
+    """Channels that are missing or invalid, or differ from the channels that a model needs."""
 
 
 class FormatError(CytolocError, ValueError):
-    """One of cytoloc's own files that is missing, damaged, or of another type or version."""
+    """A file of cytoloc that is missing, damaged, or of another type or version."""
 
 
 class OutputExistsError(CytolocError, FileExistsError):
-    """An output that already exists. Outputs are never overwritten."""
+    """An output that exists already. Outputs are never overwritten."""
 
 
 class StorageError(CytolocError, OSError):
-    """A disk that is full, read-only, or refuses a write."""
+    """A disk that is full or read-only, or a failed read or write."""
 
 
 class WorkerError(CytolocError, RuntimeError):
-    """A worker process that was lost."""
+    """A worker process that ended unexpectedly."""
 
 
 class RecipeError(CytolocError, ValueError):
-    """A recipe that is unknown, or has an unknown key or a value that is not valid."""
+    """A recipe that is unknown, or has an unknown key or an invalid value."""
 
 
 class WeightsError(CytolocError, RuntimeError):
-    """Pretrained weights that are not available. Training never starts from random weights instead."""
+    """Pretrained weights that are not available. Random weights are never used instead."""
 
 
 class TrainingError(CytolocError, RuntimeError):
@@ -108,7 +108,7 @@ class TrainingError(CytolocError, RuntimeError):
 
 
 class FetchError(CytolocError, ConnectionError):
-    """A site that cannot be reached, refuses access, or sends an invalid answer."""
+    """A web site that cannot be reached, refuses access, or sends an invalid response."""
 
 
 class MissingExtraError(CytolocError, ImportError):
@@ -116,8 +116,8 @@ class MissingExtraError(CytolocError, ImportError):
 
 
 class ModelCaution(UserWarning):
-    """A caution of the makers of a model."""
+    """A caution that the authors of a model give."""
 
 
 class DatasetWarning(UserWarning):
-    """Something about a dataset or an import that the user should check."""
+    """A property of a dataset or import that the user should check."""

@@ -1,4 +1,4 @@
-"""Files as cytoloc writes them: whole or not at all, each with its format and version."""
+"""Writing files atomically, each with its format and version."""
 
 from __future__ import annotations
 
@@ -27,32 +27,38 @@ from cytoloc.errors import (
 
 
 class FileFormat(NamedTuple):
-    """The name and the version that a file states, so that a reader can refuse what it does not know."""
+    """The name and version of a file format, which each file states so that readers can refuse unknown formats."""
 
     name: str
     version: int
 
     @property
     def header(self) -> dict[str, Any]:
-        """What a JSON file of this format states."""
+        """The keys that state the format in a JSON file."""
         return {"format": self.name, "version": self.version}
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Lend a temporary path that becomes ``path`` only if the block ends well.
+    """Provide a temporary path that is renamed to ``path`` if the block succeeds.
 
-    The temporary file lies in the same folder, so the move is atomic. Folders above ``path`` are made.
+    The temporary file is in the same folder, so renaming is atomic. Missing parent folders are created.
+
+    Args:
+        path: The new file.
+
+    Yields:
+        The temporary path.
 
     Raises:
-        OutputExistsError: If ``path`` is there already, before or after the block.
-        StorageError: If the disk is full, read-only, or refuses.
+        OutputExistsError: If ``path`` exists, before or after the block.
+        StorageError: If the disk is full, read-only or not writable.
     """
     refuse_existing(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _folder_beside(path) as folder:
-            # The suffix is kept: many writers choose their format by it.
+            # The suffix is kept, because many writers choose the file format by it.
             temporary = Path(folder) / path.name
             yield temporary
             refuse_existing(path)
@@ -67,21 +73,24 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _takes_none(folder: Path) -> StorageError:
-    # The folder is there: some file systems, such as /proc, take no new files and say that it is not.
-    return StorageError(f"{folder} takes no new files.", hint="Choose an output on a disk that can be written.")
+    # The folder exists. Some file systems, such as /proc, report that it does not when a file is created.
+    return StorageError(f"{folder} does not accept new files.", hint="Choose an output on a writable disk.")
 
 
 @contextmanager
 def new_files(*paths: Path, images: Sequence[Path] = ()) -> Iterator[dict[Path, Path]]:
-    """Lend a temporary path for each file; the files appear together, and only if the block succeeds.
+    """Provide a temporary path for each file; all files are renamed together, and only if the block succeeds.
 
     Args:
         paths: New files.
-        images: PNG files, which may exist and are replaced; one that the block does not draw stays as it is. The first
-            may be lost if a later one cannot get its name.
+        images: PNG files. Existing ones are replaced; an image that the block does not write stays as it is. If
+            renaming fails in between, the first images may be lost.
+
+    Yields:
+        The temporary path of each file.
 
     Raises:
-        OutputExistsError, SettingsError, StorageError: As :func:`check_outputs` and :func:`new_file`.
+        OutputExistsError, SettingsError, StorageError: For the reasons of :func:`check_outputs` and :func:`new_file`.
     """
     check_outputs(*paths, images=images)
     temporaries: dict[Path, Path] = {}
@@ -114,7 +123,7 @@ def new_files(*paths: Path, images: Sequence[Path] = ()) -> Iterator[dict[Path, 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Lend a temporary folder that becomes ``path`` only if the block ends well; see :func:`new_file`."""
+    """Provide a temporary folder that is renamed to ``path`` if the block succeeds; see :func:`new_file`."""
     refuse_existing(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,18 +137,22 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary.chmod(0o755)
             temporary.rename(path)
         except BaseException:
-            # A disk that cannot be written may not let us tidy up either; the first error is the one to show.
+            # Cleaning up may fail on a disk that cannot be written; the first error is the relevant one.
             with suppress(OSError):
                 shutil.rmtree(temporary)
             raise
 
 
 def refuse_existing(path: Path, *, hint: str = "Remove it or choose another output.") -> None:
-    """Raise unless nothing lies at ``path``.
+    """Raise if something exists at a path.
+
+    Args:
+        path: The path of an output.
+        hint: The hint of the error.
 
     Raises:
-        OutputExistsError: If something lies there.
-        SettingsError: If it is a URL.
+        OutputExistsError: If something exists at the path.
+        SettingsError: If the path is a URL.
     """
     refuse_url(path)
     if path.exists() or path.is_symlink():
@@ -147,31 +160,35 @@ def refuse_existing(path: Path, *, hint: str = "Remove it or choose another outp
 
 
 def refuse_url(path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.SettingsError` if an output is at a URL, where nothing can be written."""
-    # A Path makes one slash of two.
+    """Raise :class:`~cytoloc.errors.SettingsError` if an output is a URL, because only local files are written."""
+    # A Path turns two slashes into one.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise SettingsError(
-            f"{str(path).replace(':/', '://', 1)} is a URL; cytoloc writes files on this machine only.",
-            hint="Choose a local path, and copy the result there.",
+            f"{str(path).replace(':/', '://', 1)} is a URL, but cytoloc writes local files only.",
+            hint="Choose a local path, and copy the result to the URL.",
         )
 
 
 def refuse_given_twice(paths: Iterable[Path]) -> None:
-    """Raise :class:`~cytoloc.errors.SettingsError` if two of these files or folders are one, whatever their names."""
+    """Raise :class:`~cytoloc.errors.SettingsError` if two paths are the same file or folder."""
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
-            raise SettingsError(f"{path} is given twice.", hint="Give each once.")
+            raise SettingsError(f"{path} is given twice.", hint="Give each path once.")
         seen.add(path.resolve())
 
 
 def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
-    """Raise unless files can be written at all these places.
+    """Raise unless all outputs can be written.
+
+    Args:
+        paths: New files.
+        images: PNG files, which may exist.
 
     Raises:
-        SettingsError: If two are the same file, or an image's name is not that of a PNG file.
-        OutputExistsError: If something lies at one of ``paths``.
-        StorageError: If the folder of one is a file, or cannot be written.
+        SettingsError: If two outputs are the same file, or the name of an image does not end in ``.png``.
+        OutputExistsError: If one of ``paths`` exists.
+        StorageError: If a parent folder is a file, or not writable.
     """
     for path in images:
         refuse_url(path)
@@ -180,7 +197,7 @@ def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
     places = [*paths, *images]
     for number, path in enumerate(places):
         if path.resolve() in [other.resolve() for other in places[:number]]:
-            raise SettingsError(f"{path} was given for two outputs.", hint="Give each a name of its own.")
+            raise SettingsError(f"{path} was given for two outputs.", hint="Give each output its own name.")
         if path not in images:
             refuse_existing(path)
         above = next(each for each in path.absolute().parents if each.exists())
@@ -193,16 +210,16 @@ def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
 
 @contextmanager
 def locked(lock: Path, *, busy: str) -> Iterator[None]:
-    """Hold a lock file in the block; the file is removed afterwards.
+    """Hold a lock file during the block, and remove it afterwards.
 
     Args:
-        lock: The file. Folders above it are made; a file that a killed process left is taken over.
-        busy: The message if another process holds it.
+        lock: The lock file. Missing parent folders are created. A file that a killed process left is taken over.
+        busy: The message if another process holds the lock, without a period.
 
     Raises:
-        StorageError: If another process holds it, or the folder takes no new files.
+        StorageError: If another process holds the lock, or the folder does not accept new files.
     """
-    from filelock import FileLock, Timeout  # here, so that commands which lock nothing start at once
+    from filelock import FileLock, Timeout  # imported here so that commands without locks start faster
 
     holder = FileLock(lock, timeout=0)
     try:
@@ -215,23 +232,23 @@ def locked(lock: Path, *, busy: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Windows removes no file that is open; an empty lock file does no harm.
+        # Windows does not remove open files; an empty lock file does no harm.
         with suppress(OSError):
             lock.unlink()
         holder.release()
 
 
-FREE_SPACE: Final = "Free space, or choose an output on a disk that can be written."
-"""The hint of a full or read-only disk."""
+FREE_SPACE: Final = "Free space, or choose an output on a writable disk."
+"""The hint for a full or read-only disk."""
 
 
 @contextmanager
 def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
-    """Turn errors of the operating system about a full or read-only disk into a :class:`StorageError`.
+    """Turn errors of the operating system about a full or read-only disk into :class:`StorageError`.
 
     Args:
-        path: What is being written.
-        kept: A file that lists what is already complete; the error names it if it is there.
+        path: The file or folder that is written.
+        kept: A file that lists finished parts. If it exists, the hint says that these are kept.
     """
     try:
         yield
@@ -240,7 +257,7 @@ def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
             raise
         known = error if isinstance(error, StorageError) else storage_error(error, path)
         if known is not None and known.hint == FREE_SPACE and kept is not None and kept.exists():
-            hint = f"{FREE_SPACE} What {kept} lists is complete and kept: rerun the same command to continue."
+            hint = f"{FREE_SPACE} Everything that {kept} lists is kept: rerun the same command to continue."
             known = StorageError(known.message, hint=hint)
         if known is None or known is error:
             raise
@@ -248,33 +265,41 @@ def disk_errors(path: Path, *, kept: Path | None = None) -> Iterator[None]:
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:
-    """Return the :class:`StorageError` that ``error`` means for ``path``, or None if it is of another kind."""
+    """Return the :class:`StorageError` for an error of the operating system; None if it is of another kind.
+
+    Args:
+        error: The error.
+        path: The file or folder that is written.
+
+    Returns:
+        The error to raise instead.
+    """
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return StorageError(
-            f"{path} cannot be written: something above it is a file, not a folder.", hint="Choose another output."
+            f"{path} cannot be written, because a parent folder is a file.", hint="Choose another output."
         )
     number = error_number(error)
     if number == errno.ENAMETOOLONG:
-        return StorageError(f"The name {path} is too long for this disk.", hint="Choose a shorter one.")
+        return StorageError(f"The name {path} is too long for this disk.", hint="Choose a shorter name.")
     if number in DISK_ERRNOS:
         return StorageError(f"{path} cannot be written: {os.strerror(number)}.", hint=FREE_SPACE)
     return None
 
 
 def error_number(error: OSError) -> int | None:
-    """Return the number of an error of the operating system; polars states it in its message only."""
+    """Return the number of an error of the operating system. polars states it in its message only."""
     found = re.search(r"\(os error (\d+)\)", str(error)) if error.errno is None else None
     return int(found[1]) if found else error.errno
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_synced(path: Path, *parts: bytes) -> None:
-    """Write or overwrite a file, and wait until its bytes are on the disk."""
+    """Write or overwrite a file, and wait until its content is on the disk."""
     with path.open("wb") as stream:
         stream.writelines(parts)
         stream.flush()
@@ -282,44 +307,68 @@ def write_synced(path: Path, *parts: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace the content of a file in one step: readers see either the old or the new content."""
+    """Replace the content of a file atomically, so that readers see either the old or the new content."""
     beside = path.with_name(f".{path.name}.new")
     write_synced(beside, content)
     beside.replace(path)
 
 
 def write_json(path: Path, content: dict[str, Any], file_format: FileFormat) -> None:
-    """Write ``content`` as JSON that states its ``format`` and ``version``, to a path that must be free."""
+    """Write a new JSON file that states its ``format`` and ``version``.
+
+    Args:
+        path: The new file.
+        content: JSON values.
+        file_format: The format.
+
+    Raises:
+        OutputExistsError: If the file exists.
+    """
     with new_file(path) as temporary:
         temporary.write_bytes(json_bytes(content, file_format))
 
 
 def json_bytes(content: dict[str, Any], file_format: FileFormat) -> bytes:
-    """Return ``content`` as the bytes of a JSON file that states its ``format`` and ``version``."""
+    """Return the content of a JSON file that states its ``format`` and ``version``."""
     text = json.dumps({**file_format.header, **content}, indent=2, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def read_json(path: Path, file_format: FileFormat) -> dict[str, Any]:
-    """Return what :func:`write_json` wrote.
+    """Read a JSON file that :func:`write_json` wrote.
+
+    Args:
+        path: The file.
+        file_format: The expected format.
+
+    Returns:
+        The JSON values.
 
     Raises:
-        FormatError: If there is no such file, it is no JSON, or it states another format or version.
+        FormatError: If the file does not exist, is not JSON, or states another format or version.
     """
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FormatError(f"{path}: there is no such file.", hint=f"A {file_format.name} file was expected.") from None
+        raise FormatError(f"{path} does not exist.", hint=f"Give a {file_format.name} file.") from None
     except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error}.") from error
+        raise FormatError(f"{path} cannot be read: {error}.", hint="Check the path.") from error
     return parse_json(text, file_format, where=path)
 
 
 def parse_json(text: bytes, file_format: FileFormat, *, where: Path | str) -> dict[str, Any]:
-    """Return what :func:`write_json` wrote, from its bytes.
+    """Return the JSON values in the content of a file that :func:`write_json` wrote.
+
+    Args:
+        text: The content.
+        file_format: The expected format.
+        where: The file, for error messages.
+
+    Returns:
+        The JSON values.
 
     Raises:
-        FormatError: If it is no JSON, or states another format or version.
+        FormatError: If the content is not JSON, or states another format or version.
     """
     try:
         content = json.loads(text)
@@ -332,7 +381,7 @@ def parse_json(text: bytes, file_format: FileFormat, *, where: Path | str) -> di
 
 
 def check_format(header: dict[str, Any], file_format: FileFormat, *, where: Path | str) -> None:
-    """Raise :class:`~cytoloc.errors.FormatError` unless ``header`` states this format and version."""
+    """Raise :class:`~cytoloc.errors.FormatError` unless a header states the expected format and version."""
     if header.get("format") != file_format.name:
         raise FormatError(
             f"{where} is not a {file_format.name} file: its format is {header.get('format')!r}.",
@@ -340,19 +389,28 @@ def check_format(header: dict[str, Any], file_format: FileFormat, *, where: Path
         )
     if header.get("version") != file_format.version:
         raise FormatError(
-            f"{where} is a {file_format.name} file of version {header.get('version')!r};"
+            f"{where} is a {file_format.name} file of version {header.get('version')!r}, but"
             f" this release reads version {file_format.version}.",
-            hint="Use the release that wrote it, or write it again with this one.",
+            hint="Use the release that wrote the file, or write it again with this release.",
         )
 
 
 def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = "file") -> Path:
-    """Return ``path`` if it is there, else raise ``error`` saying which ``what`` is missing."""
+    """Return a path if it exists, otherwise raise an error.
+
+    Args:
+        path: The path.
+        error: The class of the error.
+        what: The kind of file, for the message. A kind that ends in ``file`` must be a file, not a folder.
+
+    Returns:
+        The path.
+    """
     if not path.exists():
-        raise error(f"{path}: there is no such {what}.", hint="Check the path.")
+        raise error(f"The {what} {path} does not exist.", hint="Check the path.")
     if what.endswith("file") and not path.is_file():
         raise error(
-            f"{path} is {'a folder' if path.is_dir() else 'no plain file'}, not a {what}.", hint="Check the path."
+            f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}, not a {what}.", hint="Check the path."
         )
     return path
 
@@ -360,23 +418,31 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
 def walk_files(
     folder: Path, *, suffixes: tuple[str, ...], passing_over: Callable[[Path], bool] = lambda _folder: False
 ) -> Iterator[str]:
-    """Yield the path below ``folder`` of every file whose name ends in one of ``suffixes``, in no order.
+    """Yield the paths of all files in a folder whose names end in one of several suffixes, in no particular order.
 
-    Names of any case count, hidden ones do not; a folder whose name ends in ``.zarr`` counts as a file. Links are
-    followed, loops are not; folders for which ``passing_over`` returns true are skipped.
+    Suffixes match in any case. Hidden files are ignored. A folder whose name ends in ``.zarr`` is yielded like a file.
+    Links are followed, unless they lead to a loop.
+
+    Args:
+        folder: The folder. Its subfolders are searched too.
+        suffixes: Suffixes in lower case.
+        passing_over: A function that returns true for subfolders to skip.
+
+    Yields:
+        Paths relative to ``folder``.
 
     Raises:
-        ImageError: If there is no such folder, or one in it cannot be read.
+        ImageError: If the folder does not exist, or a folder cannot be read.
     """
     if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", hint="Give the folder that holds the files.")
+        raise ImageError(f"The folder {folder} does not exist.", hint="Give the folder of the image files.")
     yield from _below(os.fspath(folder), "", suffixes, frozenset(), passing_over)
 
 
 def _below(
     place: str, inside: str, suffixes: tuple[str, ...], above: frozenset[str], passing_over: Callable[[Path], bool]
 ) -> Iterator[str]:
-    """Yield what :func:`walk_files` does of the folder ``place``; no link leads back ``above``."""
+    """Yield the files in ``place`` for :func:`walk_files`; links to a folder in ``above`` are not followed."""
     trail = above | {os.path.realpath(place)}
     try:
         if above and passing_over(Path(place)):
@@ -387,7 +453,7 @@ def _below(
                 if name.startswith("."):
                     continue
                 is_folder = False
-                # A link that leads nowhere is no folder; it is read, or refused, as a file.
+                # A broken link is not a folder; it is treated as a file.
                 with suppress(OSError):
                     is_folder = entry.is_dir()
                 if is_folder and not name.endswith(".zarr"):
@@ -396,4 +462,4 @@ def _below(
                 elif name.endswith(suffixes):
                     yield f"{inside}{entry.name}"
     except OSError as error:
-        raise ImageError(f"{place} cannot be read: {error.strerror}.", hint="Make it readable.") from error
+        raise ImageError(f"{place} cannot be read: {error.strerror}.", hint="Check the file permissions.") from error

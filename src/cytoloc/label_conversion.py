@@ -1,4 +1,4 @@
-"""Conversion between label sets: which location of one set stands for which of another, and what is lost."""
+"""Conversion of labels and predictions from one label set to another."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from cytoloc.predictions import Predictions
 
 @dataclass(frozen=True)
 class Conversion:
-    """What each location of one label set becomes in another one.
+    """The mapping from the locations of one label set to the locations of another.
 
     Attributes:
-        source: The label set that is converted.
-        target: The label set that comes out.
-        candidates: For each location of ``source`` the indices of all locations of ``target`` that it may mean. With
-            one, it becomes that one; with none, it is lost; with several, it is ambiguous, and lost too.
+        source: The label set to convert from.
+        target: The label set to convert to.
+        candidates: For each location of ``source``, the indices of the locations of ``target`` that it can mean. A
+            location with one candidate is converted; one without candidates is lost; one with several candidates is
+            ambiguous and also lost.
     """
 
     source: LabelSet
@@ -35,13 +36,13 @@ class Conversion:
     candidates: tuple[tuple[int, ...], ...]
 
     def __getitem__(self, index: int) -> int | None:
-        """Return the index in ``target`` of a location of ``source``; None if it is lost or ambiguous."""
+        """Return the index in ``target`` of a location of ``source``; None if the location is lost or ambiguous."""
         found = self.candidates[index]
         return found[0] if len(found) == 1 else None
 
     @property
     def sources(self) -> dict[int, tuple[int, ...]]:
-        """For each location of ``target`` that can occur, the locations of ``source`` that become it."""
+        """The locations of ``source`` that are converted to each location of ``target``, by index."""
         found: dict[int, tuple[int, ...]] = {}
         for index in range(len(self.source)):
             target = self[index]
@@ -51,31 +52,31 @@ class Conversion:
 
     @property
     def kept(self) -> dict[int, int]:
-        """The locations of ``source`` that have a location of ``target`` to themselves, and that location."""
+        """The index in ``target`` of each location of ``source`` that is converted without merging."""
         return {indices[0]: target for target, indices in self.sources.items() if len(indices) == 1}
 
     @property
     def merged(self) -> dict[int, tuple[int, ...]]:
-        """The locations of ``target`` that several locations of ``source`` become, and those."""
+        """The locations of ``source`` that are merged, by the index of the location of ``target``."""
         return {target: indices for target, indices in self.sources.items() if len(indices) > 1}
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """The locations of ``source`` that ``target`` has no location for."""
+        """The locations of ``source`` without a counterpart in ``target``."""
         return tuple(index for index, found in enumerate(self.candidates) if not found)
 
     @property
     def ambiguous(self) -> dict[int, tuple[int, ...]]:
-        """The locations of ``source`` that may mean several locations of ``target``, and those."""
+        """The candidates in ``target`` of each ambiguous location of ``source``."""
         return {index: found for index, found in enumerate(self.candidates) if len(found) > 1}
 
     @property
     def never(self) -> tuple[int, ...]:
-        """The locations of ``target`` that can never occur."""
+        """The locations of ``target`` that no location of ``source`` is converted to."""
         return tuple(index for index in range(len(self.target)) if index not in self.sources)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is merged, lost, ambiguous and can never occur, as JSON values: by keys."""
+        """Return the merged, lost, ambiguous and missing locations by key, as JSON values."""
         source, target = self.source, self.target
         return {
             "from": source.name,
@@ -87,7 +88,7 @@ class Conversion:
         }
 
     def summary(self) -> list[str]:
-        """Return the conversion in words: one line each for what is merged, lost, ambiguous and never occurs."""
+        """Return sentences about the conversion: what is kept, merged, lost, ambiguous and never occurs."""
         source, target = self.source, self.target
         merged = [f"{_named(source, found)} become {target[index].name}" for index, found in self.merged.items()]
         unclear = [f"{source[index].name} ({_named(target, found, 'or')})" for index, found in self.ambiguous.items()]
@@ -102,17 +103,17 @@ class Conversion:
         if unclear:
             lines.append(f"Lost, because several locations of {target.name} are possible: {'; '.join(unclear)}.")
         if self.never:
-            lines.append(f"Can never occur in the result: {_named(target, self.never, ',')}.")
+            lines.append(f"Never in the result: {_named(target, self.never, ',')}.")
         return lines
 
 
 class ConvertedLabels(NamedTuple):
-    """Labels in another label set.
+    """Labels that were converted to another label set.
 
     Attributes:
-        labels: The indices of the locations of each field that has any left.
-        emptied: The ids of the fields that lost all their labels.
-        reduced: The ids of the fields that lost some of their labels.
+        labels: Indices of the locations of each field that has at least one label, by id.
+        emptied: Ids of the fields that lost all their labels.
+        reduced: Ids of the fields that lost some of their labels.
     """
 
     labels: dict[str, tuple[int, ...]]
@@ -121,14 +122,22 @@ class ConvertedLabels(NamedTuple):
 
 
 def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
-    """Return what each location of ``source`` becomes in ``target``.
+    """Return the conversion from one label set to another.
 
-    Between shipped label sets a location becomes what stands for the same names of the Human Protein Atlas; a name that
-    is a part of another one, such as Nucleoli rim of Nucleoli, does not count beside it. Other label sets are converted
-    by equal names, whatever their case.
+    Shipped label sets are converted through the location names of the Human Protein Atlas. If a location stands for a
+    name and for a part of it, such as Nucleoli and Nucleoli rim, the part is ignored. Other label sets are converted by
+    equal names, without regard to case.
+
+    Args:
+        source: The label set to convert from: a label set, its name, or its file.
+        target: The label set to convert to, likewise.
+
+    Returns:
+        The conversion.
 
     Raises:
-        LabelSetError: If no location of ``source`` has a counterpart.
+        ArgumentTypeError: If an argument has the wrong type.
+        LabelSetError: If no location of ``source`` has a counterpart in ``target``.
 
     >>> found = conversion(LabelSet.hpa28(), LabelSet.hpa19())
     >>> [LabelSet.hpa28()[index].name for index in found.lost]
@@ -151,14 +160,25 @@ def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
         candidates = tuple((names[word],) if (word := name.casefold()) in names else () for name in source.names)
     if not any(candidates):
         raise LabelSetError(
-            f"{source} and {target} have no location in common.",
-            hint="Label sets of your own are converted by the names of their locations: give them the same names.",
+            f"The label sets {source} and {target} have no location in common.",
+            hint="Your own label sets are converted by location name: use the same names in both.",
         )
     return Conversion(source, target, candidates)
 
 
 def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> ConvertedLabels:
-    """Return labels in the target of a conversion; a field that loses all its labels is left out."""
+    """Convert labels to another label set.
+
+    Args:
+        labels: Indices of the locations of each field, by id.
+        by: The conversion.
+
+    Returns:
+        The converted labels. Fields that lose all their labels are left out and listed in ``emptied``.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+    """
     check_type(labels, Mapping, argument="labels")
     check_type(by, Conversion, argument="by")
     given = {name: tuple(indices) for name, indices in labels.items()}
@@ -175,12 +195,16 @@ def convert_labels(labels: Mapping[str, Iterable[int]], by: Conversion) -> Conve
 
 
 def convert_label_list(path: Path, by: Conversion, out: Path) -> tuple[int, int, int]:
-    """Write a label list, or a submission, in the target of a conversion, to a path that must be free.
+    """Convert a CSV file of labels or predicted locations to another label set, and write it to a new file.
 
-    In a submission, a field that loses all its labels stays, with an empty cell.
+    Args:
+        path: CSV file with columns ``Id,Target`` or ``Id,Predicted``. With ``Id,Predicted``, a field that loses all
+            its labels stays, with an empty cell.
+        by: The conversion.
+        out: The new CSV file.
 
     Returns:
-        The number of fields written, of fields that lost all labels, and of those that lost some.
+        The number of fields written, of fields that lost all labels, and of fields that lost some labels.
     """
     column = "Predicted" if "Predicted" in read_csv(path).columns else None
     labels = read_labels(path, by.source, column=column, blank=column is not None)
@@ -193,13 +217,21 @@ def convert_label_list(path: Path, by: Conversion, out: Path) -> tuple[int, int,
 
 
 def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions:
-    """Return predictions in the target of a conversion.
+    """Convert predictions to another label set.
 
-    A location that several become gets the maximum of their probabilities. One that can never occur gets 0; the
-    provenance names it.
+    A location that is merged from several ones gets the highest of their probabilities. A location without a
+    counterpart gets probability 0, and the provenance lists it.
+
+    Args:
+        predictions: The predictions.
+        by: The conversion; its source must be the label set of the predictions.
+
+    Returns:
+        The converted predictions.
 
     Raises:
-        LabelSetError: If the predictions are not in the source of the conversion.
+        ArgumentTypeError: If an argument has the wrong type.
+        LabelSetError: If the predictions have another label set than the source of the conversion.
     """
     check_type(predictions, Predictions, argument="predictions")
     check_type(by, Conversion, argument="by")
@@ -211,7 +243,7 @@ def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions
 
 
 def _named(label_set: LabelSet, indices: Iterable[int], last: str = "and") -> str:
-    """Return the names of locations as a list in words."""
+    """Return the names of locations as an enumeration."""
     *names, final = [label_set[index].name for index in indices]
     if last == ",":
         return ", ".join([*names, final])

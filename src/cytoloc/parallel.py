@@ -1,4 +1,4 @@
-"""Work spread over the cores of this machine, handed back in order."""
+"""Parallel work on all cores, with results in order."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
-"""The signals that a shell or a cluster sends to all processes of a command at once, to stop it."""
+"""Signals that a shell or cluster sends to all processes of a command to stop it."""
 
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, pool: Executor | None = None
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order, a few items ahead of what was asked for.
+    """Yield ``function(item)`` for each item, in order, computing a few items ahead.
 
-    Unlike ``Executor.map`` it takes items as it goes, so memory does not grow with their number.
+    Unlike ``Executor.map``, items are taken one by one, so memory does not grow with their number.
 
     Args:
-        function: Called in the pool.
-        items: Its arguments.
-        pool: Where it runs; by default a thread per core.
+        function: The function, which is called in the pool.
+        items: The arguments.
+        pool: The executor. Default: one thread per core.
+
+    Yields:
+        The results.
 
     Raises:
-        WorkerError: If a process of the pool is gone.
+        WorkerError: If a process of the pool has ended.
     """
     cores = usable_cores()
     executor = pool or ThreadPoolExecutor(cores)
@@ -50,7 +53,7 @@ def in_order(
     except BrokenExecutor as error:
         raise WorkerError(
             "A worker process was ended from outside, or could not start.",
-            hint="There may have been too little memory. Rerun the command with less beside it; an import continues."
+            hint="There may be too little memory. Close other programs and rerun the command; an import continues."
             ' A script that starts processes needs `if __name__ == "__main__":`.',
         ) from error
     finally:
@@ -61,21 +64,24 @@ def in_order(
 
 
 def processes() -> ProcessPoolExecutor:
-    """Return a pool with a process for each core; they end when this process ends, even if it is killed.
+    """Return a pool with one process per core. The processes end when this process ends, even if it is killed.
 
-    As with all new processes of Python, a script that starts them begins with ``if __name__ == "__main__":``.
+    A script that calls this needs ``if __name__ == "__main__":``, as for all new processes in Python.
+
+    Returns:
+        The pool.
 
     Raises:
-        WorkerError: If the system lets no process start, or has no shared memory for them.
+        WorkerError: If processes cannot be started, or there is no shared memory.
     """
     cores = usable_cores()
     try:
         pool = ProcessPoolExecutor(cores, mp_context=_Context(), initializer=_prepare_worker)
-        # Processes that start while the signals that stop a command are blocked never receive them.
+        # Processes that start while signals are blocked never receive these signals.
         mask = getattr(signal, "pthread_sigmask", None)
         before = mask(signal.SIG_BLOCK, _STOPS) if mask else None
         try:
-            # One starts with each task that finds none idle.
+            # The pool starts one process for each task that finds no idle process.
             for _ in range(cores):
                 pool.submit(int)
         finally:
@@ -83,13 +89,13 @@ def processes() -> ProcessPoolExecutor:
                 mask(signal.SIG_SETMASK, before)
     except (OSError, ImportError, NotImplementedError) as error:
         raise WorkerError(
-            f"Processes cannot be started here: {first_line(error)}.", hint="They need shared memory, /dev/shm."
+            f"Processes cannot be started: {first_line(error)}.", hint="Check that shared memory, /dev/shm, exists."
         ) from error
     return pool
 
 
 class _Worker(SpawnProcess):
-    """A process that ignores SIGTERM, so a pool that lost another process ends it by SIGKILL."""
+    """A process that ignores SIGTERM. A pool that lost another process ends it by SIGKILL."""
 
     def terminate(self) -> None:
         self.kill()
@@ -100,14 +106,14 @@ class _Context(SpawnContext):
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    # Not every system can be asked; a job of a cluster often has a few of many.
+    """Return the number of cores that this process may use."""
+    # On a cluster, a job often may use only some of the cores; not every system provides this number.
     ask = getattr(os, "sched_getaffinity", None)
     return len(ask(0)) if ask else os.cpu_count() or 1
 
 
 def _prepare_worker() -> None:
-    """Prepare a worker: the process that started it decides when to stop, and it uses one core."""
+    """Prepare a worker process: ignore stop signals, which the main process handles, and use one core."""
     for stop in _STOPS:
         signal.signal(stop, signal.SIG_IGN)
     import cv2
@@ -118,10 +124,10 @@ def _prepare_worker() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the process that started it ends; otherwise it would wait for work for ever."""
+    """End this process when the process that started it ends; otherwise it would wait for work forever."""
     parent = parent_process()
     if parent is None:
-        raise RuntimeError("no process started this one")
+        raise RuntimeError("This process was not started by another process.")
 
     def watch() -> None:
         connection.wait([parent.sentinel])

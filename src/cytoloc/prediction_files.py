@@ -1,8 +1,8 @@
-"""Files of predictions.
+"""Reading and writing of prediction files.
 
-A predictions file is Parquet with a column ``id`` and one float32 column per location, named by its key. The metadata
-of its schema holds the format, its version, the label set and the provenance. CSV (ids, and a column per location by
-key or name) and NumPy arrays with a list of ids are read too.
+A predictions file is a Parquet file with a column ``id`` and one float32 column per location, named by its key. The
+schema metadata contains the format, its version, the label set and the provenance. CSV files (with one column per
+location, by key or name) and NumPy arrays (with a separate list of ids) can be read too.
 """
 
 from __future__ import annotations
@@ -30,12 +30,22 @@ from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1)
 
-_AGAIN: Final = "Write it again with the command that made it."
-_GIVE_LABEL_SET: Final = f"Name it: `label_set`, one of {', '.join(SHIPPED)} or a .csv or .toml file."
+_AGAIN: Final = "Write the file again with the command that made it."
+_GIVE_LABEL_SET: Final = f"Give `label_set`: one of {', '.join(SHIPPED)}, or a .csv or .toml file."
 
 
 def write_predictions(predictions: Predictions, path: str | Path) -> None:
-    """Write ``predictions`` as Parquet to a path that must be free."""
+    """Write predictions to a new Parquet file.
+
+    Args:
+        predictions: The predictions.
+        path: The new file, which must end in ``.parquet``.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If the name does not end in ``.parquet``.
+        OutputExistsError: If the file exists.
+    """
     check_type(predictions, Predictions, argument="predictions")
     check_type(path, (str, Path), argument="path")
     import pyarrow as pa
@@ -54,45 +64,57 @@ def write_predictions(predictions: Predictions, path: str | Path) -> None:
 
 
 def check_predictions_path(path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.SettingsError` unless a predictions file may have this name."""
+    """Raise :class:`~cytoloc.errors.SettingsError` if a predictions file cannot have this name."""
     if path.suffix != ".parquet":
-        raise SettingsError(f"{path}: predictions are written as Parquet.", hint="Choose a name that ends in .parquet.")
+        raise SettingsError(
+            f"{path} is not a valid name for a predictions file, which is written as Parquet.",
+            hint="Choose a name that ends in .parquet.",
+        )
 
 
 def read_predictions(
     path: str | Path | Sequence[str | Path], *, ids: str | Path | None = None, label_set: LabelSet | str | None = None
 ) -> Predictions:
-    """Return the predictions in files, or the out-of-fold predictions of runs.
+    """Read predictions from files, or the out-of-fold predictions of runs.
 
     Args:
-        path: A file, a run, or a folder of runs; or several of them. Predictions of different fields are joined, those
-            of the same fields averaged. A CSV has a column ``Id`` and one column per location, by key or name. An
-            ``.npz`` must hold one array, or one named ``probabilities``.
-        ids: For NumPy files, a CSV with a column ``Id``, or a text file with one id a line, in row order.
-        label_set: The locations of the columns: a label set, its name, or its file. A Parquet file states its own,
-            which must match. Without it, a CSV has the shipped label set whose keys or names its columns are, and a
-            NumPy array has hpa28 if it has that many columns.
+        path: A file, a run, or a folder of runs; or a list of them. Predictions of different fields are joined;
+            predictions of the same fields are averaged. A CSV file has a column ``Id`` and one column per location, by
+            key or name. An ``.npz`` file must contain one array, or one named ``probabilities``.
+        ids: The ids of the rows of NumPy files: a CSV file with a column ``Id``, or a text file with one id per line.
+        label_set: The locations of the columns: a label set, its name, or its file. A Parquet file states its own
+            label set, which must match. Default for a CSV file: the shipped label set with these keys or names.
+            Default for a NumPy array with 28 columns: hpa28.
+
+    Returns:
+        The predictions.
 
     Raises:
         ArgumentTypeError: If ``path`` is not a path or a list of paths.
-        TableError: If columns are missing, ids repeat, values are not probabilities, or the label set is not known.
-        LabelSetError: If files have another label set than ``label_set``, or different ones.
+        TableError: If columns are missing, ids repeat, values are not probabilities, or the label set is unknown.
+        LabelSetError: If the label set of a file is not ``label_set``, or files have different label sets.
         FormatError: If a Parquet file is not a predictions file of this version, or a run is not finished.
     """
     chosen = None if label_set is None else as_label_set(label_set)
     several = [path] if isinstance(path, str | Path) else path
     if not isinstance(several, Sequence) or not all(isinstance(one, str | Path) for one in several):
-        raise ArgumentTypeError(f"path must be a path or a list of paths, not {type(path).__name__}.")
+        raise ArgumentTypeError(f"`path` must be a path or a list of paths, not {type(path).__name__}.")
     files = prediction_files([Path(one) for one in several])
     parts = [read_predictions_file(file, ids=ids, label_set=chosen) for file in files]
     return parts[0] if len(parts) == 1 else combine(parts)
 
 
 def prediction_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the prediction files among ``paths``; a folder stands for those of all runs in it.
+    """Return the prediction files that paths stand for.
+
+    Args:
+        paths: Files, and folders of runs. A folder stands for the out-of-fold predictions of all its runs.
+
+    Returns:
+        The prediction files.
 
     Raises:
-        FormatError: If a folder holds no run, or one that is not finished.
+        FormatError: If a folder contains no run, or an unfinished one.
         SettingsError: If a file is given twice.
     """
     files = []
@@ -110,7 +132,16 @@ def prediction_files(paths: Sequence[Path]) -> list[Path]:
 def read_predictions_file(
     path: Path, *, ids: str | Path | None = None, label_set: LabelSet | None = None
 ) -> Predictions:
-    """Return the predictions in one file; see :func:`read_predictions`."""
+    """Read the predictions of one file.
+
+    Args:
+        path: The file.
+        ids: The ids of the rows of a NumPy file; see :func:`read_predictions`.
+        label_set: The locations of the columns; see :func:`read_predictions`.
+
+    Returns:
+        The predictions.
+    """
     path = existing(path)
     if path.suffix == ".parquet":
         predictions = read_parquet_predictions(path)
@@ -121,7 +152,7 @@ def read_predictions_file(
         table = read_csv(path)
         require_columns(table, ["Id"], path)
         columns = [name for name in table.columns if name != "Id"]
-        # Without a label set, the columns are the keys or the names of a shipped one.
+        # Without a label set, columns must be the keys or the names of a shipped label set.
         have = {name.strip().casefold() for name in columns}
         for shipped in map(find_label_set, () if label_set else SHIPPED):
             if have in ({key.casefold() for key in shipped.keys}, {name.casefold() for name in shipped.names}):
@@ -129,8 +160,7 @@ def read_predictions_file(
                 break
         if label_set is None:
             raise TableError(
-                f"{path} has the columns {', '.join(columns)[:200]}; these are not the locations of one shipped label"
-                " set.",
+                f"{path} has the columns {', '.join(columns)[:200]}, which match no shipped label set.",
                 hint=_GIVE_LABEL_SET,
             )
         locations = label_set
@@ -139,40 +169,52 @@ def read_predictions_file(
         if missing:
             shown = ", ".join(map(spelled, missing[:3]))
             raise TableError(
-                f"{path} lacks {len(missing)} of the locations of the label set {locations}, such as {shown}.",
-                hint="Give one column per location, by key or name.",
+                f"{path} lacks columns for {len(missing)} locations of the label set {locations}, such as {shown}.",
+                hint="Give one column per location, named by key or name.",
             )
         ordered = [columns[indices.index(index)] for index in range(len(locations))]
         values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
         return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
-            raise TableError(f"{path} holds no ids.", hint="Give them with `ids`, one per row.")
+            raise TableError(f"{path} contains no ids.", hint="Give `ids`, a file with one id per row.")
         array = read_array(path)
         if array.dtype.kind not in "fiub":
-            raise TableError(f"{path} holds {array.dtype} values, not numbers.")
+            raise TableError(
+                f"{path} contains values of type {array.dtype}, which are not numbers.",
+                hint="Save an array of probabilities.",
+            )
         usual = LabelSet.hpa28()
         if label_set is None and array.ndim == 2 and array.shape[1] != len(usual):
-            raise TableError(f"{path} has {array.shape[1]} columns, and no label set is given.", hint=_GIVE_LABEL_SET)
+            raise TableError(
+                f"{path} has {array.shape[1]} columns, and their label set is unknown.", hint=_GIVE_LABEL_SET
+            )
         names, locations = read_ids(ids), label_set or usual
         if array.shape != (len(names), len(locations)):
             raise TableError(
-                f"{path} has the shape {array.shape}; {ids} lists {len(names)} ids and the label set is {locations}, so"
-                f" it must be {(len(names), len(locations))}.",
-                hint="Give one row per id and one column per location of the label set, in its order.",
+                f"{path} has the shape {array.shape}, but {len(names)} ids in {ids} and the label set {locations} need"
+                f" the shape {(len(names), len(locations))}.",
+                hint="Give one row per id and one column per location, in the order of the label set.",
             )
         return _predictions_in(path, names, array.astype(np.float32), locations, {"file": path.name})
     raise TableError(
-        f"{path}: predictions cannot be read from {path.suffix!r}.", hint="Give .parquet, .csv, .npy or .npz."
+        f"{path} has the suffix {path.suffix!r}, which is not a format of predictions.",
+        hint="Give a .parquet, .csv, .npy or .npz file.",
     )
 
 
 def read_parquet_predictions(path: Path) -> Predictions:
-    """Return the predictions in a Parquet file that :func:`write_predictions` wrote.
+    """Read a Parquet file that :func:`write_predictions` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The predictions.
 
     Raises:
-        FormatError: If it cannot be read, is damaged, or is of another format or version.
-        TableError: If its values are not probabilities.
+        FormatError: If the file cannot be read, is damaged, or has another format or version.
+        TableError: If values are not probabilities.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -182,7 +224,7 @@ def read_parquet_predictions(path: Path) -> Predictions:
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(
             f"{path} cannot be read as Parquet: {first_line(error).rstrip('.')}.",
-            hint="Give a predictions file that cytoloc wrote, or predictions as CSV or NumPy files.",
+            hint="Give a predictions file of cytoloc, or predictions as a CSV or NumPy file.",
         ) from error
     header = (table.schema.metadata or {}).get(b"cytoloc", b"{}")
     try:
@@ -198,7 +240,7 @@ def read_parquet_predictions(path: Path) -> Predictions:
         raise FormatError(f"{path} is damaged: {error.message}", hint=_AGAIN) from error
     expected = pa.schema([pa.field("id", pa.string()), *(pa.field(key, pa.float32()) for key in label_set.keys)])
     if table.schema.names != expected.names or not fitting:
-        raise FormatError(f"{path} is damaged: it lacks columns or its provenance.", hint=_AGAIN)
+        raise FormatError(f"{path} is damaged: columns or the provenance are missing.", hint=_AGAIN)
     try:
         table = table.cast(expected)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -212,7 +254,7 @@ def read_parquet_predictions(path: Path) -> Predictions:
 def _predictions_in(
     path: Path, ids: Sequence[str], values: Float32Array, label_set: LabelSet, provenance: dict[str, Any]
 ) -> Predictions:
-    """Return the predictions in a file; errors name the file."""
+    """Return predictions that were read from a file; errors name the file."""
     try:
         return Predictions(tuple(ids), values, label_set, provenance)
     except TableError as error:
@@ -220,10 +262,16 @@ def _predictions_in(
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Return the array in a ``.npy`` file, or the only one, or ``probabilities``, in an ``.npz`` file.
+    """Read an array from a NumPy file.
+
+    Args:
+        path: A ``.npy`` file, or an ``.npz`` file with one array or an array named ``probabilities``.
+
+    Returns:
+        The array.
 
     Raises:
-        TableError: If the file cannot be read, or does not say which array is meant.
+        TableError: If the file cannot be read, or contains several arrays without a known name.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -232,7 +280,7 @@ def read_array(path: Path) -> NDArray[Any]:
         names = list(loaded.files)
         chosen = "probabilities" if "probabilities" in names else names[0] if len(names) == 1 else None
         array: NDArray[Any] | None = None if chosen is None else loaded[chosen]
-    # Archives are broken in many ways, and each of their libraries has an error of its own.
+    # Damaged archives raise different errors, depending on the library that reads them.
     except (
         ValueError,
         OSError,
@@ -244,13 +292,13 @@ def read_array(path: Path) -> NDArray[Any]:
         LZMAError,
     ) as error:
         raise TableError(
-            f"{path} cannot be read as a NumPy file of numbers: {error}.", hint="Save it again with numpy.save."
+            f"{path} cannot be read as a NumPy file: {error}.", hint="Save the array again with numpy.save."
         ) from error
     if array is None:
         raise TableError(
-            f"{path} holds the arrays {', '.join(names)}." if names else f"{path} holds no array.",
-            hint="Give one array, or name one of them 'probabilities'.",
+            f"{path} contains the arrays {', '.join(names)}." if names else f"{path} contains no array.",
+            hint="Save one array, or name one of them 'probabilities'.",
         )
     if not isinstance(array, np.ndarray):
-        raise TableError(f"{path} holds no array.", hint="Save it again with numpy.save.")
+        raise TableError(f"{path} contains no array.", hint="Save the array again with numpy.save.")
     return array

@@ -1,4 +1,4 @@
-"""Predictions: a probability for every field and location, and where they come from."""
+"""Predictions: the probability of every location for every field, with their provenance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FieldPrediction(NamedTuple):
     Attributes:
         id: The id of the field.
         probabilities: The probability of each location, by the location's name, the highest first.
-        locations: The locations that were decided on; None if no decision was made.
+        locations: The decided locations; None if no decision was applied.
     """
 
     id: str
@@ -44,19 +44,18 @@ class FieldPrediction(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Predictions:
-    """Probabilities of every location for a list of fields, and the locations that were decided on.
+    """Probabilities of every location for a list of fields, and optionally the decided locations.
 
     Attributes:
-        ids: The id of each field. No id occurs twice.
-        probabilities: float32 ``(n, locations)``, from 0 to 1.
+        ids: The id of each field. Ids are unique.
+        probabilities: Probabilities, float32 of shape ``(n, locations)``.
         label_set: The locations of the columns.
-        provenance: What made them, such as model and data; JSON values only.
-        decided: bool ``(n, locations)``: the locations of each field. None if no decision was made.
-        rejected: The id of each field that could not be read, with the reason.
+        provenance: How the predictions were made, such as the model and the data. JSON values only.
+        decided: The decided locations of each field, bool of shape ``(n, locations)``. None if no decision was applied.
+        rejected: The reason why a field could not be read, by id.
 
     Raises:
-        TableError: If shapes do not fit together, an id occurs twice, there are no fields, or a value is not a
-            probability.
+        TableError: If shapes do not match, an id occurs twice, there are no fields, or a value is not a probability.
 
     Examples:
         >>> values = np.array([[0.9, 0.2], [0.1, 0.8]], np.float32)
@@ -81,8 +80,8 @@ class Predictions:
         for name, array in (("probabilities", self.probabilities), ("decided", self.decided)):
             if array is not None and array.shape != shape:
                 raise TableError(
-                    f"{name} of {shape[0]} fields and the label set {self.label_set} must have the shape {shape}, not"
-                    f" {array.shape}."
+                    f"`{name}` has the shape {array.shape}, but {shape[0]} fields and the label set {self.label_set}"
+                    f" need the shape {shape}."
                 )
         refuse_repeated(self.ids, where="predictions")
         if self.probabilities.size == 0:
@@ -94,11 +93,11 @@ class Predictions:
             where = f"Field {self.ids[row]}, location {spelled(self.label_set[column])}"
             if np.isnan(value):
                 raise TableError(
-                    f"{where}: the value is NaN {many}.", hint="Predict these fields again, or leave out their rows."
+                    f"{where}: the value is NaN {many}.", hint="Predict these fields again, or remove their rows."
                 )
             raise TableError(
                 f"{where}: {value:g} is not a probability {many}.",
-                hint="Give values from 0 to 1; logits need a sigmoid first: 1 / (1 + exp(-logit)).",
+                hint="Give values from 0 to 1. Convert logits with a sigmoid first: 1 / (1 + exp(-logit)).",
             )
 
     def __len__(self) -> int:
@@ -119,17 +118,20 @@ class Predictions:
     def __getitem__(
         self, key: int | str | slice | list[int] | list[str] | NDArray[Any]
     ) -> FieldPrediction | Predictions:
-        """Return one field by its number or id; or the predictions of several, by a slice, numbers, ids or a mask.
+        """Return the prediction for one field, or the predictions for several fields.
+
+        Args:
+            key: The position or id of one field; or a slice, list of positions, list of ids, or boolean mask.
 
         Raises:
-            IndexError: If there is no field of this number.
-            UnknownIdError: If there is no field of this id.
+            IndexError: If a position is out of range.
+            UnknownIdError: If an id has no prediction.
         """
         if isinstance(key, str):
             return self._field(self._row(key))
         if isinstance(key, int | np.integer):
             if not -len(self) <= key < len(self):
-                raise IndexError(f"There are {len(self)} predictions; asked for number {key}.")
+                raise IndexError(f"The position {key} is out of range for {len(self)} predictions.")
             return self._field(int(key) % len(self))
         if isinstance(key, slice):
             rows = np.arange(len(self))[key]
@@ -145,7 +147,7 @@ class Predictions:
         )
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there is a prediction for the field of this id."""
+        """Return whether a field, given by its id, has a prediction."""
         return name in self._rows
 
     def __iter__(self) -> Iterator[FieldPrediction]:
@@ -168,25 +170,32 @@ class Predictions:
 
     @property
     def locations(self) -> list[tuple[Location, ...]]:
-        """The locations of each field, as they were decided.
+        """The decided locations of each field, in the order of ``ids``.
 
         Raises:
-            SettingsError: If no decision was made.
+            SettingsError: If no decision was applied.
         """
         if self.decided is None:
             raise SettingsError(
-                "These predictions have probabilities only: no decision was made.",
-                hint="Apply one: cytoloc.fit_decision(…)(predictions); or use a bundle that has a decision.",
+                "The predictions contain probabilities only, because no decision was applied.",
+                hint="Apply a decision: cytoloc.fit_decision(…)(predictions); or use a bundle that contains one.",
             )
         return [tuple(self.label_set[int(i)] for i in np.flatnonzero(row)) for row in self.decided]
 
     @property
     def caution(self) -> str:
-        """The caution of the makers of the model; empty if there is none."""
+        """The caution that the authors of the model give; empty if there is none."""
         return str(self.provenance.get("caution", ""))
 
     def rows(self, ids: Sequence[str], *, where: str = "predictions") -> Float32Array:
-        """Return the probabilities of ``ids``, in that order.
+        """Return the probabilities of some fields.
+
+        Args:
+            ids: The ids of the fields.
+            where: The origin of the predictions, for error messages.
+
+        Returns:
+            float32 of shape ``(len(ids), locations)``, in the order of ``ids``.
 
         Raises:
             TableError: If an id has no prediction.
@@ -194,13 +203,14 @@ class Predictions:
         return self.probabilities[rows_of(ids, self.ids, where=where)]
 
     def to_polars(self, *, names: bool = False) -> pl.DataFrame:
-        """Return a table with the column ``id`` and one column of probabilities per location.
+        """Return a polars table with a column ``id`` and one column of probabilities per location.
 
         Args:
-            names: Name the columns by the locations' names instead of their keys.
+            names: Name the columns by the names of the locations instead of their keys.
 
         Returns:
-            A polars table. If a decision was made, the column ``predicted`` lists the keys (or names) of the locations.
+            A table with one row per field. If a decision was applied, the column ``predicted`` lists the keys (or
+            names) of the decided locations.
         """
         columns = self.label_set.names if names else self.label_set.keys
         table: dict[str, Any] = {"id": list(self.ids)}
@@ -211,7 +221,13 @@ class Predictions:
         return pl.DataFrame(table, schema_overrides=schema)
 
     def to_pandas(self, *, names: bool = False) -> pd.DataFrame:
-        """Return what :meth:`to_polars` returns as a pandas table, with the ids as its index.
+        """Return a pandas table with the ids as index, and one column of probabilities per location.
+
+        Args:
+            names: Name the columns by the names of the locations instead of their keys.
+
+        Returns:
+            The table of :meth:`to_polars`, for pandas.
 
         Raises:
             MissingExtraError: If pandas is not installed.
@@ -220,7 +236,13 @@ class Predictions:
 
 
 def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
-    """Return a polars table as a pandas table.
+    """Convert a polars table to pandas.
+
+    Args:
+        table: The polars table.
+
+    Returns:
+        The same table for pandas.
 
     Raises:
         MissingExtraError: If pandas is not installed.
@@ -228,34 +250,51 @@ def to_pandas(table: pl.DataFrame) -> pd.DataFrame:
     try:
         import pandas  # noqa: F401  only to see whether it is there
     except ImportError as error:
-        raise MissingExtraError("pandas is not installed.", hint="pip install pandas, or use to_polars().") from error
+        raise MissingExtraError(
+            "The library pandas is not installed.", hint="Run pip install pandas, or use to_polars()."
+        ) from error
     return table.to_pandas()
 
 
 def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[int]:
-    """Return the row of each of the ``wanted`` ids among ``ids``, which have predictions.
+    """Return the row of each wanted id.
+
+    Args:
+        wanted: The ids to find.
+        ids: The ids of all rows.
+        where: The origin of the rows, for error messages.
+
+    Returns:
+        One row number per wanted id.
 
     Raises:
-        TableError: If one has no prediction.
+        TableError: If an id has no row.
     """
     position = {name: row for row, name in enumerate(ids)}
     missing = [name for name in wanted if name not in position]
     if missing:
         raise TableError(
             f"{where}: {len(missing)} of {len(wanted)} ids have no prediction, e.g. {', '.join(missing[:3])}.",
-            hint="Predict those fields too, or ask for the ids that were predicted.",
+            hint="Predict these fields too, or request only ids that were predicted.",
         )
     return [position[name] for name in wanted]
 
 
 def combine(parts: Sequence[Predictions]) -> Predictions:
-    """Return one prediction per field from several tables: folds are joined, members of an ensemble averaged.
+    """Combine several prediction tables into one prediction per field.
 
-    Tables of the same fields are members; their plain mean is taken. Tables that share no field are folds.
+    Tables that share no field are joined, as for the folds of a cross-validation. Tables of the same fields are
+    averaged, as for the members of an ensemble.
+
+    Args:
+        parts: The tables.
+
+    Returns:
+        The combined predictions.
 
     Raises:
-        TableError: If two tables share some of their fields but not all, or folds differ in their number of members.
-        LabelSetError: If tables have different label sets.
+        TableError: If two tables share only some of their fields, or folds have different numbers of members.
+        LabelSetError: If the tables have different label sets.
     """
     refuse_different({f"table {number}": part for number, part in enumerate(parts, start=1)})
     by_fields: dict[frozenset[str], list[Predictions]] = {}
@@ -263,21 +302,22 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
         by_fields.setdefault(frozenset(part.ids), []).append(part)
     if len({len(members) for members in by_fields.values()}) > 1:
         raise TableError(
-            "Some fields have more members than others.", hint="Give every member's predictions of every fold, once."
+            "Some fields have predictions of more members than others.",
+            hint="Give the predictions of every member for every fold, once.",
         )
     ids: list[str] = []
     rows = []
     for fields, members in by_fields.items():
         if not fields.isdisjoint(ids):
             raise TableError(
-                "Two prediction tables share some of their fields but not all.",
-                hint="Give tables of the same fields (they are averaged) or of different ones (they are joined).",
+                "Two prediction tables share only some of their fields.",
+                hint="Give tables of the same fields, which are averaged, or of different fields, which are joined.",
             )
         order = members[0].ids
         ids += order
         rows.append(np.mean([member.rows(order) for member in members], axis=0, dtype=np.float64))
     if not rows:
-        raise TableError("There are no predictions.", hint="Give at least one table.")
+        raise TableError("No predictions were given.", hint="Give at least one table.")
     provenance = parts[0].provenance
     if len(parts) > 1:
         provenance = {"parts": [part.provenance for part in parts], **warnings_of(parts)}
@@ -285,12 +325,15 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
 
 
 def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:
-    """Return the cautions in the provenance of predictions, for the predictions that are made of them.
+    """Return the cautions in the provenance of several predictions, for the predictions that combine them.
+
+    Args:
+        parts: The predictions.
 
     Returns:
-        ``fields_trained_on``, the most fields that one part was trained on; ``caution``, all cautions; ``absent``, all
-        channels that were substituted; and ``converted``, if a part was converted from another label set. Keys that no
-        part has are missing.
+        The following keys, if any part has them. ``fields_trained_on``: the largest number of fields that a model was
+        trained on. ``caution``: all cautions. ``absent``: all substituted channels. ``converted``: the first conversion
+        from another label set.
     """
     sources = [part.provenance for part in parts]
     seen = [each["fields_trained_on"] for each in sources if "fields_trained_on" in each]
@@ -306,11 +349,12 @@ def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:
 
 
 class Joined(NamedTuple):
-    """The predictions of several members of an ensemble, side by side.
+    """Predictions of several ensemble members for the same fields.
 
     Attributes:
-        ids: All fields that any member has.
-        members: Each member's probabilities of them, ``(n, locations)``; a field that it lacks is a row of NaN.
+        ids: All fields that at least one member predicts.
+        members: The probabilities of each member, float32 of shape ``(n, locations)``. Rows of fields that a member
+            does not predict are NaN.
         label_set: The locations of the columns.
     """
 
@@ -320,14 +364,20 @@ class Joined(NamedTuple):
 
 
 def join_members(members: Mapping[str, Predictions]) -> Joined:
-    """Return the predictions of all members for all fields that any of them has.
+    """Align the predictions of several ensemble members.
+
+    Args:
+        members: The predictions of each member, by name.
+
+    Returns:
+        The aligned predictions for all fields that at least one member predicts.
 
     Raises:
-        TableError: If there is no member, or one shares no field with the others.
+        TableError: If there is no member, or a member shares no field with the others.
         LabelSetError: If members have different label sets.
     """
     if not members:
-        raise TableError("There are no predictions.", hint="Give at least one table.")
+        raise TableError("No predictions were given.", hint="Give at least one table.")
     label_set = refuse_different({f"the member {name!r}": predictions for name, predictions in members.items()})
     ids = tuple(dict.fromkeys(name for predictions in members.values() for name in predictions.ids))
     position = {name: row for row, name in enumerate(ids)}
@@ -336,9 +386,9 @@ def join_members(members: Mapping[str, Predictions]) -> Joined:
         elsewhere = [set(other.ids) for name, other in members.items() if name != member]
         if elsewhere and set(predictions.ids).isdisjoint(set().union(*elsewhere)):
             raise TableError(
-                f"The member {member!r} has none of the other members' {len(set().union(*elsewhere))} fields:"
-                f" its ids are such as {predictions.ids[0]}.",
-                hint="Give every member's predictions of the same fields, under the same ids.",
+                f"The member {member!r} shares no field with the {len(set().union(*elsewhere))} fields of the other"
+                f" members; its ids look like {predictions.ids[0]}.",
+                hint="Give the predictions of every member for the same fields, with the same ids.",
             )
         rows = np.full((len(ids), len(label_set)), np.nan, np.float32)
         rows[[position[name] for name in predictions.ids]] = predictions.probabilities
@@ -347,14 +397,20 @@ def join_members(members: Mapping[str, Predictions]) -> Joined:
 
 
 def refuse_different(tables: Mapping[str, Predictions]) -> LabelSet:
-    """Return the label set of all tables.
+    """Return the label set that all tables share.
+
+    Args:
+        tables: The predictions, by a name for error messages.
+
+    Returns:
+        The common label set.
 
     Raises:
         TableError: If there is no table.
-        LabelSetError: If two have different label sets.
+        LabelSetError: If two tables have different label sets.
     """
     if not tables:
-        raise TableError("There are no predictions.", hint="Give at least one table.")
+        raise TableError("No predictions were given.", hint="Give at least one table.")
     (first, reference), *others = tables.items()
     for name, table in others:
         reference.label_set.refuse_other(table.label_set, what=name, than=first)
@@ -362,5 +418,5 @@ def refuse_different(tables: Mapping[str, Predictions]) -> LabelSet:
 
 
 def spelled(location: Location) -> str:
-    """Return the key and the name of a location, for messages."""
+    """Return a location as text for messages: its key and name."""
     return f"{location.key} ({location.name})"

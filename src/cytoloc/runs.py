@@ -1,6 +1,6 @@
-"""The folders of runs, whether they are finished, and their headers.
+"""The folders of training runs: finding them, and reading their headers.
 
-:mod:`cytoloc.training.run` writes runs. :mod:`cytoloc.predict.runs` reads their networks, which needs torch.
+:mod:`cytoloc.training.run` writes runs. :mod:`cytoloc.predict.runs` reads their networks and needs torch.
 """
 
 from __future__ import annotations
@@ -18,56 +18,65 @@ RUN_FORMAT: Final = FileFormat("cytoloc-run", 1)
 HEADER: Final = "run.json"
 RECIPE: Final = "recipe.toml"
 PREDICTIONS: Final = "predictions.parquet"
-"""Of the held-out fold; written last, so that a run that has it is finished."""
+"""The out-of-fold predictions of a run. They are written last, so a run that has this file is finished."""
 
-_TRAIN_AGAIN: Final = "Train it again."
+_TRAIN_AGAIN: Final = "Train the run again."
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run, finished or not."""
+    """Return whether a folder is a run, finished or not."""
     return (folder / HEADER).exists()
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether the training of a run is finished."""
+    """Return whether a run is finished."""
     return (folder / PREDICTIONS).exists()
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return the folders of all runs in ``paths``, finished or not.
+    """Return the folders of all runs in some paths, finished or not.
 
     Args:
-        paths: Folders of a run each, or of runs. Hidden folders, which killed starts leave, are ignored.
+        paths: Runs, or folders of runs. Hidden folders are ignored, because interrupted starts leave some.
+
+    Returns:
+        The folders of the runs.
 
     Raises:
-        FormatError: If one holds no run.
+        FormatError: If a path contains no run.
         SettingsError: If a run is given twice.
     """
     folders: list[Path] = []
     for path in paths:
         inside = [path] if is_run(path) else sorted(file.parent for file in path.glob(f"[!.]*/{HEADER}"))
         if not inside:
-            raise FormatError(f"{path} holds no run.", hint="Give run folders, or the --out of `cytoloc train`.")
+            raise FormatError(f"{path} contains no run.", hint="Give runs, or the --out folder of `cytoloc train`.")
         folders += inside
     refuse_given_twice(folders)
     return folders
 
 
 def refuse_unfinished(folders: Iterable[Path]) -> None:
-    """Raise :class:`~cytoloc.errors.FormatError` if any of these runs is not finished; names them all."""
+    """Raise :class:`~cytoloc.errors.FormatError` if runs are not finished; the message lists them."""
     unfinished = [str(folder) for folder in folders if not is_finished(folder)]
     if unfinished:
         are = "is" if len(unfinished) == 1 else "are"
         raise FormatError(
-            f"{', '.join(unfinished)} {are} not finished.", hint="Resume with `cytoloc train … --resume`."
+            f"{', '.join(unfinished)} {are} not finished.", hint="Continue with `cytoloc train … --resume`."
         )
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """Return the header of a run: ``fold``, ``dataset``, ``label_set``, the ids ``held_out`` and ``trained_on``.
+    """Read the header of a run.
+
+    Args:
+        folder: The folder of the run.
+
+    Returns:
+        The keys ``fold``, ``dataset``, ``label_set``, and the ids ``held_out`` and ``trained_on``.
 
     Raises:
-        FormatError: If the folder is no run, or its header is damaged.
+        FormatError: If the folder is not a run, or its header is damaged.
     """
     path = folder / HEADER
     header = read_json(path, RUN_FORMAT)
@@ -80,7 +89,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     }
     missing = [key for key, there in right.items() if not there]
     if missing:
-        raise FormatError(f"{path} is damaged: it lacks {', '.join(missing)}.", hint=_TRAIN_AGAIN)
+        raise FormatError(f"{path} is damaged: it has no valid {', '.join(missing)}.", hint=_TRAIN_AGAIN)
     try:
         return {**header, "label_set": LabelSet.from_json(header.get("label_set"))}
     except LabelSetError as error:

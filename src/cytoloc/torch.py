@@ -1,4 +1,4 @@
-"""Fields as an ordinary torch dataset, for training loops other than ours."""
+"""Datasets as PyTorch datasets, for your own training loops."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from cytoloc.errors import SettingsError
 
 
 class FieldDataset(TorchDataset[tuple[Any, Tensor]]):
-    """Fields of a dataset with their labels, as pairs of an image and a row of labels.
+    """A PyTorch dataset of images and labels.
 
-    An image is uint8 ``(channels, size, size)``, labels are float32 ``(locations,)``, 0 or 1; all 0 where the labels of
-    a field are unknown. :meth:`__getitems__`, which a ``DataLoader`` calls, reads a whole batch at once, in threads.
+    Each item is a pair of an image, uint8 of shape ``(channels, size, size)``, and labels, float32 of shape
+    ``(locations,)`` with values 0 and 1. Unlabeled fields have labels of 0 only. A ``DataLoader`` reads each batch at
+    once, in threads.
 
-    A ``DataLoader`` with ``num_workers`` needs ``multiprocessing_context="spawn"`` or ``"forkserver"``, since
+    A ``DataLoader`` with ``num_workers`` needs ``multiprocessing_context="spawn"`` or ``"forkserver"``, because
     tensorstore, which reads the images, does not work in a forked process.
 
     Args:
         dataset: The dataset.
-        rows: The rows to read, in order; by default all.
-        transform: Called with each image; its result replaces the image.
+        rows: The rows of the dataset to use, in this order. Default: all rows.
+        transform: A function that is applied to each image.
 
     Raises:
         IndexError: If a row is not in the dataset.
@@ -59,7 +60,7 @@ class FieldDataset(TorchDataset[tuple[Any, Tensor]]):
         self.rows = np.arange(len(dataset)) if rows is None else np.asarray(rows, np.int64)
         outside = self.rows[(self.rows < -len(dataset)) | (self.rows >= len(dataset))]
         if outside.size:
-            raise IndexError(f"rows has {outside[0]}; {dataset.path} has {len(dataset)} fields")
+            raise IndexError(f"`rows` contains {outside[0]}, but {dataset.path} has {len(dataset)} fields.")
         self.labels = torch.from_numpy(dataset.truth[self.rows].astype(np.float32))
         self._process = os.getpid()
 
@@ -67,23 +68,29 @@ class FieldDataset(TorchDataset[tuple[Any, Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
-        """Return the image and the labels of a field; negative indices count from the end."""
+        """Return the image and the labels of one item; negative indices count from the end."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Any, Tensor]]:
-        """Return images and labels of several fields, which are read at once.
+        """Return the images and labels of several items, read at once.
+
+        Args:
+            indices: The positions of the items.
+
+        Returns:
+            One pair of image and labels per index.
 
         Raises:
             IndexError: If an index is out of range.
-            SettingsError: In a forked process.
+            SettingsError: If called in a forked process.
         """
         outside = [index for index in indices if not -len(self) <= index < len(self)]
         if outside:
-            raise IndexError(f"index {outside[0]} is out of range: there are {len(self)} fields")
+            raise IndexError(f"The index {outside[0]} is out of range for {len(self)} fields.")
         if os.getpid() != self._process:
             raise SettingsError(
                 "FieldDataset cannot read images in a forked process.",
-                hint='Give the DataLoader multiprocessing_context="spawn".',
+                hint='Create the DataLoader with multiprocessing_context="spawn".',
             )
         images = torch.from_numpy(self.dataset.read(self.rows[indices]))
         return [

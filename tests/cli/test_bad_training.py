@@ -65,7 +65,7 @@ def test_an_dataset_of_another_size_is_refused_with_the_size_to_use(
 
 def test_a_fold_that_is_not_there_is_refused(cli: Cli, call: tuple[object, ...], tmp_path: Path) -> None:
     assert "There is no fold 7; the folds are 0, 1, 2." in assert_refused(cli, *call, "--fold", "7")
-    assert "neither a number nor 'all'" in assert_refused(cli, *call, "--fold", "-1", code=2)
+    assert "'-1' is neither a fold number nor 'all'" in assert_refused(cli, *call, "--fold", "-1", code=2)
     assert not (tmp_path / "runs").exists()
 
 

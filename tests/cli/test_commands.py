@@ -84,7 +84,7 @@ def test_info_says_which_bounds_all_fields_share(cli: Cli, tmp_path: Path) -> No
     assert re.search(r"depth jointly protein black [\d.]+, depth jointly protein white [\d.]+", told)
     assert "originals    1 of 40 px, 1 of 48 x 40 px\n" in told
     assert "channels     protein, nucleus\n" in told
-    assert "source       folder; wells not known\n" in told
+    assert "source       folder; wells unknown\n" in told
 
 
 def test_show_draws_a_sheet(cli: Cli, study: Dataset, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_recipes_are_listed_and_shown(cli: Cli) -> None:
     first = [line.split()[0] for line in listed.splitlines() if line]
     assert sorted(name for name in first if name not in {"recipe", "Macro"}) == recipe_names()
     assert re.search(
-        r"^resnet34-512 .* 512 +64 +0\.5 focal \+ 0\.5 soft F1 +\.581 +\.517 +\.502$", listed, re.MULTILINE
+        r"^resnet34-512 .* 512 +64 +0\.5 focal \+ 0\.5 soft F1 +0\.581 +0\.517 +0\.502$", listed, re.MULTILINE
     )
     assert 'backbone = "tf_efficientnet_lite0"' in cli("recipes", "quick").out
 

@@ -60,4 +60,7 @@ def test_a_stop_after_all_is_done_stops_nothing(
     monkeypatch.setattr("cytoloc.dataset.from_files.processes", leaving)
     monkeypatch.setattr("cytoloc.dataset.from_files.FEWEST_FOR_PROCESSES", 1)
     said = cli("import", "kaggle", images, "--size", 32, "--out", tmp_path / "a.dataset")
-    assert (said.code, said.out) == (0, f"{tmp_path / 'a.dataset'}: 3 fields of 32 px.\n")
+    assert (said.code, said.out) == (
+        0,
+        f"{tmp_path / 'a.dataset'}: 3 fields of 32 px.\nNext: cytoloc info {tmp_path / 'a.dataset'}\n",
+    )

@@ -151,7 +151,7 @@ def test_an_ensemble_reports_contributions(
     # Better than the plain mean, on fields that the stack was not fitted to.
     assert class_log_loss(predictions.probabilities, truth) < class_log_loss(mean.probabilities, truth) - 0.1
     refused = cli("ensemble", *files, "--method", "stack", "--out", tmp_path / "x.parquet")
-    assert (refused.code, "fitted to labels" in refused.err) == (2, True)
+    assert (refused.code, "ensemble method stack needs labels" in refused.err) == (2, True)
     (tmp_path / "others.csv").write_text("Id,Target\nz,1\n")
     refused = cli("ensemble", *files, "--labels", tmp_path / "others.csv", "--out", tmp_path / "x.parquet")
     assert (refused.code, "labels of none" in refused.err) == (1, True)
@@ -213,7 +213,7 @@ def test_what_a_decision_calibrated_is_not_fitted_again(cli: Cli, tmp_path: Path
         apply = ["decide", "apply", tmp_path / "m0.parquet", "--decision", rule, "--out", tmp_path / f"{method}.csv"]
         assert cli(*apply, "--probabilities", made).code == 0
         said = cli("decide", "fit", made, *labels, tmp_path / f"{method}-again.json")
-        assert ("calibrated already" in said.err) == calibrated == bool(said.code)
+        assert ("were calibrated by a decision already" in said.err) == calibrated == bool(said.code)
 
 
 def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, scored: object) -> None:
@@ -258,7 +258,7 @@ def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scor
     (tmp_path / "leak.csv").write_text("Id,Target\nelsewhere,1\n")
     apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     said = cli(*apply, "--leak", tmp_path / "leak.csv")
-    assert (said.code, "labels of none of these 150 fields; its ids are such as elsewhere" in said.err) == (1, True)
+    assert (said.code, "labels of none of these 150 fields. Its ids look like elsewhere" in said.err) == (1, True)
     assert not (tmp_path / "s.csv").exists()
     assert cli(*apply).code == 0
     said = cli("evaluate", tmp_path / "s.csv", *given[1:], "--leak", tmp_path / "leak.csv")
@@ -311,9 +311,9 @@ def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["m0.parquet", "--member", "a=m1.parquet"], "members are named"),
-        (["--member", "m1.parquet"], "is not NAME=PREDICTIONS"),
-        (["m0.parquet", "sub/m0.parquet", "--members"], "Two members would be called 'm0'"),
+        (["m0.parquet", "--member", "a=m1.parquet"], "m0.parquet has no member name"),
+        (["--member", "m1.parquet"], "does not have the form NAME=PREDICTIONS"),
+        (["m0.parquet", "sub/m0.parquet", "--members"], "Two ensemble members have the same name, 'm0'"),
         ([], "PREDICTIONS"),
     ],
 )

@@ -33,12 +33,12 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Dataset, tmp_path: Pa
     assert sheet.stat().st_size > 10_000
     checked = cli("folds", study.path, "--check", out)
     assert checked.code == 0, checked.err
-    assert checked.out == made.out
+    assert made.out == f"{checked.out}Next: cytoloc train RECIPE {study.path} --folds {out} --out runs\n"
     by_field = tmp_path / "by-field.csv"
     cli("folds", study.path, "-k", 3, "--group", "field", "--out", by_field)
     refused = cli("folds", study.path, "--check", by_field)
     assert refused.code == 1
-    assert "fields that belong together cross folds" in refused.err
+    assert "fields of the same group are in different folds" in refused.err
 
 
 def test_the_order_of_a_file_that_is_checked_does_not_matter(cli: Cli, study: Dataset, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_pairs_of_fields_that_are_not_here_are_counted(cli: Cli, study: Dataset,
     (tmp_path / "pairs.csv").write_text(f"a,b\n{study.ids[0]},elsewhere\nelsewhere,nowhere\n")
     call = ["folds", study.path, "-k", 3, "--pairs", tmp_path / "pairs.csv", "--out"]
     said = cli(*call, tmp_path / "a.csv")
-    assert "1 pair of --pairs with one field here and one elsewhere." in said.out, said.err
+    assert "1 pair of --pairs with one field in this dataset and one not." in said.out, said.err
     counts = json.loads(cli(*call, tmp_path / "b.csv", "--json").out)
     assert (counts["half_strange_pairs"], counts["strange_pairs"]) == (1, 1)
 
@@ -66,14 +66,14 @@ def test_options_without_effect_are_refused(cli: Cli, study: Dataset, tmp_path: 
     out = tmp_path / "folds.csv"
     image = tmp_path / "p.png"
     calls = {
-        "leave out -k, --like and --without": ("folds", study.path, "--check", out, "-k", 3),
-        "takes a file as it is": ("folds", study.path, "--check", out, "--like", study.path),
+        "Remove -k, --like and --without": ("folds", study.path, "--check", out, "-k", 3),
+        "only reads a folds file": ("folds", study.path, "--check", out, "--like", study.path),
         "not the name of a PNG file": ("folds", study.path, "--out", out, "--sheet", out),
         "is given twice": ("duplicates", study.path, study.path, "--out", out),
         "was given for two outputs": ("duplicates", study.path, "--out", out, "--groups", out),
-        "are for --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),
-        "draws a sheet and nothing else": ("simulate", "--show", image, "--fields", 3, "--out", out),
-        "give --labels too": ("ensemble", out, "--folds", out, "--out", tmp_path / "e.parquet"),
+        "require --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),
+        "can only be combined with --seed and --size": ("simulate", "--show", image, "--fields", 3, "--out", out),
+        "needs --labels": ("ensemble", out, "--folds", out, "--out", tmp_path / "e.parquet"),
     }
     for reason, words in calls.items():
         said = cli(*words)
@@ -88,7 +88,7 @@ def test_folds_are_either_made_or_checked(cli: Cli, study: Dataset, tmp_path: Pa
     for words in ((), ("--out", tmp_path / "a.csv", "--check", tmp_path / "b.csv")):
         said = cli("folds", study.path, *words)
         assert said.code != 0
-        assert "either made or checked" in said.err
+        assert "Give either --out to make folds, or --check to check them." in said.err
     assert not list(tmp_path.iterdir())
 
 

@@ -34,7 +34,7 @@ def test_label_sets_are_listed_and_shown(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("hpa29", "Did you mean hpa28"), ("none.csv", "there is no such file"), ("one.csv", "has 1 location")],
+    [("hpa29", "Did you mean hpa28"), ("none.csv", "none.csv does not exist"), ("one.csv", "has 1 location")],
 )
 def test_what_is_no_label_set_is_refused(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
@@ -86,7 +86,7 @@ def test_predictions_are_converted(cli: Cli, tmp_path: Path) -> None:
         out = tmp_path / f"{name}.parquet"
         said = cli("labels", "convert", tmp_path / name, "--from", "subcell31", "--to", "hpa28", "--out", out)
         assert said.code == 0, said.err
-        assert "never occur in the result: Microtubule ends, Microtubule organizing center, Rods & rings." in said.out
+        assert "Never in the result: Microtubule ends, Microtubule organizing center, Rods & rings." in said.out
         found = read_predictions(out)
         assert found.label_set == LabelSet.hpa28()
         np.testing.assert_allclose(found.probabilities[:, 2], values[:, [23, 25]].max(axis=1), rtol=1e-6)

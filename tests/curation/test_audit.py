@@ -61,7 +61,7 @@ def test_fields_and_wells_are_matched() -> None:
     assert [(each.a, each.b) for each in others] == [("1_10_A1_2", "x")]
     assert alone == 3
     assert audit_of(matched).by("antibody").rows() == [("1", 2, 1, 1), ("2", 1, 0, 1)]
-    with pytest.raises(TableError, match="No pair is in both lists; there are 1"):
+    with pytest.raises(TableError, match="None of 1 pairs is in both label lists"):
         compare_labels(*match_fields(LISTED, TRUE, PAIRS[3:]), label_set=HPA28)
 
 
@@ -145,7 +145,7 @@ def test_a_list_is_converted_to_the_label_set_of_the_truth(cli: Cli, tmp_path: P
 
 def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
-    for content, said in ((b"", "lists no pairs"), (b"a,b\nx\n", "line 2"), (b"\xff\xfe\x00", "not a pairs file")):
+    for content, said in ((b"", "contains no pairs"), (b"a,b\nx\n", "line 2"), (b"\xff\xfe\x00", "not a pairs file")):
         path.write_bytes(content)
         with pytest.raises(TableError, match=said):
             tied_ids(path)
@@ -159,7 +159,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
 def test_a_stray_quote_swallows_no_line(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('a,b\n\nf1,"g1\nf2,g2\n')
-    with pytest.raises(TableError, match="line 3: a quote is not closed"):
+    with pytest.raises(TableError, match="line 3: a quotation mark is not closed"):
         tied_ids(path)
     path.write_text('a,b\n\n"f1",g1\nf2\n')
     with pytest.raises(TableError, match="line 4"):

@@ -50,7 +50,7 @@ def test_groups_do_not_depend_on_the_order_of_pairs(tmp_path: Path) -> None:
 
 
 def test_pairs_of_other_fields_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="None of 1 pairs names one of these 2 fields; the first is one, two"):
+    with pytest.raises(TableError, match="None of 1 pairs contains one of these 2 fields; the first pair is one, two"):
         groups_of_fields(fields_of(tmp_path, "a", "b"), pairs=[("one", "two")])
 
 

@@ -68,8 +68,8 @@ def test_sizes_are_read_off_the_published_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Id,Target\na,0\n", "does not say what its fields look like"),
-        ("Id,original_px\na,large\n", "id a: original_px is 'large', not a number"),
+        ("Id,Target\na,0\n", "contains no features of its fields"),
+        ("Id,original_px\na,large\n", "id a: original_px is 'large', which is not a number"),
         ("Id,original_px\na,\n", "not a number"),
         ("Id,original_px\na,nan\n", "not a number"),
         ("Id,original_px\na,1\na,1\n", "occurs twice"),
@@ -86,11 +86,11 @@ def test_bad_lists_of_looks_are_refused(tmp_path: Path, content: str, message: s
 
 def test_what_cannot_be_compared_is_refused() -> None:
     fields, looks = a_study(20)
-    with pytest.raises(TableError, match="described by original_px"):
+    with pytest.raises(TableError, match="have the features original_px"):
         pick_like(fields, looks.select("id", "original_px"), looks.select("id", "mean_protein"))
     with pytest.raises(TableError, match="5 of 20 fields have no original_px"):
         pick_like(fields, looks.head(15), looks)
-    with pytest.raises(TableError, match="a 11th of them"):
+    with pytest.raises(TableError, match="form 10 groups, of which 1/11 cannot be picked"):
         pick_like(fields, looks, looks, k=11)
 
 

@@ -54,13 +54,17 @@ def test_tensors_matrices_and_16_bits_are_taken(tmp_path: Path) -> None:
         ({"ids": ["a"]}, TableError, "`ids` has 1 values for 3"),
         ({"ids": ["a", "a", "b"]}, TableError, "occurs twice"),
         ({"labels": ["Cytosol"] * 3}, ArgumentTypeError, r"`labels\[0\]` must be"),
-        ({"labels": [[0], [1], [2]]}, SettingsError, "`label_set` must say"),
-        ({"labels": [[0], [1], [99]], "label_set": "hpa28"}, TableError, "field 2 has an index"),
-        ({"labels": np.ones((3, 2), bool)}, SettingsError, "`label_set` must name"),
+        ({"labels": [[0], [1], [2]]}, SettingsError, "`labels` contains no names, and `label_set` is missing"),
+        (
+            {"labels": [[0], [1], [99]], "label_set": "hpa28"},
+            TableError,
+            "field 2 contains an index that is out of range",
+        ),
+        ({"labels": np.ones((3, 2), bool)}, SettingsError, "`labels` is a matrix, and `label_set` is missing"),
         ({"labels": np.ones((3, 2), bool), "label_set": "hpa28"}, TableError, "28 columns"),
         ({"labels": [[True, False], [False, True], []], "label_set": "hpa28"}, ArgumentTypeError, r"`labels\[0\]`"),
         ({"labels": [[1.9], [], []], "label_set": "hpa28"}, ArgumentTypeError, r"`labels\[0\]`"),
-        ({"ids": ["a\n", "b", "c"]}, ImageError, "line's end"),
+        ({"ids": ["a\n", "b", "c"]}, ImageError, "or contains a line break"),
         ({"metadata": {"plate": [1, 2, 3]}}, ArgumentTypeError, "`metadata` must be"),
         ({"metadata": {"mood": ["x"] * 3}}, SettingsError, "'mood'"),
         ({"out": "s3://bucket/a.dataset"}, SettingsError, "is a URL"),
@@ -98,5 +102,5 @@ def test_datasets_are_indexed_like_arrays_and_by_id(study: Dataset) -> None:
 
 
 def test_paths_of_other_types_are_refused() -> None:
-    with pytest.raises(ArgumentTypeError, match="path must be a string or a Path, not int"):
+    with pytest.raises(ArgumentTypeError, match="`path` must be a string or a Path, not int"):
         cytoloc.open_dataset(3)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def test_known_ids_are_refused_or_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.dataset"
     run(path, 0, 12)
     before = content(path)
-    with pytest.raises(TableError, match="a field 11 already"):
+    with pytest.raises(TableError, match="a field with the id 11 already"):
         run(path, 11, 20, append=True)
     assert content(path) == before
     imported = run(path, 11, 20, append=True, skip_known=True)
@@ -249,10 +249,10 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.Mo
             run(tmp_path / name)
     assert content(tmp_path) == before
     assert (tmp_path / "folder" / "segments").is_dir()
-    with pytest.raises(SettingsError, match="cannot be the name"):
+    with pytest.raises(SettingsError, match="is not a valid name"):
         run(tmp_path / "caf\udce9.dataset")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match="cannot be the name"):
+    with pytest.raises(SettingsError, match="is not a valid name"):
         run(Path())
 
 
@@ -299,7 +299,7 @@ def test_nothing_is_discarded_for_an_import_that_is_refused(tmp_path: Path) -> N
         run(added, source=other, append=True, discard_unfinished=True)
     with pytest.raises(OutputExistsError, match="already exists"):
         run(added, 12, 14, discard_unfinished=True)
-    with pytest.raises(FormatError, match="no finished import to add to"):
+    with pytest.raises(FormatError, match="no finished import to append to"):
         run(new, 12, 14, append=True, discard_unfinished=True)
     assert (content(new), content(added)) == before
 
@@ -342,12 +342,12 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
     def meddle(done: int, _total: int) -> None:
         if done == 1:
-            with pytest.raises(StorageError, match="another process is importing there"):
+            with pytest.raises(StorageError, match="another process is importing to this dataset"):
                 run(path)
         elif done == 2:
             second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
             assert "StorageError" in second.stderr
-            assert "another process is importing there" in second.stderr
+            assert "another process is importing to this dataset" in second.stderr
 
     assert len(run(path, progress=meddle).dataset) == 31
 

@@ -209,7 +209,7 @@ def test_what_is_no_dataset_is_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such dataset"):
         open_dataset(tmp_path / "missing.dataset")
     (tmp_path / "file.dataset").write_text("")
-    with pytest.raises(FormatError, match="not a dataset but a file"):
+    with pytest.raises(FormatError, match="is a file, not a dataset"):
         open_dataset(tmp_path / "file.dataset")
     (tmp_path / "old.dataset").mkdir()
     with pytest.raises(FormatError, match=r"it has no dataset\.json"):
@@ -226,7 +226,7 @@ def test_what_is_no_dataset_is_refused(copy: Path, tmp_path: Path) -> None:
         ({"version": 99}, "version 99; this release reads version 1"),
         ({"format": "other"}, "not a cytoloc-dataset file"),
         ({"size": None}, "damaged"),
-        ({"size": 41}, "do not agree"),
+        ({"size": 41}, "do not match"),
         ({"channels": ["protein", "nucleus", "er", "mito"]}, "does not agree"),
         ({"channels": ["nucleus"]}, "damaged"),
         ({"label_set": {}}, "damaged"),

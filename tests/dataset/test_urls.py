@@ -91,7 +91,7 @@ def test_a_field_costs_a_range_of_bytes_not_a_shard(study: Dataset, address: str
 
 
 def test_what_is_not_there_is_said(address: str) -> None:
-    with pytest.raises(FormatError, match=r"there is no dataset \(dataset\.json is missing\)"):
+    with pytest.raises(FormatError, match=r"is not a dataset, because it has no dataset\.json"):
         open_dataset(address + "-not")
     with pytest.raises(StorageError, match="cannot be read"):
         open_dataset("nonsense://somewhere/a.dataset")

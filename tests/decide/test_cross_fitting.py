@@ -171,5 +171,5 @@ def test_auto_needs_fields_that_differ() -> None:
     truth[:, 3] = True
     with pytest.raises(TableError, match="at least three groups"):
         fit_decision({"a": np.full((30, 28), 0.4)}, truth, method="auto")
-    with pytest.raises(TableError, match="needs two groups"):
+    with pytest.raises(TableError, match="needs at least two groups"):
         fit_decision({"a": np.full((30, 28), 0.4)}, truth, method="expected")

@@ -108,9 +108,9 @@ def test_decided_predictions_state_where_they_come_from() -> None:
         assert made.provenance["decision"] == decision.method.name
         assert made.provenance.get("calibrated_by") == (decision.fingerprint if calibrated else None)
         if calibrated:
-            with pytest.raises(TableError, match="calibrated already"):
+            with pytest.raises(TableError, match="were calibrated by a decision already"):
                 fit_decision(made, labels_of(truth))
-            with pytest.raises(TableError, match="calibrated already"):
+            with pytest.raises(TableError, match="were calibrated by a decision already"):
                 decision(made)
 
 
@@ -122,9 +122,9 @@ def test_a_member_without_predictions_is_named() -> None:
     np.testing.assert_array_equal(decision(here, without=["m2"]), expected)
     tables = tables_of(here)
     assert replace(decision, label_set=HPA28)(tables, without=["m2"]).ids == tables["m0"].ids
-    with pytest.raises(TableError, match="fitted with the members m0, m1, m2; these are m0, m1"):
+    with pytest.raises(TableError, match="fitted with the members m0, m1, m2, but the predictions are of m0, m1"):
         decision(here)
-    for name, wrong in (("m1", "has predictions here"), ("m7", "is not a member")):
+    for name, wrong in (("m1", "in `without` has predictions"), ("m7", "is not a member")):
         with pytest.raises(SettingsError, match=wrong):
             decision(here, without=[name])
 
@@ -166,7 +166,7 @@ def test_a_cross_fit_never_decides_a_field_by_its_copy() -> None:
     copies = as_labeled_members(np.repeat(probabilities, 2, axis=0), np.repeat(truth, 2, axis=0))
     for rows, _, _ in cross_fit_parts(copies, Grid(), Rules()):
         assert (np.bincount(rows // 2, minlength=50) != 1).all()
-    with pytest.raises(TableError, match="two groups of fields whose predictions differ"):
+    with pytest.raises(TableError, match="two groups of fields with different predictions"):
         cross_fit(np.repeat(probabilities[:1], 50, axis=0), truth, method="grid")
 
 
@@ -265,7 +265,7 @@ def test_two_and_three_locations_are_enough() -> None:
             decision = fit_decision(few, truth[:, :count], method=method)
             assert decision.rules.max_locations == count
             assert decision(few).shape == (80, count)
-        with pytest.raises(SettingsError, match=f"max_locations is {count + 1}, but there are {count}"):
+        with pytest.raises(SettingsError, match=f"`max_locations` is {count + 1}, but there are {count} locations"):
             fit_decision(few, truth[:, :count], rules=Rules(max_locations=count + 1))
 
 
@@ -278,7 +278,7 @@ def test_label_shift_changes_the_frequencies() -> None:
     assert shifted[:, 15].mean() > plain[:, 15].mean()
     assert abs(shifted[:, 15].mean() - truth[often, 15].mean()) < abs(plain[:, 15].mean() - truth[often, 15].mean())
     assert decision(here, label_shift=True)[:, 15].sum() != decision(here)[:, 15].sum()
-    with pytest.raises(TableError, match="no calibrated probabilities"):
+    with pytest.raises(TableError, match="does not calibrate probabilities"):
         fit_decision(members, truth, method="grid", intervals=False)(members, label_shift=True)
 
 
@@ -318,10 +318,10 @@ def test_bad_arguments_are_refused_by_name() -> None:
     strangers, hpa19 = pl.DataFrame({"id": ["a"], "group": [1]}), LabelSet.hpa19()
     fit: Any = fit_decision
     calls: list[tuple[type[Exception], str, Any]] = [
-        (ArgumentTypeError, "method must be a name or a value", lambda: fit(values, truth, method=Grid)),
-        (ArgumentTypeError, "rules must be Rules", lambda: fit(values, truth, rules=5)),
-        (ArgumentTypeError, "predictions must be", lambda: fit("runs", truth)),
-        (ArgumentTypeError, "holds Predictions for 'a'", lambda: fit({"a": table, "b": values}, truth)),
+        (ArgumentTypeError, "`method` must be a name or a value", lambda: fit(values, truth, method=Grid)),
+        (ArgumentTypeError, "`rules` must be Rules", lambda: fit(values, truth, rules=5)),
+        (ArgumentTypeError, "`predictions` must be", lambda: fit("runs", truth)),
+        (ArgumentTypeError, "it has Predictions for 'a'", lambda: fit({"a": table, "b": values}, truth)),
         (ArgumentTypeError, "labels must be a bool array", lambda: fit(values, labels)),
         (ArgumentTypeError, "labels must be a dataset", lambda: fit(table, "labels.csv")),
         (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=[0.5] * 30)),

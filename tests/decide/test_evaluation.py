@@ -57,11 +57,11 @@ def test_bad_arguments_are_refused() -> None:
     members, truth = study_of(0, 40, members=1)
     table, labels = tables_of(members)["m0"], labels_of(truth)
     calls: list[tuple[type[Exception], str, Any]] = [
-        (SettingsError, "no decision was made", lambda: evaluate(table, labels)),
+        (SettingsError, "no decision was applied", lambda: evaluate(table, labels)),
         (ArgumentTypeError, "ndarray float64", lambda: evaluate(members["m0"], truth)),  # type: ignore[arg-type]
-        (ArgumentTypeError, "labels must be a bool array", lambda: evaluate(truth, labels)),
-        (ArgumentTypeError, "leak names fields by id", lambda: evaluate(truth, truth, leak=labels)),
-        (ArgumentTypeError, "labels must be a dataset", lambda: evaluate(labels, "labels.csv", label_set=HPA28)),  # type: ignore[arg-type]
+        (ArgumentTypeError, "`labels` must be a bool array", lambda: evaluate(truth, labels)),
+        (ArgumentTypeError, "`leak` contains ids", lambda: evaluate(truth, truth, leak=labels)),
+        (ArgumentTypeError, "`labels` must be a dataset", lambda: evaluate(labels, "labels.csv", label_set=HPA28)),  # type: ignore[arg-type]
         (SettingsError, "label set of the predictions", lambda: evaluate(labels, labels)),
         (SettingsError, "min_positives", lambda: evaluate(truth, truth, min_positives=0)),
         (TableError, "labels must be bool", lambda: evaluate(truth, truth[:5])),

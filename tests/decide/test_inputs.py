@@ -14,9 +14,12 @@ from tests.decide.cases import study_of
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: np.log(values / (1 - values)), "'m1' are not probabilities: they lie between -.*like logits"),
-        (lambda values: values * 255, "they lie between .* and 2"),
-        (lambda values: np.where(values > 0.9, np.inf, values), "and inf"),
+        (
+            lambda values: np.log(values / (1 - values)),
+            "'m1' has values that are not probabilities: they range from -.*like logits",
+        ),
+        (lambda values: values * 255, "they range from .* to 2"),
+        (lambda values: np.where(values > 0.9, np.inf, values), "range from .* to inf"),
         (lambda values: values[:, :27], r"one shape \(n, locations\)"),
         (lambda values: values[:-1], r"one shape \(n, locations\)"),
         (lambda values: values[0], r"one shape \(n, locations\)"),
@@ -41,7 +44,7 @@ def test_fields_that_no_member_has_and_empty_tables_are_refused() -> None:
         stack_members(members)
     with pytest.raises(TableError, match="n > 0"):
         stack_members({"a": np.empty((0, 28))})
-    with pytest.raises(TableError, match="no predictions"):
+    with pytest.raises(TableError, match="No predictions were given"):
         stack_members({})
 
 

@@ -57,7 +57,7 @@ def test_fitted_ensembles_predict_each_labeled_field_by_a_fit_on_others() -> Non
     plain = ensemble(tables)
     np.testing.assert_allclose(plain.probabilities, stack.mean(axis=0), rtol=1e-6)
     assert (plain.ids, plain.provenance["ensemble"]) == (tables["a"].ids, "mean")
-    with pytest.raises(TableError, match="there is one"):
+    with pytest.raises(TableError, match="but found one"):
         ensemble(tables, method="weighted", labels=labels, groups=np.zeros(120, np.int64))
 
 
@@ -65,13 +65,13 @@ def test_bad_arguments_are_refused() -> None:
     members, truth = study_of(2, 40)
     tables = tables_of(members)
     other = Predictions(tables["m0"].ids, tables["m0"].probabilities[:, :19], LabelSet.hpa19())
-    with pytest.raises(SettingsError, match="no method of an ensemble 'means'"):
+    with pytest.raises(SettingsError, match="There is no ensemble method 'means'"):
         ensemble(tables, method="means")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="'stack' is fitted to labels"):
+    with pytest.raises(SettingsError, match="ensemble method 'stack' needs labels"):
         ensemble(tables, method="stack")
-    with pytest.raises(ArgumentTypeError, match="members must be a mapping"):
+    with pytest.raises(ArgumentTypeError, match="`members` must be a mapping"):
         ensemble(list(tables.values()))  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="labels must be a dataset"):
+    with pytest.raises(ArgumentTypeError, match="`labels` must be a dataset"):
         ensemble(tables, method="stack", labels=truth)  # type: ignore[arg-type]
     with pytest.raises(TableError, match="labels of none of the 40"):
         member_contributions(tables, {"elsewhere": (1,)})

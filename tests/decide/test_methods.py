@@ -23,9 +23,9 @@ def test_methods_are_values_with_names() -> None:
     ("word", "options", "message"),
     [
         ("gird", {}, "no method 'gird'. Did you mean grid"),
-        ("grid", {"threshold": 0.9}, "'grid' does not use 'threshold'"),
-        ("auto", {"ensemble": "mean"}, "'auto' does not use 'ensemble'"),
-        ("stack", {"ensemble": "rank"}, "'stack' does not use 'ensemble'"),
+        ("grid", {"threshold": 0.9}, "'grid' has no option 'threshold'"),
+        ("auto", {"ensemble": "mean"}, "'auto' has no option 'ensemble'"),
+        ("stack", {"ensemble": "rank"}, "'stack' has no option 'ensemble'"),
         ("grid", {"calibration": "plat"}, "no calibration 'plat'. Did you mean platt"),
         ("fixed", {"threshold": 1.0}, "from 0 to below 1"),
         ("ratio", {"ratios": [2.0]}, "one share from 0 to 1"),

@@ -224,7 +224,7 @@ def test_the_head_alone_is_not_a_file(tmp_path: Path, name: str, head: bytes) ->
 
 def test_what_is_missing_or_unknown_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.zarr").mkdir()
-    for name, said in (("no.tif", "no such file"), ("a.bmp", "no kind that"), ("empty.zarr", "empty.zarr")):
+    for name, said in (("no.tif", "does not exist"), ("a.bmp", "no kind that"), ("empty.zarr", "empty.zarr")):
         with pytest.raises(ImageError, match=said):
             scenes_of(tmp_path / name)
 

@@ -20,7 +20,7 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
     path.write_text("id,group,fold\na,10,0\nb,9,0\nc,,0\n")
     assert read_groups(path, ["a", "b"]).tolist() == [1, 0]
     for ids in (["a", "c"], ["a", "d"]):
-        with pytest.raises(TableError, match=rf"lacks the group of 1 of the predicted fields, e\.g\. {ids[1]}"):
+        with pytest.raises(TableError, match=rf"contains no group for 1 of the predicted fields, such as {ids[1]}"):
             read_groups(path, ids)
     path.write_text("id,well\na,7\n")
     with pytest.raises(TableError, match="lacks the column group"):
@@ -35,12 +35,12 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
         ("Id,0,7,mean\na,0,1,1\n", "header: 'mean' is not a location of the label set hpa28"),
         ("Id,0,Nucleoli,Nuclear body\na,0,1,1\n", "Did you mean Nuclear bodies"),
         ("Id,7,Golgi apparatus\na,0,1\n", "7 and Golgi apparatus are the same location"),
-        ("Id,0,7\na,0,2\n", "id a: the column 7 has '2'"),
-        ("Id,0,7\na,0,\n", "id a: the column 7 has None"),
+        ("Id,0,7\na,0,2\n", "id a: the column 7 contains '2', which is neither 0 nor 1"),
+        ("Id,0,7\na,0,\n", "id a: the column 7 contains None, which is neither 0 nor 1"),
         ("Id,0,7\na,1,0\nb,0,0\n", "id b: the label is empty"),
         ("Id;Target\na;0\n", "separated by semicolons"),
         ("Id\tTarget\na\t0\n", "separated by tabs"),
-        ("Id,Target\r\r\na,0\r\r\n", "lines do not end as"),
+        ("Id,Target\r\r\na,0\r\r\n", "line ends LF or CR LF"),
         ("PK\x03\x04 a workbook", "is a zip archive, perhaps an Excel workbook"),
         ("Id,Target\n", "has no rows"),
         ("Id,Target\na,0\na,1\n", "the id a occurs twice"),

@@ -109,7 +109,7 @@ def test_arrays_datasets_and_the_command_give_the_same(
     assert predictions.provenance["caution"] == "For trying out."
     assert predictions.provenance["fields_trained_on"] == 20
     again = cli("decide", "apply", tmp_path / "s.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
-    assert (again.code, "calibrated already" in again.err) == (1, True)
+    assert (again.code, "were calibrated by a decision already" in again.err) == (1, True)
     written = read_labels(tmp_path / "l.csv", LabelSet.hpa28(), column="Predicted")
     assert list(written.values()) == [tuple(int(place.key) for place in row) for row in of_dataset.locations]
 
@@ -131,7 +131,7 @@ def test_images_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset, t
         (np.full((4, 64, 64), np.nan), "NaN"),
         (np.zeros((0, 4, 64, 64), np.uint8), "shape"),
         (one.astype(np.int32), "int32 pixels"),
-        (one.tolist(), "this is list"),
+        (one.tolist(), "or a list of datasets or paths, not list"),
     ):
         with pytest.raises((ImageError, ArgumentTypeError), match=message):
             model.predict(bad)

@@ -52,7 +52,7 @@ def test_a_folder_has_the_channels_that_there_are_files_of(images: Path) -> None
 def test_fields_that_are_too_small_are_rejected(images: Path) -> None:
     (batch,) = KaggleFolderSource(images).batches(64, 8)
     assert batch.images.shape == (0, 4, 64, 64)
-    assert "detail cannot be invented" in batch.rejected[0].reason
+    assert "enlarging adds no detail" in batch.rejected[0].reason
 
 
 def test_scores_are_of_the_fields_that_could_be_read(images: Path, network: Network) -> None:
@@ -101,12 +101,12 @@ def test_images_of_all_kinds_are_predicted_alike(images: Path, study: Dataset, n
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": 2.0}, "batch_size=2.0"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"batch_size": 2.0}, "`batch_size` is 2.0"),
         ({"tta": 3}, "Invalid number of TTA views: 3"),
         ({"tta": True}, "Invalid number of TTA views: True"),
-        ({"precision": "float8"}, "precision='float8' is unknown"),
-        ({"absent": {"golgi": "zero"}}, "does not see the channel golgi"),
+        ({"precision": "float8"}, "`precision` has the unknown value 'float8'"),
+        ({"absent": {"golgi": "zero"}}, "has no channel golgi"),
         ({"channels": ["protein"]}, "must have the shape"),
     ],
 )
@@ -117,5 +117,5 @@ def test_arguments_that_are_not_valid_are_refused(network: Network, arguments: d
 
 def test_a_model_says_what_it_is(network: Network) -> None:
     assert repr(model_of(network)) == ("Model(1 network, microtubules, protein, nucleus, er at 48 px, hpa28, on cpu)")
-    with pytest.raises(ArgumentTypeError, match="this is set"):
+    with pytest.raises(ArgumentTypeError, match="or a list of datasets or paths, not set"):
         model_of(network).predict({1})  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ def test_processes_that_do_not_start_alike_are_refused(monkeypatch: pytest.Monke
     said = [start, {**start, "checkpoint": False}]
     monkeypatch.setattr("cytoloc.training.callbacks.all_gather_object", lambda own: [own, *said[1:]])
     trainer, module = lightning.Trainer(logger=False, enable_checkpointing=False), lightning.LightningModule()
-    with pytest.raises(TrainingError, match="Processes 0 and 1 do not start alike: checkpoint") as caught:
+    with pytest.raises(TrainingError, match="Processes 0 and 1 start differently: checkpoint") as caught:
         SameStartCheck(start).setup(trainer, module, "fit")
     assert "a folder that all machines share" in caught.value.hint
     SameStartCheck(said[1]).setup(trainer, module, "fit")

@@ -40,7 +40,7 @@ def test_a_fold_is_held_out_whole(study: Dataset) -> None:
 
 def test_folds_of_another_dataset_are_refused(study: Dataset) -> None:
     folds = make_folds(study.fields, k=4)
-    with pytest.raises(TrainingError, match="no fold 9; the folds are 0, 1, 2, 3"):
+    with pytest.raises(TrainingError, match="no fold 9; they are numbered 0, 1, 2, 3"):
         split_dataset(study, folds, 9)
     without = folds.with_columns(pl.when(pl.col("id") == folds["id"][0]).then(None).otherwise("fold").alias("fold"))
     some = split_dataset(study, without, 2)
@@ -207,8 +207,11 @@ def test_by_default_every_field_comes_once() -> None:
     ("rows", "message"),
     [
         ({"id": ["a", "a", "b"], "group": [0, 1, 2], "fold": [0, 1, 1]}, "the id a occurs twice"),
-        ({"id": ["a", "b", "c"], "group": [0, 0, 1], "fold": [0, 1, 1]}, "groups that cross folds"),
-        ({"id": ["a", "b"], "fold": [0, 0]}, "one fold alone"),
+        (
+            {"id": ["a", "b", "c"], "group": [0, 0, 1], "fold": [0, 1, 1]},
+            "1 groups are in several folds, such as group 0",
+        ),
+        ({"id": ["a", "b"], "fold": [0, 0]}, "only one fold"),
     ],
 )
 def test_tables_of_folds_are_checked_as_files_are(rows: dict[str, list[Any]], message: str) -> None:

@@ -80,22 +80,22 @@ def test_processes_are_those_that_were_started(
 @pytest.mark.parametrize(
     ("devices", "nodes", "environ", "kind", "message"),
     [
-        (5, None, {}, TrainingError, "5 processes need a device each; this machine has 4"),
-        (None, None, {**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}, TrainingError, "8 processes need a device each"),
-        (2, 2, {}, SettingsError, "nodes is 2, but nothing started cytoloc on each"),
+        (5, None, {}, TrainingError, "5 processes need one device each, but this machine has 4"),
+        (None, None, {**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}, TrainingError, "8 processes need one device each"),
+        (2, 2, {}, SettingsError, "`nodes` is 2, but no launcher started cytoloc on several"),
         (
             2,
             None,
             TORCHRUN,
             SettingsError,
-            "torchrun started 4 processes on each of 2 machines, but devices is 2 and nodes is 2",
+            "torchrun started 4 processes on each of 2 machines, but `devices` is 2 and `nodes` is 2",
         ),
         (
             None,
             1,
             SRUN,
             SettingsError,
-            "SLURM started 3 processes on each of 2 machines, but devices is 3 and nodes is 1",
+            "SLURM started 3 processes on each of 2 machines, but `devices` is 3 and `nodes` is 1",
         ),
         (2, None, {"SLURM_NTASKS": "1"}, SettingsError, "SLURM started 1 processes"),
         (
@@ -103,7 +103,7 @@ def test_processes_are_those_that_were_started(
             None,
             {"SLURM_NTASKS": "2"},
             SettingsError,
-            "SLURM has 2 tasks, but no number of tasks for each machine",
+            "SLURM has 2 tasks, but no number of tasks per machine",
         ),
     ],
 )
@@ -167,7 +167,7 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
     three = Processes(per_node=3)
     for size, message, even in (
         (8, "A batch of 8 fields cannot be shared by 3 processes evenly", 9),
-        (3, "need two", 6),
+        (3, "needs two", 6),
     ):
         with pytest.raises(TrainingError, match=message) as caught:
             check_batches(three, batches_of(size), fields=100, device="cpu")
@@ -181,7 +181,7 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
 def test_batch_norms_are_shared_on_gpus_alone() -> None:
     three = Processes(per_node=3)
     check_batches(SINGLE, batches_of(8, sync=True), fields=100, device="cpu")
-    with pytest.raises(TrainingError, match="needs CUDA GPUs; this machine has a cpu device"):
+    with pytest.raises(TrainingError, match="needs CUDA GPUs, but this machine trains on cpu"):
         check_batches(three, batches_of(3, sync=True), fields=100, device="cpu")
     check_batches(three, batches_of(3, sync=True), fields=100, device="cuda")
 
@@ -189,7 +189,7 @@ def test_batch_norms_are_shared_on_gpus_alone() -> None:
 PROCESSES = 2
 
 
-needs_two = pytest.mark.skipif(device_count(accelerator()) < PROCESSES, reason="two processes need two cores")
+needs_two = pytest.mark.skipif(device_count(accelerator()) < PROCESSES, reason="two processes needs two cores")
 
 
 TERMS: dict[str, losses.Loss] = {
@@ -417,7 +417,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("torch.backends.mps.is_available", lambda there=mps: there)
         assert (accelerator(), accelerator("cpu")) == (best, "cpu")
         assert device_count(accelerator("cpu")) >= 1
-    with pytest.raises(SettingsError, match="device is 'cuda', but this machine has no such device"):
+    with pytest.raises(SettingsError, match="`device` is 'cuda', which is not available on this machine"):
         find_processes(None, None, environ={}, device="cuda")
     with pytest.raises(SettingsError, match="device is 'gpu'"):
         accelerator("gpu")  # type: ignore[arg-type]

@@ -212,7 +212,7 @@ def test_antibodies_are_trained_beside_locations_and_left_out_of_the_model(
     unknown = Dataset(
         study.path, study.manifest, study.fields.with_columns(antibody=pl.lit(None, pl.String)), study._array
     )
-    with pytest.raises(TrainingError, match="names 0 antibodies"):
+    with pytest.raises(TrainingError, match="states 0 antibodies"):
         train_fold(tiny("loss.arcface=0.5"), unknown, folds, 1, out=tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

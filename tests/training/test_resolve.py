@@ -53,7 +53,7 @@ def test_some_of_the_channels_can_be_chosen(make: Make) -> None:
     chosen = load_recipe("quick", overrides=['image.channels=["nucleus", "protein"]'])
     assert resolve_recipe(chosen, make("protein", "nucleus", "er")).image.channels == ("nucleus", "protein")
     with pytest.raises(
-        ChannelError, match=r"sees the channel nucleus, but .* has protein, nucleous.* Did you mean nuc"
+        ChannelError, match=r"needs the channel nucleus, but .* has protein, nucleous.* Did you mean nuc"
     ):
         resolve_recipe(chosen, make("protein", "nucleous"))
 
@@ -107,7 +107,7 @@ def test_what_was_measured_is_reported(make: Make, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = load_recipe("quick", overrides=[*settings, "select.tta=1", "schedule.batch_size=2"])
     run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=said.append)
-    assert any("channel golgi: measured mean" in line for line in said)
+    assert any("measured channel golgi: mean" in line for line in said)
     assert read_resolved(run / "recipe.toml").image.mean.keys() > {"golgi"}
 
 

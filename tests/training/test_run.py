@@ -74,7 +74,7 @@ def test_a_damaged_run_is_refused(run: Path, tmp_path: Path) -> None:
     header = json.loads((copy / "run.json").read_text())
     del header["trained_on"]
     (copy / "run.json").write_text(json.dumps(header))
-    with pytest.raises(FormatError, match="lacks trained_on"):
+    with pytest.raises(FormatError, match="has no valid trained_on"):
         load(copy)
     shutil.copy(run / "run.json", copy)
     (copy / "last.ckpt").write_bytes(b"PK nonsense")
@@ -148,7 +148,7 @@ def test_it_learns(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_start_leaves_nothing(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="sees 96 px"):
+    with pytest.raises(TrainingError, match="needs images of 96 px"):
         train_fold(small("image.size=96"), study, folds, 0, out=tmp_path)
     with pytest.raises(WeightsError):
         train_fold(small("model.weights=file:missing.pt"), study, folds, 0, out=tmp_path)
@@ -230,21 +230,21 @@ def test_locations_that_only_held_out_fields_show_are_named(
     said: list[str] = []
     train_fold(tiny(), study, folds, 1, out=tmp_path, report=said.append)
     names = ", ".join(study.label_set[int(number)].name for number in np.flatnonzero(lost))
-    assert said[0].startswith(f"quick-fold1: no field of the training folds shows {names}, but")
+    assert said[0].startswith(f"quick-fold1: no training field has {names}, but validation fields do.")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["loss.focal=0", "loss.soft_f1=0"], "every weight is 0"),
-        (["image.field_size=48"], "images of 64 px cannot be cut from it"),
-        (["image.progressive=[64, 32]"], "sizes rise from 32 at least to 64"),
+        (["image.field_size=48"], "which is smaller than size, 64"),
+        (["image.progressive=[64, 32]"], "sizes must rise from at least 32 to 64"),
         (["sampling.oversample={hpa28 = {28 = 2}}"], "is not a location of the label set hpa28"),
         (["schedule.swa_epochs=2"], "a cycle has only 1 epochs"),
         (["schedule.cycles=[]"], "at least one share"),
-        (["select.weights=ema"], "schedule.ema is 0 and keeps none"),
-        (["select.weights=swa", "schedule.swa_epochs=1", "select.checkpoint=best"], "of no single one"),
-        (["augment.zoom_crop=[1.2, 0.8]"], "the first is at most the second"),
+        (["select.weights=ema"], "but schedule.ema is 0"),
+        (["select.weights=swa", "schedule.swa_epochs=1", "select.checkpoint=best"], "which is an average over epochs"),
+        (["augment.zoom_crop=[1.2, 0.8]"], "the first value must not exceed the second"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(overrides: list[str], message: str) -> None:

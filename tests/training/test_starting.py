@@ -53,7 +53,7 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds
         train_fold(tiny(f"model.weights=run:{second}"), study, folds, 2, out=tmp_path / "b")
 
     leaking = weights.replace("{fold}", "0")
-    with pytest.raises(TrainingError, match=r"was trained on \d+ of the \d+ fields held out now"):
+    with pytest.raises(TrainingError, match=r"was trained on \d+ of the \d+ fields of the validation fold"):
         train_fold(tiny(leaking), study, folds, 1, out=tmp_path / "b")
     with pytest.raises(WeightsError, match="with the head average-max, not of test_resnet with plain"):
         train_fold(tiny(weights, "model.head=plain"), study, folds, 1, out=tmp_path / "b")
@@ -78,7 +78,9 @@ def test_a_run_starts_from_a_bundle_of_other_fields(study: Dataset, folds: pl.Da
     facts = json.loads((run / "run.json").read_text())
     assert facts["started_from"]["name"] == "quick-fold0"
     assert set(facts["started_from"]["trained_on"]) == set(apart.drop_nulls()["id"])
-    with pytest.raises(TrainingError, match=r"small\.cytoloc was trained on \d+ of the \d+ fields held out"):
+    with pytest.raises(
+        TrainingError, match=r"small\.cytoloc was trained on \d+ of the \d+ fields of the validation fold"
+    ):
         train_fold(tiny(*still), study, folds, second, out=tmp_path / "b")
     with pytest.raises(WeightsError, match="not of test_resnet with plain"):
         train_fold(tiny(*still, "model.head=plain"), study, folds, first, out=tmp_path / "b")
@@ -101,7 +103,7 @@ def test_an_earlier_network_gives_its_backbone_to_other_locations_and_channels(m
     usual = whole.network.state_dict()[stem]
     np.testing.assert_array_equal(start.network.state_dict()[stem], usual[:, [2, 1]])
     other = resolve_recipe(load_recipe("builtin", overrides=["model.weights=bundle:builtin"]), make("protein", "actin"))
-    with pytest.raises(WeightsError, match="sees microtubules, protein, nucleus, er, not actin"):
+    with pytest.raises(WeightsError, match="has the channels microtubules, protein, nucleus, er, but not actin"):
         first_network(other, OWN, fold=0, held_out=[])
 
 
@@ -148,7 +150,7 @@ def test_only_the_settings_of_a_network_are_inherited() -> None:
 
 
 def test_a_network_without_statistics_of_a_channel_is_refused() -> None:
-    with pytest.raises(Exception, match="no mean or standard deviation of the channel golgi"):
+    with pytest.raises(Exception, match="no mean or standard deviation for the channel golgi"):
         build_network(model_spec(load_recipe("quick", overrides=['image.channels=["protein", "golgi"]']), locations=3))
 
 

@@ -86,7 +86,7 @@ def test_a_resumed_run_continues_the_same_run(
     (run,) = runs_in(database)
     assert run.info.status == "FAILED"
     assert json.loads((tmp_path / "quick-fold1" / "mlflow.json").read_text())["run_id"] == run.info.run_id
-    with pytest.raises(TrainingError, match="does not know the MLflow run"):
+    with pytest.raises(TrainingError, match="has no MLflow run"):
         train_fold(tiny("schedule.epochs=3"), study, folds, 1, out=tmp_path, resume=True, mlflow=tmp_path / "other.db")
     train_fold(tiny("schedule.epochs=3"), study, folds, 1, out=tmp_path, resume=True, mlflow=database)
     (again,) = runs_in(database)
@@ -238,7 +238,7 @@ def test_a_file_that_is_no_database_is_refused_before_a_run_begins(
 def test_a_database_that_takes_no_more_is_named(tmp_path: Path) -> None:
     tracked = MlflowRun(tmp_path / "mlflow.db", tmp_path)
     (tmp_path / "mlflow.db").write_bytes(b"gone" * 4096)
-    with pytest.raises(TrainingError, match=r"MLflow cannot keep .* in .*mlflow\.db") as caught:
+    with pytest.raises(TrainingError, match=r"MLflow cannot record .* in .*mlflow\.db") as caught:
         tracked.log_rows([{"epoch": 1.0, "train_loss": 0.5}])
     assert "`resume`" in caught.value.hint
 
@@ -251,6 +251,6 @@ def test_without_a_database_nothing_is_tracked(tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cytoloc.training.tracking.NEEDED", ("json", "no_such_library"))
-    with pytest.raises(MissingExtraError, match="Tracking needs no_such_library") as caught:
+    with pytest.raises(MissingExtraError, match="Tracking with MLflow needs no_such_library") as caught:
         require_mlflow()
     assert "pip install 'cytoloc[mlflow]'" in caught.value.hint

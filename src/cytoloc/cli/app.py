@@ -1,4 +1,4 @@
-"""The command ``cytoloc``. Whatever is slow to import is imported by the command that needs it."""
+"""The command ``cytoloc``. Each command imports slow modules itself, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
 app = typer.Typer(
-    help="Where in the cell is the protein? From fluorescence images to evaluated locations.",
+    help="Predict in which compartments of the cell a protein is, from fluorescence images.\n\nExample: `cytoloc demo`"
+    " runs the whole workflow on simulated cells.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +44,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(f"cytoloc {cytoloc.__version__}")

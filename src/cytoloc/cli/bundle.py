@@ -16,18 +16,26 @@ def register(app: typer.Typer) -> None:
 
 
 def bundle(
-    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs, to be averaged.", metavar="RUN…")],
-    out: Annotated[Path, typer.Option(help="The new bundle (.cytoloc).")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs, or folders of runs, whose predictions are averaged.", metavar="RUN…")
+    ],
+    out: Annotated[Path, typer.Option(help="New bundle file (.cytoloc).")],
     decision: Annotated[
-        Path | None, typer.Option(help="Decision file of `decide fit` on the out-of-fold predictions of these runs.")
+        Path | None,
+        typer.Option(
+            help="Decision file of `cytoloc decide fit` on the out-of-fold predictions of these runs. Without it the"
+            " bundle predicts probabilities only."
+        ),
     ] = None,
     card: Annotated[
-        Path | None, typer.Option(help="The model card in Markdown; by default a list of the runs.")
+        Path | None, typer.Option(help="Model card, a Markdown file. Default: a generated list of the runs.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store weights with 16 bits instead of 32.")] = False,
-    caution: Annotated[str, typer.Option(help="A caution to show with every prediction.")] = "",
+    half: Annotated[
+        bool, typer.Option("--half", help="Store weights with 16 bits instead of 32, which halves the file size.")
+    ] = False,
+    caution: Annotated[str, typer.Option(help="Warning that is shown with every prediction. Default: none.")] = "",
 ) -> None:
-    """Pack finished runs, and a decision, into one file that predicts anywhere.
+    """Pack finished runs and a decision into one file for prediction on any machine.
 
     Example: `cytoloc bundle runs/ --decision decision.json --out model.cytoloc`
     """
@@ -38,7 +46,12 @@ def bundle(
     try:
         text = card.read_text(encoding="utf-8") if card else None
     except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{card} cannot be read: {error}.", hint="Give a text file in UTF-8.") from error
+        raise TableError(
+            f"The model card {card} cannot be read: {error}.", hint="Give a text file in UTF-8."
+        ) from error
     write_bundle(list(runs), out, card=text, decision=decision, half=half, caution=caution)
     networks = len(open_bundle(out).header.members)
-    typer.echo(f"{out}: {counted(networks, 'network')}, {out.stat().st_size / 1e6:.1f} MB.")
+    typer.echo(
+        f"{out}: {counted(networks, 'network')}, {out.stat().st_size / 1e6:.1f} MB."
+        f"\nNext: cytoloc predict {out} INPUT --out predictions.parquet"
+    )

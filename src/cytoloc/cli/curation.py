@@ -1,4 +1,4 @@
-"""Commands that check fields before training: duplicates, audit, leak."""
+"""The commands ``cytoloc duplicates``, ``audit`` and ``leak``, which check fields before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
 
 PAIRS_SHOWN = 24
-"""Pairs on a sheet."""
+"""Number of pairs on a sheet, and of rows in a printed table."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,27 +24,30 @@ def register(app: typer.Typer) -> None:
 
 def duplicates(
     paths: Annotated[
-        list[str], typer.Argument(help="Datasets; fields of all are compared with each other.", metavar="DATASET…")
+        list[str],
+        typer.Argument(help="Datasets. Fields are compared within and across all of them.", metavar="DATASET…"),
     ],
-    out: Annotated[Path, typer.Option(help="The new CSV of pairs; `folds --pairs` keeps them together.")],
+    out: Annotated[Path, typer.Option(help="New CSV file of pairs, for `cytoloc folds --pairs`.")],
     limits: Annotated[
         str,
         typer.Option(
-            help="Most bits of 64 by which the hashes of microtubules, protein and nucleus may differ; or CHANNEL=BITS"
-            " for any channels, such as protein=12,actin=14."
+            help="Maximum Hamming distance, of 64 bits, between the perceptual hashes of microtubules, protein and"
+            " nucleus; or CHANNEL=BITS for other channels, such as protein=12,actin=14."
         ),
     ] = "14,12,10",
-    turns: Annotated[bool, typer.Option(help="Also find turned and mirrored copies; reads every image once.")] = True,
-    confirm: Annotated[bool, typer.Option(help="Confirm each pair by aligning its images.")] = True,
+    turns: Annotated[bool, typer.Option(help="Also find rotated and mirrored copies. Reads every image once.")] = True,
+    confirm: Annotated[bool, typer.Option(help="Confirm each pair by aligning the two images.")] = True,
     groups: Annotated[
-        Path | None, typer.Option(help="A new CSV id,group of fields that are copies of each other.")
+        Path | None, typer.Option(help="Also write the groups of copies to this new CSV file with columns id,group.")
     ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="A PNG of the doubtful pairs, side by side.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw the doubtful pairs side by side to this new PNG file.")
+    ] = None,
 ) -> None:
     """Find near-duplicate fields, within and across datasets.
 
-    Pairs are found by perceptual hashes and confirmed on their pixels: the column verdict says copy, doubtful or
-    different, and only the first two are written.
+    Pairs are found by perceptual hashes and confirmed on their pixels. The column verdict is copy, doubtful or
+    different; pairs with the verdict different are not written.
 
     Example: `cytoloc duplicates train.dataset external.dataset --out pairs.csv --sheet doubtful.png`
     """
@@ -63,7 +66,7 @@ def duplicates(
     most = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
     if len(most) < len(words):
         raise typer.BadParameter(
-            f"{limits!r} is not three numbers from 0 to 64, as in 14,12,10, nor CHANNEL=BITS with commas between.",
+            f"{limits!r} is neither three numbers from 0 to 64, such as 14,12,10, nor a list of CHANNEL=BITS.",
             param_hint="'--limits'",
         )
     outputs, sheets = [out, *([groups] if groups else [])], [sheet] if sheet else []
@@ -71,7 +74,7 @@ def duplicates(
     datasets = [open_dataset(path) for path in paths]
     for each in datasets:
         warn_if_unfinished(each)
-    with progress("looking for duplicates") as advance:
+    with progress("Searching for duplicates") as advance:
         found = find_duplicates(
             datasets,
             limits=most,
@@ -94,45 +97,57 @@ def duplicates(
     kinds = f", {doubtful.height} of them doubtful; hashes suggested {found.height}" if confirm else ", not confirmed"
     largest = f"; the largest group has {len(together[0])} fields" if together else ""
     typer.echo(f"{fields}{kinds}{largest}.")
+    if not pairs.is_empty():
+        typer.echo(f"Next: cytoloc folds {paths[0]} --pairs {out} --out folds.csv")
     if sheet is not None and not doubtful.is_empty():
         left = f" of {doubtful.height}" if doubtful.height > PAIRS_SHOWN else ""
         typer.echo(f"{sheet}: {counted(min(PAIRS_SHOWN, doubtful.height), 'doubtful pair')}{left}.")
     elif sheet is not None:
-        earlier = f"; {sheet} is of an earlier search" if sheet.exists() else ""
-        typer.echo(f"No pair is doubtful: nothing to draw{earlier}.")
+        earlier = f" {sheet} is left from an earlier search." if sheet.exists() else ""
+        typer.echo(f"No pair is doubtful, so no sheet was drawn.{earlier}")
 
 
 def audit(
     listed: Annotated[
-        Path, typer.Argument(help="The labels to audit: CSV Id,Target, or a dataset.", metavar="LIST.csv")
+        Path,
+        typer.Argument(help="Labels to audit: a CSV file with columns Id,Target, or a dataset.", metavar="LIST.csv"),
     ],
-    truth: Annotated[Path, typer.Option(help="The trusted labels: CSV Id,Target, or a dataset.")],
+    truth: Annotated[Path, typer.Option(help="Trusted labels: a CSV file with columns Id,Target, or a dataset.")],
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Pairs of a field of the list and a trusted field; by default fields with the same id."),
+        typer.Option(
+            help="CSV file of pairs of an audited and a trusted field. Default: fields with the same id are compared."
+        ),
     ] = None,
     match: Annotated[
         Literal["field", "well"],
-        typer.Option(help="well: compare a field of the list with the truth of another field of its well."),
+        typer.Option(
+            help="field: compare each field with its own trusted labels. well: compare it with the trusted labels of"
+            " another field of its well."
+        ),
     ] = "field",
     truth_label_set: Annotated[
         str | None,
         typer.Option(
-            help="Label set of the truth, if it is not the list's: the list is converted to it, as `cytoloc labels"
+            help="Label set of --truth, if it differs. The audited labels are converted to it, as `cytoloc labels"
             " convert` does.",
             metavar="NAME|FILE",
         ),
     ] = None,
     by: Annotated[
-        Literal["antibody", "well"] | None, typer.Option(help="Also show the antibodies, or wells, that agree least.")
+        Literal["antibody", "well"] | None,
+        typer.Option(help="Also list the antibodies or wells whose labels differ most often."),
     ] = None,
-    write: Annotated[Path | None, typer.Option(help="A new CSV Id,Target: the list with corrected labels.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the corrected labels to this new CSV file with columns Id,Target.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Compare two label lists, location by location.
+    """Compare labels with trusted labels, location by location.
 
-    With `--write`, the truth of a field corrects all fields of its well; the column Was has the earlier labels.
+    With `--write`, the trusted labels of a field replace the labels of all fields of its well. The column Was contains
+    the earlier labels.
 
     Example: `cytoloc audit HPAv18RBGY_wodpl.csv --truth train.csv --pairs external_train_duplicates.txt`
 
@@ -147,8 +162,8 @@ def audit(
         check_outputs(write)
         if match == "well" or truth_label_set is not None:
             raise SettingsError(
-                "--write needs the truth of the listed fields themselves, in the label set of the list.",
-                hint="Leave out --match well and --truth-label-set.",
+                "--write needs trusted labels of the audited fields themselves, in the same label set.",
+                hint="Remove --match well and --truth-label-set.",
             )
     given = open_labels(listed, label_set=label_set)
     result = audit_labels(given, truth, pairs=pairs, match=match, truth_label_set=truth_label_set)
@@ -161,13 +176,13 @@ def audit(
     else:
         typer.echo("\n".join(result.summary()))
         if groups is not None and groups.is_empty():
-            typer.echo(f"\nThe {by} of no field is known.")
+            typer.echo(f"\nNo field has a known {by}.")
         elif groups is not None:
             typer.echo(f"\n{by:<20} {'fields':>7} {'different':>10}")
             for row in groups.head(PAIRS_SHOWN).iter_rows():
                 typer.echo(f"{row[0]:<20} {row[1]:>7} {row[3]:>10}")
             if groups.height > PAIRS_SHOWN:
-                typer.echo(f"and {groups.height - PAIRS_SHOWN} more, which differ no more often; --json has all.")
+                typer.echo(f"and {groups.height - PAIRS_SHOWN} more, which differ no more often; --json lists all.")
     if write is not None:
         corrected = result.corrections()
         write_corrections(result.listed, corrected, write, given.label_set)
@@ -177,27 +192,30 @@ def audit(
 def leak(
     pairs: Annotated[
         list[Path],
-        typer.Argument(help="Pairs of `cytoloc duplicates`, or a published list of pairs.", metavar="PAIRS…"),
+        typer.Argument(help="Pair files of `cytoloc duplicates`, or published lists of pairs.", metavar="PAIRS…"),
     ],
     labels: Annotated[
         list[Path],
         typer.Option(
-            help="Labeled fields: CSV Id,Target, or a dataset. May be repeated; the first label of a field counts."
+            help="Labels: a CSV file with columns Id,Target, or a dataset. Can be repeated; the first label of a field"
+            " is used."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The new CSV: Id, Target and their source.")],
+    out: Annotated[Path, typer.Option(help="New CSV file: Id, Target and the source of the labels.")],
     test: Annotated[
         Path | None,
         typer.Option(
-            help="The test fields: a dataset, or a CSV with Id. By default ids without labels that name no well."
+            help="Test fields: a dataset, or a CSV file with a column Id. Default: ids that have no labels and name no"
+            " well."
         ),
     ] = None,
     doubtful: Annotated[bool, typer.Option(help="Also use pairs with the verdict doubtful.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Find test fields that are copies of labeled fields, and list these labels.
+    """Find test fields that are near-duplicates of labeled fields, and write the labels of these.
 
-    Labels are those of the copy, or of its well. `decide apply --leak` uses them; `evaluate --leak` shows their effect.
+    A test field gets the labels of its copy, or of the well of its copy. Use the file with `cytoloc decide apply
+    --leak`; see its effect with `cytoloc evaluate --leak`.
 
     Example: `cytoloc leak pairs.csv --labels external.dataset --test test.dataset --out leak.csv`
     """
@@ -220,11 +238,17 @@ def leak(
         else f"{out}: there are no pairs{'' if doubtful else ' that are not doubtful'}, so no test field is a copy."
     ]
     if contradicted:
-        lines.append(f"{counted(contradicted, 'field')} with several copies whose labels differ: the surest counts.")
+        lines.append(
+            f"{counted(contradicted, 'field')} with several copies whose labels differ: the most certain copy is used."
+        )
     if found.unlabeled:
         lines.append(f"{counted(found.unlabeled, 'test field')} whose copies have no labels.")
     if found.passed_over:
         lines.append(
-            f"{counted(found.passed_over, 'pair')} not of a test field and another one, or held to be different."
+            f"{counted(found.passed_over, 'pair')} ignored: not a test field and another field, or known to differ."
+        )
+    if not found.table.is_empty():
+        lines.append(
+            f"Next: cytoloc decide apply PREDICTIONS --decision decision.json --leak {out} --out submission.csv"
         )
     typer.echo("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Commands that show datasets and other files: info, show."""
+"""The commands ``cytoloc info`` and ``cytoloc show``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from cytoloc.cli.console import counted, require_nets
 
-DatasetPath = Annotated[str, typer.Argument(help="A dataset: a folder, or a URL.", metavar="DATASET")]
+DatasetPath = Annotated[str, typer.Argument(help="Dataset: a folder or a URL.", metavar="DATASET")]
 
 
 def register(app: typer.Typer) -> None:
@@ -25,16 +25,17 @@ def info(
     path: Annotated[
         str,
         typer.Argument(
-            help="A dataset (also at a URL), run, folder of runs, bundle, builtin, predictions, decision, recipe, CSV.",
+            help="File or folder to describe: a dataset (also a URL), run, folder of runs, bundle, builtin,"
+            " predictions, decision, recipe or CSV file.",
             metavar="PATH",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Read every pixel of a dataset and compare its checksum.")
+        bool, typer.Option("--check", help="Read every pixel of a dataset and compare its checksums.")
     ] = False,
 ) -> None:
-    """Show what a file or folder holds: the fields, labels and wells of a dataset, the card of a bundle, and so on.
+    """Describe a file or folder, for example the fields, labels and wells of a dataset, or the card of a bundle.
 
     Example: `cytoloc info train.dataset --check`
 
@@ -52,7 +53,7 @@ def info(
         if damaged:
             raise FormatError(
                 f"{path}: {len(damaged)} of {len(dataset)} fields are damaged: {', '.join(damaged[:5])}.",
-                hint="Import the dataset again.",
+                hint="Import the dataset again from the image files.",
             )
     facts = describe(path)
     if as_json:
@@ -66,7 +67,7 @@ def info(
 
 
 def _plain_lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Yield what is known of a file, a line per value."""
+    """Yield one line for each fact about a file."""
     for name, value in facts.items():
         if name == "label_set" and isinstance(value, dict):
             yield f"{indent}{name}: {value['name']}, {len(value['locations'])} locations"
@@ -86,7 +87,7 @@ def _plain_lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterator[str]:
-    """Yield what a dataset holds, for people."""
+    """Yield the lines that describe a dataset."""
     known, label_set = facts["labeled"], facts["label_set"]
     megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
     yield f"{path}: {counted(facts['fields'], 'field')} of {facts['size']} px, {known} labeled{megabytes}"
@@ -100,10 +101,10 @@ def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterat
         yield f"{what:<12} {', '.join(_settings(each['settings'], facts['channels']))}"
         if not each["finished"]:
             done = f"{each['done']} of {counted(each['items'], 'item')}"
-            yield f"unfinished   {done} done. Rerun the import to continue."
+            yield f"unfinished   {done} imported. Rerun the import to continue."
     yield f"segments     {facts['segments']}"
     yield f"originals    {', '.join(f'{n} of {px} px' for px, n in facts['original_px'].items())}"
-    unplaced = "plates of wells not known" if facts["wells_without_plate"] else "wells not known"
+    unplaced = "plates of wells unknown" if facts["wells_without_plate"] else "wells unknown"
     wells = counted(facts["wells"], "well") if facts["wells"] else unplaced
     antibodies = counted(facts["antibodies"], "antibody", "antibodies") if facts["antibodies"] else ""
     yield f"source       {', '.join(facts['sources'])}; {', '.join(filter(None, (wells, antibodies)))}"
@@ -119,7 +120,7 @@ def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterat
 
 
 def _settings(made_by: dict[str, Any], channels: list[str], prefix: str = "") -> Iterator[str]:
-    """Yield the settings of an import, one at a time, without those that were not given."""
+    """Yield the settings of an import that were given, one at a time."""
     for name, value in made_by.items():
         if isinstance(value, dict):
             yield from _settings(value, channels, f"{prefix}{name} ")
@@ -134,14 +135,19 @@ def show(
     path: DatasetPath,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids of fields; by default twelve, evenly spaced in the dataset.", metavar="[ID]…"),
+        typer.Argument(
+            help="Ids of the fields to show. Default: twelve fields, evenly spaced in the dataset.", metavar="[ID]…"
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The PNG; an existing one is replaced.")] = Path("contact-sheet.png"),
+    out: Annotated[Path, typer.Option(help="PNG file to write. An existing file is replaced.")] = Path(
+        "contact-sheet.png"
+    ),
     predictions: Annotated[
-        Path | None, typer.Option(help="CSV Id,Predicted: compare with the truth; only its fields are shown.")
+        Path | None,
+        typer.Option(help="CSV file with columns Id,Predicted to compare with the labels. Only its fields are shown."),
     ] = None,
 ) -> None:
-    """Draw a contact sheet: composite and channels of each field, its locations under it.
+    """Draw a contact sheet with the composite, the channels and the locations of each field.
 
     Example: `cytoloc show test.dataset --predictions submission.csv --out sheet.png`
     """

@@ -1,4 +1,4 @@
-"""Commands from predictions to locations: decide fit, decide apply."""
+"""The commands ``cytoloc decide fit`` and ``decide apply``, which turn probabilities into locations."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from cytoloc.decide import DecisionReport
 
 RULE_OPTIONS = {"never blank": "--blank", "averaged groups": "decide apply --groups"}
-"""Options that switch on the rules that `decide fit` reports as off."""
+"""The option that turns on each rule that ``decide fit`` can report as off."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    deciding = typer.Typer(help="From probabilities to locations.", no_args_is_help=True)
+    deciding = typer.Typer(
+        help="Turn probabilities into locations: fit thresholds, then apply them.\n\nExample: `cytoloc decide fit runs/"
+        " --labels train.csv --folds folds.csv --out decision.json`",
+        no_args_is_help=True,
+    )
     deciding.command("fit")(fit)
     deciding.command("apply")(apply)
     app.add_typer(deciding, name="decide")
@@ -43,44 +47,62 @@ def fit(
     method: Annotated[
         MethodName,
         typer.Option(
-            help="How thresholds are found. auto: the best of several methods on fields that they were not fitted to."
-            " grid: per class the best F1 on a grid from 0.1 to 0.699. docs/how-to/decide.md explains all."
+            help="How thresholds are chosen. auto: the method with the best cross-fitted metrics. grid: the threshold"
+            " per class with the best F1 on a grid from 0.1 to 0.699. docs/how-to/decide.md explains all methods."
         ),
     ] = "auto",
     members: MembersSwitch = False,
     member: MemberPaths = None,
     ensemble: Annotated[
-        EnsembleKind | None, typer.Option(help="How members are combined; the mean by default.")
+        EnsembleKind | None, typer.Option(help="How ensemble members are combined. Default: mean of probabilities.")
     ] = None,
     calibration: Annotated[
-        CalibrationKind | None, typer.Option(help="How probabilities are calibrated; depends on the method by default.")
+        CalibrationKind | None,
+        typer.Option(
+            help="How probabilities are calibrated. Default: depends on the method; see docs/how-to/decide.md."
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Threshold of all classes, for the method fixed; 0.5 by default.", min=0)
+        float | None,
+        typer.Option(help="Threshold for all classes, with --method fixed only. Default: 0.5.", min=0),
     ] = None,
     ratios: Annotated[
-        Path | None, typer.Option(help="CSV Id,Target whose class frequencies the method ratio reproduces.")
+        Path | None,
+        typer.Option(
+            help="CSV file with columns Id,Target. --method ratio reproduces its class frequencies. Default: the class"
+            " frequencies of --labels."
+        ),
     ] = None,
     max_locations: Annotated[
         int | None,
-        typer.Option(help="Maximum number of locations per field; 5 by default, or all if there are fewer.", min=1),
+        typer.Option(
+            help="Maximum number of locations per field. Default: 5, or all locations if there are fewer.", min=1
+        ),
     ] = None,
     blank: Annotated[
         Blank,
-        typer.Option(help="Location of a field above no threshold: its best one by this criterion, or none."),
+        typer.Option(
+            help="Location of a field without any probability above its threshold: the location with the highest"
+            " probability, margin over its threshold, or ratio to its threshold; or none."
+        ),
     ] = "probability",
     cooccurrence: Annotated[
-        bool, typer.Option("--cooccurrence", help="Never predict two locations together that never occur together.")
+        bool,
+        typer.Option(
+            "--cooccurrence", help="Never predict two locations together that never occur together in the labels."
+        ),
     ] = False,
-    folds: Annotated[Path | None, typer.Option(help="Folds file; cross-fitting keeps its groups together.")] = None,
+    folds: Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")] = None,
     held_out: Annotated[
         Path | None,
-        typer.Option(help="Also write the locations of these fields by cross-fitted decisions, CSV Id,Predicted."),
+        typer.Option(
+            help="Also write the locations from cross-fitted decisions to this new CSV file with columns Id,Predicted."
+        ),
     ] = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Fit a decision to out-of-fold predictions, and evaluate it on fields that it was not fitted to.
+    """Fit a decision (calibration and thresholds) to out-of-fold predictions, and report its cross-fitted macro F1.
 
     Example: `cytoloc decide fit runs/ --labels train.csv --folds folds.csv --out decision.json`
 
@@ -121,39 +143,49 @@ def fit(
         f" fitted to ({report.macro_f1_in_sample:.3f} on the fields that they were fitted to)."
     )
     typer.echo("\n".join(_report_lines(report)))
+    typer.echo(f"Next: cytoloc decide apply PREDICTIONS --decision {out} --out submission.csv")
 
 
 def apply(
-    decision: Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit`.")],
-    out: Annotated[Path, typer.Option(help="New submission, CSV Id,Predicted.")],
+    decision: Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit` (.json).")],
+    out: Annotated[Path, typer.Option(help="New CSV file of locations, with columns Id,Predicted.")],
     predictions: PredictionPaths = None,
     members: MembersSwitch = False,
     member: MemberPaths = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="Member of the decision without predictions of these fields. May be repeated."),
+        typer.Option(help="Name of a member of the decision that has no predictions of these fields. Can be repeated."),
     ] = None,
     order: Annotated[
-        Path | None, typer.Option(help="CSV with the column Id: write these fields in this order.")
+        Path | None, typer.Option(help="CSV file with a column Id. Only its fields are written, in its order.")
     ] = None,
     probabilities: Annotated[
-        Path | None, typer.Option(help="Also write the calibrated probabilities, as a new predictions file.")
+        Path | None, typer.Option(help="Also write the calibrated probabilities to this new predictions file.")
     ] = None,
     groups: Annotated[
         Path | None,
-        typer.Option(help="CSV Id,group of near-duplicates or wells; probabilities are averaged over each group."),
+        typer.Option(
+            help="CSV file with columns Id,group of near-duplicates or wells. Probabilities are averaged per group."
+        ),
     ] = None,
     label_shift: Annotated[
         bool,
-        typer.Option("--label-shift", help="Estimate how frequent locations are in these fields, and adapt to it."),
+        typer.Option(
+            "--label-shift",
+            help="Estimate how frequent each location is in these fields, and adapt the probabilities to it.",
+        ),
     ] = False,
     leak: Annotated[
-        Path | None, typer.Option(help="CSV Id,Target of fields with known labels, which replace the predictions.")
+        Path | None,
+        typer.Option(
+            help="CSV file with columns Id,Target, such as the file of `cytoloc leak`. Its labels replace the predicted"
+            " locations."
+        ),
     ] = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Decide on the locations of each field, and write them in the format of the Kaggle competition.
+    """Apply a decision to predictions, and write the locations of each field in the format of the Kaggle competition.
 
     Example: `cytoloc decide apply predictions.parquet --decision decision.json --order sample_submission.csv
     --out submission.csv`
@@ -199,10 +231,11 @@ def apply(
     typer.echo(f"{out}: {counted(len(result), 'field')}, {decided.sum() / len(result):.2f} locations per field.")
     if leak:
         typer.echo(f"{counted(len(labels), 'field')} with the labels of {leak}.")
+    typer.echo(f"Next, if labels are known: cytoloc evaluate {out} --labels LABELS")
 
 
 def _report_lines(report: DecisionReport) -> list[str]:
-    """Return the candidates of `auto`, and the effect of each rule."""
+    """Return lines about the candidates of ``auto`` and the effect of each rule."""
     lines = []
     facts: dict[str, Any] = report.decision.fitted_on
     if "candidates" in facts:
@@ -216,8 +249,8 @@ def _report_lines(report: DecisionReport) -> list[str]:
             lines.append(f"{row['method']:<34} {row['macro_f1']:>9.4f} {loss:>9}{chosen}")
         lines += [
             facts["reason"],
-            "Log loss is divided by that of the class frequencies; 1 is no better than these.",
-            "The macro F1 above the table includes the choice of the method: it is made anew for each part.",
+            "Log loss is divided by the log loss of the class frequencies; values below 1 are better than these.",
+            "The macro F1 above the table accounts for the choice of the method: each cross-fitting part chooses anew.",
             "",
         ]
     for row in report.rules:

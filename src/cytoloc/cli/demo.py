@@ -83,7 +83,8 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.dataset",
         f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.dataset",
         f"folds {o}/train.dataset -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
-        f"train finetune {o}/train.dataset --folds {o}/folds.csv --out {o}/runs --set schedule.epochs={epochs} --resume",
+        f"train finetune {o}/train.dataset --folds {o}/folds.csv --out {o}/runs"
+        f" --set schedule.epochs={epochs} --resume",
         f"predict {o}/runs {o}/test.dataset --out {o}/predictions.parquet",
         f"decide fit {o}/runs --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
         f"decide apply {o}/predictions.parquet --decision {o}/decision.json"

@@ -38,22 +38,29 @@ def ensemble(
     method: Annotated[
         EnsembleKind,
         typer.Option(
-            help="Mean of probabilities, logits (logit) or ranks (rank); or, fitted to --labels, weighted: nonnegative"
-            " weights; class: such weights per location; stack: locations inform each other."
+            help="How members are combined. Without labels: mean of probabilities, of logits (logit) or of ranks"
+            " (rank). Fitted to --labels: weighted (one nonnegative weight per member), class (nonnegative weights per"
+            " location), stack (logistic regression on all locations of all members)."
         ),
     ] = "mean",
     labels: Annotated[
-        Path | None, typer.Option(help="Labels of some or all fields; adds the contribution of each member.")
+        Path | None,
+        typer.Option(
+            help="Labels of some or all fields: CSV file with columns Id,Target, or a dataset. Also reports the"
+            " contribution of each member."
+        ),
     ] = None,
-    folds: Annotated[Path | None, typer.Option(help="Folds file; cross-fitting keeps its groups together.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    folds: Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Combine the predictions of several models; each of PREDICTIONS is a member, and may lack some fields.
+    """Combine the predictions of several models into one predictions file.
 
-    Methods that are fitted to labels predict each labeled field by a fit on other fields, so that a decision may be
-    fitted to the result. Fields without labels are predicted by the fit on all labeled ones.
+    Each of PREDICTIONS is one member of the ensemble. A member may lack some fields.
+
+    Methods that are fitted to labels are cross-fitted: each labeled field is predicted by a fit on other fields. A
+    decision can therefore be fitted to the result. Fields without labels are predicted by a fit on all labeled fields.
 
     Example: `cytoloc ensemble a.parquet b.parquet --labels train.csv --method weighted --out predictions.parquet`
     """
@@ -73,11 +80,11 @@ def ensemble(
     from cytoloc.predictions import combine, refuse_different
 
     if folds and labels is None:
-        raise typer.BadParameter("is for the contributions of members: give --labels too.", param_hint="--folds")
+        raise typer.BadParameter("needs --labels, because groups are used for fitting only.", param_hint="--folds")
     check_predictions_path(out)
     check_outputs(out)
     if method in NEEDS_LABELS and labels is None:
-        raise SettingsError(f"The method {method} is fitted to labels.", hint="Give --labels CSV.")
+        raise SettingsError(f"The ensemble method {method} needs labels.", hint="Add --labels CSV.")
     tables = read_members(member_files(predictions, member, apart=True), ids=ids, label_set=label_set)
     refuse_calibrated(tables)
     for each in tables.values():
@@ -94,7 +101,10 @@ def ensemble(
         rows = [asdict(each) for each in contributions]
         typer.echo(json.dumps({"fields": len(result), "correlations": table, "contributions": rows}, indent=2))
         return
-    typer.echo(f"{out}: {counted(len(result), 'field')}, {counted(len(members), 'member')}, {method}.")
+    typer.echo(
+        f"{out}: {counted(len(result), 'field')}, {counted(len(members), 'member')}, {method}."
+        f"\nNext: cytoloc decide fit {out} --labels LABELS --out decision.json"
+    )
     typer.echo("\n".join(_member_lines(list(members), correlations, contributions)))
 
 
@@ -113,7 +123,7 @@ def _member_lines(
             values = f"{each.log_loss:>9.4f} {each.contribution:>+8.4f} {each.weight:>7.3f}"
             lines.append(f"{each.name:<{width}} {each.fields:>7} {values}")
         lines.append(
-            "log loss: of the member alone, divided by that of the class frequencies;\nadds: increase of the log loss"
-            " of the weighted ensemble without the member; both cross-fitted"
+            "log loss: log loss of the member, divided by the log loss of the class frequencies;\n"
+            "adds: increase of the log loss of the weighted ensemble if the member is removed. Both are cross-fitted."
         )
     return lines

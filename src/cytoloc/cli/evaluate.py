@@ -18,34 +18,51 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    decided: Annotated[Path, typer.Argument(help="CSV Id,Predicted.", metavar="LOCATIONS")],
+    decided: Annotated[
+        Path,
+        typer.Argument(help="Predicted locations: a CSV file with columns Id,Predicted.", metavar="LOCATIONS"),
+    ],
     labels: LabelsPath,
     predictions: Annotated[
         list[Path] | None,
-        typer.Option(help="Predictions of these fields, file or folder of runs: adds average precision and AUC."),
+        typer.Option(
+            help="Predictions of the same fields (files or folders of runs), to report average precision and AUC too."
+        ),
     ] = None,
     min_positives: Annotated[
-        int, typer.Option(help="Also average over the classes with at least this number of positives.", min=1)
+        int,
+        typer.Option(
+            help="Also report the macro F1 over the classes with at least this number of positive fields.", min=1
+        ),
     ] = 5,
-    table: Annotated[Path | None, typer.Option(help="Also write the table of classes, as a new CSV.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Also write the table of classes to this new CSV file.")] = None,
     folds: Annotated[
-        Path | None, typer.Option(help="Folds file: adds the bootstrap interval of resampled groups.")
+        Path | None,
+        typer.Option(help="Folds file. Its groups are resampled for the bootstrap interval of the macro F1."),
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="The same with groups of another CSV Id,group, such as wells or antibodies.")
+        Path | None,
+        typer.Option(
+            help="CSV file with columns Id,group, such as wells or antibodies, to resample instead of --folds."
+        ),
     ] = None,
     leak: Annotated[
         Path | None,
-        typer.Option(help="Leak of `cytoloc leak`: also evaluate with its labels, and without its fields."),
+        typer.Option(
+            help="File of `cytoloc leak`. Also report the metrics with its labels, and without the fields in it."
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the F1 of each class, with intervals, as PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also plot the F1 of each class, with intervals, to this PNG file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Evaluate locations: macro F1 with its interval, a row per class, and the scores of chance.
+    """Evaluate predicted locations: macro F1 with its interval, metrics per class, and chance levels.
 
-    The label set is that of the predictions or of the labeled dataset, else `--label-set`, by default hpa28.
+    The label set is taken from the predictions or the labeled dataset. If neither states one, `--label-set` is used;
+    its default is hpa28.
 
     Example: `cytoloc evaluate submission.csv --labels test.csv --predictions predictions.parquet`
 
@@ -62,7 +79,9 @@ def evaluate(
     from cytoloc.report.tables import class_rows, summary_lines
 
     if folds and groups:
-        raise typer.BadParameter("is given beside --folds; one of them names the groups.", param_hint="--groups")
+        raise typer.BadParameter(
+            "cannot be combined with --folds, because both name groups. Remove one.", param_hint="--groups"
+        )
     tables = [table] if table else []
     plots = [plot] if plot else []
     check_outputs(*tables, images=plots)

@@ -1,4 +1,4 @@
-"""The command ``cytoloc fetch hpa``: images and labels of the Human Protein Atlas."""
+"""The command ``cytoloc fetch hpa``."""
 
 from __future__ import annotations
 
@@ -18,87 +18,119 @@ if TYPE_CHECKING:
     from cytoloc.hpa.site import FailedFile
 
 MOST_PRINTED = 5
-"""Names and failures that are printed; the files list all."""
+"""Maximum number of names and of failed files that are printed; files list all of them."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    fetching = typer.Typer(help="Fetch images and their labels.", no_args_is_help=True)
+    fetching = typer.Typer(help="Download images and their labels.", no_args_is_help=True)
     fetching.command("hpa")(fetch_from_hpa)
     fetching.callback()(_group)
     app.add_typer(fetching, name="fetch")
 
 
 def _group() -> None:
-    """Fetch images and their labels."""
+    """Download images and their labels.
+
+    Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`
+    """
 
 
 def _positive(value: float) -> float:
     if not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter("must be a number more than 0.")
+        raise typer.BadParameter("must be a finite number above 0.")
     return value
 
 
 def _printable(value: str) -> str:
     if not (value.isascii() and value.isprintable()):
-        raise typer.BadParameter("must be printable ASCII, since it becomes part of a header.")
+        raise typer.BadParameter("must be printable ASCII, because it becomes part of an HTTP header.")
     return value
 
 
 def fetch_from_hpa(
-    out: Annotated[Path, typer.Option(help="The folder; new, or that of an earlier fetch, which is resumed.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the images and labels: a new one, or one of an earlier fetch to resume.")
+    ],
     base: Annotated[
-        str | None, typer.Option(help="Address of the site, also for images; release 18 by default.", metavar="URL")
+        str | None,
+        typer.Option(help="Base URL of the site. Default: release 18 of the Human Protein Atlas.", metavar="URL"),
     ] = None,
     genes: Annotated[
         Path | None,
-        typer.Option(help="Ensembl ids or gene names, one per line, or a table of the Atlas; all genes by default."),
+        typer.Option(
+            help="File of genes: Ensembl ids or gene names, one per line, or a table downloaded from the Human Protein"
+            " Atlas. Default: all genes."
+        ),
     ] = None,
     catalog: Annotated[
-        Path | None, typer.Option(help="XML of many genes, plain or gzipped, instead of the site's XML of each gene.")
+        Path | None,
+        typer.Option(
+            help="Local XML file of many genes, plain or gzipped, to read instead of the site's XML page of each gene."
+        ),
     ] = None,
     reliability: Annotated[
-        str, typer.Option(help="Reliabilities of antibodies: of enhanced, supported, approved, uncertain.")
+        str,
+        typer.Option(
+            help="Reliabilities of the antibodies to fetch, separated by commas: enhanced, supported, approved,"
+            " uncertain."
+        ),
     ] = "enhanced,supported,approved",
-    cell_line: Annotated[list[str] | None, typer.Option(help="Only this cell line. May be repeated.")] = None,
+    cell_line: Annotated[
+        list[str] | None,
+        typer.Option(help="Fetch only this cell line. Can be repeated. Default: all cell lines."),
+    ] = None,
     colors: Annotated[
-        str, typer.Option(help="Channels: of red, green, blue, yellow; an import needs all.")
+        str,
+        typer.Option(
+            help="Channels to fetch, separated by commas: red, green, blue, yellow. An import needs all four."
+        ),
     ] = "red,green,blue,yellow",
     unlabeled: Annotated[
-        bool, typer.Option("--unlabeled", help="Also fields without any location of the label set.")
+        bool, typer.Option("--unlabeled", help="Also fetch fields that have no location of the label set.")
     ] = False,
     label_set: Annotated[
         str,
         typer.Option(
-            help="Label set of labels.csv: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.", metavar="NAME|FILE"
+            help="Label set of labels.csv: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
+            metavar="NAME|FILE",
         ),
     ] = "hpa28",
-    jobs: Annotated[int, typer.Option(help="Number of files that are fetched at once.", min=1, max=16)] = 4,
+    jobs: Annotated[int, typer.Option(help="Number of files to download at the same time.", min=1, max=16)] = 4,
     rate: Annotated[float, typer.Option(help="Maximum number of requests per second.", callback=_positive)] = 10.0,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", help="How long the site may send nothing.", callback=_positive)
+        float,
+        typer.Option("--timeout-s", help="Seconds without any data after which a request fails.", callback=_positive),
     ] = 30.0,
     attempts: Annotated[int, typer.Option(help="Maximum number of requests for one file.", min=1, max=20)] = 6,
     contact: Annotated[
-        str, typer.Option(help="Your e-mail address, for the owners of the site (User-Agent).", callback=_printable)
+        str,
+        typer.Option(
+            help="Your e-mail address, sent to the site in the User-Agent header. Default: none.", callback=_printable
+        ),
     ] = "",
     license_name: Annotated[
-        str | None, typer.Option("--license", help="License for the manifest; known for releases 15 and 18.")
+        str | None,
+        typer.Option(
+            "--license", help="License to record in manifest.json. Default: the known license of releases 15 and 18."
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Maximum number of fields; the first ones are fetched.", min=1)
+        int | None, typer.Option(help="Maximum number of fields; the first ones are fetched. Default: all.", min=1)
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only fetch the catalog, and show what would be fetched.")
+        bool, typer.Option("--plan", help="Fetch only the catalog, and print what would be fetched.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the hashes of files that are there.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the checksums of images that were fetched earlier.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be fetched.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Fetch fields of the Human Protein Atlas, with the labels of their wells, for `import hpa`.
+    """Fetch images of the Human Protein Atlas and the labels of their wells, for `cytoloc import hpa`.
 
-    Files that cannot be fetched are listed in failed.csv. A fetch is resumable: rerun the command. The exit code is 1
-    if no image could be fetched.
+    Files that cannot be fetched are listed in failed.csv. Fetches are resumable: rerun the command and it continues.
+    The exit code is 1 if no image could be fetched.
 
     Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`, then without `--plan`, then `cytoloc import hpa
     v18/images --labels v18/labels.csv --out external.dataset`
@@ -134,11 +166,11 @@ def fetch_from_hpa(
                 fetched = fetch_hpa(genes, out=out, options=options)
                 planned = fetched.plan
     except KeyboardInterrupt:
-        typer.echo(f"{out}: stopped. Rerun the command to resume.", err=True)
+        typer.echo(f"{out}: the fetch was stopped. Rerun the same command to continue.", err=True)
         raise
     for path, number in planned.skipped_rows.items():
         rows = counted(number, "row")
-        _warn(f"{path}: {rows} without an Ensembl id, or with missing cells, skipped.")
+        _warn(f"{path}: {rows} skipped, without an Ensembl id or with missing cells.")
     if as_json:
         typer.echo(json.dumps(planned.to_json() if plan else fetched.to_json(), indent=2))
     elif plan:
@@ -172,7 +204,7 @@ def _print_plan(plan: FetchPlan) -> None:
             f" of {plan.estimated_bytes / missing / 1e3:.0f} kB on average)"
         )
     typer.echo(
-        f"{counted(len(plan.images), 'image')}, {plan.images_here} of them here;"
+        f"{counted(len(plan.images), 'image')}, {plan.images_here} of them fetched already;"
         f" {size if missing else 'none to fetch'}."
     )
     _print_names(plan.selection)
@@ -189,11 +221,13 @@ def _print_fetched(out: Path, fetched: Fetched) -> None:
     )
     if fetched.changed:
         changed = counted(len(fetched.changed), "image")
-        _warn(f"{changed} had been changed here and requested again, such as {fetched.changed[0]}.")
+        _warn(f"{changed} differed from the recorded checksum and were fetched again, such as {fetched.changed[0]}.")
     _print_names(selection)
     for reason, number in selection.left_out.most_common():
         typer.echo(f"  left out: {counted(number, 'field')} {reason}", err=True)
     _print_failures(fetched.failed, where=out)
+    if selection.fields:
+        typer.echo(f"Next: cytoloc import hpa {out}/images --labels {out}/labels.csv --out external.dataset")
 
 
 def _in_units(number: float) -> str:
@@ -213,11 +247,11 @@ def _print_names(selection: FieldSelection) -> None:
     if names:
         shown = ", ".join(f"{name} ({number})" for name, number in names[:MOST_PRINTED])
         more = f" and {len(names) - MOST_PRINTED} more" if len(names) > MOST_PRINTED else ""
-        _warn(f"Unknown names of locations, which gave no label: {shown}{more}.")
+        _warn(f"Unknown location names, which gave no label: {shown}{more}.")
     others = selection.without.most_common(MOST_PRINTED)
     if others:
         shown = ", ".join(f"{name} ({number})" for name, number in others)
-        typer.echo(f"  not in the label set {selection.label_set.name}: {shown}", err=True)
+        typer.echo(f"  Not in the label set {selection.label_set.name}: {shown}", err=True)
 
 
 def _print_failures(failed: Sequence[FailedFile], *, where: Path | None = None) -> None:

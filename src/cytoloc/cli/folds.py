@@ -1,4 +1,4 @@
-"""The command that splits fields for training and evaluation: folds."""
+"""The command ``cytoloc folds``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 
 
 UNLIKE = 0.1
-"""A picked fold that differs from the target by more than this gets a warning."""
+"""Largest difference between the validation fold and the target that causes no warning."""
 
 PairLists = Annotated[
-    list[Path] | None, typer.Option(help="Lists of near-duplicates, which folds must not separate. May be repeated.")
+    list[Path] | None,
+    typer.Option(help="CSV file of near-duplicate pairs, which folds never separate. Can be repeated."),
 ]
 Like = Annotated[
-    str | None, typer.Option(help="Pick one validation set, fold 0, that looks like these fields: a dataset, or a CSV.")
+    str | None,
+    typer.Option(
+        help="Make one validation fold, fold 0, whose images resemble the fields of this dataset or CSV file."
+    ),
 ]
 Without = Annotated[
     list[str] | None,
-    typer.Option(help="Leave out fields with this flag, of any channel or one: blurred, 'nucleus empty'."),
+    typer.Option(
+        help="Leave out fields with this quality flag, of any channel or of one: blurred, or 'nucleus empty'. Can be"
+        " repeated."
+    ),
 ]
 
 
@@ -38,29 +45,39 @@ def register(app: typer.Typer) -> None:
 
 
 def folds(
-    path: Annotated[str, typer.Argument(help="A dataset, or a label list, CSV Id,Target.", metavar="DATASET|CSV")],
-    out: Annotated[Path | None, typer.Option(help="The new CSV id,group,fold.")] = None,
+    path: Annotated[
+        str,
+        typer.Argument(help="Dataset, or a CSV file of labels with columns Id,Target.", metavar="DATASET|CSV"),
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folds file: CSV with columns id,group,fold.")] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", help="Number of folds, by default 5. With --like, fold 0 has one field in K.", min=2),
+        typer.Option("-k", help="Number of folds. With --like, fold 0 gets 1/K of the fields. Default: 5.", min=2),
     ] = None,
-    group: Annotated[GroupBy, typer.Option(help="What folds must not separate, where it is known.")] = "well",
+    group: Annotated[
+        GroupBy,
+        typer.Option(
+            help="Fields that folds never separate: those of one well, those of one antibody, or none (field)."
+        ),
+    ] = "well",
     pairs: PairLists = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the stratification.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the stratified split.", min=0)] = 0,
     without: Without = None,
     like: Like = None,
     check: Annotated[
-        Path | None, typer.Option(help="Check this folds file instead of making folds: no group may cross its folds.")
+        Path | None,
+        typer.Option(help="Check this folds file instead of making one: no group may be in more than one fold."),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="A PNG with the number of fields of each location and fold.")
+        Path | None, typer.Option(help="Also draw the number of fields per location and fold to this PNG file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
     """Split fields into folds that separate no group and have equal shares of every location.
 
-    Groups are wells (or antibodies), and near-duplicates in `--pairs`, also through fields of other sources.
+    A group contains the fields of one well (or antibody), and their near-duplicates in `--pairs`. Near-duplicates are
+    also followed through fields of other datasets.
 
     Example: `cytoloc folds train.dataset -k 5 --pairs pairs.csv --out folds.csv --sheet folds.png`
     """
@@ -75,11 +92,11 @@ def folds(
     from cytoloc.files import check_outputs, new_files
 
     if (out is None) == (check is None):
-        raise typer.BadParameter("Folds are either made or checked: give one of --out and --check.")
+        raise typer.BadParameter("Give either --out to make folds, or --check to check them.")
     if like and without:
-        raise typer.BadParameter("--like takes all fields: leave out --without.")
+        raise typer.BadParameter("--like uses all fields. Remove --without.")
     if check and (like or without or k is not None):
-        raise typer.BadParameter("--check takes a file as it is: leave out -k, --like and --without.")
+        raise typer.BadParameter("--check only reads a folds file. Remove -k, --like and --without.")
     outputs, sheets = [out] if out else [], [sheet] if sheet else []
     check_outputs(*outputs, images=sheets)
     source = open_labels(path, label_set=label_set)
@@ -91,7 +108,7 @@ def folds(
     if check:
         made, unknown = check_folds(check, source, group_by=group, pairs=tied)
     elif like:
-        with progress("looking at images") as advance:
+        with progress("Comparing images") as advance:
             made, alike = make_validation_fold(
                 source,
                 like,
@@ -125,6 +142,8 @@ def folds(
         typer.echo(json.dumps({**found.to_json(), "like": [vars(each) for each in alike], **counts}, indent=2))
         return
     typer.echo("\n".join(_summary(found, alike, str(out or check), group, counts)))
+    if out and isinstance(source, Dataset):
+        typer.echo(f"Next: cytoloc train RECIPE {path} --folds {out} --out runs")
 
 
 def _summary(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:
@@ -139,33 +158,34 @@ def _summary(found: FoldQuality, alike: list[Resemblance], where: str, group: st
     if found.worst and not alike:
         number, ratio = found.worst
         lines.append(
-            f"Spread least evenly: {found.label_set[number].name},"
-            f" {', '.join(map(str, found.class_fields[number]))} fields (apart by {ratio:.1%} of their mean)."
+            f"Least even location: {found.label_set[number].name},"
+            f" {', '.join(map(str, found.class_fields[number]))} fields per fold (range {ratio:.1%} of the mean)."
             if ratio
-            else "No location's fields differ by more than one between folds."
+            else "For every location, the numbers of fields per fold differ by one at most."
         )
     if found.scarce:
         names = ", ".join(found.label_set[number].name for number in found.scarce)
-        lines.append(f"Locations in fewer groups than there are folds, so that some fold has none: {names}.")
+        lines.append(f"Some folds have no field of these locations, which have fewer groups than folds: {names}.")
     lines += [
-        f"{each.look}: differs from the target's by {each.before:.0%} in all fields, by {each.after:.0%} in fold 0"
+        f"{each.look}: differs from the target by {each.before:.0%} for all fields, by {each.after:.0%} for fold 0"
         + ("; too few fields look like the target." if each.after > UNLIKE else ".")
         for each in alike
     ]
     if counts["alone"]:
         lines.append(
-            f"{counted(counts['alone'], 'field')} whose {group} is not known: only --pairs can tie them to others."
+            f"{counted(counts['alone'], 'field')} without a known {group}: only --pairs can group them with others."
         )
     if counts["half_strange_pairs"]:
         lines.append(
-            f"{counted(counts['half_strange_pairs'], 'pair')} of --pairs with one field here and one elsewhere."
+            f"{counted(counts['half_strange_pairs'], 'pair')} of --pairs with one field in this dataset and one not."
         )
     if counts["strange_pairs"]:
         lines.append(
-            f"{counted(counts['strange_pairs'], 'pair')} of --pairs with neither field here: they may tie other fields."
+            f"{counted(counts['strange_pairs'], 'pair')} of --pairs with both fields outside this dataset; they can"
+            " still connect its fields."
         )
     if counts["unknown"]:
-        lines.append(f"{counted(counts['unknown'], 'field')} of the file that are not here.")
+        lines.append(f"{counted(counts['unknown'], 'field')} of the folds file that are not in the dataset.")
     if counts["left_out"]:
         lines.append(f"{counted(counts['left_out'], 'field')} left out.")
     return lines

@@ -1,4 +1,4 @@
-"""The commands ``cytoloc import …``: image files and labels into a dataset."""
+"""The commands ``cytoloc import kaggle``, ``import hpa`` and ``import folder``."""
 
 from __future__ import annotations
 
@@ -20,45 +20,73 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    importing = typer.Typer(help="Pack images and labels into a dataset.", no_args_is_help=True)
+    importing = typer.Typer(
+        help="Import image files and labels into a dataset.\n\nExample: `cytoloc import kaggle train/ --labels"
+        " train.csv --out train.dataset`",
+        no_args_is_help=True,
+    )
     for command in (kaggle, hpa, folder):
         importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
 
 
 SHOWN_UNREADABLE = 20
-"""How many of the files that cannot be imported are listed."""
+"""Maximum number of files that cannot be imported and are printed."""
 
 ChannelsOption = Annotated[
     list[str],
-    typer.Option(help="NAME=PATTERN of files with a channel each, or NAME=CHANNEL of files with all: number or name."),
+    typer.Option(
+        help="NAME=PATTERN if each channel has its own files, or NAME=CHANNEL (a number or name) if each file contains"
+        " all channels. Can be repeated, or separated by commas."
+    ),
 ]
-Out = Annotated[Path, typer.Option(help="The new dataset; with --append the one to add to.")]
+Out = Annotated[Path, typer.Option(help="New dataset, or with --append the dataset to add to.")]
 LabelsOption = Annotated[
-    Path | None, typer.Option(help="CSV Id,Target; without it every field is imported, unlabeled.")
+    Path | None,
+    typer.Option(
+        help="Labels: a CSV file with columns Id,Target; only its fields are imported. Default: all fields, without"
+        " labels."
+    ),
 ]
-Size = Annotated[int, typer.Option(help="Edge of the packed images, in pixels.", min=32, max=8192)]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many fields.", min=1)]
-SquareOption = Annotated[Square, typer.Option(help="What to do with images that are not square.")]
-Enlarge = Annotated[bool, typer.Option("--enlarge", help="Enlarge images that are smaller than --size.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be read.")]
+Size = Annotated[int, typer.Option(help="Edge length of the images in the dataset, in pixels.", min=32, max=8192)]
+Limit = Annotated[int | None, typer.Option(help="Maximum number of fields; the first ones are imported.", min=1)]
+SquareOption = Annotated[
+    Square, typer.Option(help="What to do with images that are not square: refuse, crop or pad them.")
+]
+Enlarge = Annotated[bool, typer.Option("--enlarge", help="Allow images smaller than --size, and enlarge them.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
+]
 Depth = Literal["field", "import"]
 DepthOption = Annotated[
     Depth,
-    typer.Option(help="Black and white of 16-bit and float images: of each field, or of all fields of the import."),
+    typer.Option(
+        help="How intensities of 16-bit and float images are scaled to 8 bits: with one range per field, or with one"
+        " range for all fields of the import."
+    ),
 ]
 Floor = Annotated[
-    float | None, typer.Option(help="Lowest white; 10000 for 16 bits if not given. A 12-bit camera needs less.", min=0)
+    float | None,
+    typer.Option(
+        help="Lowest intensity that can become white. Default: 10000 for 16-bit images. A 12-bit camera needs less.",
+        min=0,
+    ),
 ]
-Append = Annotated[bool, typer.Option("--append", help="Add to the dataset --out.")]
+Append = Annotated[bool, typer.Option("--append", help="Add the fields to the existing dataset --out.")]
 DiscardUnfinished = Annotated[
-    bool, typer.Option("--discard-unfinished", help="Discard an unfinished import with other settings or other files.")
+    bool,
+    typer.Option("--discard-unfinished", help="Discard an unfinished import that has other settings or other files."),
 ]
-SkipKnown = Annotated[bool, typer.Option("--skip-known", help="With --append, skip ids that the dataset has already.")]
+SkipKnown = Annotated[
+    bool, typer.Option("--skip-known", help="With --append: skip fields whose ids are in the dataset already.")
+]
 
 
 def kaggle(
-    folder: Annotated[Path, typer.Argument(help="Holds `{Id}_{red,green,blue,yellow}.png` or `.tif`.", metavar="DIR")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of image files `{Id}_{red,green,blue,yellow}.png` or `.tif`.", metavar="DIR"),
+    ],
     out: Out,
     labels: LabelsOption = None,
     label_set: LabelSetOption = None,
@@ -73,9 +101,9 @@ def kaggle(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Pack the competition's files: four gray images a field, PNG or TIFF, 8 or 16 bits.
+    """Import files of the 2018 Kaggle competition: four gray images per field, PNG or TIFF, with 8 or 16 bits.
 
-    Fields that cannot be read are listed in quarantine.csv and the import continues. Imports are resumable: rerun the
+    Fields that cannot be read are listed in quarantine.csv, and the import continues. Imports are resumable: rerun the
     command and it continues from the last complete segment.
 
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
@@ -100,7 +128,8 @@ def kaggle(
 
 def hpa(
     folder: Annotated[
-        Path, typer.Argument(help="Holds `{antibody}_{plate}_{well}_{field}_{color}.jpg`.", metavar="DIR")
+        Path,
+        typer.Argument(help="Folder of image files `{antibody}_{plate}_{well}_{field}_{color}.jpg`.", metavar="DIR"),
     ],
     out: Out,
     labels: LabelsOption = None,
@@ -114,7 +143,7 @@ def hpa(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Pack the Human Protein Atlas's JPEG files: four renderings a field, each stain in its color.
+    """Import JPEG files of the Human Protein Atlas: four files per field, one per channel, in its color.
 
     Example: `cytoloc import hpa v18/ --labels v18.csv --out external.dataset`
     """
@@ -135,53 +164,72 @@ def hpa(
 
 
 def folder(
-    directory: Annotated[Path, typer.Argument(help="Holds the files, also in folders.", metavar="DIR")],
+    directory: Annotated[
+        Path, typer.Argument(help="Folder of image files. Its subfolders are searched too.", metavar="DIR")
+    ],
     channels: ChannelsOption,
-    out: Annotated[Path | None, typer.Option(help="The new dataset; with --append the one to add to.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New dataset, or with --append the dataset to add to.")] = None,
     files: Annotated[
-        str | None, typer.Option(help="Pattern of files that hold all channels; by default all images.")
+        str | None,
+        typer.Option(help="Pattern of the files, if each file contains all channels. Default: all images."),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="CSV Id,Target; other fields stay unlabeled.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels: a CSV file with columns Id,Target. Fields that are not in it are imported without labels."
+        ),
+    ] = None,
     label_set: Annotated[
         str | None,
         typer.Option(
             "--label-set",
-            help="The locations of --labels: hpa28, hpa19, subcell31, hpa, a .csv or .toml file, or from-labels to make"
-            " a label set of the names in --labels.",
+            help="Label set of --labels: hpa28, hpa19, subcell31, hpa, a .csv or .toml file, or from-labels to make a"
+            " label set of the names in --labels.",
+            metavar="NAME|FILE",
         ),
     ] = None,
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV id and any of antibody,plate,well,field,gene,cell_line.")
+        Path | None,
+        typer.Option(help="CSV file with a column id and any of antibody, plate, well, field, gene, cell_line."),
     ] = None,
     size: Size = 512,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many files, or sets of files.", min=1)] = None,
-    z: Annotated[str, typer.Option(help="max, or the number of a z plane, counted from 0.")] = "max",
-    time: Annotated[int | None, typer.Option(help="The time point, counted from 0.", min=0)] = None,
-    pages: Annotated[
-        Literal["channel", "z"] | None, typer.Option(help="The meaning of the pages of a TIFF that does not state it.")
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of files (or sets of files); the first ones are imported.", min=1),
     ] = None,
-    pixel_um: Annotated[float | None, typer.Option(help="Edge of a pixel in µm, whatever the files say.")] = None,
+    z: Annotated[str, typer.Option(help="max for a maximum projection, or the number of a z plane, from 0.")] = "max",
+    time: Annotated[
+        int | None, typer.Option(help="Time point to import, from 0. Required if files have several.", min=0)
+    ] = None,
+    pages: Annotated[
+        Literal["channel", "z"] | None,
+        typer.Option(help="Axis along the pages of a TIFF file that does not state its axes."),
+    ] = None,
+    pixel_um: Annotated[
+        float | None, typer.Option(help="Pixel size in µm. Default: the pixel size that each file states.")
+    ] = None,
     target_um: Annotated[
         float | None,
-        typer.Option(help="Scale images to this pixel size in µm; the Human Protein Atlas has 0.08 x 2048 / SIZE."),
+        typer.Option(help="Scale images to this pixel size in µm. The Human Protein Atlas has 0.08 x 2048 / SIZE."),
     ] = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
     depth: DepthOption = "field",
     floor: Floor = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Look at all files, show which channel becomes what, and stop.")
+        bool,
+        typer.Option("--dry-run", help="Check all files, print the channel assignment, and exit."),
     ] = False,
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Pack any microscope files: TIFF, OME-TIFF, PNG, JPEG, and CZI, LIF, ND2, OME-Zarr with the extra `formats`.
+    """Import any microscope files: TIFF, OME-TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OME-Zarr.
 
-    NAME is microtubules, protein, nucleus or er, or a name of your own; the protein is required. In a PATTERN `*`
-    stands for the field's id, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values. Each
-    scene of a file becomes a field.
+    NAME is microtubules, protein, nucleus, er, or a name of your own. The protein is required. In a PATTERN, `*`
+    stands for the id of the field, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values.
+    Each scene of a file becomes a field.
 
     Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
     --size 512 --out plate7.dataset`
@@ -191,9 +239,9 @@ def folder(
     from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source
 
     if out is None and not dry_run:
-        raise typer.BadParameter("is missing; only --dry-run goes without it.", param_hint="'--out'")
+        raise typer.BadParameter("is missing. It is optional with --dry-run only.", param_hint="'--out'")
     if z != "max" and not z.isdecimal():
-        raise typer.BadParameter(f"{z!r} is neither max nor a number.", param_hint="'--z'")
+        raise typer.BadParameter(f"{z!r} is neither max nor the number of a z plane.", param_hint="'--z'")
     options = FolderOptions(
         files=files,
         metadata=metadata,
@@ -225,24 +273,24 @@ def folder(
 
 
 def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> None:
-    """Print which channel becomes what, and which files cannot be imported; raise if the import is in vain."""
+    """Print the channel assignment and the files that cannot be imported; raise if nothing can be imported."""
     from cytoloc.channels import CHANNELS, near_channels
     from cytoloc.dataset.from_files import preview_import
 
-    with progress("looking at") as advance:
+    with progress("Checking files") as advance:
         found = preview_import(source, every=every, options=replace(options, progress=advance))
     typer.echo(f"{counted(found.items, 'item')} in {source.folder}.", err=True)
     if found.unmatched:
-        typer.echo(f"  {counted(found.unmatched, 'other image')} in it not asked for.", err=True)
+        typer.echo(f"  {counted(found.unmatched, 'other image')} in this folder not matched.", err=True)
     for lines, items in found.mappings:
-        which = f"{len(items)} of them, such as {items[0]}" if every else f"{items[0]}, the first to be read"
+        which = f"{len(items)} of them, such as {items[0]}" if every else f"{items[0]}, the first item"
         typer.echo(f"Channels as in {which}:", err=True)
         for name, what in lines:
             hint = "" if name in CHANNELS else near_channels(name, CHANNELS)
             typer.echo(f"  {name:<13} {what}{f' (a name of your own.{hint})' if hint else ''}", err=True)
     if every or not found.mappings:
         for bad, _ in found.unreadable[:SHOWN_UNREADABLE]:
-            note(f"{bad.id} cannot be taken: {bad.reason.removeprefix(f'{bad.id}: ')}")
+            note(f"{bad.id} cannot be imported: {bad.reason.removeprefix(f'{bad.id}: ')}")
         if len(found.unreadable) > SHOWN_UNREADABLE:
             note(f"… and {len(found.unreadable) - SHOWN_UNREADABLE} more.")
     errors = [error for _, error in found.unreadable]
@@ -251,21 +299,21 @@ def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> No
 
 
 def _import(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
-    """Import with a progress bar; print what came in, what did not, and how to resume if it is stopped."""
+    """Import with a progress bar, and print what was imported, what was not, and how to continue."""
     from cytoloc.dataset.from_files import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 
     try:
-        with progress("importing") as advance:
+        with progress("Importing") as advance:
             imported = run_import(source, out, size=size, options=replace(options, progress=advance, processes=True))
     except KeyboardInterrupt:
         typer.echo(f"{out}: the import was stopped. Rerun the same command to continue.", err=True)
         raise
-    known = f", {imported.known} were there already" if imported.known else ""
+    known = f", {imported.known} already in it" if imported.known else ""
     added = " added" if options.append else ""
-    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{added}{known}.")
+    typer.echo(f"{out}: {counted(imported.added, 'field')} of {size} px{added}{known}.\nNext: cytoloc info {out}")
     if imported.rejected:
-        note(f"{imported.rejected} could not be imported; {out / QUARANTINE} says why.")
+        note(f"{counted(imported.rejected, 'field')} could not be imported; {out / QUARANTINE} gives the reasons.")
         for name, reason in imported.examples:
             typer.echo(as_flags(f"  {name}: {reason}"), err=True)
         if imported.rejected > len(imported.examples):

@@ -1,4 +1,4 @@
-"""The commands ``cytoloc labels …``: label sets, their locations, and conversion between them."""
+"""The commands ``cytoloc labels``, ``labels show`` and ``labels convert``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typer.core import TyperGroup
 from cytoloc.cli.console import counted
 from cytoloc.labels.label_set import SHIPPED, find_label_set
 
-JsonSwitch = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonSwitch = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 class _Group(TyperGroup):
-    """Takes ``cytoloc labels NAME`` for ``cytoloc labels show NAME``."""
+    """Run ``cytoloc labels NAME`` as ``cytoloc labels show NAME``."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command that the first argument names, or ``show``."""
+        """Return the command that the first argument names, or the command ``show``."""
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
@@ -33,11 +33,11 @@ def register(app: typer.Typer) -> None:
 
 
 def shipped(context: typer.Context, *, as_json: JsonSwitch = False) -> None:
-    """List the label sets that come with cytoloc, show the locations of one, or convert files between two.
+    """List the label sets that come with cytoloc, or show one, or convert files between two.
 
     Example: `cytoloc labels`
 
-    Example: `cytoloc labels hpa19`, which is short for `cytoloc labels show hpa19`
+    Example: `cytoloc labels hpa19` (short for `cytoloc labels show hpa19`)
 
     Example: `cytoloc labels convert predictions.parquet --to hpa19 --out converted.parquet`
     """
@@ -59,11 +59,16 @@ _ORIGINS = {
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A shipped label set, or a .csv or .toml file.", metavar="NAME|FILE")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Label set to show: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.", metavar="NAME|FILE"
+        ),
+    ],
     *,
     as_json: JsonSwitch = False,
 ) -> None:
-    """Show the locations of a label set: key, name and Gene Ontology id.
+    """Show the locations of a label set, with the key, name and Gene Ontology id of each.
 
     Example: `cytoloc labels show my_labels.csv --json`
     """
@@ -82,23 +87,40 @@ def show(
 def convert(
     file: Annotated[
         Path,
-        typer.Argument(help="Labels or locations (.csv), or predictions (.parquet, or .csv with one column each)."),
+        typer.Argument(
+            help="File to convert: a label list (.csv), predicted locations (.csv) or predictions (.parquet, .csv)."
+        ),
     ],
-    target: Annotated[str, typer.Option("--to", help="Label set to convert to.")],
-    out: Annotated[Path, typer.Option(help="The new file: .csv for labels, .parquet for predictions.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Label set to convert to: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
+            metavar="NAME|FILE",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="New file: .csv for labels and locations, .parquet for predictions.")],
     source: Annotated[
-        str | None, typer.Option("--from", help="Label set of the file; a .parquet file of predictions states its own.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Label set of the input file. Required for CSV files; a .parquet file states its label set.",
+            metavar="NAME|FILE",
+        ),
     ] = None,
     *,
     as_json: JsonSwitch = False,
 ) -> None:
-    """Convert labels or predictions from one label set to another, and say what is merged, lost or ambiguous.
+    """Convert labels or predictions from one label set to another, and report what is merged, lost or ambiguous.
 
-    Labels of merged locations are joined; a field that loses all its labels is left out, or blank in a submission
-    (`Id,Predicted`). Of predictions, a location that several become gets the highest of their probabilities, and one
-    that can never occur gets 0.
+    A field has a merged location if it has any of its parts. A field that loses all its labels is left out of a label
+    list (`Id,Target`); in a submission (`Id,Predicted`) it stays with an empty cell.
 
-    A CSV with a column of labels, or with only 0 and 1 in its columns, lists labels; another one holds predictions.
+    For predictions, a merged location gets the highest probability of its parts. A location without a counterpart
+    gets probability 0.
+
+    A CSV file is read as labels if it has a column of labels, or only zeros and ones. Otherwise it is read as
+    predictions, with one column per location.
 
     Example: `cytoloc labels convert train.csv --from hpa28 --to hpa19 --out train-19.csv`
 
@@ -120,10 +142,12 @@ def convert(
         flags = cells <= {"0", "1", "0.0", "1.0"}
         listed = flags or label_column(table) is not None or "Predicted" in table.columns
     if listed and out.suffix != ".csv":
-        raise SettingsError(f"{file} lists labels, which are written as CSV.", hint=f"Choose {out.stem}.csv.")
+        raise SettingsError(
+            f"{file} contains labels, but --out {out} is not a .csv file.", hint=f"Choose {out.stem}.csv."
+        )
     if listed:
         if given is None:
-            raise SettingsError(f"{file} does not state its label set.", hint="Name it: --from LABEL_SET.")
+            raise SettingsError(f"{file} does not state its label set.", hint="Add --from LABEL_SET.")
         by = conversion(given, find_label_set(target))
         number, emptied, reduced = convert_label_list(file, by, out)
     else:

@@ -1,4 +1,4 @@
-"""Options of several commands: predictions, members of an ensemble, labels, label set."""
+"""Options that several commands share: predictions, ensemble members, labels, and the label set."""
 
 from __future__ import annotations
 
@@ -10,44 +10,56 @@ import typer
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
 
-LabelsPath = Annotated[Path, typer.Option(help="Labels: CSV Id,Target, or a labeled dataset.")]
-IdsPath = Annotated[Path | None, typer.Option("--ids", help="Ids of the rows of .npy and .npz files.")]
+LabelsPath = Annotated[Path, typer.Option(help="True labels: a CSV file with columns Id,Target, or a labeled dataset.")]
+IdsPath = Annotated[
+    Path | None,
+    typer.Option("--ids", help="File with the field ids of the rows of .npy and .npz predictions, in their order."),
+]
 LabelSetOption = Annotated[
     str | None,
     typer.Option(
         "--label-set",
-        help="Label set of files that do not state theirs: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
+        help="Label set of input files that do not state one: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
         metavar="NAME|FILE",
     ),
 ]
 PredictionPaths = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Prediction files or folders of runs. Those of different fields are joined, those of the same averaged.",
+        help="Prediction files, or folders of runs. Predictions of different fields are joined; several predictions of"
+        " the same field are averaged.",
         metavar="PREDICTIONS…",
     ),
 ]
 MembersSwitch = Annotated[
     bool,
-    typer.Option("--members", help="Do not average: each of PREDICTIONS is a member, named after its file or folder."),
+    typer.Option(
+        "--members",
+        help="Treat each of PREDICTIONS as one ensemble member, named after its file or folder, instead of averaging.",
+    ),
 ]
 MemberPaths = Annotated[
     list[str] | None,
     typer.Option(
         "--member",
-        help="A member and its predictions. May be repeated; the same NAME adds fields.",
+        help="Name and predictions of an ensemble member. Can be repeated; a repeated NAME adds fields to the member.",
         metavar="NAME=PREDICTIONS",
     ),
 ]
 
 
 def member_files(predictions: list[Path] | None, member: list[str] | None, *, apart: bool) -> dict[str, list[Path]]:
-    """Return the prediction files of each member.
+    """Return the prediction files of each ensemble member.
 
-    Without ``apart`` and ``member`` all files are of one member, ``mean``: folds are joined, the rest averaged.
+    If neither ``apart`` nor ``member`` is given, all files belong to one member named ``mean``.
+
+    Args:
+        predictions: Files or folders without a member name.
+        member: Members in the form ``NAME=PREDICTIONS``.
+        apart: Whether each of ``predictions`` is a member of its own.
 
     Raises:
-        SettingsError: If both ways are mixed, or a name is empty or used twice.
+        SettingsError: If named and unnamed predictions are mixed, or a name is empty or used twice.
     """
     from cytoloc.errors import SettingsError
     from cytoloc.prediction_files import prediction_files
@@ -55,42 +67,47 @@ def member_files(predictions: list[Path] | None, member: list[str] | None, *, ap
     if member:
         if predictions:
             raise SettingsError(
-                f"{predictions[0]} has no name, but members are named.",
-                hint="Name every one: --member NAME=PREDICTIONS.",
+                f"{predictions[0]} has no member name, but other predictions do.",
+                hint="Name every member: --member NAME=PREDICTIONS.",
             )
         named: dict[str, list[Path]] = {}
         for word in member:
             name, found, path = word.partition("=")
             if not (name and found and path):
                 raise SettingsError(
-                    f"--member {word} is not NAME=PREDICTIONS.", hint="For example --member a=a.parquet."
+                    f"--member {word} does not have the form NAME=PREDICTIONS.",
+                    hint="Write for example --member a=a.parquet.",
                 )
             named.setdefault(name, []).extend(prediction_files([Path(path)]))
         return named
     if not predictions:
-        raise typer.BadParameter("Name prediction files, or folders of runs.", param_hint="PREDICTIONS…")
+        raise typer.BadParameter("Give prediction files, or folders of runs.", param_hint="PREDICTIONS…")
     if not apart:
         return {"mean": prediction_files(predictions)}
     names = [path.name if path.is_dir() else path.stem for path in predictions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise SettingsError(
-            f"Two members would be called {twice!r}.", hint="Name them: --member NAME=PREDICTIONS --member …"
+            f"Two ensemble members have the same name, {twice!r}.",
+            hint="Name them with --member NAME=PREDICTIONS --member …",
         )
     return {name: prediction_files([path]) for name, path in zip(names, predictions, strict=True)}
 
 
 def read_prediction_files(paths: list[Path], *, ids: Path | None, label_set: str | None) -> dict[str, Predictions]:
-    """Return the predictions in files, by path.
+    """Read prediction files.
 
     Args:
         paths: The files.
-        ids: Ids of the rows of NumPy files.
-        label_set: Of files that do not state theirs, as a user names it.
+        ids: File with the ids of the rows of NumPy files.
+        label_set: Name or path of the label set of files that do not state one.
+
+    Returns:
+        The predictions of each file, by path.
 
     Raises:
-        TableError: If a file is no predictions.
-        LabelSetError: If there is no such label set, or files have different ones.
+        TableError: If a file does not contain predictions.
+        LabelSetError: If the label set is unknown, or the files have different label sets.
     """
     from cytoloc.labels.label_set import find_label_set
     from cytoloc.prediction_files import read_predictions
@@ -105,11 +122,19 @@ def read_prediction_files(paths: list[Path], *, ids: Path | None, label_set: str
 def read_members(
     files: dict[str, list[Path]], *, ids: Path | None, label_set: str | None
 ) -> dict[str, dict[str, Predictions]]:
-    """Return the predictions of each member, by member and path.
+    """Read the predictions of each ensemble member.
+
+    Args:
+        files: The prediction files of each member.
+        ids: File with the ids of the rows of NumPy files.
+        label_set: Name or path of the label set of files that do not state one.
+
+    Returns:
+        The predictions of each file, by member and path.
 
     Raises:
-        TableError: If a file is no predictions.
-        LabelSetError: If there is no such label set, or files have different ones.
+        TableError: If a file does not contain predictions.
+        LabelSetError: If the label set is unknown, or the files have different label sets.
     """
     paths = [path for several in files.values() for path in several]
     tables = read_prediction_files(paths, ids=ids, label_set=label_set)
@@ -117,13 +142,13 @@ def read_members(
 
 
 def refuse_calibrated(members: dict[str, dict[str, Predictions]]) -> None:
-    """Raise TableError if a decision was applied to predictions before; fitting or deciding on them is a mistake."""
+    """Raise TableError if predictions were calibrated by a decision before."""
     from cytoloc.errors import TableError
 
     for path, table in ((path, table) for tables in members.values() for path, table in tables.items()):
         if "calibrated_by" in table.provenance:
             raise TableError(
-                f"{path}: these predictions are calibrated already, by a decision.",
-                hint="Give the predictions that it was applied to. Locations are written by `decide apply"
-                " --out` and `predict --locations`.",
+                f"{path}: the predictions were calibrated by a decision already.",
+                hint="Give the predictions before calibration. To write locations, use `decide apply --out` or"
+                " `predict --locations`.",
             )

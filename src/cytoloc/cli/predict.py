@@ -1,4 +1,4 @@
-"""The command predict."""
+"""The command ``cytoloc predict``."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from cytoloc.memory import keep_freed_memory
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Datasets, also at URLs, or folders of {Id}_{red,green,blue,yellow}.png or .tif at any size.",
+        help="Datasets (folders or URLs), or folders of image files {Id}_{red,green,blue,yellow}.png or .tif of any"
+        " size.",
         metavar="INPUT…",
     ),
 ]
 Tta = Annotated[
     Literal["1", "2", "4", "8"] | None,
-    typer.Option(help="Views of test-time augmentation to average over; by default those of the model."),
+    typer.Option(
+        help="Number of test-time augmentation views that are averaged for each field. Default: the number that the"
+        " model states."
+    ),
 ]
 Absent = Annotated[
     list[str] | None,
     typer.Option(
-        help="Substitute for a channel that was not imaged: zero, or another channel. May be repeated.",
+        help="Substitute for a channel that was not imaged: zero for a black image, or a copy of another channel. Can"
+        " be repeated.",
         metavar="CHANNEL=zero|OTHER",
     ),
 ]
 PrecisionName = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="Precision of the arithmetic; 16 bits are faster on GPUs."),
+    typer.Option(help="Floating-point precision of the network. 16-bit precision is faster on GPUs."),
 ]
 
 
@@ -43,28 +48,35 @@ def predict(
     model: Annotated[
         Path,
         typer.Argument(
-            help="builtin, the model that comes with cytoloc; a bundle; a run, or a folder of runs to average.",
+            help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
             metavar="MODEL",
         ),
     ],
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="The new predictions file (.parquet).")],
+    out: Annotated[Path, typer.Option(help="New predictions file (.parquet).")],
     tta: Tta = None,
     absent: Absent = None,
     locations: Annotated[
-        Path | None, typer.Option(help="Also a new CSV Id,Predicted, by the decision of a bundle.")
+        Path | None,
+        typer.Option(
+            help="Also write the predicted locations to this new CSV file with columns Id,Predicted. The model must be"
+            " a bundle with a decision."
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Fields per batch.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 16,
     device: Annotated[
-        str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the fastest one available.")
+        str | None,
+        typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
     ] = None,
     precision: PrecisionName = "float32",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop if a field cannot be read.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
+    ] = False,
 ) -> None:
     """Predict the probability of every location for every field.
 
-    Fields that cannot be read are listed with the reason in a CSV beside the predictions; the others are predicted.
-    Import other files than the competition's first, with `cytoloc import folder`.
+    Fields that cannot be read are skipped and listed, with the reason, in a CSV file next to the predictions. Image
+    files in other layouts must be imported first, with `cytoloc import folder`.
 
     Example: `cytoloc predict runs/ test.dataset --out predictions.parquet`
 
@@ -98,10 +110,10 @@ def predict(
     loaded = load(model, device=device, precision=precision)
     if locations and loaded.decision is None:
         raise SettingsError(
-            f"{model} has no decision, so it gives probabilities only.",
-            hint="Leave out --locations, and decide with `cytoloc decide apply`.",
+            f"{model} contains no decision, so it predicts probabilities but no locations.",
+            hint="Remove --locations, and then run `cytoloc decide apply`.",
         )
-    with progress("predicting") as advance:
+    with progress("Predicting fields") as advance:
         found = loaded.predict_sources(
             sources,
             absent=substitutes,
@@ -116,11 +128,15 @@ def predict(
             write_locations(found.ids, found.decided, temporary[locations], found.label_set)
     made = f"{out}: {counted(len(found), 'field')}, networks: {len(loaded.networks)}"
     typer.echo(f"{made}, TTA views: {found.provenance['tta']}, on {loaded.device}.")
+    if locations:
+        typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
+    else:
+        typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:
         note(found.caution)
     if found.rejected:
         bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
         write_quarantine(bad, listed)
-        note(f"{counted(len(bad), 'field')} could not be read; {listed} says why.")
+        note(f"{counted(len(bad), 'field')} could not be read; {listed} gives the reasons.")
         for name, reason in examples(bad):
             typer.echo(as_flags(f"  {name}: {reason}"), err=True)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from cytoloc.report.study import StudyTables
 
 FILE_COLUMNS = 160
-"""Width of a table that no terminal sets."""
+"""Width in columns of a table that is written to a file."""
 
 
 class Format(StrEnum):
-    """How tables are written."""
+    """The formats of tables."""
 
     text = "text"
     markdown = "markdown"
@@ -33,35 +33,41 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS…")],
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUNS…")],
     table: Annotated[
-        bool, typer.Option("--table", help="Tables of models and ensembles; no other report exists so far.")
+        bool, typer.Option("--table", help="Report tables of models and ensembles. Required: the only report so far.")
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(help="The truth: CSV Id,Target, or a dataset; by default the runs' own dataset.")
+        Path | None,
+        typer.Option(
+            help="True labels: a CSV file with columns Id,Target, or a dataset. Default: the dataset of the runs."
+        ),
     ] = None,
     folds: Annotated[
         Path | None,
-        typer.Option(help="Folds file; the cross-fit keeps its groups together, and intervals resample groups."),
+        typer.Option(
+            help="Folds file. Cross-fitting never separates its groups, and bootstrap intervals resample them."
+        ),
     ] = None,
     decision: Annotated[
         MethodName,
         typer.Option(
-            help="Method of the decisions, each fitted to other fields. auto is better, but may take minutes per model;"
+            help="Decision method, fitted by cross-fitting. auto gives better metrics but can take minutes per model;"
             " see docs/how-to/decide.md."
         ),
     ] = "grid",
     ensemble: Annotated[
         list[str] | None,
         typer.Option(
-            help="Models of an ensemble. May be repeated; by default all models together.", metavar="MODEL+MODEL…"
+            help="Models of one ensemble, joined by +. Can be repeated. Default: one ensemble of all models.",
+            metavar="MODEL+MODEL…",
         ),
     ] = None,
-    style: Annotated[Format, typer.Option("--format", help="How the tables are written.")] = Format.text,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the tables into this new file instead.")] = None,
+    style: Annotated[Format, typer.Option("--format", help="Format of the tables.")] = Format.text,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the tables to this new file. Default: print them.")] = None,
 ) -> None:
-    """Report cross-validated metrics: a row per model, and per ensemble.
+    """Report cross-validated metrics, with one row per model and one per ensemble.
 
     Example: `cytoloc report runs/ --table --format markdown`
 
@@ -73,7 +79,7 @@ def report(
     from cytoloc.report.study_format import json_values
 
     if not table:
-        raise SettingsError("`cytoloc report` makes tables only so far.", hint="Add --table.")
+        raise SettingsError("`cytoloc report` cannot make any report but tables yet.", hint="Add --table.")
     if out:
         check_outputs(out)
     tables = compare_runs(
@@ -84,7 +90,7 @@ def report(
         ensembles=[each.split("+") for each in ensemble or []],
     )
     for run in tables.left_out:
-        typer.echo(f"left out: {run.folder}: {run.reason}", err=True)
+        typer.echo(f"Left out {run.folder}: {run.reason}", err=True)
     if out:
         with new_file(out) as temporary:
             temporary.write_text(_written(tables, style), encoding="utf-8")

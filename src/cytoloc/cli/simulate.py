@@ -1,4 +1,4 @@
-"""The command that draws cells: simulate."""
+"""The command ``cytoloc simulate``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Form = Annotated[
     Literal["dataset", "kaggle", "hpa", "study", "competition"],
     typer.Option(
         "--format",
-        help="dataset; kaggle: the competition's PNG files, labels.csv and pairs.csv; hpa: JPEG files as the Human"
-        " Protein Atlas's, each stain in its color; study: datasets for training,"
-        " test and external labels, with a list of their flaws; competition: a study as the files of the 2018 Kaggle"
-        " competition.",
+        help="Output format. dataset: a dataset. kaggle: PNG files as in the 2018 Kaggle competition, labels.csv and"
+        " pairs.csv. hpa: JPEG files as on the Human Protein Atlas site. study: datasets for training and test, one"
+        " with external labels, and a list of their flaws. competition: a study as the files of the 2018 Kaggle"
+        " competition, with external images.",
     ),
 ]
 
@@ -28,49 +28,78 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    fields: Annotated[int | None, typer.Option(help="How many fields of view; of a study, for training.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The new dataset, or folder.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same fields.")] = 0,
-    size: Annotated[int, typer.Option(help="Edge of the images, in pixels.")] = 512,
+    fields: Annotated[
+        int | None,
+        typer.Option(help="Number of fields of view. For --format study: number of training fields."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New dataset, or new folder for other formats.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed. The same seed gives the same fields.")] = 0,
+    size: Annotated[int, typer.Option(help="Edge length of the images, in pixels.")] = 512,
     original: Annotated[
         int | None,
         typer.Option(
-            help="Edge of the photographs, in pixels; datasets hold them scaled to --size, image files as they are."
+            help="Edge length of the raw images, in pixels. Datasets scale them to --size; image files keep this size."
+            " Default: --size."
         ),
     ] = None,
     form: Form = "dataset",
-    bits: Annotated[Literal["8", "16"], typer.Option(help="Bits per pixel, for --format kaggle.")] = "8",
+    bits: Annotated[
+        Literal["8", "16"], typer.Option(help="Bits per pixel of the PNG files. Only for --format kaggle.")
+    ] = "8",
     evenness: Annotated[
-        float, typer.Option(help="0: locations as frequent as in reality; 1: rare ones about as frequent as others.")
+        float,
+        typer.Option(
+            help="Class balance, 0 to 1. 0: locations are as frequent as in reality. 1: rare locations are about as"
+            " frequent as others."
+        ),
     ] = 0.0,
     frequencies: Annotated[
-        Path | None, typer.Option(help="CSV Target,share of label sets, in place of the real training set's.")
+        Path | None,
+        typer.Option(
+            help="CSV file with columns Target,share: how frequent each combination of locations is. Default: as in the"
+            " 2018 Kaggle training set."
+        ),
     ] = None,
     duplicates: Annotated[
         float | None,
-        typer.Option(help="Share of near-duplicates; by default 0, and 0.04 of the training fields of a study."),
+        typer.Option(
+            help="Share of fields that are near-duplicates, 0 to 1. Default: 0, or 0.04 of the training fields of a"
+            " study."
+        ),
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(help="Share of training fields of a study with a wrong label; by default 0.03.")
+        float | None,
+        typer.Option(
+            help="Share of training fields with a wrong label, 0 to 1. Only for --format study. Default: 0.03."
+        ),
     ] = None,
     noise_kind: Annotated[
         Noise | None,
-        typer.Option(help="Kind of wrong labels of a study; by default swapped. Fields with one label never miss it."),
+        typer.Option(
+            help="Kind of wrong labels. Only for --format study. missing never affects fields with one label. Default:"
+            " swapped."
+        ),
     ] = None,
     leaked: Annotated[
         float | None,
-        typer.Option(help="Share of test fields of a study that are in its external set; by default 0.02."),
+        typer.Option(
+            help="Share of test fields that are also in the external dataset, 0 to 1. Only for --format study."
+            " Default: 0.02."
+        ),
     ] = None,
     gain: Annotated[
-        float | None, typer.Option(help="Relative brightness of the test set of a study; by default 0.8.")
+        float | None,
+        typer.Option(
+            help="Brightness of the test images relative to the training images. Only for --format study. Default: 0.8."
+        ),
     ] = None,
     show: Annotated[
-        Path | None, typer.Option(help="Draw a PNG with a field of each location, instead of --out.")
+        Path | None, typer.Option(help="Write a PNG file with one field of each location, instead of --out.")
     ] = None,
 ) -> None:
-    """Draw fields of simulated cells, with wells and rare locations as in reality.
+    """Simulate fields of view of cells, with labels, wells and rare locations as in real data.
 
-    Drawing is resumable: rerun the command to continue.
+    Simulations are resumable: rerun the command and it continues.
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.dataset`
     """
@@ -81,7 +110,7 @@ def simulate(
     if show is not None:
         others = (fields, out, original, frequencies, duplicates, noise, noise_kind, leaked, gain)
         if any(value is not None for value in others) or bits != "8" or form != "dataset" or evenness:
-            raise typer.BadParameter("--show draws a sheet and nothing else: give it alone, or with --seed and --size.")
+            raise typer.BadParameter("--show can only be combined with --seed and --size. Remove the other options.")
         _draw_sheet(show, seed=seed, size=size)
         return
     if fields is None or out is None:
@@ -90,17 +119,17 @@ def simulate(
     flaws = {name: value for name, value in given.items() if value is not None}
     is_study = form in ("study", "competition")
     if flaws and not is_study:
-        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain are for --format study or competition.")
+        raise typer.BadParameter("--noise, --noise-kind, --leaked and --gain require --format study or competition.")
     if bits != "8" and form != "kaggle":
-        raise typer.BadParameter("--bits is for --format kaggle.")
+        raise typer.BadParameter("--bits 16 requires --format kaggle.")
     sets = read_frequencies(frequencies) if frequencies else None
-    # A study's near-duplicates are one of its flaws, and only its training set has them.
+    # In a study only the training set has near-duplicates, so they are part of its flaws.
     twice = 0.0 if is_study else duplicates or 0.0
     common: dict[str, Any] = {"evenness": evenness, "label_sets": sets, "duplicates": twice, "original_px": original}
     design = Design(n_fields=fields, seed=seed, size=size, **common)
     if is_study and duplicates is not None:
         flaws["duplicates"] = duplicates
-    with progress("drawing") as advance, processes() as pool:
+    with progress("Simulating fields") as advance, processes() as pool:
         if form == "competition":
             competition.simulate_competition(out, design, study.Flaws(**flaws), pool=pool, progress=advance)
         elif form == "study":
@@ -134,11 +163,11 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     locations = range(len(label_set))
     plans = [plan_one(location, seed=seed, size=size) for location in locations]
     images = []
-    with progress("drawing") as advance, processes() as pool:
+    with progress("Simulating fields") as advance, processes() as pool:
         for image in in_order(partial(draw_field, size=size), plans, pool=pool):
             images.append(image)
             advance(len(images), len(plans))
     names = [f"simulated, seed {seed}"] * len(images)
     truth = [(location,) for location in locations]
     field_grid(np.stack(images), names, truth, None, path, channels=CHANNELS, label_set=label_set)
-    typer.echo(f"{path}: a field of each of {len(images)} locations.")
+    typer.echo(f"{path}: one field of each of {len(images)} locations.")

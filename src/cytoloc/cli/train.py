@@ -1,4 +1,4 @@
-"""Commands around recipes and runs: recipes, train."""
+"""The commands ``cytoloc recipes`` and ``cytoloc train``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
 
 
-def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe with all its keys.")] = None) -> None:
-    """List the recipes, or show one with all its keys.
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="Recipe to show with the values of all its keys. Default: list all recipes.")
+    ] = None,
+) -> None:
+    """List the training recipes, or show one with the values of all its keys.
 
     Example: `cytoloc recipes quick`
     """
@@ -40,10 +44,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe wi
     heading = f"{'recipe':<16} {'network':<24} {'image':>5} {'batch':>6}  "
     lines = [f"{heading}{'loss':<24}    CV public private"]
     for name, scores in published.items():
-        cells = [f"{score:.3f}"[1:] if score is not None else "-" for score in scores]
+        cells = [f"{score:.3f}" if score is not None else "-" for score in scores]
         lines.append(row(name, f"{loss_in_words(load_recipe(name)):<24} {cells[0]:>5} {cells[1]:>6} {cells[2]:>7}"))
     lines += [
-        "Macro F1 as the author of the silver-medal baseline published it; nothing here was measured by cytoloc.",
+        "Macro F1 as published by the author of the silver-medal baseline; cytoloc measured none of these values.",
         "",
     ]
     lines.append(f"{heading}loss")
@@ -55,29 +59,39 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe wi
 
 def train(
     recipe: Annotated[
-        list[str], typer.Argument(help="One or more of `cytoloc recipes`, or .toml files.", metavar="RECIPE")
+        list[str],
+        typer.Argument(help="Recipes: names that `cytoloc recipes` lists, or .toml files.", metavar="RECIPE"),
     ],
-    dataset: Annotated[str, typer.Argument(help="The fields to train on: a folder, or a URL.", metavar="DATASET")],
-    folds: Annotated[Path, typer.Option(help="CSV id,group,fold of `cytoloc folds`.")],
-    out: Annotated[Path, typer.Option(help="The folders of the runs are made in this folder.")],
-    fold: Annotated[str, typer.Option(help="The fold to hold out, or all, one run each.")] = "all",
+    dataset: Annotated[str, typer.Argument(help="Dataset to train on: a folder or a URL.", metavar="DATASET")],
+    folds: Annotated[Path, typer.Option(help="Folds file of `cytoloc folds`: CSV with columns id,group,fold.")],
+    out: Annotated[Path, typer.Option(help="Folder in which a folder is created for each run.")],
+    fold: Annotated[
+        str, typer.Option(help="Validation fold: its number, or all to train one run per fold.", metavar="N|all")
+    ] = "all",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key: section.key=value. Can be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a key of the recipe: section.key=value. Can be repeated.", metavar="KEY=VALUE"
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue runs that were stopped.")] = False,
-    device: Annotated[Device, typer.Option(help="The kind of device to train on.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue interrupted runs from their last checkpoint.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Device to train on. auto: the fastest one available.")] = "auto",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes that train together, a GPU or core each; default 1.")
+        int | None,
+        typer.Option(min=1, help="Number of processes that train one run together, one per GPU or core. Default: 1."),
     ] = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of machines; start cytoloc on them with torchrun or srun.")
+        int | None,
+        typer.Option(min=1, help="Number of machines. Start cytoloc on each with torchrun or srun. Default: 1."),
     ] = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(help="Track the runs with MLflow, too: a tracking URI, or a SQLite file.", metavar="URI"),
+        typer.Option(help="Also log the runs to MLflow: a tracking URI, or a SQLite file.", metavar="URI"),
     ] = None,
 ) -> None:
-    """Train recipes on all folds but one, and predict the held-out fields.
+    """Train one or more recipes, and predict the fields of the validation fold of each run.
 
     Example: `cytoloc train quick train.dataset --folds folds.csv --fold all --out runs/`
     """
@@ -93,7 +107,7 @@ def train(
     from cytoloc.training.tracking import log_files
 
     if fold != "all" and not fold.isdecimal():
-        raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="--fold")
+        raise typer.BadParameter(f"{fold!r} is neither a fold number nor 'all'.", param_hint="--fold")
     fields = open_dataset(dataset)
     warn_if_unfinished(fields)
     options = TrainOptions(
@@ -124,4 +138,7 @@ def train(
             for folder in folders:
                 log_files(mlflow, folder, [curve])
     curves = ", ".join(f"{name}-curve.png" for name in names)
-    typer.echo(f"{out}: {', '.join(run.name for run in runs)}; out-of-fold predictions in each; {curves}")
+    typer.echo(
+        f"{out}: {', '.join(run.name for run in runs)}; out-of-fold predictions in each; {curves}"
+        f"\nNext: cytoloc decide fit {out} --labels {dataset} --folds {folds} --out decision.json"
+    )

@@ -1,4 +1,4 @@
-"""How far two sources of labels agree on the fields that they share, and corrections for one of them."""
+"""Comparison of two sources of labels for the same fields, and corrections of one of them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from cytoloc.labels.label_list import LabelList
 from cytoloc.labels.label_set import LabelSet
 
 Origins = Mapping[str, HpaId]
-"""Where fields come from, by their ids."""
+"""Plates, wells and antibodies of fields, by id."""
 
 
 class Matched(NamedTuple):
-    """Two label sets that should be the same.
+    """The labels of a field in two sources.
 
     Attributes:
-        a: The id of the field in the audited list.
-        b: The id of the field in the trusted list.
-        listed: Indices of locations in the audited list.
-        true: Indices of locations in the trusted one.
+        a: The id of the field in the audited labels.
+        b: The id of the field in the trusted labels.
+        listed: Indices of the audited locations.
+        true: Indices of the trusted locations.
     """
 
     a: str
@@ -45,21 +45,21 @@ class Matched(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Audit:
-    """What the comparison of two label sources gives.
+    """The result of comparing labels with trusted labels.
 
     Attributes:
-        matched: What was compared.
-        unmatched: Pairs of which one side is not in its list.
-        equal: How many label sets are equal.
-        classes: A row per location: ``key``, ``location``, ``both``, ``only_listed``, ``only_true``; ``precision``,
-            ``recall``, ``f1`` of the audited list; and ``wrong``, the share of its labels that are wrong, with a 95 %
-            interval.
-        micro_f1: F1 of all labels together.
-        macro_f1: Mean F1 of the classes that either source has.
-        listed: The audited list.
-        origins: Where fields come from, if their ids do not say it.
-        conversion: What the conversion of the list to the label set of the truth does, in sentences; empty if they have
-            the same label set.
+        matched: The compared fields.
+        unmatched: The number of pairs of which a field is missing in its source.
+        equal: The number of fields with equal labels.
+        classes: A table with one row per location. Columns: ``key``, ``location``; the numbers of fields ``both``,
+            ``only_listed``, ``only_true``; ``precision``, ``recall`` and ``f1`` of the audited labels; and ``wrong``,
+            the share of audited labels that are wrong, with its 95 % interval.
+        micro_f1: Micro F1 over all labels.
+        macro_f1: Macro F1 over the locations that occur in either source.
+        listed: The audited labels.
+        origins: The plates, wells and antibodies of fields whose ids do not contain them.
+        conversion: Sentences about the conversion of the audited labels to the trusted label set; empty if there was
+            none.
     """
 
     matched: Sequence[Matched]
@@ -76,7 +76,17 @@ class Audit:
         return f"Audit({len(self.matched)} pairs, {self.equal} equal, micro F1 {self.micro_f1:.3f})"
 
     def by(self, group: Literal["antibody", "well"]) -> pl.DataFrame:
-        """Return for each antibody, or well, how many of its fields agree: worst first."""
+        """Return the agreement per antibody or well.
+
+        Args:
+            group: ``"antibody"`` or ``"well"``.
+
+        Returns:
+            A table with the numbers of ``fields``, of ``equal`` and of ``different`` ones; the most different first.
+
+        Raises:
+            SettingsError: If ``group`` is unknown.
+        """
         refuse_unknown(group, ("antibody", "well"), argument="group")
         rows = []
         for each in self.matched:
@@ -91,10 +101,13 @@ class Audit:
         return grouped.sort("different", group, descending=[True, False])
 
     def corrections(self) -> dict[str, tuple[int, ...]]:
-        """Return corrected labels for all fields of wells in which the truth differs from the list.
+        """Return corrected labels.
 
-        Labels belong to wells, so the truth of one field applies to all fields of its well. Wells whose matched fields
-        contradict each other stay as they are.
+        Labels belong to wells, so the trusted labels of a field are applied to all fields of its well. Wells with
+        contradicting trusted labels are not corrected.
+
+        Returns:
+            Indices of the locations of each field whose labels change, by id.
         """
         truths: dict[tuple[str, str], set[tuple[int, ...]]] = {}
         of_field: dict[str, set[tuple[int, ...]]] = {}
@@ -111,7 +124,7 @@ class Audit:
         return corrected
 
     def summary(self) -> list[str]:
-        """Return the comparison in words, and a line per location."""
+        """Return the comparison as lines of text, with one line per location."""
         total = len(self.matched)
         missing = f" ({self.unmatched} pair{'s' * (self.unmatched != 1)} not in both lists)" if self.unmatched else ""
         lines = [
@@ -130,7 +143,7 @@ class Audit:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON values."""
+        """Return the results as JSON values."""
         return {
             "matched": len(self.matched),
             "unmatched": self.unmatched,
@@ -150,20 +163,24 @@ def audit_labels(
     label_set: LabelSet | str | None = None,
     truth_label_set: LabelSet | str | None = None,
 ) -> Audit:
-    """Return how far a label list agrees with labels that are trusted.
+    """Compare labels with trusted labels.
 
     Args:
         listed: The labels to audit: a dataset, a label list, or the path of either.
-        truth: The labels that are trusted, likewise.
-        pairs: Which field of the list is which trusted one; by default those of the same id.
-        match: ``"well"`` compares a field of the list with the truth of another field of its well.
-        label_set: The label set of the list, if it is a CSV; by default hpa28.
-        truth_label_set: The label set of the truth, if it is another one; the list is converted to it.
+        truth: The trusted labels, likewise.
+        pairs: Pairs of an audited and a trusted field that show the same field. Default: fields with the same id.
+        match: ``"field"`` compares each field with its own trusted labels; ``"well"`` compares it with the trusted
+            labels of another field of its well.
+        label_set: The label set of the audited labels, if they are a CSV file. Default: hpa28.
+        truth_label_set: The label set of the trusted labels, if it differs. The audited labels are converted to it.
+
+    Returns:
+        The comparison.
 
     Raises:
-        TableError: If the two share no field.
+        TableError: If the two sources share no field.
         SettingsError: If ``match`` is unknown.
-        LabelSetError: If there is no such label set.
+        LabelSetError: If a label set is unknown, or the label sets differ and ``truth_label_set`` is not given.
     """
     refuse_unknown(match, ("field", "well"), argument="match")
     own = open_labels(listed, label_set=label_set, argument="listed")
@@ -178,12 +195,12 @@ def audit_labels(
         converted = convert_labels(have, by_names)
         have = converted.labels | dict.fromkeys(converted.emptied, ())
         lost = len(converted.emptied)
-        left = f"{lost} field{'s' * (lost != 1)} of {own.path} lost all labels and count as having none."
+        left = f"{lost} field{'s' * (lost != 1)} of {own.path} lost all labels and are compared as fields without any."
         notes = (*by_names.summary(), left)
     if pairs is None and not set(have) & set(true):
         raise TableError(
             f"{own.path} and {trusted.path} share no id.",
-            hint="Give `pairs`, which says which field of one is which field of the other.",
+            hint="Give `pairs`, a list of pairs of an audited and a trusted field.",
         )
     tied = [(name, name) for name in have if name in true] if pairs is None else tied_ids(pairs, doubtful=False)
     origins = _origins_of(trusted) | _origins_of(own)
@@ -196,7 +213,7 @@ def audit_labels(
 
 
 def _origins_of(source: Dataset | LabelList) -> dict[str, HpaId]:
-    """Return where the fields of a dataset come from; the ids of a list say it themselves."""
+    """Return the origins of the fields of a dataset; ids of a label list contain them."""
     if isinstance(source, LabelList):
         return {}
     rows = source.fields.select("id", "antibody", "plate", "well", "field").iter_rows()
@@ -210,7 +227,16 @@ def _origins_of(source: Dataset | LabelList) -> dict[str, HpaId]:
 def match_fields(
     listed: LabelIndices, true: LabelIndices, pairs: Iterable[tuple[str, str]]
 ) -> tuple[list[Matched], int]:
-    """Return the label sets of each pair of fields, and how many pairs are not in both lists."""
+    """Return the labels of each pair of fields.
+
+    Args:
+        listed: The audited labels.
+        true: The trusted labels.
+        pairs: Pairs of an audited and a trusted field.
+
+    Returns:
+        The labels of the pairs, and the number of pairs of which a field is missing in its source.
+    """
     matched, unmatched = [], 0
     for a, b in pairs:
         if a in listed and b in true:
@@ -223,9 +249,18 @@ def match_fields(
 def match_wells(
     listed: LabelIndices, true: LabelIndices, pairs: Iterable[tuple[str, str]], *, origins: Origins | None = None
 ) -> tuple[list[Matched], int]:
-    """Return for each pair the label set of another field of the well in which ``a`` was imaged.
+    """Return the labels of each pair, with the audited labels of another field of the same well.
 
     This shows whether labels belong to wells. If a well has several other fields, the first one is used.
+
+    Args:
+        listed: The audited labels.
+        true: The trusted labels.
+        pairs: Pairs of an audited and a trusted field.
+        origins: Plates and wells of fields whose ids do not contain them.
+
+    Returns:
+        The labels of the pairs, and the number of pairs without another field or trusted labels.
     """
     wells: dict[tuple[str, str], list[tuple[HpaId, str]]] = {}
     for name in listed:
@@ -245,23 +280,31 @@ def match_wells(
 
 
 def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set: LabelSet) -> Audit:
-    """Return how far two label sources agree.
+    """Compare the labels of matched fields.
+
+    Args:
+        matched: The labels of each field in both sources.
+        unmatched: The number of fields that are missing in one source.
+        label_set: The label set of both sources.
+
+    Returns:
+        The comparison.
 
     Raises:
-        TableError: If nothing was matched.
+        TableError: If there are no matched fields.
     """
     if not matched and not unmatched:
-        raise TableError("There are no pairs.", hint="Give a list that names at least one.")
+        raise TableError("The list of pairs is empty.", hint="Give a list with at least one pair.")
     if not matched:
         raise TableError(
-            f"No pair is in both lists; there are {unmatched}.",
-            hint="Pairs name a field of the audited list first, and one of the trusted list second;"
-            " to match wells, ids of the first must name them.",
+            f"None of {unmatched} pairs is in both label lists.",
+            hint="Give pairs with an audited field first and a trusted field second; to match wells, ids of audited"
+            " fields must contain them.",
         )
     listed = label_set.to_matrix(each.listed for each in matched)
     true = label_set.to_matrix(each.true for each in matched)
     both, only_listed, only_true = (listed & true).sum(0), (listed & ~true).sum(0), (~listed & true).sum(0)
-    # Jeffreys's 95 % interval of a rate (Brown, Cai & DasGupta 2001); NaN where there is nothing to count.
+    # Jeffreys's 95 % interval of a proportion (Brown, Cai & DasGupta 2001); NaN if the denominator is 0.
     low = np.asarray(beta.ppf(0.025, only_listed + 0.5, both + 0.5))
     high = np.asarray(beta.ppf(0.975, only_listed + 0.5, both + 0.5))
     low[only_listed == 0], high[both == 0] = 0.0, 1.0
@@ -289,9 +332,17 @@ def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set:
 
 
 def write_corrections(listed: LabelIndices, corrected: LabelIndices, path: Path, label_set: LabelSet) -> None:
-    """Write a label list with corrections as CSV ``Id,Target,Was`` to a path that must be free.
+    """Write corrected labels to a new CSV file ``Id,Target,Was``; ``Was`` contains the earlier labels if they changed.
 
-    ``Was`` is what the list had, empty where nothing was corrected.
+    Args:
+        listed: The original labels: indices of locations, by id.
+        corrected: The labels of fields that change.
+        path: The new file.
+        label_set: The label set of both.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        OutputExistsError: If the file exists.
     """
     check_type(listed, Mapping, argument="listed")
     check_type(corrected, Mapping, argument="corrected")

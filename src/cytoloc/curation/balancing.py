@@ -1,4 +1,4 @@
-"""Balancing folds: groups are moved and exchanged while that brings the folds nearer to their targets."""
+"""Balancing of folds: groups are moved and exchanged while this reduces the distance from the targets."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ import numpy as np
 from cytoloc._typing import FloatArray, IntArray
 
 MOST_MOVES: Final = 20_000
-"""Groups that are moved at most; thirty thousand fields need about a hundred moves."""
+"""Maximum number of moves. Thirty thousand fields need about a hundred."""
 
 RARE: Final = 400
-"""Classes with at most so many fields are balanced by exchanges too, which compares groups pair by pair."""
+"""Classes with at most this number of fields are also balanced by exchanges, which compare all pairs of groups."""
 
 _GAIN: Final = -1e-9
 
 
 def balanced(fold_of_group: IntArray, what: FloatArray, *, targets: FloatArray) -> IntArray:
-    """Return the folds after moving groups, the most useful move first, and exchanging groups of rare classes.
+    """Return balanced folds.
 
-    This minimizes the sum of squared distances from the targets, each divided by the total of its column, so that rare
-    classes weigh as much as frequent ones.
+    First groups are moved between folds, the most useful move first. Then groups with rare classes are exchanged. This
+    minimizes the sum of squared differences from the targets. Each difference is divided by the total of its column, so
+    that rare classes have the same weight as frequent ones.
 
     Args:
-        fold_of_group: The fold each group starts in, ``(groups,)``.
-        what: What each group brings, ``(groups, columns)``.
-        targets: How much of it each fold should have, ``(folds, columns)``.
+        fold_of_group: The initial fold of each group, shape ``(groups,)``.
+        what: The quantities to balance, shape ``(groups, columns)``.
+        targets: The target total of each fold, shape ``(folds, columns)``.
+
+    Returns:
+        The balanced fold of each group, shape ``(groups,)``.
 
     Examples:
         >>> balanced(np.array([0, 0, 0, 1]), np.ones((4, 1)), targets=np.full((2, 1), 2.0)).tolist()
@@ -40,11 +44,11 @@ def balanced(fold_of_group: IntArray, what: FloatArray, *, targets: FloatArray) 
 
 
 class _Assignment:
-    """Groups in folds, and by how much each fold exceeds its target.
+    """An assignment of groups to folds, with the excess of each fold over its target.
 
-    With x and y what two groups bring, D the excess of each fold, and · the product weighted by what is there in all,
-    a move of x from fold f to g changes the sum by 2 (x·D[g] - x·D[f] + x·x), an exchange with y by what the two moves
-    change, less 4 x·y.
+    Let x and y be the quantities of two groups, D the excess of each fold, and · the product weighted by the inverse
+    totals. Moving x from fold f to fold g changes the sum by 2 (x·D[g] - x·D[f] + x·x). Exchanging x and y changes it
+    by the sum of both moves, minus 4 x·y.
     """
 
     def __init__(self, fold_of_group: IntArray, what: FloatArray, targets: FloatArray) -> None:
@@ -57,7 +61,7 @@ class _Assignment:
         self._excess = np.stack(inside) - targets
 
     def move(self) -> None:
-        """Move a group at a time until no move helps."""
+        """Move one group at a time until no move improves the balance."""
         rows = np.arange(len(self.folds))
         product = self._weighted @ self._excess.T
         for _ in range(MOST_MOVES):
@@ -71,7 +75,7 @@ class _Assignment:
             product[:, [before, fold]] = self._weighted @ self._excess[[before, fold]].T
 
     def exchange(self) -> bool:
-        """Exchange groups that have something rare, each with the best of the others; return whether any was."""
+        """Exchange groups with rare classes until no exchange improves the balance; return whether any was made."""
         rare = np.flatnonzero((self._what[:, self._total <= RARE] > 0).any(axis=1))
         exchanges = 0
         while made := sum(self._exchange_best(int(group), rare) for group in rare):

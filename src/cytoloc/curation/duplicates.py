@@ -1,4 +1,4 @@
-"""Near-duplicate fields within and across datasets: hashes suggest pairs, pixels confirm them."""
+"""Near-duplicate fields within and across datasets: found by perceptual hashes, confirmed on their pixels."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ from cytoloc.parallel import in_order
 Verdict = Literal["copy", "doubtful", "different"]
 
 COPY: Final = 0.8
-"""A registered correlation of at least this much is a copy; ``research/duplicates.py`` shows what copies reach."""
+"""Lowest registered correlation of a copy; see ``research/duplicates.py`` for the values that copies reach."""
 
 DOUBTFUL: Final = 0.5
-"""Between this and :data:`COPY` a person should look."""
+"""Lowest registered correlation of a doubtful pair, which a person should check."""
 
 FIELDS_AT_A_TIME: Final = 64
-"""Fields whose images are read at a time."""
+"""Number of fields whose images are read at the same time."""
 
 
 def pairs_schema(channels: Sequence[str]) -> pl.Schema:
-    """Return the columns of a table of pairs of fields with these channels.
+    """Return the schema of a table of pairs.
 
-    Field ``a`` turned by ``transform`` is field ``b``. Distances that are not known are null.
+    The transform turns field ``a`` into field ``b``. Unknown distances are null.
+
+    Args:
+        channels: The channels of the fields.
+
+    Returns:
+        The names and types of the columns.
     """
     return pl.Schema(
         {
@@ -55,7 +61,7 @@ def pairs_schema(channels: Sequence[str]) -> pl.Schema:
 
 
 class _Pool(NamedTuple):
-    """The fields of several datasets as one list, with the channels that any of them has."""
+    """The fields of several datasets as one list, with all channels that occur."""
 
     datasets: Sequence[Dataset]
     starts: IntArray
@@ -63,7 +69,7 @@ class _Pool(NamedTuple):
 
     @classmethod
     def of(cls, datasets: Sequence[Dataset]) -> _Pool:
-        """Return the pool of some datasets."""
+        """Return the pool of the fields of several datasets."""
         channels = channel_order(list(dict.fromkeys(channel for dataset in datasets for channel in dataset.channels)))
         columns = [f"phash_{channel}" for channel in channels]
         schema = dict.fromkeys(columns, pl.UInt64())
@@ -82,19 +88,20 @@ class _Pool(NamedTuple):
         return cls(datasets, starts, Hashes(bits, known, channels))
 
     def place(self, row: int) -> tuple[Dataset, int]:
-        """Return the dataset of a row of the pool, and the row there."""
+        """Return the dataset of a row of the pool, and its row in that dataset."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.datasets[number], int(row - self.starts[number])
 
     def candidates(
         self, limits: Mapping[str, int], *, turns: bool, advance: Callable[[str, int, int], None]
     ) -> pl.DataFrame:
-        """Return rows ``a`` < ``b``, number of the transform and distances of all similar pairs, each once."""
+        """Return all similar pairs once: rows ``a`` < ``b``, number of the transform, and distances."""
         ways = self._turned(advance) if turns else [self.hashes]
         parts = []
         for transform, hashes in enumerate(ways):
             near = near_pairs(hashes, self.hashes, limits=limits)
-            # As they are, each pair is found twice, and each field is its own copy; turned, a field may be like itself.
+            # Without a transform, each pair is found twice and each field matches itself; with one, a symmetric field
+            # may match itself.
             keep = near.a < near.b if transform == 0 else near.a != near.b
             parts.append(
                 pl.DataFrame(
@@ -111,12 +118,12 @@ class _Pool(NamedTuple):
         table = pl.concat(parts).with_columns(
             one=pl.min_horizontal("a", "b"), other=pl.max_horizontal("a", "b"), sum=pl.col("distances").list.sum()
         )
-        # A pair may be found in several ways, and from either side: the nearest stays.
+        # A pair can be found with several transforms and in both orders; the best match is kept.
         best = table.sort("sum", "transform", "a").unique(["one", "other"], keep="first", maintain_order=True)
         return best.sort("one", "other").select("a", "b", "transform", "distances")
 
     def _turned(self, advance: Callable[[str, int, int], None]) -> list[Hashes]:
-        """Return the hashes of all fields, in each of the eight orientations."""
+        """Return the hashes of all fields in each of the eight orientations."""
         total, channels = len(self.hashes.bits), self.hashes.channels
         bits = np.zeros((len(TRANSFORMS), total, len(channels)), np.uint64)
 
@@ -137,12 +144,12 @@ class _Pool(NamedTuple):
         for offset, numbers in in_order(hashed, blocks):
             bits[:, offset : offset + len(numbers)] = np.moveaxis(numbers, 2, 0)
             advance("turning", offset + len(numbers), total)
-        # As it is, a field keeps the hash that it got when it was imported, from its original.
+        # The hash of the original orientation is the stored one, which was computed from the raw image.
         bits[0] = self.hashes.bits
         return [Hashes(each, self.hashes.known, channels) for each in bits]
 
     def correlations(self, table: pl.DataFrame, advance: Callable[[str, int, int], None]) -> Sequence[float]:
-        """Return how well the images of each pair agree, in the channels that both have."""
+        """Return the registered correlation of each pair, over the channels that both fields have."""
 
         def correlation(pair: tuple[int, int, int, list[int]]) -> float:
             row_a, row_b, transform, distances = pair
@@ -167,23 +174,23 @@ def find_duplicates(
     confirm: bool = True,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> pl.DataFrame:
-    """Return all pairs of near-duplicate fields, the most similar first.
+    """Find pairs of near-duplicate fields.
 
     Args:
-        datasets: One or several; fields of all of them are compared with each other.
-        limits: The most bits of 64 by which each channel's hash may differ; other channels are not compared.
-        turned_too: Look for turned and mirrored copies too. Every image is read once for that.
-        confirm: Align the images of each pair and correlate their pixels. Without it correlation and verdict are null.
-        progress: Called with what is done, how much of it, and of how much.
+        datasets: One or several datasets. Fields are compared within and across all of them.
+        limits: For each channel, the maximum Hamming distance of the 64-bit hashes. Other channels are not compared.
+        turned_too: Also find rotated and mirrored copies. Every image is read once for this.
+        confirm: Align the images of each pair, and correlate their pixels. Otherwise correlation and verdict are null.
+        progress: A function that is called with the current step, the number of finished units, and their total.
 
     Returns:
-        A row per pair that the hashes suggest: the ids ``a`` and ``b``, the bits by which channels differ (``d_…``),
-        the transform that turns ``a`` into ``b``, the correlation, the verdict (``copy``, ``doubtful`` or
-        ``different``), and the datasets. See :func:`pairs_schema`.
+        A table with one row per pair, the most similar first. Columns: the ids ``a`` and ``b``, the Hamming distance
+        of each channel (``d_…``), the ``transform`` that turns ``a`` into ``b``, the ``correlation``, the ``verdict``
+        (``copy``, ``doubtful`` or ``different``), and the datasets. See :func:`pairs_schema`.
 
     Raises:
-        ArgumentTypeError: If ``datasets`` are not datasets or paths.
-        SettingsError: If a dataset is given twice, or a limit is not from 0 to 64.
+        ArgumentTypeError: If ``datasets`` are neither datasets nor paths.
+        SettingsError: If a dataset is given twice, or a limit is not an integer from 0 to 64.
         MissingExtraError: If faiss is not installed.
         ChannelError: If two datasets have too few channels in common.
     """
@@ -191,24 +198,31 @@ def find_duplicates(
     check_type(limits, Mapping, argument="limits")
     bad = {name: bits for name, bits in limits.items() if type(bits) is not int or not 0 <= bits <= 64}
     if bad:
-        raise SettingsError(f"`limits` has {bad}.", hint="Give a number of bits from 0 to 64 for each channel.")
+        raise SettingsError(
+            f"`limits` has invalid values: {bad}.", hint="Give a number of bits from 0 to 64 for each channel."
+        )
     several = [datasets] if isinstance(datasets, Dataset | str | Path) else list(datasets)
     if not all(isinstance(each, Dataset | str | Path) for each in several):
-        raise ArgumentTypeError("`datasets` must be datasets or paths.", hint="For example cytoloc.open_dataset(…).")
+        raise ArgumentTypeError(
+            "`datasets` contains a value that is neither a dataset nor a path.", hint="Give cytoloc.open_dataset(…)."
+        )
     opened = [each if isinstance(each, Dataset) else open_dataset(each) for each in several]
     local = [str(each.path).removeprefix("file://").rstrip("/") for each in opened]
     places = [path if "://" in path else str(Path(path).resolve()) for path in local]
     twice = next((each.path for place, each in zip(places, opened, strict=True) if places.count(place) > 1), None)
     if twice is not None:
-        raise SettingsError(f"{twice} is given twice: every field would be its own copy.", hint="Give it once.")
+        raise SettingsError(
+            f"{twice} is given twice, so every field would be found as its own copy.", hint="Give each dataset once."
+        )
     for one, other in combinations_with_replacement(opened, 2):
         either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
         both = channel_order([channel for channel in one.channels if channel in limits and channel in other.channels])
         if not both or len(both) < min(LEAST_CHANNELS, len(either)):
             raise ChannelError(
-                f"{one.path} has the channels {', '.join(one.channels)}, {other.path} has {', '.join(other.channels)}:"
-                f" with limits for {', '.join(limits)}, {' and '.join(both) or 'none'} can be compared. Two fields are"
-                f" compared in {LEAST_CHANNELS} channels or more, or in the only one that both have.",
+                f"{one.path} has the channels {', '.join(one.channels)}, and {other.path} has"
+                f" {', '.join(other.channels)}. Channels with limits that both have:"
+                f" {' and '.join(both) or 'none'}. Fields are compared in at least {LEAST_CHANNELS}"
+                " channels, or in the only channel that both have.",
                 hint="Give `limits` for channels that all datasets have, or compare the datasets separately.",
             )
     pool = _Pool.of(opened)
@@ -229,16 +243,22 @@ def find_duplicates(
 
 
 def verdict(correlation: float) -> Verdict:
-    """Return the verdict on a pair by its registered correlation."""
+    """Return the verdict on a pair with a given registered correlation."""
     if correlation >= COPY:
         return "copy"
     return "doubtful" if correlation >= DOUBTFUL else "different"
 
 
 def write_duplicates(pairs: pl.DataFrame, path: str | Path) -> None:
-    """Write a table of pairs as CSV to a path that must be free.
+    """Write a table of pairs to a new CSV file, which :func:`~cytoloc.curation.pairs.read_matches` can read.
 
-    :func:`~cytoloc.curation.pairs.read_matches` reads it.
+    Args:
+        pairs: The table of :func:`find_duplicates`.
+        path: The new file.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        OutputExistsError: If the file exists.
     """
     check_type(pairs, pl.DataFrame, argument="pairs")
     check_type(path, (str, Path), argument="path")
@@ -247,7 +267,14 @@ def write_duplicates(pairs: pl.DataFrame, path: str | Path) -> None:
 
 
 def groups_of(pairs: pl.DataFrame) -> list[list[str]]:
-    """Return the ids that pairs tie together, directly or through others, largest group first."""
+    """Return groups of ids that pairs connect, directly or through other fields; the largest group first.
+
+    Args:
+        pairs: A table with the columns ``a`` and ``b``.
+
+    Returns:
+        The ids of each group.
+    """
     ids = sorted({*pairs["a"], *pairs["b"]})
     position = {name: row for row, name in enumerate(ids)}
     links = [(position[a], position[b]) for a, b in pairs.select("a", "b").iter_rows()]

@@ -1,4 +1,4 @@
-"""How good folds are: the fields of each location in each fold, and the pairs that a random split would separate."""
+"""Quality of folds: fields per location and fold, and the pairs that a random split would separate."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class FoldQuality:
 
     Attributes:
         label_set: The locations.
-        fields: Fields of each fold.
-        groups: Groups of each fold.
-        class_fields: Fields of each class and fold, ``(locations, folds)``.
-        class_groups: Groups of each class and fold.
-        together: Pairs of fields that belong together.
-        cut_at_random: How many of them a random split into folds of the same sizes would separate.
+        fields: Number of fields per fold, shape ``(folds,)``.
+        groups: Number of groups per fold, shape ``(folds,)``.
+        class_fields: Number of fields per location and fold, shape ``(locations, folds)``.
+        class_groups: Number of groups per location and fold, likewise.
+        together: Number of pairs of fields in the same group.
+        cut_at_random: Number of these pairs that a random split into folds of the same sizes would separate.
     """
 
     label_set: LabelSet
@@ -38,15 +38,16 @@ class FoldQuality:
 
     @property
     def scarce(self) -> tuple[int, ...]:
-        """Classes with fields, but fewer groups than folds: some fold must go without them."""
+        """Indices of locations with fewer groups than folds, which are therefore missing in some fold."""
         total = self.class_groups.sum(axis=1)
         return tuple(int(i) for i in np.flatnonzero((total > 0) & (total < len(self.groups))))
 
     @property
     def worst(self) -> tuple[int, float] | None:
-        """The class that is spread least evenly, and by how much its folds differ: (most - fewest) / mean of fields.
+        """The least even location, and its range of fields over folds divided by their mean: (max - min) / mean.
 
-        Of the classes that every fold could have; None if there is none. A difference of one field counts as none.
+        Only locations with at least as many groups as folds are compared; None if there are none. A range of one field
+        counts as 0.
         """
         most, fewest = self.class_fields.max(axis=1), self.class_fields.min(axis=1)
         mean = self.class_fields.mean(axis=1)
@@ -69,7 +70,7 @@ class FoldQuality:
         }
 
     def table(self) -> pl.DataFrame:
-        """Return a row per location: fields and groups, in all and in each fold."""
+        """Return a table with one row per location: numbers of fields and groups, in total and per fold."""
         columns: dict[str, list[int] | list[str]] = {
             "key": list(self.label_set.keys),
             "location": list(self.label_set.names),
@@ -83,7 +84,20 @@ class FoldQuality:
 
 
 def fold_quality(folds: pl.DataFrame, fields: pl.DataFrame, label_set: LabelSet, *, seed: int = 0) -> FoldQuality:
-    """Return how well folds are balanced; fields without a fold are ignored."""
+    """Measure how well folds are balanced.
+
+    Args:
+        folds: A table with the columns ``id``, ``group`` and ``fold``. Fields without a fold are ignored.
+        fields: A table with the columns ``id`` and ``labels``.
+        label_set: The label set of the labels.
+        seed: Random seed of the random split that folds are compared with.
+
+    Returns:
+        The numbers of fields and groups per fold and location.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+    """
     check_type(folds, pl.DataFrame, argument="folds")
     check_type(fields, pl.DataFrame, argument="fields")
     check_type(label_set, LabelSet, argument="label_set")

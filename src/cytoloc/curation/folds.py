@@ -1,9 +1,9 @@
-"""Making folds: each group becomes one row, the rows are stratified, then balanced out.
+"""Folds that keep groups of related fields together and are stratified by location.
 
-Fields of one well are near-duplicates, and many antibodies are imaged in several wells. A split that separates them
-evaluates a network on what it was trained on. So each group becomes one row with the union of its labels, the rows are
-stratified (iterative stratification, Sechidis, Tsoumakas & Vlahavas 2011), and groups are moved and exchanged while
-that balances the folds. The stratification alone counts groups; the balancing counts fields too.
+Fields of one well are near-duplicates, and many antibodies are imaged in several wells. If a split separates them, a
+network is evaluated on fields that resemble its training fields. Therefore each group becomes one row with the union of
+its labels. The rows are split by iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), which counts groups.
+Then groups are moved and exchanged between folds to balance the numbers of fields too.
 """
 
 from __future__ import annotations
@@ -34,23 +34,26 @@ def make_folds(
     seed: int = 0,
     without: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """Return the folds of the labeled fields: columns ``id``, ``group``, ``fold``.
-
-    A field that is left out has a group and no fold, so that its absence is seen in the file.
+    """Split the labeled fields into folds.
 
     Args:
         fields: A dataset, a label list, the path of either, or a table of fields.
         k: The number of folds.
-        group_by: What must not be separated; a field for which it is not known is a group of its own.
+        group_by: What folds keep together: fields of one ``"well"``, of one ``"antibody"``, or single fields
+            (``"field"``). A field with an unknown well or antibody is a group of its own.
         pairs: Near-duplicates: the table of :func:`~cytoloc.curation.duplicates.find_duplicates`, files, or pairs of
-            ids. Each pair ends in one group, also through fields that are not here.
+            ids. Both fields of a pair are in one group. Pairs also connect fields through ids that are not in
+            ``fields``.
         seed: Random seed.
-        without: Flags, such as ``blurred`` or ``nucleus blurred``: fields that have one are left out.
+        without: Quality flags, such as ``blurred`` or ``nucleus blurred``. Fields with one of them get no fold.
+
+    Returns:
+        A table with the columns ``id``, ``group`` and ``fold``. The fold of a field that is left out is null.
 
     Raises:
-        ArgumentTypeError: If an argument has another type.
+        ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If ``group_by`` is unknown.
-        TableError: If there are fewer groups than folds, no such flag, or no pair names a field.
+        TableError: If there are fewer groups than folds, a flag is unknown, or no pair contains a field.
     """
     refuse_unknown(group_by, get_args(GroupBy), argument="group_by")
     check_type(k, int, argument="k")
@@ -63,7 +66,7 @@ def make_folds(
     seen, group_used = np.unique(groups[used], return_inverse=True)
     if not 2 <= k <= len(seen):
         raise TableError(
-            f"{where} has {len(seen)} groups of labeled fields; {k} folds cannot be made of them.",
+            f"{where} has {len(seen)} groups of labeled fields, which cannot be split into {k} folds.",
             hint=f"Choose `k` from 2 to {len(seen)}." if len(seen) >= 2 else "Label fields of at least two groups.",
         )
     present, counts = class_counts(truth[used], group_used)
@@ -78,10 +81,16 @@ def make_folds(
 
 
 def labeled_fields(fields: LabelSource | pl.DataFrame) -> tuple[str, pl.DataFrame]:
-    """Return where labeled fields are from, for messages, and the table of them.
+    """Return a table of labeled fields.
+
+    Args:
+        fields: A dataset, a label list, the path of either, or a table of fields.
+
+    Returns:
+        The origin of the fields, for messages, and the table.
 
     Raises:
-        ArgumentTypeError: If it is not a dataset, a label list, a path or a table.
+        ArgumentTypeError: If ``fields`` has another type.
         TableError: If a table lacks columns.
     """
     if isinstance(fields, pl.DataFrame):
@@ -94,9 +103,15 @@ def labeled_fields(fields: LabelSource | pl.DataFrame) -> tuple[str, pl.DataFram
 
 
 def present_locations(labels: Sequence[Sequence[int]]) -> BoolArray:
-    """Return which locations each field has, bool ``(n, locations)``.
+    """Return labels as a matrix that ends with the last location that occurs.
 
-    There are columns up to the last location that any field has: folds do not depend on locations without fields.
+    Folds then do not depend on locations without fields.
+
+    Args:
+        labels: Indices of the locations of each field.
+
+    Returns:
+        bool of shape ``(n, locations)``.
     """
     matrix = np.zeros((len(labels), 1 + max((index for indices in labels for index in indices), default=0)), bool)
     for row, indices in enumerate(labels):
@@ -105,11 +120,15 @@ def present_locations(labels: Sequence[Sequence[int]]) -> BoolArray:
 
 
 def class_counts(truth: BoolArray, groups: IntArray) -> tuple[BoolArray, IntArray]:
-    """Return for each group which classes it has, bool ``(groups, classes)``, and how many fields of each.
+    """Return the classes of each group.
 
     Args:
-        truth: bool ``(n, classes)``.
-        groups: ``(n,)``, numbered 0 … without gaps.
+        truth: The labels of each field, bool of shape ``(n, classes)``.
+        groups: The group of each field, numbered from 0 without gaps, shape ``(n,)``.
+
+    Returns:
+        The presence of each class, bool of shape ``(groups, classes)``, and its number of fields, int64 of the same
+        shape.
     """
     counts = np.zeros((int(groups.max()) + 1, truth.shape[1]), np.int64)
     np.add.at(counts, groups, truth)
@@ -117,7 +136,7 @@ def class_counts(truth: BoolArray, groups: IntArray) -> tuple[BoolArray, IntArra
 
 
 def table_of(fields: pl.DataFrame, groups: IntArray, used: BoolArray, fold_of_used: IntArray) -> pl.DataFrame:
-    """Return the table of folds; fields that are not used have none."""
+    """Return the table of folds; fields that are not used have the fold null."""
     folds = np.full(len(groups), -1)
     folds[used] = fold_of_used
     table = pl.DataFrame({"id": fields["id"], "group": groups, "fold": folds})
@@ -125,20 +144,27 @@ def table_of(fields: pl.DataFrame, groups: IntArray, used: BoolArray, fold_of_us
 
 
 def flagged(fields: pl.DataFrame, flags: Sequence[str]) -> BoolArray:
-    """Return which rows of a dataset's table have one of the flags; one without a channel stands for any channel's.
+    """Return which fields have one of some quality flags.
+
+    Args:
+        fields: The table of a dataset.
+        flags: Quality flags. A flag without a channel means any channel.
+
+    Returns:
+        bool of shape ``(n,)``.
 
     Raises:
-        TableError: If there is no such flag, or the table is a label list, which has none.
+        TableError: If a flag is unknown, or the table has no flags because it is a label list.
     """
     if "flags" not in fields.columns:
-        raise TableError("A label list says nothing of flags.", hint="Give the dataset of its fields.")
+        raise TableError("A label list contains no quality flags.", hint="Give the dataset of these fields.")
     channels = [name.removeprefix("phash_") for name in fields.columns if name.startswith("phash_")]
     every = {f"{channel} {flag}" for channel in channels for flag in FLAGS}
     unknown = [flag for flag in flags if flag not in every and flag not in FLAGS]
     if unknown:
         raise TableError(
-            f"There is no flag {unknown[0]!r}.",
-            hint=f"There are {', '.join(FLAGS)}, alone or after one of the channels {', '.join(channels)}.",
+            f"{unknown[0]!r} is not a quality flag.",
+            hint=f"Choose {', '.join(FLAGS)}, alone or after one of the channels {', '.join(channels)}.",
         )
     meant = [name for name in every if name in flags or name.partition(" ")[2] in flags]
     has = fields.select(pl.col("flags").list.eval(pl.element().is_in(meant)).list.any()).to_series()

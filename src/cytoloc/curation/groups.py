@@ -1,4 +1,4 @@
-"""Which fields must not be separated: those of a well, of an antibody, and near-duplicates of each other."""
+"""Groups of fields that folds keep together: fields of a well or an antibody, and near-duplicates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cytoloc.errors import TableError
 from cytoloc.labels.hpa_names import parse_hpa_id
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {"well": ("plate", "well"), "antibody": ("antibody",), "field": ("id",)}
-"""Columns of a dataset's table in which fields that belong together agree."""
+"""Columns of the table of a dataset that are equal for all fields of a group."""
 
 _Key = tuple[str | None, ...]
 
@@ -24,26 +24,29 @@ _Key = tuple[str | None, ...]
 def groups_of_fields(
     fields: pl.DataFrame, *, group_by: GroupBy = "well", pairs: Sequence[tuple[str, str]] = ()
 ) -> IntArray:
-    """Return a group number per field, 0 … in order of first appearance.
+    """Return the group of each field.
 
-    Pairs tie fields directly or through other fields. A pair may name a field of another source, which is not in the
-    table: fields that are paired with it, or with other such fields of its well, belong to one group.
+    Pairs connect fields directly or through other fields. A pair can contain a field of another source that is not in
+    the table. All fields that are paired with this field, or with other such fields of its well, are in one group.
 
     Args:
-        fields: With the columns ``id``, ``antibody``, ``plate`` and ``well``.
-        group_by: What must not be separated; a field of which it is not known is a group of its own.
-        pairs: Near-duplicate fields, by id.
+        fields: A table with the columns ``id``, ``antibody``, ``plate`` and ``well``.
+        group_by: What folds keep together. A field with an unknown well or antibody is a group of its own.
+        pairs: Near-duplicates, as pairs of ids.
+
+    Returns:
+        Group numbers from 0, in order of first appearance, shape ``(n,)``.
 
     Raises:
-        TableError: If there are pairs, and none of them names a field of the table.
+        TableError: If there are pairs, and none contains a field of the table.
     """
     names: list[str] = fields["id"].to_list()
     node: dict[str, int] = {name: row for row, name in enumerate(names)}
     if pairs and not any(a in node or b in node for a, b in pairs):
         raise TableError(
-            f"None of {len(pairs)} pairs names one of these {len(names)} fields; the first is {pairs[0][0]},"
+            f"None of {len(pairs)} pairs contains one of these {len(names)} fields; the first pair is {pairs[0][0]},"
             f" {pairs[0][1]}.",
-            hint="Are they pairs of another set of fields?",
+            hint="Give pairs of these fields.",
         )
     keys: list[_Key | None] = [
         tuple(row) if known else None
@@ -52,7 +55,7 @@ def groups_of_fields(
     for name in (name for pair in pairs for name in pair):
         if name not in node:
             node[name] = len(keys)
-            # An id may say to which well or antibody the field belongs.
+            # The id may contain the well or antibody of the field.
             parts = None if group_by == "field" else parse_hpa_id(name)
             if parts and group_by == "antibody":
                 keys.append((parts.antibody,) if parts.antibody else None)
@@ -65,20 +68,30 @@ def groups_of_fields(
 
 
 def group_known(fields: pl.DataFrame, group_by: GroupBy) -> BoolArray:
-    """Return for which rows of a table of fields it is known what must not be separated.
+    """Return for which fields the well or antibody is known.
 
-    A well is identified by plate and well, without the antibody, which many files do not name.
+    A well is identified by plate and well, because many files do not state the antibody.
+
+    Args:
+        fields: A table of fields.
+        group_by: What folds keep together.
+
+    Returns:
+        bool of shape ``(n,)``.
     """
     known = fields.select(pl.all_horizontal(pl.col(KEYS[group_by]).is_not_null())).to_series()
     return np.asarray(known.to_numpy(), np.bool_)
 
 
 def components(links: Sequence[tuple[int, int]], nodes: int) -> IntArray:
-    """Return the number of the connected component of each node, 0 … in order of first appearance.
+    """Return the connected component of each node of a graph.
 
     Args:
-        links: Pairs of nodes that are in one component.
+        links: The edges of the graph, as pairs of nodes.
         nodes: The number of nodes.
+
+    Returns:
+        Component numbers from 0, in order of first appearance, shape ``(nodes,)``.
 
     Examples:
         >>> components([(0, 2)], 4).tolist()

@@ -1,4 +1,4 @@
-"""Which pairs of fields have nearly the same hashes: an exact search, however many fields there are."""
+"""Exact search for pairs of fields with similar perceptual hashes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.errors import MissingExtraError, installing
 
 DEFAULT_LIMITS: Final = {MICROTUBULES: 14, PROTEIN: 12, NUCLEUS: 10}
-"""Bits of 64 by which copies may differ in each channel; by these the competition's list of 259 leaks was made."""
+"""Maximum Hamming distance per channel, of 64 bits. The list of 259 leaks of 2018 was made with these limits."""
 
 LEAST_CHANNELS: Final = 2
-"""Channels that must be known of both fields, if limits are given for as many: one alone proves nothing."""
+"""Number of channels that must be known for both fields; one channel alone is not enough evidence."""
 
 BLOCK: Final = 4096
-"""Fields that are looked up at once, so that memory holds the pairs of one block only."""
+"""Number of fields that are searched at once, which limits memory."""
 
 
 class Hashes(NamedTuple):
     """Perceptual hashes of fields.
 
     Attributes:
-        bits: uint64 ``(n, channels)``.
-        known: bool ``(n, channels)``; false where a channel was not imaged or holds nothing.
+        bits: The hashes, uint64 of shape ``(n, channels)``.
+        known: bool of shape ``(n, channels)``; false if a channel was not imaged or is empty.
         channels: The names of the channels.
     """
 
@@ -38,12 +38,12 @@ class Hashes(NamedTuple):
 
 
 class Near(NamedTuple):
-    """Pairs of rows whose hashes are near each other.
+    """Pairs of rows with similar hashes.
 
     Attributes:
-        a: Rows of the first table, ``(m,)``.
-        b: Rows of the second one.
-        distances: Bits by which each channel differs, int16 ``(m, channels)``; -1 where it is not known of both.
+        a: Rows of the first table, shape ``(m,)``.
+        b: Rows of the second table, shape ``(m,)``.
+        distances: Hamming distance per channel, int16 of shape ``(m, channels)``; -1 if unknown.
     """
 
     a: IntArray
@@ -52,18 +52,22 @@ class Near(NamedTuple):
 
 
 def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMITS) -> Near:
-    """Return every pair of a row of ``a`` and a row of ``b`` within the limits of all channels that both have.
+    """Find all pairs of rows whose Hamming distances are within the limits in all channels that both rows have.
 
-    Rows are grouped by the channels that are known. In each group faiss searches all pairs in the channel with the
-    smallest limit; the other channels are compared for the pairs that it finds.
+    Rows are grouped by their known channels. In each group, faiss searches all pairs in the channel with the smallest
+    limit. The other channels are compared for these pairs only.
 
     Args:
-        a: The fields that are looked up.
-        b: The fields among which they are looked up, with the same channels.
-        limits: The most bits by which a channel may differ; channels without a limit are ignored. Pairs with fewer than
-            two known channels count as different.
+        a: The hashes to search for.
+        b: The hashes to search in, with the same channels.
+        limits: The maximum Hamming distance per channel. Channels without a limit are ignored. Pairs with fewer than
+            two known channels are not returned.
+
+    Returns:
+        The pairs.
 
     Raises:
+        MissingExtraError: If faiss is not installed.
         MissingExtraError: If faiss is not installed.
     """
     try:
@@ -83,7 +87,7 @@ def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMI
         index: Any = faiss.IndexBinaryFlat(64)
         index.add(_bytes(b.bits[rows_b, first]))
         for start in range(0, len(looked_up), BLOCK):
-            # faiss finds hashes that are nearer than the radius.
+            # faiss returns hashes with a distance below the radius.
             ends, _, places = index.range_search(looked_up[start : start + BLOCK], most[first] + 1)
             some_a = rows_a[start + np.repeat(np.arange(len(ends) - 1), np.diff(ends.astype(np.int64)))]
             some_b = rows_b[places]
@@ -102,7 +106,7 @@ def _differ(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> UInt8Array:
 
 
 def _by_known(hashes: Hashes, columns: list[int]) -> Iterator[tuple[tuple[bool, ...], IntArray]]:
-    """Yield each combination of known channels that occurs, and the rows that have it."""
+    """Yield each combination of known channels, with the rows that have it."""
     kinds, of_row = np.unique(hashes.known[:, columns], axis=0, return_inverse=True)
     for number, kind in enumerate(kinds):
         yield tuple(map(bool, kind)), np.flatnonzero(of_row.ravel() == number)

@@ -1,6 +1,7 @@
-"""Leaks: test fields that are copies of labeled fields, with the labels of these copies.
+"""Leaks: test fields that are near-duplicates of labeled fields.
 
-Labels of copies say nothing about how well a network predicts. They are written to a file and used only on request.
+Labels of copies say nothing about the quality of a network. They are therefore written to a separate file, and used
+only on request.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from cytoloc.labels.label_set import LabelSet
 
 
 def leak_schema(channels: Sequence[str]) -> pl.Schema:
-    """Return the columns of ``leak.csv``; ``Id,Target`` make it a label list like any other."""
+    """Return the schema of ``leak.csv``, which is also a valid label list.
+
+    Args:
+        channels: The channels for which distances are known.
+
+    Returns:
+        The names and types of the columns.
+    """
     return pl.Schema(
         {
             "Id": pl.String(),
@@ -41,18 +49,25 @@ def leak_schema(channels: Sequence[str]) -> pl.Schema:
 
 
 class Known(NamedTuple):
-    """What is known of labeled fields.
+    """Labels by field and by well.
 
     Attributes:
-        of_field: The labels of each field, by its id.
-        of_well: The labels of each well, by plate and well; None where its fields contradict each other.
+        of_field: The labels of each field, by id.
+        of_well: The labels of each well, by plate and well; None if its fields have different labels.
     """
 
     of_field: LabelIndices
     of_well: Mapping[tuple[str, str], tuple[int, ...] | None]
 
     def labels(self, name: str) -> tuple[tuple[int, ...], str] | None:
-        """Return the labels of a field and whether they are of the ``field`` or its ``well``; None if unknown."""
+        """Return the labels of a field, and whether they are known for the ``field`` or its ``well``; None if unknown.
+
+        Args:
+            name: The id of the field.
+
+        Returns:
+            Indices of locations, and ``"field"`` or ``"well"``.
+        """
         if name in self.of_field:
             return self.of_field[name], "field"
         place = _place(name)
@@ -61,12 +76,12 @@ class Known(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """Labels of test fields by their labeled copies.
+    """Test fields that are copies of labeled fields.
 
     Attributes:
-        table: A row per test field that has a copy with labels, columns as in :func:`leak_schema`.
-        unlabeled: Test fields whose copies have no labels.
-        passed_over: Pairs that do not tie a test field to another one, or have the verdict ``different``.
+        table: A table with one row per test field with a labeled copy; see :func:`leak_schema` for its columns.
+        unlabeled: The number of test fields whose copies have no labels.
+        passed_over: The number of ignored pairs: not a test field and another field, or with the verdict ``different``.
     """
 
     table: pl.DataFrame
@@ -75,7 +90,15 @@ class Leak(NamedTuple):
 
 
 def labels_by_place(labels: LabelIndices, places: Mapping[str, tuple[str, str]] | None = None) -> Known:
-    """Return labels by field and by well; ``places`` has plate and well of fields whose ids do not state them."""
+    """Return labels by field and by well.
+
+    Args:
+        labels: The labels of each field, by id.
+        places: Plate and well of fields whose ids do not contain them.
+
+    Returns:
+        The labels.
+    """
     wells: dict[tuple[str, str], tuple[int, ...] | None] = {}
     for name, ids in labels.items():
         place = (places or {}).get(name) or _place(name)
@@ -92,19 +115,23 @@ def find_leak(
     doubtful: bool = False,
     label_set: LabelSet | str | None = None,
 ) -> Leak:
-    """Return the test fields that are copies of labeled fields, with the labels of their copies.
+    """Find test fields that are near-duplicates of labeled fields.
 
     Args:
         pairs: Near-duplicates: the table of :func:`~cytoloc.curation.duplicates.find_duplicates`, files, or pairs of
             ids.
-        labels: Labeled fields: datasets or label lists, or their paths. Where several label a field, the first counts.
-        test: The test fields: a dataset, or their ids. By default all ids that have no labels and name no well.
-        doubtful: Use pairs with the verdict ``doubtful`` too.
-        label_set: The label set of label lists that are paths; by default hpa28.
+        labels: Labeled fields: datasets or label lists, or their paths. If several contain a field, the first is used.
+        test: The test fields: a dataset, or ids. Default: all ids that have no labels and contain no well.
+        doubtful: Also use pairs with the verdict ``doubtful``.
+        label_set: The label set of label lists that are given as paths. Default: hpa28.
+
+    Returns:
+        The test fields with the labels of their copies.
 
     Raises:
-        TableError: If no pair ties a test field to another one, or no such other one has labels.
-        LabelSetError: If labels are of different label sets.
+        ArgumentTypeError: If an argument has the wrong type.
+        TableError: If no pair connects a test field with another field, or no such other field has labels.
+        LabelSetError: If the labels have different label sets.
     """
     check_type(labels, (Dataset, LabelList, str, Path, list, tuple), argument="labels")
     sources = [labels] if isinstance(labels, Dataset | LabelList | str | Path) else list(labels)
@@ -125,18 +152,28 @@ def find_leak(
 def labels_of_copies(
     pairs: Sequence[Pair], known: Known, label_set: LabelSet, *, test: Collection[str] | None = None
 ) -> Leak:
-    """Return the labels of test fields by the labels of their copies.
+    """Return the labels of copies for test fields.
 
-    The labels of a copy are those of its id, else those of its well. If a test field has several copies the surest
-    counts (of the highest correlation, then of the least bits), and ``contradicted`` says how many have other labels.
+    A test field gets the labels of its copy or, if these are unknown, of the well of the copy. If a test field has
+    several copies, the most certain copy is used: the highest correlation, then the smallest Hamming distance.
+    ``contradicted`` is the number of copies with other labels.
+
+    Args:
+        pairs: Pairs of near-duplicate fields.
+        known: The known labels.
+        label_set: The label set of the labels.
+        test: The ids of the test fields. Default: all ids that have no labels and contain no well.
+
+    Returns:
+        The test fields with the labels of their copies.
 
     Raises:
-        TableError: If no pair ties a test field to another one, or no such other one has labels.
+        TableError: If no pair connects a test field with another field, or no such other field has labels.
     """
     copies: dict[str, list[tuple[Pair, str]]] = {}
     passed_over = 0
     for pair in pairs:
-        # A field may have the same id in both sets: such a pair is the test field and its copy.
+        # A field can have the same id in both sets. Such a pair is a test field and its copy.
         fields = [
             name
             for name in dict.fromkeys((pair.a, pair.b))
@@ -150,8 +187,8 @@ def labels_of_copies(
         copies.setdefault(field, []).append((pair, pair.b if field == pair.a else pair.a))
     if pairs and not copies:
         raise TableError(
-            f"No pair ties a test field to another one; there are {len(pairs)}.",
-            hint="Give pairs of these two sets of fields.",
+            f"None of {len(pairs)} pairs connects a test field with another field.",
+            hint="Give pairs of a test field and a labeled field.",
         )
     channels = channel_order(list(dict.fromkeys(channel for pair in pairs for channel in pair.bits)))
     rows = []
@@ -165,15 +202,24 @@ def labels_of_copies(
         rows.append((field, label_set.format(ids), other, of, *bits, pair.correlation, pair.verdict, contradicted))
     if copies and not rows:
         raise TableError(
-            f"There are copies of test fields ({len(copies)} of these), and no labels of any of them.",
-            hint="Give the labels of the copies, or of other fields of their wells.",
+            f"{len(copies)} test fields have copies, but none of these copies has labels.",
+            hint="Give the labels of the copies, or of other fields in their wells.",
         )
     table = pl.DataFrame(rows, schema=leak_schema(channels), orient="row").sort("Id")
     return Leak(table, len(copies) - len(rows), passed_over)
 
 
 def write_leak(leak: Leak, path: str | Path) -> None:
-    """Write what was found as CSV to a path that must be free."""
+    """Write leaked test fields to a new CSV file.
+
+    Args:
+        leak: The result of :func:`find_leak`.
+        path: The new file.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        OutputExistsError: If the file exists.
+    """
     check_type(leak, Leak, argument="leak")
     check_type(path, (str, Path), argument="path")
     with new_file(Path(path)) as temporary:

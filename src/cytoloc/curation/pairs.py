@@ -1,4 +1,4 @@
-"""Lists of pairs of fields, in all the forms in which people have published them."""
+"""Lists of pairs of fields, in the formats in which they are published."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from cytoloc.errors import ArgumentTypeError, TableError
 from cytoloc.files import existing
 
 _HEADERS: Final[tuple[tuple[str, str], ...]] = (("a", "b"), ("Extra", "Test"), ("Train", "Extra"))
-"""Names of the two columns of ids: ours, the competition's leak list, and the near-duplicates of 2021."""
+"""Names of the two columns of ids: in our files, in the leak list of 2018, and in the near-duplicates of 2021."""
 
 
 _OTHER_HEADERS: Final = frozenset({"id", "target", "label", "predicted", "group", "fold"})
-"""Columns of label lists, submissions and folds, which are not lists of pairs."""
+"""Columns of label lists, submissions and folds files, which are not lists of pairs."""
 
 _NUMBER: Final = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
-"""A score or a distance. Without a header, a column of these would be taken for ids."""
+"""A score or a distance. Without a header, a column of such numbers could be mistaken for ids."""
 
 _PUBLISHED_BITS: Final = {"SimR": MICROTUBULES, "SimG": PROTEIN, "SimB": NUCLEUS}
-"""The channel of each column of distances in the published list of leaks; ours are called ``d_CHANNEL``."""
+"""The channel of each column of distances in the published list of leaks. Our columns are named ``d_CHANNEL``."""
 
 
 class Pair(NamedTuple):
-    """Two fields that may be the same.
+    """Two fields that may show the same cells.
 
     Attributes:
-        a: The id of one field.
-        b: The id of the other field.
-        bits: By how many bits the hashes differ, for each channel for which it is known.
-        correlation: How well their pixels agree, from -1 to 1; None if unknown.
+        a: The id of the first field.
+        b: The id of the second field.
+        bits: The Hamming distance of the hashes, for each channel for which it is known.
+        correlation: The registered correlation of the pixels, from -1 to 1; None if unknown.
         verdict: ``copy``, ``doubtful`` or ``different``; None if unknown.
     """
 
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
     @property
     def sureness(self) -> tuple[float, float]:
-        """A key that sorts pairs by correlation, then by how few bits differ."""
+        """A key that sorts pairs by certainty: by correlation, then by the negative sum of Hamming distances."""
         return (-2.0 if self.correlation is None else self.correlation, -sum(self.bits.values()))
 
 
@@ -61,20 +61,26 @@ PairSource = pl.DataFrame | str | Path | Sequence[str | Path] | Sequence[tuple[s
 
 
 def open_pairs(pairs: PairSource) -> list[Pair]:
-    """Return pairs of fields, with what is known about each.
+    """Return pairs of fields.
 
     Args:
-        pairs: A table with the columns ``a`` and ``b``, the path of a file or several, or pairs of ids.
+        pairs: A table with the columns ``a`` and ``b``, one or several files, or pairs of ids.
+
+    Returns:
+        The pairs, with distances, correlations and verdicts if they are known.
 
     Raises:
-        ArgumentTypeError: If it is of another type.
-        TableError: If a file or table does not list pairs.
+        ArgumentTypeError: If ``pairs`` has another type.
+        TableError: If a file or table does not contain pairs.
     """
     if isinstance(pairs, str | Path):
         return read_matches(Path(pairs))
     if isinstance(pairs, pl.DataFrame):
         if not {"a", "b"} <= set(pairs.columns):
-            raise TableError("`pairs` lacks the columns a and b.", hint=f"It has {', '.join(pairs.columns)}.")
+            raise TableError(
+                f"`pairs` lacks the columns a and b; it has {', '.join(pairs.columns)}.",
+                hint="Give a table with the columns a and b.",
+            )
         found = []
         for row in pairs.iter_rows(named=True):
             bits = {name[2:]: value for name, value in row.items() if name.startswith("d_") and value is not None}
@@ -89,33 +95,45 @@ def open_pairs(pairs: PairSource) -> list[Pair]:
             found.append(each if isinstance(each, Pair) else Pair(str(each[0]), str(each[1])))
         else:
             raise ArgumentTypeError(
-                f"`pairs` has {each!r}, which is not a pair of ids.", hint="Give a table, files, or tuples of two ids."
+                f"`pairs` contains {each!r}, which is not a pair of ids.",
+                hint="Give a table, files, or tuples of two ids.",
             )
     return found
 
 
 def tied_ids(pairs: PairSource, *, doubtful: bool = True) -> list[tuple[str, str]]:
-    """Return the ids of pairs that show the same field, each once.
+    """Return the unique pairs of ids that show the same field.
 
-    Pairs with the verdict ``different`` are left out, and doubtful ones unless they are wanted.
+    Args:
+        pairs: Pairs of fields; see :func:`open_pairs`. Pairs with the verdict ``different`` are ignored.
+        doubtful: Whether pairs with the verdict ``doubtful`` are returned too.
+
+    Returns:
+        The pairs of ids.
     """
     left_out = {"different"} if doubtful else {"different", "doubtful"}
     return list(dict.fromkeys((pair.a, pair.b) for pair in open_pairs(pairs) if pair.verdict not in left_out))
 
 
 VERDICTS: Final = ("copy", "doubtful", "different")
-"""The verdicts on a pair, by `cytoloc duplicates` or by a person."""
+"""The verdicts on a pair, by ``cytoloc duplicates`` or by a person."""
 
 
 def read_matches(path: Path) -> list[Pair]:
-    """Return the pairs in a file, with distances, correlations and verdicts if it has them.
+    """Read pairs of fields from a file, with distances, correlations and verdicts if it has them.
 
-    The file may have a header with the columns ``a,b`` (`cytoloc duplicates`), ``Extra,Test`` (the list of 259 leaks)
-    or ``Train,Extra``. Without a header, each line lists ids, the last of which is the same field as each one before
-    it. Ids that are paths lose their folders. The file may be gzipped.
+    A header can name the columns ``a,b`` (``cytoloc duplicates``), ``Extra,Test`` (the list of 259 leaks) or
+    ``Train,Extra``. Without a header, each line contains ids, and the last one is a copy of all others. Folders in ids
+    are removed. The file can be gzipped.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The pairs.
 
     Raises:
-        TableError: If it is not such a file, or a line has fewer than two ids.
+        TableError: If the file has another format, or a line has fewer than two ids.
     """
     try:
         content = existing(path, what="pairs file").read_bytes()
@@ -123,10 +141,12 @@ def read_matches(path: Path) -> list[Pair]:
             content = gzip.decompress(content)
         lines = content.decode("utf-8-sig").splitlines()
     except (EOFError, UnicodeDecodeError, OSError, zlib.error) as error:
-        raise TableError(f"{path} is not a pairs file: {error}.", hint="Give a CSV with the columns a,b.") from error
+        raise TableError(
+            f"{path} is not a pairs file: {error}.", hint="Give a CSV file with the columns a,b."
+        ) from error
     rows = _rows(lines, path)
     if not rows:
-        raise TableError(f"{path} lists no pairs.", hint="Give a CSV with the columns a,b.")
+        raise TableError(f"{path} contains no pairs.", hint="Give a CSV file with the columns a,b.")
     header, *others = rows.values()
     columns = next(([header.index(one), header.index(two)] for one, two in _HEADERS if {one, two} <= set(header)), None)
     # A first line of words is a header if all other lines have digits in both ids.
@@ -134,7 +154,7 @@ def read_matches(path: Path) -> list[Pair]:
     if columns is None and ((words and others) or _OTHER_HEADERS & {cell.lower() for cell in header}):
         raise TableError(
             f"{path} is not a pairs file: its first line looks like the columns {', '.join(header)}.",
-            hint="Give a CSV with the columns a,b; if these are ids, add the line a,b above them.",
+            hint="Give a CSV file with the columns a,b; if these are ids, add the line a,b above them.",
         )
     pairs = []
     for number, row in list(rows.items())[1:] if columns else rows.items():
@@ -143,7 +163,7 @@ def read_matches(path: Path) -> list[Pair]:
         if len(ids) < 2 or not all(ids) or any(_NUMBER.fullmatch(name) for name in ids):
             raise TableError(
                 f"{path}, line {number}: {','.join(row)!r} is not a pair of ids.",
-                hint="Give a CSV with the columns a,b, or lines of ids with commas between.",
+                hint="Give a CSV file with the columns a,b, or lines of ids separated by commas.",
             )
         known = _evidence(header, row, where=f"{path}, line {number}") if columns else Pair("", "")
         pairs += [known._replace(a=one, b=ids[-1]) for one in ids[:-1]]
@@ -151,9 +171,9 @@ def read_matches(path: Path) -> list[Pair]:
 
 
 def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
-    """Return the cells of each line that is not blank, by its number.
+    """Return the cells of each line that is not empty, by line number.
 
-    Lines are read one by one, so that a stray quote does not swallow those that follow.
+    Lines are parsed one by one, so that an unclosed quote does not affect the following lines.
     """
     rows: dict[int, list[str]] = {}
     for number, line in enumerate(lines, start=1):
@@ -163,8 +183,8 @@ def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
         except csv.Error as error:
             if "unexpected end" in str(error):
                 raise TableError(
-                    f"{path}, line {number}: a quote is not closed on its line.",
-                    hint="Close it, or remove it; cells of several lines are not read.",
+                    f"{path}, line {number}: a quotation mark is not closed on its line.",
+                    hint="Close it or remove it. Cells with several lines are not supported.",
                 ) from error
         if any(cells):
             rows[number] = cells
@@ -176,7 +196,7 @@ def _has_digit(cell: str) -> bool:
 
 
 def _evidence(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
-    """Return distances, correlation and verdict in a line, as a pair without ids."""
+    """Return the distances, correlation and verdict in a line, as a pair without ids."""
     cells = dict(zip(header, row, strict=False))
     bits: dict[str, float] = {}
     for column, text in cells.items():
@@ -186,7 +206,9 @@ def _evidence(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
     correlation = _number(cells["correlation"], where) if cells.get("correlation") else None
     verdict = (cells.get("verdict") or "").lower() or None
     if verdict is not None and verdict not in VERDICTS:
-        raise TableError(f"{where}: {cells['verdict']!r} is not a verdict.", hint=f"There are {', '.join(VERDICTS)}.")
+        raise TableError(
+            f"{where}: {cells['verdict']!r} is not a verdict.", hint=f"Choose one of {', '.join(VERDICTS)}."
+        )
     return Pair("", "", bits, correlation, verdict)
 
 
@@ -196,5 +218,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise TableError(f"{where}: {text!r} is not a number.", hint="Leave the cell empty if it is not known.")
+        raise TableError(f"{where}: {text!r} is not a number.", hint="Leave the cell empty if the value is unknown.")
     return number

@@ -1,8 +1,8 @@
-"""A validation set that looks like a test set: with originals as large and channels as bright.
+"""A validation fold that resembles a test set in the sizes of raw images and the brightness of channels.
 
-Test sets often differ from training sets. In the 2018 competition 22 % of the training fields and 51 % of the test
-fields were 3072 px wide, and the test fields were darker. Metrics on fields that look like the test fields predict the
-test metrics better.
+Test sets often differ from training sets. In the 2018 competition, 22 % of the training fields and 51 % of the test
+fields were 3072 px wide, and the test fields were darker. Metrics on fields that resemble the test fields are better
+estimates of the test metrics.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from cytoloc.labels.lists import read_csv, refuse_repeated
 
 HEIGHT: Final = "original_px"
 MEAN: Final = "mean_"
-"""Looks by which fields are compared: height of the original, and ``mean_`` with a channel, its mean gray level."""
+"""Features by which fields are compared: the height of the raw image, and the mean intensity of a channel."""
 
 FEW_VALUES: Final = 8
-"""A look with no more values than this is compared value by value; others by fifths of what they are in the target."""
+"""Maximum number of distinct values of a feature that are compared one by one. Other features are compared by bins."""
 
 
 @dataclass(frozen=True)
 class Resemblance:
-    """How far two sets of fields differ in a look.
+    """How far two sets of fields differ in a feature.
 
     Attributes:
-        look: :data:`HEIGHT`, or :data:`MEAN` with a channel.
-        before: Total variation between the target and all fields: 0 if they agree, 1 if nothing is alike.
-        after: The same between the target and the picked fields.
+        look: The feature: :data:`HEIGHT`, or :data:`MEAN` followed by a channel.
+        before: Total variation distance between the target and all fields: 0 if equal, 1 if disjoint.
+        after: Total variation distance between the target and the picked fields.
     """
 
     look: str
@@ -57,7 +57,15 @@ class Resemblance:
 def looks_of_dataset(
     dataset: Dataset, advance: Callable[[int, int], None] = lambda _done, _total: None
 ) -> pl.DataFrame:
-    """Return ``id`` and all looks of the fields of a dataset; every image is read once."""
+    """Return the features of all fields of a dataset. Every image is read once.
+
+    Args:
+        dataset: The dataset.
+        advance: A function that is called with the number of finished fields and of all fields.
+
+    Returns:
+        A table with the column ``id`` and one column per feature.
+    """
     means = []
     for start in range(0, len(dataset), FIELDS_AT_A_TIME):
         rows = np.arange(start, min(start + FIELDS_AT_A_TIME, len(dataset)))
@@ -68,13 +76,19 @@ def looks_of_dataset(
 
 
 def looks_in_list(path: Path) -> pl.DataFrame:
-    """Return ``id`` and the looks that a CSV has, beside its column ``Id``.
+    """Read the features of fields from a CSV file.
 
-    ``file_size``, the bytes of an uncompressed gray TIFF of 8 bits, as in the published lists, stands for
-    ``original_px``.
+    The column ``file_size``, as in published lists, can replace ``original_px``. It is the size in bytes of an
+    uncompressed gray 8-bit TIFF file.
+
+    Args:
+        path: A CSV file with a column ``Id``.
+
+    Returns:
+        A table with the column ``id`` and one column per feature.
 
     Raises:
-        TableError: If it has none of them, or a value is not a number.
+        TableError: If the file has no features, or a value is not a number.
     """
     table = read_csv(existing(path))
     channels = [name.removeprefix(MEAN) for name in table.columns if name.startswith(MEAN)]
@@ -83,11 +97,11 @@ def looks_in_list(path: Path) -> pl.DataFrame:
     present = [*looks, *(name for name in ("file_size",) if name in table.columns)]
     if "Id" not in table.columns or not present:
         raise TableError(
-            f"{path} does not say what its fields look like: it has the columns {', '.join(table.columns)}.",
-            hint=f"It needs Id and some of {HEIGHT}, file_size, or {MEAN} with a channel; or give a dataset.",
+            f"{path} contains no features of its fields: it has the columns {', '.join(table.columns)}.",
+            hint=f"Give the column Id and some of {HEIGHT}, file_size, or {MEAN} with a channel; or give a dataset.",
         )
     if table.is_empty():
-        raise TableError(f"{path} has no rows.", hint="Give a row for each field.")
+        raise TableError(f"{path} has no rows.", hint="Give one row per field.")
     refuse_repeated(table["Id"].to_list(), where=str(path))
     numbers = table.select(pl.col("Id").alias("id"), pl.col(present).cast(pl.Float64, strict=False))
     for name in present:
@@ -95,7 +109,9 @@ def looks_in_list(path: Path) -> pl.DataFrame:
         bad = ~values.is_finite() | (values < 0)
         if bad.any():
             row = int(bad.arg_max() or 0)
-            raise TableError(f"{path}, id {table['Id'][row]}: {name} is {table[name][row]!r}, not a number from 0.")
+            raise TableError(
+                f"{path}, id {table['Id'][row]}: {name} is {table[name][row]!r}, which is not a number from 0."
+            )
     if "file_size" in present and HEIGHT not in present:
         edges = [math.isqrt(int(size)) for size in numbers["file_size"]]
         numbers = numbers.with_columns(pl.Series(HEIGHT, edges, pl.Float64))
@@ -113,24 +129,24 @@ def make_validation_fold(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[pl.DataFrame, list[Resemblance]]:
-    """Return two folds, of which fold 0 looks like another set of fields, such as the test set.
+    """Make one validation fold that resembles another set of fields, such as the test set.
 
     Args:
-        fields: A dataset, a label list, or the path of either. The file of a label list has the looks of its fields
-            too.
-        target: A dataset, or the path of a CSV that lists looks.
-        k: Fold 0 has one field in ``k``.
-        group_by: What must not be separated.
+        fields: A dataset, a label list, or the path of either. The file of a label list must contain features.
+        target: A dataset, or a CSV file of features.
+        k: The validation fold gets 1/k of the fields.
+        group_by: What folds keep together; see :func:`~cytoloc.curation.folds.make_folds`.
         pairs: Near-duplicates; see :func:`~cytoloc.curation.folds.make_folds`.
         seed: Random seed.
-        progress: Called with the number of fields whose images were read, and of all fields of the dataset.
+        progress: A function that is called with the number of fields whose images were read, and of all fields.
 
     Returns:
-        The folds, 0 to evaluate on and 1 to train on; and for each look how far fold 0 and all fields differ from the
-        target.
+        The folds, 0 for validation and 1 for training; and for each feature the difference of all fields and of fold 0
+        from the target.
 
     Raises:
-        TableError: If the two have no look in common, a field has none, or there are fewer groups than ``k``.
+        ArgumentTypeError: If an argument has the wrong type.
+        TableError: If the two sets have no feature in common, a field lacks one, or there are fewer than ``k`` groups.
     """
     source = open_labels(fields, argument="fields")
     check_type(target, (Dataset, str, Path), argument="target")
@@ -152,31 +168,47 @@ def pick_like(
     pairs: Sequence[tuple[str, str]] = (),
     seed: int = 0,
 ) -> tuple[pl.DataFrame, list[Resemblance]]:
-    """Return two folds, 0 to evaluate on and 1 to train on, and how much more fold 0 looks like the target.
+    """Pick a validation fold that resembles a target, from tables.
 
-    Fold 0 has a k-th of the labeled fields, in whole groups, the classes in the proportions of all fields, and the
-    looks in those of the target.
+    The validation fold has 1/k of the labeled fields, in whole groups. Its locations are as frequent as in all fields,
+    and its features are distributed as in the target.
+
+    Args:
+        fields: A table of fields.
+        looks: The features of these fields.
+        target: The features of the target.
+        k: The validation fold gets 1/k of the fields.
+        group_by: What folds keep together.
+        pairs: Near-duplicates, as pairs of ids.
+        seed: Random seed.
+
+    Returns:
+        The folds, 0 for validation and 1 for training; and for each feature the difference of all fields and of fold 0
+        from the target.
 
     Raises:
-        TableError: If the two tables have no look in common, a field has none, or there are fewer groups than ``k``.
+        TableError: If the tables have no feature in common, a field lacks one, or there are fewer groups than ``k``.
     """
     fields = fields.filter(pl.col("labels").is_not_null())
     common = [name for name in looks.columns if name != "id" and name in target.columns]
     if not common:
         raise TableError(
-            f"The fields are described by {', '.join(looks.columns[1:])}, the target by"
+            f"The fields have the features {', '.join(looks.columns[1:])}, but the target has"
             f" {', '.join(target.columns[1:])}.",
-            hint="Give a dataset for both, or lists with the same columns.",
+            hint="Give datasets for both, or lists with the same columns.",
         )
     seen = fields.select("id").join(looks, on="id", how="left", maintain_order="left")
     if seen[common[0]].null_count():
-        raise TableError(f"{seen[common[0]].null_count()} of {fields.height} fields have no {common[0]}.")
+        raise TableError(
+            f"{seen[common[0]].null_count()} of {fields.height} fields have no {common[0]}.",
+            hint="Give the feature of each field.",
+        )
     _, group = np.unique(groups_of_fields(fields, group_by=group_by, pairs=pairs), return_inverse=True)
     count = int(group.max()) + 1 if len(group) else 0
     if not 2 <= k <= count:
         raise TableError(
-            f"There are {count} groups of labeled fields; a {k}th of them cannot be picked.",
-            hint="Choose `k` of 2 or more, and label fields of at least so many groups.",
+            f"The labeled fields form {count} groups, of which 1/{k} cannot be picked.",
+            hint="Choose `k` from 2 to the number of groups, or label fields of more groups.",
         )
     bins = [look_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]
     truth = present_locations(fields["labels"].to_list())
@@ -200,10 +232,17 @@ def pick_like(
 
 
 def look_bins(values: NDArray[Any], target: NDArray[Any]) -> tuple[BoolArray, FloatArray]:
-    """Return which values are in which bin, bool ``(n, bins)``, and the share of each bin in the target, ``(bins,)``.
+    """Divide the values of a feature into bins.
 
-    Few distinct values are a bin each; others are divided at the fifths of the target. The last bin has all values that
-    the target lacks.
+    If the target has few distinct values, each is a bin. Otherwise bins are separated by the quintiles of the target.
+    The last bin contains all values that do not occur in the target.
+
+    Args:
+        values: The values of the fields, shape ``(n,)``.
+        target: The values of the target fields.
+
+    Returns:
+        The bin of each value, bool of shape ``(n, bins)``, and the share of each bin in the target, shape ``(bins,)``.
 
     Examples:
         >>> look_bins(np.array([1, 3]), np.array([1, 1, 2, 2]))[1].tolist()

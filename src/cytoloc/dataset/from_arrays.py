@@ -1,4 +1,4 @@
-"""Datasets made from arrays in memory."""
+"""Datasets from arrays in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels.label_set import LabelSet, as_label_set
 
 LocationLists = Sequence[Sequence[str | int] | None] | BoolArray
-"""For each field its locations, by name, key or index, None where they are not known; or bool ``(n, locations)``."""
+"""Locations of each field, by name, key or index (None for unlabeled fields); or bool of shape ``(n, locations)``."""
 
 
 def dataset_from_arrays(
@@ -37,29 +37,30 @@ def dataset_from_arrays(
     label_set: LabelSet | str | None = None,
     metadata: Mapping[str, Sequence[str | None]] | None = None,
 ) -> Dataset:
-    """Write images in memory as a new dataset.
+    """Write images in memory to a new dataset.
 
     Args:
-        images: ``(n, channels, size, size)``: uint8, uint16 or floats, as a NumPy array or a torch tensor on the CPU.
-            16 bits and floats become 8 bits by the Human Protein Atlas's percentile rule.
+        images: The images, of shape ``(n, channels, size, size)`` and type uint8, uint16 or float; a NumPy array, or a
+            torch tensor on the CPU. uint16 and float images are converted to 8 bits by the percentile rule of the Human
+            Protein Atlas.
         out: The new dataset.
-        channels: Names of the channels, in the order of the array; ``"protein"`` must be one.
-        ids: The id of each field; by default ``"0"``, ``"1"`` and so on.
-        labels: For each field its locations by name, key or index, None where they are not known; or a bool matrix
-            ``(n, locations)``.
-        label_set: The label set of the labels; by default one of the names that occur, in alphabetical order.
+        channels: The names of the channels, in the order of the array. One must be ``"protein"``.
+        ids: The ids of the fields. Default: ``"0"``, ``"1"`` and so on.
+        labels: The locations of each field, by name, key or index (None for unlabeled fields); or a bool matrix of
+            shape ``(n, locations)``. Default: all fields are unlabeled.
+        label_set: The label set of the labels. Default: the names in ``labels``, in alphabetical order.
         metadata: Values of each field for any of ``antibody``, ``plate``, ``well``, ``field``, ``gene`` and
             ``cell_line``.
 
     Returns:
-        The dataset. Its channels are in the order in which datasets store them, the known roles first.
+        The dataset. Its channels are stored in a fixed order: microtubules, protein, nucleus, er, then others.
 
     Raises:
-        ArgumentTypeError: If an argument has another type.
-        ImageError: If the images have another shape or type of pixels.
+        ArgumentTypeError: If an argument has the wrong type.
+        ImageError: If the images have another shape or pixel type.
         TableError: If ids repeat, lengths differ, or a label is not in the label set.
-        SettingsError: If labels are a matrix or indices and no label set is given, or there is no such metadata.
-        OutputExistsError: If something lies at ``out``.
+        SettingsError: If labels are a matrix or indices and no label set is given, or ``metadata`` has an unknown key.
+        OutputExistsError: If ``out`` exists.
 
     Examples:
         >>> labels = [["Cytosol"], ["Nucleoli", "Cytosol"]]
@@ -73,18 +74,22 @@ def dataset_from_arrays(
     names = check_channels(channels)
     if array.ndim != 4 or array.shape[1] != len(names) or array.shape[2] != array.shape[3] or not len(array):
         raise ImageError(
-            f"`images` must have the shape (n, {len(names)}, size, size); this array has {array.shape}.",
+            f"`images` must have the shape (n, {len(names)}, size, size), not {array.shape}.",
             hint=f"Stack the channels in the order {', '.join(names)}, and crop or pad images to squares.",
         )
     if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
-        raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give uint8, uint16 or floats.")
+        raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give uint8, uint16 or float images.")
     keys = [str(number) for number in range(len(array))] if ids is None else [str(name) for name in ids]
     unknown = set(metadata or {}) - set(NAMES)
     if unknown:
-        raise SettingsError(f"`metadata` has {min(unknown)!r}.", hint=f"It may have {', '.join(sorted(NAMES))}.")
+        raise SettingsError(
+            f"`metadata` has the unknown key {min(unknown)!r}.", hint=f"Use {', '.join(sorted(NAMES))}."
+        )
     for what, values in (("ids", keys), ("labels", labels), *(metadata or {}).items()):
         if values is not None and len(values) != len(array):
-            raise TableError(f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one per field.")
+            raise TableError(
+                f"`{what}` has {len(values)} values for {len(array)} fields.", hint="Give one value per field."
+            )
     for value in (value for values in (metadata or {}).values() for value in values):
         check_type(value, (str, type(None)), argument="metadata")
     locations, indices = location_indices(labels, label_set)
@@ -120,12 +125,19 @@ def dataset_from_arrays(
 def location_indices(
     labels: LocationLists | None, given: LabelSet | str | None
 ) -> tuple[LabelSet, list[tuple[int, ...] | None] | None]:
-    """Return the label set, and the indices of the locations of each field; None if there are no labels.
+    """Return the label set of labels, and the indices of the locations of each field.
+
+    Args:
+        labels: The labels; see :func:`dataset_from_arrays`.
+        given: The label set, if it is known.
+
+    Returns:
+        The label set, and one tuple of indices per field; None instead of indices if there are no labels.
 
     Raises:
         ArgumentTypeError: If the locations of a field are a string.
-        SettingsError: If the label set is needed and not given.
-        TableError: If labels are not in the label set.
+        SettingsError: If ``labels`` needs a label set and none is given.
+        TableError: If a label is not in the label set.
     """
     label_set = None if given is None else as_label_set(given)
     if labels is None:
@@ -133,10 +145,13 @@ def location_indices(
     if not isinstance(labels, list | tuple):
         matrix = np.asarray(labels)
         if label_set is None:
-            raise SettingsError("`labels` is a matrix, so `label_set` must name its columns.")
+            raise SettingsError(
+                "`labels` is a matrix, and `label_set` is missing.", hint="Give `label_set` to name the columns."
+            )
         if matrix.ndim != 2 or matrix.shape[1] != len(label_set) or matrix.dtype != bool:
             raise TableError(
-                f"`labels` must be a bool matrix with {len(label_set)} columns; this is {matrix.dtype} {matrix.shape}."
+                f"`labels` must be a bool matrix with {len(label_set)} columns, not {matrix.dtype} of shape"
+                f" {matrix.shape}."
             )
         return label_set, [tuple(int(i) for i in np.flatnonzero(row)) for row in matrix]
     for number, each in enumerate(labels):
@@ -146,7 +161,9 @@ def location_indices(
     if label_set is None:
         words = {word for each in labels for word in each or ()}
         if not words or not all(isinstance(word, str) for word in words):
-            raise SettingsError("`labels` are not names, so `label_set` must say which locations they are.")
+            raise SettingsError(
+                "`labels` contains no names, and `label_set` is missing.", hint="Give `label_set` to name the indices."
+            )
         label_set = LabelSet.from_names(sorted(map(str, words), key=str.casefold), name="labels")
     found: list[tuple[int, ...] | None] = []
     for number, each in enumerate(labels):
@@ -155,6 +172,6 @@ def location_indices(
             continue
         places = {label_set.index(word) if isinstance(word, str) else int(word) for word in each}
         if places and not 0 <= min(places) <= max(places) < len(label_set):
-            raise TableError(f"`labels` of field {number} has an index that {label_set} lacks.")
+            raise TableError(f"`labels` of field {number} contains an index that is out of range for {label_set}.")
         found.append(tuple(sorted(places)))
     return label_set, found

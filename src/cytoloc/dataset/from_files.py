@@ -1,4 +1,4 @@
-"""Imports: image files and labels into a dataset, with one call."""
+"""Imports of image files and labels into a dataset, each with one function."""
 
 from __future__ import annotations
 
@@ -30,29 +30,30 @@ from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.parallel import processes
 
 FROM_LABELS: Final = "from-labels"
-"""Given as label set: make one of the names in the labels file."""
+"""The value of ``label_set`` that makes a label set of the names in the labels file."""
 
 FEWEST_FOR_PROCESSES: Final = 200
-"""From so many items on a process per core is faster than a thread, although processes take half a second to start."""
+"""Number of items from which processes are faster than threads; processes take half a second to start."""
 
 FileSource = KaggleSource | HpaSource | FolderSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions(ImportOptions):
-    """How any microscope files become a dataset.
+    """Settings for importing a folder of any microscope files, in addition to :class:`ImportOptions`.
 
     Attributes:
-        files: Pattern of files that hold all channels; by default all image files.
-        metadata: CSV ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``, ``cell_line``.
-        z: The number of a z plane, counted from 0; ``"max"`` takes the maximum over all.
-        time: The time point, counted from 0; None if files must have only one.
-        pages: The meaning of the pages of a TIFF that does not state it: ``"channel"`` or ``"z"``.
-        pixel_um: Edge of a pixel in micrometers, whatever the files say.
-        target_um: Edge of a pixel of the dataset in micrometers; None shows whole images.
+        files: Pattern of the files, if each file contains all channels. Default: all image files.
+        metadata: CSV file with a column ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``,
+            ``cell_line``.
+        z: The number of a z plane, from 0; ``"max"`` for a maximum projection.
+        time: The time point, from 0. None if files have only one.
+        pages: The axis along the pages of a TIFF file that does not state its axes: ``"channel"`` or ``"z"``.
+        pixel_um: Pixel size in micrometers. Default: the pixel size that each file states.
+        target_um: Pixel size in micrometers to scale images to. Default: images are scaled to the image size only.
 
     Raises:
-        SettingsError: If a value is not valid.
+        SettingsError: If a value is invalid.
     """
 
     files: str | None = None
@@ -71,21 +72,22 @@ class FolderOptions(ImportOptions):
         for name in ("pixel_um", "target_um"):
             check_type(getattr(self, name), (int, float, type(None)), argument=name)
         if self.z != "max" and not (isinstance(self.z, int) and self.z >= 0):
-            raise SettingsError(f"`z` is {self.z!r}.", hint="Give max, or the number of a plane from 0.")
+            raise SettingsError(f"`z` is {self.z!r}, which is not a z plane.", hint="Give max, or a number from 0.")
         for name, edge in (("pixel_um", self.pixel_um), ("target_um", self.target_um)):
             if edge is not None and not (math.isfinite(edge) and edge > 0):
-                raise SettingsError(f"`{name}` is {edge}; it must be a number more than 0.")
+                raise SettingsError(f"`{name}` is {edge}, but must be a finite number above 0.")
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What an import of a folder would take.
+    """The result of previewing an import.
 
     Attributes:
-        items: How many files, or sets of files, there are.
-        unmatched: How many other images there are.
-        mappings: For each way in which channels are found, in words, the items that have it; the most frequent first.
-        unreadable: The items that cannot be taken, with the error.
+        items: The number of items: files, or sets of files.
+        unmatched: The number of other image files.
+        mappings: Each channel assignment that occurs, with its items; the most frequent first. A channel assignment
+            is a tuple of pairs of a channel and its origin in words.
+        unreadable: The items that cannot be imported, with their errors.
     """
 
     items: int
@@ -103,26 +105,28 @@ def import_kaggle(
     size: int = 512,
     options: ImportOptions = ImportOptions(),
 ) -> Dataset:
-    """Import the files of the 2018 competition: four gray PNG or TIFF files a field, 8 or 16 bits.
+    """Import files of the 2018 Kaggle competition: four gray PNG or TIFF files per field, with 8 or 16 bits.
 
-    Imports are resumable: call again with the same arguments, and the import continues after the last complete segment.
+    Imports are resumable: call the function again with the same arguments, and the import continues after the last
+    complete segment.
 
     Args:
-        folder: Holds ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``.
-        out: The new dataset, or with ``options.append`` the one to add to.
-        labels: CSV ``Id,Target``. Without it every field is imported, unlabeled.
-        label_set: The label set of the labels: a label set, its name, or a file. By default hpa28, or that of the
-            dataset to add to.
-        size: Edge of the dataset's images, in pixels.
-        options: How the import proceeds.
+        folder: Folder of files ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``.
+        out: The new dataset, or with ``options.append`` the dataset to add to.
+        labels: CSV file with columns ``Id,Target``; only its fields are imported. Default: all fields, unlabeled.
+        label_set: The label set of the labels: a label set, its name, or a file. Default: hpa28, or the label set of
+            the dataset to add to.
+        size: Edge length of the images in the dataset, in pixels.
+        options: Settings of the import.
 
     Returns:
-        The dataset. Fields that cannot be read are in its ``quarantine``.
+        The dataset. Its attribute ``quarantine`` lists fields that could not be read.
 
     Raises:
+        ArgumentTypeError: If an argument has the wrong type.
         ImageError: If there are no fields, or none can be read.
-        TableError: If the labels are not valid.
-        OutputExistsError: If something else lies at ``out``.
+        TableError: If the labels are invalid.
+        OutputExistsError: If ``out`` exists and is not an unfinished import of the same files.
 
     Warns:
         DatasetWarning: If something about the import should be checked.
@@ -140,18 +144,31 @@ def import_hpa(
     size: int = 512,
     options: ImportOptions = ImportOptions(),
 ) -> Dataset:
-    """Import the JPEG files of the Human Protein Atlas: four renderings a field, each stain in its color.
+    """Import JPEG files of the Human Protein Atlas: four files per field, each showing one channel in its color.
+
+    Imports are resumable; see :func:`import_kaggle`.
 
     Args:
-        folder: Holds ``{antibody}_{plate}_{well}_{field}_{color}.jpg``.
-        out: As for :func:`import_kaggle`, like the result and the errors.
-        labels: CSV ``Id,Target``.
-        label_set: The label set of the labels.
-        size: Edge of the dataset's images, in pixels.
-        options: How the import proceeds.
+        folder: Folder of files ``{antibody}_{plate}_{well}_{field}_{color}.jpg``.
+        out: The new dataset, or with ``options.append`` the dataset to add to.
+        labels: CSV file with columns ``Id,Target``; only its fields are imported. Default: all fields, unlabeled.
+        label_set: The label set of the labels: a label set, its name, or a file. Default: hpa28, or the label set of
+            the dataset to add to.
+        size: Edge length of the images in the dataset, in pixels.
+        options: Settings of the import. ``depth`` and ``floor`` must have their defaults.
+
+    Returns:
+        The dataset. Its attribute ``quarantine`` lists fields that could not be read.
 
     Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        ImageError: If there are no fields, or none can be read.
+        TableError: If the labels are invalid.
+        OutputExistsError: If ``out`` exists and is not an unfinished import of the same files.
         SettingsError: If ``options`` has ``depth`` or ``floor``, which are for 16-bit files.
+
+    Warns:
+        DatasetWarning: If something about the import should be checked.
     """
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
     return _dataset_of(run_import(source, out, size=size, options=options))
@@ -169,19 +186,33 @@ def import_folder(
 ) -> Dataset:
     """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2 and OME-Zarr.
 
+    Imports are resumable; see :func:`import_kaggle`.
+
     Args:
-        folder: Holds the files, also in folders below it.
-        channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``, or its number or name
-            in files that hold all channels, such as ``{"protein": "GFP", "nucleus": 0}``. The protein is required.
-            ``*`` stands for the field's id; ``{plate}``, ``{well}``, ``{field}`` and others for what they say.
-        labels: CSV ``Id,Target``; other fields stay unlabeled.
-        label_set: The label set of the labels; ``"from-labels"`` makes one of the names in the labels file.
-        out: As for :func:`import_kaggle`, like the result and the other errors.
-        size: Edge of the dataset's images, in pixels.
-        options: How the import proceeds.
+        folder: Folder of image files. Its subfolders are searched too.
+        out: The new dataset, or with ``options.append`` the dataset to add to.
+        channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``; or, if each file
+            contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``. The
+            protein is required. In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
+            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values.
+        labels: CSV file with columns ``Id,Target``. Fields that are not in it are imported without labels.
+        label_set: The label set of the labels: a label set, its name, or a file. ``"from-labels"`` makes a label set
+            of the names in the labels file. Required with ``labels``, unless fields are appended.
+        size: Edge length of the images in the dataset, in pixels.
+        options: Settings of the import.
+
+    Returns:
+        The dataset. Its attribute ``quarantine`` lists fields that could not be read.
 
     Raises:
-        SettingsError: If ``channels`` is not valid, or labels are given without a label set.
+        ArgumentTypeError: If an argument has the wrong type.
+        ImageError: If there are no fields, or none can be read.
+        TableError: If the labels or the metadata are invalid.
+        OutputExistsError: If ``out`` exists and is not an unfinished import of the same files.
+        SettingsError: If ``channels`` is invalid, or labels are given without a label set.
+
+    Warns:
+        DatasetWarning: If something about the import should be checked.
     """
     source = folder_source(
         folder, out=out, channels=channels, labels=labels, label_set=label_set, size=size, options=options
@@ -198,7 +229,7 @@ def kaggle_source(
     size: int = 512,
     options: ImportOptions = ImportOptions(),
 ) -> KaggleSource:
-    """Return the fields that :func:`import_kaggle` imports; arguments and errors are its own."""
+    """Return the source of the fields that :func:`import_kaggle` imports; see there for arguments and errors."""
     _check_arguments(folder, labels, size, options, ImportOptions)
     return KaggleSource(
         Path(folder),
@@ -219,10 +250,13 @@ def hpa_source(
     size: int = 512,
     options: ImportOptions = ImportOptions(),
 ) -> HpaSource:
-    """Return the fields that :func:`import_hpa` imports; arguments and errors are its own."""
+    """Return the source of the fields that :func:`import_hpa` imports; see there for arguments and errors."""
     _check_arguments(folder, labels, size, options, ImportOptions)
     if options.depth != "field" or options.floor is not None:
-        raise SettingsError("`depth` and `floor` are for files of more than 8 bits; JPEG files have 8.")
+        raise SettingsError(
+            "`depth` and `floor` are for images with more than 8 bits, but JPEG files have 8 bits.",
+            hint="Remove `depth` and `floor`.",
+        )
     return HpaSource(
         Path(folder),
         labels=None if labels is None else Path(labels),
@@ -242,17 +276,17 @@ def folder_source(
     size: int = 512,
     options: FolderOptions = FolderOptions(),
 ) -> FolderSource:
-    """Return the fields that :func:`import_folder` imports; arguments and errors are its own."""
+    """Return the source of the fields that :func:`import_folder` imports; see there for arguments and errors."""
     _check_arguments(folder, labels, size, options, FolderOptions)
     if label_set is None and labels is not None and not options.append:
         raise SettingsError(
-            "`labels` needs `label_set`: say which locations the labels name.",
-            hint=f"For example hpa28, or {FROM_LABELS} to make a label set of the names in {labels}.",
+            "`labels` needs `label_set`, which names the locations of the labels.",
+            hint=f"Give for example hpa28, or {FROM_LABELS} to make a label set of the names in {labels}.",
         )
     if isinstance(channels, str) or not isinstance(channels, Mapping | Sequence):
         raise ArgumentTypeError(
             f"`channels` must be a mapping or a list, not {type(channels).__name__}.",
-            hint="For example {'protein': '*_gfp.tif', 'nucleus': '*_dapi.tif'}.",
+            hint="Give for example {'protein': '*_gfp.tif', 'nucleus': '*_dapi.tif'}.",
         )
     pairs = [f"{name}={what}" for name, what in channels.items()] if isinstance(channels, Mapping) else channels
     reader = FieldReader(
@@ -274,22 +308,31 @@ def folder_source(
 
 
 def _check_arguments(folder: object, labels: object, size: object, options: object, kind: type) -> None:
-    """Raise unless the arguments of an import have the right types, and the size is possible."""
+    """Raise unless the arguments of an import have the right types, and the size is valid."""
     check_type(folder, (str, Path), argument="folder")
     check_type(labels, (str, Path, type(None)), argument="labels")
     check_type(size, int, argument="size")
     check_type(options, kind, argument="options")
     if isinstance(size, int) and not 32 <= size <= 8192:
-        raise SettingsError(f"`size` is {size}.", hint="Choose from 32 to 8192 px.")
+        raise SettingsError(f"`size` is {size}, which is out of range.", hint="Choose from 32 to 8192 px.")
 
 
 def choose_label_set(
     given: LabelSet | str | None, out: str | Path | None, *, append: bool, labels: str | Path | None
 ) -> LabelSet:
-    """Return the label set of an import: by default that of the dataset to add to, or hpa28.
+    """Return the label set of an import.
+
+    Args:
+        given: The argument of the user.
+        out: The dataset, if there is one.
+        append: Whether fields are added to an existing dataset, whose label set is the default. Otherwise it is hpa28.
+        labels: The labels file, from which ``"from-labels"`` makes a label set.
+
+    Returns:
+        The label set.
 
     Raises:
-        LabelSetError: If there is no such label set.
+        LabelSetError: If the label set is unknown.
         SettingsError: If ``"from-labels"`` is given without labels.
     """
     check_type(given, (LabelSet, str, type(None)), argument="label_set")
@@ -305,14 +348,23 @@ def choose_label_set(
 
 
 def preview_import(source: FolderSource, *, every: bool = False, options: ImportOptions = ImportOptions()) -> Preview:
-    """Return which channel becomes what in the first item that can be read, or in all items."""
+    """Preview an import.
+
+    Args:
+        source: The source of the fields.
+        every: Check all items, not only the first readable one.
+        options: Settings of the import; only ``progress`` is used.
+
+    Returns:
+        The preview.
+    """
     bad: list[tuple[Rejected, ImageError]] = []
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for done, item in enumerate(source.items, start=1):
         try:
             refuse_unprintable(item)
             lines = source.describe(item)
-            # The file differs from item to item; the channel in it need not.
+            # Items have different files, but usually the same channels in them.
             seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
             if every:
                 source.check(item)
@@ -334,27 +386,37 @@ def preview_folder(
     options: FolderOptions = FolderOptions(),
     every: bool = False,
 ) -> Preview:
-    """Return which channel becomes what if a folder is imported; nothing is written.
+    """Preview the import of a folder, without writing anything.
 
     Args:
-        folder: See :func:`import_folder`, as for the other arguments.
-        channels: Where each channel is.
-        size: Edge of the dataset's images, in pixels.
-        options: How the import would proceed.
-        every: Look at all files, not only at the first that can be read.
+        folder: Folder of image files.
+        channels: The pattern, number or name of each channel; see :func:`import_folder`.
+        size: Edge length of the images in the dataset, in pixels.
+        options: Settings of the import.
+        every: Check all files, not only the first readable one.
+
+    Returns:
+        The channel assignments, and the items that cannot be imported.
 
     Raises:
-        ImageError, SettingsError: As :func:`import_folder`.
+        ImageError: If there are no files.
+        SettingsError: If ``channels`` is invalid.
     """
     source = folder_source(folder, out=None, channels=channels, size=size, options=options)
     return preview_import(source, every=every, options=options)
 
 
 def run_import(source: FileSource, out: str | Path, *, size: int, options: ImportOptions = ImportOptions()) -> Imported:
-    """Import the fields of a source; see :func:`import_kaggle`.
+    """Import the fields of a source.
+
+    Args:
+        source: The source of the fields.
+        out: The dataset.
+        size: Edge length of the images, in pixels.
+        options: Settings of the import.
 
     Returns:
-        What came in, and notes for the user.
+        The result of the import, with notes for the user.
     """
     notes: list[str] = []
     if options.depth == "import" and not isinstance(source, HpaSource):
@@ -370,7 +432,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         with pool as executor:
             imported = import_fields(source, Path(out), size=size, options=options, pool=executor)
     except KeyboardInterrupt:
-        # An interruption while the workers end comes too late to stop anything.
+        # If the interruption comes after the import is done, there is nothing to stop.
         if imported is None:
             raise
     if isinstance(source, FolderSource):
@@ -383,8 +445,8 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
             lacking = sorted(set(names) - known)
             if lacking:
                 notes.append(
-                    f"{len(lacking)} id{'s' * (len(lacking) > 1)} in {what} of no field imported:"
-                    f" {', '.join(lacking[:3])}. Ids there are such as {', '.join(ids[:2])}."
+                    f"{len(lacking)} id{'s' * (len(lacking) > 1)} in {what} match no imported field:"
+                    f" {', '.join(lacking[:3])}. Ids of imported fields look like {', '.join(ids[:2])}."
                 )
         return replace(imported, notes=tuple(notes))
     without = sum(name not in source.found for name in source.items)
@@ -392,42 +454,42 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         notes.append(f"{without} of {len(source.items)} listed fields have no file in {source.folder}.")
     left_out = len(source.found) - (len(source.items) - without)
     if left_out > 0:
-        notes.append(f"{left_out} more field{'s' * (left_out > 1)} in {source.folder} not asked for.")
+        notes.append(f"{left_out} more field{'s' * (left_out > 1)} in {source.folder} not in the labels or the limit.")
     if source.found.unmatched:
         other = source.found.unmatched
-        notes.append(f"{other} other image{'s' * (other > 1)} in {source.folder} not named like a channel.")
+        notes.append(f"{other} other image{'s' * (other > 1)} in {source.folder} without a channel in the name.")
     return replace(imported, notes=tuple(notes))
 
 
 def _dataset_of(imported: Imported) -> Dataset:
-    """Return the dataset; notes become warnings."""
+    """Return the imported dataset, and emit its notes as warnings."""
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)
     return imported.dataset
 
 
 def _scale_notes(imported: Imported, size: int) -> list[str]:
-    """Return what is unusual about the pixel size and the brightness of the added fields."""
+    """Return notes about unusual pixel sizes and brightness of the added fields."""
     notes, hpa = [], HPA_FIELD_UM / size
     edges = imported.column("packed_um").tail(imported.added)
     unknown = edges.null_count()
     if unknown:
         notes.append(
-            f"The pixel size of {unknown} field{'s' * (unknown > 1)} is not known; the Human Protein Atlas has"
-            f" {hpa:.3f} µm at {size} px. Cells at another scale are misjudged: give `pixel_um`."
+            f"The pixel size of {unknown} field{'s' * (unknown > 1)} is unknown; the Human Protein Atlas has"
+            f" {hpa:.3f} µm at {size} px. Predictions for cells at another scale are unreliable: give `pixel_um`."
         )
     off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
     if off:
         span = " to ".join(dict.fromkeys(f"{edge:.3f}" for edge in (min(off), max(off))))
         notes.append(
-            f"Pixels of {len(off)} field{'s' * (len(off) > 1)} are {span} µm as packed; the Human Protein Atlas has"
-            f" {hpa:.3f} µm at {size} px. `target_um={hpa:.3g}` scales them alike."
+            f"The pixel size of {len(off)} field{'s' * (len(off) > 1)} in the dataset is {span} µm; the Human Protein"
+            f" Atlas has {hpa:.3f} µm at {size} px. Give `target_um={hpa:.3g}` to scale images to the same pixel size."
         )
     whites = imported.column("white").tail(imported.added)
     floored = int(whites.list.contains(FLOOR_16_BIT).sum())
     if floored * 2 > len(whites):
         notes.append(
-            f"A channel of {floored} of {len(whites)} fields stays below the white of 16 bits, {FLOOR_16_BIT:.0f}, and"
-            " is dark. If the camera has 12 bits, give `floor=0`, or the value that counts as bright there."
+            f"{floored} of {len(whites)} fields have a dark channel: all its intensities are below {FLOOR_16_BIT:.0f},"
+            " the default white level of 16-bit images. If the camera has 12 bits, give `floor=0`, or its white level."
         )
     return notes

@@ -1,7 +1,7 @@
-"""Importing: many files to one dataset, in order, on all cores.
+"""Importing: packing many image files into one dataset, in order, on all cores.
 
-An import writes segments. Each commit, at the end of an item, replaces ``dataset.json``, which lists the segments and
-says how many items are done. After a kill, Ctrl-C or an error, the same call continues after the last commit.
+An import writes segments. A commit at the end of an item replaces ``dataset.json``, which lists the segments and the
+number of finished items. After a kill, Ctrl-C or an error, the same call continues after the last commit.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import in_order
 
 SHARE_BYTES: Final = 8 * 2**20
-"""Raw pixels per request to a core: requesting one small field costs as much as loading it."""
+"""Uncompressed pixels per task, because starting a task for one small field costs as much as loading the field."""
 
 MOST_IN_SHARE: Final = 64
-"""Most fields per request to a core, so that progress is visible."""
+"""Maximum number of fields per task, so that progress is visible."""
 
 Loaded = tuple[FieldRow, UInt8Array] | Rejected
 
 Order = tuple[str, Callable[[], Sequence[Loaded]]]
-"""An item, and what loads it."""
+"""The name of an item, and the function that loads it."""
 
 Packed = tuple[dict[str, Any], bytes]
-"""A field's row of the table, and its chunk of the array."""
+"""The table row of a field, and its compressed chunk."""
 
 
 class FieldSource(Protocol):
-    """Where fields come from, an item at a time: the files of a field, or one file that holds several fields."""
+    """A source of fields. An item is the files of one field, or one file that contains several fields."""
 
     @property
     def folder(self) -> Path:
-        """Where the files are; an import of the same names from elsewhere is another import."""
+        """The folder of the files. Imports from different folders are different imports."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -65,52 +65,54 @@ class FieldSource(Protocol):
 
     @property
     def label_set(self) -> LabelSet:
-        """The locations that the labels of the fields refer to."""
+        """The label set of the labels."""
 
     @property
     def items(self) -> Sequence[str]:
-        """The name of each item; no name occurs twice."""
+        """The unique names of the items."""
 
     @property
     def quick(self) -> bool:
-        """Whether each item is one field with the same id that loads fast, so that several are requested at once."""
+        """Whether each item is one field with the same id that loads fast, so that tasks can load several."""
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """The command and its settings, as JSON."""
+        """The command and its settings, as JSON values."""
 
     def loader(self, item: str) -> Callable[[], Sequence[Loaded]]:
-        """Return what loads an item's fields, uint8 ``(channels, size, size)`` each, when it is called.
+        """Return a function that loads the fields of an item, uint8 of shape ``(channels, size, size)`` each.
 
-        It is called in a thread or, if it can be pickled, in another process, several at a time. An
-        :class:`~cytoloc.errors.ImageError` that the call raises rejects the item; any other error stops the import.
+        It is called in a thread or, if it can be pickled, in another process. An
+        :class:`~cytoloc.errors.ImageError` rejects the item; any other error stops the import.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """How an import proceeds, and how images become the squares of a dataset.
+    """Settings of an import.
 
     Attributes:
         square: What to do with images that are not square: ``"refuse"``, ``"crop"`` or ``"pad"``.
-        enlarge: Enlarge images that are smaller than the dataset's.
-        depth: Black and white of 16-bit and float images: those of each ``"field"``, or of all fields of the
-            ``"import"``.
-        floor: Lowest white of 16-bit images; by default 10,000. Cameras with 12 bits need less.
-        limit: Import only the first so many fields.
-        append: Add to the dataset instead of making a new one.
-        skip_known: Pass over ids that the dataset has already instead of stopping there.
-        discard_unfinished: Discard an unfinished import with other settings or other files instead of stopping there.
-        strict: Stop at the first field that is rejected instead of putting it into quarantine.
-        segment_bytes: Commit when so many bytes of raw pixels were added.
-        segment_s: Commit when so many seconds have passed.
-        clock: Returns the time in seconds.
-        processes: Load fields in a process per core instead of a thread per core, if there are 200 fields or more. A
-            script that does so needs ``if __name__ == "__main__":``.
-        progress: Called with the number of items done and of all items.
+        enlarge: Whether images smaller than the image size are enlarged. Otherwise they are rejected.
+        depth: How 16-bit and float images are scaled to 8 bits: with one intensity range per ``"field"``, or with one
+            for all fields of the ``"import"``.
+        floor: Lowest intensity that can become white. Default: 10,000 for 16-bit images; a 12-bit camera needs less.
+        limit: Maximum number of fields; the first ones are imported.
+        append: Add fields to an existing dataset.
+        skip_known: Skip fields whose ids are in the dataset already, instead of raising an error.
+        discard_unfinished: Discard an unfinished import with other settings or other files, instead of raising an
+            error.
+        strict: Stop at the first rejected field, instead of adding it to the quarantine.
+        segment_bytes: Uncompressed size at which a segment is committed, in bytes.
+        segment_s: Time after which a segment is committed, in seconds.
+        clock: A function that returns the time in seconds.
+        processes: Load fields in one process per core instead of one thread per core, if there are at least 200
+            fields. A script that sets this needs ``if __name__ == "__main__":``.
+        progress: A function that is called with the number of finished items and of all items.
 
     Raises:
-        SettingsError: If ``square``, ``depth``, ``floor`` or ``limit`` is not valid.
+        ArgumentTypeError: If a value has the wrong type.
+        SettingsError: If ``square``, ``depth``, ``floor`` or ``limit`` is invalid.
     """
 
     square: Square = "refuse"
@@ -136,26 +138,34 @@ class ImportOptions:
         refuse_unknown(self.square, get_args(Square), argument="square")
         refuse_unknown(self.depth, ("field", "import"), argument="depth")
         if self.floor is not None and not (math.isfinite(self.floor) and self.floor >= 0):
-            raise SettingsError(f"`floor` is {self.floor}.", hint="Give a finite number from 0.")
+            raise SettingsError(f"`floor` is {self.floor}, which is not an intensity.", hint="Give a number from 0.")
         if self.limit is not None and self.limit < 1:
-            raise SettingsError(f"`limit` is {self.limit}.", hint="Give a positive number.")
+            raise SettingsError(f"`limit` is {self.limit}, which is not a number of fields.", hint="Give 1 or more.")
 
     def scaling(self, size: int, *, target_um: float | None = None) -> Scaling:
-        """Return how images become squares of ``size`` pixels."""
+        """Return how images are cropped, padded and scaled.
+
+        Args:
+            size: Edge length of the images in the dataset, in pixels.
+            target_um: Pixel size in micrometers to scale images to.
+
+        Returns:
+            The scaling.
+        """
         return Scaling(size=size, square=self.square, enlarge=self.enlarge, target_um=target_um)
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made.
+    """The result of an import.
 
     Attributes:
         path: The dataset.
-        added: How many fields the import added.
-        known: How many it passed over because the dataset had them already.
-        rejected: How many it put into quarantine.
-        examples: A few of these, with different reasons.
-        notes: What the user should know about the import.
+        added: The number of fields that were added.
+        known: The number of fields that were skipped because the dataset had them already.
+        rejected: The number of fields that were rejected.
+        examples: A few rejected fields with different reasons.
+        notes: Notes for the user.
     """
 
     path: Path
@@ -167,11 +177,11 @@ class Imported:
 
     @property
     def dataset(self) -> Dataset:
-        """The dataset, opened on each access; its table takes memory for every field."""
+        """The dataset, opened at each access."""
         return open_dataset(self.path)
 
     def column(self, name: str) -> pl.Series:
-        """Return one column of the dataset's table, without the rest of it; the fields added come last."""
+        """Return one column of the table of the dataset; the added fields are last."""
         manifest = read_manifest(self.path)
         return StoredFiles(self.path).table(manifest, manifest.segments, columns=[name])[name]
 
@@ -184,35 +194,37 @@ def import_fields(
     options: ImportOptions = ImportOptions(),
     pool: Executor | None = None,
 ) -> Imported:
-    """Pack a source's fields into a new dataset, or add them to one.
+    """Import the fields of a source into a new dataset, or add them to an existing one.
 
-    Call it again with the same source after it was stopped, in whatever way, and it continues after the last commit.
+    If an import was interrupted, call the function again with the same source, and it continues after the last commit.
 
     Args:
-        source: Gives the fields.
-        path: Where the dataset goes; with ``append`` where it is.
-        size: Edge of the images, in pixels.
-        options: How the import proceeds.
-        pool: Where fields are loaded and compressed; by default a thread per core. Processes
-            (:func:`cytoloc.parallel.processes`) are faster, except for a few hundred fields, which take less time than
-            processes take to start.
+        source: The source of the fields.
+        path: The dataset.
+        size: Edge length of the images, in pixels.
+        options: Settings of the import.
+        pool: Executor that loads and compresses fields. Default: one thread per core. Processes
+            (:func:`cytoloc.parallel.processes`) are faster for more than a few hundred fields.
+
+    Returns:
+        The result of the import.
 
     Raises:
-        OutputExistsError: If something else lies at ``path``, or an import with other settings is not finished there.
-        ImageError: If no field could be read, or with ``strict`` one could not.
+        OutputExistsError: If ``path`` exists and is not a dataset to continue or append to.
+        ImageError: If no field could be read, or with ``strict`` if a field could not be read.
         TableError: If the dataset has an id already.
         ChannelError: If the dataset has other channels.
         LabelSetError: If the dataset has another label set.
-        FormatError: If the dataset that is to be added to is not there, or damaged.
+        FormatError: If the dataset to append to does not exist or is damaged.
         StorageError: If the disk is full or read-only, or another process is importing to ``path``.
-        SettingsError: If ``path`` has no name.
+        SettingsError: If ``path`` is not a valid name.
     """
     refuse_url(path)
     whole = os.path.realpath(path)
-    # The libraries of Zarr require names in UTF-8.
+    # Zarr libraries require names in UTF-8.
     if not path.name or printable(whole) != whole:
         raise SettingsError(
-            f"{printable(str(path))!r} cannot be the name of a dataset.", hint="Choose another output, in UTF-8."
+            f"{printable(str(path))!r} is not a valid name for a dataset.", hint="Choose a name in UTF-8."
         )
     if options.append:
         existing(path, error=FormatError, what="dataset")
@@ -220,12 +232,12 @@ def import_fields(
     elif (path / MANIFEST).exists():
         if is_complete(path):
             refuse_existing(path, hint="Append to it, remove it, or choose another output.")
-    # An import that was killed before its first commit leaves the lock and some of its own files.
+    # An import that was killed before its first commit leaves the lock file and some of its own files.
     elif not path.is_dir() or (
         (names := {each.name for each in path.iterdir()}) and not {LOCK} <= names <= {*OWN_NAMES}
     ):
         refuse_existing(path)
-    busy = f"{path}: another process is importing there"
+    busy = f"{path}: another process is importing to this dataset"
     with disk_errors(path, kept=path / MANIFEST), locked(path / LOCK, busy=busy):
         try:
             manifest, record = _resume(source, path, options, size=size)
@@ -243,8 +255,8 @@ def import_fields(
 
 
 def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: int) -> tuple[Manifest, ImportRecord]:
-    """Return the dataset as it is, and the record of this import: a new one, or the one to resume."""
-    # The digest covers everything that decides what an import makes, except the content of the files.
+    """Return the current manifest, and the record of this import: a new one, or the one to resume."""
+    # The digest covers all settings that determine the result, but not the content of the files.
     settings = [source.made_by, source.channels, source.label_set.to_json(), os.path.realpath(source.folder), size]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for item in source.items:
@@ -263,8 +275,8 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
             command = whole.unfinished.settings.get("command", "import")
             raise OutputExistsError(
                 f"{path} has an unfinished import ({command}) with other settings or other files.",
-                hint="Rerun that import to finish it, or say `discard_unfinished` to discard what it added. Fields"
-                " of finished imports stay.",
+                hint="Rerun that import to finish it, or give `discard_unfinished` to discard its fields. Fields of"
+                " finished imports are kept.",
             )
         manifest = whole.before(len(whole.imports) - 1)
     if manifest.imports:
@@ -272,16 +284,17 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
             refuse_existing(path)
         if manifest.size != size:
             raise OutputExistsError(
-                f"{path} has images of {manifest.size} px, not {size}.", hint=f"Append with size {manifest.size}."
+                f"{path} has images of {manifest.size} px, not {size} px.",
+                hint=f"Append with size {manifest.size}.",
             )
         if manifest.channels != channels:
             raise ChannelError(
                 f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(channels)}.",
-                hint="Append fields with the same channels, or make another dataset.",
+                hint="Append fields with the same channels, or make a new dataset.",
             )
         manifest.label_set.refuse_other(source.label_set, what="the import", than=str(path))
     elif options.append:
-        raise FormatError(f"{path} has no finished import to add to.", hint="Leave out `append`.")
+        raise FormatError(f"{path} has no finished import to append to.", hint="Remove `append`.")
     else:
         manifest = Manifest(size=size, channels=channels, label_set=source.label_set)
     if whole.unfinished:
@@ -292,12 +305,12 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
 def _pack(
     source: FieldSource, writer: DatasetWriter, record: ImportRecord, options: ImportOptions, *, pool: Executor | None
 ) -> ImportRecord:
-    """Write what is not written yet, and return what became of all items; the last segment is not committed."""
+    """Load, compress and add the remaining items, and return the record of all items. The last segment is pending."""
     items, manifest, files = source.items, writer.manifest, StoredFiles(writer.folder)
     known = set(files.table(manifest, manifest.before(writer.number).segments, columns=["id"])["id"])
     own: set[str] = set()
     if not source.quick:
-        # The ids that this import added, which are those of the items otherwise. Equal strings share one object.
+        # The ids that this import added. For quick sources these are the names of the items.
         names = {name: name for name in items}
         written = files.table(manifest, manifest.segments_of(writer.number), columns=["id"])["id"]
         own = {names.get(name, name) for name in written}
@@ -317,8 +330,8 @@ def _pack(
                 if name in known:
                     if not options.skip_known:
                         raise TableError(
-                            f"{writer.folder} has a field {name} already.",
-                            hint="Say `skip_known` to add only the fields that it does not have.",
+                            f"{writer.folder} has a field with the id {name} already.",
+                            hint="Give `skip_known` to add only fields that the dataset does not have.",
                         )
                     passed += 1
                     continue
@@ -332,7 +345,7 @@ def _pack(
             if options.strict:
                 raise ImageError(
                     f"{result.id}: {result.reason}",
-                    hint="Fix it, or leave out `strict`, and start again; what is committed is kept.",
+                    hint="Fix the file, or remove `strict`, and start again. Committed fields are kept.",
                 )
             writer.reject(result)
             bad += 1
@@ -345,9 +358,7 @@ def _pack(
 
 
 def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imported:
-    """Commit the last segment, and return what the import made.
-
-    An import that changes nothing is not recorded.
+    """Commit the last segment, and return the result of the import. An import without any effect is not recorded.
 
     Raises:
         ImageError: If no field could be imported.
@@ -371,7 +382,7 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
 
 
 def _pack_items(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[list[Packed | Rejected]]:
-    """Return the fields of items as finished rows and chunks, so that all cores check and compress too."""
+    """Return the fields of some items as table rows and compressed chunks."""
     items: list[list[Packed | Rejected]] = []
     for item, load in orders:
         packed: list[Packed | Rejected] = []
@@ -388,7 +399,7 @@ def _pack_items(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[l
                 continue
             row, image = each
             try:
-                # The id may come from a name within the file.
+                # The id may come from a name in the file.
                 refuse_unprintable(row.id)
                 packed.append((row_of(row, image, channels), encode(image)))
             except ImageError as error:

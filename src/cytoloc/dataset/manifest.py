@@ -1,4 +1,4 @@
-"""``dataset.json``: what a dataset consists of. A segment that it does not list does not exist."""
+"""The manifest of a dataset, ``dataset.json``. Only segments that it lists are part of the dataset."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SEGMENTS: Final = "segments"
 LOCK: Final = ".lock"
 
 OWN_NAMES: Final = (LOCK, SEGMENTS, QUARANTINE, f".{MANIFEST}.new", f".{QUARANTINE}.new")
-"""The content of a folder in which an import has not committed anything yet."""
+"""The files in a folder whose import has not committed a segment yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of a dataset that was written at once and never changes.
+    """A part of a dataset that is written once and never changes.
 
     Attributes:
-        name: Its folder in ``segments``.
-        of_import: The import that wrote it, by its position in the list of imports.
-        fields: How many fields it has.
-        rejected: How many rows its ``quarantine.csv`` has.
+        name: The name of its folder in ``segments``.
+        of_import: The position of the import that wrote it, in the list of imports.
+        fields: The number of fields.
+        rejected: The number of rows of its ``quarantine.csv``.
         table_sha256: SHA-256 of its ``fields.parquet``.
-        quarantine_sha256: SHA-256 of its ``quarantine.csv``; None if it has none.
+        quarantine_sha256: SHA-256 of its ``quarantine.csv``; None if there is no such file.
     """
 
     name: str
@@ -46,17 +46,17 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRecord:
-    """An import of a dataset, and how far it came.
+    """An import to a dataset, and its progress.
 
     Attributes:
         settings: The command and its settings, as JSON.
-        digest: SHA-256 of the settings, the folder and the names of the items; it tells one import from another.
-        items: How many items there are.
-        done: How many of them are committed; an import that is resumed starts with the next.
-        added: How many fields it added.
-        known: How many fields it passed over because the dataset had them already.
-        rejected: How many fields it rejected.
-        finished: Whether it is done.
+        digest: SHA-256 of the settings, the folder and the names of the items. It identifies the import.
+        items: The number of items.
+        done: The number of committed items. A resumed import continues with the next item.
+        added: The number of fields that were added.
+        known: The number of fields that were skipped because the dataset had them already.
+        rejected: The number of fields that were rejected.
+        finished: Whether the import is finished.
     """
 
     settings: dict[str, Any]
@@ -74,10 +74,10 @@ class Manifest:
     """The content of ``dataset.json``.
 
     Attributes:
-        size: Edge of the images, in pixels.
-        channels: Names of the channels, in the order in which they are stored.
-        label_set: The locations that labels refer to.
-        imports: All imports, in order; only the last one may be unfinished.
+        size: Edge length of the images, in pixels.
+        channels: The names of the channels, in stored order.
+        label_set: The label set of the labels.
+        imports: All imports, in order. Only the last one can be unfinished.
         segments: All segments, in order.
     """
 
@@ -89,29 +89,36 @@ class Manifest:
 
     @property
     def fields(self) -> int:
-        """How many fields all segments have."""
+        """The number of fields in all segments."""
         return sum(segment.fields for segment in self.segments)
 
     @property
     def unfinished(self) -> ImportRecord | None:
-        """The import that is not finished, if there is one."""
+        """The unfinished import; None if there is none."""
         return self.imports[-1] if self.imports and not self.imports[-1].finished else None
 
     def segments_of(self, number: int) -> Iterator[Segment]:
-        """Yield the segments of an import, given its position in the list of imports."""
+        """Return the segments of an import, given its position in the list of imports."""
         return (segment for segment in self.segments if segment.of_import == number)
 
     def before(self, number: int) -> Manifest:
-        """Return what the manifest was before an import, given its position in the list of imports."""
+        """Return the manifest before an import, given its position in the list of imports."""
         kept = tuple(segment for segment in self.segments if segment.of_import < number)
         return replace(self, imports=self.imports[:number], segments=kept)
 
     @classmethod
     def from_bytes(cls, content: bytes, *, where: Path | str) -> Self:
-        """Return the manifest in the bytes of a ``dataset.json``.
+        """Return the manifest in the content of a ``dataset.json``.
+
+        Args:
+            content: The content of the file.
+            where: The file, for error messages.
+
+        Returns:
+            The manifest.
 
         Raises:
-            FormatError: If it is damaged, of another format or of another version.
+            FormatError: If the content is damaged, or has another format or version.
         """
         header = parse_json(content, DATASET_FORMAT, where=where)
         try:
@@ -136,19 +143,27 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> None:
-        """Write ``dataset.json`` in a folder, or replace it in one step: this commits what it lists."""
+        """Write ``dataset.json`` to a folder, or replace it atomically, which commits the listed segments."""
         replace_file(folder / MANIFEST, json_bytes(self.to_json(), DATASET_FORMAT))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of the dataset in a folder.
+    """Read the manifest of a dataset.
+
+    Args:
+        folder: The folder of the dataset.
+
+    Returns:
+        The manifest.
 
     Raises:
-        FormatError: If there is no dataset, or its ``dataset.json`` is damaged, of another format or another version.
+        FormatError: If there is no dataset, or its ``dataset.json`` is damaged or has another format or version.
     """
     existing(folder, error=FormatError, what="dataset")
     if not folder.is_dir():
-        raise FormatError(f"{folder} is not a dataset but a file.", hint="A dataset is a folder that an import wrote.")
+        raise FormatError(
+            f"{folder} is a file, not a dataset.", hint="Give a folder that `cytoloc import` has written."
+        )
     if (folder / "atlas.json").exists():
         raise FormatError(f"{folder} was written by a development version of cytoloc.", hint="Import the images again.")
     file = folder / MANIFEST
@@ -157,11 +172,11 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         if holds_dataset(folder):
             raise FormatError(
-                f"{folder} is not a dataset yet: an import to it was stopped before its first segment was complete.",
+                f"{folder} is not a dataset yet, because its import was stopped before the first segment was complete.",
                 hint="Rerun the import.",
             ) from None
         raise FormatError(
-            f"{folder} is not a dataset: it has no {MANIFEST}.", hint="Make one with `cytoloc import`."
+            f"{folder} is not a dataset, because it has no {MANIFEST}.", hint="Make a dataset with `cytoloc import`."
         ) from None
     except OSError as error:
         raise FormatError(f"{file} cannot be read: {error}.") from error
@@ -169,10 +184,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder holds a dataset whose imports are all finished."""
+    """Return whether a folder is a dataset without an unfinished import."""
     return (folder / MANIFEST).exists() and read_manifest(folder).unfinished is None
 
 
 def holds_dataset(folder: Path) -> bool:
-    """Return whether a folder is a dataset, or one is being imported there: its pixels are no source of an import."""
+    """Return whether a folder is a dataset, or is being imported to, so that its files are not images to import."""
     return (folder / SEGMENTS).is_dir() and any((folder / name).exists() for name in (MANIFEST, LOCK))

@@ -1,4 +1,4 @@
-"""The files of a dataset, in a folder or at a URL, read with tensorstore."""
+"""Reading of the files of a dataset, in a folder or at a URL, with tensorstore."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TABLE: Final = "fields.parquet"
 IMAGES: Final = "images.zarr"
 
 _AT_A_TIME: Final = 64
-"""Files that are read together."""
+"""Number of files that are read at the same time."""
 
 _DAMAGE: Final = ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")
-"""The kinds of errors of tensorstore that concern the content; all others concern the access."""
+"""Error codes of tensorstore that mean damaged content; all others mean failed access."""
 
-_ANEW: Final = "Import the dataset again."
+_ANEW: Final = "Import the dataset again from the image files."
 
 _WHOLE_FILES: Final = "was ignored by server"
-"""Part of tensorstore's message, not documented, if a server ignores a range of bytes."""
+"""Part of tensorstore's error message (undocumented) if a server ignores byte ranges."""
 
 
 class StoredFiles:
@@ -50,8 +50,8 @@ class StoredFiles:
         spec: Any = (
             {"driver": "file", "path": f"{path.resolve()}/"} if isinstance(path, Path) else path.rstrip("/") + "/"
         )
-        # Requests are retried for some ten seconds when a dataset is opened. Reading pixels keeps tensorstore's own
-        # setting, minutes, so that a training outlives a restart of the server.
+        # When a dataset is opened, requests are retried for about ten seconds. Reading pixels keeps the default of
+        # tensorstore, several minutes, so that training survives a restart of the server.
         retries = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
         patience = tensorstore.Context({f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")})
         try:
@@ -60,24 +60,35 @@ class StoredFiles:
             raise StorageError(f"{path} cannot be read: {first_line(error)}", hint="Check the URL.") from error
 
     def manifest(self) -> Manifest:
-        """Return the content of ``dataset.json``.
+        """Read ``dataset.json``.
+
+        Returns:
+            The manifest.
 
         Raises:
-            FormatError: If there is no dataset, or its ``dataset.json`` is damaged, of another format or version.
+            FormatError: If there is no dataset, or its ``dataset.json`` is damaged or has another format or version.
         """
         if isinstance(self.path, Path):
             return read_manifest(self.path)
         with damage(self.path):
             found = self._store.read(MANIFEST).result()
         if found.state != "value":
-            raise FormatError(f"{self.path}: there is no dataset ({MANIFEST} is missing).", hint="Check the URL.")
+            raise FormatError(f"{self.path} is not a dataset, because it has no {MANIFEST}.", hint="Check the URL.")
         return Manifest.from_bytes(found.value, where=f"{self.path}/{MANIFEST}")
 
     def table(self, manifest: Manifest, segments: Iterable[Segment], *, columns: Sequence[str] = ()) -> pl.DataFrame:
-        """Return the tables of some segments, one below the other.
+        """Read the tables of some segments.
+
+        Args:
+            manifest: The manifest of the dataset.
+            segments: The segments.
+            columns: The columns to read. Default: all.
+
+        Returns:
+            One table with the rows of all segments.
 
         Raises:
-            FormatError: If a table is missing, or is not the one that was written.
+            FormatError: If a table is missing, or differs from its checksum.
         """
         schema = schema_of(manifest.channels)
         wanted = {name: schema[name] for name in columns or schema}
@@ -92,15 +103,21 @@ class StoredFiles:
         return pl.concat(tables)
 
     def array(self, manifest: Manifest) -> Any:
-        """Return the pixels of all segments as one tensorstore array; None if there are no fields.
+        """Open the pixels of all segments as one tensorstore array.
+
+        Args:
+            manifest: The manifest of the dataset.
+
+        Returns:
+            uint8 of shape ``(n, channels, size, size)``; None if there are no fields.
 
         Raises:
-            FormatError: If pixels are missing, or do not agree with ``dataset.json``.
+            FormatError: If pixels are missing, or do not match ``dataset.json``.
         """
         segments = [segment for segment in manifest.segments if segment.fields]
         stores = [self._store / f"{SEGMENTS}/{segment.name}/{IMAGES}/" for segment in segments]
         with damage(self.path):
-            # A missing shard is damage, not a black image.
+            # A missing shard is damage and must not be read as black images.
             form = {"driver": "zarr3", "fill_missing_data_reads": False}
             specs = [{**form, "kvstore": store.spec().to_json()} for store in stores]
             opening = [tensorstore.open(spec, open=True, read=True) for spec in specs]
@@ -108,7 +125,7 @@ class StoredFiles:
         for segment, array in zip(segments, arrays, strict=True):
             if array.shape != (segment.fields, len(manifest.channels), manifest.size, manifest.size):
                 raise FormatError(
-                    f"{self.path} is damaged: the pixels of segment {segment.name} do not agree with {MANIFEST}.",
+                    f"{self.path} is damaged: the pixels of segment {segment.name} do not match {MANIFEST}.",
                     hint=_ANEW,
                 )
         if len(arrays) < 2:
@@ -116,10 +133,16 @@ class StoredFiles:
         return tensorstore.concat(arrays, axis=0)
 
     def rejections(self, segments: Iterable[Segment]) -> list[Rejected]:
-        """Return what some segments list as rejected.
+        """Read the rejected fields that some segments list.
+
+        Args:
+            segments: The segments.
+
+        Returns:
+            The rejected fields.
 
         Raises:
-            FormatError: If a list is missing, or is not the one that was written.
+            FormatError: If a list is missing, or differs from its checksum.
         """
         wanted = {
             f"{SEGMENTS}/{each.name}/{QUARANTINE}": each.quarantine_sha256
@@ -129,7 +152,7 @@ class StoredFiles:
         return [row for _, content in self._read(wanted) for row in from_csv(content)]
 
     def quarantine(self, manifest: Manifest) -> list[Rejected]:
-        """Return what all imports rejected and none added later."""
+        """Return the fields that an import rejected and no later import added."""
         if not any(segment.rejected for segment in manifest.segments):
             return []
         return still_rejected(
@@ -141,9 +164,9 @@ class StoredFiles:
         )
 
     def _read(self, digests: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-        """Yield each file's name and content, which has this SHA-256.
+        """Yield the name and content of each file whose SHA-256 is given.
 
-        The content is checked before it is parsed: there are changes of single bytes by which polars ends the process.
+        The content is checked before it is parsed, because polars ends the process for some damaged files.
         """
         names = list(digests)
         for start in range(0, len(names), _AT_A_TIME):
@@ -160,22 +183,23 @@ class StoredFiles:
 
 @contextmanager
 def damage(path: Path | str) -> Iterator[None]:
-    """Turn errors of readers into :class:`FormatError`, or :class:`StorageError` if the access failed."""
+    """Turn errors of readers into :class:`FormatError`, or into :class:`StorageError` if the access failed."""
     try:
         yield
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         message = first_line(error)
         if _WHOLE_FILES in message:
             raise StorageError(
-                f"{path} cannot be read: its server sends whole files, and pixels are read by ranges of bytes.",
-                hint="Use a server that answers range requests, as nginx, Apache and object stores do (Python's"
-                " http.server does not), or copy the dataset here.",
+                f"{path} cannot be read: its server sends whole files, but pixels are read by byte ranges.",
+                hint="Use a server that supports range requests, such as nginx, Apache or object stores (Python's"
+                " http.server does not), or copy the dataset to this machine.",
             ) from error
         way = re.match(r"[A-Z_]+(?=: )", message) if isinstance(error, ValueError) else None
-        # If the content of a file is wrong, readers raise errors without a number of the system.
+        # Errors about the content of a file have no error number of the operating system.
         refused = isinstance(error, OSError) and error_number(error) not in (None, errno.ENOENT)
         if (way and way[0] not in _DAMAGE) or refused:
             raise StorageError(
-                f"{path} cannot be read: {message}", hint="Check rights and, for a URL, the network; then try again."
+                f"{path} cannot be read: {message}",
+                hint="Check the file permissions and, for a URL, the network; then try again.",
             ) from error
         raise FormatError(f"{path} is damaged: {message}", hint=_ANEW) from error

@@ -1,7 +1,7 @@
-"""A dataset: a folder with ``dataset.json`` and segments, each with its images and its table.
+"""Datasets: folders with ``dataset.json`` and segments, each with its images and its table.
 
-Row *i* of the table is image *i*. Each inner chunk of the Zarr arrays is one field, so a batch in any order costs only
-the fields that it asks for; tensorstore decodes them in parallel, outside Python.
+Row *i* of the table describes image *i*. Each inner chunk of the Zarr arrays is one field, so reading a batch of fields
+in any order reads only these fields. tensorstore decodes them in parallel, outside Python.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 
 
 class Dataset:
-    """A packed set of fields of view, open for reading.
+    """A dataset of fields of view, open for reading.
+
+    Open a dataset with :func:`open_dataset`.
 
     Attributes:
-        path: The folder it lies in, or its URL.
+        path: The folder or URL of the dataset.
         manifest: The content of ``dataset.json``.
-        size: Edge of its images, in pixels.
-        channels: Names of its channels, in the order of the second axis of its pixels.
-        label_set: The locations that its labels refer to.
-        fields: One row per field, columns as :func:`cytoloc.dataset.fields.schema_of` says.
+        size: Edge length of the images, in pixels.
+        channels: The names of the channels, in the order of the second axis of the images.
+        label_set: The label set of the labels.
+        fields: A table with one row per field; see :func:`cytoloc.dataset.fields.schema_of` for its columns.
     """
 
     def __init__(self, path: Path | str, manifest: Manifest, fields: pl.DataFrame, array: Any) -> None:
@@ -55,17 +57,18 @@ class Dataset:
         return self.fields.height
 
     def __getitem__(self, key: int | str | slice | Sequence[int] | Sequence[str] | NDArray[Any]) -> UInt8Array:
-        """Return the images of fields.
+        """Return the images of one or several fields.
 
         Args:
-            key: A number or an id, for one field; a slice, numbers, ids or a mask for several.
+            key: The row or id of one field; or a slice, list of rows, list of ids, or boolean mask.
 
         Returns:
-            uint8 ``(channels, size, size)`` of one field, ``(n, channels, size, size)`` of several.
+            uint8 of shape ``(channels, size, size)`` for one field, or ``(n, channels, size, size)`` for several.
 
         Raises:
-            IndexError: If there is no field of this number.
-            UnknownIdError: If there is no field of this id.
+            IndexError: If a row is out of range.
+            UnknownIdError: If an id is unknown.
+            ArgumentTypeError: If ``key`` has another type.
         """
         if isinstance(key, int | np.integer):
             return np.asarray(self.read([int(key)])[0])
@@ -77,18 +80,27 @@ class Dataset:
             return self.read([self.row(str(name)) for name in key])
         numbers = np.asarray(key)
         if numbers.ndim != 1 or numbers.dtype.kind not in "iub":
-            raise ArgumentTypeError(f"A dataset is indexed by numbers, ids, slices or masks, not {type(key).__name__}.")
+            raise ArgumentTypeError(
+                f"`key` must be rows, ids, a slice or a mask of fields, not {type(key).__name__}.",
+                hint="For example dataset[0], dataset['id'], dataset[10:20] or dataset[[3, 1, 2]].",
+            )
         return self.read(np.flatnonzero(numbers) if numbers.dtype == bool else numbers)
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there is a field of this id."""
+        """Return whether the dataset has a field with this id."""
         return name in self._rows
 
     def row(self, name: str) -> int:
-        """Return the row of a field, by its id.
+        """Return the row of a field.
+
+        Args:
+            name: The id of the field.
+
+        Returns:
+            The row, from 0.
 
         Raises:
-            UnknownIdError: If there is no field of this id.
+            UnknownIdError: If the dataset has no field with this id.
         """
         found = self._rows.get(name)
         if found is None:
@@ -111,23 +123,28 @@ class Dataset:
         )
 
     def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> UInt8Array:
-        """Return the fields in ``rows``, uint8 ``(len(rows), channels, size, size)``.
+        """Return the images of some fields.
 
-        Rows may come in any order and may repeat; a row that repeats is decoded once.
+        Args:
+            rows: The rows of the fields, in any order. Negative rows count from the end. A repeated row is decoded
+                once.
+
+        Returns:
+            uint8 of shape ``(len(rows), channels, size, size)``.
 
         Raises:
-            IndexError: If a row is not in the dataset; negative rows count from the end.
-            TypeError: If ``rows`` are not integers; for a mask, give ``mask.nonzero()[0]``.
-            FormatError: If the pixels cannot be decoded.
+            IndexError: If a row is out of range.
+            TypeError: If ``rows`` are not integers. For a mask, give ``mask.nonzero()[0]``.
+            FormatError: If images cannot be decoded.
         """
         wanted = np.asarray(rows)
         if wanted.size == 0:
             return np.empty((0, len(self.channels), self.size, self.size), np.uint8)
         if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-            raise TypeError(f"rows must be integers in one dimension, not {wanted.dtype} of shape {wanted.shape}")
+            raise TypeError(f"`rows` must be integers in one dimension, not {wanted.dtype} of shape {wanted.shape}.")
         if wanted.min() < -len(self) or wanted.max() >= len(self):
             bad = wanted[(wanted < -len(self)) | (wanted >= len(self))][0]
-            raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}; asked for {bad}")
+            raise IndexError(f"The row {bad} is out of range: {self.path} has rows 0 to {len(self) - 1}.")
         wanted = wanted % len(self)
         distinct, places = np.unique(wanted, return_inverse=True)
         with damage(self.path):
@@ -144,44 +161,44 @@ class Dataset:
 
     @property
     def folder(self) -> Path:
-        """The folder it lies in.
+        """The folder of the dataset.
 
         Raises:
-            FormatError: If it is at a URL.
+            FormatError: If the dataset is at a URL.
         """
         if isinstance(self.path, str):
-            raise FormatError(f"{self.path} is not on this machine.", hint="Copy the dataset here first.")
+            raise FormatError(f"{self.path} is not on this machine.", hint="Copy the dataset to this machine first.")
         return self.path
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The id of each field, in row order."""
+        """The ids of the fields, in row order."""
         return tuple(self.fields["id"].to_list())
 
     @property
     def labeled(self) -> BoolArray:
-        """For each field, whether its locations are known."""
+        """Whether each field is labeled, bool of shape ``(n,)``."""
         return np.asarray(self.fields["labels"].is_not_null().to_numpy(), np.bool_)
 
     @property
     def truth(self) -> BoolArray:
-        """The locations of each field, bool ``(n, len(label_set))``; all false where they are not known."""
+        """The labels of each field, bool of shape ``(n, locations)``; all false for unlabeled fields."""
         return self.label_set.to_matrix(labels or () for labels in self.fields["labels"].to_list())
 
     @property
     def labels(self) -> list[tuple[Location, ...] | None]:
-        """The locations of each field; None where they are not known."""
+        """The locations of each field; None for unlabeled fields."""
         return [
             None if indices is None else tuple(self.label_set[index] for index in indices)
             for indices in self.fields["labels"].to_list()
         ]
 
     def to_polars(self) -> pl.DataFrame:
-        """Return the table of fields; the same as ``fields``."""
+        """Return the table of fields, which is the attribute ``fields``."""
         return self.fields
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the table of fields as a pandas table, with the ids as its index.
+        """Return the table of fields for pandas, with the ids as index.
 
         Raises:
             MissingExtraError: If pandas is not installed.
@@ -190,12 +207,12 @@ class Dataset:
 
     @cached_property
     def quarantine(self) -> tuple[Rejected, ...]:
-        """What could not be imported, with the reason; without what a later import added."""
+        """Fields that could not be imported, with the reasons; without fields that a later import added."""
         return tuple(StoredFiles(self.path).quarantine(self.manifest))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that a network learns from: channels, locations, ids, labels and pixels."""
+        """SHA-256 of everything that training reads: channels, locations, ids, labels and pixels."""
         locations = [(each.key, each.name) for each in self.label_set]
         digest = hashlib.sha256(repr((self.channels, locations)).encode())
         for name, labels, pixels in self.fields.select("id", "labels", "sha256").iter_rows():
@@ -204,7 +221,7 @@ class Dataset:
         return digest.hexdigest()
 
     def damaged(self) -> Iterator[str]:
-        """Yield the id of each field whose pixels are not those that were written."""
+        """Yield the ids of fields whose pixels differ from their checksums. This reads every pixel."""
         for row, (name, digest) in enumerate(self.fields.select("id", "sha256").iter_rows()):
             try:
                 intact = pixels_sha256(self[row]) == digest
@@ -217,19 +234,22 @@ class Dataset:
 def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset for reading.
 
-    A dataset whose import is not finished can be opened too; it has the fields of the complete segments.
+    A dataset with an unfinished import can be opened too. It contains the fields of the complete segments.
 
     Args:
-        path: A folder, or a URL that tensorstore reads: ``https://…``, ``s3://BUCKET/…``, ``gs://BUCKET/…``. The table
-            of a dataset at a URL is fetched at once, pixels as they are asked for, by ranges of bytes.
+        path: A folder, or a URL that tensorstore can read: ``https://…``, ``s3://BUCKET/…``, ``gs://BUCKET/…``. For a
+            URL, the table is downloaded at once, and images when they are read.
+
+    Returns:
+        The dataset.
 
     Raises:
         ArgumentTypeError: If ``path`` is not a path.
         FormatError: If there is no dataset at ``path``, or it is damaged or of another version.
-        StorageError: If it cannot be read.
+        StorageError: If the dataset cannot be accessed.
     """
     if not isinstance(path, str | Path):
-        raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
+        raise ArgumentTypeError(f"`path` must be a string or a Path, not {type(path).__name__}.")
     files = StoredFiles(str(path).rstrip("/") if "://" in str(path) else Path(path))
     manifest = files.manifest()
     fields = files.table(manifest, manifest.segments).rechunk()

@@ -1,4 +1,4 @@
-"""Writing a dataset, a segment after the other. Replacing ``dataset.json`` makes a segment part of the dataset."""
+"""Writing of datasets, one segment at a time. Replacing ``dataset.json`` commits a segment."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.memory import hand_back_freed_memory
 
 SHARD_BYTES: Final = 32 * 2**20
-"""Raw pixels per shard: few enough files for millions of fields, small enough to hold in memory while writing."""
+"""Uncompressed size of a shard: large enough to keep the number of files low, small enough to hold in memory."""
 
 SEGMENT_BYTES: Final = 2**30
-"""Raw pixels per segment."""
+"""Uncompressed size of a segment."""
 
 Field = tuple[FieldRow, UInt8Array]
 
 
 class DatasetWriter:
-    """Adds the segments of one import to a dataset.
+    """Add the segments of one import to a dataset.
 
     Args:
-        folder: Where the dataset lies, or is to lie; segments that ``manifest`` does not list are removed.
-        manifest: What the dataset consists of. Its unfinished import is the one that is resumed.
+        folder: The folder of the dataset, existing or new. Segments that ``manifest`` does not list are removed.
+        manifest: The manifest of the dataset. An unfinished import in it is resumed.
 
     Attributes:
-        manifest: What the dataset consists of after the last commit.
+        manifest: The manifest after the last commit.
         number: The position of this import in the list of imports.
     """
 
@@ -59,11 +59,11 @@ class DatasetWriter:
 
     @property
     def raw_bytes(self) -> int:
-        """Size of the pixels that were added since the last commit, not compressed."""
+        """Uncompressed size of the pixels that were added since the last commit, in bytes."""
         return (sum(table.height for table in self._tables) + len(self._rows)) * self._field_bytes
 
     def add(self, row: dict[str, Any], chunk: bytes) -> None:
-        """Add a field: its row of the table, and its pixels as :func:`~cytoloc.dataset.fields.encode` returns them."""
+        """Add a field, given its table row and its chunk from :func:`~cytoloc.dataset.fields.encode`."""
         self._rows.append(row)
         self._chunks.append(chunk)
         if len(self._chunks) == self._shard_length:
@@ -74,10 +74,10 @@ class DatasetWriter:
         self._rejected.append(bad)
 
     def commit(self, record: ImportRecord) -> None:
-        """Make what was added part of the dataset.
+        """Commit the added fields, which makes them part of the dataset.
 
         Args:
-            record: How far the import came. If it is finished, ``quarantine.csv`` of the dataset is written too.
+            record: The progress of the import. If it is finished, ``quarantine.csv`` of the dataset is written too.
         """
         segment = self._write_segment()
         self.manifest = replace(
@@ -95,11 +95,11 @@ class DatasetWriter:
         self._begin_segment()
 
     def rejections(self) -> list[Rejected]:
-        """Return what this import rejected so far."""
+        """Return the fields that this import has rejected so far."""
         return StoredFiles(self.folder).rejections(self.manifest.segments_of(self.number)) + self._rejected
 
     def roll_back(self) -> None:
-        """Make the dataset what it was before this import; a new one is no dataset any more."""
+        """Restore the dataset as it was before this import; if this is its first import, the dataset is removed."""
         self.manifest = self.manifest.before(self.number)
         if self.manifest.imports:
             self.manifest.write(self.folder)
@@ -108,11 +108,11 @@ class DatasetWriter:
         self.discard()
 
     def discard(self) -> None:
-        """Remove what is not committed; of a new dataset that committed nothing, only the lock stays.
+        """Remove everything that is not committed.
 
-        Files that are not cytoloc's, such as those of a file manager, are left alone.
+        If nothing was ever committed, only the lock file stays. Files of other programs, such as file managers, stay.
         """
-        # The file decides, whatever interrupted a commit.
+        # The file on disk is decisive, because a commit can be interrupted at any point.
         listed: set[str] = set()
         if (self.folder / MANIFEST).exists():
             listed = {segment.name for segment in read_manifest(self.folder).segments}
@@ -136,8 +136,8 @@ class DatasetWriter:
         self._rejected: list[Rejected] = []
 
     def _write_shard(self) -> None:
-        """Write the fields at hand as Zarr's ``sharding_indexed`` has them: chunks, then their offsets and lengths."""
-        # All ones stand for a chunk that is not there.
+        """Write the buffered fields in the ``sharding_indexed`` format of Zarr: chunks, then offsets and lengths."""
+        # An entry of all ones marks a missing chunk.
         index = np.full((self._shard_length, 2), 2**64 - 1, "<u8")
         lengths = np.array([len(chunk) for chunk in self._chunks], "<u8")
         index[: len(lengths), 0] = np.cumsum(lengths) - lengths
@@ -150,7 +150,7 @@ class DatasetWriter:
         hand_back_freed_memory()
 
     def _write_segment(self) -> Segment | None:
-        """Write what is left of the segment; return it, or None if there is nothing in it."""
+        """Write the rest of the segment, and return it; None if the segment is empty."""
         if not (self._chunks or self._tables or self._rejected):
             return None
         if self._chunks:
@@ -175,7 +175,7 @@ class DatasetWriter:
         )
 
     def _array_metadata(self, fields: int) -> dict[str, Any]:
-        """Return ``zarr.json`` of the array of a segment, as the specification of Zarr v3 has it."""
+        """Return the content of ``zarr.json`` for the array of a segment, as specified by Zarr v3."""
         field = [len(self.manifest.channels), self.manifest.size, self.manifest.size]
         blosc = {"typesize": 1, "cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0}
         sharding = {
@@ -207,21 +207,24 @@ def write_dataset(
     label_set: LabelSet,
     made_by: dict[str, Any],
 ) -> Dataset:
-    """Pack ``fields`` into a new dataset and open it.
+    """Write fields to a new dataset, and open it.
 
-    Fields are taken one at a time, so memory does not grow with their pixels. If anything fails, nothing is left;
-    :func:`cytoloc.dataset.importing.import_fields` is the way that can be resumed.
+    Fields are taken one at a time, so memory does not grow with their number. If anything fails, nothing is left.
+    :func:`cytoloc.dataset.importing.import_fields` is the resumable alternative.
 
     Args:
-        path: A folder that is not there yet.
-        fields: The row and the pixels of each field, uint8 ``(channels, size, size)``.
-        size: Edge of the images, in pixels.
-        channels: Names of the channels.
-        label_set: The locations that labels refer to.
-        made_by: The command and its settings, kept in ``dataset.json``.
+        path: The new folder.
+        fields: The metadata and pixels of each field; pixels are uint8 of shape ``(channels, size, size)``.
+        size: Edge length of the images, in pixels.
+        channels: The names of the channels.
+        label_set: The label set of the labels.
+        made_by: The command and its settings, to record in ``dataset.json``.
+
+    Returns:
+        The dataset.
 
     Raises:
-        OutputExistsError: If something lies at ``path``.
+        OutputExistsError: If ``path`` exists.
         StorageError: If the disk is full or read-only.
         TableError: If an id repeats.
     """

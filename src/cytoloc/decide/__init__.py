@@ -1,4 +1,4 @@
-"""From probabilities to locations, and metrics of both. NumPy, SciPy and scikit-learn only."""
+"""Decisions: from probabilities to locations, and their metrics. Needs NumPy, SciPy and scikit-learn only."""
 
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.decide.evaluation import Evaluation, evaluate

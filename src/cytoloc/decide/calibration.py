@@ -1,4 +1,4 @@
-"""Calibration of predictions class by class, and label shift: how frequent classes are in a new set of fields."""
+"""Calibration of probabilities per class, and adaptation to other class frequencies (label shift)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cytoloc.decide.inputs import LEAST_PROBABILITY, Bools, Floats, logits_of
 from cytoloc.decide.logistic import fit_shared, fit_shrunk
 
 PRIOR_POSITIVES: Final = 20.0
-"""With this many positives, the isotonic curve of a class has the same weight as its Platt curve."""
+"""Number of positives for which the isotonic curve of a class has the same weight as its Platt curve."""
 
 PRIOR_FIELDS: Final = 100.0
-"""Weight of the fitted frequencies in the estimate of new frequencies, in fields of the new set."""
+"""Weight of the fitted frequencies in the estimate of new frequencies, in number of fields."""
 
 MAX_EM_STEPS: Final = 500
 EM_TOLERANCE: Final = 1e-10
@@ -25,13 +25,14 @@ EM_TOLERANCE: Final = 1e-10
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration; call it with scores ``(n, classes)`` to get probabilities.
+    """A fitted calibration. Call it with scores of shape ``(n, classes)`` to get probabilities.
 
     Attributes:
-        kind: ``platt``, two parameters per class; ``temperature``, one; ``beta``, three (Kull, Silva Filho and Flach,
-            2017); ``isotonic``, an isotonic curve averaged with the class's Platt curve; or ``none``.
-        curves: ``c, a, b`` of each class in ``logit q = c + a log p - b log(1 - p)``, ``(classes, 3)``.
-        steps: For ``isotonic``, per class: scores, their probabilities, and the weight of this curve.
+        kind: ``platt`` (two parameters per class), ``temperature`` (one parameter per class), ``beta`` (three
+            parameters per class; Kull, Silva Filho & Flach 2017), ``isotonic`` (an isotonic curve, averaged with the
+            Platt curve of the class), or ``none``.
+        curves: ``c, a, b`` of each class in ``logit q = c + a log p - b log(1 - p)``, shape ``(classes, 3)``.
+        steps: For ``isotonic``, for each class: scores, their probabilities, and the weight of this curve.
     """
 
     kind: CalibrationKind
@@ -39,7 +40,7 @@ class Calibration:
     steps: tuple[tuple[Floats, Floats, float], ...] = ()
 
     def __call__(self, scores: Floats) -> Floats:
-        """Return calibrated probabilities, float64 ``(n, classes)``; they never fall as the score of a class rises."""
+        """Return calibrated probabilities, float64 of shape ``(n, classes)``, which never decrease with the score."""
         if self.kind == "none":
             return np.asarray(scores, np.float64)
         clipped = np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
@@ -52,9 +53,18 @@ class Calibration:
 
 
 def fit_calibration(kind: CalibrationKind, scores: Floats, truth: Bools) -> Calibration:
-    """Return a calibration that is fitted to scores and truth.
+    """Fit a calibration.
 
-    The parameters of each class are shrunk towards those that all classes share, as far as the classes are alike.
+    The parameters of each class are shrunk towards parameters that all classes share. The amount of shrinkage is
+    estimated from the data.
+
+    Args:
+        kind: The kind of calibration; see :class:`Calibration`.
+        scores: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+
+    Returns:
+        The calibration.
     """
     logits = logits_of(scores)
     if kind == "none":
@@ -86,7 +96,7 @@ def fit_calibration(kind: CalibrationKind, scores: Floats, truth: Bools) -> Cali
 
 
 def _fit_curves(features: Floats, truth: Bools) -> Floats:
-    """Return ``c, a, b`` of each class for one feature (then a = b) or two; slopes are not negative."""
+    """Return ``c, a, b`` of each class, for one feature (then a = b) or two. Slopes are not negative."""
     center = features.mean(axis=(0, 1))
     std = np.maximum(features.std(axis=(0, 1)), 1e-9)
     scaled = np.ascontiguousarray(((features - center) / std).transpose(1, 0, 2))
@@ -101,15 +111,20 @@ def _fit_curves(features: Floats, truth: Bools) -> Floats:
 
 
 def shifted_frequencies(probabilities: Floats, frequencies: Floats, *, prior_fields: float = PRIOR_FIELDS) -> Floats:
-    """Return the frequency of each class in a new set of fields, by expectation maximization.
+    """Estimate the class frequencies in new fields by expectation maximization.
 
-    Each class is estimated alone. Its positive fields are assumed to look the same in both sets; only their frequency
-    differs (Saerens, Latinne and Decaestecker, 2002).
+    Each class is estimated separately. The fields of a class are assumed to look the same in both sets, so that only
+    frequencies differ (Saerens, Latinne & Decaestecker 2002).
 
     Args:
-        probabilities: Of the new set, calibrated on the fitted fields, ``(n, classes)``.
-        frequencies: Frequency of each class among the fitted fields.
-        prior_fields: Weight of ``frequencies``; 0 gives the maximum likelihood.
+        probabilities: Calibrated probabilities of the new fields, shape ``(n, classes)``.
+        frequencies: The frequency of each class in the fitted fields, shape ``(classes,)``.
+        prior_fields: Weight of ``frequencies``, in number of fields. 0 gives the maximum likelihood estimate.
+
+    Returns:
+        The estimated frequencies, shape ``(classes,)``.
+    """
+    """
     """
     estimated = frequencies.copy()
     for _ in range(MAX_EM_STEPS):
@@ -123,9 +138,19 @@ def shifted_frequencies(probabilities: Floats, frequencies: Floats, *, prior_fie
 
 
 def reweighted(probabilities: Floats, frequencies: Floats, new_frequencies: Floats) -> Floats:
-    """Return the probabilities if classes have new frequencies, by Bayes' rule.
+    """Adapt probabilities to new class frequencies by Bayes' rule.
 
-    Classes that are in no field, or in all fields, of either set keep their probabilities.
+    Probabilities of a class with a frequency of 0 or 1 are not changed.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        frequencies: The frequencies that the probabilities are calibrated for, shape ``(classes,)``.
+        new_frequencies: The new frequencies, shape ``(classes,)``.
+
+    Returns:
+        The adapted probabilities, shape ``(n, classes)``.
+    """
+    """
     """
     known = (frequencies > 0) & (frequencies < 1) & (new_frequencies > 0) & (new_frequencies < 1)
     before, after = np.where(known, frequencies, 0.5), np.where(known, new_frequencies, 0.5)

@@ -1,4 +1,4 @@
-"""Cross-fitting: probabilities and thresholds of fields by fits on other fields, and the choice of a method by them."""
+"""Cross-fitting: fields are predicted by fits on other fields. The method ``auto`` compares methods by it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cytoloc.errors import TableError
 Work = TypeVar("Work")
 
 N_PARTS: Final = 5
-"""Parts of a cross-fit: the fields of each are decided by a fit on the other four."""
+"""Number of parts of a cross-fit. Each part is predicted by a fit on the other four parts."""
 
 CANDIDATES: Final[tuple[Method, ...]] = (
     Grid(),
@@ -31,30 +31,42 @@ CANDIDATES: Final[tuple[Method, ...]] = (
     ExpectedF1(ensemble="weighted"),
     *(Stack(precision=precision) for precision in (10.0, 30.0, 100.0, 300.0)),
 )
-"""Methods that ``auto`` chooses from."""
+"""The methods that ``auto`` compares."""
 
 
 @dataclass(frozen=True)
 class ProbabilityModel:
-    """A fitted ensemble and its calibration; call it with ``(members, n, classes)`` to get probabilities.
+    """A fitted ensemble and its calibration.
+
+    Call it with probabilities of shape ``(members, n, classes)`` to get calibrated probabilities.
 
     Attributes:
-        ensemble: Combines the members.
-        calibration: Calibrates the result.
+        ensemble: The ensemble, which combines the members.
+        calibration: The calibration of the combined scores.
     """
 
     ensemble: Ensemble
     calibration: Calibration
 
     def __call__(self, stack: Floats) -> Floats:
-        """Return one probability per field and class, float64 ``(n, classes)``."""
+        """Return the probabilities, float64 of shape ``(n, classes)``."""
         return self.calibration(self.ensemble(stack))
 
 
 def fit_probabilities(
     method: Method, stack: Floats, truth: Bools, *, start: ProbabilityModel | None = None
 ) -> ProbabilityModel:
-    """Return the ensemble and the calibration of a method, fitted."""
+    """Fit the ensemble and the calibration of a method.
+
+    Args:
+        method: The method.
+        stack: Probabilities, shape ``(members, n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        start: A model that was fitted to similar fields, to start from.
+
+    Returns:
+        The fitted model.
+    """
     before = None if start is None else start.ensemble
     precision = method.precision if isinstance(method, Stack) else None
     ensemble = fit_ensemble(method.ensemble, stack, truth, precision=precision, start=before)
@@ -63,12 +75,18 @@ def fit_probabilities(
 
 
 def assign_parts(keys: Ints, groups: Ints | None, *, n_parts: int = N_PARTS) -> Ints:
-    """Return the part of each field, from 0; it depends on the fields but not on their order.
+    """Assign fields to parts for cross-fitting. The assignment does not depend on the order of the fields.
 
     Args:
-        keys: Of the fields, as :func:`~cytoloc.decide.inputs.row_keys` returns them; equal keys get the same part.
-        groups: A group number per field; a group gets one part. By default each key is its own group.
-        n_parts: Number of parts; fewer if there are fewer groups.
+        keys: A key per field from :func:`~cytoloc.decide.inputs.row_keys`, shape ``(n,)``. Fields with equal keys get
+            the same part.
+        groups: A group number per field. All fields of a group get the same part. Default: each key is a group.
+        n_parts: The number of parts. If there are fewer groups, there are as many parts as groups.
+
+    Returns:
+        Part numbers from 0, int64 of shape ``(n,)``.
+    """
+    """
     """
     if groups is None:
         first = keys
@@ -77,7 +95,7 @@ def assign_parts(keys: Ints, groups: Ints | None, *, n_parts: int = N_PARTS) -> 
         least = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)
         np.minimum.at(least, group, keys)
         first = least[group]
-    # Keys are hashes, so their order is a random permutation.
+    # Keys are hashes, so sorting them gives a random permutation.
     _, rank = np.unique(first, return_inverse=True)
     return np.asarray(rank % min(n_parts, int(rank.max()) + 1), np.int64)
 
@@ -85,7 +103,18 @@ def assign_parts(keys: Ints, groups: Ints | None, *, n_parts: int = N_PARTS) -> 
 def out_of_fold_probabilities(
     method: Method, stack: Floats, truth: Bools, parts: Ints, *, start: ProbabilityModel
 ) -> Floats:
-    """Return each field's probabilities by a model that is fitted without the field's part."""
+    """Return the probabilities of each field from a model that is fitted without the field's part.
+
+    Args:
+        method: The method.
+        stack: Probabilities, shape ``(members, n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        parts: The part of each field, shape ``(n,)``.
+        start: The model that is fitted to all fields, to start from.
+
+    Returns:
+        float64 of shape ``(n, classes)``.
+    """
     if not method.fits_probabilities:
         return start(stack)
     probabilities = np.empty(truth.shape)
@@ -100,11 +129,11 @@ def out_of_fold_probabilities(
 
 
 class NestedCrossFit(NamedTuple):
-    """Probabilities and thresholds of fields that neither was fitted to.
+    """Cross-fitted probabilities and thresholds of fields.
 
     Attributes:
-        probabilities: ``(n, classes)``.
-        thresholds: Thresholds of each field's part, ``(n, classes)``.
+        probabilities: Shape ``(n, classes)``.
+        thresholds: The thresholds of the part of each field, shape ``(n, classes)``.
     """
 
     probabilities: Floats
@@ -112,16 +141,27 @@ class NestedCrossFit(NamedTuple):
 
 
 def nested_cross_fit(method: Method, stack: Floats, truth: Bools, parts: Ints) -> NestedCrossFit:
-    """Return out-of-fold probabilities, and thresholds that are fitted without each field's part.
+    """Return cross-fitted probabilities, and thresholds that are fitted without the part of each field.
 
-    The thresholds of part ``a`` are fitted to the fields of each other part ``b``, whose probabilities come from a
+    The thresholds of part ``a`` are fitted to the other parts. The probabilities of each other part ``b`` come from a
     model that is fitted without ``a`` and ``b``.
+
+    Args:
+        method: The method.
+        stack: Probabilities, shape ``(members, n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        parts: The part of each field, shape ``(n,)``.
+
+    Returns:
+        The probabilities and thresholds.
+    """
+    """
     """
     with threadpool_limits(1):
         start = fit_probabilities(method, stack, truth)
     numbers = np.unique(parts).tolist()
     probabilities = out_of_fold_probabilities(method, stack, truth, parts, start=start)
-    # inner[a] holds the probabilities of the fields of other parts, by models fitted without their own part and a.
+    # inner[a] has the probabilities of fields in other parts, from models fitted without a and the part of the field.
     inner = {part: probabilities.copy() for part in numbers}
     if method.fits_probabilities:
 
@@ -141,7 +181,7 @@ def nested_cross_fit(method: Method, stack: Floats, truth: Bools, parts: Ints) -
 
 
 def _in_two_threads(work: Callable[[Work], None], items: list[Work]) -> None:
-    # One thread of the matrix library each: the products are too small for its own threads.
+    # The matrix products are too small for several threads of the linear algebra library, so each worker uses one.
     with threadpool_limits(1), ThreadPoolExecutor(2) as pool:
         for _ in pool.map(work, items):
             pass
@@ -151,11 +191,11 @@ class Selection(NamedTuple):
     """The method that ``auto`` chose.
 
     Attributes:
-        method: The method.
-        candidates: A row per candidate: its name, cross-fitted macro F1, and class-averaged log loss if it has
-            calibrated probabilities.
-        reason: Why it was chosen.
-        fields: Number of fields that the candidates were compared on.
+        method: The chosen method.
+        candidates: For each candidate its name, cross-fitted macro F1, and normalized log loss if it has calibrated
+            probabilities.
+        reason: The reason for the choice, as a sentence.
+        fields: The number of fields on which the candidates were compared.
     """
 
     method: Method
@@ -174,29 +214,32 @@ def select_method(
     max_fields: int,
     candidates: tuple[Method, ...] = CANDIDATES,
 ) -> Selection:
-    """Return the best candidate on fields that it was not fitted to.
+    """Choose the candidate with the best cross-fitted metrics.
 
-    The candidate of the lowest log loss is chosen, because log loss depends less on chance than F1, which depends on
-    few fields of the rare classes. A candidate without calibrated probabilities is chosen if its macro F1 is higher by
+    The candidate with the lowest log loss is chosen, because log loss varies less than F1, which depends on the few
+    fields of rare classes. A candidate without calibrated probabilities is chosen instead if its macro F1 is higher by
     more than the standard error of the difference.
 
     Args:
-        stack: ``(members, n, classes)``.
-        truth: bool ``(n, classes)``.
-        keys: Of the fields; see :func:`assign_parts`.
-        groups: A group number per field; groups are kept together.
-        rules: Fitted rules.
-        max_fields: Maximum number of fields that candidates are compared on.
-        candidates: The methods.
+        stack: Probabilities, shape ``(members, n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        keys: A key per field; see :func:`assign_parts`.
+        groups: A group number per field, to keep groups together.
+        rules: The fitted rules.
+        max_fields: The maximum number of fields on which candidates are compared.
+        candidates: The methods to compare.
+
+    Returns:
+        The chosen method and the comparison.
 
     Raises:
-        TableError: If there are fewer than three groups of different fields.
+        TableError: If there are fewer than three groups of fields with different predictions.
     """
     parts = assign_parts(keys, groups)
     if parts.max() < 2:
         raise TableError(
-            "The method 'auto' needs at least three groups of fields whose predictions differ, to compare methods on"
-            f" fields that they were not fitted to; there are {int(parts.max()) + 1}.",
+            "The method 'auto' needs at least three groups of fields with different predictions to compare methods, but"
+            f" found {int(parts.max()) + 1}.",
             hint="Give more fields, or choose a method such as 'grid'.",
         )
     if len(truth) > max_fields:
@@ -215,7 +258,7 @@ def select_method(
         losses.append(class_log_loss(found.probabilities, truth) if method.is_calibrated else None)
     known = {i: loss for i, loss in enumerate(losses) if loss is not None}
     if not np.isfinite(list(known.values())).all():
-        raise AssertionError(f"the log loss of a candidate is not finite: {losses}")
+        raise AssertionError(f"The log loss of a candidate is not finite: {losses}.")
     first = min(known, key=known.__getitem__)
     table: list[dict[str, Any]] = []
     for method, predicted, loss in zip(candidates, decided, losses, strict=True):
@@ -224,7 +267,7 @@ def select_method(
         table.append(row | {"gain": gain, "standard_error": error})
     better = [i for i, row in enumerate(table) if losses[i] is None and row["gain"] > row["standard_error"]]
     best = max(better, key=lambda i: float(table[i]["macro_f1"]), default=first)
-    reason = f"{table[first]['method']} has the lowest log loss on other fields ({known[first]:.4f})"
+    reason = f"{table[first]['method']} has the lowest cross-fitted log loss ({known[first]:.4f})"
     if best == first:
         reason += ", and no method without probabilities has a macro F1 higher by more than the standard error."
     else:

@@ -1,4 +1,4 @@
-"""A fitted decision: from the predictions of one or more members to the locations of each field; and its file."""
+"""Fitted decisions, which turn the predictions of one or more members into locations; and their files."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def _method_of(content: dict[str, Any]) -> Method:
 
 @dataclass(frozen=True, repr=False)
 class Decision:
-    """A fitted decision; call it with predictions to get the locations of each field.
+    """A fitted decision. Call it with predictions to get the locations of each field.
 
     Attributes:
-        method: The method; if it was chosen by ``auto``, the chosen one.
-        members: Names of the members.
-        thresholds: One per location, which is predicted where its probability is above.
-        probability_model: Combines the members and calibrates the result.
-        frequencies: Share of the fitted fields that have each location.
+        method: The method. If it was chosen by ``auto``, the chosen method.
+        members: The names of the ensemble members.
+        thresholds: The threshold of each location. A location is predicted if its probability is above the threshold.
+        probability_model: The fitted ensemble and calibration.
+        frequencies: The share of the fitted fields that have each location.
         label_set: The locations.
-        rules: What is done after the thresholds.
-        intervals: 95 % bootstrap interval of each threshold, ``(locations, 2)``; None if they were not computed.
-        fitted_on: What it was fitted on; JSON values only.
+        rules: The rules that are applied after the thresholds.
+        intervals: 95 % bootstrap interval of each threshold, shape ``(locations, 2)``; None if not computed.
+        fitted_on: Facts about the fitted fields. JSON values only.
     """
 
     method: Annotated[Method, PlainValidator(_method_of), PlainSerializer(lambda method: method.to_json())]
@@ -107,32 +107,34 @@ class Decision:
         without: Sequence[str] = (),
         fields: Sequence[str] | None = None,
     ) -> Predictions | Bools:
-        """Return the locations of each field.
+        """Decide on the locations of each field.
 
         Args:
-            predictions: Predictions, or probabilities ``(n, locations)``, of the decision's only member; or a mapping
-                of member names to either. A field may lack some members, but not all.
-            groups: A group per field, whose probabilities are averaged: near-duplicates, or fields of one well. An
-                array, or with Predictions a table with the columns ``id`` and ``group``.
-            label_shift: Estimate how frequent locations are in these fields, and decide accordingly. The locations of
-                a field then depend on the other fields.
-            without: Members that have no predictions of these fields.
-            fields: With Predictions, the ids of the fields to decide, in this order; by default all.
+            predictions: Predictions, or probabilities of shape ``(n, locations)``, of the only member; or a mapping of
+                member names to either. A field can lack predictions of some members, but not of all.
+            groups: A group per field, such as near-duplicates or fields of one well, over which probabilities are
+                averaged. An array, or for Predictions a table with the columns ``id`` and ``group``.
+            label_shift: Whether to estimate how frequent each location is in these fields, and to adapt the decision.
+                The locations of a field then depend on the other fields.
+            without: Names of members that have no predictions of these fields.
+            fields: For Predictions, the ids of the fields to decide on, in order. Default: all fields.
 
         Returns:
-            For Predictions, Predictions with calibrated probabilities and ``decided``; for arrays, bool
+            For Predictions, Predictions with calibrated probabilities and ``decided``. For arrays, bool of shape
             ``(n, locations)``.
 
         Raises:
-            ArgumentTypeError: If an argument has another type.
+            ArgumentTypeError: If an argument has the wrong type.
             TableError: If a member is missing or unknown, or ``label_shift`` is used without calibrated probabilities.
-            SettingsError: If ``without`` names a member that is unknown or has predictions.
+            SettingsError: If ``without`` contains a member that is unknown or has predictions.
             LabelSetError: If the predictions have another label set.
         """
         members = self._checked(predictions, without)
         if fields is not None:
             if members.ids is None:
-                raise ArgumentTypeError("fields names fields by id, but the predictions are arrays.")
+                raise ArgumentTypeError(
+                    "`fields` contains ids, but the predictions are arrays without ids.", hint="Give Predictions."
+                )
             members = members.of(np.array(rows_of(fields, members.ids, where="fields"), np.int64))
         probabilities = self._probabilities(members, groups=groups, label_shift=label_shift)
         decided = self.decided(probabilities, label_shift=label_shift)
@@ -155,14 +157,28 @@ class Decision:
         groups: FieldGroups | None = None,
         label_shift: bool = False,
     ) -> Floats:
-        """Return the probabilities that are compared with the thresholds, float64 ``(n, locations)``.
+        """Return the calibrated probabilities, before thresholds are applied.
 
-        Arguments and errors are those of calling the decision.
+        Args:
+            members: Predictions or probabilities; see the call of the decision.
+            groups: Groups over which probabilities are averaged.
+            label_shift: Whether to adapt to the frequencies of these fields.
+
+        Returns:
+            float64 of shape ``(n, locations)``.
         """
         return self._probabilities(self._checked(members, ()), groups=groups, label_shift=label_shift)
 
     def decided(self, probabilities: NDArray[np.floating], *, label_shift: bool = False) -> Bools:
-        """Return the locations of each field, bool ``(n, locations)``, from what :meth:`probabilities` returns."""
+        """Apply thresholds and rules to calibrated probabilities.
+
+        Args:
+            probabilities: The result of :meth:`probabilities`, shape ``(n, locations)``.
+            label_shift: Whether to recompute the thresholds for these fields.
+
+        Returns:
+            The locations of each field, bool of shape ``(n, locations)``.
+        """
         thresholds = self.thresholds
         if label_shift:
             thresholds = np.where(thresholds < NEVER, expected_thresholds(probabilities), NEVER)
@@ -178,23 +194,23 @@ class Decision:
         members = as_members(predictions, one_member=self.members[0] if len(self.members) == 1 else "the only one")
         for name in without:
             if name not in self.members or name in members.names:
-                wrong = "has predictions here" if name in members.names else "is not a member of the decision"
+                wrong = "has predictions" if name in members.names else "is not a member of the decision"
                 raise SettingsError(
-                    f"The member {name!r} of without {wrong}.",
-                    hint=f"The decision has the members {', '.join(self.members)}; name those without predictions.",
+                    f"The member {name!r} in `without` {wrong}.",
+                    hint=f"The decision has the members {', '.join(self.members)}. Give those without predictions.",
                 )
         if set(members.names) | set(without) != set(self.members):
             raise TableError(
-                f"The decision was fitted with the members {', '.join(self.members)}; these are"
+                f"The decision was fitted with the members {', '.join(self.members)}, but the predictions are of"
                 f" {', '.join(members.names)}.",
-                hint="Give a mapping of the same member names, and name those without predictions in without.",
+                hint="Give a mapping with the same member names, and list members without predictions in `without`.",
             )
         columns = members.stack.shape[2]
         if members.label_set is not None:
             self.label_set.refuse_other(members.label_set, what="the predictions", than="the decision")
         elif columns != len(self.label_set):
             raise TableError(
-                f"The decision has the label set {self.label_set}; these probabilities have {columns} columns.",
+                f"The decision has the label set {self.label_set}, but the probabilities have {columns} columns.",
                 hint="Give probabilities of the same locations, in the same order.",
             )
         absent = np.full(members.stack.shape[1:], np.nan)
@@ -209,9 +225,8 @@ class Decision:
         if label_shift:
             if not self.method.is_calibrated:
                 raise TableError(
-                    f"The method {self.method.name!r} has no calibrated probabilities, so frequencies cannot be"
-                    " estimated.",
-                    hint="Fit with 'expected' or 'auto', or with a calibration.",
+                    f"The method {self.method.name!r} does not calibrate probabilities, which label shift needs.",
+                    hint="Fit with the method 'expected' or 'auto', or with a calibration.",
                 )
             new = shifted_frequencies(probabilities, self.frequencies)
             probabilities = reweighted(probabilities, self.frequencies, new)
@@ -222,7 +237,7 @@ _CONTENT: Final = TypeAdapter(Decision)
 
 
 def provenance_of(members: Members) -> dict[str, Any]:
-    """Return the provenance of the only member, or that of all members by their names."""
+    """Return the provenance of the only member, or the provenance of each member by name."""
     tables: Mapping[str, Predictions] = members.tables or {}
     if len(tables) == 1:
         return dict(next(iter(tables.values())).provenance)
@@ -231,21 +246,37 @@ def provenance_of(members: Members) -> dict[str, Any]:
 
 
 def with_provenance(decision: Decision, **facts: Any) -> Decision:
-    """Return the decision with facts added to ``fitted_on``."""
+    """Return the decision with more facts in ``fitted_on``."""
     return replace(decision, fitted_on={**decision.fitted_on, **facts})
 
 
 def write_decision(decision: Decision, path: str | Path) -> None:
-    """Write a decision as JSON to a path that must be free."""
+    """Write a decision to a new JSON file.
+
+    Args:
+        decision: The decision.
+        path: The new file.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        OutputExistsError: If the file exists.
+    """
     check_type(decision, Decision, argument="decision")
     check_type(path, (str, Path), argument="path")
     write_json(Path(path), _CONTENT.dump_python(decision, mode="json"), DECISION_FORMAT)
 
 
 def read_decision(path: str | Path) -> Decision:
-    """Return the decision that :func:`write_decision` wrote.
+    """Read a decision that :func:`write_decision` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The decision.
 
     Raises:
+        ArgumentTypeError: If ``path`` is not a path.
         FormatError: If the file is not a decision of this version, or is damaged.
     """
     check_type(path, (str, Path), argument="path")
@@ -264,7 +295,7 @@ def read_decision(path: str | Path) -> Decision:
 
 
 def _fault(decision: Decision) -> str:
-    """Return what is wrong with a decision that was read; empty if nothing."""
+    """Return the error in a decision that was read; empty if there is none."""
     ensemble, calibration, rules = (
         decision.probability_model.ensemble,
         decision.probability_model.calibration,
@@ -286,15 +317,15 @@ def _fault(decision: Decision) -> str:
         if values is not None and values.shape != shape:
             return f"{name} must have the shape {shape}"
     if ensemble.fitted.shape != per_member[:1] or not ensemble.fitted.any():
-        return "fitted must be true or false for each member, and true for one"
+        return "fitted must be one boolean for each member, at least one of them true"
     if not all(0 <= i < locations for pair in rules.exclusive for i in pair):
         return f"exclusive must be pairs of locations from 0 to {locations - 1}"
     if rules.max_locations is None or rules.max_locations > locations:
-        return f"max_locations must lie from 1 to {locations}"
+        return f"max_locations must be from 1 to {locations}"
     needed = {"stack": ensemble.stack, "rank": ensemble.quantiles}
     needed |= {"weighted": ensemble.weights, "class": ensemble.weights}
     if needed.get(ensemble.kind, True) is None:
-        return f"the ensemble {ensemble.kind!r} lacks its numbers"
-    # Shapes that do not fit together show when they are used.
+        return f"the values of the ensemble {ensemble.kind!r} are missing"
+    # Other inconsistent shapes raise an error when the decision is used.
     decision({name: np.full((1, locations), 0.5) for name in decision.members})
     return ""

@@ -1,4 +1,4 @@
-"""Ensembles: probabilities of several members combined into one, by means, ranks, weights or a stack."""
+"""Ensembles: the probabilities of several members, combined by means, ranks, weights or a stack."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from cytoloc.decide.inputs import Bools, Floats, logits_of
 from cytoloc.decide.logistic import SharedFit, ShrunkFit, fit_shared, fit_shrunk
 
 LEVELS: Final = expit(np.linspace(-9, 9, 181))
-"""Quantile levels of the ranks: dense at both ends, where rare classes are decided."""
+"""Levels of the quantiles for ranks, dense at both ends, where rare classes are decided."""
 
 INTERCEPT, OWN, MEMBER, OTHER = range(4)
 """Kinds of coefficients of a class in a stack: intercept, own logit, weights of members, other classes."""
 
 MIN_STD: Final = 1e-9
-"""Features of a smaller standard deviation are constant and are not scaled."""
+"""Standard deviation below which a feature is regarded as constant and not scaled."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A fitted ensemble; call it with ``(members, n, classes)`` to get scores from 0 to 1, ``(n, classes)``.
+    """A fitted ensemble. Call it with probabilities of shape ``(members, n, classes)`` to combine them.
 
-    A field that a member lacks is a row of NaN. Its logits are imputed from those of the other members.
+    A field that a member does not predict is a row of NaN, which is imputed from the logits of the other members.
 
     Attributes:
-        kind: ``mean`` of probabilities; ``logit``, the mean of logits; ``rank``, the mean rank among the fitted fields;
-            ``weighted``, nonnegative weights of the logits; ``class``, such weights class by class; or ``stack``, a
-            regression in which classes inform each other.
-        center: Mean logit of each member and class, ``(members, classes)``.
-        std: Its standard deviation.
-        fitted: Which members had fields in the fit, bool ``(members,)``. A member without fields has the mean
-            ``center`` and ``std`` of the others, and is used only for fields that no other member has.
-        weights: Of the members, summing to 1 in each class, ``(members, classes)``; for ``weighted`` and ``class``.
-        quantiles: Each member's probabilities at :data:`LEVELS`, ``(members, classes, levels)``; for ``rank``.
-        stack: For ``stack``.
+        kind: ``mean`` of probabilities; ``logit``, mean of logits; ``rank``, mean of the ranks among the fitted fields;
+            ``weighted``, weighted mean of logits; ``class``, weighted mean of logits with weights per class; or
+            ``stack``, a regression in which each class also depends on the other classes.
+        center: Mean logit of each member and class, shape ``(members, classes)``.
+        std: Standard deviation of the logits, shape ``(members, classes)``.
+        fitted: Whether each member had fields in the fit, bool of shape ``(members,)``. An unfitted member has the mean
+            ``center`` and ``std`` of the others, and is used only for fields that no fitted member predicts.
+        weights: For ``weighted`` and ``class``: weights of the members, summing to 1 in each class, shape
+            ``(members, classes)``.
+        quantiles: For ``rank``: quantiles of each member's probabilities at :data:`LEVELS`, shape
+            ``(members, classes, levels)``.
+        stack: For ``stack``: the fitted regression.
     """
 
     kind: EnsembleKind
@@ -51,7 +53,7 @@ class Ensemble:
     stack: FittedStack | None = None
 
     def __call__(self, stack: Floats) -> Floats:
-        """Return one score per field and class, float64 ``(n, classes)``."""
+        """Return the combined scores, from 0 to 1, float64 of shape ``(n, classes)``."""
         if self.kind == "mean":
             stack = _without_unfitted(stack, self.fitted)
             return np.asarray(np.nanmean(stack, axis=0) if np.isnan(stack).any() else stack.mean(axis=0), np.float64)
@@ -72,14 +74,17 @@ def fit_ensemble(
     precision: float | None = None,
     start: Ensemble | None = None,
 ) -> Ensemble:
-    """Return an ensemble that is fitted to members and truth.
+    """Fit an ensemble.
 
     Args:
-        kind: See :class:`Ensemble`.
-        stack: ``(members, n, classes)``; a row of NaN is a field that a member lacks.
-        truth: bool ``(n, classes)``.
-        precision: For ``stack``: how strongly classes are shrunk towards what they share; by default estimated.
-        start: An ensemble of the same members fitted to similar fields; it saves time.
+        kind: The kind of ensemble; see :class:`Ensemble`.
+        stack: Probabilities, shape ``(members, n, classes)``. A field that a member does not predict is a row of NaN.
+        truth: bool of shape ``(n, classes)``.
+        precision: For ``stack``: how strongly classes are shrunk towards their common weights. Default: estimated.
+        start: An ensemble of the same members that was fitted to similar fields, to start from.
+
+    Returns:
+        The ensemble.
     """
     fitted = np.asarray(~np.isnan(stack[:, :, 0]).all(axis=1), np.bool_)
     logits = logits_of(stack[fitted])
@@ -102,10 +107,19 @@ def fit_ensemble(
 
 
 def impute(stack: Floats, center: Floats, std: Floats, *, fitted: Bools) -> Floats:
-    """Return the fitted members' predictions, with the fields that one lacks imputed from the other members.
+    """Return the predictions of the fitted members, with missing rows imputed from the other members.
 
-    The logits of the other members are standardized and averaged, and given the mean and the standard deviation of the
-    member that lacks the field.
+    The logits of the other members are standardized and averaged. They are then scaled to the mean and standard
+    deviation of the member.
+
+    Args:
+        stack: Probabilities, shape ``(members, n, classes)``.
+        center: Mean logit, shape ``(members, classes)``.
+        std: Standard deviation of the logits, shape ``(members, classes)``.
+        fitted: Whether each member was fitted, shape ``(members,)``.
+
+    Returns:
+        Shape ``(fitted members, n, classes)``.
     """
     stack = _without_unfitted(stack, fitted)
     absent = np.isnan(stack)
@@ -117,7 +131,7 @@ def impute(stack: Floats, center: Floats, std: Floats, *, fitted: Bools) -> Floa
 
 
 def _without_unfitted(stack: Floats, fitted: Bools) -> Floats:
-    """Return the predictions, with those of unfitted members set to NaN for fields that a fitted member has."""
+    """Return predictions with NaN for unfitted members, in fields that a fitted member predicts."""
     if fitted.all():
         return stack
     elsewhere = ~np.isnan(stack[fitted]).all(axis=0)
@@ -125,7 +139,16 @@ def _without_unfitted(stack: Floats, fitted: Bools) -> Floats:
 
 
 def fit_weights(stack: Floats, truth: Bools, *, by_class: bool) -> Floats:
-    """Return nonnegative weights of the members' logits, summing to 1 in each class, ``(members, classes)``."""
+    """Fit nonnegative weights of the members' logits.
+
+    Args:
+        stack: Probabilities, shape ``(members, n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        by_class: Whether each class has its own weights.
+
+    Returns:
+        Weights that sum to 1 in each class, shape ``(members, classes)``.
+    """
     logits = logits_of(stack)
     center, scale = logits.mean(axis=(1, 2)), np.maximum(logits.std(axis=(1, 2)), 1e-9)
     features = np.ascontiguousarray(((logits - center[:, None, None]) / scale[:, None, None]).transpose(2, 1, 0))
@@ -143,13 +166,21 @@ def fit_weights(stack: Floats, truth: Bools, *, by_class: bool) -> Floats:
 
 
 def mean_rank(stack: Floats, quantiles: Floats) -> Floats:
-    """Return the mean over members of the rank of each value among the fitted fields, ``(n, classes)``."""
+    """Return the mean over members of the rank of each probability among the fitted fields.
+
+    Args:
+        stack: Probabilities, shape ``(members, n, classes)``.
+        quantiles: Quantiles at :data:`LEVELS`, shape ``(members, classes, levels)``.
+
+    Returns:
+        Ranks from 0 to 1, shape ``(n, classes)``.
+    """
     ranks = np.empty_like(stack)
     steps = np.concatenate([[0.0], LEVELS, [1.0]])
     for member in range(stack.shape[0]):
         for i in range(stack.shape[2]):
             known, values = quantiles[member, i], stack[member, :, i]
-            # The middle of the levels of exactly this value, so that only the order of values matters.
+            # The mean of the levels of all equal quantiles, so that only the order of values matters.
             below = np.searchsorted(known, values, side="left")
             above = np.searchsorted(known, values, side="right")
             ranks[member, :, i] = (steps[below] + steps[above + 1]) / 2
@@ -158,18 +189,19 @@ def mean_rank(stack: Floats, quantiles: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class FittedStack:
-    """A fitted stack; call it with ``(members, n, classes)`` probabilities to get calibrated ones, ``(n, classes)``.
+    """A fitted stack. Call it with probabilities of shape ``(members, n, classes)`` to get calibrated probabilities.
 
-    A first regression has the same weights for all classes: of the members' logits and probabilities, and of the
-    standard deviation of the logits. Each class then adds its own shrunken coefficients, also of the other classes.
+    The first regression has the same weights for all classes. Its features are the logits and probabilities of the
+    members, and the standard deviation of the logits. Each class then adds its own shrunken coefficients, which include
+    the logits of the other classes.
 
     Attributes:
-        center: Mean of each feature over fields and classes, ``(features,)``.
-        std: Its standard deviation.
-        shared: Weights that all classes share.
-        own_center: Mean logit of the first regression for each class, ``(classes,)``.
-        own_std: Its standard deviation.
-        shrunk: What each class adds; columns: 1, its own logit, its features, the other classes' logits.
+        center: Mean of each feature over fields and classes, shape ``(features,)``.
+        std: Standard deviation of each feature, shape ``(features,)``.
+        shared: The weights that all classes share.
+        own_center: Mean logit of the first regression per class, shape ``(classes,)``.
+        own_std: Standard deviation of these logits, shape ``(classes,)``.
+        shrunk: The coefficients of each class for 1, its own logit, its features, and the logits of other classes.
     """
 
     center: Floats
@@ -180,7 +212,7 @@ class FittedStack:
     shrunk: ShrunkFit
 
     def __call__(self, stack: Floats) -> Floats:
-        """Return calibrated probabilities, float64 ``(n, classes)``."""
+        """Return calibrated probabilities, float64 of shape ``(n, classes)``."""
         features = _standardized(_features(stack), self.center, self.std)
         logits = _shared_logits(features, self.shared)
         scaled = ((logits - self.own_center) / self.own_std).astype(np.float32)
@@ -194,7 +226,17 @@ class FittedStack:
 def fit_stack(
     stack: Floats, truth: Bools, *, precision: float | None = None, start: FittedStack | None = None
 ) -> FittedStack:
-    """Return a stack that is fitted to members' probabilities and truth."""
+    """Fit a stack.
+
+    Args:
+        stack: Probabilities, shape ``(members, n, classes)``, without NaN.
+        truth: bool of shape ``(n, classes)``.
+        precision: How strongly classes are shrunk towards their common weights. Default: estimated.
+        start: A stack that was fitted to similar fields, to start from.
+
+    Returns:
+        The stack.
+    """
     raw = _features(stack)
     center = raw.mean(axis=(0, 1), dtype=np.float64)
     std = raw.std(axis=(0, 1), dtype=np.float64)
@@ -219,7 +261,7 @@ def fit_stack(
 
 
 def _features(stack: Floats) -> NDArray[np.float32]:
-    """Return ``(classes, n, features)``: each member's logit and probability, and the standard deviation of logits."""
+    """Return each member's logit and probability, and the standard deviation of logits: ``(classes, n, features)``."""
     logits = logits_of(stack)
     parts = [*logits, *stack]
     if len(stack) > 1:
@@ -237,6 +279,6 @@ def _shared_logits(features: NDArray[np.float32], shared: SharedFit) -> Floats:
 
 
 def _design(features: NDArray[np.float32], scaled: NDArray[np.float32], number: int) -> NDArray[np.float32]:
-    """Return 1, the class's own logit, its features, and the other classes' logits, ``(n, d)``."""
+    """Return 1, the logit of the class, its features, and the logits of other classes, shape ``(n, d)``."""
     others = np.delete(scaled, number, axis=1)
     return np.hstack([np.ones((len(scaled), 1), np.float32), scaled[:, [number]], features[number], others])

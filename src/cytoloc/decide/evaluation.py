@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LeakEffect:
-    """What leaked labels do to the macro F1.
+    """The effect of leaked labels on the macro F1.
 
     Attributes:
-        fields: Number of leaked fields.
-        correct: How many of them have their true labels in the leak.
-        macro_f1_with: With the leaked labels in place of predictions.
-        macro_f1_without: Of the predictions.
-        macro_f1_others: Of the predictions of the other fields; None if all are leaked.
+        fields: The number of leaked fields.
+        correct: The number of leaked fields whose leaked labels are correct.
+        macro_f1_with: Macro F1 if leaked labels replace predictions.
+        macro_f1_without: Macro F1 of the predictions.
+        macro_f1_others: Macro F1 of the predictions of all other fields; None if all fields are leaked.
     """
 
     fields: int
@@ -52,22 +52,22 @@ class Evaluation:
     """Metrics of decided locations.
 
     Attributes:
-        fields: Number of fields.
-        fields_with_labels: Number of fields with labels, whether they were predicted or not.
+        fields: The number of evaluated fields.
+        fields_with_labels: The number of fields with labels, predicted or not.
         label_set: The locations.
-        macro_f1: Mean F1 over all locations; 0 in locations without positives.
-        interval: Its 95 % bootstrap interval, of resampled fields.
-        interval_by_group: The same, of resampled groups; None without groups.
-        n_groups: Number of groups; None without groups.
+        macro_f1: Mean F1 over all locations. The F1 of a location without positives is 0.
+        interval: 95 % bootstrap interval of the macro F1, from resampling fields.
+        interval_by_group: 95 % bootstrap interval of the macro F1, from resampling groups; None without groups.
+        n_groups: The number of groups; None without groups.
         chance: Macro F1 after permuting the predictions across fields.
-        overall: Micro and macro metrics; with probabilities also mean average precision, ROC AUC, coverage error and
+        overall: Micro and macro metrics. With probabilities also mean average precision, ROC AUC, coverage error and
             calibration error.
-        blank: Number of fields without a predicted location.
-        min_positives: Fewest positives of a common class.
-        common: Number of common ``classes``, and means over these.
-        classes: A row per location: positives, predicted, precision, recall, F1 with interval and chance; with
-            probabilities also average precision, ROC AUC and calibration error.
-        leak: Effect of leaked labels; None without a leak.
+        blank: The number of fields without a predicted location.
+        min_positives: The minimum number of positives of a common class.
+        common: The number of common ``classes``, and means over these.
+        classes: A table with one row per location: positives, predicted, precision, recall, F1 with its interval and
+            chance level. With probabilities also average precision, ROC AUC and calibration error.
+        leak: The effect of leaked labels; None without a leak.
     """
 
     fields: int
@@ -93,12 +93,12 @@ class Evaluation:
 
     @property
     def micro_f1(self) -> float:
-        """F1 of all pairs of field and location."""
+        """Micro F1, over all pairs of a field and a location."""
         return float(self.overall["micro_f1"] or 0.0)
 
     @property
     def mean_average_precision(self) -> float | None:
-        """Mean over the classes with positives; None without probabilities."""
+        """Mean average precision over the locations with positives; None without probabilities."""
         return self.overall.get("mean_average_precision")
 
     def to_json(self) -> dict[str, Any]:
@@ -121,11 +121,11 @@ class Evaluation:
         }
 
     def to_polars(self) -> pl.DataFrame:
-        """Return the table of classes."""
+        """Return the table of classes, which is the attribute ``classes``."""
         return self.classes
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the table of classes as a pandas table.
+        """Return the table of classes for pandas.
 
         Raises:
             MissingExtraError: If pandas is not installed.
@@ -142,20 +142,25 @@ def evaluate(
     leak: Mapping[str, Iterable[int]] | None = None,
     label_set: LabelSet | str | None = None,
 ) -> Evaluation:
-    """Return metrics of decided locations.
+    """Evaluate decided locations against labels.
 
     Args:
-        predictions: Predictions with ``decided``; a mapping of ids to indices of locations; or bool ``(n, locations)``.
-        labels: If the predictions have ids, a dataset, a label list or a mapping; else bool ``(n, locations)``.
-        groups: A group per field: adds the interval of resampled groups. An array, or, if the predictions have ids, a
-            table with the columns ``id`` and ``group``.
-        min_positives: Minimum number of positives of common classes, over which means are computed.
-        leak: Known labels of some of the fields, by id: adds their effect on the macro F1.
-        label_set: The locations of arrays and mappings; by default that of the labels, or numbered.
+        predictions: Predictions with ``decided``; a mapping of ids to indices of locations; or a bool array of shape
+            ``(n, locations)``.
+        labels: The true labels. If the predictions have ids: a dataset, a label list, or a mapping of ids to indices
+            of locations. Otherwise a bool array of shape ``(n, locations)``.
+        groups: A group per field, to compute the interval from resampled groups. An array or, if the predictions have
+            ids, a table with the columns ``id`` and ``group``.
+        min_positives: The minimum number of positives of common classes, over which additional means are computed.
+        leak: Known labels of some fields, by id, whose effect on the macro F1 is computed.
+        label_set: The label set of arrays and mappings. Default: the label set of the labels, or numbers.
+
+    Returns:
+        The metrics.
 
     Raises:
-        ArgumentTypeError: If an argument has another type.
-        SettingsError: If no locations were decided on, or the label set of a mapping is not known.
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If the predictions have no decided locations, or the label set of a mapping is unknown.
         TableError: If shapes differ, or a field has no label.
         LabelSetError: If label sets differ.
 
@@ -164,14 +169,14 @@ def evaluate(
     Evaluation(macro F1 1.000 (0.500 to 1.000), 1 of 2 classes with 2 or more fields: 1.000)
     """
     if not isinstance(min_positives, int) or min_positives < 1:
-        raise SettingsError(f"min_positives must be an integer of 1 or more; this is {min_positives!r}.")
+        raise SettingsError(f"`min_positives` must be an integer of 1 or more, not {min_positives!r}.")
     ids: tuple[str, ...] | None = None
     probabilities: NDArray[np.floating] | None = None
     if isinstance(predictions, Predictions):
         if predictions.decided is None:
             raise SettingsError(
-                "These predictions have probabilities only: no decision was made.",
-                hint="Apply one: cytoloc.fit_decision(…)(predictions).",
+                "`predictions` contains probabilities only, because no decision was applied.",
+                hint="Apply a decision: cytoloc.fit_decision(…)(predictions).",
             )
         locations = common_label_set(predictions.label_set, labels, label_set, columns=predictions.decided.shape[1])
         ids, probabilities, predicted = predictions.ids, predictions.probabilities, np.asarray(predictions.decided)
@@ -179,7 +184,7 @@ def evaluate(
         named = find_label_set(label_set) if isinstance(label_set, str) else label_set
         named = named or getattr(labels, "label_set", None)
         if named is None:
-            raise SettingsError("The label set of the predictions is not known.", hint="Give label_set.")
+            raise SettingsError("The label set of `predictions` is unknown.", hint="Give `label_set`.")
         locations = common_label_set(named, labels, label_set, columns=len(named))
         ids, predicted = tuple(predictions), locations.to_matrix(label_indices(predictions, locations).values())
     elif isinstance(predictions, np.ndarray) and predictions.dtype == np.bool_ and predictions.ndim == 2:
@@ -188,8 +193,8 @@ def evaluate(
     else:
         kind = getattr(predictions, "dtype", "")
         raise ArgumentTypeError(
-            "predictions must be Predictions, a bool array (n, locations), or a mapping of ids to indices of"
-            f" locations; this is {type(predictions).__name__} {kind}".rstrip()
+            "`predictions` must be Predictions, a bool array (n, locations), or a mapping of ids to indices of"
+            f" locations, not {type(predictions).__name__} {kind}".rstrip()
             + ".",
             hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
         )
@@ -235,7 +240,9 @@ def _leak_effect(
     label_set: LabelSet,
 ) -> LeakEffect:
     if ids is None:
-        raise ArgumentTypeError("leak names fields by id, but the predictions are an array.", hint="Give Predictions.")
+        raise ArgumentTypeError(
+            "`leak` contains ids, but the predictions are an array without ids.", hint="Give Predictions."
+        )
     known = label_indices(leak, label_set)
     leaked = np.array([name in known for name in ids])
     given = predicted.copy()

@@ -1,4 +1,4 @@
-"""Fitting decisions, and evaluating them on fields that they were not fitted to."""
+"""Fitting of decisions, and their evaluation by cross-fitting."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from cytoloc.predictions import Predictions
 DEFAULT_RULES: Final = Rules()
 
 THRESHOLD_RESAMPLES: Final = 100
-"""Bootstrap resamples of the interval of a threshold."""
+"""Number of bootstrap resamples for the interval of a threshold."""
 
 SMOOTH_RESAMPLES: Final = 20
-"""The same for the method ``smooth``, which is a hundred times slower."""
+"""Number of bootstrap resamples for the method ``smooth``, which is a hundred times slower."""
 
 
 def fit_decision(
@@ -49,24 +49,29 @@ def fit_decision(
     label_set: LabelSet | str | None = None,
     intervals: bool = True,
 ) -> Decision:
-    """Return a decision that is fitted to out-of-fold predictions and labels.
+    """Fit a decision to out-of-fold predictions and labels.
 
     Args:
-        predictions: Predictions, probabilities ``(n, locations)``, or a mapping of member names to either. No model may
-            have been trained on the fields that it predicts. In arrays, a row of NaN is a field that a member lacks.
-        labels: bool ``(n, locations)``; or, with Predictions, a mapping of ids to indices of locations, or a dataset.
-        method: How the decision is found: a name or a value such as ``Grid()``. ``auto`` compares several methods on
-            fields that they were not fitted to; ``grid`` is the silver-medal baseline. See docs/how-to/decide.md.
-        rules: What is done after the thresholds.
-        groups: A group per field, such as a well; cross-fitting keeps groups together. An array, or with Predictions a
+        predictions: Predictions, probabilities of shape ``(n, locations)``, or a mapping of member names to either. No
+            model may have been trained on the fields that it predicts. In arrays, a field that a member does not
+            predict is a row of NaN.
+        labels: bool of shape ``(n, locations)``; or for Predictions a dataset, a label list, or a mapping of ids to
+            indices of locations.
+        method: A method, or its name. ``auto`` chooses the method with the best cross-fitted metrics; ``grid`` is the
+            method of the silver-medal baseline. See docs/how-to/decide.md.
+        rules: The rules that are applied after the thresholds.
+        groups: A group per field, such as a well, which cross-fitting never separates. An array, or for Predictions a
             table with the columns ``id`` and ``group``, such as folds.
-        label_set: The locations of arrays; by default they are numbered.
-        intervals: Whether to compute the bootstrap interval of each threshold.
+        label_set: The label set of arrays. Default: numbers.
+        intervals: Whether to compute a bootstrap interval of each threshold.
+
+    Returns:
+        The decision.
 
     Raises:
-        ArgumentTypeError: If an argument has another type.
-        TableError: If shapes differ, values are not probabilities, or the model was trained on some of the fields.
-        SettingsError: If there is no such method, or the rules name more locations than there are.
+        ArgumentTypeError: If an argument has the wrong type.
+        TableError: If shapes differ, values are not probabilities, or a model was trained on some of the fields.
+        SettingsError: If the method is unknown, or the rules require more locations than there are.
         LabelSetError: If label sets differ.
 
     >>> truth = np.array([[True, False], [True, False], [False, True], [False, True]])
@@ -81,18 +86,19 @@ def fit_decision(
 
 def _as_rules(rules: Rules) -> Rules:
     if not isinstance(rules, Rules):
-        raise ArgumentTypeError(f"rules must be Rules(…); this is {type(rules).__name__}.")
+        raise ArgumentTypeError(f"`rules` must be Rules(…), not {type(rules).__name__}.")
     return rules
 
 
 def _fit(given: LabeledMembers, method: Method | Auto, rules: Rules, *, intervals: bool = False) -> Decision:
     if isinstance(method, Ratio) and method.ratios is not None and len(method.ratios) != given.truth.shape[1]:
         raise SettingsError(
-            f"ratios must be {given.truth.shape[1]} shares, one per location, not {len(method.ratios)}."
+            f"`ratios` has {len(method.ratios)} shares for {given.truth.shape[1]} locations.",
+            hint="Give one share per location.",
         )
     rules = rules.fitted(method, given.truth)
     fitted_on: dict[str, Any] = {"fields": len(given.truth), "positives": given.truth.sum(axis=0).tolist()}
-    # Sorted by their content, so that any order of the fields gives exactly the same decision.
+    # Fields are sorted by their predictions, so that the decision does not depend on their order.
     keys = row_keys(given.members.stack)
     order = np.lexsort([*given.truth.T, keys])
     fields, keys = given.of(order), keys[order]
@@ -107,7 +113,7 @@ def _fit(given: LabeledMembers, method: Method | Auto, rules: Rules, *, interval
     parts = assign_parts(keys, groups)
     if method.fits_probabilities and parts.max() < 1:
         raise TableError(
-            f"The method {method.name!r} needs two groups of fields whose predictions differ; there is one.",
+            f"The method {method.name!r} needs at least two groups of fields with different predictions.",
             hint="Give more fields, or choose a method such as 'grid'.",
         )
     probabilities = out_of_fold_probabilities(method, stack, truth, parts, start=model)
@@ -127,7 +133,18 @@ def _fit(given: LabeledMembers, method: Method | Auto, rules: Rules, *, interval
 def threshold_intervals(
     method: Method, probabilities: Floats, truth: Bools, *, level: float = 0.95, seed: int = 0
 ) -> Floats:
-    """Return the percentile bootstrap interval of each threshold, ``(classes, 2)``; probabilities are not refitted."""
+    """Return the percentile bootstrap interval of each threshold. Probabilities are not refitted.
+
+    Args:
+        method: The method.
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        level: The confidence level.
+        seed: Random seed.
+
+    Returns:
+        float64 of shape ``(classes, 2)``.
+    """
     rng = np.random.default_rng(seed)
     found = np.empty((SMOOTH_RESAMPLES if isinstance(method, Smooth) else THRESHOLD_RESAMPLES, truth.shape[1]))
     for number in range(len(found)):
@@ -169,14 +186,25 @@ def cross_fit(
     groups: FieldGroups | None = None,
     label_set: LabelSet | str | None = None,
 ) -> Predictions | Bools:
-    """Return the locations of each field, by a decision that was fitted without the field and its group.
+    """Decide on each field with a decision that is fitted without the field and its group.
 
-    Evaluate a decision by these. Thresholds look far better on the fields that they were fitted to than they are.
-    Arguments and errors are those of :func:`fit_decision`; at least two groups of different fields are needed.
+    Use the result to evaluate a method. Metrics on the fields that thresholds were fitted to are too high. At least two
+    groups of fields with different predictions are needed.
+
+    Args:
+        predictions: Out-of-fold predictions; see :func:`fit_decision`.
+        labels: The labels; see :func:`fit_decision`.
+        method: A method, or its name; see :func:`fit_decision`.
+        rules: The rules that are applied after the thresholds.
+        groups: A group per field; see :func:`fit_decision`.
+        label_set: The label set of arrays. Default: numbers.
 
     Returns:
-        For Predictions, Predictions with out-of-fold probabilities and ``decided``; for arrays, bool
+        For Predictions, Predictions with cross-fitted probabilities and ``decided``. For arrays, bool of shape
         ``(n, locations)``.
+
+    Raises:
+        ArgumentTypeError, TableError, SettingsError, LabelSetError: For the reasons of :func:`fit_decision`.
     """
     given = as_labeled_members(predictions, labels, groups=groups, label_set=label_set)
     parts = list(cross_fit_parts(given, as_method(method), _as_rules(rules)))
@@ -184,11 +212,11 @@ def cross_fit(
 
 
 class CrossFitPart(NamedTuple):
-    """Some of the fields, and a decision that was fitted to the others.
+    """A part of the fields, and a decision that was fitted to all other fields.
 
     Attributes:
         rows: Row numbers of the fields.
-        probabilities: Their probabilities by the decision, ``(len(rows), locations)``.
+        probabilities: Their probabilities from the decision, shape ``(len(rows), locations)``.
         decision: The decision.
     """
 
@@ -198,12 +226,21 @@ class CrossFitPart(NamedTuple):
 
 
 def cross_fit_parts(given: LabeledMembers, method: Method | Auto, rules: Rules) -> Iterator[CrossFitPart]:
-    """Yield each field once, with a decision that was fitted without the field and its group."""
+    """Yield all parts of the fields, each with a decision that was fitted without them and their groups.
+
+    Args:
+        given: The predictions and labels.
+        method: The method.
+        rules: The rules that are applied after the thresholds.
+
+    Raises:
+        TableError: If there are fewer than two groups of fields with different predictions.
+    """
     parts = assign_parts(row_keys(given.members.stack), given.groups)
     if parts.max() < 1:
         raise TableError(
-            "A cross-fit needs at least two groups of fields whose predictions differ; there is one.",
-            hint="Give more fields, of different predictions.",
+            "Cross-fitting needs at least two groups of fields with different predictions, but found one.",
+            hint="Give more fields with different predictions.",
         )
     for part in range(int(parts.max()) + 1):
         rows = parts == part
@@ -212,7 +249,7 @@ def cross_fit_parts(given: LabeledMembers, method: Method | Auto, rules: Rules) 
 
 
 def _decide_parts(parts: Sequence[CrossFitPart], truth: Bools, *, groups: Ints | None = None, **rules: Any) -> Bools:
-    """Return the locations of all parts, by the decision of each part with some rules changed."""
+    """Return the locations of all fields, with the decision of each part and some rules changed."""
     predicted = np.zeros_like(truth)
     for rows, probabilities, decision in parts:
         shared = probabilities if groups is None else average_groups(probabilities, groups[rows])
@@ -221,7 +258,7 @@ def _decide_parts(parts: Sequence[CrossFitPart], truth: Bools, *, groups: Ints |
 
 
 def _joined(parts: Sequence[CrossFitPart], given: LabeledMembers) -> Predictions:
-    """Return the out-of-fold probabilities and decisions of all parts as Predictions."""
+    """Return the cross-fitted probabilities and locations of all parts as Predictions."""
     probabilities = np.empty(given.truth.shape, np.float32)
     for rows, values, _ in parts:
         probabilities[rows] = values
@@ -237,13 +274,12 @@ def _joined(parts: Sequence[CrossFitPart], given: LabeledMembers) -> Predictions
 class DecisionReport:
     """A decision with its evaluation.
 
-    Attributes:
-        decision: Fitted to all fields. Its ``fitted_on`` holds the values below as well.
-        cross_fitted: The locations of each field by a decision that was fitted without it.
-        macro_f1: Of these.
-        macro_f1_in_sample: Of the decision on the fields that it was fitted to; it is too high.
-        rules: A row per rule: whether it is on, how many fields it changes, and macro F1 with and without it, on fields
-            that the decision was not fitted to.
+    decision: The decision, fitted to all fields. ``fitted_on`` contains the values below too.
+    cross_fitted: The cross-fitted locations of each field.
+    macro_f1: Macro F1 of the cross-fitted locations.
+    macro_f1_in_sample: Macro F1 of the decision on the fields that it was fitted to, which is too high.
+    rules: For each rule: whether it is on, the number of fields that it changes, and the cross-fitted macro F1 with
+        and without it.
     """
 
     decision: Decision
@@ -261,9 +297,20 @@ def fit_and_cross_fit(
     rules: Rules = DEFAULT_RULES,
     groups: FieldGroups | None = None,
 ) -> DecisionReport:
-    """Return a decision with its cross-fitted locations and scores, and the effect of each rule.
+    """Fit a decision, and evaluate its method and each rule by cross-fitting.
 
-    Arguments and errors are those of :func:`fit_decision` and :func:`cross_fit`.
+    Args:
+        predictions: Out-of-fold predictions, or a mapping of member names to them; see :func:`fit_decision`.
+        labels: The labels; see :func:`fit_decision`.
+        method: A method, or its name; see :func:`fit_decision`.
+        rules: The rules that are applied after the thresholds.
+        groups: A group per field; see :func:`fit_decision`.
+
+    Returns:
+        The decision, the cross-fitted locations, and the metrics.
+
+    Raises:
+        ArgumentTypeError, TableError, SettingsError, LabelSetError: For the reasons of :func:`fit_decision`.
     """
     given = as_labeled_members(predictions, labels, groups=groups)
     chosen, rules = as_method(method), _as_rules(rules)
@@ -277,7 +324,17 @@ def fit_and_cross_fit(
 
 
 def rule_effects(parts: Sequence[CrossFitPart], truth: Bools, *, groups: Ints | None = None) -> list[dict[str, Any]]:
-    """Return a row per rule: its name, whether it is on, how many fields it changes, macro F1 with and without it."""
+    """Return the cross-fitted effect of each rule.
+
+    Args:
+        parts: The parts of a cross-fit.
+        truth: bool of shape ``(n, locations)``.
+        groups: A group per field, to evaluate averaging over groups.
+
+    Returns:
+        For each rule its name, whether it is on, the number of fields that it changes, and the macro F1 with and
+        without it.
+    """
     rules, locations = parts[0].decision.rules, truth.shape[1]
     most, blank = rules.max_locations or locations, "probability" if rules.blank == "none" else rules.blank
     usual = _decide_parts(parts, truth)

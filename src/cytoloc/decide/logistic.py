@@ -1,8 +1,8 @@
-"""Logistic regressions of all classes at once: shared weights, and shrunken deviations of each class from them.
+"""Logistic regressions of all classes at once: shared weights, and shrunken deviations of each class.
 
-A class with few positives therefore stays close to the other classes. How far classes may deviate is the precision of
-a normal prior. It is given, or estimated by empirical Bayes (MacKay, "Bayesian interpolation", Neural Computation 4,
-1992).
+Shrinkage keeps a class with few positives close to the other classes. Deviations have a normal prior, whose precision
+determines how far classes deviate. The precision is given, or estimated by empirical Bayes (MacKay, "Bayesian
+interpolation", Neural Computation 4, 1992).
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from scipy.special import expit
 from cytoloc.decide.inputs import Bools, Floats, Ints
 
 FeaturesOf = Callable[[int], NDArray[np.floating]]
-"""Returns the features of a class, ``(n, d)``."""
+"""A function that returns the features of a class, shape ``(n, d)``."""
 
 MAX_NEWTON_STEPS: Final = 40
 LOGIT_TOLERANCE: Final = 1e-3
-"""A fit has converged when no logit moves further than this on average, and no precision by 2 %."""
+"""A fit has converged when logits change less than this on average, and precisions by less than 2 %."""
 
 LOSS_TOLERANCE: Final = 1e-7
-"""A relative increase of the loss below this is rounding: features may be float32."""
+"""Relative increase of the loss that is regarded as rounding error, because features may be float32."""
 
 FIRST_PRECISION: Final = 30.0
-"""First estimate of a precision; the result does not depend on it."""
+"""Initial value of a precision. The result does not depend on it."""
 
 
 @dataclass(frozen=True)
 class SharedFit:
-    """Weights that all classes share, and an intercept for each.
+    """Weights that all classes share, and an intercept per class.
 
     Attributes:
-        weights: float64 ``(d,)``.
+        weights: float64 of shape ``(d,)``.
+        intercepts: float64 of shape ``(classes,)``.
         intercepts: float64 ``(classes,)``.
     """
 
@@ -49,8 +50,8 @@ class ShrunkFit:
     """Coefficients that each class adds to the shared fit.
 
     Attributes:
-        coefficients: float64 ``(classes, d)``.
-        precisions: float64, one per kind of coefficient: the inverse of the variance over classes.
+        coefficients: float64 of shape ``(classes, d)``.
+        precisions: The inverse variance over classes of each kind of coefficient, float64.
     """
 
     coefficients: Floats
@@ -60,16 +61,21 @@ class ShrunkFit:
 def fit_shared(
     design: FeaturesOf, truth: Bools, *, start: SharedFit | None = None, least: float = -np.inf
 ) -> SharedFit:
-    """Return the logistic regression with the same weights for every class and an intercept for each.
+    """Fit a logistic regression with the same weights for all classes and an intercept per class.
 
     Weights have a standard normal prior, so features should have mean 0 and standard deviation 1. Half a positive and
-    half a negative are added to each class at the features' means, so that all intercepts are finite.
+    half a negative with mean features are added to each class, so that all intercepts are finite.
 
     Args:
-        design: Features of each class.
-        truth: bool ``(n, classes)``.
-        start: Where to start; the result does not depend on it.
-        least: Lower bound of the weights.
+        design: The features of each class.
+        truth: bool of shape ``(n, classes)``.
+        start: Initial values. The result does not depend on them.
+        least: The lower bound of the weights.
+
+    Returns:
+        The weights and intercepts.
+    """
+    """
     """
     size = design(0).shape[1]
     rate = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
@@ -93,7 +99,7 @@ def fit_shared(
 
 
 class _Point(NamedTuple):
-    """The loss at some weights and intercepts, and its derivatives."""
+    """The loss at some weights and intercepts, with its derivatives."""
 
     loss: float
     gradient: Floats
@@ -124,7 +130,7 @@ def _loss_at(design: FeaturesOf, truth: Bools, weights: Floats, intercepts: Floa
 
 def _newton_step(here: _Point, weights: Floats, least: float) -> tuple[Floats, Floats]:
     """Return the Newton step of weights and intercepts."""
-    # The intercepts are eliminated class by class, which leaves a system of the weights only.
+    # The intercepts are eliminated class by class, which leaves a linear system for the weights only.
     scaled = here.cross / here.curve[:, None]
     slope = here.gradient - scaled.T @ here.slope
     free = (weights > least) | (slope < 0)
@@ -144,18 +150,23 @@ def fit_shrunk(
     precision: float | None = None,
     start: Floats | None = None,
 ) -> ShrunkFit:
-    """Return the coefficients that each class adds to ``offsets``, shrunk towards 0.
+    """Fit the coefficients that each class adds to ``offsets``, shrunk towards 0.
 
-    Coefficients of one kind have one normal prior over all classes. Those of classes without positives, or without
-    negatives, are 0.
+    Coefficients of one kind have the same normal prior in all classes. Coefficients of classes without positives or
+    without negatives are 0.
 
     Args:
-        design: Features of each class.
-        offsets: Logits of the shared fit, ``(n, classes)``.
-        truth: bool ``(n, classes)``.
-        kinds: The kind of each feature, 0 and up, ``(d,)``.
-        precision: Of the priors; by default estimated, one per kind.
-        start: Where to start; the result does not depend on it.
+        design: The features of each class.
+        offsets: The logits of the shared fit, shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        kinds: The kind of each feature, from 0, shape ``(d,)``.
+        precision: The precision of all priors. Default: estimated per kind.
+        start: Initial values. The result does not depend on them.
+
+    Returns:
+        The coefficients and precisions.
+    """
+    """
     """
     classes, size = truth.shape[1], len(kinds)
     known = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
@@ -189,7 +200,7 @@ def _descend(
     coefficients: Floats,
     precision: Floats,
 ) -> tuple[Floats, Floats, float]:
-    """Return a class's coefficients after a Newton step, their variances, and how far logits moved on average."""
+    """Return the coefficients of a class after a Newton step, their variances, and the mean change of the logits."""
 
     def loss_at(logits: Floats, values: Floats) -> float:
         fit = np.logaddexp(0, logits).sum() - logits[truth].sum()
@@ -212,11 +223,12 @@ def _descend(
 
 
 def _precisions(coefficients: Floats, variance: Floats, kinds: Ints, before: Floats) -> Floats:
-    """Return MacKay's next estimate: the number of determined coefficients, divided by their sum of squares."""
+    """Return MacKay's update of the precisions: the number of determined coefficients, divided by their squared sum."""
     determined = np.clip(1 - variance * before[kinds], 1e-9, 1)
     after = np.empty_like(before)
     for kind in range(len(before)):
         columns = kinds == kind
         after[kind] = determined[:, columns].sum() / max(float((coefficients[:, columns] ** 2).sum()), 1e-12)
-    # Limited to 0.01 (almost no shrinkage) to 100,000 (almost no deviation), and to a factor of 10 per step.
+    # Precisions are limited to 0.01 (almost no shrinkage) … 100,000 (almost no deviation), and to a factor of 10 per
+    # step.
     return np.asarray(np.clip(after, np.maximum(before / 10, 1e-2), np.minimum(before * 10, 1e5)), np.float64)

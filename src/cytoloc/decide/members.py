@@ -1,4 +1,4 @@
-"""Ensembles of predictions: combined probabilities, correlations of members, and what each member contributes."""
+"""Ensembles of predictions, correlations of their members, and the contribution of each member."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions, warnings_of
 
 NEEDS_LABELS: Final = ("weighted", "class", "stack")
-"""Ensembles that are fitted to labels."""
+"""Kinds of ensembles that are fitted to labels."""
 
 _WEIGHTED: Final = Grid(ensemble="weighted", calibration="platt")
 
@@ -49,31 +49,34 @@ def ensemble(
     labels: SomeLabels | None = None,
     groups: FieldGroups | None = None,
 ) -> Predictions:
-    """Return the predictions of several members combined, for all fields that any of them has.
+    """Combine the predictions of several members, for all fields that at least one member predicts.
 
-    Methods that are fitted to labels predict each labeled field by a fit on other fields, so that a decision may be
-    fitted to the result. Fields without labels are predicted by the fit on all labeled ones.
+    Methods that are fitted to labels are cross-fitted: each labeled field is predicted by a fit on other fields. A
+    decision can therefore be fitted to the result. Fields without labels are predicted by a fit on all labeled fields.
 
     Args:
-        members: Predictions by member name. Members may lack fields.
-        method: ``mean`` of probabilities, ``logit`` (mean of logits), ``rank`` (mean rank), ``weighted`` (nonnegative
-            weights), ``class`` (weights per location) or ``stack`` (locations inform each other). The last three are
-            fitted to labels.
-        labels: A mapping of ids to indices of locations, or a dataset.
-        groups: Groups that cross-fitting keeps together: a table with the columns ``id`` and ``group``, or an array in
-            the order of the labeled fields.
+        members: Predictions by member name. Members may lack some fields.
+        method: ``mean`` of probabilities, ``logit`` (mean of logits), ``rank`` (mean of ranks), ``weighted``
+            (nonnegative weights), ``class`` (nonnegative weights per location) or ``stack`` (a regression on all
+            locations of all members). The last three are fitted to labels.
+        labels: A dataset, a label list, or a mapping of ids to indices of locations.
+        groups: Groups that cross-fitting never separates: a table with the columns ``id`` and ``group``, or an array
+            in the order of the labeled fields.
+
+    Returns:
+        The combined predictions.
 
     Raises:
-        ArgumentTypeError: If an argument has another type.
-        SettingsError: If there is no such method, or it needs labels.
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If the method is unknown, or needs labels.
         TableError: If members have no common fields, or no predicted field has labels.
         LabelSetError: If label sets differ.
     """
-    refuse_unknown_word(method, get_args(EnsembleKind), what="method of an ensemble")
+    refuse_unknown_word(method, get_args(EnsembleKind), what="ensemble method")
     given = _as_named(members)
     if method in NEEDS_LABELS:
         if labels is None:
-            raise SettingsError(f"The method {method!r} is fitted to labels.", hint="Give labels.")
+            raise SettingsError(f"The ensemble method {method!r} needs labels.", hint="Give `labels`.")
         labeled, known = _with_labels(given, labels, groups)
         how = Grid(ensemble=method)
         model = fit_probabilities(how, labeled.members.stack, labeled.truth)
@@ -91,14 +94,14 @@ def ensemble(
 
 @dataclass(frozen=True)
 class MemberContribution:
-    """What a member contributes to an ensemble.
+    """The contribution of a member to an ensemble.
 
     Attributes:
-        name: Its name.
-        fields: How many of the labeled fields it predicts.
-        log_loss: Cross-fitted and class-averaged log loss of the calibrated member; 1 is that of the frequencies.
-        contribution: Increase of the log loss of the weighted ensemble without the member.
-        weight: Its weight in that ensemble, averaged over classes.
+        name: The name of the member.
+        fields: The number of labeled fields that it predicts.
+        log_loss: Cross-fitted log loss of the calibrated member, divided by the log loss of the class frequencies.
+        contribution: Increase of the log loss of the weighted ensemble if the member is removed.
+        weight: Weight of the member in the weighted ensemble, averaged over classes.
     """
 
     name: str
@@ -109,9 +112,13 @@ class MemberContribution:
 
 
 def member_correlations(members: Mapping[str, Predictions]) -> Floats:
-    """Return the correlations of the members' logits, averaged over classes, ``(members, members)``.
+    """Return the correlations of the members' logits, averaged over classes.
 
-    Each pair is compared on the fields of both; NaN if there are fewer than three, or one member is constant.
+    Args:
+        members: Predictions by member name. Each pair is compared on its common fields.
+
+    Returns:
+        Shape ``(members, members)``; NaN if two members have fewer than three common fields, or one is constant.
     """
     logits = logits_of(_as_named(members).stack)
     count, _, classes = logits.shape
@@ -129,15 +136,19 @@ def member_correlations(members: Mapping[str, Predictions]) -> Floats:
 def member_contributions(
     members: Mapping[str, Predictions], labels: SomeLabels, *, groups: FieldGroups | None = None
 ) -> list[MemberContribution]:
-    """Return what each member contributes, on fields that neither its calibration nor its weight was fitted to.
+    """Return the cross-fitted contribution of each member to the weighted ensemble.
 
     Args:
         members: Predictions by member name.
-        labels: As for :func:`ensemble`.
-        groups: As for :func:`ensemble`.
+        labels: The labels; see :func:`ensemble`.
+        groups: Groups; see :func:`ensemble`.
+
+    Returns:
+        One contribution per member.
 
     Raises:
-        TableError: As :func:`ensemble`, and if all labeled fields of a member are in one part of the cross-fit.
+        TableError: For the reasons of :func:`ensemble`, or if all labeled fields of a member are in one part of the
+            cross-fit.
     """
     labeled, _ = _with_labels(_as_named(members), labels, groups)
     stack, truth = labeled.members.stack, labeled.truth
@@ -146,9 +157,9 @@ def member_contributions(
     for name, predicted in zip(labeled.members.names, has, strict=True):
         if len(np.unique(parts[predicted])) < 2:
             raise TableError(
-                f"The member {name!r} has {int(predicted.sum())} of the {len(truth)} labeled fields, all in one part of"
-                f" {int(parts.max()) + 1}, so it cannot be evaluated on other fields.",
-                hint="Give more of its fields, or leave it out.",
+                f"The member {name!r} has {int(predicted.sum())} of the {len(truth)} labeled fields, all in one of"
+                f" {int(parts.max()) + 1} cross-fitting parts, so it cannot be cross-fitted.",
+                hint="Give predictions of more fields, or remove this member.",
             )
     model = fit_probabilities(_WEIGHTED, stack, truth)
     weights = model.ensemble.weights
@@ -167,19 +178,19 @@ def member_contributions(
 def _as_named(members: Mapping[str, Predictions]) -> Members:
     if not isinstance(members, Mapping) or not all(isinstance(each, Predictions) for each in members.values()):
         raise ArgumentTypeError(
-            "members must be a mapping of names to Predictions.", hint='Give {"a": predictions, …}.'
+            "`members` must be a mapping of names to Predictions.", hint='Give {"a": predictions, …}.'
         )
     return as_members(members)
 
 
 def _with_labels(members: Members, labels: SomeLabels, groups: FieldGroups | None) -> tuple[LabeledMembers, Bools]:
-    """Return the labeled ones of the fields, and which they are."""
+    """Return the labeled fields, and a mask of them."""
     label_set: LabelSet = common_label_set(members.label_set, labels, None, columns=members.stack.shape[2])
     known, ids = label_indices(labels, label_set), members.ids or ()
     labeled = np.array([name in known for name in ids])
     if not labeled.any():
         raise TableError(
-            f"labels has labels of none of the {len(ids)} predicted fields.", hint="Check that the ids match."
+            f"`labels` has no labels of the {len(ids)} predicted fields.", hint="Check that the ids are the same."
         )
     some = members.of(labeled)
     truth = label_set.to_matrix(known[name] for name in some.ids or ())
@@ -190,8 +201,8 @@ def _parts(stack: Floats, groups: Ints | None) -> Ints:
     parts = assign_parts(row_keys(stack), groups)
     if parts.max() < 1:
         raise TableError(
-            "Fitting an ensemble needs at least two groups of fields whose predictions differ; there is one.",
-            hint="Give more fields.",
+            "Fitting an ensemble needs at least two groups of fields with different predictions, but found one.",
+            hint="Give more fields with different predictions.",
         )
     return parts
 

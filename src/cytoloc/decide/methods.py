@@ -1,7 +1,7 @@
-"""Methods of fitting a decision, and rules that apply after the thresholds: typed values.
+"""Methods of fitting a decision, and rules that are applied after the thresholds.
 
-A method says how the predictions of members are combined (``ensemble``), how the result is calibrated (``calibration``)
-and how thresholds are found. The comparison of all methods is in research/decisions.md.
+A method defines how the predictions of members are combined (``ensemble``), how the result is calibrated
+(``calibration``), and how thresholds are chosen. docs/how-to/decide.md compares all methods.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from cytoloc.decide.thresholds import (
 from cytoloc.errors import ArgumentTypeError, SettingsError
 
 LABEL_FREE_ENSEMBLES: Final = ("mean", "logit")
-"""Ensembles that do not depend on the fields that they are fitted to."""
+"""Kinds of ensembles that do not depend on the fields that they are fitted to."""
 
 DEFAULT_MAX_LOCATIONS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What all methods have in common.
+    """The base class of all methods.
 
     Attributes:
         ensemble: How members are combined; see :class:`~cytoloc.decide.ensembles.Ensemble`.
-        calibration: How the result is calibrated; see :class:`~cytoloc.decide.calibration.Calibration`.
+        calibration: How the combined predictions are calibrated; see :class:`~cytoloc.decide.calibration.Calibration`.
     """
 
     ensemble: EnsembleKind = "mean"
@@ -52,21 +52,29 @@ class Method:
 
     @property
     def fits_probabilities(self) -> bool:
-        """Whether its probabilities depend on the labels or fields that it is fitted to."""
+        """Whether the probabilities depend on the labels or fields that the method is fitted to."""
         return self.calibration != "none" or self.ensemble not in LABEL_FREE_ENSEMBLES
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether its scores are calibrated probabilities."""
+        """Whether the method returns calibrated probabilities."""
         return self.calibration != "none" or self.ensemble == "stack"
 
     @property
     def name(self) -> str:
-        """Its parts, such as ``mean + platt + expected``."""
+        """The parts of the method, such as ``mean + platt + expected``."""
         return " + ".join([self.ensemble, *([self.calibration] if self.calibration != "none" else []), self.word])
 
     def thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
-        """Return the threshold of each class, float64 ``(classes,)``; without positives it is 1."""
+        """Return the threshold of each class; it is 1 for classes without positives.
+
+        Args:
+            probabilities: Shape ``(n, classes)``.
+            truth: bool of shape ``(n, classes)``.
+
+        Returns:
+            float64 of shape ``(classes,)``.
+        """
         return np.where(truth.any(axis=0), self._thresholds(probabilities, truth), NEVER)
 
     def _thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
@@ -78,7 +86,7 @@ class Method:
 
 
 class Grid(Method):
-    """Per class the best F1 on a grid from 0.1 to 0.699: the silver-medal baseline."""
+    """For each class, the threshold with the best F1 on a grid from 0.1 to 0.699, as in the silver-medal baseline."""
 
     word: ClassVar[MethodName] = "grid"
 
@@ -87,7 +95,7 @@ class Grid(Method):
 
 
 class GlobalGrid(Method):
-    """One threshold for all classes: the best macro F1 on the same grid."""
+    """One threshold for all classes, with the best macro F1 on the grid of :class:`Grid`."""
 
     word = "global"
 
@@ -96,7 +104,7 @@ class GlobalGrid(Method):
 
 
 class Smooth(Method):
-    """The silver-medal baseline's starter code: least squares of a smoothed F1."""
+    """Least squares of a smoothed F1, as in the starter code of the silver-medal baseline."""
 
     word = "smooth"
 
@@ -109,7 +117,7 @@ class Fixed(Method):
     """The same given threshold for all classes.
 
     Attributes:
-        threshold: From 0 to below 1.
+        threshold: The threshold, from 0 to below 1.
     """
 
     threshold: float = 0.5
@@ -119,7 +127,7 @@ class Fixed(Method):
         super().__post_init__()
         if not 0 <= self.threshold < 1:
             raise SettingsError(
-                f"A fixed threshold lies from 0 to below 1; this is {self.threshold:g}.", hint="Choose one such as 0.5."
+                f"`threshold` is {self.threshold:g}, but must be from 0 to below 1.", hint="Choose for example 0.5."
             )
 
     def _thresholds(self, _probabilities: Floats, truth: Bools) -> Floats:
@@ -128,10 +136,10 @@ class Fixed(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio(Method):
-    """Predicts each class in a given share of the fields.
+    """Thresholds that predict each class in a given share of the fields.
 
     Attributes:
-        ratios: Share of each class, 0 to 1; by default its share of the fitted fields.
+        ratios: The share of each class, 0 to 1. Default: its share of the fitted fields.
     """
 
     ratios: Sequence[float] | None = None
@@ -143,7 +151,8 @@ class Ratio(Method):
             values = np.asarray(self.ratios, np.float64)
             if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
                 raise SettingsError(
-                    "ratios must be one share from 0 to 1 per location.", hint="Give each location's share of fields."
+                    "`ratios` must be one share from 0 to 1 per location.",
+                    hint="Give the share of the fields that have each location.",
                 )
             object.__setattr__(self, "ratios", tuple(values.tolist()))
 
@@ -152,14 +161,14 @@ class Ratio(Method):
 
 
 class Shrunk(Grid):
-    """The second-placed team's thresholds: ``grid``, multiplied by 0.7, 0.6 for blank fields, 0.5 if still blank."""
+    """Thresholds of :class:`Grid` times 0.7; for blank fields times 0.6, then 0.5 (second place of 2018)."""
 
     word = "shrunk"
     factors: ClassVar[tuple[float, ...]] = (0.7, 0.6, 0.5)
 
 
 class Exact(Method):
-    """Per class the best F1 of all thresholds."""
+    """For each class, the threshold with the best F1."""
 
     word = "exact"
 
@@ -169,27 +178,35 @@ class Exact(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedF1(Method):
-    """Per class the best expected F1 of calibrated probabilities.
+    """For each class, the threshold with the best expected F1 of calibrated probabilities.
 
-    No positives are needed. A class without positives is predicted where its probability stands out from those of all
-    but one of the fitted fields.
+    No positives are needed. A class without positives is predicted only if its probability exceeds the probabilities of
+    all but one of the fitted fields.
     """
 
     calibration: CalibrationKind = "platt"
     word: ClassVar[MethodName] = "expected"
 
     def thresholds(self, probabilities: Floats, truth: Bools) -> Floats:
-        """Return the threshold of each class, float64 ``(classes,)``."""
+        """Return the threshold of each class.
+
+        Args:
+            probabilities: Calibrated probabilities, shape ``(n, classes)``.
+            truth: bool of shape ``(n, classes)``.
+
+        Returns:
+            float64 of shape ``(classes,)``.
+        """
         found = expected_thresholds(probabilities)
         return np.where(truth.any(axis=0), found, np.maximum(found, outstanding_thresholds(probabilities)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack(ExpectedF1):
-    """The best expected F1 of a stack, a regression in which locations inform each other.
+    """The best expected F1 of a stack: a regression in which each location also depends on the other locations.
 
     Attributes:
-        precision: How strongly classes are shrunk towards what they share; by default estimated.
+        precision: How strongly classes are shrunk towards their common weights. Default: estimated from the data.
     """
 
     ensemble: EnsembleKind = field(default="stack", init=False, repr=False)
@@ -201,22 +218,22 @@ class Stack(ExpectedF1):
         super().__post_init__()
         if self.precision is not None:
             if not self.precision > 0:
-                raise SettingsError(f"precision must be greater than 0; this is {self.precision:g}.")
+                raise SettingsError(f"`precision` is {self.precision:g}, but must be greater than 0.")
             object.__setattr__(self, "precision", float(self.precision))
 
     @property
     def name(self) -> str:
-        """Its parts, such as ``stack 30 + expected``."""
+        """The parts of the method, such as ``stack 30 + expected``."""
         stack = "stack" if self.precision is None else f"stack {self.precision:g}"
         return " + ".join([stack, *([self.calibration] if self.calibration != "none" else []), "expected"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """The best of several methods on fields that they were not fitted to.
+    """The method with the best cross-fitted metrics.
 
     Attributes:
-        max_fields: Maximum number of fields that methods are compared on; the best method is then fitted to all.
+        max_fields: The maximum number of fields for comparing methods. The best method is then fitted to all fields.
     """
 
     max_fields: int = 8000
@@ -224,7 +241,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         if self.max_fields < 3:
-            raise SettingsError(f"max_fields must be 3 or more; this is {self.max_fields}.")
+            raise SettingsError(f"`max_fields` is {self.max_fields}, but must be 3 or more.")
 
 
 METHODS: Final[dict[str, type[Method]]] = {
@@ -234,14 +251,17 @@ AnyMethod = Method | Auto | MethodName
 
 
 def method_named(word: str, **options: Any) -> Method | Auto:
-    """Return the method of a name, such as ``auto`` or ``grid``.
+    """Return the method with a given name, such as ``auto`` or ``grid``.
 
     Args:
         word: The name.
-        options: The method's fields; None stands for the default.
+        options: The attributes of the method. None stands for the default.
+
+    Returns:
+        The method.
 
     Raises:
-        SettingsError: If there is no such method, or it does not use an option.
+        SettingsError: If the method is unknown, or does not have an option.
 
     >>> method_named("fixed", threshold=0.3)
     Fixed(ensemble='mean', calibration='none', threshold=0.3)
@@ -252,34 +272,37 @@ def method_named(word: str, **options: Any) -> Method | Auto:
     for name in given.keys() - {each.name for each in fields(made) if each.init}:
         users = [each for each, other in METHODS.items() if name in {f.name for f in fields(other) if f.init}]
         raise SettingsError(
-            f"The method {word!r} does not use {name!r}.",
-            hint=f"Leave it out, or choose {' or '.join(users)}." if users else "Leave it out.",
+            f"The method {word!r} has no option {name!r}.",
+            hint=f"Remove it, or choose {' or '.join(users)}." if users else "Remove it.",
         )
     return made(**given)
 
 
 def as_method(method: AnyMethod) -> Method | Auto:
-    """Return a method that was given as a value or by its name."""
+    """Return a method that is given as a value or by name."""
     if isinstance(method, type) or not isinstance(method, str | Method | Auto):
         raise ArgumentTypeError(
-            f"method must be a name or a value such as Grid() or Auto(); this is {method!r}.",
-            hint=f"Names are {', '.join([*METHODS, Auto.word])}.",
+            f"`method` must be a name or a value such as Grid() or Auto(), not {method!r}.",
+            hint=f"The names are {', '.join([*METHODS, Auto.word])}.",
         )
     return method_named(method) if isinstance(method, str) else method
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What is done after the thresholds.
+    """The rules that are applied after the thresholds.
 
     Attributes:
-        max_locations: Maximum number of locations per field; those furthest above their thresholds are kept. By
-            default 5, or all if there are fewer.
-        blank: Location of a field above no threshold: that of the greatest ``probability``, that of the best
-            ``margin`` (probability minus threshold) or ``ratio`` (probability by threshold), or ``none``.
-        shrink: Thresholds are multiplied by the first factor; for fields without location, by the next ones in turn.
-        exclusive: Pairs of locations of which a field keeps only that with the better margin.
-        cooccurrence: Add to ``exclusive`` the pairs that no fitted field has together, though five are expected to.
+        max_locations: The maximum number of locations per field; those furthest above their thresholds are kept.
+            Default: 5, or all locations if there are fewer.
+        blank: The location of a field without any probability above its threshold: the location with the highest
+            ``probability``, the best ``margin`` (probability minus threshold) or the best ``ratio`` (probability
+            divided by threshold); or ``none``.
+        shrink: Factors of the thresholds. All thresholds are multiplied by the first factor; the next factors are used
+            in turn for fields without a location.
+        exclusive: Pairs of indices of locations. Only the location with the better margin is kept in a field.
+        cooccurrence: Whether to add to ``exclusive`` all pairs that never occur together in the fitted fields, although
+            at least five fields are expected to have both.
     """
 
     max_locations: int | None = None
@@ -292,22 +315,35 @@ class Rules:
         refuse_unknown_word(self.blank, get_args(Blank), what="rule for blank fields")
         most = self.max_locations
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise SettingsError(f"max_locations must be an integer of 1 or more; this is {most!r}.")
+            raise SettingsError(f"`max_locations` must be an integer of 1 or more, not {most!r}.")
         if not all(np.isfinite(factor) and factor >= 0 for factor in self.shrink):
-            raise SettingsError(f"shrink must be factors of 0 or more; this is {self.shrink!r}.")
+            raise SettingsError(f"`shrink` must contain factors of 0 or more, not {self.shrink!r}.")
         if not all(type(i) is int and len(pair) == 2 for pair in self.exclusive for i in pair):
-            raise SettingsError(f"exclusive must be pairs of indices of locations; this is {self.exclusive!r}.")
+            raise SettingsError(f"`exclusive` must contain pairs of indices of locations, not {self.exclusive!r}.")
 
     def fitted(self, method: Method | Auto, truth: Bools) -> Rules:
-        """Return the rules with all that depends on the method and the fitted fields filled in."""
+        """Return the rules with all values filled in that depend on the method and the fitted fields.
+
+        Args:
+            method: The method of the decision.
+            truth: bool of shape ``(n, locations)``.
+
+        Returns:
+            The rules.
+
+        Raises:
+            SettingsError: If a rule requires more locations than there are.
+        """
         locations = truth.shape[1]
         if self.max_locations is not None and self.max_locations > locations:
             raise SettingsError(
-                f"max_locations is {self.max_locations}, but there are {locations} locations.",
+                f"`max_locations` is {self.max_locations}, but there are {locations} locations.",
                 hint=f"Choose a number from 1 to {locations}.",
             )
         if not all(0 <= i < locations for pair in self.exclusive for i in pair):
-            raise SettingsError(f"exclusive must name locations from 0 to {locations - 1}; this is {self.exclusive}.")
+            raise SettingsError(
+                f"`exclusive` must contain indices of locations from 0 to {locations - 1}, not {self.exclusive}."
+            )
         found = exclusive_pairs(truth) if self.cooccurrence else ()
         return replace(
             self,
@@ -317,6 +353,13 @@ class Rules:
         )
 
     def options(self, **changes: Any) -> dict[str, Any]:
-        """Return fitted rules as arguments of :func:`~cytoloc.decide.thresholds.apply_thresholds`, some changed."""
+        """Return fitted rules as arguments of :func:`~cytoloc.decide.thresholds.apply_thresholds`.
+
+        Args:
+            changes: Arguments to replace.
+
+        Returns:
+            The arguments.
+        """
         names = ("max_locations", "blank", "shrink", "exclusive")
         return {name: getattr(self, name) for name in names} | changes

@@ -1,7 +1,7 @@
-"""Metrics of locations and probabilities, per class and over classes, by scikit-learn's definitions.
+"""Metrics of locations and probabilities, per class and averaged over classes, as defined by scikit-learn.
 
 The F1 of a class without positives counts as 0 in means over classes, as on Kaggle. Precision, recall, average
-precision and ROC AUC are averaged over the classes in which they are defined.
+precision and ROC AUC are averaged over the classes for which they are defined.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from cytoloc.decide.inputs import Bools, Floats, Ints
 from cytoloc.labels.label_set import LabelSet
 
 N_PERMUTATIONS: Final = 200
-"""Permutations of the chance F1: the standard error of their mean is below 0.005 on a few dozen fields."""
+"""Number of permutations for the chance F1. The standard error of their mean is below 0.005 for a few dozen fields."""
 
 N_RESAMPLES: Final = 2000
-"""Bootstrap resamples of an interval."""
+"""Number of bootstrap resamples for an interval."""
 
 CALIBRATION_BINS: Final = 10
-"""Bins of equal width of the calibration error."""
+"""Number of bins of equal width for the calibration error."""
 
 
 def macro_f1(predicted: Bools, truth: Bools) -> float:
-    """Return the mean F1 over classes; it is 0 in a class that is neither true nor predicted, as on Kaggle.
+    """Return the mean F1 over classes. A class that is neither true nor predicted counts as 0, as on Kaggle.
 
     Args:
-        predicted: bool ``(n, classes)``.
-        truth: bool ``(n, classes)``.
+        predicted: bool of shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+
+    Returns:
+        The macro F1.
 
     >>> macro_f1(np.array([[True, False]]), np.array([[True, False]]))
     0.5
@@ -51,17 +54,25 @@ def class_table(
     label_set: LabelSet,
     probabilities: NDArray[np.floating] | None = None,
 ) -> pl.DataFrame:
-    """Return one row per location: positives, predicted, precision, recall and F1.
+    """Return a table with one row per location: positives, predicted, precision, recall and F1.
 
-    With probabilities, average precision, ROC AUC and calibration error are added. Metrics that are not defined, in a
-    class without positives or without negatives, are null.
+    Metrics that are undefined, because a class has no positives or no negatives, are null.
+
+    Args:
+        predicted: bool of shape ``(n, locations)``.
+        truth: bool of shape ``(n, locations)``.
+        label_set: The locations.
+        probabilities: Shape ``(n, locations)``, to add average precision, ROC AUC and calibration error.
+
+    Returns:
+        The table.
     """
     names = {"key": list(label_set.keys), "location": list(label_set.names)}
     return pl.DataFrame(names).hstack(class_measures(predicted, truth, probabilities))
 
 
 def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.floating] | None = None) -> pl.DataFrame:
-    """Return :func:`class_table` without the columns that name the locations."""
+    """Return the table of :func:`class_table` without the columns of names."""
     precision, recall, f1, positives = precision_recall_fscore_support(truth, predicted, zero_division=0)
     known, found = positives > 0, predicted.any(axis=0)
     defined = {"precision": (precision, known & found), "recall": (recall, known), "f1": (f1, known | found)}
@@ -87,12 +98,12 @@ def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.flo
 
 
 def class_f1(predicted: Bools, truth: Bools) -> Floats:
-    """Return the F1 of each class; 0 for a class that is neither true nor predicted."""
+    """Return the F1 of each class, 0 for a class that is neither true nor predicted."""
     return np.asarray(f1_score(truth, predicted, average=None, zero_division=0), np.float64)
 
 
 def chance_f1(predicted: Bools, truth: Bools, *, seed: int = 0) -> Floats:
-    """Return the F1 of each class after permuting predictions across fields: the mean of 200 permutations."""
+    """Return the F1 of each class after permuting predictions across fields, averaged over 200 permutations."""
     rng = np.random.default_rng(seed)
     hits = np.mean(
         [(predicted[rng.permutation(len(truth))] & truth).sum(axis=0) for _ in range(N_PERMUTATIONS)], axis=0
@@ -104,10 +115,16 @@ def chance_f1(predicted: Bools, truth: Bools, *, seed: int = 0) -> Floats:
 def overall(
     predicted: Bools, truth: Bools, probabilities: NDArray[np.floating] | None = None
 ) -> dict[str, float | None]:
-    """Return metrics over all classes: micro and macro precision, recall and F1.
+    """Return metrics over all classes.
 
-    With probabilities, also mean average precision, ROC AUC, calibration error, and ``coverage_error``: how many of a
-    field's most probable locations include all true ones, on average.
+    Args:
+        predicted: bool of shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        probabilities: Shape ``(n, classes)``, to add metrics of probabilities.
+
+    Returns:
+        Micro and macro precision, recall and F1. With probabilities also mean average precision, ROC AUC, calibration
+        error, and ``coverage_error``: the mean number of top-ranked locations that are needed to include all true ones.
     """
     precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0)
     classes = class_measures(predicted, truth, probabilities)
@@ -128,10 +145,17 @@ def overall(
 
 
 def calibration_errors(probabilities: NDArray[np.floating], truth: Bools) -> Floats:
-    """Return the expected calibration error of each class; 0 is perfect.
+    """Return the expected calibration error of each class.
 
-    It is the difference between mean probability and share of positives in ten bins of equal width, averaged over
-    fields.
+    It is the absolute difference of mean probability and share of positives in ten bins of equal width, averaged over
+    fields. 0 is perfect.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+
+    Returns:
+        float64 of shape ``(classes,)``.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     errors = np.empty(truth.shape[1])
@@ -151,17 +175,23 @@ def macro_f1_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the macro F1, of 2,000 resamples.
+    """Return the percentile bootstrap interval of the macro F1, from 2,000 resamples.
 
-    It is biased downwards if classes have few positives: in a resample without positives, their F1 is 0.
+    The interval is biased downwards if classes have few positives, because their F1 is 0 in resamples without
+    positives.
 
     Args:
-        predicted: bool ``(n, classes)``.
-        truth: bool ``(n, classes)``.
-        groups: A group number per field, such as its well; groups are resampled instead of fields, because similar
-            fields carry less information than independent ones.
-        level: Share of the resamples in the interval.
+        predicted: bool of shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        groups: A group number per field, such as its well. Groups are then resampled instead of fields, because
+            similar fields carry less information than independent fields.
+        level: The confidence level.
         seed: Random seed.
+
+    Returns:
+        The lower and the upper end.
+    """
+    """
     """
     scores = resampled_f1(predicted, truth, groups=groups, seed=seed).mean(axis=1)
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
@@ -169,7 +199,7 @@ def macro_f1_interval(
 
 
 def resampled_f1(predicted: Bools, truth: Bools, *, groups: Ints | None = None, seed: int = 0) -> NDArray[np.float32]:
-    """Return the F1 of each class in each of 2,000 resamples of the fields, or of their groups, ``(2000, classes)``."""
+    """Return the F1 of each class in 2,000 resamples of fields, or of groups, shape ``(2000, classes)``."""
     rng = np.random.default_rng(seed)
     group = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(group.max()) + 1
@@ -181,9 +211,16 @@ def resampled_f1(predicted: Bools, truth: Bools, *, groups: Ints | None = None, 
 
 
 def class_log_loss(probabilities: NDArray[np.floating], truth: Bools) -> float:
-    """Return the log loss of each class, divided by that of its frequency, averaged over classes.
+    """Return the log loss of each class, divided by the log loss of its frequency, averaged over classes.
 
-    1 is the loss of the frequencies; lower is better. Classes without positives or without negatives are left out.
+    Values below 1 are better than predicting the frequencies. Classes without positives or negatives are left out.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+
+    Returns:
+        The normalized log loss.
     """
     known = truth.any(axis=0) & ~truth.all(axis=0)
     clipped = np.clip(probabilities[:, known], 1e-15, 1 - 1e-15)
@@ -196,14 +233,25 @@ def class_log_loss(probabilities: NDArray[np.floating], truth: Bools) -> float:
 def paired_difference(
     one: Bools, other: Bools, truth: Bools, *, resamples: int = 200, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the difference in macro F1 of ``one`` and ``other``, and its standard error by a paired bootstrap."""
+    """Return the difference of two macro F1 values, and its standard error from a paired bootstrap.
+
+    Args:
+        one: The first predictions, bool of shape ``(n, classes)``.
+        other: The second predictions, likewise.
+        truth: bool of shape ``(n, classes)``.
+        resamples: The number of bootstrap resamples.
+        seed: Random seed.
+
+    Returns:
+        The macro F1 of ``one`` minus that of ``other``, and the standard error.
+    """
     weights = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), size=resamples)
     scores = [_weighted_f1(predicted, truth, weights).mean(axis=1) for predicted in (one, other)]
     return macro_f1(one, truth) - macro_f1(other, truth), float(np.std(scores[0] - scores[1]))
 
 
 def _weighted_f1(predicted: Bools, truth: Bools, weights: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Return F1 by resample and class; ``weights`` counts each field in each resample, ``(resamples, n)``."""
+    """Return the F1 of each resample and class; ``weights`` counts each field in each resample, ``(resamples, n)``."""
     counts = weights.astype(np.float32)
     hits = counts @ (predicted & truth).astype(np.float32)
     total = counts @ (predicted.astype(np.float32) + truth)
@@ -211,6 +259,6 @@ def _weighted_f1(predicted: Bools, truth: Bools, weights: NDArray[np.integer]) -
 
 
 def mean_defined(values: pl.Series) -> float | None:
-    """Return the mean of the values that are not null; None if all are."""
+    """Return the mean of all values that are not null; None if all are null."""
     known = values.drop_nulls().to_list()
     return float(np.mean(known)) if known else None

@@ -1,6 +1,6 @@
-"""Per-class thresholds, and rules that apply after them: functions of arrays.
+"""Thresholds per class, and the rules that are applied after them.
 
-A location is predicted where its probability is **above** its threshold.
+A location is predicted if its probability is **above** its threshold.
 """
 
 from __future__ import annotations
@@ -18,28 +18,35 @@ from cytoloc.choices import Blank
 from cytoloc.decide.inputs import Bools, Floats, Ints
 
 BASELINE_GRID: Final = np.arange(100, 700) / 1000
-"""The silver-medal baseline's grid: 0.100 to 0.699 in steps of 0.001."""
+"""The grid of the silver-medal baseline: 0.100 to 0.699 in steps of 0.001."""
 
 NEVER: Final = 1.0
-"""Threshold of a class without positives: no probability is above, and no rule predicts the class."""
+"""Threshold of a class that is never predicted: no probability is above it, and no rule predicts the class."""
 
 ALWAYS: Final = -1.0
-"""Threshold that even a probability of 0 is above."""
+"""Threshold of a class that is always predicted, even with probability 0."""
 
 SMOOTH_STEEPNESS: Final = 50.0
 SMOOTH_DECAY: Final = 1e-5
-"""Steepness of the smoothed F1, and weight decay towards 0.5, in the silver-medal baseline's starter code."""
+"""Steepness of the smoothed F1, and weight decay towards 0.5, in the starter code of the silver-medal baseline."""
 
 MIN_EXPECTED_TOGETHER: Final = 5.0
-"""Two locations are exclusive if no field has both although independence would give this many such fields:
-under independence, that has a probability below 0.7 %."""
+"""Expected number of fields with both locations from which two locations that never occur together are exclusive.
+Under independence, no such field has a probability below 0.7 %."""
 
 
 def grid_thresholds(probabilities: NDArray[np.floating], truth: Bools, *, grid: Floats = BASELINE_GRID) -> Floats:
-    """Return per class the first value of ``grid`` with the highest F1: the silver-medal baseline's rule.
+    """Return the first threshold of a grid with the best F1, for each class, as in the silver-medal baseline.
 
-    Each class is sorted once, so the cost does not grow with the grid. A class without positives is never predicted:
-    its threshold is 1.
+    Each class is sorted once, so the cost hardly depends on the size of the grid.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        grid: The thresholds to compare, ascending.
+
+    Returns:
+        float64 of shape ``(classes,)``; 1 for classes without positives, which are never predicted.
     """
     best = grid[np.argmax(_grid_f1(probabilities, truth, grid), axis=0)]
     best[~truth.any(axis=0)] = NEVER
@@ -47,16 +54,32 @@ def grid_thresholds(probabilities: NDArray[np.floating], truth: Bools, *, grid: 
 
 
 def global_thresholds(probabilities: NDArray[np.floating], truth: Bools, *, grid: Floats = BASELINE_GRID) -> Floats:
-    """Return the first value of ``grid`` with the highest macro F1, the same for every class with positives."""
+    """Return the first threshold of a grid with the best macro F1, the same for all classes with positives.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        grid: The thresholds to compare, ascending.
+
+    Returns:
+        float64 of shape ``(classes,)``; 1 for classes without positives.
+    """
     best = grid[np.argmax(_grid_f1(probabilities, truth, grid).mean(axis=1))]
     return np.where(truth.any(axis=0), best, NEVER)
 
 
 def smooth_thresholds(probabilities: NDArray[np.floating], truth: Bools) -> Floats:
-    """Return the thresholds of the silver-medal baseline's starter code.
+    """Return the thresholds of the starter code of the silver-medal baseline.
 
-    These are the least squares (MINPACK's ``lmdif``, from 0.5) of 1 - F1, where a prediction counts as
-    ``sigmoid(50 (p - t))``, with the weight decay 1e-5 (t - 0.5).
+    They minimize the squares of 1 - F1 by MINPACK's ``lmdif``, starting from 0.5. Predictions are smoothed to
+    ``sigmoid(50 (p - t))``, and ``1e-5 (t - 0.5)`` is added as weight decay.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+
+    Returns:
+        float64 of shape ``(classes,)``; 1 for classes without positives.
     """
     scores = np.asarray(probabilities, np.float64)
     totals = truth.sum(axis=0)
@@ -79,10 +102,16 @@ def smooth_thresholds(probabilities: NDArray[np.floating], truth: Bools) -> Floa
 
 
 def exact_thresholds(probabilities: NDArray[np.floating], truth: Bools) -> Floats:
-    """Return per class a threshold of the highest F1, halfway between two neighboring probabilities.
+    """Return a threshold with the best F1 for each class, halfway between two neighboring probabilities.
 
-    Of several best thresholds, the highest is returned. Only cuts just below a positive can be best. A class without
-    positives is never predicted.
+    If several thresholds are best, the highest is returned. Only thresholds just below a positive can be best.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+
+    Returns:
+        float64 of shape ``(classes,)``; 1 for classes without positives, which are never predicted.
     """
     scores = np.asarray(probabilities)
 
@@ -96,17 +125,23 @@ def exact_thresholds(probabilities: NDArray[np.floating], truth: Bools) -> Float
         f1 = 2 * hits / (len(everything) - first + len(positives))
         return _between(everything, int(first[len(f1) - 1 - np.argmax(f1[::-1])]))
 
-    # NumPy releases the lock of the interpreter while it sorts.
+    # NumPy releases the global interpreter lock while it sorts.
     with ThreadPoolExecutor(2) as pool:
         return np.array(list(pool.map(best, range(scores.shape[1]))), np.float64)
 
 
 def expected_thresholds(probabilities: NDArray[np.floating]) -> Floats:
-    """Return per class the threshold of the highest expected F1, if the probabilities are calibrated.
+    """Return the threshold with the best expected F1 for each class, given calibrated probabilities.
 
     The expected F1 of predicting the ``k`` most probable fields is ``2 Σ_k p / (k + Σ p)``. The best threshold is half
-    of the best expected F1 (Lipton, Elkan and Narayanaswamy, "Optimal thresholding of classifiers to maximize F1
-    measure", 2014). No labels are needed, so the threshold of a class with three positives depends on all fields.
+    of the best expected F1 (Lipton, Elkan & Narayanaswamy, "Optimal thresholding of classifiers to maximize F1
+    measure", 2014). No labels are needed, so the threshold of a class with few positives depends on all fields.
+
+    Args:
+        probabilities: Calibrated probabilities, shape ``(n, classes)``.
+
+    Returns:
+        float64 of shape ``(classes,)``.
     """
     scores = np.asarray(probabilities, np.float64)
     counts = np.arange(1, len(scores) + 1)
@@ -119,13 +154,21 @@ def expected_thresholds(probabilities: NDArray[np.floating]) -> Floats:
 
 
 def outstanding_thresholds(probabilities: NDArray[np.floating]) -> Floats:
-    """Return per class the threshold that only the highest probability is above; none is if several are highest."""
+    """Return thresholds that only the highest probability of each class exceeds, or none if the highest are equal."""
     top = np.sort(np.asarray(probabilities, np.float64), axis=0)[-2:]
     return np.asarray(top.mean(axis=0), np.float64)
 
 
 def ratio_thresholds(probabilities: NDArray[np.floating], ratios: NDArray[np.floating]) -> Floats:
-    """Return per class the threshold that predicts it in the given share of the fields, to the nearest field."""
+    """Return thresholds that predict each class in a given share of the fields, to the nearest field.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        ratios: The share of each class, from 0 to 1, shape ``(classes,)``.
+
+    Returns:
+        float64 of shape ``(classes,)``.
+    """
     scores = np.asarray(probabilities, np.float64)
     counts = np.rint(np.asarray(ratios) * len(scores)).astype(int)
     return np.array(
@@ -138,7 +181,7 @@ def ratio_thresholds(probabilities: NDArray[np.floating], ratios: NDArray[np.flo
 
 
 def _grid_f1(probabilities: NDArray[np.floating], truth: Bools, grid: Floats) -> Floats:
-    """Return F1 at each value of ``grid`` and class, 0 where nothing is true or predicted."""
+    """Return the F1 for each threshold and class, 0 if nothing is true or predicted."""
     scores = np.asarray(probabilities, np.float64)
     f1 = np.empty((len(grid), scores.shape[1]))
     for i in range(scores.shape[1]):
@@ -152,7 +195,7 @@ def _grid_f1(probabilities: NDArray[np.floating], truth: Bools, grid: Floats) ->
 
 
 def _between(rising: NDArray[np.floating], first: int) -> float:
-    """Return a threshold that only the sorted values from ``first`` on are above, unless ties prevent it."""
+    """Return a threshold that only the sorted values from position ``first`` exceed, unless values are equal."""
     if first == 0 and rising[0] <= 0:
         return ALWAYS
     low, high = float(rising[first - 1]) if first else 0.0, float(rising[first])
@@ -169,7 +212,19 @@ def apply_thresholds(
     shrink: Sequence[float] = (),
     exclusive: Sequence[tuple[int, int]] = (),
 ) -> Bools:
-    """Return the locations of each field, bool ``(n, classes)``, by thresholds and rules."""
+    """Return the locations of each field by thresholds and rules.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        thresholds: Shape ``(classes,)``.
+        max_locations: The maximum number of locations per field.
+        blank: The location of fields without a probability above its threshold; see :class:`~cytoloc.Rules`.
+        shrink: Factors of the thresholds; see :class:`~cytoloc.Rules`.
+        exclusive: Pairs of locations that cannot occur together.
+
+    Returns:
+        bool of shape ``(n, classes)``.
+    """
     possible = thresholds < NEVER
     shrunk = [np.where(possible, thresholds * factor, thresholds) for factor in shrink or (1.0,)]
     margin = probabilities - shrunk[0]
@@ -187,9 +242,15 @@ def apply_thresholds(
 
 
 def fill_blanks(predicted: Bools, preference: NDArray[np.floating], *, possible: Bools) -> Bools:
-    """Return ``predicted``, where each field without location gets the possible one of the greatest preference.
+    """Add a location to each field that has none: the possible one with the highest preference.
 
-    If no class is possible, all are.
+    Args:
+        predicted: bool of shape ``(n, classes)``.
+        preference: Shape ``(n, classes)``.
+        possible: The classes that can be added, bool of shape ``(classes,)``. If none is true, all classes can be.
+
+    Returns:
+        The locations, bool of shape ``(n, classes)``.
     """
     filled = predicted.copy()
     rows = np.flatnonzero(~predicted.any(axis=1))
@@ -198,7 +259,7 @@ def fill_blanks(predicted: Bools, preference: NDArray[np.floating], *, possible:
 
 
 def cap_locations(predicted: Bools, margin: NDArray[np.floating], max_locations: int) -> Bools:
-    """Return ``predicted`` with at most ``max_locations`` per field: those of the best margin."""
+    """Return the locations with at most ``max_locations`` per field; those with the best margin are kept."""
     capped = predicted.copy()
     for row in np.flatnonzero(predicted.sum(axis=1) > max_locations):
         order = np.argsort(-np.where(predicted[row], margin[row], -np.inf), kind="stable")
@@ -207,7 +268,7 @@ def cap_locations(predicted: Bools, margin: NDArray[np.floating], max_locations:
 
 
 def keep_exclusive(predicted: Bools, margin: NDArray[np.floating], pairs: Sequence[tuple[int, int]]) -> Bools:
-    """Return ``predicted`` with only one of two exclusive locations: that of the better margin."""
+    """Return the locations with at most one of two exclusive ones; the one with the better margin is kept."""
     kept = predicted.copy()
     for one, other in pairs:
         both = kept[:, one] & kept[:, other]
@@ -218,7 +279,14 @@ def keep_exclusive(predicted: Bools, margin: NDArray[np.floating], pairs: Sequen
 
 
 def exclusive_pairs(truth: Bools) -> tuple[tuple[int, int], ...]:
-    """Return the pairs of locations that no field has together, although independence would give five such fields."""
+    """Return the pairs of locations that never occur together, although at least five fields are expected to have both.
+
+    Args:
+        truth: bool of shape ``(n, locations)``.
+
+    Returns:
+        Pairs of indices of locations.
+    """
     counts = truth.sum(axis=0, dtype=np.int64)
     together = truth.T.astype(np.int64) @ truth
     expected = np.outer(counts, counts) / max(len(truth), 1)
@@ -227,7 +295,7 @@ def exclusive_pairs(truth: Bools) -> tuple[tuple[int, int], ...]:
 
 
 def average_groups(probabilities: Floats, groups: Ints) -> Floats:
-    """Return each field's probabilities averaged over the fields of its group, such as one well."""
+    """Return the probabilities of each field averaged over its group, such as the fields of one well."""
     _, group = np.unique(groups, return_inverse=True)
     sums = np.zeros((int(group.max()) + 1, probabilities.shape[1]))
     np.add.at(sums, group, probabilities)

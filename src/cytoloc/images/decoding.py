@@ -97,7 +97,7 @@ def decoding(path: Path) -> Iterator[None]:
     except CytolocError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{path}: there is no such file.", hint="Check the path.") from None
+        raise ImageError(f"{path} does not exist.", hint="Check the path.") from None
     except OSError as error:
         if error.errno in _NOT_THE_FILE:
             raise StorageError(

@@ -1,4 +1,4 @@
-"""How the Human Protein Atlas names things: locations by words, fields by antibody, plate, well and number."""
+"""Names in the Human Protein Atlas: names of locations, and ids of fields."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set, shipped_
 
 
 class HpaName(NamedTuple):
-    """A name of a location that the Human Protein Atlas uses, or has used.
+    """A name of a location that the Human Protein Atlas uses or used.
 
     Attributes:
-        name: As it is written.
-        part_of: The name of the location that it is a part of; empty if there is none.
-        keys: The key that stands for it in each shipped label set; a set without such a location is missing.
+        name: The name, as written.
+        part_of: The name of the larger location that contains it; empty if there is none.
+        keys: The key of the location in each shipped label set. Label sets without such a location are missing.
     """
 
     name: str
@@ -27,12 +27,12 @@ class HpaName(NamedTuple):
 
 
 class Named(NamedTuple):
-    """What names of locations mean in a label set.
+    """Locations that were found for a list of names.
 
     Attributes:
-        indices: Indices of locations, sorted, each once.
-        without: Names that the Human Protein Atlas uses and the label set has no location for.
-        unknown: Names that are not known.
+        indices: Indices of the locations, sorted and unique.
+        without: Names of the Human Protein Atlas for which the label set has no location.
+        unknown: Unknown names.
     """
 
     indices: tuple[int, ...]
@@ -42,7 +42,7 @@ class Named(NamedTuple):
 
 @cache
 def hpa_names() -> tuple[HpaName, ...]:
-    """Return all names of locations of the Human Protein Atlas."""
+    """Return all location names of the Human Protein Atlas."""
     rows = csv.DictReader(shipped_text("names.csv").splitlines())
     return tuple(
         HpaName(row["name"], row["part_of"], {name: row[name] for name in SHIPPED if row[name]}) for row in rows
@@ -50,15 +50,29 @@ def hpa_names() -> tuple[HpaName, ...]:
 
 
 def shipped_name(label_set: LabelSet) -> str | None:
-    """Return under which name a label set comes with cytoloc; None if it does not."""
+    """Return the name of a label set if it comes with cytoloc.
+
+    Args:
+        label_set: Any label set.
+
+    Returns:
+        The name of the shipped label set that matches it; None if there is none.
+    """
     return next((name for name in SHIPPED if find_label_set(name).matches(label_set)), None)
 
 
 def locations_of(names: Iterable[str], label_set: LabelSet) -> Named:
-    """Return the locations that names mean; upper and lower case do not matter.
+    """Find the locations that names of the Human Protein Atlas mean. Names may differ in case.
 
-    A shipped label set knows all names of the Human Protein Atlas that one of its locations stands for. Of any other
-    label set only the names of its own locations count.
+    A shipped label set knows all names of the Human Protein Atlas. Any other label set knows only the names of its own
+    locations.
+
+    Args:
+        names: The names.
+        label_set: The label set to find locations in.
+
+    Returns:
+        The locations, and the names without a location.
 
     Examples:
         >>> locations_of(["Nucleus", "Rods & Rings", "Vesicles", "Moon"], LabelSet.hpa28())
@@ -80,7 +94,7 @@ def locations_of(names: Iterable[str], label_set: LabelSet) -> Named:
 
 @cache
 def _meanings(label_set: LabelSet) -> dict[str, int | None]:
-    """Return the location of each known name, in lower case; None if there is none."""
+    """Return the index of the location for each known name in lower case; None if the label set has none."""
     shipped = shipped_name(label_set)
     own = {location.name.casefold(): index for index, location in enumerate(label_set)}
     keys = ((each.name.casefold(), each.keys.get(shipped or "")) for each in hpa_names())
@@ -88,12 +102,19 @@ def _meanings(label_set: LabelSet) -> dict[str, int | None]:
 
 
 def count_unknown(every: Iterable[Named]) -> Counter[str]:
-    """Return how often each name occurs that is not known, so that nothing is dropped in silence."""
+    """Count unknown names, so that they can be reported.
+
+    Args:
+        every: The results of :func:`locations_of` for several fields.
+
+    Returns:
+        The number of occurrences of each unknown name.
+    """
     return Counter(name for named in every for name in named.unknown)
 
 
 class HpaId(NamedTuple):
-    """What the id of a field says; the antibody is None in lists that leave it out."""
+    """The parts of a field's id. The antibody is None if the id does not contain it."""
 
     antibody: str | None
     plate: str
@@ -102,7 +123,7 @@ class HpaId(NamedTuple):
 
     @property
     def place(self) -> tuple[str, str]:
-        """Plate and well: what is imaged there is one antibody in one cell line."""
+        """The plate and well, which identify one antibody in one cell line."""
         return self.plate, self.well
 
 
@@ -113,10 +134,16 @@ _ID: Final = re.compile(
 
 
 def parse_hpa_id(name: str) -> HpaId | None:
-    """Return what an id says, or None if it is not of the Atlas's form.
+    """Parse a field's id in the format of the Human Protein Atlas.
 
-    It is ``{antibody}_{plate}_{well}_{field}``; a gene may stand before it, the antibody may be missing, and labels may
-    follow as ``_classes_25_5``. A few fields have a fifth part such as ``cr58f2a7``.
+    The format is ``{antibody}_{plate}_{well}_{field}``. A gene may precede it, the antibody may be missing, and labels
+    may follow, as in ``_classes_25_5``. A few fields have a fifth part such as ``cr58f2a7``.
+
+    Args:
+        name: The id.
+
+    Returns:
+        The parts of the id; None if it has another format.
 
     Examples:
         >>> parse_hpa_id("10580_1610_C1_1")

@@ -1,4 +1,4 @@
-"""Label lists: the labels of fields as a CSV lists them."""
+"""Label lists: fields and their labels, as listed in a CSV file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cytoloc.labels.lists import read_labels
 
 @dataclass(frozen=True, repr=False)
 class LabelList:
-    """Fields and their locations.
+    """A list of labeled fields.
 
     Attributes:
         labels: Indices of the locations of each field, by id.
-        label_set: The locations that the indices refer to.
-        path: The file, for messages; empty if there is none.
+        label_set: The locations.
+        path: The file that the labels were read from, for messages; empty if there is none.
 
     Examples:
         >>> LabelList({"a": (0,), "b": (0, 2)}, LabelSet.hpa28())
@@ -43,24 +43,24 @@ class LabelList:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The id of each field."""
+        """The ids of the fields."""
         return tuple(self.labels)
 
     @property
     def labeled(self) -> BoolArray:
-        """For each field, whether its locations are known: all are."""
+        """Whether each field is labeled, bool of shape ``(n,)``; always true."""
         return np.ones(len(self), np.bool_)
 
     @property
     def truth(self) -> BoolArray:
-        """The locations of each field, bool ``(n, locations)``."""
+        """The labels of each field, bool of shape ``(n, locations)``."""
         return self.label_set.to_matrix(self.labels.values())
 
     @cached_property
     def fields(self) -> pl.DataFrame:
-        """A row per field: ``id``, ``labels``, ``antibody``, ``plate``, ``well``.
+        """A table with one row per field: ``id``, ``labels``, ``antibody``, ``plate``, ``well``.
 
-        The last three are read from ids of the Human Protein Atlas's form; for other ids they are null.
+        The last three columns are parsed from ids in the format of the Human Protein Atlas, and null for other ids.
         """
         rows = []
         for name, indices in self.labels.items():
@@ -73,19 +73,22 @@ class LabelList:
 
 
 def read_label_list(path: str | Path, label_set: LabelSet | str = "hpa28") -> LabelList:
-    """Return the label list in a CSV.
+    """Read a label list from a CSV file.
 
     Args:
-        path: A CSV with a column of ids (``Id``) and a column of labels (``Target``, ``Labels`` …), or a column of 0
-            and 1 for each location.
-        label_set: The label set that the labels are of: its name, a ``.csv`` or ``.toml`` file, or a label set.
+        path: A CSV file with a column of ids (``Id``), and a column of labels (``Target``, ``Labels`` …) or a column
+            of 0 and 1 for each location.
+        label_set: The label set of the file: a label set, its name, or a ``.csv`` or ``.toml`` file.
+
+    Returns:
+        The labels.
 
     Raises:
         ArgumentTypeError: If ``path`` is not a path.
-        TableError: If the file is missing, or is not a label list of this label set.
-        LabelSetError: If there is no such label set.
+        TableError: If the file is missing, or contains no labels of this label set.
+        LabelSetError: If the label set is unknown.
     """
     if not isinstance(path, str | Path):
-        raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
+        raise ArgumentTypeError(f"`path` must be a string or a Path, not {type(path).__name__}.")
     locations = as_label_set(label_set)
     return LabelList(read_labels(path, locations), locations, str(path))

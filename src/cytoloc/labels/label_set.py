@@ -1,4 +1,4 @@
-"""Label sets: the ordered lists of locations that datasets, models, predictions and decisions speak of."""
+"""Label sets: ordered lists of locations, shared by datasets, models, predictions and decisions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SHIPPED: Final = ("hpa28", "hpa19", "subcell31", "hpa")
 _SEPARATORS: Final = ";|,"
 _KEY: Final = re.compile(r"[^\s;|,]+")
 _COLUMNS: Final = {"id", "target", "predicted", "label", "labels", "location", "locations"}
-"""Words that name columns of label lists, and so no location."""
+"""Names of columns in files of labels, which cannot be names of locations."""
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Location(NamedTuple):
-    """A place in the cell.
+    """A compartment of the cell.
 
     Attributes:
-        key: A short word without blanks, unique in its label set; it names columns in files.
-        name: What people call it.
-        go_id: Its Gene Ontology term; empty if none is known.
+        key: A word without spaces, unique in its label set. Columns in files are named by it.
+        name: The name for people.
+        go_id: The Gene Ontology term; empty if unknown.
     """
 
     key: str
@@ -48,15 +48,15 @@ class Location(NamedTuple):
 class LabelSet:
     """An ordered list of locations.
 
-    The index of a location in ``locations`` is its column in every array of probabilities or labels.
+    The index of a location is its column in every array of labels or probabilities.
 
     Attributes:
-        name: Letters, digits, ``.``, ``_`` and ``-``.
-        version: From 1; a set that changes gets another version.
-        locations: At least two.
+        name: The name of the label set: letters, digits, ``.``, ``_`` and ``-``.
+        version: An integer from 1. A label set that changes gets a new version.
+        locations: The locations, at least two.
 
     Raises:
-        LabelSetError: If a key or a name occurs twice or is not valid, or there are fewer than two locations.
+        LabelSetError: If a key or name is invalid or occurs twice, or there are fewer than two locations.
 
     Examples:
         >>> labels = LabelSet.from_names(["Nuclear rim", "Cytoplasm"], name="mine")
@@ -75,13 +75,13 @@ class LabelSet:
     def __post_init__(self) -> None:
         if not _SET_NAME.fullmatch(self.name) or type(self.version) is not int or self.version < 1:
             raise LabelSetError(
-                f"A label set cannot have the name {self.name!r} and the version {self.version!r}.",
+                f"The name {self.name!r} and version {self.version!r} are not valid for a label set.",
                 hint="Use letters, digits, '.', '_' and '-' for the name, and an integer from 1 for the version.",
             )
         if len(self.locations) < 2:
             raise LabelSetError(
                 f"The label set {self.name} has {len(self.locations)} location{'' if self.locations else 's'}.",
-                hint="Give at least two: with one, every labeled field would have the same label.",
+                hint="Give at least two locations. With one, every labeled field would have the same label.",
             )
         seen: dict[str, Location] = {}
         for each in self.locations:
@@ -91,26 +91,26 @@ class LabelSet:
                 if other is not each:
                     raise LabelSetError(
                         f"The label set {self.name} has two locations with the key or name {word!r}.",
-                        hint="Give each location a key and a name of its own; case does not count.",
+                        hint="Give each location a unique key and name; upper and lower case do not differ.",
                     )
 
     def _check(self, location: Location) -> None:
         if not _KEY.fullmatch(location.key):
             raise LabelSetError(
-                f"The label set {self.name} has the key {location.key!r}.",
-                hint="Use a word without blanks, commas, semicolons or bars as a key.",
+                f"The label set {self.name} has the invalid key {location.key!r}.",
+                hint="Use a word without spaces, commas, semicolons or vertical bars.",
             )
         taken = {location.key.casefold(), location.name.casefold()} & _COLUMNS
         if taken:
             raise LabelSetError(
                 f"The label set {self.name} has a location with the key or name {min(taken)!r}.",
-                hint="Choose another word: tables of labels and predictions have a column of that name.",
+                hint="Choose another word, because tables of labels and predictions have a column of this name.",
             )
         name = location.name
         if not name.strip() or name != name.strip() or not name.isprintable() or set(name) & set(_SEPARATORS):
             raise LabelSetError(
-                f"The label set {self.name} has the name {name!r}.",
-                hint="Use a printable name without commas, semicolons or bars, and without blanks at its ends.",
+                f"The label set {self.name} has the invalid name {name!r}.",
+                hint="Use a printable name without commas, semicolons, vertical bars, or spaces at its ends.",
             )
 
     def __len__(self) -> int:
@@ -127,51 +127,73 @@ class LabelSet:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The key of each location, in order."""
+        """The keys of all locations, in order."""
         return tuple(location.key for location in self.locations)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name of each location, in order."""
+        """The names of all locations, in order."""
         return tuple(location.name for location in self.locations)
 
     @classmethod
     def hpa28(cls) -> LabelSet:
-        """Return the 28 locations of the 2018 Kaggle competition; keys are its class ids."""
+        """Return the 28 locations of the 2018 Kaggle competition. Keys are its class ids."""
         return _shipped("hpa28")
 
     @classmethod
     def hpa19(cls) -> LabelSet:
-        """Return the 19 classes of the 2021 Kaggle competition; keys are its class ids."""
+        """Return the 19 locations of the 2021 Kaggle competition. Keys are its class ids."""
         return _shipped("hpa19")
 
     @classmethod
     def subcell31(cls) -> LabelSet:
-        """Return the 31 classes of the SubCell models; keys are their positions in its output."""
+        """Return the 31 locations of the SubCell models. Keys are the positions in the output of these models."""
         return _shipped("subcell31")
 
     @classmethod
     def hpa(cls) -> LabelSet:
-        """Return all names of release 25.1 of the Human Protein Atlas; keys are the names with ``_`` for blanks."""
+        """Return all names of release 25.1 of the Human Protein Atlas. Keys are the names with ``_`` for spaces."""
         return _shipped("hpa")
 
     @classmethod
     def numbered(cls, count: int) -> LabelSet:
-        """Return a label set for locations of which only the number is known; they are called "0", "1" and so on."""
+        """Return a label set of unnamed locations, with the keys and names "0", "1" and so on.
+
+        Args:
+            count: The number of locations.
+
+        Returns:
+            A label set named ``numbered``.
+        """
         return cls("numbered", 1, tuple(Location(str(index), str(index)) for index in range(count)))
 
     @classmethod
     def from_names(cls, names: Iterable[str], *, name: str, version: int = 1) -> LabelSet:
-        """Return a label set whose keys are made of the names: ``Nuclear rim`` gets the key ``nuclear_rim``."""
+        """Return a label set with keys that are derived from names: ``Nuclear rim`` gets the key ``nuclear_rim``.
+
+        Args:
+            names: The names of the locations, in order.
+            name: The name of the label set.
+            version: The version of the label set.
+
+        Returns:
+            The label set.
+
+        Raises:
+            LabelSetError: If a name is invalid or occurs twice.
+        """
         return cls(name, version, tuple(Location(_slug(each), each) for each in names))
 
     @classmethod
     def from_csv(cls, path: str | Path, *, name: str | None = None) -> LabelSet:
-        """Return the label set in a CSV with the column ``name`` and, optionally, ``key`` and ``go_id``.
+        """Read a label set from a CSV file with the column ``name`` and, optionally, ``key`` and ``go_id``.
 
         Args:
-            path: The file; rows are in the order of the locations.
-            name: Of the set; by default the file's.
+            path: The file, with one row per location, in order.
+            name: The name of the label set. Default: the name of the file.
+
+        Returns:
+            The label set.
 
         Raises:
             LabelSetError: If the file cannot be read, or does not describe a label set.
@@ -182,17 +204,25 @@ class LabelSet:
         if not rows or "name" not in rows[0] or None in rows[0]:
             found = ", ".join(str(each) for each in (rows[0] if rows else ())) or "no rows"
             raise LabelSetError(
-                f"{path} is not a label set: it has {found}.",
-                hint="Give a CSV with the column name and, if you like, key and go_id; one location a row.",
+                f"{path} is not a label set: it has the columns {found}."
+                if rows
+                else f"{path} is not a label set: it has no rows.",
+                hint="Give a CSV file with one location per row and the column name; key and go_id are optional.",
             )
         return cls._from_rows(rows, name=name or _slug(path.stem), version=1, where=str(path))
 
     @classmethod
     def from_toml(cls, path: str | Path) -> LabelSet:
-        """Return the label set in a TOML file.
+        """Read a label set from a TOML file.
 
-        The file has ``name``, optionally ``version``, and ``locations``: a list of names, or of tables with ``name``
-        and, optionally, ``key`` and ``go_id``.
+        The file contains ``name``, optionally ``version``, and ``locations``: a list of names, or of tables with
+        ``name`` and, optionally, ``key`` and ``go_id``.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The label set.
 
         Raises:
             LabelSetError: If the file cannot be read, or does not describe a label set.
@@ -217,13 +247,19 @@ class LabelSet:
 
     @classmethod
     def from_json(cls, content: Any) -> LabelSet:
-        """Return what :meth:`to_json` gave.
+        """Return the label set that :meth:`to_json` wrote.
+
+        Args:
+            content: The JSON values.
+
+        Returns:
+            The label set.
 
         Raises:
-            LabelSetError: If it is not the content of a label set.
+            LabelSetError: If ``content`` does not describe a label set.
         """
         if not isinstance(content, dict) or not isinstance(content.get("locations"), list):
-            raise LabelSetError("This is not the content of a label set.")
+            raise LabelSetError("The JSON content does not describe a label set.")
         rows = content["locations"]
         return cls._from_rows(rows, name=content.get("name"), version=content.get("version"), where="the label set")
 
@@ -249,14 +285,17 @@ class LabelSet:
         }
 
     def index(self, word: str, *, where: str = "") -> int:
-        """Return the index of the location with this key or name; the case of names does not count.
+        """Return the index of the location with a given key or name. Names may differ in case.
 
         Args:
-            word: A key or a name.
-            where: The file and row, for the message of an error.
+            word: The key or name.
+            where: The file and row, for error messages.
+
+        Returns:
+            The index.
 
         Raises:
-            TableError: If there is no such location; the message suggests near ones.
+            TableError: If there is no such location; the hint suggests similar names.
         """
         found = self._index.get(word)
         if found is None:
@@ -270,7 +309,7 @@ class LabelSet:
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        """The index of each location by its key and its name, as they are and in lower case."""
+        """The index of each location by key and by name, as written and in lower case."""
         return {
             word: number
             for number, each in enumerate(self.locations)
@@ -286,25 +325,29 @@ class LabelSet:
         return f"Its locations are: {shown}." if len(shown) < 400 else f"See `cytoloc labels {self.name}`."
 
     def parse(self, text: str, *, where: str) -> tuple[int, ...]:
-        """Return the indices of the locations that one label cell names, sorted.
+        """Return the indices of the locations in a cell of labels.
 
         Args:
-            text: Keys or names, separated by ``;``, ``|``, ``,`` or, if none has a blank, by blanks.
-            where: The file and row, for the message of an error.
+            text: Keys or names, separated by ``;``, ``|`` or ``,``, or by spaces if no name contains one.
+            where: The file and row, for error messages.
+
+        Returns:
+            The indices, sorted.
 
         Raises:
-            TableError: If the cell is empty, names a location twice (without ``|``), or one that is not in the set.
+            TableError: If the cell is empty, repeats a location (unless separated by ``|``), or contains an unknown
+                location.
 
         >>> LabelSet.hpa28().parse("16 0", where="labels.csv, id 7")
         (0, 16)
         """
         words = self._words(text)
         if not words:
-            raise TableError(f"{where}: the label is empty.", hint="Name at least one location, or remove the row.")
+            raise TableError(f"{where}: the label is empty.", hint="Give at least one location, or remove the row.")
         indices = sorted({self.index(word, where=where) for word in words})
         # The label list of the 2021 competition repeats some classes, as in 13|13.
         if len(indices) != len(words) and "|" not in text:
-            raise TableError(f"{where}: {text!r} names a location twice.", hint="Name each location once.")
+            raise TableError(f"{where}: {text!r} contains a location twice.", hint="Give each location once.")
         return tuple(indices)
 
     def _words(self, text: str) -> list[str]:
@@ -313,24 +356,44 @@ class LabelSet:
         if text.strip().casefold() in self._index:
             return [text.strip()]
         words = text.split()
-        # A name with blanks that is not known stays whole, so that the message can suggest the right one.
+        # An unknown name with spaces stays whole, so that the hint can suggest the right name.
         return words if any(word.casefold() in self._index for word in words) else [text.strip()][: len(words)]
 
     def format(self, indices: Iterable[int]) -> str:
-        """Return the keys of some locations, separated by blanks, as the competition writes them: ``"0 16"``."""
+        """Return the keys of locations separated by spaces, as in the 2018 Kaggle competition: ``"0 16"``.
+
+        Args:
+            indices: The indices of the locations.
+
+        Returns:
+            One cell of labels.
+        """
         return " ".join(self.locations[int(index)].key for index in indices)
 
     def keys_of(self, indices: Iterable[int]) -> tuple[str, ...]:
-        """Return the keys of some locations, by their indices."""
+        """Return the keys of locations.
+
+        Args:
+            indices: The indices of the locations.
+
+        Returns:
+            One key per index.
+        """
         return tuple(self.locations[int(index)].key for index in indices)
 
     def to_matrix(self, labels: Iterable[Iterable[int]]) -> BoolArray:
-        """Return bool ``(fields, locations)``: true where a field has a location.
+        """Return labels as a matrix.
+
+        Args:
+            labels: The indices of the locations of each field.
+
+        Returns:
+            bool of shape ``(fields, locations)``, true where a field has a location.
 
         >>> LabelSet.hpa28().to_matrix([[0, 16], []]).sum(axis=1)
         array([2, 0])
         """
-        import numpy as np  # here, so that commands which need no numbers start at once
+        import numpy as np  # imported here so that commands without numbers start faster
 
         rows = [list(indices) for indices in labels]
         matrix = np.zeros((len(rows), len(self)), dtype=bool)
@@ -339,16 +402,23 @@ class LabelSet:
         return matrix
 
     def matches(self, other: LabelSet) -> bool:
-        """Return whether two label sets have the same keys and names in the same order, whatever they are called."""
+        """Return whether another label set has the same keys and names in the same order. Its name may differ.
+
+        Args:
+            other: The other label set.
+
+        Returns:
+            Whether they match.
+        """
         return [each[:2] for each in self.locations] == [each[:2] for each in other.locations]
 
     def refuse_other(self, other: LabelSet, *, what: str, than: str) -> None:
-        """Raise :class:`~cytoloc.errors.LabelSetError` unless both label sets match.
+        """Raise :class:`~cytoloc.errors.LabelSetError` unless another label set matches.
 
         Args:
-            other: The label set of the second thing.
-            what: The second thing, such as ``predictions.parquet``.
-            than: The first one, such as ``the decision``.
+            other: The other label set.
+            what: The owner of the other label set, such as ``predictions.parquet``.
+            than: The owner of this label set, such as ``the decision``.
         """
         if self.matches(other):
             return
@@ -358,15 +428,21 @@ class LabelSet:
         raise LabelSetError(
             f"The label sets differ: {other} in {what}, {self} in {than}. The first difference is at position {place}:"
             f" {shown[0]} against {shown[1]}.",
-            hint="Use files of one label set, or convert one of them with `cytoloc labels convert`.",
+            hint="Use files with the same label set, or convert one with `cytoloc labels convert`.",
         )
 
 
 def find_label_set(word: str) -> LabelSet:
-    """Return the label set that a user names: a shipped one, or a ``.csv`` or ``.toml`` file.
+    """Return a shipped label set, or read a label set from a file.
+
+    Args:
+        word: The name of a shipped label set, or the path of a ``.csv`` or ``.toml`` file.
+
+    Returns:
+        The label set.
 
     Raises:
-        LabelSetError: If there is none of that name, or the file does not describe one.
+        LabelSetError: If there is no label set of this name, or the file does not describe one.
 
     >>> len(find_label_set("hpa19"))
     19
@@ -386,10 +462,17 @@ def find_label_set(word: str) -> LabelSet:
 
 
 def as_label_set(given: LabelSet | str, *, argument: str = "label_set") -> LabelSet:
-    """Return a label set, or the one that a user names; see :func:`find_label_set`.
+    """Return a label set that is given as a value, name or file.
+
+    Args:
+        given: A label set, or a word for :func:`find_label_set`.
+        argument: The name of the argument, for error messages.
+
+    Returns:
+        The label set.
 
     Raises:
-        ArgumentTypeError: If it is neither a label set nor a string.
+        ArgumentTypeError: If ``given`` is neither a label set nor a string.
         LabelSetError: If there is no label set of this name.
     """
     check_type(given, (LabelSet, str), argument=argument)
@@ -397,12 +480,26 @@ def as_label_set(given: LabelSet | str, *, argument: str = "label_set") -> Label
 
 
 def from_matrix(matrix: BoolArray) -> list[tuple[int, ...]]:
-    """Return the indices of the locations of each row of bool ``(fields, locations)``."""
+    """Return the indices of the locations of each row of a matrix of labels.
+
+    Args:
+        matrix: bool of shape ``(fields, locations)``.
+
+    Returns:
+        One tuple of indices per row.
+    """
     return [tuple(int(index) for index in row.nonzero()[0]) for row in matrix]
 
 
 def shipped_text(name: str) -> str:
-    """Return the content of a file among the shipped label sets."""
+    """Return the text of a file in the folder of the shipped label sets.
+
+    Args:
+        name: The name of the file.
+
+    Returns:
+        Its content.
+    """
     return (files("cytoloc.labels") / "sets" / name).read_text(encoding="utf-8")
 
 
@@ -421,7 +518,8 @@ def _refuse_unknown(keys: Iterable[str], known: Sequence[str], *, where: str) ->
     unknown = [str(key) for key in keys if key not in known]
     if unknown:
         raise LabelSetError(
-            f"{where}: a label set has no {unknown[0]!r}.", hint=f"Use {', '.join(known)}; check the spelling."
+            f"{where}: {unknown[0]!r} is not a key of a label set.",
+            hint=f"Use {', '.join(known)}; check the spelling.",
         )
 
 
@@ -429,9 +527,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise LabelSetError(f"{path}: there is no such file.", hint="Check the path.") from None
+        raise LabelSetError(f"{path} does not exist.", hint="Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LabelSetError(f"{path} cannot be read as a label set: {error}.", hint="Check the path.") from error
+        raise LabelSetError(
+            f"{path} cannot be read as a label set: {error}.", hint="Give a text file in UTF-8."
+        ) from error
 
 
 def _slug(name: str) -> str:

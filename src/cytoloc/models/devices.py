@@ -1,4 +1,4 @@
-"""The devices that networks compute on, and what they can do."""
+"""The devices that networks compute on, and the precisions that they support."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cytoloc.choices import refuse_unknown
 from cytoloc.errors import SettingsError
 
 Precision = Literal["float32", "bfloat16", "float16"]
-"""How many bits the arithmetic of a backbone has."""
+"""Floating-point precision of a backbone."""
 
 DEVICE_KINDS: Final = ("cuda", "mps", "cpu")
 
 
 def available_devices() -> tuple[str, ...]:
-    """Return the kinds of devices of this machine, the fastest first: ``cuda``, ``mps`` (Apple), ``cpu``."""
+    """Return the kinds of devices of this machine, fastest first: ``cuda``, ``mps`` (Apple), ``cpu``."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return tuple(kind for kind in DEVICE_KINDS if here[kind])
 
@@ -26,10 +26,13 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     """Return a device of this machine.
 
     Args:
-        device: Such as ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. By default the fastest one that is available.
+        device: A device such as ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. Default: the fastest one available.
+
+    Returns:
+        The device.
 
     Raises:
-        SettingsError: If the machine has no such device.
+        SettingsError: If the device is unknown or not available.
 
     Examples:
         >>> find_device("cpu")
@@ -41,27 +44,35 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise SettingsError(
-            f"device={device!r} is not a device.", hint=f"Available here: {', '.join(available_devices())}."
+            f"`device` is {device!r}, which is not a device.", hint=f"Choose {', '.join(available_devices())}."
         ) from error
     count = torch.cuda.device_count() if found.type == "cuda" else 1
     if found.type not in available_devices() or (found.index or 0) >= count:
         raise SettingsError(
-            f"This machine has no device {device!s}.", hint=f"Available here: {', '.join(available_devices())}."
+            f"The device {device!s} is not available on this machine.",
+            hint=f"Choose {', '.join(available_devices())}.",
         )
     return found
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Return a context in which the matrix arithmetic of a network has a precision.
+    """Return a context in which networks compute with a given precision.
+
+    Args:
+        device: The device.
+        precision: The precision.
+
+    Returns:
+        A context manager.
 
     Raises:
-        SettingsError: If there is no such precision, or the device does not compute in it.
+        SettingsError: If the precision is unknown, or the device does not support it.
     """
     refuse_unknown(precision, get_args(Precision), argument="precision")
     if precision == "float32":
         return nullcontext()
     if precision == "float16" and device.type == "cpu":
         raise SettingsError(
-            "precision='float16' is for GPUs; this is a CPU.", hint="Choose float32, or bfloat16 on a recent CPU."
+            "`precision` is float16, which needs a GPU.", hint="Choose float32, or bfloat16 on a recent CPU."
         )
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)

@@ -1,4 +1,4 @@
-"""Heads: from a feature map ``(n, features, h, w)`` to logits ``(n, classes)``."""
+"""Heads: from feature maps of shape ``(n, features, h, w)`` to logits of shape ``(n, classes)``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class PlainHead(nn.Module):
         self.layers = nn.Sequential(nn.Dropout(dropout), _last_layer(features, classes, prior))
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return logits."""
+        """Return the logits."""
         logits: Tensor = self.layers(feature_map.mean(dim=(2, 3)))
         return logits
 
 
 class AverageMaxHead(nn.Module):
-    """The silver-medal baseline's head, fastai's: average and maximum pooling side by side, 512 units, dropout."""
+    """The head of the silver-medal baseline (from fastai): average and maximum pooling, 512 units, dropout."""
 
     def __init__(self, features: int, classes: int, *, dropout: float, prior: float, units: int = 512) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class AverageMaxHead(nn.Module):
         )
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return logits."""
+        """Return the logits."""
         logits: Tensor = self.layers(_average_and_max(feature_map))
         return logits
 
 
 class AttentionHead(nn.Module):
-    """For each class its own pooling: where to look is learned per class (third place of 2018, at 1024 px).
+    """Attention pooling for each class, as in the third place of 2018 at 1024 px.
 
-    A location that fills a few pixels of a large image, such as a centrosome, vanishes in an average over all of it.
-    The weights over places start even, so an untrained head pools like :class:`PlainHead`.
+    A location that fills a few pixels of a large image, such as a centrosome, is lost in average pooling. Attention is
+    uniform at the start of training, so an untrained head pools like :class:`PlainHead`.
     """
 
     def __init__(self, features: int, classes: int, *, dropout: float, prior: float) -> None:
@@ -57,31 +57,31 @@ class AttentionHead(nn.Module):
         nn.init.zeros_(self.places.weight)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return logits."""
+        """Return the logits."""
         share = self.attention(feature_map).flatten(2)
-        # One image of features per class would be many times the map; weighing what the class makes of each place
-        # is the same, since both are linear.
+        # Weighting the logit of each place equals computing the logit of weighted features, because both are linear.
+        # It avoids a feature map for every class.
         evidence = nn.functional.conv2d(self.dropout(feature_map), self.last.weight[:, :, None, None]).flatten(2)
         logits: Tensor = (share * evidence).sum(dim=2) + self.last.bias
         return logits
 
     def attention(self, feature_map: Tensor) -> Tensor:
-        """Return how much each class looks at each place, ``(n, classes, h, w)``; sums to 1 over places."""
+        """Return the attention of each class, shape ``(n, classes, h, w)``, which sums to 1 over places."""
         places: Tensor = self.places(feature_map)
         return places.flatten(2).softmax(dim=2).reshape(places.shape)
 
 
 class MultiStageHead(nn.Module):
-    """Pools the maps of several stages, average and maximum each: fine structure from the early, shape from the late.
+    """Average and maximum pooling of the feature maps of several stages, which combines fine and coarse features.
 
-    Takes a sequence of maps instead of one.
+    The input is a sequence of maps instead of a single map.
     """
 
     def __init__(
         self, features: Sequence[int], classes: int, *, dropout: float, prior: float, units: int = 512
     ) -> None:
         super().__init__()
-        # A batch norm per stage: their values differ by orders of magnitude.
+        # One batch normalization per stage, because values differ by orders of magnitude between stages.
         self.norms = nn.ModuleList(nn.BatchNorm1d(2 * count) for count in features)
         self.layers = nn.Sequential(
             nn.Dropout(dropout / 2),
@@ -93,17 +93,17 @@ class MultiStageHead(nn.Module):
         )
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Return logits."""
+        """Return the logits."""
         pooled = [norm(_average_and_max(one)) for norm, one in zip(self.norms, feature_maps, strict=True)]
         logits: Tensor = self.layers(cat(pooled, dim=1))
         return logits
 
 
 class AntibodyHead(nn.Module):
-    """A second head for training alone: which antibody stained the field, as cosines to a direction for each.
+    """A second head that recognizes the antibody of a field during training, as cosines to learned directions.
 
-    Fields of one antibody show the same protein, so a network that recognizes them has learned what tells proteins
-    apart (first place of 2018). See :func:`cytoloc.models.losses.arcface_loss`.
+    Fields of one antibody show the same protein, so a network that recognizes antibodies learns features that
+    distinguish proteins (first place of 2018). See :func:`cytoloc.models.losses.arcface_loss`.
     """
 
     def __init__(self, features: int, antibodies: int, *, units: int = 512) -> None:
@@ -112,7 +112,7 @@ class AntibodyHead(nn.Module):
         self.directions = nn.Parameter(nn.init.xavier_uniform_(nn.Linear(units, antibodies, bias=False).weight.data))
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return the cosine between each field and each antibody, ``(n, antibodies)``."""
+        """Return the cosine between each field and each antibody, shape ``(n, antibodies)``."""
         embedded = nn.functional.normalize(self.embed(feature_map.mean(dim=(2, 3))))
         cosines: Tensor = nn.functional.linear(embedded, nn.functional.normalize(self.directions))
         return cosines
@@ -123,7 +123,7 @@ def _average_and_max(feature_map: Tensor) -> Tensor:
 
 
 def _last_layer(features: int, classes: int, prior: float) -> nn.Linear:
-    """Return a linear layer whose bias makes ``prior`` the first probability of every class (Lin et al. 2017)."""
+    """Return a linear layer whose bias gives every class the initial probability ``prior`` (Lin et al. 2017)."""
     layer = nn.Linear(features, classes)
     nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
     return layer

@@ -1,4 +1,4 @@
-"""Losses as pure functions of logits (floats) and targets (0 or 1), both ``(n, classes)``."""
+"""Losses: functions of logits (floats) and targets (0 or 1), both of shape ``(n, classes)``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,40 @@ from torch.nn import functional
 F1_EPSILON: Final = 1e-6
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits and targets, both ``(n, classes)``, to one number."""
+"""A function from logits and targets, both of shape ``(n, classes)``, to a scalar."""
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss (Lin et al. 2017) without class weights: summed over classes, mean over fields.
+    """Return the focal loss (Lin et al. 2017) without class weights, summed over classes and averaged over fields.
 
-    Each class costs ``(1 - p)^gamma · -log p``, where p is the probability given to what is true.
-    A focusing exponent ``gamma`` of 0 gives binary cross-entropy.
+    The loss of each class is ``-(1 - p)^gamma log p``, where p is the probability of the true value.
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        gamma: Focusing exponent; 0 gives binary cross-entropy.
+
+    Returns:
+        A scalar.
     """
     log_p = functional.logsigmoid(torch.where(targets > 0.5, logits, -logits))
-    # 1 - p as the exponential of a log-sigmoid: exact where p is near 1.
+    # 1 - p is computed as the exponential of a log-sigmoid, which is exact for p near 1.
     log_rest = functional.logsigmoid(torch.where(targets > 0.5, -logits, logits))
     return (-(gamma * log_rest).exp() * log_p).sum(dim=1).mean()
 
 
 def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON) -> Tensor:
-    """Return 1 - the mean over fields of the soft F1 over classes.
+    """Return 1 - the soft F1 over classes, averaged over fields.
 
-    Soft precision and recall take the sigmoid for the prediction: ``sum(p t) / sum(p)`` and ``sum(p t) / sum(t)``.
-    ``epsilon`` is added to each denominator.
+    Soft precision is ``sum(p t) / sum(p)`` and soft recall is ``sum(p t) / sum(t)``, with sigmoid probabilities p.
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        epsilon: Added to each denominator.
+
+    Returns:
+        A scalar.
     """
     p = torch.sigmoid(logits)
     hits = (p * targets).sum(dim=1)
@@ -43,10 +57,18 @@ def soft_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON
 
 
 def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss with equal weights of positives and negatives: half the sum of the means of both kinds.
+    """Return the focal loss with equal weights of positives and negatives: half the sum of both means.
 
-    A field has few positives among many classes, so a plain sum is mostly about negatives. A kind that does not occur
-    in the batch adds nothing. ``gamma`` is the focusing exponent.
+    A field has few positives among many classes, so negatives dominate a plain sum. A kind that does not occur in the
+    batch adds nothing.
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        gamma: Focusing exponent.
+
+    Returns:
+        A scalar.
     """
     positive = (targets > 0.5).to(logits.dtype)
     signed = torch.where(targets > 0.5, logits, -logits)
@@ -56,14 +78,22 @@ def symmetric_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0)
 
 
 def cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return binary cross-entropy, summed over classes, mean over fields."""
+    """Return the binary cross-entropy, summed over classes and averaged over fields."""
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1).mean()
 
 
 def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 100) -> Tensor:
-    """Return the mean binary cross-entropy of the ``hardest`` pairs of field and class in the batch.
+    """Return the mean binary cross-entropy of the hardest pairs of a field and a class in the batch.
 
-    One loss term of the first place of 2018 used hard examples only, chosen per class. Smaller batches count whole.
+    In the first place of 2018, one term of the loss used hard examples only, chosen per class.
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        hardest: Number of pairs. Batches with fewer pairs are used completely.
+
+    Returns:
+        A scalar.
     """
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten()
     return cells.topk(min(hardest, len(cells))).values.mean()
@@ -72,17 +102,20 @@ def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 1
 def asymmetric_loss(
     logits: Tensor, targets: Tensor, *, gamma_positive: float = 0.0, gamma_negative: float = 4.0, margin: float = 0.05
 ) -> Tensor:
-    """Return the asymmetric loss (Ridnik et al. 2021), summed over classes, mean over fields.
+    """Return the asymmetric loss (Ridnik et al. 2021), summed over classes and averaged over fields.
 
-    Negatives are focused harder than positives, and those below the probability ``margin`` cost nothing at all: a
-    mislabeled negative is met less often.
+    Negatives are focused harder than positives, and negatives with a probability below ``margin`` have no loss. This
+    reduces the effect of mislabeled negatives.
 
     Args:
-        logits: Float ``(n, classes)``.
+        logits: Float of shape ``(n, classes)``.
         targets: 0 or 1, of the same shape.
         gamma_positive: Focusing exponent of positives.
         gamma_negative: Focusing exponent of negatives; 0, or at least 1.
-        margin: Taken from the probability of a negative, which is 0 at least.
+        margin: Subtracted from the probabilities of negatives.
+
+    Returns:
+        A scalar.
     """
     of_positives = (gamma_positive * functional.logsigmoid(-logits)).exp() * functional.logsigmoid(logits)
     if margin:
@@ -94,11 +127,17 @@ def asymmetric_loss(
 
 
 def macro_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILON) -> Tensor:
-    """Return the mean over classes of 1 - soft F1 over the batch; of a class without positives, cross-entropy.
+    """Return 1 - soft F1 over the batch, averaged over classes; cross-entropy for classes without positives.
 
-    A class that is absent from the batch has F1 0 whatever is predicted, and so nothing to learn from it (eleventh
-    place of 2018).
-    ``epsilon`` is added to the denominator of F1.
+    A class without positives in the batch has F1 0 for all predictions, so F1 has no gradient (eleventh place of 2018).
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        epsilon: Added to the denominator of F1.
+
+    Returns:
+        A scalar.
     """
     p = torch.sigmoid(logits)
     f1 = 2 * (p * targets).sum(dim=0) / ((p + targets).sum(dim=0) + epsilon)
@@ -107,13 +146,20 @@ def macro_f1_loss(logits: Tensor, targets: Tensor, *, epsilon: float = F1_EPSILO
 
 
 def lovasz_hinge_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the Lovász hinge (Berman et al. 2018) of each class over the batch, mean over classes.
+    """Return the Lovász hinge loss (Berman et al. 2018) of each class over the batch, averaged over classes.
 
-    It is the convex extension of the Jaccard loss to real-valued errors ``1 - logit · (2 target - 1)``.
+    It is the convex extension of the Jaccard loss to real-valued errors ``1 - logit (2 target - 1)``.
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+
+    Returns:
+        A scalar.
     """
     errors, order = (1 - logits * (2 * targets - 1)).sort(dim=0, descending=True, stable=True)
     truth = targets.gather(0, order)
-    # The Jaccard loss when the k fields of the greatest errors are wrong, for each k; then what the k-th adds.
+    # The Jaccard loss if the k fields with the largest errors are wrong, for each k; then its increase at each k.
     positives = truth.sum(dim=0, keepdim=True)
     kept = positives - truth.cumsum(dim=0)
     union = positives + (1 - truth).cumsum(dim=0)
@@ -123,25 +169,28 @@ def lovasz_hinge_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def symmetric_lovasz_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of the Lovász hinges of the classes and of their complements (first place of 2018)."""
+    """Return the mean of the Lovász hinge losses of the classes and of their complements (first place of 2018)."""
     return (lovasz_hinge_loss(logits, targets) + lovasz_hinge_loss(-logits, 1 - targets)) / 2
 
 
 def arcface_loss(cosines: Tensor, antibodies: Tensor, *, scale: float = 30.0, margin: float = 0.5) -> Tensor:
-    """Return the ArcFace loss (Deng et al. 2019), mean over the fields whose antibody is known; 0 if there are none.
+    """Return the ArcFace loss (Deng et al. 2019), averaged over the fields with a known antibody; 0 if there are none.
 
-    Cross-entropy over ``scale x cosine``, where the angle to the true direction is first widened by ``margin``. Beyond
-    pi, where a wider angle would mean more alike, the cosine falls on along a straight line.
+    It is the cross-entropy over ``scale x cosine``, where ``margin`` is added to the angle to the true direction. If
+    the angle would exceed pi, the cosine is continued linearly, so that it keeps decreasing.
 
     Args:
-        cosines: Float ``(n, antibodies)``, as :class:`cytoloc.models.heads.AntibodyHead` gives them.
-        antibodies: The number of the true one for each field, -1 where it is not known.
-        scale: Sharpness.
-        margin: In radians, between 0 and pi.
+        cosines: Float of shape ``(n, antibodies)``, from :class:`cytoloc.models.heads.AntibodyHead`.
+        antibodies: The number of the true antibody of each field, -1 if unknown, shape ``(n,)``.
+        scale: The scale of the cosines.
+        margin: The angular margin in radians, between 0 and pi.
+
+    Returns:
+        A scalar.
     """
-    # Unknown antibodies are ignored by their number, not left out by a mask: a GPU would have to report their count.
+    # Unknown antibodies are ignored by their number instead of a mask, because a mask would make the GPU wait.
     true = antibodies.clamp(min=0)[:, None]
-    # Short of 1, where the slope of the sine is infinite.
+    # Clamped below 1, where the slope of the sine is infinite.
     cosine = cosines.gather(1, true).clamp(-1 + 1e-6, 1 - 1e-6)
     wider = cosine * math.cos(margin) - (1 - cosine**2).sqrt() * math.sin(margin)
     wider = torch.where(cosine > math.cos(math.pi - margin), wider, cosine - margin * math.sin(math.pi - margin))
@@ -151,13 +200,19 @@ def arcface_loss(cosines: Tensor, antibodies: Tensor, *, scale: float = 30.0, ma
 
 
 def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
-    """Return the loss that adds up others, each times its weight.
+    """Return a loss that is the weighted sum of other losses.
+
+    Args:
+        terms: The weight and the function of each loss.
+
+    Returns:
+        The loss.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no terms.
     """
     if not terms:
-        raise ValueError("a loss needs at least one term")
+        raise ValueError("`terms` is empty, but a loss needs at least one term.")
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         total = terms[0][0] * terms[0][1](logits, targets)

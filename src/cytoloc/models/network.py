@@ -1,4 +1,4 @@
-"""How a network is composed: raw pixels → normalization → backbone (feature map) → head (a logit per location)."""
+"""Networks: from raw pixels through normalization, backbone (feature map) and head to one logit per location."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, 
 from cytoloc.models.weights import initial_weights
 
 HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": AttentionHead}
-"""Heads that take the last feature map; ``multi-stage`` takes those of several stages."""
+"""Heads for the last feature map. ``multi-stage`` takes the feature maps of several stages."""
 
 FLAT: Final = 1.0
-"""Gray values (of 255) that count as the least spread of a channel of one image, so that a black one stays black."""
+"""Minimum standard deviation (of 255) of a channel that is normalized by itself, so that a black image stays black."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a network is, apart from its weights.
+    """The specification of a network, without its weights.
 
     Attributes:
-        backbone: A timm name.
-        head: Which head.
-        dropout: Of the head.
-        prior: Probability that the untrained head gives every location on average.
+        backbone: The timm name.
+        head: The kind of head.
+        dropout: Dropout of the head.
+        prior: Initial mean probability of every location.
         locations: Number of locations.
-        channels: Names of the channels that it sees, in the order of its input planes.
+        channels: The names of the channels, in the order of the input planes.
         mean: Mean of each channel, after division by 255.
-        std: Standard deviation of each channel, likewise.
+        std: Standard deviation of each channel, after division by 255.
         each: Whether each image is normalized by its own mean and standard deviation instead.
-        size: Edge of the images that it sees in training, in pixels.
-        other_sizes: Edges of other images that it sees as well.
+        size: Edge length of training images, in pixels.
+        other_sizes: Edge lengths of other images that the network must accept.
     """
 
     backbone: str
@@ -53,7 +53,7 @@ class ModelSpec:
 
 
 class Normalize(nn.Module):
-    """Turns uint8 pixels into floats of mean 0 and spread 1 per channel, at the network's door."""
+    """Normalize uint8 pixels to floats by a given mean and standard deviation per channel."""
 
     mean: Tensor
     std: Tensor
@@ -64,22 +64,22 @@ class Normalize(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return float32 of the same shape as ``pixels``, uint8 ``(n, channels, h, w)``."""
+        """Return normalized pixels, float32 of the shape of ``pixels``, which are uint8 ``(n, channels, h, w)``."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
 class NormalizeEach(Normalize):
-    """Does so by each image's own mean and spread, so that its exposure does not matter (third place of 2018)."""
+    """Normalize each image by its own mean and standard deviation, which removes exposure (third place of 2018)."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return float32 of the same shape as ``pixels``, uint8 ``(n, channels, h, w)``."""
+        """Return normalized pixels, float32 of the shape of ``pixels``, which are uint8 ``(n, channels, h, w)``."""
         values = pixels.to(self.mean.dtype)
         spread, mean = torch.std_mean(values, dim=(2, 3), keepdim=True, correction=0)
         return (values - mean) / spread.clamp(min=FLAT)
 
 
 class Network(nn.Module):
-    """From uint8 fields ``(n, channels, h, w)`` to logits ``(n, locations)``."""
+    """A network from uint8 fields of shape ``(n, channels, h, w)`` to logits of shape ``(n, locations)``."""
 
     def __init__(self, normalize: Normalize, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ class Network(nn.Module):
         self.head = head
 
     def features(self, pixels: Tensor) -> Tensor | list[Tensor]:
-        """Return the feature map of each field; with a multi-stage head a list of maps, the last one last."""
+        """Return the feature map of each field; for a multi-stage head, a list of maps, the coarsest last."""
         features: Tensor | list[Tensor] = self.backbone(
             self.normalize(pixels).contiguous(memory_format=torch.channels_last)
         )
         return features
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logits of each field."""
+        """Return the logits of fields."""
         logits: Tensor = self.head(self.features(pixels))
         return logits
 
@@ -103,10 +103,19 @@ class Network(nn.Module):
 def features_and_logits(
     network: Network, pixels: Tensor, *, see: Callable[[Network, Tensor], Tensor | list[Tensor]] = Network.features
 ) -> tuple[Tensor | list[Tensor], Tensor]:
-    """Return the feature map of each field, or maps of several stages, and its logits; both float32.
+    """Return the feature maps and logits of fields, as float32.
 
-    In mixed precision the backbone alone computes with half as many bits: sums over whole maps, and what the losses
-    take, keep all of theirs.
+    In mixed precision, only the backbone computes with 16 bits. Sums over maps and the inputs of losses are float32.
+
+    Args:
+        network: The network.
+        pixels: uint8 of shape ``(n, channels, h, w)``.
+        see: The function that computes feature maps, such as a compiled one.
+
+    Returns:
+        The feature map (or the maps of several stages), and the logits of shape ``(n, locations)``.
+    """
+    """
     """
     features = see(network, pixels)
     with torch.autocast(pixels.device.type, enabled=False):
@@ -115,21 +124,25 @@ def features_and_logits(
 
 
 def field_logits(network: Network, pixels: Tensor) -> Tensor:
-    """Return the logits of fields, float32; see :func:`features_and_logits`."""
+    """Return the logits of fields as float32; see :func:`features_and_logits`."""
     return features_and_logits(network, pixels)[1]
 
 
 def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlanes = "red") -> Network:
-    """Return a network, its backbone with the weights asked for and its head at random.
+    """Build a network, with the given weights of the backbone and random weights of the head.
 
     Args:
-        spec: What the network is.
+        spec: The specification.
         weights: ``package:NAME``, ``timm``, ``file:PATH`` or ``none``; see :mod:`cytoloc.models.weights`.
-        new_planes: How the input planes of channels that no weights are known for begin.
+        new_planes: Initial weights of additional input planes; see
+            :func:`cytoloc.models.weights.adapt_first_convolution`.
+
+    Returns:
+        The network.
 
     Raises:
-        RecipeError: If timm has no such backbone, or it cannot take images of these sizes.
-        WeightsError: If the weights cannot be had.
+        RecipeError: If timm has no such backbone, or the backbone does not accept images of these sizes.
+        WeightsError: If the weights are not available.
     """
     channels, stages = len(spec.channels), spec.head == "multi-stage"
     features = feature_channels(

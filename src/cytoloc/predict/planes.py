@@ -1,4 +1,4 @@
-"""Which planes of the images at hand a model sees as its channels."""
+"""Assignment of the channels of images to the channels that a model needs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from cytoloc.errors import ChannelError, SettingsError
 
 @dataclass(frozen=True)
 class PlaneMap:
-    """The plane of each channel of a model.
+    """The position of each channel of a model in images.
 
     Attributes:
-        indices: For each channel of the model the plane of the images that shows it; None for black.
+        indices: For each channel of the model, the position of the channel in the images; None for a black image.
     """
 
     indices: tuple[int | None, ...]
 
     def of(self, images: UInt8Array) -> UInt8Array:
-        """Return uint8 ``(n, channels of the model, h, w)`` of ``images``, ``(n, channels, h, w)``."""
+        """Return the channels of a model from images.
+
+        Args:
+            images: uint8 of shape ``(n, channels, h, w)``.
+
+        Returns:
+            uint8 of shape ``(n, channels of the model, h, w)``.
+        """
         if self.indices == tuple(range(images.shape[1])):
             return images
         black = np.zeros_like(images[:, 0])
@@ -33,17 +40,20 @@ class PlaneMap:
 def find_planes(
     wanted: Sequence[str], given: Sequence[str], *, absent: Mapping[str, str] | None = None, where: str
 ) -> PlaneMap:
-    """Return which planes of images a model sees.
+    """Find the channels that a model needs in the channels of images.
 
     Args:
-        wanted: Channels that the model needs, in its order.
-        given: Channels that the images have, in their order.
-        absent: The substitute for each channel that was not imaged: ``"zero"`` for black, or the name of a channel that
-            the images have. A channel is never substituted unless it is named here.
-        where: What the images are, for the message of an error.
+        wanted: The channels of the model, in order.
+        given: The channels of the images, in order.
+        absent: The substitute for each channel that was not imaged: ``"zero"`` for a black image, or the name of a
+            channel of the images. Channels are substituted only if they are given here.
+        where: The origin of the images, for error messages.
+
+    Returns:
+        The positions of the channels.
 
     Raises:
-        ChannelError: If a channel is missing and has no substitute, or a substitute is not needed or not there.
+        ChannelError: If a channel is missing and has no substitute, or a substitute is not needed or does not exist.
 
     >>> find_planes(["protein", "er"], ["er", "protein"], where="the images").indices
     (1, 0)
@@ -54,22 +64,22 @@ def find_planes(
     for name, substitute in substitutes.items():
         if name not in wanted:
             raise ChannelError(
-                f"The model does not see the channel {name}; it sees {', '.join(wanted)}.{near_channels(name, wanted)}",
-                hint="Name a substitute only for channels that the model sees and the images lack.",
+                f"The model has no channel {name}; its channels are {', '.join(wanted)}.{near_channels(name, wanted)}",
+                hint="Give substitutes only for channels of the model that the images lack.",
             )
         if name in given:
-            raise ChannelError(f"{where} has the channel {name}, so it needs no substitute.", hint=f"Leave out {name}.")
+            raise ChannelError(f"{where} has the channel {name}, so it needs no substitute.", hint=f"Remove {name}.")
         if substitute != ZERO and substitute not in given:
             raise ChannelError(
-                f"{where} has no channel {substitute} to stand for {name}; it has {', '.join(given)}."
+                f"{where} has no channel {substitute} to replace {name}; its channels are {', '.join(given)}."
                 f"{near_channels(substitute, given)}",
                 hint=f"Choose {ZERO}, or one of {', '.join(given)}.",
             )
     missing = [name for name in wanted if name not in given and name not in substitutes]
     if missing:
         raise ChannelError(
-            f"The model sees {', '.join(wanted)}; {where} has {', '.join(given)}.",
-            hint="Use a model that was trained on these channels, or name a substitute for each missing channel, for"
+            f"The model needs the channels {', '.join(wanted)}, but {where} has {', '.join(given)}.",
+            hint="Use a model that was trained on these channels, or give a substitute for each missing channel, for"
             f" example `absent={dict.fromkeys(missing, ZERO)}`.",
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
@@ -78,13 +88,16 @@ def find_planes(
 
 
 def parse_substitutes(texts: Sequence[str]) -> dict[str, str]:
-    """Return the substitute of each channel that the argument ``absent`` names as text.
+    """Parse the substitutes in the argument ``absent`` of the command line.
 
     Args:
-        texts: ``channel=substitute``, several also in one text with commas between.
+        texts: ``CHANNEL=SUBSTITUTE`` each, or several separated by commas.
+
+    Returns:
+        The substitute of each channel.
 
     Raises:
-        SettingsError: If a text has another form, or names a channel twice.
+        SettingsError: If a text has another form, or a channel occurs twice.
 
     >>> parse_substitutes(["er=zero,microtubules=nucleus"])
     {'er': 'zero', 'microtubules': 'nucleus'}
@@ -94,7 +107,7 @@ def parse_substitutes(texts: Sequence[str]) -> dict[str, str]:
         name, _, substitute = (part.strip() for part in text.partition("="))
         if not (name and substitute) or name in substitutes:
             raise SettingsError(
-                f"`absent` has {text!r}, which is not CHANNEL=SUBSTITUTE, or names a channel twice.",
+                f"`absent` contains {text!r}, which is not CHANNEL=SUBSTITUTE or repeats a channel.",
                 hint="Write for example `absent={'er': 'zero'}`.",
             )
         substitutes[name] = substitute

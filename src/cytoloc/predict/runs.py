@@ -1,4 +1,4 @@
-"""Finished runs: their networks, recipes and headers."""
+"""Reading of finished runs: their networks, recipes and headers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ from cytoloc.runs import RECIPE, find_runs, read_header, refuse_unfinished
 
 
 def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
-    """Return ids of all fields that the weights of a run were trained on, also in the runs that they came from."""
+    """Return the ids of all fields that the weights of a run were trained on, including runs that it started from."""
     return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 
 def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network:
-    """Return the network of a recipe with the weights in a Lightning checkpoint that the recipe selects.
+    """Load the network of a recipe, with the weights of a Lightning checkpoint that the recipe selects.
+
+    Args:
+        checkpoint: The checkpoint file.
+        recipe: The complete recipe.
+        locations: The number of locations.
+
+    Returns:
+        The network.
 
     Raises:
-        FormatError: If the checkpoint is missing, damaged, or of another network.
+        FormatError: If the checkpoint is missing or damaged, or belongs to another network.
     """
     network = build_network(model_spec(recipe, locations=locations))
     try:
@@ -37,28 +45,33 @@ def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network
         else:
             state = content["averages"][recipe.select.weights]
         network.load_state_dict(state)
-    # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+    # A damaged archive raises different exceptions of pickle, zip and torch.
     except Exception as error:
-        raise FormatError(f"{checkpoint} cannot be loaded: {first_line(error)}", hint="Train the run again.") from error
+        raise FormatError(
+            f"{checkpoint} cannot be loaded: {first_line(error)}.", hint="Train the run again."
+        ) from error
     return network
 
 
 def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
-    """Return what network a recipe describes.
+    """Return the specification of the network of a recipe.
 
     Args:
-        recipe: A resolved one names its channels; others see the four of the Human Protein Atlas.
-        locations: Number of locations.
+        recipe: The recipe. Without channels, the four channels of the Human Protein Atlas are used.
+        locations: The number of locations.
+
+    Returns:
+        The specification.
 
     Raises:
-        RecipeError: If mean or standard deviation of a channel are not known.
+        RecipeError: If the mean or standard deviation of a channel is unknown.
     """
     image, channels = recipe.image, recipe.image.channels or CHANNELS
     lacking = [name for name in channels if name not in image.mean or name not in image.std]
     if lacking:
         raise RecipeError(
-            f"Recipe {recipe.name} has no mean or standard deviation of the channel {lacking[0]}.",
-            hint=f"Set image.mean and image.std of {lacking[0]}, or train on a dataset, which measures them.",
+            f"Recipe {recipe.name} has no mean or standard deviation for the channel {lacking[0]}.",
+            hint=f"Set image.mean and image.std for {lacking[0]}, or train on a dataset, which measures them.",
         )
     return ModelSpec(
         backbone=recipe.model.backbone,
@@ -71,7 +84,7 @@ def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
         std=tuple(image.std[name] for name in channels),
         each=image.normalize == "field",
         size=image.size,
-        # A network may not take every size that it meets.
+        # Some networks do not accept all image sizes.
         other_sizes=(*image.progressive, image.field_px),
     )
 
@@ -80,11 +93,11 @@ class LoadedRun(NamedTuple):
     """A finished run.
 
     Attributes:
-        folder: Its folder.
-        network: Its network, with the weights that its recipe selects.
-        recipe: Its resolved recipe.
+        folder: The folder of the run.
+        network: The network, with the weights that the recipe selects.
+        recipe: The complete recipe.
         header: The content of ``run.json``.
-        label_set: The locations that it predicts.
+        label_set: The locations that the network predicts.
     """
 
     folder: Path
@@ -95,7 +108,7 @@ class LoadedRun(NamedTuple):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the provenance of predictions says about the run."""
+        """The facts about the run for the provenance of predictions."""
         return {
             "name": self.folder.name,
             "recipe": self.recipe.name,
@@ -104,12 +117,18 @@ class LoadedRun(NamedTuple):
 
 
 def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
-    """Return finished runs whose probabilities can be averaged.
+    """Load finished runs whose probabilities can be averaged.
+
+    Args:
+        folders: The folders of the runs.
+
+    Returns:
+        The runs.
 
     Raises:
-        FormatError: If one is not a finished run, or is damaged.
-        LabelSetError: If they differ in their label set.
-        SettingsError: If they differ in image size, channels or TTA views.
+        FormatError: If a folder is not a finished run, or is damaged.
+        LabelSetError: If the runs have different label sets.
+        SettingsError: If the runs differ in image size, channels or test-time augmentation.
     """
     refuse_unfinished(folders)
     loaded: list[LoadedRun] = []
@@ -128,24 +147,30 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
                 if one != other:
                     raise SettingsError(
                         f"{first.folder} and {folder} differ in their {name}: {one} and {other}.",
-                        hint="Predict with each, and average the predictions.",
+                        hint="Predict with each run, and average the predictions.",
                     )
         loaded.append(run)
     return loaded
 
 
 def read_runs(folder: Path) -> tuple[ModelInfo, list[Network], None]:
-    """Return the model that a run, or all runs in a folder, make: what it is, its networks, and no decision.
+    """Read the model that a run, or all runs in a folder, form.
+
+    Args:
+        folder: A run, or a folder of runs.
+
+    Returns:
+        The properties of the model, its networks, and None instead of a decision.
 
     Raises:
-        FormatError, LabelSetError, SettingsError: As :func:`load_runs`.
+        FormatError, LabelSetError, SettingsError: For the reasons of :func:`load_runs`.
     """
     runs = load_runs(find_runs([folder]))
     return model_info(runs, provenance={"runs": [run.source for run in runs]}), [run.network for run in runs], None
 
 
 def model_info(runs: Sequence[LoadedRun], *, provenance: dict[str, Any]) -> ModelInfo:
-    """Return what the mean of several runs takes and predicts."""
+    """Return the properties of the model that averages several runs."""
     recipe = runs[0].recipe
     return ModelInfo(
         size=recipe.image.field_px,

@@ -1,4 +1,4 @@
-"""What predictions are made for: the fields of a dataset, or of a folder of files, a batch at a time."""
+"""Sources of fields to predict: arrays, datasets and folders of image files, read in batches."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cytoloc.parallel import in_order
 
 
 class FieldBatch(NamedTuple):
-    """Some fields: their ids, their pixels in the same order, and the fields before them that could not be read.
+    """A batch of fields, with the fields before it that could not be read.
 
     Attributes:
-        ids: One for each image.
-        images: uint8 ``(n, channels, size, size)``; n may be 0.
-        rejected: Those that have no image, with the reason.
+        ids: The ids of the images.
+        images: uint8 of shape ``(n, channels, size, size)``; n can be 0.
+        rejected: The fields that could not be read, with the reasons.
     """
 
     ids: tuple[str, ...]
@@ -36,36 +36,36 @@ class FieldBatch(NamedTuple):
 
 
 class Source(Protocol):
-    """Fields to predict: what they are called together, their ids, and their pixels in the same order."""
+    """A source of fields."""
 
     @property
     def name(self) -> str:
-        """Where they lie."""
+        """The name of the source, for messages and provenance."""
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels of their pixels, in order."""
+        """The names of the channels, in order."""
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The id of each field."""
+        """The ids of the fields."""
 
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
-        """Yield all fields in order, at most ``length`` in a batch."""
+        """Yield all fields in order, in batches of at most ``length``, with images of ``size`` pixels."""
 
 
 class ArraySource:
     """Images in memory.
 
-    16-bit and float images become 8 bits by the Human Protein Atlas's percentile rule, each image by its own bounds.
-    Larger images are scaled down by area means.
+    16-bit and float images are converted to 8 bits by the percentile rule of the Human Protein Atlas, each image by its
+    own intensity range. Larger images are scaled down by averaging areas.
 
     Args:
-        images: ``(n, channels, h, w)`` or ``(channels, h, w)``, uint8, uint16 or floats.
-        channels: Names of the channels, in order.
+        images: Images of shape ``(n, channels, h, w)`` or ``(channels, h, w)`` and type uint8, uint16 or float.
+        channels: The names of the channels, in order.
 
     Raises:
-        ImageError: If the array has another shape or type of pixels.
+        ImageError: If the array has another shape or pixel type.
     """
 
     name = "the array"
@@ -76,20 +76,25 @@ class ArraySource:
         count = len(channels)
         if self._images.ndim != 4 or self._images.shape[1] != count or 0 in images.shape:
             raise ImageError(
-                f"images must have the shape (n, {count}, h, w) or ({count}, h, w); this array has {images.shape}.",
-                hint=f"Stack the channels in the order {', '.join(channels)}, or name the given ones by channels.",
+                f"`images` must have the shape (n, {count}, h, w) or ({count}, h, w), not {images.shape}.",
+                hint=f"Stack the channels in the order {', '.join(channels)}, or give `channels` in the order used.",
             )
         if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 2):
-            raise ImageError(
-                f"images has {images.dtype} pixels.", hint="Give uint8, uint16 or floats; all but uint8 are scaled."
-            )
+            raise ImageError(f"`images` has {images.dtype} pixels.", hint="Give uint8, uint16 or float images.")
         self.ids = tuple(str(number) for number in range(len(self._images)))
 
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
-        """Yield the images with 8 bits, at ``size``.
+        """Yield the images with 8 bits, in batches.
+
+        Args:
+            size: Edge length to scale images to, in pixels.
+            length: Maximum number of images per batch.
+
+        Yields:
+            The batches.
 
         Raises:
-            ImageError: If an image is smaller than ``size``, not square, or has values that are not finite.
+            ImageError: If an image is smaller than ``size``, is not square, or has values that are not finite.
         """
         for start in range(0, len(self.ids), length):
             ids, found = self.ids[start : start + length], []
@@ -102,7 +107,7 @@ class ArraySource:
 
 
 class DatasetSource:
-    """All fields of a dataset, or the given rows of it."""
+    """All fields of a dataset, or some of its rows."""
 
     def __init__(self, dataset: Dataset, rows: IntArray | None = None) -> None:
         self.dataset = dataset
@@ -112,15 +117,22 @@ class DatasetSource:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The id of each field."""
+        """The ids of the fields."""
         every = self.dataset.ids
         return tuple(every[row] for row in self.rows)
 
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
-        """Yield the fields, resized from the dataset's size to ``size`` if they differ.
+        """Yield the fields in batches, scaled to ``size`` if the dataset has another size.
+
+        Args:
+            size: Edge length to scale images to, in pixels.
+            length: Maximum number of fields per batch.
+
+        Yields:
+            The batches.
 
         Raises:
-            ImageError: If the dataset is smaller than ``size``.
+            ImageError: If the dataset has images smaller than ``size``.
         """
         refuse_enlarging(self.dataset.size, size, where=str(self.dataset.path))
         ids = self.ids
@@ -131,9 +143,9 @@ class DatasetSource:
 
 
 class KaggleFolderSource:
-    """All fields of a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, in order of id.
+    """All fields in a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, in order of id.
 
-    Its channels are those of the files that there are: a folder may lack all files of a color.
+    The channels are those for which there are files. A folder can lack a color completely.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -144,10 +156,18 @@ class KaggleFolderSource:
         self.ids = tuple(sorted(self.found))
 
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
-        """Yield the fields, decoded and resized to ``size``; those that cannot be read are rejected."""
+        """Yield the fields in batches, decoded and scaled to ``size``; fields that cannot be read are rejected.
+
+        Args:
+            size: Edge length to scale images to, in pixels.
+            length: Maximum number of fields per batch.
+
+        Yields:
+            The batches.
+        """
 
         def load(name: str) -> UInt8Array | Rejected:
-            """Return a field's image, or why there is none."""
+            """Return the image of a field, or the reason why it cannot be read."""
             try:
                 refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name], channels=self.channels)
@@ -167,11 +187,17 @@ class KaggleFolderSource:
 
 
 def open_source(path: str | Path) -> Source:
-    """Return the fields at ``path``: a dataset, there or at a URL, or a folder of the competition's PNG files.
+    """Open a source of fields: a dataset (folder or URL), or a folder of image files of the 2018 Kaggle competition.
+
+    Args:
+        path: The folder or URL.
+
+    Returns:
+        The source.
 
     Raises:
-        ImageError: If there is nothing at ``path``, or it is a folder without fields.
-        FormatError: If it is a damaged dataset.
+        ImageError: If the path is a folder without fields.
+        FormatError: If there is no dataset, or it is damaged.
     """
     folder = Path(path)
     if "://" not in str(path) and folder.is_dir() and not (folder / "dataset.json").exists():
@@ -180,9 +206,9 @@ def open_source(path: str | Path) -> Source:
 
 
 def refuse_enlarging(have: int, want: int, *, where: str) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if images of ``have`` pixels are to be shown at ``want``."""
+    """Raise :class:`~cytoloc.errors.ImageError` if images of ``have`` pixels are smaller than ``want``."""
     if have < want:
         raise ImageError(
-            f"{where} has {have} px; the model sees {want} px, and detail cannot be invented.",
-            hint="Give the images at their original size, or use a model of a smaller size.",
+            f"{where} has {have} px, but the model needs {want} px, and enlarging adds no detail.",
+            hint="Give the images at their original size, or use a model for smaller images.",
         )

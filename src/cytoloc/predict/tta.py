@@ -1,4 +1,4 @@
-"""Test-time augmentation: predictions are averaged over flips and quarter turns, which do not change the answer."""
+"""Test-time augmentation: averaging predictions over flips and rotations, which do not change the locations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from torch import Tensor
 from cytoloc.errors import SettingsError
 
 TTA_VIEWS: Final = {1: (0,), 2: (0, 4), 4: (0, 4, 2, 6), 8: tuple(range(8))}
-"""The dihedral views of each number of views: the identity, then the flip, then the turns."""
+"""The dihedral views that are used for each number of views: first the identity, then the flip, then rotations."""
 
 
 def dihedral(fields: Tensor, view: int) -> Tensor:
-    """Return ``fields``, ``(n, channels, size, size)``, turned or flipped in one of eight ways.
+    """Rotate or flip images in one of eight ways.
 
-    Views 0 to 3 are quarter turns. Views 4 to 7 are the same after a left-right flip. View 0 changes nothing.
+    Args:
+        fields: Images, shape ``(n, channels, size, size)``.
+        view: 0 to 3 for rotations by 0, 90, 180 and 270 degrees; 4 to 7 for the same after a left-right flip.
+
+    Returns:
+        The changed images.
     """
     flipped = fields.flip(-1) if view >= 4 else fields
     return torch.rot90(flipped, view % 4, dims=(-2, -1)) if view % 4 else flipped
@@ -26,8 +31,14 @@ def dihedral(fields: Tensor, view: int) -> Tensor:
 def check_tta(tta: int) -> int:
     """Return a number of views if it is valid.
 
+    Args:
+        tta: Number of views.
+
+    Returns:
+        The number.
+
     Raises:
-        SettingsError: If it is not 1, 2, 4 or 8.
+        SettingsError: If the number is not 1, 2, 4 or 8.
     """
     if type(tta) is not int or tta not in TTA_VIEWS:
         raise SettingsError(f"Invalid number of TTA views: {tta}.", hint="Choose 1, 2, 4 or 8.")
@@ -35,5 +46,14 @@ def check_tta(tta: int) -> int:
 
 
 def mean_logits(network: Callable[[Tensor], Tensor], fields: Tensor, *, tta: int) -> Tensor:
-    """Return the logits of ``fields`` averaged over ``tta`` views, as the silver-medal baseline does."""
+    """Return the logits of images averaged over several views, as in the silver-medal baseline.
+
+    Args:
+        network: A function that returns the logits of images.
+        fields: Images, shape ``(n, channels, size, size)``.
+        tta: Number of views.
+
+    Returns:
+        The mean logits.
+    """
     return torch.stack([network(dihedral(fields, view)) for view in TTA_VIEWS[tta]]).mean(dim=0)

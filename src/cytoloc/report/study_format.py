@@ -1,4 +1,4 @@
-"""The tables of a study as text, Markdown, CSV and JSON values."""
+"""The tables of a study as terminal output, Markdown, CSV and JSON values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEFT = {"model", "network", "loss", "ensemble", "note"}
 
 
 def rich_tables(tables: StudyTables) -> Group:
-    """Return both tables for the terminal."""
+    """Return the tables for the terminal."""
     parts: list[Any] = []
     for heading, rows in _both(tables):
         table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
@@ -29,7 +29,7 @@ def rich_tables(tables: StudyTables) -> Group:
 
 
 def markdown(tables: StudyTables) -> str:
-    """Return both tables as Markdown."""
+    """Return the tables as Markdown."""
     blocks = []
     for heading, rows in _both(tables):
         lines = [heading, ["---" if name in _LEFT else "---:" for name in heading], *rows]
@@ -40,12 +40,12 @@ def markdown(tables: StudyTables) -> str:
 
 
 def csv(tables: StudyTables) -> str:
-    """Return both tables as one CSV; the column ``kind`` says which row is of which, numbers are not rounded."""
+    """Return one CSV of all models and ensembles, distinguished by the column ``kind``, without rounding."""
     return tables.to_polars().write_csv()
 
 
 def json_values(tables: StudyTables) -> dict[str, Any]:
-    """Return both tables and the runs that are in neither."""
+    """Return the tables and the runs that were left out as JSON values."""
     rest = [{"run": str(run.folder), "reason": run.reason} for run in tables.left_out]
     return {**asdict(tables), "min_positives": MIN_POSITIVES, "left_out": rest}
 
@@ -55,14 +55,14 @@ def explanation(tables: StudyTables) -> str:
     resampled = "groups" if tables.grouped else "fields"
     kept = ", groups kept together" if tables.grouped else ""
     return (
-        f"CV: macro F1 over {tables.locations} locations of the pooled out-of-fold predictions, each field decided"
-        f" ({tables.decision}) by a fit on other fields{kept}; bootstrap interval of resampled {resampled}. AUC and"
-        f" AP: means over the classes with at least {MIN_POSITIVES} positives (number in brackets)."
+        f"CV: macro F1 over {tables.locations} locations of the pooled out-of-fold predictions, with cross-fitted"
+        f" decisions ({tables.decision}){kept}; bootstrap interval from resampling {resampled}. AUC and AP: means over"
+        f" the classes with at least {MIN_POSITIVES} positives (number in brackets)."
     )
 
 
 def _both(tables: StudyTables) -> list[tuple[list[str], list[list[str]]]]:
-    """Return heading and rows of each table that has rows."""
+    """Return the heading and the rows of each table that is not empty."""
     models = [
         [
             *(row.model, row.network, str(row.image), str(row.batch), row.loss, " ".join(map(str, row.folds))),
@@ -72,7 +72,7 @@ def _both(tables: StudyTables) -> list[tuple[list[str], list[list[str]]]]:
     ]
     ensembles = [[" + ".join(row.members), *_metric_cells(row.metrics)] for row in tables.ensembles]
     both = [([*_MODELS, *_METRICS, "note"], models), (["ensemble", *_METRICS, "note"], ensembles)]
-    # The column of notes is left out if there are none.
+    # The column of notes is dropped if there are none.
     return [
         (heading, rows) if any(row[-1] for row in rows) else (heading[:-1], [row[:-1] for row in rows])
         for heading, rows in both

@@ -1,4 +1,4 @@
-"""An evaluation as a table and in words, for the terminal."""
+"""An evaluation as a table and as text, for the terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def class_rows(classes: pl.DataFrame) -> Table:
 
 
 def summary_lines(evaluation: Evaluation) -> list[str]:
-    """Return an evaluation in words."""
+    """Return an evaluation as lines of text."""
     low, high = evaluation.interval
     common, whole = evaluation.common, evaluation.overall
     lines = [
@@ -50,8 +50,8 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     )
     if "coverage_error" in whole:
         lines[-1] += (
-            f"; mean calibration error {_cell(whole['mean_calibration_error'])}; all true locations are among the"
-            f" {whole['coverage_error']:.1f} most probable"
+            f"; mean calibration error {_cell(whole['mean_calibration_error'])}; coverage error"
+            f" {whole['coverage_error']:.1f} locations"
         )
     if common["classes"]:
         lines.append(
@@ -72,8 +72,8 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         leak, others = evaluation.leak, evaluation.leak.macro_f1_others
         lines += [
             f"leak: {leak.fields} of these fields, {leak.correct} with their true labels",
-            f"  macro F1 with its labels               {leak.macro_f1_with:.3f}",
-            f"  macro F1 as predicted                  {leak.macro_f1_without:.3f}",
+            f"  macro F1 with leaked labels            {leak.macro_f1_with:.3f}",
+            f"  macro F1 without leaked labels         {leak.macro_f1_without:.3f}",
             "  all fields are leaked" if others is None else f"  macro F1 of the other fields           {others:.3f}",
         ]
     return lines

@@ -1,4 +1,4 @@
-"""The size, shape and density of the cells of a line. Lengths are in pixels of a 512-px field."""
+"""The size, shape and density of simulated cell lines. Lengths are in pixels of a 512-px field."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class CellLine:
-    """A kind of cell; each field draws its own values from the ranges.
+    """A kind of cells. Each field draws its values from the ranges.
 
     Attributes:
-        name: What it resembles.
-        share: How often a field shows it.
+        name: The cell lines that it resembles.
+        share: Share of fields with these cells.
         nucleus: Radius of the nucleus.
-        long_nucleus: Length of the nucleus by its width.
-        reach: Radius of the cell where nothing is in its way.
-        stretch: Length of the cell by its width.
-        lobes: How far its outline departs from an ellipse: 0 round, .3 with corners and processes.
-        gap: Least distance between cells, in radii of nuclei.
-        cells: How many cells fit into a field.
-        islands: Number of islands they grow in; 0 if anywhere.
+        long_nucleus: Aspect ratio of the nucleus.
+        reach: Radius of the cell if no other cell is near.
+        stretch: Aspect ratio of the cell.
+        lobes: Deviation of the outline from an ellipse: 0 for none, 0.3 for corners and processes.
+        gap: Minimum distance between cells, in radii of nuclei.
+        cells: Maximum number of cells in a field.
+        islands: Number of islands in which cells grow; 0 if they grow anywhere.
     """
 
     name: str
@@ -84,4 +84,4 @@ CELL_LINES: Final = (
         cells=(49, 139),
     ),
 )
-"""The kinds of cells that fields show, into which the competition's 27 cell lines are grouped."""
+"""The kinds of cells, which represent the 27 cell lines of the 2018 competition."""

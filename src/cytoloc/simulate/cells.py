@@ -1,9 +1,9 @@
-"""The cells of a field: their places, outlines and nuclei, which of them divide, and what they contain.
+"""The cells of a simulated field: positions, outlines, nuclei, division and contents.
 
 Lengths are in pixels of a field 512 px wide (about 0.32 µm each) times :attr:`CellScene.scale`, so that a field looks
-the same at every size. Populations differ, and markers depend on each other, as in SimuCell (Rajaram et al., Nature
-Methods 2012). Microtubules as persistent random walks from an organizing center follow CellOrganizer's model
-(Shariff et al., Cytometry A 2010).
+the same at every size. As in SimuCell (Rajaram et al., Nature Methods 2012), populations differ, and markers depend on
+each other. Microtubules are persistent random walks from an organizing center, as in CellOrganizer (Shariff et al.,
+Cytometry A 2010).
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ DIVIDING: Final = 0.03
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """A cell.
 
     Attributes:
-        number: Its value in ``CellScene.cell_map`` and ``CellScene.nucleus_map``, from 1.
+        number: The value of the cell in ``CellScene.cell_map`` and ``CellScene.nucleus_map``, from 1.
         center: Center of the nucleus, ``(x, y)``.
         radius: Mean radius of the nucleus.
-        organizing_center: Where its microtubules start, ``(x, y)``, at the rim of the nucleus.
-        axis: Direction of its long axis, in radians; of a dividing cell that in which it divides.
-        phase: In metaphase the chromosomes stand in a plate across the axis; in telophase it is one of two daughters.
-        sister: Number of the other daughter; None unless in telophase.
-        nucleoli: Position and radius of each nucleolus, ``(n, 3)`` as ``x, y, r``; a dividing cell has none.
-        filaments: Some of its microtubules, each ``(m, 2)`` points from the organizing center outwards.
+        organizing_center: Start of the microtubules, ``(x, y)``, at the border of the nucleus.
+        axis: Direction of the long axis in radians; for a dividing cell, the direction of division.
+        phase: In metaphase, the chromosomes form a plate across the axis; in telophase, the cell is one of two
+            daughters.
+        sister: The number of the other daughter cell in telophase; None otherwise.
+        nucleoli: Position and radius of each nucleolus, shape ``(n, 3)`` as ``x, y, r``; none in dividing cells.
+        filaments: Some microtubules, each a curve of points ``(m, 2)`` starting at the organizing center.
     """
 
     number: int
@@ -55,19 +56,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellScene:
-    """The cells of a field and the maps that stains and patterns are drawn from.
+    """The cells of a field, with the maps from which channels and patterns are drawn.
 
     Attributes:
-        size: Edge of the field, in pixels.
+        size: Edge length of the field, in pixels.
         scale: ``size / 512``.
-        cells: The cells of which a nucleus is seen, in no particular order.
-        cell_map: int32 ``(size, size)``; the number of the cell at each pixel, 0 for none.
-        nucleus_map: The same for nuclei, and chromosomes of dividing cells.
-        in_cell: Distance to the rim of the cell, 0 outside cells.
-        in_nucleus: Distance to the rim of the nucleus, 0 outside nuclei.
+        cells: The cells with a visible nucleus, in no particular order.
+        cell_map: The number of the cell at each pixel, 0 for background, int32 of shape ``(size, size)``.
+        nucleus_map: The same for nuclei and for chromosomes of dividing cells.
+        in_cell: Distance to the cell border, 0 outside cells.
+        in_nucleus: Distance to the nuclear border, 0 outside nuclei.
         from_nucleus: Distance to the nearest nucleus, 0 inside nuclei.
-        nucleoli: 0 to 1, soft-edged nucleoli.
-        amount: Per cell number, how bright stains are in it: about 1; cells of a field differ.
+        nucleoli: Nucleoli with soft edges, 0 to 1.
+        amount: The relative brightness of each cell, by its number; about 1.
     """
 
     size: int
@@ -83,12 +84,12 @@ class CellScene:
 
     @property
     def cytoplasm(self) -> BoolArray:
-        """Where there is cell but no nucleus."""
+        """Whether each pixel belongs to a cell but not to a nucleus."""
         return np.asarray((self.cell_map > 0) & (self.nucleus_map == 0))
 
 
 class _Outline(NamedTuple):
-    """A cell before it is drawn."""
+    """The geometry of a cell before it is drawn."""
 
     center: Points
     radius: float
@@ -101,7 +102,7 @@ class _Outline(NamedTuple):
     sister: int | None
 
     def relative_distance(self, rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
-        """Return the distance from the center of a cell, 1 at its self."""
+        """Return the distance from the center relative to the cell border, which has distance 1."""
         along, across = self._turned(x, y)
         angle = np.arctan2(across, along)
         outside = np.ones_like(angle)
@@ -112,7 +113,7 @@ class _Outline(NamedTuple):
         return np.asarray(distance / np.clip(outside, 0.45, 1.9), np.float32)
 
     def in_nucleus(self, rng: np.random.Generator, x: Plane, y: Plane) -> BoolArray:
-        """Return where the nucleus is: nearly an ellipse, or the plate of chromosomes."""
+        """Return a mask of the nucleus (nearly an ellipse) or of the metaphase plate."""
         along, across = self._turned(x, y)
         if self.phase == "metaphase":
             return np.asarray(np.hypot(along / (0.3 * self.radius), across / (0.95 * self.radius)) < 1)
@@ -124,7 +125,7 @@ class _Outline(NamedTuple):
         return np.asarray(np.hypot(along / root, across * root) < self.radius * outside)
 
     def filled(self, rng: np.random.Generator, number: int, nucleus_map: NDArray[np.int32], scale: float) -> Cell:
-        """Return the cell with its microtubules and nucleoli."""
+        """Return the cell with microtubules and nucleoli."""
         # The organizing center is on the long side, where a narrow cell has space for it.
         angle = self.axis + rng.choice([0, np.pi]) + rng.normal(0, 2.0 / self.stretch**2)
         outward = np.array([np.cos(angle), np.sin(angle)])
@@ -145,7 +146,7 @@ class _Outline(NamedTuple):
         if self.phase == "interphase":
             rows, columns = np.nonzero(nucleus_map == number)
             chosen = rng.integers(0, len(rows), int(rng.integers(1, 6)))
-            # Towards the center: nucleoli do not sit on the nuclear membrane.
+            # Moved towards the center, because nucleoli are not at the nuclear membrane.
             spots = self.center + 0.65 * (np.column_stack([columns, rows])[chosen] - self.center)
             radii = self.radius * rng.uniform(0.09, 0.24, len(spots))
             nucleoli = np.column_stack([spots, radii]).astype(np.float32)
@@ -170,13 +171,16 @@ class _Outline(NamedTuple):
 def draw_scene(
     rng: np.random.Generator, size: int, *, line: int | None = None, dividing: Collection[Phase] = ()
 ) -> CellScene:
-    """Return the cells of one field: of one line, sparse to confluent.
+    """Simulate the cells of a field, all of one cell line, from sparse to confluent.
 
     Args:
-        rng: Source of randomness.
-        size: Edge of the field, in pixels.
-        line: Number of the cell line in :data:`~cytoloc.simulate.cell_lines.CELL_LINES`; by default any.
-        dividing: Phases of division of which there must be a cell; other cells divide at random.
+        rng: Random generator.
+        size: Edge length of the field, in pixels.
+        line: The number of the cell line in :data:`~cytoloc.simulate.cell_lines.CELL_LINES`. Default: random.
+        dividing: Phases of division that at least one cell must have. Other cells divide at random.
+
+    Returns:
+        The cells.
     """
     if line is None:
         line = int(rng.choice(len(CELL_LINES), p=[each.share for each in CELL_LINES]))
@@ -205,11 +209,11 @@ def draw_scene(
 
 
 def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: Collection[Phase]) -> list[_Outline]:
-    """Return the cells of a field, those nearest to the middle first; these divide if ``dividing`` requires it."""
+    """Return the geometry of all cells, those nearest to the center first; these divide if ``dividing`` requires it."""
     scale = size / 512
     nucleus, reach = (rng.uniform(*each) * scale for each in (line.nucleus, line.reach))
     stretch, lobes, lean = rng.uniform(*line.stretch), rng.uniform(*line.lobes), rng.uniform(0, np.pi)
-    # Nuclei are at least a gap apart, some beyond the border; the first is near the middle of the field.
+    # Nuclei keep a minimum distance; some are beyond the border. The first is near the center of the field.
     gap = rng.uniform(*line.gap) * nucleus
     most = int(rng.integers(*line.cells))
     tried = rng.uniform(-0.06 * size, 1.06 * size, (14 * most, 2))
@@ -266,10 +270,10 @@ def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: C
 def _draw_maps(
     rng: np.random.Generator, size: int, outlines: list[_Outline]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the maps of cells and of nuclei: each pixel belongs to the cell into which it lies deepest."""
+    """Return the maps of cells and nuclei. Each pixel belongs to the cell in which it has the smallest distance."""
     scale = size / 512
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    # A rim is never smooth; a nucleus nearly is.
+    # Cell borders are rough; nuclear borders are nearly smooth.
     rough_x = x + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
     rough_y = y + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
     deepest = np.ones((size, size), np.float32)
@@ -286,5 +290,5 @@ def _draw_maps(
         deepest[here][mine] = depth[mine]
         nucleus = outline.in_nucleus(rng, x[here], y[here])
         nucleus_map[here][nucleus & (nucleus_map[here] == 0)] = number
-    # A nucleus belongs to its own cell, whatever lies nearer.
+    # A nucleus belongs to its own cell, even if another cell is nearer.
     return np.where(nucleus_map > 0, nucleus_map, cell_map), nucleus_map

@@ -1,4 +1,4 @@
-"""What everything is drawn with: noise, lines, dots, walks, and texture along a direction."""
+"""Drawing primitives: noise, lines, dots, random walks, and texture along a direction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Points = Float32Array
 
 
 def smooth_noise(rng: np.random.Generator, size: int, length: float) -> Plane:
-    """Return Gaussian noise of mean 0 and spread 1 that varies over ``length`` pixels."""
-    # Drawn on a coarse grid: blurring by a wide kernel at full size would cost far more.
+    """Return Gaussian noise with mean 0, standard deviation 1, and a correlation length of ``length`` pixels."""
+    # Drawn on a coarse grid, because blurring with a wide kernel at full size is slow.
     step = max(1.0, length / 2)
     edge = int(np.ceil(size / step)) + 4
     coarse = cv2.GaussianBlur(rng.standard_normal((edge, edge), dtype=np.float32), (0, 0), length / step)
@@ -26,9 +26,18 @@ def smooth_noise(rng: np.random.Generator, size: int, length: float) -> Plane:
 
 
 def streaks(rng: np.random.Generator, angle: Plane, *, length: float, width: float) -> Plane:
-    """Return texture drawn out along a direction, of mean 0 and spread 1: a mesh of curved filaments.
+    """Return texture along a direction, with mean 0 and standard deviation 1: a mesh of curved filaments.
 
-    White noise is averaged along the lines that follow the direction (line integral convolution, Cabral & Leedom 1993).
+    White noise is averaged along lines that follow the direction (line integral convolution, Cabral & Leedom 1993).
+
+    Args:
+        rng: Random generator.
+        angle: The direction at each pixel in radians, shape ``(size, size)``.
+        length: Length of the filaments, in pixels.
+        width: Width of the filaments, in pixels.
+
+    Returns:
+        float32 of shape ``(size, size)``.
     """
     size = angle.shape[0]
     noise: NDArray[Any] = rng.standard_normal((size, size), dtype=np.float32)
@@ -50,7 +59,7 @@ def streaks(rng: np.random.Generator, angle: Plane, *, length: float, width: flo
 
 
 def draw_lines(size: int, lines: list[Points], *, width: float, closed: bool = False) -> Plane:
-    """Return lines of ``width`` pixels as a plane from 0 to 1; thin ones are faint rather than broken."""
+    """Return lines of ``width`` pixels as a plane from 0 to 1. Lines thinner than a pixel are faint."""
     canvas = np.zeros((size, size), np.uint8)
     fixed_point = [np.round(line * 16).astype(np.int32).reshape(-1, 1, 2) for line in lines if len(line) > 1]
     cv2.polylines(canvas, fixed_point, closed, 255, max(1, round(width)), cv2.LINE_AA, 4)
@@ -58,7 +67,7 @@ def draw_lines(size: int, lines: list[Points], *, width: float, closed: bool = F
 
 
 def draw_dots(size: int, dots: Points) -> Plane:
-    """Return soft discs as a plane from 0 to 1; ``dots`` is ``(n, 3)`` as ``x, y, r``."""
+    """Return dots with soft edges as a plane from 0 to 1; ``dots`` has shape ``(n, 3)`` as ``x, y, r``."""
     plane = np.zeros((size, size), np.float32)
     for x, y, r in dots:
         reach = int(np.ceil(2 * r + 2))
@@ -68,7 +77,7 @@ def draw_dots(size: int, dots: Points) -> Plane:
             continue
         dy, dx = np.ogrid[top:bottom, left:right]
         distance = np.sqrt((dx - x) ** 2 + (dy - y) ** 2)
-        # The volume is kept for dots below a pixel: they are faint, not gone.
+        # Dots smaller than a pixel become faint, so that their volume is kept.
         strength = min(1.0, 2 * r)
         disc = strength / (1 + np.exp(np.clip((distance - r) / max(0.25 * r, 0.3), -30, 30)))
         patch = plane[top:bottom, left:right]
@@ -77,7 +86,7 @@ def draw_dots(size: int, dots: Points) -> Plane:
 
 
 def distance_inside(labels: NDArray[np.int32]) -> Plane:
-    """Return each pixel's distance to the rim of its own region, 0 outside; touching regions have a rim between."""
+    """Return the distance of each pixel to the border of its region, 0 outside. Adjacent regions have a border."""
     rim = np.zeros(labels.shape, np.uint8)
     rim[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     rim[1:, :] |= labels[1:, :] != labels[:-1, :]
@@ -88,13 +97,13 @@ def distance_inside(labels: NDArray[np.int32]) -> Plane:
 def random_walk(
     rng: np.random.Generator, start: Points, heading: float, *, step: float, steps: int, wobble: float
 ) -> Points:
-    """Return a persistent random random_walk, ``(steps + 1, 2)`` points."""
+    """Return the points of a persistent random walk, shape ``(steps + 1, 2)``."""
     headings = heading + np.cumsum(rng.normal(0, wobble, steps))
     moves = step * np.stack([np.cos(headings), np.sin(headings)], axis=1)
     return np.concatenate([start[None], start + np.cumsum(moves, axis=0)]).astype(np.float32)
 
 
 def to_unit(plane: NDArray[Any]) -> Plane:
-    """Return ``plane`` divided by its maximum, if that is above 0."""
+    """Return a plane divided by its maximum, if the maximum is above 0."""
     top = float(plane.max())
     return np.asarray(plane / top if top > 0 else plane, np.float32)

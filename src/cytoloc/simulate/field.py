@@ -1,7 +1,7 @@
-"""A field from its plan: the protein, unspecific binding of the antibody, and four photographs.
+"""A simulated field: the protein, unspecific binding of the antibody, and four channels as imaged by a camera.
 
-Every field has its own random source, made from the seed and its number, so that the same seed gives the same bytes in
-any order and on any number of processes.
+The random numbers of each field are derived from the seed and the number of the field. The same seed therefore gives
+the same bytes in any order and for any number of processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cytoloc.simulate.plan import FieldPlan
 from cytoloc.simulate.stains import StainedScene, draw_stained
 
 Photograph = NDArray[np.unsignedinteger[Any]]
-"""uint8 or uint16."""
+"""Pixels as a camera records them: uint8 or uint16."""
 
 _WHITE: Final[dict[str, tuple[float, float]]] = {
     "microtubules": (0.63, 0.17),
@@ -31,18 +31,26 @@ _WHITE: Final[dict[str, tuple[float, float]]] = {
     "nucleus": (0.66, 0.18),
     "er": (0.59, 0.20),
 }
-"""Mean and spread of the brightness of a channel: those of the 99.5th percentiles of 74 real fields."""
+"""Mean and standard deviation of the 99.5th intensity percentile of each channel, measured on 74 real fields."""
 
 
 _BINDING: Final = (0.18, 0.12)
-"""Scale of the unspecific staining of the bodies of cells and of nuclei."""
+"""Mean strength of unspecific staining in cell bodies and in nuclei."""
 
 _MOST_BINDING: Final = 0.4
-"""Most unspecific staining: with more, the protein would be hidden, and no annotator would name its location."""
+"""Maximum unspecific staining. With more, the protein would be hidden, and annotators would not name its location."""
 
 
 def draw_field(plan: FieldPlan, *, size: int) -> UInt8Array:
-    """Return the field of a plan, uint8 ``(4, size, size)``: its photograph, by area means if that is larger."""
+    """Simulate the field of a plan, scaled down by averaging areas if its raw image is larger.
+
+    Args:
+        plan: The plan.
+        size: Edge length of the image, in pixels.
+
+    Returns:
+        uint8 of shape ``(4, size, size)``.
+    """
     image = photograph(plan)
     if image.shape[1] != size:
         image = np.stack([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in image])
@@ -50,7 +58,15 @@ def draw_field(plan: FieldPlan, *, size: int) -> UInt8Array:
 
 
 def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
-    """Return the field of a plan as a camera of 8 or 16 bits gives it, ``(4, original_px, original_px)``."""
+    """Simulate the raw image of a plan.
+
+    Args:
+        plan: The plan.
+        bits: Bits per pixel of the camera.
+
+    Returns:
+        uint8 or uint16 of shape ``(4, original_px, original_px)``.
+    """
     size = plan.row.original_px
     if plan.copy_of is not None:
         original = photograph(plan.copy_of, bits=bits)
@@ -66,7 +82,7 @@ def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
     for role, plane in zip(CHANNELS, planes, strict=True):
         mean, spread = _WHITE[role]
         fewest, most = (20, 250) if role == PROTEIN else (40, 500)
-        # Light falls on an area: a pixel of half the edge gets a quarter of it, and noise averages out when scaled.
+        # A pixel with half the edge length gets a quarter of the light, and its noise averages out when scaled down.
         finer = 2 * scene.scale
         exposure = Exposure(
             white=float(np.clip(rng.normal(mean, spread), 0.12, 1.1)),
@@ -74,7 +90,7 @@ def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
             haze=float(rng.uniform(0.0, 0.12)),
             haze_px=float(rng.uniform(4, 10)) * scene.scale,
             uneven=float(rng.uniform(0, 0.12)),
-            # A weak stain needs more gain, so there are fewer photons.
+            # A weak stain needs more gain, which means fewer photons.
             photons=float(np.exp(rng.uniform(np.log(fewest), np.log(most)))) / finer**2,
             read_noise=float(rng.uniform(0, 0.006)) * finer,
             black=float(rng.uniform(0.004, 0.02)),
@@ -92,16 +108,26 @@ def draw_protein(
     *,
     binding: FloatArray,
 ) -> Plane:
-    """Return the protein's plane: its locations at their strengths, and unspecific binding of the antibody.
+    """Return the protein channel: its locations, and unspecific binding of the antibody.
 
-    Cells of one field differ in how much of the protein they contain, and a few contain none.
+    The cells of a field differ in their amount of the protein, and a few contain none.
+
+    Args:
+        scene: The cells.
+        rng: Random generator.
+        locations: Indices of the locations.
+        strengths: The relative brightness of each location.
+        binding: The unspecific binding in cell bodies and nuclei.
+
+    Returns:
+        float32 of shape ``(size, size)``.
     """
     protein = np.zeros((scene.size, scene.size), np.float32)
     for location, strength in zip(locations, strengths, strict=True):
         protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
     amount = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
     amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
-    # A field with only dark cells would be black.
+    # Without this, a field of dark cells only would be black.
     amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
     body = (scene.cell_map > 0) * (0.5 + scene.er) * (1 - np.exp(-scene.in_cell / (5 * scene.scale)))
     grain = np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.2 * scene.scale), 0, None)
@@ -110,7 +136,7 @@ def draw_protein(
 
 
 def near_duplicate(rng: np.random.Generator, image: Photograph, plan: FieldPlan) -> Photograph:
-    """Return a field that is nearly another one, ``(4, size, size)``, in the way that its plan says."""
+    """Return a near-duplicate of a field, changed in the way that its plan states, shape ``(4, size, size)``."""
     white = int(np.iinfo(image.dtype).max)
     if plan.kind == "turned":
         flipped = image[..., ::-1] if rng.uniform() < 0.5 else image
@@ -118,7 +144,7 @@ def near_duplicate(rng: np.random.Generator, image: Photograph, plan: FieldPlan)
     if plan.kind == "dimmed":
         return np.asarray(np.clip(image * rng.uniform(0.7, 1.3), 0, white), image.dtype)
     if plan.kind == "shifted":
-        # The stage never comes back to quite the same place.
+        # The stage never returns to exactly the same position.
         right, down = rng.uniform(-0.02, 0.02, 2) * image.shape[1]
         move = np.array([[1, 0, right], [0, 1, down]], np.float32)
         edge = image.shape[1:]

@@ -1,4 +1,4 @@
-"""A study as image files: the competition's PNG files, or renderings as the Human Protein Atlas publishes them."""
+"""Simulated studies as image files, in the formats of the 2018 Kaggle competition and the Human Protein Atlas."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
 STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1)
 
 HPA_QUALITY: Final = 50
-"""JPEG quality of renderings: the quantisation tables of two published fields are those of quality 50, and like them
-colors have half the resolution."""
+"""JPEG quality. The quantization tables of two published fields are those of quality 50, and their colors have half the
+resolution too."""
 
 
 def simulate_kaggle(
@@ -43,16 +43,22 @@ def simulate_kaggle(
     pool: Executor | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
-    """Draw a study in the competition's format: four gray PNG files per field and ``labels.csv``.
+    """Simulate fields in the format of the 2018 Kaggle competition: four gray PNG files per field, and ``labels.csv``.
 
-    Unlike in the competition, ``pairs.csv`` lists fields of the same well, which folds must not separate.
+    In addition, ``pairs.csv`` lists fields of the same well, which folds must not separate.
 
     Args:
         path: The new folder.
-        design: The design of the study.
-        bits: Of the images: 8 as in the competition, or 16 as microscopes write them.
-        pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
-        progress: Called with the number of fields done and of all fields.
+        design: The design of the fields.
+        bits: Bits per pixel: 8 as in the competition, or 16 as from microscopes.
+        pool: Executor that simulates the fields; see :func:`cytoloc.simulate_dataset`.
+        progress: A function that is called with the number of finished fields and of all fields.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If a value of the design is out of range.
+        StorageError: If the disk is full or read-only.
+        OutputExistsError: If ``path`` exists and is not an unfinished simulation with these settings.
     """
     check_type(path, (str, Path), argument="path")
     check_type(design, Design, argument="design")
@@ -66,16 +72,22 @@ def simulate_kaggle(
 def simulate_hpa(
     path: str | Path, design: Design, *, pool: Executor | None = None, progress: Progress = lambda _done, _total: None
 ) -> None:
-    """Draw a study as the Human Protein Atlas publishes fields: JPEG files, each stain in its color.
+    """Simulate fields in the format of the Human Protein Atlas: JPEG files, one per channel, in its color.
 
-    They are named ``{antibody}_{plate}_{well}_{field}_{color}.jpg`` and lie in ``images/``; ``labels.csv`` has the
-    labels of their wells.
+    The files ``images/{antibody}_{plate}_{well}_{field}_{color}.jpg`` are written, and ``labels.csv`` with the labels
+    of their wells.
 
     Args:
         path: The new folder.
-        design: The design of the study.
-        pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
-        progress: Called with the number of fields done and of all fields.
+        design: The design of the fields.
+        pool: Executor that simulates the fields; see :func:`cytoloc.simulate_dataset`.
+        progress: A function that is called with the number of finished fields and of all fields.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If a value of the design is out of range.
+        StorageError: If the disk is full or read-only.
+        OutputExistsError: If ``path`` exists and is not an unfinished simulation with these settings.
     """
     check_type(path, (str, Path), argument="path")
     check_type(design, Design, argument="design")
@@ -87,13 +99,13 @@ def simulate_hpa(
 
 
 def write_kaggle_field(folder: Path, name: str, image: Photograph) -> None:
-    """Write a field, ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.png``, with its own 8 or 16 bits."""
+    """Write a field of shape ``(4, size, size)`` with 8 or 16 bits as ``{name}_{red,green,blue,yellow}.png``."""
     for role, plane in zip(CHANNELS, image, strict=True):
         _save_image(Image.fromarray(plane), folder / f"{name}_{HPA_COLORS[role]}.png")
 
 
 def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
-    """Write a field, uint8 ``(4, size, size)``, as ``{name}_{red,green,blue,yellow}.jpg``, each stain in its color."""
+    """Write a uint8 field of shape ``(4, size, size)`` as ``{name}_{red,green,blue,yellow}.jpg``, in these colors."""
     for role, plane in zip(CHANNELS, image, strict=True):
         rendering = np.zeros((*plane.shape, 3), np.uint8)
         rendering[..., HPA_PLANES[role]] = plane[..., None]
@@ -103,32 +115,32 @@ def write_hpa_field(folder: Path, name: str, image: Photograph) -> None:
 
 @contextmanager
 def resumable(path: Path, settings: Mapping[str, Any], *, done: Path | None = None) -> Iterator[None]:
-    """Make or reopen a folder whose files are drawn in the block, with a note of its settings while it is unfinished.
+    """Create or reopen a folder that is filled in the block, with a note of its settings until it is finished.
 
     Args:
         path: The folder, which must not exist, be empty, or be unfinished with the same settings.
-        settings: The settings, as JSON.
-        done: New name of the note when everything is drawn; by default the note is removed.
+        settings: The settings, as JSON values.
+        done: New name of the note when the block is finished. Default: the note is removed.
 
     Raises:
-        OutputExistsError: If the folder is finished, has other settings, or is anything else.
+        OutputExistsError: If the folder is finished, has other settings, or contains anything else.
         StorageError: If the disk is full or read-only.
     """
-    # Another release may draw other images.
+    # The release is part of the settings, because another release may simulate other images.
     note, content = path / "study.part.json", json.loads(json.dumps({**settings, "cytoloc": version("cytoloc")}))
     lock = path.with_name(f".{path.name}.part.lock")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock, busy=f"{path}: another process is drawing there"):
+        with locked(lock, busy=f"{path}: another process is simulating to this folder"):
             if note.exists():
                 found = read_json(note, STUDY_FORMAT)
                 if {name: found.get(name) for name in content} != content:
                     raise OutputExistsError(
-                        f"{path} is an unfinished study with other settings, or of another release.",
+                        f"{path} is an unfinished simulation with other settings, or of another release.",
                         hint="Rerun that command to finish it, or remove the folder.",
                     )
             else:
-                # A process that was killed here leaves at most a hidden folder of the note.
+                # A process that was killed here leaves at most a hidden folder.
                 if not path.is_dir() or any(not each.name.startswith(f".{note.name}.") for each in path.iterdir()):
                     refuse_existing(path)
                 path.mkdir(parents=True, exist_ok=True)
@@ -145,7 +157,7 @@ def resumable(path: Path, settings: Mapping[str, Any], *, done: Path | None = No
 def _draw_files(
     plans: Sequence[FieldPlan], draw: Callable[[FieldPlan], None], pool: Executor | None, progress: Progress
 ) -> None:
-    """Draw fields, each of which is written to files of its own."""
+    """Simulate fields that are written to files of their own."""
     for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
         progress(number, len(plans))
 
@@ -164,13 +176,13 @@ def has_files(folder: Path, name: str, suffix: str) -> bool:
 
 
 def _save_image(image: Image.Image, path: Path, **options: Any) -> None:
-    """Write an image that gets its name when it is whole."""
+    """Write an image file atomically."""
     temporary = path.with_name(f".{path.name}.part")
     with disk_errors(path):
         try:
             with temporary.open("wb") as file:
                 image.save(file, format="PNG" if path.suffix == ".png" else "JPEG", **options)
-                # On the disk before it gets its name: what has its name is not drawn again.
+                # Synced before renaming, because a file with its final name is not simulated again.
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -179,7 +191,7 @@ def _save_image(image: Image.Image, path: Path, **options: Any) -> None:
 
 
 def of_one_well(plans: Sequence[FieldPlan]) -> Iterator[tuple[str, str]]:
-    """Yield each field with the one before it of the same well."""
+    """Yield each field of a well with the previous field of the same well."""
     last: dict[tuple[str, str], str] = {}
     for plan in plans:
         if plan.row.plate is None or plan.row.well is None:
@@ -191,12 +203,12 @@ def of_one_well(plans: Sequence[FieldPlan]) -> Iterator[tuple[str, str]]:
 
 
 def write_labels(path: Path, labels: Mapping[str, Locations]) -> None:
-    """Write the labels of fields as CSV ``Id,Target``."""
+    """Write labels as a CSV file with columns ``Id,Target``."""
     write_rows(path, ["Id", "Target"], [(name, LabelSet.hpa28().format(indices)) for name, indices in labels.items()])
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV of cells that need no quotes."""
+    """Write a CSV file of cells that need no quotes."""
     lines = [",".join(header), *(",".join(row) for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The microscope: blur, uneven light, photon and read noise, saturation, and eight or sixteen bits."""
+"""The simulated microscope: blur, uneven illumination, photon and read noise, saturation, and bit depth."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Bits = Literal[8, 16]
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """How a plane of fluorescence is photographed.
+    """The imaging conditions of a channel.
 
     Attributes:
-        white: Gray value, 0 to 1, of the field's 99.5th percentile: microscopists set the gain by its bright parts.
-        blur_px: Standard deviation of the point-spread function, taken as Gaussian, in pixels.
-        haze: Share of the light that comes from outside the focus.
-        haze_px: How far that is spread.
-        uneven: Spread of the light over the field.
-        photons: Counted at gray value 1; fewer mean more shot noise.
-        read_noise: Spread of the camera's own noise, as gray value 0 to 1.
-        black: Gray value that is taken off: what is darker becomes 0.
+        white: Intensity, 0 to 1, of the field's 99.5th percentile, because the gain is usually set by bright parts.
+        blur_px: Standard deviation of the Gaussian point-spread function, in pixels.
+        haze: Share of out-of-focus light.
+        haze_px: Standard deviation of the out-of-focus blur, in pixels.
+        uneven: Variation of the illumination over the field.
+        photons: Number of photons at intensity 1. Fewer photons mean more shot noise.
+        read_noise: Standard deviation of the read noise, as intensity from 0 to 1.
+        black: Intensity that is subtracted; darker pixels become 0.
     """
 
     white: float
@@ -42,14 +42,24 @@ class Exposure:
 def expose(
     rng: np.random.Generator, plane: Plane, exposure: Exposure, *, bits: Bits = 8
 ) -> NDArray[np.unsignedinteger[Any]]:
-    """Return what a camera makes of a plane of fluorescence; what is too bright is white."""
+    """Image a plane of fluorescence with a camera. Saturated pixels become white.
+
+    Args:
+        rng: Random generator.
+        plane: Fluorescence, float32 of shape ``(size, size)``.
+        exposure: The imaging conditions.
+        bits: Bits per pixel.
+
+    Returns:
+        uint8 or uint16 of shape ``(size, size)``.
+    """
     size = plane.shape[0]
     seen: NDArray[Any] = cv2.GaussianBlur(plane, (0, 0), exposure.blur_px) if exposure.blur_px > 0.2 else plane
     if exposure.haze:
         seen = seen + exposure.haze * cv2.GaussianBlur(plane, (0, 0), exposure.haze_px)
     if exposure.uneven:
         seen = seen * np.clip(1 + exposure.uneven * smooth_noise(rng, size, size / 2), 0.3, None)
-    # Small bright things count too, where they are all there is.
+    # Small bright structures determine the gain if there is nothing else.
     bright = max(float(np.quantile(seen, 0.995)), 0.35 * float(seen.max()), 1e-6)
     signal = exposure.white / bright * seen
     counted = rng.poisson(signal * exposure.photons) / exposure.photons

@@ -1,7 +1,7 @@
-"""The plan of a study, before anything is drawn: genes, antibodies, wells and fields.
+"""The plan of a simulated study: genes, antibodies, wells and fields.
 
-Labels belong to wells. As in reality, the antibodies of a gene and the wells of an antibody mostly show the same
-locations. The frequencies of label sets are those of the real training set.
+Labels belong to wells. As in real data, the antibodies of a gene and the wells of an antibody mostly show the same
+locations. Combinations of locations are as frequent as in the 2018 Kaggle training set.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Locations = tuple[int, ...]
 """Indices of locations in the label set ``hpa28``."""
 
 KINDS: Final[tuple[Kind, ...]] = ("jpeg", "dimmed", "shifted", "turned")
-"""How a planted near-duplicate differs from its original."""
+"""Changes by which a simulated near-duplicate differs from its original."""
 
 PIXEL_UM: Final = 0.32
-"""Edge of a pixel of a 512-px field: the Human Protein Atlas's 0.08 µm at 2048 px."""
+"""Pixel size of a field of 512 px: the Human Protein Atlas has 0.08 µm at 2048 px."""
 
 OTHER_LABELS: Final = 0.3
-"""Share of wells that do not show quite what the gene's first well shows."""
+"""Share of wells whose locations differ from the first well of the gene."""
 
 
 MOST_PX: Final = 4096
@@ -44,17 +44,18 @@ MOST_PX: Final = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """The design of a study.
+    """The design of simulated fields.
 
     Attributes:
-        n_fields: How many fields.
-        seed: The same seed gives the same bytes.
-        size: Edge of the images, in pixels.
-        evenness: 0 for the real frequencies of locations; 1 raises label sets by the rarity of their rarest location.
-        label_sets: Label sets and their shares, which sum to 1; None for those of the real training set.
-        duplicates: Share of fields that are near-duplicates of another.
-        gain: Brightness relative to the real training set.
-        original_px: Edge of the photographs, in pixels, which are scaled down to ``size``; None for ``size``.
+        n_fields: Number of fields.
+        seed: Random seed. The same seed gives the same bytes.
+        size: Edge length of the images, in pixels.
+        evenness: Class balance. 0: frequencies as in real data. 1: combinations of locations are weighted by the
+            inverse frequency of their rarest location.
+        label_sets: Combinations of locations and their shares, which sum to 1. Default: as in the 2018 training set.
+        duplicates: Share of fields that are near-duplicates of other fields.
+        gain: Brightness relative to real training images.
+        original_px: Edge length of the raw images, in pixels, which are scaled down to ``size``. Default: ``size``.
     """
 
     n_fields: int
@@ -67,50 +68,48 @@ class Design:
     original_px: int | None = None
 
     def check(self) -> None:
-        """Raise unless a study of this design can be drawn.
+        """Raise unless fields of this design can be simulated.
 
         Raises:
-            SettingsError: If a number is impossible.
+            ArgumentTypeError: If a value has the wrong type.
+            SettingsError: If a value is out of range.
         """
         for name in ("n_fields", "seed", "size"):
             check_type(getattr(self, name), int, argument=name)
         if self.n_fields < 1:
-            raise SettingsError(f"A study of {self.n_fields} fields cannot be drawn.", hint="Ask for at least 1 field.")
+            raise SettingsError(f"`n_fields` is {self.n_fields}, but must be 1 or more.")
         if self.seed < 0:
-            raise SettingsError(f"{self.seed} is not a seed.", hint="Seeds are integers from 0.")
+            raise SettingsError(f"`seed` is {self.seed}, but must be 0 or more.")
         if not 32 <= self.size <= MOST_PX:
-            raise SettingsError(
-                f"Fields of {self.size} px cannot be drawn.", hint=f"Choose a size from 32 to {MOST_PX} px."
-            )
+            raise SettingsError(f"`size` is {self.size} px, but must be from 32 to {MOST_PX} px.")
         if self.original_px is not None and not self.size <= self.original_px <= MOST_PX:
             raise SettingsError(
-                f"Photographs of {self.original_px} px cannot be drawn for fields of {self.size} px.",
-                hint=f"Choose from {self.size} to {MOST_PX} px.",
+                f"`original_px` is {self.original_px}, but must be from {self.size} (the size) to {MOST_PX} px."
             )
         if not 0 <= self.evenness <= 1:
-            raise SettingsError(f"An evenness of {self.evenness:g} is impossible.", hint="Choose one from 0 to 1.")
+            raise SettingsError(f"`evenness` is {self.evenness:g}, but must be from 0 to 1.")
         if not 0 <= self.duplicates < 1 or round(self.duplicates * self.n_fields) >= self.n_fields:
             raise SettingsError(
-                f"{self.duplicates:g} of {self.n_fields} fields cannot be near-duplicates of the others.",
-                hint="Choose a share from 0 that leaves an original.",
+                f"`duplicates` is {self.duplicates:g}, but at least one of {self.n_fields} fields must be an original.",
+                hint="Choose a smaller share, from 0.",
             )
 
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """What one field will show.
+    """The content of one field.
 
     Attributes:
-        seed: The study's.
-        number: Its number in the study; the seed and this number make its random source.
-        row: The row of the dataset; its labels may be wrong, or not given.
-        locations: Where the protein is.
-        strengths: The strength of each of its locations.
-        antibody: Number of the antibody, which decides the strength of its unspecific binding.
-        line: Number of the cell line; None for any.
-        gain: Brightness relative to the real training set.
-        copy_of: The plan of which it is a near-duplicate.
-        kind: How it differs from that one.
+        seed: The random seed of the study.
+        number: The number of the field in the study. Seed and number determine the random numbers of the field.
+        row: The row in the dataset. Its labels can be wrong or missing.
+        locations: The true locations of the protein.
+        strengths: The relative brightness of each location.
+        antibody: The number of the antibody, which determines its unspecific binding.
+        line: The number of the cell line; None for any.
+        gain: Brightness relative to real training images.
+        copy_of: The plan of the original, if the field is a near-duplicate.
+        kind: The difference from the original.
     """
 
     seed: int
@@ -126,10 +125,17 @@ class FieldPlan:
 
 
 def plan_study(design: Design) -> list[FieldPlan]:
-    """Return a plan per field.
+    """Return the plans of all fields of a study.
+
+    Args:
+        design: The design.
+
+    Returns:
+        One plan per field.
 
     Raises:
-        SettingsError: If a number is impossible.
+        ArgumentTypeError: If ``design`` is not a design.
+        SettingsError: If a value of the design is out of range.
     """
     check_type(design, Design, argument="design")
     design.check()
@@ -151,7 +157,16 @@ def plan_study(design: Design) -> list[FieldPlan]:
 
 
 def plan_one(location: int, *, seed: int, size: int) -> FieldPlan:
-    """Return the plan of a field that shows one location and no other, at full strength."""
+    """Return the plan of a field with a single location at full brightness.
+
+    Args:
+        location: The index of the location in ``hpa28``.
+        seed: Random seed.
+        size: Edge length of the image, in pixels.
+
+    Returns:
+        The plan.
+    """
     design = Design(n_fields=1, seed=seed, size=size, label_sets=(((location,), 1.0),))
     design.check()
     row = FieldRow(
@@ -161,19 +176,28 @@ def plan_one(location: int, *, seed: int, size: int) -> FieldPlan:
 
 
 def read_frequencies(path: Path) -> tuple[tuple[Locations, float], ...]:
-    """Return label sets and their shares from a CSV ``Target,share``.
+    """Read combinations of locations and their shares from a CSV file with columns ``Target,share``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Indices of locations in ``hpa28``, and shares that sum to 1.
 
     Raises:
         TableError: If columns are missing, a label is unknown, or the shares do not sum to 1.
     """
     table = read_csv(existing(path))
     if not {"Target", "share"} <= set(table.columns):
-        raise TableError(f"{path} has the columns {', '.join(table.columns)}.", hint="It needs Target and share.")
+        raise TableError(
+            f"{path} has the columns {', '.join(table.columns)}, but needs Target and share.",
+            hint="Give a CSV file with the columns Target and share.",
+        )
     shares = table["share"].cast(pl.Float64, strict=False)
     if not table.height or not (shares.fill_null(-1.0).is_finite() & (shares.fill_null(-1.0) >= 0)).all():
-        raise TableError(f"{path}: shares must be numbers from 0.")
+        raise TableError(f"{path}: shares must be numbers from 0.", hint="Give one share per row.")
     if abs(float(shares.sum()) - 1) > 1e-6:
-        raise TableError(f"{path}: the shares sum to {shares.sum():g}, not to 1.")
+        raise TableError(f"{path}: the shares sum to {shares.sum():g} instead of 1.", hint="Divide them by their sum.")
     label_set = LabelSet.hpa28()
     sets = [
         label_set.parse(text or "", where=f"{path}, row {row}") for row, text in enumerate(table["Target"], start=1)
@@ -183,7 +207,7 @@ def read_frequencies(path: Path) -> tuple[tuple[Locations, float], ...]:
 
 @cache
 def real_label_sets() -> tuple[tuple[Locations, float], ...]:
-    """Return the 577 label sets of the 2018 competition's 31,072 training fields, with their shares."""
+    """Return the 577 combinations of locations of the 31,072 fields of the 2018 training set, with their shares."""
     text = files("cytoloc.simulate").joinpath("label_sets.csv").read_bytes()
     table = pl.read_csv(text, schema={"Target": pl.String, "fields": pl.Int64})
     total = int(table["fields"].sum())
@@ -191,9 +215,9 @@ def real_label_sets() -> tuple[tuple[Locations, float], ...]:
 
 
 def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow, tuple[float, ...], int, int]]:
-    """Yield fields without end: row, strengths, number of the antibody, number of the cell line."""
+    """Yield an endless sequence of fields: row, strengths, number of the antibody, number of the cell line."""
     sets = design.label_sets or real_label_sets()
-    # The shares of label sets with a rare location are raised: by all its rarity if the evenness is 1.
+    # Combinations with a rare location get a larger share.
     shares = np.array([share for _, share in sets])
     of_location = np.zeros(len(LabelSet.hpa28()))
     for locations, share in sets:
@@ -213,7 +237,7 @@ def _fields(design: Design, rng: np.random.Generator) -> Iterator[tuple[FieldRow
                 line = int(rng.choice(len(lines), p=lines))
                 other = sets[int(rng.choice(len(sets), p=shares))][0]
                 here = labels
-                # Another well of a gene mostly shows the same, else one location less or one more.
+                # Another well of a gene mostly has the same locations, otherwise one less or one more.
                 if (well or rng.uniform() < 0.3) and rng.uniform() <= OTHER_LABELS:
                     if len(labels) > 1 and rng.uniform() < 0.5:
                         left_out = int(rng.integers(len(labels)))

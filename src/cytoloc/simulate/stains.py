@@ -1,4 +1,4 @@
-"""The three stains that every field has beside the protein: microtubules, endoplasmic reticulum, nucleus."""
+"""The three reference channels of every field: microtubules, endoplasmic reticulum, nucleus."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cytoloc.simulate.drawing import Plane, draw_lines, smooth_noise, streaks, t
 
 @dataclass(frozen=True)
 class StainedScene(CellScene):
-    """A scene with the three stains, float32 planes ``(size, size)`` from 0 to 1.
+    """Cells with the three reference channels, float32 of shape ``(size, size)`` from 0 to 1.
 
     Attributes:
-        microtubules: The cytoskeleton.
+        microtubules: The microtubules.
         nucleus: The DNA.
         er: The endoplasmic reticulum.
     """
@@ -30,7 +30,7 @@ class StainedScene(CellScene):
 def draw_stained(
     rng: np.random.Generator, size: int, *, line: int | None = None, dividing: Collection[Phase] = ()
 ) -> StainedScene:
-    """Return the cells of a field with their stains; see :func:`~cytoloc.simulate.cells.draw_scene`."""
+    """Simulate the cells of a field with the reference channels; see :func:`~cytoloc.simulate.cells.draw_scene`."""
     scene = draw_scene(rng, size, line=line, dividing=dividing)
     return StainedScene(
         **vars(scene),
@@ -41,9 +41,11 @@ def draw_stained(
 
 
 def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
-    """Return a mesh of curved filaments that leave the organizing center, bend along the rim and wrap the nucleus.
+    """Return a mesh of curved filaments that start at the organizing center and bend along cell border and nucleus.
 
-    Dividing cells have a spindle, or a bridge, instead.
+    Dividing cells have a spindle or a bridge instead.
+    """
+    """
     """
     scale = scene.scale
     mesh = np.zeros((scene.size, scene.size), np.float32)
@@ -54,7 +56,7 @@ def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
     near = np.exp(-scene.from_nucleus / (rng.uniform(18, 45) * scale))
     rim = 1 - np.exp(-scene.in_cell / (3 * scale))
     inside = rim * (0.35 + near) * (mesh + 0.9 * single)
-    # Above and below the nucleus there are some too, out of focus.
+    # Some filaments above and below the nucleus are visible out of focus.
     over = np.exp(-scene.in_nucleus / (3 * scale))
     filaments = inside * np.where(scene.nucleus_map > 0, 0.08 + 0.35 * over, 1.0) * scene.amount[scene.cell_map]
     share = np.ones(int(scene.cell_map.max()) + 1, np.float32)
@@ -66,7 +68,7 @@ def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
 
 
 def draw_nucleus(scene: CellScene, rng: np.random.Generator) -> Plane:
-    """Return nuclei with grain, dark nucleoli, and the bright chromosomes of dividing cells."""
+    """Return nuclei with texture, dark nucleoli, and the bright chromosomes of dividing cells."""
     grain = 1 + rng.uniform(0.12, 0.3) * smooth_noise(rng, scene.size, rng.uniform(1.6, 3) * scene.scale)
     grain += 0.1 * smooth_noise(rng, scene.size, 7 * scene.scale)
     amount = 0.5 + 0.5 * scene.amount
@@ -80,7 +82,7 @@ def draw_nucleus(scene: CellScene, rng: np.random.Generator) -> Plane:
 
 
 def draw_er(scene: CellScene, rng: np.random.Generator) -> Plane:
-    """Return a network of tubes and sheets, densest by the nucleus, with grain of its own."""
+    """Return a network of tubes and sheets with texture, densest near the nucleus."""
     scale = scene.scale
     tubes = np.exp(-1.3 * np.abs(smooth_noise(rng, scene.size, rng.uniform(2.2, 5) * scale)))
     fine = np.clip(1 + rng.uniform(0.1, 0.3) * smooth_noise(rng, scene.size, 1.5 * scale), 0.1, None)
@@ -92,7 +94,7 @@ def draw_er(scene: CellScene, rng: np.random.Generator) -> Plane:
 
 
 def spindles(scene: CellScene, rng: np.random.Generator) -> Plane:
-    """Return fibres that spread from two poles to the plate of chromosomes of each cell in metaphase."""
+    """Return fibers from two poles to the metaphase plate of each cell in metaphase."""
     fibres = []
     for cell in scene.cells:
         if cell.phase != "metaphase":
@@ -109,7 +111,7 @@ def spindles(scene: CellScene, rng: np.random.Generator) -> Plane:
 
 
 def bridges(scene: CellScene) -> Plane:
-    """Return the thin bridge between the daughters of each cell in telophase."""
+    """Return the thin bridge between the daughter cells of each cell in telophase."""
     places = {cell.number: cell.center for cell in scene.cells}
     lines = [
         np.stack([0.72 * a + 0.28 * b, 0.28 * a + 0.72 * b])
@@ -121,7 +123,7 @@ def bridges(scene: CellScene) -> Plane:
 
 
 def _directions(scene: CellScene) -> Plane:
-    """Return the direction in which microtubules run: from the organizing center, along the rim, around the nucleus."""
+    """Return the direction of microtubules: away from the organizing center, along cell border and nucleus."""
     y, x = np.mgrid[0 : scene.size, 0 : scene.size].astype(np.float32)
     starts = np.zeros((int(scene.cell_map.max()) + 1, 2), np.float32)
     for cell in scene.cells:
@@ -135,7 +137,7 @@ def _directions(scene: CellScene) -> Plane:
         slope_y, slope_x = np.gradient(soft)
         steep = np.hypot(slope_x, slope_y) + 1e-3
         along_x, along_y = -slope_y / steep, slope_x / steep
-        # A line has no sense: that which is nearer to the first direction.
+        # A line has two opposite directions; the one closer to the first direction is used.
         turn = np.where(along_x * right + along_y * down < 0, -1.0, 1.0)
         weight = np.exp(-distance / (reach * scene.scale)) * np.minimum(1, steep)
         right = (1 - weight) * right + weight * turn * along_x

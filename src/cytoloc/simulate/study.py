@@ -1,4 +1,4 @@
-"""Writing studies: a dataset, or a whole study with a list of its flaws. Drawing is resumable, as imports are."""
+"""Simulated datasets, and whole studies with a list of their flaws. Simulations are resumable."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from cytoloc.simulate.files import of_one_well, resumable, write_labels, write_r
 from cytoloc.simulate.plan import KINDS, MOST_PX, Design, FieldPlan, plan_study
 
 TEST_SHARE: Final = 0.38
-"""Test fields by training fields: 11,702 by 31,072 in the 2018 competition."""
+"""Number of test fields per training field: 11,702 to 31,072 in the 2018 competition."""
 
 TEST_GAIN: Final = 0.8
-"""The competition's test fields were darker: the means of their channels are 0.71 to 0.86 of the training set's."""
+"""Brightness of test fields. In the 2018 competition, their channel means are 0.71 to 0.86 of the training set's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flaws:
-    """The flaws of a study, as real ones have them.
+    """The flaws of a simulated study.
 
     Attributes:
-        noise: Share of training fields whose labels are wrong.
-        kind: A location is missing (of fields that have several), one too many is given, or one is taken for another.
-        duplicates: Share of training fields that are near-duplicates of another training field.
-        leaked: Share of test fields that are near-duplicates of fields of the external set.
-        gain: Brightness of the test set relative to the training set.
+        noise: Share of training fields with a wrong label.
+        kind: ``"missing"``: a location is missing (only in fields with several). ``"extra"``: a wrong location is
+            added. ``"swapped"``: a location is replaced by a wrong one.
+        duplicates: Share of training fields that are near-duplicates of other training fields.
+        leaked: Share of test fields that are near-duplicates of fields in the external dataset.
+        gain: Brightness of the test images relative to the training images.
     """
 
     noise: float = 0.03
@@ -52,18 +53,18 @@ class Flaws:
         """Raise unless a study can have these flaws.
 
         Raises:
-            SettingsError: If a number is impossible, or ``kind`` is unknown.
+            SettingsError: If a value is out of range, or ``kind`` is unknown.
         """
         for name, share in (("noise", self.noise), ("leaked", self.leaked)):
             if not 0 <= share <= 1:
-                raise SettingsError(f"A share {name} of {share:g} is impossible.", hint="Choose one from 0 to 1.")
+                raise SettingsError(f"`{name}` is {share:g}, but must be from 0 to 1.")
         if not 0 < self.gain <= 2:
-            raise SettingsError(f"A test set cannot be {self.gain:g} times as bright.", hint="Choose from 0 to 2.")
+            raise SettingsError(f"`gain` is {self.gain:g}, but must be above 0 and at most 2.")
         refuse_unknown(self.kind, get_args(Noise), argument="kind")
 
 
 class SimulatedSource:
-    """Fields that are drawn when they are asked for."""
+    """A source of fields that are simulated when they are loaded."""
 
     folder = Path()
     quick = False
@@ -77,7 +78,7 @@ class SimulatedSource:
         self.made_by: dict[str, Any] = {"command": "simulate", **asdict(design)}
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
-        """Return what draws the field ``item``; it can be sent to another process."""
+        """Return a function that simulates the field ``item``. It can be pickled."""
         return partial(_draw_loaded, self._plans[item], self._size)
 
 
@@ -87,12 +88,12 @@ def _draw_loaded(plan: FieldPlan, size: int) -> list[Loaded]:
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """The fields of a dataset of a study.
+    """The fields of one dataset of a study.
 
     Attributes:
-        design: What decides them.
-        plans: What they show, with the true labels.
-        given: The same, with the labels that the dataset gives.
+        design: The design of the dataset.
+        plans: The plans of the fields, with their true labels.
+        given: The same plans, with the labels in the dataset.
     """
 
     design: Design
@@ -103,21 +104,25 @@ class PlannedSet:
 def simulate_dataset(
     path: str | Path, design: Design, *, pool: Executor | None = None, progress: Progress = lambda _done, _total: None
 ) -> Dataset:
-    """Draw fields of simulated cells into a new dataset.
+    """Simulate fields of cells, and write them to a new dataset.
 
-    The same design gives the same bytes. Drawing is resumable: call again to continue.
+    The same design gives the same bytes. Simulations are resumable: call the function again to continue.
 
     Args:
         path: The new dataset.
         design: The design of the fields.
-        pool: Where fields are drawn; by default threads of this process. With
-            ``concurrent.futures.ProcessPoolExecutor()`` a script needs ``if __name__ == "__main__":``.
-        progress: Called with the number of fields done and of all fields.
+        pool: Executor that simulates the fields. Default: threads of this process. With
+            ``concurrent.futures.ProcessPoolExecutor()``, a script needs ``if __name__ == "__main__":``.
+        progress: A function that is called with the number of finished fields and of all fields.
+
+    Returns:
+        The dataset.
 
     Raises:
-        SettingsError: If a number is impossible.
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If a value of the design is out of range.
         StorageError: If the disk is full or read-only.
-        OutputExistsError: If something lies at ``path``.
+        OutputExistsError: If ``path`` exists and is not an unfinished simulation of this design.
     """
     check_type(path, (str, Path), argument="path")
     check_type(design, Design, argument="design")
@@ -133,18 +138,24 @@ def simulate_study(
     pool: Executor | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
-    """Draw a whole study: a training, a test and an external dataset, and the truth about them.
+    """Simulate a whole study: training, test and external datasets, and the truth about them.
 
-    The new folder holds ``train.dataset`` (some labels wrong, some fields twice), ``test.dataset`` (without labels,
-    larger originals, darker, some fields leaked), ``external.dataset`` (labels of each well),
-    ``external-by-antibody.csv`` (the wrong labels that people used), and ``truth/``.
+    The new folder contains ``train.dataset`` (with some wrong labels and near-duplicates), ``test.dataset`` (unlabeled,
+    with larger raw images, darker, with some leaked fields), ``external.dataset`` (with the labels of each well),
+    ``external-by-antibody.csv`` (labels per antibody, a common error), and ``truth/``.
 
     Args:
         path: The new folder.
         design: The design of the fields.
         flaws: The flaws of the study.
-        pool: As for :func:`cytoloc.simulate.study.simulate_dataset`, like the errors.
-        progress: Called with the number of fields done and of all fields.
+        pool: Executor that simulates the fields; see :func:`simulate_dataset`.
+        progress: A function that is called with the number of finished fields and of all fields.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If a value of the design or the flaws is out of range.
+        StorageError: If the disk is full or read-only.
+        OutputExistsError: If ``path`` exists and is not an unfinished simulation with these settings.
     """
     check_type(path, (str, Path), argument="path")
     check_type(design, Design, argument="design")
@@ -209,7 +220,7 @@ def plan_sets(design: Design, flaws: Flaws) -> dict[str, PlannedSet]:
     rng = np.random.default_rng([of_test.seed, 5])
     for place in rng.choice(n_test, round(flaws.leaked * n_test), replace=False):
         original, kind = external[int(rng.integers(len(external)))], KINDS[int(rng.integers(len(KINDS)))]
-        # A leaked field was imaged with the camera of its original, in the same well.
+        # A leaked field is from the same well as its original, and was imaged with the same camera.
         row = replace(
             test[place].row,
             labels=original.locations,

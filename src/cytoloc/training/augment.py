@@ -1,4 +1,4 @@
-"""Augmentation of training images: functions of whole batches of uint8 images."""
+"""Augmentation of training images, on whole batches of uint8 images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cytoloc.training.distributed import SINGLE, Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes a batch at random; the fields are those of :class:`cytoloc.recipes.sections.AugmentSection`.
+    """Random changes of a batch; for the attributes see :class:`cytoloc.recipes.sections.AugmentSection`.
 
-    Disabled augmentations consume no random numbers, so a recipe without them trains as if they did not exist. Each of
-    several processes draws random numbers for the whole batch, and uses its shard of them.
+    Disabled augmentations consume no random numbers. Each of several processes draws random numbers for the whole batch
+    and uses its part of them.
     """
 
     flips: bool = True
@@ -35,9 +35,9 @@ class Augmentation:
     lighting_p: float = 0.75
     tiles: float = 0.0
     mixup: float = 0.0
-    """Alpha of mixup, which a training step applies, since losses are blended too."""
+    """Alpha of mixup. The training step applies mixup, because losses are blended too."""
     crop_px: int = 0
-    """Edge of the squares cut from larger fields; 0 cuts nothing."""
+    """Edge length of random crops from larger fields, in pixels; 0: no crops."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
@@ -45,7 +45,16 @@ class Augmentation:
         return cls(**recipe.augment.model_dump(), crop_px=recipe.image.size if recipe.image.field_size else 0)
 
     def __call__(self, images: Tensor, *, generator: torch.Generator, processes: Processes = SINGLE) -> Tensor:
-        """Return uint8 ``(n, channels, size, size)``; ``images`` are this process's shard of the batch."""
+        """Augment a batch.
+
+        Args:
+            images: This process's part of the batch, uint8 of shape ``(n, channels, size, size)``.
+            generator: Random generator on the CPU.
+            processes: The processes that share the batch.
+
+        Returns:
+            The changed images, uint8.
+        """
         if self.crop_px and self.crop_px < images.shape[-1]:
             images = random_crops(images, size=self.crop_px, generator=generator, processes=processes)
         images = random_dihedral(images, flips=self.flips, turns=self.turns, generator=generator, processes=processes)
@@ -60,7 +69,7 @@ class Augmentation:
         return images
 
     def _matrices(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return rotation, tilt and both zooms of each image as one matrix, so that pixels are read only once."""
+        """Return the rotation, warp and both zooms of each image as one matrix, so that pixels are resampled once."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(count, *shape, generator=generator)
@@ -78,21 +87,21 @@ class Augmentation:
 def random_dihedral(
     images: Tensor, *, flips: bool, turns: bool, generator: torch.Generator, processes: Processes = SINGLE
 ) -> Tensor:
-    """Return images, each mirrored (``flips``) and turned by a multiple of 90 degrees (``turns``) at random."""
+    """Return images, each randomly mirrored (``flips``) and rotated by a multiple of 90 degrees (``turns``)."""
     count = processes.world_size * len(images)
     flip = torch.randint(0, 2 if flips else 1, (count,), generator=generator)
     turn = torch.randint(0, 4 if turns else 1, (count,), generator=generator)
     view = processes.shard(4 * flip + turn)
     augmented = torch.empty_like(images)
     for number in set(view.tolist()):
-        # Indices, not a mask: the GPU would have to report to the host how many images a mask selects.
+        # Indices instead of a mask, because a mask would make the GPU wait to report the number of images.
         chosen = (view == number).nonzero()[:, 0].to(images.device, non_blocking=True)
         augmented[chosen] = dihedral(images[chosen], number)
     return augmented
 
 
 def random_crops(images: Tensor, *, size: int, generator: torch.Generator, processes: Processes = SINGLE) -> Tensor:
-    """Return a square of ``size`` pixels of each image; all positions are equally likely."""
+    """Return a random crop of ``size`` pixels from each image; all positions are equally likely."""
     positions = images.shape[-1] - size + 1
     drawn = torch.randint(0, positions, (2, processes.world_size * len(images)), generator=generator)
     tops, lefts = processes.shard(drawn, dim=1)
@@ -100,7 +109,7 @@ def random_crops(images: Tensor, *, size: int, generator: torch.Generator, proce
 
 
 def random_tiles(images: Tensor, *, p: float, generator: torch.Generator, processes: Processes = SINGLE) -> Tensor:
-    """Return images, each with probability ``p`` cut in 3 x 3 tiles, which are shuffled, flipped and turned."""
+    """Return images, each with probability ``p`` divided into 3 x 3 tiles that are shuffled, flipped and rotated."""
     happens = torch.rand(processes.world_size * len(images), generator=generator) < p
     chosen = int(happens.sum())
     orders = torch.rand(chosen, 9, generator=generator).argsort(dim=1)
@@ -116,25 +125,46 @@ def random_tiles(images: Tensor, *, p: float, generator: torch.Generator, proces
 def random_light(
     images: Tensor, *, most: float, p: float, generator: torch.Generator, processes: Processes = SINGLE
 ) -> Tensor:
-    """Return images with brightness and contrast changed, each with probability ``p``, by up to about ``most``."""
+    """Return images with random changes of brightness and contrast.
+
+    Args:
+        images: uint8 of shape ``(n, channels, h, w)``.
+        most: Maximum relative change.
+        p: Probability of a change of brightness, and of a change of contrast.
+        generator: Random generator on the CPU.
+        processes: The processes that share the batch.
+
+    Returns:
+        The changed images, uint8.
+    """
     count = processes.world_size * len(images)
     change, scale = processes.shard(torch.rand(2, count, generator=generator), dim=1)
     brighten, sharpen = processes.shard(torch.rand(2, count, generator=generator), dim=1) < p
     brightness = torch.where(brighten, 0.5 + most * (change - 0.5), 0.5)
-    # Twice the contrast is as likely as half of it.
+    # Twice the contrast is as likely as half the contrast.
     contrast = torch.where(sharpen, torch.exp(math.log(1 - most) * (2 * scale - 1)), 1.0)
     return lit(images, brightness, contrast)
 
 
 def mixup_weight(alpha: float, *, generator: torch.Generator) -> float:
-    """Return the weight of the first image in a blend (Zhang et al. 2018): beta-distributed, at least 0.5."""
+    """Return the weight of the first image in a mixup blend (Zhang et al. 2018): beta-distributed, at least 0.5."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     weight = float(np.random.default_rng(seed).beta(alpha, alpha))
     return max(weight, 1 - weight)
 
 
 def crops(images: Tensor, tops: Tensor, lefts: Tensor, *, size: int) -> Tensor:
-    """Return a square of each image, ``(n, channels, size, size)``, from its first row and column on."""
+    """Return a crop of each image, given its first row and column.
+
+    Args:
+        images: Shape ``(n, channels, h, w)``.
+        tops: First row of each crop, shape ``(n,)``.
+        lefts: First column of each crop, shape ``(n,)``.
+        size: Edge length of the crops, in pixels.
+
+    Returns:
+        Shape ``(n, channels, size, size)``.
+    """
     corners = zip(tops.tolist(), lefts.tolist(), strict=True)
     return torch.stack(
         [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, corners, strict=True)]
@@ -142,7 +172,7 @@ def crops(images: Tensor, tops: Tensor, lefts: Tensor, *, size: int) -> Tensor:
 
 
 def rotations(degrees: Tensor) -> Tensor:
-    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that turn images anticlockwise."""
+    """Return matrices for :func:`resampled` that rotate images counterclockwise, shape ``(n, 3, 3)``."""
     angle = degrees * (math.pi / 180)
     matrices = torch.eye(3).repeat(len(degrees), 1, 1)
     matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
@@ -152,11 +182,15 @@ def rotations(degrees: Tensor) -> Tensor:
 
 
 def zooms(factors: Tensor, centers: Tensor) -> Tensor:
-    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that enlarge images.
+    """Return matrices for :func:`resampled` that magnify images.
 
     Args:
-        factors: Above 1 enlarges; below 1 shows what lies beyond the border.
-        centers: ``(n, 2)`` from -1 to 1: which part of the image stays visible, from left or top to right or bottom.
+        factors: Magnification of each image, shape ``(n,)``. Below 1, areas beyond the border become visible.
+        centers: The part of each image that stays visible, shape ``(n, 2)``: from -1 (left or top) to 1 (right or
+            bottom).
+
+    Returns:
+        Shape ``(n, 3, 3)``.
     """
     matrices = torch.eye(3).repeat(len(factors), 1, 1)
     matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factors
@@ -165,9 +199,14 @@ def zooms(factors: Tensor, centers: Tensor) -> Tensor:
 
 
 def tilts(amounts: Tensor) -> Tensor:
-    """Return the matrices ``(n, 3, 3)`` of :func:`resampled` that tilt images.
+    """Return matrices for :func:`resampled` that apply a perspective warp.
 
-    ``amounts``, ``(n, 2)`` below 1, say by which share the right and the lower edge are enlarged; the others shrink.
+    Args:
+        amounts: The shares by which the right and the lower edge are enlarged, below 1, shape ``(n, 2)``. The opposite
+            edges shrink.
+
+    Returns:
+        Shape ``(n, 3, 3)``.
     """
     matrices = torch.eye(3).repeat(len(amounts), 1, 1)
     matrices[:, 2, :2] = amounts
@@ -175,12 +214,15 @@ def tilts(amounts: Tensor) -> Tensor:
 
 
 def resampled(images: Tensor, matrices: Tensor) -> Tensor:
-    """Return uint8 images whose points are read where a matrix maps them: bilinear, mirrored at the border.
+    """Resample images bilinearly with a projective transform; borders are filled by reflection.
 
     Args:
-        images: uint8 ``(n, channels, h, w)``.
-        matrices: ``(n, 3, 3)``, from a point of the new image to one of the old image, in homogeneous coordinates that
-            go from -1 to 1 (x to the right, y down).
+        images: uint8 of shape ``(n, channels, h, w)``.
+        matrices: For each image the transform from a point in the new image to a point in the old image, shape
+            ``(n, 3, 3)``, in homogeneous coordinates from -1 to 1 (x to the right, y down).
+
+    Returns:
+        The new images, uint8.
     """
     count, channels, height, width = images.shape
     # In half precision, positions would be rounded to whole pixels.
@@ -195,15 +237,18 @@ def resampled(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def tiled(images: Tensor, orders: Tensor, views: Tensor, *, edge: int = 3) -> Tensor:
-    """Return images cut in ``edge`` x ``edge`` tiles that change places and are flipped and turned.
+    """Divide images into tiles that change places and are flipped and rotated.
 
-    Pixels that fill no tile stay at the right and lower border.
+    Pixels at the right and lower border that fill no tile are not changed.
 
     Args:
-        images: ``(n, channels, size, size)``.
-        orders: ``(n, edge²)``: for each place, row by row, the place that its tile comes from.
-        views: ``(n, edge²)``: for each place the dihedral view of its tile.
-        edge: Tiles in a row.
+        images: Shape ``(n, channels, size, size)``.
+        orders: For each place, row by row, the place that its tile comes from, shape ``(n, edge²)``.
+        views: For each place, the dihedral view of its tile, shape ``(n, edge²)``.
+        edge: Number of tiles per row.
+
+    Returns:
+        The new images.
     """
     side = images.shape[-1] // edge
 
@@ -219,14 +264,17 @@ def tiled(images: Tensor, orders: Tensor, views: Tensor, *, edge: int = 3) -> Te
 
 
 def lit(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Return uint8 images with other brightness and contrast, changed as in fastai: on the logits of the pixels.
+    """Change the brightness and contrast of images as fastai does, on the logits of the pixels.
 
-    Black stays black and white stays white; a pixel of 0.5 becomes ``brightness``.
+    Black and white do not change. A pixel of 0.5 becomes ``brightness``.
 
     Args:
-        images: uint8 ``(n, channels, h, w)``.
-        brightness: For each image, between 0 and 1; 0.5 changes nothing.
-        contrast: For each image, above 0; 1 changes nothing.
+        images: uint8 of shape ``(n, channels, h, w)``.
+        brightness: For each image a value between 0 and 1; 0.5 changes nothing.
+        contrast: For each image a value above 0; 1 changes nothing.
+
+    Returns:
+        The new images, uint8.
     """
     values = torch.arange(256) / 255
     moved = torch.logit(values, eps=1e-7) * contrast[:, None] + torch.logit(brightness)[:, None]
@@ -237,7 +285,7 @@ def lit(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
 
 
 def area_resized(images: Tensor, size: int) -> Tensor:
-    """Return images at a smaller ``size``, each pixel the mean of those that it covers; uint8 stays uint8."""
+    """Return images scaled down by averaging areas; uint8 images stay uint8."""
     if images.shape[-1] == size:
         return images
     smaller = functional.interpolate(images.float(), size=(size, size), mode="area")

@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: checks, the log, the progress bar, early stopping and checkpoints."""
+"""Lightning callbacks of a run: checks, log, progress bar, early stopping and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cytoloc.training.distributed import all_gather_object
 from cytoloc.training.schedule import Schedule, expected_end, is_better, seconds_left
 
 WATCHED: Final = {"loss": ("val_loss", "min"), "macro_f1": ("val_macro_f1", "max")}
-"""For each value of ``select.watch``: its name in the log, and which direction is better."""
+"""For each value of ``select.watch``: its column in the log, and which direction is better."""
 
 LOG_COLUMNS: Final = (
     "epoch",
@@ -35,62 +35,62 @@ LOG_COLUMNS: Final = (
     "data_wait",
     "seconds",
 )
-"""Columns of ``log.csv``, before those of the user's own metrics. ``learning_rate`` is the highest of the epoch's
-steps, ``data_wait`` the share of the training time that was spent waiting for images."""
+"""Columns of ``log.csv``, before the columns of custom metrics. ``learning_rate`` is the highest of the epoch,
+``data_wait`` the share of training time spent waiting for images."""
 
 LAST: Final = "last.ckpt"
 """The checkpoint of the last epoch, from which a run is resumed."""
 
 LogRows = Sequence[Mapping[str, float]]
-"""Rows of ``log.csv``, one for each epoch, from the first."""
+"""Rows of ``log.csv``, one per epoch."""
 
 
 class SameStartCheck(lightning.Callback):
-    """Refuses processes that do not start alike: they would wait for each other, or train different networks."""
+    """Raise if processes start differently, because they would wait for each other or train different networks."""
 
     def __init__(self, start: Mapping[str, Any]) -> None:
         self.start = dict(start)
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Compare with the other processes.
+        """Compare the start values of all processes.
 
         Raises:
-            TrainingError: If any of them starts differently.
+            TrainingError: If a process starts differently.
         """
         for rank, other in enumerate(all_gather_object(self.start)):
             different = [key for key, value in self.start.items() if other[key] != value]
             if different:
                 raise TrainingError(
-                    f"Processes {trainer.global_rank} and {rank} do not start alike: {', '.join(different)}.",
-                    hint="Give all of them the same command, and a folder that all machines share.",
+                    f"Processes {trainer.global_rank} and {rank} start differently: {', '.join(different)}.",
+                    hint="Give all processes the same command, and a folder that all machines share.",
                 )
 
 
 class FiniteCheck(lightning.Callback):
-    """Stops a run at the end of an epoch with a loss or a weight that is NaN or infinite.
+    """Stop a run at the end of an epoch with a loss or weight that is NaN or infinite.
 
-    Losses stay on the device during the epoch, so no step waits for the device. The check comes before anything of the
-    epoch is measured or written, so the checkpoints are those of the epochs before.
+    Losses stay on the device during the epoch, so that no step waits for the device. The check comes before the epoch
+    is evaluated or written, so all checkpoints are from earlier epochs.
     """
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Forget the losses of the epoch before."""
+        """Clear the losses of the previous epoch."""
         self.losses.clear()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss, on the device."""
+        """Record the loss, on the device."""
         self.losses.append(outputs["loss"].detach())
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Check the losses of the epoch and the weights.
+        """Check the losses and the weights of the epoch.
 
         Raises:
-            TrainingError: If any of them is NaN or infinite.
+            TrainingError: If a loss or weight is NaN or infinite.
         """
         losses = torch.stack(self.losses).cpu()
         wrong = (~losses.isfinite()).nonzero()[:, 0].tolist()
@@ -105,13 +105,13 @@ class FiniteCheck(lightning.Callback):
             problem = f"A weight is NaN or infinite after epoch {trainer.current_epoch + 1}."
         raise TrainingError(
             problem,
-            hint="Lower schedule.learning_rate, in a run in another folder, or look for broken images with"
-            " `cytoloc info --check`.",
+            hint="Lower schedule.learning_rate, with another folder, or check for damaged images with `cytoloc info"
+            " --check`.",
         )
 
 
 class EpochLog(lightning.Callback):
-    """Keeps one row per epoch in ``log.csv``, calls ``on_rows`` with all of them, and reports a line of text.
+    """Write one row per epoch to ``log.csv``, call ``on_rows`` with all rows, and report a line of text.
 
     The checkpoint contains the rows, so a resumed run has each epoch once.
     """
@@ -141,12 +141,12 @@ class EpochLog(lightning.Callback):
         self._rate = 0.0
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._started = time.perf_counter()
         self._images, self._rate = 0, 0.0
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, pl_module: Any, optimizer: Any) -> None:
-        """Keep the highest rate; it is a number of the host."""
+        """Record the highest learning rate; it is a number on the host."""
         self._rate = max(self._rate, optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
@@ -156,7 +156,7 @@ class EpochLog(lightning.Callback):
         self._images += trainer.world_size * len(batch.images)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop the clock of the training part; :class:`FiniteCheck` has waited for the device."""
+        """Stop the timer of the training part; :class:`FiniteCheck` has waited for the device."""
         self._trained = time.perf_counter() - self._started
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -186,18 +186,18 @@ class EpochLog(lightning.Callback):
         left = f", {expected_end(seconds_left(self.schedule, took), now=self.now())}" if len(took) < epochs else ""
         return (
             f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
-            f"  held-out loss {row['val_loss']:.3f}  macro F1 at 0.5 {row['val_macro_f1']:.3f}"
+            f"  validation loss {row['val_loss']:.3f}  macro F1 at 0.5 {row['val_macro_f1']:.3f}"
             + "".join(f"  {name} {row[name]:.3f}" for name in self.metrics)
             + f"  {row['images_per_second']:.0f} images/s{', backbone frozen' if frozen else ''},"
             f" {row['data_wait']:.1%} waiting for data{left}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows so far."""
+        """Return the rows so far, for the checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the rows of the run that is resumed."""
+        """Restore the rows of the resumed run."""
         self.rows = list(state_dict["rows"])
 
 
@@ -256,7 +256,7 @@ class TrainingBar(lightning.Callback):
 
 
 class BestOfCycle(ModelCheckpoint):
-    """Keeps the best weights of one cycle as ``best-cycleN.ckpt``."""
+    """Save the best weights of one cycle as ``best-cycleN.ckpt``."""
 
     def __init__(self, folder: Path, number: int, *, schedule: Schedule, watch: str) -> None:
         name, mode = WATCHED[watch]
@@ -273,19 +273,19 @@ class BestOfCycle(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The key of its state in a checkpoint; each cycle has its own."""
+        """The key of this callback's state in a checkpoint, unique for each cycle."""
         return f"{type(self).__name__}{self.number}"
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep the weights if the epoch is the best of the cycle."""
+        """Save the weights if the epoch is the best one of the cycle."""
         if self.schedule.cycle_of(trainer.current_epoch) == self.number:
             super().on_train_epoch_end(trainer, pl_module)
 
 
 class StopWithoutProgress(lightning.Callback):
-    """Stops a run after ``schedule.patience`` cycles without a better epoch.
+    """Stop a run after ``schedule.patience`` cycles without improvement.
 
-    The checkpoint contains its state, so a run that was stopped does not continue when it is resumed.
+    The checkpoint contains the state, so a run that was stopped early does not continue when it is resumed.
     """
 
     def __init__(self, *, schedule: Schedule, watch: str, name: str, report: Callable[[str], None]) -> None:
@@ -298,11 +298,11 @@ class StopWithoutProgress(lightning.Callback):
         self.stopped = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Do not continue a run that was stopped."""
+        """Stop a resumed run that was stopped early."""
         trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compare the epoch with the best one, and stop at the end of a cycle if that is too long ago."""
+        """Compare the epoch with the best one, and stop at the end of a cycle if there was no improvement."""
         epoch, patience = trainer.current_epoch, self.schedule.patience
         cycle = self.schedule.cycle_of(epoch)
         value = float(trainer.callback_metrics[WATCHED[self.watch][0]])
@@ -310,37 +310,37 @@ class StopWithoutProgress(lightning.Callback):
             self.best, self.best_cycle = value, cycle
         if self.schedule.ends_cycle(epoch) and cycle - self.best_cycle >= patience:
             self.stopped = trainer.should_stop = True
-            self.report(f"{self.name} stops: no better {self.watch.replace('_', ' ')} for {patience} cycles.")
+            self.report(f"{self.name} stops early: no better {self.watch.replace('_', ' ')} for {patience} cycles.")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value, its cycle, and whether the run was stopped."""
+        """Return the best value, its cycle, and whether the run was stopped, for the checkpoint."""
         return {"best": self.best, "best_cycle": self.best_cycle, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the state from a checkpoint."""
         self.best, self.best_cycle = state_dict["best"], state_dict["best_cycle"]
         self.stopped = state_dict["stopped"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file and renames it when it is complete.
+    """Write checkpoints to a temporary file that is renamed when it is complete.
 
-    A checkpoint that is read finds the other checkpoints in its own folder, wherever the run has been moved or copied.
+    A loaded checkpoint refers to the other checkpoints in its own folder, even if the run has been moved or copied.
     """
 
     def load_checkpoint(self, path: str | Path, *rest: Any, **named: Any) -> dict[str, Any]:
-        """Return the checkpoint at ``path``.
+        """Load a checkpoint.
 
         Raises:
-            FormatError: If it is damaged.
+            FormatError: If the checkpoint is damaged.
         """
         try:
             checkpoint = super().load_checkpoint(path, *rest, **named)
-        # A broken archive surfaces as any of several exceptions of pickle, zip and torch.
+        # A damaged archive raises different exceptions of pickle, zip and torch.
         except Exception as error:
             raise FormatError(
-                f"{path} cannot be loaded: {first_line(error)}",
-                hint="Restore a backup, or remove the file: then the resumed run starts from the beginning.",
+                f"{path} cannot be loaded: {first_line(error)}.",
+                hint="Restore a backup, or remove the file, so that the resumed run starts from the beginning.",
             ) from error
         folder = Path(os.path.realpath(Path(path).parent))
 
@@ -348,7 +348,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return str(folder / Path(known).name) if known else known
 
         ours = [state for state in checkpoint["callbacks"].values() if "dirpath" in state]
-        # Checkpoints of the user's own callbacks may be in another folder.
+        # Checkpoints of custom callbacks may be in another folder.
         before = {state["dirpath"] for state in ours if Path(state["best_model_path"]).name == LAST}
         for state in ours:
             if state["dirpath"] in before:
@@ -359,7 +359,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``."""
+        """Write a checkpoint."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         temporary = Path(f"{path}.part")

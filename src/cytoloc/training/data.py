@@ -1,4 +1,4 @@
-"""Batches from a dataset: uint8 images and float targets, read in the order that the recipe's sampling gives."""
+"""Batches of a dataset for training: uint8 images and float targets, in the order of the recipe's sampling."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from cytoloc.recipes.recipe import Recipe
 from cytoloc.training.distributed import SINGLE, Processes
 
 Truth = BoolArray
-"""The locations of fields, bool ``(n, locations)``."""
+"""Labels of fields, bool of shape ``(n, locations)``."""
 
 
 class LabeledBatch(NamedTuple):
-    """Some fields with their labels.
+    """A batch of fields with their labels.
 
     Attributes:
-        images: uint8 ``(n, channels, size, size)``.
-        targets: Float ``(n, locations)``, 0 or 1.
-        antibodies: The number of each field's antibody, -1 where it is unknown or not used.
+        images: uint8 of shape ``(n, channels, size, size)``.
+        targets: Float of shape ``(n, locations)``, 0 or 1.
+        antibodies: The number of each field's antibody; -1 if unknown or not used.
     """
 
     images: Tensor
@@ -44,26 +44,34 @@ class LabeledBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a dataset to train on, and rows held out."""
+    """The rows of a dataset to train on, and the rows of the validation fold."""
 
     train: IntArray
     held_out: IntArray
 
 
 def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
-    """Return the table of folds, and the numbers of those to hold out; see :func:`~cytoloc.training.run.train`.
+    """Return the table of folds, and the validation folds to train for.
+
+    Args:
+        folds: The argument of :func:`~cytoloc.training.run.train`.
+        fold: The argument of :func:`~cytoloc.training.run.train`.
+
+    Returns:
+        The table, and the numbers of the validation folds.
 
     Raises:
         SettingsError: If an argument has the wrong type.
-        TableError: If the folds are not valid.
+        TableError: If the folds are invalid.
     """
     if isinstance(folds, (str, Path)):
         folds = read_folds(Path(folds))
     if not isinstance(folds, pl.DataFrame):
-        raise SettingsError(f"folds is a {type(folds).__name__}.", hint="Give a polars DataFrame or the path of a CSV.")
+        raise SettingsError(f"`folds` must be a polars DataFrame or the path of a CSV, not {type(folds).__name__}.")
     if not {"id", "fold"} <= set(folds.columns) or not folds["fold"].dtype.is_integer():
         raise SettingsError(
-            f"folds has the columns {', '.join(folds.columns)}.", hint="It needs id, and fold with integers."
+            f"`folds` has the columns {', '.join(folds.columns)}, but needs id, and fold with integers.",
+            hint="Make folds with `cytoloc folds`.",
         )
     grouped = folds if "group" in folds.columns else folds.with_row_index("group")
     check_table(grouped.select("id", "group", "fold"), where="folds")
@@ -72,15 +80,27 @@ def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
     numbers = [fold] if isinstance(fold, int) else fold
     integers = isinstance(numbers, Sequence) and numbers and all(type(number) is int for number in numbers)
     if not integers or len(set(numbers)) < len(numbers):
-        raise SettingsError(f"fold is {fold!r}.", hint="Give an integer, different integers, or 'all'.")
+        raise SettingsError(
+            f"`fold` is {fold!r}, which is not a fold.", hint="Give an integer, a list of different integers, or 'all'."
+        )
     return folds, list(numbers)
 
 
 def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
-    """Return the rows of a dataset that fold number ``fold`` trains on and holds out; fields without a fold in neither.
+    """Return the rows of a dataset that a fold trains on, and those of the validation fold.
+
+    Fields without a fold are in neither.
+
+    Args:
+        dataset: The dataset.
+        folds: A table with the columns ``id`` and ``fold``.
+        fold: The validation fold.
+
+    Returns:
+        The rows.
 
     Raises:
-        TrainingError: If the folds name fields that the dataset lacks or that have no labels, leave out labeled fields,
+        TrainingError: If the folds contain fields that the dataset lacks or that are unlabeled, lack labeled fields,
             have no such fold, or leave fewer than two fields to train on.
     """
     labeled = {name: row for row, (name, known) in enumerate(zip(dataset.ids, dataset.labeled, strict=True)) if known}
@@ -88,13 +108,14 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
     strange = [name for name in listed if name not in labeled]
     if strange:
         raise TrainingError(
-            f"The folds name {len(strange)} fields that {dataset.path} lacks or has without labels, e.g. {strange[0]}.",
+            f"The folds contain {len(strange)} fields that are not labeled fields of {dataset.path}, such as"
+            f" {strange[0]}.",
             hint="Make the folds from this dataset with `cytoloc folds`.",
         )
     left_out = labeled.keys() - set(listed)
     if left_out:
         raise TrainingError(
-            f"The folds leave out {len(left_out)} labeled fields of {dataset.path}, e.g. {min(left_out)}.",
+            f"The folds lack {len(left_out)} labeled fields of {dataset.path}, such as {min(left_out)}.",
             hint="Make the folds from this dataset with `cytoloc folds`.",
         )
     folds = folds.drop_nulls("fold")
@@ -102,14 +123,19 @@ def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
     held_out = folds["fold"].to_numpy() == fold
     if not held_out.any():
         known = ", ".join(str(number) for number in sorted(folds["fold"].unique().to_list()))
-        raise TrainingError(f"There is no fold {fold}; the folds are {known}.", hint="Choose one of them, or all.")
+        raise TrainingError(
+            f"The folds have no fold {fold}; they are numbered {known}.", hint="Choose one of these, or all."
+        )
     if (~held_out).sum() < 2:
-        raise TrainingError(f"Fold {fold} leaves {int((~held_out).sum())} fields to train on.", hint="Make more folds.")
+        raise TrainingError(
+            f"Fold {fold} leaves {int((~held_out).sum())} fields to train on, but two are needed.",
+            hint="Make more folds.",
+        )
     return Split(np.sort(rows[~held_out]), np.sort(rows[held_out]))
 
 
 class FieldBatches(TorchDataset[LabeledBatch]):
-    """Some ``rows`` of a dataset as a torch dataset whose items are whole batches, by default of all its channels."""
+    """Rows of a dataset as a PyTorch dataset whose items are whole batches; by default with all channels."""
 
     def __init__(
         self,
@@ -132,17 +158,17 @@ class FieldBatches(TorchDataset[LabeledBatch]):
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> LabeledBatch:
-        """Return one batch; torch calls this instead of asking for items one by one."""
+        """Return one batch. The data loader calls this instead of requesting items one by one."""
         images = self.dataset.read(self.rows[indices])
         images = images if self._planes is None else images[:, self._planes]
         return LabeledBatch(torch.from_numpy(images), self.targets[indices], self.antibodies[indices])
 
 
 class ReadAhead(DataLoader[Any]):
-    """A loader without worker processes whose thread reads the next batch during a training step.
+    """A data loader without worker processes, whose thread reads the next batch during a training step.
 
     Attributes:
-        waited: Seconds that the last pass, or the present one, waited for batches.
+        waited: Time that the last or current pass waited for batches, in seconds.
     """
 
     waited = 0.0
@@ -165,16 +191,19 @@ class ReadAhead(DataLoader[Any]):
 def batch_loader(
     fields: FieldBatches, rows: IntArray, *, batch_size: int, processes: Processes = SINGLE, pin: bool = False
 ) -> ReadAhead:
-    """Return a loader of batches of ``fields``; each of several processes reads its shard of every batch.
+    """Return a loader of batches; each of several processes reads its part of every batch.
 
     Args:
         fields: The fields.
-        rows: Positions among the fields, in order.
-        batch_size: Fields in a batch of all processes.
-        processes: The processes that share each batch. A last field that fills up an uneven batch is read repeatedly.
-        pin: Whether batches are in pinned memory, from which they are copied to a CUDA device asynchronously.
+        rows: Positions in ``fields``, in order.
+        batch_size: Number of fields per batch, over all processes.
+        processes: The processes that share each batch. An uneven batch is filled up by repeating its last field.
+        pin: Whether to use pinned memory, which allows asynchronous copies to a CUDA device.
+
+    Returns:
+        The loader.
     """
-    # A list, not a generator: the order is the same however often Lightning starts to iterate.
+    # A list instead of a generator, so that the order is the same whenever Lightning starts to iterate.
     batches = [
         processes.shard_rows(rows[start : start + batch_size].tolist()) for start in range(0, len(rows), batch_size)
     ]
@@ -182,15 +211,22 @@ def batch_loader(
 
 
 def antibody_numbers(dataset: Dataset, rows: IntArray) -> dict[str, int]:
-    """Return a number for each antibody of the fields in ``rows``.
+    """Return a number for each antibody of some fields.
+
+    Args:
+        dataset: The dataset.
+        rows: The rows of the fields.
+
+    Returns:
+        Numbers from 0, by antibody.
 
     Raises:
-        TrainingError: If fewer than two are known.
+        TrainingError: If fewer than two antibodies are known.
     """
     names = sorted(dataset.fields["antibody"].gather(rows).drop_nulls().unique().to_list())
     if len(names) < 2:
         raise TrainingError(
-            f"{dataset.path} names {len(names)} antibodies; to tell them apart takes at least two.",
+            f"{dataset.path} states {len(names)} antibodies, but recognizing antibodies needs at least two.",
             hint="Set loss.arcface=0, or import fields with their antibodies.",
         )
     return {name: number for number, name in enumerate(names)}
@@ -198,13 +234,13 @@ def antibody_numbers(dataset: Dataset, rows: IntArray) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Chooses the fields of an epoch and their order.
+    """The selection and order of the fields of an epoch.
 
     Attributes:
         order: ``shuffled``, ``balanced`` or ``stratified``.
-        mu: See :func:`field_weights`.
-        oversample: See :func:`oversampled_rows`.
-        batch_size: Fields in a batch.
+        mu: Class balance; see :func:`field_weights`.
+        oversample: Factors of locations; see :func:`oversampled_rows`.
+        batch_size: Number of fields per batch.
     """
 
     order: str = "shuffled"
@@ -228,7 +264,14 @@ class Sampling:
     def rows(self, truth: Truth, rng: np.random.Generator) -> IntArray:
         """Return the positions of the fields of an epoch, in order.
 
-        A last batch that is not full is left out, unless it is the only one: batch norms need more than one field.
+        An incomplete last batch is dropped unless it is the only one, because batch normalization needs several fields.
+
+        Args:
+            truth: The labels, bool of shape ``(n, locations)``.
+            rng: Random generator.
+
+        Returns:
+            Positions from 0, int64.
         """
         rows = oversampled_rows(truth, self.oversample) if self.oversample else np.arange(len(truth))
         if self.order == "balanced":
@@ -242,11 +285,19 @@ class Sampling:
 
 
 def field_weights(truth: Truth, *, mu: float) -> FloatArray:
-    """Return the relative probability with which each field is drawn (the rule of the 2018 starter code).
+    """Return the relative probability of drawing each field, by the rule of the starter code of 2018.
 
-    The frequency of a class is its share of all labels; the uniform frequency is the same for every class that occurs.
-    The wanted frequency is a mix of both, ``mu`` of the uniform one. The weight of a field is the greatest ratio of
-    wanted to given frequency over its labels; a field without labels has the least ratio of any class.
+    The given frequency of a class is its share of all labels. The uniform frequency is equal for all classes that
+    occur. The target frequency is a mixture of both, with the share ``mu`` of the uniform frequency. The weight of a
+    field is the highest ratio of target to given frequency over its labels. A field without labels has the lowest
+    ratio of all classes.
+
+    Args:
+        truth: The labels, bool of shape ``(n, locations)``.
+        mu: Class balance, from 0 (as in the data) to 1 (uniform).
+
+    Returns:
+        Weights, shape ``(n,)``.
 
     >>> field_weights(np.array([[1, 0], [1, 0], [1, 0], [1, 1]], bool), mu=1).round(3).tolist()
     [0.625, 0.625, 0.625, 2.5]
@@ -263,7 +314,7 @@ def field_weights(truth: Truth, *, mu: float) -> FloatArray:
 
 
 def oversampled_rows(truth: Truth, oversample: Mapping[int, int]) -> IntArray:
-    """Return the rows, each repeated by the greatest factor of its locations, at least once.
+    """Return the row of each field, repeated by the largest factor of its locations, at least once.
 
     >>> oversampled_rows(np.array([[1, 0], [0, 1], [1, 1]], bool), {1: 2}).tolist()
     [0, 1, 1, 2, 2]
@@ -273,7 +324,7 @@ def oversampled_rows(truth: Truth, oversample: Mapping[int, int]) -> IntArray:
 
 
 def rarest_label(truth: Truth) -> IntArray:
-    """Return the label of each field that the fewest fields have; -1 for a field without labels.
+    """Return the rarest label of each field; -1 for a field without labels.
 
     >>> rarest_label(np.array([[1, 0], [1, 1], [0, 0]], bool)).tolist()
     [0, 1, -1]
@@ -284,9 +335,19 @@ def rarest_label(truth: Truth) -> IntArray:
 
 
 def stratified_order(strata: IntArray, *, batch_size: int, rng: np.random.Generator) -> IntArray:
-    """Return an order in which the number of fields of a stratum differs by at most one between batches.
+    """Return a random order in which the number of fields of a stratum differs by at most one between batches.
 
-    Randomly chosen fields that fill no batch are left out; if there are fewer fields than a batch, all are used.
+    Random fields are dropped if the last batch is incomplete. If there are fewer fields than a batch, all are used.
+
+    Args:
+        strata: The stratum of each field, shape ``(n,)``.
+        batch_size: Number of fields per batch.
+        rng: Random generator.
+
+    Returns:
+        Positions from 0, int64.
+    """
+    """
     """
     batches = max(1, len(strata) // batch_size)
     kept = rng.permutation(len(strata))[: batches * batch_size]
@@ -296,7 +357,7 @@ def stratified_order(strata: IntArray, *, batch_size: int, rng: np.random.Genera
 
 @dataclass(frozen=True)
 class FoldData:
-    """The fields of one run: those to train on, with their sampling, and those held out."""
+    """The data of one run: training fields with their sampling, and fields of the validation fold."""
 
     train: FieldBatches
     held_out: FieldBatches

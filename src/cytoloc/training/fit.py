@@ -1,4 +1,4 @@
-"""The loop that a run is trained in, Lightning's: its settings, its callbacks, and its errors in plain words."""
+"""The training loop of a run, by Lightning: its settings, its callbacks, and its errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from cytoloc.training.module import Learner
 from cytoloc.training.options import TrainOptions
 
 PROCESS_TIMEOUT: Final = timedelta(hours=1)
-"""How long a process waits for the others, such as for the first one while it writes."""
+"""Maximum time that a process waits for the others, for example while the first process writes."""
 
 
 def fit(
@@ -50,13 +50,13 @@ def fit(
     """Train until the schedule ends, from the last checkpoint if there is one.
 
     Args:
-        learner: The network, its fields, and how it is trained.
+        learner: The network, its data, and its training step.
         folder: The folder of the run.
-        name: Name of the run, for the printed lines.
-        watch: The value that makes an epoch the best one, a key of :data:`~cytoloc.training.callbacks.WATCHED`.
-        options: What the caller chose.
-        start: What must be the same in all processes.
-        on_rows: Receives all rows of the log after each epoch.
+        name: The name of the run in printed lines.
+        watch: The criterion of the best epoch, a key of :data:`~cytoloc.training.callbacks.WATCHED`.
+        options: Options of training.
+        start: Values that must be equal in all processes.
+        on_rows: A function that is called with all rows of the log after each epoch.
     """
     schedule, processes = learner.spec.schedule, learner.processes
     checkpoint = folder / LAST if (folder / LAST).exists() else None
@@ -82,14 +82,14 @@ def fit(
     if len(schedule.cycles) > 1:
         numbers = range(len(schedule.cycles))
         callbacks += [BestOfCycle(folder, number, schedule=schedule, watch=watch) for number in numbers]
-    # The best one before the last one, whose state then includes which epoch was the best.
+    # The best checkpoint is written before the last one, so that the last one records which epoch was the best.
     callbacks += [keep(filename="best", monitor=monitor, mode=mode), keep(filename="last")]
     callbacks += [TrainingBar(name)] if options.progress_bar else []
     launch: dict[str, Any] = {"devices": 1}
     if processes.strategy is not None:
         launch = {"strategy": processes.strategy, "devices": "auto"}
     elif processes.world_size > 1:
-        # Frozen weights have no gradient, and DDP must look for them.
+        # Frozen weights have no gradient, so DDP must search for unused parameters.
         ddp = DDPStrategy(find_unused_parameters=True, timeout=PROCESS_TIMEOUT)
         launch = {"strategy": ddp, "devices": processes.per_node, "num_nodes": processes.nodes}
     with quiet_lightning():
@@ -106,7 +106,7 @@ def fit(
             reload_dataloaders_every_n_epochs=1,
             accelerator=accelerator(options.device),
             precision=PRECISION[learner.spec.compute.precision],
-            # Each process reads its own shard.
+            # Each process reads its own part of each batch.
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO(), *processes.plugins],
             **launch,
@@ -114,8 +114,8 @@ def fit(
         try:
             trainer.fit(learner, ckpt_path=checkpoint)
         except SystemExit:
-            # Lightning ends so after Ctrl-C.
-            options.report(f"{folder.name} was stopped; continue it with `resume`.")
+            # Lightning raises SystemExit after Ctrl-C.
+            options.report(f"{folder.name} was stopped. Continue it with `resume`.")
             raise KeyboardInterrupt from None
     if options.progress_bar and log.rows:
         options.report(log.line())
@@ -123,56 +123,56 @@ def fit(
 
 @contextmanager
 def clear_errors(learner: Learner, *, size: int) -> Iterator[None]:
-    """Turn torch's errors about memory, compilation and lost processes into a :class:`TrainingError`."""
+    """Turn torch's errors about memory, compilation and lost processes into :class:`TrainingError`."""
     compiled = learner.spec.compute.compile
     if compiled:
-        # Networks that were compiled for an earlier run count towards torch's limit.
+        # Networks that were compiled for earlier runs count towards a limit of torch.
         torch.compiler.reset()
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError, which names its allocator or the transport of messages.
+        # On a CPU torch raises a plain RuntimeError that contains the name of its allocator or of its transport.
         text = str(error)
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
             batch, accumulate = learner.spec.schedule.batch_size, learner.spec.schedule.accumulate
-            # Batch norms need two fields.
+            # Batch normalization needs two fields.
             smaller = f"schedule.batch_size={max(2, batch // 2)} and schedule.accumulate={2 * accumulate}"
             raise TrainingError(
-                f"A batch of {batch} fields of {size} px does not fit into memory: {first_line(error)}",
-                hint=f"Set {smaller if batch > 2 else 'a smaller image.size or model.backbone'}, in another folder.",
+                f"A batch of {batch} fields of {size} px does not fit into memory: {first_line(error)}.",
+                hint=f"Set {smaller if batch > 2 else 'a smaller image.size or model.backbone'}, with another folder.",
             ) from error
         if learner.processes.world_size > 1 and (
             isinstance(error, torch.distributed.DistError) or "gloo/transport" in text
         ):
             raise TrainingError(
-                "Another process that trains this run has ended, or cannot be reached.",
-                hint="See what it printed, and continue with `resume`.",
+                "Another process that trains this run has ended or cannot be reached.",
+                hint="Check its output, and continue with `resume`.",
             ) from error
         if compiled:
-            # torch exports the exception nowhere else, and importing it takes a second.
+            # torch exports this exception in no other module, and importing it takes a second.
             from torch._dynamo.exc import TorchDynamoException
 
             if isinstance(error, TorchDynamoException):
                 raise TrainingError(
-                    f"The network cannot be compiled: {first_line(error)}",
-                    hint="Set compute.compile=false, in another folder, or install a C++ compiler; for a GPU, Triton.",
+                    f"The network cannot be compiled: {first_line(error)}.",
+                    hint="Set compute.compile=false, with another folder; or install a C++ compiler (or Triton).",
                 ) from error
         raise
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence the greetings of Lightning, and its advice that does not apply here."""
+    """Silence information from Lightning, and its advice that does not apply here."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # tensorstore's threads decode batches; worker processes would only copy them.
+        # Threads of tensorstore decode the batches, so worker processes are not needed.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # Lightning 2.6 on torch 2.14; users cannot change it.
+        # Lightning 2.6 with torch 2.14; users cannot change this.
         warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
-        # Losses and metrics are those of the whole batch in every process.
+        # Losses and metrics are computed on the whole batch in every process.
         warnings.filterwarnings("ignore", ".*sync_dist=True.*")
         # Weights have no gradient only while the backbone is frozen.
         warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified.*")

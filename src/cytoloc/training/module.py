@@ -1,4 +1,4 @@
-"""The training step, the optimizer, and what is measured on the held-out fold."""
+"""The training step, the optimizer, and the metrics on the validation fold."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from cytoloc.training.distributed import SINGLE, Processes
 from cytoloc.training.schedule import Schedule, build_scheduler
 
 FUSED_ON: Final = {"cpu", "cuda"}
-"""Devices on which torch updates all weights at once."""
+"""Devices on which torch can update all weights at once."""
 
 CustomAugmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""From images ``(n, channels, size, size)`` with gray values 0 to 255, uint8, to images of the same shape, uint8 or
-float."""
+"""A function from uint8 images of shape ``(n, channels, size, size)`` to images of the same shape, uint8 or float with
+intensities from 0 to 255."""
 
 Metric = Callable[[Float32Array, BoolArray], float]
-"""From probabilities and true locations, both ``(n, locations)``, to a number."""
+"""A function from probabilities and labels, both of shape ``(n, locations)``, to a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """What a run trains with, apart from its network and its fields.
+    """Everything that training needs besides the network and the data.
 
     Attributes:
-        schedule: Epochs, rates, batches.
-        augmentation: Of the recipe.
-        loss: Loss of the locations.
+        schedule: Epochs, learning rates and batches.
+        augmentation: The augmentation of the recipe.
+        loss: The loss on locations.
         compute: Precision and compilation.
-        weights: Which weights are measured on the held-out fold.
+        weights: Which weights are evaluated on the validation fold.
         seed: Random seed.
-        custom_augmentation: The user's own, applied after that of the recipe.
-        metrics: The user's own metrics of the held-out fold.
+        custom_augmentation: A custom augmentation, applied after that of the recipe.
+        metrics: Custom metrics of the validation fold.
     """
 
     schedule: Schedule
@@ -63,11 +63,11 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class SecondTask:
-    """A second head that is trained with the network and then dropped: the antibody of a field.
+    """A second head, which recognizes antibodies during training and is not part of the trained model.
 
     Attributes:
         head: From the last feature map to cosines.
-        loss: From cosines and the numbers of the antibodies to a weighted loss.
+        loss: From cosines and numbers of antibodies to a weighted loss.
     """
 
     head: nn.Module
@@ -75,12 +75,12 @@ class SecondTask:
 
 
 class Learner(lightning.LightningModule):
-    """Trains a network on fields, and measures it on the held-out fold after each epoch.
+    """Train a network, and evaluate it on the validation fold after each epoch.
 
-    All randomness of a step is seeded by the seed of the recipe and the numbers of epoch and step, so a resumed run
-    ends with the same weights as an undisturbed one. Each of several processes sees its shard of a batch; losses and
-    metrics are those of the whole batch in all of them. A step never waits for the device: losses stay there until
-    :class:`~cytoloc.training.callbacks.FiniteCheck` reads them at the end of the epoch.
+    Random numbers of a step are seeded by the seed of the recipe and the numbers of epoch and step. A resumed run
+    therefore ends with the same weights as an uninterrupted one. Each of several processes has its part of a batch;
+    losses and metrics are computed on the whole batch in all processes. A step never waits for the device: losses stay
+    there until :class:`~cytoloc.training.callbacks.FiniteCheck` reads them at the end of the epoch.
     """
 
     def __init__(
@@ -99,38 +99,38 @@ class Learner(lightning.LightningModule):
         self.second = second
         self.second_head = second.head if second else None
         self.processes = processes
-        # The function is compiled, not the module, so weights keep their names; each image size apart, since a run has
-        # few. Heads are not compiled: torch 2.14 computes the gradient of a map's maximum wrongly on CPUs (NaN).
+        # The function is compiled instead of the module, so that weights keep their names; once per image size, because
+        # a run has few. Heads are not compiled, because torch 2.14 computes NaN gradients of a map's maximum on CPUs.
         self.extract = torch.compile(Network.features, dynamic=False) if spec.compute.compile else Network.features
         self.ema: State | None = None
         self.swa: State | None = None
         self._trained_weights: State | None = None
         self._averaged_steps = 0
         self._held_out: list[tuple[Tensor, Tensor]] = []
-        # Validating its arguments would make the host wait for the device.
+        # Validation of its arguments would make the host wait for the device.
         self.f1 = MultilabelF1Score(
             fold.train.truth.shape[1], average="macro", threshold=0.5, sync_on_compute=False, validate_args=False
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches of this epoch; Lightning calls it every epoch."""
+        """Return the batches of this epoch. Lightning calls this in every epoch."""
         fields, batch_size = self.fold.train, self.spec.schedule.batch_size
         rows = self.fold.sampling.rows(fields.truth, np.random.default_rng(self._seed(0)))
         pin = self.device.type == "cuda"
         return batch_loader(fields, rows, batch_size=batch_size, processes=self.processes, pin=pin)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the held-out batches."""
+        """Return the batches of the validation fold."""
         fields, batch_size = self.fold.held_out, self.spec.schedule.batch_size
         pin = self.device.type == "cuda"
         return batch_loader(fields, np.arange(len(fields)), batch_size=batch_size, processes=self.processes, pin=pin)
 
     def transfer_batch_to_device(self, batch: LabeledBatch, device: torch.device, dataloader_idx: int) -> LabeledBatch:
-        """Return a batch on the device; the copy to a CUDA device is asynchronous."""
+        """Return a batch on the device. The copy to a CUDA device is asynchronous."""
         return LabeledBatch(*(part.to(device, non_blocking=device.type == "cuda") for part in batch))
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or unfreeze the backbone; its batch norms still update their running statistics."""
+        """Freeze or unfreeze the backbone. Batch normalization still updates its running statistics."""
         frozen = self.current_epoch < self.spec.schedule.frozen_epochs
         self.network.backbone.requires_grad_(not frozen)
 
@@ -145,7 +145,7 @@ class Learner(lightning.LightningModule):
             if not isinstance(changed, Tensor) or changed.shape != images.shape:
                 found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
                 raise TrainingError(
-                    f"augmentation returned {found} for images of shape {tuple(images.shape)}.",
+                    f"The custom augmentation returned {found} for images of shape {tuple(images.shape)}.",
                     hint="Return a tensor of the same shape.",
                 )
             images = changed
@@ -159,7 +159,7 @@ class Learner(lightning.LightningModule):
             order = order.to(images.device, non_blocking=True)
             partner = LabeledBatch(*(processes.all_gather(part)[order] for part in batch))
             images = weight * images.float() + (1 - weight) * partner.images.float()
-            # Losses are blended, not targets: a focal loss needs targets of 0 or 1.
+            # Losses are blended instead of targets, because a focal loss needs targets of 0 or 1.
             weighted = [(weight, batch), (1 - weight, partner)]
 
         if processes.world_size > 1:
@@ -181,26 +181,26 @@ class Learner(lightning.LightningModule):
             loss = loss + other
         if not isinstance(loss, Tensor) or loss.ndim:
             kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
-            raise TrainingError(f"loss returned a value of {kind}.", hint="Return a scalar tensor.")
+            raise TrainingError(f"The custom loss returned a value of {kind}.", hint="Return a scalar tensor.")
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=processes.world_size * len(images))
         return loss
 
     def on_train_batch_end(self, *_rest: Any) -> None:
-        """Update the moving average of the weights, once for each step of the optimizer."""
+        """Update the moving average of the weights, once per optimizer step."""
         decay, step = self.spec.schedule.ema, self.global_step
         if decay and step > self._averaged_steps:
             self._averaged_steps = step
             self.ema = averaged(self.ema, self.network.state_dict(), weight=ema_weight(decay, step))
 
     def on_validation_epoch_start(self) -> None:
-        """Update the mean of the last epochs' weights, and load the average that is to be measured.
+        """Update the average over the last epochs, and load the weights to evaluate.
 
-        Before the epochs whose mean is taken, the weights themselves are measured.
+        Before the averaged epochs, the plain weights are evaluated.
         """
         self._held_out.clear()
         position = self.spec.schedule.swa_position(self.current_epoch)
         if position:
-            # Position 1 replaces the mean of the cycle before.
+            # Position 1 replaces the average of the previous cycle.
             self.swa = averaged(self.swa, self.network.state_dict(), weight=1 / position)
         measured = {"ema": self.ema, "swa": self.swa if position else None}.get(self.spec.weights)
         if measured is not None:
@@ -208,10 +208,10 @@ class Learner(lightning.LightningModule):
             self.network.load_state_dict(measured)
 
     def validation_step(self, batch: LabeledBatch, index: int) -> None:
-        """Measure loss and macro F1 at threshold 0.5 on a held-out batch."""
-        # Not compiled: the last batch has another size, and compiling for it takes longer than it saves.
+        """Compute loss and macro F1 at threshold 0.5 on a validation batch."""
+        # Not compiled, because the last batch has another size, and compiling takes longer than it saves.
         _, logits = features_and_logits(self.network, batch.images)
-        # Without the fields that fill up an uneven batch.
+        # Fields that fill up an uneven batch are ignored.
         batch_size = self.spec.schedule.batch_size
         count = min(batch_size, len(self.fold.held_out) - index * batch_size)
         logits, targets = (self.processes.all_gather(part)[:count] for part in (logits, batch.targets))
@@ -223,7 +223,7 @@ class Learner(lightning.LightningModule):
             self._held_out.append((probabilities, targets))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the user's own metrics, and restore the weights that are trained."""
+        """Compute the custom metrics, and restore the weights that are trained."""
         if self._held_out:
             probabilities, targets = (torch.cat(parts).cpu().numpy() for parts in zip(*self._held_out, strict=True))
             for name, metric in self.spec.metrics.items():
@@ -232,7 +232,7 @@ class Learner(lightning.LightningModule):
                     number = float(value)
                 except (TypeError, ValueError) as error:
                     raise TrainingError(
-                        f"metrics[{name!r}] returned {value!r}, which is not a number.", hint="Return a float."
+                        f"The metric {name!r} returned {value!r}, which is not a number.", hint="Return a float."
                     ) from error
                 self.log(name, number)
         if self._trained_weights is not None:
@@ -240,11 +240,11 @@ class Learner(lightning.LightningModule):
             self._trained_weights = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the averages."""
+        """Add the averages of the weights to a checkpoint."""
         checkpoint["averages"] = {"ema": self.ema, "swa": self.swa, "steps": self._averaged_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the averages."""
+        """Restore the averages of the weights from a checkpoint."""
         saved = checkpoint["averages"]
         self.ema, self.swa, self._averaged_steps = saved["ema"], saved["swa"], saved["steps"]
 
@@ -270,10 +270,18 @@ class Learner(lightning.LightningModule):
 
 
 def averaged(average: State | None, weights: State, *, weight: float) -> State:
-    """Return ``average`` moved towards ``weights`` by the share ``weight``; a copy of these if there is no average.
+    """Return an average that is moved towards new weights.
 
-    The tensors of ``average`` are changed in place, all at once, which takes half as long as one by one. Integers, such
-    as the batch norms' counts of batches, are copied from ``weights``.
+    The tensors of ``average`` are changed in place, all at once, which takes half the time. Integers, such as the batch
+    counts of batch normalization, are copied from ``weights``.
+
+    Args:
+        average: The average so far; None for a copy of ``weights``.
+        weights: The new weights.
+        weight: The share of the new weights, from 0 to 1.
+
+    Returns:
+        The new average.
     """
     if average is None:
         return {name: value.detach().clone() for name, value in weights.items()}
@@ -288,7 +296,7 @@ def averaged(average: State | None, weights: State, *, weight: float) -> State:
 def ema_weight(decay: float, step: int) -> float:
     """Return the weight of new weights in a moving average at a step (from 1): ``1 - decay``, and more at first.
 
-    With a constant high decay the average would consist of the first weights for a long time, so the decay rises from
+    With a constant high decay the average would consist of the initial weights for a long time, so the decay rises from
     2/11.
 
     >>> [round(ema_weight(0.999, step), 3) for step in (1, 100, 100_000)]

@@ -1,4 +1,4 @@
-"""What a caller of training may choose besides the recipe."""
+"""Options of training besides the recipe."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from cytoloc.training.module import CustomAugmentation, Metric
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How :func:`~cytoloc.training.run.train` runs, and the user's own parts of a training.
+    """Options of :func:`~cytoloc.train`, including custom augmentation, loss, callbacks and metrics.
 
     Attributes:
-        resume: Whether runs that were stopped continue from their last checkpoint; finished ones are left as they are.
-        device: ``cuda``, ``mps``, ``cpu``, or ``auto`` for the best one of this machine.
-        devices: Processes that train together on each machine, one device each; None: as many as torchrun or SLURM
-            started, or one.
-        nodes: Number of machines; None: as many as torchrun or SLURM started, or one.
-        processes: The processes, if something else than torchrun, SLURM or Lightning started them, such as Ray.
-        mlflow: Tracks the runs with MLflow, too: a tracking URI, such as ``http://127.0.0.1:5000`` or
+        resume: Whether interrupted runs continue from their last checkpoint. Finished runs are not changed.
+        device: ``cuda``, ``mps``, ``cpu``, or ``auto`` for the fastest one available.
+        devices: Number of processes per machine that train one run together, one device each. Default: as many as
+            torchrun or SLURM started, or one.
+        nodes: Number of machines. Default: as many as torchrun or SLURM started, or one.
+        processes: The processes, if another launcher than torchrun, SLURM or Lightning started them, such as Ray.
+        mlflow: Where to log the runs with MLflow: a tracking URI, such as ``http://127.0.0.1:5000`` or
             ``sqlite:///runs.db``, or the path of a SQLite file.
-        augmentation: Called as ``augmentation(images, generator)`` after the augmentation of the recipe. ``images`` is
-            uint8 ``(n, channels, size, size)``, the generator is on the CPU; returns images of the same shape, uint8 or
-            float with gray values from 0 to 255.
-        loss: Called as ``loss(logits, targets)`` in place of the loss of the recipe. Both are float
-            ``(n, locations)``; returns a scalar tensor.
-        callbacks: Lightning callbacks; the same objects serve all runs of a call.
-        metrics: Functions ``metric(probabilities, truth)`` by name, both arrays ``(n, locations)`` of the held-out
-            fold. They are computed after each epoch and become columns of ``log.csv``.
-        report: Receives a line of text per epoch; with a progress bar one per run.
-        progress_bar: Whether a progress bar shows the batches of a run.
+        augmentation: A function ``augmentation(images, generator)``, called after the augmentation of the recipe.
+            ``images`` is uint8 of shape ``(n, channels, size, size)``; the generator is on the CPU. It returns images
+            of the same shape, uint8 or float with intensities from 0 to 255.
+        loss: A function ``loss(logits, targets)`` that replaces the loss of the recipe. Both are float of shape
+            ``(n, locations)``. It returns a scalar tensor.
+        callbacks: Lightning callbacks. The same objects are used for all runs of a call.
+        metrics: Functions ``metric(probabilities, truth)`` by name, both arrays of shape ``(n, locations)``. They are
+            computed on the validation fold after each epoch, and become columns of ``log.csv``.
+        report: A function that is called with a line of text after each epoch, or with a progress bar after each run.
+        progress_bar: Whether to show a progress bar for the batches of a run.
 
     Raises:
-        SettingsError: If a value has the wrong type, or the name of a metric is taken.
+        SettingsError: If a value has the wrong type, or the name of a metric is invalid.
     """
 
     resume: bool = False
@@ -64,7 +64,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name, count in {"devices": self.devices, "nodes": self.nodes}.items():
             if count is not None and (type(count) is not int or count < 1):
-                raise SettingsError(f"{name} is {count!r}.", hint="Give an integer of at least 1, or None.")
+                raise SettingsError(f"`{name}` is {count!r}, but must be an integer of 1 or more, or None.")
         kinds: dict[str, tuple[type, ...]] = {
             "resume": (bool,),
             "processes": (Processes, type(None)),
@@ -75,29 +75,29 @@ class TrainOptions:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 names = " or ".join(each.__name__ for each in kind)
-                raise SettingsError(f"{name} is a {type(getattr(self, name)).__name__}.", hint=f"Give a {names}.")
+                raise SettingsError(f"`{name}` must be {names}, not {type(getattr(self, name)).__name__}.")
         own = {"augmentation": self.augmentation, "loss": self.loss}
         functions: dict[str, object] = {name: function for name, function in own.items() if function is not None}
         functions |= {"report": self.report, **{f"metrics[{name!r}]": each for name, each in self.metrics.items()}}
         for name, function in functions.items():
             if not callable(function):
-                raise SettingsError(f"{name} is {function!r}, which cannot be called.", hint="Give a function.")
+                raise SettingsError(f"`{name}` is {function!r}, which is not a function.", hint="Give a function.")
         for name in self.metrics:
             if not isinstance(name, str) or not name.isidentifier() or name in LOG_COLUMNS:
                 raise SettingsError(
-                    f"metrics has the name {name!r}.",
-                    hint=f"Use letters, digits and underscores, and none of {', '.join(LOG_COLUMNS)}.",
+                    f"`metrics` has the invalid name {name!r}.",
+                    hint=f"Use letters, digits and underscores, and no name among {', '.join(LOG_COLUMNS)}.",
                 )
         for callback in self.callbacks:
             if not isinstance(callback, lightning.Callback):
                 raise SettingsError(
-                    f"callbacks has {callback!r}, which is not a Lightning callback.",
-                    hint="Derive its class from pytorch_lightning.Callback.",
+                    f"`callbacks` contains {callback!r}, which is not a Lightning callback.",
+                    hint="Derive the class from pytorch_lightning.Callback.",
                 )
 
     @property
     def custom(self) -> dict[str, str]:
-        """Qualified names of the user's own augmentation and loss, as ``run.json`` has them."""
+        """Qualified names of the custom augmentation and loss, for ``run.json``."""
         return {
             name: qualified_name(function)
             for name, function in {"augmentation": self.augmentation, "loss": self.loss}.items()
@@ -106,7 +106,7 @@ class TrainOptions:
 
     @contextmanager
     def custom_errors_unchanged(self) -> Iterator[None]:
-        """Raise an exception of the user's own parts as it was, whatever was made of it on its way."""
+        """Raise exceptions of custom functions unchanged, even if they were wrapped in other exceptions."""
         parts = [self.augmentation, self.loss, *self.callbacks, *self.metrics.values()]
         parts = [part.func if isinstance(part, partial) else part for part in parts if part is not None]
         codes = {getattr(part, "__code__", None) for part in parts} - {None}
@@ -133,11 +133,11 @@ class TrainOptions:
 
 
 DEFAULT_OPTIONS: Final = TrainOptions()
-"""One process on the best device, without tracking and parts of the user."""
+"""One process on the fastest device, without tracking and custom functions."""
 
 
 def qualified_name(function: object) -> str:
-    """Return the name of a function, or of the class of an object that can be called, with its module.
+    """Return the qualified name of a function, or of the class of a callable object.
 
     >>> qualified_name(len), qualified_name(partial(len))
     ('builtins.len', 'builtins.len')

@@ -1,4 +1,4 @@
-"""From a recipe to what a run is made of: resolved by the dataset, then frozen values, then a learner."""
+"""Resolving a recipe for a dataset, and building the learner of a run from it."""
 
 from __future__ import annotations
 
@@ -42,24 +42,31 @@ from cytoloc.training.options import DEFAULT_OPTIONS, TrainOptions
 from cytoloc.training.schedule import Schedule
 
 MEASURED_FIELDS: Final = 256
-"""At most this many fields, evenly spaced in the dataset, give the statistics of a channel."""
+"""Maximum number of fields, evenly spaced in the dataset, from which the statistics of a channel are measured."""
 
 
 def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return the recipe with everything that the dataset decides written into it.
+    """Return the complete recipe for a dataset.
 
-    ``image.channels`` becomes the dataset's channels unless the recipe names some of them. Mean and standard deviation
-    of channels that the recipe does not know are measured on the dataset, after division by 255, and rounded to five
-    digits. ``label_set`` becomes the name of the dataset's label set.
+    ``image.channels`` becomes the channels of the dataset, unless the recipe lists channels. The mean and standard
+    deviation of channels that the recipe does not know are measured on the dataset, after division by 255, and rounded
+    to five digits. ``label_set`` becomes the name of the dataset's label set.
+
+    Args:
+        recipe: The recipe.
+        dataset: The dataset.
+
+    Returns:
+        The complete recipe.
 
     Raises:
-        ChannelError: If the recipe names a channel that the dataset lacks.
+        ChannelError: If the dataset lacks a channel of the recipe.
         LabelSetError: If the recipe is for another label set.
         TrainingError: If the dataset has no fields.
-        TableError: If ``sampling.oversample`` names locations that the label set lacks.
+        TableError: If ``sampling.oversample`` contains unknown locations.
     """
     if not len(dataset):
-        raise TrainingError(f"{dataset.path} has no fields.", hint="Import some, or finish its import.")
+        raise TrainingError(f"{dataset.path} has no fields.", hint="Import fields, or finish the import.")
     wanted = recipe.label_set
     if wanted in SHIPPED or wanted.lower().endswith((".csv", ".toml")):
         find_label_set(wanted).refuse_other(dataset.label_set, what=str(dataset.path), than=f"recipe {recipe.name}")
@@ -67,7 +74,7 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
         raise LabelSetError(
             f"Recipe {recipe.name} is for the label set {recipe.label_set}, but {dataset.path} has"
             f" {dataset.label_set}.",
-            hint="Choose another recipe, or leave label_set out of it.",
+            hint="Choose another recipe, or remove label_set from it.",
         )
     for word in recipe.sampling.oversample.get(dataset.label_set.name, {}):
         dataset.label_set.index(word, where=f"Recipe {recipe.name}, sampling.oversample")
@@ -75,19 +82,19 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
     missing = [name for name in channels if name not in dataset.channels]
     if missing:
         raise ChannelError(
-            f"Recipe {recipe.name} sees the channel {missing[0]}, but {dataset.path} has"
+            f"Recipe {recipe.name} needs the channel {missing[0]}, but {dataset.path} has"
             f" {', '.join(dataset.channels)}.{near_channels(missing[0], dataset.channels)}",
-            hint="Leave image.channels out of the recipe to train on the channels that there are.",
+            hint="Remove image.channels from the recipe to train on the channels of the dataset.",
         )
     mean, std = dict(recipe.image.mean), dict(recipe.image.std)
     unknown = [name for name in channels if name not in mean or name not in std]
     if unknown:
         rows = np.unique(np.linspace(0, len(dataset) - 1, min(MEASURED_FIELDS, len(dataset))).round().astype(np.int64))
         planes = [dataset.channels.index(name) for name in unknown]
-        # One field at a time: a batch of large fields would not fit into memory as floats.
+        # One field at a time, because a batch of large fields as floats may not fit into memory.
         pixels = (dataset[int(row)][planes].astype(np.float64) / 255 for row in rows)
         moments = np.mean([[(plane.mean(), np.square(plane).mean()) for plane in field] for field in pixels], axis=0)
-        # A channel without contrast has the standard deviation of one gray value.
+        # The standard deviation of a channel without contrast is set to one gray value.
         deviations = np.sqrt(np.maximum(moments[:, 1] - np.square(moments[:, 0]), 1 / 255**2))
         for name, average, deviation in zip(unknown, moments[:, 0], deviations, strict=True):
             mean.setdefault(name, round(float(average), 5))
@@ -97,7 +104,7 @@ def resolve_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 
 def location_loss(section: LossSection) -> Loss:
-    """Return the loss of the locations: the weighted sum of the losses of a recipe."""
+    """Return the loss of a recipe on locations: the weighted sum of its losses."""
     gamma = section.gamma
     known: dict[str, Loss] = {
         "focal": partial(focal_loss, gamma=gamma),
@@ -131,15 +138,18 @@ def build_learner(
     """Return a network that is ready to train on a fold.
 
     Args:
-        recipe: The resolved recipe.
-        network: The network with its first weights.
-        dataset: The fields.
-        split: The rows to train on, and those held out.
-        options: The user's own loss, augmentation and metrics.
+        recipe: The complete recipe.
+        network: The network with its initial weights.
+        dataset: The dataset.
+        split: The rows to train on, and the rows of the validation fold.
+        options: The custom loss, augmentation and metrics.
         processes: The processes that train together.
 
+    Returns:
+        The learner.
+
     Raises:
-        TrainingError: If the recipe uses antibodies that the dataset does not name.
+        TrainingError: If the recipe needs antibodies, and the dataset does not state them.
     """
     spec = TrainingSpec(
         schedule=Schedule.from_recipe(recipe),
@@ -161,7 +171,7 @@ def build_learner(
             sizes=(recipe.image.size,),
             stages=recipe.model.head == "multi-stage",
         )
-        # Its first weights depend on the seed of the recipe alone, not on random numbers that were drawn before.
+        # The initial weights depend on the seed of the recipe only, not on random numbers that were drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             head = AntibodyHead(features[-1], len(antibodies))
@@ -172,7 +182,7 @@ def build_learner(
 
         second = SecondTask(head, antibody_loss)
     if recipe.compute.sync_batch_norm and processes.world_size > 1:
-        # timm's function knows its own layers: Lightning's drops the activation of a batch norm that contains one.
+        # timm's function supports its own layers. Lightning's would drop the activation in a combined layer.
         convert: Callable[[Any], Any] = partial(convert_sync_batchnorm, process_group=None)
         network = convert(network)
         for module in network.modules():

@@ -1,8 +1,8 @@
-"""Training runs: :func:`train`, and the folder of each run.
+"""Training runs: the function :func:`train`, and the folder of each run.
 
-A run is one recipe on one fold. Its folder has ``recipe.toml`` (resolved), ``run.json`` (dataset, fold, environment,
-the run that it started from), ``log.csv``, ``best.ckpt``, ``last.ckpt``, with several cycles ``best-cycleN.ckpt``, and,
-once it is finished, ``predictions.parquet``: the probabilities of the held-out fold.
+A run is one recipe on one fold. Its folder contains ``recipe.toml`` (complete), ``run.json`` (dataset, fold,
+environment, and the run that it started from), ``log.csv``, ``best.ckpt``, ``last.ckpt``, ``best-cycleN.ckpt`` if there
+are several cycles, and when it is finished ``predictions.parquet``, the predictions of the validation fold.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ from cytoloc.training.starting import Start, earlier_run, first_network, inherit
 from cytoloc.training.tracking import open_tracking, tracking
 
 PACKAGES = ("cytoloc", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "tensorstore")
-"""Packages whose versions ``run.json`` names."""
+"""Packages whose versions are recorded in ``run.json``."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished training run.
 
     Attributes:
         folder: The folder of the run.
-        recipe: Name of the recipe.
-        fold: The fold held out.
+        recipe: The name of the recipe.
+        fold: The validation fold.
     """
 
     folder: Path
@@ -71,18 +71,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the run: that of its folder."""
+        """The name of the run, which is the name of its folder."""
         return self.folder.name
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
     def predictions(self) -> Predictions:
-        """Return the predictions of the held-out fold."""
+        """Return the out-of-fold predictions, for the fields of the validation fold."""
         return read_predictions(self.folder / PREDICTIONS)
 
     def log(self) -> pl.DataFrame:
-        """Return the log, one row per epoch."""
+        """Return the training log, with one row per epoch."""
         return pl.read_csv(self.folder / "log.csv")
 
 
@@ -96,49 +96,51 @@ def train(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     options: TrainOptions = DEFAULT_OPTIONS,
 ) -> tuple[Run, ...]:
-    """Train recipes on all folds but one each, and predict the held-out fields.
+    """Train one or more recipes, and predict the fields of the validation fold of each run.
 
-    All runs are checked before the first one starts. Runs are resumable: call it again with
+    All runs are checked before the first one starts. Runs are resumable: call the function again with
     ``options=TrainOptions(resume=True)``.
 
     Args:
-        recipe: Name of a recipe, path of a ``.toml`` file, or a recipe; or several of them.
-        dataset: The fields, or the path or URL of their dataset.
-        folds: Columns ``id`` and ``fold``, or the path of their CSV file.
-        out: The folders of the runs are made in this folder, named after recipe and fold.
-        fold: The fold to hold out, several of them, or ``"all"``: one run each.
+        recipe: The name of a recipe, the path of a ``.toml`` file, or a recipe; or a list of them.
+        dataset: The dataset, or its path or URL.
+        folds: A table with the columns ``id`` and ``fold``, or the path of a folds file.
+        out: The folder in which a folder is created for each run, named after recipe and fold.
+        fold: The validation fold, or a list of folds, or ``"all"`` for one run per fold.
         overrides: Changes of the recipes: ``["schedule.epochs=3"]`` or ``{"schedule.epochs": 3}``.
-        options: Device, resuming, tracking, and the user's own augmentation, loss, callbacks and metrics.
+        options: Device, resuming, tracking, and custom augmentation, loss, callbacks and metrics.
 
     Returns:
-        The runs, recipe by recipe.
+        The runs, ordered by recipe and fold.
 
     Raises:
         SettingsError: If an argument has the wrong type, or two runs would have the same name.
-        RecipeError: If a recipe is unknown, or a key or value is not allowed.
-        TrainingError: If a run cannot start or continue: another image size, no such fold, other data, a loss that is
-            NaN, a batch that does not fit into memory.
-        WeightsError: If pretrained weights are missing or do not fit.
+        RecipeError: If a recipe is unknown, or a key or value is invalid.
+        TrainingError: If a run cannot start or continue, for example because of another image size, an unknown fold,
+            other data, a loss that is NaN, or a batch that does not fit into memory.
+        WeightsError: If pretrained weights are missing or do not match the network.
         OutputExistsError: If a run exists and ``options.resume`` is false.
         MissingExtraError: If runs are tracked and MLflow is not installed.
         StorageError: If the disk is full or read-only.
     """
     if not isinstance(options, TrainOptions):
-        raise SettingsError(f"options is a {type(options).__name__}.", hint="Give TrainOptions(...).")
+        raise SettingsError(f"`options` must be TrainOptions, not {type(options).__name__}.")
     listed = recipe if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
     recipes = [load_recipe(each, overrides=overrides) for each in listed]
     if not recipes:
-        raise SettingsError("recipe is empty.", hint="Give at least one recipe.")
+        raise SettingsError("`recipe` is empty.", hint="Give at least one recipe.")
     names = [each.name for each in recipes]
     if len(set(names)) < len(names):
-        raise SettingsError(f"recipe: two recipes have the same name: {', '.join(names)}.", hint="Give each once.")
+        raise SettingsError(
+            f"`recipe` contains two recipes with the same name: {', '.join(names)}.", hint="Give each recipe once."
+        )
     if isinstance(dataset, (str, Path)):
         dataset = open_dataset(dataset)
     elif not isinstance(dataset, Dataset):
-        raise SettingsError(f"dataset is a {type(dataset).__name__}.", hint="Give a dataset or its path.")
+        raise SettingsError(f"`dataset` must be a dataset or its path, not {type(dataset).__name__}.")
     table, numbers = folds_to_train(folds, fold)
     if not isinstance(out, (str, Path)):
-        raise SettingsError(f"out is a {type(out).__name__}.", hint="Give the path of a folder.")
+        raise SettingsError(f"`out` must be the path of a folder, not {type(out).__name__}.")
     if options.processes is None:
         processes = find_processes(options.devices, options.nodes, environ=os.environ, device=options.device)
         options = replace(options, processes=processes)
@@ -168,7 +170,7 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """A run that may start or continue: everything about it that is known before its network is built."""
+    """A run that can start or continue: everything that is known before its network is built."""
 
     recipe: Recipe
     dataset: Dataset
@@ -189,12 +191,28 @@ class RunPlan:
     def of(
         cls, recipe: Recipe, dataset: Dataset, folds: pl.DataFrame, fold: int, *, out: Path, options: TrainOptions
     ) -> RunPlan:
-        """Return the plan of a run, unless the data, the device, or what its folder holds do not allow it."""
+        """Return the plan of a run.
+
+        Args:
+            recipe: The complete recipe.
+            dataset: The dataset.
+            folds: A table with the columns ``id`` and ``fold``.
+            fold: The validation fold.
+            out: The folder for the folder of the run.
+            options: Options of training.
+
+        Returns:
+            The plan.
+
+        Raises:
+            TrainingError: If the run cannot start or continue with these data on this device.
+            OutputExistsError: If the run exists and is not resumed.
+        """
         wanted = recipe.image.field_px
         if dataset.size != wanted:
             key = "field_size" if recipe.image.field_size else "size"
             raise TrainingError(
-                f"Recipe {recipe.name} sees {wanted} px; {dataset.path} has {dataset.size} px.",
+                f"Recipe {recipe.name} needs images of {wanted} px, but {dataset.path} has {dataset.size} px.",
                 hint=f"Set image.{key}={dataset.size}, or import the images at {wanted} px.",
             )
         device, split = accelerator(options.device), split_dataset(dataset, folds, fold)
@@ -219,13 +237,13 @@ class RunPlan:
         check_batches(plan.processes, recipe, fields=len(split.train), device=device)
         if options.resume and plan.folder.exists():
             plan.check_resume()
-        # In other processes the first one may have made the folder already.
+        # In other processes the folder may exist already, made by the first process.
         elif plan.processes.is_first:
             refuse_existing(plan.folder, hint="Continue it with `resume`, or choose another folder.")
         return plan
 
     def check_resume(self) -> None:
-        """Raise unless the run in the folder has this recipe, these data, this fold, and these parts of the user."""
+        """Raise unless the run in the folder has the same recipe, data, fold, and custom functions."""
         kept, header = read_header(self.folder), self.header
         kept["label_set"].refuse_other(
             LabelSet.from_json(header["label_set"]), what="the dataset", than=str(self.folder)
@@ -233,13 +251,13 @@ class RunPlan:
         if read_resolved(self.folder / RECIPE) != self.recipe:
             raise TrainingError(
                 f"{self.folder} was started with another recipe.",
-                hint="Resume with that recipe, or choose another folder.",
+                hint="Resume with the same recipe, or choose another folder.",
             )
         same = kept.get("dataset", {}).get("fingerprint") == header["dataset"]["fingerprint"]
         if not same or any(kept.get(key) != header[key] for key in ("fold", "held_out", "trained_on")):
             raise TrainingError(
                 f"{self.folder} was started on other fields or folds.",
-                hint="Resume on those, or choose another folder.",
+                hint="Resume with the same dataset and folds, or choose another folder.",
             )
         for name in ("augmentation", "loss"):
             before, now = (facts.get("custom", {}).get(name, "none") for facts in (kept, header))
@@ -250,10 +268,13 @@ class RunPlan:
                 )
 
     def learner(self, *, planned: frozenset[Path] = frozenset()) -> tuple[Learner, dict[str, Any]]:
-        """Return a learner that is ready to start or to resume, and the run that its weights come from.
+        """Return a learner that is ready to start or resume, and the run that its weights come from.
 
         Args:
-            planned: Folders of runs that will be finished when this one starts; their weights are not read.
+            planned: Folders of runs that will be finished when this run starts, so their weights cannot be read yet.
+
+        Returns:
+            The learner, and the origin of its weights.
         """
         recipe, locations = self.recipe, self.dataset.label_set
         earlier = earlier_run(recipe, self.fold)
@@ -261,7 +282,7 @@ class RunPlan:
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": "none"})})
         torch.manual_seed(recipe.seed)
         if (self.folder / LAST).exists():
-            # The checkpoint has all weights; it does not matter where the first ones came from.
+            # The checkpoint contains all weights, so the origin of the initial weights is not needed.
             start = Start(build_network(model_spec(recipe, locations=len(locations))), {})
         else:
             start = first_network(recipe, locations, fold=self.fold, held_out=self.header["held_out"])
@@ -271,11 +292,11 @@ class RunPlan:
         return learner, start.started_from
 
     def train(self, built: tuple[Learner, dict[str, Any]] | None, *, name: str) -> None:
-        """Train the run, and predict its held-out fields; a finished run is left as it is.
+        """Train the run, and predict the fields of its validation fold. A finished run is not changed.
 
         Args:
-            built: What :meth:`learner` returned, or None.
-            name: Name of the run, for the printed lines.
+            built: The result of :meth:`learner`; None to build it now.
+            name: The name of the run in printed lines.
         """
         recipe, dataset, folder, processes = self.recipe, self.dataset, self.folder, self.processes
         options = self.options
@@ -298,20 +319,20 @@ class RunPlan:
                 with new_folder(folder) as made:
                     (made / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
                     write_json(made / HEADER, {**header, "environment": environment}, RUN_FORMAT)
-            # What a killed process was writing.
+            # Files that a killed process was writing.
             for stray in folder.glob(f".{PREDICTIONS}.*"):
                 shutil.rmtree(stray)
         for channel in self.measured:
             mean, std = recipe.image.mean[channel], recipe.image.std[channel]
-            options.report(f"{folder.name}: channel {channel}: measured mean {mean:g}, standard deviation {std:g}.")
+            options.report(f"{folder.name}: measured channel {channel}: mean {mean:g}, standard deviation {std:g}.")
         if started_from and not started_from["with_head"]:
             source = started_from["name"]
-            options.report(f"{folder.name}: starts with the backbone of {source}; its head is new: locations differ.")
+            options.report(f"{folder.name}: uses the backbone of {source} with a new head, because label sets differ.")
         truth = dataset.truth
         lost = truth[self.split.held_out].any(axis=0) & ~truth[self.split.train].any(axis=0)
         if lost.any():
             missing = ", ".join(dataset.label_set[int(number)].name for number in np.flatnonzero(lost))
-            options.report(f"{folder.name}: no field of the training folds shows {missing}, but held-out fields do.")
+            options.report(f"{folder.name}: no training field has {missing}, but validation fields do.")
         tracks = tracking(options.mlflow if processes.is_first else None, folder)
         with disk_errors(folder), clear_errors(learner, size=recipe.image.size), tracks as tracked:
             if tracked:
@@ -331,11 +352,11 @@ class RunPlan:
                 write_predictions(predictions, folder / PREDICTIONS)
             if tracked:
                 tracked.log_files([folder / RECIPE, folder / "log.csv"])
-            # A run that starts from this one finds it finished in every process.
+            # All processes wait, so that a run that starts from this one finds it finished.
             all_gather_object(None)
 
     def predict_held_out(self) -> Predictions:
-        """Return the predictions of the held-out fields; each of several processes predicts some of them."""
+        """Return the predictions of the validation fold; each of several processes predicts a part of it."""
         recipe, dataset, processes = self.recipe, self.dataset, self.processes
         checkpoint = self.folder / f"{recipe.select.checkpoint}.ckpt"
         info = ModelInfo(

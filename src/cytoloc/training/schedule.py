@@ -1,4 +1,4 @@
-"""The schedule of a run: epochs, learning rates, weight averages, and the time that is left."""
+"""The schedule of a run: epochs, learning rates, weight averages, and the remaining time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, Sequenti
 from cytoloc.recipes.recipe import Recipe
 
 FROZEN_WORK: Final = 1 / 3
-"""Work of a frozen epoch relative to another one: a forward pass takes about a third of the time of a step."""
+"""Time of a frozen epoch relative to a normal one; a forward pass takes about a third of the time of a step."""
 
 RECENT_EPOCHS: Final = 5
-"""The time that is left is estimated from this many last epochs."""
+"""Number of last epochs from which the remaining time is estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Frozen epochs, then one-cycles; most fields are those of :class:`cytoloc.recipes.sections.ScheduleSection`."""
+    """Frozen epochs, then one-cycles; for most attributes see :class:`cytoloc.recipes.sections.ScheduleSection`."""
 
     frozen_epochs: int = 0
     epochs: int
@@ -38,7 +38,7 @@ class Schedule:
     ema: float = 0.0
     swa_epochs: int = 0
     sizes: tuple[int, ...] = ()
-    """Edges of the images, in pixels; the epochs are shared among them. Empty: images keep their size."""
+    """Edge lengths of the images, in pixels; the epochs are divided among them. Empty: images are not resized."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
@@ -48,11 +48,11 @@ class Schedule:
 
     @property
     def total_epochs(self) -> int:
-        """Number of epochs of all cycles, with the frozen ones."""
+        """The number of epochs, including frozen epochs."""
         return self.frozen_epochs + self.epochs * len(self.cycles)
 
     def cycle_of(self, epoch: int) -> int:
-        """Return the number of the cycle that an epoch belongs to; the frozen epochs belong to the first."""
+        """Return the number of the cycle of an epoch, from 0. Frozen epochs belong to the first cycle."""
         return min(max(0, epoch - self.frozen_epochs) // self.epochs, len(self.cycles) - 1)
 
     def ends_cycle(self, epoch: int) -> bool:
@@ -60,7 +60,7 @@ class Schedule:
         return epoch >= self.frozen_epochs and (epoch - self.frozen_epochs + 1) % self.epochs == 0
 
     def swa_position(self, epoch: int) -> int:
-        """Return the position of an epoch among those of its cycle whose weights are averaged, from 1; 0: not averaged.
+        """Return the position of an epoch among the averaged epochs of its cycle, from 1; 0 if it is not averaged.
 
         >>> s = Schedule(frozen_epochs=1, epochs=3, cycles=(1, 0.5), learning_rate=1, swa_epochs=2)
         >>> [s.swa_position(epoch) for epoch in range(s.total_epochs)]
@@ -71,13 +71,13 @@ class Schedule:
         return max(0, (epoch - self.frozen_epochs) % self.epochs + 1 - (self.epochs - self.swa_epochs))
 
     def size_at(self, epoch: int) -> int:
-        """Return the edge of the images in an epoch, in pixels; 0: images keep their size."""
+        """Return the edge length of the images in an epoch, in pixels; 0 if images are not resized."""
         if not self.sizes:
             return 0
         return self.sizes[min(epoch * len(self.sizes) // self.total_epochs, len(self.sizes) - 1)]
 
     def work(self, epoch: int) -> float:
-        """Return the work of an epoch, relative to one that trains all weights on images of full size.
+        """Return the time of an epoch, relative to an epoch that trains all weights on images of full size.
 
         >>> growing = Schedule(frozen_epochs=1, epochs=3, learning_rate=1, sizes=(64, 128))
         >>> [round(growing.work(epoch), 3) for epoch in range(4)]
@@ -88,10 +88,11 @@ class Schedule:
 
 
 class CycleLR(OneCycleLR):
-    """One cycle (Smith 2018) whose rates are multiplied by the cycle's share of the highest rate.
+    """A one-cycle schedule (Smith 2018) whose learning rates are multiplied by a share.
 
-    The rate rises along a cosine from 1/25 of the highest one to it in the first 30 % of the steps, and falls to 0 one
-    step after the last. The first beta of AdamW goes the other way, from ``momentum[0]`` to ``momentum[1]``.
+    In the first 30 % of the steps, the learning rate rises along a cosine from 1/25 of the highest rate to the highest
+    rate. Then it falls, and would reach 0 one step after the last one. The first beta of AdamW changes in the opposite
+    direction, from ``momentum[0]`` to ``momentum[1]`` and back.
     """
 
     def __init__(self, optimizer: Optimizer, *, schedule: Schedule, steps: int, share: float) -> None:
@@ -100,7 +101,7 @@ class CycleLR(OneCycleLR):
         super().__init__(
             optimizer,
             max_lr=schedule.learning_rate,
-            # OneCycleLR counts to total_steps - 1, and to pct_start * total_steps - 1 for its rise.
+            # OneCycleLR counts to total_steps - 1, and to pct_start * total_steps - 1 in its rising part.
             total_steps=steps + 1,
             pct_start=(0.3 * steps + 1) / (steps + 1),
             div_factor=25,
@@ -111,19 +112,28 @@ class CycleLR(OneCycleLR):
         )
 
     def get_lr(self) -> list[Any]:
-        """Return the rate of each group of parameters."""
+        """Return the learning rate of each group of parameters."""
         return [self.share * rate for rate in super().get_lr()]
 
 
 def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps_per_epoch: int) -> SequentialLR:
-    """Return the scheduler of a run: the full rate while the backbone is frozen, then one cycle after another."""
+    """Return the scheduler of a run: the full learning rate in frozen epochs, then one cycle after another.
+
+    Args:
+        optimizer: The optimizer.
+        schedule: The schedule.
+        steps_per_epoch: Number of optimizer steps per epoch.
+
+    Returns:
+        The scheduler, which is stepped after each optimizer step.
+    """
     frozen, steps = schedule.frozen_epochs * steps_per_epoch, schedule.epochs * steps_per_epoch
     schedulers: list[LRScheduler] = [LambdaLR(optimizer, lambda _step: 1.0)] if frozen else []
     schedulers += [CycleLR(optimizer, schedule=schedule, steps=steps, share=share) for share in schedule.cycles]
     starts = [frozen + number * steps for number in range(len(schedule.cycles))]
     scheduler = SequentialLR(optimizer, schedulers, milestones=starts if frozen else starts[1:])
     if frozen:
-        # OneCycleLR sets the first beta when it is built.
+        # OneCycleLR changes the first beta when it is constructed.
         for group in optimizer.param_groups:
             group["betas"] = schedule.betas
     return scheduler
@@ -132,7 +142,15 @@ def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps_per_epoch
 def is_better(value: float, best: float | None, *, watch: str) -> bool:
     """Return whether a value is better than the best one so far: a lower loss, or a higher macro F1.
 
-    NaN is never better, and any other value is better than None.
+    NaN is never better. Any other value is better than None.
+
+    Args:
+        value: The new value.
+        best: The best value so far; None if there is none.
+        watch: ``loss`` or ``macro_f1``.
+
+    Returns:
+        Whether the value is better.
     """
     if math.isnan(value):
         return False
@@ -140,7 +158,7 @@ def is_better(value: float, best: float | None, *, watch: str) -> bool:
 
 
 def seconds_left(schedule: Schedule, took: Sequence[float]) -> float:
-    """Return the estimated time until a run ends, in seconds, from those that each epoch ``took`` so far.
+    """Return the estimated remaining time of a run in seconds, from the time that each finished epoch took.
 
     >>> round(seconds_left(Schedule(frozen_epochs=1, epochs=3, learning_rate=1), [10.0, 30.0]))
     60
@@ -152,7 +170,7 @@ def seconds_left(schedule: Schedule, took: Sequence[float]) -> float:
 
 
 def expected_end(seconds: float, *, now: datetime) -> str:
-    """Return when a run ends that takes ``seconds`` from ``now``, and how long that is, in its two largest units.
+    """Return when a run will end, with the remaining time in its two largest units.
 
     >>> noon = datetime(2018, 11, 26, 12, 0)
     >>> expected_end(7800, now=noon)

@@ -1,4 +1,4 @@
-"""The network that a run starts with: new weights, those of an earlier run, or those of a bundle."""
+"""The initial network of a run: new, or with the weights of an earlier run or a bundle."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SAME_GRAY: Final = 0.01
 
 
 class Start(NamedTuple):
-    """What a run starts with.
+    """The initial network of a run.
 
     Attributes:
-        network: The network, with its first weights.
-        started_from: The run that the weights come from: its ``name``; ``trained_on``, the ids of all fields that the
-            weights were trained on; ``with_head``, false if only the backbone was used, since the label sets differ.
-            Empty if the weights come from elsewhere.
+        network: The network, with its initial weights.
+        started_from: The run that the weights come from: its ``name``; the ids of all fields that the weights were
+            ``trained_on``; and ``with_head``, which is false if only the backbone was used because label sets differ.
+            Empty if the weights do not come from a run.
     """
 
     network: Network
@@ -39,7 +39,7 @@ class Start(NamedTuple):
 
 
 class _TrainedNetwork(NamedTuple):
-    """A trained network with its channels and locations, and the ids of all fields that it was trained on."""
+    """A trained network, its inputs and outputs, and the ids of all fields that it was trained on."""
 
     name: str
     network: Network
@@ -68,14 +68,14 @@ class _TrainedNetwork(NamedTuple):
             tuple(bundle.header.channels),
             bundle.label_set,
             bundle.trained_on,
-            "Start from a bundle of other fields, or each fold from a bundle of its own: bundle:…{fold}….cytoloc.",
+            "Use a bundle that was trained on other fields, or a bundle for each fold: bundle:…{fold}….cytoloc.",
         )
 
     @classmethod
     def of_run(cls, path: Path) -> Self:
         if not is_run(path):
             raise WeightsError(
-                f"{path} is no run to take weights from.", hint="Give the folder of a run: model.weights=run:PATH."
+                f"{path} is not a run, so it has no weights.", hint="Give the folder of a run: model.weights=run:PATH."
             )
         run = load_runs([path])[0]
         return cls(
@@ -132,19 +132,23 @@ def inherit_settings(recipe: Recipe, *, fold: int) -> Recipe:
 
 
 def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: list[str]) -> Start:
-    """Return the network that a run starts with, and the run that its weights come from.
+    """Return the initial network of a run, and the run that its weights come from.
 
     Args:
-        recipe: The resolved recipe.
+        recipe: The complete recipe.
         label_set: The locations that the network predicts.
-        fold: The fold held out; replaces ``{fold}`` in the path of an earlier run or a bundle.
-        held_out: Ids of the fields held out.
+        fold: The validation fold, which replaces ``{fold}`` in the path of an earlier run or a bundle.
+        held_out: The ids of the fields of the validation fold.
+
+    Returns:
+        The network and its origin.
 
     Raises:
-        RecipeError: If there is no such network.
-        WeightsError: If the weights are missing, or do not fit.
+        RecipeError: If the network does not exist.
+        WeightsError: If the weights are missing, or do not match the network.
         FormatError: If a bundle is damaged, or is not a bundle.
-        TrainingError: If the earlier network, or one that it started from, was trained on fields that are held out now.
+        TrainingError: If the earlier network, or one that it started from, was trained on fields of the validation
+            fold.
     """
     spec = model_spec(recipe, locations=len(label_set))
     path = _earlier_path(recipe, fold)
@@ -154,22 +158,23 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
     seen = earlier.trained_on.intersection(held_out)
     if seen:
         raise TrainingError(
-            f"{path} was trained on {len(seen)} of the {len(held_out)} fields held out now, e.g. {min(seen)};"
-            " their predictions would be too good.",
+            f"{path} was trained on {len(seen)} of the {len(held_out)} fields of the validation fold, such as"
+            f" {min(seen)}, so the metrics would be biased.",
             hint=earlier.hint,
         )
     if (earlier.backbone, earlier.head) != (spec.backbone, spec.head):
         raise WeightsError(
-            f"{path} is of {earlier.backbone} with the head {earlier.head}, not of {spec.backbone} with {spec.head}.",
-            hint="Set model.inherit=true to take over both, or choose other weights by model.weights.",
+            f"{path} has the network {earlier.backbone} with the head {earlier.head}, not {spec.backbone} with"
+            f" {spec.head}.",
+            hint="Set model.inherit=true to use its backbone and head, or choose other weights with model.weights.",
         )
     state = dict(earlier.network.backbone.state_dict())
     if spec.channels != earlier.channels:
         missing = [name for name in spec.channels if name not in earlier.channels]
         if missing:
             raise WeightsError(
-                f"{path} sees {', '.join(earlier.channels)}, not {missing[0]}.",
-                hint="Choose channels that it sees by image.channels, or other weights by model.weights.",
+                f"{path} has the channels {', '.join(earlier.channels)}, but not {missing[0]}.",
+                hint="Choose other channels with image.channels, or other weights with model.weights.",
             )
         weight = first_convolution(spec.backbone)
         first = next(name for name in state if f".{name}".endswith(f".{weight}"))
@@ -197,6 +202,6 @@ def _earlier_path(recipe: Recipe, fold: int) -> Path | None:
 
 
 def earlier_run(recipe: Recipe, fold: int) -> Path | None:
-    """Return the folder of the run whose weights a recipe starts with; None if they come from elsewhere."""
+    """Return the folder of the run whose weights a recipe starts with; None if they do not come from a run."""
     source = recipe.model.weights
     return Path(source.removeprefix(RUN).replace("{fold}", str(fold))) if source.startswith(RUN) else None

@@ -1,6 +1,6 @@
 """Tracking with MLflow: parameters, metrics and files of each run, on a server or in a SQLite file.
 
-MLflow is in the extra ``cytoloc[mlflow]``. It is imported when a run is tracked; its usage reports are off.
+MLflow is in the extra ``cytoloc[mlflow]``. It is imported when a run is tracked, with its telemetry turned off.
 """
 
 from __future__ import annotations
@@ -24,42 +24,48 @@ from cytoloc.recipes.recipe import flat
 NEEDED: Final = ("mlflow", "sqlalchemy", "alembic")
 EXPERIMENT: Final = "cytoloc"
 MLFLOW_FILE: Final = "mlflow.json"
-"""In the folder of a run: the id of its MLflow run."""
+"""The file in the folder of a run that contains the id of its MLflow run."""
 MLFLOW_FORMAT: Final = FileFormat("cytoloc-mlflow-run", 1)
 SQLITE: Final = "sqlite:///"
 
 
 def require_mlflow() -> None:
-    """Raise :class:`MissingExtraError` unless MLflow and what it needs for SQLite are installed."""
+    """Raise :class:`MissingExtraError` if MLflow or its libraries for SQLite are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Tracking needs {', '.join(missing)}.", hint=installing("mlflow"))
+        raise MissingExtraError(f"Tracking with MLflow needs {', '.join(missing)}.", hint=installing("mlflow"))
 
 
 def tracking_uri(mlflow: str | Path) -> str:
-    """Return MLflow's tracking URI; the path of a file is that of a SQLite database.
+    """Return the tracking URI for an option; a path means a SQLite file.
 
     >>> tracking_uri("http://127.0.0.1:5000"), tracking_uri("/data/runs.db")
     ('http://127.0.0.1:5000', 'sqlite:////data/runs.db')
     """
     text = str(mlflow)
-    # A scheme has at least two letters; one letter is a drive of Windows.
+    # A URI scheme has at least two letters; a single letter is a Windows drive.
     return text if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else f"{SQLITE}{Path(text).resolve()}"
 
 
 def open_tracking(mlflow: str | Path) -> Any:
-    """Return MLflow's client after one request; a SQLite file is made if it does not exist.
+    """Return MLflow's client after a test request. A SQLite file is created if it does not exist.
+
+    Args:
+        mlflow: A tracking URI, or the path of a SQLite file.
+
+    Returns:
+        The client.
 
     Raises:
         MissingExtraError: If MLflow is not installed.
-        TrainingError: If the URI is not valid, its server does not answer, or the file is something else.
+        TrainingError: If the URI is invalid, its server does not respond, or the file is not a SQLite file.
     """
     require_mlflow()
     uri = tracking_uri(mlflow)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # MLflow prefers databases to folders, and refuses those otherwise.
+    # By default MLflow refuses folders, because it prefers databases.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    # MLflow tries for minutes otherwise, and changes the levels of loggers when it is imported.
+    # By default MLflow retries for minutes.
     retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     try:
@@ -69,10 +75,10 @@ def open_tracking(mlflow: str | Path) -> Any:
                 Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             client = tracking.MlflowClient(tracking_uri=uri)
             client.get_experiment_by_name(EXPERIMENT)
-    # A wrong URI or file surfaces as any of several exceptions of MLflow, SQLAlchemy, Alembic and requests.
+    # A wrong URI or file raises different exceptions of MLflow, SQLAlchemy, Alembic and requests.
     except Exception as error:
         raise TrainingError(
-            f"MLflow cannot use {mlflow}: {first_line(error)}",
+            f"MLflow cannot use {mlflow}: {first_line(error)}.",
             hint="Give a tracking URI, such as http://127.0.0.1:5000, or the path of a SQLite file.",
         ) from error
     finally:
@@ -84,14 +90,14 @@ def open_tracking(mlflow: str | Path) -> Any:
 
 
 class MlflowRun:
-    """The MLflow run of a run of cytoloc; a resumed run continues it.
+    """The MLflow run for a run of cytoloc. A resumed run continues its MLflow run.
 
     Args:
-        mlflow: A tracking URI, or the path of a SQLite file, which is made if it does not exist.
-        folder: The folder of the run of cytoloc.
+        mlflow: A tracking URI, or the path of a SQLite file, which is created if it does not exist.
+        folder: The folder of the run.
 
     Raises:
-        TrainingError: If MLflow cannot use the URI, or if the run was tracked elsewhere before.
+        TrainingError: If MLflow cannot use the URI, or the run was tracked elsewhere before.
     """
 
     def __init__(self, mlflow: str | Path, folder: Path) -> None:
@@ -105,9 +111,8 @@ class MlflowRun:
                     self._client.update_run(self._id, status="RUNNING")
                 except import_module("mlflow.exceptions").MlflowException as error:
                     raise TrainingError(
-                        f"{mlflow} does not know the MLflow run {self._id}, as which {folder} was tracked:"
-                        f" {first_line(error)}",
-                        hint="Resume it with the tracking URI that it was started with.",
+                        f"{mlflow} has no MLflow run {self._id}, with which {folder} was tracked: {first_line(error)}.",
+                        hint="Resume with the tracking URI that the run was started with.",
                     ) from error
             else:
                 experiment = self._client.get_experiment_by_name(EXPERIMENT)
@@ -120,13 +125,13 @@ class MlflowRun:
             self._epochs = {metric.step for metric in self._client.get_metric_history(self._id, "train_loss")}
 
     def log_parameters(self, values: Mapping[str, Any]) -> None:
-        """Log what the run is made from; nested tables become ``section.key``. Logging it again changes nothing."""
+        """Log the parameters of the run; nested tables become ``section.key``. Repeated logging changes nothing."""
         param = import_module("mlflow.entities").Param
         with self._errors():
             self._client.log_batch(self._id, params=[param(key, str(value)) for key, value in flat(values)])
 
     def log_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Log the rows of ``log.csv`` whose epochs are not there yet."""
+        """Log the rows of ``log.csv`` whose epochs are not logged yet."""
         metric = import_module("mlflow.entities").Metric
         now = round(1000 * time.time())
         new = [row for row in rows if row["epoch"] not in self._epochs]
@@ -138,31 +143,31 @@ class MlflowRun:
         self._epochs |= {int(row["epoch"]) for row in new}
 
     def log_files(self, paths: Sequence[Path]) -> None:
-        """Copy files to MLflow; files of the same names are replaced."""
+        """Copy files to MLflow, replacing files with the same names."""
         with self._errors():
             for path in paths:
                 self._client.log_artifact(self._id, str(path))
 
     def end(self, status: str) -> None:
-        """Set how the run ended: ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        """Set the final status of the run: ``FINISHED``, ``FAILED`` or ``KILLED``."""
         with self._errors():
             self._client.set_terminated(self._id, status=status)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn an error of MLflow into a :class:`TrainingError`: no connection, a full disk, a locked database."""
+        """Turn errors of MLflow, such as a lost connection or a full disk, into :class:`TrainingError`."""
         try:
             with _quiet_mlflow():
                 yield
         except import_module("mlflow.exceptions").MlflowException as error:
             raise TrainingError(
-                f"MLflow cannot keep {self.folder.name} in {self.mlflow}: {first_line(error)}",
-                hint="Solve that, and continue the run with `resume`.",
+                f"MLflow cannot record {self.folder.name} in {self.mlflow}: {first_line(error)}.",
+                hint="Fix the problem, and continue the run with `resume`.",
             ) from error
 
 
 def artifact_folder(mlflow: str | Path) -> str | None:
-    """Return the URI of the folder for files beside a SQLite file; None leaves it to the server."""
+    """Return the URI of the folder for files next to a SQLite file; None if a server decides."""
     uri = tracking_uri(mlflow)
     if not uri.startswith(SQLITE):
         return None
@@ -172,7 +177,7 @@ def artifact_folder(mlflow: str | Path) -> str | None:
 
 @contextmanager
 def tracking(mlflow: str | Path | None, folder: Path) -> Iterator[MlflowRun | None]:
-    """Yield the MLflow run of a run, and end it as the block ends; None without a URI."""
+    """Provide the MLflow run of a run, and set its status at the end of the block; None without a URI."""
     if mlflow is None:
         yield None
         return
@@ -189,7 +194,7 @@ def tracking(mlflow: str | Path | None, folder: Path) -> Iterator[MlflowRun | No
 
 
 def log_files(mlflow: str | Path, folder: Path, paths: Sequence[Path]) -> None:
-    """Copy files to the MLflow run of a run; a run that was not tracked is left alone."""
+    """Copy files to the MLflow run of a run, if the run was tracked."""
     if (folder / MLFLOW_FILE).exists():
         with tracking(mlflow, folder) as tracked:
             if tracked:
@@ -198,7 +203,7 @@ def log_files(mlflow: str | Path, folder: Path, paths: Sequence[Path]) -> None:
 
 @contextmanager
 def _quiet_mlflow() -> Iterator[None]:
-    """Silence messages about the tables of MLflow, and deprecations in its own code."""
+    """Silence messages about MLflow's database tables, and deprecation warnings in its own code."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     try:

@@ -91,7 +91,7 @@ def test_datasets_in_the_folder_are_no_images(folder: Path) -> None:
 
 def test_an_id_of_two_lines_is_refused(folder: Path) -> None:
     write_four(folder, "two\nlines")
-    with pytest.raises(ImageError, match=r"two\\nlines is not UTF-8, or holds a line's end"):
+    with pytest.raises(ImageError, match=r"two\\nlines is not UTF-8 text, or contains a line break"):
         pack(folder, FOUR)
 
 
@@ -216,7 +216,7 @@ def test_info_of_an_unfinished_import_says_how_to_resume(folder: Path, tmp_path:
     path, options = tmp_path / "x.dataset", ImportOptions(segment_bytes=1, progress=stop)
     with pytest.raises(KeyboardInterrupt):
         import_fields(source_of(folder, STACK), path, size=SIZE, options=options)
-    assert "unfinished   1 of 2 items done. Rerun the import to continue." in cli("info", path).out
+    assert "unfinished   1 of 2 items imported. Rerun the import to continue." in cli("info", path).out
     said = cli("folds", path, "--out", tmp_path / "folds.csv").err
     assert "its import is not finished; 1 of 2 items are in the dataset." in said.replace("\n", " ")
 
@@ -335,7 +335,7 @@ def test_a_dry_run_looks_at_all_files(folder: Path, cli: Cli) -> None:
     assert said.code == 0
     assert "3 items" in said.err
     assert "Channels as in 2 of them, such as a:" in said.err
-    assert "c cannot be taken" in said.err
+    assert "c cannot be imported" in said.err
     assert "no channel 3" in said.err
 
 
@@ -394,10 +394,10 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
     done = cli(*call, "--size", 32, "--out", tmp_path / "x.dataset")
     assert done.code == 0, done.err
     assert "1 field of 32 px" in done.out
-    assert "pixel size of 1 field is not known" in done.err
+    assert "pixel size of 1 field is unknown" in done.err
     assert "the camera has 12 bits" in done.err
     far = cli(*call, "--size", 32, "--pixel-um", 0.02, "--floor", 0, "--out", tmp_path / "y.dataset")
-    assert "are 0.040 µm" in far.err
+    assert "in the dataset is 0.040 µm" in far.err
     assert "5.120 µm" in far.err
     assert "the camera has 12 bits" not in far.err
     assert open_dataset(tmp_path / "y.dataset")[0][0].max() > 200
@@ -462,8 +462,10 @@ def test_bad_files_at_the_front_do_not_stop_an_import(folder: Path, tmp_path: Pa
     assert "… and 5 more" in dry.err
     done = cli(*call)
     assert done.code == 0, done.err
-    assert "00 cannot be taken" in done.err
-    assert f"25 could not be imported; {tmp_path / 'x.dataset' / 'quarantine.csv'} says why." in done.err
+    assert "00 cannot be imported" in done.err
+    assert (
+        f"25 fields could not be imported; {tmp_path / 'x.dataset' / 'quarantine.csv'} gives the reasons." in done.err
+    )
     assert open_dataset(tmp_path / "x.dataset").ids == ("good",)
 
 
@@ -543,7 +545,7 @@ def test_rows_of_metadata_without_a_field_are_said(folder: Path, tmp_path: Path,
     (tmp_path / "m.csv").write_text("id,gene\nA,TP53\n")
     call = ["import", "folder", folder, "--channels", FOUR[0], "--size", SIZE, "--metadata", tmp_path / "m.csv"]
     assert (
-        "1 id in --metadata of no field imported: A. Ids there are such as a."
+        "1 id in --metadata match no imported field: A. Ids of imported fields look like a."
         in cli(*call, "--out", tmp_path / "x.dataset").err
     )
     (tmp_path / "m.csv").write_text("id,gene\na,TP53\n,XX\n")
@@ -572,13 +574,13 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
     said = cli(*call)
     assert (said.code, "Channels as in 5 of them" in said.err) == (0, True)
     for words in (
-        "times cannot be taken:",
+        "times cannot be imported:",
         "it has 2 time points. Choose one with --time",
-        "wide cannot be taken: it is 40 x 32 px, not square",
+        "wide cannot be imported: it is 40 x 32 px, not square",
         "Crop or pad it, or import it with --square crop",
         "would be enlarged",
-        "truth cannot be taken: microtubules in truth.tif: it has bool pixels",
-        r"two\nlines cannot be taken: the name two\nlines is not UTF-8, or holds a line's end. Rename the files.",
+        "truth cannot be imported: microtubules in truth.tif: it has bool pixels",
+        r"two\nlines cannot be imported: The name two\nlines is not UTF-8 text, or contains a line break.",
     ):
         assert words in said.err
     assert cli(*call, "--strict").code == 1

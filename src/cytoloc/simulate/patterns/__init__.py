@@ -1,6 +1,6 @@
-"""Where the protein is: one function per location, each drawing what a biologist looks for.
+"""The pattern of the protein in each location, one function per location.
 
-A pattern takes a scene and a random source and returns a float32 plane from 0 to about 1.
+A pattern takes the cells of a field and a random generator, and returns a float32 plane from 0 to about 1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PATTERNS: Final[dict[int, Pattern]] = {
     26: organelles.cytoplasmic_bodies,
     27: organelles.rods_and_rings,
 }
-"""The pattern of each location, by its id."""
+"""The pattern of each location, by its index in ``hpa28``."""
 
 NEEDED_PHASE: Final[dict[int, Phase]] = {16: "telophase", 17: "metaphase"}
-"""Locations that only dividing cells have, and the phase in which they have them."""
+"""Locations that occur in dividing cells only, with the phase in which they occur."""

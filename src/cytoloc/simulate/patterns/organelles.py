@@ -1,4 +1,4 @@
-"""In the cytoplasm: membranes, vesicles, bodies, and what fills the rest."""
+"""Patterns in the cytoplasm: membranes, vesicles, bodies, and the cytosol."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cytoloc.simulate.stains import StainedScene
 
 
 def endoplasmic_reticulum(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Follow the network of the er channel, with grain of its own."""
+    """Follow the network of the endoplasmic reticulum channel, with additional texture."""
     return to_unit(scene.er * np.clip(1 + 0.2 * smooth_noise(rng, scene.size, 2 * scene.scale), 0.2, None))
 
 
 def golgi_apparatus(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Wind a ribbon beside the nucleus, on the side of the organizing center, among stacks more or less apart."""
+    """Draw a ribbon near the nucleus, at the organizing center, with more or less dispersed stacks."""
     ribbons, stacks = [], []
     apart, share = rng.uniform(4, 11) * scene.scale, rng.uniform(0, 1)
     for cell in scene.cells:
@@ -34,25 +34,25 @@ def golgi_apparatus(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def peroxisomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Scatter many tiny equal dots through the cytoplasm."""
+    """Draw many tiny dots of equal size in the cytoplasm."""
     return dots_in(scene, rng, scene.cytoplasm, number=(40, 90), radius=(0.7, 1.0))
 
 
 def endosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Scatter a dozen or two small dots of uneven size, rather towards the rim of the cell."""
+    """Draw ten to twenty-five small dots of different sizes, mostly towards the cell border."""
     return dots_in(
         scene, rng, scene.cytoplasm & (scene.from_nucleus > 8 * scene.scale), number=(10, 26), radius=(0.8, 1.6)
     )
 
 
 def lysosomes(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Gather larger dots in the neighborhood of the nucleus."""
+    """Draw larger dots near the nucleus."""
     near = scene.cytoplasm & (scene.from_nucleus < 20 * scene.scale)
     return dots_in(scene, rng, near, number=(12, 30), radius=(1.2, 2.2))
 
 
 def lipid_droplets(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Gather droplets with hollow middles into clusters in the cytoplasm."""
+    """Draw clusters of hollow droplets in the cytoplasm."""
     rings = []
     for _, spots in places(scene, rng, scene.cytoplasm, number=(2, 5)):
         members = np.repeat(spots, 6, axis=0) + rng.normal(0, 5 * scene.scale, (6 * len(spots), 2))
@@ -63,7 +63,7 @@ def lipid_droplets(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def mitochondria(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Fill the cytoplasm with curved threads, broken and branched, denser by the nucleus."""
+    """Fill the cytoplasm with curved, broken and branched threads, denser near the nucleus."""
     angle = 2.5 * smooth_noise(rng, scene.size, rng.uniform(10, 20) * scene.scale)
     threads = streaks(rng, angle, length=rng.uniform(5, 14) * scene.scale, width=rng.uniform(1.3, 2.2) * scene.scale)
     threads = 1 / (1 + np.exp(-6 * (threads - rng.uniform(0.4, 0.9))))
@@ -73,7 +73,7 @@ def mitochondria(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def aggresome(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Set one large bright body beside the nucleus, in some cells only."""
+    """Draw one large bright body near the nucleus, in some cells only."""
     dots = [
         [*(cell.center + 1.35 * (cell.organizing_center - cell.center)), rng.uniform(4, 6.5) * scene.scale]
         for index, cell in enumerate(scene.cells)
@@ -83,7 +83,7 @@ def aggresome(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def cytosol(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Fill the cell evenly, the nucleus less or not at all, thinner at the rim."""
+    """Fill the cell evenly, with little or nothing in the nucleus, thinner at the border."""
     grain = np.clip(1 + 0.12 * smooth_noise(rng, scene.size, 2 * scene.scale), 0.3, None)
     grain += 0.15 * smooth_noise(rng, scene.size, 18 * scene.scale)
     share = np.where(scene.nucleus_map > 0, rng.uniform(0.0, 0.15), 1.0)
@@ -92,12 +92,12 @@ def cytosol(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def cytoplasmic_bodies(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Set two to six bright round bodies in each cytoplasm."""
+    """Draw two to six bright round bodies in each cytoplasm."""
     return dots_in(scene, rng, scene.cytoplasm, number=(2, 7), radius=(1.4, 2.2))
 
 
 def rods_and_rings(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Draw a rod or a ring, several micrometers long, in each cell."""
+    """Draw rods or rings, several micrometers long, in each cell."""
     rods, rings = [], []
     for _, spots in places(scene, rng, scene.cytoplasm, number=(1, 4)):
         for spot in spots:

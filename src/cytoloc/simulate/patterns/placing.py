@@ -1,4 +1,4 @@
-"""Where in cells things are put."""
+"""Random positions in cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from cytoloc.simulate.stains import StainedScene
 def places(
     scene: StainedScene, rng: np.random.Generator, allowed: BoolArray, *, number: tuple[int, int]
 ) -> list[tuple[Cell, Points]]:
-    """Return for each cell between ``number[0]`` and ``number[1] - 1`` points ``(x, y)`` in its ``allowed`` part."""
+    """Return random points in the allowed part of each cell.
+
+    Args:
+        scene: The cells.
+        rng: Random generator.
+        allowed: Mask of allowed pixels, shape ``(size, size)``.
+        number: Range of the number of points per cell; the upper end is excluded.
+
+    Returns:
+        Each cell that has allowed pixels, with its points ``(x, y)``.
+    """
     rows, columns = np.nonzero(allowed)
     owner = scene.cell_map[rows, columns]
     order = np.argsort(owner, kind="stable")
@@ -36,7 +46,7 @@ def dots_in(
     number: tuple[int, int],
     radius: tuple[float, float],
 ) -> Plane:
-    """Return dots in the ``allowed`` part of each cell; radii in pixels of a 512-px field."""
+    """Return dots in the allowed part of each cell; see :func:`places`. Radii are in pixels of a 512-px field."""
     dots = [
         np.column_stack([spots, rng.uniform(*radius, len(spots)) * scene.scale])
         for _, spots in places(scene, rng, allowed, number=number)

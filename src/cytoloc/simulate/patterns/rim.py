@@ -1,4 +1,4 @@
-"""At the rim of the cell: its membrane, and where it touches others and the ground."""
+"""Patterns at the cell border: plasma membrane, cell junctions and focal adhesions."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from cytoloc.simulate.stains import StainedScene
 
 
 def focal_adhesions(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Set short streaks at the rim of the cell, pointing at its middle."""
+    """Draw short streaks near the cell border that point to the center."""
     marks = []
     rim = (scene.in_cell > 0.5 * scene.scale) & (scene.in_cell < 7 * scene.scale)
     for cell, spots in places(scene, rng, rim, number=(12, 30)):
         inward = cell.center - spots
         inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-6
-        # Small cells stand on small ones.
+        # Small cells have short focal adhesions.
         lengths = rng.uniform(0.12, 0.34, (len(spots), 1)) * cell.radius
         marks += list(np.stack([spots, spots + inward * lengths], axis=1).astype(np.float32))
     return draw_lines(scene.size, marks, width=1.6 * scene.scale) * (scene.cell_map > 0)
 
 
 def plasma_membrane(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Line the whole rim of every cell, ruffled, over a faint haze."""
+    """Draw the whole border of every cell, ruffled, over a faint haze."""
     ruffle = np.clip(1 + 0.5 * smooth_noise(rng, scene.size, 7 * scene.scale), 0.15, None)
     edge = np.exp(-((scene.in_cell / (rng.uniform(1.2, 2.6) * scene.scale)) ** 2)) * ruffle
-    # The membrane above and below the focus is seen from its face.
+    # The membrane above and below the focal plane adds a haze.
     return to_unit((scene.cell_map > 0) * (edge + rng.uniform(0.08, 0.6)))
 
 
 def cell_junctions(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Draw beads on a string where two cells touch, and only there."""
+    """Draw beaded lines where two cells touch."""
     reach = max(1, round(2.5 * scene.scale))
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     cells = scene.cell_map.astype(np.float32)

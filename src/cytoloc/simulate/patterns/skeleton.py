@@ -1,4 +1,4 @@
-"""What holds and moves the cell: filaments, the organizing center, what divides it."""
+"""Patterns of the cytoskeleton and of cell division."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cytoloc.simulate.stains import StainedScene, bridges, spindles
 
 
 def intermediate_filaments(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Wrap wavy bundles around the nucleus, a cage that thins out towards the rim."""
+    """Draw wavy bundles around the nucleus that become sparse towards the cell border."""
     bundles = []
     for cell in scene.cells:
         for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(18, 34))):
@@ -24,7 +24,7 @@ def intermediate_filaments(scene: StainedScene, rng: np.random.Generator) -> Pla
 
 
 def actin_filaments(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Lay straight parallel stress fibres across each cell and a thin cortex along its rim."""
+    """Draw straight parallel stress fibers across each cell, and a thin cortex along its border."""
     fibres = []
     for cell in scene.cells:
         direction = rng.uniform(0, np.pi)
@@ -39,16 +39,16 @@ def actin_filaments(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def microtubules(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Follow the filaments of the microtubule channel, unevenly bright."""
+    """Follow the filaments of the microtubule channel, with uneven brightness."""
     return to_unit(scene.microtubules * np.clip(1 + 0.25 * smooth_noise(rng, scene.size, 20 * scene.scale), 0.3, None))
 
 
 def microtubule_ends(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Draw comets on the outer ends of the filaments only."""
+    """Draw comets at the outer ends of filaments."""
     tips = []
     for cell in scene.cells:
         for line in cell.filaments:
-            # A comet sits at the last point of a filament inside the cell, or somewhat before.
+            # A comet is at the last point of a filament inside the cell, or slightly before it.
             columns = np.clip(line.astype(int), 0, scene.size - 1)
             inside = np.flatnonzero(scene.cell_map[columns[:, 1], columns[:, 0]] == cell.number)
             last = int(inside[-1]) if len(inside) else 0
@@ -58,7 +58,7 @@ def microtubule_ends(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def organizing_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Set a hazy bright patch, several dots wide, where the microtubules start."""
+    """Draw a hazy bright patch, several dots wide, where microtubules start."""
     dots = [
         np.column_stack(
             [cell.organizing_center + rng.normal(0, 2.2 * scene.scale, (7, 2)), np.full(7, 1.7 * scene.scale)]
@@ -69,7 +69,7 @@ def organizing_center(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def centrosome(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Set one or two sharp points, and nothing else, at the organizing center of each cell."""
+    """Draw one or two sharp dots at the organizing center of each cell."""
     dots = [
         [*(cell.organizing_center + rng.normal(0, 1.6 * scene.scale, 2)), 1.2 * scene.scale]
         for cell in scene.cells
@@ -79,7 +79,7 @@ def centrosome(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def cytokinetic_bridge(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Mark the thin bridge between the daughters of a cell that has just divided, and the midbody in its middle."""
+    """Draw the thin bridge between daughter cells, and the midbody in its center."""
     sisters = {cell.number: cell for cell in scene.cells}
     middles = [
         [*(0.5 * (cell.center + sisters[cell.sister].center)), 2.2 * scene.scale]
@@ -93,11 +93,11 @@ def cytokinetic_bridge(scene: StainedScene, rng: np.random.Generator) -> Plane:
 
 
 def mitotic_spindle(scene: StainedScene, rng: np.random.Generator) -> Plane:
-    """Follow the fibres of the spindle in cells whose chromosomes stand in a plate, bright towards the poles."""
+    """Draw the spindle fibers of cells in metaphase, bright towards the poles."""
     return _also_a_little_everywhere(scene, to_unit(spindles(scene, rng)), rng)
 
 
 def _also_a_little_everywhere(scene: StainedScene, plane: Plane, rng: np.random.Generator) -> Plane:
-    """Return a pattern of few cells with a faint stain of all cells, without which most of a field would be black."""
+    """Add a faint stain of all cells to a pattern of few cells; otherwise most of a field would be black."""
     haze = (scene.cell_map > 0) * rng.uniform(0.02, 0.12) * (1 - np.exp(-scene.in_cell / (6 * scene.scale)))
     return np.asarray(np.maximum(plane, haze), np.float32)
