@@ -9,6 +9,7 @@ CODE   := src benchmarks research tests docs
 .PHONY: setup demo docs check test format clean
 
 setup: $(VENV)/.installed
+	@echo "cytoloc is installed in $(VENV). Next: 'make demo' shows what it does; '$(BIN)/cytoloc --help' lists all commands."
 
 # Installed once, and again when what is installed changes.
 $(VENV)/.installed: Makefile pyproject.toml constraints.txt
@@ -16,7 +17,7 @@ $(VENV)/.installed: Makefile pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,formats,duplicates,fetch,mlflow,docs,dev]'
 	@touch $@ $(VENV)/.docs
 
-demo: setup
+demo: $(VENV)/.installed
 	$(BIN)/cytoloc demo --out $(DEMO)
 
 # The site needs neither PyTorch nor the tools for tests. No --quiet here: it hides the warnings that --strict counts.
@@ -30,19 +31,19 @@ $(VENV)/.docs: Makefile pyproject.toml constraints.txt
 	@touch $@
 
 # Two workers on two cores, so a thread each: more only get in each other's way.
-check: setup
+check: $(VENV)/.installed
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy src benchmarks tests docs/hooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2
 
-test: setup
+test: $(VENV)/.installed
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy src benchmarks tests docs/hooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-format: setup
+format: $(VENV)/.installed
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 

@@ -88,7 +88,17 @@ API: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "training": (
         "Training",
         "Recipes and training runs.",
-        ("train", "TrainOptions", "Run", "Recipe", "load_recipe", "recipe_names"),
+        (
+            "train",
+            "TrainOptions",
+            "Run",
+            "Recipe",
+            "load_recipe",
+            "recipe_names",
+            "reproduce_kaggle2018",
+            "plan_kaggle2018",
+            "ReproduceOptions",
+        ),
     ),
     "prediction": (
         "Prediction",
@@ -129,7 +139,15 @@ API: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "simulation": (
         "Simulation",
         "Draw fields of simulated cells with known locations.",
-        ("simulate_dataset", "simulate_study", "simulate_kaggle", "simulate_hpa", "Design", "Flaws"),
+        (
+            "simulate_dataset",
+            "simulate_study",
+            "simulate_competition",
+            "simulate_kaggle",
+            "simulate_hpa",
+            "Design",
+            "Flaws",
+        ),
     ),
 }
 """The pages of the Python API: title, summary and public names of each."""
