@@ -10,6 +10,7 @@ import ast
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,124 +33,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 REPOSITORY: Final = "https://github.com/cytoloc/cytoloc"
 
-API: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
-    "datasets": (
-        "Datasets",
-        "Import images, open datasets, fetch images, and describe any file that cytoloc writes.",
-        (
-            "open_dataset",
-            "Dataset",
-            "import_folder",
-            "import_kaggle",
-            "import_hpa",
-            "preview_folder",
-            "dataset_from_arrays",
-            "ImportOptions",
-            "FolderOptions",
-            "CHANNELS",
-            "fetch_hpa",
-            "plan_hpa",
-            "FetchOptions",
-            "describe",
-            "torch.FieldDataset",
-        ),
-    ),
-    "curation": (
-        "Curation",
-        "Find near-duplicates and leaks, compare label lists, and split fields into folds.",
-        (
-            "find_duplicates",
-            "write_duplicates",
-            "find_leak",
-            "write_leak",
-            "audit_labels",
-            "write_corrections",
-            "make_folds",
-            "make_validation_fold",
-            "fold_quality",
-            "read_folds",
-            "write_folds",
-            "check_folds",
-        ),
-    ),
-    "labels": (
-        "Labels",
-        "Label sets, label lists, and conversion between label sets.",
-        (
-            "LabelSet",
-            "Location",
-            "LabelList",
-            "read_label_list",
-            "conversion",
-            "convert_labels",
-            "convert_predictions",
-        ),
-    ),
-    "training": (
-        "Training",
-        "Recipes and training runs.",
-        (
-            "train",
-            "TrainOptions",
-            "Run",
-            "Recipe",
-            "load_recipe",
-            "recipe_names",
-            "reproduce_kaggle2018",
-            "plan_kaggle2018",
-            "ReproduceOptions",
-        ),
-    ),
-    "prediction": (
-        "Prediction",
-        "Load models, predict, and read and write predictions and bundles.",
-        ("load", "Model", "Predictions", "read_predictions", "write_predictions", "write_bundle"),
-    ),
-    "decisions": (
-        "Decisions",
-        "Combine models, calibrate probabilities, choose thresholds, and evaluate.",
-        (
-            "fit_decision",
-            "cross_fit",
-            "fit_and_cross_fit",
-            "Decision",
-            "read_decision",
-            "write_decision",
-            "evaluate",
-            "Evaluation",
-            "ensemble",
-            "Rules",
-            "Auto",
-            "Grid",
-            "GlobalGrid",
-            "Smooth",
-            "Fixed",
-            "Ratio",
-            "Shrunk",
-            "Exact",
-            "ExpectedF1",
-            "Stack",
-        ),
-    ),
-    "reports": (
-        "Figures and tables",
-        "Draw figures, and compare training runs in a table.",
-        ("contact_sheet", "training_curve", "score_plot", "duplicates_sheet", "fold_sheet", "compare_runs"),
-    ),
-    "simulation": (
-        "Simulation",
-        "Draw fields of simulated cells with known locations.",
-        (
-            "simulate_dataset",
-            "simulate_study",
-            "simulate_competition",
-            "simulate_kaggle",
-            "simulate_hpa",
-            "Design",
-            "Flaws",
-        ),
-    ),
-}
+API: Final[dict[str, dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("api.toml").read_text(encoding="utf-8"))
 """The pages of the Python API: title, summary and public names of each."""
 
 ELSEWHERE: Final = {"__version__", "errors", "torch", "CytolocError"}
@@ -528,9 +412,9 @@ def api_index_page() -> str:
         "```",
         "",
     ]
-    for page, (title, summary, names) in API.items():
-        links = ", ".join(f"[`{name}`]({page}.md#cytoloc.{name})" for name in names)
-        lines += [f"**[{title}]({page}.md)**: {summary}", "", links, ""]
+    for page, part in API.items():
+        links = ", ".join(f"[`{name}`]({page}.md#cytoloc.{name})" for name in part["names"])
+        lines += [f"**[{part['title']}]({page}.md)**: {part['summary']}", "", links, ""]
     lines += [
         "**[Errors](../errors.md)**: all exceptions and warnings.",
         "",
@@ -543,9 +427,9 @@ def api_index_page() -> str:
 
 def api_page(page: str) -> str:
     """Return a page of the Python API, which mkdocstrings fills from docstrings."""
-    title, summary, names = API[page]
-    lines = [f"# {title}", "", summary, ""]
-    for name in names:
+    part = API[page]
+    lines = [f"# {part['title']}", "", part["summary"], ""]
+    for name in part["names"]:
         # Nothing is imported here, so the site is built without PyTorch.
         if name.partition(".")[0] not in cytoloc.__all__:
             raise LookupError(f"cytoloc has no public name {name}")
