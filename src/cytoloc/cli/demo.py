@@ -73,13 +73,14 @@ def demo(
 def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     """Return the commands of the demo, in order.
 
-    Thresholds are fitted on the out-of-fold predictions; the test fields are used once, at the end.
+    Thresholds are fitted on the out-of-fold predictions; the test fields are used once, at the end. Rare locations are
+    more frequent than in reality (``--evenness``), so that most of them occur.
     """
     o = shlex.quote(str(out))
     table = "" if (out / "classes.csv").exists() else f" --table {o}/classes.csv"
     return [
-        f"simulate --fields {fields} --seed 1 --size 256 --format kaggle --out {o}/train",
-        f"simulate --fields {fields // 3} --seed 2 --size 256 --format kaggle --out {o}/test",
+        f"simulate --fields {fields} --seed 1 --size 256 --evenness 0.5 --format kaggle --out {o}/train",
+        f"simulate --fields {fields // 3} --seed 2 --size 256 --evenness 0.5 --format kaggle --out {o}/test",
         f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.dataset",
         f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.dataset",
         f"folds {o}/train.dataset -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
