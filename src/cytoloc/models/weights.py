@@ -64,7 +64,7 @@ def initial_weights(
         except Exception as error:
             raise WeightsError(
                 f"The pretrained weights of {backbone} are not available from timm's hub: {first_line(error)}.",
-                hint="Check the connection, or give --set model.weights=file:PATH, or none for random weights.",
+                hint="Check the connection, or set model.weights to file:PATH, or to none for random weights.",
             ) from error
     elif kind == "file" and name:
         state = _from_file(Path(name))
