@@ -102,7 +102,7 @@ def test_weights_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
         initial_weights("resnet18", "package:elsewhere", channels=CHANNELS)
     with pytest.raises(WeightsError, match="not of resnet18"):
         initial_weights("resnet18", PACKAGE, channels=CHANNELS)
-    with pytest.raises(WeightsError, match="names no weights"):
+    with pytest.raises(WeightsError, match="'imagenet' is not a source of weights"):
         initial_weights("resnet18", "imagenet", channels=CHANNELS)
     with pytest.raises(WeightsError, match=r"cannot be read: .*directory"):
         initial_weights("resnet18", f"file:{tmp_path}", channels=CHANNELS)
