@@ -44,7 +44,7 @@ class KaggleSource:
 
     Raises:
         ImageError: If the folder contains no fields.
-        TableError: If the labels are invalid, or of none of the fields.
+        TableError: If the labels are invalid, or none of the labeled fields is in the folder.
     """
 
     quick = True
