@@ -1,7 +1,4 @@
-"""Rules for the words in the package: terms, help texts, docstrings and error messages.
-
-The rules are in the section on wording of the contributors' guide; a reader of help texts needs one word per thing.
-"""
+"""Rules for the wording of the package: terms, help texts, docstrings and messages."""
 
 from __future__ import annotations
 
@@ -150,6 +147,7 @@ def test_the_package_uses_the_terms_of_the_project() -> None:
         for word in banned_words(text)
         if ALLOWED_IN.get(place.partition(":")[0]) != word.rstrip("s").lower()
     ]
+    wrong += [f"{path.name}: {word}" for path in SOURCE.rglob("*.toml") for word in banned_words(path.read_text())]
     assert wrong == []
 
 

@@ -41,7 +41,7 @@ ONE_MEMBER: Final = "mean"
 
 
 class LabeledFields(Protocol):
-    """Fields of which some are labeled, such as a :class:`~cytoloc.Dataset`."""
+    """Fields, some of them labeled, such as a :class:`~cytoloc.Dataset`."""
 
     @property
     def ids(self) -> tuple[str, ...]:

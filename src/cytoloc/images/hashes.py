@@ -24,7 +24,7 @@ TRANSFORMS: Final = ("r0", "r90", "r180", "r270", "m0", "m90", "m180", "m270")
 _EDGE: Final = 32
 _KEPT: Final = 8
 _HASHED_PX: Final = 64
-"""Small enough that BLAS uses one thread for the products; its own threads would compete with those of an import."""
+"""Size of the hashed image, small enough that BLAS uses one thread. More would compete with the import's processes."""
 
 
 def phashes(planes: UInt8Array) -> list[int]:

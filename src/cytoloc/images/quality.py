@@ -48,8 +48,8 @@ class Limits(NamedTuple):
         white: Above this, a channel is saturated.
         sharpness: Below this, a channel is blurred.
         noise: With a small spread and at least this sharpness, a channel contains only noise and is empty.
-        swapped: If the :func:`nucleus_score` of another channel exceeds that of the nucleus by this, the nucleus is
-            probably swapped.
+        swapped: If the :func:`nucleus_score` of another channel is higher than the score of the nucleus channel by this
+            number, the channels are probably swapped.
     """
 
     spread: float

@@ -131,7 +131,7 @@ def resize(image: NDArray[Any], height: int, width: int, *, enlarge: bool = Fals
 
 
 def far_off(pixel_um: float, size: int) -> bool:
-    """Return whether a pixel size differs much from that of the Human Protein Atlas at the same image size."""
+    """Return whether a pixel size differs much from the Human Protein Atlas at the same image size."""
     ratio = pixel_um / (HPA_FIELD_UM / size)
     return not 1 / FAR_OFF <= ratio <= FAR_OFF
 
