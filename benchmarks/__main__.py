@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 PACKED_PX = 512
-"""Edge of the images of a dataset by default, in pixels."""
+"""Default edge length of images in pixels."""
 
 
 class Bench(StrEnum):
-    """What can be measured."""
+    """Benchmarks."""
 
     dataset = "dataset"
     duplicates = "duplicates"
@@ -37,7 +37,7 @@ class Bench(StrEnum):
 
 
 class Device(StrEnum):
-    """What training may be measured on."""
+    """Devices for the training benchmark."""
 
     auto = "auto"
     cpu = "cpu"
@@ -47,38 +47,47 @@ class Device(StrEnum):
 def bench(
     names: Annotated[
         list[Bench] | None,
-        typer.Argument(help="What to measure; by default all that is given what it needs.", metavar="[NAME]…"),
+        typer.Argument(help="Benchmarks to run. Default: all, but decide only with --predictions.", metavar="[NAME]…"),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="dataset: folder of {Id}_{red,green,blue,yellow}.png; by default simulated fields."),
+        typer.Option(
+            help="dataset, duplicates: Folder of {Id}_{red,green,blue,yellow}.png. Default: 64 simulated fields."
+        ),
     ] = None,
-    fields: Annotated[int, typer.Option(help="dataset: how many fields, the given ones repeated.", min=64)] = 2000,
+    fields: Annotated[
+        int, typer.Option(help="dataset: Number of fields. Images are repeated to this number.", min=64)
+    ] = 2000,
     size: Annotated[
         int | None,
-        typer.Option(help="Edge of the images, in pixels; by default 512, and for train 128, then 256.", min=32),
+        typer.Option(help="Edge length of images in pixels. Default: 512; for train, 128 and then 256.", min=32),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="decide: folder of an .npz of held-out probabilities per model, and labels.csv."),
+        typer.Option(help="decide: Folder of labels.csv and one .npz of out-of-fold probabilities per model."),
     ] = None,
-    splits: Annotated[int, typer.Option(help="decide: random splits into halves.", min=1)] = 20,
-    large: Annotated[int, typer.Option(help="decide: fields of the exact thresholds' timing.", min=1000)] = 1_000_000,
+    splits: Annotated[int, typer.Option(help="decide: Number of random splits into halves.", min=1)] = 20,
+    large: Annotated[
+        int, typer.Option(help="decide: Number of fields for timing exact thresholds.", min=1000)
+    ] = 1_000_000,
     training_fields: Annotated[
-        int, typer.Option(help="decide: fields of the timing of 'auto'; 0 leaves it out.", min=0)
+        int, typer.Option(help="decide: Number of fields for timing the method auto. 0: do not time it.", min=0)
     ] = 31_072,
-    backbone: Annotated[str, typer.Option(help="train: timm's name of a convolutional network.")] = "resnet34",
-    batch: Annotated[int, typer.Option(help="train: fields a step.", min=2)] = 16,
-    device: Annotated[Device, typer.Option(help="train: auto takes a GPU where there is one.")] = Device.auto,
+    backbone: Annotated[str, typer.Option(help="train: Name of a convolutional network in timm.")] = "resnet34",
+    batch: Annotated[int, typer.Option(help="train: Number of fields per training step.", min=2)] = 16,
+    device: Annotated[Device, typer.Option(help="train: Device; auto is a GPU if there is one.")] = Device.auto,
     compiled: Annotated[
         bool,
-        typer.Option("--compile", help="train: also plain PyTorch compiled; its first step takes a minute or more."),
+        typer.Option("--compile", help="train: Also time compiled PyTorch, whose first step takes a minute or more."),
     ] = False,
-    rounds: Annotated[int, typer.Option(help="How often each way is measured.", min=1)] = 5,
-    scratch: Annotated[Path | None, typer.Option(help="Where files are made, and removed again.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    rounds: Annotated[int, typer.Option(help="Number of rounds; each round times every method once.", min=1)] = 5,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for temporary files, which are removed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
-    """Measure side by side with what people use today: every way in turns, ratios of the same round, their median.
+    """Compare the speed and quality of cytoloc with common alternatives.
+
+    Every round times each method once, so that changes in the load of the machine affect all methods. Ratios are
+    medians over rounds.
 
     Example: `python -m benchmarks dataset --images kaggle512/ --size 512`
 
@@ -115,7 +124,7 @@ def bench(
     if as_json:
         typer.echo(json.dumps({"machine": here} | {name: asdict(each) for name, each in results.items()}, indent=2))
         return
-    typer.echo(f"{here['cpu']}, {here['cores']} cores; medians of {rounds} rounds, in turns")
+    typer.echo(f"{here['cpu']}, {here['cores']} cores; medians of {rounds} interleaved rounds")
     for each in results.values():
         typer.echo("\n".join(_lines(each)))
 
@@ -158,8 +167,8 @@ def _decide(predictions: Path | None, *, splits: int, rounds: int, large: int, t
 
     if predictions is None:
         raise SettingsError(
-            "Decisions are measured on held-out probabilities of real fields.",
-            hint="Give --predictions FOLDER: an .npz of probabilities per model, and labels.csv.",
+            "The benchmark decide needs out-of-fold probabilities of real fields.",
+            hint="Give --predictions FOLDER, with labels.csv and one .npz of probabilities per model.",
         )
     with progress("decide") as advance:
         return bench_decide(
@@ -217,41 +226,41 @@ def _lines(measured: Measured) -> list[str]:
             *_table("random batches of 32, uint8", measured.uint8),
             *_table("random batches of 32, float32", measured.float32),
             *_table("import", measured.importing),
-            f"\ndataset {measured.disk:.1%} of raw pixels (files {measured.files:.1%});"
-            f" import peaks at {measured.import_mb:.0f} MB",
+            f"\ndataset: {measured.disk:.1%} of the size of raw pixels (image files: {measured.files:.1%});"
+            f" peak memory of an import: {measured.import_mb:.0f} MB",
         ]
     if isinstance(measured, DuplicatesBench):
         near = f"{measured.close:.1%} within 2 bits of ImageHash"
         return [
-            f"\n{measured.fields} fields; of {measured.channels} channels {near}",
+            f"\n{measured.fields} fields; hashes of {measured.channels} channels: {near}",
             *_table("hashing, four channels a field", measured.hashing),
             *_table("searching, three channels", measured.searching, unit="pairs/s"),
             f"\n11,702 x 74,606 fields in {measured.search_s:.2f} s and {measured.search_mb:.0f} MB;"
-            f" {measured.found:.1%} of planted copies found",
+            f" {measured.found:.1%} of simulated copies found",
         ]
     lines = [
-        f"\n{measured.members} members on {measured.fields} fields, {measured.splits} splits into halves, both ways",
-        f"\n{'macro F1 on the half that was not seen':<48} {'mean':>6} {'gain':>7} {'least':>7} {'wins':>6}",
+        f"\n{measured.members} members, {measured.fields} fields, {measured.splits} splits into halves, both ways",
+        f"\n{'macro F1 on the other half':<48} {'mean':>6} {'gain':>7} {'min':>7} {'wins':>6}",
     ]
     lines += [
         f"  {each.name:<46} {each.macro_f1:>6.4f} {each.gain:>+7.4f} {each.least:>+7.4f} {each.wins:>6.1%}"
         for each in measured.halves
     ]
-    lines += _table("per-class grid, sets of all classes", measured.grid, unit="sets/s")
+    lines += _table("per-class grid, all classes", measured.grid, unit="sets/s")
     lines.append(
-        f"  the loop is timed on {LOOP_CLASSES} of the classes, and scaled; F1 of both there, and the best"
-        f" on the grid in all: {'the same' if measured.same_f1 else 'DIFFERENT'}"
+        f"  the loop was timed on {LOOP_CLASSES} classes and scaled to all; F1 of both methods is"
+        f" {'equal, and the best on the grid' if measured.same_f1 else 'DIFFERENT'}"
     )
     lines.append(f"\nexact thresholds: {measured.exact_s:.2f} s, peak {measured.exact_mb:.0f} MB")
     if measured.auto_s is not None:
-        lines.append(f"auto on as many fields as the training set: {measured.auto_s:.0f} s")
+        lines.append(f"method auto on as many fields as the training set: {measured.auto_s:.0f} s")
     return lines
 
 
 def _train_lines(measured: TrainBench) -> list[str]:
     lines = [f"\n{measured.backbone}, batches of {measured.batch}, {measured.device}, {measured.threads} threads"]
     if measured.missing:
-        lines.append(f"fastai is not installed and was not measured: {installing('bench')}")
+        lines.append(f"fastai is not installed and was not timed. To install it: {installing('bench')}")
     for one in measured.sizes:
         lines += _table(f"training steps, {one.size} px", one.steps, unit="images/s")
         lines += [f"  {line}" for line in _beside(one)]
@@ -259,16 +268,16 @@ def _train_lines(measured: TrainBench) -> list[str]:
 
 
 def _beside(one: AtSize) -> list[str]:
-    """Return what is asked of cytoloc's steps beside their speed."""
+    """Return lines with further results of cytoloc's training."""
     best, half, memory = one.ours_to_best, one.half_to_half, one.ours_to_memory
     first = next(iter(one.first_loss.values()))
     peaks = ", ".join(f"{name} {peak:,.0f} MB" for name, peak in one.peak_mb.items())
     return [
-        f"from a dataset against {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f})",
+        f"from a dataset / {one.best_plain}: {best.ratio:.2f}x ({best.least:.2f} to {best.most:.2f})",
         f"both in bfloat16: {half.ratio:.2f}x ({half.least:.2f} to {half.most:.2f})",
-        f"from a dataset against pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
-        f" waiting for pixels {one.waited:.1%} of the time",
-        f"loss of the first step, by all ways: {first:.4f}"
+        f"from a dataset / pixels in memory: {memory.ratio:.2f}x ({memory.least:.2f} to {memory.most:.2f}),"
+        f" {one.waited:.1%} of the time spent waiting for pixels",
+        f"loss of the first step, all methods: {first:.4f}"
         if one.same_loss
         else f"FIRST LOSSES DIFFER: {one.first_loss}",
         f"peak memory: {peaks}",
@@ -276,7 +285,7 @@ def _beside(one: AtSize) -> list[str]:
 
 
 def _table(title: str, ways: list[Way], *, unit: str = "fields/s") -> list[str]:
-    lines = [f"\n{title:<40} {unit:>14} {'ratio':>9}  least to most"]
+    lines = [f"\n{title:<40} {unit:>14} {'ratio':>9}  min to max"]
     for way in ways:
         rate = f"{way.rate:,.0f}" if way.rate >= 10 else f"{way.rate:.3g}"
         lines.append(f"  {way.name:<38} {rate:>14} {way.ratio:>8,.2f}x  {way.least:,.2f} to {way.most:,.2f}")

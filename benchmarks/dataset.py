@@ -1,4 +1,4 @@
-"""The dataset against image files: random batches, size on disk, speed and memory of an import."""
+"""Benchmark of datasets and image files: random batches, size on disk, and speed and memory of an import."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from cytoloc.memory import keep_freed_memory
 from cytoloc.parallel import end_with_parent, in_order, processes
 
 BATCH: Final = 32
-"""Fields of a batch."""
+"""Number of fields per batch."""
 
-STARTING_SYSTEM: Final = "four cv2.imread and a stack"
+STARTING_SYSTEM: Final = "four cv2.imread and numpy.stack"
 TWO_WORKERS: Final = "the same in a DataLoader of 2 workers"
 OURS: Final = "cytoloc dataset"
 LIMIT: Final = "NumPy memory map (the limit)"
@@ -40,17 +40,17 @@ IMPORT: Final = "cytoloc import"
 
 @dataclass(frozen=True)
 class DatasetBench:
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
         fields: Number of fields.
-        size: Edge of the images, in pixels.
-        uint8: Random batches as they are, in fields per second.
-        float32: The same, from 0 to 1 in float32.
-        importing: Imports, and decoding and resizing alone on all cores, in fields per second.
-        disk: Bytes of the dataset by those of its raw pixels.
-        files: Bytes of the image files by those of their raw pixels.
-        import_mb: Peak memory of an import, in megabytes: of all its processes together.
+        size: Edge length of images in pixels.
+        uint8: Reading random batches as uint8, in fields per second.
+        float32: Reading random batches as float32 from 0 to 1, in fields per second.
+        importing: Import, and only decoding and resizing on all cores, in fields per second.
+        disk: Size of the dataset divided by the size of its raw pixels.
+        files: Size of the image files divided by the size of their raw pixels.
+        import_mb: Peak memory of all processes of an import in megabytes.
     """
 
     fields: int
@@ -64,7 +64,7 @@ class DatasetBench:
 
 
 class _Files:
-    """A dataset as the silver-medal baseline reads it; its workers are forked, so it holds only paths."""
+    """The image files, read as in the silver-medal baseline. Worker processes are forked, so it has only paths."""
 
     def __init__(self, folder: Path, names: list[str], size: int, *, as_float: bool) -> None:
         self.folder, self.names, self.size, self.as_float = folder, names, size, as_float
@@ -92,19 +92,22 @@ def bench_dataset(
     batches: int = 8,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> DatasetBench:
-    """Measure a dataset of the fields in ``images``, repeated to ``fields``.
+    """Compare a dataset with image files.
 
     Args:
-        images: A folder of ``{Id}_{red,green,blue,yellow}.png``.
-        workshop: An empty folder for files, dataset and memory map.
-        fields: How many fields.
-        size: Edge of the packed images, in pixels.
-        rounds: How often each way is measured.
-        batches: How many batches are read in each measurement.
-        advance: Told what is measured, and how much of it is done.
+        images: Folder of ``{Id}_{red,green,blue,yellow}.png``.
+        workshop: Empty folder for files, dataset and memory map.
+        fields: Number of fields; images are repeated to this number.
+        size: Edge length of the dataset's images in pixels.
+        rounds: Number of rounds.
+        batches: Number of batches per measurement.
+        advance: Called with a description and (done, total).
+
+    Returns:
+        The results.
 
     Raises:
-        ImageError: If ``images`` holds no fields.
+        ImageError: If ``images`` contains no fields.
     """
     files = workshop / "files"
     names = _repeat(images, files, fields)
@@ -116,7 +119,7 @@ def bench_dataset(
         raw[start : start + BATCH] = dataset.read(np.arange(start, min(start + BATCH, fields)))
     raw.flush()
     rng = np.random.default_rng(0)
-    # The same rows for every way; the page cache holds all of them.
+    # All methods read the same rows, which are in the page cache.
     orders = [rng.choice(fields, BATCH, replace=False) for _ in range(batches)]
     with _as_the_commands(workshop / "bench.dataset", workshop / "raw", orders) as ours:
         uint8, float32 = (
@@ -154,7 +157,7 @@ def bench_dataset(
 
 
 def _repeat(images: Path, folder: Path, fields: int) -> list[str]:
-    """Link the fields of ``images`` into ``folder`` until there are enough; return their names."""
+    """Link images repeatedly into a folder; return the names of the fields."""
     found = find_kaggle_fields(images)
     folder.mkdir(parents=True)
     originals, names = list(found), []
@@ -167,10 +170,10 @@ def _repeat(images: Path, folder: Path, fields: int) -> list[str]:
 
 
 def _file_readers(dataset: Any, orders: list[NDArray[np.int64]]) -> dict[str, Callable[[], int]]:
-    """Return ways to read batches of fields from image files."""
+    """Return functions that read batches of fields from image files."""
     from torch.utils.data import DataLoader
 
-    # Workers stay from pass to pass, so that only the round which does not count starts them.
+    # Workers persist, so that they start only in the warm-up round.
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=[rows.tolist() for rows in orders],
@@ -180,11 +183,11 @@ def _file_readers(dataset: Any, orders: list[NDArray[np.int64]]) -> dict[str, Ca
     )
 
     def starting_system() -> int:
-        """Read every batch in this process, a file after the other."""
+        """Read all batches in this process, file by file."""
         return sum(len(np.stack([dataset[int(row)] for row in rows])) for rows in orders)
 
     def two_workers() -> int:
-        """Read every batch in two processes."""
+        """Read all batches in two processes."""
         return sum(len(batch) for batch in loader)
 
     return {STARTING_SYSTEM: starting_system, TWO_WORKERS: two_workers}
@@ -192,12 +195,12 @@ def _file_readers(dataset: Any, orders: list[NDArray[np.int64]]) -> dict[str, Ca
 
 class _Reads(Protocol):
     def __call__(self, way: str, *, as_float: bool) -> int:
-        """Read every batch in one of the two ways that need no image files; return how many fields."""
+        """Read all batches from the dataset or the memory map; return the number of fields."""
 
 
 @contextmanager
 def _as_the_commands(dataset: Path, raw: Path, orders: list[NDArray[np.int64]]) -> Iterator[_Reads]:
-    """Lend reading from a dataset and a memory map in a process that treats memory as the commands do."""
+    """Yield a function that reads in a process with the memory settings of the commands."""
     begun = (dataset, raw, orders)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as process:
 
@@ -208,7 +211,7 @@ def _as_the_commands(dataset: Path, raw: Path, orders: list[NDArray[np.int64]]) 
 
 
 _begun: dict[str, Callable[[], Iterator[NDArray[np.uint8]]]] = {}
-"""What gives the batches of each way, in that process."""
+"""Generators of batches by method, in the reading process."""
 
 
 def _begin(path: Path, raw: Path, orders: list[NDArray[np.int64]]) -> None:
@@ -239,7 +242,7 @@ def _decode(source: KaggleSource, size: int, item: str) -> None:
 
 
 def _import_anew(source: KaggleSource, workshop: Path, size: int) -> Timed:
-    """Import as the command does, processes started and ended; what was imported before is removed first."""
+    """Import like the command, with new processes and without an earlier dataset."""
     target = workshop / "again.dataset"
     shutil.rmtree(target, ignore_errors=True)
     started = time.perf_counter()

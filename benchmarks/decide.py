@@ -1,4 +1,4 @@
-"""Decisions compared with what people use: macro F1 on fields that they were not fitted to, and speed."""
+"""Benchmark of decision methods: macro F1 on other fields than those they were fitted to, and speed."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ LOOP: Final = "loop of 600 values of sklearn's f1_score"
 COUNTING: Final = "cytoloc, the same grid by counting"
 
 LOOP_CLASSES: Final = 2
-"""Classes that the loop is timed on; every class is the same work, so its time for all follows."""
+"""Number of classes for timing the loop; its time for all classes is proportional."""
 
 LARGE: Final = 1_000_000
-"""Fields of the exact thresholds' measurement."""
+"""Number of fields for timing exact thresholds."""
 
 TRAINING_FIELDS: Final = 31_072
-"""Fields of the 2018 training set, and of the measurement of ``auto``."""
+"""Number of fields of the 2018 training set, for timing the method ``auto``."""
 
 
 @dataclass(frozen=True)
 class Halves:
-    """How a way of deciding does on halves that it was not fitted to.
+    """Macro F1 of a decision method on halves of the fields that it was not fitted to.
 
     Attributes:
-        name: The way.
-        macro_f1: Mean over halves.
-        gain: Mean over halves of its macro F1 less the baseline's.
-        least: Least of these.
-        wins: Share of halves where it is better than the baseline.
+        name: Name of the method.
+        macro_f1: Mean macro F1 over halves.
+        gain: Mean difference to the macro F1 of the baseline.
+        least: Minimum difference to the baseline.
+        wins: Share of halves on which the method is better than the baseline.
     """
 
     name: str
@@ -68,19 +68,19 @@ class Halves:
 
 @dataclass(frozen=True)
 class DecideBench:
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        fields: How many real fields.
-        members: How many members.
-        splits: How many splits into halves, each used both ways.
-        halves: The score of each way of deciding.
-        grid: The same thresholds by a loop and by counting, in sets of fields per second.
-        same_f1: Whether the loop's thresholds have the same F1 in the classes that it was timed on, and no value of the
-            grid a better one in any class, by scikit-learn alone.
-        exact_s: Exact thresholds for a million fields, median over rounds in seconds.
-        exact_mb: Peak memory of a process that does so, in megabytes.
-        auto_s: ``auto`` on as many fields as the 2018 training set, in seconds; None if it was left out.
+        fields: Number of real fields.
+        members: Number of ensemble members.
+        splits: Number of splits into halves. Each half is used for fitting once.
+        halves: Macro F1 of each decision method.
+        grid: The grid of thresholds by a loop and by counting, in sets of fields per second.
+        same_f1: Whether both have the same F1 in the timed classes, and no grid value has a better F1 in any class
+            according to scikit-learn.
+        exact_s: Time of exact thresholds for a million fields, median over rounds in seconds.
+        exact_mb: Peak memory of a process that computes them in megabytes.
+        auto_s: Time of ``auto`` on as many fields as the 2018 training set, in seconds; None if not measured.
     """
 
     fields: int
@@ -103,18 +103,22 @@ def bench_decide(
     training_fields: int = TRAINING_FIELDS,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> DecideBench:
-    """Measure decisions on the held-out probabilities in ``folder``.
+    """Compare decision methods on out-of-fold probabilities.
 
     Args:
-        folder: Holds ``labels.csv`` (Id,Target) and an ``.npz`` of ``probabilities`` per member, rows in its order.
-        splits: Random splits into halves, each used both ways.
-        rounds: How often speed is measured.
-        large: Fields of the exact thresholds' measurement.
-        training_fields: Fields of the measurement of ``auto``; 0 leaves it out.
-        advance: Called with what is measured, and (done, total).
+        folder: Folder of ``labels.csv`` (``Id,Target``) and one ``.npz`` of ``probabilities`` per member, with rows in
+            the order of ``labels.csv``.
+        splits: Number of random splits into halves. Each half is used for fitting once.
+        rounds: Number of rounds for speed.
+        large: Number of fields for timing exact thresholds.
+        training_fields: Number of fields for timing ``auto``; 0 to skip it.
+        advance: Called with a description and (done, total).
+
+    Returns:
+        The results.
 
     Raises:
-        TableError: If there are no predictions in the folder.
+        TableError: If the folder contains no predictions.
     """
     members, truth = read_folder(folder)
     halves = compare_on_halves(members, truth, WAYS, splits=splits, advance=lambda *done: advance("halves", *done))
@@ -148,15 +152,15 @@ def bench_decide(
 
 
 def read_folder(folder: Path) -> tuple[Predictions, NDArray[np.bool_]]:
-    """Return the members' probabilities by name, and the truth.
+    """Read the probabilities of members, by name, and the labels as a matrix.
 
     Raises:
-        TableError: If the folder holds no ``.npz``.
+        TableError: If the folder contains no ``.npz``.
     """
     labels = folder / "labels.csv"
     files = sorted(folder.glob("*.npz"))
     if not files:
-        raise TableError(f"{folder} holds no .npz of probabilities.", hint="Give a folder with one per member.")
+        raise TableError(f"{folder} contains no .npz of probabilities.", hint="Give a folder with one .npz per member.")
     members = {file.stem: read_predictions(file, ids=labels) for file in files}
     ids = next(iter(members.values())).ids
     label_set = next(iter(members.values())).label_set
@@ -172,15 +176,18 @@ def compare_on_halves(
     splits: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Halves]:
-    """Return the scores of each way: fitted on one half of the fields, evaluated on the other, both ways.
+    """Fit each decision method on one half of the fields and evaluate it on the other, in both directions.
 
     Args:
-        members: Probabilities ``(n, locations)`` by name.
-        truth: bool ``(n, locations)``.
-        ways: Each is given a half's scores and truth, and the other half's scores, whose locations it returns. The
-            first is the baseline.
-        splits: How many splits, seeded 0 and up.
-        advance: Called with the number of splits that are done, and of all.
+        members: Probabilities by name, shape ``(n, locations)``.
+        truth: Labels, bool of shape ``(n, locations)``.
+        ways: Decision methods by name; the first is the baseline. Each is called with the probabilities and labels of
+            one half and the probabilities of the other, and returns the locations of the other.
+        splits: Number of splits, with seeds from 0.
+        advance: Called with (done, total) splits.
+
+    Returns:
+        The macro F1 of each method.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(splits):
@@ -203,7 +210,7 @@ def compare_on_halves(
 
 
 def loop_thresholds(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the silver-medal baseline's thresholds by its own loop: scikit-learn's F1 at 600 values a class."""
+    """Return thresholds by the loop of the silver-medal baseline: scikit-learn's F1 at 600 values per class."""
     best = []
     for i in range(truth.shape[1]):
         scores = [f1_score(truth[:, i], probabilities[:, i] > value, zero_division=0) for value in BASELINE_GRID]
@@ -212,13 +219,13 @@ def loop_thresholds(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]
 
 
 def has_best_f1(thresholds: NDArray[np.float64], probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> bool:
-    """Return whether no value of the grid has a better F1 in any class, by scikit-learn alone.
+    """Return whether no grid value has a better F1 than the thresholds in any class, according to scikit-learn.
 
-    F1 of each threshold is its ``f1_score``, that of the grid follows from its ``precision_recall_curve``.
+    F1 of thresholds is computed by ``f1_score``, and F1 of the grid from ``precision_recall_curve``.
     """
     for i in np.flatnonzero(truth.any(axis=0)):
         precision, recall, values = precision_recall_curve(truth[:, i], probabilities[:, i])
-        # The curve counts what is at least a value, a threshold what is above: the next value then.
+        # The curve counts values at or above a threshold; cytoloc's thresholds count values above.
         at = np.searchsorted(values, BASELINE_GRID, side="right")
         both = precision[at] + recall[at]
         best = np.max(2 * precision[at] * recall[at] / np.where(both > 0, both, 1))
@@ -233,7 +240,7 @@ def _mean(members: Predictions) -> NDArray[np.float64]:
 
 
 def _four_best(members: Predictions, truth: NDArray[np.bool_]) -> list[str]:
-    """Return the names of the four members with the best macro F1 of their own grid, on the fields of ``truth``."""
+    """Return the names of the four members with the best macro F1 after fitting a grid of thresholds."""
     scores = {name: macro_f1(each > grid_thresholds(each, truth), truth) for name, each in members.items()}
     return sorted(scores, key=lambda name: -scores[name])[:4]
 
@@ -293,7 +300,7 @@ def _time_exact(fields: int, seed: int) -> tuple[float, float]:
 
 
 def _time_auto(members: Predictions, truth: NDArray[np.bool_], fields: int) -> float:
-    """Time ``auto`` on the given fields drawn with replacement, their logits disturbed so that no two are the same."""
+    """Time ``auto`` on fields drawn with replacement, with noise in their logits so that no two are equal."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(truth), fields)
     drawn: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Near-duplicates: perceptual hashes, and the search among them, against the ImageHash library."""
+"""Benchmark of near-duplicates: perceptual hashes and their search, compared with the ImageHash library."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ OURS: Final = "cytoloc"
 
 @dataclass(frozen=True)
 class DuplicatesBench:
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        fields: Number of fields that were hashed.
-        channels: Number of their channels that hold anything.
-        close: Share of those whose hash is within 2 bits of ImageHash's.
-        hashing: Fields hashed, four channels each, per second.
-        searching: Pairs of fields compared, in three channels, per second.
-        search_s: Seconds for all pairs of the 2018 competition, by our median rate.
-        found: Share of the planted copies that the search found.
-        search_mb: Peak memory of a process that does only the search, in megabytes.
+        fields: Number of hashed fields.
+        channels: Number of their channels that are not empty.
+        close: Share of channels whose hash is within 2 bits of ImageHash's.
+        hashing: Hashing of four channels per field, in fields per second.
+        searching: Comparison of pairs of fields in three channels, in pairs per second.
+        search_s: Time of all pairs of the 2018 competition in seconds, from the median rate.
+        found: Share of the simulated copies that were found.
+        search_mb: Peak memory of a process that only searches, in megabytes.
     """
 
     fields: int
@@ -66,15 +66,20 @@ def bench_duplicates(
     rounds: int = 5,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> DuplicatesBench:
-    """Measure hashes of the fields in ``images``, and the search among random ones of the competition's numbers.
+    """Compare hashing and the search for near-duplicates with ImageHash.
+
+    The search compares random hashes, as many as the 2018 competition has fields.
 
     Args:
-        images: A folder of ``{Id}_{red,green,blue,yellow}.png``.
-        rounds: How often each way is measured.
-        advance: Told what is measured, and how much of it is done.
+        images: Folder of ``{Id}_{red,green,blue,yellow}.png``.
+        rounds: Number of rounds.
+        advance: Called with a description and (done, total).
+
+    Returns:
+        The results.
 
     Raises:
-        ImageError: If ``images`` holds no fields.
+        ImageError: If ``images`` contains no fields.
         MissingExtraError: If ImageHash or faiss is not installed.
     """
     library = _imagehash()
@@ -120,7 +125,7 @@ def bench_duplicates(
 
 
 def competition_hashes(seed: int = 0) -> tuple[Hashes, Hashes]:
-    """Return random hashes of test and external fields; the first :data:`PLANTED` of both are copies of each other."""
+    """Return random hashes of test and external fields; their first :data:`PLANTED` fields are copies."""
     rng = np.random.default_rng(seed)
     test, external = (
         Hashes(
@@ -135,14 +140,14 @@ def competition_hashes(seed: int = 0) -> tuple[Hashes, Hashes]:
 
 
 def _flips(rng: np.random.Generator, limit: int) -> NDArray[np.uint64]:
-    """Return numbers of which 0 to ``limit`` bits are set."""
+    """Return integers with 0 to ``limit`` set bits."""
     order = rng.random((PLANTED, 64)).argsort(axis=1)
     chosen = order < rng.integers(0, limit + 1, PLANTED)[:, None]
     return np.packbits(chosen, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def _loop(objects: list[list[Any]]) -> int:
-    """Compare hash objects as people do; return how many pairs of fields."""
+    """Compare ImageHash objects in a loop; return the number of pairs of fields."""
     limits = list(DEFAULT_LIMITS.values())
     near = 0
     for one in objects:
@@ -166,6 +171,6 @@ def _imagehash() -> Any:
         import imagehash
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "The benchmark of duplicates needs ImageHash to compare with.", hint="pip install ImageHash"
+            "The benchmark duplicates needs ImageHash, which is not installed.", hint="Run `pip install ImageHash`."
         ) from error
     return imagehash

@@ -1,4 +1,4 @@
-"""fastai's own training loop, with cytoloc's weights and loss in it: the peer of ``bench train``."""
+"""Training with fastai, with the weights and loss of cytoloc, for the training benchmark."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from cytoloc.models.network import Network
 
 
 class FastaiSteps:
-    """Steps of fastai's ``vision_learner``: its head, its AdamW, its one-cycle, the callbacks that it comes with.
+    """Training steps of fastai's ``vision_learner``, with its head, AdamW, one-cycle schedule and default callbacks.
 
-    Call it with a number of steps; it returns the seconds that they took, and the loss of the first one. Its progress
-    bar is left out, and there is nothing to validate on.
+    Call it with a number of steps; it returns their time in seconds and the loss of the first step. The progress bar
+    and validation are disabled.
 
     Attributes:
         model: fastai's network.
 
     Args:
-        backbone: timm's name of a convolutional network.
-        network: Of that backbone, with an average-max head without dropout; its weights are copied.
-        pixels: A normalized batch.
-        targets: Float ``(n, locations)``.
-        loss: What is to become less.
-        device: Where all of it happens, such as ``cpu``.
+        backbone: Name of a convolutional network in timm.
+        network: Network with this backbone and an average-max head without dropout, whose weights are copied.
+        pixels: Normalized batch.
+        targets: Labels, float of shape ``(n, locations)``.
+        loss: Loss function.
+        device: Device, such as ``cpu``.
     """
 
     def __init__(
         self, backbone: str, network: Network, *, pixels: Tensor, targets: Tensor, loss: Loss, device: str
     ) -> None:
         with warnings.catch_warnings():
-            # What fastai 2.8 does is deprecated here and there in newer releases of torch and pandas.
+            # fastai 2.8 uses functions that are deprecated in newer versions of torch and pandas.
             warnings.simplefilter("ignore")
             from fastai.data.core import DataLoaders
             from fastai.vision.learner import vision_learner
@@ -59,26 +59,26 @@ class FastaiSteps:
         _copy_head(network.head, self.model[1])
 
     def __call__(self, steps: int) -> tuple[float, float]:
-        """Return the seconds of so many steps, and the loss of the first."""
+        """Return the time of the steps in seconds, and the loss of the first step."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from fastai.callback.core import Callback
             from fastai.callback.schedule import Learner
 
             class Clock(Callback):  # type: ignore[misc]  # fastai publishes no types
-                """Takes the time of the steps alone, and the first loss."""
+                """Callback that measures the time of the steps and the first loss."""
 
                 def before_train(self) -> None:
-                    """Start."""
+                    """Start the clock."""
                     self.started = time.perf_counter()
 
                 def after_loss(self) -> None:
-                    """Keep the first loss."""
+                    """Record the first loss."""
                     if self.learn.iter == 0:
                         self.first = self.learn.loss
 
                 def after_train(self) -> None:
-                    """Stop, when the device has done all that it was given."""
+                    """Stop the clock when the device has finished all work."""
                     self.first = float(self.first)
                     self.seconds = time.perf_counter() - self.started
 
@@ -90,7 +90,7 @@ class FastaiSteps:
 
 
 class _Batches:
-    """A loader that gives one batch again and again, or none: as much of one as fastai asks for."""
+    """A data loader that repeats one batch, or is empty, with the methods that fastai calls."""
 
     def __init__(self, batch: tuple[Tensor, ...]) -> None:
         self.batch = batch
@@ -103,19 +103,19 @@ class _Batches:
         return iter([self.batch] * self.repeats)
 
     def to(self, _device: torch.device) -> None:
-        """Stay: the batch is where it has to be."""
+        """Do nothing, because the batch is on the device already."""
 
 
 def _copy_head(ours: nn.Module, theirs: Any) -> None:
-    """Copy a head's weights into fastai's, whose pooling puts maxima first and whose linear layers lack biases."""
+    """Copy the weights of a head to fastai's head, which has maxima before averages, and no biases in linear layers."""
     if not isinstance(ours, AverageMaxHead):
-        raise TypeError(f"fastai's head pools by average and maximum; this is {type(ours).__name__}")
+        raise TypeError(f"The head must pool by average and maximum, not {type(ours).__name__}.")
     kinds = (nn.Linear, nn.BatchNorm1d)
     layers = [[one for one in head.modules() if isinstance(one, kinds)] for head in (ours, theirs)]
     for one, other in zip(*layers, strict=True):
         other.weight.data = one.weight.data.clone()
         other.bias = nn.Parameter(one.bias.data.clone())
-    # The batch norm before it is the same for both halves: it is untrained.
+    # The batch norm before it is untrained, so it is the same for both halves.
     first = next(one for one in layers[1] if isinstance(one, nn.Linear)).weight
     average, maximum = first.data.chunk(2, dim=1)
     first.data = torch.cat([maximum, average], dim=1)

@@ -1,4 +1,4 @@
-"""Timing in turns: every way does the same work in every round, so that a slow minute slows all of them."""
+"""Interleaved timing: every round runs each method once, so that changes in load affect all methods."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Way:
-    """How fast one way of doing the work is.
+    """Speed of a method.
 
     Attributes:
-        name: What it is.
-        rate: Median over rounds, in units of work per second.
-        ratio: Median over rounds of its rate by that of the way all are compared with, in the same round.
-        least: Least of those ratios.
-        most: Greatest of them.
+        name: Name of the method.
+        rate: Units of work per second, median over rounds.
+        ratio: Rate divided by the rate of the reference method in the same round, median over rounds.
+        least: Minimum ratio.
+        most: Maximum ratio.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Way:
 
 
 class Timed(NamedTuple):
-    """Work that timed itself, since not all that it did is to be measured.
+    """The result of a method that measures its own time, because only a part of its work counts.
 
     Attributes:
-        units: How many units of work were done in that time.
-        seconds: How long they took.
+        units: Units of work.
+        seconds: Time of this work in seconds.
     """
 
     units: float
@@ -52,7 +52,7 @@ class Timed(NamedTuple):
 
 
 Rates = Mapping[str, list[float]]
-"""Units of work per second by the name of the way, a value a round."""
+"""Units of work per second in each round, by name of the method."""
 
 
 def in_turns(
@@ -62,13 +62,16 @@ def in_turns(
     rounds: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Way]:
-    """Return how fast each way is, measured in ``rounds`` rounds after one that does not count.
+    """Time methods in interleaved rounds, after one warm-up round.
 
     Args:
-        ways: Each does some work and returns how many units it did, or how many in which time.
-        against: The way that the others are compared with.
-        rounds: How often each is measured.
-        advance: Told after each measurement how many of how many are done.
+        ways: Methods by name. Each does some work, and returns its units of work or a :class:`Timed`.
+        against: Name of the reference method for ratios.
+        rounds: Number of rounds.
+        advance: Called with (done, total) after each measurement.
+
+    Returns:
+        The speed of each method.
     """
     rates = rates_in_turns(ways, rounds=rounds, advance=advance)
     return [compared(rates, name, against=against) for name in ways]
@@ -80,12 +83,15 @@ def rates_in_turns(
     rounds: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Rates:
-    """Return the rates of each way in ``rounds`` rounds after one that does not count.
+    """Return the rates of methods in interleaved rounds, after one warm-up round.
 
     Args:
-        ways: Each does some work and returns how many units it did, or how many in which time.
-        rounds: How often each is measured.
-        advance: Told after each measurement how many of how many are done.
+        ways: Methods by name. Each does some work, and returns its units of work or a :class:`Timed`.
+        rounds: Number of rounds.
+        advance: Called with (done, total) after each measurement.
+
+    Returns:
+        The rate of each method in each round.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
@@ -99,22 +105,22 @@ def rates_in_turns(
 
 
 def compared(rates: Rates, name: str, *, against: str) -> Way:
-    """Return how fast the way ``name`` is beside the way ``against``."""
+    """Return the speed of a method relative to a reference method."""
     ratios = [mine / other for mine, other in zip(rates[name], rates[against], strict=True)]
     return Way(name, median(rates[name]), median(ratios), min(ratios), max(ratios))
 
 
 def in_separate_process(work: Callable[..., Result], *given: Any) -> Result:
-    """Return what ``work`` returns in a process of its own, whose peak memory is that of this work alone."""
+    """Run a function in a new process, so that its peak memory can be measured."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(work, *given).result()
 
 
 def peak_mb() -> float:
-    """Return the peak memory of this process, in megabytes; on Linux, of those that it started and that run, too.
+    """Return the peak memory of this process in megabytes; on Linux, including its running child processes.
 
-    What processes share is counted for each of them. Linux hands the peak that ``getrusage`` gives from a process on to
-    what it starts; that of ``/proc`` begins anew.
+    Shared memory is counted for each process. On Linux, ``/proc`` is read because a child process inherits the peak of
+    its parent in ``getrusage``.
     """
     if Path("/proc/self/status").exists():
         running = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
@@ -129,7 +135,7 @@ def _peak_kb(status: Path) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the measurements ran on."""
+    """Return the CPU, its number of cores, and the Python version."""
     names = [
         line.partition(":")[2].strip()
         for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])

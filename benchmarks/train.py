@@ -1,10 +1,9 @@
-"""Training steps against those of fastai and plain PyTorch: the same network, loss, batch and kind of optimizer.
+"""Training benchmark: cytoloc, fastai and plain PyTorch with the same network, loss, batch and kind of optimizer.
 
-Nothing is drawn by chance in a step: no dropout, no augmentation. So every way's first loss is the same number, which
-is checked; if it were not, they would not do the same work. fastai and PyTorch are given one batch, normalized and as
-floats, again and again; cytoloc reads its batches as uint8 and normalizes them in its network, in a whole run of its
-own (:func:`cytoloc.training.run.train`), of which the second epoch's steps count. That is in another process,
-which treats its memory as the command does; the others are left as they are.
+Training is deterministic: no dropout and no augmentation. All methods must therefore have the same first loss, which is
+checked. fastai and PyTorch repeat one normalized float batch. cytoloc reads batches as uint8 and normalizes them in the
+network, in a complete run (:func:`cytoloc.training.run.train`) whose second epoch is timed. It runs in another process,
+with the memory settings of the command; the other methods use the defaults.
 """
 
 from __future__ import annotations
@@ -52,35 +51,35 @@ MEMORY: Final = "cytoloc, pixels in memory"
 OURS: Final = "cytoloc, from a dataset"
 HALF: Final = "cytoloc, from a dataset, bfloat16"
 COMMAND: Final = (MEMORY, OURS, HALF)
-"""What the command `cytoloc train` does."""
+"""Methods that do the same as the command `cytoloc train`."""
 
 IN_HALF: Final = frozenset({PLAIN_HALF, HALF})
-"""What computes with 16 bits. fastai has no half precision but on CUDA."""
+"""Methods with 16-bit precision. fastai supports half precision only on CUDA."""
 
 SIZES: Final = (128, 256)
-"""Edges of the images that are measured by default, in pixels."""
+"""Default edge lengths of images in pixels."""
 
 STEPS: Final = 4
-"""Steps of each measurement."""
+"""Number of steps per measurement."""
 
 HELD_OUT: Final = 2
-"""Fields that cytoloc's run holds out; what it does with them is not measured."""
+"""Number of validation fields of cytoloc's run; validation is not timed."""
 
 SAME_LOSS: Final = 1e-3
-"""How far first losses may be apart, as a share: rounding in another order of the same sums."""
+"""Largest relative difference of first losses, from rounding."""
 
 NEARLY: Final = 0.03
-"""The same of half precision, whose numbers have three digits."""
+"""Largest relative difference of first losses in half precision, which has three significant digits."""
 
 
 class Steps(NamedTuple):
-    """Steps that were taken.
+    """Timed training steps.
 
     Attributes:
-        images: How many images were trained in the time that counts.
-        seconds: That time.
-        loss: Of the first step; of a whole run its first epoch's, which is the same if that has one step.
-        waited: The share of the time for which they waited for pixels.
+        images: Number of images in the timed steps.
+        seconds: Time of these steps in seconds.
+        loss: Loss of the first step. For a run, loss of the first epoch, which is equal if the epoch has one step.
+        waited: Share of the time spent waiting for pixels.
     """
 
     images: int
@@ -90,23 +89,23 @@ class Steps(NamedTuple):
 
 
 Learn = Callable[[int], Steps]
-"""Takes so many steps."""
+"""A function that trains a number of steps."""
 
 
 @dataclass(frozen=True)
 class AtSize:
-    """What was measured with images of one size.
+    """Results for images of one size.
 
     Attributes:
-        size: Their edge, in pixels.
-        steps: Training in images per second, against fastai, or against plain PyTorch where fastai is missing.
-        first_loss: The loss of the first step, by way.
-        best_plain: The fastest of the ways of plain PyTorch in float32.
-        ours_to_best: cytoloc from a dataset, against that one.
-        half_to_half: The same, both in bfloat16.
-        ours_to_memory: cytoloc from a dataset, against cytoloc with the same pixels in memory.
-        waited: Share of the time for which cytoloc waited for pixels of the dataset, median over rounds.
-        peak_mb: Peak memory of a process that trains, in megabytes, by way; on a CUDA device, of the device.
+        size: Edge length of images in pixels.
+        steps: Training in images per second, relative to fastai, or to plain PyTorch if fastai is not installed.
+        first_loss: Loss of the first step, by method.
+        best_plain: The fastest method with plain PyTorch in float32.
+        ours_to_best: cytoloc from a dataset, relative to ``best_plain``.
+        half_to_half: cytoloc from a dataset, relative to plain PyTorch, both in bfloat16.
+        ours_to_memory: cytoloc from a dataset, relative to cytoloc with the same pixels in memory.
+        waited: Share of the time that cytoloc waited for pixels of the dataset, median over rounds.
+        peak_mb: Peak memory of a training process in megabytes, by method; on CUDA, memory of the device.
     """
 
     size: int
@@ -121,7 +120,7 @@ class AtSize:
 
     @property
     def same_loss(self) -> bool:
-        """Whether all ways begin with the same loss; nearly, of the ways with half the bits."""
+        """Whether all methods have the same first loss, with a larger tolerance in half precision."""
         usual = median(self.first_loss.values())
         return all(
             abs(loss - usual) <= (NEARLY if name in IN_HALF else SAME_LOSS) * usual
@@ -131,15 +130,15 @@ class AtSize:
 
 @dataclass(frozen=True)
 class TrainBench:
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        device: What it ran on.
-        threads: Threads of PyTorch on the CPU.
-        backbone: timm's name of the network.
-        batch: Fields a step.
-        missing: Peers that are not installed.
-        sizes: The measurements.
+        device: Device.
+        threads: Number of PyTorch's CPU threads.
+        backbone: Name of the network in timm.
+        batch: Number of fields per step.
+        missing: Packages that are not installed and were not timed.
+        sizes: Results per image size.
     """
 
     device: str
@@ -162,22 +161,26 @@ def bench_train(
     steps: int = STEPS,
     advance: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> TrainBench:
-    """Measure training on each of the datasets.
+    """Compare training speed and memory with fastai and plain PyTorch.
 
     Args:
-        datasets: Labeled, with the fields of ``steps`` batches and :data:`HELD_OUT` more, each of another size.
-        workshop: A folder that runs are made in, and removed from.
-        backbone: timm's name of a convolutional network.
-        batch: Fields a step.
-        device: ``auto`` is what Lightning takes; another must be that one.
-        compiled: Whether plain PyTorch is measured with ``torch.compile`` too; its first step takes a minute or more.
-        rounds: How often each way is measured.
-        steps: Steps of each measurement.
-        advance: Told what is measured, and how much of it is done.
+        datasets: Labeled datasets of different image sizes, with the fields of ``steps`` batches and :data:`HELD_OUT`
+            more.
+        workshop: Folder for temporary runs.
+        backbone: Name of a convolutional network in timm.
+        batch: Number of fields per step.
+        device: ``auto``, or the device that Lightning uses on this machine.
+        compiled: Also time plain PyTorch with ``torch.compile``, whose first step takes a minute or more.
+        rounds: Number of rounds.
+        steps: Number of steps per measurement.
+        advance: Called with a description and (done, total).
+
+    Returns:
+        The results.
 
     Raises:
-        SettingsError: If the device is not what training would run on.
-        RecipeError: If there is no such backbone, or it cannot take images of these sizes.
+        SettingsError: If training does not run on the device.
+        RecipeError: If the backbone does not exist, or does not accept images of these sizes.
     """
     chosen = _device(device)
     missing = [] if importlib.util.find_spec("fastai") else ["fastai"]
@@ -198,7 +201,7 @@ def bench_train(
 
 
 def bench_recipe(backbone: str, *, size: int, batch: int) -> Recipe:
-    """Return the silver-medal baseline's loss and head on a backbone at random weights, with nothing left to chance."""
+    """Return a deterministic recipe with random weights, and the loss and head of the silver-medal baseline."""
     settings = {
         "image.size": size,
         "model.backbone": backbone,
@@ -209,7 +212,7 @@ def bench_recipe(backbone: str, *, size: int, batch: int) -> Recipe:
         "augment.turns": "false",
         "schedule.batch_size": batch,
         "schedule.frozen_epochs": 0,
-        # The second epoch is the one that counts.
+        # The second epoch is timed.
         "schedule.epochs": 2,
         "schedule.learning_rate": 1e-3,
         "select.tta": 1,
@@ -218,8 +221,8 @@ def bench_recipe(backbone: str, *, size: int, batch: int) -> Recipe:
 
 
 def ways(names: list[str], dataset: Dataset, recipe: Recipe, workshop: Path, *, device: str) -> dict[str, Learn]:
-    """Return the ways of training by name; all begin with the same weights and learn the same first batch."""
-    # As a run begins: see cytoloc.training.run.
+    """Return the methods by name; all start with the same weights and the same batch."""
+    # Same seed and order as in cytoloc.training.run.
     torch.manual_seed(recipe.seed)
     recipe = resolve_recipe(recipe, dataset)
     network = build_network(model_spec(recipe, locations=len(dataset.label_set))).to(device)
@@ -243,7 +246,7 @@ def ways(names: list[str], dataset: Dataset, recipe: Recipe, workshop: Path, *, 
 
 
 class PlainSteps:
-    """Training as a loop in PyTorch."""
+    """A training loop in PyTorch."""
 
     def __init__(
         self,
@@ -269,11 +272,11 @@ class PlainSteps:
             fused=fused or None,
         )
         self.arithmetic = torch.autocast(pixels.device.type, torch.bfloat16, enabled=half)
-        # For this shape alone, also when one of another size was compiled before.
+        # Compile for this shape only, even if another shape was compiled before.
         self.module = torch.compile(module, dynamic=False) if compiled else module
 
     def __call__(self, steps: int) -> Steps:
-        """Take steps."""
+        """Train a number of steps."""
         losses = []
         started = time.perf_counter()
         for _ in range(steps):
@@ -284,7 +287,7 @@ class PlainSteps:
             self.optimizer.step()
             self.optimizer.zero_grad()
             losses.append(loss.detach())
-        # A number is there when the device has worked it out, and all that was asked of it before.
+        # Reading a value waits for the device to finish all earlier work.
         last = float(losses[-1])
         seconds = time.perf_counter() - started
         return Steps(steps * len(self.pixels), seconds, float(losses[0]) if steps > 1 else last)
@@ -302,7 +305,7 @@ def _fastai(network: Network, recipe: Recipe, *, pixels: Tensor, targets: Tensor
 
 
 def _run(dataset: Dataset, recipe: Recipe, workshop: Path, steps: int) -> Steps:
-    """Train a whole run with so many steps an epoch, and return what its log says of the last epoch."""
+    """Train a run with a number of steps per epoch, and return the results of its last epoch from the log."""
     trained = steps * recipe.schedule.batch_size
     number = pl.Series("fold", [1] * trained + [0] * HELD_OUT + [None] * (len(dataset) - trained - HELD_OUT), pl.Int64)
     folds = pl.DataFrame({"id": dataset.ids, "group": range(len(dataset)), "fold": number})
@@ -319,7 +322,7 @@ def _in_half_precision(recipe: Recipe) -> Recipe:
 
 
 def _in_memory(dataset: Dataset) -> Dataset:
-    """Return the same dataset with its pixels decoded and in memory."""
+    """Return a copy of a dataset with decoded pixels in memory."""
     pixels = tensorstore.array(dataset.read(range(len(dataset))))
     return Dataset(dataset.path, dataset.manifest, dataset.fields, pixels)
 
@@ -361,7 +364,7 @@ def _at_size(
         compared(rates, OURS, against=best),
         compared(rates, HALF, against=PLAIN_HALF),
         compared(rates, OURS, against=MEMORY),
-        # The first round does not count.
+        # The warm-up round is excluded.
         median(waited[1:]),
         {
             name: in_separate_process(_peak, name, dataset.path, recipe, workshop, device, steps)
@@ -372,21 +375,21 @@ def _at_size(
 
 
 def best_plain(rates: Rates) -> str:
-    """Return the fastest of the ways of plain PyTorch in float32, by the median of its rates."""
+    """Return the fastest method with plain PyTorch in float32, by median rate."""
     plain = [name for name in rates if name.startswith(EAGER) and name not in IN_HALF]
     return max(plain, key=lambda name: median(rates[name]))
 
 
 @contextmanager
 def _as_the_command(dataset: Dataset, recipe: Recipe, workshop: Path, *, device: str) -> Iterator[dict[str, Learn]]:
-    """Lend cytoloc's ways in a process of their own, which treats memory as `cytoloc train` does, and no other way."""
+    """Yield cytoloc's methods, run in a process with the memory settings of `cytoloc train`."""
     begun = (Path(dataset.path), recipe, workshop, device, torch.get_num_threads())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as process:
         yield {name: partial(_ask, process, name) for name in COMMAND}
 
 
 _begun: dict[str, Learn] = {}
-"""cytoloc's ways, in their process."""
+"""cytoloc's methods, in the training process."""
 
 
 def _begin(path: Path, recipe: Recipe, workshop: Path, device: str, threads: int) -> None:
@@ -412,17 +415,17 @@ def _peak(name: str, path: Path, recipe: Recipe, workshop: Path, device: str, st
 
 
 def _device(wanted: str) -> str:
-    """Return the kind of device that Lightning trains on here.
+    """Return the kind of device that Lightning uses on this machine.
 
     Raises:
-        SettingsError: If another is wanted.
+        SettingsError: If another device is requested.
     """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     here = found.type if found else "cpu"
     if wanted not in {"auto", here}:
         raise SettingsError(
-            f"Training runs on {here} here, not on {wanted}.",
-            hint="Set CUDA_VISIBLE_DEVICES to nothing to measure the CPU." if wanted == "cpu" else "Use --device auto.",
+            f"Training on this machine runs on {here}, not on {wanted}.",
+            hint="Set CUDA_VISIBLE_DEVICES= to time the CPU." if wanted == "cpu" else "Use --device auto.",
         )
     return here
 

@@ -1,11 +1,11 @@
-"""How planted copies are found again among fields that are not copies: real ones, and simulated ones of shared wells.
+"""Evaluate the search for near-duplicates on modified copies of real fields, and of simulated fields.
 
     python research/duplicates.py IMAGES [--simulated 200]
 
-IMAGES holds fields as the 2018 competition names them. For each kind of copy `find_duplicates` looks through all
-originals and all copies of that kind at once: recall is the share of copies found as such, precision the share of right
-pairs among those found as such. Simulated fields are two or more of each well, so a field of the same well could be
-mistaken for a copy. The last line is the greatest correlation of pairs that are none.
+IMAGES contains fields with the file names of the 2018 competition. For each kind of copy, `find_duplicates` searches
+all originals and all copies. Recall is the share of copies with the verdict "copy", and precision the share of correct
+pairs among pairs with this verdict. Simulated fields come from wells with two or more fields, which could be mistaken
+for copies. The last line is the highest correlation of pairs that are not copies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Change = Callable[[Image], Image]
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    """Return a field after JPEG, channel by channel."""
+    """Return a field compressed as JPEG, channel by channel."""
     return each(
         image,
         lambda plane: cv2.imdecode(
@@ -48,18 +48,18 @@ def jpeg(image: Image, quality: int) -> Image:
 
 
 def brightness(image: Image, gain: float) -> Image:
-    """Return a field of other brightness."""
+    """Return a field with its brightness multiplied."""
     return np.clip(image * gain, 0, 255).astype(np.uint8)
 
 
 def cropped(image: Image, share: float) -> Image:
-    """Return a field without a share of its edge at the right and the bottom, at its old size."""
+    """Return a field cropped at the right and the bottom, and resized to its original size."""
     kept = image.shape[1] - int(image.shape[1] * share)
     return each(image, lambda plane: cv2.resize(plane[:kept, :kept], plane.shape))
 
 
 def rescaled(image: Image, factor: int) -> Image:
-    """Return a field that was once smaller."""
+    """Return a field that was made smaller and enlarged again."""
     edge = image.shape[1] // factor
 
     def plane_of(plane: Image) -> Image:
@@ -69,12 +69,12 @@ def rescaled(image: Image, factor: int) -> Image:
 
 
 def each(image: Image, change: Change) -> Image:
-    """Return a field with every channel changed."""
+    """Apply a change to each channel of a field."""
     return np.stack([change(plane) for plane in image]).astype(np.uint8)
 
 
 def turned_jpeg(image: Image, transform: str) -> Image:
-    """Return a field turned, dimmed and compressed."""
+    """Return a field that was rotated or mirrored, dimmed and compressed."""
     return jpeg(brightness(np.ascontiguousarray(turned(image, transform)), 0.7), 75)
 
 
@@ -89,7 +89,7 @@ KINDS: dict[str, Sequence[Change]] = {
 
 
 def copies_of(dataset: Dataset, changes: Sequence[Change]) -> Iterator[tuple[FieldRow, Image]]:
-    """Yield a copy of every field, changed in the ways of ``changes`` by turns."""
+    """Yield a copy of each field, with the changes in rotation."""
     for row, name in enumerate(dataset.ids):
         changed = np.ascontiguousarray(changes[row % len(changes)](dataset[row]))
         yield (
@@ -119,23 +119,23 @@ def evaluate(originals: Dataset, folder: Path) -> None:
         precision = hits / as_copy.height if as_copy.height else 1.0
         print(
             f"{kind:<28} recall {hits / len(originals):.3f}   precision {precision:.3f}"
-            f"   doubtful: {int(doubtful['right'].sum())} right, {int((~doubtful['right']).sum())} wrong"
-            f"   suggested by hashes {found.height}",
+            f"   doubtful: {int(doubtful['right'].sum())} correct, {int((~doubtful['right']).sum())} wrong"
+            f"   candidates from hashes: {found.height}",
             flush=True,
         )
 
 
 def different(dataset: Dataset, pairs: Sequence[tuple[int, int]]) -> None:
-    """Print the greatest correlation of some pairs of different fields."""
+    """Print the highest correlation of pairs of different fields."""
     greatest = max(registered_correlation(dataset[one], dataset[other]) for one, other in pairs)
-    print(f"{len(pairs)} pairs that are no copies: greatest correlation {greatest:.3f}\n", flush=True)
+    print(f"{len(pairs)} pairs of different fields: highest correlation {greatest:.3f}\n", flush=True)
 
 
 def main() -> None:
-    """Evaluate real fields, then simulated ones."""
+    """Evaluate real fields, then simulated fields."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--simulated", type=int, default=200)
+    parser.add_argument("images", type=Path, help="folder of {Id}_{red,green,blue,yellow}.png")
+    parser.add_argument("--simulated", type=int, default=200, help="number of simulated fields (default: 200)")
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:

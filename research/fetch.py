@@ -1,9 +1,10 @@
-"""What fetching costs: planning many fields, and bringing images from a site on this machine.
+"""Measure time and memory of a fetch: the plan of many fields, and the download of images from a local server.
 
     python research/fetch.py [--fields 50000] [--images 2000] [--rate 1000]
 
-The catalog is made by script in the Atlas's schema, two fields a well and three wells an antibody, with tissue parts
-around that are ten times as long; the images are smooth JPEG files of 512 px. Each step is a process of its own.
+The catalog is generated in the schema of the Human Protein Atlas, with two fields per well, three wells per antibody,
+and tissue data that are ten times as long. The images are smooth JPEG files of 512 px. Each step runs in its own
+process.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ names_of = LabelSet.hpa28().names
 
 
 def gene(number: int, rng: np.random.Generator) -> str:
-    """Return the entry of a gene."""
+    """Return the XML entry of a gene."""
     wells = ""
     for well in range(FIELDS_A_GENE // 2):
         names = rng.choice(len(names_of), size=int(rng.integers(1, 4)), replace=False)
@@ -73,19 +74,19 @@ class _Images(http.server.BaseHTTPRequestHandler):
     content = b""
 
     def do_GET(self) -> None:
-        """Send the image, whatever is asked for."""
+        """Send the image for any URL."""
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
         self.wfile.write(self.content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing."""
+        """Do not log requests."""
 
 
 @contextlib.contextmanager
 def images() -> Iterator[str]:
-    """Serve one image under every address, and lend the site's."""
+    """Serve one image at every URL, and yield the URL of the server."""
     coarse = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
     plane = cv2.resize(coarse, (512, 512), interpolation=cv2.INTER_CUBIC)
     _Images.content = cv2.imencode(".jpg", cv2.merge([plane, plane, plane]))[1].tobytes()
@@ -96,7 +97,7 @@ def images() -> Iterator[str]:
 
 
 def run(words: list[str]) -> tuple[dict[str, Any], float, float]:
-    """Return what a command prints as JSON, its time in seconds and its peak memory in MB."""
+    """Return the JSON output of a command, its time in seconds and its peak memory in MB."""
     started = time.perf_counter()
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "cytoloc", "fetch", "hpa", "--json", *words],
@@ -111,9 +112,9 @@ def run(words: list[str]) -> tuple[dict[str, Any], float, float]:
 def main() -> None:
     """Print time and memory of a plan and of a fetch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", type=int, default=50_000)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rate", type=int, default=1000)
+    parser.add_argument("--fields", type=int, default=50_000, help="number of fields in the plan (default: 50000)")
+    parser.add_argument("--images", type=int, default=2000, help="number of images to fetch (default: 2000)")
+    parser.add_argument("--rate", type=int, default=1000, help="maximum number of requests per second (default: 1000)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place, images() as base:
         out = Path(place) / "out"
@@ -121,7 +122,7 @@ def main() -> None:
             catalog = Path(place) / f"{number}.xml"
             write_catalog(catalog, -(-number // FIELDS_A_GENE))
             words = ["--catalog", str(catalog), "--base", base, "--out", str(out)]
-            # A process of its own, so that peaks of earlier ones do not count.
+            # A new process for each plan, because peak memory includes earlier work of the process.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 facts, seconds, peak = pool.apply(run, ([*words, "--plan"],))
             size = catalog.stat().st_size / 1e6

@@ -1,10 +1,10 @@
-"""Folds of the competition's training set: iterative stratification of groups alone, and balanced out.
+"""Compare folds of the competition's training set by iterative stratification with the folds of `cytoloc folds`.
 
     python research/folds.py METADATA
 
-METADATA holds train.csv.gz and the published lists of near-duplicates. For each way and five seeds: the worst spread
-over folds, as (most - fewest) / mean of a class's fields and of its groups, where they differ by more than one; the
-difference in size; and the time.
+METADATA contains train.csv.gz and the published lists of near-duplicates. For each method and five seeds, the output
+is the worst imbalance of a class over folds, (most - fewest) / mean, of its fields and of its groups, if the numbers
+differ by more than one; the difference in fold size; and the time.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ LISTS = (
 
 
 def spread(counts: NDArray[np.int64]) -> float:
-    """Return the worst (most - fewest) / mean over folds, of classes that each fold could have."""
+    """Return the worst (most - fewest) / mean over folds, of classes with at least one group per fold."""
     apart = counts.max(axis=1) - counts.min(axis=1)
     could = counts.sum(axis=1) >= counts.shape[1]
     return float(np.where(could & (apart > 1), apart / np.maximum(counts.mean(axis=1), 1), 0.0).max())
 
 
 def show(way: str, found: list[FoldQuality], seconds: float) -> None:
-    """Print the worst of all seeds."""
+    """Print the worst result of all seeds."""
     fields, groups = max(spread(q.class_fields) for q in found), max(spread(q.class_groups) for q in found)
     size = max(int(q.fields.max() - q.fields.min()) for q in found)
     print(f"{way:<28} fields {fields:.3f}   groups {groups:.3f}   size {size:>3}   {seconds / len(found):.1f} s each")
 
 
 def main() -> None:
-    """Print a line per way."""
+    """Print one line per method."""
     metadata = Path(sys.argv[1])
     label_set = LabelSet.hpa28()
     fields = listed_fields(metadata / "train.csv.gz", label_set)
@@ -69,8 +69,8 @@ def main() -> None:
     show("iterative stratification", plain, time.perf_counter() - started)
     started = time.perf_counter()
     balanced = [fold_quality(make_folds(fields, pairs=pairs, seed=seed), fields, label_set) for seed in range(5)]
-    show("balanced out (cytoloc folds)", balanced, time.perf_counter() - started)
-    print(f"a random split tears apart {balanced[0].cut_at_random} of {balanced[0].together} pairs")
+    show("balanced (cytoloc folds)", balanced, time.perf_counter() - started)
+    print(f"A random split separates {balanced[0].cut_at_random} of {balanced[0].together} pairs.")
 
 
 if __name__ == "__main__":

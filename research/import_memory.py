@@ -1,11 +1,10 @@
-"""Peak memory of imports of few and of many fields, of all their processes together.
+"""Measure the peak memory of imports of few and of many fields, over all their processes.
 
     python research/import_memory.py [--fields 1000 10000 100000] [--size 256] [--labels | --hpa hpa_jpg/] [--append]
 
-The fields are links to four smooth images, so that the number of fields, not their content, is what grows; a thousand
-of 256 px fill several shards. With --labels a list of labels says which fields are imported. With --hpa they are links
-to the fields of a folder of the Human Protein Atlas's JPEG files, taken in turns, and are imported as such. With
---append a thousand fields are added to each dataset.
+Fields are links to four smooth images, so that only the number of fields grows; a thousand fields of 256 px fill
+several Zarr shards. With --labels, a list of labels selects the fields to import. With --hpa, fields are links to JPEG
+files of the Human Protein Atlas. With --append, a thousand fields are added to each dataset.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from cytoloc.parallel import processes
 def import_and_weigh(
     folder: Path, target: Path, size: int, *, hpa: bool, labels: Path | None = None, append: bool = False
 ) -> tuple[float, float]:
-    """Return peak memory in MB and time in seconds of an import as the command does it."""
+    """Return the peak memory in MB and the time in seconds of an import like the command's."""
     started = time.perf_counter()
     kind = HpaSource if hpa else KaggleSource
     with processes() as pool:
@@ -41,7 +40,7 @@ def import_and_weigh(
 
 
 def link_smooth(folder: Path, number: int, size: int, *, first: int = 0) -> None:
-    """Make ``number`` fields of the competition that all show the same."""
+    """Create ``number`` fields of the competition with the same images."""
     rng = np.random.default_rng(0)
     for color in COLORS:
         original = folder.with_name(f"{color}.png")
@@ -52,7 +51,7 @@ def link_smooth(folder: Path, number: int, size: int, *, first: int = 0) -> None
 
 
 def link_hpa(folder: Path, number: int, originals: Path, *, first: int = 0) -> None:
-    """Make ``number`` fields of the Human Protein Atlas out of those in a folder."""
+    """Create ``number`` fields of the Human Protein Atlas that link to the fields in a folder."""
     fields = sorted({path.name.rpartition("_")[0] for path in originals.glob("*_green.jpg")})
     for field in range(first, first + number):
         for color in COLORS:
@@ -61,7 +60,7 @@ def link_hpa(folder: Path, number: int, originals: Path, *, first: int = 0) -> N
 
 
 def list_labels(folder: Path) -> Path:
-    """Write labels of the fields in a folder of the competition, as its ``train.csv`` has them."""
+    """Write labels of the fields in a folder, in the format of ``train.csv``."""
     path = folder.with_suffix(".csv")
     rng = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as stream:
@@ -72,7 +71,7 @@ def list_labels(folder: Path) -> Path:
 
 
 def link_more(folder: Path, given: argparse.Namespace) -> None:
-    """Make a thousand fields that no other folder has."""
+    """Create a thousand fields with ids that no other folder has."""
     if given.hpa:
         link_hpa(folder, 1000, given.hpa, first=9_000_000)
     else:
@@ -80,14 +79,16 @@ def link_more(folder: Path, given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Print peak memory for each number of fields."""
+    """Print the peak memory for each number of fields."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument(
+        "--fields", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="numbers of fields to import"
+    )
+    parser.add_argument("--size", type=int, default=256, help="edge length of images in pixels (default: 256)")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--hpa", type=Path)
-    kind.add_argument("--labels", action="store_true")
-    parser.add_argument("--append", action="store_true")
+    kind.add_argument("--hpa", type=Path, help="folder of JPEG files of the Human Protein Atlas")
+    kind.add_argument("--labels", action="store_true", help="import the fields in a list of labels")
+    parser.add_argument("--append", action="store_true", help="also add a thousand fields to each dataset")
     given = parser.parse_args()
     weigh = partial(import_and_weigh, hpa=given.hpa is not None)
     with tempfile.TemporaryDirectory() as place:
@@ -106,7 +107,7 @@ def main() -> None:
                 more.mkdir()
                 link_more(more, given)
                 peak, seconds = in_separate_process(partial(weigh, append=True), more, target, given.size)
-                print(f"    1000 added to them: {peak:.0f} MB, {seconds:.0f} s", flush=True)
+                print(f"    1000 fields added: {peak:.0f} MB, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a training step gains if the process keeps the memory that it frees, as `cytoloc train` lets it.
+"""Measure how much faster training steps are if the process keeps freed memory, as in `cytoloc train`.
 
     OMP_NUM_THREADS=2 python research/kept_memory.py --size 128 [--rounds 5]
 
-Two processes take the same steps in turns: resnet34, batches of 16, channels last, fused AdamW; in one of them
-:func:`cytoloc.memory.keep_freed_memory` was called. Prints the median seconds of a step of each.
+Two processes take turns with the same steps: resnet34, batches of 16, channels last, fused AdamW. One of them called
+:func:`cytoloc.memory.keep_freed_memory`. The output is the median time per step of each.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ steps: PlainSteps
 
 
 def begin(kept: bool, size: int) -> None:  # noqa: FBT001  an initializer is given no keywords
-    """Make the network in this process."""
+    """Create the network in this process."""
     global steps
     if kept and not keep_freed_memory():
-        raise SystemExit("This C library is not tuned.")
+        raise SystemExit("keep_freed_memory supports only glibc.")
     recipe = bench_recipe("resnet34", size=size, batch=16)
     torch.manual_seed(0)
     network = build_network(model_spec(recipe, locations=len(LabelSet.hpa28())))
@@ -39,31 +39,31 @@ def begin(kept: bool, size: int) -> None:  # noqa: FBT001  an initializer is giv
 
 
 def take() -> float:
-    """Return the seconds of a step."""
+    """Return the time of a step in seconds."""
     started = time.perf_counter()
     steps(STEPS)
     return (time.perf_counter() - started) / STEPS
 
 
 def main() -> None:
-    """Measure in turns, and print a line for each way."""
+    """Time both processes in interleaved rounds, and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=128, help="edge length of images in pixels (default: 128)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     given = parser.parse_args()
     spawn = get_context("spawn")
     ways = {
         name: ProcessPoolExecutor(1, mp_context=spawn, initializer=begin, initargs=(name == "kept", given.size))
-        for name in ("handed back", "kept")
+        for name in ("returned", "kept")
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(given.rounds + 1):
         for name, process in ways.items():
             seconds[name].append(process.submit(take).result())
-    # The first round does not count.
-    ratio = median(one / other for one, other in zip(seconds["handed back"][1:], seconds["kept"][1:], strict=True))
+    # The first round is a warm-up.
+    ratio = median(one / other for one, other in zip(seconds["returned"][1:], seconds["kept"][1:], strict=True))
     for name, values in seconds.items():
-        print(f"{name:<12} {median(values[1:]):.3f} s a step")
+        print(f"{name:<12} {median(values[1:]):.3f} s per step")
     print(f"ratio {ratio:.2f}")
 
 

@@ -1,9 +1,10 @@
-"""Finds the limits of `cytoloc.images.quality` on real fields with simulated defects, and evaluates them.
+"""Determine the limits of `cytoloc.images.quality` on real fields with simulated defects, and evaluate them.
 
     python research/quality.py IMAGES [--out quality.json]
 
-IMAGES holds fields as the 2018 competition names them, 512 px, 8 bits. Limits are fitted on half of the fields and
-evaluated on the other half, both ways; those printed last are fitted on all and are what the module has.
+IMAGES contains fields of 512 px and 8 bits with the file names of the 2018 competition. Limits are fitted on one half
+of the fields and evaluated on the other, in both directions. The limits that are printed last are fitted on all fields;
+the module uses them.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.images.quality import Limits, measure, nucleus_measures
 
 FALSE_ALARMS = 0.01
-"""Share of real channels that a limit may flag on the fields it is fitted on."""
+"""Largest share of real channels that a limit may flag on the fields it is fitted to."""
 
 Fields = NDArray[np.uint8]
 
 
 def read_fields(folder: Path) -> Fields:
-    """Return all fields, uint8 ``(n, 4, height, width)``."""
+    """Return all fields, uint8 of shape ``(n, 4, height, width)``."""
     found = find_kaggle_fields(folder)
     return np.stack([read_kaggle_field(folder, name, found[name]) for name in sorted(found)])
 
 
 def noisy(image: NDArray[np.floating], rng: np.random.Generator, sigma: float = 1.0) -> Fields:
-    """Return what a camera makes of an image: read noise, whole gray levels, no more than 255."""
+    """Return an image as recorded by a camera: with read noise, integer gray levels, and values up to 255."""
     return np.clip(np.rint(image + rng.normal(0, sigma, image.shape)), 0, 255).astype(np.uint8)
 
 
 def defects(fields: Fields, rng: np.random.Generator) -> dict[str, Fields]:
-    """Return every channel of every field with each defect."""
+    """Return all channels of all fields with each defect."""
     flat = fields.reshape(-1, *fields.shape[2:])
     made: dict[str, list[Fields]] = {}
     for plane in flat:
@@ -56,7 +57,7 @@ def defects(fields: Fields, rng: np.random.Generator) -> dict[str, Fields]:
 
 
 def measures(fields: Fields) -> NDArray[np.float64]:
-    """Return spread, white and sharpness of every channel, ``(n, 4, 3)``."""
+    """Return contrast, share of white pixels, and sharpness of all channels, shape ``(n, 4, 3)``."""
     return np.array([[measure(plane) for plane in field] for field in fields])
 
 
@@ -70,7 +71,7 @@ def fit_limits(real: NDArray[np.float64], empty: NDArray[np.float64]) -> Limits:
 
 
 def flag(kind: str, found: NDArray[np.float64], limits: Limits) -> NDArray[np.bool_]:
-    """Return which channels a limit flags; the rule of ``flags_of`` for arrays."""
+    """Return the channels that a limit flags, like ``flags_of`` for arrays."""
     spread, white, sharpness = np.moveaxis(found, -1, 0)
     faint = spread < limits.spread
     structure = (spread > 2) & (sharpness < limits.noise)
@@ -83,7 +84,7 @@ def flag(kind: str, found: NDArray[np.float64], limits: Limits) -> NDArray[np.bo
 
 
 def fit_nucleus(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return intercept and weights that tell nuclei from microtubules and endoplasmic reticulum."""
+    """Return intercept and weights that distinguish nuclei from microtubules and endoplasmic reticulum."""
     positive, negative = features[:, 2], np.concatenate([features[:, 0], features[:, 3]])
     both = np.concatenate([positive, negative])
     is_nucleus = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
@@ -93,7 +94,7 @@ def fit_nucleus(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def swap_rates(features: NDArray[np.float64], weights: NDArray[np.float64], limit: float) -> dict[str, float]:
-    """Return how often a field is flagged as it is, and with its nucleus exchanged for each other channel."""
+    """Return the share of flagged fields, unchanged and with the nucleus swapped with each other channel."""
     scores = weights[0] + features @ weights[1:]
     rates = {"none": float((scores.max(axis=1) - scores[:, 2] > limit).mean())}
     for channel in (0, 1, 3):
@@ -106,8 +107,8 @@ def swap_rates(features: NDArray[np.float64], weights: NDArray[np.float64], limi
 def main() -> None:
     """Print rates and limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("images", type=Path, help="folder of {Id}_{red,green,blue,yellow}.png")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     given = parser.parse_args()
     fields = read_fields(given.images)
     made = {name: measures(planes) for name, planes in defects(fields, np.random.default_rng(0)).items()}

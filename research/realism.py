@@ -1,15 +1,16 @@
-"""How far simulated fields are from real ones, by simple statistics, and how well those tell the two apart.
+"""Compare simulated fields with real ones by simple statistics, and by classifiers that separate them.
 
     python research/realism.py IMAGES [--simulated 300] [--size 256] [--original 256]
                                [--labels CSV --sheet PNG [--dictionary DIR]]
 
-IMAGES holds fields as the 2018 competition names them. Printed are mean and spread of each statistic in both, how far
-the perceptual hashes of different fields are apart, and the area under the ROC curve of two classifiers that are told
-to separate real from simulated, cross-validated: .5 is what cannot be told apart. Simulated fields are drawn in the
-proportions of the real training set; --original draws them larger, and scales them down as the real ones are.
+IMAGES contains fields with the file names of the 2018 competition. The output is the mean and standard deviation of
+each statistic in both sets, the distances of the perceptual hashes of different fields, and the cross-validated
+area under the ROC curve of two classifiers that separate real from simulated fields. An area of 0.5 means that they
+cannot be separated. Simulated fields have the location frequencies of the real training set. --original draws them
+larger and scales them down like the real ones.
 
 --sheet draws the protein of each location: an image of a dictionary of patterns, named ``{location}-…``, two real
-fields, three simulated ones.
+fields, and three simulated fields.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ BANDS = 5
 
 
 def statistics(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Return the statistics of a field, uint8 ``(4, size, size)``."""
+    """Return the statistics of a field, uint8 of shape ``(4, size, size)``."""
     found: dict[str, float] = {}
     for role, plane in zip(CHANNELS, image, strict=True):
         values = plane.astype(np.float32)
@@ -65,7 +66,7 @@ def statistics(image: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def spectrum(plane: NDArray[np.float32]) -> list[float]:
-    """Return the share of variance in each octave, the finest first, as logarithms."""
+    """Return the logarithm of the share of variance in each octave, finest first."""
     shares = []
     power = float((plane**2).mean())
     for _ in range(BANDS):
@@ -78,13 +79,13 @@ def spectrum(plane: NDArray[np.float32]) -> list[float]:
 
 
 def table(images: list[NDArray[np.uint8]]) -> tuple[list[str], NDArray[np.float64]]:
-    """Return the names of the statistics, and a row per field."""
+    """Return the names of the statistics, and one row per field."""
     rows = [statistics(image) for image in images]
     return list(rows[0]), np.array([list(row.values()) for row in rows])
 
 
 def hash_distances(images: Sequence[NDArray[np.uint8]], wells: Sequence[object]) -> NDArray[np.float64]:
-    """Return the 1st, 5th and 50th percentile of the bits between hashes of fields of different wells, per channel."""
+    """Return the 1st, 5th and 50th percentile of the hash distances between fields of different wells, per channel."""
     hashes = np.array([list(field_hashes(image, CHANNELS).values()) for image in images], np.uint64)
     one, other = np.triu_indices(len(images), 1)
     apart = np.array([wells[a] != wells[b] for a, b in zip(one, other, strict=True)])
@@ -93,14 +94,14 @@ def hash_distances(images: Sequence[NDArray[np.uint8]], wells: Sequence[object])
 
 
 def shown(image: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
-    """Return the protein of a field in gray, as bright as the eye wants it, ``(edge, edge, 3)``."""
+    """Return the protein of a field in gray with stretched contrast, shape ``(edge, edge, 3)``."""
     white = max(float(np.percentile(image[1], 99.7)), 20.0)
     gray = np.clip(image[1] / white * 255, 0, 255).astype(np.uint8)
     return np.repeat(cv2.resize(gray, (edge, edge), interpolation=cv2.INTER_AREA)[..., None], 3, axis=2)
 
 
 def draw_sheet(path: Path, of_location: Mapping[int, list[NDArray[np.uint8]]], dictionary: Path | None) -> None:
-    """Draw a row per location: an image of a dictionary, real fields, three simulated ones."""
+    """Draw one row per location: an image of a dictionary, two real fields, and three simulated fields."""
     edge, rows = 224, []
     for location in LabelSet.hpa28():
         found = sorted(dictionary.glob(f"{location.id}-*")) if dictionary else []
@@ -119,15 +120,15 @@ def draw_sheet(path: Path, of_location: Mapping[int, list[NDArray[np.uint8]]], d
 
 
 def main() -> None:
-    """Print both, and how well they are told apart."""
+    """Print the statistics of both sets, and the performance of the classifiers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--simulated", type=int, default=300)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--original", type=int)
-    parser.add_argument("--labels", type=Path)
-    parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--dictionary", type=Path)
+    parser.add_argument("images", type=Path, help="folder of {Id}_{red,green,blue,yellow}.png")
+    parser.add_argument("--simulated", type=int, default=300, help="number of simulated fields (default: 300)")
+    parser.add_argument("--size", type=int, default=256, help="edge length of images in pixels (default: 256)")
+    parser.add_argument("--original", type=int, help="edge length at which fields are drawn (default: --size)")
+    parser.add_argument("--labels", type=Path, help="CSV file of labels, for --sheet")
+    parser.add_argument("--sheet", type=Path, help="PNG file for the images")
+    parser.add_argument("--dictionary", type=Path, help="folder of images of a dictionary of patterns")
     given = parser.parse_args()
     found = find_kaggle_fields(given.images)
     real = [
@@ -155,17 +156,17 @@ def main() -> None:
         alone = roc_auc_score(truth, both[:, place_])
         of_both = f"{a.mean():>9.2f} ±{a.std():>6.2f}{b.mean():>10.2f} ±{b.std():>6.2f}"
         print(f"{name:<36}{of_both}   {max(alone, 1 - alone):.2f}")
-    print("bits between hashes of different fields, 1st, 5th and 50th percentile")
+    print("distances of hashes of different fields in bits: 1st, 5th and 50th percentile")
     distances = hash_distances(real, range(len(real))), hash_distances(drawn, wells)
     for role, one, other in zip(CHANNELS, *distances, strict=True):
         print(f"{role:<36}{'/'.join(f'{each:.0f}' for each in one):>18}{'/'.join(f'{each:.0f}' for each in other):>18}")
-    deal = StratifiedKFold(5, shuffle=True, random_state=0)
+    splits = StratifiedKFold(5, shuffle=True, random_state=0)
     models: dict[str, Any] = {
         "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),
         "random forest": RandomForestClassifier(500, random_state=0, n_jobs=2),
     }
     for name, model in models.items():
-        scores = cross_val_predict(model, both, truth, cv=deal, method="predict_proba")[:, 1]
+        scores = cross_val_predict(model, both, truth, cv=splits, method="predict_proba")[:, 1]
         print(f"{name}: AUC {roc_auc_score(truth, scores):.3f}")
 
 

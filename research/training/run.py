@@ -1,12 +1,11 @@
-"""The silver-medal baseline against cytoloc's own way on a simulated study, and one change at a time.
+"""Compare the silver-medal baseline with cytoloc on a simulated study, and single changes of the recipe.
 
     cytoloc simulate --format study --fields 1500 --seed 42 --size 128 --original 256 --evenness 0.8 --out study/
     python research/training/run.py study/ work/ [--jobs 2]
 
-Makes folds, trains every network that is not there yet (a stopped one goes on), scores the test set by each, and
-prints what `research/results.md` shows; `work/results.json` has all of it. Nothing is chosen by the test set:
-thresholds are fitted to out-of-fold predictions, and the recipes were fixed on another study (`--seed 41 --evenness
-0.5`).
+Makes folds, trains or resumes all networks, predicts the test set with each, and prints the tables of
+`research/results.md`. `work/results.json` contains all results. Nothing is selected on the test set: thresholds are
+fitted to out-of-fold predictions, and the recipes were fixed on another study (`--seed 41 --evenness 0.5`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from cytoloc.recipes.recipe import read_resolved
 
 
 def cytoloc(*words: object, log: Path | None = None) -> None:
-    """Run a command of cytoloc on one thread, its lines into a file or onto the terminal."""
+    """Run a command of cytoloc with one thread, with its output in a file or on the terminal."""
     call = [sys.executable, "-m", "cytoloc", *map(str, words)]
     threads = {**os.environ, "OMP_NUM_THREADS": "1"}
     if log is None:
@@ -46,7 +45,7 @@ def cytoloc(*words: object, log: Path | None = None) -> None:
 
 
 def make_folds(study: Path, work: Path) -> None:
-    """Deal the training fields twice: one by one, as the silver-medal baseline does, and group by group."""
+    """Split the training fields into folds twice: at random, as in the silver-medal baseline, and by groups."""
     train = study / "train.dataset"
     if not (work / "random.csv").exists():
         cytoloc("folds", train, "--group", "field", "--out", work / "random.csv")
@@ -57,7 +56,7 @@ def make_folds(study: Path, work: Path) -> None:
 
 
 def train_all(study: Path, work: Path, *, jobs: int) -> None:
-    """Train every network that is not there yet, some at a time."""
+    """Train all missing networks, several at a time."""
     wanted = every_run()
     started = time.monotonic()
 
@@ -75,11 +74,11 @@ def train_all(study: Path, work: Path, *, jobs: int) -> None:
 
 
 def score_test(run: Path, study: Path) -> None:
-    """Write what a run says of the test set into its folder, as ``test.parquet``.
+    """Write the predictions of the test set into the folder of a run, as ``test.parquet``.
 
-    A run that changes are held against speaks in two more ways, of the test set and of its held-out fields:
-    ``test-1view`` and ``scores-1view`` by one view, ``test-last`` and ``scores-last`` by the last weights in place of
-    their moving average.
+    For the base of the changes, also predict the test set and the validation fold in two other ways: ``test-1view`` and
+    ``predictions-1view`` without test-time augmentation, and ``test-last`` and ``predictions-last`` with the last
+    weights instead of their moving average.
     """
     test = DatasetSource(open_dataset(study / "test.dataset"))
     recipe = read_resolved(run / "recipe.toml")
@@ -99,7 +98,7 @@ def score_test(run: Path, study: Path) -> None:
         held_out = DatasetSource(
             dataset, np.array([row[name] for name in read_predictions(run / "predictions.parquet").ids])
         )
-        for kind, source in (("test", test), ("scores", held_out)):
+        for kind, source in (("test", test), ("predictions", held_out)):
             wanted += [(f"{kind}-last", source, plain, None), (f"{kind}-1view", source, load(run), 1)]
     for name, source, model, views in wanted:
         path = run / f"{name}.parquet"
@@ -108,12 +107,12 @@ def score_test(run: Path, study: Path) -> None:
 
 
 def main() -> None:
-    """Train what is missing, and print the tables."""
+    """Train all missing networks, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--evaluate", action="store_true", help="Only evaluate; all is trained.")
+    parser.add_argument("study", type=Path, help="folder of the simulated study")
+    parser.add_argument("work", type=Path, help="folder for folds, runs and results")
+    parser.add_argument("--jobs", type=int, default=2, help="number of networks to train at a time (default: 2)")
+    parser.add_argument("--evaluate", action="store_true", help="only evaluate the trained networks")
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
     if not given.evaluate:

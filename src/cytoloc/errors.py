@@ -9,12 +9,14 @@ DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, e
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or the name of its type if there is no message.
+    """Return the first line of an exception's message without its period, or the exception's type if it has none.
 
     >>> first_line(ValueError("too long")), first_line(EOFError())
     ('too long', 'EOFError')
     """
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip().rstrip(".") for line in str(error).splitlines() if line.strip(" .")), type(error).__name__
+    )
 
 
 def installing(extra: str) -> str:

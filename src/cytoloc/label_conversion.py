@@ -130,7 +130,7 @@ def conversion(source: LabelSet | str, target: LabelSet | str) -> Conversion:
 
     Args:
         source: The label set to convert from: a label set, its name, or its file.
-        target: The label set to convert to, likewise.
+        target: The label set to convert to, in the same forms.
 
     Returns:
         The conversion.

@@ -24,9 +24,12 @@ BAD_SETTINGS = {
     "a misspelled section": ("augmnt.flips=true", "no key 'augmnt'. Did you mean augment"),
     "an unknown choice": ("compute.precision=half", "'float32', 'bfloat16' or 'float16'"),
     "no setting": ("epochs", "'epochs' is not a setting"),
-    "a size that a network cannot take": ("model.backbone=inception_v3", "inception_v3 cannot take images of 64 px"),
+    "a size that a network cannot take": (
+        "model.backbone=inception_v3",
+        "inception_v3 does not accept images of 64 px",
+    ),
     "an unknown network": ("model.backbone=resnet35", "no backbone 'resnet35'"),
-    "a dataset of another size": ("image.size=128", "sees 128 px;"),
+    "a dataset of another size": ("image.size=128", "needs images of 128 px, but"),
 }
 
 
@@ -64,7 +67,7 @@ def test_an_dataset_of_another_size_is_refused_with_the_size_to_use(
 
 
 def test_a_fold_that_is_not_there_is_refused(cli: Cli, call: tuple[object, ...], tmp_path: Path) -> None:
-    assert "There is no fold 7; the folds are 0, 1, 2." in assert_refused(cli, *call, "--fold", "7")
+    assert "The folds have no fold 7; they are numbered 0, 1, 2." in assert_refused(cli, *call, "--fold", "7")
     assert "'-1' is neither a fold number nor 'all'" in assert_refused(cli, *call, "--fold", "-1", code=2)
     assert not (tmp_path / "runs").exists()
 
@@ -77,7 +80,7 @@ def test_fields_without_labels_are_refused(cli: Cli, images: Path, tmp_path: Pat
     table.write_text("id,group,fold\na,0,0\nb,1,0\nc,2,1\n")
     rest = ("--folds", table, "--out", tmp_path / "runs", *SMALL, "--set", "image.size=32")
     said = assert_refused(cli, "train", "quick", dataset, *rest)
-    assert "has without labels, e.g. a" in said
+    assert "The folds contain 1 fields that are not labeled fields of " in said
     assert "cytoloc folds" in said
     assert not (tmp_path / "runs").exists()
 
@@ -86,7 +89,7 @@ def test_processes_that_cannot_be_are_refused(
     cli: Cli, call: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cytoloc.training.distributed.device_count", lambda _kind: 4)
-    assert "5 processes need a device each; this machine has 4." in assert_refused(cli, *call, "--devices", "5")
+    assert "5 processes need one device each, but this machine has 4." in assert_refused(cli, *call, "--devices", "5")
     assert "cannot be shared by 3 processes evenly" in assert_refused(cli, *call, "--devices", "3")
     assert "torchrun or srun" in assert_refused(cli, *call, "--nodes", "2", code=2)
     assert "greater than or equal to 1" in assert_refused(cli, *call, "--devices", "0", code=2)
@@ -100,7 +103,7 @@ def test_a_precision_that_the_device_lacks_is_refused(
 ) -> None:
     monkeypatch.setattr("cytoloc.training.run.accelerator", lambda _device="auto": "cpu")
     said = assert_refused(cli, *call, "--set", "compute.precision=float16")
-    assert "compute.precision is 'float16', which trains on CUDA GPUs; this machine has a cpu device." in said
+    assert "`compute.precision` is float16, which needs a CUDA GPU, but this machine trains on cpu." in said
     assert not (tmp_path / "runs").exists()
 
 

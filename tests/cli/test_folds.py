@@ -104,7 +104,7 @@ def test_a_folds_file_of_other_fields_is_not_judged(cli: Cli, study: Dataset, tm
     rows = [f"{name},{number}," for number, name in enumerate(study.ids)]
     (tmp_path / "f.csv").write_text("\n".join(["id,group,fold", *rows, "x,900,0", "y,901,1"]) + "\n")
     said = cli("folds", study.path, "--check", tmp_path / "f.csv")
-    assert (said.code, "has a fold for none of the labeled fields" in said.err) == (1, True)
+    assert (said.code, "contains no fold for any of the labeled fields" in said.err) == (1, True)
 
 
 def test_a_validation_set_like_the_test_set(cli: Cli, study: Dataset, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_other_label_sets_are_refused(cli: Cli, tmp_path: Path, own: LabelSet) -
         assert "cytoloc labels convert" in refused.err
     more = ["--max-locations", len(own) + 1]
     refused = cli("decide", "fit", tmp_path / "m0.parquet", *fit[:3], tmp_path / "y.json", *more)
-    assert (refused.code, f"max_locations is {len(own) + 1}, but there are {len(own)} locations" in refused.err) == (
+    assert (refused.code, f"--max-locations is {len(own) + 1}, but there are {len(own)} locations" in refused.err) == (
         2,
         True,
     )

@@ -90,7 +90,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         pick_like(fields, looks.select("id", "original_px"), looks.select("id", "mean_protein"))
     with pytest.raises(TableError, match="5 of 20 fields have no original_px"):
         pick_like(fields, looks.head(15), looks)
-    with pytest.raises(TableError, match="form 10 groups, of which 1/11 cannot be picked"):
+    with pytest.raises(TableError, match="form 10 groups, too few to select 1/11 of them"):
         pick_like(fields, looks, looks, k=11)
 
 

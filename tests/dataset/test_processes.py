@@ -189,5 +189,5 @@ def test_without_shared_memory_the_command_says_so_and_takes_threads(
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", refused)
     said = cli("import", "hpa", many, "--size", 32, "--out", tmp_path / "a.dataset")
-    assert "Processes cannot be started here" in said.err
+    assert "Processes cannot be started: " in said.err
     assert (tmp_path / "a.dataset").exists()

@@ -253,7 +253,7 @@ def test_damaged_files_and_other_versions_are_refused(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match=r"damaged\.json"):
             read_decision(damaged)
     damaged.write_text(json.dumps({"format": "cytoloc-decision", "version": 2}))
-    with pytest.raises(FormatError, match="version 2; this release reads version 1"):
+    with pytest.raises(FormatError, match="of version 2, but this release reads version 1"):
         read_decision(damaged)
 
 
@@ -322,23 +322,23 @@ def test_bad_arguments_are_refused_by_name() -> None:
         (ArgumentTypeError, "`rules` must be Rules", lambda: fit(values, truth, rules=5)),
         (ArgumentTypeError, "`predictions` must be", lambda: fit("runs", truth)),
         (ArgumentTypeError, "it has Predictions for 'a'", lambda: fit({"a": table, "b": values}, truth)),
-        (ArgumentTypeError, "labels must be a bool array", lambda: fit(values, labels)),
-        (ArgumentTypeError, "labels must be a dataset", lambda: fit(table, "labels.csv")),
-        (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=[0.5] * 30)),
-        (ArgumentTypeError, "groups must be", lambda: fit(values, truth, groups=pl.DataFrame({"id": ["a"]}))),
+        (ArgumentTypeError, "`labels` must be a bool array", lambda: fit(values, labels)),
+        (ArgumentTypeError, "`labels` must be a dataset", lambda: fit(table, "labels.csv")),
+        (ArgumentTypeError, "`groups` must be an array", lambda: fit(values, truth, groups=[0.5] * 30)),
+        (ArgumentTypeError, "`groups` must be", lambda: fit(values, truth, groups=pl.DataFrame({"id": ["a"]}))),
         (ArgumentTypeError, "label_set must be a LabelSet", lambda: fit(values, truth, label_set=28)),
-        (TableError, "groups must have one number for each of 30", lambda: decision(values, groups=np.zeros(4, int))),
-        (TableError, "groups lacks the group of 30", lambda: decision(table, groups=strangers)),
-        (TableError, "labels must be bool", lambda: fit(values, truth.astype(int))),
-        (TableError, "labels must be bool", lambda: fit(values, truth[:10])),
+        (TableError, r"`groups` has the shape \(4,\), but", lambda: decision(values, groups=np.zeros(4, int))),
+        (TableError, "`groups` contains no group for 30 of", lambda: decision(table, groups=strangers)),
+        (TableError, "must be a bool array .* not int64", lambda: fit(values, truth.astype(int))),
+        (TableError, r"not bool of shape \(10, 28\)", lambda: fit(values, truth[:10])),
         (TableError, "30 fields have no label", lambda: fit(table, {"elsewhere": (1,)})),
         (TableError, "indices of the label set hpa28", lambda: fit(table, {**labels, "f0": (28,)})),
         (TableError, "trained on 30 of these 30 fields", lambda: fit(seen, labels)),
         (LabelSetError, "The label sets differ", lambda: fit(table, Labeled(truth, OWN))),
-        (LabelSetError, "28 columns; the label set is hpa19", lambda: fit(values, truth, label_set=hpa19)),
+        (LabelSetError, "28 columns, but the label set is hpa19", lambda: fit(values, truth, label_set=hpa19)),
         (LabelSetError, "in the predictions, hpa28", lambda: decision(other)),
-        (TableError, "these probabilities have 20 columns", lambda: decision(values[:, :20])),
-        (SettingsError, "30 shares|28 shares", lambda: fit(values, truth, method=Ratio(ratios=[0.1]))),
+        (TableError, "but the probabilities have 20 columns", lambda: decision(values[:, :20])),
+        (SettingsError, "`ratios` has 1 shares for 28", lambda: fit(values, truth, method=Ratio(ratios=[0.1]))),
     ]  # fmt: skip
     for error, message, call in calls:
         with pytest.raises(error, match=message):

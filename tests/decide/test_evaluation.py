@@ -62,9 +62,9 @@ def test_bad_arguments_are_refused() -> None:
         (ArgumentTypeError, "`labels` must be a bool array", lambda: evaluate(truth, labels)),
         (ArgumentTypeError, "`leak` contains ids", lambda: evaluate(truth, truth, leak=labels)),
         (ArgumentTypeError, "`labels` must be a dataset", lambda: evaluate(labels, "labels.csv", label_set=HPA28)),  # type: ignore[arg-type]
-        (SettingsError, "label set of the predictions", lambda: evaluate(labels, labels)),
+        (SettingsError, "The label set of `predictions` is unknown", lambda: evaluate(labels, labels)),
         (SettingsError, "min_positives", lambda: evaluate(truth, truth, min_positives=0)),
-        (TableError, "labels must be bool", lambda: evaluate(truth, truth[:5])),
+        (TableError, "`labels` must be a bool array of shape", lambda: evaluate(truth, truth[:5])),
         (TableError, "have no label", lambda: evaluate(labels, {"f0": (1,)}, label_set=HPA28)),
         (LabelSetError, "28 columns", lambda: evaluate(truth, truth, label_set=LabelSet.hpa19())),
     ]

@@ -73,7 +73,7 @@ def test_bad_arguments_are_refused() -> None:
         ensemble(list(tables.values()))  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="`labels` must be a dataset"):
         ensemble(tables, method="stack", labels=truth)  # type: ignore[arg-type]
-    with pytest.raises(TableError, match="labels of none of the 40"):
+    with pytest.raises(TableError, match="`labels` has no labels of the 40 predicted fields"):
         member_contributions(tables, {"elsewhere": (1,)})
     with pytest.raises(LabelSetError, match="the member 'b'"):
         ensemble({"a": tables["m0"], "b": other})

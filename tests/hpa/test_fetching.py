@@ -205,7 +205,9 @@ def test_changed_files_are_fetched_again(site: AtlasSite, genes: Path, cli: Cli,
     content[-20] ^= 1
     flipped.write_bytes(content)
     said = cli(*call(site, genes, out))
-    assert "1 image had been changed here and requested again, such as images/4109/24_H11_1_red.jpg" in said.err
+    assert (
+        "1 image with another checksum than recorded, fetched again, such as images/4109/24_H11_1_red.jpg" in said.err
+    )
     assert tree(out) != before
     said = cli(*call(site, genes, out, "--verify"))
     assert "images/4109/24_H11_1_blue.jpg" in said.err
@@ -231,7 +233,7 @@ def test_a_plan_fetches_the_catalog_alone(site: AtlasSite, genes: Path, cli: Cli
     assert said.code == 0, said.err
     assert "25 Cytosol" in said.out
     assert "5 fields of 3 wells, antibodies: 2, 3 genes (1 without subcellular images)." in said.out
-    assert "20 images, 0 of them here; 20 to fetch, about" in said.out
+    assert "20 images, 0 of them fetched already; 20 to fetch, about" in said.out
     assert [each.name for each in out.iterdir()] == ["catalog"]
     assert not [each for each in site.asked if each.path.endswith(".jpg") and each.method == "GET"]
     facts: dict[str, Any] = json.loads(cli(*call(site, genes, out, "--plan", "--json")).out)
@@ -320,8 +322,11 @@ def test_a_failed_call_does_not_bind_the_folder(site: AtlasSite, genes: Path, cl
     page = tmp_path / "page.xml"
     page.write_text("<html>Not here</html>")
     for words, expected in (
-        (["--catalog", tmp_path / "typo.xml"], "no such catalog file"),
-        (["--catalog", tmp_path / "typo.xml", "--base", site.base], "no such catalog file"),
+        (["--catalog", tmp_path / "typo.xml"], "The catalog file " + str(tmp_path / "typo.xml") + " does not exist"),
+        (
+            ["--catalog", tmp_path / "typo.xml", "--base", site.base],
+            "The catalog file " + str(tmp_path / "typo.xml") + " does not exist",
+        ),
         (["--catalog", tmp_path], "is a folder, not a catalog file"),
         (["--catalog", page], "is a web page"),
     ):
@@ -366,11 +371,11 @@ def test_hosts_in_the_catalog_must_be_of_the_atlas(site: AtlasSite, genes: Path,
     text = site.files["/ENSG00000000003.xml"].decode()
     catalog.write_text(text.replace("v18.proteinatlas.org/images/4109/2", "evil-proteinatlas.org/images/4109/2"))
     said = cli("fetch", "hpa", "--catalog", catalog, "--plan", "--json", "--out", tmp_path / "v18")
-    assert json.loads(said.out)["left_out"] == {"at another host than the Atlas's": 4}
+    assert json.loads(said.out)["left_out"] == {"at a host outside proteinatlas.org": 4}
     disguised = f"proteinatlas.org:x@{site.base.removeprefix('http://')}"
     catalog.write_text(text.replace("v18.proteinatlas.org/images/4109/2", f"{disguised}/images/4109/2"))
     said = cli("fetch", "hpa", "--catalog", catalog, "--out", tmp_path / "b")
-    assert (said.code, "4 at another host than the Atlas's" in said.err) == (1, True)
+    assert (said.code, "4 at a host outside proteinatlas.org" in said.err) == (1, True)
     assert site.asked == []
 
 
@@ -419,12 +424,12 @@ def test_skipped_rows_of_a_gene_list_are_reported(site: AtlasSite, cli: Cli, tmp
     path, packed = tmp_path / "table.tsv", BytesIO()
     path.write_text("Gene\tGene name\nENSG00000000003\tTSPAN6\nENSG00000000457\n")
     said = cli(*call(site, path, tmp_path / "a", "--plan"))
-    assert (said.code, "1 row without an Ensembl id, or with missing cells, skipped" in said.err) == (0, True)
+    assert (said.code, "1 row skipped, without an Ensembl id or with missing cells" in said.err) == (0, True)
     with zipfile.ZipFile(packed, "w") as file:
         file.writestr("subcellular_location.tsv", path.read_text())
     site.files["/download/subcellular_location.tsv.zip"] = packed.getvalue()
     said = cli(*call(site, None, tmp_path / "b"))
-    expected = "subcellular_location.tsv.zip: 1 row without an Ensembl id, or with missing cells, skipped."
+    expected = "subcellular_location.tsv.zip: 1 row skipped, without an Ensembl id or with missing cells."
     assert (said.code, expected in said.err) == (0, True)
     assert "could not be fetched" not in said.err
     assert not (tmp_path / "b" / "failed.csv").exists()
@@ -437,23 +442,23 @@ def test_an_empty_selection_is_an_error(site: AtlasSite, genes: Path, cli: Cli, 
     assert not (tmp_path / "v18" / "labels.csv").exists()
     genes.write_text("ENSG00000000938\n")
     said = cli(*call(site, genes, tmp_path / "v18"))
-    assert (said.code, "No field of 1 gene is selected: there are none" in said.err) == (1, True)
+    assert (said.code, "No field of 1 gene is selected: the catalog has none" in said.err) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--reliability", "certain"], "'certain' is not one of"),
-        (["--colors", "cyan"], "'cyan' is not one of"),
-        (["--base", "proteinatlas.org"], "is not an address"),
-        (["--base", ""], "'' is not an address"),
-        (["--base", "http://[::1", "--plan"], "is not an address"),
-        (["--base", "http://127.0.0.1:99999"], "is not an address"),
-        (["--base", "http://127.0.0.1:99999", "--plan"], "is not an address"),
-        (["--base", "http://me:pw@127.0.0.1"], "is not an address"),
-        (["--rate", "0"], "more than 0"),
-        (["--rate", "inf"], "more than 0"),
-        (["--timeout-s", "nan"], "more than 0"),
+        (["--reliability", "certain"], "--reliability contains 'certain', which is not one of"),
+        (["--colors", "cyan"], "--colors contains 'cyan', which is not one of"),
+        (["--base", "proteinatlas.org"], "which is not the URL of a site"),
+        (["--base", ""], "--base is '', which is not the URL of a site"),
+        (["--base", "http://[::1", "--plan"], "which is not the URL of a site"),
+        (["--base", "http://127.0.0.1:99999"], "which is not the URL of a site"),
+        (["--base", "http://127.0.0.1:99999", "--plan"], "which is not the URL of a site"),
+        (["--base", "http://me:pw@127.0.0.1"], "which is not the URL of a site"),
+        (["--rate", "0"], "must be a finite number above 0"),
+        (["--rate", "inf"], "must be a finite number above 0"),
+        (["--timeout-s", "nan"], "must be a finite number above 0"),
         (["--jobs", "99"], "--jobs"),
         (["--contact", "a\nb"], "printable ASCII"),
     ],

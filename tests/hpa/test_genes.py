@@ -113,7 +113,7 @@ def test_a_damaged_archive_is_refused_wherever_it_is_damaged(tmp_path: Path, kin
     path.write_bytes(whole[:-1])
     with pytest.raises(TableError, match="table is not a gene list: it cannot be unpacked") as caught:
         read_genes(path)
-    assert "give what is in it, unpacked" in caught.value.hint
+    assert "unpack it and give the file in it" in caught.value.hint
 
 
 def test_a_zip_with_a_password_or_of_a_later_kind_is_refused(tmp_path: Path) -> None:

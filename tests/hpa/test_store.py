@@ -89,7 +89,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "yours" / "catalog" / "list.xml").write_text("precious")
     for name in ("mine", "yours"):
         with (
-            pytest.raises(OutputExistsError, match="not of an earlier fetch"),
+            pytest.raises(OutputExistsError, match="not the folder of an earlier fetch"),
             FetchFolder(tmp_path / name, base=BASE).opened(),
         ):
             pass

@@ -224,7 +224,11 @@ def test_the_head_alone_is_not_a_file(tmp_path: Path, name: str, head: bytes) ->
 
 def test_what_is_missing_or_unknown_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.zarr").mkdir()
-    for name, said in (("no.tif", "does not exist"), ("a.bmp", "no kind that"), ("empty.zarr", "empty.zarr")):
+    for name, said in (
+        ("no.tif", "does not exist"),
+        ("a.bmp", "is not of a supported kind"),
+        ("empty.zarr", "empty.zarr"),
+    ):
         with pytest.raises(ImageError, match=said):
             scenes_of(tmp_path / name)
 
@@ -302,7 +306,7 @@ def test_a_list_of_pages_that_leads_back_to_itself_is_refused(tmp_path: Path, *,
     at = last.offset + tiff.tagnosize + len(last.tags) * tiff.tagsize
     content[at : at + tiff.offsetsize] = first.offset.to_bytes(tiff.offsetsize, "little")
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="leads back to itself"):
+    with pytest.raises(ImageError, match="its list of pages is a loop"):
         scenes_of(path)
 
 
@@ -384,7 +388,7 @@ def test_a_jpeg_strip_with_a_hole_is_refused(tmp_path: Path) -> None:
         start, length = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
     content[start + length // 2 : start + length // 2 + 50] = bytes(50)
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="not whole"), open_image(path) as opened:
+    with pytest.raises(ImageError, match="plane 1 is incomplete"), open_image(path) as opened:
         opened.plane(0, channel=0)
 
 
@@ -406,5 +410,8 @@ def test_a_palette_is_read_if_it_grows_with_brightness(tmp_path: Path) -> None:
     with open_image(tmp_path / "green.tif") as opened:
         np.testing.assert_array_equal(opened.plane(0, channel=0), image)
     tifffile.imwrite(tmp_path / "mixed.tif", image, photometric="palette", colormap=ramp[:, ::-1].copy())
-    with pytest.raises(ImageError, match="palette of colors"), open_image(tmp_path / "mixed.tif") as opened:
+    with (
+        pytest.raises(ImageError, match="has a color palette that does not increase in brightness"),
+        open_image(tmp_path / "mixed.tif") as opened,
+    ):
         opened.plane(0, channel=0)

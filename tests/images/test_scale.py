@@ -45,9 +45,9 @@ def test_a_pixel_size_is_brought_to_the_target(edge: int, pixel_um: float) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_um": 0.32}, "1024 x 1024 px; the dataset has 512"),
-        ({"target_um": 0.32, "square": "pad"}, "1024 x 1024 px; the dataset has 512"),
-        ({"target_um": 1.28, "square": "crop"}, "256 x 256 px; the dataset has 512"),
+        ({"target_um": 0.32}, "The image has 1024 x 1024 px at .* but the dataset has 512"),
+        ({"target_um": 0.32, "square": "pad"}, "The image has 1024 x 1024 px at .* but the dataset has 512"),
+        ({"target_um": 1.28, "square": "crop"}, "The image has 256 x 256 px at .* but the dataset has 512"),
         ({"target_um": 0.08, "square": "crop"}, "would be enlarged"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_target_that_does_not_fill_the_square_is_cropped_or_padded_when_asked(
 
 
 def test_a_target_needs_a_pixel_size() -> None:
-    with pytest.raises(ImageError, match="pixel size is not known"):
+    with pytest.raises(ImageError, match="pixel size of the image is unknown"):
         scale_field(np.zeros((1, 8, 8), np.uint8), Scaling(size=8, target_um=0.3))
 
 

@@ -116,8 +116,8 @@ def test_maps_with_channels_last_are_turned() -> None:
     [
         ("resnet18.foo", "resnet18.foo cannot be built"),
         ("coat_lite_tiny", "coat_lite_tiny cannot be built"),
-        ("mvitv2_tiny", "mvitv2_tiny gives no feature map"),
-        ("volo_d1_224", "volo_d1_224 gives no feature map of 384 channels, but"),
+        ("mvitv2_tiny", "mvitv2_tiny returns no feature map"),
+        ("volo_d1_224", "volo_d1_224 returns no feature map of 384 channels, but"),
     ],
 )
 def test_nets_that_give_no_map_are_refused(name: str, message: str) -> None:
@@ -127,7 +127,7 @@ def test_nets_that_give_no_map_are_refused(name: str, message: str) -> None:
 
 def test_rows_are_not_taken_for_channels() -> None:
     # Its stages are (n, h, w, features), and timm does not say so.
-    with pytest.raises(RecipeError, match=r"gives no feature map of .* but \(14, 14, 384\)"):
+    with pytest.raises(RecipeError, match=r"returns no feature map of .* but \(14, 14, 384\)"):
         feature_channels("volo_d1_224", in_channels=4, sizes=[224], stages=True)
 
 
@@ -138,7 +138,7 @@ def test_transformers_with_one_number_for_their_patch_are_laid_out_too() -> None
 @pytest.mark.parametrize("setting", ["image.progressive=[32, 40]", "image.size=40", "image.field_size=72"])
 def test_every_size_that_a_recipe_names_is_tried(setting: str) -> None:
     settings = ["model.backbone=vit_tiny_patch16_224", "model.head=plain", "image.size=64", setting]
-    with pytest.raises(RecipeError, match=r"vit_tiny_patch16_224 cannot take images of (40|72) px"):
+    with pytest.raises(RecipeError, match=r"vit_tiny_patch16_224 does not accept images of (40|72) px"):
         build_network(model_spec(load_recipe("quick", overrides=settings), locations=28))
 
 
@@ -155,9 +155,9 @@ def test_every_head_trains_on_a_net(head: HeadName) -> None:
 
 def test_sizes_and_nets_that_do_not_go_together_are_refused() -> None:
     for name in ("inception_v3", "swin_tiny_patch4_window7_224"):
-        with pytest.raises(RecipeError, match=f"{name} cannot take images of 64 px"):
+        with pytest.raises(RecipeError, match=f"{name} does not accept images of 64 px"):
             feature_channels(name, in_channels=4, sizes=[64], stages=False)
-    with pytest.raises(RecipeError, match="has no 3 stages"):
+    with pytest.raises(RecipeError, match="does not have 3 stages"):
         network("vit_tiny_patch16_224", "multi-stage")
 
 

@@ -15,7 +15,7 @@ def test_the_fastest_device_is_the_default(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert find_device() == torch.device("cuda")
     assert find_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(SettingsError, match="no device cuda:2"):
+    with pytest.raises(SettingsError, match="The device cuda:2 is not available"):
         find_device("cuda:2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -28,7 +28,7 @@ def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="device") as caught:
         find_device(device)
-    assert "Available here: cpu." in caught.value.hint
+    assert "Choose an available device: cpu." in caught.value.hint
 
 
 def test_precisions_are_those_that_the_device_has() -> None:
@@ -37,8 +37,8 @@ def test_precisions_are_those_that_the_device_has() -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(cpu, "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with pytest.raises(SettingsError, match="is for GPUs"):
+    with pytest.raises(SettingsError, match="is float16, which needs a GPU"):
         autocast(cpu, "float16")
-    with pytest.raises(SettingsError, match="precision='bfloat' is unknown") as caught:
+    with pytest.raises(SettingsError, match="`precision` has the unknown value 'bfloat'") as caught:
         autocast(cpu, "bfloat")  # type: ignore[arg-type]
     assert "Did you mean bfloat16" in caught.value.hint

@@ -148,7 +148,7 @@ def test_a_contact_sheet_spreads_over_the_dataset(study: Dataset, tmp_path: Path
     assert contact_sheet(study, tmp_path / "sheet.png", predictions=decided) == list(study.ids[3:5])
     with pytest.raises(UnknownIdError, match="The predictions have no field"):
         contact_sheet(study, tmp_path / "sheet.png", ids=[study.ids[0]], predictions=decided)
-    with pytest.raises(SettingsError, match="no decision was made"):
+    with pytest.raises(SettingsError, match="no decision was applied"):
         contact_sheet(
             study, tmp_path / "sheet.png", predictions=Predictions(study.ids[:1], values[:1], study.label_set)
         )

@@ -147,9 +147,9 @@ def test_an_ensemble_is_the_mean_of_its_members(made: Made, cli: Cli) -> None:
     two = {name: members[name] for name in ("third", "first")}
     assert chosen[0]["metrics"]["cv"] == pytest.approx(cross_fitted_f1(two, truth), abs=1e-12)
     for words, said in (
-        ("first+fourth", "no finished model 'fourth'"),
-        ("first", "two or more"),
-        ("first+first", "two or more"),
+        ("first+fourth", "'fourth', which is not a finished model"),
+        ("first", "needs at least two different models"),
+        ("first+first", "needs at least two different models"),
     ):
         refused = cli(*call, "--ensemble", words)
         assert (refused.code, said in refused.err) == (2, True)
@@ -212,20 +212,20 @@ def test_models_that_cannot_be_evaluated_together_have_a_note(tmp_path: Path) ->
     tables = study_tables(runs, truth_of, ensembles=pairs)
     notes = {row.model: row.metrics.note for row in tables.models}
     assert notes == {
-        "best": "checkpoints chosen by the fold that evaluates them",
+        "best": "checkpoints were chosen on the validation folds",
         "dealt": "",
-        "mixed": "its folds were trained by different recipes",
-        "moved": "its folds are of different datasets",
+        "mixed": "folds were trained with different recipes",
+        "moved": "folds have different datasets",
         "part": "",
-        "twice": "its folds share fields",
+        "twice": "folds share fields",
         "whole": "",
     }
     assert {row.model for row in tables.models if row.metrics.cv is None} == {"mixed", "moved", "twice"}
     assert [row.metrics.note for row in tables.ensembles] == [
         "dealt has other folds than whole",
         "part has predictions of other fields than whole",
-        "mixed: its folds were trained by different recipes",
-        "checkpoints chosen by the fold that evaluates them",
+        "mixed: folds were trained with different recipes",
+        "checkpoints were chosen on the validation folds",
     ]
     assert [row.metrics.cv is None for row in tables.ensembles] == [True, True, True, False]
 
@@ -273,7 +273,7 @@ def test_unfinished_runs_are_left_out_with_the_reason(made: Made, cli: Cli) -> N
     assert compared.to_pandas()["cv"].tolist() == [row["metrics"]["cv"] for row in rows]
     assert [run.folder.name for run in compared.left_out] == ["late-fold0"]
     refused = cli("report", folder / "runs" / "late-fold0", "--table")
-    assert (refused.code, "None of these runs is finished" in refused.err) == (1, True)
+    assert (refused.code, "None of the runs is finished" in refused.err) == (1, True)
 
 
 def test_formats_say_the_same(made: Made, cli: Cli) -> None:
@@ -287,7 +287,7 @@ def test_formats_say_the_same(made: Made, cli: Cli) -> None:
         assert f" {cell} " in text
         assert f"| {cell} |" in marked
     assert "| first + second + third |" in marked
-    assert "a fit on other fields" in " ".join(text.split())
+    assert "with cross-fitted decisions" in " ".join(text.split())
     table = list(csv.DictReader(io.StringIO(cli(*call, "--format", "csv").out)))
     assert [row["kind"] for row in table] == ["model"] * 3 + ["ensemble"]
     assert [float(row["cv"]) for row in table] == [row["metrics"]["cv"] for row in rows]
@@ -315,7 +315,7 @@ def test_labels_come_from_the_dataset_that_a_run_names(study: Dataset, tmp_path:
     tables = as_json(cli("report", tmp_path / study.fingerprint[:6], "--table", "--json"))
     assert tables["models"][0]["metrics"]["cv"] > 0.2
     changed = cli("report", tmp_path / "other", "--table")
-    assert (changed.code, "is not what it was" in changed.err, "--labels" in changed.err) == (1, True, True)
+    assert (changed.code, "was changed after" in changed.err, "--labels" in changed.err) == (1, True, True)
     gone = cli("report", tmp_path / "f", "--table")
     assert (gone.code, "cannot be opened" in gone.err, "--labels" in gone.err) == (1, True, True)
 
@@ -325,7 +325,7 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     run = folder / "runs" / "first-fold0"
     for call, code, said in (
         ([run], 2, "Add --table"),
-        ([folder, "--table"], 1, "holds no run"),
+        ([folder, "--table"], 1, "contains no run"),
         ([run, folder / "runs", "--table"], 2, "is given twice"),
         ([folder / "runs", "--table", "--decision", "nonsense"], 2, "nonsense"),
     ):
@@ -334,7 +334,7 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     write_predictions(Predictions(("f1",), np.zeros((1, 28), np.float32), LabelSet.hpa28()), folder / "s.parquet")
     (folder / "s.parquet").replace(run / "predictions.parquet")
     damaged = cli("report", run, "--table")
-    assert (damaged.code, "other fields than the run held out" in damaged.err) == (1, True)
+    assert (damaged.code, "does not have the fields of the validation fold" in damaged.err) == (1, True)
 
 
 def test_models_of_own_locations_are_reported(tmp_path: Path, cli: Cli) -> None:

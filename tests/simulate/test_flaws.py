@@ -119,7 +119,7 @@ def test_labels_by_antibody_are_wrong_for_some_wells(whole: Path) -> None:
 def test_a_study_is_not_drawn_over_another(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(CytolocError, match="already exists"):
         simulate_study(whole, DESIGN, FLAWS)
-    with pytest.raises(CytolocError, match="noise of 2"):
+    with pytest.raises(CytolocError, match="`noise` is 2"):
         simulate_study(tmp_path / "new", DESIGN, Flaws(noise=2))
     assert not (tmp_path / "new").exists()
 

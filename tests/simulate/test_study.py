@@ -263,7 +263,7 @@ def test_impossible_designs_are_refused(design: Design) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Target,share\n0,0.5\n25,0.4\n", "sum to 0.9, not to 1"),
+        ("Target,share\n0,0.5\n25,0.4\n", "the shares sum to 0.9 instead of 1"),
         ("Target,share\n0,much\n", "must be numbers"),
         ("Target,share\n0,nan\n", "must be numbers"),
         ("Target,share\n0,-1\n1,2\n", "must be numbers"),

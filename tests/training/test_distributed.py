@@ -419,5 +419,5 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         assert device_count(accelerator("cpu")) >= 1
     with pytest.raises(SettingsError, match="`device` is 'cuda', which is not available on this machine"):
         find_processes(None, None, environ={}, device="cuda")
-    with pytest.raises(SettingsError, match="device is 'gpu'"):
+    with pytest.raises(SettingsError, match="`device` is 'gpu'"):
         accelerator("gpu")  # type: ignore[arg-type]

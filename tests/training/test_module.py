@@ -82,7 +82,7 @@ def test_half_precision_resumes_bitwise(study: Dataset, folds: pl.DataFrame, tmp
 
 def test_float16_is_refused_where_it_cannot_be_trained(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
     for device in ("cpu", "mps"):
-        with pytest.raises(TrainingError, match=f"trains on CUDA GPUs; this machine has a {device} device"):
+        with pytest.raises(TrainingError, match=f"needs a CUDA GPU, but this machine trains on {device}"):
             check_precision("float16", device)
     for precision, device in (("float16", "cuda"), ("bfloat16", "cpu"), ("float32", "mps")):
         check_precision(precision, device)

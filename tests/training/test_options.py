@@ -175,7 +175,7 @@ def test_an_error_in_the_users_code_is_raised_unchanged_and_the_run_resumes(
         ({"loss": "focal"}, "`loss` is 'focal', which is not a function"),
         ({"augmentation": 1}, "`augmentation` is 1"),
         ({"metrics": [ranking]}, "`metrics` must be Mapping, not list"),
-        ({"metrics": {"f1": 1}}, r"metrics\['f1'\] is 1"),
+        ({"metrics": {"f1": 1}}, r"`metrics\['f1'\]` is 1"),
         ({"metrics": {"val_loss": ranking}}, "`metrics` has the invalid name 'val_loss'"),
         ({"metrics": {"a b": ranking}}, "`metrics` has the invalid name 'a b'"),
         ({"callbacks": [ranking]}, "`callbacks` contains <function"),

@@ -186,7 +186,9 @@ def test_missing_channels_are_substituted_only_where_it_is_said(cli: Cli, tmp_pa
     substitutes = {"microtubules": "zero", "er": "protein"}
     found = model.predict(images, channels=("protein", "nucleus"), absent=substitutes)
     np.testing.assert_allclose(found.probabilities, model.predict(four).probabilities, atol=1e-6)
-    with pytest.raises(cytoloc.CytolocError, match="The model sees microtubules, protein, nucleus, er; the array has"):
+    with pytest.raises(
+        cytoloc.CytolocError, match="The model needs the channels microtubules, protein, nucleus, er, but the array has"
+    ):
         model.predict(images, channels=("protein", "nucleus"))
     with pytest.raises(cytoloc.CytolocError, match="no channel golgi"):
         model.predict(images, channels=("protein", "nucleus"), absent={"microtubules": "golgi", "er": "zero"})

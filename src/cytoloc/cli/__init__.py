@@ -1,1 +1,1 @@
-"""The commands: one file per group, each thin."""
+"""The command line, with one module per group of commands."""

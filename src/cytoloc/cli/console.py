@@ -1,4 +1,4 @@
-"""The output of commands while they work: a progress bar on a terminal, plain lines elsewhere."""
+"""Output of commands: a progress bar on a terminal, and plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINE_EVERY_S = 10.0
 
 
 def as_flags(text: str) -> str:
-    """Return a message of the library with options in place of arguments.
+    """Return a message of the library with options instead of arguments.
 
     >>> as_flags("Give `pixel_um`, `square='crop'` or `absent={'er': 'zero', 'nucleus': 'protein'}`.")
     'Give --pixel-um, --square crop or --absent er=zero,nucleus=protein.'
@@ -40,18 +40,27 @@ def as_flags(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Print something that the user should check."""
+    """Print a message that the user should read."""
     typer.secho(as_flags(text), fg="yellow", err=True)
 
 
 def on_terminal() -> bool:
-    """Return whether a person is watching."""
+    """Return whether the output is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Lend a function of how much is done and in all; it shows a bar, or off a terminal a line every ten seconds."""
+    """Provide a function that shows progress, called with the number of finished units and their total.
+
+    It shows a progress bar on a terminal, otherwise one line every ten seconds.
+
+    Args:
+        what: The description of the progress, such as "Importing".
+
+    Yields:
+        The function.
+    """
     started = last = time.monotonic()
     if not on_terminal():
 
@@ -61,7 +70,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             if now - last >= LINE_EVERY_S and done < total:
                 last = now
                 rate = done / (now - started)
-                print(f"{what} {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left", file=sys.stderr)
+                print(f"{what}: {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left", file=sys.stderr)
 
         yield advance_lines
         return
@@ -87,7 +96,11 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def progress_of_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Lend a function of what is being done, how much is done and in all; each stage has a bar of its own."""
+    """Provide a function that shows the progress of several stages, each with a progress bar of its own.
+
+    Yields:
+        A function that takes the name of the stage, the number of items done, and the number of all items.
+    """
     with ExitStack() as bars:
         current, advance = "", None
 
@@ -106,9 +119,9 @@ def progress_of_stages() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Make SIGTERM, by which clusters, `timeout` and `kill` stop a command, act like Ctrl-C in the block.
+    """Treat SIGTERM like Ctrl-C in the block. Clusters, `timeout` and `kill` send this signal to stop a command.
 
-    If SIGTERM is ignored or has another handler, nothing changes.
+    Nothing changes if SIGTERM is ignored or has another handler.
     """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -120,10 +133,10 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         nonlocal asked
         asked = True
-        # A second SIGTERM ends the process at once.
+        # A second SIGTERM ends the process immediately.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            # A shell starts background commands so.
+            # Shells start background commands with SIGINT ignored.
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
@@ -131,7 +144,7 @@ def terminated_as_interrupted() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # A library whose import is interrupted may raise any error.
+        # A library may raise any error if its import is interrupted.
         if asked:
             raise KeyboardInterrupt from error
         raise
@@ -140,41 +153,43 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def counted(number: int, what: str, several: str = "") -> str:
-    """Return a number with its noun, as in ``1 field`` or ``2 fields``; ``several`` is a plural without s."""
+    """Return a number with its noun, such as ``1 field`` or ``2 fields``; ``several`` is an irregular plural."""
     return f"{number} {what if number == 1 else several or what + 's'}"
 
 
 def require_nets() -> None:
-    """Raise unless the libraries of networks are installed."""
+    """Raise unless the libraries for networks are installed."""
     missing = [name for name in ("torch", "timm", "pytorch_lightning") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"Training and prediction need {', '.join(missing)}.", hint=installing("nets"))
+        raise MissingExtraError(
+            f"Training and prediction need {', '.join(missing)}, which is not installed.", hint=installing("nets")
+        )
 
 
 def warn_if_unfinished(dataset: Dataset) -> None:
-    """Print a warning if the import of a dataset is not finished."""
+    """Print a warning if a dataset has an unfinished import."""
     unfinished = dataset.manifest.unfinished
     if unfinished:
         note(
-            f"{dataset.path}: its import is not finished; {unfinished.done} of {counted(unfinished.items, 'item')} are"
+            f"{dataset.path} has an unfinished import; {unfinished.done} of {counted(unfinished.items, 'item')} are"
             " in the dataset. Rerun the import to add the others."
         )
 
 
 def warn_if_trained_on(parts: Mapping[str, Predictions]) -> None:
-    """Print a warning for each prediction table with fields that the model was trained on."""
+    """Print a warning for each predictions file with fields that the model was trained on."""
     for path, part in parts.items():
         seen = part.provenance.get("fields_trained_on", 0)
         if seen:
             print(
-                f"warning: {path}: the model was trained on {seen} of these {len(part)} fields; metrics that include"
+                f"Warning: {path}: the model was trained on {seen} of these {len(part)} fields, so metrics that include"
                 " them are too high.",
                 file=sys.stderr,
             )
 
 
 def now_and_then() -> Callable[[str], None]:
-    """Return a function that prints a line beside the progress, at most one every ten seconds."""
+    """Return a function that prints a line in addition to the progress, at most every ten seconds."""
     last = float("-inf")
 
     def say(line: str) -> None:

@@ -212,7 +212,7 @@ def leak(
     doubtful: Annotated[bool, typer.Option(help="Also use pairs with the verdict doubtful.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Find test fields that are near-duplicates of labeled fields, and write the labels of these.
+    """Find test fields that are near-duplicates of labeled fields, and write their labels.
 
     A test field gets the labels of its copy, or of the well of its copy. Use the file with `cytoloc decide apply
     --leak`; see its effect with `cytoloc evaluate --leak`.

@@ -23,17 +23,17 @@ MOST_PRINTED = 5
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    fetching = typer.Typer(help="Download images and their labels.", no_args_is_help=True)
+    fetching = typer.Typer(
+        help="Download images and their labels.\n\nExample: `cytoloc fetch hpa --genes genes.txt --plan --out v18`",
+        no_args_is_help=True,
+    )
     fetching.command("hpa")(fetch_from_hpa)
     fetching.callback()(_group)
     app.add_typer(fetching, name="fetch")
 
 
 def _group() -> None:
-    """Download images and their labels.
-
-    Example: `cytoloc fetch hpa --genes genes.txt --plan --out v18`
-    """
+    """Keep ``hpa`` a subcommand, although it is the only one."""
 
 
 def _positive(value: float) -> float:
@@ -221,7 +221,7 @@ def _print_fetched(out: Path, fetched: Fetched) -> None:
     )
     if fetched.changed:
         changed = counted(len(fetched.changed), "image")
-        _warn(f"{changed} differed from the recorded checksum and were fetched again, such as {fetched.changed[0]}.")
+        _warn(f"{changed} with another checksum than recorded, fetched again, such as {fetched.changed[0]}.")
     _print_names(selection)
     for reason, number in selection.left_out.most_common():
         typer.echo(f"  left out: {counted(number, 'field')} {reason}", err=True)

@@ -57,7 +57,7 @@ def folds(
     group: Annotated[
         GroupBy,
         typer.Option(
-            help="Fields that folds never separate: those of one well, those of one antibody, or none (field)."
+            help="Fields that folds never separate: all fields of a well, all fields of an antibody, or none (field)."
         ),
     ] = "well",
     pairs: PairLists = None,

@@ -199,7 +199,8 @@ def folder(
     ] = None,
     z: Annotated[str, typer.Option(help="max for a maximum projection, or the number of a z plane, from 0.")] = "max",
     time: Annotated[
-        int | None, typer.Option(help="Time point to import, from 0. Required if files have several.", min=0)
+        int | None,
+        typer.Option(help="Time point to import, from 0. Required if files have several time points.", min=0),
     ] = None,
     pages: Annotated[
         Literal["channel", "z"] | None,
@@ -299,7 +300,7 @@ def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> No
 
 
 def _import(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
-    """Import with a progress bar, and print what was imported, what was not, and how to continue."""
+    """Import with a progress bar, and print the numbers of imported and rejected fields and the next command."""
     from cytoloc.dataset.from_files import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 

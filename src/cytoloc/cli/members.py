@@ -89,7 +89,7 @@ def member_files(predictions: list[Path] | None, member: list[str] | None, *, ap
     if twice:
         raise SettingsError(
             f"Two ensemble members have the same name, {twice!r}.",
-            hint="Name them with --member NAME=PREDICTIONS --member …",
+            hint="Name each member with --member NAME=PREDICTIONS.",
         )
     return {name: prediction_files([path]) for name, path in zip(names, predictions, strict=True)}
 

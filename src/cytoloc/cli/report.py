@@ -35,7 +35,8 @@ def register(app: typer.Typer) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUNS…")],
     table: Annotated[
-        bool, typer.Option("--table", help="Report tables of models and ensembles. Required: the only report so far.")
+        bool,
+        typer.Option("--table", help="Report tables of models and ensembles. Required, because it is the only report."),
     ] = False,
     labels: Annotated[
         Path | None,

@@ -1,1 +1,1 @@
-"""Before anything is learned: which fields are the same, which belong together, which labels cannot be right."""
+"""Curation of fields before training: duplicates, leaks, label audits and folds."""

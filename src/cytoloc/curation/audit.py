@@ -49,7 +49,7 @@ class Audit:
 
     Attributes:
         matched: The compared fields.
-        unmatched: The number of pairs of which a field is missing in its source.
+        unmatched: The number of pairs with a field that is missing in its source.
         equal: The number of fields with equal labels.
         classes: A table with one row per location. Columns: ``key``, ``location``; the numbers of fields ``both``,
             ``only_listed``, ``only_true``; ``precision``, ``recall`` and ``f1`` of the audited labels; and ``wrong``,
@@ -167,7 +167,7 @@ def audit_labels(
 
     Args:
         listed: The labels to audit: a dataset, a label list, or the path of either.
-        truth: The trusted labels, likewise.
+        truth: The trusted labels, in the same forms.
         pairs: Pairs of an audited and a trusted field that show the same field. Default: fields with the same id.
         match: ``"field"`` compares each field with its own trusted labels; ``"well"`` compares it with the trusted
             labels of another field of its well.
@@ -235,7 +235,7 @@ def match_fields(
         pairs: Pairs of an audited and a trusted field.
 
     Returns:
-        The labels of the pairs, and the number of pairs of which a field is missing in its source.
+        The labels of the pairs, and the number of pairs with a field that is missing in its source.
     """
     matched, unmatched = [], 0
     for a, b in pairs:

@@ -23,7 +23,7 @@ class FoldQuality:
         fields: Number of fields per fold, shape ``(folds,)``.
         groups: Number of groups per fold, shape ``(folds,)``.
         class_fields: Number of fields per location and fold, shape ``(locations, folds)``.
-        class_groups: Number of groups per location and fold, likewise.
+        class_groups: Number of groups per location and fold, shape ``(locations, folds)``.
         together: Number of pairs of fields in the same group.
         cut_at_random: Number of these pairs that a random split into folds of the same sizes would separate.
     """

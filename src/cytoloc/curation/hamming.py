@@ -17,7 +17,7 @@ DEFAULT_LIMITS: Final = {MICROTUBULES: 14, PROTEIN: 12, NUCLEUS: 10}
 """Maximum Hamming distance per channel, of 64 bits. The list of 259 leaks of 2018 was made with these limits."""
 
 LEAST_CHANNELS: Final = 2
-"""Number of channels that must be known for both fields; one channel alone is not enough evidence."""
+"""Number of channels that must be known for both fields; one channel alone is not reliable."""
 
 BLOCK: Final = 4096
 """Number of fields that are searched at once, which limits memory."""

@@ -207,7 +207,7 @@ def pick_like(
     count = int(group.max()) + 1 if len(group) else 0
     if not 2 <= k <= count:
         raise TableError(
-            f"The labeled fields form {count} groups, of which 1/{k} cannot be picked.",
+            f"The labeled fields form {count} groups, too few to select 1/{k} of them.",
             hint="Choose `k` from 2 to the number of groups, or label fields of more groups.",
         )
     bins = [look_bins(seen[name].to_numpy(), target[name].to_numpy()) for name in common]

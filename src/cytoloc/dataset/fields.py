@@ -36,7 +36,7 @@ class FieldRow:
         packed_um: Pixel size in the dataset, in micrometers.
         black: For each channel, the raw intensity that became 0; None for a channel with 8 bits. Empty if all have 8
             bits.
-        white: For each channel, the raw intensity that became 255; likewise.
+        white: For each channel, the raw intensity that became 255; None or empty as for ``black``.
     """
 
     id: str

@@ -138,7 +138,9 @@ class ImportOptions:
         refuse_unknown(self.square, get_args(Square), argument="square")
         refuse_unknown(self.depth, ("field", "import"), argument="depth")
         if self.floor is not None and not (math.isfinite(self.floor) and self.floor >= 0):
-            raise SettingsError(f"`floor` is {self.floor}, which is not an intensity.", hint="Give a number from 0.")
+            raise SettingsError(
+                f"`floor` is {self.floor}, which is not an intensity.", hint="Give a finite number from 0."
+            )
         if self.limit is not None and self.limit < 1:
             raise SettingsError(f"`limit` is {self.limit}, which is not a number of fields.", hint="Give 1 or more.")
 

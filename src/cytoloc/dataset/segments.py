@@ -57,7 +57,7 @@ class StoredFiles:
         try:
             self._store = tensorstore.KvStore.open(spec, context=patience).result()
         except ValueError as error:
-            raise StorageError(f"{path} cannot be read: {first_line(error)}", hint="Check the URL.") from error
+            raise StorageError(f"{path} cannot be read: {first_line(error)}.", hint="Check the URL.") from error
 
     def manifest(self) -> Manifest:
         """Read ``dataset.json``.

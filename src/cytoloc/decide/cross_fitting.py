@@ -1,4 +1,4 @@
-"""Cross-fitting: fields are predicted by fits on other fields. The method ``auto`` compares methods by it."""
+"""Cross-fitting: fields are predicted by fits on other fields. The method ``auto`` uses it to compare methods."""
 
 from __future__ import annotations
 

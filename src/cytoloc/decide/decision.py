@@ -197,7 +197,7 @@ class Decision:
                 wrong = "has predictions" if name in members.names else "is not a member of the decision"
                 raise SettingsError(
                     f"The member {name!r} in `without` {wrong}.",
-                    hint=f"The decision has the members {', '.join(self.members)}. Give those without predictions.",
+                    hint=f"The decision has the members {', '.join(self.members)}. Give members without predictions.",
                 )
         if set(members.names) | set(without) != set(self.members):
             raise TableError(

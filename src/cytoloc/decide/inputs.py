@@ -41,7 +41,7 @@ ONE_MEMBER: Final = "mean"
 
 
 class LabeledFields(Protocol):
-    """Fields of which some are labeled, such as a :class:`~cytoloc.Dataset`."""
+    """Fields, some of them labeled, such as a :class:`~cytoloc.Dataset`."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -260,7 +260,7 @@ def as_groups(groups: FieldGroups | None, ids: tuple[str, ...] | None, n_fields:
     if groups is None:
         return None
     if isinstance(groups, pl.DataFrame) and ids is not None:
-        return group_numbers(groups, ids, where="groups")
+        return group_numbers(groups, ids, where="`groups`")
     numbers = np.asarray(groups)
     if numbers.dtype.kind not in "iuU" or isinstance(groups, pl.DataFrame):
         raise ArgumentTypeError(

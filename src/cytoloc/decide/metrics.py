@@ -237,13 +237,13 @@ def paired_difference(
 
     Args:
         one: The first predictions, bool of shape ``(n, classes)``.
-        other: The second predictions, likewise.
+        other: The second predictions, bool of shape ``(n, classes)``.
         truth: bool of shape ``(n, classes)``.
         resamples: The number of bootstrap resamples.
         seed: Random seed.
 
     Returns:
-        The macro F1 of ``one`` minus that of ``other``, and the standard error.
+        The macro F1 of ``one`` minus the macro F1 of ``other``, and the standard error.
     """
     weights = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), size=resamples)
     scores = [_weighted_f1(predicted, truth, weights).mean(axis=1) for predicted in (one, other)]

@@ -1,1 +1,1 @@
-"""Images of the Human Protein Atlas from its site: which there are, which are wanted, how they come here."""
+"""Fetching images and labels from the Human Protein Atlas."""

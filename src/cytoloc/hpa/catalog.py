@@ -1,17 +1,17 @@
-"""The catalog of the Human Protein Atlas: fields with their labels from its XML of genes, and which are selected.
+"""The catalog of the Human Protein Atlas (HPA): reading its XML files and selecting fields of view.
 
-The schema, from public copies of the files (releases 12 and 13) and from programs that read them (18 to 25):
+The schema is known from public copies of the files (releases 12 and 13) and from programs that read them (18 to 25):
 
-* ``proteinAtlas`` (attribute ``schemaVersion``, 3.0 and 3.1 in release 25) holds an ``entry`` a gene; the file of a
-  single gene begins with ``proteinAtlas`` or, in release 18 and before, with ``entry`` itself.
-* ``entry`` (attribute ``version``, the release) has ``name``, ``identifier`` (``id``, of Ensembl) and, for each
-  ``antibody`` (``id``, such as HPA010580), a ``cellExpression``, which was ``subcellularLocation`` in release 12. The
-  ``cellExpression`` outside antibodies sums up the gene and has no images of wells.
-* ``subAssay`` of the type ``human`` has ``verification`` of the type ``reliability``; in release 12 it was
-  ``validation`` and ``data`` had its own. Other types are of mice and of gene silencing; release 24 adds the subtype
-  ``ciliated cell lines``, whose images are stacks of depths.
-* ``data`` is a cell line: ``cellLine``, ``location`` (``GOId``), ``assayImage/image/imageUrl``. The address names the
-  well: ``…/10580/1610_C1_1_blue_red_green.jpg``. It has no ``location`` where nothing was seen.
+* ``proteinAtlas`` (attribute ``schemaVersion``, 3.0 and 3.1 in release 25) contains one ``entry`` per gene. The file of
+  a single gene begins with ``proteinAtlas`` or, up to release 18, with ``entry``.
+* ``entry`` (attribute ``version``, the release) has ``name``, ``identifier`` (attribute ``id``, the Ensembl id) and,
+  for each ``antibody`` (attribute ``id``, such as HPA010580), a ``cellExpression``. It was ``subcellularLocation`` in
+  release 12. The ``cellExpression`` outside antibodies summarizes the gene and has no images of wells.
+* ``subAssay`` of type ``human`` has ``verification`` of type ``reliability``. In release 12 it was ``validation``, and
+  ``data`` had its own. Other types are mouse and gene silencing. Release 24 adds the subtype ``ciliated cell lines``,
+  whose images are z-stacks.
+* ``data`` is a cell line with ``cellLine``, ``location`` (attribute ``GOId``) and ``assayImage/image/imageUrl``. The
+  URL names the well: ``…/10580/1610_C1_1_blue_red_green.jpg``. There is no ``location`` if no signal was seen.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ class CatalogField:
     """A field of view in the catalog.
 
     Attributes:
-        id: ``{antibody}_{plate}_{well}_{field}``, the antibody as in the address.
-        gene: Name of the gene; of several, separated by ``;``.
-        ensembl: Ensembl id of the gene; of several, separated by ``;``.
-        antibody: Name of the antibody, such as HPA010580.
+        id: ``{antibody}_{plate}_{well}_{field}``, with the number of the antibody in the URL.
+        gene: Gene name; several are separated by ``;``.
+        ensembl: Ensembl id of the gene; several are separated by ``;``.
+        antibody: Antibody, such as HPA010580.
         reliability: Reliability of the antibody's locations, in lower case; may be empty.
-        cell_line: Name of the cell line.
-        plate: Number of the plate.
+        cell_line: Cell line.
+        plate: Plate number.
         well: Position of the well on the plate.
         field: Number of the field in the well.
         locations: Names of the locations in this cell line.
-        go_ids: Their Gene Ontology terms; may be empty.
-        url: Address of one of its images.
-        release: Release of the Atlas.
+        go_ids: Gene Ontology terms of the locations; may be empty.
+        url: URL of one of the field's images.
+        release: Release of the Human Protein Atlas.
     """
 
     id: str
@@ -84,7 +84,7 @@ class CatalogField:
 
     @property
     def folder(self) -> str:
-        """The antibody, as the address has it."""
+        """The number of the antibody, as in the URL."""
         return self.id.partition("_")[0]
 
     @property
@@ -98,11 +98,11 @@ class Gene:
     """A gene in the catalog.
 
     Attributes:
-        ensembl: Its Ensembl id.
-        name: Its name.
-        release: Release of the Atlas.
-        fields: Its subcellular fields; many genes have none.
-        skipped: Number of images of other kinds, by the reason.
+        ensembl: Ensembl id.
+        name: Gene name.
+        release: Release of the Human Protein Atlas.
+        fields: Fields of view of subcellular images; many genes have none.
+        skipped: Number of images of other assays, by reason.
     """
 
     ensembl: str
@@ -113,12 +113,18 @@ class Gene:
 
 
 def read_catalog(path: Path) -> Iterator[Gene]:
-    """Yield the genes in an XML file, plain or gzipped, one at a time.
+    """Yield the genes in an XML file one at a time.
 
-    Document types are refused, because their entities can fill the memory.
+    Files with a document type declaration are refused, because entities can expand until memory is full.
+
+    Args:
+        path: XML file, plain or gzipped.
+
+    Yields:
+        Each gene, in order of the file.
 
     Raises:
-        FormatError: If the file is damaged, a web page, or of an unknown schema.
+        FormatError: If the file is damaged, a web page, or of an unsupported schema.
     """
     where = path.name
     parser: XMLPullParser[Element] = XMLPullParser(("start", "end"))
@@ -133,8 +139,8 @@ def read_catalog(path: Path) -> Iterator[Gene]:
                 kind = declared[1].decode(errors="replace")
                 _refuse_document("html" if kind.lower() == "html" else "proteinAtlas", {}, where=where)
                 raise FormatError(
-                    f"{where} declares the document type {kind!r}, which the Human Protein Atlas's XML does not.",
-                    hint="It is refused, because its declarations can fill the memory.",
+                    f"{where} declares the document type {kind!r}; XML of the Human Protein Atlas declares none.",
+                    hint="Fetch the file again. Such a declaration can fill the memory.",
                 )
             while True:
                 if chunk:
@@ -150,7 +156,7 @@ def read_catalog(path: Path) -> Iterator[Gene]:
                     above.pop()
                     if part.tag == "entry":
                         yield _gene_of(part, where=where)
-                    # Elements that are not needed any more are emptied, to limit memory.
+                    # Elements that are no longer needed are emptied, to limit memory.
                     tags = [each.tag for each in above]
                     if part.tag == "entry" or (tags[-1:] == ["antibody"] and part.tag not in _CELLS):
                         part.clear()
@@ -163,29 +169,29 @@ def read_catalog(path: Path) -> Iterator[Gene]:
             line, column = error.position
             raise FormatError(
                 f"{where} is not valid XML: {expat.ErrorString(error.code)}, line {line}, column {column}.",
-                hint="It may be cut off, or a web page. Fetch it again.",
+                hint="The file may be truncated, or a web page. Fetch it again.",
             ) from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise FormatError(f"{where} is cut off or damaged: {error}.", hint="Fetch it again.") from error
+            raise FormatError(f"{where} is truncated or damaged: {error}.", hint="Fetch it again.") from error
 
 
 def _refuse_document(tag: str, attributes: Mapping[str, str], *, where: str) -> None:
-    """Raise unless a document begins as the Atlas's XML of a supported schema."""
+    """Raise unless a document begins like the HPA's XML of a supported schema."""
     if tag.lower() == "html":
         raise FormatError(
             f"{where} is a web page, not the XML of a gene.",
-            hint="Check that the gene is in this release, and that the site (base) still works.",
+            hint="Check that the gene is in this release, and that the site (`base`) is online.",
         )
     if tag not in _ROOTS:
         raise FormatError(
-            f"{where} begins with <{tag}>, not with <proteinAtlas> or <entry> as the Atlas's XML.",
+            f"{where} begins with <{tag}>, not with <proteinAtlas> or <entry>.",
             hint="Give the XML of genes, as at {base}/ENSG00000000003.xml.",
         )
     schema = attributes.get("schemaVersion", "")
     if (major := schema.partition(".")[0]).isdecimal() and int(major) > NEWEST_SCHEMA:
         raise FormatError(
-            f"{where} is of schema {schema}; this release of cytoloc reads up to {NEWEST_SCHEMA}.x.",
-            hint="Use an earlier release of the Atlas, such as https://v18.proteinatlas.org.",
+            f"{where} has schema {schema}, but this version of cytoloc reads schemas up to {NEWEST_SCHEMA}.x.",
+            hint="Use an earlier release of the Human Protein Atlas, such as https://v18.proteinatlas.org.",
         )
 
 
@@ -205,11 +211,11 @@ def _gene_of(entry: Element, *, where: str) -> Gene:
     return gene
 
 
-_OTHER_SCHEMA: Final = "It may have another schema. The docstring of cytoloc.hpa.catalog describes the expected one."
+_OTHER_SCHEMA: Final = "The schema may have changed. See the docstring of cytoloc.hpa.catalog for the supported one."
 
 
 def _add_fields(gene: Gene, antibody: str, assay: Element, *, where: str) -> None:
-    """Add the fields of a ``subAssay`` to its gene."""
+    """Add the fields of a ``subAssay`` to a gene."""
     kind, subtype = assay.get("type"), assay.get("subtype")
     if kind != "human" or subtype not in _SUBTYPES:
         reason = f"of the assay {' '.join(word for word in (kind, subtype) if word) or 'without type'}"
@@ -225,7 +231,7 @@ def _add_fields(gene: Gene, antibody: str, assay: Element, *, where: str) -> Non
             for url in _children(image, "imageUrl", where=where):
                 found = _ADDRESS.fullmatch(text_of(url))
                 if found is None:
-                    gene.skipped["with an address of another form"] += 1
+                    gene.skipped["with an unexpected form of URL"] += 1
                     continue
                 gene.fields.append(
                     CatalogField(
@@ -247,39 +253,39 @@ def _add_fields(gene: Gene, antibody: str, assay: Element, *, where: str) -> Non
 
 
 def _reliability(part: Element) -> str:
-    """Return the reliability in ``verification``; empty if there is none."""
+    """Return the text of ``verification``, or an empty string."""
     every = sorted(part.findall("verification"), key=lambda each: each.get("type") != "reliability")
     return text_of(every[0]).lower() if every else ""
 
 
 def _children(part: Element, tag: str, *, where: str) -> list[Element]:
-    """Return the children of a name; there must be one."""
+    """Return the children with a tag; raise if there are none."""
     found = part.findall(tag)
     if not found:
         others = ", ".join(dict.fromkeys(f"<{child.tag}>" for child in part)) or "nothing"
-        raise FormatError(f"{where}: <{part.tag}> has no <{tag}>; it has {others}.", hint=_OTHER_SCHEMA)
+        raise FormatError(f"{where}: <{part.tag}> has no <{tag}>; its children are {others}.", hint=_OTHER_SCHEMA)
     return found
 
 
 def text_of(part: Element) -> str:
-    """Return the text of an element, with single blanks."""
+    """Return the text of an element, with single spaces."""
     return " ".join((part.text or "").split())
 
 
 RELIABILITIES: Final = ("enhanced", "supported", "approved", "uncertain")
-"""Reliabilities of an antibody's locations, the highest first; since release 17."""
+"""Reliabilities of an antibody's locations since release 17, highest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
-    """Which fields of a catalog are selected.
+    """Options for the selection of fields.
 
     Attributes:
-        reliability: Reliabilities of antibodies.
-        cell_lines: Names of cell lines; all if it is None.
+        reliability: Accepted reliabilities of antibodies.
+        cell_lines: Accepted cell lines; None for all.
         unlabeled: Also select fields without a location of the label set.
-        limit: Maximum number of fields; the first ones are selected.
-        label_set: The locations of the labels.
+        limit: Maximum number of fields, in order of the catalog; None for all.
+        label_set: Label set of the labels.
     """
 
     reliability: frozenset[str] = frozenset(RELIABILITIES[:3])
@@ -294,12 +300,12 @@ class FieldSelection:
     """Fields that were selected from a catalog.
 
     Attributes:
-        fields: In the order of the catalog; a field of several genes occurs once.
-        label_set: The locations of the labels.
-        labels: Indices of the locations of each field, by id; may be empty.
-        unknown: Unknown names of locations, and in how many fields they occur.
-        without: Names of locations outside the label set, and in how many fields they occur.
-        left_out: Number of other fields, by the reason.
+        fields: Selected fields in order of the catalog. A field of several genes occurs once.
+        label_set: Label set of the labels.
+        labels: Indices of the locations of each field, by field id; may be empty.
+        unknown: Number of fields with each unknown location name.
+        without: Number of fields with each location that is not in the label set.
+        left_out: Number of fields that were not selected, by reason.
     """
 
     fields: tuple[CatalogField, ...]
@@ -311,7 +317,7 @@ class FieldSelection:
 
     @property
     def per_location(self) -> list[int]:
-        """Number of fields of each location."""
+        """Number of selected fields with each location."""
         counts = [0] * len(self.label_set)
         for ids in self.labels.values():
             for number in ids:
@@ -320,10 +326,17 @@ class FieldSelection:
 
 
 def select_fields(genes: Iterable[Gene], options: SelectionOptions) -> FieldSelection:
-    """Return the selected fields, with the locations of their wells.
+    """Select fields, with the locations of their wells as labels.
 
-    Locations are those of the well's own cell line, because an antibody may show other locations in other cell lines. A
-    well with contradictory locations is left out.
+    A field gets the locations of its own cell line, because an antibody can have other locations in other cell lines.
+    Wells with contradictory locations are excluded.
+
+    Args:
+        genes: Genes of a catalog.
+        options: Options for the selection.
+
+    Returns:
+        The selected fields, their labels, and counts of the other fields.
     """
     fields: dict[str, CatalogField] = {}
     wells: dict[tuple[str, str, str], set[tuple[str, ...]]] = {}

@@ -1,4 +1,4 @@
-"""Fetching fields of the Human Protein Atlas with their labels: look up genes, plan, fetch the images."""
+"""Fetching fields of the Human Protein Atlas: gene look-up, plan, images and labels."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from cytoloc.images.codecs import read_jpeg
 from cytoloc.labels.label_set import LabelSet
 
 LICENSES: Final = {"15": "CC BY-NC-ND 4.0", "18": "CC BY-SA 3.0"}
-"""Licenses of releases; the page /about/license of each release states its own."""
+"""Licenses by release. The page /about/license of the site states the license of each release."""
 
 STAIN_COLORS: Final = tuple(HPA_COLORS.values())
 
 SIZE_SAMPLE: Final = 24
-"""Number of images whose size is requested to estimate the size of all."""
+"""Number of images whose sizes are requested to estimate the total size."""
 
 _COLORS_IN_NAME: Final = re.compile(r"(?:_(?:red|green|blue|yellow))+\.jpg$")
 _FIELD_COLUMNS: Final = (
@@ -53,7 +53,7 @@ _FIELD_COLUMNS: Final = (
 )  # fmt: skip
 
 ProgressBars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Takes a description, and returns a context manager of a function that is called with (done, total)."""
+"""A function of a description; returns a context manager of a function that is called with (done, total)."""
 
 
 @contextmanager
@@ -63,21 +63,28 @@ def _no_progress(_what: str) -> Iterator[Callable[[int, int], None]]:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions(SiteOptions):
-    """What is fetched, and how.
+    """Options for a fetch from the Human Protein Atlas.
+
+    See :class:`~cytoloc.hpa.site.SiteOptions` for the options of requests.
 
     Attributes:
-        base: Address of the site, also for images; by default that of release 18.
-        catalog: The Atlas's XML of many genes, plain or gzipped, instead of the site's XML of each gene.
-        reliability: Of ``enhanced``, ``supported``, ``approved``, ``uncertain``.
-        cell_lines: Only fields of these cell lines; all if it is None.
-        colors: Of ``red``, ``green``, ``blue``, ``yellow``; importing needs all.
+        base: URL of the site of one release, such as ``https://v21.proteinatlas.org``. Images are requested there too.
+            None: the site of release 18.
+        catalog: XML file with many genes, plain or gzipped, to be used instead of the site's XML of each gene.
+        reliability: Reliabilities of the antibodies to fetch, any of ``enhanced``, ``supported``, ``approved`` and
+            ``uncertain``.
+        cell_lines: Cell lines to fetch, such as ``U-2 OS``; None for all.
+        colors: Channels to fetch, any of ``red``, ``green``, ``blue`` and ``yellow``. An import needs all four.
         unlabeled: Also fetch fields without a location of the label set.
-        label_set: The locations of ``labels.csv``.
-        limit: Maximum number of fields; the first ones are fetched.
-        license_name: License for the manifest; by default that of the release, if it is known.
-        verify: Compare the hashes of the files that are there already.
-        progress: Shows the progress.
-        now: Returns the time, for the manifest.
+        label_set: Label set of ``labels.csv``.
+        limit: Maximum number of fields, in order of the catalog; None for all.
+        license_name: License for the manifest. None: the license of the release, if it is known.
+        verify: Compare the SHA-256 of existing files with the manifest, and fetch changed files again.
+        progress: Function that shows the progress, see ``ProgressBars``.
+        now: Function that returns the current time, for the manifest.
+
+    Raises:
+        SettingsError: If a value is invalid.
     """
 
     base: str | None = None
@@ -99,25 +106,30 @@ class FetchOptions(SiteOptions):
             unknown = [] if isinstance(words, str) else [word for word in words if word not in known]
             if unknown or isinstance(words, str) or not words:
                 raise SettingsError(
-                    f"{name}: {(unknown or [words])[0]!r} is not one of {', '.join(known)}.",
-                    hint="Give a list of these.",
+                    f"`{name}` contains {(unknown or [words])[0]!r}, which is not one of {', '.join(known)}.",
+                    hint="Give one or more of these words.",
                 )
         if self.base is not None and (host_of(self.base) is None or any(sign in self.base for sign in "?#")):
-            raise SettingsError(f"base: {self.base!r} is not an address like https://v18.proteinatlas.org.")
+            raise SettingsError(
+                f"`base` is {self.base!r}, which is not the URL of a site.",
+                hint="Give a URL such as https://v18.proteinatlas.org.",
+            )
         for name in ("jobs", "rate_per_s", "timeout_s", "attempts", *(["limit"] if self.limit is not None else [])):
             if not 0 < getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name} must be more than 0; it is {getattr(self, name)}.")
+                raise SettingsError(
+                    f"`{name}` is {getattr(self, name)}, but must be more than 0.", hint="Give a positive number."
+                )
 
 
 class GeneRow(NamedTuple):
-    """A gene that was looked up.
+    """A row of ``genes.csv``.
 
     Attributes:
-        ensembl: Its Ensembl id.
-        gene: Its name.
-        release: Release of the Atlas.
-        fields: Number of its fields in the catalog.
-        taken: Number of its fields that are selected.
+        ensembl: Ensembl id.
+        gene: Gene name.
+        release: Release of the Human Protein Atlas.
+        fields: Number of fields in the catalog.
+        taken: Number of selected fields.
     """
 
     ensembl: str
@@ -129,17 +141,17 @@ class GeneRow(NamedTuple):
 
 @dataclass(frozen=True)
 class FetchPlan:
-    """What a fetch would do.
+    """The plan of a fetch.
 
     Attributes:
-        selection: The fields.
-        genes: The genes that were looked up.
-        images: The files of the fields.
-        failed: Genes that could not be looked up, with the reason.
-        skipped_rows: Rows of gene tables that were skipped, by the file.
-        images_here: Number of images that are in the folder already.
-        estimated_bytes: Size of the other images, from a sample; None if the site does not state it.
-        sampled_images: Size of the sample.
+        selection: Selected fields.
+        genes: Genes that were looked up.
+        images: Image files of the selected fields.
+        failed: Genes that could not be looked up, with reasons.
+        skipped_rows: Number of skipped rows of each gene table, by file.
+        images_here: Number of images that are already in the folder.
+        estimated_bytes: Estimated size of the other images; None if the site does not report sizes.
+        sampled_images: Number of images from which the size was estimated.
     """
 
     selection: FieldSelection
@@ -178,16 +190,16 @@ class FetchPlan:
 
 @dataclass
 class Fetched:
-    """What a fetch did.
+    """The result of a fetch.
 
     Attributes:
-        folder: The folder.
-        plan: What was to be fetched.
+        folder: Output folder.
+        plan: Plan of the fetch.
         images: Number of images that were fetched.
-        already_there: Number of images that were there before.
-        size_bytes: Size of the images that were fetched.
-        failed: Files and genes that could not be fetched, with the reason.
-        changed: Files that had been changed in the folder; they were removed and requested again.
+        already_there: Number of images that were in the folder before.
+        size_bytes: Size of the fetched images in bytes.
+        failed: Files and genes that could not be fetched, with reasons.
+        changed: Files in the folder that had changed and were fetched again.
     """
 
     folder: Path
@@ -199,7 +211,7 @@ class Fetched:
     changed: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was done as JSON values."""
+        """Return the result as JSON values."""
         return {
             "fields": len(self.plan.selection.fields),
             "images": self.images,
@@ -218,22 +230,25 @@ DEFAULT_FETCH: Final = FetchOptions()
 def fetch_hpa(
     genes: str | Path | Iterable[str] | None, *, out: str | Path, options: FetchOptions = DEFAULT_FETCH
 ) -> Fetched:
-    """Fetch fields of the Human Protein Atlas, with the labels of their wells, in the form that ``import hpa`` takes.
+    """Fetch fields of the Human Protein Atlas, with labels, into a folder for ``cytoloc import hpa``.
 
     The folder gets ``images/``, ``labels.csv``, ``fields.csv``, ``genes.csv``, ``unknown_names.csv``, ``manifest.csv``
-    and, if some files could not be fetched, ``failed.csv``. A fetch can be resumed: call it again.
+    and, if some files could not be fetched, ``failed.csv``. Call the function again to resume an interrupted fetch.
 
     Args:
-        genes: A file of Ensembl ids or gene names (or a table of the Atlas), an iterable of these, or None for all
-            genes with images.
-        out: The folder. It may be that of an earlier fetch from the same site.
-        options: What is fetched, and how.
+        genes: File of Ensembl ids or gene names, file with a table of the Human Protein Atlas, iterable of ids and
+            names, or None for all genes with images.
+        out: Output folder. It may be the folder of an earlier fetch from the same site.
+        options: Options for the fetch.
+
+    Returns:
+        The plan, and the numbers of images that were fetched or failed.
 
     Raises:
-        FetchError: If no field is selected, no gene can be looked up, or the site does not answer.
-        TableError: If the list of genes is not valid.
+        FetchError: If no field is selected, no gene can be looked up, or the site does not respond.
+        TableError: If the list of genes is invalid.
         FormatError: If the catalog or the manifest is damaged.
-        OutputExistsError: If the folder holds something else.
+        OutputExistsError: If the folder contains other files.
         SettingsError: If the folder was fetched from another site.
         MissingExtraError: If httpx or stamina is not installed.
     """
@@ -243,8 +258,8 @@ def fetch_hpa(
             why = [f"{number} {reason}" for reason, number in selection.left_out.most_common(5)]
             raise FetchError(
                 f"No field of {len(plan.genes)} gene{'s' * (len(plan.genes) != 1)} is selected:"
-                f" {', '.join(why) or 'there are none'}.",
-                hint="See reliability, cell_lines and unlabeled; a plan shows what there is.",
+                f" {', '.join(why) or 'the catalog has none'}.",
+                hint="Change `reliability`, `cell_lines` or `unlabeled`; a plan lists the locations in the catalog.",
             )
         labeled = ((name, selection.label_set.format(ids)) for name, ids in selection.labels.items() if ids)
         folder.write_table("labels.csv", ("Id", "Target"), labeled)
@@ -260,7 +275,18 @@ def fetch_hpa(
 def plan_hpa(
     genes: str | Path | Iterable[str] | None, *, out: str | Path, options: FetchOptions = DEFAULT_FETCH
 ) -> FetchPlan:
-    """Return what :func:`fetch_hpa` would fetch. Only the catalog is fetched. Arguments and errors are the same."""
+    """Plan a fetch: look up the genes, select fields, and estimate the size of their images.
+
+    Only the catalog is fetched. Errors are the same as for :func:`fetch_hpa`.
+
+    Args:
+        genes: Genes, as in :func:`fetch_hpa`.
+        out: Output folder.
+        options: Options for the fetch.
+
+    Returns:
+        The plan.
+    """
     with _planned(genes, out, options) as (site, folder, plan):
         known = folder.manifest()
         missing = [
@@ -280,7 +306,7 @@ def plan_hpa(
 def _planned(
     genes: str | Path | Iterable[str] | None, out: str | Path, options: FetchOptions
 ) -> Iterator[tuple[Site, FetchFolder, FetchPlan]]:
-    """Look up the genes; yield the site, the locked folder and the plan."""
+    """Look up the genes, and yield the site, the locked folder and the plan."""
     check_type(out, (str, Path), argument="out")
     check_type(options, FetchOptions, argument="options")
     if isinstance(genes, str | Path):
@@ -288,7 +314,9 @@ def _planned(
     elif genes is None or isinstance(genes, Iterable):
         listed = None if genes is None else gene_list(genes)
     else:
-        raise ArgumentTypeError(f"`genes` must be a path, ids and names, or None; this is {type(genes).__name__}.")
+        raise ArgumentTypeError(
+            f"`genes` must be a path, an iterable of ids and names, or None, not {type(genes).__name__}."
+        )
     site = Site((options.base or RELEASE_18).rstrip("/"), options, moved=options.base is not None)
     skipped = {str(genes): listed.skipped} if listed and listed.skipped else {}
     origin = site.base
@@ -323,7 +351,8 @@ def _planned(
             first = plan.failed[0] if plan.failed else None
             reason = f"; {first.file}: {first.reason}" if first else "."
             raise FetchError(
-                f"None of {asked} gene{'s' * (asked != 1)} {where}{reason}", hint="Check genes, base and catalog."
+                f"None of {asked} gene{'s' * (asked != 1)} {where}{reason}",
+                hint="Check `genes`, `base` and `catalog`.",
             )
         yield site, folder, plan
 
@@ -344,12 +373,12 @@ def _make_plan(
     seen: list[tuple[str, str, str, int]] = []
 
     def at_the_site() -> Iterator[Gene]:
-        """Yield the genes with the fields whose images may be requested, and note how many fields they have."""
+        """Yield the genes with the fields whose images may be requested, and record their number of fields."""
         for gene in genes:
             seen.append((gene.ensembl, gene.name, gene.release, len(gene.fields)))
             ours = [each for each in gene.fields if site.moved or is_of_the_atlas(host_of(each.url))]
             if len(ours) < len(gene.fields):
-                gene.skipped["at another host than the Atlas's"] += len(gene.fields) - len(ours)
+                gene.skipped["at a host outside proteinatlas.org"] += len(gene.fields) - len(ours)
                 gene.fields = ours
             yield gene
 
@@ -369,7 +398,7 @@ def _make_plan(
 def _fetch_images(
     site: Site, folder: FetchFolder, plan: FetchPlan, options: FetchOptions, advance: Callable[[int, int], None]
 ) -> Fetched:
-    """Fetch the images that are not there, or were changed, and write the manifest."""
+    """Fetch the images that are missing or changed, and write the manifest."""
     manifest = folder.manifest()
     fetched = Fetched(folder.folder, plan, failed=list(plan.failed))
     missing = []
@@ -407,7 +436,7 @@ def _fetch_images(
 
 
 def license_of(release: str) -> str:
-    """Return the license of a release, or where it is stated.
+    """Return the license of a release, or the page that states it.
 
     Examples:
         >>> license_of("18.1")

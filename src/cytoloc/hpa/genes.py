@@ -1,4 +1,4 @@
-"""Genes to fetch: lists of Ensembl ids and names, tables of the Human Protein Atlas, and the XML of each gene."""
+"""Genes to fetch: gene lists, tables of the Human Protein Atlas, and the XML of each gene."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from cytoloc.hpa.site import FailedFile, RemoteFile, Site, host_of, is_of_the_at
 from cytoloc.hpa.store import CATALOG, FetchFolder
 
 GENE_TABLE: Final = f"{CATALOG}/subcellular_location.tsv.zip"
-"""The site's table of genes in the folder."""
+"""File of the site's gene table in the folder."""
 
 GENES_PER_BLOCK: Final = 100
-"""With a limit of fields, this many genes are requested at a time."""
+"""Number of genes that are requested at a time if the number of fields is limited."""
 
 _ENSEMBL: Final = re.compile(r"ENSG[0-9]{11}")
 _GENE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
@@ -33,20 +33,20 @@ _HEADER_WORDS: Final = frozenset(
         "ensembl", "ensembl id", "ensembl ids", "ensembl gene", "ensembl gene id", "ensembl gene ids",
     }
 )  # fmt: skip
-"""Headers that a list may have, in lower case and with spaces; no gene has such a name."""
+"""Headers of gene lists, in lower case and with single spaces. No gene has such a name."""
 
 _ID_COLUMNS: Final = ("Ensembl", "Gene")
 _NAME_COLUMNS: Final = ("Gene name", "Gene")
-"""``subcellular_location.tsv`` has ids in ``Gene`` and names in ``Gene name``, ``proteinatlas.tsv`` in ``Ensembl`` and
-``Gene``."""
+"""``subcellular_location.tsv`` has ids in ``Gene`` and names in ``Gene name``. ``proteinatlas.tsv`` has them in
+``Ensembl`` and ``Gene``."""
 
 
 class GeneList(NamedTuple):
     """Genes to fetch.
 
     Attributes:
-        ids: Ensembl ids, in order, each once.
-        names: Names of further genes, whose ids are not known yet.
+        ids: Unique Ensembl ids, in order.
+        names: Names of further genes, whose ids must be looked up.
         skipped: Number of rows without an Ensembl id, or with another number of cells than the header.
     """
 
@@ -56,11 +56,11 @@ class GeneList(NamedTuple):
 
 
 class GeneTable(NamedTuple):
-    """A table of the Human Protein Atlas.
+    """A gene table of the Human Protein Atlas.
 
     Attributes:
-        ids: Ensembl id of each gene's name, in order.
-        skipped: As of :class:`GeneList`.
+        ids: Ensembl id of each gene name, in order.
+        skipped: Number of rows without an Ensembl id, or with another number of cells than the header.
     """
 
     ids: dict[str, str]
@@ -68,13 +68,19 @@ class GeneTable(NamedTuple):
 
 
 def read_genes(path: Path) -> GeneList:
-    """Return the genes in a file, plain, gzipped or zipped.
+    """Read a list of genes from a file.
 
-    It is a table of the Atlas with a column of Ensembl ids (``subcellular_location.tsv``, ``proteinatlas.tsv``), or has
-    one Ensembl id or name of a gene per line. ``#`` starts a comment. A list may have a header such as ``Gene``.
+    The file is a table of the Human Protein Atlas (``subcellular_location.tsv`` or ``proteinatlas.tsv``), or a list
+    with one Ensembl id or gene name per line. ``#`` starts a comment. A list may have a header such as ``Gene``.
+
+    Args:
+        path: File of genes, plain, gzipped or zipped.
+
+    Returns:
+        The Ensembl ids and names in the file.
 
     Raises:
-        TableError: If the file lists no genes, or a line is neither an id nor a name.
+        TableError: If the file lists no genes, or a line is neither an Ensembl id nor a gene name.
     """
     lines = _read_lines(path)
     table = _table(lines, where=path)
@@ -89,15 +95,18 @@ def read_genes(path: Path) -> GeneList:
 
 
 def gene_list(words: Iterable[str], *, where: Sequence[str] | None = None, what: str = "genes") -> GeneList:
-    """Return a list of Ensembl ids and names of genes.
+    """Return a list of genes from Ensembl ids and names.
 
     Args:
-        words: The ids and names.
-        where: Place of each word, for messages.
-        what: What the words are from, for messages.
+        words: Ensembl ids and gene names.
+        where: Position of each word, for messages.
+        what: Source of the words, for messages.
+
+    Returns:
+        The Ensembl ids and names, each once.
 
     Raises:
-        TableError: If there are none, or a word is neither an id nor a name.
+        TableError: If there are no words, or a word is neither an Ensembl id nor a gene name.
     """
     every = list(words)
     for number, word in enumerate(every):
@@ -114,22 +123,28 @@ def gene_list(words: Iterable[str], *, where: Sequence[str] | None = None, what:
 
 
 def read_gene_table(path: Path) -> GeneTable:
-    """Return the Ensembl id of each gene's name in a table of the Atlas; see :func:`read_genes`.
+    """Read a gene table of the Human Protein Atlas; see :func:`read_genes`.
+
+    Args:
+        path: Table file, plain, gzipped or zipped.
+
+    Returns:
+        The Ensembl id of each gene name.
 
     Raises:
-        TableError: If it is no such table.
+        TableError: If the file is not such a table.
     """
     table = _table(_read_lines(path), where=path)
     if not table.ids:
         raise TableError(
-            f"{path} is not a table with Ensembl ids and names of genes.",
+            f"{path} is not a table with Ensembl ids and gene names.",
             hint="Give subcellular_location.tsv or proteinatlas.tsv of the Human Protein Atlas.",
         )
     return table
 
 
 def _table(lines: list[str], *, where: Path) -> GeneTable:
-    """Return each gene's name and id, in order; none if the lines are not a table with such columns."""
+    """Return the id of each gene name, in order; empty if the lines are not a table with such columns."""
     header, *written = _table_rows(lines, where=where) or [[]]
     whole = [row for row in written if len(row) == len(header) > 1]
     for column in _ID_COLUMNS:
@@ -141,7 +156,7 @@ def _table(lines: list[str], *, where: Path) -> GeneTable:
             name = next((each for each in _NAME_COLUMNS if each in header and each != column), column)
             found: dict[str, str] = {}
             for row in genes:
-                # The second of two genes of one name is listed under its id.
+                # A second gene with the same name is listed under its id.
                 word = row[header.index(name)]
                 found[word if word not in found else row[place]] = row[place]
             return GeneTable(found, len(written) - len(genes))
@@ -149,7 +164,7 @@ def _table(lines: list[str], *, where: Path) -> GeneTable:
 
 
 def _table_rows(lines: list[str], *, where: Path) -> list[list[str]]:
-    """Return the rows that are not empty; only the header if it has no column of ids.
+    """Return the nonempty rows, or only the header if it has no column of ids.
 
     Raises:
         TableError: If a quote is not closed.
@@ -175,7 +190,7 @@ def _table_rows(lines: list[str], *, where: Path) -> list[list[str]]:
 _ARCHIVE_ERRORS: Final = (
     OSError, EOFError, ValueError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
-"""Errors of the libraries for archives that are damaged, encrypted (``RuntimeError``) or of an unknown kind."""
+"""Errors of the libraries if an archive is damaged, encrypted (``RuntimeError``) or of an unknown kind."""
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -189,7 +204,7 @@ def _read_lines(path: Path) -> list[str]:
     except _ARCHIVE_ERRORS as error:
         raise TableError(
             f"{path} is not a gene list: it cannot be unpacked ({error}).",
-            hint="Fetch it again, or give what is in it, unpacked.",
+            hint="Fetch the file again, or unpack it and give the file in it.",
         ) from error
     try:
         return content.decode("utf-8-sig").splitlines()
@@ -200,7 +215,7 @@ def _read_lines(path: Path) -> list[str]:
 def ensembl_ids(
     site: Site, folder: FetchFolder, listed: GeneList | None, failed: list[FailedFile], skipped: dict[str, int]
 ) -> tuple[str, ...]:
-    """Return the Ensembl ids of the genes; names, or all genes, are looked up in the site's table."""
+    """Return the Ensembl ids of genes. Names, or all genes, are looked up in the gene table of the site."""
     if listed is not None and not listed.names:
         return listed.ids
     table = RemoteFile(GENE_TABLE, f"{site.base}/download/{Path(GENE_TABLE).name}")
@@ -209,8 +224,8 @@ def ensembl_ids(
         site.fetch_files(folder, [table], _check_gene_table, failed=unfetched)
         if unfetched:
             raise FetchError(
-                f"The site's table of genes cannot be fetched: {unfetched[0].reason}",
-                hint="Check the network and base, or give genes as Ensembl ids.",
+                f"The gene table of {site.base} cannot be fetched: {unfetched[0].reason}",
+                hint="Check the network and `base`, or give genes as Ensembl ids.",
             )
     known, rows = read_gene_table(folder.folder / table.file)
     if rows:
@@ -218,7 +233,7 @@ def ensembl_ids(
     if listed is None:
         return tuple(known.values())
     unknown = [name for name in listed.names if name not in known]
-    failed += [FailedFile(name, table.url, "The site's table has no gene of this name.") for name in unknown]
+    failed += [FailedFile(name, table.url, "The gene table has no gene of this name.") for name in unknown]
     return tuple(dict.fromkeys([*listed.ids, *(known[name] for name in listed.names if name in known)]))
 
 
@@ -231,7 +246,19 @@ def fetch_genes(
     advance: Callable[[int, int], None],
     is_enough: Callable[[Iterator[Gene]], bool] | None = None,
 ) -> list[str]:
-    """Fetch the XML of genes; return the genes that were requested."""
+    """Fetch the XML of genes.
+
+    Args:
+        site: Site of the Human Protein Atlas.
+        folder: Output folder.
+        ids: Ensembl ids.
+        failed: List to which failed genes are appended.
+        advance: Called with (done, total).
+        is_enough: Called with each block of genes; returns whether to stop. None: all genes are requested at once.
+
+    Returns:
+        The ids that were requested.
+    """
     requested: list[str] = []
     step = GENES_PER_BLOCK if is_enough else max(1, len(ids))
     for start in range(0, len(ids), step):
@@ -258,17 +285,17 @@ def genes_in(folder: FetchFolder, ids: Sequence[str]) -> Iterator[Gene]:
 
 
 def catalog_origin(path: Path) -> str:
-    """Return the release of a catalog, and the host of its images, whatever the name of the file.
+    """Return the release of a catalog and the host of its images, for any name of the file.
 
-    The first gene with images at the Atlas determines it, so a catalog of some genes has the same origin as that of
-    all.
+    They are taken from the first gene with images at the Human Protein Atlas. A catalog with a subset of the genes
+    therefore has the same origin as the full catalog.
     """
     for gene in read_catalog(path):
         for each in gene.fields:
             host = host_of(each.url)
             if is_of_the_atlas(host):
                 return f"release {each.release or 'unknown'} at {host}"
-    return "a catalog without images at the Atlas"
+    return "a catalog without images at the Human Protein Atlas"
 
 
 def _check_gene(path: Path, remote: RemoteFile) -> None:
@@ -283,8 +310,8 @@ def _check_gene(path: Path, remote: RemoteFile) -> None:
 
 
 def _check_gene_table(path: Path, remote: RemoteFile) -> None:
-    """Raise a FormatError unless a file is a table of genes."""
+    """Raise a FormatError unless a file is a gene table."""
     try:
         read_gene_table(path)
     except TableError as error:
-        raise FormatError(f"{remote.url} is not a table of genes.") from error
+        raise FormatError(f"{remote.url} is not a gene table.") from error

@@ -1,4 +1,4 @@
-"""A site of the Human Protein Atlas: whose addresses are allowed, the pace of requests, retries, downloads."""
+"""Requests to a site of the Human Protein Atlas: allowed hosts, rate limit, retries and downloads."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ if TYPE_CHECKING:
     import httpx
 
 RELEASE_18: Final = "http://v18.proteinatlas.org"
-"""Release 18, from which most participants of the 2018 competition took their images."""
+"""Release 18, which most participants of the 2018 competition downloaded for additional training data."""
 
 MAX_FAILURES_IN_A_ROW: Final = 20
-"""After this number of failures in a row, the fetch stops: the fault is of the site, not of the files."""
+"""Number of consecutive failures after which a fetch stops, because the site is probably down."""
 
 MAX_PAUSE_S: Final = 600.0
-"""The longest pause that a fetch waits for; if the site asks for a longer one, the fetch stops."""
+"""Longest pause in seconds. If the site asks for a longer pause, the fetch stops."""
 
 _DOMAIN: Final = "proteinatlas.org"
 _REQUESTED: Final = "cytoloc_requested"
 _RETRIED: Final = frozenset({408, 425, 429, *range(500, 600)})
-# Programs disagree on how to read other characters in addresses, so these are refused.
+# Programs differ in how they parse other characters in URLs, so these are refused.
 _URL_CHARACTERS: Final = re.compile(r"[!-\[\]-~]+")
 
 
 class AbsentError(FetchError):
-    """A file that the site does not have."""
+    """The site does not have a file (404)."""
 
 
 class AddressError(FetchError):
-    """An address that is not valid, or that leads to another host, or from https to http."""
+    """A URL is invalid, or redirects to another host or from https to http."""
 
 
 class SiteBusyError(FetchError):
-    """A site that asks for a long pause: the whole fetch stops."""
+    """The site asks for a long pause; the fetch stops."""
 
 
 class _RetryError(Exception):
-    """An answer that may be better the next time."""
+    """A response after which the request is repeated."""
 
 
 class RemoteFile(NamedTuple):
-    """A file to be fetched: its path in the folder, its address, and the release that names it."""
+    """A file to fetch: its path in the folder, its URL, and its release."""
 
     file: str
     url: str
@@ -64,7 +64,7 @@ class RemoteFile(NamedTuple):
 
 
 class FailedFile(NamedTuple):
-    """A file, or a gene, that could not be fetched, and the reason."""
+    """A file or gene that could not be fetched, and the reason."""
 
     file: str
     url: str
@@ -75,9 +75,9 @@ class Received(NamedTuple):
     """A file that was received.
 
     Attributes:
-        size_bytes: Its size.
-        sha256: Of its bytes, in hexadecimal.
-        etag: The site's name of this version of the file; empty if there is none.
+        size_bytes: Size in bytes.
+        sha256: SHA-256 in hexadecimal.
+        etag: ``ETag`` header; empty if the site sent none.
     """
 
     size_bytes: int
@@ -87,19 +87,19 @@ class Received(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SiteOptions:
-    """How a site is asked.
+    """Options for requests to a site.
 
     Attributes:
-        jobs: Number of files that are fetched at once.
+        jobs: Number of files that are fetched at the same time.
         rate_per_s: Maximum number of requests per second.
-        timeout_s: How long the site may send nothing.
+        timeout_s: Seconds without data after which a request fails and is repeated.
         attempts: Maximum number of requests for one file.
-        contact: E-mail address for the owners of the site, as a part of the User-Agent.
+        contact: E-mail address for the User-Agent header, so that the owners of the site can contact you.
         strict: Stop at the first file that cannot be fetched.
-        report: Called with a line for each retry.
-        transport: How requests are sent; by default over the network.
-        clock: Returns the time in seconds, from any start.
-        sleep: Waits for a number of seconds.
+        report: Called with a line of text for each retry.
+        transport: HTTPX transport of requests; None for the network.
+        clock: Function that returns the time in seconds.
+        sleep: Function that waits for a number of seconds.
     """
 
     jobs: int = 4
@@ -115,12 +115,12 @@ class SiteOptions:
 
 
 class Site:
-    """A site that may be slow, busy or wrong.
+    """Client of a site.
 
     Args:
-        base: Its address, such as ``http://v18.proteinatlas.org``.
-        options: How it is asked.
-        moved: Whether images are requested there too, whatever host the catalog names.
+        base: URL of the site, such as ``http://v18.proteinatlas.org``.
+        options: Options for requests.
+        moved: Request images at ``base`` too, not at the host that the catalog names.
 
     Raises:
         MissingExtraError: If httpx or stamina is not installed.
@@ -143,20 +143,20 @@ class Site:
         received: Callable[[RemoteFile, Received], None] = lambda _file, _received: None,
         advance: Callable[[int], None] = lambda _done: None,
     ) -> None:
-        """Fetch files, several at once. Each gets its name in the folder when it is complete and checked.
+        """Fetch files, several at a time. A file gets its final name when it is complete and valid.
 
         Args:
-            folder: Where the files go.
-            files: The files.
-            check: Raises an ImageError or a FormatError if a file is not valid; then it is requested again, unless the
-                same bytes came before.
-            failed: Gets the files that cannot be fetched.
+            folder: Output folder.
+            files: Files to fetch.
+            check: Function that raises an ImageError or a FormatError if a file is invalid. The file is then requested
+                again, unless the site sent the same bytes before.
+            failed: List to which failed files are appended.
             received: Called with each file that was fetched.
-            advance: Called with the number of files that are done.
+            advance: Called with the number of completed files.
 
         Raises:
-            FetchError: If a file fails and ``strict`` is set, if 20 files in a row fail, or if the site asks for a long
-                pause.
+            FetchError: If a file fails and ``strict`` is set, if 20 files in a row fail, or if the site asks for a
+                long pause.
         """
         done = in_a_row = 0
 
@@ -173,8 +173,8 @@ class Site:
                     raise
                 if in_a_row >= MAX_FAILURES_IN_A_ROW:
                     raise FetchError(
-                        f"{in_a_row} files in a row could not be fetched; the last: {error.message}",
-                        hint="Check that the site is there, and its address (base). Rerun later to resume.",
+                        f"{in_a_row} files in a row could not be fetched. The last error: {error.message}",
+                        hint="Check `base`, and that the site is online. Run the fetch again later to resume it.",
                     ) from error
             else:
                 in_a_row = 0
@@ -187,7 +187,7 @@ class Site:
             _run(self._for_each(fetch, files))
 
     def sizes_of(self, urls: Sequence[str]) -> list[int | None]:
-        """Return the size of each file in bytes, as the site states it; None if it does not.
+        """Request the sizes of files in bytes; None if the site does not report a size.
 
         Raises:
             SiteBusyError: If the site asks for a long pause.
@@ -202,7 +202,7 @@ class Site:
                     async with self._request(client, "HEAD", url) as answer:
                         length = answer.headers.get("Content-Length", "")
                 except (self._httpx.HTTPError, self._httpx.InvalidURL, AddressError):
-                    # The size is for an estimate only; the caller reports that there is none.
+                    # The size is used for an estimate only; the caller reports a missing estimate.
                     return
                 if answer.status_code not in _RETRIED or not self._pause_if_asked(answer, url):
                     sizes[url] = int(length) if answer.status_code == 200 and length.isdecimal() else None
@@ -213,7 +213,7 @@ class Site:
         return [sizes[url] for url in urls]
 
     async def _for_each(self, work: Callable[[httpx.AsyncClient, Any], Awaitable[None]], items: Sequence[Any]) -> None:
-        """Do ``work`` for each item, several at once; the first error, or Ctrl-C, cancels all."""
+        """Do ``work`` for each item, several at a time; the first error, or Ctrl-C, cancels all."""
         agent = f"cytoloc/{cytoloc.__version__}" + (f" ({self.options.contact})" if self.options.contact else "")
         waiting = iter(items)
         self._turn = asyncio.Lock()
@@ -238,7 +238,7 @@ class Site:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wait_for_turn(self) -> None:
-        """Wait until the next request may be sent."""
+        """Wait until the rate limit allows the next request."""
         async with self._turn:
             while (wait_s := self._next_s - self.options.clock()) > 0:
                 await self.options.sleep(wait_s)
@@ -250,17 +250,17 @@ class Site:
     async def _download(
         self, client: httpx.AsyncClient, url: str, path: Path, check: Callable[[Path], None]
     ) -> Received:
-        """Download a file, complete and checked."""
+        """Download a file and check it."""
         transient = (_RetryError, ImageError, FormatError, self._httpx.TransportError, self._httpx.DecodingError)
         refused: list[str] = []
 
         def is_transient(error: Exception) -> bool:
-            # The same bytes twice are what the site has.
+            # The site does not have other bytes if it sent the same twice.
             return isinstance(error, transient) and len(set(refused)) == len(refused)
 
         def reason_of(error: Exception) -> str:
             if isinstance(error, self._httpx.TimeoutException):
-                return "nothing came for longer than the time limit"
+                return "the site sent no data within the time limit"
             text = error.message if isinstance(error, CytolocError) else str(error)
             return text.rstrip(".") or type(error).__name__
 
@@ -283,7 +283,7 @@ class Site:
         except self._httpx.RequestError as error:
             raise FetchError(f"{url}: {reason_of(error)}.") from error
         except self._httpx.InvalidURL as error:
-            raise FetchError(f"{url} is not an address: {error}.") from error
+            raise FetchError(f"{url} is not a valid URL: {error}.") from error
         raise AssertionError("an attempt either returns or raises")
 
     async def _attempt(
@@ -310,21 +310,21 @@ class Site:
         return Received(path.stat().st_size, digest.hexdigest(), answer.headers.get("ETag", ""))
 
     def _pause_if_asked(self, answer: httpx.Response, url: str) -> bool:
-        """Send no request for as long as the site asks to wait; return whether it does."""
+        """Delay the next request if the site asks for it; return whether it does."""
         wait_s = retry_after_s(answer.headers.get("Retry-After"))
         if wait_s is None:
             return False
         if wait_s > MAX_PAUSE_S:
             raise SiteBusyError(
                 f"{url}: {_status(answer)} and asks to wait {wait_s:.0f} s.",
-                hint="Rerun the same command after that; fetched files are not requested again.",
+                hint="Rerun the same command after that time; fetched files are not requested again.",
             )
         self._next_s = max(self._next_s, self.options.clock() + wait_s)
         return True
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine; where an event loop is running, as in a notebook, in a thread with a loop of its own."""
+    """Run a coroutine. If an event loop is running, as in a notebook, use another loop in a thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -345,7 +345,7 @@ def _status(answer: httpx.Response) -> str:
 
 
 def retry_after_s(header: str | None, *, now: datetime | None = None) -> float | None:
-    """Return how long a ``Retry-After`` asks to wait, in seconds or as a date; None if it is neither.
+    """Return the pause of a ``Retry-After`` header in seconds; None if the header is invalid.
 
     Examples:
         >>> retry_after_s("120")
@@ -366,7 +366,7 @@ def retry_after_s(header: str | None, *, now: datetime | None = None) -> float |
 
 
 def host_of(url: str) -> str | None:
-    """Return the host of an http or https address, in lower case; None if it is not one, or names a user too.
+    """Return the lower-case host of an http or https URL; None if the URL is invalid or contains a user name.
 
     Examples:
         >>> host_of("http://V18.proteinatlas.org:80/images/1.jpg")
@@ -391,9 +391,9 @@ def is_of_the_atlas(host: str | None) -> bool:
 
 
 def redirect_fault(requested: str, url: str) -> str:
-    """Return why an address may not redirect to another; empty if it may.
+    """Return the reason why a redirect is refused; an empty string if it is allowed.
 
-    It may redirect to the same host, whatever the port, and within the Atlas, but never from https to http.
+    Redirects are allowed within a host, whatever the port, and within proteinatlas.org, but not from https to http.
     """
     before, after = host_of(requested), host_of(url)
     if requested[:6].lower() == "https:" != url[:6].lower():
@@ -403,17 +403,22 @@ def redirect_fault(requested: str, url: str) -> str:
 
 
 async def _refuse_other_hosts(request: httpx.Request) -> None:
-    """Raise unless a request, also one after a redirect, is to an allowed host."""
+    """Raise if a request, or a redirected request, is not to an allowed host."""
     requested, url = str(request.extensions[_REQUESTED]), str(request.url)
     if host_of(requested) is None:
-        raise AddressError(f"{requested} is not an address that files are fetched from.", hint="Check base.")
+        raise AddressError(f"{requested} is not a URL that can be fetched.", hint="Check `base`.")
     fault = redirect_fault(requested, url)
     if fault:
-        raise AddressError(f"{requested} leads {fault}: {url[:200]}.", hint="If the files are there, give it as base.")
+        raise AddressError(
+            f"{requested} redirects {fault}: {url[:200]}.", hint="If that site is correct, give it as `base`."
+        )
 
 
 def require_libraries() -> tuple[Any, Any]:
-    """Return httpx and stamina.
+    """Import httpx and stamina.
+
+    Returns:
+        The two modules.
 
     Raises:
         MissingExtraError: If one is not installed.
@@ -424,8 +429,8 @@ def require_libraries() -> tuple[Any, Any]:
         import stamina.instrumentation
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"Fetching needs httpx and stamina; {error.name} is missing.", hint=installing("fetch")
+            f"Fetching requires httpx and stamina, but {error.name} is not installed.", hint=installing("fetch")
         ) from error
-    # Retries are reported by the option report, not in the log.
+    # Retries are reported by `SiteOptions.report`, not in the log.
     stamina.instrumentation.set_on_retry_hooks([])
     return httpx, stamina

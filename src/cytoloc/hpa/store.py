@@ -1,7 +1,7 @@
-"""The folder of a fetch: its files, their manifest, and its tables.
+"""The output folder of a fetch: its files, their manifest, and its tables.
 
-A file gets its name when it is complete and checked, and then a row in ``manifest.csv``. A file without a row, which a
-killed process may leave, is fetched again.
+A file gets its final name when it is complete and valid, and then a row in ``manifest.csv``. A file without a row,
+which an interrupted process can leave, is fetched again.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class FetchedFile(NamedTuple):
     """A row of the manifest.
 
     Attributes:
-        file: Path of the file in the folder.
-        url: Its address.
+        file: Path relative to the folder.
+        url: URL of the file.
         release: Release of the Human Protein Atlas.
-        sha256: Of its bytes.
-        size_bytes: Its size.
-        license: License of its publication.
-        time: When it was fetched, UTC, in ISO 8601.
-        etag: The site's name of this version of the file.
+        sha256: SHA-256 of the file.
+        size_bytes: Size in bytes.
+        license: License of the file.
+        time: UTC time of the fetch in ISO 8601.
+        etag: ``ETag`` header of the file.
     """
 
     file: str
@@ -52,11 +52,11 @@ class FetchedFile(NamedTuple):
 
 
 class FetchFolder:
-    """The folder of a fetch.
+    """The output folder of a fetch.
 
     Args:
-        folder: Created if it does not exist.
-        base: The site, by its address or in words. All files of a folder come from one site.
+        folder: Path of the folder, which is created if it does not exist.
+        base: URL of the site, or a description of the catalog. All files of a folder come from the same one.
     """
 
     def __init__(self, folder: Path, *, base: str) -> None:
@@ -69,28 +69,28 @@ class FetchFolder:
         """Lock the folder for this process.
 
         Raises:
-            OutputExistsError: If the folder holds something that is not of a fetch.
-            SettingsError: If files in it came from another site.
-            StorageError: If another process fetches into it.
+            OutputExistsError: If the folder contains files that are not from a fetch.
+            SettingsError: If the folder contains files from another site.
+            StorageError: If another process is fetching into the folder.
         """
         with disk_errors(self.folder):
             strange = [each for each in self.folder.glob("*") if each != self.catalog]
             if not (self.catalog / _MARK).exists() and (strange or any(self.catalog.glob("[!.]*"))):
                 raise OutputExistsError(
-                    f"{self.folder} is not empty, and not of an earlier fetch.",
+                    f"{self.folder} is not empty, and not the folder of an earlier fetch.",
                     hint="Nothing was changed. Choose another folder.",
                 )
             self.catalog.mkdir(parents=True, exist_ok=True)
             with locked(self.catalog / _LOCK, busy=f"{self.folder}: another process is fetching into it"):
                 for pattern in (".*.part", f".*{_MARK}.*", ".*.csv.*"):
-                    # Left by a killed process.
+                    # Temporary files of interrupted processes are removed.
                     for left in self.catalog.glob(pattern):
                         shutil.rmtree(left) if left.is_dir() else left.unlink()
                 self._bind()
                 yield self
 
     def _bind(self) -> None:
-        """Write which site the folder belongs to; raise if its files came from another one."""
+        """Record the site of the folder; raise if it contains files from another site."""
         mark = self.catalog / _MARK
         if mark.exists():
             known = read_json(mark, FETCH_FORMAT).get("base")
@@ -101,24 +101,24 @@ class FetchFolder:
             if any(each.is_file() for each in places) or self.manifest():
                 raise SettingsError(
                     f"{self.folder} was fetched from {known}, not from {self.base}.",
-                    hint="Choose another folder for another site, since releases do not mix, or remove this one.",
+                    hint="Choose another folder for each site, since releases must not be mixed.",
                 )
         written = self.catalog / f".{_MARK}.new"
         write_json(written, {"base": self.base}, FETCH_FORMAT)
         written.replace(mark)
 
     def part(self, file: str) -> Path:
-        """Return where ``file`` is written until it is complete."""
+        """Return the temporary path of a file until it is complete."""
         return self.catalog / f".{file.replace('/', '_')}.part"
 
     def give_name(self, part: Path, file: str) -> None:
-        """Give a complete file its final name."""
+        """Rename a complete file to its final name."""
         target = self.folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
 
     def manifest(self) -> dict[str, FetchedFile]:
-        """Return the last row of each file; an incomplete row, left by a killed process, is removed from the disk.
+        """Return the last row of each file, and remove an incomplete last line from the disk.
 
         Raises:
             FormatError: If the manifest is damaged.
@@ -138,21 +138,24 @@ class FetchFolder:
                 found[row[0]] = FetchedFile(row[0], row[1], row[2], row[3], int(row[4]), *row[5:])
         except (csv.Error, IndexError, TypeError, ValueError) as error:
             raise FormatError(
-                f"{path}, line {rows.line_num}, is damaged.", hint="Remove that line; its file is fetched again."
+                f"{path}, line {rows.line_num}, is damaged.", hint="Remove that line; its file will be fetched again."
             ) from error
         if header != list(FetchedFile._fields):
             raise FormatError(
-                f"{path} is not a manifest of this version: it has the columns {', '.join(header)[:200]}.",
-                hint="Move the folder away and fetch again, or use the release of cytoloc that wrote it.",
+                f"{path} is not a manifest of this format: it has the columns {', '.join(header)[:200]}.",
+                hint="Move the folder away and fetch again, or use the version of cytoloc that wrote it.",
             )
         return found
 
     def is_here(self, row: FetchedFile, *, verify: bool) -> bool:
-        """Return whether a file of the manifest is on the disk, unchanged.
+        """Return whether a file of the manifest is on disk and unchanged.
 
         Args:
-            row: Its row of the manifest.
-            verify: Compare the hash, not only the size.
+            row: Row of the file in the manifest.
+            verify: Compare the SHA-256, not only the size.
+
+        Returns:
+            False if the file is missing or has changed.
         """
         path = self.folder / row.file
         if not path.exists() or path.stat().st_size != row.size_bytes:
@@ -160,7 +163,7 @@ class FetchFolder:
         return not verify or sha256_of(path) == row.sha256
 
     def write_table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write or replace a table of the folder, atomically."""
+        """Write or replace a CSV table in the folder, atomically."""
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", newline="", dir=self.catalog, prefix=f".{name}.", delete=False
         ) as file:
@@ -176,11 +179,11 @@ class FetchFolder:
         temporary.replace(self.folder / name)
 
     def write_manifest(self, rows: Iterable[FetchedFile]) -> None:
-        """Replace the manifest by one with a row per file, in order."""
+        """Replace the manifest, with rows sorted by file."""
         self.write_table(FETCHED_FILES, FetchedFile._fields, sorted(rows))
 
     def write_failed(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Replace the table of failed files; it is removed if there are none."""
+        """Replace the table of failed files, or remove it if there are none."""
         every = sorted(rows)
         if every:
             self.write_table(FAILED_FILES, _FAILED_COLUMNS, every)

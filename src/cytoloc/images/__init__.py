@@ -1,1 +1,1 @@
-"""Image files to arrays: decoded whole or refused, brought to 8 bits, scaled, and looked over."""
+"""Image files: decoding, conversion to 8 bits, scaling, quality flags and perceptual hashes."""

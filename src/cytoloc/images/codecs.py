@@ -1,4 +1,4 @@
-"""PNG and JPEG files, an image each: gray planes as they are, and one plane of a colored rendering."""
+"""Reading of PNG and JPEG files: gray images, and single channels of colored renderings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ from cytoloc.images.decoding import decoding, read_bytes, refuse_edges
 Pixels = UInt8Array | NDArray[np.uint16]
 
 _EIGHT_BIT_GREY: Final = (8, 0)
-"""Bit depth and color type of the header, as the PNG specification numbers them."""
+"""Bit depth and color type of 8-bit gray images in the header of PNG files."""
 
 
 def read_png(path: Path) -> Pixels:
-    """Return a PNG, 8 or 16 bits: ``(height, width)`` if it is gray, else ``(height, width, colors)``.
+    """Read a PNG file with 8 or 16 bits.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Shape ``(height, width)`` if the image is gray, otherwise ``(height, width, colors)``.
 
     Raises:
         ImageError: If the file is missing, truncated, damaged (a checksum differs), or too large.
@@ -35,7 +41,7 @@ def read_png(path: Path) -> Pixels:
         width, height, depth, colors = struct.unpack(">IIBB", content[16:26])
         refuse_edges(height, width, path)
         if (depth, colors) == _EIGHT_BIT_GREY:
-            # Twice as fast as libpng. The checksums of chunks are compared, but not the one of the stream in them.
+            # Twice as fast as libpng. Checksums of chunks are compared, but not the checksum of the compressed stream.
             gray: UInt8Array = kornia_rs.io.decode_image_png_u8(content, (height, width), "mono")
             return gray[..., 0]
         image: Pixels = imagecodecs.png_decode(content)
@@ -43,21 +49,34 @@ def read_png(path: Path) -> Pixels:
 
 
 def read_gray_png(path: Path) -> Pixels:
-    """Return a gray PNG, 8 or 16 bits, ``(height, width)``.
+    """Read a gray PNG file with 8 or 16 bits.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Shape ``(height, width)``.
 
     Raises:
-        ImageError: As :func:`read_png`, and if it is not gray.
+        ImageError: For the reasons of :func:`read_png`, or if the image is not gray.
     """
     image = read_png(path)
     if image.ndim != 2:
         raise ImageError(
-            f"{path} is not gray: it has shape {image.shape}.", hint="The competition's files hold one channel each."
+            f"{path} is not gray: its shape is {image.shape}.",
+            hint="Give one file per channel, as in the 2018 Kaggle competition.",
         )
     return image
 
 
 def read_jpeg(path: Path) -> UInt8Array:
-    """Return a JPEG: ``(height, width)`` if it is gray, else ``(height, width, 3)`` in red, green and blue.
+    """Read a JPEG file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        uint8 of shape ``(height, width)`` if the image is gray, otherwise ``(height, width, 3)`` (red, green, blue).
 
     Raises:
         ImageError: If the file is missing, truncated, damaged, or too large.
@@ -71,23 +90,26 @@ def read_jpeg(path: Path) -> UInt8Array:
 
 
 class Stain(NamedTuple):
-    """A stain's plane, uint8 ``(height, width)``, perhaps at a reduced scale, and height and width in the file."""
+    """The image of a channel, uint8 ``(height, width)``, possibly reduced, and the height and width in the file."""
 
     plane: UInt8Array
     original: tuple[int, int]
 
 
 def read_stain_jpeg(path: Path, role: str, *, at_least: int = 0) -> Stain:
-    """Return a stain from the colored rendering that the Human Protein Atlas publishes.
+    """Read a channel from a colored rendering of the Human Protein Atlas.
 
-    Red, green and blue stains are in the plane of their color; yellow is the mean of red and green, which JPEG makes
-    differ a little.
+    Red, green and blue channels are read from the plane of their color. A yellow channel is the mean of red and green,
+    which differ slightly after JPEG compression.
 
     Args:
-        path: A JPEG that shows one stain in its color.
-        role: The stain's channel.
-        at_least: The shortest edge that is needed, in pixels: a larger image is decoded at half, a quarter or an
-            eighth of its edge if that is enough, which costs a fraction of the time.
+        path: A JPEG file that shows one channel in its color.
+        role: The channel.
+        at_least: Shortest edge that is needed, in pixels. Larger images are decoded at 1/2, 1/4 or 1/8 of their size if
+            this is sufficient, which is much faster.
+
+    Returns:
+        The image of the channel.
 
     Raises:
         ImageError: If the file is missing, truncated, damaged, too large, or brighter in another color.
@@ -99,7 +121,7 @@ def read_stain_jpeg(path: Path, role: str, *, at_least: int = 0) -> Stain:
         refuse_edges(height, width, path)
         if space == "Gray":
             raise ImageError(
-                f"{path} is gray, not a rendering of a stain in its color.",
+                f"{path} is gray, not a rendering of a channel in its color.",
                 hint="Import gray files with `cytoloc import folder`.",
             )
         shrink = 1
@@ -112,11 +134,11 @@ def read_stain_jpeg(path: Path, role: str, *, at_least: int = 0) -> Stain:
         means = [cv2.mean(color)[0] for color in colors]
         own = min(means[place] for place in planes)
         for place, color in enumerate(("red", "green", "blue")):
-            # JPEG lets a little of a color into the others; a rendering of another stain has several times as much.
+            # JPEG compression mixes colors slightly; a rendering of another channel has several times as much.
             if place not in planes and means[place] > 2 * own + 4:
                 raise ImageError(
                     f"{path} is brighter in {color} (mean {means[place]:.1f}) than in its own color ({own:.1f}).",
-                    hint="Is it the rendering of another stain? Rename or replace it.",
+                    hint="It may show another channel: rename or replace the file.",
                 )
         if len(planes) == 1:
             plane = colors[planes[0]]

@@ -1,4 +1,4 @@
-"""Limits and errors that all readers of image files share."""
+"""Limits and errors that all image readers share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from cytoloc.errors import CytolocError, ImageError, StorageError, first_line
 
 MAX_EDGE_PX: Final = 16_384
-"""The largest edge that is decoded, four times that of a big camera; a larger image is a slide scan, or damaged."""
+"""Maximum edge length of an image, four times that of a large camera. Larger images are slide scans, or damaged."""
 
 MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -33,10 +33,17 @@ MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
 
 
 def read_bytes(path: Path, *, kind: str) -> bytes:
-    """Return the content of a file that must be a ``kind`` (a name in :data:`MAGIC`).
+    """Read a file of a given kind.
+
+    Args:
+        path: The file.
+        kind: The kind of file, a name in :data:`MAGIC`.
+
+    Returns:
+        The content.
 
     Raises:
-        ImageError: If it is missing, cannot be read, is empty, or is something else, whatever its name says.
+        ImageError: If the file is missing, unreadable or empty, or its content is of another kind.
     """
     with decoding(path):
         content = path.read_bytes()
@@ -45,24 +52,24 @@ def read_bytes(path: Path, *, kind: str) -> bytes:
 
 
 def refuse_other_kind(head: bytes, path: Path, *, kind: str) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` unless the first bytes of ``path`` are those of a ``kind``."""
+    """Raise :class:`~cytoloc.errors.ImageError` unless the first bytes of a file are of the given kind."""
     if not head:
         raise ImageError(f"{path} is empty (0 bytes).", hint="Copy or download the file again.")
     found = next((name for magic, name in MAGIC if head.startswith(magic)), None)
     if found != kind:
-        what = f"a {found} file, not a {kind} file as its name says" if found else f"not a {kind} file"
+        what = f"a {found} file, although its name says {kind}" if found else f"not a {kind} file"
         raise ImageError(f"{path} is {what}.", hint="Replace or rename the file.")
 
 
 def refuse_edges(height: int, width: int, path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if an image is too large to be a field, before it is decoded."""
+    """Raise :class:`~cytoloc.errors.ImageError` if an image is too large for a field, before it is decoded."""
     if max(height, width) > MAX_EDGE_PX:
         raise ImageError(
-            f"{path} says that it is {width} x {height} px; more than {MAX_EDGE_PX} px an edge is not a field of view.",
-            hint="Cut slide scans into fields first.",
+            f"{path} states a size of {width} x {height} px, but fields have at most {MAX_EDGE_PX} px per edge.",
+            hint="Divide slide scans into fields first.",
         )
     if min(height, width) < 1:
-        raise ImageError(f"{path} says that it is {width} x {height} px.", hint="Copy or download the file again.")
+        raise ImageError(f"{path} states a size of {width} x {height} px.", hint="Copy or download the file again.")
 
 
 _NOT_THE_FILE: Final = frozenset(
@@ -82,15 +89,15 @@ _NOT_THE_FILE: Final = frozenset(
         errno.ENETUNREACH,
     }
 )
-"""Errors of the operating system that concern this process or the network, not the file."""
+"""Errors of the operating system that are caused by this process or the network, not by the file."""
 
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises over ``path`` into an :class:`~cytoloc.errors.ImageError` that names it.
+    """Turn exceptions of decoders into :class:`~cytoloc.errors.ImageError` that name the file.
 
-    Errors that do not concern the file, such as too many open files, become :class:`~cytoloc.errors.StorageError`. They
-    stop an import, which would otherwise reject every file that follows.
+    Errors that are not caused by the file, such as too many open files, become :class:`~cytoloc.errors.StorageError`.
+    These stop an import, which would otherwise reject all following files.
     """
     try:
         yield
@@ -101,14 +108,19 @@ def decoding(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NOT_THE_FILE:
             raise StorageError(
-                f"{path} cannot be read now: {error.strerror}.", hint="Fix that and rerun the command to continue."
+                f"{path} cannot be read now: {error.strerror}.",
+                hint="Fix the problem, and rerun the command to continue.",
             ) from error
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise ImageError(
+            f"{path} cannot be read: {error.strerror or error}.", hint="Check the file and its permissions."
+        ) from error
     except MemoryError as error:
-        raise ImageError(f"{path} asks for more memory than there is.", hint="Copy or download it again.") from error
+        raise ImageError(
+            f"{path} needs more memory than is available.", hint="Copy or download the file again."
+        ) from error
     except Exception as error:
-        # Decoders raise anything from struct.error to RuntimeError for damaged files.
-        # Addresses in memory would make every list of bad files different.
+        # Decoders raise anything from struct.error to RuntimeError for damaged files. Memory addresses are removed,
+        # because they would make each list of damaged files different.
         reason = re.sub(r" at 0x[0-9a-f]+", "", first_line(error)).rstrip(".")
         raise ImageError(
             f"{path} is truncated or damaged: {reason}.", hint="Copy or download the file again."
@@ -117,7 +129,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put ``where`` before the message of any :class:`~cytoloc.errors.ImageError` in the block that lacks it."""
+    """Prefix the message of an :class:`~cytoloc.errors.ImageError` in the block with ``where``, unless it has it."""
     try:
         yield
     except ImageError as error:

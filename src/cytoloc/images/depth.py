@@ -1,7 +1,7 @@
-"""Sixteen bits and floats to eight: the Human Protein Atlas's percentile rule, for one field or for a whole import.
+"""Conversion of 16-bit and float images to 8 bits by the percentile rule of the Human Protein Atlas.
 
-Black is the 0.001th percentile of a channel and white the 99.999th. For 16-bit pixels white is at least 10,000, so that
-an empty channel is not stretched into noise.
+The 0.001th percentile of a channel becomes black, and the 99.999th becomes white. For 16-bit images, white is at least
+10,000, so that the noise of an empty channel is not amplified. Percentiles are of one field, or of a whole import.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from cytoloc.errors import ImageError
 from cytoloc.images.decoding import located
 
 FLOOR_16_BIT: Final = 10_000.0
-"""Lowest white of 16-bit pixels in the Human Protein Atlas's rule."""
+"""Lowest white level of 16-bit images in the rule of the Human Protein Atlas."""
 
 _KEYS: Final = 2**16
 
 _FLOAT_KEYS: Final = 2**20
-"""Steps by which floats are counted: sign, exponent and eleven bits of the mantissa."""
+"""Number of bins for counting floats, by sign, exponent and eleven bits of the mantissa."""
 
 
 class Bounds(NamedTuple):
-    """The values of a plane that become 0 and 255."""
+    """The intensities that become 0 and 255."""
 
     black: float
     white: float
@@ -36,12 +36,12 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DepthRule:
-    """How planes of more than 8 bits become 8 bits.
+    """How intensities are scaled to 8 bits.
 
     Attributes:
         low: Percentile that becomes black.
         high: Percentile that becomes white.
-        floor: Lowest value that may become white; None for 10,000 with 16-bit pixels and no floor with others.
+        floor: Lowest intensity that can become white. None: 10,000 for 16-bit images, and no limit for others.
     """
 
     low: float = 0.001
@@ -49,10 +49,16 @@ class DepthRule:
     floor: float | None = None
 
     def bounds(self, plane: NDArray[Any]) -> Bounds:
-        """Return the bounds of one plane.
+        """Return the bounds of an image.
+
+        Args:
+            plane: The image, shape ``(height, width)``.
+
+        Returns:
+            The intensities that become black and white.
 
         Raises:
-            ImageError: If it holds values that are not finite.
+            ImageError: If the image has values that are not finite.
         """
         refuse_not_finite(plane)
         if plane.dtype == np.uint16:
@@ -63,7 +69,7 @@ class DepthRule:
         return self.floored(Bounds(black, white), plane.dtype)
 
     def floored(self, bounds: Bounds, dtype: np.dtype[Any]) -> Bounds:
-        """Return ``bounds`` with white not below the floor that holds for ``dtype``."""
+        """Return bounds with white not below the floor for a pixel type."""
         floor = self.floor
         if floor is None:
             floor = FLOOR_16_BIT if dtype == np.uint16 else bounds.white
@@ -71,10 +77,10 @@ class DepthRule:
 
 
 class Histogram:
-    """Counts of pixel values over many planes of one type, from which their joint percentiles are read.
+    """A histogram of intensities over many images of one type, for their joint percentiles.
 
-    Exact for 16-bit pixels. Other types are counted by the upper 20 bits of their float32 form, which orders them with
-    steps of at most 0.05 % of the value.
+    It is exact for 16-bit images. Other types are counted by the upper 20 bits of their float32 values, which gives
+    bins of at most 0.05 % of the value.
     """
 
     def __init__(self) -> None:
@@ -82,31 +88,40 @@ class Histogram:
         self._counts = np.zeros(_FLOAT_KEYS, np.int64)
 
     def add(self, plane: NDArray[Any]) -> None:
-        """Count a plane.
+        """Count an image.
+
+        Args:
+            plane: The image, shape ``(height, width)``.
 
         Raises:
-            ImageError: If it holds values that are not finite, or is of another type than those before.
+            ImageError: If the image has values that are not finite, or another type than earlier images.
         """
         refuse_not_finite(plane)
         if self.dtype is not None and plane.dtype != self.dtype:
             raise ImageError(
-                f"it has {plane.dtype} pixels where earlier files have {self.dtype}.",
-                hint="One pair of bounds cannot serve both: import them apart, or use `depth='field'`.",
+                f"The image has {plane.dtype} pixels, but earlier files have {self.dtype} pixels.",
+                hint="Import these files separately, or use `depth='field'`.",
             )
         self.dtype = plane.dtype
         keys = plane
         if plane.dtype != np.uint16:
-            # 20-bit numbers that order like the values; see _value_of_key.
+            # 20-bit numbers with the same order as the values; see _value_of_key.
             bits = plane.astype(np.float32).view(np.uint32)
             ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
             keys = np.asarray(ordered >> 12, np.uint32)
         self._counts += np.bincount(keys.ravel(), minlength=_FLOAT_KEYS)
 
     def bounds(self, rule: DepthRule) -> JointBounds | None:
-        """Return the joint bounds; None if nothing was counted.
+        """Return the joint bounds of all counted images.
+
+        Args:
+            rule: How intensities are scaled.
+
+        Returns:
+            The bounds; None if nothing was counted.
 
         Raises:
-            ImageError: If the values lie so close together, so far from 0, that steps would be coarser than grays.
+            ImageError: If the bins are too coarse for the range of the values.
         """
         if self.dtype is None:
             return None
@@ -115,23 +130,23 @@ class Histogram:
             steps, (black, white) = white - black, (_value_of_key(black), _value_of_key(white))
             if 0 < steps < 256:
                 raise ImageError(
-                    f"values from {black:g} to {white:g} lie too close together for joint bounds.",
-                    hint="Subtract the offset from the pixels, or use `depth='field'`.",
+                    f"The values from {black:g} to {white:g} are too close together for joint bounds.",
+                    hint="Subtract an offset from the pixels, or use `depth='field'`.",
                 )
         return JointBounds(rule.floored(Bounds(black, white), self.dtype), self.dtype)
 
 
 class JointBounds(NamedTuple):
-    """Bounds of one channel for all fields of an import, and the type of the pixels that they were found from."""
+    """Joint bounds of one channel for all fields of an import, and the pixel type that they are valid for."""
 
     bounds: Bounds
     dtype: np.dtype[Any]
 
 
 class EightBit(NamedTuple):
-    """Planes of 8 bits, uint8 ``(channels, height, width)``, and for each channel the values that became 0 and 255.
+    """An 8-bit image, uint8 of shape ``(channels, height, width)``, and the intensities that became 0 and 255.
 
-    None where 8 bits were given.
+    The intensities are None for channels that had 8 bits.
     """
 
     image: UInt8Array
@@ -146,16 +161,19 @@ def all_to_8_bit(
     *,
     called: Sequence[str] = CHANNELS,
 ) -> EightBit:
-    """Return planes of the same size as 8 bits; those that have 8 bits stay as they are.
+    """Convert the channels of a field to 8 bits. Channels with 8 bits are not changed.
 
     Args:
-        planes: One per channel, ``(height, width)``.
-        rule: Gives the bounds of each plane.
-        joint: The bounds of each channel instead.
-        called: What each plane is called where something is wrong with it.
+        planes: The channels, shape ``(height, width)`` each.
+        rule: How intensities are scaled.
+        joint: Joint bounds of each channel, to use instead of the bounds of each image.
+        called: The names of the channels, for error messages.
+
+    Returns:
+        The 8-bit image and its bounds.
 
     Raises:
-        ImageError: If pixels are not finite, are not numbers, or are of another type than those ``joint`` came from.
+        ImageError: If pixels are not finite, are not numbers, or have another type than the joint bounds.
     """
     converted: list[UInt8Array] = []
     used: list[Bounds | None] = []
@@ -169,9 +187,9 @@ def all_to_8_bit(
             shared = joint[channel] if joint else None
             if joint and (shared is None or shared.dtype != plane.dtype):
                 raise ImageError(
-                    f"it has {plane.dtype} pixels; the joint bounds are of {shared.dtype if shared else 'other'}"
-                    " pixels.",
-                    hint="Import it apart, or use `depth='field'`.",
+                    f"The image has {plane.dtype} pixels, but the joint bounds are for"
+                    f" {shared.dtype if shared else 'other'} pixels.",
+                    hint="Import this file separately, or use `depth='field'`.",
                 )
             bounds = shared.bounds if shared else rule.bounds(plane)
             refuse_not_finite(plane)
@@ -182,15 +200,24 @@ def all_to_8_bit(
 
 
 def refuse_not_gray(dtype: np.dtype[Any]) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` unless pixels of a type are integers or floats."""
+    """Raise :class:`~cytoloc.errors.ImageError` unless pixels are integers or floats."""
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
-        raise ImageError(f"it has {dtype} pixels, not numbers.", hint="Export it with 8 or 16 bits.")
+        raise ImageError(
+            f"The image has {dtype} pixels, which are not gray values.", hint="Export it with 8 or 16 bits."
+        )
 
 
 def to_8_bit(plane: NDArray[Any], bounds: Bounds) -> UInt8Array:
-    """Return ``plane`` with ``bounds.black`` at 0 and ``bounds.white`` at 255, rounded, clipped outside.
+    """Scale an image linearly to 8 bits: ``bounds.black`` becomes 0, ``bounds.white`` 255, and others are clipped.
 
-    A plane without spread becomes black.
+    If both bounds are equal, the image becomes black.
+
+    Args:
+        plane: The image, shape ``(height, width)``.
+        bounds: The intensities that become black and white.
+
+    Returns:
+        uint8 of the same shape.
     """
     spread = bounds.white - bounds.black
     scale = 255.0 / spread if spread > 0 else 0.0
@@ -203,18 +230,18 @@ def to_8_bit(plane: NDArray[Any], bounds: Bounds) -> UInt8Array:
 
 
 def refuse_not_finite(plane: NDArray[Any]) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a float plane holds NaN or infinity."""
+    """Raise :class:`~cytoloc.errors.ImageError` if a float image has NaN or infinite values."""
     if not np.issubdtype(plane.dtype, np.floating):
         return
     bad = int(plane.size - np.isfinite(plane).sum())
     if bad:
         raise ImageError(
-            f"it holds {bad} pixels of {plane.size} that are NaN or infinite.", hint="Replace them by numbers."
+            f"The image has NaN or infinite values in {bad} of {plane.size} pixels.", hint="Replace them by numbers."
         )
 
 
 def _percentile(counts: NDArray[np.integer[Any]], percent: float) -> float:
-    """Return the percentile of the values 0 … that occur ``counts`` times, linear between ranks as in NumPy."""
+    """Return a percentile of the values 0, 1, … that occur ``counts`` times, with linear interpolation as in NumPy."""
     upto = np.cumsum(counts)
     rank = percent / 100 * (upto[-1] - 1)
     below, above = np.searchsorted(upto, [np.floor(rank), np.ceil(rank)], side="right")
@@ -222,7 +249,7 @@ def _percentile(counts: NDArray[np.integer[Any]], percent: float) -> float:
 
 
 def _value_of_key(key: float) -> float:
-    """Return the middle of the values that :meth:`Histogram.add` counts under ``key``."""
+    """Return the center of the values that :meth:`Histogram.add` counts in bin ``key``."""
     ordered = np.array([(round(key) << 12) | 0x800], np.uint32)
     bits = np.where(ordered >> 31 == 1, ordered & np.uint32(0x7FFFFFFF), ~ordered)
     return float(np.asarray(bits, np.uint32).view(np.float32)[0])

@@ -1,7 +1,7 @@
-"""Quality flags: channels that are empty, faint, saturated or blurred, and channels that are not the nucleus.
+"""Quality flags for channels that are empty, faint, saturated, blurred, or swapped with another channel.
 
-The limits come from 74 real fields and simulated defects: see ``research/quality.py``, and ``research/quality.md``
-for the rates.
+The limits were determined from 74 real fields and simulated defects; see ``research/quality.py``, and
+``research/quality.md`` for the rates.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, NUCLEUS
 
 FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
-"""What can be wrong with a channel; only the nucleus can be swapped (with another channel, probably)."""
+"""Possible flags of a channel. Only the nucleus can be swapped, usually with another channel."""
 
 MEASURED_PX: Final = 256
-"""Larger fields are measured at this edge, so that the limits apply to them; smaller ones were not tested."""
+"""Edge length to which larger fields are scaled before measuring. The limits were not tested on smaller fields."""
 
 NUCLEUS_PX: Final = 128
-"""Edge at which nuclei are measured; those in fields of the Human Protein Atlas are then some ten pixels wide."""
+"""Edge length at which nuclei are measured; nuclei of the Human Protein Atlas are then about ten pixels wide."""
 
 
 class Measures(NamedTuple):
-    """What is measured of a channel.
+    """Measurements of a channel.
 
     Attributes:
-        spread: Gray levels between the 1st and the 99.9th percentile of every other pixel of every other row.
-        white: Share of pixels of 250 and more.
-        sharpness: Share of the finest of three octaves in their variation: 0.76 for white noise, 0 for a flat plane.
+        spread: Gray levels between the 1st and the 99.9th percentile, from every second pixel and row.
+        white: Share of pixels with a gray level of 250 or more.
+        sharpness: Share of the finest of three octaves in the variance: 0.76 for white noise, 0 for a constant image.
     """
 
     spread: float
@@ -41,14 +41,15 @@ class Measures(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where a measure becomes a flag.
+    """Limits of the measurements from which flags are set.
 
     Attributes:
-        spread: Less than this many gray levels are low contrast, or nothing at all.
-        white: A larger share of white is saturated.
-        sharpness: Less is blurred.
-        noise: With little spread and at least this sharpness there is nothing but noise: the channel is empty.
-        swapped: If another channel's :func:`nucleus_score` is this much larger, the nucleus is probably that one.
+        spread: Below this, a channel has low contrast or is empty.
+        white: Above this, a channel is saturated.
+        sharpness: Below this, a channel is blurred.
+        noise: With a small spread and at least this sharpness, a channel contains only noise and is empty.
+        swapped: If the :func:`nucleus_score` of another channel is higher than the score of the nucleus channel by this
+            number, the channels are probably swapped.
     """
 
     spread: float
@@ -63,11 +64,11 @@ LIMITS: Final = Limits(spread=37.0, white=0.007, sharpness=0.164, noise=0.757, s
 _DISC: Final = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 
 NUCLEUS_WEIGHTS: Final = (-2.27, 8.04, -39.55)
-"""Intercept, and weights of solidity and unevenness, of the score that says how much a channel looks like nuclei."""
+"""Intercept, and weights of solidity and unevenness, of the score for the similarity of a channel to nuclei."""
 
 
 def measure(plane: UInt8Array) -> Measures:
-    """Return what is measured of a channel, uint8 ``(height, width)``."""
+    """Return the measurements of a channel, uint8 of shape ``(height, width)``."""
     small = shrunk(plane, MEASURED_PX)
     # A quarter of the pixels has the same quantiles, at half the cost.
     some = np.ascontiguousarray(small[::2, ::2])
@@ -77,7 +78,7 @@ def measure(plane: UInt8Array) -> Measures:
     power = cv2.norm(fine, cv2.NORM_L2SQR) / fine.size
     octaves = []
     for _ in range(3):
-        # Means over blocks of four keep what varies between blocks; the rest varies inside them.
+        # Means over blocks of four keep the variance between blocks; the difference is the variance within blocks.
         coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         remaining = cv2.norm(coarse, cv2.NORM_L2SQR) / coarse.size
         octaves.append(max(power - remaining, 0.0))
@@ -87,14 +88,17 @@ def measure(plane: UInt8Array) -> Measures:
 
 
 def nucleus_measures(plane: UInt8Array) -> tuple[float, float]:
-    """Return the two measures by which nuclei differ from other stains.
+    """Return two measurements by which nuclei differ from other stains.
+
+    Args:
+        plane: The channel, uint8 of shape ``(height, width)``.
 
     Returns:
-        Solidity, the share of the foreground (by Otsu's threshold) that survives an opening by a disc: nuclei are
-        compact. And unevenness, the spread of the background over the step between background and foreground: nothing
-        else is stained in the channel of the nuclei.
+        Solidity: the share of the foreground (by Otsu's threshold) that remains after a morphological opening, because
+        nuclei are compact. Unevenness: the standard deviation of the background divided by the difference between
+        foreground and background, because nothing but nuclei is stained in this channel.
     """
-    # OpenCV halves four times as fast as it quarters, so the image is halved twice.
+    # OpenCV halves an image four times as fast as it quarters it, so the image is halved twice.
     small = cv2.GaussianBlur(shrunk(shrunk(plane, MEASURED_PX), NUCLEUS_PX), (3, 3), 0)
     _, mask = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     foreground = cv2.countNonZero(mask)
@@ -108,9 +112,17 @@ def nucleus_measures(plane: UInt8Array) -> tuple[float, float]:
 
 
 def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIMITS) -> tuple[str, ...]:
-    """Return the quality flags of a field, as in ``("protein low contrast", "nucleus swapped")``.
+    """Return the quality flags of a field, such as ``("protein low contrast", "nucleus swapped")``.
 
-    A swapped nucleus is only looked for if the field has a nucleus and another of :data:`cytoloc.channels.CHANNELS`.
+    The flag for a swapped nucleus needs a nucleus and another channel of :data:`cytoloc.channels.CHANNELS`.
+
+    Args:
+        image: uint8 of shape ``(channels, size, size)``.
+        channels: The names of the channels.
+        limits: The limits of the measurements.
+
+    Returns:
+        The flags.
     """
     flags = []
     planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}
@@ -130,19 +142,19 @@ def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIM
 
 
 def swap_score(planes: Mapping[str, UInt8Array]) -> float:
-    """Return by how much the channel that looks most like nuclei does so more than the nucleus does."""
+    """Return the highest nucleus score of all channels minus the score of the nucleus."""
     scores = {role: nucleus_score(*nucleus_measures(plane)) for role, plane in planes.items()}
     return max(scores.values()) - scores[NUCLEUS]
 
 
 def nucleus_score(solidity: float, unevenness: float) -> float:
-    """Return how much a channel looks like nuclei, as log odds."""
+    """Return the similarity of a channel to nuclei, as log odds."""
     intercept, compact, clean = NUCLEUS_WEIGHTS
     return intercept + compact * solidity + clean * unevenness
 
 
 def shrunk(plane: UInt8Array, edge: int) -> UInt8Array:
-    """Return a square plane at ``edge`` pixels by area means, or as it is if it is no larger."""
+    """Return a square image scaled to ``edge`` pixels by averaging areas; smaller images are not changed."""
     if plane.shape[0] <= edge:
         return plane
     return np.asarray(cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)

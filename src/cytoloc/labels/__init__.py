@@ -1,1 +1,1 @@
-"""Label sets, and lists of the labels of fields."""
+"""Label sets, and lists of labeled fields."""

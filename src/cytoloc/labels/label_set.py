@@ -34,7 +34,7 @@ class Location(NamedTuple):
     """A compartment of the cell.
 
     Attributes:
-        key: A word without spaces, unique in its label set. Columns in files are named by it.
+        key: A word without spaces, unique in its label set. It is the name of the location's column in files.
         name: The name for people.
         go_id: The Gene Ontology term; empty if unknown.
     """

@@ -230,7 +230,7 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
     known = {name: labels[name] for name in labels if name in wanted}
     if labels and not known:
         raise TableError(
-            f"{path} contains labels of none of these {len(ids)} fields. Its ids look like {next(iter(labels))}; the"
+            f"{path} contains no labels of these {len(ids)} fields. Its ids look like {next(iter(labels))}; the"
             f" ids of the fields look like {ids[0]}.",
             hint="Give labels of these fields, under the same ids.",
         )

@@ -1,1 +1,1 @@
-"""Networks: a backbone, a head, their first weights, and the loss they learn by."""
+"""Networks: backbones, heads, initial weights and losses."""

@@ -44,13 +44,14 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise SettingsError(
-            f"`device` is {device!r}, which is not a device.", hint=f"Choose {', '.join(available_devices())}."
+            f"`device` is {device!r}, which is not a device.",
+            hint=f"Choose an available device: {', '.join(available_devices())}.",
         ) from error
     count = torch.cuda.device_count() if found.type == "cuda" else 1
     if found.type not in available_devices() or (found.index or 0) >= count:
         raise SettingsError(
             f"The device {device!s} is not available on this machine.",
-            hint=f"Choose {', '.join(available_devices())}.",
+            hint=f"Choose an available device: {', '.join(available_devices())}.",
         )
     return found
 

@@ -60,11 +60,11 @@ def initial_weights(
     elif source == "timm":
         try:
             state = timm.create_model(backbone, pretrained=True).state_dict()
-        # The hub client, timm and the network raise different errors, all of which mean that weights are missing.
+        # The hub client, timm and the network raise different errors if weights are missing.
         except Exception as error:
             raise WeightsError(
                 f"The pretrained weights of {backbone} are not available from timm's hub: {first_line(error)}.",
-                hint="Check the connection, or give --set model.weights=file:PATH, or none for random weights.",
+                hint="Check the connection, or set model.weights to file:PATH, or to none for random weights.",
             ) from error
     elif kind == "file" and name:
         state = _from_file(Path(name))

@@ -1,1 +1,1 @@
-"""Predictions: from a trained model and fields of view to probabilities."""
+"""Prediction with trained models: runs, bundles and test-time augmentation."""

@@ -1,1 +1,1 @@
-"""Recipes: how a network is trained, as TOML; the shipped ones lie beside this file."""
+"""Recipes: settings of training as TOML files. The shipped recipes are in this folder."""

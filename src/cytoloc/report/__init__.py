@@ -1,1 +1,1 @@
-"""Images and tables for people to look at."""
+"""Reports of results: tables and figures."""

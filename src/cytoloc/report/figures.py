@@ -41,7 +41,7 @@ _OWN_RGB: Final = (
     ("orange", (0.9, 0.45, 0.0)),
     ("white", (0.6, 0.6, 0.6)),
 )
-"""Colors of channels other than those of the Human Protein Atlas, in order; they repeat from the fifth on."""
+"""Colors of channels that the Human Protein Atlas does not have, in order. They repeat from the fifth channel on."""
 
 
 def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:

@@ -240,7 +240,8 @@ def study_tables(
             )
         if len(set(names)) < max(2, len(names)):
             raise SettingsError(
-                f"The ensemble {'+'.join(names)} needs at least two different models.", hint="Write A+B."
+                f"The ensemble {'+'.join(names)} needs at least two different models.",
+                hint="Join models with +, as in A+B.",
             )
     faults = {name: _fault_of_folds(each) for name, each in folds.items()}
     pooled = {name: combine([run.predictions for run in each]) for name, each in folds.items() if not faults[name]}

@@ -1,1 +1,1 @@
-"""Simulated cells: four-channel fields of view whose truth is known."""
+"""Simulation of four-channel fields of view with known labels."""

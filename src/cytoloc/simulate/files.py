@@ -31,8 +31,7 @@ from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
 STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1)
 
 HPA_QUALITY: Final = 50
-"""JPEG quality. The quantization tables of two published fields are those of quality 50, and their colors have half the
-resolution too."""
+"""JPEG quality. Two published fields have the quantization tables of quality 50, and colors of half the resolution."""
 
 
 def simulate_kaggle(

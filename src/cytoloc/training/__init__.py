@@ -1,1 +1,1 @@
-"""Training: one recipe on one fold of a dataset makes one run."""
+"""Training of recipes on folds of a dataset."""

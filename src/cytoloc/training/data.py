@@ -87,7 +87,7 @@ def folds_to_train(folds: Any, fold: Any) -> tuple[pl.DataFrame, list[int]]:
 
 
 def split_dataset(dataset: Dataset, folds: pl.DataFrame, fold: int) -> Split:
-    """Return the rows of a dataset that a fold trains on, and those of the validation fold.
+    """Return the training rows and the validation rows of a dataset for a fold.
 
     Fields without a fold are in neither.
 

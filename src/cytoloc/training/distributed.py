@@ -78,7 +78,7 @@ def check_precision(precision: str, device: str) -> None:
     """
     if precision == "float16" and device != "cuda":
         raise TrainingError(
-            f"compute.precision is 'float16', which needs a CUDA GPU, but this machine trains on {device}.",
+            f"`compute.precision` is float16, which needs a CUDA GPU, but this machine trains on {device}.",
             hint="Set compute.precision=float32, or bfloat16.",
         )
 
@@ -211,7 +211,7 @@ def find_processes(
     elif "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}:
         if int(environ["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in environ:
             raise SettingsError(
-                f"SLURM has {environ['SLURM_NTASKS']} tasks, but no number of tasks per machine.",
+                f"SLURM has {environ['SLURM_NTASKS']} tasks, but SLURM_NTASKS_PER_NODE is not set.",
                 hint="Use --ntasks-per-node instead of --ntasks; see docs/how-to/train.md.",
             )
         started = (
@@ -277,6 +277,6 @@ def check_batches(processes: Processes, recipe: Recipe, *, fields: int, device: 
         )
     if sync and device != "cuda":
         raise TrainingError(
-            f"compute.sync_batch_norm needs CUDA GPUs, but this machine trains on {device}.",
+            f"`compute.sync_batch_norm` needs CUDA GPUs, but this machine trains on {device}.",
             hint="Set compute.sync_batch_norm=false, so that each process normalizes its own part.",
         )

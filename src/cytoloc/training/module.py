@@ -47,7 +47,7 @@ class TrainingSpec:
         compute: Precision and compilation.
         weights: Which weights are evaluated on the validation fold.
         seed: Random seed.
-        custom_augmentation: A custom augmentation, applied after that of the recipe.
+        custom_augmentation: A custom augmentation, applied after the augmentation of the recipe.
         metrics: Custom metrics of the validation fold.
     """
 

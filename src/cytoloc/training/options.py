@@ -64,7 +64,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name, count in {"devices": self.devices, "nodes": self.nodes}.items():
             if count is not None and (type(count) is not int or count < 1):
-                raise SettingsError(f"`{name}` is {count!r}, but must be an integer of 1 or more, or None.")
+                raise SettingsError(f"`{name}` is {count!r}.", hint="Give an integer of 1 or more, or None.")
         kinds: dict[str, tuple[type, ...]] = {
             "resume": (bool,),
             "processes": (Processes, type(None)),
@@ -75,7 +75,9 @@ class TrainOptions:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 names = " or ".join(each.__name__ for each in kind)
-                raise SettingsError(f"`{name}` must be {names}, not {type(getattr(self, name)).__name__}.")
+                raise SettingsError(
+                    f"`{name}` must be {names}, not {type(getattr(self, name)).__name__}.", hint=f"Give a {names}."
+                )
         own = {"augmentation": self.augmentation, "loss": self.loss}
         functions: dict[str, object] = {name: function for name, function in own.items() if function is not None}
         functions |= {"report": self.report, **{f"metrics[{name!r}]": each for name, each in self.metrics.items()}}
@@ -106,7 +108,7 @@ class TrainOptions:
 
     @contextmanager
     def custom_errors_unchanged(self) -> Iterator[None]:
-        """Raise exceptions of custom functions unchanged, even if they were wrapped in other exceptions."""
+        """Return a context that raises exceptions of custom functions, even if they were wrapped in others."""
         parts = [self.augmentation, self.loss, *self.callbacks, *self.metrics.values()]
         parts = [part.func if isinstance(part, partial) else part for part in parts if part is not None]
         codes = {getattr(part, "__code__", None) for part in parts} - {None}

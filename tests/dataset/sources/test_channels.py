@@ -55,14 +55,14 @@ def test_channels_come_in_the_order_of_datasets() -> None:
 @pytest.mark.parametrize(
     ("channels", "said"),
     [
-        ("nucleus=1", "no protein channel"),
-        ("nucleus=1,protien=2", "no protein channel among nucleus, protien"),
-        ("protein=1,protein=2", "Two channels are named protein"),
+        ("nucleus=1", "protein channel is missing among nucleus"),
+        ("nucleus=1,protien=2", "protein channel is missing among nucleus, protien"),
+        ("protein=1,protein=2", "Two channels have the name protein"),
         ("protein=1,my channel=2", "'my channel' is not a valid channel name"),
         ("protein", "'protein'"),
         ("protein=", "'protein='"),
         ("protein=1,nucleus=1", "for both protein and nucleus"),
-        ("protein=1,nucleus=*_b.tif", "both patterns"),
+        ("protein=1,nucleus=*_b.tif", "mixes patterns of files with channels of one file"),
         ("protein={well}_g.tif,nucleus=*_b.tif", "differ"),
     ],
 )

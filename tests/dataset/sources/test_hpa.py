@@ -63,21 +63,21 @@ def test_bad_fields_are_quarantined(tmp_path: Path) -> None:
     dataset = import_fields(source, tmp_path / "e.dataset", size=32).dataset
     assert dataset.ids == ("1_2_C1_1",)
     reasons = {each.id: each.reason for each in dataset.quarantine}
-    assert "lacks its file 1_2_C1_2_blue.jpg" in reasons["1_2_C1_2"]
+    assert "the file 1_2_C1_2_blue.jpg of field 1_2_C1_2 is missing" in reasons["1_2_C1_2"]
     assert "blue 40 x 40 px" in reasons["1_2_C1_3"]
 
 
 def test_labels_of_other_fields_are_refused(tmp_path: Path) -> None:
     write_field(tmp_path / "v18", "1_2_C1_1")
     (tmp_path / "labels.csv").write_text("Id,Target\n1_2_C1_9,0\n")
-    with pytest.raises(TableError, match=r"labels\.csv lists 1 fields, such as 1_2_C1_9; .*v18 has files of none"):
+    with pytest.raises(TableError, match=r"v18 has no files of the 1 fields in .*labels\.csv, such as 1_2_C1_9"):
         HpaSource(tmp_path / "v18", labels=tmp_path / "labels.csv", scaling=Scaling(size=32))
 
 
 def test_a_folder_without_fields_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="holds no fields"):
+    with pytest.raises(ImageError, match="contains no fields"):
         find_hpa_fields(tmp_path)
-    with pytest.raises(ImageError, match="no such folder"):
+    with pytest.raises(ImageError, match=r"The folder .*none does not exist"):
         find_hpa_fields(tmp_path / "none")
 
 
@@ -105,7 +105,7 @@ def test_real_renderings(tmp_path: Path) -> None:
 def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     write_field(tmp_path, "1_2_C1_1")
     write_field(tmp_path / "1", "2_C1_1")
-    with pytest.raises(ImageError, match=r"holds both .*2_C1_1_.*\.jpg"):
+    with pytest.raises(ImageError, match=r"contains both .*2_C1_1_.*\.jpg"):
         find_hpa_fields(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Which file, and which channel of a file, shows which stain."""
+"""Assignment of files, and of channels in files, to the channels of a dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cytoloc.channels import CHANNELS, PROTEIN, channel_order, check_channels
 from cytoloc.errors import ChannelError, ImageError, SettingsError
 
 NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
-"""The values that a pattern can find in a file name besides ``id``."""
+"""Values that a pattern can find in a file name besides ``id``."""
 
 _EXAMPLE: Final = (
     "Write for example microtubules=*_red.tif,protein=*_green.tif,nucleus=*_blue.tif,er=*_yellow.tif, or for files with"
@@ -20,15 +20,15 @@ _EXAMPLE: Final = (
 
 
 class FilePattern:
-    """A pattern of file names that contain the id of a field, its plate, and so on.
+    """A pattern of file names with the id of a field and other values.
 
     Args:
-        text: A path below the folder in which ``*`` or ``{id}`` stands for the field's id, and ``{plate}``, ``{well}``,
-            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values. ``*`` may span folders, the
-            others do not. Without an id, the other parts make one.
+        text: A path below the folder, in which ``*`` or ``{id}`` stands for the id of the field, and ``{plate}``,
+            ``{well}``, ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values. Only ``*`` can
+            span folders. Without an id, the other values are joined to one.
 
     Raises:
-        SettingsError: If nothing in it varies, a part is named twice, or a name is not one of these.
+        SettingsError: If the pattern has no variable part, repeats one, or has an unknown name.
 
     Examples:
         >>> pattern = FilePattern("{plate}/{well}_{field}_blue.tif")
@@ -44,12 +44,11 @@ class FilePattern:
         unknown = [name for name in self.names if name not in ("id", *NAMES)]
         if unknown:
             raise SettingsError(
-                f"The pattern {text} has {{{unknown[0]}}}.", hint=f"It may have *, {{id}}, {{{'}, {'.join(NAMES)}}}."
+                f"The pattern {text} has the unknown name {{{unknown[0]}}}.",
+                hint=f"Use *, {{id}}, {{{'}, {'.join(NAMES)}}}.",
             )
         if not self.names or len(set(self.names)) < len(self.names):
-            raise SettingsError(
-                f"The pattern {text} must have one * or other variable parts, each once.", hint=_EXAMPLE
-            )
+            raise SettingsError(f"The pattern {text} needs one or more variable parts, each once.", hint=_EXAMPLE)
         wild = [
             f"(?P<{name}>{'.+' if part == '*' else '[^/]+'})"
             for name, part in zip(self.names, parts[1::2], strict=True)
@@ -58,7 +57,7 @@ class FilePattern:
         self._expression = re.compile("".join(a + b for a, b in zip(plain, [*wild, ""], strict=True)), re.DOTALL)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the values in the name of a file, with its ``id``; None if the name does not match."""
+        """Return the values in a file name, including ``id``; None if the name does not match."""
         found = self._expression.fullmatch(path)
         if found is None:
             return None
@@ -66,7 +65,7 @@ class FilePattern:
         return parts if "id" in parts else {**parts, "id": "_".join(parts[name] for name in NAMES if name in parts)}
 
     def path_of(self, parts: Mapping[str, str]) -> str:
-        """Return the name of the file with these values.
+        """Return the file name for given values.
 
         >>> FilePattern("{plate}/{well}_*_blue.tif").path_of({"plate": "P7", "well": "C03", "id": "2"})
         'P7/C03_2_blue.tif'
@@ -76,11 +75,11 @@ class FilePattern:
 
 @dataclass(frozen=True)
 class Pick:
-    """Where the image of a stain is.
+    """Where the image of a channel is.
 
     Attributes:
-        pattern: The files that hold it; None if all stains are in the same file.
-        channel: Which channel of the file: its number, counted from 0, or its name; None if it has only one.
+        pattern: The pattern of its files; None if all channels are in the same file.
+        channel: The number (from 0) or name of the channel in the file; None if the file has only one.
     """
 
     pattern: FilePattern | None
@@ -88,7 +87,7 @@ class Pick:
 
     @classmethod
     def parse(cls, text: str) -> Pick:
-        """Return where the image is by its description; see :func:`parse_channels`."""
+        """Return the pick for a description; see :func:`parse_channels`."""
         pattern, _, channel = text.rpartition("#") if "#" in text else (text, "", "")
         if "*" not in pattern and "{" not in pattern:
             pattern, channel = "", text
@@ -100,31 +99,38 @@ class Pick:
         return channel if self.pattern is None else self.pattern.text + (f"#{channel}" if channel else "")
 
     def index(self, names: Sequence[str]) -> int:
-        """Return the number of the channel in a file whose channels have these names.
+        """Return the number of the channel in a file.
+
+        Args:
+            names: The names of the channels in the file.
+
+        Returns:
+            The number, from 0.
 
         Raises:
-            ImageError: If there is no such channel, or more than one could be meant.
+            ImageError: If the channel does not exist, or is ambiguous.
         """
         what = ", ".join(f"{number} {name!r}" if name else str(number) for number, name in enumerate(names))
         named = f" ({what})" if any(names) else ""
         if self.channel is None:
             if len(names) != 1:
                 raise ImageError(
-                    f"it has {len(names)} channels{named}, not one.", hint=f"Say which, for example {self}#0."
+                    f"The file has {len(names)} channels{named}, not one.",
+                    hint=f"Give the channel, for example {self}#0.",
                 )
             return 0
         if isinstance(self.channel, int):
             if self.channel >= len(names):
                 raise ImageError(
-                    f"it has no channel {self.channel}; counted from 0 its channels are {what}.",
-                    hint="Give it files with that channel, or another number.",
+                    f"The file has no channel {self.channel}; counted from 0 its channels are {what}.",
+                    hint="Give another number, or files with this channel.",
                 )
             return self.channel
         matches = [number for number, name in enumerate(names) if name.casefold() == self.channel.casefold()]
         if len(matches) != 1:
             raise ImageError(
-                f"it has {'no channel' if not matches else f'{len(matches)} channels'} called {self.channel!r}; its"
-                f" channels are {what}.",
+                f"The file has {'no channel' if not matches else f'{len(matches)} channels'} named {self.channel!r};"
+                f" its channels are {what}.",
                 hint="Give the number of the channel, counted from 0.",
             )
         return matches[0]
@@ -132,17 +138,17 @@ class Pick:
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Where the image of each channel of a dataset is.
+    """Where the images of all channels are.
 
     Attributes:
-        picks: Of each channel, in the order of :func:`cytoloc.channels.channel_order`.
+        picks: The pick of each channel, in the order of :func:`cytoloc.channels.channel_order`.
     """
 
     picks: dict[str, Pick]
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The name of each channel, in order."""
+        """The names of the channels, in order."""
         return tuple(self.picks)
 
     @property
@@ -152,22 +158,25 @@ class ChannelMap:
 
     @property
     def note(self) -> dict[str, str]:
-        """The map as JSON."""
+        """The map as JSON values."""
         return {name: str(pick) for name, pick in self.picks.items()}
 
 
 def parse_channels(channels: Sequence[str]) -> ChannelMap:
-    """Return the map that the argument ``channels`` describes.
+    """Parse the argument ``channels``.
 
     Args:
-        channels: ``name=what``, several also in one text with commas between. The name is one of
-            :data:`cytoloc.channels.CHANNELS`, or the user's own. With ``*`` or ``{…}`` in it, ``what`` is the pattern
-            of the files that hold the channel, followed by ``#channel`` if they hold several. Otherwise it is the
-            channel of the file that holds all: a number counted from 0, or a name.
+        channels: ``NAME=WHAT`` each, or several separated by commas. The name is one of
+            :data:`cytoloc.channels.CHANNELS`, or another name. If WHAT contains ``*`` or ``{…}``, it is the pattern of
+            the files of the channel, followed by ``#CHANNEL`` if these have several channels. Otherwise it is the
+            number (from 0) or name of the channel in files that contain all channels.
+
+    Returns:
+        The channel map.
 
     Raises:
-        SettingsError: If a name is not valid or occurs twice, the protein is missing, two channels have the same image,
-            or files with one channel are mixed with files that hold all.
+        SettingsError: If a name is invalid or occurs twice, the protein is missing, two channels have the same image,
+            or files with one channel are mixed with files that contain all.
 
     Examples:
         >>> parse_channels(["nucleus=DAPI,protein=1", "mito=2"]).note
@@ -178,7 +187,8 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         name, _, what = (part.strip() for part in text.partition("="))
         if not name or not what:
             raise SettingsError(
-                f"`channels` has {text!r}; it needs NAME=…, for example of {', '.join(CHANNELS)}.", hint=_EXAMPLE
+                f"`channels` contains {text!r}, which is not NAME=WHAT.",
+                hint=f"{_EXAMPLE} Known names are {', '.join(CHANNELS)}.",
             )
         pairs.append((name, what))
     names = [name for name, _ in pairs]
@@ -196,18 +206,18 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         if other != name:
             raise SettingsError(
                 f"`channels` gives {pick} for both {other} and {name}.",
-                hint="Leave out the channel that was not imaged: a dataset has the channels that were.",
+                hint="Remove the channel that was not imaged; a dataset can have any number of channels.",
             )
     patterns = {pick.pattern is not None for pick in picks.values()}
     if len(patterns) > 1:
         raise SettingsError(
-            "`channels` has both patterns of files and channels of one file.",
-            hint="Give a pattern for every stain; a channel of it goes behind #, as in er=*_all.tif#3.",
+            "`channels` mixes patterns of files with channels of one file.",
+            hint="Give a pattern for every channel; append the number of a channel with #, as in er=*_all.tif#3.",
         )
     varying = {tuple(sorted(pick.pattern.names)) for pick in picks.values() if pick.pattern}
     if len(varying) > 1:
         raise SettingsError(
-            "The patterns of `channels` differ in their variable parts, so files cannot be brought together.",
-            hint="Give all of them the same, for example {well}_{field}.",
+            "The patterns in `channels` have different variable parts, so their files cannot be combined.",
+            hint="Use the same variable parts in all patterns, for example {well}_{field}.",
         )
     return ChannelMap(picks)

@@ -1,4 +1,4 @@
-"""The fields in the files of one item of a folder: planes of stains, converted to 8 bits and one size."""
+"""Reading of the fields in the files of an item: planes of channels, converted to 8 bits and scaled."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from cytoloc.images.formats import ImageFile, Scene, open_image
 from cytoloc.images.scale import Scaling, scale_field
 
 SAME_UM: Final = 1.01
-"""Pixel sizes that the files of a field state may differ by this factor: formats round them differently."""
+"""Factor by which stated pixel sizes of the files of a field may differ, because formats round them."""
 
-_APART: Final = "Export each scene to files of its own."
+_APART: Final = "Export each scene to separate files."
 
 Opened = dict[str, tuple[str, ImageFile]]
-"""For each channel its file, and that file opened."""
+"""For each channel its file, and the open file."""
 
 
 @dataclass(frozen=True)
 class FolderItem:
-    """What is known about one field, or the fields of one file, before a file is opened.
+    """An item of an import before its files are opened: one field, or all fields of one file.
 
     Attributes:
-        name: The id; several scenes add their own names to it.
+        name: The id. If there are several scenes, their names are appended.
         files: The file of each channel that was found, below the folder.
         parts: The values in the file names; see :class:`~cytoloc.dataset.sources.channels.FilePattern`.
-        metadata: The values in a table, by the id of the item or of a scene.
+        metadata: The values in the metadata table, by the id of the item or of a scene.
         labels: Indices of locations, by the id of the item or of a scene.
     """
 
@@ -50,12 +50,12 @@ class FolderItem:
     labels: Mapping[str, tuple[int, ...]]
 
     def described(self, name: str) -> dict[str, str]:
-        """Return the values for the scene ``name``; a table overrides file names."""
+        """Return the metadata of the scene ``name``. Values in the table override values in file names."""
         return {**self.parts, **self.metadata.get(self.name, {}), **self.metadata.get(name, {})}
 
 
 class FoundScene(NamedTuple):
-    """A scene: its id, its properties, and its planes or the error that they raise."""
+    """A scene: its id, its properties, and its images or the error that reading them raised."""
 
     name: str
     scene: Scene
@@ -64,16 +64,16 @@ class FoundScene(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldReader:
-    """How the fields of an item are read; it can be sent to another process.
+    """How the fields of an item are read. It can be pickled.
 
     Attributes:
-        folder: Where the files are.
-        channels: Where each channel is.
-        scaling: How images become squares.
-        planes: Which planes of a channel make its image.
-        depth: How more than 8 bits become 8.
-        pixel_um: Edge of a pixel in micrometers, whatever the files say.
-        joint: One pair of bounds per channel for all fields, instead of each field's own.
+        folder: The folder of the files.
+        channels: Where the image of each channel is.
+        scaling: How images are scaled to squares.
+        planes: Which planes of a channel form its image.
+        depth: How images are converted to 8 bits.
+        pixel_um: Pixel size in micrometers, instead of the one that files state.
+        joint: Joint bounds of each channel for all fields, instead of the bounds of each field.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class FieldReader:
     joint: tuple[JointBounds | None, ...] | None = None
 
     def load(self, item: FolderItem) -> list[Loaded]:
-        """Return the fields of an item, uint8 ``(channels, size, size)`` each, one per scene of its files."""
+        """Load the fields of an item, one per scene, uint8 of shape ``(channels, size, size)`` each."""
         return [
             rejected(found.name, found.planes)
             if isinstance(found.planes, ImageError)
@@ -94,10 +94,16 @@ class FieldReader:
         ]
 
     def describe(self, item: FolderItem) -> list[tuple[str, str]]:
-        """Return for each channel what its image is in the files of an item, in words.
+        """Return for each channel a text about the origin of its image in the files of an item.
+
+        Args:
+            item: The item.
+
+        Returns:
+            Pairs of a channel and a text.
 
         Raises:
-            ImageError: If a file cannot be opened, or has no such channel.
+            ImageError: If a file cannot be opened, or a channel does not exist.
         """
         lines: list[tuple[str, str]] = []
         with ExitStack() as stack:
@@ -110,10 +116,13 @@ class FieldReader:
         return lines
 
     def check(self, item: FolderItem) -> None:
-        """Raise whatever the import would find wrong with an item before it reads pixels.
+        """Check an item without reading pixels.
+
+        Args:
+            item: The item.
 
         Raises:
-            ImageError: If one of its scenes lacks what is asked for, or has a form that the settings do not allow.
+            ImageError: If the import would reject a scene.
         """
         with ExitStack() as stack:
             opened = self._open(item, stack)
@@ -128,7 +137,7 @@ class FieldReader:
                     scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
 
     def _loaded(self, item: FolderItem, name: str, scene: Scene, planes: list[NDArray[Any]]) -> Loaded:
-        """Return a field from its planes."""
+        """Return a field from its images."""
         try:
             called = [f"{channel} in {item.files[channel]}" for channel in self.channels.channels]
             eight = all_to_8_bit(planes, self.depth, self.joint, called=called)
@@ -156,10 +165,16 @@ class FieldReader:
         return row, scaled.image
 
     def scenes(self, item: FolderItem) -> Iterator[FoundScene]:
-        """Yield every field of an item.
+        """Yield all fields of an item.
+
+        Args:
+            item: The item.
+
+        Yields:
+            The scenes.
 
         Raises:
-            ImageError: If a file cannot be opened, or the files do not have the same scenes.
+            ImageError: If a file cannot be opened, or the files have different scenes.
         """
         with ExitStack() as stack:
             opened = self._open(item, stack)
@@ -175,7 +190,7 @@ class FieldReader:
                 yield FoundScene(name, scene, planes)
 
     def _chosen(self, opened: Opened, number: int) -> dict[str, Chosen]:
-        """Return which planes of a scene make the image of each stain."""
+        """Return the planes that form the image of each channel in a scene."""
         chosen = {}
         for role, (file, image) in opened.items():
             with located(str(self.folder / file)):
@@ -183,7 +198,7 @@ class FieldReader:
         return chosen
 
     def _planes(self, opened: Opened, number: int) -> list[NDArray[Any]]:
-        """Return a scene's plane of each channel, in order."""
+        """Return the image of each channel in a scene, in order."""
         planes: list[NDArray[Any]] = []
         for channel, chosen in self._chosen(opened, number).items():
             file, image = opened[channel]
@@ -193,23 +208,26 @@ class FieldReader:
         return planes
 
     def _agreed(self, opened: Opened, number: int, name: str) -> Scene:
-        """Return the scene by all files of a field.
+        """Return the common properties of a scene in all files of a field.
 
         Raises:
-            ImageError: If they contradict each other.
+            ImageError: If the files contradict each other.
         """
         scenes = {role: image.scenes[number] for role, (_, image) in opened.items()}
         if len({(scene.height, scene.width) for scene in scenes.values()}) > 1:
             each = ", ".join(f"{role} {scene.width} x {scene.height}" for role, scene in scenes.items())
-            raise ImageError(f"{name} has more than one size: {each} px.", hint="All must show the same pixels.")
+            raise ImageError(
+                f"The files of {name} have different sizes: {each} px.",
+                hint="Give images of the same size for all channels of a field.",
+            )
         stated = {role: scene.pixel_um for role, scene in scenes.items() if scene.pixel_um is not None}
         if self.pixel_um is None and stated and max(stated.values()) > SAME_UM * min(stated.values()):
             each = ", ".join(f"{role} {um:g}" for role, um in stated.items())
-            raise ImageError(f"{name} has more than one pixel size: {each} µm.", hint="Give it with `pixel_um`.")
+            raise ImageError(f"The files of {name} have different pixel sizes: {each} µm.", hint="Give `pixel_um`.")
         return replace(next(iter(scenes.values())), pixel_um=self.pixel_um or next(iter(stated.values()), None))
 
     def _scene_ids(self, item: FolderItem, opened: Opened) -> list[str]:
-        """Return the id of each scene: the item's if it is alone, else with the scene's name, or number, behind it.
+        """Return the id of each scene: the id of the item, followed by the scene's name or number if there are several.
 
         Raises:
             ImageError: If the files of a field do not have the same scenes in the same order.
@@ -218,26 +236,26 @@ class FieldReader:
         names = next(iter(files.values()))
         if len({len(each) for each in files.values()}) > 1:
             counts = ", ".join(f"{len(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item.name}: its files differ in their number of scenes: {counts}.", hint=_APART)
+            raise ImageError(f"The files of {item.name} have different numbers of scenes: {counts}.", hint=_APART)
         if len(names) == 1:
             return [item.name]
         if any(each != names for each in files.values()):
             named = "; ".join(f"{', '.join(each)} in {file}" for file, each in files.items())
-            raise ImageError(f"{item.name}: its files call their scenes differently: {named}.", hint=_APART)
+            raise ImageError(f"The files of {item.name} have different names of scenes: {named}.", hint=_APART)
         if all(names) and len(set(names)) == len(names):
             return [f"{item.name}_{name}" for name in names]
         return [f"{item.name}_s{number}" for number in range(len(names))]
 
     def _open(self, item: FolderItem, stack: ExitStack) -> Opened:
-        """Open the files of an item, each once, until ``stack`` closes."""
+        """Open the files of an item, each once, until ``stack`` is closed."""
         files = item.files
         lacking = [role for role in self.channels.picks if role not in files]
         if lacking:
             pattern = self.channels.picks[lacking[0]].pattern
             named = pattern.path_of(item.parts) if pattern else lacking[0]
             raise ImageError(
-                f"{self.folder}: field {item.name} lacks its file {named}.",
-                hint="Every field needs a file for every channel that `channels` names.",
+                f"{self.folder}: the file {named} of field {item.name} is missing.",
+                hint="Give a file for every channel in `channels`.",
             )
         images: dict[str, ImageFile] = {}
         for role in self.channels.picks:

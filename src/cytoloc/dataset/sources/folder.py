@@ -1,4 +1,4 @@
-"""Any microscope files in a folder, with the channels that the user names."""
+"""Import of microscope files from a folder, with channels that the user names."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from cytoloc.labels.label_set import LabelSet
 Value = TypeVar("Value")
 
 FoundFiles = tuple[str, ...]
-"""What is known about the files of an item, compactly.
+"""The files of an item, in compact form.
 
-First the channels that have a file, separated by blanks. Then, with a pattern, the value of each part of the pattern;
-without a pattern, the rest of the file name after the item's name.
+The first string lists the channels that have a file, separated by blanks. With a pattern, the value of each of its
+fields follows; without a pattern, the rest of the file name after the item's name.
 """
 
 
 class FolderSource:
-    """The fields in a folder of microscope files and the folders in it.
+    """The items in a folder of microscope files, including its subfolders.
 
     Args:
-        reader: Says where the files are, which channel is where, and how fields are read.
-        files: With all channels in one file: which files, and what their names say; by default all of a known kind.
-        labels: CSV ``Id,Target``; fields that it does not list stay unlabeled.
-        label_set: The locations that the labels name.
-        metadata: CSV ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``, ``cell_line``; it
-            overrides what file names say.
-        limit: Import only the first so many items.
+        reader: Reader of the files, with the folder, the channels, and the options of conversion.
+        files: Pattern of the file names, when all channels are in one file. None: all files of a known format.
+        labels: CSV with the columns ``Id,Target``; fields that it does not list are unlabeled.
+        label_set: Label set of the labels.
+        metadata: CSV with the column ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene`` and
+            ``cell_line``. It has precedence over file names.
+        limit: Maximum number of items, the first in order of their names; None for all.
 
     Raises:
-        ImageError: If the folder holds no such files, or two files claim the same channel of a field.
-        SettingsError: If a pattern for ``files`` is given though the channels have patterns of their own.
-        TableError: If the labels or the metadata are not valid.
+        ImageError: If the folder has no such files, or two files match the same channel of a field.
+        SettingsError: If ``files`` is given and each channel has its own pattern.
+        TableError: If the labels or the metadata are invalid.
     """
 
     quick = False
@@ -61,9 +61,7 @@ class FolderSource:
         limit: int | None = None,
     ) -> None:
         if files and not reader.channels.one_file:
-            raise SettingsError(
-                "`files` is for files that hold all channels; here every channel has a pattern.", hint="Leave it out."
-            )
+            raise SettingsError("`files` is given, but each channel has its own pattern.", hint="Leave out `files`.")
         self.reader = reader
         self.folder = reader.folder
         self.label_set = label_set
@@ -90,23 +88,23 @@ class FolderSource:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The name of each channel, in order."""
+        """Names of the channels, in order."""
         return self.reader.channels.channels
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
-        """Return what loads the fields of an item; it can be sent to another process."""
+        """Return a picklable function that loads the fields of an item."""
         return partial(self.reader.load, self._item(item))
 
     def describe(self, item: str) -> list[tuple[str, str]]:
-        """Return for each channel what its image is in the files of ``item``, in words; see :class:`FieldReader`."""
+        """Return the name of each channel and a description of its image; see :class:`FieldReader`."""
         return self.reader.describe(self._item(item))
 
     def check(self, item: str) -> None:
-        """Raise whatever the import would find wrong with ``item`` before it reads pixels."""
+        """Raise the errors of an item that can be found without reading pixels."""
         self.reader.check(self._item(item))
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-        """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
+        """Compute the intensity bounds of each channel from all fields, and use them for every field."""
         joint = find_joint_bounds(
             self.items, self._readable, self.reader.depth, channels=len(self.channels), advance=advance
         )
@@ -119,7 +117,7 @@ class FolderSource:
                 yield found.planes
 
     def _item(self, name: str) -> FolderItem:
-        """Return what is known of an item; scenes have ids that begin with its own."""
+        """Return an item; ids of its scenes begin with its name."""
         found = self._found[name]
         return FolderItem(
             name=name,
@@ -136,22 +134,22 @@ class FolderSource:
         return self.reader.channels.picks[channel].pattern or self._files
 
     def _names(self) -> list[str]:
-        """Return which parts of a name are kept of each item: all patterns have the same, and the id is its key."""
+        """Return the sorted fields of the patterns except ``id``; all patterns have the same fields."""
         pattern = self._pattern(self.channels[0])
         return sorted(set(pattern.names) - {"id"}) if pattern else []
 
     def _parts(self, name: str, found: FoundFiles) -> dict[str, str]:
-        """Return the values in the file names of an item."""
+        """Return the value of each field of the pattern in the file names of an item."""
         named = zip(self._names(), found[1:], strict=True) if self._pattern(self.channels[0]) else ()
         return {"id": name, **dict(named)}
 
     def _path(self, channel: str, name: str, found: FoundFiles) -> str:
-        """Return the path of the file of a channel of an item, below the folder."""
+        """Return the path of the file with a channel of an item, relative to the folder."""
         pattern = self._pattern(channel)
         return pattern.path_of(self._parts(name, found)) if pattern else name + found[1]
 
     def _claims(self, path: str) -> Iterator[tuple[str, str, FoundFiles]]:
-        """Yield each item that a file belongs to, which channel it is for, and what the item's files are by it."""
+        """Yield the items that a file belongs to: name, channel, and the item's files."""
         for channel in self.channels:
             pattern = self._pattern(channel)
             if pattern is None:
@@ -162,9 +160,9 @@ class FolderSource:
                 yield parts["id"], channel, (channel, *(parts[part] for part in self._names()))
 
     def _find(self, channels: ChannelMap) -> dict[str, FoundFiles]:
-        """Return what is known of the files of each item, by the item's name."""
+        """Return the files of each item, by its name."""
         found: dict[str, FoundFiles] = {}
-        # Items share what is equal.
+        # Equal values are stored once, to save memory.
         shared: dict[Any, Any] = {}
         for path in walk_files(self.folder, suffixes=IMAGE_SUFFIXES, passing_over=holds_dataset):
             claims = list(self._claims(path))
@@ -176,8 +174,8 @@ class FolderSource:
                     claim = (f"{before[0]} {channel}", *before[1:])
                 elif name.rpartition("/")[2].startswith("."):
                     raise ImageError(
-                        f"{self.folder}: by the patterns {path} is of a field called {name!r}.",
-                        hint="* stands for the field's id: write the rest too, as in '5channel*.tif' or '*.tif'.",
+                        f"The pattern in {self.folder} matches {path} with the field id {name!r}, which has no name.",
+                        hint="Include more of the file name, as in *_dna.tif, where * is the id of the field.",
                     )
                 claim = tuple(shared.setdefault(part, part) for part in claim)
                 found[name] = shared.setdefault(claim, claim)
@@ -185,37 +183,37 @@ class FolderSource:
         for name, pick in channels.picks.items():
             if found and name not in matched:
                 raise ImageError(
-                    f"{self.folder} holds no {name}: no file is named like {pick}.",
-                    hint=f"Fix the pattern of {name}; patterns are matched against paths below the folder.",
+                    f"{self.folder} has no file for the channel {name}: no name matches {pick}.",
+                    hint=f"Correct the pattern of {name}; patterns match paths relative to the folder.",
                 )
         if not found:
             raise ImageError(
-                f"{self.folder} holds no fields: {self.unmatched} image files, none named as asked for.",
-                hint=f"Files end in {', '.join(IMAGE_SUFFIXES)}; patterns are matched against paths below the folder.",
+                f"{self.folder} contains no fields: none of its {self.unmatched} image files matches.",
+                hint=f"Files end in {', '.join(IMAGE_SUFFIXES)}; patterns match paths relative to the folder.",
             )
         return found
 
     def _refuse_conflict(self, name: str, channel: str, before: FoundFiles, claim: FoundFiles, *, path: str) -> None:
-        """Raise if a file claims a channel that has a file, or its name contradicts that of another file."""
+        """Raise if a channel has two files, or the names of an item's files differ in metadata."""
         first = self._path(before[0].split()[0], name, before)
         if channel in before[0].split():
             one, other = sorted((self._path(channel, name, before), path))
             raise ImageError(
-                f"{self.folder}: {one} and {other} are both {channel} of field {name}.",
-                hint="Make the patterns narrower, or remove one of the files.",
+                f"{self.folder} has two files for the channel {channel} of field {name}: {one} and {other}.",
+                hint="Make the patterns more specific, or remove one of the files.",
             )
         if before[1:] != claim[1:]:
             one, other = sorted((first, path))
             raise ImageError(
-                f"{self.folder}: {one} and {other} are both of field {name}, but their names say different things.",
-                hint="Leave out *, so that the id is made of all parts of the name.",
+                f"{self.folder} has files of field {name} that differ in metadata: {one} and {other}.",
+                hint="Replace * by {...} fields, so that the id contains all parts of the name.",
             )
 
 
 class ById(Generic[Value]):
-    """Values by the id of an item, or of one of its scenes, which begins with the item's id and ``_``.
+    """Values by id of an item or one of its scenes, whose ids begin with the id of the item and ``_``.
 
-    Two sorted lists take a third of the memory of a dictionary.
+    Two sorted lists need a third of the memory of a dictionary.
 
     Attributes:
         ids: All ids, sorted.
@@ -226,14 +224,15 @@ class ById(Generic[Value]):
         self._values = [rows[name] for name in self.ids]
 
     def __getitem__(self, name: str) -> Value:
-        """Return the value of an id, which must be one of :attr:`ids`."""
+        """Return the value of an id, which must be in :attr:`ids`."""
         return self._values[bisect_left(self.ids, name)]
 
     def of(self, item: str) -> dict[str, Value]:
         """Return the values of an item and its scenes, by id.
 
-        >>> ById(dict.fromkeys(("scan", "scan_s1", "other", "scanned"), 0)).of("scan")
-        {'scan': 0, 'scan_s1': 0}
+        Examples:
+            >>> ById(dict.fromkeys(("scan", "scan_s1", "other", "scanned"), 0)).of("scan")
+            {'scan': 0, 'scan_s1': 0}
         """
         own = bisect_left(self.ids, item)
         first = bisect_left(self.ids, f"{item}_")

@@ -1,4 +1,4 @@
-"""The Human Protein Atlas's own form: ``{antibody}_{plate}_{well}_{field}_{color}.jpg``, each stain in its color."""
+"""JPEG files of the Human Protein Atlas: ``{antibody}_{plate}_{well}_{field}_{color}.jpg``, one per channel."""
 
 from __future__ import annotations
 
@@ -24,20 +24,27 @@ from cytoloc.labels.hpa_names import parse_hpa_id
 from cytoloc.labels.label_set import LabelSet
 
 Place = tuple[str, bool, str]
-"""Where a file is: its folder below the source's, whether its name lacks the antibody, and its suffix."""
+"""The location of a file: its folder, whether its name lacks the antibody, and its suffix."""
 
 Places = tuple[Place | None, ...]
-"""The place of the file of each color of a field; None where there is no file."""
+"""The location of the file of each color of a field; None if there is no file."""
 
 
 class HpaSource:
-    """The fields in a folder of the Human Protein Atlas's JPEG files.
+    """The fields in a folder of JPEG files of the Human Protein Atlas.
 
     Args:
-        folder: Holds ``{antibody}_{plate}_{well}_{field}_{color}.jpg``, or as on the Atlas's server a folder per
-            antibody with ``{plate}_{well}_{field}_{color}.jpg``.
-        labels: CSV ``Id,Target`` with ids ``{antibody}_{plate}_{well}_{field}``. For it, the other arguments and the
-            errors see :class:`~cytoloc.dataset.sources.kaggle.KaggleSource`.
+        folder: Folder of ``{antibody}_{plate}_{well}_{field}_{color}.jpg`` files; or, as on the server of the Human
+            Protein Atlas, a folder per antibody with ``{plate}_{well}_{field}_{color}.jpg`` files.
+        labels: CSV file with columns ``Id,Target`` and ids ``{antibody}_{plate}_{well}_{field}``. Default: all fields
+            in the folder, unlabeled.
+        label_set: The label set of the labels. Default: ``hpa28``.
+        scaling: How images are scaled to squares.
+        limit: Maximum number of fields; the first ones are imported.
+
+    Raises:
+        ImageError: If the folder contains no fields.
+        TableError: If the labels are invalid, or none of the labeled fields is in the folder.
     """
 
     quick = True
@@ -66,7 +73,7 @@ class HpaSource:
         }
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
-        """Return what loads the field ``item``; it can be sent to another process."""
+        """Return a function that loads the field ``item``. It can be pickled."""
         labels = self.labels[item] if self.labels is not None else None
         return partial(_load_hpa, self.folder, item, self.found.get(item, {}), labels, self.scaling)
 
@@ -78,24 +85,24 @@ def _load_hpa(
     if parts is None or parts.antibody is None:
         raise ImageError(
             f"{name} is not the id of a field of the Human Protein Atlas.",
-            hint="Ids are {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
+            hint="Use ids {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
         )
     planes, edges = [], []
     for role, color in zip(CHANNELS, COLORS, strict=True):
         if color not in files:
             raise ImageError(
-                f"{folder}: field {name} lacks its file {name}_{color}.jpg.",
-                hint="Every field needs its four channel files.",
+                f"{folder}: the file {name}_{color}.jpg of field {name} is missing.",
+                hint="Give the four files of each field.",
             )
-        # A reduced scale is decoded where that is enough.
+        # Images are decoded at a reduced size if this is sufficient.
         stain = read_stain_jpeg(folder / files[color], role, at_least=scaling.size)
         planes.append(stain.plane)
         edges.append(stain.original)
     if len(set(edges)) > 1:
         sizes = ", ".join(f"{color} {w} x {h} px" for color, (h, w) in zip(COLORS, edges, strict=True))
         raise ImageError(
-            f"{folder}: field {name} has more than one size: {sizes}.",
-            hint="The four channels of a field must show the same pixels.",
+            f"{folder}: the files of field {name} differ in size: {sizes}.",
+            hint="Give images of the same size for all channels of a field.",
         )
     height, width = edges[0]
     with located(f"field {name}"):
@@ -115,22 +122,22 @@ def _load_hpa(
 
 
 class HpaFiles(Mapping[str, dict[str, str]]):
-    """For each field id in a folder and in its folders, in order, the file of each color that is there.
+    """The files of each field in a folder and its subfolders, by color, ordered by id.
 
     Args:
-        folder: Holds them.
+        folder: The folder.
 
     Attributes:
-        unmatched: How many other images it holds.
+        unmatched: The number of other image files.
 
     Raises:
-        ImageError: If there is no such folder, or a channel is there twice.
+        ImageError: If the folder does not exist, or a channel of a field has two files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.unmatched = 0
         found: dict[str, Places] = {}
-        # Fields of one folder share the places of their files.
+        # Fields of one folder share the locations of their files, to save memory.
         shared: dict[Places, Places] = {}
         for path in walk_files(folder, suffixes=(".jpg", ".jpeg"), passing_over=holds_dataset):
             inside, _, file = path.rpartition("/")
@@ -146,7 +153,7 @@ class HpaFiles(Mapping[str, dict[str, str]]):
             now = (*before[:number], (inside, lacking, suffix), *before[number + 1 :])
             if before[number] is not None:
                 one, other = sorted((_files(whole, before)[color], path))
-                raise ImageError(f"{folder} holds both {one} and {other}.", hint="Keep one of them.")
+                raise ImageError(f"{folder} contains both {one} and {other}.", hint="Remove one of them.")
             found[whole] = shared.setdefault(now, now)
         self._places = {name: found[name] for name in sorted(found)}
 
@@ -172,21 +179,27 @@ def _files(name: str, places: Places) -> dict[str, str]:
 
 
 def find_hpa_fields(folder: Path) -> HpaFiles:
-    """Return for each field id in ``folder`` and in its folders, in order, the file of each color that is there.
+    """Find the fields in a folder and its subfolders.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The files of each field, by color.
 
     Raises:
-        ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
+        ImageError: If the folder does not exist, contains no fields, or has two files for a channel.
     """
     found = HpaFiles(folder)
     if not found:
         raise ImageError(
-            f"{folder} holds no fields.",
-            hint="A field is four files named {antibody}_{plate}_{well}_{field}_red.jpg, _green, _blue and _yellow.",
+            f"{folder} contains no fields.",
+            hint="Name files {antibody}_{plate}_{well}_{field}_red.jpg, …_green.jpg, …_blue.jpg and …_yellow.jpg.",
         )
     return found
 
 
 def _is_whole(name: str) -> bool:
-    """Return whether a name is the id of a field, the antibody included."""
+    """Return whether a name is the id of a field, including the antibody."""
     found = parse_hpa_id(name)
     return found is not None and found.antibody is not None

@@ -1,4 +1,4 @@
-"""One pair of bounds per channel for all fields of an import, found before it begins."""
+"""Joint intensity bounds per channel for all fields of an import, determined before the import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cytoloc.images.depth import DepthRule, Histogram, JointBounds, refuse_not_f
 from cytoloc.parallel import in_order
 
 Planes = Sequence[NDArray[Any]]
-"""A field's plane of each channel."""
+"""The image of each channel of a field."""
 
 
 def find_joint_bounds(
@@ -25,17 +25,27 @@ def find_joint_bounds(
     channels: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[JointBounds | None, ...]:
-    """Return the bounds of each channel over all fields; None for a channel that has 8 bits everywhere.
+    """Return the joint bounds of each channel over all fields.
 
-    Fields that cannot be read are skipped; the import rejects them with the reason. If the fields of a channel differ
-    in type, the first one decides, and the import rejects the others.
+    Fields that cannot be read are skipped here; the import rejects them with the reason. If the fields of a channel
+    differ in pixel type, the first type is used, and the import rejects the others.
+
+    Args:
+        items: The names of the items.
+        fields_of: A function that yields the fields of an item.
+        rule: How intensities are scaled.
+        channels: Number of channels.
+        advance: A function that is called with the number of finished items and of all items.
+
+    Returns:
+        One pair of bounds per channel; None for a channel that always has 8 bits.
     """
     histograms = [Histogram() for _ in range(channels)]
 
     def readable(item: str) -> list[Planes]:
-        """Return the planes of those fields of an item that the import will not reject."""
+        """Return the fields of an item that the import will not reject."""
         fields: list[Planes] = []
-        # The import meets the same errors and lists them. It takes the fields before an error, which count here too.
+        # The import reports these errors. Fields before an error are imported, so they are counted here too.
         with suppress(ImageError):
             for planes in fields_of(item):
                 with suppress(ImageError):
@@ -55,5 +65,5 @@ def find_joint_bounds(
 
 
 def joint_note(bounds: Sequence[JointBounds | None]) -> list[dict[str, Any] | None]:
-    """Return joint bounds as JSON."""
+    """Return joint bounds as JSON values."""
     return [each and {"black": each.bounds.black, "white": each.bounds.white, "of": str(each.dtype)} for each in bounds]

@@ -1,4 +1,4 @@
-"""The competition's own form: a folder of ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``, and a CSV ``Id,Target``."""
+"""Image files of the 2018 Kaggle competition: ``{Id}_{red,green,blue,yellow}.png`` or ``.tif``."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from cytoloc.labels.label_set import LabelSet
 KAGGLE_SUFFIXES = (".png", ".tif", ".tiff")
 
 Suffixes = tuple[str | None, ...]
-"""The suffix of the file of each color of a field; None where there is no file."""
+"""The suffix of the file of each color of a field; None if there is no file."""
 
 
 class KaggleSource:
-    """The fields in a folder of competition files.
+    """The fields in a folder of image files of the 2018 Kaggle competition.
 
     Args:
-        folder: Holds ``{Id}_{red,green,blue,yellow}`` as PNG or TIFF, 8 or 16 bits.
-        labels: CSV ``Id,Target``; its fields, in its order, are imported. Without it every field in the folder is,
-            unlabeled, in order of id.
-        label_set: The locations that the labels refer to; by default ``hpa28``.
-        scaling: How images become squares.
-        depth: How 16 bits become 8.
-        limit: Import only the first so many.
+        folder: Folder of ``{Id}_{red,green,blue,yellow}`` files, PNG or TIFF, with 8 or 16 bits.
+        labels: CSV file with columns ``Id,Target``; its fields are imported, in its order. Default: all fields in the
+            folder, unlabeled, in order of id.
+        label_set: The label set of the labels. Default: ``hpa28``.
+        scaling: How images are scaled to squares.
+        depth: How 16-bit images are converted to 8 bits.
+        limit: Maximum number of fields; the first ones are imported.
 
     Raises:
-        ImageError: If the folder holds no fields.
-        TableError: If the labels are not valid, or of none of the fields.
+        ImageError: If the folder contains no fields.
+        TableError: If the labels are invalid, or none of the labeled fields is in the folder.
     """
 
     quick = True
@@ -76,7 +76,7 @@ class KaggleSource:
         }
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-        """Find one pair of bounds per channel from all fields, to be used instead of each field's own."""
+        """Determine one pair of bounds per channel over all fields, to use instead of the bounds of each field."""
         self._joint = find_joint_bounds(
             self.items,
             lambda item: [read_kaggle_planes(self.folder, item, self.found.get(item, {}))],
@@ -87,7 +87,7 @@ class KaggleSource:
         self.made_by["depth"]["jointly"] = joint_note(self._joint)
 
     def loader(self, item: str) -> Callable[[], list[Loaded]]:
-        """Return what loads the field ``item``; it can be sent to another process."""
+        """Return a function that loads the field ``item``. It can be pickled."""
         files = self.found.get(item, {})
         labels = self.labels[item] if self.labels is not None else None
         return partial(
@@ -124,7 +124,7 @@ def _load_kaggle(
 def read_kaggle_field(
     folder: Path, name: str, files: dict[str, str] | None = None, *, channels: Sequence[str] = CHANNELS
 ) -> UInt8Array:
-    """Return a field with 8 bits, uint8 ``(channels, height, width)``; see :func:`read_kaggle_planes`."""
+    """Read a field with 8 bits, uint8 of shape ``(channels, height, width)``; see :func:`read_kaggle_planes`."""
     planes = read_kaggle_planes(folder, name, files, channels=channels)
     with located(f"field {name}"):
         return all_to_8_bit(planes, DepthRule(), called=channels).image
@@ -133,14 +133,16 @@ def read_kaggle_field(
 def read_kaggle_planes(
     folder: Path, name: str, files: dict[str, str] | None = None, *, channels: Sequence[str] = CHANNELS
 ) -> list[Pixels]:
-    """Return the channels of a field, ``(height, width)`` each, as they are in the files.
+    """Read the channels of a field as stored, shape ``(height, width)`` each.
 
     Args:
-        folder: Where the files are.
+        folder: The folder.
         name: The id of the field.
-        files: The name of the file of each color, as :func:`find_kaggle_fields` gives them; by default
-            ``{name}_{color}.png``.
-        channels: Which channels, any of :data:`cytoloc.channels.CHANNELS`.
+        files: The file name for each color, from :func:`find_kaggle_fields`. Default: ``{name}_{color}.png``.
+        channels: The channels to read, any of :data:`cytoloc.channels.CHANNELS`.
+
+    Returns:
+        One array per channel.
 
     Raises:
         ImageError: If a file is missing or damaged, or the files differ in size.
@@ -151,38 +153,38 @@ def read_kaggle_planes(
     lacking = [color for color in colors if color not in files]
     if lacking:
         raise ImageError(
-            f"{folder}: field {name} lacks its file {name}_{lacking[0]}.png.",
-            hint=f"Every field needs a file for each of {', '.join(colors)}.",
+            f"{folder}: the file {name}_{lacking[0]}.png of field {name} is missing.",
+            hint=f"Give a file for each of {', '.join(colors)}.",
         )
     paths = [folder / files[color] for color in colors]
     planes = [read_gray_png(path) if path.suffix.lower() == ".png" else read_gray_tiff(path) for path in paths]
     for color, plane in zip(colors, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise ImageError(
-                f"{folder}: field {name} has two sizes: {files[colors[0]]} is {_size(planes[0])} px,"
-                f" {files[color]} is {_size(plane)} px.",
-                hint="All channels of a field must show the same pixels.",
+                f"{folder}: the files of field {name} differ in size: {files[colors[0]]} has {_size(planes[0])} px,"
+                f" {files[color]} has {_size(plane)} px.",
+                hint="Give images of the same size for all channels of a field.",
             )
     return planes
 
 
 class KaggleFiles(Mapping[str, dict[str, str]]):
-    """For each field id in a folder, in order, the name of the file of each color that is there.
+    """The file names of each field in a folder, by color, ordered by id.
 
     Args:
-        folder: Holds them.
+        folder: The folder.
 
     Attributes:
-        unmatched: How many other images it holds.
+        unmatched: The number of other image files.
 
     Raises:
-        ImageError: If a channel is there twice.
+        ImageError: If a channel of a field has two files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.unmatched = 0
         found: dict[str, Suffixes] = {}
-        # Millions of fields have few different suffixes, so they share them.
+        # Millions of fields have few different combinations of suffixes, so these are shared.
         shared: dict[Suffixes, Suffixes] = {}
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -197,14 +199,14 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
                 before = found.get(name, (None,) * len(COLORS))
                 if before[place] is not None:
                     one, other = sorted((f"{stem}{before[place]}", entry.name))
-                    raise ImageError(f"{folder} holds both {one} and {other}.", hint="Keep one of them.")
+                    raise ImageError(f"{folder} contains both {one} and {other}.", hint="Remove one of them.")
                 now = (*before[:place], dot + suffix, *before[place + 1 :])
                 found[name] = shared.setdefault(now, now)
         self._suffixes = {name: found[name] for name in sorted(found)}
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The channels that any field has a file of."""
+        """The channels for which there are files."""
         return tuple(
             role for place, role in enumerate(CHANNELS) if any(each[place] for each in set(self._suffixes.values()))
         )
@@ -221,21 +223,27 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
 
 
 def find_kaggle_fields(folder: Path) -> KaggleFiles:
-    """Return for each field id in ``folder`` the file of each color that is there.
+    """Find the fields in a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The file names of each field, by color.
 
     Raises:
-        ImageError: If there is no such folder, no file in it is named like a channel, or a channel is there twice.
+        ImageError: If the folder does not exist, contains no fields, or has two files for a channel.
     """
     if folder.is_file():
-        raise ImageError(f"{folder} is a file, not a folder.", hint="Give the folder that holds the images.")
+        raise ImageError(f"{folder} is a file, not a folder.", hint="Give the folder of the image files.")
     if not folder.is_dir():
-        raise ImageError(f"{folder}: there is no such folder.", hint="Give the folder that holds the images.")
+        raise ImageError(f"The folder {folder} does not exist.", hint="Give the folder of the image files.")
     found = KaggleFiles(folder)
     if not found:
-        hint = " JPEG files are for `cytoloc import hpa` or `import folder`." if any(folder.glob("*.jp*g")) else ""
+        hint = " For JPEG files use `cytoloc import hpa` or `import folder`." if any(folder.glob("*.jp*g")) else ""
         raise ImageError(
-            f"{folder} holds no fields.",
-            hint="A field is four files named {Id}_red.png, {Id}_green.png, {Id}_blue.png"
+            f"{folder} contains no fields.",
+            hint="Name the four files of a field {Id}_red.png, {Id}_green.png, {Id}_blue.png"
             f" and {{Id}}_yellow.png (or .tif).{hint}",
         )
     return found

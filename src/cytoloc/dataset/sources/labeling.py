@@ -1,4 +1,4 @@
-"""The labels and the metadata of an import, and a label set that is made from the names in a file."""
+"""Labels and metadata of an import, and label sets made from the names in a labels file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from cytoloc.labels.lists import label_column, read_csv, read_labels, refuse_rep
 
 
 def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Return the labels in a file, by id, in its order; equal ids and equal labels share one object.
+    """Read the labels in a file. Equal ids and equal labels share one object, to save memory.
+
+    Args:
+        path: The file.
+        label_set: The label set.
+        names: Ids of fields, whose string objects are shared.
+
+    Returns:
+        Indices of locations by id, in file order.
 
     Raises:
-        TableError: As :func:`cytoloc.labels.lists.read_labels`.
+        TableError: For the reasons of :func:`cytoloc.labels.lists.read_labels`.
     """
     same = {name: name for name in names}
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -26,33 +34,50 @@ def labels_by_id(path: Path, label_set: LabelSet, names: Iterable[str]) -> dict[
 
 
 def listed_fields(path: Path, label_set: LabelSet, names: Iterable[str], *, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the labels of the fields that a file lists, if at least one of them has images in a folder.
+    """Read the labels in a file, if at least one of its fields has images in a folder.
+
+    Args:
+        path: The file.
+        label_set: The label set.
+        names: Ids of the fields in the folder.
+        folder: The folder, for error messages.
+
+    Returns:
+        Indices of locations by id, in file order.
 
     Raises:
-        TableError: As :func:`labels_by_id`, and if the folder has none of the fields.
+        TableError: For the reasons of :func:`labels_by_id`, or if the folder has none of the fields.
     """
     found = set(names)
     labels = labels_by_id(path, label_set, found)
     if found.isdisjoint(labels):
         raise TableError(
-            f"{path} lists {len(labels)} fields, such as {next(iter(labels))}; {folder} has files of none of them.",
-            hint="Give the labels of these images, or none: fields may be unlabeled.",
+            f"{folder} has no files of the {len(labels)} fields in {path}, such as {next(iter(labels))}.",
+            hint="Give the labels of these images, or do not give labels.",
         )
     return labels
 
 
 def read_metadata(path: Path, names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, tuple[str | None, ...]]]:
-    """Return the columns of a CSV that describe fields, and their values by id; equal values share one object.
+    """Read metadata of fields from a CSV file. Equal values share one object, to save memory.
+
+    Args:
+        path: The file.
+        names: Ids of fields, whose string objects are shared.
+
+    Returns:
+        The columns, and the values by id.
 
     Raises:
-        TableError: If it has no ``id``, a row without one, an id twice, or a column that is not one of
+        TableError: If there is no column ``id``, an id is empty or repeats, or a column is not one of
             :data:`~cytoloc.dataset.sources.channels.NAMES`.
     """
     table = read_csv(path)
     unknown = [name for name in table.columns if name not in ("Id", *NAMES)]
     if "Id" not in table.columns or unknown:
         raise TableError(
-            f"{path} has the columns {', '.join(table.columns)}.", hint=f"It needs id and may have {', '.join(NAMES)}."
+            f"{path} has the columns {', '.join(table.columns)}, which are not all columns of metadata.",
+            hint=f"Give id and any of {', '.join(NAMES)}.",
         )
     ids = table["Id"].to_list()
     refuse_repeated(ids, where=str(path))
@@ -66,12 +91,18 @@ def label_set_from(path: Path) -> LabelSet:
     """Return a label set of the names in a labels file, in alphabetical order, named after the file.
 
     The names are in one column (``Target``, ``Labels``, ``Label``, ``Locations`` or ``Location``), separated by ``;``,
-    ``|`` or ``,``; or they are the names of all columns that hold 0 and 1 and nothing else.
+    ``|`` or ``,``. Alternatively they are the names of all columns that contain only 0 and 1.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The label set.
 
     Raises:
-        TableError: If the file cannot be read, has no such columns, or has numbers instead of names, or names that are
-            separated by blanks.
-        LabelSetError: If the names do not make a label set.
+        TableError: If the file cannot be read, has no such columns, or contains numbers instead of names, or names that
+            are separated by spaces.
+        LabelSetError: If the names are not valid for a label set.
     """
     table = read_csv(path)
     column = label_column(table)
@@ -86,18 +117,18 @@ def label_set_from(path: Path) -> LabelSet:
     if not any(names):
         raise TableError(
             f"{path} has no labels: its columns are {', '.join(table.columns)}.",
-            hint="Give it a column Target with names of locations, or a column of 0 and 1 for each location.",
+            hint="Add a column Target with names of locations, or a column of 0 and 1 for each location.",
         )
     numbers = next((word for word in names if word and re.fullmatch(r"[\d\s.]+", word)), None)
     if numbers is not None:
         raise TableError(
             f"{path} has the label {numbers!r}, which is not a name.",
-            hint="Name the label set that the numbers are of, for example hpa28.",
+            hint="Give the label set of the numbers, for example hpa28.",
         )
     joined = next((word for word in names if _is_made_of(word, names.keys() - {word})), None)
     if joined is not None:
         raise TableError(
-            f"{path} has the label {names[joined]!r}, which is made of other labels.",
+            f"{path} has the label {names[joined]!r}, which consists of other labels.",
             hint="Separate labels by semicolons.",
         )
     called = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.partition(".")[0]).lstrip("._-") or "labels"
@@ -105,7 +136,7 @@ def label_set_from(path: Path) -> LabelSet:
 
 
 def _is_made_of(label: str, others: Collection[str]) -> bool:
-    """Return whether a label is a row of other labels with blanks between them."""
+    """Return whether a label consists of other labels separated by spaces."""
     words = label.split(" ")
     parts = ((" ".join(words[:count]), " ".join(words[count:])) for count in range(1, len(words)))
     return any(first in others and (rest in others or _is_made_of(rest, others)) for first, rest in parts)

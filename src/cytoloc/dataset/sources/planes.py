@@ -1,4 +1,4 @@
-"""Which planes of a file make the image of a stain: of depths, time points, and pages that say nothing."""
+"""Selection of z planes, time points and pages in image files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cytoloc.images.formats import ImageFile, Scene
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneChoice:
-    """Which planes of a channel make its image.
+    """Which planes of a channel form its image.
 
     Attributes:
-        depth: The z plane, counted from 0; None for the maximum over all.
-        time: The time point, counted from 0; None if files must have only one.
-        pages: What pages are whose meaning a TIFF does not state; None if files must not have such.
+        depth: The z plane, from 0; None for a maximum projection.
+        time: The time point, from 0; None if files have only one.
+        pages: The axis along pages whose meaning a TIFF does not state; None if files have no such pages.
     """
 
     depth: int | None = None
@@ -30,7 +30,7 @@ class PlaneChoice:
 
 
 class Chosen(NamedTuple):
-    """Planes of a scene: all have ``place`` in common, and differ along one axis."""
+    """Planes of a scene that are equal in ``place`` and differ along one axis."""
 
     place: dict[str, int]
     along: Literal["depth", "page"]
@@ -38,31 +38,50 @@ class Chosen(NamedTuple):
 
 
 def channel_names(scene: Scene, choice: PlaneChoice) -> tuple[str, ...]:
-    """Return the names of a scene's channels, as the choice about pages makes them.
+    """Return the names of a scene's channels, including pages that are channels.
+
+    Args:
+        scene: The scene.
+        choice: The choice of planes.
+
+    Returns:
+        The names; empty for channels without a name.
 
     Raises:
-        ImageError: If pages say nothing and the choice says nothing of them.
+        ImageError: If the meaning of pages is neither stated nor chosen.
     """
     if scene.pages == 1 or choice.pages == "z":
         return scene.channels
     if choice.pages is None:
         raise ImageError(
-            f"it has {scene.pages} pages and does not say what they are.", hint="Say `pages='channel'` or `pages='z'`."
+            f"The file has {scene.pages} pages and does not state their axis.",
+            hint="Give `pages='channel'` or `pages='z'`.",
         )
     if len(scene.channels) > 1:
-        raise ImageError(f"it has {len(scene.channels)} channels, so its {scene.pages} pages cannot be channels.")
+        raise ImageError(
+            f"The file has {len(scene.channels)} channels, so its {scene.pages} pages cannot be channels.",
+            hint="Give `pages='z'`.",
+        )
     return ("",) * scene.pages
 
 
 def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
-    """Return which planes of a scene make the image of a stain.
+    """Return the planes of a scene that form the image of a channel.
+
+    Args:
+        scene: The scene.
+        pick: The channel.
+        choice: The choice of planes.
+
+    Returns:
+        The planes.
 
     Raises:
-        ImageError: If it has no such channel, depth or time point, or more than one could be meant.
+        ImageError: If the channel, z plane or time point does not exist, or the choice is ambiguous.
     """
     index = pick.index(channel_names(scene, choice))
     if scene.times > 1 and choice.time is None:
-        raise ImageError(f"it has {scene.times} time points.", hint="Choose one with `time`, counted from 0.")
+        raise ImageError(f"The file has {scene.times} time points.", hint="Choose one with `time`, counted from 0.")
     place = {"channel": index, "time": choice.time or 0}
     along: Literal["depth", "page"] = "depth"
     length = scene.depths
@@ -72,16 +91,18 @@ def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
         place |= {"channel": 0, "page": index}
     for what, at, count in (("time point", place["time"], scene.times), ("z plane", choice.depth or 0, length)):
         if at >= count:
-            raise ImageError(f"it has no {what} {at}: it has {count}, counted from 0.")
+            raise ImageError(
+                f"The file has no {what} {at}: it has {count}, counted from 0.", hint="Choose a smaller number."
+            )
     return Chosen(place, along, range(length) if choice.depth is None else [choice.depth])
 
 
 def read_chosen(image: ImageFile, scene: int, chosen: Chosen) -> NDArray[Any]:
-    """Return the chosen plane of a scene, or the maximum of several, ``(height, width)``."""
+    """Read the image of a channel, as the maximum over the chosen planes, shape ``(height, width)``."""
     result: NDArray[Any] | None = None
     for at in chosen.at:
         plane = image.plane(scene, **chosen.place, **{chosen.along: at})
         result = plane if result is None else np.maximum(result, plane)
     if result is None:
-        raise ImageError("it has no planes.")
+        raise ImageError("The scene has no planes.", hint="Export the file again.")
     return result

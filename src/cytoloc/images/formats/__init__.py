@@ -1,4 +1,4 @@
-"""Multi-channel image files of any microscope, read a plane at a time."""
+"""Multi-channel image files of any microscope, read plane by plane."""
 
 from cytoloc.images.formats.opening import IMAGE_SUFFIXES, open_image
 from cytoloc.images.formats.scene import ImageFile, Scene

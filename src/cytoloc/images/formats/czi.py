@@ -1,4 +1,4 @@
-"""Zeiss's CZI through aicspylibczi, which also reads files without a pixel size."""
+"""CZI files of Zeiss, read with aicspylibczi, which also reads files without a pixel size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _DTYPES = {"gray8": np.uint8, "gray16": np.uint16, "gray32": np.uint32, "gray32f
 
 
 class CziFile:
-    """An open CZI; every scene of it is a field of view.
+    """An open CZI file. Each scene is a field of view.
 
     Args:
-        path: A CZI of gray channels without tiles.
+        path: A CZI file with gray channels and without tiles.
 
     Raises:
-        ImageError: If it is damaged, a mosaic of tiles, or has axes that a field of view has not.
+        ImageError: If the file is damaged, a mosaic of tiles, or has unsupported axes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,11 +38,11 @@ class CziFile:
             raise
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
-        """Return one plane, ``(height, width)``."""
+        """Return one plane, shape ``(height, width)``."""
         wanted = {"C": channel, "Z": depth, "T": time, "S": self._places[scene]}
         asked = {axis: at for axis, at in wanted.items() if axis in self._file.dims and at >= 0}
         pixels, _ = self._file.read_image(**asked)
-        # What is left of the axes that were asked for has length 1.
+        # All other axes of the result have length 1.
         plane = np.asarray(pixels)
         return whole_plane(plane.reshape(plane.shape[-2:]), self.scenes[scene], self.path)
 
@@ -52,17 +52,19 @@ class CziFile:
 
     def _described(self) -> tuple[Scene, ...]:
         if self._file.is_mosaic():
-            raise ImageError(f"{self.path} is a mosaic of tiles.", hint="Export its fields one by one.")
+            raise ImageError(
+                f"{self.path} is a mosaic of tiles, which is not supported.", hint="Export its fields one by one."
+            )
         if self._file.pixel_type not in _DTYPES:
             raise ImageError(
-                f"{self.path} has {self._file.pixel_type} pixels, not gray ones of 8, 16 or 32 bits.",
+                f"{self.path} has {self._file.pixel_type} pixels, but gray pixels of 8, 16 or 32 bits are needed.",
                 hint="Export it as OME-TIFF.",
             )
         self._places: list[int] = []
         scenes = []
         meta = self._file.meta
         names: tuple[str, ...] = ()
-        # Files without names among their dimensions still have those under which the channels were displayed.
+        # Files without names in their dimensions still have the names under which channels were displayed.
         for element in ("Information/Image/Dimensions/Channels", "DisplaySetting/Channels"):
             if not any(names):
                 names = tuple(node.get("Name", "") for node in meta.findall(f"./Metadata/{element}/Channel"))

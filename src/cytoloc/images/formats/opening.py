@@ -1,4 +1,4 @@
-"""From a path to an open image: the reader is chosen by the file's name and must agree with its content."""
+"""Opening of image files. The reader is chosen by the file name, which must agree with the content."""
 
 from __future__ import annotations
 
@@ -27,33 +27,36 @@ _KINDS: Final[dict[str, str]] = {
     ".nd2": "ND2",
     ".zarr": "OME-Zarr",
 }
-"""The end of a file's name and what it must be."""
+"""The kind of file for each suffix."""
 
 _LIBRARIES: Final = {"CZI": "aicspylibczi", "LIF": "bioio_lif", "ND2": "bioio_nd2", "OME-Zarr": "bioio_ome_zarr"}
-"""The library of each kind that needs one."""
+"""The library for each kind of file that needs one."""
 
 IMAGE_SUFFIXES: Final = tuple(_KINDS)
-"""The ends of names of files that :func:`open_image` reads."""
+"""Suffixes of the files that :func:`open_image` can open."""
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[ImageFile]:
-    """Open an image file, whatever microscope wrote it, and close it at the end of the block.
+    """Open an image file of any microscope, and close it at the end of the block.
 
-    CZI, LIF, ND2 and OME-Zarr need the extra ``formats``; TIFF, OME-TIFF, ImageJ's TIFF (also gzipped), PNG and JPEG do
-    not. Errors in the block, while planes are read, name the file too.
+    CZI, LIF, ND2 and OME-Zarr files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also gzipped), PNG
+    and JPEG files do not. Errors that occur in the block also name the file.
 
     Args:
         path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`.
 
+    Yields:
+        The open file.
+
     Raises:
-        ImageError: If it is missing, truncated, damaged, too large, not what its name says, or of an unknown kind.
-        MissingExtraError: If the libraries for its kind are not installed.
+        ImageError: If the file is missing, truncated, damaged, too large, or of an unknown or unexpected kind.
+        MissingExtraError: If the libraries for the kind of file are not installed.
     """
     suffix = next((end for end in _KINDS if path.name.lower().endswith(end)), None)
     if suffix is None:
         raise ImageError(
-            f"{path} is of no kind that cytoloc reads.", hint=f"It reads {', '.join(_KINDS)}: export it as OME-TIFF."
+            f"{path} is not of a supported kind.", hint=f"Export it as OME-TIFF, or give {', '.join(_KINDS)}."
         )
     kind = _KINDS[suffix]
     with decoding(path):
@@ -63,20 +66,24 @@ def open_image(path: Path) -> Iterator[ImageFile]:
         image = _opened(kind, path)
         try:
             if not image.scenes:
-                raise ImageError(f"{path} holds no image: it is truncated or empty.", hint="Copy it again.")
+                raise ImageError(
+                    f"{path} contains no image, because it is truncated or empty.", hint="Copy the file again."
+                )
             yield image
         finally:
             image.close()
 
 
 def _opened(kind: str, path: Path) -> ImageFile:
-    """Return the open file, by a library of the extra ``formats`` if its kind needs one."""
+    """Return the open file, with a library of the extra ``formats`` if its kind needs one."""
     if kind not in _LIBRARIES:
         return TiffFile(path) if kind in ("TIFF", "gzip") else PlainFile(path)
     try:
         library: Any = importlib.import_module(_LIBRARIES[kind])
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{path} needs {error.name} to be read.", hint=installing("formats")) from error
+        raise MissingExtraError(
+            f"Reading {path} needs {error.name}, which is not installed.", hint=installing("formats")
+        ) from error
     if kind == "CZI":
         from cytoloc.images.formats.czi import CziFile
 

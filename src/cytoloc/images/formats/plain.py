@@ -1,4 +1,4 @@
-"""PNG and JPEG files as images of one scene: gray ones have one channel, colored ones red, green and blue."""
+"""PNG and JPEG files as images with one scene. Gray images have one channel, colored ones red, green and blue."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CHANNEL_NAMES = {1: ("",), 2: ("gray", "alpha"), 3: ("red", "green", "blue"), 4
 
 
 class PlainFile:
-    """A PNG or JPEG, decoded when it is opened.
+    """A PNG or JPEG file, which is decoded when it is opened.
 
     Args:
-        path: A file of either kind.
+        path: The file.
 
     Raises:
-        ImageError: If it is missing, truncated, damaged or too large.
+        ImageError: If the file is missing, truncated, damaged or too large.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,8 +33,8 @@ class PlainFile:
         )
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
-        """Return one plane, ``(height, width)``."""
+        """Return one plane, shape ``(height, width)``."""
         return np.ascontiguousarray(self._image[..., channel])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because the file is closed already."""

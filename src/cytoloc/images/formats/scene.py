@@ -1,4 +1,4 @@
-"""What an image file holds, whoever wrote it: scenes of channels, depths and time points."""
+"""The content of image files: scenes with channels, z planes and time points."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Scene:
     """One field of view in a file, as the file describes it.
 
     Attributes:
-        name: What the file calls it; empty where it has no name.
-        channels: What the file calls each channel; empty where a channel has no name.
-        height: In pixels.
-        width: In pixels.
+        name: The name in the file; empty if there is none.
+        channels: The names of the channels in the file; empty if a channel has no name.
+        height: Height in pixels.
+        width: Width in pixels.
         depths: Number of z planes.
         times: Number of time points.
-        pages: Number of planes along an axis whose meaning the file does not state; 1 if it has none.
-        dtype: Type of the pixels.
-        pixel_um: Edge of a pixel, in micrometers; None where the file does not state it.
+        pages: Number of planes along an axis whose meaning the file does not state; 1 if there is no such axis.
+        dtype: Pixel type.
+        pixel_um: Pixel size in micrometers; None if the file does not state it.
     """
 
     name: str
@@ -41,52 +41,66 @@ class Scene:
 
 
 class ImageFile(Protocol):
-    """An open image file; to be closed after use."""
+    """An open image file, to be closed after use."""
 
     @property
     def scenes(self) -> tuple[Scene, ...]:
-        """What it holds."""
+        """The scenes in the file."""
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
-        """Return one plane, ``(height, width)``, as it is in the file."""
+        """Return one plane as stored, shape ``(height, width)``."""
 
     def close(self) -> None:
         """Close the file."""
 
 
 def refuse_axes(length: Mapping[str, int], known: str, path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a file has an axis that a field of view has not."""
+    """Raise :class:`~cytoloc.errors.ImageError` if a file has axes that a field of view does not have."""
     strange = [f"{axis} of {count}" for axis, count in length.items() if axis not in known and count > 1]
     if strange:
         raise ImageError(
-            f"{path} has axes that a field of view has not: {', '.join(strange)}.", hint="Export it as OME-TIFF."
+            f"{path} has axes that a field of view does not have: {', '.join(strange)}.", hint="Export it as OME-TIFF."
         )
 
 
 def names_of(names: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Return the names of ``count`` channels: ``names`` if there is one for each, else empty ones."""
+    """Return the names of ``count`` channels: ``names`` if their number is right, otherwise empty names."""
     return names if len(names) == count else ("",) * count
 
 
 def plausible_um(edge: float | None) -> float | None:
-    """Return the edge of a pixel in micrometers if a light microscope can have it, else None.
+    """Return a pixel size if it is plausible for a light microscope, otherwise None.
 
-    Files that were never calibrated state 1 pixel per inch, 0, or the resolution of a printer.
+    Files without calibration state 1 pixel per inch, 0, or the resolution of a printer.
+
+    Args:
+        edge: Pixel size in micrometers.
+
+    Returns:
+        The pixel size, or None.
     """
     return edge if edge is not None and 0.005 <= edge <= 20 else None
 
 
 def whole_plane(pixels: NDArray[Any], scene: Scene, path: Path) -> NDArray[Any]:
-    """Return a plane that a reader gave, contiguous and in the byte order of this machine.
+    """Return a plane from a reader, contiguous and in native byte order.
+
+    Args:
+        pixels: The pixels that the reader returned.
+        scene: The scene, as the file describes it.
+        path: The file, for error messages.
+
+    Returns:
+        Shape ``(height, width)``.
 
     Raises:
-        ImageError: If it is not of the shape and type that the file states for the scene.
+        ImageError: If shape or type are not as the file describes the scene.
     """
     native = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
     if native.shape != (scene.height, scene.width) or native.dtype != scene.dtype.newbyteorder("="):
         raise ImageError(
-            f"{path} gives {native.dtype} pixels of shape {native.shape} for a plane of {scene.dtype.name},"
-            f" {scene.width} x {scene.height} px.",
+            f"{path} contains a plane of shape {native.shape} and type {native.dtype}, but states"
+            f" {scene.height} x {scene.width} px and {scene.dtype.name}.",
             hint="Copy or download the file again, or export it as OME-TIFF.",
         )
     return native

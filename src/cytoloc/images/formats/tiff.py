@@ -1,4 +1,4 @@
-"""TIFF, OME-TIFF and ImageJ's TIFF, a page at a time."""
+"""TIFF, OME-TIFF and ImageJ's TIFF files, read page by page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cytoloc.images.decoding import decoding, refuse_edges, refuse_other_kind
 from cytoloc.images.formats.scene import Scene, plausible_um, whole_plane
 
 _UNZIPPED_BYTES: Final = 2**31
-"""The most that a gzipped TIFF may grow to; a field of four 16-bit channels and twenty depths stays below it."""
+"""Maximum size of an unzipped TIFF file. A field with four 16-bit channels and twenty z planes is smaller."""
 
 _UM: Final[dict[str, float]] = {
     "m": 1e6,
@@ -38,7 +38,7 @@ _UM: Final[dict[str, float]] = {
     "pm": 1e-6,
     "inch": 25_400.0,
 }
-"""Micrometers of the units that OME-XML and ImageJ write."""
+"""Micrometers per unit, for the units in OME-XML and ImageJ metadata."""
 
 _ANY: Final = frozenset("IQR")
 """Axes whose meaning TIFF does not state."""
@@ -46,23 +46,23 @@ _ANY: Final = frozenset("IQR")
 
 _WHITE_IS_ZERO: Final = 0
 _PALETTE: Final = 3
-"""Ways to mean brightness (tag 262). Microscopes write palettes that run from black to a stain's color."""
+"""Photometric interpretations (tag 262). Microscopes write palettes from black to the color of a stain."""
 
 _JPEG: Final = frozenset({6, 7})
 _JPEG_2000: Final = frozenset({33003, 33004, 33005, 34712})
 _ENDED: Final = _JPEG | _JPEG_2000
-"""Compressions (tag 259) whose decoders ignore missing data, and whose data end in a mark, FF D9."""
+"""Compressions (tag 259) whose decoders ignore missing data, and whose data end with the marker FF D9."""
 
 
 _COMPLAINTS: Final = threading.local()
-"""The errors that tifffile logged in this thread since it last opened a file; it continues after them."""
+"""Errors that tifffile has logged in this thread since it last opened a file, after which it continues."""
 
 
 class _Listener(logging.Handler):
-    """Collects tifffile's errors, which it logs when it loses tags or pages of a truncated file."""
+    """Collects the errors that tifffile logs when tags or pages of a truncated file are missing."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep an error."""
+        """Record an error."""
         if record.levelno >= logging.ERROR:
             vars(_COMPLAINTS).setdefault("messages", []).append(record.getMessage())
 
@@ -71,13 +71,13 @@ logging.getLogger("tifffile").addHandler(_Listener())
 
 
 class TiffFile:
-    """An open TIFF; every series of it is a scene.
+    """An open TIFF file. Each series is a scene.
 
     Args:
-        path: A TIFF, or a gzipped one as the Human Protein Atlas serves them.
+        path: A TIFF file, or a gzipped TIFF file as on the Human Protein Atlas site.
 
     Raises:
-        ImageError: If it is damaged, too large, or has axes that a field of view has not.
+        ImageError: If the file is damaged, too large, or has unsupported axes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +88,9 @@ class TiffFile:
             with gzip.open(path) as stream:
                 content = stream.read(_UNZIPPED_BYTES + 1)
             if len(content) > _UNZIPPED_BYTES:
-                raise ImageError(f"{path} grows to more than 2 GiB when it is unzipped.", hint="Unzip it and look.")
+                raise ImageError(
+                    f"{path} has more than 2 GiB when it is unzipped.", hint="Unzip the file and check its content."
+                )
             refuse_other_kind(content[:16], path, kind="TIFF")
             source = io.BytesIO(content)
         self._file = tifffile.TiffFile(source, _multifile=False)
@@ -103,7 +105,7 @@ class TiffFile:
             raise
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
-        """Return one plane, ``(height, width)``."""
+        """Return one plane, shape ``(height, width)``."""
         series, axes = self._series[scene], self._axes[scene]
         wanted = {"C": channel, "S": channel, "Z": depth, "T": time, "P": page}
         place = [wanted[axis] for axis in axes if axis not in "SYX"]
@@ -116,7 +118,7 @@ class TiffFile:
             found = series.pages[number]
             if found is None:
                 raise ImageError(
-                    f"{self.path} lacks plane {number + 1} of {len(series.pages)}.",
+                    f"{self.path} has no plane {number + 1} of {len(series.pages)}.",
                     hint="Export or download the file again.",
                 )
             self._refuse_cut(found, number)
@@ -133,56 +135,56 @@ class TiffFile:
         self._file.close()
 
     def _refuse_endless(self) -> None:
-        """Raise if the list of pages leads back to itself: tifffile follows it until memory is full."""
+        """Raise if the list of pages is a loop, which tifffile would follow until the memory is full."""
         tiff, handle = self._file.tiff, self._file.filehandle
 
         def number(place: int, layout: str) -> int:
-            """Return the number at a place of the file, 0 behind its end."""
+            """Return the number at a position of the file; 0 after its end."""
             handle.seek(place)
             content = handle.read(struct.calcsize(layout))
             return int(struct.unpack(layout, content)[0]) if len(content) == struct.calcsize(layout) else 0
 
-        # The place of the first page is in the header, after 4 bytes, in BigTIFF after 8.
+        # The offset of the first page is in the header, after 4 bytes, or after 8 bytes in BigTIFF.
         offset, seen = number(8 if tiff.version == 43 else 4, tiff.offsetformat), set[int]()
         while offset:
             if offset in seen:
-                raise ImageError(
-                    f"{self.path} is damaged: its list of pages leads back to itself.", hint="Copy it again."
-                )
+                raise ImageError(f"{self.path} is damaged: its list of pages is a loop.", hint="Copy the file again.")
             seen.add(offset)
             tags = number(offset, tiff.tagnoformat)
             offset = number(offset + tiff.tagnosize + tags * tiff.tagsize, tiff.offsetformat)
 
     def _refuse_complaints(self) -> None:
         if _COMPLAINTS.messages:
-            raise ImageError(f"{self.path} is truncated or damaged: {_COMPLAINTS.messages[0]}", hint="Copy it again.")
+            raise ImageError(
+                f"{self.path} is truncated or damaged: {_COMPLAINTS.messages[0]}.", hint="Copy the file again."
+            )
 
     def _refuse_cut(self, page: Any, number: int) -> None:
-        """Raise if a plane's bytes are missing or damaged in a way that its decoder would make up for."""
+        """Raise if data of a plane are missing or damaged in a way that its decoder would ignore."""
         handle, keyframe = self._file.filehandle, page.keyframe
-        whole = f"{self.path} is truncated or damaged: plane {number + 1} is not whole."
+        whole = f"{self.path} is truncated or damaged: plane {number + 1} is incomplete."
         for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
             if length == 0 or start + length > handle.size:
-                raise ImageError(whole, hint="Copy or download it again.")
+                raise ImageError(whole, hint="Copy or download the file again.")
             if keyframe.compression in _ENDED:
-                # Every strip or tile must have an end, and pass a strict decoder of JPEG.
+                # Every strip or tile must have an end marker, and pass a strict JPEG decoder.
                 handle.seek(start)
                 segment = handle.read(length)
                 if b"\xff\xd9" not in segment[-4:]:
-                    raise ImageError(whole, hint="Copy or download it again.")
+                    raise ImageError(whole, hint="Copy or download the file again.")
                 if keyframe.compression in _JPEG and keyframe.bitspersample == 8:
-                    # The tables that all strips share stand before the strip's own data.
+                    # Tables that all strips share precede the data of the strip.
                     tables = (keyframe.jpegtables or b"")[:-2]
                     try:
                         simplejpeg.decode_jpeg(tables + segment[2:] if tables else segment, "GRAY", strict=True)
                     except ValueError as error:
-                        raise ImageError(f"{whole[:-1]}: {error}", hint="Copy or download it again.") from error
+                        raise ImageError(f"{whole[:-1]}: {error}.", hint="Copy or download the file again.") from error
 
     def _named_axes(self, series: Any) -> str:
-        """Return a series' axes in order: any of C, Z, T and P (pages of unknown meaning), then Y and X, S for colors.
+        """Return the axes of a series in order: any of C, Z, T and P (pages of unknown meaning), then Y, X and S.
 
         Raises:
-            ImageError: If it has others, or its pages do not hold whole planes.
+            ImageError: If there are other axes, or pages are not whole planes.
         """
         keyframe = series.keyframe
         axes = "".join("P" if axis in _ANY else axis for axis in series.axes)
@@ -195,14 +197,14 @@ class TiffFile:
             or {"C", "S"} <= set(axes)
         ):
             raise ImageError(
-                f"{self.path} has axes {series.axes} of lengths {'x'.join(map(str, series.shape))}; a field of view has"
-                " channels, depths, time points, height and width.",
+                f"{self.path} has the axes {series.axes} of lengths {'x'.join(map(str, series.shape))}, but a field of"
+                " view has channels, z planes, time points, height and width.",
                 hint="Export it as OME-TIFF.",
             )
         planes = math.prod(series.shape[: len(outer)])
         if series.dataoffset is None and len(series.pages) != planes:
             raise ImageError(
-                f"{self.path} says that it has {planes} planes and holds {len(series.pages)}.",
+                f"{self.path} states {planes} planes, but contains {len(series.pages)}.",
                 hint="Export or download the file again.",
             )
         return f"{outer}{keyframe.axes}"
@@ -211,7 +213,7 @@ class TiffFile:
         return tuple(self._series[scene].shape)
 
     def _sliced(self, scene: int, number: int, start: int) -> NDArray[Any]:
-        """Return a plane of a series that lies uncompressed in one piece, of which TIFF may list one page only."""
+        """Return a plane of an uncompressed, contiguous series, for which TIFF may list only the first page."""
         series = self._series[scene]
         page_shape = tuple(series.keyframe.shape)
         dtype = np.dtype(series.dtype).newbyteorder(self._file.byteorder)
@@ -221,7 +223,8 @@ class TiffFile:
         content = handle.read(count * dtype.itemsize)
         if len(content) < count * dtype.itemsize:
             raise ImageError(
-                f"{self.path} is truncated: plane {number + 1} is not whole.", hint="Copy or download it again."
+                f"{self.path} is truncated: plane {number + 1} is incomplete.",
+                hint="Copy or download the file again.",
             )
         return np.frombuffer(content, dtype).reshape(page_shape)
 
@@ -249,25 +252,36 @@ class TiffFile:
 
 
 def _as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
-    """Return pixels that grow with brightness, as a stain's do.
+    """Return pixels that increase with brightness.
 
     Raises:
-        ImageError: If they are numbers of colors that do not.
+        ImageError: If pixels are indices of colors that do not increase with brightness.
     """
     if page.photometric == _WHITE_IS_ZERO:
         if pixels.dtype.kind != "u":
-            raise ImageError(f"{path} has inverted {pixels.dtype} pixels.", hint="Export it as gray.")
+            raise ImageError(
+                f"{path} has inverted {pixels.dtype} pixels, which are not supported.", hint="Export it as gray."
+            )
         return np.asarray((1 << page.bitspersample) - 1 - pixels, pixels.dtype)
     if page.photometric == _PALETTE and (page.colormap is None or (np.diff(page.colormap.astype(int)) < 0).any()):
-        raise ImageError(f"{path} has a palette of colors, not of brightness.", hint="Export it as gray, 8 or 16 bits.")
+        raise ImageError(
+            f"{path} has a color palette that does not increase in brightness.",
+            hint="Export it as gray with 8 or 16 bits.",
+        )
     return pixels
 
 
 def read_gray_tiff(path: Path) -> NDArray[Any]:
-    """Return a TIFF of one gray image, 8 or 16 bits, ``(height, width)``.
+    """Read a TIFF file with one gray image of 8 or 16 bits.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Shape ``(height, width)``.
 
     Raises:
-        ImageError: If the file is missing, truncated, damaged, too large, or holds anything else.
+        ImageError: If the file is missing, truncated, damaged, too large, or contains anything else.
     """
     with decoding(path):
         with path.open("rb") as stream:
@@ -275,14 +289,16 @@ def read_gray_tiff(path: Path) -> NDArray[Any]:
         image = TiffFile(path)
         try:
             if not image.scenes:
-                raise ImageError(f"{path} holds no image: it is truncated or empty.", hint="Copy it again.")
+                raise ImageError(
+                    f"{path} contains no image, because it is truncated or empty.", hint="Copy the file again."
+                )
             first = image.scenes[0]
             planes = [len(scene.channels) * scene.depths * scene.times * scene.pages for scene in image.scenes]
             if planes != [1] or first.dtype not in (np.uint8, np.uint16):
                 raise ImageError(
-                    f"{path} is not one gray image of 8 or 16 bits: it has {sum(planes)} planes, the first of"
+                    f"{path} is not a single gray image of 8 or 16 bits: it has {sum(planes)} planes, the first of"
                     f" {first.width} x {first.height} px and type {first.dtype}.",
-                    hint="The competition's TIFF files hold one channel each.",
+                    hint="Give one file per channel, as in the 2018 Kaggle competition.",
                 )
             return image.plane(0, channel=0)
         finally:
@@ -290,7 +306,7 @@ def read_gray_tiff(path: Path) -> NDArray[Any]:
 
 
 def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...], float | None]:
-    """Return the name of one of ``count`` series, the names of its channels, and its pixel size in µm."""
+    """Return the name of one of ``count`` series, the names of its channels, and its pixel size in micrometers."""
     series = file.series[number]
     if file.is_ome and file.ome_metadata:
         return read_ome(file.ome_metadata, number, count, series.name)
@@ -298,7 +314,7 @@ def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...]
     tags = series.keyframe.tags
     if file.is_imagej:
         metadata, tags = file.imagej_metadata or {}, file.pages.first.tags
-        # ImageJ labels slices, which are the channels if there is no other axis.
+        # ImageJ labels slices, which are channels if there is no other axis.
         if series.axes.removesuffix(series.keyframe.axes) == "C":
             names = tuple(map(str, metadata.get("Labels", ())))
         unit_um = _UM.get(str(metadata.get("unit", "")).lower())
@@ -312,12 +328,23 @@ def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...]
 
 
 def read_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
-    """Return the name of a series, the names of its channels, and its pixel size in µm, from OME-XML.
+    """Return the name of a series, the names of its channels, and its pixel size in micrometers, from OME-XML.
 
-    They are empty if it is not certain which image of the XML is the series: each file of a set describes the images of
-    all files.
+    They are empty if the image for the series is ambiguous, because each file of a set describes the images of all
+    files.
+
+    Args:
+        xml: The OME-XML.
+        number: The position of the series in the file.
+        count: The number of series in the file.
+        called: The name of the series.
+
+    Returns:
+        The name, the names of the channels, and the pixel size.
     """
-    root = ElementTree.fromstring(xml)  # noqa: S314  expat of Python 3.11 limits the growth of entities itself
+    """
+    """
+    root = ElementTree.fromstring(xml)  # noqa: S314  expat in Python 3.11 limits entity expansion itself
     images = [node for node in root if node.tag.endswith("}Image")]
     if len(images) != count:
         images = [node for node in images if node.get("Name") == called]

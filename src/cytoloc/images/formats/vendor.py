@@ -1,4 +1,4 @@
-"""LIF, ND2 and OME-Zarr through the readers of bioio."""
+"""LIF, ND2 and OME-Zarr files, read with bioio."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cytoloc.images.formats.scene import Scene, names_of, plausible_um, refuse_a
 
 
 class BioioFile:
-    """A file that a reader of bioio has opened; every scene of it is a field of view.
+    """A file that is read with bioio. Each scene is a field of view.
 
     Args:
-        path: The file, for messages.
-        reader: The open reader.
+        path: The file, for error messages.
+        reader: The open bioio reader.
 
     Raises:
-        ImageError: If a scene is too large, or has axes that a field of view has not.
+        ImageError: If a scene is too large, or has unsupported axes.
     """
 
     def __init__(self, path: Path, reader: Any) -> None:
@@ -29,14 +29,14 @@ class BioioFile:
         self.scenes = tuple(self._scene(number) for number in range(len(reader.scenes)))
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
-        """Return one plane, ``(height, width)``."""
+        """Return one plane, shape ``(height, width)``."""
         self._reader.set_scene(scene)
         lazy = self._reader.get_image_dask_data("YX", T=time, C=channel, Z=depth)
-        # Fields are read in parallel already, so dask runs in this thread.
+        # Fields are read in parallel already, so dask uses this thread only.
         return whole_plane(np.asarray(lazy.compute(scheduler="synchronous")), self.scenes[scene], self.path)
 
     def close(self) -> None:
-        """Release the reader; bioio opens the file for every plane."""
+        """Release the reader. bioio opens the file for each plane."""
         del self._reader
 
     def _scene(self, number: int) -> Scene:
