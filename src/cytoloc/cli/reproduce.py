@@ -14,8 +14,8 @@ from cytoloc.cli.console import as_flags, on_terminal, progress_of_stages, requi
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     reproducing = typer.Typer(
-        help="Reproduce a published solution, from image files to submissions.\n\nExample: `cytoloc reproduce kaggle2018"
-        " --data competition/ --external v18/ --out reproduction/`",
+        help="Reproduce a published solution, from image files to submissions.\n\nExample: `cytoloc reproduce"
+        " kaggle2018 --data competition/ --external v18/ --out reproduction/`",
         no_args_is_help=True,
     )
     reproducing.command("kaggle2018")(terminated_as_interrupted()(kaggle2018))
