@@ -124,7 +124,7 @@ def test_what_was_measured_is_told() -> None:
     text = "\n".join(_train_lines(TrainBench("cpu", 2, "resnet34", 16, ["fastai"], [one])))
     assert "fastai is not installed and was not timed. To install it: pip install 'cytoloc[bench]'" in text
     assert "loss of the first step, all methods: 5.0000" in text
-    assert "waiting for pixels 1.3% of the time" in text
+    assert "1.3% of the time spent waiting for pixels" in text
     assert "cytoloc, from a dataset 1,234 MB" in text
     differ = replace(one, first_loss={EAGER: 5.0, OURS: 5.1})
     text = "\n".join(_train_lines(TrainBench("cpu", 2, "resnet34", 16, [], [differ])))

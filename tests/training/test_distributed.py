@@ -103,7 +103,7 @@ def test_processes_are_those_that_were_started(
             None,
             {"SLURM_NTASKS": "2"},
             SettingsError,
-            "SLURM has 2 tasks, but no number of tasks per machine",
+            "SLURM has 2 tasks, but SLURM_NTASKS_PER_NODE is not set",
         ),
     ],
 )

@@ -87,7 +87,7 @@ def test_float16_is_refused_where_it_cannot_be_trained(study: Dataset, folds: pl
     for precision, device in (("float16", "cuda"), ("bfloat16", "cpu"), ("float32", "mps")):
         check_precision(precision, device)
     if accelerator() != "cuda":
-        with pytest.raises(TrainingError, match=r"compute\.precision is 'float16'"):
+        with pytest.raises(TrainingError, match=r"`compute\.precision` is float16"):
             train_fold(tiny("compute.precision=float16"), study, folds, 1, out=tmp_path)
 
 

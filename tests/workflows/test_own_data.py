@@ -192,7 +192,7 @@ def test_missing_channels_are_substituted_only_where_it_is_said(cli: Cli, tmp_pa
         model.predict(images, channels=("protein", "nucleus"))
     with pytest.raises(cytoloc.CytolocError, match="no channel golgi"):
         model.predict(images, channels=("protein", "nucleus"), absent={"microtubules": "golgi", "er": "zero"})
-    with pytest.raises(cytoloc.CytolocError, match="cannot be named zero"):
+    with pytest.raises(cytoloc.CytolocError, match="cannot have the name zero"):
         check_channels(["protein", "zero"])
     with pytest.raises(cytoloc.CytolocError, match="needs no substitute"):
         model.predict(four, absent={"er": "zero"})

@@ -579,7 +579,7 @@ def test_a_dry_run_sees_all_that_an_import_rejects_by_the_header(folder: Path, c
         "times cannot be imported:",
         "The file has 2 time points. Choose one with --time",
         "wide cannot be imported: The image is 40 x 32 px, not square",
-        "Crop or pad it, or import it with --square crop",
+        "Crop or pad the image, or import it with --square crop",
         "would be enlarged",
         "truth cannot be imported: microtubules in truth.tif: The image has bool pixels",
         r"two\nlines cannot be imported: The name two\nlines is not UTF-8 text, or contains a line break.",
