@@ -206,7 +206,7 @@ def test_the_architecture_names_every_package_and_module() -> None:
     text = (SOURCE.parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
     parts = re.split(r"^\*\*`([a-z]+)/`\*\*.*$", text, flags=re.MULTILINE)
     named = {
-        package: set(re.findall(r"`([a-z_]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", body, flags=re.MULTILINE))))
+        package: set(re.findall(r"`([a-z_0-9]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", body, flags=re.MULTILINE))))
         for package, body in zip(parts[1::2], parts[2::2], strict=True)
     }
     found: dict[str, set[str]] = {}

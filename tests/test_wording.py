@@ -316,3 +316,24 @@ def test_modules_of_the_public_names_have_docstrings() -> None:
         if inspect.isfunction(each) or inspect.isclass(each):
             assert inspect.getdoc(each), name
             assert inspect.getdoc(import_module(each.__module__)), each.__module__
+
+
+def test_no_string_stands_alone_after_a_docstring() -> None:
+    stray = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            value = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
+            if isinstance(value, str) and not value.strip():
+                stray.append(f"{path.relative_to(SOURCE)}: {ast.unparse(node)}")
+    assert stray == []
+
+
+def test_no_docstring_describes_a_name_twice() -> None:
+    repeated = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                for section in re.split(r"(?m)^(?:Args|Attributes|Raises):$", ast.get_docstring(node) or "")[1:]:
+                    entries = re.findall(r"(?m)^    (\w+):", section.split("\n\n")[0])
+                    repeated += [f"{path.name}:{node.name}: {each}" for each in entries if entries.count(each) > 1]
+    assert repeated == []

@@ -85,9 +85,9 @@ if TYPE_CHECKING:
     from cytoloc.report.figures import score_plot as score_plot
     from cytoloc.report.figures import training_curve as training_curve
     from cytoloc.report.study import compare_runs as compare_runs
-    from cytoloc.reproduce.kaggle2018 import ReproduceOptions as ReproduceOptions
     from cytoloc.reproduce.kaggle2018 import plan_kaggle2018 as plan_kaggle2018
     from cytoloc.reproduce.kaggle2018 import reproduce_kaggle2018 as reproduce_kaggle2018
+    from cytoloc.reproduce.options import ReproduceOptions as ReproduceOptions
     from cytoloc.simulate.competition import simulate_competition as simulate_competition
     from cytoloc.simulate.files import simulate_hpa as simulate_hpa
     from cytoloc.simulate.files import simulate_kaggle as simulate_kaggle
@@ -152,7 +152,8 @@ _HOMES: Final = {
     "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
     "curation.fold_quality": ("fold_quality",),
     "report.study": ("compare_runs",),
-    "reproduce.kaggle2018": ("ReproduceOptions", "plan_kaggle2018", "reproduce_kaggle2018"),
+    "reproduce.kaggle2018": ("plan_kaggle2018", "reproduce_kaggle2018"),
+    "reproduce.options": ("ReproduceOptions",),
     "simulate.competition": ("simulate_competition",),
     "simulate.files": ("simulate_hpa", "simulate_kaggle"),
     "simulate.plan": ("Design",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from sklearn.metrics import f1_score
 
 import cytoloc as cl
 from cytoloc.recipes.recipe import published_scores
-from cytoloc.reproduce import kaggle2018
-from cytoloc.reproduce.kaggle2018 import ReproduceOptions, plan_kaggle2018, random_folds, reproduce_kaggle2018
+from cytoloc.reproduce import kaggle2018, options
+from cytoloc.reproduce.kaggle2018 import plan_kaggle2018, random_folds, reproduce_kaggle2018
+from cytoloc.reproduce.options import ReproduceOptions
 from cytoloc.reproduce.steps import Step, forward_flops, run_steps
 from tests.conftest import Cli
 
@@ -36,22 +38,21 @@ def few_models(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Leave two of the ten models, which are the members of the ensemble."""
     names = ("densenet121-512", "resnet50-256")
     every = published_scores()
-    monkeypatch.setattr(kaggle2018, "published_scores", lambda: {name: every[name] for name in names})
+    for module in (kaggle2018, options):
+        monkeypatch.setattr(module, "published_scores", lambda: {name: every[name] for name in names})
     monkeypatch.setattr(kaggle2018, "MEMBERS", names)
     return names
 
 
-def tiny(competition: Path, **options: Any) -> ReproduceOptions:
-    return ReproduceOptions(
-        **{
-            "external": competition / "external",
-            "test_labels": competition / "truth" / "test.csv",
-            "scale": "tiny",
-            "overrides": SMALLEST,
-            "report": lambda _line: None,
-            **options,
-        }
-    )
+def tiny(competition: Path, **changes: Any) -> ReproduceOptions:
+    usual: dict[str, Any] = {
+        "external": competition / "external",
+        "test_labels": competition / "truth" / "test.csv",
+        "scale": "tiny",
+        "overrides": SMALLEST,
+        "report": lambda _line: None,
+    }
+    return ReproduceOptions(**usual | changes)
 
 
 def locations_of(path: Path, column: str) -> dict[str, set[int]]:
@@ -123,7 +124,12 @@ def test_the_whole_way_resumes_after_a_stop(
             assert len(predicted_text.split()) <= 5
     text = (out / "tables.md").read_text()
     assert "| densenet121-512 + resnet50-256" in text
-    assert "0.577" in text
+    assert "published" not in text.split("All values")[0]
+    assert "best checkpoint was chosen on the same validation fold" in text
+    # The same folders by other paths are the same settings.
+    monkeypatch.chdir(competition)
+    plain = tiny(competition, external="external", test_labels="truth/test.csv")
+    assert reproduce_kaggle2018(".", out=out, options=plain).equals(table)
     # Another setting in the same folder is refused, and the labels of the test fields may come later.
     with pytest.raises(cl.CytolocError, match="with other settings: recipes"):
         reproduce_kaggle2018(competition, out=out, options=tiny(competition, overrides={}))
@@ -133,11 +139,61 @@ def test_the_whole_way_resumes_after_a_stop(
 
 @pytest.mark.slow
 def test_the_strong_variant_takes_the_same_way(competition: Path, tmp_path: Path) -> None:
-    options = tiny(competition, strong=True, fold=0, baseline_split=True, external=None)
-    table = reproduce_kaggle2018(competition, out=tmp_path / "out", options=options)
+    strong = tiny(competition, strong=True, fold=0, baseline_split=True, external=None)
+    table = reproduce_kaggle2018(competition, out=tmp_path / "out", options=strong)
     assert table["name"].to_list() == ["strong-512", "final"]
-    assert "published" not in (tmp_path / "out" / "tables.md").read_text().split("\n\n")[0]
+    text = (tmp_path / "out" / "tables.md").read_text()
+    assert "final: repair blank and over-full predictions" in text
+    assert "leak" not in text
     assert not (tmp_path / "out" / "leak.csv").exists()
+
+
+def test_an_import_that_was_stopped_among_the_external_images_continues(
+    competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaggle2018, "ImportOptions", partial(cl.ImportOptions, segment_bytes=1))
+    out, calls = tmp_path / "out", 0
+
+    def stop(_what: str, done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 45 + 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_kaggle2018(competition, out=out, options=tiny(competition, progress=stop))
+    first = kaggle2018.Reproduction.of(competition, out=out, options=tiny(competition))
+    assert first.finished_imports("train", 64) == 1
+    first.import_images("train", 64)
+    assert first.is_imported("train", 64)
+    assert len(first.dataset("train", 64)) == 90
+
+
+def test_a_test_field_that_cannot_be_read_stops_before_training(competition: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(competition, data)
+    damaged = next((data / "test").glob("*_green.png"))
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    found = kaggle2018.Reproduction.of(data, out=tmp_path / "out", options=tiny(data))
+    (tmp_path / "out").mkdir()
+    for _ in range(2):
+        with pytest.raises(cl.CytolocError, match="1 test fields cannot be read") as refused:
+            found.import_images("test", 64)
+        assert not found.is_imported("test", 64)
+    assert "remove" in refused.value.hint
+
+
+def test_a_competition_without_a_leak_is_no_error(tmp_path: Path) -> None:
+    competition = tmp_path / "competition"
+    cl.simulate_competition(competition, cl.Design(n_fields=12, seed=3, size=64), cl.Flaws(leaked=0, duplicates=0.3))
+    found = kaggle2018.Reproduction.of(competition, out=tmp_path / "out", options=tiny(competition))
+    (tmp_path / "out").mkdir()
+    for name in ("train", "test"):
+        found.import_images(name, 64)
+    found.find_pairs()
+    assert pl.read_csv(tmp_path / "out" / "pairs.csv").height > 0
+    found.find_leaked()
+    assert pl.read_csv(tmp_path / "out" / "leak.csv").height == 0
 
 
 def test_the_original_split_is_random() -> None:
@@ -181,7 +237,7 @@ def test_a_full_disk_is_said_before_anything_begins(tmp_path: Path) -> None:
     [
         ("train.csv", "lacks train.csv"),
         ("sample_submission.csv", "lacks sample_submission.csv"),
-        ("test", "there is no such folder"),
+        ("test", "test does not exist"),
         ("image", r"has all images of 16 of the 17 fields in sample_submission\.csv"),
         ("labels", "have no labels"),
         ("other labels", "None of the external images"),
@@ -210,7 +266,7 @@ def test_incomplete_files_are_refused_before_any_work(
 def test_other_folders_and_options_are_refused(cli: Cli, competition: Path, tmp_path: Path) -> None:
     refused = cli("reproduce", "kaggle2018", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert refused.code == 1
-    assert "there is no such folder" in refused.err
+    assert "nowhere does not exist" in refused.err
     assert "kaggle competitions download" in refused.err
     assert cli("reproduce", "kaggle2018", "--out", tmp_path / "out").code == 2
     assert cli("reproduce", "kaggle2018", "--plan", "--fold", "7").code == 2
@@ -218,5 +274,13 @@ def test_other_folders_and_options_are_refused(cli: Cli, competition: Path, tmp_
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(cl.CytolocError, match="holds something else"):
         reproduce_kaggle2018(competition, out=tmp_path / "full", options=tiny(competition))
+    with pytest.raises(cl.CytolocError, match="changes the names of recipes"):
+        plan_kaggle2018(options=ReproduceOptions(overrides=["name=x"]))
+    with pytest.raises(cl.CytolocError, match="given without `data`"):
+        plan_kaggle2018(options=ReproduceOptions(external="v18"))
+    with pytest.raises(cl.CytolocError, match=r"nope\.csv does not exist"):
+        plan_kaggle2018(competition, options=ReproduceOptions(test_labels="nope.csv"))
+    with pytest.raises(cl.CytolocError, match="`device` has the unknown value 'gpu'"):
+        ReproduceOptions(device="gpu")  # type: ignore[arg-type]
     with pytest.raises(cl.CytolocError, match="`external_labels` is given without `external`"):
         plan_kaggle2018(competition, options=ReproduceOptions(external_labels="labels.csv"))

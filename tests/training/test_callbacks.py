@@ -119,9 +119,9 @@ def test_the_bar_is_gone_when_a_run_ends_or_stops(
     stopped = capsys.readouterr().err
     train_fold(tiny("schedule.epochs=3"), study, folds, 1, out=tmp_path, resume=True, progress_bar=True)
     finished = capsys.readouterr().err
-    assert "epoch 2/3, held-out loss" in stopped
+    assert "epoch 2/3, validation loss" in stopped
     assert "training quick-fold1" in finished
-    assert "epoch 3/3, held-out loss" in finished
+    assert "epoch 3/3, validation loss" in finished
     for shown in (stopped, finished):
         assert shown.endswith("\r")
         assert shown.split("\r")[-2].isspace()

@@ -23,9 +23,11 @@ from cytoloc.predict.bundle import write_bundle
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
 from cytoloc.recipes.recipe import load_recipe, read_resolved
+from cytoloc.training.options import TrainOptions
 from cytoloc.training.resolve import resolve_recipe
+from cytoloc.training.run import train
 from cytoloc.training.starting import first_network, inherit_settings
-from tests.training.conftest import OWN, Make, network_of, tiny, train_fold
+from tests.training.conftest import OWN, Make, network_of, quiet, tiny, train_fold
 
 
 def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds: pl.DataFrame, tmp_path: Path) -> None:
@@ -115,7 +117,9 @@ def test_weights_that_expect_another_normalization_are_refused_or_give_theirs(ma
         first_network(recipe, LabelSet.hpa28(), fold=0, held_out=[])
     assert "model.inherit=true" in refused.value.hint
     inherited = inherit_settings(
-        load_recipe(recipe, overrides={"model": {"inherit": True, "backbone": "resnet18", "head": "plain"}}), fold=0
+        load_recipe(recipe, overrides={"model": {"inherit": True, "backbone": "resnet18", "head": "plain"}}),
+        fold=0,
+        folder=tmp_path / "run",
     )
     builtin = load_recipe("builtin")
     assert (inherited.model.backbone, inherited.model.head) == (builtin.model.backbone, builtin.model.head)
@@ -142,6 +146,21 @@ def test_means_of_an_earlier_run_are_taken_over(study: Dataset, folds: pl.DataFr
     resolved = read_resolved(run / "recipe.toml")
     assert resolved.image.mean["protein"] == pytest.approx(0.2, abs=1e-6)
     assert (resolved.model.head, resolved.image.normalize) == ("average-max", "set")
+    # A finished run does not need the earlier one any more.
+    (tmp_path / "small").rename(tmp_path / "moved")
+    again = tiny(weights, "model.inherit=true", "model.head=plain")
+    assert train_fold(again, study, folds, 0, out=tmp_path / "b", resume=True) == run
+
+
+def test_settings_are_inherited_from_a_run_of_the_same_call(
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    weights = f"model.weights=run:{tmp_path}/first-fold{{fold}}"
+    first = tiny("name=first", "image.mean={protein = 0.2}")
+    second = tiny("name=second", weights, "model.inherit=true", "model.head=plain")
+    runs = train([first, second], study, folds, fold=0, out=tmp_path, options=TrainOptions(report=quiet))
+    resolved = read_resolved(runs[1].folder / "recipe.toml")
+    assert (resolved.image.mean["protein"], resolved.model.head) == (0.2, "average-max")
 
 
 def test_only_the_settings_of_a_network_are_inherited() -> None:

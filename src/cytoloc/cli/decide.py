@@ -196,7 +196,7 @@ def apply(
 
     from cytoloc.decide import read_decision
     from cytoloc.files import check_outputs, new_files
-    from cytoloc.labels.lists import read_groups, read_ids, read_known, write_locations
+    from cytoloc.labels.lists import read_groups, read_ids, read_known, replace_known, write_locations
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, rows_of
 
@@ -219,11 +219,8 @@ def apply(
         without=without or (),
         fields=fields,
     )
-    decided = np.array(result.decided, np.bool_)
     labels = read_known(leak, result.ids, rule.label_set) if leak else {}
-    for row, name in enumerate(result.ids):
-        if name in labels:
-            decided[row] = rule.label_set.to_matrix([labels[name]])[0]
+    decided = replace_known(np.array(result.decided, np.bool_), result.ids, labels, rule.label_set)
     with new_files(*outputs) as temporary:
         write_locations(result.ids, decided, temporary[out], rule.label_set)
         if probabilities:

@@ -80,13 +80,12 @@ def kaggle2018(
 
     from tqdm import tqdm
 
-    from cytoloc.reproduce.kaggle2018 import ReproduceOptions, plan_kaggle2018, reproduce_kaggle2018
+    from cytoloc.reproduce.kaggle2018 import plan_kaggle2018, reproduce_kaggle2018
+    from cytoloc.reproduce.options import ReproduceOptions
     from cytoloc.reproduce.steps import plan_table
 
     if fold is not None and fold != "all" and not fold.isdecimal():
         raise typer.BadParameter(f"{fold!r} is neither a number nor 'all'.", param_hint="'--fold'")
-    if not plan and (data is None or out is None):
-        raise typer.BadParameter("Give --data and --out; only --plan works without them.")
     with progress_of_stages() as advance:
         options = ReproduceOptions(
             external=external,
@@ -111,7 +110,7 @@ def kaggle2018(
             )
             return
         if data is None or out is None:
-            return
+            raise typer.BadParameter("Give --data and --out; only --plan works without them.")
         reproduce_kaggle2018(data, out=out, options=options)
     typer.echo("\n" + (out / "tables.md").read_text(encoding="utf-8"))
     typer.echo(f"Open {out / 'tables.md'} for these tables. Upload {out / 'submissions' / 'final.csv'} to Kaggle.")

@@ -68,7 +68,6 @@ def near_pairs(a: Hashes, b: Hashes, *, limits: Mapping[str, int] = DEFAULT_LIMI
 
     Raises:
         MissingExtraError: If faiss is not installed.
-        MissingExtraError: If faiss is not installed.
     """
     try:
         import faiss

@@ -124,8 +124,6 @@ def shifted_frequencies(probabilities: Floats, frequencies: Floats, *, prior_fie
     Returns:
         The estimated frequencies, shape ``(classes,)``.
     """
-    """
-    """
     estimated = frequencies.copy()
     for _ in range(MAX_EM_STEPS):
         total = reweighted(probabilities, frequencies, estimated).sum(axis=0)
@@ -149,8 +147,6 @@ def reweighted(probabilities: Floats, frequencies: Floats, new_frequencies: Floa
 
     Returns:
         The adapted probabilities, shape ``(n, classes)``.
-    """
-    """
     """
     known = (frequencies > 0) & (frequencies < 1) & (new_frequencies > 0) & (new_frequencies < 1)
     before, after = np.where(known, frequencies, 0.5), np.where(known, new_frequencies, 0.5)

@@ -86,8 +86,6 @@ def assign_parts(keys: Ints, groups: Ints | None, *, n_parts: int = N_PARTS) -> 
     Returns:
         Part numbers from 0, int64 of shape ``(n,)``.
     """
-    """
-    """
     if groups is None:
         first = keys
     else:
@@ -154,8 +152,6 @@ def nested_cross_fit(method: Method, stack: Floats, truth: Bools, parts: Ints) -
 
     Returns:
         The probabilities and thresholds.
-    """
-    """
     """
     with threadpool_limits(1):
         start = fit_probabilities(method, stack, truth)

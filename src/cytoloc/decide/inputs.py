@@ -369,8 +369,6 @@ def row_keys(stack: Floats) -> Ints:
     Returns:
         int64 of shape ``(n,)``.
     """
-    """
-    """
     # 0.0 and -0.0 are the same value, and the order of classes must not matter.
     ordered = np.sort(stack, axis=2).transpose(1, 0, 2) + 0.0
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.ascontiguousarray(ordered)]

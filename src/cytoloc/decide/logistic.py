@@ -38,7 +38,6 @@ class SharedFit:
     Attributes:
         weights: float64 of shape ``(d,)``.
         intercepts: float64 of shape ``(classes,)``.
-        intercepts: float64 ``(classes,)``.
     """
 
     weights: Floats
@@ -74,8 +73,6 @@ def fit_shared(
 
     Returns:
         The weights and intercepts.
-    """
-    """
     """
     size = design(0).shape[1]
     rate = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
@@ -166,8 +163,6 @@ def fit_shrunk(
     Returns:
         The coefficients and precisions.
     """
-    """
-    """
     classes, size = truth.shape[1], len(kinds)
     known = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
     coefficients = np.zeros((classes, size)) if start is None else start.copy()
@@ -223,7 +218,7 @@ def _descend(
 
 
 def _precisions(coefficients: Floats, variance: Floats, kinds: Ints, before: Floats) -> Floats:
-    """Return MacKay's update of the precisions: the number of determined coefficients, divided by their squared sum."""
+    """Return MacKay's update of the precisions: the number of determined coefficients by the sum of their squares."""
     determined = np.clip(1 - variance * before[kinds], 1e-9, 1)
     after = np.empty_like(before)
     for kind in range(len(before)):

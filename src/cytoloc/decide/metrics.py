@@ -191,8 +191,6 @@ def macro_f1_interval(
     Returns:
         The lower and the upper end.
     """
-    """
-    """
     scores = resampled_f1(predicted, truth, groups=groups, seed=seed).mean(axis=1)
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

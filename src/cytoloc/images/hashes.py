@@ -71,8 +71,6 @@ def field_hashes(image: UInt8Array, channels: Sequence[str]) -> dict[str, int | 
     Returns:
         The hashes by channel; None for a channel whose pixels are all equal.
     """
-    """
-    """
     pixels = image.reshape(len(image), -1)
     flat = pixels.min(axis=1) == pixels.max(axis=1)
     return {

@@ -237,6 +237,27 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
     return known
 
 
+def replace_known(
+    decided: BoolArray, ids: Sequence[str], known: Mapping[str, Sequence[int]], label_set: LabelSet
+) -> BoolArray:
+    """Return decided locations with those of some fields replaced by known labels.
+
+    Args:
+        decided: Bool of shape ``(n, locations)``.
+        ids: The id of each field.
+        known: The indices of the locations of some fields, by id.
+        label_set: The locations.
+
+    Returns:
+        Bool of the same shape.
+    """
+    replaced = decided.copy()
+    rows = [row for row, name in enumerate(ids) if name in known]
+    if rows:
+        replaced[rows] = label_set.to_matrix(known[ids[row]] for row in rows)
+    return replaced
+
+
 def truth_of(
     ids: Sequence[str], labels: Mapping[str, tuple[int, ...]], label_set: LabelSet, *, where: str
 ) -> BoolArray:

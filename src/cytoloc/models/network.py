@@ -115,8 +115,6 @@ def features_and_logits(
     Returns:
         The feature map (or the maps of several stages), and the logits of shape ``(n, locations)``.
     """
-    """
-    """
     features = see(network, pixels)
     with torch.autocast(pixels.device.type, enabled=False):
         features = [one.float() for one in features] if isinstance(features, list) else features.float()

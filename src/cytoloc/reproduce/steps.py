@@ -75,7 +75,8 @@ def run_steps(steps: Sequence[Step], *, report: Callable[[str], None]) -> None:
 
 def refuse_full_disk(steps: Sequence[Step], *, folder: Path) -> None:
     """Raise StorageError if the disk of a folder has less free space than these steps are expected to take."""
-    wanted = RESERVE * sum(step.disk_bytes for step in steps)
+    # What a stopped step has written already takes no further space.
+    wanted = RESERVE * sum(max(0, step.disk_bytes - written_bytes(step.output)) for step in steps)
     existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(existing).free
     if free < wanted:
@@ -84,6 +85,11 @@ def refuse_full_disk(steps: Sequence[Step], *, folder: Path) -> None:
             " free.",
             hint="Free some space, or choose an output on a larger disk.",
         )
+
+
+def written_bytes(path: Path) -> int:
+    """Return the size of all files in a folder; 0 if it does not exist."""
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
 
 
 def plan_table(steps: Sequence[Step]) -> str:

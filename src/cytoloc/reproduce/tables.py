@@ -17,9 +17,10 @@ submission with blank and over-full predictions repaired and leaked labels used.
 
 NOTE: Final = (
     "All values are macro F1. `CV (same fields)` fits thresholds to the fields that it measures, as the published CV"
-    " does. `CV (cross-fitted)` measures each field by thresholds that were fitted without it. The published values are"
-    " those of the author of the silver-medal solution."
+    " does. `CV (cross-fitted)` measures each field by thresholds that were fitted without it."
 )
+NOTE_PUBLISHED: Final = "The published values are those of the author of the silver-medal solution."
+NOTE_BEST: Final = "Both CV columns are too high, because the best checkpoint was chosen on the same validation fold."
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,12 @@ class Measured:
 
 
 def markdown_tables(
-    recipes: Sequence[Recipe], measured: Mapping[str, Measured], published: Mapping[str, Published], *, members: str
+    recipes: Sequence[Recipe],
+    measured: Mapping[str, Measured],
+    published: Mapping[str, Published],
+    *,
+    names: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> str:
     """Return both tables as Markdown that also reads well as text.
 
@@ -46,7 +52,8 @@ def markdown_tables(
         recipes: The recipes of the single models, in order.
         measured: Metrics by the name of the recipe, and of :data:`ENSEMBLE` and :data:`FINAL`.
         published: Published metrics by the same names.
-        members: What the ensemble consists of.
+        names: The names of :data:`ENSEMBLE` and :data:`FINAL` in the table.
+        notes: Further notes below the tables.
     """
     tested = any(each.test is not None for each in measured.values())
     columns = ["CV (same fields)", "CV (cross-fitted)", *(["test"] if tested else [])]
@@ -62,9 +69,9 @@ def markdown_tables(
     for recipe in recipes:
         batch = recipe.schedule.batch_size * recipe.schedule.accumulate
         single.append([recipe.name, str(recipe.image.size), str(batch), *values(recipe.name)])
-    texts = {ENSEMBLE: members, FINAL: "final: blank and > 5 repaired, leaked labels used"}
-    together = [["ensemble", *columns], *([text, *values(name)] for name, text in texts.items() if name in measured)]
-    return "\n\n".join([_aligned(single), _aligned(together), NOTE]) + "\n"
+    together = [["ensemble", *columns], *([text, *values(name)] for name, text in names.items() if name in measured)]
+    below = [NOTE, *([NOTE_PUBLISHED] if published else []), *notes]
+    return "\n\n".join([_aligned(single), _aligned(together), " ".join(below)]) + "\n"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

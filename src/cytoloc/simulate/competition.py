@@ -35,16 +35,17 @@ def simulate_competition(
     pool: Executor | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
-    """Draw a competition in the form of the 2018 Kaggle competition, with external images.
+    """Simulate a competition in the form of the 2018 Kaggle competition, with external images.
 
-    The new folder holds:
+    Simulations are resumable: call the function again to continue. The new folder contains:
 
     * ``train/`` and ``train.csv``: four gray PNG files per field, and ``Id,Target``. Some labels are wrong, and some
       fields are near-duplicates.
-    * ``test/`` and ``sample_submission.csv``: darker fields without labels, some of which are also external fields.
+    * ``test/`` and ``sample_submission.csv``: darker fields without labels, some of which are near-duplicates of
+      external fields.
     * ``external/images`` and ``external/labels.csv``: JPEG files as the Human Protein Atlas publishes them, with the
       labels of each well; ``external/labels-by-antibody.csv`` has the labels that competitors used.
-    * ``truth/test.csv``: the true labels of the test fields, which Kaggle keeps to itself.
+    * ``truth/test.csv``: the true labels of the test fields, which Kaggle never published.
 
     Args:
         path: The new folder.
@@ -56,7 +57,8 @@ def simulate_competition(
 
     Raises:
         SettingsError: If a number is impossible.
-        OutputExistsError: If something lies at ``path``.
+        ArgumentTypeError: If an argument has the wrong type.
+        OutputExistsError: If ``path`` contains anything but an unfinished simulation with the same settings.
         StorageError: If the disk is full or read-only.
     """
     check_type(path, (str, Path), argument="path")

@@ -45,8 +45,6 @@ def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
 
     Dividing cells have a spindle or a bridge instead.
     """
-    """
-    """
     scale = scene.scale
     mesh = np.zeros((scene.size, scene.size), np.float32)
     for _ in range(2):

@@ -235,7 +235,7 @@ class TrainingBar(lightning.Callback):
         if self.bar is not None:
             loss, f1 = (float(trainer.callback_metrics[name]) for name in ("val_loss", "val_macro_f1"))
             self.bar.set_postfix_str(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, held-out loss {loss:.3f}, macro F1 {f1:.3f}"
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, validation loss {loss:.3f}, macro F1 {f1:.3f}"
             )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -347,8 +347,6 @@ def stratified_order(strata: IntArray, *, batch_size: int, rng: np.random.Genera
     Returns:
         Positions from 0, int64.
     """
-    """
-    """
     batches = max(1, len(strata) // batch_size)
     kept = rng.permutation(len(strata))[: batches * batch_size]
     by_stratum = kept[np.argsort(strata[kept], kind="stable")]

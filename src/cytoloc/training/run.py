@@ -149,9 +149,10 @@ def train(
         resolved = resolve_recipe(each, dataset)
         measured = tuple(sorted(resolved.image.mean.keys() - each.image.mean.keys()))
         for number in numbers:
-            plan = RunPlan.of(
-                inherit_settings(resolved, fold=number), dataset, table, number, out=Path(out), options=options
-            )
+            folder = Path(out) / f"{each.name}-fold{number}"
+            planned = {before.folder.resolve(): before.recipe for before in plans}
+            inherited = inherit_settings(resolved, fold=number, folder=folder, planned=planned)
+            plan = RunPlan.of(inherited, dataset, table, number, folder=folder, options=options)
             plans.append(replace(plan, measured=() if each.model.inherit else measured))
     # A single run keeps the network that the check has built.
     learner: tuple[Learner, dict[str, Any]] | None = None
@@ -189,7 +190,7 @@ class RunPlan:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, dataset: Dataset, folds: pl.DataFrame, fold: int, *, out: Path, options: TrainOptions
+        cls, recipe: Recipe, dataset: Dataset, folds: pl.DataFrame, fold: int, *, folder: Path, options: TrainOptions
     ) -> RunPlan:
         """Return the plan of a run.
 
@@ -198,7 +199,7 @@ class RunPlan:
             dataset: The dataset.
             folds: A table with the columns ``id`` and ``fold``.
             fold: The validation fold.
-            out: The folder for the folder of the run.
+            folder: The folder of the run.
             options: Options of training.
 
         Returns:
@@ -221,7 +222,7 @@ class RunPlan:
             recipe=recipe,
             dataset=dataset,
             fold=fold,
-            folder=out / f"{recipe.name}-fold{fold}",
+            folder=folder,
             split=split,
             header={
                 "fold": fold,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 import torch
@@ -14,8 +15,8 @@ from cytoloc.models.network import Network, NormalizeEach, build_network
 from cytoloc.models.weights import first_convolution
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
 from cytoloc.predict.runs import learned_from, load_runs, model_spec
-from cytoloc.recipes.recipe import Recipe, load_recipe
-from cytoloc.runs import is_run
+from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved
+from cytoloc.runs import RECIPE, is_run
 
 RUN: Final = "run:"
 BUNDLE: Final = "bundle:"
@@ -100,34 +101,48 @@ class _TrainedNetwork(NamedTuple):
         )
 
 
-def inherit_settings(recipe: Recipe, *, fold: int) -> Recipe:
+def inherit_settings(
+    recipe: Recipe, *, fold: int, folder: Path, planned: Mapping[Path, Recipe] = MappingProxyType({})
+) -> Recipe:
     """Return a recipe with the network and the normalization of the weights that it starts from, if it inherits them.
 
     Args:
         recipe: The resolved recipe.
-        fold: The fold held out; replaces ``{fold}`` in the path of an earlier run or a bundle.
+        fold: The validation fold. It replaces ``{fold}`` in the path of an earlier run or a bundle.
+        folder: The folder of the run. If the run was started before, its own recipe has the settings.
+        planned: The recipes of runs that will be finished when this run starts, by their resolved folders.
+
+    Returns:
+        The recipe with the settings.
 
     Raises:
-        WeightsError: If there are no such weights.
-        FormatError: If a bundle is damaged, or is not a bundle.
+        WeightsError: If the weights do not exist.
+        FormatError: If a bundle is damaged, or the file is not a bundle.
     """
     path = _earlier_path(recipe, fold)
     if not recipe.model.inherit or path is None:
         return recipe
-    earlier = _TrainedNetwork.of(recipe, path, fold)
-    normalize = earlier.network.normalize
-    mean, std = (
-        dict(zip(earlier.channels, (each.flatten() / 255).tolist(), strict=True))
-        for each in (normalize.mean, normalize.std)
-    )
-    settings = {
-        "model": {"backbone": earlier.backbone, "head": earlier.head},
-        "image": {
-            "normalize": "field" if isinstance(normalize, NormalizeEach) else "set",
-            "mean": recipe.image.mean | mean,
-            "std": recipe.image.std | std,
-        },
-    }
+    if is_run(folder) or path.resolve() in planned:
+        source = read_resolved(folder / RECIPE) if is_run(folder) else planned[path.resolve()]
+        image, model = source.image, source.model
+        settings: dict[str, dict[str, Any]] = {
+            "model": {"backbone": model.backbone, "head": model.head},
+            "image": {"normalize": image.normalize, "mean": image.mean, "std": image.std},
+        }
+    else:
+        earlier = _TrainedNetwork.of(recipe, path, fold)
+        own = earlier.network.normalize
+        mean, std = (
+            dict(zip(earlier.channels, (each.flatten() / 255).tolist(), strict=True)) for each in (own.mean, own.std)
+        )
+        settings = {
+            "model": {"backbone": earlier.backbone, "head": earlier.head},
+            "image": {
+                "normalize": "field" if isinstance(own, NormalizeEach) else "set",
+                "mean": recipe.image.mean | mean,
+                "std": recipe.image.std | std,
+            },
+        }
     return load_recipe(recipe, overrides=settings)
 
 
@@ -203,5 +218,4 @@ def _earlier_path(recipe: Recipe, fold: int) -> Path | None:
 
 def earlier_run(recipe: Recipe, fold: int) -> Path | None:
     """Return the folder of the run whose weights a recipe starts with; None if they do not come from a run."""
-    source = recipe.model.weights
-    return Path(source.removeprefix(RUN).replace("{fold}", str(fold))) if source.startswith(RUN) else None
+    return _earlier_path(recipe, fold) if recipe.model.weights.startswith(RUN) else None

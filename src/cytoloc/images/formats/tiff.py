@@ -342,8 +342,6 @@ def read_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple
     Returns:
         The name, the names of the channels, and the pixel size.
     """
-    """
-    """
     root = ElementTree.fromstring(xml)  # noqa: S314  expat in Python 3.11 limits entity expansion itself
     images = [node for node in root if node.tag.endswith("}Image")]
     if len(images) != count:
