@@ -53,7 +53,7 @@ def test_duplicates_are_measured_against_imagehash(tmp_path: Path, bench: Cli) -
     assert (measured["fields"], measured["found"]) == (64, 1.0)
     assert measured["close"] >= 0.95
     assert [way["name"] for way in measured["hashing"]] == ["ImageHash", "cytoloc"]
-    assert "of planted copies found" in bench(*call).out
+    assert "of simulated copies found" in bench(*call).out
 
 
 def test_planted_copies_are_within_the_limits() -> None:
@@ -123,6 +123,6 @@ def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, benc
     assert measured["auto_s"] > 0
     text = bench(*call).out
     assert "cytoloc, method auto" in text
-    assert "F1 of both there, and the best on the grid in all: the same" in text
+    assert "equal, and the best on the grid" in text
     refused = bench("decide")
     assert (refused.code, "--predictions FOLDER" in refused.err) == (2, True)

@@ -122,7 +122,7 @@ def test_several_recipes_train_in_one_call(cli: Cli, study: Dataset, tmp_path: P
     assert sorted(path.name for path in runs.iterdir()) == sorted(names + curves)
     twice = cli("train", "quick", "quick", study.path, "--folds", folds, "--out", tmp_path / "b", *settings)
     assert twice.code == 2
-    assert "two recipes have the same name" in twice.err
+    assert "--recipe contains two recipes with the same name: quick, quick" in twice.err
     # The second cannot start, so the first does not either.
     common = 'extends = "quick"\nname = "{}"\n[image]\nsize = {}\n[model]\nbackbone = "{}"\nweights = "{}"\n'
     good = tmp_path / "good.toml"
