@@ -128,9 +128,9 @@ def test_several_recipes_train_in_one_call(cli: Cli, study: Dataset, tmp_path: P
     good = tmp_path / "good.toml"
     good.write_text(common.format("good", 64, "test_resnet", "none"))
     for name, size, backbone, weights, message in (
-        ("size", 96, "test_resnet", "none", "sees 96 px"),
-        ("net", 64, "inception_v3", "none", "cannot take images of 64 px"),
-        ("weights", 64, "test_resnet", "file:missing.pt", "no such weights file"),
+        ("size", 96, "test_resnet", "none", "needs images of 96 px"),
+        ("net", 64, "inception_v3", "none", "does not accept images of 64 px"),
+        ("weights", 64, "test_resnet", "file:missing.pt", "The weights file missing.pt does not exist"),
     ):
         bad = tmp_path / f"{name}.toml"
         bad.write_text(common.format(name, size, backbone, weights))

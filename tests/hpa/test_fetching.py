@@ -493,7 +493,7 @@ def test_a_stopped_fetch_is_resumed(
             _, said = process.communicate()
         if process.returncode:
             stops += 1
-            assert stop == signal.SIGKILL or "Rerun the command to resume" in said
+            assert stop == signal.SIGKILL or "Rerun the same command to continue" in said
         assert len(images(out)) > before
         for each in images(out):
             assert each.read_bytes() == (whole / each.relative_to(out)).read_bytes()

@@ -156,9 +156,9 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     write_decision(with_provenance(other, predictions=[{"file": "x", "sha256": "0"}]), tmp_path / "other.json")
     out = tmp_path / "m.cytoloc"
     for words, code, message in (
-        ((run, "--decision", tmp_path / "two.json", "--out", out), 2, "is of the members a, b"),
-        ((run, "--out", tmp_path / "m.zip"), 2, "ends in .cytoloc"),
-        ((tmp_path, "--out", out), 1, "holds no run"),
+        ((run, "--decision", tmp_path / "two.json", "--out", out), 2, "combines the members a, b"),
+        ((run, "--out", tmp_path / "m.zip"), 2, "must end in .cytoloc"),
+        ((tmp_path, "--out", out), 1, "contains no run"),
         ((run, "--card", tmp_path / "absent.md", "--out", out), 1, "absent.md"),
         ((run, "--decision", tmp_path / "other.json", "--out", out), 2, "fitted to other predictions"),
         ((run, "--caution", "a\x1b[2J", "--out", out), 2, "printable"),
@@ -167,7 +167,7 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
         assert (said.code, message in said.err) == (code, True), said.err
     write_bundle([run], out, card="")
     said = cli("predict", out, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
-    assert (said.code, "has no decision" in said.err) == (2, True)
+    assert (said.code, "contains no decision" in said.err) == (2, True)
     assert not (tmp_path / "s.parquet").exists()
     with pytest.raises(SettingsError, match="given twice"):
         write_bundle([run, run.parent / "." / run.name], tmp_path / "twice.cytoloc")
@@ -190,14 +190,14 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
     for part, content, message in (
         ("members/0/weights.safetensors", b"x", "weights.safetensors is not as it was written"),
         ("members/0/recipe.toml", None, "recipe.toml is not as it was written"),
-        ("bundle.json", None, "lacks bundle.json"),
+        ("bundle.json", None, "has no bundle.json"),
         ("bundle.json", headed(version=2), "version 2"),
         ("bundle.json", headed(channels=["protein"]), "damaged"),
         ("bundle.json", headed(channels=["nucleus", "er", "actin", "golgi"]), "damaged"),
         ("bundle.json", headed(label_set={"name": "mine"}), "damaged"),
         ("bundle.json", headed(parts=None), "damaged"),
-        ("bundle.json", headed(parts=fewer), "bundle.json is not as it must be"),
-        ("bundle.json", headed(members=head["members"] * 2), "bundle.json is not as it must be"),
+        ("bundle.json", headed(parts=fewer), "the content of bundle.json is invalid"),
+        ("bundle.json", headed(members=head["members"] * 2), "the content of bundle.json is invalid"),
         ("bundle.json", headed(more=1), "damaged"),
         ("bundle.json", headed(tta=3), "damaged"),
         ("bundle.json", headed(caution="\x1b[2J"), "damaged"),
@@ -211,5 +211,5 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(FormatError, match="cannot be read as a bundle"):
             cytoloc.load(path)
-    with pytest.raises(FormatError, match="no such bundle file"):
+    with pytest.raises(FormatError, match="bundle file .* does not exist"):
         cytoloc.load(tmp_path / "absent.cytoloc")
