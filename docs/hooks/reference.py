@@ -405,7 +405,7 @@ def api_index_page() -> str:
     lines = [
         "# Python API",
         "",
-        "All public names are attributes of `cytoloc`. Every command is a thin layer over this API.",
+        "All public names are attributes of `cytoloc`. Every command except `demo` is a thin layer over this API.",
         "",
         "```python",
         "import cytoloc as cl",
