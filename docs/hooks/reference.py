@@ -147,7 +147,14 @@ def value_of(option: Any, command: Any) -> str:
     """Return what an option takes, such as ``path`` or ``cuda|cpu``."""
     if option.metavar:
         return str(option.metavar)
-    words = {"Path": "path", "str": "text", "int": "number", "int range": "number", "float": "number", "float range": "number"}
+    words = {
+        "Path": "path",
+        "str": "text",
+        "int": "number",
+        "int range": "number",
+        "float": "number",
+        "float range": "number",
+    }
     name = option.display_type(command.context_class(command)).strip("<>")
     name = name.removeprefix("list[").removesuffix("]")
     return words.get(name, str(name))

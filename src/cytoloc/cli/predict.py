@@ -13,8 +13,8 @@ from cytoloc.memory import keep_freed_memory
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Datasets (folders or URLs), or folders of image files {Id}_{red,green,blue,yellow}.png or .tif. The images must be"
-        " at least as large as the images of the model.",
+        help="Datasets (folders or URLs), or folders of image files {Id}_{red,green,blue,yellow}.png or .tif. The"
+        " images must be at least as large as those that the model was trained on.",
         metavar="INPUT…",
     ),
 ]
