@@ -468,11 +468,12 @@ def card_page() -> str:
 
 
 def notebook_page(path: Path) -> str:
-    """Return a notebook as Markdown: its text and its code, without outputs."""
+    """Return a notebook as Markdown: its text, its code and the stored text outputs."""
     parts = []
     for each in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(each["source"])
         parts.append(text if each["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        parts += [f"```text\n{''.join(output['text'])}\n```" for output in each.get("outputs", [])]
     link = f"[`examples/{path.name}`]({REPOSITORY}/blob/main/examples/{path.name})"
     note = f"!!! note\n\n    This page shows the notebook {link}. Download the notebook to run it."
     return "\n\n".join([parts[0], note, *parts[1:]]) + "\n"
