@@ -129,7 +129,7 @@ def command_section(name: str, command: Any) -> list[str]:
         lines += ["| option | value | default | description |", "|---|---|---|---|"]
         for each in options:
             flags = ", ".join(f"`{flag}`" for flag in [*each.opts, *each.secondary_opts])
-            value = "" if each.is_flag else ", ".join(f"`{word}`" for word in value_of(each, command).split("|"))
+            value = "" if each.is_flag else value_in_words(value_of(each, command))
             lines.append(f"| {flags} | {value} | {default_of(each)} | {cell(each.help)} |")
         lines.append("")
     return lines
@@ -140,17 +140,38 @@ def metavar_of(argument: Any) -> str:
     name = (argument.metavar or argument.name).strip("[]").removesuffix("…")
     name = name.upper() if name.islower() else name
     name += "…" if argument.nargs == -1 else ""
-    return name if argument.required else f"[{name}]"
+    return name.replace("|", " or ") if argument.required else f"[{name}]"
 
 
 def value_of(option: Any, command: Any) -> str:
     """Return what an option takes, such as ``path`` or ``cuda|cpu``."""
     if option.metavar:
         return str(option.metavar)
-    words = {"str": "text", "int": "number", "int range": "number", "float": "number", "float range": "number"}
+    words = {
+        "Path": "path",
+        "str": "text",
+        "int": "number",
+        "int range": "number",
+        "float": "number",
+        "float range": "number",
+    }
     name = option.display_type(command.context_class(command)).strip("<>")
     name = name.removeprefix("list[").removesuffix("]")
     return words.get(name, str(name))
+
+
+def value_in_words(value: str) -> str:
+    """Return the value of an option for a cell of a table; each of several fixed choices is code of its own.
+
+    >>> value_in_words("cuda|cpu"), value_in_words("NAME|FILE"), value_in_words("CHANNEL=zero|OTHER")
+    ('`cuda`, `cpu`', '`NAME` or `FILE`', '`CHANNEL=zero` or `CHANNEL=OTHER`')
+    """
+    words = value.split("|")
+    before, equals, first = words[0].partition("=")
+    if equals:
+        words = [f"{before}={word}" for word in (first, *words[1:])]
+    separator = " or " if value.isupper() or equals else ", "
+    return separator.join(f"`{word}`" for word in words)
 
 
 def default_of(option: Any) -> str:
@@ -218,7 +239,7 @@ def keys_table(section: type[BaseModel], source: str) -> list[str]:
 
 TOP_LEVEL: Final = {
     "name": "Name of the recipe. Folders of runs are named after it.",
-    "summary": "One line that `cytoloc recipes` prints.",
+    "summary": "Description of the recipe in one line.",
 }
 """Explanations of keys that need none in the code."""
 
@@ -298,7 +319,9 @@ def recipes_page() -> str:
         "",
         "`strong-512` and `strong-1024` are meant for the images of the 2018 competition. They have not been trained on"
         " these images yet. `strong-128` is the variant that two CPU cores can train."
-        " [Research](../research.md) has its measured results.",
+        " It keeps the oversampling of rare locations, although oversampling lowered its score in a simulated study,"
+        " because rare locations of real data are rarer. [Research](../research.md#what-helps-and-what-hurts) has the"
+        " measured results.",
         "",
         "## Recipes of the silver-medal baseline",
         "",
@@ -405,7 +428,7 @@ def api_index_page() -> str:
     lines = [
         "# Python API",
         "",
-        "All public names are attributes of `cytoloc`. Every command is a thin layer over this API.",
+        "All public names are attributes of `cytoloc`. Every command except `demo` is a thin layer over this API.",
         "",
         "```python",
         "import cytoloc as cl",
@@ -445,11 +468,12 @@ def card_page() -> str:
 
 
 def notebook_page(path: Path) -> str:
-    """Return a notebook as Markdown: its text and its code, without outputs."""
+    """Return a notebook as Markdown: its text, its code and the stored text outputs."""
     parts = []
     for each in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(each["source"])
         parts.append(text if each["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        parts += [f"```text\n{''.join(output['text'])}\n```" for output in each.get("outputs", [])]
     link = f"[`examples/{path.name}`]({REPOSITORY}/blob/main/examples/{path.name})"
     note = f"!!! note\n\n    This page shows the notebook {link}. Download the notebook to run it."
     return "\n\n".join([parts[0], note, *parts[1:]]) + "\n"

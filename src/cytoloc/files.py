@@ -31,6 +31,13 @@ class FileFormat(NamedTuple):
 
     name: str
     version: int
+    source: str = ""
+    """What users know the file as, and the command that writes it, for hints."""
+
+    @property
+    def description(self) -> str:
+        """The file and the command that writes it."""
+        return self.source or f"file of the format {self.name}"
 
     @property
     def header(self) -> dict[str, Any]:
@@ -350,7 +357,7 @@ def read_json(path: Path, file_format: FileFormat) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FormatError(f"{path} does not exist.", hint=f"Give a {file_format.name} file.") from None
+        raise FormatError(f"{path} does not exist.", hint=f"Give a {file_format.description}.") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}.", hint="Check the path.") from error
     return parse_json(text, file_format, where=path)
@@ -374,7 +381,7 @@ def parse_json(text: bytes, file_format: FileFormat, *, where: Path | str) -> di
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(
-            f"{where} cannot be read as JSON: {error}.", hint=f"Give a {file_format.name} file, or write it again."
+            f"{where} cannot be read as JSON: {error}.", hint=f"Give a {file_format.description}, or write it again."
         ) from error
     check_format(content if isinstance(content, dict) else {}, file_format, where=where)
     return dict(content)
@@ -385,7 +392,7 @@ def check_format(header: dict[str, Any], file_format: FileFormat, *, where: Path
     if header.get("format") != file_format.name:
         raise FormatError(
             f"{where} is not a {file_format.name} file: its format is {header.get('format')!r}.",
-            hint=f"Give a {file_format.name} file.",
+            hint=f"Give a {file_format.description}.",
         )
     if header.get("version") != file_format.version:
         raise FormatError(

@@ -28,7 +28,7 @@ from cytoloc.labels.lists import location_columns, read_csv, read_ids, require_c
 from cytoloc.predictions import Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
-PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1)
+PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1, "predictions file of `cytoloc predict`")
 
 _AGAIN: Final = "Write the file again with the command that made it."
 _GIVE_LABEL_SET: Final = f"Give `label_set`: one of {', '.join(SHIPPED)}, or a .csv or .toml file."

@@ -13,7 +13,7 @@ from cytoloc.errors import FormatError, LabelSetError
 from cytoloc.files import FileFormat, read_json, refuse_given_twice
 from cytoloc.labels.label_set import LabelSet
 
-RUN_FORMAT: Final = FileFormat("cytoloc-run", 1)
+RUN_FORMAT: Final = FileFormat("cytoloc-run", 1, "run of `cytoloc train`")
 
 HEADER: Final = "run.json"
 RECIPE: Final = "recipe.toml"

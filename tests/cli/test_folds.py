@@ -33,7 +33,8 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Dataset, tmp_path: Pa
     assert sheet.stat().st_size > 10_000
     checked = cli("folds", study.path, "--check", out)
     assert checked.code == 0, checked.err
-    assert made.out == f"{checked.out}Next: cytoloc train RECIPE {study.path} --folds {out} --out runs\n"
+    same = checked.out.replace("No group is in two folds.\n", "")
+    assert made.out == f"{same}Next: cytoloc train RECIPE {study.path} --folds {out} --out runs\n"
     by_field = tmp_path / "by-field.csv"
     cli("folds", study.path, "-k", 3, "--group", "field", "--out", by_field)
     refused = cli("folds", study.path, "--check", by_field)
@@ -164,3 +165,20 @@ def test_a_validation_set_of_a_label_list_with_its_own_label_set(cli: Cli, tmp_p
     call = ["folds", tmp_path / "list.csv", "--label-set", tmp_path / "own.csv", "--like", tmp_path / "target.csv"]
     said = cli(*call, "-k", 4, "--out", tmp_path / "folds.csv")
     assert said.code == 0, said.err
+
+
+def test_folds_print_their_sizes_and_what_a_check_found(cli: Cli, study: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "folds.csv"
+    made = cli("folds", study.path, "-k", 2, "--group", "field", "--out", out).out
+    assert "40 fields in 40 groups, split into 2 folds of 20 and 20 fields." in made
+    assert "No group" not in made
+    assert "No group is in two folds." in cli("folds", study.path, "--group", "field", "--check", out).out
+
+
+def test_a_pairs_file_without_pairs_is_named(cli: Cli, study: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("a,b,verdict\n")
+    (tmp_path / "doubtful.csv").write_text(f"a,b,verdict\n{study.ids[0]},{study.ids[1]},doubtful\n")
+    call = ["--labels", study.path, "--out"]
+    assert "pairs.csv has no pairs." in cli("leak", tmp_path / "pairs.csv", *call, tmp_path / "a.csv").out
+    said = cli("leak", tmp_path / "doubtful.csv", *call, tmp_path / "b.csv").out
+    assert "doubtful.csv are doubtful. Use them with --doubtful." in said

@@ -97,7 +97,7 @@ def test_published_lists_agree_as_far_as_was_measured(cli: Cli, tmp_path: Path) 
     anew = cli("audit", truth, "--truth", METADATA / "train_2021.csv.gz", "--truth-label-set", "hpa19")
     assert "Lost, because hpa19 has no such location: Microtubule ends, Cytokinetic bridge, Rods & rings." in anew.out
     assert "28 fields of" in anew.out
-    assert "21806 pairs compared: 21234 label sets equal, 97.4%" in anew.out
+    assert "21806 pairs compared: the locations are equal in 21234 (97.4%)" in anew.out
 
 
 @needs_lists
@@ -119,7 +119,7 @@ def test_the_command_corrects_a_list(cli: Cli, tmp_path: Path) -> None:
     call = ["audit", tmp_path / "list.csv", "--truth", tmp_path / "truth.csv", "--pairs", tmp_path / "pairs.csv"]
     said = cli(*call, "--by", "well", "--write", tmp_path / "mended.csv")
     assert said.code == 0, said.err
-    assert "3 of 4 label sets corrected" in said.out
+    assert "3 of 4 fields corrected" in said.out
     assert read_labels(tmp_path / "mended.csv", HPA28)["1_10_A1_2"] == (0,)
     assert pl.read_csv(tmp_path / "mended.csv")["Was"].to_list() == ["0 25", "0 25", None, "2"]
     assert cli(*call, "--match", "well", "--write", tmp_path / "no.csv").code == 2
@@ -134,7 +134,7 @@ def test_a_list_is_converted_to_the_label_set_of_the_truth(cli: Cli, tmp_path: P
     assert said.code == 0, said.err
     assert "Lost, because hpa28 has no such location: Spots." in said.out
     assert "1 field of" in said.out
-    assert "3 pairs compared: 2 label sets equal" in said.out
+    assert "3 pairs compared: the locations are equal in 2" in said.out
     facts = json.loads(cli(*call, "--truth-label-set", "hpa28", "--json").out)
     assert [row["location"] for row in facts["classes"] if row["both"]] == ["Cytosol"]
     refused = cli(*call, "--truth-label-set", "hpa28", "--write", tmp_path / "no.csv")

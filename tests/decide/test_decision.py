@@ -331,7 +331,7 @@ def test_bad_arguments_are_refused_by_name() -> None:
         (TableError, "`groups` contains no group for 30 of", lambda: decision(table, groups=strangers)),
         (TableError, "must be a bool array .* not int64", lambda: fit(values, truth.astype(int))),
         (TableError, r"not bool of shape \(10, 28\)", lambda: fit(values, truth[:10])),
-        (TableError, "30 fields have no label", lambda: fit(table, {"elsewhere": (1,)})),
+        (TableError, "has none of the 30 ids of the predictions", lambda: fit(table, {"elsewhere": (1,)})),
         (TableError, "indices of the label set hpa28", lambda: fit(table, {**labels, "f0": (28,)})),
         (TableError, "trained on 30 of these 30 fields", lambda: fit(seen, labels)),
         (LabelSetError, "The label sets differ", lambda: fit(table, Labeled(truth, OWN))),

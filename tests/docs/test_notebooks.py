@@ -1,4 +1,4 @@
-"""The notebooks in ``examples/`` run, and are stored without outputs."""
+"""The notebooks in ``examples/`` run, and are stored with text outputs only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from tests.docs.pages import ROOT
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
-def test_there_are_notebooks_without_outputs() -> None:
+def test_notebooks_have_text_outputs_only() -> None:
     assert [path.name for path in NOTEBOOKS] == ["own_images.ipynb", "own_label_set.ipynb"]
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if "outputs" in cell)
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        outputs = [output for cell in code for output in cell["outputs"]]
+        assert all(cell["execution_count"] is None for cell in code)
+        assert len(outputs) >= 5
+        assert {output["output_type"] for output in outputs} == {"stream"}
+        assert not any("/tmp/" in line for output in outputs for line in output["text"])
 
 
 @pytest.mark.slow

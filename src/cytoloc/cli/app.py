@@ -31,7 +31,7 @@ from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
 app = typer.Typer(
-    help="Predict in which compartments of the cell a protein is, from fluorescence images.\n\nExample: `cytoloc demo`"
+    help="Predict which cell compartments a fluorescently labeled protein is in.\n\nExample: `cytoloc demo`"
     " runs the whole workflow on simulated cells.",
     no_args_is_help=True,
     add_completion=False,

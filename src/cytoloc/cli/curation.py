@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import LabelSetOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cytoloc.curation.pairs import Pair
 
 PAIRS_SHOWN = 24
 """Number of pairs on a sheet, and of rows in a printed table."""
@@ -95,7 +100,7 @@ def duplicates(
             duplicates_sheet(doubtful.head(PAIRS_SHOWN), datasets, temporary[sheet])
     fields = f"{out}: {counted(pairs.height, 'pair')} of {sum(map(len, datasets))} fields"
     kinds = f", {doubtful.height} of them doubtful; hashes suggested {found.height}" if confirm else ", not confirmed"
-    largest = f"; the largest group has {len(together[0])} fields" if together else ""
+    largest = f"; the largest group has {counted(len(together[0]), 'field')}" if together else ""
     typer.echo(f"{fields}{kinds}{largest}.")
     if not pairs.is_empty():
         typer.echo(f"Next: cytoloc folds {paths[0]} --pairs {out} --out folds.csv")
@@ -186,7 +191,7 @@ def audit(
     if write is not None:
         corrected = result.corrections()
         write_corrections(result.listed, corrected, write, given.label_set)
-        typer.echo(f"{write}: {len(corrected)} of {counted(len(result.listed), 'label set')} corrected.", err=as_json)
+        typer.echo(f"{write}: {len(corrected)} of {counted(len(result.listed), 'field')} corrected.", err=as_json)
 
 
 def leak(
@@ -226,7 +231,8 @@ def leak(
     from cytoloc.labels.lists import read_ids
 
     check_outputs(out)
-    tied = [pair for pair in open_pairs(pairs) if doubtful or pair.verdict != "doubtful"]
+    given = open_pairs(pairs)
+    tied = [pair for pair in given if doubtful or pair.verdict != "doubtful"]
     ids = None if test is None else open_dataset(test).ids if test.is_dir() else read_ids(test)
     found = find_leak(tied, labels, test=None if ids is None else set(ids), doubtful=doubtful, label_set=label_set)
     write_leak(found, out)
@@ -235,7 +241,7 @@ def leak(
     lines = [
         f"{out}: {counted(found.table.height, 'test field')} with labels of a copy, {from_wells} of them by its well."
         if tied
-        else f"{out}: there are no pairs{'' if doubtful else ' that are not doubtful'}, so no test field is a copy."
+        else f"{out}: no test fields. {_no_pairs(pairs, given)}"
     ]
     if contradicted:
         lines.append(
@@ -252,3 +258,11 @@ def leak(
             f"Next: cytoloc decide apply PREDICTIONS --decision decision.json --leak {out} --out submission.csv"
         )
     typer.echo("\n".join(lines))
+
+
+def _no_pairs(paths: list[Path], given: Sequence[Pair]) -> str:
+    """Return why no pair can be used."""
+    names = ", ".join(map(str, paths))
+    if not given:
+        return f"{names} {'has' if len(paths) == 1 else 'have'} no pairs."
+    return f"All pairs of {names} are doubtful. Use them with --doubtful."

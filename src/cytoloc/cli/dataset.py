@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -37,6 +38,8 @@ def info(
 ) -> None:
     """Describe a file or folder, for example the fields, labels and wells of a dataset, or the card of a bundle.
 
+    `--json` prints all facts, also checksums.
+
     Example: `cytoloc info train.dataset --check`
 
     Example: `cytoloc info model.cytoloc --json`
@@ -62,14 +65,19 @@ def info(
         typer.echo(facts["card"], nl=False)
     elif facts["kind"] == "dataset":
         typer.echo("\n".join(_dataset_lines(path, facts, checked=check)))
+    elif facts["kind"] == "predictions":
+        typer.echo("\n".join(_predictions_lines(facts)))
     else:
         typer.echo("\n".join(_plain_lines(facts)))
 
 
 def _plain_lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
     """Yield one line for each fact about a file."""
-    for name, value in facts.items():
-        if name == "label_set" and isinstance(value, dict):
+    for key, value in facts.items():
+        name = key.replace("_", " ")
+        if _is_hash(value):
+            continue
+        if key == "label_set" and isinstance(value, dict):
             yield f"{indent}{name}: {value['name']}, {len(value['locations'])} locations"
         elif isinstance(value, dict) and value:
             yield f"{indent}{name}:"
@@ -77,13 +85,45 @@ def _plain_lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield f"{indent}{name}:"
             for each in value:
-                yield (
-                    indent + "  " + ", ".join(str(part) for part in each.values() if not isinstance(part, dict | list))
-                )
+                parts = [
+                    f"{what.replace('_', ' ')} {_in_words(part)}"
+                    for what, part in each.items()
+                    if not isinstance(part, dict | list) and not _is_hash(part)
+                ]
+                yield f"{indent}  {', '.join(parts)}"
         elif isinstance(value, list):
-            yield f"{indent}{name}: {', '.join(f'{x:.3f}' if isinstance(x, float) else str(x) for x in value)}"
+            yield f"{indent}{name}: {', '.join(map(_in_words, value)) or 'none'}"
         else:
-            yield f"{indent}{name}: {value}"
+            yield f"{indent}{name}: {_in_words(value)}"
+
+
+def _is_hash(value: object) -> bool:
+    """Return whether a value is a SHA-256 hash, which only ``--json`` prints."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _in_words(value: object) -> str:
+    """Return a value for people, such as ``yes`` for True."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "none" if value is None or value in ("", {}, []) else str(value)
+
+
+def _predictions_lines(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that describe predictions."""
+    label_set = facts["label_set"]
+    yield f"predictions of {counted(facts['fields'], 'field')}"
+    yield f"label set: {label_set['name']}, {len(label_set['locations'])} locations"
+    if facts["decided"]:
+        yield "with decided locations"
+    if facts["rejected"]:
+        yield f"fields that could not be read: {len(facts['rejected'])}"
+    provenance = dict(facts["provenance"])
+    if provenance.pop("calibrated_by", None):
+        yield "calibrated by a decision"
+    yield from _plain_lines(provenance)
 
 
 def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterator[str]:
@@ -126,8 +166,8 @@ def _settings(made_by: dict[str, Any], channels: list[str], prefix: str = "") ->
             yield from _settings(value, channels, f"{prefix}{name} ")
         elif name == "jointly":
             yield from _settings(dict(zip(channels, value, strict=True)), channels, f"{prefix}{name} ")
-        elif value is not None and value is not False:
-            shown = value[:16] if name.endswith("sha256") else f"{value:.6g}" if isinstance(value, float) else value
+        elif value is not None and value is not False and not _is_hash(value):
+            shown = f"{value:.6g}" if isinstance(value, float) else value
             yield f"{prefix}{name} {shown}"
 
 
@@ -136,7 +176,7 @@ def show(
     ids: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Ids of the fields to show. Default: twelve fields, evenly spaced in the dataset.", metavar="[ID]…"
+            help="Ids of the fields to show. Default: twelve fields, evenly spaced in the dataset.", metavar="ID…"
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write. An existing file is replaced.")] = Path(

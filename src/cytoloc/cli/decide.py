@@ -47,8 +47,9 @@ def fit(
     method: Annotated[
         MethodName,
         typer.Option(
-            help="How thresholds are chosen. auto: the method with the best cross-fitted metrics. grid: the threshold"
-            " per class with the best F1 on a grid from 0.1 to 0.699. docs/how-to/decide.md explains all methods."
+            help="How thresholds are chosen. auto: the method with the lowest cross-fitted log loss, or one whose macro"
+            " F1 is clearly higher. grid: the threshold per class with the best F1 on a grid from 0.1 to 0.699. See"
+            " 'Calibrate and decide' in the documentation for all methods."
         ),
     ] = "auto",
     members: MembersSwitch = False,
@@ -59,7 +60,8 @@ def fit(
     calibration: Annotated[
         CalibrationKind | None,
         typer.Option(
-            help="How probabilities are calibrated. Default: depends on the method; see docs/how-to/decide.md."
+            help="How probabilities are calibrated. Default: platt for --method expected, none for other methods. Not"
+            " for --method auto, which chooses."
         ),
     ] = None,
     threshold: Annotated[
@@ -253,8 +255,9 @@ def _report_lines(report: DecisionReport) -> list[str]:
     for row in report.rules:
         option = RULE_OPTIONS.get(row["rule"])
         off = "" if row["on"] else f" (off; {option})" if option else " (off)"
+        changed = "changed" if row["on"] else "would change"
         lines.append(
-            f"{row['rule']}{off}: {counted(row['fields_changed'], 'field')} changed, macro F1"
+            f"{row['rule']}{off}: {counted(row['fields_changed'], 'field')} {changed}, macro F1"
             f" {row['macro_f1_with']:.4f} with and {row['macro_f1_without']:.4f} without"
         )
     return lines

@@ -112,7 +112,7 @@ def fetch_from_hpa(
     license_name: Annotated[
         str | None,
         typer.Option(
-            "--license", help="License to record in manifest.json. Default: the known license of releases 15 and 18."
+            "--license", help="License to record in manifest.csv. Default: the known license of releases 15 and 18."
         ),
     ] = None,
     limit: Annotated[

@@ -141,15 +141,26 @@ def folds(
     if as_json:
         typer.echo(json.dumps({**found.to_json(), "like": [vars(each) for each in alike], **counts}, indent=2))
         return
-    typer.echo("\n".join(_summary(found, alike, str(out or check), group, counts)))
+    typer.echo("\n".join(_summary(found, alike, str(out or check), group, counts, checked=check is not None)))
     if out and isinstance(source, Dataset):
         typer.echo(f"Next: cytoloc train RECIPE {path} --folds {out} --out runs")
 
 
-def _summary(found: FoldQuality, alike: list[Resemblance], where: str, group: str, counts: dict[str, int]) -> list[str]:
-    k = len(found.fields)
-    sizes = ", ".join(map(str, found.fields))
-    lines = [f"{where}: {counted(k, 'fold')} of {sizes} fields in {counted(int(found.groups.sum()), 'group')}."]
+def _summary(
+    found: FoldQuality,
+    alike: list[Resemblance],
+    where: str,
+    group: str,
+    counts: dict[str, int],
+    *,
+    checked: bool,
+) -> list[str]:
+    first, last = ", ".join(map(str, found.fields[:-1])), found.fields[-1]
+    sizes = f"{first} and {last}" if first else str(last)
+    in_groups = f"{counted(sum(found.fields), 'field')} in {counted(int(found.groups.sum()), 'group')}"
+    lines = [f"{where}: {in_groups}, split into {counted(len(found.fields), 'fold')} of {sizes} fields."]
+    if checked:
+        lines.append("No group is in two folds.")
     if found.together:
         lines.append(
             f"{counted(found.together, 'pair')} of fields belong together; a random split would separate"

@@ -13,8 +13,8 @@ from cytoloc.memory import keep_freed_memory
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Datasets (folders or URLs), or folders of image files {Id}_{red,green,blue,yellow}.png or .tif of any"
-        " size.",
+        help="Datasets (folders or URLs), or folders of image files {Id}_{red,green,blue,yellow}.png or .tif. The"
+        " images must be at least as large as those that the model was trained on.",
         metavar="INPUT…",
     ),
 ]
@@ -126,10 +126,13 @@ def predict(
         write_predictions(found, temporary[out])
         if locations and found.decided is not None:
             write_locations(found.ids, found.decided, temporary[locations], found.label_set)
-    made = f"{out}: {counted(len(found), 'field')}, networks: {len(loaded.networks)}"
-    typer.echo(f"{made}, TTA views: {found.provenance['tta']}, on {loaded.device}.")
+    views = counted(found.provenance["tta"], "view")
+    by = f"{counted(len(loaded.networks), 'network')}, {views}{' each' * (found.provenance['tta'] > 1)}"
+    typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {loaded.device}.")
     if locations:
         typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
+    elif loaded.decision is not None:
+        typer.echo("Next: predict again with --locations FILE to write the locations.")
     else:
         typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:

@@ -54,7 +54,7 @@ def report(
         MethodName,
         typer.Option(
             help="Decision method, fitted by cross-fitting. auto gives better metrics but can take minutes per model;"
-            " see docs/how-to/decide.md."
+            " see 'Calibrate and decide' in the documentation."
         ),
     ] = "grid",
     ensemble: Annotated[

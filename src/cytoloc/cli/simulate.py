@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def simulate(
     fields: Annotated[
         int | None,
-        typer.Option(help="Number of fields of view. For --format study: number of training fields."),
+        typer.Option(help="Number of fields of view. For --format study or competition: number of training fields."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New dataset, or new folder for other formats.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed. The same seed gives the same fields.")] = 0,
@@ -70,27 +70,29 @@ def simulate(
     noise: Annotated[
         float | None,
         typer.Option(
-            help="Share of training fields with a wrong label, 0 to 1. Only for --format study. Default: 0.03."
+            help="Share of training fields with a wrong label, 0 to 1. Only for --format study or"
+            " competition. Default: 0.03."
         ),
     ] = None,
     noise_kind: Annotated[
         Noise | None,
         typer.Option(
-            help="Kind of wrong labels. Only for --format study. missing never affects fields with one label. Default:"
-            " swapped."
+            help="Kind of wrong labels. Only for --format study or competition. missing never affects fields with one"
+            " label. Default: swapped."
         ),
     ] = None,
     leaked: Annotated[
         float | None,
         typer.Option(
-            help="Share of test fields that are also in the external dataset, 0 to 1. Only for --format study."
-            " Default: 0.02."
+            help="Share of test fields that are also in the external dataset, 0 to 1. Only for --format study or"
+            " competition. Default: 0.02."
         ),
     ] = None,
     gain: Annotated[
         float | None,
         typer.Option(
-            help="Brightness of the test images relative to the training images. Only for --format study. Default: 0.8."
+            help="Brightness of the test images relative to the training images. Only for --format study or"
+            " competition. Default: 0.8."
         ),
     ] = None,
     show: Annotated[

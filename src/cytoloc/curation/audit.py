@@ -128,8 +128,8 @@ class Audit:
         total = len(self.matched)
         missing = f" ({self.unmatched} pair{'s' * (self.unmatched != 1)} not in both lists)" if self.unmatched else ""
         lines = [
-            f"{total} pair{'s' * (total != 1)} compared{missing}: {self.equal} label sets equal,"
-            f" {self.equal / total:.1%}.",
+            f"{total} pair{'s' * (total != 1)} compared{missing}: the locations are equal in {self.equal}"
+            f" ({self.equal / total:.1%}).",
             f"micro F1 {self.micro_f1:.3f}, macro F1 {self.macro_f1:.3f}",
             "",
             f"{'location':<43} {'both':>6} {'only listed':>12} {'only true':>10} {'F1':>6}  wrong labels (95 %)",

@@ -13,7 +13,7 @@ from cytoloc.errors import CytolocError, FormatError
 from cytoloc.files import FileFormat, existing, json_bytes, parse_json, replace_file
 from cytoloc.labels.label_set import LabelSet
 
-DATASET_FORMAT: Final = FileFormat("cytoloc-dataset", 1)
+DATASET_FORMAT: Final = FileFormat("cytoloc-dataset", 1, "dataset of `cytoloc import`")
 
 MANIFEST: Final = "dataset.json"
 SEGMENTS: Final = "segments"

@@ -210,7 +210,7 @@ def select_method(
     max_fields: int,
     candidates: tuple[Method, ...] = CANDIDATES,
 ) -> Selection:
-    """Choose the candidate with the best cross-fitted metrics.
+    """Choose the candidate with the lowest cross-fitted log loss, or one whose macro F1 is clearly higher.
 
     The candidate with the lowest log loss is chosen, because log loss varies less than F1, which depends on the few
     fields of rare classes. A candidate without calibrated probabilities is chosen instead if its macro F1 is higher by

@@ -33,7 +33,7 @@ from cytoloc.files import FileFormat, json_bytes, read_json, write_json
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions, rows_of, warnings_of
 
-DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1)
+DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1, "decision file of `cytoloc decide fit`")
 
 
 def _method_of(content: dict[str, Any]) -> Method:

@@ -57,8 +57,9 @@ def fit_decision(
             predict is a row of NaN.
         labels: bool of shape ``(n, locations)``; or for Predictions a dataset, a label list, or a mapping of ids to
             indices of locations.
-        method: A method, or its name. ``auto`` chooses the method with the best cross-fitted metrics; ``grid`` is the
-            method of the silver-medal baseline. See docs/how-to/decide.md.
+        method: A method, or its name. ``auto`` chooses the method with the lowest cross-fitted log loss, or one whose
+            macro F1 is clearly higher; ``grid`` is the method of the silver-medal baseline. See 'Calibrate and decide'
+            in the documentation.
         rules: The rules that are applied after the thresholds.
         groups: A group per field, such as a well, which cross-fitting never separates. An array, or for Predictions a
             table with the columns ``id`` and ``group``, such as folds.

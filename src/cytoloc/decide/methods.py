@@ -1,7 +1,7 @@
 """Methods of fitting a decision, and rules that are applied after the thresholds.
 
 A method defines how the predictions of members are combined (``ensemble``), how the result is calibrated
-(``calibration``), and how thresholds are chosen. docs/how-to/decide.md compares all methods.
+(``calibration``), and how thresholds are chosen. 'Calibrate and decide' in the documentation lists all methods.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Stack(ExpectedF1):
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """The method with the best cross-fitted metrics.
+    """The method with the lowest cross-fitted log loss, or one whose macro F1 is clearly higher.
 
     Attributes:
         max_fields: The maximum number of fields for comparing methods. The best method is then fitted to all fields.

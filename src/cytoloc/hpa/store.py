@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from cytoloc.errors import FormatError, OutputExistsError, SettingsError
 from cytoloc.files import FileFormat, disk_errors, locked, read_json, sha256_of, write_json
 
-FETCH_FORMAT: Final = FileFormat("cytoloc-fetch", 1)
+FETCH_FORMAT: Final = FileFormat("cytoloc-fetch", 1, "folder of `cytoloc fetch hpa`")
 
 FETCHED_FILES: Final = "manifest.csv"
 FAILED_FILES: Final = "failed.csv"

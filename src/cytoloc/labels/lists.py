@@ -276,6 +276,12 @@ def truth_of(
         TableError: If a field has no label.
     """
     missing = [name for name in ids if name not in labels]
+    if missing and len(missing) == len(ids):
+        raise TableError(
+            f"{where} has none of the {len(ids)} ids of the predictions, such as {missing[0]}."
+            f"{f' Its ids look like {next(iter(labels))}.' if labels else ''}",
+            hint="Give labels and predictions of the same fields, with the same ids.",
+        )
     if missing:
         raise TableError(
             f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}.",
@@ -345,12 +351,12 @@ def write_locations(ids: Sequence[str], predicted: BoolArray, path: Path, label_
         table.write_csv(temporary)
 
 
-def refuse_repeated(ids: Sequence[str], *, where: str) -> None:
+def refuse_repeated(ids: Sequence[str], *, where: str, hint: str = "Keep one row per id.") -> None:
     """Raise :class:`~cytoloc.errors.TableError` if an id occurs twice."""
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise TableError(f"{where}: the id {name} occurs twice.", hint="Keep one row per id.")
+            raise TableError(f"{where}: the id {name} occurs twice.", hint=hint)
         seen.add(name)
 
 

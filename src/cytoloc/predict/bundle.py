@@ -35,7 +35,7 @@ from cytoloc.predict.runs import LoadedRun, learned_from, load_runs, model_info
 from cytoloc.recipes.recipe import to_toml
 from cytoloc.runs import PREDICTIONS, find_runs
 
-BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1)
+BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1, "file of `cytoloc bundle`")
 SUFFIX: Final = ".cytoloc"
 
 BUILTIN: Final = "builtin"

@@ -226,7 +226,11 @@ class Model:
             )
         tta = check_tta(self.info.tta if tta is None else tta)
         total = sum(len(source.ids) for source in sources)
-        refuse_repeated([name for source in sources for name in source.ids], where="the fields to predict")
+        refuse_repeated(
+            [name for source in sources for name in source.ids],
+            where="the fields to predict",
+            hint="Give each field once. Two inputs may have a field with the same id.",
+        )
         planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
         parts = [np.empty((0, len(self.label_set)), np.float32)]
         ids: list[str] = []

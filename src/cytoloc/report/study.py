@@ -208,7 +208,7 @@ def study_tables(
     Args:
         runs: The runs. Runs of one recipe in one folder are the folds of a model.
         truth_of: A function that returns the labels of fields.
-        decision: The decision method; see docs/how-to/decide.md.
+        decision: The decision method; see 'Calibrate and decide' in the documentation.
         ensembles: The names of the models of each ensemble. Default: one ensemble of all models.
         groups_of: A function that returns the groups of fields, which cross-fitting keeps together.
 

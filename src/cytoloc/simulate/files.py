@@ -28,7 +28,7 @@ from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
 
-STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1)
+STUDY_FORMAT: Final = FileFormat("cytoloc-study", 1, "study of `cytoloc simulate`")
 
 HPA_QUALITY: Final = 50
 """JPEG quality. Two published fields have the quantization tables of quality 50, and colors of half the resolution."""
