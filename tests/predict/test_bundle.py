@@ -211,5 +211,5 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(FormatError, match="cannot be read as a bundle"):
             cytoloc.load(path)
-    with pytest.raises(FormatError, match="bundle file .* does not exist"):
+    with pytest.raises(FormatError, match=r"bundle file .* does not exist"):
         cytoloc.load(tmp_path / "absent.cytoloc")
