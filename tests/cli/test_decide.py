@@ -77,7 +77,7 @@ def test_members_by_file_or_by_name_and_auto(
     beside = read_predictions(tmp_path / "p.parquet")
     np.testing.assert_allclose(beside.probabilities, expected.probabilities(members), atol=1e-6)
     other = cli("decide", "apply", files[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "o.csv")
-    assert (other.code, "fitted with the members m0, m1, m2, but the predictions are of" in other.err) == (1, True)
+    assert (other.code, "fitted with the members m0, m1, m2, but the predictions are of mean" in other.err) == (1, True)
 
 
 def test_without_members_files_are_averaged(cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], Any]) -> None:
