@@ -56,11 +56,11 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["average-max", "multi-stage"])
 def test_a_compiled_run_resumes_bitwise_and_loads_as_one_that_is_not(
-    head: str, study: Dataset, folds: pl.DataFrame, tmp_path: Path
+    study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
-    settings = [f"model.head={head}", "model.dropout=0", "schedule.epochs=2"]
+    # The head that takes the maps of several stages is the hardest one to compile.
+    settings = ["model.head=multi-stage", "model.dropout=0", "schedule.epochs=2"]
     plain = train_fold(tiny(*settings), study, folds, 1, out=tmp_path / "plain")
     recipe = tiny(*settings, "compute.compile=true")
     run = train_fold(recipe, study, folds, 1, out=tmp_path / "whole")
