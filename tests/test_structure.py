@@ -51,6 +51,7 @@ ALLOWED = {
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipes", "models", "dataset", "decide", "images"},
+    "export": GROUND | {"models", "decide", "predict"},
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
     "torch": {"choices", "dataset", "errors"},
     "report": GROUND | {"dataset", "decide", "images", "recipes"},
@@ -60,6 +61,7 @@ ALLOWED = {
     | {
         "curation",
         "contents",
+        "export",
         "recipes",
         "models",
         "dataset",
@@ -152,6 +154,7 @@ def test_public_names_are_those_written_down() -> None:
         "ensemble",
         "errors",
         "evaluate",
+        "export_model",
         "fetch_hpa",
         "find_duplicates",
         "find_leak",

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
     from cytoloc.errors import CytolocError as CytolocError
+    from cytoloc.export.exporting import export_model as export_model
     from cytoloc.hpa.fetching import FetchOptions as FetchOptions
     from cytoloc.hpa.fetching import fetch_hpa as fetch_hpa
     from cytoloc.hpa.fetching import plan_hpa as plan_hpa
@@ -140,6 +141,7 @@ _HOMES: Final = {
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
     "errors": ("CytolocError",),
+    "export.exporting": ("export_model",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
     "labels.label_list": ("LabelList", "read_label_list"),
     "labels.label_set": ("LabelSet", "Location"),

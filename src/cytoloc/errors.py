@@ -113,12 +113,20 @@ class FetchError(CytolocError, ConnectionError):
     """A web site that cannot be reached, refuses access, or sends an invalid response."""
 
 
+class ExportError(CytolocError, ValueError):
+    """A network that cannot be converted to another library, or that computes other values there."""
+
+
 class MissingExtraError(CytolocError, ImportError):
     """An optional library that is not installed."""
 
 
 class ModelCaution(UserWarning):
     """A caution that the authors of a model give."""
+
+
+class EngineWarning(UserWarning):
+    """An engine that a model cannot use, so that another one computes it."""
 
 
 class DatasetWarning(UserWarning):

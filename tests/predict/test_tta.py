@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cytoloc.predict.tta import TTA_VIEWS, dihedral, mean_logits
+from cytoloc.predict.engines.engine import EngineName, Outputs
+from cytoloc.predict.tta import TTA_VIEWS, dihedral, mean_outputs
 
 
 def test_the_eight_views_are_all_different_and_keep_pixels() -> None:
@@ -31,12 +32,18 @@ def test_logits_are_averaged_and_do_not_depend_on_the_view() -> None:
     torch.manual_seed(0)
     weight = torch.rand(4 * 8 * 8, 28)
 
-    def network(fields: torch.Tensor) -> torch.Tensor:
-        return (fields.float().flatten(1) @ weight).sin()
+    class Network:
+        name: EngineName = "torch"
+
+        def __call__(self, pixels: torch.Tensor) -> Outputs:
+            values = (pixels.float().flatten(1) @ weight).sin()
+            return Outputs(values, 2 * values)
+
+    network = Network()
 
     fields = torch.rand(3, 4, 8, 8)
-    expected = torch.stack([network(dihedral(fields, view)) for view in range(8)]).mean(dim=0)
-    assert torch.allclose(mean_logits(network, fields, tta=8), expected)
-    turned = mean_logits(network, dihedral(fields, 5), tta=8)
+    expected = torch.stack([network(dihedral(fields, view)).logits for view in range(8)]).mean(dim=0)
+    assert torch.allclose(mean_outputs(network, fields, tta=8).features, 2 * expected)
+    turned = mean_outputs(network, dihedral(fields, 5), tta=8).logits
     assert torch.allclose(turned, expected, atol=1e-5)
-    assert torch.equal(mean_logits(network, fields, tta=1), network(fields))
+    assert torch.equal(mean_outputs(network, fields, tta=1).logits, network(fields).logits)

@@ -16,6 +16,7 @@ from cytoloc.cli import (
     demo,
     ensemble,
     evaluate,
+    export,
     fetch,
     folds,
     importing,
@@ -63,6 +64,7 @@ folds.register(app)
 labels.register(app)
 train.register(app)
 predict.register(app)
+export.register(app)
 ensemble.register(app)
 decide.register(app)
 evaluate.register(app)

@@ -37,6 +37,13 @@ PrecisionName = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Floating-point precision of the network. 16-bit precision is faster on GPUs."),
 ]
+Engine = Annotated[
+    Literal["auto", "torch", "openvino", "onnx"],
+    typer.Option(
+        help="Library that computes the networks. openvino and onnx (ONNX Runtime) are faster on a CPU. auto takes the"
+        " fastest one that is installed and gives the probabilities of torch."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +76,7 @@ def predict(
         typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
     ] = None,
     precision: PrecisionName = "float32",
+    engine: Engine = "auto",
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
     ] = False,
@@ -107,7 +115,7 @@ def predict(
     # Networks take seconds to import, so the arguments are checked before.
     from cytoloc.predict.loading import load
 
-    loaded = load(model, device=device, precision=precision)
+    loaded = load(model, device=device, precision=precision, engine=engine)
     if locations and loaded.decision is None:
         raise SettingsError(
             f"{model} contains no decision, so it predicts probabilities but no locations.",
@@ -128,7 +136,8 @@ def predict(
             write_locations(found.ids, found.decided, temporary[locations], found.label_set)
     views = counted(found.provenance["tta"], "view")
     by = f"{counted(len(loaded.networks), 'network')}, {views}{' each' * (found.provenance['tta'] > 1)}"
-    typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {loaded.device}.")
+    on = f"{loaded.device} with {found.provenance['engine']}"
+    typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {on}.")
     if locations:
         typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
     elif loaded.decision is not None:

@@ -353,6 +353,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         provenance={"bundle": path.name, "runs": sources, **fitted},
         trained_on=bundle.trained_on,
         caution=header.caution,
+        card=bundle.card,
     )
     return info, [bundle.network(number) for number in range(len(header.members))], decision
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,14 +16,16 @@ from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
+from cytoloc.errors import ArgumentTypeError, EngineWarning, ExportError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
 from cytoloc.models.devices import Precision, autocast, find_device
-from cytoloc.models.network import Network, field_logits
+from cytoloc.models.network import Network
+from cytoloc.predict.engines.choosing import WORTH_CONVERTING, build_engines, candidates, check_engine
+from cytoloc.predict.engines.engine import Engine, EngineName
 from cytoloc.predict.planes import find_planes
 from cytoloc.predict.sources import ArraySource, DatasetSource, Source, open_source
-from cytoloc.predict.tta import check_tta, mean_logits
+from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions
 
 BATCH_SIZE: Final = 16
@@ -46,6 +47,7 @@ class ModelInfo:
         provenance: How the model was made. JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
         caution: A caution that is shown with every prediction; may be empty.
+        card: The model card in Markdown; may be empty.
     """
 
     size: int
@@ -55,6 +57,7 @@ class ModelInfo:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trained_on: frozenset[str] = frozenset()
     caution: str = ""
+    card: str = ""
 
 
 class Model:
@@ -66,10 +69,13 @@ class Model:
         decision: Calibrates the mean probabilities and decides on locations. None: probabilities only.
         device: The device to compute on; see :func:`cytoloc.models.devices.find_device`.
         precision: Floating-point precision.
+        engine: The library that computes the networks; see :func:`cytoloc.load`.
 
     Raises:
         LabelSetError: If the decision has another label set.
-        SettingsError: If the device is not available, or does not support the precision.
+        SettingsError: If the device is not available or does not support the precision, or the engine does not support
+            either.
+        MissingExtraError: If the library of the engine is not installed.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Model:
         decision: Decision | None = None,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
+        engine: str = "auto",
     ) -> None:
         if decision is not None:
             info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
@@ -88,6 +95,9 @@ class Model:
         self.device = find_device(device)
         self.precision: Precision = precision
         autocast(self.device, precision)  # raises if the device does not support the precision
+        self._engine = check_engine(engine, device=self.device, precision=precision)
+        self._built: dict[tuple[EngineName, Precision], list[Engine]] = {}
+        self._refused: set[EngineName] = set()
         self.networks = [network.to(self.device).eval() for network in networks]
 
     def __repr__(self) -> str:
@@ -231,6 +241,7 @@ class Model:
             where="the fields to predict",
             hint="Give each field once. Two inputs may have a field with the same id.",
         )
+        engines = self._engines(total * tta, precision)
         planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
         parts = [np.empty((0, len(self.label_set)), np.float32)]
         ids: list[str] = []
@@ -238,7 +249,7 @@ class Model:
         for source, of_source in zip(sources, planes, strict=True):
             for batch in source.batches(self.size, batch_size):
                 if batch.ids:
-                    parts.append(self.probabilities(of_source.of(batch.images), tta=tta, precision=precision))
+                    parts.append(self._probabilities(of_source.of(batch.images), engines, tta))
                 ids += batch.ids
                 bad += batch.rejected
                 if bad and strict:
@@ -253,6 +264,7 @@ class Model:
         provenance = {
             **self.info.provenance,
             "tta": tta,
+            "engine": engines[0].name,
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.info.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
@@ -282,20 +294,44 @@ class Model:
             ImageError: If the fields have another shape or type.
             SettingsError: If ``tta`` or ``precision`` is invalid.
         """
+        views = check_tta(self.info.tta if tta is None else tta)
+        return self._probabilities(fields, self._engines(len(fields) * views, precision), views)
+
+    def _probabilities(self, fields: UInt8Array, engines: Sequence[Engine], views: int) -> Float32Array:
+        """Return the probability of each location; see :meth:`probabilities`."""
         shape = (len(self.channels), self.size, self.size)
         if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != shape:
             raise ImageError(
                 f"`fields` must be uint8 of shape (n, {len(self.channels)}, {self.size}, {self.size}), not"
                 f" {fields.dtype} of shape {fields.shape}."
             )
-        views = check_tta(self.info.tta if tta is None else tta)
-        pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
-        with torch.inference_mode(), autocast(self.device, precision or self.precision):
-            each = [
-                torch.sigmoid(mean_logits(partial(field_logits, network), pixels, tta=views))
-                for network in self.networks
-            ]
-        mean = torch.stack(each).mean(dim=0).cpu().numpy()
+        pixels = torch.from_numpy(np.ascontiguousarray(fields))
+        outputs = [mean_outputs(engine, pixels, tta=views) for engine in engines]
+        mean = torch.stack([each.logits.sigmoid() for each in outputs]).mean(dim=0).cpu().numpy()
         if self.decision is not None:
             mean = self.decision.probabilities({self.decision.members[0]: mean})
         return np.asarray(mean, np.float32)
+
+    def _engines(self, views: int, precision: Precision | None) -> list[Engine]:
+        """Return an engine for each network, for a given total number of views of fields."""
+        precision = precision or self.precision
+        autocast(self.device, precision)
+        chosen = check_engine(self._engine, device=self.device, precision=precision)
+        names = candidates(chosen, device=self.device, precision=precision)
+        if chosen == "auto" and views < WORTH_CONVERTING and (names[0], precision) not in self._built:
+            names = ["torch"]
+        for name in names:
+            if (name, precision) in self._built:
+                return self._built[name, precision]
+            if name in self._refused:
+                continue
+            try:
+                engines = build_engines(self.networks, name, device=self.device, precision=precision, size=self.size)
+            except ExportError as error:
+                if chosen != "auto":
+                    raise
+                self._refused.add(name)
+                warnings.warn(f"The engine {name} is skipped. {error.message}", EngineWarning, stacklevel=4)
+                continue
+            return self._built.setdefault((name, precision), engines)
+        raise RuntimeError("PyTorch can compute every network.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from cytoloc.errors import SettingsError
+from cytoloc.predict.engines.engine import Engine, Outputs
 
 TTA_VIEWS: Final = {1: (0,), 2: (0, 4), 4: (0, 4, 2, 6), 8: tuple(range(8))}
 """The dihedral views that are used for each number of views: first the identity, then the flip, then rotations."""
@@ -45,15 +45,16 @@ def check_tta(tta: int) -> int:
     return tta
 
 
-def mean_logits(network: Callable[[Tensor], Tensor], fields: Tensor, *, tta: int) -> Tensor:
-    """Return the logits of images averaged over several views, as in the silver-medal baseline.
+def mean_outputs(engine: Engine, fields: Tensor, *, tta: int) -> Outputs:
+    """Return the logits and features of images averaged over several views, as in the silver-medal baseline.
 
     Args:
-        network: A function that returns the logits of images.
-        fields: Images, shape ``(n, channels, size, size)``.
+        engine: A network.
+        fields: uint8 of shape ``(n, channels, size, size)``.
         tta: Number of views.
 
     Returns:
-        The mean logits.
+        The mean logits and the mean features.
     """
-    return torch.stack([network(dihedral(fields, view)) for view in TTA_VIEWS[tta]]).mean(dim=0)
+    views = [engine(dihedral(fields, view)) for view in TTA_VIEWS[tta]]
+    return Outputs(*(torch.stack(each).mean(dim=0) for each in zip(*views, strict=True)))

@@ -1,0 +1,138 @@
+"""The choice of an engine, and the check that it computes what PyTorch computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Final, Literal, cast, get_args
+
+import numpy as np
+import torch
+
+from cytoloc.choices import refuse_unknown
+from cytoloc.errors import ExportError, MissingExtraError, SettingsError, installing
+from cytoloc.models.devices import Precision
+from cytoloc.models.network import Network
+from cytoloc.predict.engines.engine import PARITY, Engine, EngineName, PixelsToOutputs, TorchEngine
+from cytoloc.predict.engines.graph import onnx_graph
+
+EngineChoice = Literal["auto", "torch", "openvino", "onnx"]
+"""An engine, or ``auto`` for the fastest one that is installed and exact."""
+
+LIBRARIES: Final[dict[Literal["openvino", "onnx"], str]] = {"openvino": "openvino", "onnx": "onnxruntime"}
+"""The library of each engine other than torch, the fastest one first."""
+
+WORTH_CONVERTING: Final = 32
+"""Number of fields from which ``auto`` converts networks. Fewer fields take PyTorch less time than the conversion."""
+
+
+def check_engine(engine: str, *, device: torch.device, precision: Precision) -> EngineChoice:
+    """Return an engine if it can compute on a device in a precision.
+
+    Args:
+        engine: The name of an engine, or ``"auto"``.
+        device: The device.
+        precision: The precision.
+
+    Returns:
+        The engine.
+
+    Raises:
+        SettingsError: If the engine is unknown, or cannot compute on the device or in the precision.
+        MissingExtraError: If the engine's library is not installed.
+    """
+    refuse_unknown(engine, get_args(EngineChoice), argument="engine")
+    chosen = cast(EngineChoice, engine)
+    if chosen == "auto" or chosen == "torch":
+        return chosen
+    if device.type != "cpu" or precision != "float32":
+        raise SettingsError(
+            f"The engine {chosen} computes on the CPU in float32, not on {device} in {precision}.",
+            hint="Use the engine torch, or device='cpu' and precision='float32'.",
+        )
+    if find_spec(LIBRARIES[chosen]) is None:
+        raise MissingExtraError(
+            f"The engine {chosen} needs the library {LIBRARIES[chosen]}.", hint=installing("engines")
+        )
+    return chosen
+
+
+def candidates(engine: EngineChoice, *, device: torch.device, precision: Precision) -> list[EngineName]:
+    """Return the engines to try, the fastest first.
+
+    Args:
+        engine: A checked engine, or ``"auto"``.
+        device: The device.
+        precision: The precision.
+
+    Returns:
+        The names of the engines. PyTorch comes last for ``"auto"``, because it can compute every network.
+    """
+    if engine != "auto":
+        return [engine]
+    can_convert = device.type == "cpu" and precision == "float32" and find_spec("onnx") is not None
+    installed = [name for name, library in LIBRARIES.items() if can_convert and find_spec(library)]
+    return [*installed, "torch"]
+
+
+def build_engines(
+    networks: Sequence[Network], engine: EngineName, *, device: torch.device, precision: Precision, size: int
+) -> list[Engine]:
+    """Build an engine for each network, and check that its probabilities equal those of PyTorch.
+
+    Args:
+        networks: The networks.
+        engine: The engine.
+        device: The device.
+        precision: The precision.
+        size: Edge length of fields, in pixels.
+
+    Returns:
+        The engines, in the order of the networks.
+
+    Raises:
+        ExportError: If a network cannot be converted, or the engine computes other probabilities.
+    """
+    reference = [TorchEngine(network, device=device, precision=precision) for network in networks]
+    if engine == "torch":
+        return list(reference)
+    built: list[Engine] = []
+    for network, exact in zip(networks, reference, strict=True):
+        channels = network.normalize.mean.shape[1]
+        graph = onnx_graph(PixelsToOutputs(network), channels=channels, size=size, outputs=("logits", "features"))
+        one = _opened(engine, graph)
+        fields = probe_fields(channels, size)
+        difference = float((exact(fields).logits.sigmoid() - one(fields).logits.sigmoid()).abs().max())
+        if not difference <= PARITY:
+            raise ExportError(
+                f"The engine {engine} computes probabilities that differ from those of PyTorch by {difference:.2g}.",
+                hint="Use the engine torch.",
+            )
+        built.append(one)
+    return built
+
+
+def _opened(engine: EngineName, graph: bytes) -> Engine:
+    """Return the engine of a graph. Its library is imported here, because it is optional."""
+    try:
+        if engine == "openvino":
+            from cytoloc.predict.engines.openvino import OpenVinoEngine
+
+            return OpenVinoEngine(graph)
+        from cytoloc.predict.engines.onnx import OnnxEngine
+
+        return OnnxEngine(graph)
+    # A graph with an operation that the library lacks raises different exceptions of the library.
+    except Exception as error:
+        raise ExportError(
+            f"The engine {engine} cannot compute this network: {error}.", hint="Use the engine torch."
+        ) from error
+
+
+def probe_fields(channels: int, size: int) -> torch.Tensor:
+    """Return two fields with structure at all scales, uint8 of shape ``(2, channels, size, size)``."""
+    rng = np.random.default_rng(0)
+    smooth = torch.from_numpy(rng.random((2, channels, 8, 8), np.float32))
+    fine = torch.from_numpy(rng.random((2, channels, size, size), np.float32))
+    large = torch.nn.functional.interpolate(smooth, size=size, mode="bilinear")
+    return (255 * large * (0.5 + 0.5 * fine)).to(torch.uint8)
