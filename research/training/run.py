@@ -25,7 +25,8 @@ from plan import BASE, CHANGES, HONEST_SPLIT, OURS, RANDOM_SPLIT, every_run
 
 from cytoloc import open_dataset
 from cytoloc.predict.loading import load
-from cytoloc.predict.model import Model, ModelInfo
+from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
 from cytoloc.predict.runs import load_network
 from cytoloc.predict.sources import DatasetSource, Source
 from cytoloc.predictions import read_predictions, write_predictions

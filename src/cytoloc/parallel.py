@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from cytoloc.errors import WorkerError, first_line
 from cytoloc.memory import keep_freed_memory
@@ -61,6 +61,23 @@ def in_order(
             future.cancel()
         if pool is None:
             executor.shutdown()
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield items in order, while the next item is made in another thread.
+
+    Args:
+        items: The items.
+
+    Yields:
+        The items.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[Any] = pool.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = pool.submit(next, items, end)
+            yield item
 
 
 def processes() -> ProcessPoolExecutor:

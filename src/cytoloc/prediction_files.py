@@ -1,8 +1,9 @@
 """Reading and writing of prediction files.
 
-A predictions file is a Parquet file with a column ``id`` and one float32 column per location, named by its key. The
-schema metadata contains the format, its version, the label set and the provenance. CSV files (with one column per
-location, by key or name) and NumPy arrays (with a separate list of ids) can be read too.
+A predictions file is a Parquet file with a column ``id`` and one float32 column per location, named by its key. If the
+images were checked, the column ``caution`` says what is unusual in the image of a field. The schema metadata contains
+the format, its version, the label set and the provenance. CSV files (with one column per location, by key or name) and
+NumPy arrays (with a separate list of ids) can be read too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,9 @@ from cytoloc.predictions import Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1, "predictions file of `cytoloc predict`")
+
+CAUTION: Final = "caution"
+"""The column that says what is unusual in the image of a field."""
 
 _AGAIN: Final = "Write the file again with the command that made it."
 _GIVE_LABEL_SET: Final = f"Give `label_set`: one of {', '.join(SHIPPED)}, or a .csv or .toml file."
@@ -53,11 +58,13 @@ def write_predictions(predictions: Predictions, path: str | Path) -> None:
 
     columns = [pa.array(predictions.ids, pa.string())]
     columns += [pa.array(values, pa.float32()) for values in predictions.probabilities.T]
+    names = ["id", *predictions.label_set.keys]
+    if predictions.cautions:
+        columns.append(pa.array(predictions.cautions, pa.string()))
+        names.append(CAUTION)
     label_set = predictions.label_set.to_json()
     header = {**PREDICTIONS_FORMAT.header, "label_set": label_set, "provenance": predictions.provenance}
-    table = pa.table(columns, names=["id", *predictions.label_set.keys]).replace_schema_metadata(
-        {"cytoloc": json.dumps(header)}
-    )
+    table = pa.table(columns, names=names).replace_schema_metadata({"cytoloc": json.dumps(header)})
     check_predictions_path(Path(path))
     with new_file(Path(path)) as temporary:
         pq.write_table(table, temporary)
@@ -239,6 +246,8 @@ def read_parquet_predictions(path: Path) -> Predictions:
     except LabelSetError as error:
         raise FormatError(f"{path} is damaged: {error.message}", hint=_AGAIN) from error
     expected = pa.schema([pa.field("id", pa.string()), *(pa.field(key, pa.float32()) for key in label_set.keys)])
+    if CAUTION in table.schema.names:
+        expected = expected.append(pa.field(CAUTION, pa.string()))
     if table.schema.names != expected.names or not fitting:
         raise FormatError(f"{path} is damaged: columns or the provenance are missing.", hint=_AGAIN)
     try:
@@ -248,7 +257,10 @@ def read_parquet_predictions(path: Path) -> Predictions:
     if table["id"].null_count:
         raise FormatError(f"{path} is damaged: a field has no id.", hint=_AGAIN)
     probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
-    return _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, provenance)
+    found = _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, provenance)
+    if CAUTION not in table.schema.names:
+        return found
+    return replace(found, cautions=tuple(text or "" for text in table[CAUTION].to_pylist()))
 
 
 def _predictions_in(

@@ -28,18 +28,20 @@ class FieldPrediction(NamedTuple):
         id: The id of the field.
         probabilities: The probability of each location, by the location's name, the highest first.
         locations: The decided locations; None if no decision was applied.
+        caution: What is unusual in the image of the field; empty if nothing is.
     """
 
     id: str
     probabilities: dict[str, float]
     locations: tuple[Location, ...] | None
+    caution: str = ""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.2f}" for name, value in list(self.probabilities.items())[:3])
         decided = (
             "" if self.locations is None else f"; located in {', '.join(x.name for x in self.locations) or 'none'}"
         )
-        return f"<{self.id}: {shown}{decided}>"
+        return f"<{self.id}: {shown}{decided}{f'; caution: {self.caution}' * bool(self.caution)}>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +55,8 @@ class Predictions:
         provenance: How the predictions were made, such as the model and the data. JSON values only.
         decided: The decided locations of each field, bool of shape ``(n, locations)``. None if no decision was applied.
         rejected: The reason why a field could not be read, by id.
+        cautions: What is unusual in the image of each field, an empty text if nothing is. Empty if images were not
+            checked. A field with a caution has no decided locations, unless they were asked for.
 
     Raises:
         TableError: If shapes do not match, an id occurs twice, there are no fields, or a value is not a probability.
@@ -74,9 +78,12 @@ class Predictions:
     provenance: dict[str, Any] = field(default_factory=dict)
     decided: BoolArray | None = None
     rejected: Mapping[str, str] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.label_set))
+        if self.cautions and len(self.cautions) != len(self.ids):
+            raise TableError(f"`cautions` has {len(self.cautions)} texts for {len(self.ids)} fields.")
         for name, array in (("probabilities", self.probabilities), ("decided", self.decided)):
             if array is not None and array.shape != shape:
                 raise TableError(
@@ -106,8 +113,9 @@ class Predictions:
     def __repr__(self) -> str:
         made = ", decided" if self.decided is not None else ""
         bad = f", {len(self.rejected)} rejected" if self.rejected else ""
+        odd = f", {self.n_cautions} with a caution" if self.n_cautions else ""
         fields = f"{len(self)} field{'s' * (len(self) != 1)}"
-        return f"Predictions({fields}, {len(self.label_set)} locations of {self.label_set.name}{made}{bad})"
+        return f"Predictions({fields}, {len(self.label_set)} locations of {self.label_set.name}{made}{bad}{odd})"
 
     @overload
     def __getitem__(self, key: int | str) -> FieldPrediction: ...
@@ -144,6 +152,7 @@ class Predictions:
             ids=tuple(self.ids[row] for row in rows),
             probabilities=self.probabilities[rows],
             decided=None if self.decided is None else self.decided[rows],
+            cautions=tuple(self.cautions[row] for row in rows) if self.cautions else (),
         )
 
     def __contains__(self, name: object) -> bool:
@@ -166,7 +175,12 @@ class Predictions:
     def _field(self, row: int) -> FieldPrediction:
         order = np.argsort(-self.probabilities[row], kind="stable")
         values = {self.label_set[int(column)].name: float(self.probabilities[row, column]) for column in order}
-        return FieldPrediction(self.ids[row], values, None if self.decided is None else self.locations[row])
+        locations = None if self.decided is None else self._locations(row)
+        return FieldPrediction(self.ids[row], values, locations, self.cautions[row] if self.cautions else "")
+
+    def _locations(self, row: int) -> tuple[Location, ...]:
+        assert self.decided is not None  # noqa: S101  our own mistake
+        return tuple(self.label_set[int(i)] for i in np.flatnonzero(self.decided[row]))
 
     @property
     def locations(self) -> list[tuple[Location, ...]]:
@@ -180,7 +194,12 @@ class Predictions:
                 "The predictions contain probabilities only, because no decision was applied.",
                 hint="Apply a decision: cytoloc.fit_decision(…)(predictions); or use a bundle that contains one.",
             )
-        return [tuple(self.label_set[int(i)] for i in np.flatnonzero(row)) for row in self.decided]
+        return [self._locations(row) for row in range(len(self))]
+
+    @property
+    def n_cautions(self) -> int:
+        """The number of fields with a caution."""
+        return sum(map(bool, self.cautions))
 
     @property
     def caution(self) -> str:
@@ -210,12 +229,14 @@ class Predictions:
 
         Returns:
             A table with one row per field. If a decision was applied, the column ``predicted`` lists the keys (or
-            names) of the decided locations.
+            names) of the decided locations. If images were checked, the column ``caution`` says what is unusual.
         """
         columns = self.label_set.names if names else self.label_set.keys
         table: dict[str, Any] = {"id": list(self.ids)}
         if self.decided is not None:
             table["predicted"] = [[columns[int(i)] for i in np.flatnonzero(row)] for row in self.decided]
+        if self.cautions:
+            table["caution"] = list(self.cautions)
         schema = {"predicted": pl.List(pl.String)} if self.decided is not None else {}
         table |= dict(zip(columns, self.probabilities.T, strict=True))
         return pl.DataFrame(table, schema_overrides=schema)
@@ -307,6 +328,9 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
         )
     ids: list[str] = []
     rows = []
+    cautions: dict[str, str] = {}
+    for part in parts:
+        cautions |= {name: text for name, text in zip(part.ids, part.cautions, strict=False) if text}
     for fields, members in by_fields.items():
         if not fields.isdisjoint(ids):
             raise TableError(
@@ -321,7 +345,13 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
     provenance = parts[0].provenance
     if len(parts) > 1:
         provenance = {"parts": [part.provenance for part in parts], **warnings_of(parts)}
-    return Predictions(tuple(ids), np.concatenate(rows).astype(np.float32), parts[0].label_set, provenance)
+    return Predictions(
+        tuple(ids),
+        np.concatenate(rows).astype(np.float32),
+        parts[0].label_set,
+        provenance,
+        cautions=tuple(cautions.get(name, "") for name in ids) if any(part.cautions for part in parts) else (),
+    )
 
 
 def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from cytoloc.decide.decision import Decision
 from cytoloc.decide.methods import AnyMethod, ExpectedF1, Grid, Stack
 from cytoloc.errors import ExportError, SettingsError
 from cytoloc.export.pipeline import Pipeline
-from cytoloc.predict.model import Model, ModelInfo
+from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
 from tests.conftest import Cli
 from tests.predict.test_engines import network_of
 

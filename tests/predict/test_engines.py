@@ -19,7 +19,8 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.predict.engines import choosing
 from cytoloc.predict.engines.engine import PixelsToOutputs
 from cytoloc.predict.engines.graph import onnx_graph
-from cytoloc.predict.model import Model, ModelInfo
+from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
 from cytoloc.recipes.recipe import load_recipe, recipe_names
 from tests.models.nets import spec_of
 

@@ -13,7 +13,8 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import Network, build_network
-from cytoloc.predict.model import Model, ModelInfo
+from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
 from cytoloc.predict.sources import DatasetSource, KaggleFolderSource
 from tests.models.nets import spec_of
 

@@ -7,7 +7,6 @@ decision.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import zipfile
@@ -17,139 +16,48 @@ from contextlib import contextmanager
 from importlib.resources import files
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName, check_type
+from cytoloc.choices import check_type
+from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
-from cytoloc.files import FileFormat, check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
+from cytoloc.files import check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.models.network import ModelSpec, Network, build_network
-from cytoloc.predict.model import ModelInfo
+from cytoloc.models.network import Network, build_network
+from cytoloc.predict.bundle_header import (
+    BUNDLE_FORMAT,
+    CARD,
+    DECISION,
+    HEADER,
+    INPUTS,
+    TRAINED_ON,
+    WEIGHTS,
+    Header,
+    Member,
+    Part,
+)
+from cytoloc.predict.inputs.reference import LEAST_FIELDS, InputReference
+from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
+from cytoloc.predict.references import reference_of
 from cytoloc.predict.runs import LoadedRun, learned_from, load_runs, model_info
 from cytoloc.recipes.recipe import to_toml
 from cytoloc.runs import PREDICTIONS, find_runs
 
-BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1, "file of `cytoloc bundle`")
 SUFFIX: Final = ".cytoloc"
 
 BUILTIN: Final = "builtin"
 """The name of the built-in model."""
 
-_HEADER: Final = "bundle.json"
-_CARD: Final = "card.md"
-_DECISION: Final = "decision.json"
-_TRAINED_ON: Final = "trained_on.txt"
-_WEIGHTS: Final = "weights.safetensors"
 _MOST_HEADER_BYTES: Final = 10_000_000
 
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 """The time stamp of all parts, so that equal parts give equal files."""
-
-
-class Part(BaseModel):
-    """The size and checksum of a file in the archive."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    sha256: str
-    size_bytes: int
-
-    @classmethod
-    def of(cls, content: bytes) -> Self:
-        """Return the size and checksum of a file with this content."""
-        return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
-
-
-class Member(BaseModel):
-    """A network: its architecture and its origin."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    name: str
-    """Name of the run."""
-    recipe: str
-    fold: int
-    dataset: str
-    """Fingerprint of the training dataset."""
-    backbone: str
-    head: HeadName
-    dropout: float
-    mean: list[float]
-    std: list[float]
-    each: bool
-    """Whether each image is normalized by its own mean and standard deviation."""
-
-    @classmethod
-    def of(cls, run: LoadedRun) -> Self:
-        """Return the member for a run."""
-        model, image = run.recipe.model, run.recipe.image
-        return cls(
-            name=run.folder.name,
-            recipe=run.recipe.name,
-            fold=run.header["fold"],
-            dataset=run.header["dataset"]["fingerprint"],
-            backbone=model.backbone,
-            head=model.head,
-            dropout=model.dropout,
-            mean=[image.mean[name] for name in image.channels],
-            std=[image.std[name] for name in image.channels],
-            each=image.normalize == "field",
-        )
-
-
-class Header(BaseModel):
-    """The content of ``bundle.json``."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    format: str
-    version: int
-    members: list[Member] = Field(min_length=1)
-    field_px: int
-    """Edge length of the images that the networks need, in pixels."""
-    tta: Literal[1, 2, 4, 8]
-    """Default number of test-time augmentation views."""
-    caution: str
-    """A caution that is shown with every prediction, one printable line; may be empty."""
-    channels: list[str]
-    """The names of the channels that the networks need, in order."""
-    label_set: dict[str, Any]
-    parts: dict[str, Part]
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if not self.caution.isprintable():
-            raise ValueError("a caution must be printable")
-        count = len(check_channels(self.channels))
-        if any(len(values) != count for member in self.members for values in (member.mean, member.std)):
-            raise ValueError("every network needs a mean and a standard deviation for each channel")
-        LabelSet.from_json(self.label_set)
-        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (_WEIGHTS, "recipe.toml")}
-        if set(self.parts) - {_DECISION} != needed | {_CARD, _TRAINED_ON}:
-            raise ValueError("parts are missing or unexpected")
-        return self
-
-    def spec(self, number: int) -> ModelSpec:
-        """Return the specification of the network of a member."""
-        member = self.members[number]
-        return ModelSpec(
-            backbone=member.backbone,
-            head=member.head,
-            dropout=member.dropout,
-            prior=0.5,
-            locations=len(self.label_set["locations"]),
-            channels=tuple(self.channels),
-            mean=tuple(member.mean),
-            std=tuple(member.std),
-            each=member.each,
-            size=self.field_px,
-        )
 
 
 class OpenBundle(NamedTuple):
@@ -168,7 +76,7 @@ class OpenBundle(NamedTuple):
     @property
     def card(self) -> str:
         """The model card in Markdown, starting with the caution."""
-        text = self.parts[_CARD].decode("utf-8", errors="replace")
+        text = self.parts[CARD].decode("utf-8", errors="replace")
         card = "".join(each for each in text if each.isprintable() or each in "\n\t")
         caution = self.header.caution
         return f"**{caution}**\n\n{card}" if caution and caution not in card else card
@@ -176,7 +84,7 @@ class OpenBundle(NamedTuple):
     @property
     def trained_on(self) -> frozenset[str]:
         """Ids of the fields that the networks were trained on."""
-        return frozenset(self.parts[_TRAINED_ON].decode("utf-8").splitlines())
+        return frozenset(self.parts[TRAINED_ON].decode("utf-8").splitlines())
 
     @property
     def label_set(self) -> LabelSet:
@@ -191,7 +99,7 @@ class OpenBundle(NamedTuple):
         """
         with self._readable():
             network = build_network(self.header.spec(number))
-            network.load_state_dict(safetensors.torch.load(self.parts[f"members/{number}/{_WEIGHTS}"]))
+            network.load_state_dict(safetensors.torch.load(self.parts[f"members/{number}/{WEIGHTS}"]))
             return network
 
     def decision(self) -> Decision | None:
@@ -200,12 +108,23 @@ class OpenBundle(NamedTuple):
         Raises:
             FormatError: If this release cannot read the decision.
         """
-        if _DECISION not in self.parts:
+        if DECISION not in self.parts:
             return None
         with self._readable(), tempfile.TemporaryDirectory() as place:
-            path = Path(place) / _DECISION
-            path.write_bytes(self.parts[_DECISION])
+            path = Path(place) / DECISION
+            path.write_bytes(self.parts[DECISION])
             return read_decision(path)
+
+    def inputs(self) -> InputReference | None:
+        """Return what the model knows of its training images; None if the bundle does not state it.
+
+        Raises:
+            FormatError: If this release cannot read it.
+        """
+        if INPUTS not in self.parts:
+            return None
+        with self._readable():
+            return InputReference.from_bytes(self.parts[INPUTS])
 
     def member_of(self, fold: int) -> int:
         """Return the position of the member whose validation fold is ``fold``; of the first member if there is none."""
@@ -217,7 +136,15 @@ class OpenBundle(NamedTuple):
         """Turn errors from intact parts into an error that another release wrote the bundle."""
         try:
             yield
-        except (CytolocError, KeyError, RuntimeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
+        except (
+            CytolocError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            UnicodeDecodeError,
+            safetensors.SafetensorError,
+        ) as error:
             raise FormatError(
                 f"{self.path} cannot be used by this release: {error!r}.",
                 hint="Use the release that wrote it, or bundle the runs again.",
@@ -242,6 +169,7 @@ def write_bundle(
     card: str | None = None,
     half: bool = False,
     caution: str = "",
+    inputs: Sequence[str | Path | Dataset] | None = None,
 ) -> Path:
     """Write finished runs to one bundle. The probabilities of several runs are averaged in prediction.
 
@@ -252,6 +180,8 @@ def write_bundle(
         card: The model card in Markdown, which describes the model and its metrics. Default: a list of the runs.
         half: Whether to store weights with 16 bits instead of 32.
         caution: A caution that is shown with every prediction.
+        inputs: Datasets of good images. The model marks images that are unlike them. Default: the dataset that the
+            runs were trained on, if it is still there and has at least 40 fields.
 
     Returns:
         The path of the new file.
@@ -264,6 +194,7 @@ def write_bundle(
             augmentation, a run is given twice, the decision was fitted to other predictions, or weights are too large
             for 16 bits.
         LabelSetError: If the runs or the decision have different label sets.
+        ChannelError: If a dataset in ``inputs`` lacks a channel.
     """
     check_type(runs, (str, Path, list, tuple), argument="runs")
     check_type(out, (str, Path), argument="out")
@@ -284,15 +215,15 @@ def write_bundle(
     fitted = None
     if decision is not None:
         with tempfile.TemporaryDirectory() as place:
-            path = Path(place) / _DECISION if isinstance(decision, Decision) else Path(decision)
+            path = Path(place) / DECISION if isinstance(decision, Decision) else Path(decision)
             if isinstance(decision, Decision):
                 write_decision(decision, path)
             fitted = read_decision(path)
-            parts[_DECISION] = path.read_bytes()
+            parts[DECISION] = path.read_bytes()
         where = "the decision" if isinstance(decision, Decision) else str(decision)
         info.label_set.refuse_other(fitted.label_set, what=where, than=str(folders[0]))
         _refuse_decision_of_others(fitted, folders, where=where)
-    parts[_CARD] = (_plain_card(out.stem, loaded, fitted) if card is None else card).encode("utf-8")
+    parts[CARD] = (_plain_card(out.stem, loaded, fitted) if card is None else card).encode("utf-8")
     for number, run in enumerate(loaded):
         state = {key: value.contiguous() for key, value in run.network.state_dict().items()}
         if half:
@@ -307,9 +238,12 @@ def write_bundle(
                         f"The weight {key} of {run.folder.name} is too large for 16 bits.",
                         hint="Keep 32 bits (half=False).",
                     )
-        parts[f"members/{number}/{_WEIGHTS}"] = safetensors.torch.save(state)
+        parts[f"members/{number}/{WEIGHTS}"] = safetensors.torch.save(state)
         parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
-    parts[_TRAINED_ON] = "".join(f"{name}\n" for name in sorted(info.trained_on)).encode("utf-8")
+    known = _input_reference(loaded, info, inputs)
+    if known is not None:
+        parts[INPUTS] = known.to_bytes()
+    parts[TRAINED_ON] = "".join(f"{name}\n" for name in sorted(info.trained_on)).encode("utf-8")
     header = Header(
         **BUNDLE_FORMAT.header,
         members=[Member.of(run) for run in loaded],
@@ -320,11 +254,33 @@ def write_bundle(
         label_set=info.label_set.to_json(),
         parts={name: Part.of(content) for name, content in parts.items()},
     )
-    everything = {_HEADER: json.dumps(header.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
+    everything = {HEADER: json.dumps(header.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
     with new_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
             archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=zipfile.ZIP_DEFLATED)
     return out
+
+
+def _input_reference(
+    runs: Sequence[LoadedRun], info: ModelInfo, inputs: Sequence[str | Path | Dataset] | None
+) -> InputReference | None:
+    """Return what a model knows of the images of some datasets; of the training dataset if none are given."""
+    if inputs is None:
+        try:
+            trained_on = open_dataset(runs[0].header["dataset"]["path"])
+        except CytolocError:
+            return None  # a dataset that was moved is no reason not to write a bundle
+        same = trained_on.fingerprint == runs[0].header["dataset"]["fingerprint"]
+        datasets = [trained_on] if same and len(trained_on) >= LEAST_FIELDS else []
+    else:
+        datasets = [each if isinstance(each, Dataset) else open_dataset(each) for each in inputs]
+        for each in datasets:
+            if len(each) < LEAST_FIELDS:
+                raise SettingsError(
+                    f"{each.path} has {len(each)} fields, but `inputs` needs {LEAST_FIELDS}.",
+                    hint="Give a dataset with more fields.",
+                )
+    return reference_of(Model([run.network for run in runs], info), datasets) if datasets else None
 
 
 def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
@@ -341,9 +297,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
     """
     bundle = open_bundle(path)
     header, decision = bundle.header, bundle.decision()
-    fitted = (
-        {"calibrated_by": header.parts[_DECISION].sha256} if decision and decision.method.fits_probabilities else {}
-    )
+    fitted = {"calibrated_by": header.parts[DECISION].sha256} if decision and decision.method.fits_probabilities else {}
     sources = [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
     info = ModelInfo(
         size=header.field_px,
@@ -354,6 +308,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         trained_on=bundle.trained_on,
         caution=header.caution,
         card=bundle.card,
+        inputs=bundle.inputs(),
     )
     return info, [bundle.network(number) for number in range(len(header.members))], decision
 
@@ -375,17 +330,17 @@ def open_bundle(path: Path) -> OpenBundle:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if sizes.get(_HEADER, _MOST_HEADER_BYTES + 1) > _MOST_HEADER_BYTES:
+            if sizes.get(HEADER, _MOST_HEADER_BYTES + 1) > _MOST_HEADER_BYTES:
                 raise FormatError(
-                    f"{path} is not a bundle, because it has no {_HEADER}.", hint="Give a file of `cytoloc bundle`."
+                    f"{path} is not a bundle, because it has no {HEADER}.", hint="Give a file of `cytoloc bundle`."
                 )
-            stated = parse_json(archive.read(_HEADER), BUNDLE_FORMAT, where=path)
+            stated = parse_json(archive.read(HEADER), BUNDLE_FORMAT, where=path)
             try:
                 header = Header.model_validate(stated)
             except (ValidationError, CytolocError) as error:
-                raise FormatError(f"{path} is damaged: the content of {_HEADER} is invalid.", hint=again) from error
+                raise FormatError(f"{path} is damaged: the content of {HEADER} is invalid.", hint=again) from error
             listed = {name: part.size_bytes for name, part in header.parts.items()}
-            strange = set(sizes.items()) ^ {*listed.items(), (_HEADER, sizes[_HEADER])}
+            strange = set(sizes.items()) ^ {*listed.items(), (HEADER, sizes[HEADER])}
             if strange or len(archive.infolist()) != len(sizes):
                 what = min((name for name, _ in strange), default="a part that occurs twice")
                 raise FormatError(f"{path} is damaged: {what} is not as it was written.", hint=again)

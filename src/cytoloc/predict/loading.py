@@ -10,6 +10,7 @@ from cytoloc.errors import ArgumentTypeError
 from cytoloc.models.devices import Precision
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
 from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import Unusual
 from cytoloc.predict.runs import read_runs
 
 
@@ -19,6 +20,7 @@ def load(
     device: str | torch.device | None = None,
     precision: Precision = "float32",
     engine: str = "auto",
+    unusual: Unusual = "mark",
 ) -> Model:
     """Load a model.
 
@@ -31,6 +33,9 @@ def load(
             last two compute on the CPU, several times faster. ``"auto"`` takes the fastest one that is installed and
             whose probabilities equal those of PyTorch to 1e-4. It computes few fields with PyTorch, because converting
             the networks takes longer than it saves.
+        unusual: What to do with fields whose images are unlike the training images. ``"mark"`` predicts their
+            probabilities, states what is unusual in ``cautions``, and decides on no location. ``"refuse"`` stops.
+            ``"decide"`` marks them, and decides on their locations too. Only bundles know their training images.
 
     Returns:
         The model.
@@ -52,4 +57,4 @@ def load(
     if is_builtin(path):
         path = builtin_bundle()
     info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
-    return Model(networks, info, decision=decision, device=device, precision=precision, engine=engine)
+    return Model(networks, info, decision=decision, device=device, precision=precision, engine=engine, unusual=unusual)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cytoloc._typing import Float32Array, UInt8Array
-from cytoloc.dataset.quarantine import Rejected
+from cytoloc._typing import BoolArray, Float32Array, UInt8Array
+from cytoloc.choices import refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ArgumentTypeError, EngineWarning, ExportError, ImageError, ModelCaution, SettingsError
+from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
 from cytoloc.models.devices import Precision, autocast, find_device
 from cytoloc.models.network import Network
-from cytoloc.predict.engines.choosing import WORTH_CONVERTING, build_engines, candidates, check_engine
-from cytoloc.predict.engines.engine import Engine, EngineName
-from cytoloc.predict.planes import find_planes
-from cytoloc.predict.sources import ArraySource, DatasetSource, Source, open_source
+from cytoloc.parallel import one_ahead
+from cytoloc.predict.engines.choosing import EngineSet
+from cytoloc.predict.engines.engine import Engine
+from cytoloc.predict.inputs.statistics import field_statistics
+from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
+from cytoloc.predict.planes import PlaneMap, find_planes
+from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch, Source, open_source
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions
 
@@ -35,29 +37,12 @@ Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
 """Inputs of a model: images in memory, a dataset, or a path."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """The properties of a model.
+class _Prepared(NamedTuple):
+    """A batch of fields in the channels of the model, with their statistics."""
 
-    Attributes:
-        size: Edge length of the images that the networks need, in pixels.
-        channels: The names of the channels that the networks need, in order.
-        label_set: The locations that the model predicts.
-        tta: The default number of test-time augmentation views.
-        provenance: How the model was made. JSON values only.
-        trained_on: Ids of the fields that any of the networks was trained on.
-        caution: A caution that is shown with every prediction; may be empty.
-        card: The model card in Markdown; may be empty.
-    """
-
-    size: int
-    channels: tuple[str, ...]
-    label_set: LabelSet
-    tta: int = 1
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    trained_on: frozenset[str] = frozenset()
-    caution: str = ""
-    card: str = ""
+    batch: FieldBatch
+    images: UInt8Array
+    statistics: Float32Array | None
 
 
 class Model:
@@ -70,6 +55,7 @@ class Model:
         device: The device to compute on; see :func:`cytoloc.models.devices.find_device`.
         precision: Floating-point precision.
         engine: The library that computes the networks; see :func:`cytoloc.load`.
+        unusual: What to do with fields whose images are unusual; see :func:`cytoloc.load`.
 
     Raises:
         LabelSetError: If the decision has another label set.
@@ -87,18 +73,19 @@ class Model:
         device: str | torch.device | None = None,
         precision: Precision = "float32",
         engine: str = "auto",
+        unusual: Unusual = "mark",
     ) -> None:
         if decision is not None:
             info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
+        refuse_unknown(unusual, get_args(Unusual), argument="unusual")
         self.info = info
         self.decision = decision
+        self.unusual = unusual
         self.device = find_device(device)
         self.precision: Precision = precision
         autocast(self.device, precision)  # raises if the device does not support the precision
-        self._engine = check_engine(engine, device=self.device, precision=precision)
-        self._built: dict[tuple[EngineName, Precision], list[Engine]] = {}
-        self._refused: set[EngineName] = set()
         self.networks = [network.to(self.device).eval() for network in networks]
+        self._engines = EngineSet(self.networks, engine, device=self.device, precision=precision, size=info.size)
 
     def __repr__(self) -> str:
         networks = f"{len(self.networks)} network{'s' * (len(self.networks) != 1)}"
@@ -159,7 +146,8 @@ class Model:
             SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
 
         Warns:
-            ModelCaution: If the authors of the model give a caution.
+            ModelCaution: If the authors of the model give a caution, or images are unusual.
+            EngineWarning: If an engine is skipped.
 
         Examples:
             >>> model = load("builtin", device="cpu")  # doctest: +SKIP
@@ -176,6 +164,14 @@ class Model:
         )
         if self.info.caution:
             warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        if found.n_cautions:
+            first = next(text for text in found.cautions if text)
+            warnings.warn(
+                f"The images of {found.n_cautions} of {len(found)} fields are unusual, for example: {first}. `cautions`"
+                " has a text for each field.",
+                ModelCaution,
+                stacklevel=2,
+            )
         return found
 
     def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
@@ -230,49 +226,142 @@ class Model:
             ChannelError: If a source lacks a channel and no substitute is given.
             SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
         """
-        if type(batch_size) is not int or batch_size < 1:
-            raise SettingsError(
-                f"`batch_size` is {batch_size!r}, but must be a positive integer.", hint="Choose for example 16."
-            )
-        tta = check_tta(self.info.tta if tta is None else tta)
         total = sum(len(source.ids) for source in sources)
-        refuse_repeated(
-            [name for source in sources for name in source.ids],
-            where="the fields to predict",
-            hint="Give each field once. Two inputs may have a field with the same id.",
-        )
-        engines = self._engines(total * tta, precision)
-        planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
-        parts = [np.empty((0, len(self.label_set)), np.float32)]
-        ids: list[str] = []
-        bad: list[Rejected] = []
-        for source, of_source in zip(sources, planes, strict=True):
-            for batch in source.batches(self.size, batch_size):
-                if batch.ids:
-                    parts.append(self._probabilities(of_source.of(batch.images), engines, tta))
-                ids += batch.ids
-                bad += batch.rejected
-                if bad and strict:
-                    raise ImageError(bad[0].reason, hint="Fix or remove the file, or do not use `strict`.")
-                if progress:
-                    progress(len(ids) + len(bad), total)
+        parts: list[PredictedBatch] = []
+        done = 0
+        for part in self.predict_batches(
+            sources, absent=absent, tta=tta, batch_size=batch_size, precision=precision, strict=strict
+        ):
+            parts.append(part)
+            done += len(part.ids) + len(part.rejected)
+            if progress:
+                progress(done, total)
+        ids = tuple(name for part in parts for name in part.ids)
+        bad = [each for part in parts for each in part.rejected]
         if bad and not ids:
             raise ImageError(
                 f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
             )
-        probabilities = np.concatenate(parts)
-        provenance = {
+        empty = np.empty((0, len(self.label_set)), np.float32)
+        probabilities = np.concatenate([empty, *(part.probabilities for part in parts)])
+        cautions = tuple(text for part in parts for text in part.cautions)
+        return Predictions(
+            ids,
+            probabilities,
+            self.label_set,
+            self.provenance(sources, ids, absent=absent, tta=tta),
+            self.decide(probabilities, cautions),
+            {each.id: each.reason for each in bad},
+            cautions,
+        )
+
+    def provenance(
+        self,
+        sources: Sequence[Source],
+        ids: Sequence[str],
+        *,
+        absent: Mapping[str, str] | None = None,
+        tta: int | None = None,
+    ) -> dict[str, Any]:
+        """Return how predictions of some fields were made, as JSON values; see :meth:`predict_sources`."""
+        return {
             **self.info.provenance,
-            "tta": tta,
-            "engine": engines[0].name,
+            "tta": self.info.tta if tta is None else tta,
+            "engine": self._engines.used,
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.info.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
             **({"caution": self.info.caution} if self.info.caution else {}),
         }
-        decided = self.decision.decided(probabilities) if self.decision else None
-        rejected = {each.id: each.reason for each in bad}
-        return Predictions(tuple(ids), probabilities, self.label_set, provenance, decided, rejected)
+
+    def decide(self, probabilities: Float32Array, cautions: Sequence[str]) -> BoolArray | None:
+        """Return the locations of fields by the decision of the model.
+
+        Args:
+            probabilities: The calibrated probabilities, shape ``(n, locations)``.
+            cautions: What is unusual in each field. Such a field gets no location, unless ``unusual`` is ``"decide"``.
+
+        Returns:
+            bool of shape ``(n, locations)``. None if the model has no decision.
+        """
+        if self.decision is None:
+            return None
+        decided = self.decision.decided(probabilities)
+        if self.unusual != "decide" and cautions:
+            decided[np.array([bool(text) for text in cautions], np.bool_)] = False
+        return decided
+
+    def predict_batches(
+        self,
+        sources: Sequence[Source],
+        *,
+        absent: Mapping[str, str] | None = None,
+        tta: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        precision: Precision | None = None,
+        strict: bool = False,
+    ) -> Iterator[PredictedBatch]:
+        """Predict all fields of some sources, batch by batch. The next batch is read while the networks compute.
+
+        Args:
+            sources: The sources of the fields.
+            absent: Substitutes for missing channels; see :meth:`predict`.
+            tta: Number of test-time augmentation views; see :meth:`predict`.
+            batch_size: Number of images per batch.
+            precision: Floating-point precision; see :meth:`predict`.
+            strict: Whether to stop at the first field that cannot be read.
+
+        Yields:
+            The predictions of each batch.
+
+        Raises:
+            ImageError: With ``strict`` if a field could not be read; if an image is unusual and ``unusual`` is
+                ``"refuse"``.
+            TableError: If two sources have a field with the same id.
+            ChannelError: If a source lacks a channel and no substitute is given.
+            SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
+        """
+        if type(batch_size) is not int or batch_size < 1:
+            raise SettingsError(
+                f"`batch_size` is {batch_size!r}, but must be a positive integer.", hint="Choose for example 16."
+            )
+        tta = check_tta(self.info.tta if tta is None else tta)
+        refuse_repeated(
+            [name for source in sources for name in source.ids],
+            where="the fields to predict",
+            hint="Give each field once. Two inputs may have a field with the same id.",
+        )
+        planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
+        engines = self._engines.of(sum(len(source.ids) for source in sources) * tta, precision)
+        for source, of_source in zip(sources, planes, strict=True):
+            missing = [name for name in self.channels if name not in source.channels]
+            for prepared in one_ahead(self._prepared(source, of_source, batch_size)):
+                batch = prepared.batch
+                if batch.rejected and strict:
+                    raise ImageError(batch.rejected[0].reason, hint="Fix or remove the file, or do not use `strict`.")
+                probabilities, features = self._compute(prepared.images, engines, tta)
+                cautions = self._cautions(prepared, features, missing=missing)
+                if self.unusual == "refuse" and any(cautions):
+                    row = next(row for row, text in enumerate(cautions) if text)
+                    raise ImageError(
+                        f"The field {batch.ids[row]} is unusual: {cautions[row]}.",
+                        hint="Check the images and channels. To predict all the same, use unusual='mark'.",
+                    )
+                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected)
+
+    def _prepared(self, source: Source, planes: PlaneMap, batch_size: int) -> Iterator[_Prepared]:
+        """Yield the batches of a source in the channels of the model."""
+        for batch in source.batches(self.size, batch_size):
+            images = planes.of(batch.images)
+            yield _Prepared(batch, images, field_statistics(images) if self.info.inputs else None)
+
+    def _cautions(self, prepared: _Prepared, features: Float32Array, *, missing: Sequence[str]) -> tuple[str, ...]:
+        """Return what is unusual in each field of a batch; no texts if inputs are not checked."""
+        if self.info.inputs is None or prepared.statistics is None:
+            return ()
+        if missing:
+            return (f"{' and '.join(missing)} not imaged",) * len(features)
+        return tuple(self.info.inputs.findings(prepared.statistics, features, pixel_um=prepared.batch.pixel_um))
 
     def probabilities(
         self, fields: UInt8Array, *, tta: int | None = None, precision: Precision | None = None
@@ -295,43 +384,36 @@ class Model:
             SettingsError: If ``tta`` or ``precision`` is invalid.
         """
         views = check_tta(self.info.tta if tta is None else tta)
-        return self._probabilities(fields, self._engines(len(fields) * views, precision), views)
+        return self._compute(fields, self._engines.of(len(fields) * views, precision), views)[0]
 
-    def _probabilities(self, fields: UInt8Array, engines: Sequence[Engine], views: int) -> Float32Array:
-        """Return the probability of each location; see :meth:`probabilities`."""
+    def _compute(self, fields: UInt8Array, engines: Sequence[Engine], views: int) -> tuple[Float32Array, Float32Array]:
+        """Return the probability of each location, and the features of all networks side by side."""
         shape = (len(self.channels), self.size, self.size)
         if fields.dtype != np.uint8 or fields.ndim != 4 or fields.shape[1:] != shape:
             raise ImageError(
                 f"`fields` must be uint8 of shape (n, {len(self.channels)}, {self.size}, {self.size}), not"
                 f" {fields.dtype} of shape {fields.shape}."
             )
+        if not len(fields):
+            return np.empty((0, len(self.label_set)), np.float32), np.empty((0, 0), np.float32)
         pixels = torch.from_numpy(np.ascontiguousarray(fields))
         outputs = [mean_outputs(engine, pixels, tta=views) for engine in engines]
         mean = torch.stack([each.logits.sigmoid() for each in outputs]).mean(dim=0).cpu().numpy()
+        features = torch.cat([each.features for each in outputs], dim=1).cpu().numpy()
         if self.decision is not None:
             mean = self.decision.probabilities({self.decision.members[0]: mean})
-        return np.asarray(mean, np.float32)
+        return np.asarray(mean, np.float32), features
 
-    def _engines(self, views: int, precision: Precision | None) -> list[Engine]:
-        """Return an engine for each network, for a given total number of views of fields."""
-        precision = precision or self.precision
-        autocast(self.device, precision)
-        chosen = check_engine(self._engine, device=self.device, precision=precision)
-        names = candidates(chosen, device=self.device, precision=precision)
-        if chosen == "auto" and views < WORTH_CONVERTING and (names[0], precision) not in self._built:
-            names = ["torch"]
-        for name in names:
-            if (name, precision) in self._built:
-                return self._built[name, precision]
-            if name in self._refused:
-                continue
-            try:
-                engines = build_engines(self.networks, name, device=self.device, precision=precision, size=self.size)
-            except ExportError as error:
-                if chosen != "auto":
-                    raise
-                self._refused.add(name)
-                warnings.warn(f"The engine {name} is skipped. {error.message}", EngineWarning, stacklevel=4)
-                continue
-            return self._built.setdefault((name, precision), engines)
-        raise RuntimeError("PyTorch can compute every network.")
+    def features(self, fields: UInt8Array) -> Float32Array:
+        """Return the features of images, the mean of the last feature map of each network, side by side.
+
+        Args:
+            fields: uint8 of shape ``(n, channels, size, size)``, in the size and channel order of the model.
+
+        Returns:
+            float32 of shape ``(n, features)``.
+
+        Raises:
+            ImageError: If the fields have another shape or type.
+        """
+        return self._compute(fields, self._engines.of(len(fields), None), 1)[1]

@@ -12,7 +12,7 @@ from cytoloc.channels import CHANNELS
 from cytoloc.errors import FormatError, RecipeError, SettingsError, first_line
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
-from cytoloc.predict.model import ModelInfo
+from cytoloc.predict.model_info import ModelInfo
 from cytoloc.recipes.recipe import Recipe, read_resolved
 from cytoloc.runs import RECIPE, find_runs, read_header, refuse_unfinished
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc._typing import IntArray, UInt8Array
+from cytoloc._typing import Float32Array, IntArray, UInt8Array
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -28,11 +29,13 @@ class FieldBatch(NamedTuple):
         ids: The ids of the images.
         images: uint8 of shape ``(n, channels, size, size)``; n can be 0.
         rejected: The fields that could not be read, with the reasons.
+        pixel_um: The size of a pixel of each image, in micrometers; NaN where it is unknown. None: unknown for all.
     """
 
     ids: tuple[str, ...]
     images: UInt8Array
     rejected: tuple[Rejected, ...] = ()
+    pixel_um: Float32Array | None = None
 
 
 class Source(Protocol):
@@ -135,11 +138,32 @@ class DatasetSource:
             ImageError: If the dataset has images smaller than ``size``.
         """
         refuse_enlarging(self.dataset.size, size, where=str(self.dataset.path))
-        ids = self.ids
+        ids, pixel_um = self.ids, pixel_sizes(self.dataset, size)[self.rows]
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
             images = [scale_field(image, Scaling(size=size)).image for image in self.dataset.read(self.rows[some])]
-            yield FieldBatch(ids[some], np.stack(images))
+            yield FieldBatch(ids[some], np.stack(images), pixel_um=pixel_um[some])
+
+
+def pixel_sizes(dataset: Dataset, size: int) -> Float32Array:
+    """Return the size of a pixel of each field, when images are scaled to ``size``, in micrometers.
+
+    Args:
+        dataset: The dataset.
+        size: Edge length of the scaled images, in pixels.
+
+    Returns:
+        float32 of shape ``(n,)``; NaN where it is unknown.
+    """
+    table = dataset.fields
+    if not {"pixel_um", "original_px"} <= set(table.columns):
+        return np.full(len(dataset), np.nan, np.float32)
+    sizes: Float32Array = (
+        table.select((pl.col("pixel_um") * pl.col("original_px") / size).cast(pl.Float32).fill_null(np.nan))
+        .to_series()
+        .to_numpy()
+    )
+    return sizes
 
 
 class KaggleFolderSource:

@@ -46,7 +46,7 @@ def check_tta(tta: int) -> int:
 
 
 def mean_outputs(engine: Engine, fields: Tensor, *, tta: int) -> Outputs:
-    """Return the logits and features of images averaged over several views, as in the silver-medal baseline.
+    """Return the logits of images averaged over several views, as in the silver-medal baseline, and their features.
 
     Args:
         engine: A network.
@@ -54,7 +54,7 @@ def mean_outputs(engine: Engine, fields: Tensor, *, tta: int) -> Outputs:
         tta: Number of views.
 
     Returns:
-        The mean logits and the mean features.
+        The mean logits, and the features of the images themselves, the first view.
     """
     views = [engine(dihedral(fields, view)) for view in TTA_VIEWS[tta]]
-    return Outputs(*(torch.stack(each).mean(dim=0) for each in zip(*views, strict=True)))
+    return Outputs(torch.stack([each.logits for each in views]).mean(dim=0), views[0].features)

@@ -25,7 +25,8 @@ from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.files import disk_errors, new_folder, refuse_existing, write_json
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import build_network
-from cytoloc.predict.model import Model, ModelInfo
+from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
 from cytoloc.predict.runs import load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions, write_predictions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final, Literal, cast, get_args
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 
 from cytoloc.choices import refuse_unknown
-from cytoloc.errors import ExportError, MissingExtraError, SettingsError, installing
-from cytoloc.models.devices import Precision
+from cytoloc.errors import EngineWarning, ExportError, MissingExtraError, SettingsError, installing
+from cytoloc.models.devices import Precision, autocast
 from cytoloc.models.network import Network
 from cytoloc.predict.engines.engine import PARITY, Engine, EngineName, PixelsToOutputs, TorchEngine
 from cytoloc.predict.engines.graph import onnx_graph
@@ -110,6 +111,77 @@ def build_engines(
             )
         built.append(one)
     return built
+
+
+class EngineSet:
+    """The engines of a model. An engine is built when it is first used.
+
+    Args:
+        networks: The networks, on the device.
+        engine: The name of an engine, or ``"auto"``.
+        device: The device.
+        precision: The default precision.
+        size: Edge length of fields, in pixels.
+
+    Attributes:
+        used: The engine that was used last.
+
+    Raises:
+        SettingsError: If the engine is unknown, or cannot compute on the device or in the precision.
+        MissingExtraError: If the engine's library is not installed.
+    """
+
+    def __init__(
+        self, networks: Sequence[Network], engine: str, *, device: torch.device, precision: Precision, size: int
+    ) -> None:
+        self._chosen = check_engine(engine, device=device, precision=precision)
+        self._networks = networks
+        self._device = device
+        self._precision: Precision = precision
+        self._size = size
+        self._built: dict[tuple[EngineName, Precision], list[Engine]] = {}
+        self._refused: set[EngineName] = set()
+        self.used: EngineName = "torch"
+
+    def of(self, views: int, precision: Precision | None = None) -> list[Engine]:
+        """Return an engine for each network.
+
+        Args:
+            views: The number of images that will be computed. ``auto`` computes few of them with PyTorch.
+            precision: The precision. Default: the precision of the model.
+
+        Returns:
+            The engines, in the order of the networks.
+
+        Raises:
+            ExportError: If the engine that was asked for cannot compute the networks.
+            SettingsError: If the engine or the device does not support the precision.
+
+        Warns:
+            EngineWarning: If ``auto`` skips an engine.
+        """
+        precision = precision or self._precision
+        autocast(self._device, precision)
+        chosen = check_engine(self._chosen, device=self._device, precision=precision)
+        names = candidates(chosen, device=self._device, precision=precision)
+        if chosen == "auto" and views < WORTH_CONVERTING and (names[0], precision) not in self._built:
+            names = ["torch"]
+        names = [name for name in names if name not in self._refused]
+        for name in names[:-1]:
+            try:
+                return self._engines(name, precision)
+            except ExportError as error:
+                self._refused.add(name)
+                warnings.warn(f"The engine {name} is skipped. {error.message}", EngineWarning, stacklevel=4)
+        return self._engines(names[-1], precision)
+
+    def _engines(self, name: EngineName, precision: Precision) -> list[Engine]:
+        if (name, precision) not in self._built:
+            self._built[name, precision] = build_engines(
+                self._networks, name, device=self._device, precision=precision, size=self._size
+            )
+        self.used = name
+        return self._built[name, precision]
 
 
 def _opened(engine: EngineName, graph: bytes) -> Engine:

@@ -1,0 +1,124 @@
+"""The content of ``bundle.json``: the networks of a bundle, and the size and checksum of every part."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cytoloc.channels import check_channels
+from cytoloc.choices import HeadName
+from cytoloc.files import FileFormat
+from cytoloc.labels.label_set import LabelSet
+from cytoloc.models.network import ModelSpec
+from cytoloc.predict.runs import LoadedRun
+
+BUNDLE_FORMAT: Final = FileFormat("cytoloc-bundle", 1, "file of `cytoloc bundle`")
+
+HEADER: Final = "bundle.json"
+CARD: Final = "card.md"
+DECISION: Final = "decision.json"
+TRAINED_ON: Final = "trained_on.txt"
+INPUTS: Final = "inputs.npz"
+WEIGHTS: Final = "weights.safetensors"
+
+
+class Part(BaseModel):
+    """The size and checksum of a file in the archive."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Return the size and checksum of a file with this content."""
+        return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+class Member(BaseModel):
+    """A network: its architecture and its origin."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    """Name of the run."""
+    recipe: str
+    fold: int
+    dataset: str
+    """Fingerprint of the training dataset."""
+    backbone: str
+    head: HeadName
+    dropout: float
+    mean: list[float]
+    std: list[float]
+    each: bool
+    """Whether each image is normalized by its own mean and standard deviation."""
+
+    @classmethod
+    def of(cls, run: LoadedRun) -> Self:
+        """Return the member for a run."""
+        model, image = run.recipe.model, run.recipe.image
+        return cls(
+            name=run.folder.name,
+            recipe=run.recipe.name,
+            fold=run.header["fold"],
+            dataset=run.header["dataset"]["fingerprint"],
+            backbone=model.backbone,
+            head=model.head,
+            dropout=model.dropout,
+            mean=[image.mean[name] for name in image.channels],
+            std=[image.std[name] for name in image.channels],
+            each=image.normalize == "field",
+        )
+
+
+class Header(BaseModel):
+    """The content of ``bundle.json``."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    format: str
+    version: int
+    members: list[Member] = Field(min_length=1)
+    field_px: int
+    """Edge length of the images that the networks need, in pixels."""
+    tta: Literal[1, 2, 4, 8]
+    """Default number of test-time augmentation views."""
+    caution: str
+    """A caution that is shown with every prediction, one printable line; may be empty."""
+    channels: list[str]
+    """The names of the channels that the networks need, in order."""
+    label_set: dict[str, Any]
+    parts: dict[str, Part]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.caution.isprintable():
+            raise ValueError("a caution must be printable")
+        count = len(check_channels(self.channels))
+        if any(len(values) != count for member in self.members for values in (member.mean, member.std)):
+            raise ValueError("every network needs a mean and a standard deviation for each channel")
+        LabelSet.from_json(self.label_set)
+        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (WEIGHTS, "recipe.toml")}
+        if set(self.parts) - {DECISION, INPUTS} != needed | {CARD, TRAINED_ON}:
+            raise ValueError("parts are missing or unexpected")
+        return self
+
+    def spec(self, number: int) -> ModelSpec:
+        """Return the specification of the network of a member."""
+        member = self.members[number]
+        return ModelSpec(
+            backbone=member.backbone,
+            head=member.head,
+            dropout=member.dropout,
+            prior=0.5,
+            locations=len(self.label_set["locations"]),
+            channels=tuple(self.channels),
+            mean=tuple(member.mean),
+            std=tuple(member.std),
+            each=member.each,
+            size=self.field_px,
+        )
