@@ -172,6 +172,7 @@ def test_public_names_are_those_written_down() -> None:
         "open_dataset",
         "plan_hpa",
         "plan_kaggle2018",
+        "prediction_table",
         "preview_folder",
         "read_decision",
         "read_folds",
@@ -195,6 +196,7 @@ def test_public_names_are_those_written_down() -> None:
         "write_folds",
         "write_leak",
         "write_predictions",
+        "write_table",
     ]
     modules = {path.stem for path in SOURCE.iterdir()}
     for name in set(cytoloc.__all__) - {"errors", "torch", "__version__"}:

@@ -85,6 +85,8 @@ if TYPE_CHECKING:
     from cytoloc.report.figures import fold_sheet as fold_sheet
     from cytoloc.report.figures import score_plot as score_plot
     from cytoloc.report.figures import training_curve as training_curve
+    from cytoloc.report.prediction_tables import prediction_table as prediction_table
+    from cytoloc.report.prediction_tables import write_table as write_table
     from cytoloc.report.study import compare_runs as compare_runs
     from cytoloc.reproduce.kaggle2018 import plan_kaggle2018 as plan_kaggle2018
     from cytoloc.reproduce.kaggle2018 import reproduce_kaggle2018 as reproduce_kaggle2018
@@ -149,6 +151,7 @@ _HOMES: Final = {
     "predict.loading": ("load",),
     "predict.model": ("Model",),
     "prediction_files": ("read_predictions", "write_predictions"),
+    "report.prediction_tables": ("prediction_table", "write_table"),
     "predictions": ("Predictions",),
     "recipes.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),

@@ -43,7 +43,7 @@ def test_it_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     model = cytoloc.load("builtin")
     with pytest.warns(ModelCaution, match="not for conclusions"):
-        result = model.predict(np.zeros((4, 128, 128), np.uint8), tta=1)
+        result = model.predict(draw_field(plan_one(0, seed=1000, size=256), size=256), tta=1)
     assert result.probabilities.shape == (1, 28)
     assert result.caution
 

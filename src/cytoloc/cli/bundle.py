@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import counted, require_nets
+from cytoloc.cli.console import counted, note, require_nets
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +33,21 @@ def bundle(
     half: Annotated[
         bool, typer.Option("--half", help="Store weights with 16 bits instead of 32, which halves the file size.")
     ] = False,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Dataset of good images. The model marks images that are unlike them. Can be repeated. Default: the"
+            " dataset that the runs were trained on.",
+            metavar="DATASET",
+        ),
+    ] = None,
+    knowledge: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with the columns location and knowledge: what is known of the predictions of a location,"
+            " such as transfers or unknown. It is shown in every table."
+        ),
+    ] = None,
     caution: Annotated[str, typer.Option(help="Warning that is shown with every prediction. Default: none.")] = "",
 ) -> None:
     """Pack finished runs and a decision into one file for prediction on any machine.
@@ -41,7 +56,7 @@ def bundle(
     """
     require_nets()
     from cytoloc.errors import TableError
-    from cytoloc.predict.bundle import open_bundle, write_bundle
+    from cytoloc.predict.bundle import open_bundle, read_knowledge, write_bundle
 
     try:
         text = card.read_text(encoding="utf-8") if card else None
@@ -49,9 +64,13 @@ def bundle(
         raise TableError(
             f"The model card {card} cannot be read: {error}.", hint="Give a text file in UTF-8."
         ) from error
-    write_bundle(list(runs), out, card=text, decision=decision, half=half, caution=caution)
-    networks = len(open_bundle(out).header.members)
-    typer.echo(
-        f"{out}: {counted(networks, 'network')}, {out.stat().st_size / 1e6:.1f} MB."
-        f"\nNext: cytoloc predict {out} INPUT --out predictions.parquet"
+    known = read_knowledge(knowledge) if knowledge else None
+    write_bundle(
+        list(runs), out, card=text, decision=decision, half=half, caution=caution, inputs=inputs, knowledge=known
     )
+    written = open_bundle(out)
+    networks = len(written.header.members)
+    typer.echo(f"{out}: {counted(networks, 'network')}, {out.stat().st_size / 1e6:.1f} MB.")
+    if written.inputs() is None:
+        note("The bundle does not know its training images, so it cannot mark unusual ones. Give --inputs DATASET.")
+    typer.echo(f"Next: cytoloc predict {out} INPUT --out predictions.parquet")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from cytoloc.predictions import Predictions
 
 Inputs = Annotated[
     list[str],
@@ -70,6 +74,20 @@ def predict(
             " a bundle with a decision."
         ),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a table for people, with names, probabilities and cautions, to this new .csv or .xlsx"
+            " file."
+        ),
+    ] = None,
+    table_rows: Annotated[
+        Literal["fields", "locations"],
+        typer.Option(
+            help="Rows of --table: one per field, or one per field and location, with its threshold and Gene Ontology"
+            " term."
+        ),
+    ] = "fields",
     batch_size: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 16,
     device: Annotated[
         str | None,
@@ -77,11 +95,25 @@ def predict(
     ] = None,
     precision: PrecisionName = "float32",
     engine: Engine = "auto",
+    strict_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--strict-inputs",
+            help="Stop at the first field whose image is unlike the training images, instead of marking it.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Decide on the locations of fields whose images are unlike the training images."),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
     ] = False,
 ) -> None:
     """Predict the probability of every location for every field.
+
+    A bundle knows its training images. Fields whose images are unlike them, for example because a channel is blank, are
+    predicted, but the column caution says what is unusual, and no location is decided.
 
     Fields that cannot be read are skipped and listed, with the reason, in a CSV file next to the predictions. Image
     files in other layouts must be imported first, with `cytoloc import folder`.
@@ -102,11 +134,16 @@ def predict(
     from cytoloc.predict.planes import parse_substitutes
     from cytoloc.predict.sources import DatasetSource, open_source
     from cytoloc.prediction_files import check_predictions_path, write_predictions
+    from cytoloc.report.prediction_tables import check_table_path, write_table
 
     check_predictions_path(out)
+    if strict_inputs and force:
+        raise SettingsError("--strict-inputs and --force exclude each other.", hint="Give one of them.")
     substitutes = parse_substitutes(absent or [])
     listed = out.with_name(f"{out.stem}.{QUARANTINE}")
-    outputs = [out, *([locations] if locations else [])]
+    if table:
+        check_table_path(table)
+    outputs = [each for each in (out, locations, table) if each]
     check_outputs(*outputs, listed)
     sources = [open_source(path) for path in inputs]
     for source in sources:
@@ -114,8 +151,10 @@ def predict(
             warn_if_unfinished(source.dataset)
     # Networks take seconds to import, so the arguments are checked before.
     from cytoloc.predict.loading import load
+    from cytoloc.predict.model_info import Unusual
 
-    loaded = load(model, device=device, precision=precision, engine=engine)
+    unusual: Unusual = "refuse" if strict_inputs else "decide" if force else "mark"
+    loaded = load(model, device=device, precision=precision, engine=engine, unusual=unusual)
     if locations and loaded.decision is None:
         raise SettingsError(
             f"{model} contains no decision, so it predicts probabilities but no locations.",
@@ -134,21 +173,39 @@ def predict(
         write_predictions(found, temporary[out])
         if locations and found.decided is not None:
             write_locations(found.ids, found.decided, temporary[locations], found.label_set)
+        if table:
+            files = {name: source.name for source in sources for name in source.ids}
+            write_table(found, temporary[table], layout=table_rows, files=files)
     views = counted(found.provenance["tta"], "view")
     by = f"{counted(len(loaded.networks), 'network')}, {views}{' each' * (found.provenance['tta'] > 1)}"
     on = f"{loaded.device} with {found.provenance['engine']}"
     typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {on}.")
     if locations:
         typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
+    if table:
+        typer.echo(f"{table}: table with one row per {'field' if table_rows == 'fields' else 'field and location'}.")
+    if loaded.decision is not None and (locations or table):
+        typer.echo(f"Next: look at the predictions, for example with `cytoloc show DATASET --predictions {out}`.")
     elif loaded.decision is not None:
-        typer.echo("Next: predict again with --locations FILE to write the locations.")
+        typer.echo("Next: predict again with --table locations.csv to read the locations by name.")
     else:
         typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:
         note(found.caution)
+    if found.n_cautions:
+        _note_cautions(found, decided=force)
     if found.rejected:
         bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
         write_quarantine(bad, listed)
         note(f"{counted(len(bad), 'field')} could not be read; {listed} gives the reasons.")
         for name, reason in examples(bad):
             typer.echo(as_flags(f"  {name}: {reason}"), err=True)
+
+
+def _note_cautions(found: Predictions, *, decided: bool) -> None:
+    """Print how many fields are unusual, and why."""
+    reasons = Counter(text for text in found.cautions if text)
+    undecided = "" if decided or found.decided is None else " No location was decided for them; --force decides."
+    note(f"The images of {counted(found.n_cautions, 'field')} are unlike the training images.{undecided}")
+    for reason, count in reasons.most_common(5):
+        typer.echo(f"  {counted(count, 'field')}: {reason}", err=True)

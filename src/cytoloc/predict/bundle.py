@@ -11,7 +11,7 @@ import json
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from lzma import LZMAError
@@ -28,6 +28,7 @@ from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels.label_set import LabelSet
+from cytoloc.labels.lists import read_csv, require_columns
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.bundle_header import (
     BUNDLE_FORMAT,
@@ -170,6 +171,7 @@ def write_bundle(
     half: bool = False,
     caution: str = "",
     inputs: Sequence[str | Path | Dataset] | None = None,
+    knowledge: Mapping[str, str] | None = None,
 ) -> Path:
     """Write finished runs to one bundle. The probabilities of several runs are averaged in prediction.
 
@@ -181,7 +183,9 @@ def write_bundle(
         half: Whether to store weights with 16 bits instead of 32.
         caution: A caution that is shown with every prediction.
         inputs: Datasets of good images. The model marks images that are unlike them. Default: the dataset that the
-            runs were trained on, if it is still there and has at least 40 fields.
+            runs were trained on, if it is still there and has at least 50 fields.
+        knowledge: What is known of the predictions of a location, by its key, such as ``"transfers"`` or
+            ``"unknown"``. It is shown in every table of predictions.
 
     Returns:
         The path of the new file.
@@ -252,13 +256,41 @@ def write_bundle(
         caution=caution,
         channels=list(info.channels),
         label_set=info.label_set.to_json(),
+        knowledge=_checked_knowledge(knowledge or {}, info.label_set),
         parts={name: Part.of(content) for name, content in parts.items()},
     )
+    write_archive(out, header, parts)
+    return out
+
+
+def write_archive(out: Path, header: Header, parts: Mapping[str, bytes]) -> None:
+    """Write a header and the parts that it lists to a new bundle."""
     everything = {HEADER: json.dumps(header.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
     with new_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
             archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=zipfile.ZIP_DEFLATED)
-    return out
+
+
+def read_knowledge(path: Path) -> dict[str, str]:
+    """Read what is known of the predictions of each location.
+
+    Args:
+        path: A CSV file with the columns ``location`` and ``knowledge``.
+
+    Returns:
+        The texts by key or name of the location.
+
+    Raises:
+        TableError: If the file cannot be read, or lacks a column.
+    """
+    table = read_csv(path)
+    require_columns(table, ["location", "knowledge"], path)
+    return dict(table.select("location", "knowledge").iter_rows())
+
+
+def _checked_knowledge(knowledge: Mapping[str, str], label_set: LabelSet) -> dict[str, str]:
+    """Return what is known of each location, with the location's key; locations can be given by key or name."""
+    return {label_set[label_set.index(name)].key: text for name, text in knowledge.items()}
 
 
 def _input_reference(
@@ -308,6 +340,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         trained_on=bundle.trained_on,
         caution=header.caution,
         card=bundle.card,
+        knowledge=header.knowledge,
         inputs=bundle.inputs(),
     )
     return info, [bundle.network(number) for number in range(len(header.members))], decision

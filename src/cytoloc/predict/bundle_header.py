@@ -92,6 +92,8 @@ class Header(BaseModel):
     channels: list[str]
     """The names of the channels that the networks need, in order."""
     label_set: dict[str, Any]
+    knowledge: dict[str, str]
+    """What is known of the predictions of a location, by key, such as ``transfers``; shown in every table."""
     parts: dict[str, Part]
 
     @model_validator(mode="after")
@@ -101,7 +103,9 @@ class Header(BaseModel):
         count = len(check_channels(self.channels))
         if any(len(values) != count for member in self.members for values in (member.mean, member.std)):
             raise ValueError("every network needs a mean and a standard deviation for each channel")
-        LabelSet.from_json(self.label_set)
+        label_set = LabelSet.from_json(self.label_set)
+        if not set(self.knowledge) <= set(label_set.keys) or not "".join(self.knowledge.values()).isprintable():
+            raise ValueError("the knowledge must be of locations of the label set")
         needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (WEIGHTS, "recipe.toml")}
         if set(self.parts) - {DECISION, INPUTS} != needed | {CARD, TRAINED_ON}:
             raise ValueError("parts are missing or unexpected")

@@ -264,6 +264,8 @@ class Model:
         tta: int | None = None,
     ) -> dict[str, Any]:
         """Return how predictions of some fields were made, as JSON values; see :meth:`predict_sources`."""
+        limits = [] if self.decision is None else self.decision.thresholds.tolist()
+        thresholds = dict(zip(self.label_set.keys, limits, strict=False))
         return {
             **self.info.provenance,
             "tta": self.info.tta if tta is None else tta,
@@ -272,6 +274,8 @@ class Model:
             "fields_trained_on": len(self.info.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
             **({"caution": self.info.caution} if self.info.caution else {}),
+            **({"knowledge": dict(self.info.knowledge)} if self.info.knowledge else {}),
+            **({"thresholds": thresholds} if thresholds else {}),
         }
 
     def decide(self, probabilities: Float32Array, cautions: Sequence[str]) -> BoolArray | None:

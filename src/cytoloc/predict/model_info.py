@@ -28,6 +28,7 @@ class ModelInfo:
         trained_on: Ids of the fields that any of the networks was trained on.
         caution: A caution that is shown with every prediction; may be empty.
         card: The model card in Markdown; may be empty.
+        knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.
         inputs: What the model knows of its training images. None: inputs are not checked.
     """
 
@@ -39,6 +40,7 @@ class ModelInfo:
     trained_on: frozenset[str] = frozenset()
     caution: str = ""
     card: str = ""
+    knowledge: Mapping[str, str] = field(default_factory=dict)
     inputs: InputReference | None = None
 
 

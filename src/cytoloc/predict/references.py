@@ -18,7 +18,7 @@ def reference_of(model: Model, datasets: Sequence[Dataset], *, seed: int = 0) ->
 
     Args:
         model: The model, whose features are compared.
-        datasets: Datasets of good images. At most 2,000 fields of each are used.
+        datasets: Datasets of good images. At most 1,200 fields of each are used.
         seed: Random seed.
 
     Returns:

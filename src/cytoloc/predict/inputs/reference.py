@@ -25,19 +25,19 @@ UNLIKE_FEATURES: Final = "the features of the network are unlike those of the tr
 FOLDS: Final = 5
 """Number of parts for setting limits. Values of each part come from a fit on the other parts."""
 
-USUAL: Final = {"statistics": 0.985, "kinds": 0.97, "features": 0.995}
+USUAL: Final = {"statistics": 0.985, "kinds": 0.98, "features": 0.995}
 """Share of good fields below each limit."""
 
-LEAST_FIELDS: Final = 40
+LEAST_FIELDS: Final = 50
 """Number of fields below which no reference is made."""
 
-MOST_FIELDS: Final = 2000
+MOST_FIELDS: Final = 1200
 """Largest number of fields of a dataset from which a reference is made."""
 
-MOST_EXPOSURES: Final = 2400
+MOST_EXPOSURES: Final = 1600
 """Largest number of good fields with another exposure."""
 
-OF_EACH_KIND: Final = 400
+OF_EACH_KIND: Final = 300
 """Largest number of examples of each kind of nonsense."""
 
 MOST_SCALE: Final = 1.6
@@ -77,6 +77,7 @@ class InputReference:
         statistics: The distance of image statistics.
         classifier: The classifier of image statistics.
         features: The distance of the networks' features.
+        marked: The share of good fields of each group that were marked in cross-fitting.
     """
 
     channels: tuple[str, ...]
@@ -85,6 +86,7 @@ class InputReference:
     statistics: Distance
     classifier: KindClassifier
     features: Distance
+    marked: tuple[float, ...] = ()
 
     def findings(
         self, statistics: Float32Array, features: Float32Array, *, pixel_um: Float32Array | None = None
@@ -122,7 +124,7 @@ class InputReference:
 
     def to_bytes(self) -> bytes:
         """Return the reference as the content of a NumPy ``.npz`` file."""
-        facts = {"channels": self.channels, "pixel_um": self.pixel_um, "kinds": self.kinds}
+        facts = {name: getattr(self, name) for name in ("channels", "pixel_um", "kinds", "marked")}
         arrays: dict[str, Any] = {"facts": np.frombuffer(json.dumps(facts).encode("utf-8"), np.uint8)}
         for name in ("statistics", "classifier", "features"):
             part = getattr(self, name)
@@ -148,6 +150,7 @@ class InputReference:
                 part("statistics", Distance),
                 part("classifier", KindClassifier),
                 part("features", Distance),
+                tuple(facts["marked"]),
             )
 
 
@@ -208,14 +211,24 @@ def fit_reference(
             far[i].append(distance(one.values[held_out]))
             likely[i].append(1 - classifier(one.values[held_out])[:, 0])
             odd[i].append(of_features(group.features[held_out]))
+    limits = [
+        _limit(far, USUAL["statistics"]),
+        max(0.5, _limit(likely, USUAL["kinds"])),
+        _limit(odd, USUAL["features"]),
+    ]
+    marked = [
+        float(np.any([np.concatenate(one) > limit for one, limit in zip(of_group, limits, strict=True)], axis=0).mean())
+        for of_group in zip(far, likely, odd, strict=True)
+    ]
     distance, classifier = fit_statistics(-1)
     return InputReference(
         channels,
         pixel_um,
         (*nonsense, *([EXCHANGED] if len(channels) > 1 else [])),
-        replace(distance, limit=_limit(far, USUAL["statistics"])),
-        replace(classifier, limit=max(0.5, _limit(likely, USUAL["kinds"]))),
-        replace(_fit_features(groups, repeats, without=-1), limit=_limit(odd, USUAL["features"])),
+        replace(distance, limit=limits[0]),
+        replace(classifier, limit=limits[1]),
+        replace(_fit_features(groups, repeats, without=-1), limit=limits[2]),
+        tuple(marked),
     )
 
 
