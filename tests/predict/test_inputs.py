@@ -11,7 +11,6 @@ import pytest
 import cytoloc as cl
 from cytoloc._typing import UInt8Array
 from cytoloc.errors import ImageError, ModelCaution, SettingsError
-from cytoloc.labels.lists import read_labels
 from cytoloc.predict.inputs.nonsense import NONSENSE, exposure
 from cytoloc.predict.inputs.reference import Examples, InputReference, fit_reference
 from cytoloc.predict.inputs.statistics import field_statistics, permuted_statistics
@@ -138,4 +137,4 @@ def test_cautions_are_written_read_joined_and_shown(dataset: cl.Dataset, tmp_pat
     locations = tmp_path / "l.csv"
     forced = cli("predict", "builtin", mixed.path, "--out", tmp_path / "r.parquet", "--locations", locations, "--force")
     assert "No location was decided" not in forced.err
-    assert len(read_labels(locations, label_set=cl.LabelSet.hpa28(), labels="Predicted")) == 4
+    assert len(pl.read_csv(locations)) == 4

@@ -117,7 +117,7 @@ def _identifier(key: str) -> str:
 
 
 def _draw_cover(field: UInt8Array, path: Path) -> None:
-    """Write a picture of up to three channels of a field."""
+    """Write an image of up to three channels of a field."""
     import cv2
 
     planes = [field[min(number, len(field) - 1)] for number in range(3)]

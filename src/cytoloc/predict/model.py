@@ -263,7 +263,17 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
     ) -> dict[str, Any]:
-        """Return how predictions of some fields were made, as JSON values; see :meth:`predict_sources`."""
+        """Return how predictions of some fields were made.
+
+        Args:
+            sources: The sources of the fields.
+            ids: The ids of the fields.
+            absent: Substitutes for missing channels.
+            tta: Number of test-time augmentation views. Default: the number that the model states.
+
+        Returns:
+            The facts, as JSON values.
+        """
         limits = [] if self.decision is None else self.decision.thresholds.tolist()
         thresholds = dict(zip(self.label_set.keys, limits, strict=False))
         return {

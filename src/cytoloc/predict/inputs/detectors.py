@@ -1,4 +1,4 @@
-"""Distances and a classifier that tell usual images from unusual ones."""
+"""Distances and a classifier that separate usual images from unusual ones."""
 
 from __future__ import annotations
 
