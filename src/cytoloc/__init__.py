@@ -74,6 +74,10 @@ if TYPE_CHECKING:
     from cytoloc.predict.bundle import write_bundle as write_bundle
     from cytoloc.predict.loading import load as load
     from cytoloc.predict.model import Model as Model
+    from cytoloc.predict.sources import open_sources as open_sources
+    from cytoloc.predict.streaming import StreamOptions as StreamOptions
+    from cytoloc.predict.streaming import StreamState as StreamState
+    from cytoloc.predict.streaming import predict_parts as predict_parts
     from cytoloc.prediction_files import read_predictions as read_predictions
     from cytoloc.prediction_files import write_predictions as write_predictions
     from cytoloc.predictions import Predictions as Predictions
@@ -150,6 +154,8 @@ _HOMES: Final = {
     "predict.bundle": ("write_bundle",),
     "predict.loading": ("load",),
     "predict.model": ("Model",),
+    "predict.sources": ("open_sources",),
+    "predict.streaming": ("StreamOptions", "StreamState", "predict_parts"),
     "prediction_files": ("read_predictions", "write_predictions"),
     "report.prediction_tables": ("prediction_table", "write_table"),
     "predictions": ("Predictions",),

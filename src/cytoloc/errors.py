@@ -113,6 +113,12 @@ class FetchError(CytolocError, ConnectionError):
     """A web site that cannot be reached, refuses access, or sends an invalid response."""
 
 
+class FailedFieldsError(CytolocError, OSError):
+    """More fields than allowed could not be read."""
+
+    exit_code = 3
+
+
 class ExportError(CytolocError, ValueError):
     """A network that cannot be converted to another library, or that computes other values there."""
 

@@ -8,10 +8,11 @@ NumPy arrays (with a separate list of ids) can be read too.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from lzma import LZMAError
 from pathlib import Path
@@ -24,13 +25,17 @@ from numpy.typing import NDArray
 from cytoloc._typing import Float32Array
 from cytoloc.choices import check_type
 from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, SettingsError, TableError, first_line
-from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
+from cytoloc.files import FileFormat, check_format, existing, new_file, read_json, refuse_given_twice
 from cytoloc.labels.label_set import SHIPPED, LabelSet, as_label_set, find_label_set
 from cytoloc.labels.lists import location_columns, read_csv, read_ids, require_columns
 from cytoloc.predictions import Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1, "predictions file of `cytoloc predict`")
+
+PARTS_FORMAT: Final = FileFormat("cytoloc-prediction-parts", 1, "folder of `cytoloc predict`")
+MANIFEST: Final = "predictions.json"
+"""The file of a folder of parts that states the model, the fields and the number of parts."""
 
 CAUTION: Final = "caution"
 """The column that says what is unusual in the image of a field."""
@@ -53,21 +58,65 @@ def write_predictions(predictions: Predictions, path: str | Path) -> None:
     """
     check_type(predictions, Predictions, argument="predictions")
     check_type(path, (str, Path), argument="path")
+    check_predictions_path(Path(path))
+    with new_file(Path(path)) as temporary:
+        temporary.write_bytes(predictions_bytes(predictions))
+
+
+def predictions_bytes(predictions: Predictions) -> bytes:
+    """Return predictions as the content of a Parquet file."""
+    return parquet_bytes(
+        predictions.ids,
+        predictions.probabilities,
+        predictions.label_set,
+        predictions.provenance,
+        cautions=predictions.cautions,
+        rejected=predictions.rejected,
+    )
+
+
+def parquet_bytes(
+    ids: Sequence[str],
+    probabilities: Float32Array,
+    label_set: LabelSet,
+    provenance: dict[str, Any],
+    *,
+    cautions: Sequence[str] = (),
+    rejected: Mapping[str, str],
+) -> bytes:
+    """Return the content of a Parquet file of predictions, which can have no rows.
+
+    Args:
+        ids: The ids of the fields.
+        probabilities: float32 of shape ``(n, locations)``.
+        label_set: The locations of the columns.
+        provenance: How the predictions were made.
+        cautions: What is unusual in each field; empty if images were not checked.
+        rejected: The reason why a field could not be read, by id.
+
+    Returns:
+        The content.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [pa.array(predictions.ids, pa.string())]
-    columns += [pa.array(values, pa.float32()) for values in predictions.probabilities.T]
-    names = ["id", *predictions.label_set.keys]
-    if predictions.cautions:
-        columns.append(pa.array(predictions.cautions, pa.string()))
+    columns = [pa.array(ids, pa.string())]
+    columns += [pa.array(values, pa.float32()) for values in probabilities.T]
+    names = ["id", *label_set.keys]
+    if cautions:
+        columns.append(pa.array(cautions, pa.string()))
         names.append(CAUTION)
-    label_set = predictions.label_set.to_json()
-    header = {**PREDICTIONS_FORMAT.header, "label_set": label_set, "provenance": predictions.provenance}
+    header = {
+        **PREDICTIONS_FORMAT.header,
+        "label_set": label_set.to_json(),
+        "provenance": provenance,
+        "rejected": list(rejected.items()),
+        "marked": sum(map(bool, cautions)),
+    }
     table = pa.table(columns, names=names).replace_schema_metadata({"cytoloc": json.dumps(header)})
-    check_predictions_path(Path(path))
-    with new_file(Path(path)) as temporary:
-        pq.write_table(table, temporary)
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
 
 
 def check_predictions_path(path: Path) -> None:
@@ -85,9 +134,9 @@ def read_predictions(
     """Read predictions from files, or the out-of-fold predictions of runs.
 
     Args:
-        path: A file, a run, or a folder of runs; or a list of them. Predictions of different fields are joined;
-            predictions of the same fields are averaged. A CSV file has a column ``Id`` and one column per location, by
-            key or name. An ``.npz`` file must contain one array, or one named ``probabilities``.
+        path: A file, a folder of parts, a run, or a folder of runs; or a list of them. Predictions of different fields
+            are joined; predictions of the same fields are averaged. A CSV file has a column ``Id`` and one column per
+            location, by key or name. An ``.npz`` file must contain one array, or one named ``probabilities``.
         ids: The ids of the rows of NumPy files: a CSV file with a column ``Id``, or a text file with one id per line.
         label_set: The locations of the columns: a label set, its name, or its file. A Parquet file states its own
             label set, which must match. Default for a CSV file: the shipped label set with these keys or names.
@@ -115,7 +164,8 @@ def prediction_files(paths: Sequence[Path]) -> list[Path]:
     """Return the prediction files that paths stand for.
 
     Args:
-        paths: Files, and folders of runs. A folder stands for the out-of-fold predictions of all its runs.
+        paths: Files, folders of parts, and folders of runs. A folder of runs stands for the out-of-fold predictions of
+            all its runs.
 
     Returns:
         The prediction files.
@@ -126,7 +176,9 @@ def prediction_files(paths: Sequence[Path]) -> list[Path]:
     """
     files = []
     for path in paths:
-        if path.is_dir():
+        if (path / MANIFEST).is_file():
+            files += _finished_parts(path)
+        elif path.is_dir():
             runs = find_runs([path])
             refuse_unfinished(runs)
             files += [run / PREDICTIONS for run in runs]
@@ -134,6 +186,26 @@ def prediction_files(paths: Sequence[Path]) -> list[Path]:
             files.append(path)
     refuse_given_twice(files)
     return files
+
+
+def part_name(number: int) -> str:
+    """Return the name of a part in a folder of parts."""
+    return f"part-{number:05}.parquet"
+
+
+def _finished_parts(folder: Path) -> list[Path]:
+    """Return the parts of a folder that contain fields; raise if parts are missing."""
+    import pyarrow.parquet as pq
+
+    count = read_json(folder / MANIFEST, PARTS_FORMAT)["parts"]
+    parts = [folder / part_name(number) for number in range(count)]
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise FormatError(
+            f"{folder} is not finished: {len(missing)} of {count} parts are missing, such as {missing[0].name}.",
+            hint="Rerun the command that writes it, with each shard.",
+        )
+    return [part for part in parts if pq.read_metadata(part).num_rows]
 
 
 def read_predictions_file(

@@ -25,6 +25,7 @@ from cytoloc.cli import (
     report,
     reproduce,
     simulate,
+    streaming,
     train,
 )
 from cytoloc.cli.console import as_flags
@@ -64,6 +65,7 @@ folds.register(app)
 labels.register(app)
 train.register(app)
 predict.register(app)
+streaming.register(app)
 export.register(app)
 ensemble.register(app)
 decide.register(app)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
+from cytoloc.cli.streaming import parse_shard, parse_share, predict_into_parts
+from cytoloc.errors import FailedFieldsError
 from cytoloc.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -64,7 +67,13 @@ def predict(
         ),
     ],
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="New predictions file (.parquet).")],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="New predictions file (.parquet), or a folder or URL (s3://, gs://) for parts. A folder is for many"
+            " fields: a stopped command continues where it was."
+        ),
+    ],
     tta: Tta = None,
     absent: Absent = None,
     locations: Annotated[
@@ -95,6 +104,28 @@ def predict(
     ] = None,
     precision: PrecisionName = "float32",
     engine: Engine = "auto",
+    part_fields: Annotated[int, typer.Option(help="Number of fields per part, if --out is a folder.", min=1)] = 10_000,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="Share of the parts to predict, such as 2/8, for the jobs of a cluster that write to one folder.",
+            metavar="I/N",
+        ),
+    ] = "1/1",
+    max_failed: Annotated[
+        str,
+        typer.Option(
+            help="Largest share of fields that may be unreadable, such as 1%. With more, the exit code is 3.",
+            metavar="SHARE",
+        ),
+    ] = "100%",
+    json_log: Annotated[
+        bool, typer.Option("--json-log", help="Print the progress as lines of JSON, if --out is a folder.")
+    ] = False,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(help="File that is updated with metrics for Prometheus, if --out is a folder."),
+    ] = None,
     strict_inputs: Annotated[
         bool,
         typer.Option(
@@ -122,30 +153,35 @@ def predict(
 
     Example: `cytoloc predict builtin images/ --out predictions.parquet --locations locations.csv`
 
+    Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out predictions/ --shard 2/8`
+
     Example: `cytoloc predict builtin two-channels.dataset --absent er=zero --absent microtubules=zero --out
     predictions.parquet`
     """
     require_nets()
     keep_freed_memory()
-    from cytoloc.dataset.quarantine import QUARANTINE, Rejected, examples, write_quarantine
     from cytoloc.errors import SettingsError
-    from cytoloc.files import check_outputs, new_files
-    from cytoloc.labels.lists import write_locations
+    from cytoloc.files import check_outputs
     from cytoloc.predict.planes import parse_substitutes
-    from cytoloc.predict.sources import DatasetSource, open_source
-    from cytoloc.prediction_files import check_predictions_path, write_predictions
-    from cytoloc.report.prediction_tables import check_table_path, write_table
+    from cytoloc.predict.sources import DatasetSource, open_sources
+    from cytoloc.prediction_files import check_predictions_path
+    from cytoloc.report.prediction_tables import check_table_path
 
-    check_predictions_path(out)
     if strict_inputs and force:
         raise SettingsError("--strict-inputs and --force exclude each other.", hint="Give one of them.")
-    substitutes = parse_substitutes(absent or [])
-    listed = out.with_name(f"{out.stem}.{QUARANTINE}")
-    if table:
-        check_table_path(table)
-    outputs = [each for each in (out, locations, table) if each]
-    check_outputs(*outputs, listed)
-    sources = [open_source(path) for path in inputs]
+    substitutes, share = parse_substitutes(absent or []), parse_share(max_failed)
+    into_parts = "://" in out or Path(out).suffix == ""
+    if into_parts and (locations or table or strict):
+        raise SettingsError(
+            "--locations, --table and --strict need one predictions file, but --out is a folder.",
+            hint="Choose --out predictions.parquet, or run `cytoloc merge` afterwards.",
+        )
+    if not into_parts:
+        check_predictions_path(Path(out))
+        if table:
+            check_table_path(table)
+        check_outputs(*(each for each in (Path(out), locations, table, _list_of_rejected(Path(out))) if each))
+    sources = open_sources(inputs)
     for source in sources:
         if isinstance(source, DatasetSource):
             warn_if_unfinished(source.dataset)
@@ -160,6 +196,19 @@ def predict(
             f"{model} contains no decision, so it predicts probabilities but no locations.",
             hint="Remove --locations, and then run `cytoloc decide apply`.",
         )
+    if into_parts:
+        from cytoloc.predict.streaming import StreamOptions
+
+        options = StreamOptions(
+            part_fields=part_fields,
+            shard=parse_shard(shard),
+            max_failed=share,
+            absent=substitutes,
+            tta=int(tta) if tta else None,
+            batch_size=batch_size,
+        )
+        predict_into_parts(loaded, sources, out, options, json_log=json_log, metrics_file=metrics_file)
+        return
     with progress("Predicting fields") as advance:
         found = loaded.predict_sources(
             sources,
@@ -169,17 +218,11 @@ def predict(
             strict=strict,
             progress=advance,
         )
-    with new_files(*outputs) as temporary:
-        write_predictions(found, temporary[out])
-        if locations and found.decided is not None:
-            write_locations(found.ids, found.decided, temporary[locations], found.label_set)
-        if table:
-            files = {name: source.name for source in sources for name in source.ids}
-            write_table(found, temporary[table], layout=table_rows, files=files)
+    files = {name: source.name for source in sources for name in source.ids}
+    _write(found, Path(out), locations, table, rows=table_rows, files=files)
     views = counted(found.provenance["tta"], "view")
     by = f"{counted(len(loaded.networks), 'network')}, {views}{' each' * (found.provenance['tta'] > 1)}"
-    on = f"{loaded.device} with {found.provenance['engine']}"
-    typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {on}.")
+    typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {loaded.device} with {loaded.engine}.")
     if locations:
         typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
     if table:
@@ -195,11 +238,50 @@ def predict(
     if found.n_cautions:
         _note_cautions(found, decided=force)
     if found.rejected:
-        bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
-        write_quarantine(bad, listed)
-        note(f"{counted(len(bad), 'field')} could not be read; {listed} gives the reasons.")
-        for name, reason in examples(bad):
-            typer.echo(as_flags(f"  {name}: {reason}"), err=True)
+        _list_rejected(found, _list_of_rejected(Path(out)))
+    if len(found.rejected) > share * (len(found) + len(found.rejected)):
+        raise FailedFieldsError(
+            f"{len(found.rejected)} fields could not be read, more than the allowed share of {share:.2%}."
+        )
+
+
+def _write(
+    found: Predictions,
+    out: Path,
+    locations: Path | None,
+    table: Path | None,
+    *,
+    rows: Literal["fields", "locations"],
+    files: Mapping[str, str],
+) -> None:
+    """Write all outputs, or none."""
+    from cytoloc.files import new_files
+    from cytoloc.labels.lists import write_locations
+    from cytoloc.prediction_files import write_predictions
+    from cytoloc.report.prediction_tables import write_table
+
+    with new_files(*[each for each in (out, locations, table) if each]) as temporary:
+        write_predictions(found, temporary[out])
+        if locations and found.decided is not None:
+            write_locations(found.ids, found.decided, temporary[locations], found.label_set)
+        if table:
+            write_table(found, temporary[table], layout=rows, files=files)
+
+
+def _list_of_rejected(out: Path) -> Path:
+    """Return the file that lists the fields that could not be read."""
+    return out.with_name(f"{out.stem}.quarantine.csv")
+
+
+def _list_rejected(found: Predictions, path: Path) -> None:
+    """Write the fields that could not be read, and print some of the reasons."""
+    from cytoloc.dataset.quarantine import Rejected, examples, write_quarantine
+
+    bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
+    write_quarantine(bad, path)
+    note(f"{counted(len(bad), 'field')} could not be read; {path} gives the reasons.")
+    for name, reason in examples(bad):
+        typer.echo(as_flags(f"  {name}: {reason}"), err=True)
 
 
 def _note_cautions(found: Predictions, *, decided: bool) -> None:

@@ -346,9 +346,14 @@ def write_locations(ids: Sequence[str], predicted: BoolArray, path: Path, label_
         path: The new file.
         label_set: The label set, whose keys are written.
     """
-    table = pl.DataFrame({"Id": list(ids), "Predicted": [label_set.format(row) for row in from_matrix(predicted)]})
     with new_file(path) as temporary:
-        table.write_csv(temporary)
+        temporary.write_bytes(locations_csv(ids, predicted, label_set))
+
+
+def locations_csv(ids: Sequence[str], predicted: BoolArray, label_set: LabelSet) -> bytes:
+    """Return predicted locations as the content of a CSV file with columns ``Id,Predicted``."""
+    table = pl.DataFrame({"Id": list(ids), "Predicted": [label_set.format(row) for row in from_matrix(predicted)]})
+    return table.write_csv().encode()
 
 
 def refuse_repeated(ids: Sequence[str], *, where: str, hint: str = "Keep one row per id.") -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
@@ -106,9 +108,25 @@ class Model:
         return self.info.channels
 
     @property
+    def engine(self) -> str:
+        """The library that computed the last predictions."""
+        return self._engines.used
+
+    @property
     def label_set(self) -> LabelSet:
         """The locations that the model predicts."""
         return self.info.label_set
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides on predictions: the networks, the channels, the size and the decision."""
+        digest = hashlib.sha256(repr((self.size, self.channels, self.label_set.to_json())).encode())
+        digest.update((self.decision.fingerprint if self.decision else "").encode())
+        for network in self.networks:
+            for name, value in network.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def predict(
         self,
@@ -236,22 +254,26 @@ class Model:
             done += len(part.ids) + len(part.rejected)
             if progress:
                 progress(done, total)
-        ids = tuple(name for part in parts for name in part.ids)
         bad = [each for part in parts for each in part.rejected]
-        if bad and not ids:
+        if bad and not any(part.ids for part in parts):
             raise ImageError(
                 f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
             )
+        ids = [name for part in parts for name in part.ids]
+        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta))
+
+    def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
+        """Return the predictions of several batches as one value, with the locations if the model has a decision."""
         empty = np.empty((0, len(self.label_set)), np.float32)
         probabilities = np.concatenate([empty, *(part.probabilities for part in parts)])
         cautions = tuple(text for part in parts for text in part.cautions)
         return Predictions(
-            ids,
+            tuple(name for part in parts for name in part.ids),
             probabilities,
             self.label_set,
-            self.provenance(sources, ids, absent=absent, tta=tta),
+            provenance,
             self.decide(probabilities, cautions),
-            {each.id: each.reason for each in bad},
+            {each.id: each.reason for part in parts for each in part.rejected},
             cautions,
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
+from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -53,6 +55,9 @@ class Source(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The ids of the fields."""
 
+    def part(self, start: int, stop: int) -> Source:
+        """Return the source of the fields from one position to another."""
+
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield all fields in order, in batches of at most ``length``, with images of ``size`` pixels."""
 
@@ -85,6 +90,12 @@ class ArraySource:
         if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 2):
             raise ImageError(f"`images` has {images.dtype} pixels.", hint="Give uint8, uint16 or float images.")
         self.ids = tuple(str(number) for number in range(len(self._images)))
+
+    def part(self, start: int, stop: int) -> ArraySource:
+        """Return the source of the images from one position to another, which keep their ids."""
+        some = ArraySource(self._images[start:stop], channels=self.channels)
+        some.ids = self.ids[start:stop]
+        return some
 
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the images with 8 bits, in batches.
@@ -123,6 +134,10 @@ class DatasetSource:
         """The ids of the fields."""
         every = self.dataset.ids
         return tuple(every[row] for row in self.rows)
+
+    def part(self, start: int, stop: int) -> DatasetSource:
+        """Return the source of the rows from one position to another."""
+        return DatasetSource(self.dataset, self.rows[start:stop])
 
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the fields in batches, scaled to ``size`` if the dataset has another size.
@@ -179,6 +194,12 @@ class KaggleFolderSource:
         self.channels = self.found.channels
         self.ids = tuple(sorted(self.found))
 
+    def part(self, start: int, stop: int) -> KaggleFolderSource:
+        """Return the source of the fields from one position to another."""
+        some = copy(self)
+        some.ids = self.ids[start:stop]
+        return some
+
     def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
         """Yield the fields in batches, decoded and scaled to ``size``; fields that cannot be read are rejected.
 
@@ -227,6 +248,36 @@ def open_source(path: str | Path) -> Source:
     if "://" not in str(path) and folder.is_dir() and not (folder / "dataset.json").exists():
         return KaggleFolderSource(folder)
     return DatasetSource(open_dataset(path))
+
+
+def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
+    """Open the sources of fields that a user gives.
+
+    Args:
+        inputs: Datasets (folders or URLs), folders of image files, patterns such as ``plates/*.dataset``, and ``.txt``
+            files with one of these per line.
+
+    Returns:
+        The sources, in order.
+
+    Raises:
+        ImageError: If a folder has no fields, or a pattern matches nothing.
+        FormatError: If a dataset does not exist or is damaged.
+    """
+    sources: list[Source] = []
+    for each in inputs:
+        text = str(each)
+        if text.endswith(".txt") and "://" not in text and Path(each).is_file():
+            lines = Path(each).read_text(encoding="utf-8").splitlines()
+            sources += open_sources([line.strip() for line in lines if line.strip()])
+        elif "://" not in text and any(mark in text for mark in "*?[") and not Path(each).exists():
+            found = sorted(glob(text))  # noqa: PTH207  a pattern can be absolute
+            if not found:
+                raise ImageError(f"No file matches the pattern {text}.", hint="Check the path.")
+            sources += [open_source(path) for path in found]
+        else:
+            sources.append(open_source(each))
+    return sources
 
 
 def refuse_enlarging(have: int, want: int, *, where: str) -> None:

@@ -1,0 +1,164 @@
+"""Prediction into a folder of parts, for ``cytoloc predict``, and the command ``cytoloc merge``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cytoloc.cli.console import counted, note, progress, terminated_as_interrupted
+
+if TYPE_CHECKING:
+    from cytoloc.predict.model import Model
+    from cytoloc.predict.sources import Source
+    from cytoloc.predict.streaming import StreamOptions, StreamState
+
+STOPPED = 130
+"""The exit code of a command that was stopped by Ctrl-C or SIGTERM."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("merge")(merge)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return the numbers of ``2/8``.
+
+    >>> parse_shard("2/8")
+    (2, 8)
+    """
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal()):
+        raise typer.BadParameter(f"{text!r} is not a shard; write for example 2/8.", param_hint="--shard")
+    return int(number), int(of)
+
+
+def parse_share(text: str) -> float:
+    """Return the share of ``1%`` or ``0.01``.
+
+    >>> parse_share("1%"), parse_share("0.25")
+    (0.01, 0.25)
+    """
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a share; write for example 1% or 0.01.", param_hint="--max-failed"
+        ) from error
+
+
+def predict_into_parts(
+    model: Model,
+    sources: Sequence[Source],
+    out: str,
+    options: StreamOptions,
+    *,
+    json_log: bool,
+    metrics_file: Path | None,
+) -> None:
+    """Predict into a folder of parts, with progress, a log and metrics, and print what was done."""
+    from cytoloc.predict.streaming import predict_parts
+
+    log = _log(json_log)
+    log("start", out=out, sources=[source.name for source in sources], shard=list(options.shard))
+    parts_done = -1
+    latest: StreamState | None = None
+    with terminated_as_interrupted(), progress("Predicting fields") as advance:
+
+        def report(state: StreamState) -> None:
+            nonlocal parts_done, latest
+            latest = state
+            if not json_log:
+                advance(state.done, state.fields)
+            if state.parts_done > parts_done:
+                parts_done = state.parts_done
+                log("part", **asdict(state))
+                if metrics_file:
+                    write_metrics(state, metrics_file)
+
+        try:
+            last = predict_parts(model, sources, out, options=options, report=report)
+        except KeyboardInterrupt:
+            done = f"{latest.parts_done} of {counted(latest.parts, 'part')} are" if latest else "Nothing is"
+            log("stopped", **(asdict(latest) if latest else {}))
+            note(f"Stopped. {done} finished in {out}. Rerun the same command to continue.")
+            raise typer.Exit(STOPPED) from None
+    log("end", **asdict(last))
+    number, of = options.shard
+    shard = f"Shard {number} of {of}: " if of > 1 else ""
+    on = f"{model.device} with {model.engine}"
+    typer.echo(f"{out}: {shard}{counted(last.fields, 'field')} in {counted(last.parts, 'part')}, on {on}.")
+    if last.marked:
+        note(f"The images of {counted(last.marked, 'field')} are unlike the training images; see the column caution.")
+    if last.failed:
+        note(f"{counted(last.failed, 'field')} could not be read; {out}/failed.csv gives the reasons.")
+    typer.echo(f"Next: `cytoloc merge {out} --out predictions.parquet` makes one file of all parts.")
+
+
+def _log(enabled: bool) -> Callable[..., None]:
+    """Return a function that prints an event as a line of JSON, or does nothing."""
+
+    def write(event: str, **facts: Any) -> None:
+        if enabled:
+            print(json.dumps({"time": round(time.time(), 3), "event": event, **facts}), file=sys.stderr, flush=True)
+
+    return write
+
+
+def write_metrics(state: StreamState, path: Path) -> None:
+    """Write the progress in the text format of Prometheus, for the textfile collector of its node exporter."""
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry = CollectorRegistry()
+    for name, value, what in (
+        ("fields", state.fields, "Fields of this shard."),
+        ("fields_done", state.done, "Fields that are predicted or failed."),
+        ("fields_failed", state.failed, "Fields that could not be read."),
+        ("fields_marked", state.marked, "Fields whose images are unlike the training images."),
+        ("parts", state.parts, "Parts of this shard."),
+        ("parts_done", state.parts_done, "Finished parts."),
+        ("fields_per_second", state.fields_per_s, "Fields per second in this run."),
+    ):
+        Gauge(f"cytoloc_predict_{name}", what, registry=registry).set(value)
+    write_to_textfile(str(path), registry)
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(help="Finished folder of `cytoloc predict`.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option(help="New predictions file (.parquet).")],
+    locations: Annotated[
+        Path | None, typer.Option(help="Also write the predicted locations to this new CSV file.")
+    ] = None,
+) -> None:
+    """Make one predictions file of a folder of parts.
+
+    Example: `cytoloc merge predictions/ --out predictions.parquet --locations locations.csv`
+    """
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import new_files
+    from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
+
+    check_predictions_path(out)
+    found = read_predictions(folder)
+    parts = sorted(folder.glob("locations-*.csv"))
+    if locations and not parts:
+        raise SettingsError(
+            f"{folder} contains no locations, because the model has no decision.",
+            hint="Leave out --locations, and run `cytoloc decide apply`.",
+        )
+    with new_files(*[each for each in (out, locations) if each]) as temporary:
+        write_predictions(found, temporary[out])
+        if locations:
+            lines = [line for part in parts for line in part.read_text(encoding="utf-8").splitlines()[1:]]
+            temporary[locations].write_text("\n".join(["Id,Predicted", *lines, ""]), encoding="utf-8")
+    typer.echo(f"{out}: {counted(len(found), 'field')} of {counted(len(parts) or 1, 'part')}.")
+    if locations:
+        typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
+    typer.echo(f"Next: `cytoloc info {out}`.")
