@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from benchmarks.dataset import DatasetBench
     from benchmarks.decide import DecideBench
     from benchmarks.duplicates import DuplicatesBench
+    from benchmarks.inference import InferenceBench
     from benchmarks.rounds import Way
     from benchmarks.train import AtSize, TrainBench
 
-    Measured = DatasetBench | DuplicatesBench | DecideBench | TrainBench
+    Measured = DatasetBench | DuplicatesBench | DecideBench | InferenceBench | TrainBench
 
 
 PACKED_PX = 512
@@ -34,6 +35,7 @@ class Bench(StrEnum):
     duplicates = "duplicates"
     decide = "decide"
     train = "train"
+    inference = "inference"
 
 
 class Device(StrEnum):
@@ -99,7 +101,13 @@ def bench(
 
     from benchmarks.rounds import machine
 
-    wanted = names or [Bench.dataset, Bench.duplicates, Bench.train, *([Bench.decide] if predictions else [])]
+    wanted = names or [
+        Bench.dataset,
+        Bench.duplicates,
+        Bench.train,
+        Bench.inference,
+        *([Bench.decide] if predictions else []),
+    ]
     results: dict[str, Measured] = {}
     for name in dict.fromkeys(wanted):
         if name == Bench.dataset:
@@ -116,6 +124,8 @@ def bench(
                 device=device,
                 compiled=compiled,
             )
+        elif name == Bench.inference:
+            results["inference"] = _inference(size=size, rounds=rounds)
         else:
             results["decide"] = _decide(
                 predictions, splits=splits, rounds=rounds, large=large, training_fields=training_fields
@@ -181,6 +191,14 @@ def _decide(predictions: Path | None, *, splits: int, rounds: int, large: int, t
         )
 
 
+def _inference(*, size: int | None, rounds: int) -> InferenceBench:
+    require_nets()
+    from benchmarks.inference import SIZES, bench_inference
+
+    with progress("inference") as advance:
+        return bench_inference(sizes=(size,) if size else SIZES, rounds=rounds, advance=advance)
+
+
 def _train(
     scratch: Path | None,
     *,
@@ -216,8 +234,15 @@ def _lines(measured: Measured) -> list[str]:
     from benchmarks.dataset import DatasetBench
     from benchmarks.decide import LOOP_CLASSES
     from benchmarks.duplicates import DuplicatesBench
+    from benchmarks.inference import InferenceBench
     from benchmarks.train import TrainBench
 
+    if isinstance(measured, InferenceBench):
+        lines = [f"\nbatches of {measured.batch}, {measured.threads} threads, float32"]
+        for name, ways in measured.engines.items():
+            lines += _table(f"{name}, pixels in memory", ways)
+            lines += _table(f"{name}, whole prediction", measured.whole[name])
+        return [*lines, f"\nfrom import to the first prediction: {measured.first_s:.1f} s (median of 3 processes)"]
     if isinstance(measured, TrainBench):
         return _train_lines(measured)
     if isinstance(measured, DatasetBench):
