@@ -223,3 +223,44 @@ def test_a_killed_command_continues(tmp_path: Path) -> None:
     subprocess.run(words, check=True, capture_output=True)
     found = cl.read_predictions(out)
     assert found.ids == made.ids
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket on a local S3 server."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(key, "testing")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="fields")
+        yield "s3://fields/run"
+        server.stop()
+
+
+# The libraries of the server and its client use what Python has deprecated, and leave sockets open.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_parts_are_written_to_a_bucket(model: Model, source: DatasetSource, bucket: str) -> None:
+    import fsspec
+
+    predict_parts(model, [source], bucket, options=SMALL)
+    system = fsspec.filesystem("s3")
+    names = sorted(path.rsplit("/", 1)[-1] for path in system.ls("fields/run"))
+    assert names == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "predictions.json"]
+    system.rm("fields/run/part-00001.parquet")
+    assert predict_parts(model, [source], bucket, options=SMALL).done == 40
+    with system.open("fields/run/part-00001.parquet") as file:
+        assert pl.read_parquet(file)["id"].to_list() == list(source.ids[15:30])
+    with pytest.raises(OutputExistsError, match="of another model"):
+        predict_parts(model_of(1), [source], bucket, options=SMALL)
+    with pytest.raises(StorageError, match="s3://vanished/run cannot be read or written"):
+        predict_parts(model, [source], "s3://vanished/run", options=SMALL)
+    with pytest.raises(StorageError, match="nothing://bucket/run cannot be written"):
+        predict_parts(model, [source], "nothing://bucket/run", options=SMALL)
