@@ -37,7 +37,7 @@ ChannelsOption = Annotated[
     list[str],
     typer.Option(
         help="NAME=PATTERN if each channel has its own files, or NAME=CHANNEL (a number or name) if each file contains"
-        " all channels. Can be repeated, or separated by commas."
+        " all channels. name:488 is always a name, number:1 always a number. Can be repeated, or separated by commas."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="New dataset, or with --append the dataset to add to.")]
@@ -206,6 +206,13 @@ def folder(
         Literal["channel", "z"] | None,
         typer.Option(help="Axis along the pages of a TIFF file that does not state its axes."),
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="What the axes of the files are, instead of what the files say: one letter of T, Z, C, Y, X for each"
+            " axis longer than 1. CYX reads channels that were saved as time points, YXC channels that are last."
+        ),
+    ] = None,
     pixel_um: Annotated[
         float | None, typer.Option(help="Pixel size in µm. Default: the pixel size that each file states.")
     ] = None,
@@ -249,6 +256,7 @@ def folder(
         z="max" if z == "max" else int(z),
         time=time,
         pages=pages,
+        axes=axes,
         pixel_um=pixel_um,
         target_um=target_um,
         square=square,
@@ -295,7 +303,8 @@ def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> No
         if len(found.unreadable) > SHOWN_UNREADABLE:
             note(f"… and {len(found.unreadable) - SHOWN_UNREADABLE} more.")
     errors = [error for _, error in found.unreadable]
-    if (options.strict and not found.mappings) or (every and errors and (options.strict or len(errors) == found.items)):
+    nothing = found.refused == found.items if every else options.strict and not found.mappings
+    if errors and (nothing or (every and options.strict)):
         raise errors[0]
 
 

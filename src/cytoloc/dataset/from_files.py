@@ -49,6 +49,8 @@ class FolderOptions(ImportOptions):
         z: The number of a z plane, from 0; ``"max"`` for a maximum projection.
         time: The time point, from 0. None if files have only one.
         pages: The axis along the pages of a TIFF file that does not state its axes: ``"channel"`` or ``"z"``.
+        axes: What the axes of all files are, instead of what the files say: a letter of T, Z, C, Y and X for each axis
+            that is longer than 1, in the order of the file. ``"CYX"`` reads channels that were saved as time points.
         pixel_um: Pixel size in micrometers. Default: the pixel size that each file states.
         target_um: Pixel size in micrometers to scale images to. Default: images are scaled to the image size only.
 
@@ -61,6 +63,7 @@ class FolderOptions(ImportOptions):
     z: int | Literal["max"] = "max"
     time: int | None = None
     pages: Literal["channel", "z"] | None = None
+    axes: str | None = None
     pixel_um: float | None = None
     target_um: float | None = None
 
@@ -69,6 +72,17 @@ class FolderOptions(ImportOptions):
         check_type(self.time, (int, type(None)), argument="time")
         if self.pages is not None:
             refuse_unknown(self.pages, ("channel", "z"), argument="pages")
+        check_type(self.axes, (str, type(None)), argument="axes")
+        if self.axes is not None:
+            object.__setattr__(self, "axes", self.axes.upper())
+            letters = {*self.axes}
+            if not {"Y", "X"} <= letters <= {*"TZCYX"} or len(letters) < len(self.axes):
+                raise SettingsError(
+                    f"`axes` is {self.axes!r}, which does not name the axes of images.",
+                    hint="Give Y and X, and any of T, Z and C, each once, for example CYX.",
+                )
+            if self.pages is not None:
+                raise SettingsError("`axes` says what pages are, so `pages` has no meaning.", hint="Remove `pages`.")
         for name in ("pixel_um", "target_um"):
             check_type(getattr(self, name), (int, float, type(None)), argument=name)
         if self.z != "max" and not (isinstance(self.z, int) and self.z >= 0):
@@ -87,13 +101,15 @@ class Preview:
         unmatched: The number of other image files.
         mappings: Each channel assignment that occurs, with its items; the most frequent first. A channel assignment
             is a tuple of pairs of a channel and its origin in words.
-        unreadable: The items that cannot be imported, with their errors.
+        unreadable: The items, or scenes of items, that cannot be imported, with their errors.
+        refused: The number of items of which no scene can be imported.
     """
 
     items: int
     unmatched: int
     mappings: tuple[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], ...]
     unreadable: tuple[tuple[Rejected, ImageError], ...]
+    refused: int
 
 
 def import_kaggle(
@@ -288,12 +304,16 @@ def folder_source(
             f"`channels` must be a mapping or a list, not {type(channels).__name__}.",
             hint="Give for example {'protein': '*_gfp.tif', 'nucleus': '*_dapi.tif'}.",
         )
-    pairs = [f"{name}={what}" for name, what in channels.items()] if isinstance(channels, Mapping) else channels
     reader = FieldReader(
         folder=Path(folder),
-        channels=parse_channels(pairs),
+        channels=parse_channels(channels),
         scaling=options.scaling(size, target_um=options.target_um),
-        planes=PlaneChoice(depth=None if options.z == "max" else options.z, time=options.time, pages=options.pages),
+        planes=PlaneChoice(
+            depth=None if options.z == "max" else options.z,
+            time=options.time,
+            pages=options.pages,
+            axes=options.axes,
+        ),
         depth=DepthRule(floor=options.floor),
         pixel_um=options.pixel_um,
     )
@@ -358,24 +378,27 @@ def preview_import(source: FolderSource, *, every: bool = False, options: Import
     Returns:
         The preview.
     """
-    bad: list[tuple[Rejected, ImageError]] = []
+    refused, bad = 0, list[tuple[Rejected, ImageError]]()
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for done, item in enumerate(source.items, start=1):
         try:
             refuse_unprintable(item)
             lines = source.describe(item)
+            if not lines:
+                continue  # images that begin in another file of an OME-TIFF set
             # Items have different files, but usually the same channels in them.
             seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
             if every:
-                source.check(item)
+                bad += [(rejected(name, error), error) for name, error in source.check(item)]
         except ImageError as error:
+            refused += 1
             bad.append((rejected(item, error), error))
         options.progress(done, len(source.items))
         if not every and (seen or len(bad) == 20):
             break
     groups = sorted(seen.values(), key=len, reverse=True)
     mappings = tuple((tuple(source.describe(items[0])), tuple(items)) for items in groups)
-    return Preview(len(source.items), source.unmatched, mappings, tuple(bad))
+    return Preview(len(source.items), source.unmatched, mappings, tuple(bad), refused)
 
 
 def preview_folder(

@@ -80,7 +80,7 @@ class FolderSource:
             "labels_sha256": sha256_of(labels) if labels else None,
             "metadata_sha256": sha256_of(metadata) if metadata else None,
             "planes": {"z": planes.depth if planes.depth is not None else "max"}
-            | {"time": planes.time, "pages": planes.pages},
+            | {"time": planes.time, "pages": planes.pages, "axes": planes.axes},
             "pixel_um": reader.pixel_um,
             "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
             "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
@@ -99,9 +99,9 @@ class FolderSource:
         """Return the name of each channel and a description of its image; see :class:`FieldReader`."""
         return self.reader.describe(self._item(item))
 
-    def check(self, item: str) -> None:
-        """Raise the errors of an item that can be found without reading pixels."""
-        self.reader.check(self._item(item))
+    def check(self, item: str) -> list[tuple[str, ImageError]]:
+        """Return the errors of an item that can be found without reading pixels; see :class:`FieldReader`."""
+        return self.reader.check(self._item(item))
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Compute the intensity bounds of each channel from all fields, and use them for every field."""
