@@ -68,7 +68,8 @@ DepthOption = Annotated[
 Floor = Annotated[
     float | None,
     typer.Option(
-        help="Lowest intensity that can become white. Default: 10000 for 16-bit images. A 12-bit camera needs less.",
+        help="Smallest distance between the intensities that become black and white. Default: 10000 for 16-bit"
+        " images. A 12-bit camera needs 625.",
         min=0,
     ),
 ]

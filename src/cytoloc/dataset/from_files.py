@@ -24,7 +24,8 @@ from cytoloc.dataset.sources.labeling import label_set_from
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, DatasetWarning, ImageError, SettingsError, WorkerError
-from cytoloc.images.depth import FLOOR_16_BIT, DepthRule
+from cytoloc.images.depth import FLOOR_16_BIT, FLOORS, DepthRule
+from cytoloc.images.quality import UNKNOWN_RANGE
 from cytoloc.images.scale import HPA_FIELD_UM, far_off
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.parallel import processes
@@ -34,6 +35,15 @@ FROM_LABELS: Final = "from-labels"
 
 FEWEST_FOR_PROCESSES: Final = 200
 """Number of items from which processes are faster than threads; processes take half a second to start."""
+
+_FLAG_NOTES: Final = {
+    "empty": "The channel {channel} looks blank in {fields}: it has no signal above the noise.",
+    "saturated": "The channel {channel} is saturated in {fields}.",
+    "swapped": "The channel {channel} looks exchanged with another channel in {fields}: check `channels`.",
+    UNKNOWN_RANGE: "The channel {channel} has pixels of unknown range in {fields}: the brightest pixels of each field"
+    " became white, so that brightness cannot be compared. Give `floor`, or `depth='import'`.",
+}
+"""Notes for some quality flags. Low contrast and blur are common in good images."""
 
 FileSource = KaggleSource | HpaSource | FolderSource
 
@@ -458,6 +468,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         # If the interruption comes after the import is done, there is nothing to stop.
         if imported is None:
             raise
+    notes += _flag_notes(imported)
     if isinstance(source, FolderSource):
         notes += _scale_notes(imported, size)
         ids = imported.column("id")
@@ -508,11 +519,29 @@ def _scale_notes(imported: Imported, size: int) -> list[str]:
             f"The pixel size of {len(off)} field{'s' * (len(off) > 1)} in the dataset is {span} µm; the Human Protein"
             f" Atlas has {hpa:.3f} µm at {size} px. Give `target_um={hpa:.3g}` to scale images to the same pixel size."
         )
-    whites = imported.column("white").tail(imported.added)
-    floored = int(whites.list.contains(FLOOR_16_BIT).sum())
+    blacks, whites = (imported.column(name).tail(imported.added) for name in ("black", "white"))
+    floored = sum(any(map(_is_floored, *pair)) for pair in zip(blacks, whites, strict=True))
     if floored * 2 > len(whites):
         notes.append(
-            f"{floored} of {len(whites)} fields have a dark channel: all its intensities are below {FLOOR_16_BIT:.0f},"
-            " the default white level of 16-bit images. If the camera has 12 bits, give `floor=0`, or its white level."
+            f"{floored} of {len(whites)} fields have a dark channel: its intensities span less than {FLOOR_16_BIT:.0f},"
+            " the default distance between black and white in 16-bit images. If the camera has 12 bits, give"
+            " `floor=625`."
         )
+    return notes
+
+
+def _is_floored(black: float | None, white: float | None) -> bool:
+    """Return whether white is as far above black as the default floor."""
+    return black is not None and white is not None and any(math.isclose(white - black, f) for f in FLOORS.values())
+
+
+def _flag_notes(imported: Imported) -> list[str]:
+    """Return notes about channels of the added fields that look exchanged, blank or saturated."""
+    counts = imported.column("flags").tail(imported.added).explode().drop_nulls().value_counts(sort=True)
+    notes = []
+    for flag, count in counts.iter_rows():
+        channel, _, what = flag.partition(" ")
+        if said := _FLAG_NOTES.get(what):
+            fields = f"{count} of {imported.added} field{'s' * (imported.added > 1)}"
+            notes.append(f"{said.format(channel=channel, fields=fields)} List them with `cytoloc info`.")
     return notes

@@ -397,11 +397,11 @@ def test_the_command_shows_the_channels_warns_and_packs(folder: Path, tmp_path: 
     assert done.code == 0, done.err
     assert "1 field of 32 px" in done.out
     assert "pixel size of 1 field is unknown" in done.err
-    assert "the camera has 12 bits" in done.err
+    assert "the camera has 12 bits, give --floor 625" in done.err
     far = cli(*call, "--size", 32, "--pixel-um", 0.02, "--floor", 0, "--out", tmp_path / "y.dataset")
     assert "in the dataset is 0.040 µm" in far.err
     assert "5.120 µm" in far.err
-    assert "the camera has 12 bits" not in far.err
+    assert "the camera has 12 bits, give --floor 625" not in far.err
     assert open_dataset(tmp_path / "y.dataset")[0][0].max() > 200
 
 

@@ -174,6 +174,7 @@ class FieldReader:
             packed_um=scaled.pixel_um,
             black=eight.black,
             white=eight.white,
+            flags=eight.flags(self.channels.channels),
         )
         return row, scaled.image
 

@@ -117,6 +117,7 @@ def _load_kaggle(
         original_width_px=eight.image.shape[2],
         black=eight.black,
         white=eight.white,
+        flags=eight.flags(CHANNELS),
     )
     return [(row, packed)]
 
