@@ -39,7 +39,7 @@ class FilePattern:
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = text = unicodedata.normalize("NFC", text)
         parts = re.split(r"(\*|\{[^}]*\})", text)
         self.names = ["id" if part == "*" else part[1:-1] for part in parts[1::2]]
         unknown = [name for name in self.names if name not in ("id", *NAMES)]

@@ -101,7 +101,16 @@ def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
     """
     index = pick.index(channel_names(scene, choice), axes=other_axes(scene))
     if scene.times > 1 and choice.time is None:
-        raise ImageError(f"The file has {scene.times} time points.", hint="Choose one with `time`, counted from 0.")
+        meant = other_axes(scene)
+        raise ImageError(
+            f"The file has {scene.times} time points{f'; its axes are {meant}' if meant else ''}.",
+            hint="Choose one with `time`, counted from 0"
+            + (
+                ", or say what the axes are, for example `axes='CYX'` if the time points are channels."
+                if meant
+                else "."
+            ),
+        )
     place = {"channel": index, "time": choice.time or 0}
     along: Literal["depth", "page"] = "depth"
     length = scene.depths

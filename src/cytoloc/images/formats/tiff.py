@@ -111,11 +111,12 @@ class TiffFile:
         self.file.close()
 
     def _whole_series(self) -> list[Any]:
-        """Return the series; raise if there are none."""
+        """Return the series without thumbnails; raise if there are none."""
         series = list(self.file.series)
         if not series:
             raise truncated(self.path, "it contains no image")
-        return series
+        # Reduced copies of other images are thumbnails.
+        return [each for each in series if not each.keyframe.is_reduced] or series
 
     def _named_axes(self, series: Any) -> str:
         """Return the axes of a series in order, without those of a page.

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+import imagecodecs
 import numpy as np
 import simplejpeg
 import tifffile
@@ -187,7 +188,16 @@ def color_problem(page: Any) -> str:
         return f"its pixels are {_INKS_AND_COLORS[kind]}, not intensities of stains"
     if kind not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE):
         return f"the meaning of its pixels (photometric interpretation {kind}) is unknown"
+    if kind == _PALETTE and not _is_ramp(page):
+        return "it has a color palette that does not increase in brightness"
+    if kind == _WHITE_IS_ZERO and np.dtype(page.dtype).kind not in "ub":
+        return f"it has inverted {np.dtype(page.dtype)} pixels, which are not supported"
     return ""
+
+
+def _is_ramp(page: Any) -> bool:
+    """Return whether the palette of a page increases in brightness."""
+    return page.colormap is not None and bool((np.diff(page.colormap.astype(int)) >= 0).all())
 
 
 def page_dtype(page: Any) -> np.dtype[Any]:
@@ -226,7 +236,7 @@ def as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
             )
         pixels = np.asarray((1 << (few or page.bitspersample)) - 1 - pixels, pixels.dtype)
     if page.photometric == _PALETTE:
-        if page.colormap is None or (np.diff(page.colormap.astype(int)) < 0).any():
+        if not _is_ramp(page):
             raise ImageError(
                 f"{path} has a color palette that does not increase in brightness.",
                 hint="Export it as gray with 8 or 16 bits.",
@@ -246,11 +256,18 @@ def _few_bits(page: Any) -> int:
 
 
 def _old_jpeg(page: Any, keyframe: Any, path: Path) -> NDArray[Any]:
-    """Return the pixels of a page with the JPEG compression of TIFF 6.0, which Pillow reads with libtiff."""
+    """Return the pixels of a page with the JPEG compression of TIFF 6.0. Pillow reads only colors of this kind."""
     handle = page.parent.filehandle
-    with Image.open(handle.path if handle.is_file else handle) as image:
-        image.seek(page.index)
-        pixels = np.asarray(image)
+    start, length = (keyframe.tags.get(tag) for tag in (513, 514))
+    pixels: NDArray[Any]
+    if keyframe.samplesperpixel == 1 and start is not None and length is not None:
+        at, count = (int(np.ravel(tag.value)[0]) for tag in (start, length))
+        handle.seek(at)
+        pixels = imagecodecs.jpeg8_decode(handle.read(count))
+    else:
+        with Image.open(handle.path if handle.is_file else handle) as image:
+            image.seek(page.index)
+            pixels = np.asarray(image)
     if pixels.shape[:2] != (keyframe.imagelength, keyframe.imagewidth):
         raise ImageError(f"{path} has an old JPEG page that cannot be read.", hint="Export it as OME-TIFF.")
     return pixels
