@@ -139,7 +139,8 @@ def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIM
             flags.append(f"{name} blurred")
         if found.white > limits.white:
             flags.append(f"{name} saturated")
-    roles = {name: plane for name, plane in planes.items() if name in CHANNELS}
+    # Nothing can be said about the shape of noise.
+    roles = {name: plane for name, plane in planes.items() if name in CHANNELS and f"{name} empty" not in flags}
     if NUCLEUS in roles and len(roles) > 1 and swap_score(roles) > limits.swapped:
         flags.append(f"{NUCLEUS} swapped")
     return tuple(flags)

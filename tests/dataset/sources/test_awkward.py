@@ -149,7 +149,7 @@ def test_the_awkward_files_read_or_say_why(tmp_path: Path) -> None:
     assert sets.fields["pixel_um"].to_list() == [pytest.approx(0.08)] * 3
     tiff = read("tiff", {"protein": 0})
     assert tiff.ids == ("4bit_grey", "imagej_split_DAPI", "la")
-    reasons = {name: reason for name, reason in tiff.quarantine}
+    reasons = dict(tiff.quarantine)
     assert {*reasons} == {"channels_last", "channels_saved_as_T", "cmyk"}
     assert "inks of a printer" in reasons["cmyk"]
     assert "axes='YXC'" in reasons["channels_last"]
@@ -157,6 +157,6 @@ def test_the_awkward_files_read_or_say_why(tmp_path: Path) -> None:
     assert read("tiff", {"protein": 2}, files="channels_last*", axes="YXC").ids == ("channels_last",)
     assert read("tiff", {"protein": 2}, files="channels_saved*", axes="CYX").ids == ("channels_saved_as_T",)
     noise = read("depth/float32_noise", {"protein": "*_green.tif", "nucleus": "*_blue.tif"})
-    assert noise.fields["flags"].to_list() == [["protein empty"]]
+    assert noise.fields["flags"].to_list() == [["protein empty", "nucleus blurred"]]
     offset = read("depth", {"protein": "*_green.tif"}, limit=1)
     assert int(offset[0].max()) < 128
