@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,31 @@ def test_lif_gives_scenes_channels_and_pixel_size(tmp_path: Path) -> None:
         assert opened.scenes[0].pixel_um == pytest.approx(0.16, rel=0.07)  # length over width or width - 1
 
 
+@pytest.mark.parametrize(
+    ("dimensions", "problem"),
+    [
+        ((3, 1), r"section or line scan \(x-z\)"),
+        ((4, 1), r"section or line scan \(x-t\)"),
+        ((2, 3, 1), r"section or line scan|^$"),
+        ((5, 2, 1), r"4 emission wavelengths \(a lambda scan\)"),
+        ((9, 2, 1), r"4 excitation wavelengths"),
+        ((3, 2, 1), "^$"),
+        ((10, 2, 1), "^$"),
+    ],
+)
+def test_lif_sections_and_spectra_are_named(tmp_path: Path, dimensions: tuple[int, ...], problem: str) -> None:
+    image = pixels(2, *(4, 12, 16)[-len(dimensions) :], dtype=np.uint8)
+    write_lif(tmp_path / "a.lif", {"s": image}, names=("Blue", "Green"), pixel_um=0.1, dimensions=dimensions)
+    with open_image(tmp_path / "a.lif") as opened:
+        assert [re.search(problem, scene.problem) is not None for scene in opened.scenes] == [True] * len(opened.scenes)
+        if problem == "^$":
+            tiles = len(opened.scenes) > 1
+            assert len(opened.scenes) * opened.scenes[0].depths == 4
+            for z in range(4):
+                plane = opened.plane(z if tiles else 0, channel=1, depth=0 if tiles else z)
+                np.testing.assert_array_equal(plane, image[1, z])
+
+
 def test_ome_zarr_gives_planes_channels_and_pixel_size(tmp_path: Path) -> None:
     from bioio_ome_zarr.writers import Channel, OMEZarrWriter
 
@@ -186,6 +212,23 @@ def test_real_files_of_microscopes_say_what_they_are() -> None:
     assert found["DAPI_GFP.czi"][0].channels == ("DAPI", "GFP")
     assert found["hpa_383_D2_1_blue.tif.gz"][0].pixel_um == pytest.approx(0.0801, abs=1e-4)
     assert found["cells-2c.ome.tif"][0].pixel_um == 0.25
+
+
+@needs_readers
+def test_an_oif_reads_as_the_oib_with_the_same_planes(tmp_path: Path) -> None:
+    import oiffile
+
+    with oiffile.OibFileSystem(READERS / "oib" / "test.oib") as oib:
+        oib.saveas_oif(str(tmp_path))
+    (path,) = tmp_path.rglob("*.oif")
+    with open_image(path) as oif, open_image(READERS / "oib" / "test.oib") as oib:
+        assert oif.scenes == oib.scenes
+        for channel in range(3):
+            np.testing.assert_array_equal(oif.plane(0, channel=channel), oib.plane(0, channel=channel))
+    files = path.with_name(f"{path.name}.files")
+    files.rename(tmp_path / "away")
+    with pytest.raises(ImageError, match=r"\.oif\.files is missing"):
+        scenes_of(path)
 
 
 @needs_readers

@@ -3,7 +3,7 @@
 The 0.001th percentile of a channel becomes black, and the 99.999th becomes white. White is at least a floor above
 black, so that the noise of an empty channel does not look like signal:
 
-* Whole numbers that span at most 16 bits are counts of a camera. White is at least 10,000 above black.
+* Integers that span at most 16 bits are counts of a camera. White is at least 10,000 above black.
 * Floats from 0 to 1 are counts divided by 65,535. White is at least 10,000 / 65,535 above black.
 * Other values have no known range. White is at least 50 times the noise above black, so that noise spans less than a
   fifth of the gray levels. These channels are flagged.
@@ -47,7 +47,7 @@ _BLOCK_PX: Final = 16
 """Edge length of the blocks in which noise is measured. The flattest tenth of the blocks shows noise only."""
 
 Values = Literal["counts", "unit", "unknown"]
-"""Kinds of values: whole numbers that span at most 16 bits, floats from 0 to 1, and others."""
+"""Kinds of values: integers that span at most 16 bits, floats from 0 to 1, and others."""
 
 _KEYS: Final = 2**16
 
@@ -131,7 +131,7 @@ def values_of(plane: NDArray[Any]) -> Values:
 
 
 def native_pixels(images: NDArray[Any]) -> NDArray[Any]:
-    """Return images in native byte order. Whole numbers from 0 to 255 in a type of 32 or more bits become uint8.
+    """Return images in native byte order. Integers from 0 to 255 in a type of 32 or more bits become uint8.
 
     Args:
         images: Images in memory.

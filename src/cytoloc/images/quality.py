@@ -17,7 +17,7 @@ from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, NUCLEUS
 
 UNKNOWN_RANGE: Final = "unknown range"
-"""The flag of a channel with float pixels that are neither whole numbers nor from 0 to 1; see :mod:`.depth`."""
+"""The flag of a channel with float pixels that are neither integers nor from 0 to 1; see :mod:`.depth`."""
 
 FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped", UNKNOWN_RANGE)
 """Possible flags of a channel. Only the nucleus can be swapped, usually with another channel."""

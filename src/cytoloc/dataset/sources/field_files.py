@@ -211,7 +211,7 @@ class FieldReader:
                 if problem := image.scenes[number].problem:
                     name = image.scenes[number].name
                     raise ImageError(
-                        f"The scene {name} cannot be imported: {problem}." if name else f"The file: {problem}.",
+                        f"scene {name}: {problem}." if name else f"{problem}.",
                         hint="Leave it out, or export the images as OME-TIFF.",
                     )
                 chosen[role] = choose(image.scenes[number], self.channels.picks[role], self.planes)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import decoding, refuse_edges, refuse_other_kind, truncated
+from cytoloc.images.formats.contained import ContainedFile
 from cytoloc.images.formats.ome import OmeImage, length_um, own_images, parse_ome
 from cytoloc.images.formats.scene import Scene, plausible_um, whole_plane
 from cytoloc.images.formats.tiff_pages import (
@@ -224,11 +225,17 @@ def read_gray_tiff(path: Path) -> NDArray[Any]:
     with decoding(path):
         with path.open("rb") as stream:
             refuse_other_kind(stream.read(16), path, kind="TIFF")
-        image = TiffFile(path)
+        opened = TiffFile(path)
+        image: TiffFile | ContainedFile = opened
+        if not opened.common:
+            opened.close()
+            image = ContainedFile(path, TiffFile)
         try:
             first = image.scenes[0]
+            if first.problem:
+                raise ImageError(f"{path}: {first.problem}.", hint="Give gray images.")
             planes = [len(scene.channels) * scene.depths * scene.times * scene.pages for scene in image.scenes]
-            if planes != [1] or first.dtype not in (np.uint8, np.uint16) or first.problem:
+            if planes != [1] or first.dtype not in (np.uint8, np.uint16):
                 raise ImageError(
                     f"{path} is not a single gray image of 8 or 16 bits: it has {sum(planes)} planes, the first of"
                     f" {first.width} x {first.height} px and type {first.dtype}.",
