@@ -40,7 +40,7 @@ BANNED = {
     r"go(?:es)? on|went on": "resume or continue",
     r"starting system|peers?": "baseline",
     r"held-out scores?": "out-of-fold predictions",
-    r"integers?": "integer",
+    r"whole numbers?": "integer",
     r"no number": "NaN",
     r"worth": "metric",
     r"room|wears?|lends?|lent|borrows?|knows nothing": "a literal word",

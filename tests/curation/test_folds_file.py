@@ -61,7 +61,7 @@ def test_anybodys_folds_may_lack_groups(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("Id,Fold\na,0\nb,1\nc,\n")
     folds = read_folds(tmp_path / "f.csv", grouped=False)
     assert folds.rows() == [("a", 0, 0), ("b", 1, 1), ("c", 2, None)]
-    # As pandas writes integers beside an empty cell.
+    # As pandas writes whole numbers beside an empty cell.
     (tmp_path / "f.csv").write_text("Id,Fold\na,0.0\nb,1.0\nc,\n")
     assert read_folds(tmp_path / "f.csv", grouped=False).equals(folds)
 
