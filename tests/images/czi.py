@@ -1,4 +1,4 @@
-"""A writer of Zeiss's CZI for tests: one uncompressed plane per subblock, as the specification of ZISRAW describes."""
+"""A writer of Zeiss's CZI for tests: one plane per subblock, as the specification of ZISRAW describes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Plane:
 
     pixels: NDArray[np.generic]
     at: dict[str, int] = field(default_factory=dict)
+    compression: int = 0
+    encoded: bytes | None = None
 
     @property
     def entry(self) -> bytes:
@@ -26,7 +28,7 @@ class Plane:
         height, width = self.pixels.shape[:2]
         code = 3 if self.pixels.ndim == 3 else _TYPES[self.pixels.dtype.name]
         dimensions = [("X", 0, width), ("Y", 0, height), *((axis, start, 1) for axis, start in self.at.items())]
-        head = struct.pack("<2siqiiBB4si", b"DV", code, 0, 0, 0, 0, 0, b"", len(dimensions))
+        head = struct.pack("<2siqiiBB4si", b"DV", code, 0, 0, self.compression, 0, 0, b"", len(dimensions))
         return head + b"".join(struct.pack("<4siifi", axis.encode(), start, n, 0.0, n) for axis, start, n in dimensions)
 
 
@@ -43,7 +45,7 @@ def write_czi(path: Path, planes: Sequence[Plane], *, names: Sequence[str] = (),
         place = struct.pack("<q", len(content))
         entry = plane.entry[:6] + place + plane.entry[14:]
         entries.append(entry)
-        raw = plane.pixels.tobytes()
+        raw = plane.encoded or plane.pixels.tobytes()
         head = struct.pack("<iiq", 0, 0, len(raw)) + entry + bytes(max(0, 240 - len(entry)))
         content += _segment(b"ZISRAWSUBBLOCK", head + raw)
     channels = "".join(f'<Channel Id="Channel:{number}" Name="{name}"/>' for number, name in enumerate(names))

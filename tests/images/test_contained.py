@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -115,6 +117,36 @@ def test_a_scene_of_a_czi_that_is_no_field_says_why(
         if not problem:
             assert scene.channels == ("red", "green", "blue")
             assert [opened.plane(0, channel=channel)[0, 0] for channel in range(3)] == [2, 1, 0]
+
+
+def zstd_of_low_and_high_bytes(plane: NDArray[Any]) -> bytes:
+    split = np.frombuffer(plane.tobytes(), np.uint8).reshape(-1, 2).T.tobytes()
+    return b"\x03\x01\x01" + bytes(imagecodecs.zstd_encode(split))
+
+
+@pytest.mark.parametrize(
+    ("compression", "dtype", "encode"),
+    [
+        (1, np.uint8, lambda plane: imagecodecs.jpeg8_encode(plane, level=100)),
+        (2, np.uint8, lambda plane: imagecodecs.lzw_encode(plane.tobytes())),
+        (4, np.uint8, lambda plane: imagecodecs.jpegxr_encode(plane, level=1.0)),
+        (4, np.uint16, lambda plane: imagecodecs.jpegxr_encode(plane, level=1.0)),
+        (5, np.uint16, lambda plane: imagecodecs.zstd_encode(plane.tobytes())),
+        (6, np.uint16, lambda plane: b"\x01" + imagecodecs.zstd_encode(plane.tobytes())),
+        (6, np.uint16, zstd_of_low_and_high_bytes),
+    ],
+)
+def test_compressed_planes_of_a_czi_are_decoded(
+    tmp_path: Path, compression: int, dtype: type, encode: Callable[[NDArray[Any]], bytes]
+) -> None:
+    plane = np.kron(pixels(4, 6, dtype), np.ones((8, 8), dtype))
+    encoded = bytes(encode(plane))
+    write_czi(tmp_path / "a.czi", [Plane(plane, {"C": 0}, compression, encoded)])
+    with open_image(tmp_path / "a.czi") as opened:
+        np.testing.assert_array_equal(opened.plane(0, channel=0), plane)
+    write_czi(tmp_path / "b.czi", [Plane(plane, {"C": 0}, compression, encoded[: len(encoded) // 2])])
+    with pytest.raises(ImageError, match=r"b\.czi"), open_image(tmp_path / "b.czi") as opened:
+        opened.plane(0, channel=0)
 
 
 def test_tiles_of_a_czi_are_fields(tmp_path: Path) -> None:

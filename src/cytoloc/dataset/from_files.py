@@ -543,5 +543,5 @@ def _flag_notes(imported: Imported) -> list[str]:
         channel, _, what = flag.partition(" ")
         if said := _FLAG_NOTES.get(what):
             fields = f"{count} of {imported.added} field{'s' * (imported.added > 1)}"
-            notes.append(f"{said.format(channel=channel, fields=fields)} List them with `cytoloc info`.")
+            notes.append(said.format(channel=channel, fields=fields))
     return notes

@@ -51,7 +51,7 @@ class ContainedFile:
 
     def __init__(self, path: Path, opener: Opener) -> None:
         self.path = path
-        self._process: _Process | None = _IDLE.pop() if _IDLE else _Process()
+        self._process: _Process | None = _process()
         try:
             self.scenes: tuple[Scene, ...] = self._ask("open", path, opener)
         except BaseException:
@@ -97,6 +97,16 @@ class ContainedFile:
             raise
 
 
+def _process() -> _Process:
+    """Return a process that has no file: one that is idle and still runs, or a new one."""
+    while _IDLE:
+        process = _IDLE.pop()
+        if process.runs:
+            return process
+        process.end()
+    return _Process()
+
+
 class _CrashError(Exception):
     """The end of a reading process, with the reason in words."""
 
@@ -114,6 +124,11 @@ class _Process:
         self._orders, self._answers = self._popen.stdin, self._popen.stdout
         self._late = False
         pickle.dump(sys.path, self._orders)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process has not ended."""
+        return self._popen.poll() is None
 
     def ask(self, *order: Any) -> Any:
         """Send an order and return the answer, or raise the error that it caused."""

@@ -79,7 +79,10 @@ def refuse_complaints(path: Path) -> None:
     """
     for message in _COMPLAINTS.messages:
         if " series " not in message:
-            raise truncated(path, message.partition("> ")[2] or message)
+            reason = (message.partition("> ")[2] or message).rstrip(".")
+            if "offset" in reason or "corrupt" in reason:
+                raise truncated(path, reason)
+            raise ImageError(f"{path} could not be read: {reason}.", hint="Export it as OME-TIFF.")
 
 
 def refuse_endless(file: Any, path: Path) -> None:
@@ -229,7 +232,8 @@ def as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
     few = _few_bits(page)
     if few:
         pixels = pixels.astype(np.uint8)
-    if page.photometric == _WHITE_IS_ZERO:
+    # Without the tag, black is 0, as libtiff assumes.
+    if page.photometric == _WHITE_IS_ZERO and 262 in page.tags:
         if pixels.dtype.kind != "u":
             raise ImageError(
                 f"{path} has inverted {pixels.dtype} pixels, which are not supported.", hint="Export it as gray."
