@@ -425,7 +425,7 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
 _SYSTEM: Final = frozenset({"__macosx", "thumbs.db", "@eadir"})
 """Folders and files, in lower case, that operating systems add."""
 
-_THUMBNAIL: Final = re.compile(r"(^|[\W_])thumb(nail)?s?([\W_]|$)|\.oif\.files$")
+_THUMBNAIL: Final = re.compile(r"(^|[\W_])thumb(nail)?s?([\W_]|$|[0-9a-f]{8}-)|\.oif\.files$")
 """Names of thumbnails, as MetaXpress and other programs write them beside images, and of the planes of OIF files."""
 
 

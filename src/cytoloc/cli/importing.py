@@ -234,7 +234,7 @@ def folder(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Import any microscope files: TIFF, OME-TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OME-Zarr.
+    """Import any microscope files: TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OIB, OIF, OME-Zarr.
 
     NAME is microtubules, protein, nucleus, er, or a name of your own. The protein is required. In a PATTERN, `*`
     stands for the id of the field, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values.
@@ -244,6 +244,8 @@ def folder(
     --size 512 --out plate7.dataset`
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
+
+    Example: `cytoloc import folder scans/ --channels 'nucleus=name:405,protein=name:488' --axes CYX --dry-run`
     """
     from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source
 

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
 from cytoloc.dataset.manifest import read_manifest
+from cytoloc.dataset.notes import flag_notes, scale_notes
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
@@ -24,9 +25,7 @@ from cytoloc.dataset.sources.labeling import label_set_from
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, DatasetWarning, ImageError, SettingsError, WorkerError
-from cytoloc.images.depth import FLOOR_16_BIT, FLOORS, DepthRule
-from cytoloc.images.quality import UNKNOWN_RANGE
-from cytoloc.images.scale import HPA_FIELD_UM, far_off
+from cytoloc.images.depth import DepthRule
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.parallel import processes
 
@@ -36,15 +35,6 @@ FROM_LABELS: Final = "from-labels"
 FEWEST_FOR_PROCESSES: Final = 200
 """Number of items from which processes are faster than threads; processes take half a second to start."""
 
-_FLAG_NOTES: Final = {
-    "empty": "The channel {channel} looks blank in {fields}: it has no signal above the noise.",
-    "saturated": "The channel {channel} is saturated in {fields}.",
-    "swapped": "The channel {channel} looks exchanged with another channel in {fields}: check `channels`.",
-    UNKNOWN_RANGE: "The channel {channel} has pixels of unknown range in {fields}: the brightest pixels of each field"
-    " became white, so that brightness cannot be compared. Give `floor`, or `depth='import'`.",
-}
-"""Notes for some quality flags. Low contrast and blur are common in good images."""
-
 FileSource = KaggleSource | HpaSource | FolderSource
 
 
@@ -53,7 +43,8 @@ class FolderOptions(ImportOptions):
     """Settings for importing a folder of any microscope files, in addition to :class:`ImportOptions`.
 
     Attributes:
-        files: Pattern of the files, if each file contains all channels. Default: all image files.
+        files: Pattern of the files, if each file contains all channels. Default: all image files. With ``*`` in the
+            pattern, ids are the same as without a pattern.
         metadata: CSV file with a column ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``,
             ``cell_line``.
         z: The number of a z plane, from 0; ``"max"`` for a maximum projection.
@@ -210,7 +201,7 @@ def import_folder(
     size: int = 512,
     options: FolderOptions = FolderOptions(),
 ) -> Dataset:
-    """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2 and OME-Zarr.
+    """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2, OIB and OME-Zarr.
 
     Imports are resumable; see :func:`import_kaggle`.
 
@@ -219,7 +210,8 @@ def import_folder(
         out: The new dataset, or with ``options.append`` the dataset to add to.
         channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``; or, if each file
             contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``. The
-            protein is required. In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
+            protein is required. ``name:488`` is always a name.
+            In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
             ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values.
         labels: CSV file with columns ``Id,Target``. Fields that are not in it are imported without labels.
         label_set: The label set of the labels: a label set, its name, or a file. ``"from-labels"`` makes a label set
@@ -468,9 +460,9 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         # If the interruption comes after the import is done, there is nothing to stop.
         if imported is None:
             raise
-    notes += _flag_notes(imported)
+    notes += flag_notes(imported)
     if isinstance(source, FolderSource):
-        notes += _scale_notes(imported, size)
+        notes += scale_notes(imported, size)
         ids = imported.column("id")
         for what, names, known in (
             ("`labels`", source.labels.ids, set(ids)),
@@ -500,48 +492,3 @@ def _dataset_of(imported: Imported) -> Dataset:
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)
     return imported.dataset
-
-
-def _scale_notes(imported: Imported, size: int) -> list[str]:
-    """Return notes about unusual pixel sizes and brightness of the added fields."""
-    notes, hpa = [], HPA_FIELD_UM / size
-    edges = imported.column("packed_um").tail(imported.added)
-    unknown = edges.null_count()
-    if unknown:
-        notes.append(
-            f"The pixel size of {unknown} field{'s' * (unknown > 1)} is unknown; the Human Protein Atlas has"
-            f" {hpa:.3f} µm at {size} px. Predictions for cells at another scale are unreliable: give `pixel_um`."
-        )
-    off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
-    if off:
-        span = " to ".join(dict.fromkeys(f"{edge:.3f}" for edge in (min(off), max(off))))
-        notes.append(
-            f"The pixel size of {len(off)} field{'s' * (len(off) > 1)} in the dataset is {span} µm; the Human Protein"
-            f" Atlas has {hpa:.3f} µm at {size} px. Give `target_um={hpa:.3g}` to scale images to the same pixel size."
-        )
-    blacks, whites = (imported.column(name).tail(imported.added) for name in ("black", "white"))
-    floored = sum(any(map(_is_floored, *pair)) for pair in zip(blacks, whites, strict=True))
-    if floored * 2 > len(whites):
-        notes.append(
-            f"{floored} of {len(whites)} fields have a dark channel: its intensities span less than {FLOOR_16_BIT:.0f},"
-            " the default distance between black and white in 16-bit images. If the camera has 12 bits, give"
-            " `floor=625`."
-        )
-    return notes
-
-
-def _is_floored(black: float | None, white: float | None) -> bool:
-    """Return whether white is as far above black as the default floor."""
-    return black is not None and white is not None and any(math.isclose(white - black, f) for f in FLOORS.values())
-
-
-def _flag_notes(imported: Imported) -> list[str]:
-    """Return notes about channels of the added fields that look exchanged, blank or saturated."""
-    counts = imported.column("flags").tail(imported.added).explode().drop_nulls().value_counts(sort=True)
-    notes = []
-    for flag, count in counts.iter_rows():
-        channel, _, what = flag.partition(" ")
-        if said := _FLAG_NOTES.get(what):
-            fields = f"{count} of {imported.added} field{'s' * (imported.added > 1)}"
-            notes.append(said.format(channel=channel, fields=fields))
-    return notes

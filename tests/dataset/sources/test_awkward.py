@@ -66,7 +66,15 @@ def test_scenes_that_cannot_be_imported_are_named_by_a_dry_run(folder: Path, cli
 
 
 def test_files_of_macos_and_thumbnails_are_passed_over(folder: Path) -> None:
-    for name in ("a.tif", "A01_thumb.tif", "A01_Thumbnail.tif", "._a.tif", "thumbs/b.tif", "__MACOSX/c.tif"):
+    for name in (
+        "a.tif",
+        "A01_thumb.tif",
+        "A01_Thumbnail.tif",
+        "A01_s1_thumb4F7C1BD8-4DA5-E709-D471-3D60C8A70639.tif",
+        "._a.tif",
+        "thumbs/b.tif",
+        "__MACOSX/c.tif",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         tifffile.imwrite(folder / name, pixels(32, 32))
     assert imported(folder, {"protein": 0}).ids == ("a",)
