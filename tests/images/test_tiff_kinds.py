@@ -280,3 +280,33 @@ def test_planes_of_ome_xml_follow_the_order_of_dimensions() -> None:
         (1, 0, 5),
         (1, 1, 6),
     ]
+
+
+def without_tag(content: bytes, tag: int) -> bytes:
+    """Return a little-endian TIFF in which a tag of the first page has an unknown number."""
+    changed = bytearray(content)
+    (offset,) = struct.unpack_from("<I", changed, 4)
+    (count,) = struct.unpack_from("<H", changed, offset)
+    (place,) = [
+        at for at in range(offset + 2, offset + 2 + 12 * count, 12) if struct.unpack_from("<H", changed, at)[0] == tag
+    ]
+    struct.pack_into("<H", changed, place, 65_000)
+    return bytes(changed)
+
+
+def test_odd_files_that_are_whole_are_read_or_not_called_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image := pixels(16, 24))
+    content = path.read_bytes()
+    odd = {
+        "no photometric interpretation": without_tag(content, 262),
+        "another shape in the description": content.replace(b"[16, 24]", b"[48, 24]"),
+        "a broken description": content.replace(b'{"shape"', b'{"sh"pe"'),
+        "more bytes": content + b"more",
+    }
+    for changed in odd.values():
+        path.write_bytes(changed)
+        np.testing.assert_array_equal(read(path)[0], image)
+    path.write_bytes(without_tag(content, 279))
+    with pytest.raises(ImageError, match="could not be read: missing data ByteCounts tag"):
+        read(path)
