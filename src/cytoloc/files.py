@@ -422,12 +422,20 @@ def existing(path: Path, *, error: type[CytolocError] = TableError, what: str = 
     return path
 
 
+_SYSTEM: Final = frozenset({"__macosx", "thumbs.db", "@eadir"})
+"""Folders and files, in lower case, that operating systems add."""
+
+_THUMBNAIL: Final = re.compile(r"(^|[\W_])thumb(nail)?s?([\W_]|$|[0-9a-f]{8}-)|\.oif\.files$")
+"""Names of thumbnails, as MetaXpress and other programs write them beside images, and of the planes of OIF files."""
+
+
 def walk_files(
     folder: Path, *, suffixes: tuple[str, ...], passing_over: Callable[[Path], bool] = lambda _folder: False
 ) -> Iterator[str]:
     """Yield the paths of all files in a folder whose names end in one of several suffixes, in no particular order.
 
-    Suffixes match in any case. Hidden files are ignored. A folder whose name ends in ``.zarr`` is yielded like a file.
+    Suffixes match in any case. Hidden files, such as the ``._*`` files of macOS, and thumbnails are ignored. A folder
+    whose name ends in ``.zarr`` is yielded like a file. The planes in ``*.oif.files`` folders belong to an OIF file.
     Links are followed, unless they lead to a loop.
 
     Args:
@@ -457,7 +465,7 @@ def _below(
         with os.scandir(place) as entries:
             for entry in entries:
                 name = entry.name.lower()
-                if name.startswith("."):
+                if name.startswith(".") or name in _SYSTEM or _THUMBNAIL.search(name):
                     continue
                 is_folder = False
                 # A broken link is not a folder; it is treated as a file.

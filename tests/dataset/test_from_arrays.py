@@ -50,7 +50,7 @@ def test_tensors_matrices_and_16_bits_are_taken(tmp_path: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"images": PIXELS[0]}, ImageError, "`images` must have the shape"),
-        ({"images": PIXELS.astype(np.int64)}, ImageError, "`images` has int64"),
+        ({"images": PIXELS.astype(np.complex64)}, ImageError, "`images` has complex64"),
         ({"ids": ["a"]}, TableError, "`ids` has 1 values for 3"),
         ({"ids": ["a", "a", "b"]}, TableError, "occurs twice"),
         ({"labels": ["Cytosol"] * 3}, ArgumentTypeError, r"`labels\[0\]` must be"),

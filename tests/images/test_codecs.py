@@ -36,7 +36,7 @@ def test_a_png_reads_as_pillow_reads_it(png: Path) -> None:
 def test_every_truncation_is_refused(png: Path, kept: float) -> None:
     content = png.read_bytes()
     png.write_bytes(content[: int(kept if kept >= 1 or kept == 0 else kept * len(content))])
-    with pytest.raises(ImageError, match=r"a_red\.png"):
+    with pytest.raises(ImageError, match=r"a_red\.png is (truncated|empty|not a PNG)"):
         read_gray_png(png)
 
 
@@ -44,7 +44,7 @@ def test_a_flipped_byte_in_the_pixels_is_refused(png: Path) -> None:
     content = bytearray(png.read_bytes())
     content[len(content) // 2] ^= 0x10
     png.write_bytes(content)
-    with pytest.raises(ImageError, match="damaged"):
+    with pytest.raises(ImageError, match="could not be read"):
         read_gray_png(png)
 
 
@@ -62,7 +62,7 @@ def gray_png(shape: tuple[int, int], stream: bytes, *more: tuple[bytes, bytes], 
 def test_pixels_that_cannot_be_inflated_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a_red.png"
     path.write_bytes(gray_png((8, 8), b"no zlib stream"))
-    with pytest.raises(ImageError, match="damaged"):
+    with pytest.raises(ImageError, match="could not be read"):
         read_gray_png(path)
 
 

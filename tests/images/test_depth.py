@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cytoloc.errors import ImageError
-from cytoloc.images.depth import Bounds, DepthRule, Histogram, to_8_bit
+from cytoloc.images.depth import Bounds, DepthRule, Histogram, all_to_8_bit, to_8_bit
+from cytoloc.images.quality import flags_of
 
 
 @given(arrays(np.uint16, st.tuples(st.integers(1, 30), st.integers(1, 30))), st.sampled_from([0.001, 1, 50, 99.999]))
@@ -17,11 +20,47 @@ def test_percentiles_of_16_bit_planes_are_those_of_numpy(plane: np.ndarray, perc
     assert rule.bounds(plane).white == plane.max()
 
 
-def test_white_of_16_bit_pixels_is_not_below_the_floor() -> None:
+TYPES = (np.uint16, np.int16, np.int32, np.uint32, np.float32, np.float64)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_white_is_at_least_the_floor_above_black_in_any_type(dtype: type) -> None:
     dim = np.linspace(100, 600, 10_000).astype(np.uint16).reshape(100, 100)
-    assert DepthRule().bounds(dim).white == 10_000
-    assert DepthRule(floor=500).bounds(dim).white == pytest.approx(600, abs=1)
-    assert DepthRule().bounds(dim.astype(np.float32) / 600).white == pytest.approx(1, abs=1e-3)
+    assert DepthRule().bounds(dim.astype(dtype)) == pytest.approx((100, 10_100), abs=1)
+    assert DepthRule(floor=500).bounds(dim.astype(dtype)).white == pytest.approx(600, abs=1)
+    bright = (dim.astype(np.uint32) * 50).astype(np.uint16)
+    if dtype is not np.int16:
+        assert DepthRule().bounds(bright.astype(dtype)) == DepthRule().bounds(bright)
+
+
+def test_floats_from_0_to_1_have_a_floor_and_others_a_known_flaw() -> None:
+    dim = np.linspace(100, 600, 10_000).reshape(100, 100)
+    unit = DepthRule().bounds((dim / 65_535).astype(np.float32))
+    assert np.array(unit) * 65_535 == pytest.approx([100, 10_100], abs=1)
+    assert DepthRule().bounds((dim * 1.7).astype(np.float32)).white == pytest.approx(1020, abs=1)
+    eight = all_to_8_bit([dim + 0.3, dim / 1000, np.rint(dim)], DepthRule(), called=("a", "b", "c"))
+    assert eight.flags(("a", "b", "c")) == ("a unknown range",)
+
+
+@pytest.mark.parametrize("offset", [100, 32_768])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        *(lambda plane, dtype=dtype: np.rint(plane).astype(dtype) for dtype in TYPES[2:]),
+        lambda plane: np.rint(plane).astype(np.uint16),
+        lambda plane: np.rint(plane - 40_000).astype(np.int16),
+        lambda plane: (plane / 65_535).astype(np.float32),
+        lambda plane: (plane * 2.3 - 70).astype(np.float32),
+        lambda plane: np.rint(plane * 60_000).astype(np.uint32),
+    ],
+)
+def test_noise_of_a_camera_is_empty_in_any_type(convert: Callable[[np.ndarray], np.ndarray], offset: int) -> None:
+    noise = np.random.default_rng(0).normal(offset, 3, (256, 256))
+    image = all_to_8_bit([convert(noise)], DepthRule(), called=("protein",)).image
+    assert int(image.max()) - int(image.min()) < 64
+    assert "protein empty" in flags_of(image, ("protein",))
+    stretched = all_to_8_bit([convert(noise)], DepthRule(floor=0), called=("protein",)).image
+    assert "protein empty" in flags_of(stretched, ("protein",))
 
 
 def test_black_is_0_white_is_255_and_what_lies_outside_is_clipped() -> None:
@@ -49,15 +88,14 @@ def test_joint_bounds_of_floats_are_right_to_less_than_a_gray(offset: float) -> 
     histogram = Histogram()
     for plane in planes:
         histogram.add(plane)
-    bounds = histogram.bounds(DepthRule(low=1, high=99))
+    bounds = histogram.bounds(DepthRule(low=1, high=99, floor=0))
     assert bounds is not None
     np.testing.assert_allclose(bounds.bounds, np.percentile(planes, [1, 99]), rtol=0.0005, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_joint_bounds_that_would_be_coarser_than_grays_are_refused(dtype: type) -> None:
+def test_joint_bounds_that_would_be_coarser_than_grays_are_refused() -> None:
     histogram = Histogram()
-    histogram.add(np.arange(40_000, 40_100, dtype=dtype)[None])
+    histogram.add(np.arange(40_000.5, 40_100, dtype=np.float32)[None])
     with pytest.raises(ImageError, match="too close together"):
         histogram.bounds(DepthRule())
 

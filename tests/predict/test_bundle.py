@@ -130,7 +130,7 @@ def test_images_of_other_depths_and_sizes_are_taken(run: Path, study: Dataset, t
         (one[:, :, :60], "not square"),
         (np.full((4, 64, 64), np.nan), "NaN"),
         (np.zeros((0, 4, 64, 64), np.uint8), "shape"),
-        (one.astype(np.int32), "int32 pixels"),
+        (one.astype(np.complex64), "complex64 pixels"),
         (one.tolist(), "or a list of datasets or paths, not list"),
     ):
         with pytest.raises((ImageError, ArgumentTypeError), match=message):

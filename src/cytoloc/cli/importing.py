@@ -37,7 +37,7 @@ ChannelsOption = Annotated[
     list[str],
     typer.Option(
         help="NAME=PATTERN if each channel has its own files, or NAME=CHANNEL (a number or name) if each file contains"
-        " all channels. Can be repeated, or separated by commas."
+        " all channels. name:488 is always a name, number:1 always a number. Can be repeated, or separated by commas."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="New dataset, or with --append the dataset to add to.")]
@@ -68,7 +68,8 @@ DepthOption = Annotated[
 Floor = Annotated[
     float | None,
     typer.Option(
-        help="Lowest intensity that can become white. Default: 10000 for 16-bit images. A 12-bit camera needs less.",
+        help="Smallest distance between the intensities that become black and white. Default: 10000 for 16-bit"
+        " images. A 12-bit camera needs 625.",
         min=0,
     ),
 ]
@@ -206,6 +207,13 @@ def folder(
         Literal["channel", "z"] | None,
         typer.Option(help="Axis along the pages of a TIFF file that does not state its axes."),
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="What the axes of the files are, instead of what the files say: one letter of T, Z, C, Y, X for each"
+            " axis longer than 1. CYX reads channels that were saved as time points, YXC channels that are last."
+        ),
+    ] = None,
     pixel_um: Annotated[
         float | None, typer.Option(help="Pixel size in µm. Default: the pixel size that each file states.")
     ] = None,
@@ -226,7 +234,7 @@ def folder(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Import any microscope files: TIFF, OME-TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OME-Zarr.
+    """Import any microscope files: TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OIB, OIF, OME-Zarr.
 
     NAME is microtubules, protein, nucleus, er, or a name of your own. The protein is required. In a PATTERN, `*`
     stands for the id of the field, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values.
@@ -236,6 +244,8 @@ def folder(
     --size 512 --out plate7.dataset`
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
+
+    Example: `cytoloc import folder scans/ --channels 'nucleus=name:405,protein=name:488' --axes CYX --dry-run`
     """
     from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source
 
@@ -249,6 +259,7 @@ def folder(
         z="max" if z == "max" else int(z),
         time=time,
         pages=pages,
+        axes=axes,
         pixel_um=pixel_um,
         target_um=target_um,
         square=square,
@@ -295,7 +306,8 @@ def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> No
         if len(found.unreadable) > SHOWN_UNREADABLE:
             note(f"… and {len(found.unreadable) - SHOWN_UNREADABLE} more.")
     errors = [error for _, error in found.unreadable]
-    if (options.strict and not found.mappings) or (every and errors and (options.strict or len(errors) == found.items)):
+    nothing = found.refused == found.items if every else options.strict and not found.mappings
+    if errors and (nothing or (every and options.strict)):
         raise errors[0]
 
 

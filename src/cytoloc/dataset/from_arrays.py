@@ -19,7 +19,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import Field, write_dataset
 from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.images.decoding import located
-from cytoloc.images.depth import DepthRule, all_to_8_bit
+from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.labels.label_set import LabelSet, as_label_set
 
@@ -40,7 +40,7 @@ def dataset_from_arrays(
     """Write images in memory to a new dataset.
 
     Args:
-        images: The images, of shape ``(n, channels, size, size)`` and type uint8, uint16 or float; a NumPy array, or a
+        images: The images, of shape ``(n, channels, size, size)`` and integer or float type; a NumPy array, or a
             torch tensor on the CPU. uint16 and float images are converted to 8 bits by the percentile rule of the Human
             Protein Atlas.
         out: The new dataset.
@@ -70,15 +70,15 @@ def dataset_from_arrays(
     check_type(out, (str, Path), argument="out")
     check_type(channels, (list, tuple), argument="channels")
     check_type(label_set, (LabelSet, str, type(None)), argument="label_set")
-    array = np.asarray(images)
+    array = native_pixels(np.asarray(images))
     names = check_channels(channels)
     if array.ndim != 4 or array.shape[1] != len(names) or array.shape[2] != array.shape[3] or not len(array):
         raise ImageError(
             f"`images` must have the shape (n, {len(names)}, size, size), not {array.shape}.",
             hint=f"Stack the channels in the order {', '.join(names)}, and crop or pad images to squares.",
         )
-    if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
-        raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give uint8, uint16 or float images.")
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give integers or floats.")
     keys = [str(number) for number in range(len(array))] if ids is None else [str(name) for name in ids]
     unknown = set(metadata or {}) - set(NAMES)
     if unknown:
@@ -101,8 +101,7 @@ def dataset_from_arrays(
         for number, name in enumerate(keys):
             refuse_unprintable(name)
             with located(f"field {name}"):
-                native = array[number][order].astype(array.dtype.newbyteorder("="), copy=False)
-                eight = all_to_8_bit(list(native), DepthRule(), called=stored)
+                eight = all_to_8_bit(list(array[number][order]), DepthRule(), called=stored)
                 pixels = scale_field(eight.image, Scaling(size=size)).image
             described: dict[str, Any] = {key: values[number] for key, values in (metadata or {}).items()}
             row = FieldRow(
@@ -113,6 +112,7 @@ def dataset_from_arrays(
                 original_width_px=size,
                 black=eight.black,
                 white=eight.white,
+                flags=eight.flags(stored),
                 **described,
             )
             yield row, pixels

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
 from cytoloc.dataset.manifest import read_manifest
+from cytoloc.dataset.notes import flag_notes, scale_notes
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
@@ -24,8 +25,7 @@ from cytoloc.dataset.sources.labeling import label_set_from
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import ArgumentTypeError, DatasetWarning, ImageError, SettingsError, WorkerError
-from cytoloc.images.depth import FLOOR_16_BIT, DepthRule
-from cytoloc.images.scale import HPA_FIELD_UM, far_off
+from cytoloc.images.depth import DepthRule
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.parallel import processes
 
@@ -43,12 +43,15 @@ class FolderOptions(ImportOptions):
     """Settings for importing a folder of any microscope files, in addition to :class:`ImportOptions`.
 
     Attributes:
-        files: Pattern of the files, if each file contains all channels. Default: all image files.
+        files: Pattern of the files, if each file contains all channels. Default: all image files. With ``*`` in the
+            pattern, ids are the same as without a pattern.
         metadata: CSV file with a column ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene``,
             ``cell_line``.
         z: The number of a z plane, from 0; ``"max"`` for a maximum projection.
         time: The time point, from 0. None if files have only one.
         pages: The axis along the pages of a TIFF file that does not state its axes: ``"channel"`` or ``"z"``.
+        axes: What the axes of all files are, instead of what the files say: a letter of T, Z, C, Y and X for each axis
+            that is longer than 1, in the order of the file. ``"CYX"`` reads channels that were saved as time points.
         pixel_um: Pixel size in micrometers. Default: the pixel size that each file states.
         target_um: Pixel size in micrometers to scale images to. Default: images are scaled to the image size only.
 
@@ -61,6 +64,7 @@ class FolderOptions(ImportOptions):
     z: int | Literal["max"] = "max"
     time: int | None = None
     pages: Literal["channel", "z"] | None = None
+    axes: str | None = None
     pixel_um: float | None = None
     target_um: float | None = None
 
@@ -69,6 +73,17 @@ class FolderOptions(ImportOptions):
         check_type(self.time, (int, type(None)), argument="time")
         if self.pages is not None:
             refuse_unknown(self.pages, ("channel", "z"), argument="pages")
+        check_type(self.axes, (str, type(None)), argument="axes")
+        if self.axes is not None:
+            object.__setattr__(self, "axes", self.axes.upper())
+            letters = {*self.axes}
+            if not {"Y", "X"} <= letters <= {*"TZCYX"} or len(letters) < len(self.axes):
+                raise SettingsError(
+                    f"`axes` is {self.axes!r}, which does not name the axes of images.",
+                    hint="Give Y and X, and any of T, Z and C, each once, for example CYX.",
+                )
+            if self.pages is not None:
+                raise SettingsError("`axes` says what pages are, so `pages` has no meaning.", hint="Remove `pages`.")
         for name in ("pixel_um", "target_um"):
             check_type(getattr(self, name), (int, float, type(None)), argument=name)
         if self.z != "max" and not (isinstance(self.z, int) and self.z >= 0):
@@ -87,13 +102,15 @@ class Preview:
         unmatched: The number of other image files.
         mappings: Each channel assignment that occurs, with its items; the most frequent first. A channel assignment
             is a tuple of pairs of a channel and its origin in words.
-        unreadable: The items that cannot be imported, with their errors.
+        unreadable: The items, or scenes of items, that cannot be imported, with their errors.
+        refused: The number of items of which no scene can be imported.
     """
 
     items: int
     unmatched: int
     mappings: tuple[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], ...]
     unreadable: tuple[tuple[Rejected, ImageError], ...]
+    refused: int
 
 
 def import_kaggle(
@@ -184,7 +201,7 @@ def import_folder(
     size: int = 512,
     options: FolderOptions = FolderOptions(),
 ) -> Dataset:
-    """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2 and OME-Zarr.
+    """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2, OIB and OME-Zarr.
 
     Imports are resumable; see :func:`import_kaggle`.
 
@@ -193,7 +210,8 @@ def import_folder(
         out: The new dataset, or with ``options.append`` the dataset to add to.
         channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``; or, if each file
             contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``. The
-            protein is required. In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
+            protein is required. ``name:488`` is always a name.
+            In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
             ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values.
         labels: CSV file with columns ``Id,Target``. Fields that are not in it are imported without labels.
         label_set: The label set of the labels: a label set, its name, or a file. ``"from-labels"`` makes a label set
@@ -288,12 +306,16 @@ def folder_source(
             f"`channels` must be a mapping or a list, not {type(channels).__name__}.",
             hint="Give for example {'protein': '*_gfp.tif', 'nucleus': '*_dapi.tif'}.",
         )
-    pairs = [f"{name}={what}" for name, what in channels.items()] if isinstance(channels, Mapping) else channels
     reader = FieldReader(
         folder=Path(folder),
-        channels=parse_channels(pairs),
+        channels=parse_channels(channels),
         scaling=options.scaling(size, target_um=options.target_um),
-        planes=PlaneChoice(depth=None if options.z == "max" else options.z, time=options.time, pages=options.pages),
+        planes=PlaneChoice(
+            depth=None if options.z == "max" else options.z,
+            time=options.time,
+            pages=options.pages,
+            axes=options.axes,
+        ),
         depth=DepthRule(floor=options.floor),
         pixel_um=options.pixel_um,
     )
@@ -358,24 +380,27 @@ def preview_import(source: FolderSource, *, every: bool = False, options: Import
     Returns:
         The preview.
     """
-    bad: list[tuple[Rejected, ImageError]] = []
+    refused, bad = 0, list[tuple[Rejected, ImageError]]()
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for done, item in enumerate(source.items, start=1):
         try:
             refuse_unprintable(item)
             lines = source.describe(item)
+            if not lines:
+                continue  # images that begin in another file of an OME-TIFF set
             # Items have different files, but usually the same channels in them.
             seen.setdefault(tuple((role, what.partition(" in ")[0]) for role, what in lines), []).append(item)
             if every:
-                source.check(item)
+                bad += [(rejected(name, error), error) for name, error in source.check(item)]
         except ImageError as error:
+            refused += 1
             bad.append((rejected(item, error), error))
         options.progress(done, len(source.items))
         if not every and (seen or len(bad) == 20):
             break
     groups = sorted(seen.values(), key=len, reverse=True)
     mappings = tuple((tuple(source.describe(items[0])), tuple(items)) for items in groups)
-    return Preview(len(source.items), source.unmatched, mappings, tuple(bad))
+    return Preview(len(source.items), source.unmatched, mappings, tuple(bad), refused)
 
 
 def preview_folder(
@@ -435,8 +460,9 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         # If the interruption comes after the import is done, there is nothing to stop.
         if imported is None:
             raise
+    notes += flag_notes(imported)
     if isinstance(source, FolderSource):
-        notes += _scale_notes(imported, size)
+        notes += scale_notes(imported, size)
         ids = imported.column("id")
         for what, names, known in (
             ("`labels`", source.labels.ids, set(ids)),
@@ -466,30 +492,3 @@ def _dataset_of(imported: Imported) -> Dataset:
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)
     return imported.dataset
-
-
-def _scale_notes(imported: Imported, size: int) -> list[str]:
-    """Return notes about unusual pixel sizes and brightness of the added fields."""
-    notes, hpa = [], HPA_FIELD_UM / size
-    edges = imported.column("packed_um").tail(imported.added)
-    unknown = edges.null_count()
-    if unknown:
-        notes.append(
-            f"The pixel size of {unknown} field{'s' * (unknown > 1)} is unknown; the Human Protein Atlas has"
-            f" {hpa:.3f} µm at {size} px. Predictions for cells at another scale are unreliable: give `pixel_um`."
-        )
-    off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
-    if off:
-        span = " to ".join(dict.fromkeys(f"{edge:.3f}" for edge in (min(off), max(off))))
-        notes.append(
-            f"The pixel size of {len(off)} field{'s' * (len(off) > 1)} in the dataset is {span} µm; the Human Protein"
-            f" Atlas has {hpa:.3f} µm at {size} px. Give `target_um={hpa:.3g}` to scale images to the same pixel size."
-        )
-    whites = imported.column("white").tail(imported.added)
-    floored = int(whites.list.contains(FLOOR_16_BIT).sum())
-    if floored * 2 > len(whites):
-        notes.append(
-            f"{floored} of {len(whites)} fields have a dark channel: all its intensities are below {FLOOR_16_BIT:.0f},"
-            " the default white level of 16-bit images. If the camera has 12 bits, give `floor=0`, or its white level."
-        )
-    return notes

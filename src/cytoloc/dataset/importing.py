@@ -96,7 +96,8 @@ class ImportOptions:
         enlarge: Whether images smaller than the image size are enlarged. Otherwise they are rejected.
         depth: How 16-bit and float images are scaled to 8 bits: with one intensity range per ``"field"``, or with one
             for all fields of the ``"import"``.
-        floor: Lowest intensity that can become white. Default: 10,000 for 16-bit images; a 12-bit camera needs less.
+        floor: Smallest distance between the intensities that become black and white. Default: 10,000 for counts of at
+            most 16 bits; a 12-bit camera needs 625. See :mod:`cytoloc.images.depth` for floats.
         limit: Maximum number of fields; the first ones are imported.
         append: Add fields to an existing dataset.
         skip_known: Skip fields whose ids are in the dataset already, instead of raising an error.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,8 +17,8 @@ from numpy.typing import NDArray
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import HPA_PLANES
-from cytoloc.errors import ImageError
-from cytoloc.images.decoding import decoding, read_bytes, refuse_edges
+from cytoloc.errors import ImageError, first_line
+from cytoloc.images.decoding import decoding, read_bytes, refuse_edges, truncated
 
 Pixels = UInt8Array | NDArray[np.uint16]
 
@@ -37,7 +39,7 @@ def read_png(path: Path) -> Pixels:
         ImageError: If the file is missing, truncated, damaged (a checksum differs), or too large.
     """
     content = read_bytes(path, kind="PNG")
-    with decoding(path):
+    with decoding(path), _whole(content, b"IEND", path):
         width, height, depth, colors = struct.unpack(">IIBB", content[16:26])
         refuse_edges(height, width, path)
         if (depth, colors) == _EIGHT_BIT_GREY:
@@ -46,6 +48,19 @@ def read_png(path: Path) -> Pixels:
             return gray[..., 0]
         image: Pixels = imagecodecs.png_decode(content)
     return image
+
+
+@contextmanager
+def _whole(content: bytes, end: bytes, path: Path) -> Iterator[None]:
+    """Turn exceptions of a decoder into errors about a truncated file if the content lacks the marker of its end."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        if end in content[-1024:]:
+            raise
+        raise truncated(path, first_line(error)) from error
 
 
 def read_gray_png(path: Path) -> Pixels:
@@ -82,9 +97,14 @@ def read_jpeg(path: Path) -> UInt8Array:
         ImageError: If the file is missing, truncated, damaged, or too large.
     """
     content = read_bytes(path, kind="JPEG")
-    with decoding(path):
+    with decoding(path), _whole(content, b"\xff\xd9", path):
         height, width, space, _ = simplejpeg.decode_jpeg_header(content)
         refuse_edges(height, width, path)
+        if space in ("CMYK", "YCCK"):
+            raise ImageError(
+                f"{path} has the inks of a printer ({space}), not intensities of stains.",
+                hint="Export it as gray or RGB.",
+            )
         image: UInt8Array = simplejpeg.decode_jpeg(content, "GRAY" if space == "Gray" else "RGB")
     return image[..., 0] if image.shape[-1] == 1 else image
 
@@ -116,7 +136,7 @@ def read_stain_jpeg(path: Path, role: str, *, at_least: int = 0) -> Stain:
     """
     content = read_bytes(path, kind="JPEG")
     planes = HPA_PLANES[role]
-    with decoding(path):
+    with decoding(path), _whole(content, b"\xff\xd9", path):
         height, width, space, _ = simplejpeg.decode_jpeg_header(content)
         refuse_edges(height, width, path)
         if space == "Gray":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xda\xce\xbe\n", "ND2"),
     (b"\x0cjP  \r\n\x87\n", "ND2"),
     (b"\x70\0\0\0", "LIF"),
+    (b"\xd0\xcf\x11\xe0", "OIB"),
+    (b"\xff\xfe[\0", "OIF"),
+    (b"[", "OIF"),
     (b"GIF8", "GIF"),
     (b"BM", "BMP"),
     (b"\x1f\x8b", "gzip"),
@@ -92,6 +96,19 @@ _NOT_THE_FILE: Final = frozenset(
 """Errors of the operating system that are caused by this process or the network, not by the file."""
 
 
+def truncated(path: Path, found: str) -> ImageError:
+    """Return the error for a file of which a part is missing.
+
+    Args:
+        path: The file.
+        found: What was found, such as "plane 3 is incomplete".
+
+    Returns:
+        The error, to be raised.
+    """
+    return ImageError(f"{path} is truncated or damaged: {found}.", hint="Copy or download the file again.")
+
+
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
     """Turn exceptions of decoders into :class:`~cytoloc.errors.ImageError` that name the file.
@@ -118,12 +135,16 @@ def decoding(path: Path) -> Iterator[None]:
         raise ImageError(
             f"{path} needs more memory than is available.", hint="Copy or download the file again."
         ) from error
+    except (EOFError, struct.error) as error:
+        # What the file states is longer than the file.
+        raise truncated(path, f"it ends too early ({first_line(error)})") from error
     except Exception as error:
-        # Decoders raise anything from struct.error to RuntimeError for damaged files. Memory addresses are removed,
-        # because they would make each list of damaged files different.
+        # Decoders raise anything from KeyError to RuntimeError for files that they do not understand. Memory addresses
+        # are removed, because they would make each list of such files different.
         reason = re.sub(r" at 0x[0-9a-f]+", "", first_line(error)).rstrip(".")
         raise ImageError(
-            f"{path} is truncated or damaged: {reason}.", hint="Copy or download the file again."
+            f"{path} could not be read: {reason}.",
+            hint="Open it in the program that wrote it. If it opens, export it as OME-TIFF; if not, copy it again.",
         ) from error
 
 

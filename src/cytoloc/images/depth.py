@@ -1,15 +1,24 @@
-"""Conversion of 16-bit and float images to 8 bits by the percentile rule of the Human Protein Atlas.
+"""Conversion of images with more than 8 bits to 8 bits by the percentile rule of the Human Protein Atlas.
 
-The 0.001th percentile of a channel becomes black, and the 99.999th becomes white. For 16-bit images, white is at least
-10,000, so that the noise of an empty channel is not amplified. Percentiles are of one field, or of a whole import.
+The 0.001th percentile of a channel becomes black, and the 99.999th becomes white. White is at least a floor above
+black, so that the noise of an empty channel does not look like signal:
+
+* Integers that span at most 16 bits are counts of a camera. White is at least 10,000 above black.
+* Floats from 0 to 1 are counts divided by 65,535. White is at least 10,000 / 65,535 above black.
+* Other values have no known range. White is at least 50 times the noise above black, so that noise spans less than a
+  fifth of the gray levels. These channels are flagged.
+
+The values decide, not the type of the pixels. Percentiles are of one field, or of a whole import.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,9 +26,28 @@ from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import located
+from cytoloc.images.quality import UNKNOWN_RANGE
 
 FLOOR_16_BIT: Final = 10_000.0
-"""Lowest white level of 16-bit images in the rule of the Human Protein Atlas."""
+"""Smallest distance between black and white for counts. The Human Protein Atlas uses 10,000 as the lowest white."""
+
+FLOORS: Final = {"counts": FLOOR_16_BIT, "unit": FLOOR_16_BIT / 65_535}
+"""Smallest distance between black and white for each kind of values with a known range."""
+
+NOISE_FLOOR: Final = 50.0
+"""Smallest distance between black and white for other values, in standard deviations of the noise.
+
+Noise spans 9 of them. Of 312 real channels, 95 % span more than 50.
+"""
+
+_LAG_PX: Final = 4
+"""Distance of the pixels whose differences measure noise. Neighbors can be correlated by interpolation."""
+
+_BLOCK_PX: Final = 16
+"""Edge length of the blocks in which noise is measured. The flattest tenth of the blocks shows noise only."""
+
+Values = Literal["counts", "unit", "unknown"]
+"""Kinds of values: integers that span at most 16 bits, floats from 0 to 1, and others."""
 
 _KEYS: Final = 2**16
 
@@ -41,7 +69,8 @@ class DepthRule:
     Attributes:
         low: Percentile that becomes black.
         high: Percentile that becomes white.
-        floor: Lowest intensity that can become white. None: 10,000 for 16-bit images, and no limit for others.
+        floor: Smallest distance between black and white. None: 10,000 for counts of at most 16 bits, 10,000 / 65,535
+            for floats from 0 to 1, and 50 times the noise for other values.
     """
 
     low: float = 0.001
@@ -61,19 +90,84 @@ class DepthRule:
             ImageError: If the image has values that are not finite.
         """
         refuse_not_finite(plane)
-        if plane.dtype == np.uint16:
-            counts = np.bincount(plane.ravel(), minlength=_KEYS)
+        values = values_of(plane)
+        if plane.dtype == np.uint16 or (values == "counts" and plane.min() >= 0 and plane.max() < _KEYS):
+            counts = np.bincount(plane.astype(np.uint16, copy=False).ravel(), minlength=_KEYS)
             black, white = (_percentile(counts, q) for q in (self.low, self.high))
         else:
-            black, white = (float(np.percentile(plane, q)) for q in (self.low, self.high))
-        return self.floored(Bounds(black, white), plane.dtype)
+            black, white = (float(each) for each in np.percentile(plane, (self.low, self.high)))
+        return self.floored(Bounds(black, white), values, noise=noise_of(plane) if values == "unknown" else 0.0)
 
-    def floored(self, bounds: Bounds, dtype: np.dtype[Any]) -> Bounds:
-        """Return bounds with white not below the floor for a pixel type."""
-        floor = self.floor
-        if floor is None:
-            floor = FLOOR_16_BIT if dtype == np.uint16 else bounds.white
-        return Bounds(bounds.black, max(bounds.white, floor))
+    def floored(self, bounds: Bounds, values: Values, *, noise: float) -> Bounds:
+        """Return bounds with white not below the floor.
+
+        Args:
+            bounds: The percentiles.
+            values: The kind of values.
+            noise: Standard deviation of the noise; only used for values of unknown range.
+
+        Returns:
+            The bounds.
+        """
+        floor = FLOORS.get(values, NOISE_FLOOR * noise) if self.floor is None else self.floor
+        return Bounds(bounds.black, max(bounds.white, bounds.black + floor))
+
+
+def values_of(plane: NDArray[Any]) -> Values:
+    """Return the kind of values in an image.
+
+    >>> values_of(np.float32([[0, 200]])), values_of(np.float32([[0, 0.5]])), values_of(np.float32([[-1, 0.5]]))
+    ('counts', 'unit', 'unknown')
+    """
+    if plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2:
+        return "counts"
+    low, high = plane.min(), plane.max()
+    whole = not np.issubdtype(plane.dtype, np.floating)
+    if not whole and low >= 0 and high <= 1:
+        return "unit"
+    if float(high) - float(low) >= _KEYS:
+        return "unknown"
+    return "counts" if whole or bool((plane == np.rint(plane)).all()) else "unknown"
+
+
+def native_pixels(images: NDArray[Any]) -> NDArray[Any]:
+    """Return images in native byte order. Integers from 0 to 255 in a type of 32 or more bits become uint8.
+
+    Args:
+        images: Images in memory.
+
+    Returns:
+        Images of the same shape.
+    """
+    native: NDArray[Any] = images.astype(images.dtype.newbyteorder("="), copy=False)
+    if native.dtype.kind in "iuf" and native.dtype.itemsize > 2 and native.size and native.max() > 1:
+        eight: NDArray[Any] = np.clip(native, 0, 255).astype(np.uint8)
+        if np.array_equal(eight, native):
+            return eight
+    return native
+
+
+def noise_of(plane: NDArray[Any]) -> float:
+    """Return the standard deviation of the noise, from the flattest tenth of an image.
+
+    Args:
+        plane: The image, shape ``(height, width)``.
+
+    Returns:
+        The standard deviation; 0 for an image that is narrower than eight pixels.
+    """
+    if min(plane.shape) < 2 * _LAG_PX:
+        return 0.0
+    # Every second row has the same noise, at half the cost. The offset is subtracted, because float32 is coarse for
+    # large numbers.
+    rows = plane[::2].astype(np.float64)
+    pixels: NDArray[Any] = (rows - rows[0, 0]).astype(np.float32)
+    differences = cv2.absdiff(pixels[:, _LAG_PX:], pixels[:, :-_LAG_PX])
+    height, width = differences.shape
+    blocks = (max(1, width // _BLOCK_PX), max(1, 2 * height // _BLOCK_PX))
+    means = cv2.resize(differences, blocks, interpolation=cv2.INTER_AREA)
+    # The mean of the absolute difference of two normal variables is 2 / sqrt(pi) standard deviations.
+    return float(np.percentile(means, 10)) * math.sqrt(math.pi) / 2
 
 
 class Histogram:
@@ -86,6 +180,8 @@ class Histogram:
     def __init__(self) -> None:
         self.dtype: np.dtype[Any] | None = None
         self._counts = np.zeros(_FLOAT_KEYS, np.int64)
+        self._values: set[Values] = set()
+        self._noises: list[float] = []
 
     def add(self, plane: NDArray[Any]) -> None:
         """Count an image.
@@ -110,6 +206,9 @@ class Histogram:
             ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
             keys = np.asarray(ordered >> 12, np.uint32)
         self._counts += np.bincount(keys.ravel(), minlength=_FLOAT_KEYS)
+        self._values.add(values_of(plane))
+        if "unknown" in self._values:
+            self._noises.append(noise_of(plane))
 
     def bounds(self, rule: DepthRule) -> JointBounds | None:
         """Return the joint bounds of all counted images.
@@ -126,14 +225,21 @@ class Histogram:
         if self.dtype is None:
             return None
         black, white = (_percentile(self._counts, q) for q in (rule.low, rule.high))
-        if self.dtype != np.uint16:
-            steps, (black, white) = white - black, (_value_of_key(black), _value_of_key(white))
-            if 0 < steps < 256:
+        # An empty image has values from 0 to 1 whatever its range is.
+        values = self._values - {"unit"} if len(self._values) > 1 else self._values
+        kind: Values = "unknown" if len(values) > 1 else next(iter(values))
+        if self.dtype == np.uint16:
+            joint = Bounds(black, white)
+        else:
+            steps, joint = white - black, Bounds(_value_of_key(black), _value_of_key(white))
+            span = rule.floored(joint, kind, noise=0.0)
+            # Bins must not be coarser than gray levels.
+            if steps and (joint.white - joint.black) / steps > max(span.white - span.black, 0.0) / 255:
                 raise ImageError(
-                    f"The values from {black:g} to {white:g} are too close together for joint bounds.",
+                    f"The values from {joint.black:g} to {joint.white:g} are too close together for joint bounds.",
                     hint="Subtract an offset from the pixels, or use `depth='field'`.",
                 )
-        return JointBounds(rule.floored(Bounds(black, white), self.dtype), self.dtype)
+        return JointBounds(rule.floored(joint, kind, noise=float(np.median(self._noises or [0.0]))), self.dtype)
 
 
 class JointBounds(NamedTuple):
@@ -146,12 +252,18 @@ class JointBounds(NamedTuple):
 class EightBit(NamedTuple):
     """An 8-bit image, uint8 of shape ``(channels, height, width)``, and the intensities that became 0 and 255.
 
-    The intensities are None for channels that had 8 bits.
+    The intensities are None for channels that had 8 bits. ``unknown`` says for each channel whether its values have no
+    known range, so that its brightness depends on its brightest pixels.
     """
 
     image: UInt8Array
     black: tuple[float | None, ...]
     white: tuple[float | None, ...]
+    unknown: tuple[bool, ...]
+
+    def flags(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """Return the quality flags of channels whose values have no known range."""
+        return tuple(f"{name} {UNKNOWN_RANGE}" for name, bad in zip(channels, self.unknown, strict=True) if bad)
 
 
 def all_to_8_bit(
@@ -177,10 +289,12 @@ def all_to_8_bit(
     """
     converted: list[UInt8Array] = []
     used: list[Bounds | None] = []
+    unknown: list[bool] = []
     for channel, plane in enumerate(planes):
         if plane.dtype == np.uint8:
             converted.append(plane)
             used.append(None)
+            unknown.append(False)
             continue
         with located(called[channel]):
             refuse_not_gray(plane.dtype)
@@ -195,8 +309,9 @@ def all_to_8_bit(
             refuse_not_finite(plane)
         converted.append(to_8_bit(plane, bounds))
         used.append(bounds)
+        unknown.append(shared is None and rule.floor is None and values_of(plane) == "unknown")
     black, white = (tuple(bounds and bounds[side] for bounds in used) for side in (0, 1))
-    return EightBit(np.stack(converted), black, white)
+    return EightBit(np.stack(converted), black, white, tuple(unknown))
 
 
 def refuse_not_gray(dtype: np.dtype[Any]) -> None:

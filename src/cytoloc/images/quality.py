@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, NUCLEUS
 
-FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
+UNKNOWN_RANGE: Final = "unknown range"
+"""The flag of a channel with float pixels that are neither integers nor from 0 to 1; see :mod:`.depth`."""
+
+FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped", UNKNOWN_RANGE)
 """Possible flags of a channel. Only the nucleus can be swapped, usually with another channel."""
 
 MEASURED_PX: Final = 256
@@ -47,7 +50,7 @@ class Limits(NamedTuple):
         spread: Below this, a channel has low contrast or is empty.
         white: Above this, a channel is saturated.
         sharpness: Below this, a channel is blurred.
-        noise: With a small spread and at least this sharpness, a channel contains only noise and is empty.
+        noise: With at least this sharpness, a channel contains only noise and is empty.
         swapped: If the :func:`nucleus_score` of another channel is higher than the score of the nucleus channel by this
             number, the channels are probably swapped.
     """
@@ -128,14 +131,16 @@ def flags_of(image: UInt8Array, channels: Sequence[str], *, limits: Limits = LIM
     planes = {name: shrunk(plane, MEASURED_PX) for name, plane in zip(channels, image, strict=True)}
     for name, plane in planes.items():
         found = measure(plane)
-        if found.spread < limits.spread:
+        # White noise is noise at any brightness: real channels have a sharpness of at most 0.63.
+        if found.spread < limits.spread or found.sharpness >= limits.noise:
             structure = found.spread > 2 and found.sharpness < limits.noise
             flags.append(f"{name} low contrast" if structure else f"{name} empty")
         elif found.sharpness < limits.sharpness:
             flags.append(f"{name} blurred")
         if found.white > limits.white:
             flags.append(f"{name} saturated")
-    roles = {name: plane for name, plane in planes.items() if name in CHANNELS}
+    # Nothing can be said about the shape of noise.
+    roles = {name: plane for name, plane in planes.items() if name in CHANNELS and f"{name} empty" not in flags}
     if NUCLEUS in roles and len(roles) > 1 and swap_score(roles) > limits.swapped:
         flags.append(f"{NUCLEUS} swapped")
     return tuple(flags)

@@ -19,7 +19,7 @@ from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import located
-from cytoloc.images.depth import DepthRule, all_to_8_bit
+from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
 
@@ -69,7 +69,7 @@ class ArraySource:
     own intensity range. Larger images are scaled down by averaging areas.
 
     Args:
-        images: Images of shape ``(n, channels, h, w)`` or ``(channels, h, w)`` and type uint8, uint16 or float.
+        images: Images of shape ``(n, channels, h, w)`` or ``(channels, h, w)``, integers or floats.
         channels: The names of the channels, in order.
 
     Raises:
@@ -80,15 +80,15 @@ class ArraySource:
 
     def __init__(self, images: NDArray[Any], *, channels: tuple[str, ...]) -> None:
         self.channels = channels
-        self._images = images[None] if images.ndim == 3 else images
+        self._images = native_pixels(images[None] if images.ndim == 3 else images)
         count = len(channels)
         if self._images.ndim != 4 or self._images.shape[1] != count or 0 in images.shape:
             raise ImageError(
                 f"`images` must have the shape (n, {count}, h, w) or ({count}, h, w), not {images.shape}.",
                 hint=f"Stack the channels in the order {', '.join(channels)}, or give `channels` in the order used.",
             )
-        if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 2):
-            raise ImageError(f"`images` has {images.dtype} pixels.", hint="Give uint8, uint16 or float images.")
+        if images.dtype.kind not in "iuf":
+            raise ImageError(f"`images` has {images.dtype} pixels.", hint="Give integers or floats.")
         self.ids = tuple(str(number) for number in range(len(self._images)))
 
     def part(self, start: int, stop: int) -> ArraySource:
@@ -114,8 +114,7 @@ class ArraySource:
             ids, found = self.ids[start : start + length], []
             for name, planes in zip(ids, self._images[start : start + length], strict=True):
                 with located(f"image {name}"):
-                    native = planes.astype(planes.dtype.newbyteorder("="), copy=False)
-                    eight = all_to_8_bit(list(native), DepthRule(), called=self.channels).image
+                    eight = all_to_8_bit(list(planes), DepthRule(), called=self.channels).image
                     found.append(scale_field(eight, Scaling(size=size)).image)
             yield FieldBatch(ids, np.stack(found))
 

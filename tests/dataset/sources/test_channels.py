@@ -46,6 +46,37 @@ def test_a_channel_that_is_not_there_or_not_the_only_one_is_refused(pick: str, n
         channels.picks["protein"].index(names)
 
 
+@pytest.mark.parametrize(
+    ("pick", "names", "number"),
+    [
+        ("name:488", ["405", "488"], 1),
+        ("name:1", ["2", "1"], 1),
+        ("number:1", ["1", "2"], 1),
+        ("1", ["0", "1"], 1),
+        ("name:Alexa 488, long * #2", ["DAPI", "Alexa 488, long * #2"], 1),
+        ("alexa 488 ", ["DAPI", "Alexa 488"], 1),
+        ("name:GFP", ["gfp", "GFP"], 1),
+        ("name:é", ["e", "e\N{COMBINING ACUTE ACCENT}"], 1),
+    ],
+)
+def test_channels_with_strange_names_are_found(pick: str, names: list[str], number: int) -> None:
+    assert parse_channels([f"nucleus=name:a,protein={pick}"]).picks["protein"].index(names) == number
+    assert parse_channels({"protein": pick}).picks["protein"].index(names) == number
+    if pick.startswith("name:"):
+        in_files = parse_channels([f"protein=*.tif#{pick}"]).picks["protein"]
+        assert (in_files.index(names), str(in_files)) == (number, f"*.tif#{pick}")
+
+
+@pytest.mark.parametrize(("pick", "names"), [("488", ["405", "488"]), ("1", ["1", "2"]), ("name:a", ["a", "a"])])
+def test_ambiguous_channels_are_refused(pick: str, names: list[str]) -> None:
+    with pytest.raises(ImageError, match=r"ambiguous|2 channels"):
+        parse_channels([f"protein={pick}"]).picks["protein"].index(names)
+
+
+def test_transparency_is_no_stain() -> None:
+    assert parse_channels(["protein=*_g.tif"]).picks["protein"].index(["gray", "alpha"]) == 0
+
+
 def test_channels_come_in_the_order_of_datasets() -> None:
     channels = parse_channels(["mito=3,nucleus=DAPI", "protein=GFP,actin=0"])
     assert channels.channels == ("protein", "nucleus", "mito", "actin")

@@ -86,8 +86,7 @@ def test_real_renderings(tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"real renderings are not at {folder}; set CYTOLOC_TEST_DATA")
     source = HpaSource(folder, labels=None, scaling=Scaling(size=256))
-    # The id 800_A6_1 lacks the antibody.
-    assert source.found.unmatched == 4
+    assert source.found.unmatched == 0
     dataset = import_fields(source, tmp_path / "e.dataset", size=256).dataset
     assert dict(zip(dataset.ids, dataset.fields["original_px"], strict=True)) == {
         "10580_1610_C1_1": 2048,
@@ -95,7 +94,10 @@ def test_real_renderings(tmp_path: Path) -> None:
         "10580_1758_B1_1": 2048,
         "10814_50_A1_1": 1728,
         "10814_50_A1_2": 1728,
+        "800_A6_1": 2048,
     }
+    # The id 800_A6_1 lacks the antibody.
+    assert dataset.fields.select("antibody", "plate", "well").rows()[-1] == (None, "800", "A6")
     for row, name in enumerate(dataset.ids):
         with Image.open(folder / f"{name}_yellow.jpg") as image:
             whole = np.asarray(image, np.float32)[..., :2].mean(axis=-1)

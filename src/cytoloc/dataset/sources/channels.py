@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,7 +39,7 @@ class FilePattern:
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = text = unicodedata.normalize("NFC", text)
         parts = re.split(r"(\*|\{[^}]*\})", text)
         self.names = ["id" if part == "*" else part[1:-1] for part in parts[1::2]]
         unknown = [name for name in self.names if name not in ("id", *NAMES)]
@@ -73,6 +74,13 @@ class FilePattern:
         return re.sub(r"\*|\{([^}]*)\}", lambda part: parts[part[1] or "id"], self.text)
 
 
+BY_NAME: Final = "name:"
+"""Prefix of the name of a channel, which can then be a number or contain blanks, commas, ``*`` or ``#``."""
+
+BY_NUMBER: Final = "number:"
+"""Prefix of the number of a channel, which is then not a name."""
+
+
 @dataclass(frozen=True)
 class Pick:
     """Where the image of a channel is.
@@ -80,29 +88,45 @@ class Pick:
     Attributes:
         pattern: The pattern of its files; None if all channels are in the same file.
         channel: The number (from 0) or name of the channel in the file; None if the file has only one.
+        exact: Whether the user wrote ``name:`` or ``number:``.
     """
 
     pattern: FilePattern | None
     channel: int | str | None
+    exact: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Pick:
         """Return the pick for a description; see :func:`parse_channels`."""
-        pattern, _, channel = text.rpartition("#") if "#" in text else (text, "", "")
-        if "*" not in pattern and "{" not in pattern:
+        marked = [text.find(mark) for mark in (f"#{BY_NAME}", f"#{BY_NUMBER}") if mark in text]
+        if text.startswith((BY_NAME, BY_NUMBER)):
             pattern, channel = "", text
-        number = int(channel) if channel.isdecimal() else channel or None
-        return cls(FilePattern(pattern) if pattern else None, number)
+        elif marked:
+            pattern, channel = text[: min(marked)], text[min(marked) + 1 :]
+        else:
+            pattern, _, channel = text.rpartition("#") if "#" in text else (text, "", "")
+            if "*" not in pattern and "{" not in pattern:
+                pattern, channel = "", text
+        files = FilePattern(pattern) if pattern else None
+        if channel.startswith(BY_NAME):
+            return cls(files, channel.removeprefix(BY_NAME).strip(), exact=True)
+        number = channel.removeprefix(BY_NUMBER).strip()
+        if channel.startswith(BY_NUMBER) and not number.isdecimal():
+            raise SettingsError(f"`channels` contains {channel}, which is not a number.", hint="Write number:0.")
+        return cls(files, int(number) if number.isdecimal() else channel or None, exact=channel.startswith(BY_NUMBER))
 
     def __str__(self) -> str:
         channel = "" if self.channel is None else str(self.channel)
+        if self.exact:
+            channel = (BY_NUMBER if isinstance(self.channel, int) else BY_NAME) + channel
         return channel if self.pattern is None else self.pattern.text + (f"#{channel}" if channel else "")
 
-    def index(self, names: Sequence[str]) -> int:
+    def index(self, names: Sequence[str], *, axes: str = "") -> int:
         """Return the number of the channel in a file.
 
         Args:
             names: The names of the channels in the file.
+            axes: The axes of a file with one channel but several planes, in words.
 
         Returns:
             The number, from 0.
@@ -113,20 +137,30 @@ class Pick:
         what = ", ".join(f"{number} {name!r}" if name else str(number) for number, name in enumerate(names))
         named = f" ({what})" if any(names) else ""
         if self.channel is None:
-            if len(names) != 1:
+            # Transparency is not a stain.
+            stains = [number for number, name in enumerate(names) if name != "alpha"]
+            if len(stains) != 1:
                 raise ImageError(
                     f"The file has {len(names)} channels{named}, not one.",
                     hint=f"Give the channel, for example {self}#0.",
                 )
-            return 0
+            return stains[0]
+        matches = _matching(str(self.channel), names, by_name=self.exact)
         if isinstance(self.channel, int):
-            if self.channel >= len(names):
+            if not self.exact and matches and matches != [self.channel]:
                 raise ImageError(
-                    f"The file has no channel {self.channel}; counted from 0 its channels are {what}.",
-                    hint="Give another number, or files with this channel.",
+                    f"{self.channel} is ambiguous: channel {matches[0]} has this name. The channels are {what}.",
+                    hint=f"Write {BY_NAME}{self.channel} for the name, or {BY_NUMBER}{self.channel} for the number.",
+                )
+            if self.channel >= len(names):
+                stated = f" The axes of the file are {axes}." if axes else ""
+                raise ImageError(
+                    f"The file has no channel {self.channel}; counted from 0 its channels are {what}.{stated}",
+                    hint="Say which axis has the channels, for example `axes='CYX'`."
+                    if axes
+                    else "Give another number, or files with this channel.",
                 )
             return self.channel
-        matches = [number for number, name in enumerate(names) if name.casefold() == self.channel.casefold()]
         if len(matches) != 1:
             raise ImageError(
                 f"The file has {'no channel' if not matches else f'{len(matches)} channels'} named {self.channel!r};"
@@ -134,6 +168,19 @@ class Pick:
                 hint="Give the number of the channel, counted from 0.",
             )
         return matches[0]
+
+
+def _matching(wanted: str, names: Sequence[str], *, by_name: bool) -> list[int]:
+    """Return the numbers of the channels with a name in any case; after ``name:``, preferably in exactly this case."""
+    exact = [number for number, name in enumerate(names) if name == wanted]
+    if exact and by_name:
+        return exact
+    return [number for number, name in enumerate(names) if _folded(name) == _folded(wanted)]
+
+
+def _folded(name: str) -> str:
+    """Return a name without case and blanks at its ends; composed and decomposed characters become equal."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 @dataclass(frozen=True)
@@ -162,14 +209,15 @@ class ChannelMap:
         return {name: str(pick) for name, pick in self.picks.items()}
 
 
-def parse_channels(channels: Sequence[str]) -> ChannelMap:
+def parse_channels(channels: Sequence[str] | Mapping[str, str | int]) -> ChannelMap:
     """Parse the argument ``channels``.
 
     Args:
-        channels: ``NAME=WHAT`` each, or several separated by commas. The name is one of
-            :data:`cytoloc.channels.CHANNELS`, or another name. If WHAT contains ``*`` or ``{…}``, it is the pattern of
-            the files of the channel, followed by ``#CHANNEL`` if these have several channels. Otherwise it is the
-            number (from 0) or name of the channel in files that contain all channels.
+        channels: A mapping from names to WHAT; or ``NAME=WHAT`` each, or several separated by commas. The name is one
+            of :data:`cytoloc.channels.CHANNELS`, or another name. If WHAT contains ``*`` or ``{…}``, it is the pattern
+            of the files of the channel, followed by ``#CHANNEL`` if these have several channels. Otherwise it is the
+            number (from 0) or name of the channel in files that contain all channels. ``name:WHAT`` is always a
+            name, which can contain commas, and ``number:WHAT`` always a number.
 
     Returns:
         The channel map.
@@ -183,7 +231,11 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
         {'protein': '1', 'nucleus': 'DAPI', 'mito': '2'}
     """
     pairs = []
-    for text in (part.strip() for each in channels for part in each.split(",")):
+    if isinstance(channels, Mapping):
+        texts = [f"{name}={what}" for name, what in channels.items()]
+    else:
+        texts = [part for each in channels for part in _parts(each)]
+    for text in texts:
         name, _, what = (part.strip() for part in text.partition("="))
         if not name or not what:
             raise SettingsError(
@@ -221,3 +273,18 @@ def parse_channels(channels: Sequence[str]) -> ChannelMap:
             hint="Use the same variable parts in all patterns, for example {well}_{field}.",
         )
     return ChannelMap(picks)
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts of a text between commas. A part without ``=`` continues a name before it.
+
+    >>> _parts("protein=name:Alexa 488, long,nucleus=0")
+    ['protein=name:Alexa 488, long', 'nucleus=0']
+    """
+    parts: list[str] = []
+    for part in text.split(","):
+        if parts and BY_NAME in parts[-1] and "=" not in part:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return [part.strip() for part in parts]

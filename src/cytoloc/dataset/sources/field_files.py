@@ -15,7 +15,7 @@ from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Loaded
 from cytoloc.dataset.quarantine import rejected
 from cytoloc.dataset.sources.channels import ChannelMap
-from cytoloc.dataset.sources.planes import Chosen, PlaneChoice, channel_names, choose, read_chosen
+from cytoloc.dataset.sources.planes import Chosen, PlaneChoice, channel_names, choose, other_axes, read_chosen
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import decoding, located
 from cytoloc.images.depth import DepthRule, JointBounds, all_to_8_bit, refuse_not_gray
@@ -100,7 +100,7 @@ class FieldReader:
             item: The item.
 
         Returns:
-            Pairs of a channel and a text.
+            Pairs of a channel and a text; empty if the images of the files belong to another file of an OME-TIFF set.
 
         Raises:
             ImageError: If a file cannot be opened, or a channel does not exist.
@@ -108,33 +108,46 @@ class FieldReader:
         lines: list[tuple[str, str]] = []
         with ExitStack() as stack:
             for name, (file, image) in self._open(item, stack).items():
+                if not image.scenes:
+                    return []
                 with located(str(self.folder / file)):
                     names = channel_names(image.scenes[0], self.planes)
-                    index = self.channels.picks[name].index(names)
+                    index = self.channels.picks[name].index(names, axes=other_axes(image.scenes[0]))
                 called = f" {names[index]!r}" if names[index] else ""
                 lines.append((name, f"channel {index}{called} of {len(names)} in {file}"))
         return lines
 
-    def check(self, item: FolderItem) -> None:
+    def check(self, item: FolderItem) -> list[tuple[str, ImageError]]:
         """Check an item without reading pixels.
 
         Args:
             item: The item.
 
+        Returns:
+            The ids of the scenes that the import would reject, with the errors.
+
         Raises:
-            ImageError: If the import would reject a scene.
+            ImageError: If the import would reject the whole item.
         """
+        found: list[tuple[str, ImageError]] = []
         with ExitStack() as stack:
             opened = self._open(item, stack)
-            for number, name in enumerate(self._scene_ids(item, opened)):
-                self._chosen(opened, number)
-                scene = self._agreed(opened, number, name)
-                for role, (file, image) in opened.items():
-                    with located(f"{role} in {file}"):
-                        refuse_not_gray(image.scenes[number].dtype)
-                blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
-                with located(name):
-                    scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
+            names = self._scene_ids(item, opened)
+            for number, name in enumerate(names):
+                try:
+                    self._chosen(opened, number)
+                    scene = self._agreed(opened, number, name)
+                    for role, (file, image) in opened.items():
+                        with located(f"{role} in {file}"):
+                            refuse_not_gray(image.scenes[number].dtype)
+                    blank = np.broadcast_to(np.uint8(0), (1, scene.height, scene.width))
+                    with located(name):
+                        scale_field(blank, self.scaling, pixel_um=scene.pixel_um)
+                except ImageError as error:
+                    found.append((name, error))
+            if found and len(found) == len(names):
+                raise found[0][1]
+        return found
 
     def _loaded(self, item: FolderItem, name: str, scene: Scene, planes: list[NDArray[Any]]) -> Loaded:
         """Return a field from its images."""
@@ -161,6 +174,7 @@ class FieldReader:
             packed_um=scaled.pixel_um,
             black=eight.black,
             white=eight.white,
+            flags=eight.flags(self.channels.channels),
         )
         return row, scaled.image
 
@@ -194,6 +208,12 @@ class FieldReader:
         chosen = {}
         for role, (file, image) in opened.items():
             with located(str(self.folder / file)):
+                if problem := image.scenes[number].problem:
+                    name = image.scenes[number].name
+                    raise ImageError(
+                        f"scene {name}: {problem}." if name else f"{problem}.",
+                        hint="Leave it out, or export the images as OME-TIFF.",
+                    )
                 chosen[role] = choose(image.scenes[number], self.channels.picks[role], self.planes)
         return chosen
 
@@ -260,5 +280,7 @@ class FieldReader:
         images: dict[str, ImageFile] = {}
         for role in self.channels.picks:
             if files[role] not in images:
-                images[files[role]] = stack.enter_context(open_image(self.folder / files[role]))
+                images[files[role]] = stack.enter_context(
+                    open_image(self.folder / files[role], axes=self.planes.axes, alone=not self.channels.one_file)
+                )
         return {role: (files[role], images[files[role]]) for role in self.channels.picks}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -25,8 +26,8 @@ Value = TypeVar("Value")
 FoundFiles = tuple[str, ...]
 """The files of an item, in compact form.
 
-The first string lists the channels that have a file, separated by blanks. With a pattern, the value of each of its
-fields follows; without a pattern, the rest of the file name after the item's name.
+The first string lists the channels that have a file, separated by blanks. If the item's name is the path of its file,
+the rest of the path follows. Then follows the value of each field of the pattern except ``id``.
 """
 
 
@@ -67,11 +68,15 @@ class FolderSource:
         self.label_set = label_set
         self.unmatched = 0
         self._files = FilePattern(files) if files else None
+        # Ids of files with all channels are their paths, unless the pattern says what the id is.
+        self._by_path = reader.channels.one_file and (files is None or "*" in files)
+        # Paths on the disk that differ from their composed (NFC) form. macOS decomposes characters such as é.
+        self._stored: dict[str, str] = {}
         self._found = ById(self._find(reader.channels))
         self.items = self._found.ids if limit is None else self._found.ids[:limit]
-        self.labels = ById(labels_by_id(labels, label_set, self._found.ids) if labels else {})
+        self.labels = ById(_composed(labels_by_id(labels, label_set, self._found.ids)) if labels else {})
         self._columns, rows = read_metadata(metadata, self._found.ids) if metadata else ((), {})
-        self.metadata = ById(rows)
+        self.metadata = ById(_composed(rows))
         planes, scaling, depth = reader.planes, reader.scaling, reader.depth
         self.made_by: dict[str, Any] = {
             "command": "import folder",
@@ -80,7 +85,7 @@ class FolderSource:
             "labels_sha256": sha256_of(labels) if labels else None,
             "metadata_sha256": sha256_of(metadata) if metadata else None,
             "planes": {"z": planes.depth if planes.depth is not None else "max"}
-            | {"time": planes.time, "pages": planes.pages},
+            | {"time": planes.time, "pages": planes.pages, "axes": planes.axes},
             "pixel_um": reader.pixel_um,
             "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
             "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
@@ -99,9 +104,9 @@ class FolderSource:
         """Return the name of each channel and a description of its image; see :class:`FieldReader`."""
         return self.reader.describe(self._item(item))
 
-    def check(self, item: str) -> None:
-        """Raise the errors of an item that can be found without reading pixels."""
-        self.reader.check(self._item(item))
+    def check(self, item: str) -> list[tuple[str, ImageError]]:
+        """Return the errors of an item that can be found without reading pixels; see :class:`FieldReader`."""
+        return self.reader.check(self._item(item))
 
     def measure_jointly(self, advance: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Compute the intensity bounds of each channel from all fields, and use them for every field."""
@@ -140,31 +145,39 @@ class FolderSource:
 
     def _parts(self, name: str, found: FoundFiles) -> dict[str, str]:
         """Return the value of each field of the pattern in the file names of an item."""
-        named = zip(self._names(), found[1:], strict=True) if self._pattern(self.channels[0]) else ()
-        return {"id": name, **dict(named)}
+        values = found[2:] if self._by_path else found[1:]
+        return {"id": name, **dict(zip(self._names(), values, strict=True))}
 
     def _path(self, channel: str, name: str, found: FoundFiles) -> str:
         """Return the path of the file with a channel of an item, relative to the folder."""
         pattern = self._pattern(channel)
-        return pattern.path_of(self._parts(name, found)) if pattern else name + found[1]
+        path = name + found[1] if self._by_path or pattern is None else pattern.path_of(self._parts(name, found))
+        return self._stored.get(path, path)
 
     def _claims(self, path: str) -> Iterator[tuple[str, str, FoundFiles]]:
         """Yield the items that a file belongs to: name, channel, and the item's files."""
         for channel in self.channels:
             pattern = self._pattern(channel)
-            if pattern is None:
+            parts = pattern.match(path) if pattern else {}
+            if parts is None:
+                continue
+            values = tuple(parts[part] for part in self._names())
+            if self._by_path:
                 suffix = next(end for end in IMAGE_SUFFIXES if path.lower().endswith(end))
                 name = path[: -len(suffix)].removesuffix(".ome")
-                yield name, channel, (channel, path[len(name) :])
-            elif parts := pattern.match(path):
-                yield parts["id"], channel, (channel, *(parts[part] for part in self._names()))
+                yield name, channel, (channel, path[len(name) :], *values)
+            else:
+                yield parts["id"], channel, (channel, *values)
 
     def _find(self, channels: ChannelMap) -> dict[str, FoundFiles]:
         """Return the files of each item, by its name."""
         found: dict[str, FoundFiles] = {}
         # Equal values are stored once, to save memory.
         shared: dict[Any, Any] = {}
-        for path in walk_files(self.folder, suffixes=IMAGE_SUFFIXES, passing_over=holds_dataset):
+        for stored in walk_files(self.folder, suffixes=IMAGE_SUFFIXES, passing_over=holds_dataset):
+            path = unicodedata.normalize("NFC", stored)
+            if path != stored:
+                self._stored[path] = stored
             claims = list(self._claims(path))
             self.unmatched += not claims
             for name, channel, claim in claims:
@@ -208,6 +221,11 @@ class FolderSource:
                 f"{self.folder} has files of field {name} that differ in metadata: {one} and {other}.",
                 hint="Replace * by {...} fields, so that the id contains all parts of the name.",
             )
+
+
+def _composed(rows: Mapping[str, Value]) -> dict[str, Value]:
+    """Return rows by ids in composed form, as file names are compared."""
+    return {unicodedata.normalize("NFC", name): value for name, value in rows.items()}
 
 
 class ById(Generic[Value]):

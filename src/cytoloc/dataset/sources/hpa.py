@@ -35,7 +35,8 @@ class HpaSource:
 
     Args:
         folder: Folder of ``{antibody}_{plate}_{well}_{field}_{color}.jpg`` files; or, as on the server of the Human
-            Protein Atlas, a folder per antibody with ``{plate}_{well}_{field}_{color}.jpg`` files.
+            Protein Atlas, a folder per antibody with ``{plate}_{well}_{field}_{color}.jpg`` files. If neither names the
+            antibody, it is unknown.
         labels: CSV file with columns ``Id,Target`` and ids ``{antibody}_{plate}_{well}_{field}``. Default: all fields
             in the folder, unlabeled.
         label_set: The label set of the labels. Default: ``hpa28``.
@@ -82,7 +83,7 @@ def _load_hpa(
     folder: Path, name: str, files: dict[str, str], labels: tuple[int, ...] | None, scaling: Scaling
 ) -> list[Loaded]:
     parts = parse_hpa_id(name)
-    if parts is None or parts.antibody is None:
+    if parts is None:
         raise ImageError(
             f"{name} is not the id of a field of the Human Protein Atlas.",
             hint="Use ids {antibody}_{plate}_{well}_{field}, for example 10580_1610_C1_1.",
@@ -143,9 +144,9 @@ class HpaFiles(Mapping[str, dict[str, str]]):
             inside, _, file = path.rpartition("/")
             stem, _, suffix = file.rpartition(".")
             name, _, color = stem.rpartition("_")
-            lacking = not _is_whole(name)
+            lacking = not _is_whole(name) and _is_whole(f"{inside.rpartition('/')[2]}_{name}")
             whole = f"{inside.rpartition('/')[2]}_{name}" if lacking else name
-            if color not in COLORS or not _is_whole(whole):
+            if color not in COLORS or parse_hpa_id(whole) is None:
                 self.unmatched += 1
                 continue
             number = COLORS.index(color)

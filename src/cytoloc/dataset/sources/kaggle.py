@@ -117,6 +117,7 @@ def _load_kaggle(
         original_width_px=eight.image.shape[2],
         black=eight.black,
         white=eight.white,
+        flags=eight.flags(CHANNELS),
     )
     return [(row, packed)]
 
@@ -190,7 +191,8 @@ class KaggleFiles(Mapping[str, dict[str, str]]):
             for entry in entries:
                 stem, dot, suffix = entry.name.rpartition(".")
                 name, _, color = stem.rpartition("_")
-                if dot + suffix.lower() not in KAGGLE_SUFFIXES:
+                # macOS writes hidden files ._NAME beside files on other disks.
+                if dot + suffix.lower() not in KAGGLE_SUFFIXES or entry.name.startswith("."):
                     continue
                 if not name or color not in COLORS:
                     self.unmatched += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,18 @@ class PlaneChoice:
         depth: The z plane, from 0; None for a maximum projection.
         time: The time point, from 0; None if files have only one.
         pages: The axis along pages whose meaning a TIFF does not state; None if files have no such pages.
+        axes: What the axes of files are, instead of what the files say; see
+            :class:`~cytoloc.images.formats.rearranged.Rearranged`.
     """
 
     depth: int | None = None
     time: int | None = None
     pages: Literal["channel", "z"] | None = None
+    axes: str | None = None
+
+
+_UNSTATED: Final = "IQRP"
+"""Axes of pages whose meaning a TIFF does not state."""
 
 
 class Chosen(NamedTuple):
@@ -50,12 +57,20 @@ def channel_names(scene: Scene, choice: PlaneChoice) -> tuple[str, ...]:
     Raises:
         ImageError: If the meaning of pages is neither stated nor chosen.
     """
-    if scene.pages == 1 or choice.pages == "z":
+    if scene.pages == 1:
+        return scene.channels
+    unknown = [axis for axis, _ in scene.axes if axis not in "TZCYX"]
+    if len(unknown) > 1 or unknown[0] not in _UNSTATED:
+        raise ImageError(
+            f"The file has axes that a field of view does not have: {scene.axes_text}.",
+            hint="Say what its axes are, for example `axes='ZCYX'`, or export it as OME-TIFF.",
+        )
+    if choice.pages == "z":
         return scene.channels
     if choice.pages is None:
         raise ImageError(
-            f"The file has {scene.pages} pages and does not state their axis.",
-            hint="Give `pages='channel'` or `pages='z'`.",
+            f"The file has {scene.pages} pages and does not state their axis; its axes are {scene.axes_text}.",
+            hint="Give `pages='channel'` or `pages='z'`, or say what all axes are, for example `axes='YXC'`.",
         )
     if len(scene.channels) > 1:
         raise ImageError(
@@ -63,6 +78,11 @@ def channel_names(scene: Scene, choice: PlaneChoice) -> tuple[str, ...]:
             hint="Give `pages='z'`.",
         )
     return ("",) * scene.pages
+
+
+def other_axes(scene: Scene) -> str:
+    """Return the axes of a scene with one channel in words, for messages; empty if there is only one plane."""
+    return scene.axes_text if len(scene.channels) == 1 and len(scene.axes) > 2 else ""
 
 
 def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
@@ -79,9 +99,18 @@ def choose(scene: Scene, pick: Pick, choice: PlaneChoice) -> Chosen:
     Raises:
         ImageError: If the channel, z plane or time point does not exist, or the choice is ambiguous.
     """
-    index = pick.index(channel_names(scene, choice))
+    index = pick.index(channel_names(scene, choice), axes=other_axes(scene))
     if scene.times > 1 and choice.time is None:
-        raise ImageError(f"The file has {scene.times} time points.", hint="Choose one with `time`, counted from 0.")
+        meant = other_axes(scene)
+        raise ImageError(
+            f"The file has {scene.times} time points{f'; its axes are {meant}' if meant else ''}.",
+            hint="Choose one with `time`, counted from 0"
+            + (
+                ", or say what the axes are, for example `axes='CYX'` if the time points are channels."
+                if meant
+                else "."
+            ),
+        )
     place = {"channel": index, "time": choice.time or 0}
     along: Literal["depth", "page"] = "depth"
     length = scene.depths

@@ -5,12 +5,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cytoloc.errors import ImageError, MissingExtraError, installing
 from cytoloc.images.decoding import decoding, refuse_other_kind
+from cytoloc.images.formats.contained import ContainedFile, Opener
+from cytoloc.images.formats.czi import CziFile
+from cytoloc.images.formats.lif import LifFile
+from cytoloc.images.formats.nd2 import Nd2File
+from cytoloc.images.formats.oif import OifFile
+from cytoloc.images.formats.ome import OmeSetFile, find_set
 from cytoloc.images.formats.plain import PlainFile
+from cytoloc.images.formats.rearranged import Rearranged
 from cytoloc.images.formats.scene import ImageFile
 from cytoloc.images.formats.tiff import TiffFile
 
@@ -25,11 +33,20 @@ _KINDS: Final[dict[str, str]] = {
     ".czi": "CZI",
     ".lif": "LIF",
     ".nd2": "ND2",
+    ".oib": "OIB",
+    ".oif": "OIF",
     ".zarr": "OME-Zarr",
 }
 """The kind of file for each suffix."""
 
-_LIBRARIES: Final = {"CZI": "aicspylibczi", "LIF": "bioio_lif", "ND2": "bioio_nd2", "OME-Zarr": "bioio_ome_zarr"}
+_LIBRARIES: Final = {
+    "CZI": "czifile",
+    "LIF": "liffile",
+    "ND2": "nd2",
+    "OIB": "oiffile",
+    "OIF": "oiffile",
+    "OME-Zarr": "bioio_ome_zarr",
+}
 """The library for each kind of file that needs one."""
 
 IMAGE_SUFFIXES: Final = tuple(_KINDS)
@@ -37,14 +54,17 @@ IMAGE_SUFFIXES: Final = tuple(_KINDS)
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile]:
+def open_image(path: Path, *, axes: str | None = None, alone: bool = False) -> Iterator[ImageFile]:
     """Open an image file of any microscope, and close it at the end of the block.
 
-    CZI, LIF, ND2 and OME-Zarr files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also gzipped), PNG
-    and JPEG files do not. Errors that occur in the block also name the file.
+    CZI, LIF, ND2, OIB, OIF and OME-Zarr files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also
+    gzipped), PNG and JPEG files do not. Errors that occur in the block also name the file.
 
     Args:
         path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`.
+        axes: What the axes are, instead of what the file says; see :class:`~.rearranged.Rearranged`.
+        alone: Whether only planes in this file are read if it is one of an OME-TIFF set. Otherwise an image is read
+            from all files of the set, and belongs to the file that has its first plane.
 
     Yields:
         The open file.
@@ -63,31 +83,64 @@ def open_image(path: Path) -> Iterator[ImageFile]:
         if kind != "OME-Zarr":
             with path.open("rb") as stream:
                 refuse_other_kind(stream.read(16), path, kind=kind)
-        image = _opened(kind, path)
+        image = _opened(kind, path, alone=alone)
         try:
-            if not image.scenes:
-                raise ImageError(
-                    f"{path} contains no image, because it is truncated or empty.", hint="Copy the file again."
-                )
-            yield image
+            # A file of an OME-TIFF set has no scenes if its images begin in other files.
+            if not image.scenes and kind not in ("TIFF", "gzip"):
+                raise ImageError(f"{path} contains no image.", hint="Open it in the program that wrote it.")
+            yield image if axes is None else Rearranged(image, axes, path)
         finally:
             image.close()
 
 
-def _opened(kind: str, path: Path) -> ImageFile:
-    """Return the open file, with a library of the extra ``formats`` if its kind needs one."""
-    if kind not in _LIBRARIES:
-        return TiffFile(path) if kind in ("TIFF", "gzip") else PlainFile(path)
+def _opened(kind: str, path: Path, *, alone: bool) -> ImageFile:
+    """Return the open file. Kinds of one vendor and TIFF with rare compressions are read in a process of their own."""
+    if kind in _LIBRARIES:
+        try:
+            library: Any = importlib.import_module(_LIBRARIES[kind])
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"Reading {path} needs {error.name}, which is not installed.", hint=installing("formats")
+            ) from error
+        if kind == "OME-Zarr":
+            from cytoloc.images.formats.vendor import BioioFile
+
+            return BioioFile(path, library.Reader(str(path)))
+        return ContainedFile(path, _VENDORS[kind])
+    if kind not in ("TIFF", "gzip"):
+        return PlainFile(path)
+    opener = partial(open_tiff_file, alone=alone)
+    tiff = opener(path)
+    if tiff.common:
+        return tiff
+    tiff.close()
+    return ContainedFile(path, opener)
+
+
+def open_tiff_file(path: Path, *, alone: bool) -> TiffFile | OmeSetFile:
+    """Open a TIFF file, or a file of an OME-TIFF set with its images.
+
+    Args:
+        path: The file.
+        alone: Whether only planes in this file are read, even if it is one of a set.
+
+    Returns:
+        The open file.
+
+    Raises:
+        ImageError: If the file is damaged.
+    """
+    tiff = TiffFile(path)
     try:
-        library: Any = importlib.import_module(_LIBRARIES[kind])
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Reading {path} needs {error.name}, which is not installed.", hint=installing("formats")
-        ) from error
-    if kind == "CZI":
-        from cytoloc.images.formats.czi import CziFile
+        images = find_set(tiff.file, path)
+        if images is None:
+            return tiff
+    except BaseException:
+        tiff.close()
+        raise
+    tiff.close()
+    return OmeSetFile(path, images, alone=alone)
 
-        return CziFile(path)
-    from cytoloc.images.formats.vendor import BioioFile
 
-    return BioioFile(path, library.Reader(str(path)))
+_VENDORS: Final[dict[str, Opener]] = {"CZI": CziFile, "LIF": LifFile, "ND2": Nd2File, "OIB": OifFile, "OIF": OifFile}
+"""The reader of each kind of file of one vendor. They import their libraries when they open a file."""

@@ -24,9 +24,13 @@ class Scene:
         width: Width in pixels.
         depths: Number of z planes.
         times: Number of time points.
-        pages: Number of planes along an axis whose meaning the file does not state; 1 if there is no such axis.
-        dtype: Pixel type.
+        pages: Number of planes along axes whose meaning the file does not state; 1 if there is no such axis.
+        dtype: Pixel type. If channels differ in type, the type that can hold all of them.
         pixel_um: Pixel size in micrometers; None if the file does not state it.
+        stored: The axes as the file stores them, with their lengths; empty for time, pages, z, channels, height and
+            width in this order. All letters but T, Z, C, Y and X are axes of pages.
+        problem: Why the scene cannot be imported although the file can be read, such as an x-z section; empty if it
+            can.
     """
 
     name: str
@@ -38,6 +42,20 @@ class Scene:
     pages: int = 1
     dtype: np.dtype[Any]
     pixel_um: float | None = None
+    stored: tuple[tuple[str, int], ...] = ()
+    problem: str = ""
+
+    @property
+    def axes(self) -> tuple[tuple[str, int], ...]:
+        """The axes that are longer than 1 with their lengths, in the order of the file."""
+        lengths = (self.times, self.pages, self.depths, len(self.channels), self.height, self.width)
+        every = self.stored or tuple(zip("TPZCYX", lengths, strict=True))
+        return tuple((axis, length) for axis, length in every if length > 1)
+
+    @property
+    def axes_text(self) -> str:
+        """The axes in words, such as "T of 4, Y of 512, X of 512"."""
+        return ", ".join(f"{axis} of {length}" for axis, length in self.axes) or "none"
 
 
 class ImageFile(Protocol):
@@ -82,13 +100,14 @@ def plausible_um(edge: float | None) -> float | None:
     return edge if edge is not None and 0.005 <= edge <= 20 else None
 
 
-def whole_plane(pixels: NDArray[Any], scene: Scene, path: Path) -> NDArray[Any]:
+def whole_plane(pixels: NDArray[Any], scene: Scene, path: Path, *, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """Return a plane from a reader, contiguous and in native byte order.
 
     Args:
         pixels: The pixels that the reader returned.
         scene: The scene, as the file describes it.
         path: The file, for error messages.
+        dtype: The pixel type of this plane, if channels differ. Default: that of the scene.
 
     Returns:
         Shape ``(height, width)``.
@@ -96,11 +115,12 @@ def whole_plane(pixels: NDArray[Any], scene: Scene, path: Path) -> NDArray[Any]:
     Raises:
         ImageError: If shape or type are not as the file describes the scene.
     """
+    dtype = (dtype or scene.dtype).newbyteorder("=")
     native = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
-    if native.shape != (scene.height, scene.width) or native.dtype != scene.dtype.newbyteorder("="):
+    if native.shape != (scene.height, scene.width) or native.dtype != dtype:
         raise ImageError(
             f"{path} contains a plane of shape {native.shape} and type {native.dtype}, but states"
-            f" {scene.height} x {scene.width} px and {scene.dtype.name}.",
-            hint="Copy or download the file again, or export it as OME-TIFF.",
+            f" {scene.height} x {scene.width} px and {dtype.name}.",
+            hint="Export it as OME-TIFF.",
         )
     return native

@@ -4,70 +4,38 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import math
-import struct
-import threading
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import simplejpeg
-import tifffile
 from numpy.typing import NDArray
 
 from cytoloc.errors import ImageError
-from cytoloc.images.decoding import decoding, refuse_edges, refuse_other_kind
+from cytoloc.images.decoding import decoding, refuse_edges, refuse_other_kind, truncated
+from cytoloc.images.formats.contained import ContainedFile
+from cytoloc.images.formats.ome import OmeImage, length_um, own_images, parse_ome
 from cytoloc.images.formats.scene import Scene, plausible_um, whole_plane
+from cytoloc.images.formats.tiff_pages import (
+    as_intensity,
+    color_problem,
+    forget_complaints,
+    is_common,
+    open_tiff,
+    page_dtype,
+    page_pixels,
+    refuse_complaints,
+    refuse_cut,
+    refuse_endless,
+    refuse_part_of_stack,
+    sample_names,
+)
 
 _UNZIPPED_BYTES: Final = 2**31
 """Maximum size of an unzipped TIFF file. A field with four 16-bit channels and twenty z planes is smaller."""
 
-_UM: Final[dict[str, float]] = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "\\u00b5m": 1.0,
-    "nm": 1e-3,
-    "pm": 1e-6,
-    "inch": 25_400.0,
-}
-"""Micrometers per unit, for the units in OME-XML and ImageJ metadata."""
-
-_ANY: Final = frozenset("IQR")
-"""Axes whose meaning TIFF does not state."""
-
-
-_WHITE_IS_ZERO: Final = 0
-_PALETTE: Final = 3
-"""Photometric interpretations (tag 262). Microscopes write palettes from black to the color of a stain."""
-
-_JPEG: Final = frozenset({6, 7})
-_JPEG_2000: Final = frozenset({33003, 33004, 33005, 34712})
-_ENDED: Final = _JPEG | _JPEG_2000
-"""Compressions (tag 259) whose decoders ignore missing data, and whose data end with the marker FF D9."""
-
-
-_COMPLAINTS: Final = threading.local()
-"""Errors that tifffile has logged in this thread since it last opened a file, after which it continues."""
-
-
-class _Listener(logging.Handler):
-    """Collects the errors that tifffile logs when tags or pages of a truncated file are missing."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Record an error."""
-        if record.levelno >= logging.ERROR:
-            vars(_COMPLAINTS).setdefault("messages", []).append(record.getMessage())
-
-
-logging.getLogger("tifffile").addHandler(_Listener())
+_RESOLUTION_UNITS: Final = {2: 25_400.0, 3: 10_000.0}
+"""Micrometers in an inch and a centimeter, by the value of tag 296."""
 
 
 class TiffFile:
@@ -82,7 +50,7 @@ class TiffFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _COMPLAINTS.messages = []
+        forget_complaints()
         source: Path | io.BytesIO = path
         if path.suffix.lower() == ".gz":
             with gzip.open(path) as stream:
@@ -93,27 +61,38 @@ class TiffFile:
                 )
             refuse_other_kind(content[:16], path, kind="TIFF")
             source = io.BytesIO(content)
-        self._file = tifffile.TiffFile(source, _multifile=False)
+        self.file = open_tiff(source)
         try:
-            self._refuse_endless()
-            self._series = list(self._file.series)
+            refuse_endless(self.file, path)
+            refuse_part_of_stack(self.file, path)
+            self._series = self._whole_series()
             self._axes = [self._named_axes(series) for series in self._series]
-            self.scenes = tuple(self._scene(number) for number in range(len(self._series)))
-            self._refuse_complaints()
+            described: tuple[OmeImage, ...] = ()
+            if self.file.is_ome and self.file.ome_metadata:
+                described = own_images(parse_ome(self.file.ome_metadata), path)
+            self.scenes = tuple(self._scene(number, described) for number in range(len(self._series)))
+            refuse_complaints(path)
         except BaseException:
-            self._file.close()
+            self.file.close()
             raise
+
+    @property
+    def common(self) -> bool:
+        """Whether all planes have a common compression, whose decoder does not crash on damaged data."""
+        return all(is_common(series.keyframe) for series in self._series)
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
         """Return one plane, shape ``(height, width)``."""
-        series, axes = self._series[scene], self._axes[scene]
-        wanted = {"C": channel, "S": channel, "Z": depth, "T": time, "P": page}
-        place = [wanted[axis] for axis in axes if axis not in "SYX"]
-        lengths = [length for axis, length in zip(axes, self._shape(scene), strict=True) if axis not in "SYX"]
+        series, outer = self._series[scene], self._axes[scene]
+        keyframe = series.keyframe
+        lengths = series.shape[: len(outer)]
+        pages = [n for axis, n in zip(outer, lengths, strict=True) if axis not in "CZT"]
+        at_page = iter(np.unravel_index(page, pages) if pages else ())
+        wanted = {"C": channel, "Z": depth, "T": time}
+        place = [wanted[axis] if axis in wanted else int(next(at_page)) for axis in outer]
         number = int(np.ravel_multi_index(place, lengths)) if place else 0
         if series.dataoffset is not None:
-            sliced = self._sliced(scene, number, int(series.dataoffset))
-            pixels = _as_intensity(sliced, series.keyframe, self.path)
+            pixels = as_intensity(self._sliced(scene, number, int(series.dataoffset)), keyframe, self.path)
         else:
             found = series.pages[number]
             if found is None:
@@ -121,83 +100,37 @@ class TiffFile:
                     f"{self.path} has no plane {number + 1} of {len(series.pages)}.",
                     hint="Export or download the file again.",
                 )
-            self._refuse_cut(found, number)
-            pixels = _as_intensity(found.asarray(), series.keyframe, self.path)
-            self._refuse_complaints()
-        if "S" in axes:
-            pixels = (
-                pixels[..., channel] if pixels.shape[-1] == self._shape(scene)[axes.index("S")] else pixels[channel]
-            )
+            refuse_cut(self.file, found, number, self.path)
+            pixels = page_pixels(found, keyframe, self.path)
+            refuse_complaints(self.path)
+        if pixels.ndim == 3:
+            pixels = pixels[channel] if keyframe.axes == "SYX" and keyframe.compression != 6 else pixels[..., channel]
         return whole_plane(pixels, self.scenes[scene], self.path)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
-    def _refuse_endless(self) -> None:
-        """Raise if the list of pages is a loop, which tifffile would follow until the memory is full."""
-        tiff, handle = self._file.tiff, self._file.filehandle
-
-        def number(place: int, layout: str) -> int:
-            """Return the number at a position of the file; 0 after its end."""
-            handle.seek(place)
-            content = handle.read(struct.calcsize(layout))
-            return int(struct.unpack(layout, content)[0]) if len(content) == struct.calcsize(layout) else 0
-
-        # The offset of the first page is in the header, after 4 bytes, or after 8 bytes in BigTIFF.
-        offset, seen = number(8 if tiff.version == 43 else 4, tiff.offsetformat), set[int]()
-        while offset:
-            if offset in seen:
-                raise ImageError(f"{self.path} is damaged: its list of pages is a loop.", hint="Copy the file again.")
-            seen.add(offset)
-            tags = number(offset, tiff.tagnoformat)
-            offset = number(offset + tiff.tagnosize + tags * tiff.tagsize, tiff.offsetformat)
-
-    def _refuse_complaints(self) -> None:
-        if _COMPLAINTS.messages:
-            raise ImageError(
-                f"{self.path} is truncated or damaged: {_COMPLAINTS.messages[0]}.", hint="Copy the file again."
-            )
-
-    def _refuse_cut(self, page: Any, number: int) -> None:
-        """Raise if data of a plane are missing or damaged in a way that its decoder would ignore."""
-        handle, keyframe = self._file.filehandle, page.keyframe
-        whole = f"{self.path} is truncated or damaged: plane {number + 1} is incomplete."
-        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
-            if length == 0 or start + length > handle.size:
-                raise ImageError(whole, hint="Copy or download the file again.")
-            if keyframe.compression in _ENDED:
-                # Every strip or tile must have an end marker, and pass a strict JPEG decoder.
-                handle.seek(start)
-                segment = handle.read(length)
-                if b"\xff\xd9" not in segment[-4:]:
-                    raise ImageError(whole, hint="Copy or download the file again.")
-                if keyframe.compression in _JPEG and keyframe.bitspersample == 8:
-                    # Tables that all strips share precede the data of the strip.
-                    tables = (keyframe.jpegtables or b"")[:-2]
-                    try:
-                        simplejpeg.decode_jpeg(tables + segment[2:] if tables else segment, "GRAY", strict=True)
-                    except ValueError as error:
-                        raise ImageError(f"{whole[:-1]}: {error}.", hint="Copy or download the file again.") from error
+    def _whole_series(self) -> list[Any]:
+        """Return the series without thumbnails; raise if there are none."""
+        series = list(self.file.series)
+        if not series:
+            raise truncated(self.path, "it contains no image")
+        # Reduced copies of other images are thumbnails.
+        return [each for each in series if not each.keyframe.is_reduced] or series
 
     def _named_axes(self, series: Any) -> str:
-        """Return the axes of a series in order: any of C, Z, T and P (pages of unknown meaning), then Y, X and S.
+        """Return the axes of a series in order, without those of a page.
 
         Raises:
-            ImageError: If there are other axes, or pages are not whole planes.
+            ImageError: If pages are not whole planes.
         """
-        keyframe = series.keyframe
-        axes = "".join("P" if axis in _ANY else axis for axis in series.axes)
+        keyframe, axes = series.keyframe, series.axes
         outer = axes.removesuffix(keyframe.axes)
-        strange = [axis for axis in outer if axis not in "CZTP"] or (outer == axes and ["?"])
-        if (
-            strange
-            or keyframe.axes not in {"YX", "YXS", "SYX"}
-            or len(set(axes)) < len(axes)
-            or {"C", "S"} <= set(axes)
-        ):
+        named = [axis for axis in outer if axis in "CZT"]
+        if outer == axes or keyframe.axes not in {"YX", "YXS", "SYX"} or len(set(named)) < len(named):
             raise ImageError(
-                f"{self.path} has the axes {series.axes} of lengths {'x'.join(map(str, series.shape))}, but a field of"
+                f"{self.path} has the axes {axes} of lengths {'x'.join(map(str, series.shape))}, but a field of"
                 " view has channels, z planes, time points, height and width.",
                 hint="Export it as OME-TIFF.",
             )
@@ -207,37 +140,36 @@ class TiffFile:
                 f"{self.path} states {planes} planes, but contains {len(series.pages)}.",
                 hint="Export or download the file again.",
             )
-        return f"{outer}{keyframe.axes}"
-
-    def _shape(self, scene: int) -> tuple[int, ...]:
-        return tuple(self._series[scene].shape)
+        return str(outer)
 
     def _sliced(self, scene: int, number: int, start: int) -> NDArray[Any]:
         """Return a plane of an uncompressed, contiguous series, for which TIFF may list only the first page."""
         series = self._series[scene]
         page_shape = tuple(series.keyframe.shape)
-        dtype = np.dtype(series.dtype).newbyteorder(self._file.byteorder)
+        dtype = np.dtype(series.dtype).newbyteorder(self.file.byteorder)
         count = math.prod(page_shape)
-        handle = self._file.filehandle
+        handle = self.file.filehandle
         handle.seek(start + number * count * dtype.itemsize)
         content = handle.read(count * dtype.itemsize)
         if len(content) < count * dtype.itemsize:
-            raise ImageError(
-                f"{self.path} is truncated: plane {number + 1} is incomplete.",
-                hint="Copy or download the file again.",
-            )
+            raise truncated(self.path, f"plane {number + 1} is incomplete")
         return np.frombuffer(content, dtype).reshape(page_shape)
 
-    def _scene(self, number: int) -> Scene:
-        series, axes = self._series[number], self._axes[number]
-        length = dict(zip(axes, self._shape(number), strict=True))
+    def _scene(self, number: int, described: tuple[OmeImage, ...]) -> Scene:
+        series, outer = self._series[number], self._axes[number]
+        keyframe = series.keyframe
+        length = dict(zip((*outer, *keyframe.axes), series.shape, strict=True))
         refuse_edges(length["Y"], length["X"], self.path)
-        channels = length.get("C", length.get("S", 1))
-        name, names, pixel_um = _described(self._file, number, len(self._series))
+        samples = length.get("S", 1)
+        problem = color_problem(keyframe)
+        if samples > 1 and length.get("C", 1) > 1:
+            problem = problem or f"its {length['C']} channels are color images, not gray images"
+        channels = length.get("C", 1) if samples == 1 else samples
+        name, names, pixel_um = self._described(number, described)
         if len(names) != channels:
-            names = (
-                ("red", "green", "blue", "alpha")[:channels] if "S" in length and channels <= 4 else ("",) * channels
-            )
+            names = sample_names(keyframe) if samples > 1 else ("",) * channels
+        stored = [(axis, n) for axis, n in zip(outer, series.shape, strict=False)]
+        stored += [("C" if axis == "S" else axis, length[axis]) for axis in keyframe.axes]
         return Scene(
             name=name,
             channels=tuple(names),
@@ -245,30 +177,37 @@ class TiffFile:
             width=length["X"],
             depths=length.get("Z", 1),
             times=length.get("T", 1),
-            pages=length.get("P", 1),
-            dtype=np.dtype(series.dtype),
+            pages=math.prod(n for axis, n in stored if axis not in "CZTYX"),
+            dtype=page_dtype(keyframe),
             pixel_um=pixel_um,
+            stored=tuple(stored),
+            problem=problem,
         )
 
-
-def _as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
-    """Return pixels that increase with brightness.
-
-    Raises:
-        ImageError: If pixels are indices of colors that do not increase with brightness.
-    """
-    if page.photometric == _WHITE_IS_ZERO:
-        if pixels.dtype.kind != "u":
-            raise ImageError(
-                f"{path} has inverted {pixels.dtype} pixels, which are not supported.", hint="Export it as gray."
-            )
-        return np.asarray((1 << page.bitspersample) - 1 - pixels, pixels.dtype)
-    if page.photometric == _PALETTE and (page.colormap is None or (np.diff(page.colormap.astype(int)) < 0).any()):
-        raise ImageError(
-            f"{path} has a color palette that does not increase in brightness.",
-            hint="Export it as gray with 8 or 16 bits.",
-        )
-    return pixels
+    def _described(self, number: int, described: tuple[OmeImage, ...]) -> tuple[str, tuple[str, ...], float | None]:
+        """Return the name of a series, the names of its channels, and its pixel size in micrometers."""
+        series = self._series[number]
+        if described:
+            image = described[number] if len(described) == len(self._series) else None
+            if image is None:
+                named = [each for each in described if each.name == series.name]
+                image = named[0] if len(named) == 1 else None
+            return (image.name, image.channels, image.pixel_um) if image else ("", (), None)
+        names: tuple[str, ...] = ()
+        tags = series.keyframe.tags
+        if self.file.is_imagej:
+            metadata, tags = self.file.imagej_metadata or {}, self.file.pages.first.tags
+            # ImageJ labels slices, which are channels if there is no other axis.
+            if self._axes[number] in ("C", ""):
+                names = tuple(map(str, metadata.get("Labels", ())))
+            unit_um = length_um(str(metadata.get("unit", "")))
+        else:
+            unit = tags.get("ResolutionUnit")
+            unit_um = _RESOLUTION_UNITS.get(int(unit.value)) if unit is not None else None
+        resolution = tags.get("XResolution")
+        if unit_um is None or resolution is None or not resolution.value[0]:
+            return "", names, None
+        return "", names, plausible_um(unit_um * resolution.value[1] / resolution.value[0])
 
 
 def read_gray_tiff(path: Path) -> NDArray[Any]:
@@ -286,13 +225,15 @@ def read_gray_tiff(path: Path) -> NDArray[Any]:
     with decoding(path):
         with path.open("rb") as stream:
             refuse_other_kind(stream.read(16), path, kind="TIFF")
-        image = TiffFile(path)
+        opened = TiffFile(path)
+        image: TiffFile | ContainedFile = opened
+        if not opened.common:
+            opened.close()
+            image = ContainedFile(path, TiffFile)
         try:
-            if not image.scenes:
-                raise ImageError(
-                    f"{path} contains no image, because it is truncated or empty.", hint="Copy the file again."
-                )
             first = image.scenes[0]
+            if first.problem:
+                raise ImageError(f"{path}: {first.problem}.", hint="Give gray images.")
             planes = [len(scene.channels) * scene.depths * scene.times * scene.pages for scene in image.scenes]
             if planes != [1] or first.dtype not in (np.uint8, np.uint16):
                 raise ImageError(
@@ -303,57 +244,3 @@ def read_gray_tiff(path: Path) -> NDArray[Any]:
             return image.plane(0, channel=0)
         finally:
             image.close()
-
-
-def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...], float | None]:
-    """Return the name of one of ``count`` series, the names of its channels, and its pixel size in micrometers."""
-    series = file.series[number]
-    if file.is_ome and file.ome_metadata:
-        return read_ome(file.ome_metadata, number, count, series.name)
-    names: tuple[str, ...] = ()
-    tags = series.keyframe.tags
-    if file.is_imagej:
-        metadata, tags = file.imagej_metadata or {}, file.pages.first.tags
-        # ImageJ labels slices, which are channels if there is no other axis.
-        if series.axes.removesuffix(series.keyframe.axes) == "C":
-            names = tuple(map(str, metadata.get("Labels", ())))
-        unit_um = _UM.get(str(metadata.get("unit", "")).lower())
-    else:
-        unit = tags.get("ResolutionUnit")
-        unit_um = {2: _UM["inch"], 3: _UM["cm"]}.get(int(unit.value)) if unit is not None else None
-    resolution = tags.get("XResolution")
-    if unit_um is None or resolution is None or not resolution.value[0]:
-        return "", names, None
-    return "", names, plausible_um(unit_um * resolution.value[1] / resolution.value[0])
-
-
-def read_ome(xml: str, number: int, count: int, called: str) -> tuple[str, tuple[str, ...], float | None]:
-    """Return the name of a series, the names of its channels, and its pixel size in micrometers, from OME-XML.
-
-    They are empty if the image for the series is ambiguous, because each file of a set describes the images of all
-    files.
-
-    Args:
-        xml: The OME-XML.
-        number: The position of the series in the file.
-        count: The number of series in the file.
-        called: The name of the series.
-
-    Returns:
-        The name, the names of the channels, and the pixel size.
-    """
-    root = ElementTree.fromstring(xml)  # noqa: S314  expat in Python 3.11 limits entity expansion itself
-    images = [node for node in root if node.tag.endswith("}Image")]
-    if len(images) != count:
-        images = [node for node in images if node.get("Name") == called]
-        number = 0
-        if len(images) != 1:
-            return "", (), None
-    image = images[number]
-    pixels = next((node for node in image if node.tag.endswith("}Pixels")), None)
-    if pixels is None:
-        return image.get("Name", ""), (), None
-    names = tuple(node.get("Name", "") for node in pixels if node.tag.endswith("}Channel"))
-    edge, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
-    um = float(edge) * _UM[unit.lower()] if edge and unit.lower() in _UM else None
-    return image.get("Name", ""), names, plausible_um(um)

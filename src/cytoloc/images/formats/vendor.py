@@ -1,4 +1,4 @@
-"""LIF, ND2 and OME-Zarr files, read with bioio."""
+"""OME-Zarr, read with bioio."""
 
 from __future__ import annotations
 
