@@ -41,8 +41,11 @@ Absent = Annotated[
     ),
 ]
 PrecisionName = Annotated[
-    Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="Floating-point precision of the network. 16-bit precision is faster on GPUs."),
+    Literal["float32", "bfloat16", "float16", "int8"],
+    typer.Option(
+        help="Precision of the network. 16-bit precision is faster on GPUs. int8 is faster on a CPU, and needs a bundle"
+        " with int8 networks."
+    ),
 ]
 Engine = Annotated[
     Literal["auto", "torch", "openvino", "onnx"],

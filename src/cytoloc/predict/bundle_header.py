@@ -22,6 +22,9 @@ DECISION: Final = "decision.json"
 TRAINED_ON: Final = "trained_on.txt"
 INPUTS: Final = "inputs.npz"
 WEIGHTS: Final = "weights.safetensors"
+INT8_REPORT: Final = "int8.json"
+INT8: Final = ("int8.xml", "int8.bin")
+"""The parts of an int8 network: its operations and its weights."""
 
 
 class Part(BaseModel):
@@ -106,8 +109,9 @@ class Header(BaseModel):
         label_set = LabelSet.from_json(self.label_set)
         if not set(self.knowledge) <= set(label_set.keys) or not "".join(self.knowledge.values()).isprintable():
             raise ValueError("the knowledge must be of locations of the label set")
-        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (WEIGHTS, "recipe.toml")}
-        if set(self.parts) - {DECISION, INPUTS} != needed | {CARD, TRAINED_ON}:
+        names = [WEIGHTS, "recipe.toml", *(INT8 if INT8_REPORT in self.parts else ())]
+        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in names}
+        if set(self.parts) - {DECISION, INPUTS, INT8_REPORT} != needed | {CARD, TRAINED_ON}:
             raise ValueError("parts are missing or unexpected")
         return self
 

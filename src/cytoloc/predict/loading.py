@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from cytoloc.errors import ArgumentTypeError
-from cytoloc.models.devices import Precision
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
+from cytoloc.predict.engines.engine import ModelPrecision
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import Unusual
 from cytoloc.predict.runs import read_runs
@@ -18,7 +18,7 @@ def load(
     path: str | Path = "builtin",
     *,
     device: str | torch.device | None = None,
-    precision: Precision = "float32",
+    precision: ModelPrecision = "float32",
     engine: str = "auto",
     unusual: Unusual = "mark",
 ) -> Model:
@@ -29,6 +29,7 @@ def load(
             probabilities are averaged.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. Default: the fastest one available.
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The last two are faster on devices that support them.
+            ``"int8"`` computes with the int8 networks of a bundle, on the CPU with the engine openvino.
         engine: The library that computes the networks: ``"torch"``, ``"openvino"`` or ``"onnx"`` (ONNX Runtime). The
             last two compute on the CPU, several times faster. ``"auto"`` takes the fastest one that is installed and
             whose probabilities equal those of PyTorch to 1e-4. It computes few fields with PyTorch, because converting

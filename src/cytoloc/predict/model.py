@@ -20,11 +20,11 @@ from cytoloc.decide.decision import Decision
 from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
-from cytoloc.models.devices import Precision, autocast, find_device
+from cytoloc.models.devices import find_device
 from cytoloc.models.network import Network
 from cytoloc.parallel import one_ahead
 from cytoloc.predict.engines.choosing import EngineSet
-from cytoloc.predict.engines.engine import Engine
+from cytoloc.predict.engines.engine import Engine, ModelPrecision
 from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
 from cytoloc.predict.planes import PlaneMap, find_planes
@@ -55,7 +55,7 @@ class Model:
         info: The properties of the model.
         decision: Calibrates the mean probabilities and decides on locations. None: probabilities only.
         device: The device to compute on; see :func:`cytoloc.models.devices.find_device`.
-        precision: Floating-point precision.
+        precision: Floating-point precision, or ``"int8"``; see :func:`cytoloc.load`.
         engine: The library that computes the networks; see :func:`cytoloc.load`.
         unusual: What to do with fields whose images are unusual; see :func:`cytoloc.load`.
 
@@ -73,7 +73,7 @@ class Model:
         *,
         decision: Decision | None = None,
         device: str | torch.device | None = None,
-        precision: Precision = "float32",
+        precision: ModelPrecision = "float32",
         engine: str = "auto",
         unusual: Unusual = "mark",
     ) -> None:
@@ -83,11 +83,12 @@ class Model:
         self.info = info
         self.decision = decision
         self.unusual = unusual
-        self.device = find_device(device)
-        self.precision: Precision = precision
-        autocast(self.device, precision)  # raises if the device does not support the precision
+        self.device = find_device("cpu" if device is None and precision == "int8" else device)
+        self.precision: ModelPrecision = precision
         self.networks = [network.to(self.device).eval() for network in networks]
-        self._engines = EngineSet(self.networks, engine, device=self.device, precision=precision, size=info.size)
+        self._engines = EngineSet(
+            self.networks, engine, device=self.device, precision=precision, size=info.size, int8=info.int8
+        )
 
     def __repr__(self) -> str:
         networks = f"{len(self.networks)} network{'s' * (len(self.networks) != 1)}"
@@ -126,6 +127,8 @@ class Model:
             for name, value in network.state_dict().items():
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        for graph in self.info.int8 if self.precision == "int8" else ():
+            digest.update(graph.xml + graph.weights)
         return digest.hexdigest()
 
     def predict(
@@ -136,7 +139,7 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
-        precision: Precision | None = None,
+        precision: ModelPrecision | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
         """Predict the probability of each location for every image, and the locations if the model has a decision.
@@ -151,7 +154,7 @@ class Model:
                 image, or the name of another channel.
             tta: Number of test-time augmentation views: 1, 2, 4 or 8. Default: the number that the model states.
             batch_size: Number of images per batch.
-            precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Default: the precision of the model.
+            precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``. Default: the precision of the model.
             progress: A function that is called after each batch with the number of finished images and of all images.
 
         Returns:
@@ -220,7 +223,7 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
-        precision: Precision | None = None,
+        precision: ModelPrecision | None = None,
         strict: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
@@ -334,7 +337,7 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
-        precision: Precision | None = None,
+        precision: ModelPrecision | None = None,
         strict: bool = False,
     ) -> Iterator[PredictedBatch]:
         """Predict all fields of some sources, batch by batch. The next batch is read while the networks compute.
@@ -400,7 +403,7 @@ class Model:
         return tuple(self.info.inputs.findings(prepared.statistics, features, pixel_um=prepared.batch.pixel_um))
 
     def probabilities(
-        self, fields: UInt8Array, *, tta: int | None = None, precision: Precision | None = None
+        self, fields: UInt8Array, *, tta: int | None = None, precision: ModelPrecision | None = None
     ) -> Float32Array:
         """Return the probability of each location for images of the right size and channels.
 

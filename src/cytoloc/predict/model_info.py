@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from cytoloc._typing import Float32Array
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.labels.label_set import LabelSet
+from cytoloc.predict.engines.int8 import Int8Graph
 from cytoloc.predict.inputs.reference import InputReference
 
 Unusual = Literal["mark", "refuse", "decide"]
@@ -30,6 +31,7 @@ class ModelInfo:
         card: The model card in Markdown; may be empty.
         knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.
         inputs: What the model knows of its training images. None: inputs are not checked.
+        int8: The int8 networks, one per network; empty if there are none.
     """
 
     size: int
@@ -42,6 +44,7 @@ class ModelInfo:
     card: str = ""
     knowledge: Mapping[str, str] = field(default_factory=dict)
     inputs: InputReference | None = None
+    int8: tuple[Int8Graph, ...] = ()
 
 
 class PredictedBatch(NamedTuple):

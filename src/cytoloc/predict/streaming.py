@@ -18,7 +18,7 @@ from cytoloc.dataset.quarantine import Rejected, to_csv
 from cytoloc.errors import FailedFieldsError, OutputExistsError, SettingsError
 from cytoloc.files import json_bytes, locked, parse_json
 from cytoloc.labels.lists import locations_csv, refuse_repeated
-from cytoloc.models.devices import Precision
+from cytoloc.predict.engines.engine import ModelPrecision
 from cytoloc.predict.model import BATCH_SIZE, Model
 from cytoloc.predict.part_store import LocalStore, PartStore, open_store
 from cytoloc.predict.sources import Source
@@ -59,7 +59,7 @@ class StreamOptions:
     absent: Mapping[str, str] = field(default_factory=dict)
     tta: int | None = None
     batch_size: int = BATCH_SIZE
-    precision: Precision | None = None
+    precision: ModelPrecision | None = None
 
     def __post_init__(self) -> None:
         number, of = self.shard
