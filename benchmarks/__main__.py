@@ -238,7 +238,7 @@ def _lines(measured: Measured) -> list[str]:
     from benchmarks.train import TrainBench
 
     if isinstance(measured, InferenceBench):
-        lines = [f"\nbatches of {measured.batch}, {measured.threads} threads, float32"]
+        lines = [f"\nbatches of {measured.batch}, {measured.threads} threads, float32 unless int8 is stated"]
         for name, ways in measured.engines.items():
             lines += _table(f"{name}, pixels in memory", ways)
             lines += _table(f"{name}, whole prediction", measured.whole[name])
