@@ -131,6 +131,7 @@ def test_public_names_are_those_written_down() -> None:
         "Model",
         "Predictions",
         "Ratio",
+        "RayWorkers",
         "Recipe",
         "ReproduceOptions",
         "Rules",

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from cytoloc.labels.label_set import LabelSet as LabelSet
     from cytoloc.labels.label_set import Location as Location
     from cytoloc.predict.bundle import write_bundle as write_bundle
+    from cytoloc.predict.cluster import RayWorkers as RayWorkers
     from cytoloc.predict.loading import load as load
     from cytoloc.predict.model import Model as Model
     from cytoloc.predict.sources import open_sources as open_sources
@@ -152,6 +153,7 @@ _HOMES: Final = {
     "labels.label_list": ("LabelList", "read_label_list"),
     "labels.label_set": ("LabelSet", "Location"),
     "predict.bundle": ("write_bundle",),
+    "predict.cluster": ("RayWorkers",),
     "predict.loading": ("load",),
     "predict.model": ("Model",),
     "predict.sources": ("open_sources",),

@@ -115,6 +115,19 @@ def predict(
             metavar="I/N",
         ),
     ] = "1/1",
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of Ray workers that predict the parts, if --out is a folder. RAY_ADDRESS gives the address of"
+            " a running cluster; without it, Ray runs on this machine. Default: predict in this process.",
+            min=1,
+            metavar="N",
+        ),
+    ] = None,
+    ray_cpus: Annotated[float, typer.Option(help="CPU cores of each Ray worker; can be a fraction.")] = 1.0,
+    ray_gpus: Annotated[
+        float, typer.Option(help="GPUs of each Ray worker; with a fraction, such as 0.25, workers share a GPU.")
+    ] = 0.0,
     max_failed: Annotated[
         str,
         typer.Option(
@@ -158,6 +171,8 @@ def predict(
 
     Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out predictions/ --shard 2/8`
 
+    Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out s3://bucket/predictions --ray 16 --ray-cpus 4`
+
     Example: `cytoloc predict builtin two-channels.dataset --absent er=zero --absent microtubules=zero --out
     predictions.parquet`
     """
@@ -179,6 +194,11 @@ def predict(
             "--locations, --table and --strict need one predictions file, but --out is a folder.",
             hint="Choose --out predictions.parquet, or run `cytoloc merge` afterwards.",
         )
+    if ray and (not into_parts or device):
+        raise SettingsError(
+            "--ray predicts parts into a folder, on the devices of its workers.",
+            hint="Give a folder or URL to --out, and --ray-gpus instead of --device.",
+        )
     if not into_parts:
         check_predictions_path(Path(out))
         if table:
@@ -193,13 +213,21 @@ def predict(
     from cytoloc.predict.model_info import Unusual
 
     unusual: Unusual = "refuse" if strict_inputs else "decide" if force else "mark"
-    loaded = load(model, device=device, precision=precision, engine=engine, unusual=unusual)
+    # Workers of Ray load the model on their own devices, in the precision of the options.
+    loaded = load(
+        model,
+        device="cpu" if ray else device,
+        precision="float32" if ray else precision,
+        engine=engine,
+        unusual=unusual,
+    )
     if locations and loaded.decision is None:
         raise SettingsError(
             f"{model} contains no decision, so it predicts probabilities but no locations.",
             hint="Remove --locations, and then run `cytoloc decide apply`.",
         )
     if into_parts:
+        from cytoloc.predict.cluster import RayWorkers
         from cytoloc.predict.streaming import StreamOptions
 
         options = StreamOptions(
@@ -209,8 +237,10 @@ def predict(
             absent=substitutes,
             tta=int(tta) if tta else None,
             batch_size=batch_size,
+            precision=precision,
         )
-        predict_into_parts(loaded, sources, out, options, json_log=json_log, metrics_file=metrics_file)
+        workers = RayWorkers(count=ray, cpus=ray_cpus, gpus=ray_gpus) if ray else None
+        predict_into_parts(loaded, sources, out, options, workers=workers, json_log=json_log, metrics_file=metrics_file)
         return
     with progress("Predicting fields") as advance:
         found = loaded.predict_sources(

@@ -86,6 +86,7 @@ class Model:
         self.device = find_device("cpu" if device is None and precision == "int8" else device)
         self.precision: ModelPrecision = precision
         self.networks = [network.to(self.device).eval() for network in networks]
+        self.engine_choice = engine
         self._engines = EngineSet(
             self.networks, engine, device=self.device, precision=precision, size=info.size, int8=info.int8
         )
@@ -127,7 +128,7 @@ class Model:
             for name, value in network.state_dict().items():
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        for graph in self.info.int8 if self.precision == "int8" else ():
+        for graph in self.info.int8:
             digest.update(graph.xml + graph.weights)
         return digest.hexdigest()
 
