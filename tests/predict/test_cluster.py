@@ -102,12 +102,12 @@ class FakeRay:
             def __init__(self, made: Any) -> None:
                 self.made = made
 
-            def remote(self, *given: int) -> Reference:
+            def remote(self, *given: Any) -> Reference:
                 reference = Reference(len(ray.results))
                 ray.results[reference] = self.made(*given)
                 return reference
 
-        def run(task: int) -> Any:
+        def run(task: int, _given: Any) -> Any:
             return ray.errors[task].pop() if ray.errors.get(task) else task * task
 
         class Actor:
@@ -121,17 +121,17 @@ class FakeRay:
 def test_tasks_are_repeated_and_errors_come_back() -> None:
     errors = FakeRay.exceptions
     ray = FakeRay({1: [errors.RayActorError("killed")], 2: [errors.ActorDiedError("gone")]})
-    done = dict(cluster._distribute(ray, [ray.actor(), ray.actor()], range(5)))
+    done = dict(cluster._distribute(ray, [ray.actor(), ray.actor()], range(5), []))
     assert done == {task: task * task for task in range(5)}
     ray = FakeRay({1: [errors.RayActorError("killed") for _ in range(3)]})
     with pytest.raises(WorkerError, match="3 workers of Ray ended with the same task: 1"):
-        list(cluster._distribute(ray, [ray.actor()], range(3)))
+        list(cluster._distribute(ray, [ray.actor()], range(3), []))
     ray = FakeRay({0: [errors.ActorDiedError("gone")]})
     with pytest.raises(WorkerError, match=r"could not be started again\. 3 tasks are left"):
-        list(cluster._distribute(ray, [ray.actor()], range(3)))
+        list(cluster._distribute(ray, [ray.actor()], range(3), []))
     ray = FakeRay({0: [errors.RayTaskError(SettingsError("no int8"))]})
     with pytest.raises(SettingsError, match="no int8"):
-        list(cluster._distribute(ray, [ray.actor()], range(3)))
+        list(cluster._distribute(ray, [ray.actor()], range(3), []))
 
 
 def test_workers_that_are_impossible_are_refused(

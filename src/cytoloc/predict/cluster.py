@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 import torch
@@ -54,18 +55,21 @@ class RayWorkers:
 class _Worker:
     """An actor. It builds the model for its first task, so that errors of the model are errors of the task."""
 
-    def __init__(self, build: Callable[..., Model], work: Callable[[Model, int], Any], workers: RayWorkers) -> None:
-        self._build, self._work, self._workers = build, work, workers
+    def __init__(self, workers: RayWorkers) -> None:
+        self._workers = workers
         self._model: Model | None = None
 
     def ready(self) -> None:
         """Return when the actor runs."""
 
-    def run(self, task: int) -> Any:
-        """Return the result of a task."""
+    def run(self, task: int, given: Sequence[Any]) -> Any:
+        """Return the result of a task, given references to how the model is built and to the work."""
         if self._model is None:
+            import ray
+
+            build, self._work = ray.get(list(given))
             torch.set_num_threads(max(1, int(self._workers.cpus)))
-            self._model = self._build(device="cuda" if self._workers.gpus else "cpu")
+            self._model = build(device="cuda" if self._workers.gpus else "cpu")
         return self._work(self._model, task)
 
 
@@ -100,16 +104,18 @@ def run_on_ray(
         )
         # Ray starts a dead actor again, but it is this function that repeats the task, so that any actor can take it.
         worker = ray.remote(_Worker).options(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=-1)
-        given = ray.put(build), ray.put(work)
-        actors = [worker.remote(*given, workers) for _ in range(min(workers.count, len(tasks)))]
+        given = [ray.put(build), ray.put(work)]
+        actors = [worker.remote(workers) for _ in range(min(workers.count, len(tasks)))]
         try:
-            yield from _distribute(ray, actors, tasks)
+            yield from _distribute(ray, actors, tasks, given)
         finally:
             for actor in actors:
                 ray.kill(actor)
 
 
-def _distribute(ray: Any, actors: Sequence[Any], tasks: Sequence[int]) -> Iterator[tuple[int, Any]]:
+def _distribute(
+    ray: Any, actors: Sequence[Any], tasks: Sequence[int], given: Sequence[Any]
+) -> Iterator[tuple[int, Any]]:
     """Give tasks to idle actors until all are done; yield each task and its result."""
     waiting, deaths = deque(tasks), Counter[int]()
     busy: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
@@ -117,7 +123,7 @@ def _distribute(ray: Any, actors: Sequence[Any], tasks: Sequence[int]) -> Iterat
     while waiting or any(task is not None for _, task in busy.values()):
         while waiting and idle:
             actor, task = idle.pop(), waiting.popleft()
-            busy[actor.run.remote(task)] = (actor, task)
+            busy[actor.run.remote(task, given)] = (actor, task)
         if not busy:
             raise WorkerError(
                 f"All workers of Ray ended, and could not be started again. {len(waiting)} tasks are left.",
@@ -152,7 +158,7 @@ def _distribute(ray: Any, actors: Sequence[Any], tasks: Sequence[int]) -> Iterat
 def _cluster(workers: RayWorkers) -> Iterator[Any]:
     """Connect to a cluster, or start one on this machine that ends with the work; yield the module of Ray."""
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ModuleNotFoundError as error:
         raise MissingExtraError("Workers of Ray need the library ray.", hint=installing("ray")) from error
     if ray.is_initialized():
