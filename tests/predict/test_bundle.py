@@ -17,8 +17,8 @@ from cytoloc.decide.decision import with_provenance
 from cytoloc.errors import ArgumentTypeError, ExportError, FormatError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_labels
-from cytoloc.predict import int8
 from cytoloc.predict.bundle import open_bundle, write_bundle
+from cytoloc.predict.engines import comparison
 from cytoloc.prediction_files import read_predictions
 from cytoloc.recipes.recipe import load_recipe
 from tests.conftest import Cli
@@ -247,11 +247,11 @@ def test_int8_networks_are_compared_packed_and_used(
         cytoloc.load(path, precision="int8", engine="onnx")
     # The bundle's networks are quantized once, because it takes seconds.
     (graph,) = open_bundle(path).int8()
-    monkeypatch.setattr(int8, "quantize", lambda _network, _fields: graph)
-    monkeypatch.setattr(int8, "MOST_CHANGED", -1.0)
+    monkeypatch.setattr(comparison, "quantize", lambda _network, _fields: graph)
+    monkeypatch.setattr(comparison, "MOST_CHANGED", -1.0)
     with pytest.raises(ExportError, match=r"differ too much .* \d\.\d\d% of decisions changed, .* macro F1 0"):
         write_bundle([run], tmp_path / "other.cytoloc", int8=study)
-    monkeypatch.setattr(int8, "LEAST_FIELDS", 50)
+    monkeypatch.setattr(comparison, "LEAST_FIELDS", 50)
     with pytest.raises(SettingsError, match="has 40 fields, but `int8` needs 50"):
         write_bundle([run], tmp_path / "other.cytoloc", int8=study)
     assert not (tmp_path / "other.cytoloc").exists()

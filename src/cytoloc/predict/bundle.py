@@ -44,9 +44,9 @@ from cytoloc.predict.bundle_header import (
     Member,
     Part,
 )
+from cytoloc.predict.engines.comparison import quantize_model
 from cytoloc.predict.engines.int8 import Int8Graph
 from cytoloc.predict.inputs.reference import LEAST_FIELDS, InputReference
-from cytoloc.predict.int8 import quantize_model
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import ModelInfo
 from cytoloc.predict.references import reference_of

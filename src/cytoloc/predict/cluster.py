@@ -33,7 +33,7 @@ class RayWorkers:
     this machine.
 
     Attributes:
-        count: Number of workers. Workers wait until the cluster has room for them.
+        count: Number of workers. Workers wait until the cluster has free cores and GPUs.
         cpus: Number of CPU cores of each worker. It can be a fraction.
         gpus: Number of GPUs of each worker. With a fraction, such as 0.25, workers share a GPU. 0: compute on the CPU.
     """
