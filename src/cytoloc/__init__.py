@@ -59,6 +59,14 @@ if TYPE_CHECKING:
     from cytoloc.decide import fit_decision as fit_decision
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
+    from cytoloc.embed.embeddings import Embeddings as Embeddings
+    from cytoloc.embed.embeddings import embed_sources as embed_sources
+    from cytoloc.embed.embeddings import read_embeddings as read_embeddings
+    from cytoloc.embed.embeddings import write_embeddings as write_embeddings
+    from cytoloc.embed.map import map_positions as map_positions
+    from cytoloc.embed.map import write_map as write_map
+    from cytoloc.embed.neighbors import Neighbors as Neighbors
+    from cytoloc.embed.neighbors import find_neighbors as find_neighbors
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.export.exporting import export_model as export_model
     from cytoloc.hpa.fetching import FetchOptions as FetchOptions
@@ -146,6 +154,9 @@ _HOMES: Final = {
     "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
+    "embed.embeddings": ("Embeddings", "embed_sources", "read_embeddings", "write_embeddings"),
+    "embed.map": ("map_positions", "write_map"),
+    "embed.neighbors": ("Neighbors", "find_neighbors"),
     "errors": ("CytolocError",),
     "export.exporting": ("export_model",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),

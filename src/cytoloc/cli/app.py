@@ -14,6 +14,7 @@ from cytoloc.cli import (
     dataset,
     decide,
     demo,
+    embed,
     ensemble,
     evaluate,
     export,
@@ -67,6 +68,7 @@ train.register(app)
 predict.register(app)
 streaming.register(app)
 export.register(app)
+embed.register(app)
 ensemble.register(app)
 decide.register(app)
 evaluate.register(app)

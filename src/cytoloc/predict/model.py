@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,13 +10,12 @@ from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
 from cytoloc.choices import refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
+from cytoloc.errors import ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
 from cytoloc.models.devices import Precision, autocast, find_device
@@ -26,17 +24,14 @@ from cytoloc.parallel import one_ahead
 from cytoloc.predict.engines.choosing import EngineSet
 from cytoloc.predict.engines.engine import Engine
 from cytoloc.predict.inputs.statistics import field_statistics
-from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
+from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
-from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch, Source, open_source
+from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
-
-Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
-"""Inputs of a model: images in memory, a dataset, or a path."""
 
 
 class _Prepared(NamedTuple):
@@ -120,13 +115,7 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides on predictions: the networks, the channels, the size and the decision."""
-        digest = hashlib.sha256(repr((self.size, self.channels, self.label_set.to_json())).encode())
-        digest.update((self.decision.fingerprint if self.decision else "").encode())
-        for network in self.networks:
-            for name, value in network.state_dict().items():
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.networks, self.info, self.decision.fingerprint if self.decision else "")
 
     def predict(
         self,
@@ -173,7 +162,7 @@ class Model:
             Predictions(1 field, 28 locations of hpa28, decided)
         """
         found = self.predict_sources(
-            self._sources(images, channels),
+            sources_of(images, self.channels if channels is None else channels, given=channels is not None),
             absent=absent,
             tta=tta,
             batch_size=batch_size,
@@ -192,26 +181,33 @@ class Model:
             )
         return found
 
-    def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
-        """Return the inputs as sources of batches."""
-        if isinstance(images, torch.Tensor):
-            on_cpu = images.detach().cpu()
-            images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
-        if isinstance(images, np.ndarray):
-            return [ArraySource(images, channels=self.channels if channels is None else tuple(channels))]
-        if channels is not None:
-            raise SettingsError(
-                "`channels` names the channels of an array, but a dataset or folder states its own channels.",
-                hint="Remove `channels`.",
-            )
-        several = [images] if isinstance(images, Dataset | str | Path) else images
-        if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
-            raise ArgumentTypeError(
-                "`images` must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths, not"
-                f" {type(images).__name__}.",
-                hint="Stack several images into one array: numpy.stack(images).",
-            )
-        return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
+    def embed(
+        self,
+        images: Images | Sequence[Dataset | str | Path],
+        *,
+        channels: Sequence[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Float32Array:
+        """Compute the features of every image: the mean of the last feature map of each network, side by side.
+
+        Args:
+            images: Images in memory, datasets or paths; see :meth:`predict`.
+            channels: The names of the channels of an array, in order. Default: the channels of the model.
+            batch_size: Number of images per batch.
+
+        Returns:
+            float32 of shape ``(n, features)``. :func:`cytoloc.embed_sources` also returns the ids.
+
+        Raises:
+            ArgumentTypeError, ImageError, ChannelError: For the reasons of :meth:`predict`.
+        """
+        found = []
+        for source in sources_of(images, self.channels if channels is None else channels, given=channels is not None):
+            planes = find_planes(self.channels, source.channels, where=source.name)
+            found += [
+                self.features(planes.of(batch.images)) for batch in source.batches(self.size, batch_size) if batch.ids
+            ]
+        return np.concatenate(found)
 
     def predict_sources(
         self,
@@ -263,7 +259,15 @@ class Model:
         return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta))
 
     def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
-        """Return the predictions of several batches as one value, with the locations if the model has a decision."""
+        """Return the predictions of several batches as one value, with the locations if the model has a decision.
+
+        Args:
+            parts: The predictions of each batch.
+            provenance: How the predictions were made.
+
+        Returns:
+            The predictions.
+        """
         empty = np.empty((0, len(self.label_set)), np.float32)
         probabilities = np.concatenate([empty, *(part.probabilities for part in parts)])
         cautions = tuple(text for part in parts for text in part.cautions)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from cytoloc._typing import Float32Array
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.labels.label_set import LabelSet
+from cytoloc.models.network import Network
 from cytoloc.predict.inputs.reference import InputReference
 
 Unusual = Literal["mark", "refuse", "decide"]
@@ -58,3 +60,22 @@ class PredictedBatch(NamedTuple):
     probabilities: Float32Array
     cautions: tuple[str, ...]
     rejected: tuple[Rejected, ...] = ()
+
+
+def fingerprint_of(networks: Sequence[Network], info: ModelInfo, decision: str) -> str:
+    """Return the SHA-256 of everything that decides on predictions.
+
+    Args:
+        networks: The networks.
+        info: The properties of the model, of which the size, the channels and the label set count.
+        decision: The fingerprint of the decision; empty if there is none.
+
+    Returns:
+        The checksum in hexadecimal digits.
+    """
+    digest = hashlib.sha256(repr((info.size, info.channels, info.label_set.to_json(), decision)).encode())
+    for network in networks:
+        for name, value in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -11,17 +11,21 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from cytoloc._typing import Float32Array, IntArray, UInt8Array
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.errors import ImageError
+from cytoloc.errors import ArgumentTypeError, ImageError, SettingsError
 from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
+
+Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
+"""Inputs of a model: images in memory, a dataset, or a path."""
 
 
 class FieldBatch(NamedTuple):
@@ -247,6 +251,43 @@ def open_source(path: str | Path) -> Source:
     if "://" not in str(path) and folder.is_dir() and not (folder / "dataset.json").exists():
         return KaggleFolderSource(folder)
     return DatasetSource(open_dataset(path))
+
+
+def sources_of(
+    images: Images | Sequence[Dataset | str | Path], channels: Sequence[str], *, given: bool
+) -> list[Source]:
+    """Return what a user gives to a model as sources of batches.
+
+    Args:
+        images: An array, a tensor, a dataset, a path, or a list of datasets or paths.
+        channels: The names of the channels of an array, in order.
+        given: Whether the user gave ``channels``, which only arrays need.
+
+    Returns:
+        The sources.
+
+    Raises:
+        ArgumentTypeError: If ``images`` has another type.
+        SettingsError: If channels are given for a dataset or folder.
+    """
+    if isinstance(images, torch.Tensor):
+        on_cpu = images.detach().cpu()
+        images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
+    if isinstance(images, np.ndarray):
+        return [ArraySource(images, channels=tuple(channels))]
+    if given:
+        raise SettingsError(
+            "`channels` names the channels of an array, but a dataset or folder states its own channels.",
+            hint="Remove `channels`.",
+        )
+    several = [images] if isinstance(images, Dataset | str | Path) else images
+    if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
+        raise ArgumentTypeError(
+            "`images` must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths, not"
+            f" {type(images).__name__}.",
+            hint="Stack several images into one array: numpy.stack(images).",
+        )
+    return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
 
 
 def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
