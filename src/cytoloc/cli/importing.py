@@ -1,4 +1,4 @@
-"""The commands ``cytoloc import kaggle``, ``import hpa`` and ``import folder``."""
+"""The commands ``cytoloc import kaggle``, ``import hpa`` and ``import folder``, and what ``import plate`` shares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
-    from cytoloc.dataset.from_files import FileSource, FolderOptions
+    from cytoloc.dataset.from_files import FileSource
     from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.sources.folder import FolderSource
 
@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
         " train.csv --out train.dataset`",
         no_args_is_help=True,
     )
-    for command in (kaggle, hpa, folder):
+    from cytoloc.cli.plates import plate
+
+    for command in (kaggle, hpa, folder, plate):
         importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
 
@@ -123,7 +125,7 @@ def kaggle(
         discard_unfinished=discard_unfinished,
     )
     source = kaggle_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    _import(source, out, size=size, options=options)
+    run(source, out, size=size, options=options)
 
 
 def hpa(
@@ -160,7 +162,7 @@ def hpa(
         discard_unfinished=discard_unfinished,
     )
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    _import(source, out, size=size, options=options)
+    run(source, out, size=size, options=options)
 
 
 def folder(
@@ -237,7 +239,8 @@ def folder(
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
-    from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source
+    from cytoloc.dataset.arguments import FROM_LABELS
+    from cytoloc.dataset.from_files import FolderOptions, folder_source
 
     if out is None and not dry_run:
         raise typer.BadParameter("is missing. It is optional with --dry-run only.", param_hint="'--out'")
@@ -268,15 +271,14 @@ def folder(
         typer.echo(f"Label set {source.label_set.name}, made from {labels}:", err=True)
         for location in source.label_set:
             typer.echo(f"  {location.key:<30} {location.name}", err=True)
-    _preview(source, options, every=dry_run)
+    preview_fields(source, options, every=dry_run)
     if out is not None and not dry_run:
-        _import(source, out, size=size, options=options)
+        run(source, out, size=size, options=options)
 
 
-def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> None:
+def preview_fields(source: FolderSource, options: ImportOptions, *, every: bool) -> None:
     """Print the channel assignment and the files that cannot be imported; raise if nothing can be imported."""
     from cytoloc.channels import CHANNELS, near_channels
-    from cytoloc.dataset.from_files import preview_import
 
     with progress("Checking files") as advance:
         found = preview_import(source, every=every, options=replace(options, progress=advance))
@@ -299,9 +301,8 @@ def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> No
         raise errors[0]
 
 
-def _import(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
+def run(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
     """Import with a progress bar, and print the numbers of imported and rejected fields and the next command."""
-    from cytoloc.dataset.from_files import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 
     try:

@@ -37,6 +37,7 @@ class FieldRow:
         black: For each channel, the raw intensity that became 0; None for a channel with 8 bits. Empty if all have 8
             bits.
         white: For each channel, the raw intensity that became 255; None or empty as for ``black``.
+        flags: Flags that the source sets, besides the quality flags of the pixels.
     """
 
     id: str
@@ -54,6 +55,7 @@ class FieldRow:
     packed_um: float | None = None
     black: tuple[float | None, ...] = ()
     white: tuple[float | None, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 def schema_of(channels: Sequence[str]) -> pl.Schema:
@@ -106,7 +108,7 @@ def row_of(row: FieldRow, image: UInt8Array, channels: Sequence[str]) -> dict[st
         **vars(row),
         "black": row.black or eight_bits,
         "white": row.white or eight_bits,
-        "flags": flags_of(small, channels),
+        "flags": (*row.flags, *flags_of(small, channels)),
         "sha256": pixels_sha256(image),
         **{f"phash_{name}": number for name, number in field_hashes(small, channels).items()},
     }

@@ -12,25 +12,20 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cytoloc.choices import check_type, refuse_unknown
+from cytoloc.dataset.arguments import check_arguments, choose_label_set, parse_channels_argument
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
-from cytoloc.dataset.manifest import read_manifest
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
-from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.hpa import HpaSource
 from cytoloc.dataset.sources.kaggle import KaggleSource
-from cytoloc.dataset.sources.labeling import label_set_from
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import ArgumentTypeError, DatasetWarning, ImageError, SettingsError, WorkerError
+from cytoloc.errors import DatasetWarning, ImageError, SettingsError, WorkerError
 from cytoloc.images.depth import FLOOR_16_BIT, DepthRule
 from cytoloc.images.scale import HPA_FIELD_UM, far_off
-from cytoloc.labels.label_set import LabelSet, find_label_set
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import processes
-
-FROM_LABELS: Final = "from-labels"
-"""The value of ``label_set`` that makes a label set of the names in the labels file."""
 
 FEWEST_FOR_PROCESSES: Final = 200
 """Number of items from which processes are faster than threads; processes take half a second to start."""
@@ -132,7 +127,7 @@ def import_kaggle(
         DatasetWarning: If something about the import should be checked.
     """
     source = kaggle_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    return _dataset_of(run_import(source, out, size=size, options=options))
+    return dataset_of(run_import(source, out, size=size, options=options))
 
 
 def import_hpa(
@@ -171,7 +166,7 @@ def import_hpa(
         DatasetWarning: If something about the import should be checked.
     """
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    return _dataset_of(run_import(source, out, size=size, options=options))
+    return dataset_of(run_import(source, out, size=size, options=options))
 
 
 def import_folder(
@@ -217,7 +212,7 @@ def import_folder(
     source = folder_source(
         folder, out=out, channels=channels, labels=labels, label_set=label_set, size=size, options=options
     )
-    return _dataset_of(run_import(source, out, size=size, options=options))
+    return dataset_of(run_import(source, out, size=size, options=options))
 
 
 def kaggle_source(
@@ -230,7 +225,7 @@ def kaggle_source(
     options: ImportOptions = ImportOptions(),
 ) -> KaggleSource:
     """Return the source of the fields that :func:`import_kaggle` imports; see there for arguments and errors."""
-    _check_arguments(folder, labels, size, options, ImportOptions)
+    check_arguments(folder, labels, size, options, ImportOptions)
     return KaggleSource(
         Path(folder),
         labels=None if labels is None else Path(labels),
@@ -251,7 +246,7 @@ def hpa_source(
     options: ImportOptions = ImportOptions(),
 ) -> HpaSource:
     """Return the source of the fields that :func:`import_hpa` imports; see there for arguments and errors."""
-    _check_arguments(folder, labels, size, options, ImportOptions)
+    check_arguments(folder, labels, size, options, ImportOptions)
     if options.depth != "field" or options.floor is not None:
         raise SettingsError(
             "`depth` and `floor` are for images with more than 8 bits, but JPEG files have 8 bits.",
@@ -277,25 +272,15 @@ def folder_source(
     options: FolderOptions = FolderOptions(),
 ) -> FolderSource:
     """Return the source of the fields that :func:`import_folder` imports; see there for arguments and errors."""
-    _check_arguments(folder, labels, size, options, FolderOptions)
-    if label_set is None and labels is not None and not options.append:
-        raise SettingsError(
-            "`labels` needs `label_set`, which names the locations of the labels.",
-            hint=f"Give for example hpa28, or {FROM_LABELS} to make a label set of the names in {labels}.",
-        )
-    if isinstance(channels, str) or not isinstance(channels, Mapping | Sequence):
-        raise ArgumentTypeError(
-            f"`channels` must be a mapping or a list, not {type(channels).__name__}.",
-            hint="Give for example {'protein': '*_gfp.tif', 'nucleus': '*_dapi.tif'}.",
-        )
-    pairs = [f"{name}={what}" for name, what in channels.items()] if isinstance(channels, Mapping) else channels
+    check_arguments(folder, labels, size, options, FolderOptions, label_set=label_set)
     reader = FieldReader(
         folder=Path(folder),
-        channels=parse_channels(pairs),
+        channels=parse_channels_argument(channels),
         scaling=options.scaling(size, target_um=options.target_um),
         planes=PlaneChoice(depth=None if options.z == "max" else options.z, time=options.time, pages=options.pages),
         depth=DepthRule(floor=options.floor),
         pixel_um=options.pixel_um,
+        strict=options.strict,
     )
     return FolderSource(
         reader,
@@ -305,46 +290,6 @@ def folder_source(
         metadata=None if options.metadata is None else Path(options.metadata),
         limit=options.limit,
     )
-
-
-def _check_arguments(folder: object, labels: object, size: object, options: object, kind: type) -> None:
-    """Raise unless the arguments of an import have the right types, and the size is valid."""
-    check_type(folder, (str, Path), argument="folder")
-    check_type(labels, (str, Path, type(None)), argument="labels")
-    check_type(size, int, argument="size")
-    check_type(options, kind, argument="options")
-    if isinstance(size, int) and not 32 <= size <= 8192:
-        raise SettingsError(f"`size` is {size}, which is out of range.", hint="Choose from 32 to 8192 px.")
-
-
-def choose_label_set(
-    given: LabelSet | str | None, out: str | Path | None, *, append: bool, labels: str | Path | None
-) -> LabelSet:
-    """Return the label set of an import.
-
-    Args:
-        given: The argument of the user.
-        out: The dataset, if there is one.
-        append: Whether fields are added to an existing dataset, whose label set is the default. Otherwise it is hpa28.
-        labels: The labels file, from which ``"from-labels"`` makes a label set.
-
-    Returns:
-        The label set.
-
-    Raises:
-        LabelSetError: If the label set is unknown.
-        SettingsError: If ``"from-labels"`` is given without labels.
-    """
-    check_type(given, (LabelSet, str, type(None)), argument="label_set")
-    if isinstance(given, LabelSet):
-        return given
-    if given is None and append and out is not None:
-        return read_manifest(Path(out)).label_set
-    if given != FROM_LABELS:
-        return find_label_set(given or "hpa28")
-    if labels is None:
-        raise SettingsError(f"The label set {FROM_LABELS} needs `labels`.", hint="Give the labels file.")
-    return label_set_from(Path(labels))
 
 
 def preview_import(source: FolderSource, *, every: bool = False, options: ImportOptions = ImportOptions()) -> Preview:
@@ -461,7 +406,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
     return replace(imported, notes=tuple(notes))
 
 
-def _dataset_of(imported: Imported) -> Dataset:
+def dataset_of(imported: Imported) -> Dataset:
     """Return the imported dataset, and emit its notes as warnings."""
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)

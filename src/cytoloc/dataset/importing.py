@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ MOST_IN_SHARE: Final = 64
 
 Loaded = tuple[FieldRow, UInt8Array] | Rejected
 
-Order = tuple[str, Callable[[], Sequence[Loaded]]]
+Order = tuple[str, Callable[[], Iterable[Loaded]]]
 """The name of an item, and the function that loads it."""
 
 Packed = tuple[dict[str, Any], bytes]
@@ -79,7 +79,7 @@ class FieldSource(Protocol):
     def made_by(self) -> dict[str, Any]:
         """The command and its settings, as JSON values."""
 
-    def loader(self, item: str) -> Callable[[], Sequence[Loaded]]:
+    def loader(self, item: str) -> Callable[[], Iterable[Loaded]]:
         """Return a function that loads the fields of an item, uint8 of shape ``(channels, size, size)`` each.
 
         It is called in a thread or, if it can be pickled, in another process. An
@@ -391,19 +391,20 @@ def _pack_items(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[l
         items.append(packed)
         try:
             refuse_unprintable(item)
-            loaded = load()
+            # Fields are compressed one by one, because a file can have hundreds of them.
+            packed.extend(
+                each if isinstance(each, Rejected) else _pack_field(*each, channels=channels) for each in load()
+            )
         except ImageError as error:
             packed.append(rejected(item, error))
-            continue
-        for each in loaded:
-            if isinstance(each, Rejected):
-                packed.append(each)
-                continue
-            row, image = each
-            try:
-                # The id may come from a name in the file.
-                refuse_unprintable(row.id)
-                packed.append((row_of(row, image, channels), encode(image)))
-            except ImageError as error:
-                packed.append(rejected(row.id, error))
     return items
+
+
+def _pack_field(row: FieldRow, image: UInt8Array, *, channels: tuple[str, ...]) -> Packed | Rejected:
+    """Return a field as its table row and compressed chunk."""
+    try:
+        # The id may come from a name in the file.
+        refuse_unprintable(row.id)
+        return row_of(row, image, channels), encode(image)
+    except ImageError as error:
+        return rejected(row.id, error)

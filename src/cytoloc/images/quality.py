@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS, NUCLEUS
 
-FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped")
+MISSING_CHUNKS: Final = "incomplete"
+"""Flag of a channel if chunks of its file are missing, so that parts of the image are black."""
+
+FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped", MISSING_CHUNKS)
 """Possible flags of a channel. Only the nucleus can be swapped, usually with another channel."""
 
 MEASURED_PX: Final = 256

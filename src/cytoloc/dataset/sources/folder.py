@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from cytoloc.dataset.sources.channels import ChannelMap, FilePattern
 from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
 from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, joint_note
 from cytoloc.dataset.sources.labeling import labels_by_id, read_metadata
+from cytoloc.dataset.sources.listing import Listing
 from cytoloc.errors import ImageError, SettingsError
 from cytoloc.files import sha256_of, walk_files
 from cytoloc.images.formats import IMAGE_SUFFIXES
@@ -41,6 +42,7 @@ class FolderSource:
         metadata: CSV with the column ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene`` and
             ``cell_line``. It has precedence over file names.
         limit: Maximum number of items, the first in order of their names; None for all.
+        listing: A list of the files of each field, instead of patterns.
 
     Raises:
         ImageError: If the folder has no such files, or two files match the same channel of a field.
@@ -59,6 +61,7 @@ class FolderSource:
         labels: Path | None = None,
         metadata: Path | None = None,
         limit: int | None = None,
+        listing: Listing | None = None,
     ) -> None:
         if files and not reader.channels.one_file:
             raise SettingsError("`files` is given, but each channel has its own pattern.", hint="Leave out `files`.")
@@ -66,15 +69,19 @@ class FolderSource:
         self.folder = reader.folder
         self.label_set = label_set
         self.unmatched = 0
+        self.listing = listing
         self._files = FilePattern(files) if files else None
-        self._found = ById(self._find(reader.channels))
+        self._paths: dict[tuple[str, str], str] = {}
+        self._found = ById(dict.fromkeys(listing.fields, ()) if listing else self._find(reader.channels))
+        if listing:
+            self.unmatched = listing.unmatched
         self.items = self._found.ids if limit is None else self._found.ids[:limit]
         self.labels = ById(labels_by_id(labels, label_set, self._found.ids) if labels else {})
         self._columns, rows = read_metadata(metadata, self._found.ids) if metadata else ((), {})
         self.metadata = ById(rows)
         planes, scaling, depth = reader.planes, reader.scaling, reader.depth
         self.made_by: dict[str, Any] = {
-            "command": "import folder",
+            "command": listing.command if listing else "import folder",
             "channels": reader.channels.note,
             "files": files,
             "labels_sha256": sha256_of(labels) if labels else None,
@@ -84,6 +91,7 @@ class FolderSource:
             "pixel_um": reader.pixel_um,
             "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
             "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
+            **(listing.note if listing else {}),
         }
 
     @property
@@ -91,7 +99,7 @@ class FolderSource:
         """Names of the channels, in order."""
         return self.reader.channels.channels
 
-    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+    def loader(self, item: str) -> Callable[[], Iterable[Loaded]]:
         """Return a picklable function that loads the fields of an item."""
         return partial(self.reader.load, self._item(item))
 
@@ -118,16 +126,20 @@ class FolderSource:
 
     def _item(self, name: str) -> FolderItem:
         """Return an item; ids of its scenes begin with its name."""
+        metadata = {
+            each: {column: value for column, value in zip(self._columns, values, strict=True) if value}
+            for each, values in self.metadata.of(name).items()
+        }
+        labels = self.labels.of(name)
+        if self.listing:
+            return FolderItem(name=name, metadata=metadata, labels=labels, **vars(self.listing.fields[name]))
         found = self._found[name]
         return FolderItem(
             name=name,
-            files={channel: self._path(channel, name, found) for channel in found[0].split()},
+            files={channel: (self._path(channel, name, found),) for channel in found[0].split()},
             parts=self._parts(name, found),
-            metadata={
-                each: {column: value for column, value in zip(self._columns, values, strict=True) if value}
-                for each, values in self.metadata.of(name).items()
-            },
-            labels=self.labels.of(name),
+            metadata=metadata,
+            labels=labels,
         )
 
     def _pattern(self, channel: str) -> FilePattern | None:
@@ -146,6 +158,8 @@ class FolderSource:
     def _path(self, channel: str, name: str, found: FoundFiles) -> str:
         """Return the path of the file with a channel of an item, relative to the folder."""
         pattern = self._pattern(channel)
+        if pattern and pattern.wild:
+            return self._paths[name, channel]
         return pattern.path_of(self._parts(name, found)) if pattern else name + found[1]
 
     def _claims(self, path: str) -> Iterator[tuple[str, str, FoundFiles]]:
@@ -177,6 +191,8 @@ class FolderSource:
                         f"The pattern in {self.folder} matches {path} with the field id {name!r}, which has no name.",
                         hint="Include more of the file name, as in *_dna.tif, where * is the id of the field.",
                     )
+                if (pattern := self._pattern(channel)) and pattern.wild:
+                    self._paths[name, channel] = path
                 claim = tuple(shared.setdefault(part, part) for part in claim)
                 found[name] = shared.setdefault(claim, claim)
         matched = {channel for roles in {each[0] for each in found.values()} for channel in roles.split()}

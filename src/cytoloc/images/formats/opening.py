@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from cytoloc.errors import ImageError, MissingExtraError, installing
 from cytoloc.images.decoding import decoding, refuse_other_kind
+from cytoloc.images.formats.ome_zarr import OmeZarrFile
 from cytoloc.images.formats.plain import PlainFile
 from cytoloc.images.formats.scene import ImageFile
 from cytoloc.images.formats.tiff import TiffFile
+from cytoloc.images.formats.zarr_store import is_zarr, split_zarr
 
 _KINDS: Final[dict[str, str]] = {
     ".png": "PNG",
@@ -26,10 +28,12 @@ _KINDS: Final[dict[str, str]] = {
     ".lif": "LIF",
     ".nd2": "ND2",
     ".zarr": "OME-Zarr",
+    ".zarr.zip": "OME-Zarr",
+    ".ozx": "OME-Zarr",
 }
 """The kind of file for each suffix."""
 
-_LIBRARIES: Final = {"CZI": "aicspylibczi", "LIF": "bioio_lif", "ND2": "bioio_nd2", "OME-Zarr": "bioio_ome_zarr"}
+_LIBRARIES: Final = {"CZI": "aicspylibczi", "LIF": "bioio_lif", "ND2": "bioio_nd2"}
 """The library for each kind of file that needs one."""
 
 IMAGE_SUFFIXES: Final = tuple(_KINDS)
@@ -40,11 +44,12 @@ IMAGE_SUFFIXES: Final = tuple(_KINDS)
 def open_image(path: Path) -> Iterator[ImageFile]:
     """Open an image file of any microscope, and close it at the end of the block.
 
-    CZI, LIF, ND2 and OME-Zarr files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also gzipped), PNG
+    CZI, LIF and ND2 files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also gzipped), OME-Zarr, PNG
     and JPEG files do not. Errors that occur in the block also name the file.
 
     Args:
-        path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`.
+        path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`; or the path of a
+            group in an OME-Zarr, such as ``plate.zarr/B/3/0``.
 
     Yields:
         The open file.
@@ -54,6 +59,8 @@ def open_image(path: Path) -> Iterator[ImageFile]:
         MissingExtraError: If the libraries for the kind of file are not installed.
     """
     suffix = next((end for end in _KINDS if path.name.lower().endswith(end)), None)
+    if suffix is None and (split_zarr(path)[1] or is_zarr(path)):
+        suffix = ".zarr"
     if suffix is None:
         raise ImageError(
             f"{path} is not of a supported kind.", hint=f"Export it as OME-TIFF, or give {', '.join(_KINDS)}."
@@ -76,6 +83,8 @@ def open_image(path: Path) -> Iterator[ImageFile]:
 
 def _opened(kind: str, path: Path) -> ImageFile:
     """Return the open file, with a library of the extra ``formats`` if its kind needs one."""
+    if kind == "OME-Zarr":
+        return OmeZarrFile(path)
     if kind not in _LIBRARIES:
         return TiffFile(path) if kind in ("TIFF", "gzip") else PlainFile(path)
     try:

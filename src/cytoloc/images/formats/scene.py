@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ class Scene:
         pages: Number of planes along an axis whose meaning the file does not state; 1 if there is no such axis.
         dtype: Pixel type.
         pixel_um: Pixel size in micrometers; None if the file does not state it.
+        plate: The plate; empty if the file does not state it, as are ``well`` and ``field``.
+        well: The well of the plate, such as ``B03``.
+        field: The field of the well.
     """
 
     name: str
@@ -38,6 +41,9 @@ class Scene:
     pages: int = 1
     dtype: np.dtype[Any]
     pixel_um: float | None = None
+    plate: str = ""
+    well: str = ""
+    field: str = ""
 
 
 class ImageFile(Protocol):
@@ -52,6 +58,19 @@ class ImageFile(Protocol):
 
     def close(self) -> None:
         """Close the file."""
+
+
+@runtime_checkable
+class ChunkedFile(Protocol):
+    """An open image file whose planes consist of chunks that can be missing."""
+
+    def missing_chunks(self) -> tuple[int, int]:
+        """Return the number of chunks of the planes read so far that are missing, and of all their chunks."""
+
+
+def missing_chunks(image: ImageFile) -> tuple[int, int]:
+    """Return the number of chunks of the planes read so far that are missing, and of all their chunks."""
+    return image.missing_chunks() if isinstance(image, ChunkedFile) else (0, 0)
 
 
 def refuse_axes(length: Mapping[str, int], known: str, path: Path) -> None:

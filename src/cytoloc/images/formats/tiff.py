@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import math
+import re
 import struct
 import threading
 import xml.etree.ElementTree as ElementTree
@@ -39,6 +40,13 @@ _UM: Final[dict[str, float]] = {
     "inch": 25_400.0,
 }
 """Micrometers per unit, for the units in OME-XML and ImageJ metadata."""
+
+_METASERIES_UM: Final = re.compile(
+    r'"spatial-calibration-state"[^>]*value="on".*?"spatial-calibration-x"[^>]*value="([\d.]+)".*?'
+    r'"spatial-calibration-units"[^>]*value="(?:um|µm|microns?)"',
+    re.DOTALL,
+)
+"""The pixel size in the description of a file of MetaXpress."""
 
 _ANY: Final = frozenset("IQR")
 """Axes whose meaning TIFF does not state."""
@@ -318,6 +326,10 @@ def _described(file: Any, number: int, count: int) -> tuple[str, tuple[str, ...]
         if series.axes.removesuffix(series.keyframe.axes) == "C":
             names = tuple(map(str, metadata.get("Labels", ())))
         unit_um = _UM.get(str(metadata.get("unit", "")).lower())
+    elif file.is_metaseries:
+        # MetaXpress states the pixel size in its XML; the tag of the resolution is that of the camera, or absent.
+        found = _METASERIES_UM.search(file.pages.first.description)
+        return "", names, plausible_um(float(found[1])) if found else None
     else:
         unit = tags.get("ResolutionUnit")
         unit_um = {2: _UM["inch"], 3: _UM["cm"]}.get(int(unit.value)) if unit is not None else None

@@ -1,4 +1,4 @@
-"""LIF, ND2 and OME-Zarr files, read with bioio."""
+"""LIF and ND2 files, read with bioio."""
 
 from __future__ import annotations
 
