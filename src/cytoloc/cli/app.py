@@ -20,6 +20,7 @@ from cytoloc.cli import (
     folds,
     importing,
     labels,
+    plates,
     predict,
     report,
     reproduce,
@@ -56,7 +57,7 @@ def _root(
 demo.register(app)
 simulate.register(app)
 dataset.register(app)
-importing.register(app)
+plates.register(importing.register(app))
 fetch.register(app)
 curation.register(app)
 folds.register(app)

@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from cytoloc.dataset.sources.folder import FolderSource
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the app."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the commands to the app, and return the group ``import``."""
     importing = typer.Typer(
         help="Import image files and labels into a dataset.\n\nExample: `cytoloc import kaggle train/ --labels"
         " train.csv --out train.dataset`",
         no_args_is_help=True,
     )
-    from cytoloc.cli.plates import plate
-
-    for command in (kaggle, hpa, folder, plate):
+    for command in (kaggle, hpa, folder):
         importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
+    return importing
 
 
 SHOWN_UNREADABLE = 20
@@ -175,6 +174,13 @@ def folder(
         str | None,
         typer.Option(help="Pattern of the files, if each file contains all channels. Default: all images."),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file of the files: a row per field with columns FileName_CHANNEL and PathName_CHANNEL (as for"
+            " CellProfiler), or a row per channel with columns id,channel,path; and columns of metadata."
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -231,11 +237,13 @@ def folder(
     """Import any microscope files: TIFF, OME-TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OME-Zarr.
 
     NAME is microtubules, protein, nucleus, er, or a name of your own. The protein is required. In a PATTERN, `*`
-    stands for the id of the field, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values.
-    Each scene of a file becomes a field.
+    stands for the id of the field, {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values, and {_}
+    for anything else, such as a GUID. Each scene of a file becomes a field.
 
     Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
     --size 512 --out plate7.dataset`
+
+    Example: `cytoloc import folder images/ --table files.csv --channels nucleus=DNA,protein=AGP --out screen.dataset`
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
     """
@@ -248,6 +256,7 @@ def folder(
         raise typer.BadParameter(f"{z!r} is neither max nor the number of a z plane.", param_hint="'--z'")
     options = FolderOptions(
         files=files,
+        table=table,
         metadata=metadata,
         z="max" if z == "max" else int(z),
         time=time,
@@ -279,6 +288,7 @@ def folder(
 def preview_fields(source: FolderSource, options: ImportOptions, *, every: bool) -> None:
     """Print the channel assignment and the files that cannot be imported; raise if nothing can be imported."""
     from cytoloc.channels import CHANNELS, near_channels
+    from cytoloc.dataset.from_files import preview_import
 
     with progress("Checking files") as advance:
         found = preview_import(source, every=every, options=replace(options, progress=advance))
@@ -303,6 +313,7 @@ def preview_fields(source: FolderSource, options: ImportOptions, *, every: bool)
 
 def run(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
     """Import with a progress bar, and print the numbers of imported and rejected fields and the next command."""
+    from cytoloc.dataset.from_files import run_import
     from cytoloc.dataset.quarantine import QUARANTINE
 
     try:

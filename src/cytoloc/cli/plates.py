@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cytoloc.cli.console import counted
+from cytoloc.cli.console import counted, terminated_as_interrupted
 from cytoloc.cli.importing import (
     Append,
     DepthOption,
@@ -22,6 +22,12 @@ from cytoloc.cli.importing import (
     preview_fields,
     run,
 )
+
+
+def register(importing: typer.Typer) -> None:
+    """Add the command to the group ``import``."""
+    importing.command()(terminated_as_interrupted()(plate))
+
 
 LayoutName = Literal["auto", "imagexpress", "operetta", "harmony", "cellvoyager", "incell", "scanr", "ome-zarr"]
 

@@ -19,10 +19,14 @@ from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.hpa import HpaSource
 from cytoloc.dataset.sources.kaggle import KaggleSource
+from cytoloc.dataset.sources.listing import zarr_itself
 from cytoloc.dataset.sources.planes import PlaneChoice
+from cytoloc.dataset.sources.table_files import read_table_files
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import DatasetWarning, ImageError, SettingsError, WorkerError
+from cytoloc.files import existing
 from cytoloc.images.depth import FLOOR_16_BIT, DepthRule
+from cytoloc.images.formats.zarr_store import is_zarr
 from cytoloc.images.scale import HPA_FIELD_UM, far_off
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import processes
@@ -44,6 +48,10 @@ class FolderOptions(ImportOptions):
         z: The number of a z plane, from 0; ``"max"`` for a maximum projection.
         time: The time point, from 0. None if files have only one.
         pages: The axis along the pages of a TIFF file that does not state its axes: ``"channel"`` or ``"z"``.
+        table: CSV file of the files of each field: a row per field with the columns ``FileName_CHANNEL`` and
+            ``PathName_CHANNEL``, ``URL_CHANNEL`` or ``CHANNEL``, or a row per channel with the columns ``channel``,
+            ``path`` and, for z planes, ``z``. Columns of metadata are ``id``, ``plate``, ``well`` and others, which can
+            begin with ``Metadata_``.
         pixel_um: Pixel size in micrometers. Default: the pixel size that each file states.
         target_um: Pixel size in micrometers to scale images to. Default: images are scaled to the image size only.
 
@@ -52,6 +60,7 @@ class FolderOptions(ImportOptions):
     """
 
     files: str | None = None
+    table: str | Path | None = None
     metadata: str | Path | None = None
     z: int | Literal["max"] = "max"
     time: int | None = None
@@ -187,9 +196,10 @@ def import_folder(
         folder: Folder of image files. Its subfolders are searched too.
         out: The new dataset, or with ``options.append`` the dataset to add to.
         channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``; or, if each file
-            contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``. The
-            protein is required. In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
-            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values.
+            contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``; or,
+            with ``options.table``, the name of the channel in the table. The protein is required. In a pattern, ``*``
+            stands for the id of the field, ``{plate}``, ``{well}``, ``{field}``, ``{antibody}``, ``{gene}`` and
+            ``{cell_line}`` for these values, and ``{_}`` for anything else.
         labels: CSV file with columns ``Id,Target``. Fields that are not in it are imported without labels.
         label_set: The label set of the labels: a label set, its name, or a file. ``"from-labels"`` makes a label set
             of the names in the labels file. Required with ``labels``, unless fields are appended.
@@ -273,9 +283,17 @@ def folder_source(
 ) -> FolderSource:
     """Return the source of the fields that :func:`import_folder` imports; see there for arguments and errors."""
     check_arguments(folder, labels, size, options, FolderOptions, label_set=label_set)
+    wanted = parse_channels_argument(channels)
+    listing = None
+    if options.table is not None:
+        if options.files is not None:
+            raise SettingsError("`files` and `table` both say which files to import.", hint="Give one of them.")
+        listing = read_table_files(existing(Path(options.table), what="table"), Path(folder), wanted)
+    elif is_zarr(Path(folder)):
+        listing = zarr_itself(Path(folder), wanted)
     reader = FieldReader(
         folder=Path(folder),
-        channels=parse_channels_argument(channels),
+        channels=listing.channels if listing else wanted,
         scaling=options.scaling(size, target_um=options.target_um),
         planes=PlaneChoice(depth=None if options.z == "max" else options.z, time=options.time, pages=options.pages),
         depth=DepthRule(floor=options.floor),
@@ -289,6 +307,7 @@ def folder_source(
         labels=None if labels is None else Path(labels),
         metadata=None if options.metadata is None else Path(options.metadata),
         limit=options.limit,
+        listing=listing,
     )
 
 

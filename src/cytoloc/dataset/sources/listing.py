@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cytoloc.dataset.sources.channels import ChannelMap, Pick
@@ -51,3 +53,23 @@ class Listing:
     channels: ChannelMap
     note: dict[str, Any] = field(default_factory=dict)
     unmatched: int = 0
+
+
+def zarr_itself(folder: Path, channels: ChannelMap) -> Listing:
+    """Return the list of an import of a path that is an OME-Zarr, and not a folder with several.
+
+    Args:
+        folder: The OME-Zarr.
+        channels: The channels of the dataset, and where they are in the file.
+
+    Returns:
+        One field, whose scenes become fields if there are several.
+    """
+    name = re.sub(r"(\.ome)?(\.zarr(\.zip)?|\.ozx)$", "", folder.absolute().name, flags=re.IGNORECASE)
+    files = dict.fromkeys(channels.picks, (".",))
+    return Listing(
+        command="import folder",
+        source="folder",
+        fields={name: ListedField(files=files, parts={})},
+        channels=channels,
+    )

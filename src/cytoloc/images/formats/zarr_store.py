@@ -22,9 +22,10 @@ ZARR_SUFFIXES: Final = (".zarr", ".zarr.zip", ".ozx")
 _METADATA: Final = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
-def is_zarr(folder: Path) -> bool:
-    """Return whether a folder is a Zarr group or array, whatever its name."""
-    return any((folder / name).is_file() for name in _METADATA)
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr group or array, whatever its name, or a zip file has the suffix of one."""
+    zipped = path.name.lower().endswith(ZARR_SUFFIXES[1:]) and path.is_file()
+    return zipped or any((path / name).is_file() for name in _METADATA)
 
 
 def split_zarr(path: Path) -> tuple[Path, str]:
