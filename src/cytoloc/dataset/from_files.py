@@ -14,6 +14,7 @@ from typing import Final, Literal
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.arguments import check_arguments, choose_label_set, parse_channels_argument
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
+from cytoloc.dataset.notes import chunk_notes, scale_notes
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
@@ -25,9 +26,8 @@ from cytoloc.dataset.sources.table_files import read_table_files
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import DatasetWarning, ImageError, SettingsError, WorkerError
 from cytoloc.files import existing
-from cytoloc.images.depth import FLOOR_16_BIT, DepthRule
-from cytoloc.images.formats.zarr_store import is_zarr
-from cytoloc.images.scale import HPA_FIELD_UM, far_off
+from cytoloc.images.depth import DepthRule
+from cytoloc.images.formats.zarr.store import is_zarr
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import processes
 
@@ -400,7 +400,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
         if imported is None:
             raise
     if isinstance(source, FolderSource):
-        notes += _scale_notes(imported, size)
+        notes += scale_notes(imported, size) + chunk_notes(imported)
         ids = imported.column("id")
         for what, names, known in (
             ("`labels`", source.labels.ids, set(ids)),
@@ -430,30 +430,3 @@ def dataset_of(imported: Imported) -> Dataset:
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)
     return imported.dataset
-
-
-def _scale_notes(imported: Imported, size: int) -> list[str]:
-    """Return notes about unusual pixel sizes and brightness of the added fields."""
-    notes, hpa = [], HPA_FIELD_UM / size
-    edges = imported.column("packed_um").tail(imported.added)
-    unknown = edges.null_count()
-    if unknown:
-        notes.append(
-            f"The pixel size of {unknown} field{'s' * (unknown > 1)} is unknown; the Human Protein Atlas has"
-            f" {hpa:.3f} µm at {size} px. Predictions for cells at another scale are unreliable: give `pixel_um`."
-        )
-    off = [edge for edge in edges.drop_nulls() if far_off(edge, size)]
-    if off:
-        span = " to ".join(dict.fromkeys(f"{edge:.3f}" for edge in (min(off), max(off))))
-        notes.append(
-            f"The pixel size of {len(off)} field{'s' * (len(off) > 1)} in the dataset is {span} µm; the Human Protein"
-            f" Atlas has {hpa:.3f} µm at {size} px. Give `target_um={hpa:.3g}` to scale images to the same pixel size."
-        )
-    whites = imported.column("white").tail(imported.added)
-    floored = int(whites.list.contains(FLOOR_16_BIT).sum())
-    if floored * 2 > len(whites):
-        notes.append(
-            f"{floored} of {len(whites)} fields have a dark channel: all its intensities are below {FLOOR_16_BIT:.0f},"
-            " the default white level of 16-bit images. If the camera has 12 bits, give `floor=0`, or its white level."
-        )
-    return notes

@@ -48,8 +48,8 @@ Loaded = tuple[FieldRow, UInt8Array] | Rejected
 Order = tuple[str, Callable[[], Iterable[Loaded]]]
 """The name of an item, and the function that loads it."""
 
-Packed = tuple[dict[str, Any], bytes]
-"""The table row of a field, and its compressed chunk."""
+Packed = tuple[dict[str, Any], bytes, int]
+"""The table row of a field, its compressed chunk, and the number of chunks that its files lack."""
 
 
 class FieldSource(Protocol):
@@ -166,6 +166,7 @@ class Imported:
         added: The number of fields that were added.
         known: The number of fields that were skipped because the dataset had them already.
         rejected: The number of fields that were rejected.
+        missing_chunks: The number of chunks that the files of the added fields lack.
         examples: A few rejected fields with different reasons.
         notes: Notes for the user.
     """
@@ -174,6 +175,7 @@ class Imported:
     added: int
     known: int
     rejected: int
+    missing_chunks: int = 0
     examples: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -321,13 +323,13 @@ def _pack(
     some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // field_bytes)) if source.quick else 1
     shares = iter(lambda: list(islice(orders, some)), [])
     packed = chain.from_iterable(in_order(partial(_pack_items, channels=source.channels), shares, pool=pool))
-    added, passed, bad = record.added, record.known, record.rejected
+    added, passed, bad, missing = record.added, record.known, record.rejected, record.missing_chunks
     committed_s = options.clock()
     for done, results in enumerate(packed, record.done + 1):
         item = items[done - 1]
         for result in results:
             if not isinstance(result, Rejected):
-                row, chunk = result
+                row, chunk, lost = result
                 name = item if row["id"] == item else row["id"]
                 if name in known:
                     if not options.skip_known:
@@ -342,6 +344,7 @@ def _pack(
                         own.add(name)
                     writer.add(row, chunk)
                     added += 1
+                    missing += lost
                     continue
                 result = Rejected(name, "an earlier field of this import has the same id")
             if options.strict:
@@ -351,7 +354,7 @@ def _pack(
                 )
             writer.reject(result)
             bad += 1
-        record = replace(record, done=done, added=added, known=passed, rejected=bad)
+        record = replace(record, done=done, added=added, known=passed, rejected=bad, missing_chunks=missing)
         if writer.raw_bytes >= options.segment_bytes or options.clock() - committed_s >= options.segment_s:
             writer.commit(record)
             committed_s = options.clock()
@@ -367,7 +370,7 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
     """
     rejections = writer.rejections()
     shown = tuple(examples(rejections))
-    imported = Imported(writer.folder, record.added, record.known, record.rejected, shown)
+    imported = Imported(writer.folder, record.added, record.known, record.rejected, record.missing_chunks, shown)
     if not record.added and not record.known and (rejections or not append):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in shown)
         writer.roll_back()
@@ -405,6 +408,6 @@ def _pack_field(row: FieldRow, image: UInt8Array, *, channels: tuple[str, ...]) 
     try:
         # The id may come from a name in the file.
         refuse_unprintable(row.id)
-        return row_of(row, image, channels), encode(image)
+        return row_of(row, image, channels), encode(image), row.missing_chunks
     except ImageError as error:
         return rejected(row.id, error)

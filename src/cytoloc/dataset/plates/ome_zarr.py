@@ -13,8 +13,8 @@ from cytoloc.errors import ImageError
 from cytoloc.files import walk_files
 from cytoloc.images.decoding import decoding
 from cytoloc.images.formats import Scene, open_image
-from cytoloc.images.formats.ome_zarr import plate_name, well_label
-from cytoloc.images.formats.zarr_store import ZARR_SUFFIXES, ZarrStore, is_zarr
+from cytoloc.images.formats.zarr.ome_zarr import plate_name, well_label
+from cytoloc.images.formats.zarr.store import ZARR_SUFFIXES, ZarrStore, is_zarr
 
 OME_ZARR: Final = "ome-zarr"
 

@@ -66,15 +66,15 @@ class FolderItem:
 
 
 class FoundScene(NamedTuple):
-    """A scene: its id, its properties, its images or the error that reading them raised, and flags.
+    """A scene: its id, its properties, its images or the error that reading them raised, and what its files lack.
 
-    A flag says that chunks of a file are missing, which are then black.
+    Missing chunks of a file are counted by channel; they are black.
     """
 
     name: str
     scene: Scene
     planes: list[NDArray[Any]] | ImageError
-    flags: tuple[str, ...] = ()
+    missing: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,8 @@ class FieldReader:
             packed_um=scaled.pixel_um,
             black=eight.black,
             white=eight.white,
-            flags=found.flags,
+            flags=tuple(f"{channel} {MISSING_CHUNKS}" for channel in found.missing),
+            missing_chunks=sum(found.missing.values()),
         )
         return row, scaled.image
 
@@ -207,13 +208,13 @@ class FieldReader:
             for number, name in enumerate(self._scene_ids(item, opened)):
                 scene = first.scenes[number]
                 planes: list[NDArray[Any]] | ImageError
-                flags: tuple[str, ...] = ()
+                missing: dict[str, int] = {}
                 try:
                     scene = self._agreed(item, opened, number, name)
-                    planes, flags = self._planes(item, opened, number)
+                    planes, missing = self._planes(item, opened, number)
                 except ImageError as error:
                     planes = error
-                yield FoundScene(name, scene, planes, flags)
+                yield FoundScene(name, scene, planes, missing)
 
     def _chosen(self, item: FolderItem, opened: Opened, number: int) -> dict[str, Chosen]:
         """Return the planes that form the image of each channel in a scene."""
@@ -224,10 +225,10 @@ class FieldReader:
                 chosen[role] = choose(image.scenes[number], self._pick(item, role), planes)
         return chosen
 
-    def _planes(self, item: FolderItem, opened: Opened, number: int) -> tuple[list[NDArray[Any]], tuple[str, ...]]:
-        """Return the image of each channel in a scene, in order, and a flag for each channel that lacks chunks."""
+    def _planes(self, item: FolderItem, opened: Opened, number: int) -> tuple[list[NDArray[Any]], dict[str, int]]:
+        """Return the image of each channel in a scene, in order, and the number of chunks that channels lack."""
         planes: list[NDArray[Any]] = []
-        flags: list[str] = []
+        missing: dict[str, int] = {}
         for channel, chosen in self._chosen(item, opened, number).items():
             file, image = opened[channel]
             path = self.folder / file
@@ -241,8 +242,8 @@ class FieldReader:
                         hint="Copy the file again, or remove `strict` to import missing chunks as black.",
                     )
             if lost:
-                flags.append(f"{channel} {MISSING_CHUNKS}")
-        return planes, tuple(flags)
+                missing[channel] = lost
+        return planes, missing
 
     def _agreed(self, item: FolderItem, opened: Opened, number: int, name: str) -> Scene:
         """Return the common properties of a scene in all files of a field.

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from cytoloc.errors import ImageError, MissingExtraError, installing
 from cytoloc.images.decoding import decoding, refuse_other_kind
-from cytoloc.images.formats.ome_zarr import OmeZarrFile
 from cytoloc.images.formats.plain import PlainFile
 from cytoloc.images.formats.scene import ImageFile
 from cytoloc.images.formats.tiff import TiffFile
-from cytoloc.images.formats.zarr_store import is_zarr, split_zarr
+from cytoloc.images.formats.zarr.ome_zarr import OmeZarrFile
+from cytoloc.images.formats.zarr.store import is_zarr, split_zarr
 
 _KINDS: Final[dict[str, str]] = {
     ".png": "PNG",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cytoloc.errors import ImageError
 from cytoloc.images.decoding import refuse_edges
 from cytoloc.images.formats.scene import Scene, names_of, plausible_um, refuse_axes, whole_plane
-from cytoloc.images.formats.zarr_store import ZarrArray, ZarrStore, split_zarr
+from cytoloc.images.formats.zarr.store import ZarrArray, ZarrStore, split_zarr
 
 _VERSIONS: Final = ("0.1", "0.2", "0.3", "0.4", "0.5")
 
@@ -175,7 +175,7 @@ def zarr_fields(store: ZarrStore, place: str = "") -> list[ZarrField]:
         if len(series) == 1:
             return [ZarrField(before + series[0])]
         return [ZarrField(before + each, each.replace("/", "_")) for each in series]
-    kind = "a Zarr array, not an OME-Zarr image" if store.has(f"{before}.zarray") else "no OME-Zarr image"
+    kind = "a Zarr array, not an OME-Zarr image" if store.is_array(place) else "no OME-Zarr image"
     raise ImageError(
         f"{store.root} contains {kind}: its metadata have neither multiscales nor a plate.",
         hint="Give the folder of an OME-Zarr image or plate, or export it again.",

@@ -97,9 +97,14 @@ class ZarrStore:
             return {**values, **values.get("ome", {})}
         found = self.text(f"{before}.zattrs")
         if found is None:
-            return {} if self.has(f"{before}.zgroup") else None
+            return {} if self.has(f"{before}.zgroup") or self.is_array(place) else None
         values = json.loads(found)
         return {**values, **values.get("ome", {})}
+
+    def is_array(self, place: str) -> bool:
+        """Return whether there is an array at a path, and not a group."""
+        before = f"{place}/" if place else ""
+        return self.has(f"{before}.zarray") or b'"array"' in (self.text(f"{before}zarr.json") or b"")
 
     def array(self, place: str) -> ZarrArray:
         """Open an array.
@@ -114,9 +119,9 @@ class ZarrStore:
             ImageError: If there is no array, or it uses a codec that is not supported.
         """
         before = f"{place}/" if place else ""
-        driver = next((name for file, name in _DRIVERS.items() if self.has(f"{before}{file}")), None)
-        if driver is None:
+        if not self.is_array(place):
             raise ImageError(f"{self.root} has no array {place}.", hint="Copy or export it again.")
+        driver = "zarr" if self.has(f"{before}.zarray") else "zarr3"
         metadata = json.loads(self.text(f"{before}{'zarr.json' if driver == 'zarr3' else '.zarray'}") or b"{}")
         base = self.root.absolute().as_uri()
         kvstore: Any = f"{base}/{before}"
@@ -131,9 +136,6 @@ class ZarrStore:
                 hint="Export it with the compressor blosc, zlib, gzip or zstd, and without filters.",
             ) from error
         return ZarrArray(self, before, pixels, metadata)
-
-
-_DRIVERS: Final = {"zarr.json": "zarr3", ".zarray": "zarr"}
 
 
 @dataclass(frozen=True)
