@@ -36,8 +36,8 @@ def test_every_way_works_in_every_round_and_the_first_does_not_count(monkeypatch
 def test_the_dataset_is_measured_against_files(tmp_path: Path, bench: Cli) -> None:
     call = ["dataset", "--fields", 64, "--size", 64, "--rounds", 1, "--scratch", tmp_path]
     measured = json.loads(bench(*call, "--json").out)["dataset"]
-    assert [len(measured[kind]) for kind in ("uint8", "float32", "importing")] == [4, 4, 3]
-    assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing") for way in measured[kind])
+    assert [len(measured[kind]) for kind in ("uint8", "float32", "importing", "plate")] == [4, 4, 3, 2]
+    assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing", "plate") for way in measured[kind])
     assert 0 < measured["disk"] < 1.2
     assert measured["import_mb"] > 20
     assert list(tmp_path.iterdir()) == []

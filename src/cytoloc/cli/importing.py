@@ -234,7 +234,7 @@ def folder(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Import any microscope files: TIFF, OME-TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OME-Zarr.
+    """Import any microscope files: TIFF, OME-TIFF, OME-Zarr, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2.
 
     NAME is microtubules, protein, nucleus, er, or a name of your own. The protein is required. In a PATTERN, `*`
     stands for the id of the field, {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values, and {_}

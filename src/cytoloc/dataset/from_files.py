@@ -188,7 +188,7 @@ def import_folder(
     size: int = 512,
     options: FolderOptions = FolderOptions(),
 ) -> Dataset:
-    """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2 and OME-Zarr.
+    """Import any microscope files: TIFF, OME-Zarr, PNG, JPEG; with the extra ``formats`` also CZI, LIF and ND2.
 
     Imports are resumable; see :func:`import_kaggle`.
 

@@ -100,3 +100,15 @@ def _opened(kind: str, path: Path) -> ImageFile:
     from cytoloc.images.formats.vendor import BioioFile
 
     return BioioFile(path, library.Reader(str(path)))
+
+
+def missing_chunks(image: ImageFile) -> tuple[int, int]:
+    """Return the number of chunks of the planes read so far that are missing, and of all their chunks.
+
+    Args:
+        image: An open file.
+
+    Returns:
+        The numbers; both are 0 for files without chunks.
+    """
+    return image.missing_chunks() if isinstance(image, OmeZarrFile) else (0, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,19 +58,6 @@ class ImageFile(Protocol):
 
     def close(self) -> None:
         """Close the file."""
-
-
-@runtime_checkable
-class ChunkedFile(Protocol):
-    """An open image file whose planes consist of chunks that can be missing."""
-
-    def missing_chunks(self) -> tuple[int, int]:
-        """Return the number of chunks of the planes read so far that are missing, and of all their chunks."""
-
-
-def missing_chunks(image: ImageFile) -> tuple[int, int]:
-    """Return the number of chunks of the planes read so far that are missing, and of all their chunks."""
-    return image.missing_chunks() if isinstance(image, ChunkedFile) else (0, 0)
 
 
 def refuse_axes(length: Mapping[str, int], known: str, path: Path) -> None:
