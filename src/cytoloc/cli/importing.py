@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cytoloc.choices import Square
+from cytoloc.choices import Resample, Square
 from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as_interrupted
 from cytoloc.cli.members import LabelSetOption
 
@@ -55,6 +55,13 @@ SquareOption = Annotated[
     Square, typer.Option(help="What to do with images that are not square: refuse, crop or pad them.")
 ]
 Enlarge = Annotated[bool, typer.Option("--enlarge", help="Allow images smaller than --size, and enlarge them.")]
+ResampleOption = Annotated[
+    Resample,
+    typer.Option(
+        help="How larger images are scaled down: by area means, or by the nearest pixel, as the 512 px files of the"
+        " 2018 Kaggle competition were made."
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
 ]
@@ -95,6 +102,7 @@ def kaggle(
     limit: Limit = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     depth: DepthOption = "field",
     floor: Floor = None,
     strict: Strict = False,
@@ -115,6 +123,7 @@ def kaggle(
     options = ImportOptions(
         square=square,
         enlarge=enlarge,
+        resample=resample,
         depth=depth,
         floor=floor,
         limit=limit,
@@ -139,6 +148,7 @@ def hpa(
     limit: Limit = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
@@ -154,6 +164,7 @@ def hpa(
     options = ImportOptions(
         square=square,
         enlarge=enlarge,
+        resample=resample,
         limit=limit,
         strict=strict,
         append=append,
@@ -223,6 +234,7 @@ def folder(
     ] = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     depth: DepthOption = "field",
     floor: Floor = None,
     dry_run: Annotated[
@@ -265,6 +277,7 @@ def folder(
         target_um=target_um,
         square=square,
         enlarge=enlarge,
+        resample=resample,
         depth=depth,
         floor=floor,
         limit=limit,

@@ -15,6 +15,7 @@ from cytoloc.cli.importing import (
     Enlarge,
     Floor,
     Limit,
+    ResampleOption,
     Size,
     SkipKnown,
     SquareOption,
@@ -88,6 +89,7 @@ def plate(
     ] = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     depth: DepthOption = "field",
     floor: Floor = None,
     dry_run: Annotated[
@@ -127,6 +129,7 @@ def plate(
         target_um=target_um,
         square=square,
         enlarge=enlarge,
+        resample=resample,
         depth=depth,
         floor=floor,
         limit=limit,

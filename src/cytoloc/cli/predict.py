@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cytoloc.choices import Resample
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
 
@@ -36,6 +37,15 @@ Absent = Annotated[
 PrecisionName = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Floating-point precision of the network. 16-bit precision is faster on GPUs."),
+]
+
+
+ResampleOption = Annotated[
+    Resample | None,
+    typer.Option(
+        help="How larger images are scaled down: by area means or by the nearest pixel. Default: as the images that the"
+        " model was trained on, or by area if that is unknown."
+    ),
 ]
 
 
@@ -69,6 +79,7 @@ def predict(
         typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
     ] = None,
     precision: PrecisionName = "float32",
+    resample: ResampleOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
     ] = False,
@@ -119,6 +130,7 @@ def predict(
             absent=substitutes,
             tta=int(tta) if tta else None,
             batch_size=batch_size,
+            resample=resample,
             strict=strict,
             progress=advance,
         )
@@ -136,7 +148,7 @@ def predict(
     else:
         typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:
-        note(found.caution)
+        note(as_flags(found.caution))
     if found.rejected:
         bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
         write_quarantine(bad, listed)

@@ -24,7 +24,7 @@ import polars as pl
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import channel_order
-from cytoloc.choices import Square, check_type, refuse_unknown
+from cytoloc.choices import Resample, Square, check_type, refuse_unknown
 from cytoloc.dataset.fields import FieldRow, encode, row_of
 from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_complete, read_manifest
 from cytoloc.dataset.quarantine import Rejected, examples, printable, refuse_unprintable, rejected
@@ -94,6 +94,8 @@ class ImportOptions:
     Attributes:
         square: What to do with images that are not square: ``"refuse"``, ``"crop"`` or ``"pad"``.
         enlarge: Whether images smaller than the image size are enlarged. Otherwise they are rejected.
+        resample: How larger images are scaled down: by ``"area"`` means, or by the ``"nearest"`` pixel, which
+            reproduces the 512 px files of the 2018 Kaggle competition from the originals of 2048 px.
         depth: How 16-bit and float images are scaled to 8 bits: with one intensity range per ``"field"``, or with one
             for all fields of the ``"import"``.
         floor: Lowest intensity that can become white. Default: 10,000 for 16-bit images; a 12-bit camera needs less.
@@ -112,11 +114,12 @@ class ImportOptions:
 
     Raises:
         ArgumentTypeError: If a value has the wrong type.
-        SettingsError: If ``square``, ``depth``, ``floor`` or ``limit`` is invalid.
+        SettingsError: If ``square``, ``resample``, ``depth``, ``floor`` or ``limit`` is invalid.
     """
 
     square: Square = "refuse"
     enlarge: bool = False
+    resample: Resample = "area"
     depth: Literal["field", "import"] = "field"
     floor: float | None = None
     limit: int | None = None
@@ -136,6 +139,7 @@ class ImportOptions:
         check_type(self.floor, (int, float, type(None)), argument="floor")
         check_type(self.limit, (int, type(None)), argument="limit")
         refuse_unknown(self.square, get_args(Square), argument="square")
+        refuse_unknown(self.resample, get_args(Resample), argument="resample")
         refuse_unknown(self.depth, ("field", "import"), argument="depth")
         if self.floor is not None and not (math.isfinite(self.floor) and self.floor >= 0):
             raise SettingsError(
@@ -154,7 +158,7 @@ class ImportOptions:
         Returns:
             The scaling.
         """
-        return Scaling(size=size, square=self.square, enlarge=self.enlarge, target_um=target_um)
+        return Scaling(size=size, square=self.square, enlarge=self.enlarge, target_um=target_um, resample=self.resample)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName, check_type
+from cytoloc.choices import HeadName, Resample, check_type
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import FileFormat, check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
@@ -117,6 +117,8 @@ class Header(BaseModel):
     """Default number of test-time augmentation views."""
     caution: str
     """A caution that is shown with every prediction, one printable line; may be empty."""
+    resample: Resample | None = None
+    """How the images that the networks were trained on were scaled down; null if it is unknown."""
     channels: list[str]
     """The names of the channels that the networks need, in order."""
     label_set: dict[str, Any]
@@ -316,6 +318,7 @@ def write_bundle(
         field_px=info.size,
         tta=loaded[0].recipe.select.tta,
         caution=caution,
+        resample=info.resample,
         channels=list(info.channels),
         label_set=info.label_set.to_json(),
         parts={name: Part.of(content) for name, content in parts.items()},
@@ -353,6 +356,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         provenance={"bundle": path.name, "runs": sources, **fitted},
         trained_on=bundle.trained_on,
         caution=header.caution,
+        resample=header.resample,
     )
     return info, [bundle.network(number) for number in range(len(header.members))], decision
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cytoloc._typing import Float32Array, UInt8Array
+from cytoloc.choices import Resample, refuse_unknown
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
@@ -29,6 +30,15 @@ from cytoloc.predictions import Predictions
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
+
+RESAMPLING_MATTERS_PX: Final = 256
+"""Edge length from which predictions depend on how images are scaled down; see ``research/resampling.md``."""
+
+UNKNOWN_RESAMPLING: Final = (
+    "The images were scaled down by area means, but it is unknown how the training images of the model were scaled. If"
+    " they were 512 px files of the 2018 Kaggle competition, give `resample='nearest'`."
+)
+"""The caution if the training images may have been scaled in another way."""
 
 Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
 """Inputs of a model: images in memory, a dataset, or a path."""
@@ -46,6 +56,7 @@ class ModelInfo:
         provenance: How the model was made. JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
         caution: A caution that is shown with every prediction; may be empty.
+        resample: How the images that the networks were trained on were scaled down; None if it is unknown.
     """
 
     size: int
@@ -55,6 +66,7 @@ class ModelInfo:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trained_on: frozenset[str] = frozenset()
     caution: str = ""
+    resample: Resample | None = None
 
 
 class Model:
@@ -122,6 +134,7 @@ class Model:
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
         precision: Precision | None = None,
+        resample: Resample | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
         """Predict the probability of each location for every image, and the locations if the model has a decision.
@@ -137,6 +150,8 @@ class Model:
             tta: Number of test-time augmentation views: 1, 2, 4 or 8. Default: the number that the model states.
             batch_size: Number of images per batch.
             precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Default: the precision of the model.
+            resample: How larger images are scaled down: by ``"area"`` means, or by the ``"nearest"`` pixel. Default: as
+                the images that the model was trained on; by area if that is unknown.
             progress: A function that is called after each batch with the number of finished images and of all images.
 
         Returns:
@@ -149,7 +164,8 @@ class Model:
             SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
 
         Warns:
-            ModelCaution: If the authors of the model give a caution.
+            ModelCaution: If the authors of the model give a caution, or if images are scaled down for a model of 256 px
+                or more, and it is unknown how its training images were.
 
         Examples:
             >>> model = load("builtin", device="cpu")  # doctest: +SKIP
@@ -162,10 +178,11 @@ class Model:
             tta=tta,
             batch_size=batch_size,
             precision=precision,
+            resample=resample,
             progress=progress,
         )
-        if self.info.caution:
-            warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        if found.caution:
+            warnings.warn(found.caution, ModelCaution, stacklevel=2)
         return found
 
     def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
@@ -197,6 +214,7 @@ class Model:
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
         precision: Precision | None = None,
+        resample: Resample | None = None,
         strict: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
@@ -208,6 +226,7 @@ class Model:
             tta: Number of test-time augmentation views; see :meth:`predict`.
             batch_size: Number of images per batch.
             precision: Floating-point precision; see :meth:`predict`.
+            resample: How larger images are scaled down; see :meth:`predict`.
             strict: Whether to stop at the first field that cannot be read.
             progress: A function that is called after each batch with the number of finished fields and of all fields.
 
@@ -224,6 +243,9 @@ class Model:
             raise SettingsError(
                 f"`batch_size` is {batch_size!r}, but must be a positive integer.", hint="Choose for example 16."
             )
+        if resample is not None:
+            refuse_unknown(resample, get_args(Resample), argument="resample")
+        used = resample or self.info.resample or "area"
         tta = check_tta(self.info.tta if tta is None else tta)
         total = sum(len(source.ids) for source in sources)
         refuse_repeated(
@@ -235,8 +257,10 @@ class Model:
         parts = [np.empty((0, len(self.label_set)), np.float32)]
         ids: list[str] = []
         bad: list[Rejected] = []
+        scaled = False
         for source, of_source in zip(sources, planes, strict=True):
-            for batch in source.batches(self.size, batch_size):
+            for batch in source.batches(self.size, batch_size, used):
+                scaled |= batch.scaled
                 if batch.ids:
                     parts.append(self.probabilities(of_source.of(batch.images), tta=tta, precision=precision))
                 ids += batch.ids
@@ -250,17 +274,36 @@ class Model:
                 f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
             )
         probabilities = np.concatenate(parts)
+        cautions = (self.info.caution, self._resampling_caution(sources, scaled=scaled and resample is None))
+        caution = " ".join(each for each in cautions if each)
         provenance = {
             **self.info.provenance,
             "tta": tta,
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.info.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
-            **({"caution": self.info.caution} if self.info.caution else {}),
+            **({"resample": used} if scaled else {}),
+            **({"caution": caution} if caution else {}),
         }
         decided = self.decision.decided(probabilities) if self.decision else None
         rejected = {each.id: each.reason for each in bad}
         return Predictions(tuple(ids), probabilities, self.label_set, provenance, decided, rejected)
+
+    def _resampling_caution(self, sources: Sequence[Source], *, scaled: bool) -> str:
+        """Return a caution if images may have been scaled down in another way than the training images."""
+        if self.size < RESAMPLING_MATTERS_PX:
+            return ""
+        if self.info.resample is None:
+            return UNKNOWN_RESAMPLING if scaled else ""
+        others = [each for each in sources if isinstance(each, DatasetSource) and each.dataset.size == self.size]
+        for source in others:
+            other = source.dataset.resample
+            if other not in (None, self.info.resample):
+                return (
+                    f"The images of {source.name} were scaled down by {other}, but the training images of the model by"
+                    f" {self.info.resample}. Import them again with `resample='{self.info.resample}'`."
+                )
+        return ""
 
     def probabilities(
         self, fields: UInt8Array, *, tta: int | None = None, precision: Precision | None = None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoloc._typing import IntArray, UInt8Array
+from cytoloc.choices import Resample
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -28,11 +29,13 @@ class FieldBatch(NamedTuple):
         ids: The ids of the images.
         images: uint8 of shape ``(n, channels, size, size)``; n can be 0.
         rejected: The fields that could not be read, with the reasons.
+        scaled: Whether an image was scaled down.
     """
 
     ids: tuple[str, ...]
     images: UInt8Array
     rejected: tuple[Rejected, ...] = ()
+    scaled: bool = False
 
 
 class Source(Protocol):
@@ -50,7 +53,7 @@ class Source(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The ids of the fields."""
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield all fields in order, in batches of at most ``length``, with images of ``size`` pixels."""
 
 
@@ -83,12 +86,13 @@ class ArraySource:
             raise ImageError(f"`images` has {images.dtype} pixels.", hint="Give uint8, uint16 or float images.")
         self.ids = tuple(str(number) for number in range(len(self._images)))
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the images with 8 bits, in batches.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of images per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
@@ -102,8 +106,8 @@ class ArraySource:
                 with located(f"image {name}"):
                     native = planes.astype(planes.dtype.newbyteorder("="), copy=False)
                     eight = all_to_8_bit(list(native), DepthRule(), called=self.channels).image
-                    found.append(scale_field(eight, Scaling(size=size)).image)
-            yield FieldBatch(ids, np.stack(found))
+                    found.append(scale_field(eight, Scaling(size=size, resample=resample)).image)
+            yield FieldBatch(ids, np.stack(found), scaled=self._images.shape[-1] != size)
 
 
 class DatasetSource:
@@ -121,12 +125,13 @@ class DatasetSource:
         every = self.dataset.ids
         return tuple(every[row] for row in self.rows)
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the fields in batches, scaled to ``size`` if the dataset has another size.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of fields per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
@@ -138,8 +143,11 @@ class DatasetSource:
         ids = self.ids
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
-            images = [scale_field(image, Scaling(size=size)).image for image in self.dataset.read(self.rows[some])]
-            yield FieldBatch(ids[some], np.stack(images))
+            images = [
+                scale_field(image, Scaling(size=size, resample=resample)).image
+                for image in self.dataset.read(self.rows[some])
+            ]
+            yield FieldBatch(ids[some], np.stack(images), scaled=self.dataset.size != size)
 
 
 class KaggleFolderSource:
@@ -155,16 +163,18 @@ class KaggleFolderSource:
         self.channels = self.found.channels
         self.ids = tuple(sorted(self.found))
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the fields in batches, decoded and scaled to ``size``; fields that cannot be read are rejected.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of fields per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
         """
+        edges: set[int] = set()
 
         def load(name: str) -> UInt8Array | Rejected:
             """Return the image of a field, or the reason why it cannot be read."""
@@ -172,8 +182,9 @@ class KaggleFolderSource:
                 refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name], channels=self.channels)
                 refuse_enlarging(min(image.shape[1:]), size, where=f"field {name}")
+                edges.add(image.shape[1])
                 with located(f"field {name}"):
-                    return scale_field(image, Scaling(size=size)).image
+                    return scale_field(image, Scaling(size=size, resample=resample)).image
             except ImageError as error:
                 return rejected(name, error)
 
@@ -183,7 +194,7 @@ class KaggleFolderSource:
             shape = (len(good), len(self.channels), size, size)
             images = np.concatenate([image for _, image in good]).reshape(shape) if good else np.empty(shape, np.uint8)
             bad = tuple(result for _, result in some if isinstance(result, Rejected))
-            yield FieldBatch(tuple(name for name, _ in good), images, bad)
+            yield FieldBatch(tuple(name for name, _ in good), images, bad, scaled=bool(edges - {size}))
 
 
 def open_source(path: str | Path) -> Source:

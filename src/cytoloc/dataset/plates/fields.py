@@ -63,7 +63,7 @@ def list_fields(
         channels=ChannelMap({role: Pick(None, None) for role in channels.picks}),
         note={
             "layout": found.layout,
-            "index": [plate.index for plate in found.plates],
+            "index": ", ".join(plate.index for plate in found.plates if plate.index) or None,
             "channels": channels.note,
             "z": z,
             "time": time,

@@ -89,7 +89,8 @@ class FolderSource:
             "planes": {"z": planes.depth if planes.depth is not None else "max"}
             | {"time": planes.time, "pages": planes.pages},
             "pixel_um": reader.pixel_um,
-            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
+            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "resample": scaling.resample}
+            | {"target_um": scaling.target_um},
             "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
             **(listing.note if listing else {}),
         }
