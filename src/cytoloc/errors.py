@@ -123,3 +123,7 @@ class ModelCaution(UserWarning):
 
 class DatasetWarning(UserWarning):
     """A property of a dataset or import that the user should check."""
+
+
+class IdWarning(UserWarning):
+    """Ids of fields that do not agree between files, such as 980 and 0980."""

@@ -27,7 +27,7 @@ from cytoloc.cli import (
     simulate,
     train,
 )
-from cytoloc.cli.console import as_flags
+from cytoloc.cli.console import as_flags, printed_warnings
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -80,7 +80,8 @@ def main() -> None:
 def run(program: typer.Typer, *, name: str = "cytoloc") -> None:
     """Run a command line program; print an error as a message, and exit with its code."""
     try:
-        program(prog_name=name)
+        with printed_warnings():
+            program(prog_name=name)
     except CytolocError as error:
         _fail(error)
     except OSError as error:
