@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 import cytoloc as cl
+from cytoloc.dataset.plates.names import read_name
 from cytoloc.errors import DatasetWarning, ImageError, SettingsError
 from tests.conftest import DATA, Cli
 from tests.dataset.plates import trees
@@ -186,3 +187,24 @@ def test_real_plates(tmp_path: Path) -> None:
             dataset = imported(DATA / folder, tmp_path / f"{folder.replace('/', '-')}.dataset", channels, pixel_um=None)
         assert (len(dataset), len(dataset.quarantine)) == (number, lost), folder
         assert dataset.fields["pixel_um"][0] == (None if pixel_um is None else pytest.approx(pixel_um, rel=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "spot", "channel"),
+    [
+        ("imagexpress", "P_A01_s10.TIF", ("A01", 10, 1), None),
+        ("imagexpress", "Exp_B02_A01_s1_w10.tif", ("A01", 1, 1), 10),
+        ("imagexpress", "P_AB12_s12_w10ABCDEF01-1234-1234-1234-1234567890AB.tif", ("AB12", 12, 1), 10),
+        ("imagexpress", "Plate 1/TimePoint_3/a_W10_s1_w1.tif", ("W10", 1, 3), 1),
+        ("harmony", "001002-3-001004005.tif", ("A02", 3, 4), 5),
+        ("harmony", "P/Images/r16c24f09p01-ch4sk10fk1fl1.tiff", ("P24", 9, 10), 4),
+        ("cellvoyager", "A_B03_T0002F003L01A01Z01C04.png", ("B03", 3, 2), 4),
+        ("cellvoyager", "W12F001T0001Z01C1.tif", ("W12", 1, 1), 1),
+        ("incell", "B - 3(fld 02 wv 390 - Blue).tif", ("B03", 2, 1), None),
+        ("scanr", "A1--W00001--P00002--Z00000--T00000--DAPI.tif", ("A01", 2, 0), None),
+    ],
+)
+def test_names_of_every_layout(layout: str, name: str, spot: tuple[str, int, int], channel: int | None) -> None:
+    found = read_name(name, layout)
+    assert found is not None
+    assert (tuple(found.spot), found.channel) == (spot, channel)

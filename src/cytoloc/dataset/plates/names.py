@@ -14,7 +14,7 @@ _TIFF: Final = r"\.tiff?(?:\.gz)?"
 PATTERNS: Final[dict[str, tuple[str, ...]]] = {
     # 9987_B02_s1_w1.TIF, IXMtest_A01_s1_w1E3E70682-C209-4CAC-629F-6FBED82C07CD.tif, P_A01_w2_thumb….tif
     "imagexpress": (
-        rf"(?:(?P<plate>.+)_)?{_WELL}(?:_s(?P<field>\d+))?(?:_w(?P<channel>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?"
+        rf"(?:(?P<plate>.+?)_)?{_WELL}(?:_s(?P<field>\d+))?(?:_w(?P<channel>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?"
         rf"(?P<thumb>_thumb)?(?:{_GUID})?{_TIFF}",
     ),
     # r01c02f03p01-ch1sk1fk1fl1.tiff, r01c02f03p01-ch1t01.tiff; 001002-3-001001001.tif of older versions
@@ -83,8 +83,8 @@ def read_name(path: str, layout: str) -> NamedFile | None:
     Returns:
         The content of the name; None if the name has another form.
 
-    >>> read_name("P1/TimePoint_2/9987_B02_s1_w2.TIF", "imagexpress")[:4]
-    ('P1', '9987', Spot(well='B02', field=1, time=2), 2)
+    >>> read_name("P1/TimePoint_2/9987_B02_s10_w12.TIF", "imagexpress")[:4]
+    ('P1', '9987', Spot(well='B02', field=10, time=2), 12)
     >>> read_name("r01c02f03p04-ch1sk1fk1fl1.tiff", "harmony").spot
     Spot(well='A02', field=3, time=1)
     """

@@ -113,7 +113,7 @@ def well_of(text: str) -> str | None:
     >>> well_of("b3"), well_of("A - 1"), well_of("A/01"), well_of("W00014")
     ('B03', 'A01', 'A01', None)
     """
-    found = re.fullmatch(r"([A-Za-z]|[Aa][A-Fa-f])[ /_-]*0*(\d{1,2})", text.strip())
+    found = re.fullmatch(r"([A-Za-z]|[Aa][A-Fa-f])[ /_-]*0{0,2}(\d{1,2})", text.strip())
     return f"{found[1].upper()}{int(found[2]):02d}" if found and int(found[2]) else None
 
 

@@ -131,7 +131,7 @@ class FieldReader:
                     index = self._pick(item, name).index(names)
                 called = f" {names[index]!r}" if names[index] else ""
                 what = item.called[name] if item.called else f"{index}{called} of {len(names)}"
-                lines.append((name, f"channel {what} in {file}"))
+                lines.append((name, f"channel {what} in {self.folder.name if file == '.' else file}"))
         return lines
 
     def check(self, item: FolderItem) -> None:
