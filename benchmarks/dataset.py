@@ -146,7 +146,9 @@ def bench_dataset(
         rounds=rounds,
         advance=partial(advance, "importing"),
     )
-    plate = bench_plate(images, workshop, fields=fields, rounds=rounds, advance=partial(advance, "importing a plate"))
+    plate = bench_plate(
+        images, workshop, fields=fields, rounds=(rounds + 1) // 2, advance=partial(advance, "importing a plate")
+    )
     packed = sum(file.stat().st_size for file in dataset.folder.rglob("*") if file.is_file())
     return DatasetBench(
         fields,

@@ -23,9 +23,9 @@ from cytoloc.parallel import in_order, processes
 
 WELLS: Final = 96
 FIELDS: Final = 9
-CAMERA_PX: Final = 540
-"""Edge length of the images: a camera of 2160 px with a binning of 4."""
-PACKED_PX: Final = 256
+CAMERA_PX: Final = 1080
+"""Edge length of the images: a camera of 2160 px with a binning of 2."""
+PACKED_PX: Final = 512
 DIFFERENT: Final = 16
 """Number of different fields; the files of the others are links to theirs."""
 
