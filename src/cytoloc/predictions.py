@@ -317,7 +317,7 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
             shared = sum(name in fields for name in ids)
             raise TableError(
                 f"Two prediction tables share only some of their fields: {shared} of {len(fields)} and"
-                f" {len(ids)}.{alike_note(fields, ids)}",
+                f" {len(ids)}.{alike_note(members[0].ids, ids)}",
                 hint="Give tables of the same fields, which are averaged, or of different fields, which are joined.",
             )
         order = members[0].ids
