@@ -26,7 +26,7 @@ FIELDS: Final = 9
 CAMERA_PX: Final = 1080
 """Edge length of the images: a camera of 2160 px with a binning of 2."""
 PACKED_PX: Final = 512
-DIFFERENT: Final = 16
+DIFFERENT: Final = 8
 """Number of different fields; the files of the others are links to theirs."""
 
 DECODING: Final = "tifffile.imread and cv2.resize alone"

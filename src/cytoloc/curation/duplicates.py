@@ -112,8 +112,8 @@ class _Pool(NamedTuple):
             examples.append(f"{dataset.fields['id'][at]} ({', '.join(empty)})")
         least = f"fewer than {needed} of the channels {', '.join(used)} have" if len(used) > 1 else f"{used[0]} has no"
         return (
-            f"{len(rows)} of {len(known)} fields could not be compared, because {least} contents: all pixels of a channel"
-            f" are equal. Fields, and their channels without contents: {', '.join(examples)}"
+            f"{len(rows)} of {len(known)} fields could not be compared, because {least} contents: all pixels of a"
+            f" channel are equal. Fields, and their channels without contents: {', '.join(examples)}"
             f"{' …' if len(rows) > 3 else ''}."
         )
 
