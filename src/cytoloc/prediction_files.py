@@ -25,13 +25,10 @@ from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, Settin
 from cytoloc.files import FileFormat, check_format, existing, new_file, refuse_given_twice
 from cytoloc.labels.label_set import SHIPPED, LabelSet, as_label_set, find_label_set
 from cytoloc.labels.lists import location_columns, read_csv, read_ids, require_columns
-from cytoloc.predictions import Predictions, combine, spelled
+from cytoloc.predictions import ROUNDING, Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1, "predictions file of `cytoloc predict`")
-
-ROUNDING: Final = 1e-3
-"""Excess over 1 that rounding to 16 bits can cause."""
 
 _AGAIN: Final = "Write the file again with the command that made it."
 _GIVE_LABEL_SET: Final = f"Give `label_set`: one of {', '.join(SHIPPED)}, or a .csv or .toml file."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,9 @@ from cytoloc.labels.lists import refuse_repeated
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ROUNDING: Final = 1e-3
+"""Excess over 1 that rounding to 16 bits can cause."""
 
 
 class FieldPrediction(NamedTuple):
