@@ -57,7 +57,7 @@ ALLOWED = (
 ALLOWED_IN = dict.fromkeys(
     ("dataset/segments.py", "dataset/writer.py", "cli/streaming.py", "predict/streaming.py"), "shard"
 )
-"""Files that may use one banned word. A shard is a file of chunks in the Zarr format, or the share of a cluster's job."""
+"""Files that may use one banned word. A shard is a file of chunks in Zarr, or a job's share."""
 
 
 class Text(NamedTuple):

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from cytoloc.dataset.from_files import import_hpa as import_hpa
     from cytoloc.dataset.from_files import import_kaggle as import_kaggle
     from cytoloc.dataset.from_files import preview_folder as preview_folder
+    from cytoloc.dataset.from_plates import PlateOptions as PlateOptions
+    from cytoloc.dataset.from_plates import import_plate as import_plate
+    from cytoloc.dataset.from_plates import preview_plate as preview_plate
     from cytoloc.dataset.importing import ImportOptions as ImportOptions
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
@@ -127,6 +130,7 @@ _HOMES: Final = {
     "dataset.from_arrays": ("dataset_from_arrays",),
     "dataset.importing": ("ImportOptions",),
     "dataset.from_files": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle", "preview_folder"),
+    "dataset.from_plates": ("PlateOptions", "import_plate", "preview_plate"),
     "dataset.store": ("Dataset", "open_dataset"),
     "contents": ("describe",),
     "decide": (

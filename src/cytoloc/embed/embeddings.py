@@ -115,7 +115,8 @@ class Embeddings:
                     observed[column] = pd.Series(values.fill_null("").to_list(), index=observed.index, dtype=object)
                 elif not values.is_null().all():
                     observed[column] = values.to_numpy()
-        return anndata.AnnData(self.features, obs=observed, uns={"cytoloc": json.dumps(self.provenance)})
+        names = pd.DataFrame(index=pd.Index([f"f{i}" for i in range(self.features.shape[1])], dtype=object))
+        return anndata.AnnData(self.features, observed, names, uns={"cytoloc": json.dumps(self.provenance)})
 
 
 def embed_sources(
@@ -148,7 +149,7 @@ def embed_sources(
     failed: dict[str, str] = {}
     for source in sources:
         planes = find_planes(model.channels, source.channels, where=source.name)
-        for batch in source.batches(model.size, batch_size):
+        for batch in source.batches(model.size, batch_size, model.resample or model.info.resample or "area"):
             if batch.ids:
                 parts.append(model.features(planes.of(batch.images)))
             ids += batch.ids

@@ -28,7 +28,7 @@ COLORS: Final = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000",
     "#7f7f7f", "#8c564b", "#17becf", "#9467bd",
 )  # fmt: skip
-"""Colors that people with color blindness can tell apart (Okabe and Ito 2008), and a few more."""
+"""Colors that people with color blindness can distinguish (Okabe and Ito 2008), and a few more."""
 
 OTHER: Final = "other"
 

@@ -254,6 +254,7 @@ def write_bundle(
         field_px=info.size,
         tta=loaded[0].recipe.select.tta,
         caution=caution,
+        resample=info.resample,
         channels=list(info.channels),
         label_set=info.label_set.to_json(),
         knowledge=_checked_knowledge(knowledge or {}, info.label_set),
@@ -340,6 +341,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         trained_on=bundle.trained_on,
         caution=header.caution,
         card=bundle.card,
+        resample=header.resample,
         knowledge=header.knowledge,
         inputs=bundle.inputs(),
     )

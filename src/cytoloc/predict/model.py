@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
-from cytoloc.choices import refuse_unknown
+from cytoloc.choices import Resample, refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ImageError, ModelCaution, SettingsError
@@ -26,6 +26,7 @@ from cytoloc.predict.engines.engine import Engine
 from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
+from cytoloc.predict.resampling import resampling_caution
 from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions
@@ -53,6 +54,7 @@ class Model:
         precision: Floating-point precision.
         engine: The library that computes the networks; see :func:`cytoloc.load`.
         unusual: What to do with fields whose images are unusual; see :func:`cytoloc.load`.
+        resample: How larger images are scaled down; see :func:`cytoloc.load`.
 
     Raises:
         LabelSetError: If the decision has another label set.
@@ -71,6 +73,7 @@ class Model:
         precision: Precision = "float32",
         engine: str = "auto",
         unusual: Unusual = "mark",
+        resample: Resample | None = None,
     ) -> None:
         if decision is not None:
             info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
@@ -78,6 +81,9 @@ class Model:
         self.info = info
         self.decision = decision
         self.unusual = unusual
+        if resample is not None:
+            refuse_unknown(resample, get_args(Resample), argument="resample")
+        self.resample = resample
         self.device = find_device(device)
         self.precision: Precision = precision
         autocast(self.device, precision)  # raises if the device does not support the precision
@@ -153,7 +159,8 @@ class Model:
             SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
 
         Warns:
-            ModelCaution: If the authors of the model give a caution, or images are unusual.
+            ModelCaution: If the authors of the model give a caution, images are unusual, or images are scaled down for
+                a model of 256 px or more and it is unknown how its training images were.
             EngineWarning: If an engine is skipped.
 
         Examples:
@@ -169,8 +176,8 @@ class Model:
             precision=precision,
             progress=progress,
         )
-        if self.info.caution:
-            warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        if found.caution:
+            warnings.warn(found.caution, ModelCaution, stacklevel=2)
         if found.n_cautions:
             first = next(text for text in found.cautions if text)
             warnings.warn(
@@ -256,7 +263,8 @@ class Model:
                 f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
             )
         ids = [name for part in parts for name in part.ids]
-        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta))
+        scaled = any(part.scaled for part in parts)
+        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
 
     def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
         """Return the predictions of several batches as one value, with the locations if the model has a decision.
@@ -288,6 +296,7 @@ class Model:
         *,
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
+        scaled: bool = False,
     ) -> dict[str, Any]:
         """Return how predictions of some fields were made.
 
@@ -296,12 +305,15 @@ class Model:
             ids: The ids of the fields.
             absent: Substitutes for missing channels.
             tta: Number of test-time augmentation views. Default: the number that the model states.
+            scaled: Whether images were scaled down.
 
         Returns:
             The facts, as JSON values.
         """
         limits = [] if self.decision is None else self.decision.thresholds.tolist()
         thresholds = dict(zip(self.label_set.keys, limits, strict=False))
+        resampling = resampling_caution(self.info, sources, scaled=scaled and self.resample is None)
+        caution = " ".join(each for each in (self.info.caution, resampling) if each)
         return {
             **self.info.provenance,
             "tta": self.info.tta if tta is None else tta,
@@ -309,7 +321,8 @@ class Model:
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.info.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
-            **({"caution": self.info.caution} if self.info.caution else {}),
+            **({"resample": self.resample or self.info.resample or "area"} if scaled else {}),
+            **({"caution": caution} if caution else {}),
             **({"knowledge": dict(self.info.knowledge)} if self.info.knowledge else {}),
             **({"thresholds": thresholds} if thresholds else {}),
         }
@@ -387,11 +400,11 @@ class Model:
                         f"The field {batch.ids[row]} is unusual: {cautions[row]}.",
                         hint="Check the images and channels. To predict all the same, use unusual='mark'.",
                     )
-                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected)
+                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected, batch.scaled)
 
     def _prepared(self, source: Source, planes: PlaneMap, batch_size: int) -> Iterator[_Prepared]:
         """Yield the batches of a source in the channels of the model."""
-        for batch in source.batches(self.size, batch_size):
+        for batch in source.batches(self.size, batch_size, self.resample or self.info.resample or "area"):
             images = planes.of(batch.images)
             yield _Prepared(batch, images, field_statistics(images) if self.info.inputs else None)
 

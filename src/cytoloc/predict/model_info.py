@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from cytoloc._typing import Float32Array
+from cytoloc.choices import Resample
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import Network
@@ -30,6 +31,7 @@ class ModelInfo:
         trained_on: Ids of the fields that any of the networks was trained on.
         caution: A caution that is shown with every prediction; may be empty.
         card: The model card in Markdown; may be empty.
+        resample: How the images that the networks were trained on were scaled down; None if it is unknown.
         knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.
         inputs: What the model knows of its training images. None: inputs are not checked.
     """
@@ -42,6 +44,7 @@ class ModelInfo:
     trained_on: frozenset[str] = frozenset()
     caution: str = ""
     card: str = ""
+    resample: Resample | None = None
     knowledge: Mapping[str, str] = field(default_factory=dict)
     inputs: InputReference | None = None
 
@@ -54,12 +57,14 @@ class PredictedBatch(NamedTuple):
         probabilities: float32 of shape ``(n, locations)``.
         cautions: What is unusual in the image of each field; an empty text if nothing is.
         rejected: The fields that could not be read, with the reasons.
+        scaled: Whether images were scaled down.
     """
 
     ids: tuple[str, ...]
     probabilities: Float32Array
     cautions: tuple[str, ...]
     rejected: tuple[Rejected, ...] = ()
+    scaled: bool = False
 
 
 def fingerprint_of(networks: Sequence[Network], info: ModelInfo, decision: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cytoloc._typing import Float32Array, IntArray, UInt8Array
+from cytoloc.choices import Resample
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -36,12 +37,14 @@ class FieldBatch(NamedTuple):
         images: uint8 of shape ``(n, channels, size, size)``; n can be 0.
         rejected: The fields that could not be read, with the reasons.
         pixel_um: The size of a pixel of each image, in micrometers; NaN where it is unknown. None: unknown for all.
+        scaled: Whether an image was scaled down.
     """
 
     ids: tuple[str, ...]
     images: UInt8Array
     rejected: tuple[Rejected, ...] = ()
     pixel_um: Float32Array | None = None
+    scaled: bool = False
 
 
 class Source(Protocol):
@@ -62,7 +65,7 @@ class Source(Protocol):
     def part(self, start: int, stop: int) -> Source:
         """Return the source of the fields from one position to another."""
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield all fields in order, in batches of at most ``length``, with images of ``size`` pixels."""
 
 
@@ -101,12 +104,13 @@ class ArraySource:
         some.ids = self.ids[start:stop]
         return some
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the images with 8 bits, in batches.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of images per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
@@ -119,8 +123,8 @@ class ArraySource:
             for name, planes in zip(ids, self._images[start : start + length], strict=True):
                 with located(f"image {name}"):
                     eight = all_to_8_bit(list(planes), DepthRule(), called=self.channels).image
-                    found.append(scale_field(eight, Scaling(size=size)).image)
-            yield FieldBatch(ids, np.stack(found))
+                    found.append(scale_field(eight, Scaling(size=size, resample=resample)).image)
+            yield FieldBatch(ids, np.stack(found), scaled=self._images.shape[-1] != size)
 
 
 class DatasetSource:
@@ -142,12 +146,13 @@ class DatasetSource:
         """Return the source of the rows from one position to another."""
         return DatasetSource(self.dataset, self.rows[start:stop])
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the fields in batches, scaled to ``size`` if the dataset has another size.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of fields per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
@@ -159,8 +164,11 @@ class DatasetSource:
         ids, pixel_um = self.ids, pixel_sizes(self.dataset, size)[self.rows]
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
-            images = [scale_field(image, Scaling(size=size)).image for image in self.dataset.read(self.rows[some])]
-            yield FieldBatch(ids[some], np.stack(images), pixel_um=pixel_um[some])
+            images = [
+                scale_field(image, Scaling(size=size, resample=resample)).image
+                for image in self.dataset.read(self.rows[some])
+            ]
+            yield FieldBatch(ids[some], np.stack(images), pixel_um=pixel_um[some], scaled=self.dataset.size != size)
 
 
 def pixel_sizes(dataset: Dataset, size: int) -> Float32Array:
@@ -203,16 +211,18 @@ class KaggleFolderSource:
         some.ids = self.ids[start:stop]
         return some
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the fields in batches, decoded and scaled to ``size``; fields that cannot be read are rejected.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of fields per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
         """
+        edges: set[int] = set()
 
         def load(name: str) -> UInt8Array | Rejected:
             """Return the image of a field, or the reason why it cannot be read."""
@@ -220,8 +230,9 @@ class KaggleFolderSource:
                 refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name], channels=self.channels)
                 refuse_enlarging(min(image.shape[1:]), size, where=f"field {name}")
+                edges.add(image.shape[1])
                 with located(f"field {name}"):
-                    return scale_field(image, Scaling(size=size)).image
+                    return scale_field(image, Scaling(size=size, resample=resample)).image
             except ImageError as error:
                 return rejected(name, error)
 
@@ -231,7 +242,7 @@ class KaggleFolderSource:
             shape = (len(good), len(self.channels), size, size)
             images = np.concatenate([image for _, image in good]).reshape(shape) if good else np.empty(shape, np.uint8)
             bad = tuple(result for _, result in some if isinstance(result, Rejected))
-            yield FieldBatch(tuple(name for name, _ in good), images, bad)
+            yield FieldBatch(tuple(name for name, _ in good), images, bad, scaled=bool(edges - {size}))
 
 
 def open_source(path: str | Path) -> Source:
