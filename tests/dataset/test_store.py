@@ -25,6 +25,9 @@ from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import CytolocError, FormatError, OutputExistsError, TableError
 from cytoloc.labels.label_set import LabelSet
 
+# The images are noise or flat, which imports warn about.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
+
 SIZE = 40
 
 

@@ -13,6 +13,9 @@ from cytoloc.images.formats import Scene, missing_chunks, open_image
 from tests.conftest import DATA
 from tests.images.zarrs import noise, write_array, write_group, write_image, write_plate, zipped
 
+# The images are noise or flat, which imports warn about.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
+
 
 def scene_of(path: Path) -> Scene:
     with open_image(path) as image:

@@ -21,6 +21,9 @@ from cytoloc.predict.runs import read_runs
 from tests.models.nets import spec_of
 from tests.training.conftest import tiny, train_fold
 
+# The images are noise or flat, which imports warn about.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
+
 
 def model_of(resample: Resample | None, size: int = 256, *, chosen: Resample | None = None) -> Model:
     torch.manual_seed(0)

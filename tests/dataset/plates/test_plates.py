@@ -16,6 +16,9 @@ from cytoloc.errors import DatasetWarning, ImageError, SettingsError
 from tests.conftest import DATA, Cli
 from tests.dataset.plates import trees
 
+# The images are noise or flat, which imports warn about.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
+
 TREES: dict[str, Callable[[Path], list[Path]]] = {
     "imagexpress": trees.imagexpress,
     "harmony": trees.harmony,

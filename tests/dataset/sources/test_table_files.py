@@ -11,6 +11,9 @@ import cytoloc as cl
 from cytoloc.errors import SettingsError, TableError
 from tests.conftest import Cli
 
+# The images are noise or flat, which imports warn about.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
+
 PX = 32
 CHANNELS = {"protein": "GFP", "nucleus": "DNA"}
 

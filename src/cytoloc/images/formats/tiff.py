@@ -209,6 +209,10 @@ class TiffFile:
             if self._axes[number] in ("C", ""):
                 names = tuple(map(str, metadata.get("Labels", ())))
             unit_um = length_um(str(metadata.get("unit", "")))
+        elif self.file.is_metaseries:
+            # MetaXpress states the pixel size in its XML. The tag of the resolution is absent, or that of the camera.
+            found = _METASERIES_UM.search(self.file.pages.first.description)
+            return "", names, plausible_um(float(found[1])) if found else None
         else:
             unit = tags.get("ResolutionUnit")
             unit_um = _RESOLUTION_UNITS.get(int(unit.value)) if unit is not None else None
