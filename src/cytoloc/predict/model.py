@@ -449,7 +449,7 @@ class Model:
             )
         if not len(fields):
             return np.empty((0, len(self.label_set)), np.float32), np.empty((0, 0), np.float32)
-        pixels = torch.from_numpy(np.ascontiguousarray(fields))
+        pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         outputs = [mean_outputs(engine, pixels, tta=views) for engine in engines]
         mean = torch.stack([each.logits.sigmoid() for each in outputs]).mean(dim=0).cpu().numpy()
         features = torch.cat([each.features for each in outputs], dim=1).cpu().numpy()
