@@ -251,6 +251,7 @@ def _lines(measured: Measured) -> list[str]:
             *_table("random batches of 32, uint8", measured.uint8),
             *_table("random batches of 32, float32", measured.float32),
             *_table("import", measured.importing),
+            *_table("import of a plate, 16-bit LZW TIFF", measured.plate),
             f"\ndataset: {measured.disk:.1%} of the size of raw pixels (image files: {measured.files:.1%});"
             f" peak memory of an import: {measured.import_mb:.0f} MB",
         ]

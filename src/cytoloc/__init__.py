@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from cytoloc.dataset.from_files import import_hpa as import_hpa
     from cytoloc.dataset.from_files import import_kaggle as import_kaggle
     from cytoloc.dataset.from_files import preview_folder as preview_folder
+    from cytoloc.dataset.from_plates import PlateOptions as PlateOptions
+    from cytoloc.dataset.from_plates import import_plate as import_plate
+    from cytoloc.dataset.from_plates import preview_plate as preview_plate
     from cytoloc.dataset.importing import ImportOptions as ImportOptions
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
@@ -59,6 +62,14 @@ if TYPE_CHECKING:
     from cytoloc.decide import fit_decision as fit_decision
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
+    from cytoloc.embed.embeddings import Embeddings as Embeddings
+    from cytoloc.embed.embeddings import embed_sources as embed_sources
+    from cytoloc.embed.embeddings import read_embeddings as read_embeddings
+    from cytoloc.embed.embeddings import write_embeddings as write_embeddings
+    from cytoloc.embed.map import map_positions as map_positions
+    from cytoloc.embed.map import write_map as write_map
+    from cytoloc.embed.neighbors import Neighbors as Neighbors
+    from cytoloc.embed.neighbors import find_neighbors as find_neighbors
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.export.exporting import export_model as export_model
     from cytoloc.hpa.fetching import FetchOptions as FetchOptions
@@ -120,6 +131,7 @@ _HOMES: Final = {
     "dataset.from_arrays": ("dataset_from_arrays",),
     "dataset.importing": ("ImportOptions",),
     "dataset.from_files": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle", "preview_folder"),
+    "dataset.from_plates": ("PlateOptions", "import_plate", "preview_plate"),
     "dataset.store": ("Dataset", "open_dataset"),
     "contents": ("describe",),
     "decide": (
@@ -147,6 +159,9 @@ _HOMES: Final = {
     "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
+    "embed.embeddings": ("Embeddings", "embed_sources", "read_embeddings", "write_embeddings"),
+    "embed.map": ("map_positions", "write_map"),
+    "embed.neighbors": ("Neighbors", "find_neighbors"),
     "errors": ("CytolocError",),
     "export.exporting": ("export_model",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),

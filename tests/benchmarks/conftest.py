@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from benchmarks.__main__ import main
@@ -12,3 +16,22 @@ from tests.conftest import Cli, runner
 def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return a function that runs ``python -m benchmarks`` with arguments."""
     return runner(main, monkeypatch, capsys)
+
+
+@pytest.fixture
+def measured_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that makes a benchmark measure once. Its second call returns the results of the first."""
+
+    def keep(name: str) -> None:
+        module = importlib.import_module(f"benchmarks.{name}")
+        results: list[Any] = []
+        measure = getattr(module, f"bench_{name}")
+
+        def once(*given: Any, **named: Any) -> Any:
+            if not results:
+                results.append(measure(*given, **named))
+            return results[0]
+
+        monkeypatch.setattr(module, f"bench_{name}", once)
+
+    return keep

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ def test_every_way_works_in_every_round_and_the_first_does_not_count(monkeypatch
 
 
 @pytest.mark.slow
-def test_the_dataset_is_measured_against_files(tmp_path: Path, bench: Cli) -> None:
+def test_the_dataset_is_measured_against_files(
+    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
+) -> None:
+    measured_once("dataset")
     call = ["dataset", "--fields", 64, "--size", 64, "--rounds", 1, "--scratch", tmp_path]
     measured = json.loads(bench(*call, "--json").out)["dataset"]
-    assert [len(measured[kind]) for kind in ("uint8", "float32", "importing")] == [4, 4, 3]
-    assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing") for way in measured[kind])
+    assert [len(measured[kind]) for kind in ("uint8", "float32", "importing", "plate")] == [4, 4, 3, 2]
+    assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing", "plate") for way in measured[kind])
     assert 0 < measured["disk"] < 1.2
     assert measured["import_mb"] > 20
     assert list(tmp_path.iterdir()) == []
@@ -47,7 +51,10 @@ def test_the_dataset_is_measured_against_files(tmp_path: Path, bench: Cli) -> No
 
 
 @pytest.mark.slow
-def test_duplicates_are_measured_against_imagehash(tmp_path: Path, bench: Cli) -> None:
+def test_duplicates_are_measured_against_imagehash(
+    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
+) -> None:
+    measured_once("duplicates")
     call = ["duplicates", "--size", 64, "--rounds", 1, "--scratch", tmp_path]
     measured = json.loads(bench(*call, "--json").out)["duplicates"]
     assert (measured["fields"], measured["found"]) == (64, 1.0)
@@ -111,7 +118,10 @@ def test_a_better_value_of_the_grid_is_found_in_any_class() -> None:
 
 
 @pytest.mark.slow
-def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, bench: Cli) -> None:
+def test_decisions_are_measured_against_the_starting_system(
+    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
+) -> None:
+    measured_once("decide")
     call = ["decide", "--predictions", predictions(tmp_path, 120), "--splits", 1, "--rounds", 1]
     call += ["--large", 2000, "--training-fields", 150]
     measured = json.loads(bench(*call, "--json").out)["decide"]
@@ -126,3 +136,20 @@ def test_decisions_are_measured_against_the_starting_system(tmp_path: Path, benc
     assert "equal, and the best on the grid" in text
     refused = bench("decide")
     assert (refused.code, "--predictions FOLDER" in refused.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_inference_is_measured_against_plain_pytorch(
+    bench: Cli, measured_once: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.inference.BACKBONES", ("resnet10t",))
+    monkeypatch.setattr("benchmarks.inference.FIELDS", 8)
+    monkeypatch.setattr("benchmarks.inference.PROCESSES", 1)
+    measured_once("inference")
+    call = ["inference", "--size", 64, "--rounds", 1]
+    measured = json.loads(bench(*call, "--json").out)["inference"]
+    (engines,), (whole,) = measured["engines"].values(), measured["whole"].values()
+    assert [way["name"].rpartition(" ")[2] for way in engines] == ["eager", "torch", "onnx", "openvino", "int8"]
+    assert len(whole) == 4
+    assert all(way["rate"] > 0 for way in (*engines, *whole))
+    assert "from import to the first prediction" in bench(*call).out

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import gpu_check, inference
+from benchmarks import gpu_check
 from benchmarks.gpu_check import Check, main, print_table
-from benchmarks.inference import INT8, bench_inference
 
 TINY = Check(
     device="cpu",
@@ -50,14 +48,3 @@ def test_other_probabilities_fail(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(gpu_check, "check_rows", rows)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert main() == 1
-
-
-@pytest.mark.slow
-def test_inference_measures_every_engine_and_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "first_prediction_s", lambda: 1.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        measured = bench_inference(sizes=(64,), backbones=("resnet10t",), fields=8, rounds=1)
-    (engines,) = measured.engines.values()
-    assert [way.name for way in engines][-2:] == ["cytoloc, engine openvino", INT8]
-    assert all(way.rate > 0 for way in engines)

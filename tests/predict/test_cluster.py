@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import cytoloc as cl
+from cytoloc.choices import Resample
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, SettingsError, WorkerError
 from cytoloc.predict import cluster
@@ -33,11 +34,11 @@ class DeadlySource(DatasetSource):
     def part(self, start: int, stop: int) -> DeadlySource:
         return DeadlySource(self.dataset, self.killed, self.rows[start:stop])
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         if self.rows[0] == 10 and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().batches(size, length)
+        return super().batches(size, length, resample)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cytoloc.choices import Resample
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.cli.streaming import parse_shard, parse_share, predict_into_parts
 from cytoloc.errors import FailedFieldsError
@@ -52,6 +53,15 @@ Engine = Annotated[
     typer.Option(
         help="Library that computes the networks. openvino and onnx (ONNX Runtime) are faster on a CPU. auto takes the"
         " fastest one that is installed and gives the probabilities of torch."
+    ),
+]
+
+
+ResampleOption = Annotated[
+    Resample | None,
+    typer.Option(
+        help="How larger images are scaled down: by area means or by the nearest pixel. Default: as the images that the"
+        " model was trained on, or by area if that is unknown."
     ),
 ]
 
@@ -153,6 +163,7 @@ def predict(
         bool,
         typer.Option("--force", help="Decide on the locations of fields whose images are unlike the training images."),
     ] = False,
+    resample: ResampleOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
     ] = False,
@@ -220,6 +231,7 @@ def predict(
         precision="float32" if ray else precision,
         engine=engine,
         unusual=unusual,
+        resample=resample,
     )
     if locations and loaded.decision is None:
         raise SettingsError(
@@ -267,7 +279,7 @@ def predict(
     else:
         typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:
-        note(found.caution)
+        note(as_flags(found.caution))
     if found.n_cautions:
         _note_cautions(found, decided=force)
     if found.rejected:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName
+from cytoloc.choices import HeadName, Resample
 from cytoloc.files import FileFormat
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec
@@ -92,6 +92,8 @@ class Header(BaseModel):
     """Default number of test-time augmentation views."""
     caution: str
     """A caution that is shown with every prediction, one printable line; may be empty."""
+    resample: Resample | None = None
+    """How the images that the networks were trained on were scaled down; null if it is unknown."""
     channels: list[str]
     """The names of the channels that the networks need, in order."""
     label_set: dict[str, Any]

@@ -100,6 +100,7 @@ def run_on_ray(
             decision=model.decision,
             engine=model.engine_choice,
             unusual=model.unusual,
+            resample=model.resample,
             precision=model.precision,
         )
         # Ray starts a dead actor again, but it is this function that repeats the task, so that any actor can take it.

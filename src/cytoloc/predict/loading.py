@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cytoloc.choices import Resample
 from cytoloc.errors import ArgumentTypeError
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
 from cytoloc.predict.engines.engine import ModelPrecision
@@ -21,6 +22,7 @@ def load(
     precision: ModelPrecision = "float32",
     engine: str = "auto",
     unusual: Unusual = "mark",
+    resample: Resample | None = None,
 ) -> Model:
     """Load a model.
 
@@ -37,6 +39,8 @@ def load(
         unusual: What to do with fields whose images are unlike the training images. ``"mark"`` predicts their
             probabilities, states what is unusual in ``cautions``, and decides on no location. ``"refuse"`` stops.
             ``"decide"`` marks them, and decides on their locations too. Only bundles know their training images.
+        resample: How larger images are scaled down: by ``"area"`` means, or by the ``"nearest"`` pixel. Default: as the
+            images that the model was trained on; by area if that is unknown.
 
     Returns:
         The model.
@@ -58,4 +62,13 @@ def load(
     if is_builtin(path):
         path = builtin_bundle()
     info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
-    return Model(networks, info, decision=decision, device=device, precision=precision, engine=engine, unusual=unusual)
+    return Model(
+        networks,
+        info,
+        decision=decision,
+        device=device,
+        precision=precision,
+        engine=engine,
+        unusual=unusual,
+        resample=resample,
+    )

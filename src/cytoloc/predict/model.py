@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,13 +10,12 @@ from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
-from cytoloc.choices import refuse_unknown
+from cytoloc.choices import Resample, refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
+from cytoloc.errors import ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
 from cytoloc.models.devices import find_device
@@ -26,17 +24,15 @@ from cytoloc.parallel import one_ahead
 from cytoloc.predict.engines.choosing import EngineSet
 from cytoloc.predict.engines.engine import Engine, ModelPrecision
 from cytoloc.predict.inputs.statistics import field_statistics
-from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
+from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
-from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch, Source, open_source
+from cytoloc.predict.resampling import resampling_caution
+from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
-
-Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
-"""Inputs of a model: images in memory, a dataset, or a path."""
 
 
 class _Prepared(NamedTuple):
@@ -58,6 +54,7 @@ class Model:
         precision: Floating-point precision, or ``"int8"``; see :func:`cytoloc.load`.
         engine: The library that computes the networks; see :func:`cytoloc.load`.
         unusual: What to do with fields whose images are unusual; see :func:`cytoloc.load`.
+        resample: How larger images are scaled down; see :func:`cytoloc.load`.
 
     Raises:
         LabelSetError: If the decision has another label set.
@@ -76,6 +73,7 @@ class Model:
         precision: ModelPrecision = "float32",
         engine: str = "auto",
         unusual: Unusual = "mark",
+        resample: Resample | None = None,
     ) -> None:
         if decision is not None:
             info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
@@ -83,6 +81,9 @@ class Model:
         self.info = info
         self.decision = decision
         self.unusual = unusual
+        if resample is not None:
+            refuse_unknown(resample, get_args(Resample), argument="resample")
+        self.resample = resample
         self.device = find_device("cpu" if device is None and precision == "int8" else device)
         self.precision: ModelPrecision = precision
         self.networks = [network.to(self.device).eval() for network in networks]
@@ -122,15 +123,7 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides on predictions: the networks, the channels, the size and the decision."""
-        digest = hashlib.sha256(repr((self.size, self.channels, self.label_set.to_json())).encode())
-        digest.update((self.decision.fingerprint if self.decision else "").encode())
-        for network in self.networks:
-            for name, value in network.state_dict().items():
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        for graph in self.info.int8:
-            digest.update(graph.xml + graph.weights)
-        return digest.hexdigest()
+        return fingerprint_of(self.networks, self.info, self.decision.fingerprint if self.decision else "")
 
     def predict(
         self,
@@ -168,7 +161,8 @@ class Model:
             SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
 
         Warns:
-            ModelCaution: If the authors of the model give a caution, or images are unusual.
+            ModelCaution: If the authors of the model give a caution, images are unusual, or images are scaled down for
+                a model of 256 px or more and it is unknown how its training images were.
             EngineWarning: If an engine is skipped.
 
         Examples:
@@ -177,15 +171,15 @@ class Model:
             Predictions(1 field, 28 locations of hpa28, decided)
         """
         found = self.predict_sources(
-            self._sources(images, channels),
+            sources_of(images, self.channels if channels is None else channels, given=channels is not None),
             absent=absent,
             tta=tta,
             batch_size=batch_size,
             precision=precision,
             progress=progress,
         )
-        if self.info.caution:
-            warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        if found.caution:
+            warnings.warn(found.caution, ModelCaution, stacklevel=2)
         if found.n_cautions:
             first = next(text for text in found.cautions if text)
             warnings.warn(
@@ -196,26 +190,33 @@ class Model:
             )
         return found
 
-    def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
-        """Return the inputs as sources of batches."""
-        if isinstance(images, torch.Tensor):
-            on_cpu = images.detach().cpu()
-            images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
-        if isinstance(images, np.ndarray):
-            return [ArraySource(images, channels=self.channels if channels is None else tuple(channels))]
-        if channels is not None:
-            raise SettingsError(
-                "`channels` names the channels of an array, but a dataset or folder states its own channels.",
-                hint="Remove `channels`.",
-            )
-        several = [images] if isinstance(images, Dataset | str | Path) else images
-        if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
-            raise ArgumentTypeError(
-                "`images` must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths, not"
-                f" {type(images).__name__}.",
-                hint="Stack several images into one array: numpy.stack(images).",
-            )
-        return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
+    def embed(
+        self,
+        images: Images | Sequence[Dataset | str | Path],
+        *,
+        channels: Sequence[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Float32Array:
+        """Compute the features of every image: the mean of the last feature map of each network, side by side.
+
+        Args:
+            images: Images in memory, datasets or paths; see :meth:`predict`.
+            channels: The names of the channels of an array, in order. Default: the channels of the model.
+            batch_size: Number of images per batch.
+
+        Returns:
+            float32 of shape ``(n, features)``. :func:`cytoloc.embed_sources` also returns the ids.
+
+        Raises:
+            ArgumentTypeError, ImageError, ChannelError: For the reasons of :meth:`predict`.
+        """
+        found = []
+        for source in sources_of(images, self.channels if channels is None else channels, given=channels is not None):
+            planes = find_planes(self.channels, source.channels, where=source.name)
+            found += [
+                self.features(planes.of(batch.images)) for batch in source.batches(self.size, batch_size) if batch.ids
+            ]
+        return np.concatenate(found)
 
     def predict_sources(
         self,
@@ -264,10 +265,19 @@ class Model:
                 f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
             )
         ids = [name for part in parts for name in part.ids]
-        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta))
+        scaled = any(part.scaled for part in parts)
+        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
 
     def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
-        """Return the predictions of several batches as one value, with the locations if the model has a decision."""
+        """Return the predictions of several batches as one value, with the locations if the model has a decision.
+
+        Args:
+            parts: The predictions of each batch.
+            provenance: How the predictions were made.
+
+        Returns:
+            The predictions.
+        """
         empty = np.empty((0, len(self.label_set)), np.float32)
         probabilities = np.concatenate([empty, *(part.probabilities for part in parts)])
         cautions = tuple(text for part in parts for text in part.cautions)
@@ -288,6 +298,7 @@ class Model:
         *,
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
+        scaled: bool = False,
     ) -> dict[str, Any]:
         """Return how predictions of some fields were made.
 
@@ -296,12 +307,15 @@ class Model:
             ids: The ids of the fields.
             absent: Substitutes for missing channels.
             tta: Number of test-time augmentation views. Default: the number that the model states.
+            scaled: Whether images were scaled down.
 
         Returns:
             The facts, as JSON values.
         """
         limits = [] if self.decision is None else self.decision.thresholds.tolist()
         thresholds = dict(zip(self.label_set.keys, limits, strict=False))
+        resampling = resampling_caution(self.info, sources, scaled=scaled and self.resample is None)
+        caution = " ".join(each for each in (self.info.caution, resampling) if each)
         return {
             **self.info.provenance,
             "tta": self.info.tta if tta is None else tta,
@@ -309,7 +323,8 @@ class Model:
             "source": ", ".join(source.name for source in sources),
             "fields_trained_on": len(self.info.trained_on.intersection(ids)),
             **({"absent": dict(absent)} if absent else {}),
-            **({"caution": self.info.caution} if self.info.caution else {}),
+            **({"resample": self.resample or self.info.resample or "area"} if scaled else {}),
+            **({"caution": caution} if caution else {}),
             **({"knowledge": dict(self.info.knowledge)} if self.info.knowledge else {}),
             **({"thresholds": thresholds} if thresholds else {}),
         }
@@ -387,11 +402,11 @@ class Model:
                         f"The field {batch.ids[row]} is unusual: {cautions[row]}.",
                         hint="Check the images and channels. To predict all the same, use unusual='mark'.",
                     )
-                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected)
+                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected, batch.scaled)
 
     def _prepared(self, source: Source, planes: PlaneMap, batch_size: int) -> Iterator[_Prepared]:
         """Yield the batches of a source in the channels of the model."""
-        for batch in source.batches(self.size, batch_size):
+        for batch in source.batches(self.size, batch_size, self.resample or self.info.resample or "area"):
             images = planes.of(batch.images)
             yield _Prepared(batch, images, field_statistics(images) if self.info.inputs else None)
 
@@ -436,7 +451,7 @@ class Model:
             )
         if not len(fields):
             return np.empty((0, len(self.label_set)), np.float32), np.empty((0, 0), np.float32)
-        pixels = torch.from_numpy(np.ascontiguousarray(fields))
+        pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         outputs = [mean_outputs(engine, pixels, tta=views) for engine in engines]
         mean = torch.stack([each.logits.sigmoid() for each in outputs]).mean(dim=0).cpu().numpy()
         features = torch.cat([each.features for each in outputs], dim=1).cpu().numpy()

@@ -39,6 +39,7 @@ _OTHER: Final = {
     "tta": "another number of TTA views",
     "absent": "other substitutes for channels",
     "precision": "another precision",
+    "resample": "images that were scaled down in another way",
 }
 """What differs, by the key of the manifest. The other keys describe the fields."""
 
@@ -254,7 +255,8 @@ def _predict_part(
     decided = model.decide(probabilities, cautions)
     if decided is not None:
         store.write(f"locations-{part:05}.csv", locations_csv(ids, decided, model.label_set))
-    provenance = model.provenance(some, ids, absent=options.absent, tta=options.tta)
+    scaled = any(batch.scaled for batch in batches)
+    provenance = model.provenance(some, ids, absent=options.absent, tta=options.tta, scaled=scaled)
     content = parquet_bytes(ids, probabilities, model.label_set, provenance, cautions=cautions, rejected=failed)
     store.write(part_name(part), content)
     return _Part(*_counts(batches))
@@ -293,6 +295,7 @@ def _manifest(
         "tta": model.info.tta if options.tta is None else options.tta,
         "absent": dict(options.absent),
         "precision": options.precision or model.precision,
+        "resample": model.resample,
     }
 
 

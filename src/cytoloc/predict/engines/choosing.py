@@ -55,7 +55,7 @@ def check_engine(engine: str, *, device: torch.device, precision: ModelPrecision
     if precision == "int8":
         if device.type != "cpu" or chosen not in ("auto", "openvino"):
             raise SettingsError(
-                f"int8 networks are computed on the CPU by openvino, not on {device} by {chosen}.",
+                f"The int8 networks are computed on the CPU by openvino, not on {device} by {chosen}.",
                 hint="Use device='cpu' and engine='openvino', or precision='float32'.",
             )
         chosen = "openvino"

@@ -107,7 +107,9 @@ def quantize_model(
     calibrating = min(CALIBRATION_FIELDS, len(dataset) // 2)
     others = np.sort(order[calibrating : calibrating + COMPARED_FIELDS])
     planes = find_planes(model.channels, dataset.channels, where=str(dataset.path))
-    batches = DatasetSource(dataset, np.sort(order[:calibrating])).batches(model.size, BATCH_SIZE)
+    batches = DatasetSource(dataset, np.sort(order[:calibrating])).batches(
+        model.size, BATCH_SIZE, model.info.resample or "area"
+    )
     fields = np.concatenate([planes.of(batch.images) for batch in batches])
     graphs = tuple(quantize(network, fields) for network in model.networks)
     int8 = Model(
