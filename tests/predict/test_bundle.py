@@ -237,11 +237,11 @@ def test_int8_networks_are_compared_packed_and_used(
     expected, found = exact.predict(study, tta=1), small.predict(study, tta=1)
     difference = np.abs(found.probabilities - expected.probabilities)
     assert 1e-6 < difference.max() < 0.1
-    assert found.provenance["engine"] == "openvino"
+    assert found.provenance["engine"] == "openvino, int8"
     np.testing.assert_array_equal(exact.predict(study, tta=1, precision="int8").probabilities, found.probabilities)
     assert small.fingerprint == exact.fingerprint  # the manifest of parts states the precision
     said = cli("predict", path, study.path, "--precision", "int8", "--out", tmp_path / "p.parquet")
-    assert (said.code, "cpu with openvino" in said.out) == (0, True)
+    assert (said.code, "cpu with openvino, int8" in said.out) == (0, True)
     np.testing.assert_allclose(read_predictions(tmp_path / "p.parquet").probabilities, found.probabilities, atol=1e-6)
     with pytest.raises(SettingsError, match="int8 networks are computed on the CPU by openvino, not on cpu by onnx"):
         cytoloc.load(path, precision="int8", engine="onnx")

@@ -112,7 +112,7 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """The library that computed the last predictions."""
+        """The library that computed the last predictions, and its precision if it is not float32."""
         return self._engines.used
 
     @property

@@ -141,7 +141,7 @@ class EngineSet:
         int8: The int8 networks; none if there are none.
 
     Attributes:
-        used: The engine that was used last.
+        used: The engine that was used last, with its precision if it is not float32, such as ``"openvino, int8"``.
 
     Raises:
         SettingsError: If the engine is unknown, or cannot compute on the device or in the precision.
@@ -167,7 +167,7 @@ class EngineSet:
         self._size = size
         self._built: dict[tuple[EngineName, ModelPrecision], list[Engine]] = {}
         self._refused: set[EngineName] = set()
-        self.used: EngineName = "torch"
+        self.used: str = "torch"
 
     def of(self, views: int, precision: ModelPrecision | None = None) -> list[Engine]:
         """Return an engine for each network.
@@ -219,7 +219,7 @@ class EngineSet:
                 if precision == "int8"
                 else build_engines(self._networks, name, device=self._device, precision=precision, size=self._size)
             )
-        self.used = name
+        self.used = name if precision == "float32" else f"{name}, {precision}"
         return self._built[name, precision]
 
 
