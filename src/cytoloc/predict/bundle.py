@@ -274,11 +274,9 @@ def write_bundle(
         parts[f"members/{number}/{WEIGHTS}"] = safetensors.torch.save(state)
         parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
     if int8 is not None:
-        float32 = Model([run.network for run in loaded], info, decision=fitted, device="cpu", unusual="decide")
-        graphs, report = quantize_model(float32, int8)
-        for number, graph in enumerate(graphs):
-            parts |= {f"members/{number}/{name}": part for name, part in zip(INT8, graph, strict=True)}
-        parts[INT8_REPORT] = report.to_bytes()
+        parts |= _int8_parts(
+            Model([run.network for run in loaded], info, decision=fitted, device="cpu", unusual="decide"), int8
+        )
     known = _input_reference(loaded, info, inputs)
     if known is not None:
         parts[INPUTS] = known.to_bytes()
@@ -297,6 +295,15 @@ def write_bundle(
     )
     write_archive(out, header, parts)
     return out
+
+
+def _int8_parts(model: Model, dataset: str | Path | Dataset) -> dict[str, bytes]:
+    """Return the parts of a bundle with the int8 networks of a model and their comparison."""
+    graphs, report = quantize_model(model, dataset)
+    parts = {INT8_REPORT: report.to_bytes()}
+    for number, graph in enumerate(graphs):
+        parts |= {f"members/{number}/{name}": part for name, part in zip(INT8, graph, strict=True)}
+    return parts
 
 
 def write_archive(out: Path, header: Header, parts: Mapping[str, bytes]) -> None:
