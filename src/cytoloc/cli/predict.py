@@ -200,6 +200,11 @@ def predict(
         raise SettingsError("--strict-inputs and --force exclude each other.", hint="Give one of them.")
     substitutes, share = parse_substitutes(absent or []), parse_share(max_failed)
     into_parts = "://" in out or Path(out).suffix == ""
+    if "://" in out and Path(out).suffix:
+        raise SettingsError(
+            f"{out} is a URL, but only folders of parts can be written to URLs.",
+            hint=f"Choose a folder, such as {out.removesuffix(Path(out).suffix)}, or a local file.",
+        )
     if into_parts and (locations or table or strict):
         raise SettingsError(
             "--locations, --table and --strict need one predictions file, but --out is a folder.",

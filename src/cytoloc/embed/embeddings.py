@@ -141,8 +141,11 @@ def embed_sources(
         ChannelError: If a source lacks a channel.
         TableError: If two sources have a field with the same id, or no field could be read.
     """
+    from cytoloc.predict.model import Model
     from cytoloc.predict.planes import find_planes
 
+    check_type(model, Model, argument="model")
+    check_type(sources, (list, tuple), argument="sources")
     total = sum(len(source.ids) for source in sources)
     ids: list[str] = []
     parts: list[Float32Array] = []
@@ -180,6 +183,7 @@ def write_embeddings(embeddings: Embeddings, path: str | Path, *, fields: pl.Dat
         OutputExistsError: If the file exists.
         MissingExtraError: If anndata is needed and not installed.
     """
+    check_type(embeddings, Embeddings, argument="embeddings")
     check_type(path, (str, Path), argument="path")
     path = Path(path)
     check_embeddings_path(path)
@@ -226,6 +230,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_type(path, (str, Path), argument="path")
     path = existing(Path(path))
     try:
         table = pq.read_table(path)

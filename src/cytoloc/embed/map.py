@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from cytoloc._typing import Float32Array
+from cytoloc.choices import check_type
 from cytoloc.dataset.store import Dataset
 from cytoloc.embed.embeddings import Embeddings
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, installing
@@ -47,6 +48,7 @@ def map_positions(embeddings: Embeddings, *, seed: int = 0) -> Float32Array:
         TableError: If there are fewer than four fields.
         MissingExtraError: If umap-learn is not installed.
     """
+    check_type(embeddings, Embeddings, argument="embeddings")
     if len(embeddings) < 4:
         raise TableError(f"A map needs at least 4 fields, not {len(embeddings)}.")
     with warnings.catch_warnings():
@@ -124,6 +126,8 @@ def write_map(
         SettingsError: If the name has another ending.
         OutputExistsError: If the file exists.
     """
+    check_type(positions, np.ndarray, argument="positions")
+    check_type(path, (str, Path), argument="path")
     path = Path(path)
     if path.suffix not in (".html", ".png"):
         raise SettingsError(f"{path} is not a valid name for a map.", hint="Choose a name that ends in .html or .png.")

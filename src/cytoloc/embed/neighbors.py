@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from cytoloc._typing import Float32Array, IntArray
+from cytoloc.choices import check_type
 from cytoloc.embed.embeddings import Embeddings
 from cytoloc.errors import MissingExtraError, SettingsError, installing
 
@@ -60,6 +61,8 @@ def find_neighbors(embeddings: Embeddings, reference: Embeddings, *, k: int = 5)
             fields.
         MissingExtraError: If faiss is not installed.
     """
+    check_type(embeddings, Embeddings, argument="embeddings")
+    check_type(reference, Embeddings, argument="reference")
     if embeddings.model != reference.model:
         raise SettingsError(
             "The features are of different models, so they cannot be compared.",

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cytoloc._typing import Float32Array, IntArray, UInt8Array
-from cytoloc.choices import Resample
+from cytoloc.choices import Resample, check_type
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -315,6 +315,7 @@ def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
         ImageError: If a folder has no fields, or a pattern matches nothing.
         FormatError: If a dataset does not exist or is damaged.
     """
+    check_type(inputs, (list, tuple), argument="inputs")
     sources: list[Source] = []
     for each in inputs:
         text = str(each)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from cytoloc.choices import check_type
 from cytoloc.dataset.quarantine import Rejected, to_csv
 from cytoloc.errors import FailedFieldsError, OutputExistsError, SettingsError
 from cytoloc.files import json_bytes, locked, parse_json
@@ -146,6 +147,9 @@ def predict_parts(
         MissingExtraError: If ``workers`` is given, and Ray is not installed.
         TableError: If two sources have a field with the same id.
     """
+    check_type(model, Model, argument="model")
+    check_type(sources, (list, tuple), argument="sources")
+    check_type(out, (str, Path), argument="out")
     options = options or StreamOptions()
     store = open_store(out)
     ids = [name for source in sources for name in source.ids]
