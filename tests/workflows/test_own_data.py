@@ -180,7 +180,7 @@ def test_missing_channels_are_substituted_only_where_it_is_said(cli: Cli, tmp_pa
     rng = np.random.default_rng(1)
     images = rng.integers(0, 255, (2, 2, 128, 128), dtype=np.uint8)
     model = cytoloc.load("builtin")
-    model.info = replace(model.info, caution="")
+    model.info = replace(model.info, caution="", inputs=None)
     four = np.zeros((2, 4, 128, 128), np.uint8)
     four[:, 1], four[:, 2], four[:, 3] = images[:, 0], images[:, 1], images[:, 0]
     substitutes = {"microtubules": "zero", "er": "protein"}

@@ -21,6 +21,9 @@ _FLAG_NOTES: Final = {
 }
 """Notes for some quality flags. Low contrast and blur are common in good images."""
 
+_FEW: Final = {"empty": 0.05, "saturated": 0.2, "swapped": 0.2}
+"""Share of the fields below which a flag causes no note. Single fields are flagged by chance, or for a good reason."""
+
 
 def chunk_notes(imported: Imported) -> list[str]:
     """Return a note about added fields with channels that lack chunks.
@@ -84,7 +87,7 @@ def _is_floored(black: float | None, white: float | None) -> bool:
 
 
 def flag_notes(imported: Imported) -> list[str]:
-    """Return notes about channels of the added fields that look exchanged, blank or saturated.
+    """Return notes about channels that look blank, exchanged or saturated in more than a few of the added fields.
 
     Args:
         imported: The result of an import.
@@ -96,7 +99,7 @@ def flag_notes(imported: Imported) -> list[str]:
     notes = []
     for flag, count in counts.iter_rows():
         channel, _, what = flag.partition(" ")
-        if said := _FLAG_NOTES.get(what):
+        if (said := _FLAG_NOTES.get(what)) and count >= _FEW.get(what, 0) * imported.added:
             fields = f"{count} of {imported.added} field{'s' * (imported.added > 1)}"
             notes.append(said.format(channel=channel, fields=fields))
     return notes
