@@ -21,6 +21,9 @@ from cytoloc.reproduce.options import ReproduceOptions
 from cytoloc.reproduce.steps import Step, forward_flops, run_steps
 from tests.conftest import Cli
 
+# Small simulated images are often flagged, which imports note.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
+
 SMALLEST = {"model.backbone": "test_resnet", "model.weights": "none", "schedule.epochs": 1, "schedule.frozen_epochs": 0}
 
 
