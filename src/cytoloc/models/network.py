@@ -9,9 +9,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cytoloc.choices import HeadName, NewPlanes
+from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
+from cytoloc.models.variants import varied
 from cytoloc.models.weights import initial_weights
 
 HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": AttentionHead}
@@ -37,6 +38,8 @@ class ModelSpec:
         each: Whether each image is normalized by its own mean and standard deviation instead.
         size: Edge length of training images, in pixels.
         other_sizes: Edge lengths of other images that the network must accept.
+        units: Number of hidden units of an ``average-max`` or ``multi-stage`` head.
+        variant: The change to the backbone; see :func:`cytoloc.models.variants.varied`.
     """
 
     backbone: str
@@ -50,6 +53,8 @@ class ModelSpec:
     each: bool
     size: int
     other_sizes: tuple[int, ...] = ()
+    units: int = 512
+    variant: BackboneVariant = "plain"
 
 
 class Normalize(nn.Module):
@@ -152,9 +157,12 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
         body.load_state_dict(state)
     top: nn.Module
     if stages:
-        top = MultiStageHead(features, spec.locations, dropout=spec.dropout, prior=spec.prior)
+        top = MultiStageHead(features, spec.locations, dropout=spec.dropout, prior=spec.prior, units=spec.units)
+    elif spec.head == "average-max":
+        top = AverageMaxHead(features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior, units=spec.units)
     else:
         top = HEADS[spec.head](features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior)
+    body = varied(body, spec.backbone, spec.variant, stages=stages)
     normalize = NormalizeEach(spec.mean, spec.std) if spec.each else Normalize(spec.mean, spec.std)
     network = Network(normalize, shaped(body, spec.backbone, stages=stages), top)
     return network.to(memory_format=torch.channels_last)

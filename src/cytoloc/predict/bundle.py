@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from lzma import LZMAError
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import safetensors.torch
 import torch
@@ -258,6 +258,7 @@ def write_bundle(
         label_set=info.label_set.to_json(),
         knowledge=_checked_knowledge(knowledge or {}, info.label_set),
         parts={name: Part.of(content) for name, content in parts.items()},
+        trained_on_datasets=list(info.trained_on_datasets),
     )
     write_archive(out, header, parts)
     return out
@@ -330,14 +331,19 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
     bundle = open_bundle(path)
     header, decision = bundle.header, bundle.decision()
     fitted = {"calibrated_by": header.parts[DECISION].sha256} if decision and decision.method.fits_probabilities else {}
-    sources = [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
+    made: dict[str, Any] = {
+        "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
+    }
+    if header.origin is not None:
+        made = {"adopted": header.origin.model_dump(include={"network", "variant", "sha256", "license"})}
     info = ModelInfo(
         size=header.field_px,
         channels=tuple(header.channels),
         label_set=bundle.label_set,
         tta=header.tta,
-        provenance={"bundle": path.name, "runs": sources, **fitted},
+        provenance={"bundle": path.name, **made, **fitted},
         trained_on=bundle.trained_on,
+        trained_on_datasets=tuple(header.trained_on_datasets),
         caution=header.caution,
         card=bundle.card,
         knowledge=header.knowledge,

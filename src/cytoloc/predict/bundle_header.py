@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName
+from cytoloc.choices import BackboneVariant, HeadName
 from cytoloc.files import FileFormat
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec
@@ -44,11 +44,13 @@ class Member(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str
-    """Name of the run."""
+    """Name of the run, or of the published network."""
     recipe: str
-    fold: int
+    """Name of the recipe; empty for a published network."""
+    fold: int | None
+    """Validation fold; None for a published network."""
     dataset: str
-    """Fingerprint of the training dataset."""
+    """Fingerprint of the training dataset; empty for a published network."""
     backbone: str
     head: HeadName
     dropout: float
@@ -56,6 +58,10 @@ class Member(BaseModel):
     std: list[float]
     each: bool
     """Whether each image is normalized by its own mean and standard deviation."""
+    units: int = 512
+    """Number of hidden units of the head."""
+    variant: BackboneVariant = "plain"
+    """The change to the backbone."""
 
     @classmethod
     def of(cls, run: LoadedRun) -> Self:
@@ -72,7 +78,31 @@ class Member(BaseModel):
             mean=[image.mean[name] for name in image.channels],
             std=[image.std[name] for name in image.channels],
             each=image.normalize == "field",
+            units=model.units,
+            variant=model.variant,
         )
+
+
+class Origin(BaseModel):
+    """The published file that the weights of an adopted network come from."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    network: str
+    """The name of the network, such as ``densenet121``."""
+    variant: str
+    """The variant of the network, in the words of its authors; may be empty."""
+    file: str
+    """The name of the file."""
+    sha256: str
+    """SHA-256 of the file."""
+    is_published: bool
+    """Whether the file is the published one, by its checksum."""
+    source: str
+    """The address of the published file."""
+    license: str
+    """The SPDX identifier of the license."""
+    citation: str
 
 
 class Header(BaseModel):
@@ -95,6 +125,10 @@ class Header(BaseModel):
     knowledge: dict[str, str]
     """What is known of the predictions of a location, by key, such as ``transfers``; shown in every table."""
     parts: dict[str, Part]
+    origin: Origin | None = None
+    """The published file of an adopted network. None: the networks were trained by cytoloc."""
+    trained_on_datasets: list[str] = []
+    """Public datasets that the networks were trained on as a whole, without a list of their fields."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -106,7 +140,8 @@ class Header(BaseModel):
         label_set = LabelSet.from_json(self.label_set)
         if not set(self.knowledge) <= set(label_set.keys) or not "".join(self.knowledge.values()).isprintable():
             raise ValueError("the knowledge must be of locations of the label set")
-        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in (WEIGHTS, "recipe.toml")}
+        files = (WEIGHTS, "recipe.toml") if self.origin is None else (WEIGHTS,)
+        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in files}
         if set(self.parts) - {DECISION, INPUTS} != needed | {CARD, TRAINED_ON}:
             raise ValueError("parts are missing or unexpected")
         return self
@@ -125,4 +160,6 @@ class Header(BaseModel):
             std=tuple(member.std),
             each=member.each,
             size=self.field_px,
+            units=member.units,
+            variant=member.variant,
         )

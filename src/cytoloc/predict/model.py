@@ -28,9 +28,16 @@ from cytoloc.predict.engines.engine import Engine
 from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
 from cytoloc.predict.planes import PlaneMap, find_planes
-from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch, Source, open_source
+from cytoloc.predict.sources import (
+    ArraySource,
+    DatasetSource,
+    FieldBatch,
+    Source,
+    fields_of_public_datasets,
+    open_source,
+)
 from cytoloc.predict.tta import check_tta, mean_outputs
-from cytoloc.predictions import Predictions
+from cytoloc.predictions import Predictions, training_caution
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
@@ -182,6 +189,9 @@ class Model:
         )
         if self.info.caution:
             warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        seen = training_caution(found)
+        if seen and found.provenance.get("fields_maybe_trained_on"):
+            warnings.warn(seen, ModelCaution, stacklevel=2)
         if found.n_cautions:
             first = next(text for text in found.cautions if text)
             warnings.warn(
@@ -303,11 +313,23 @@ class Model:
             "tta": self.info.tta if tta is None else tta,
             "engine": self._engines.used,
             "source": ", ".join(source.name for source in sources),
-            "fields_trained_on": len(self.info.trained_on.intersection(ids)),
+            **self._training_facts(sources, ids),
             **({"absent": dict(absent)} if absent else {}),
             **({"caution": self.info.caution} if self.info.caution else {}),
             **({"knowledge": dict(self.info.knowledge)} if self.info.knowledge else {}),
             **({"thresholds": thresholds} if thresholds else {}),
+        }
+
+    def _training_facts(self, sources: Sequence[Source], ids: Sequence[str]) -> dict[str, Any]:
+        """Return how many of some fields the networks were trained on, as far as it is known."""
+        seen = len(self.info.trained_on.intersection(ids))
+        if not self.info.trained_on_datasets:
+            return {"fields_trained_on": seen}
+        public = fields_of_public_datasets(sources, ids)
+        return {
+            **({"fields_trained_on": seen} if seen else {}),
+            "trained_on_datasets": list(self.info.trained_on_datasets),
+            **({} if public is None else {"fields_maybe_trained_on": public}),
         }
 
     def decide(self, probabilities: Float32Array, cautions: Sequence[str]) -> BoolArray | None:

@@ -26,6 +26,8 @@ class ModelInfo:
         tta: The default number of test-time augmentation views.
         provenance: How the model was made. JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
+        trained_on_datasets: Public datasets that the networks were trained on as a whole. Their fields are not listed in
+            ``trained_on``.
         caution: A caution that is shown with every prediction; may be empty.
         card: The model card in Markdown; may be empty.
         knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.
@@ -38,6 +40,7 @@ class ModelInfo:
     tta: int = 1
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trained_on: frozenset[str] = frozenset()
+    trained_on_datasets: tuple[str, ...] = ()
     caution: str = ""
     card: str = ""
     knowledge: Mapping[str, str] = field(default_factory=dict)

@@ -230,6 +230,29 @@ class KaggleFolderSource:
             yield FieldBatch(tuple(name for name, _ in good), images, bad)
 
 
+def fields_of_public_datasets(sources: Sequence[Source], ids: Sequence[str]) -> int | None:
+    """Return how many fields come from the Kaggle competition or the Human Protein Atlas.
+
+    Args:
+        sources: The sources of the fields.
+        ids: The ids of the fields to count.
+
+    Returns:
+        The number of fields. None if some are images in memory, whose origin is unknown.
+    """
+    wanted, count = set(ids), 0
+    for source in sources:
+        if isinstance(source, DatasetSource):
+            origins = source.dataset.fields["source"].to_list()
+            every = source.dataset.ids
+            count += sum(origins[row] in ("kaggle", "hpa") and every[row] in wanted for row in source.rows)
+        elif isinstance(source, KaggleFolderSource):
+            count += len(wanted.intersection(source.ids))
+        else:
+            return None
+    return count
+
+
 def open_source(path: str | Path) -> Source:
     """Open a source of fields: a dataset (folder or URL), or a folder of image files of the 2018 Kaggle competition.
 
