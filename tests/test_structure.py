@@ -51,6 +51,7 @@ ALLOWED = {
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipes", "models", "dataset", "decide", "images"},
+    "adoption": GROUND | {"models", "predict"},
     "export": GROUND | {"models", "decide", "predict"},
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
     "torch": {"choices", "dataset", "errors"},
@@ -59,6 +60,7 @@ ALLOWED = {
     | {"curation", "dataset", "decide", "models", "predict", "recipes", "training.options", "training.run"},
     "cli": GROUND
     | {
+        "adoption",
         "curation",
         "contents",
         "export",
@@ -142,6 +144,7 @@ def test_public_names_are_those_written_down() -> None:
         "StreamState",
         "TrainOptions",
         "__version__",
+        "adopt",
         "audit_labels",
         "check_folds",
         "compare_runs",
@@ -178,6 +181,7 @@ def test_public_names_are_those_written_down() -> None:
         "predict_parts",
         "prediction_table",
         "preview_folder",
+        "published_models",
         "read_decision",
         "read_folds",
         "read_label_list",

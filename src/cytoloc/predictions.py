@@ -363,8 +363,8 @@ def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:
     Returns:
         The following keys, if any part has them. ``fields_trained_on``: the largest number of fields that a model was
         trained on. ``trained_on_datasets``: all public datasets that models were trained on as a whole.
-        ``fields_maybe_trained_on``: the largest number of fields that may be in them. ``caution``: all cautions. ``absent``: all substituted channels. ``converted``: the first conversion
-        from another label set.
+        ``fields_maybe_trained_on``: the largest number of fields that may be in them. ``caution``: all cautions.
+        ``absent``: all substituted channels. ``converted``: the first conversion from another label set.
     """
     sources = [part.provenance for part in parts]
     seen = [each["fields_trained_on"] for each in sources if "fields_trained_on" in each]

@@ -9,6 +9,7 @@ import typer
 
 import cytoloc
 from cytoloc.cli import (
+    adopt,
     bundle,
     curation,
     dataset,
@@ -72,6 +73,7 @@ decide.register(app)
 evaluate.register(app)
 report.register(app)
 bundle.register(app)
+adopt.register(app)
 reproduce.register(app)
 
 

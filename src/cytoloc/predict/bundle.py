@@ -203,12 +203,7 @@ def write_bundle(
     check_type(runs, (str, Path, list, tuple), argument="runs")
     check_type(out, (str, Path), argument="out")
     out = Path(out)
-    if out.suffix != SUFFIX:
-        raise SettingsError(
-            f"{out} is not a valid name for a bundle, which must end in {SUFFIX}.",
-            hint=f"Choose {out.stem}{SUFFIX}.",
-        )
-    check_outputs(out)
+    check_bundle_path(out)
     if not caution.isprintable():
         raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
     folders = find_runs([Path(each) for each in ([runs] if isinstance(runs, str | Path) else runs)])
@@ -264,12 +259,32 @@ def write_bundle(
     return out
 
 
+def check_bundle_path(out: Path) -> None:
+    """Raise unless a new bundle can be written to a path.
+
+    Args:
+        out: The path.
+
+    Raises:
+        SettingsError: If the name does not end in ``.cytoloc``.
+        OutputExistsError: If the file exists.
+    """
+    if out.suffix != SUFFIX:
+        raise SettingsError(
+            f"{out} is not a valid name for a bundle, which must end in {SUFFIX}.",
+            hint=f"Choose {out.stem}{SUFFIX}.",
+        )
+    check_outputs(out)
+
+
 def write_archive(out: Path, header: Header, parts: Mapping[str, bytes]) -> None:
     """Write a header and the parts that it lists to a new bundle."""
     everything = {HEADER: json.dumps(header.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
     with new_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
-            archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=zipfile.ZIP_DEFLATED)
+            # Compression takes seconds and saves less than a tenth of weights.
+            how = zipfile.ZIP_STORED if name.endswith(WEIGHTS) else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=how)
 
 
 def read_knowledge(path: Path) -> dict[str, str]:

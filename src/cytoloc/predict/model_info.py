@@ -26,8 +26,8 @@ class ModelInfo:
         tta: The default number of test-time augmentation views.
         provenance: How the model was made. JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
-        trained_on_datasets: Public datasets that the networks were trained on as a whole. Their fields are not listed in
-            ``trained_on``.
+        trained_on_datasets: Public datasets that the networks were trained on as a whole. ``trained_on`` does not list
+            their fields.
         caution: A caution that is shown with every prediction; may be empty.
         card: The model card in Markdown; may be empty.
         knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.

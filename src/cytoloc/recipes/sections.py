@@ -107,8 +107,8 @@ class ModelSection(Section):
     blue filters, and scales all filters by 3 / number of channels."""
     head: HeadName = "average-max"
     """Head of the network. ``average-max`` is the head of the silver-medal baseline (fastai): both poolings, hidden
-    units, dropout. ``plain`` is one linear layer. ``attention`` pools by learned attention for each location. ``multi-stage``
-    pools the last three stages of the backbone."""
+    units, dropout. ``plain`` is one linear layer. ``attention`` pools by learned attention for each location.
+    ``multi-stage`` pools the last three stages of the backbone."""
     units: int = Field(512, ge=1)
     """Number of hidden units of the heads ``average-max`` and ``multi-stage``."""
     variant: BackboneVariant = "plain"
