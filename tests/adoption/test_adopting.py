@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torchvision
@@ -22,8 +23,10 @@ from cytoloc.errors import CytolocError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.bundle import open_bundle
+from cytoloc.recipes.recipe import load_recipe
 from tests.adoption.goldens import drawn_state, waves
 from tests.conftest import Cli
+from tests.training.conftest import train_fold
 
 HEADS = {
     "densenet121": ("bn1", "fc1", "bn2", "logit"),
@@ -218,3 +221,39 @@ def test_the_command_adopts_and_lists(cli: Cli, densenet: Path, tmp_path: Path) 
         for fact in (each["name"], each["license"], *each["addresses"], each["command"]):
             assert fact in listed
     assert json.loads(cli("models", "--json").out) == cytoloc.published_models()
+
+
+@pytest.mark.slow
+def test_an_adopted_network_is_a_start_for_own_locations_and_channels(adopted: Path, tmp_path: Path) -> None:
+    own = LabelSet.from_names(["Cortex", "Vesicles"], name="mine")
+    rows = [
+        FieldRow(id=f"f{i}", source="folder", original_px=64, original_width_px=64, labels=(i % 2,)) for i in range(8)
+    ]
+    fields = zip(rows, waves(8, 2, 64), strict=True)
+    dataset = write_dataset(
+        tmp_path / "own.dataset",
+        fields,
+        size=64,
+        channels=("nucleus", "protein"),
+        label_set=own,
+        made_by={"command": "t"},
+    )
+    folds = pl.DataFrame({"id": dataset.ids, "group": range(8), "fold": [0, 1] * 4})
+    overrides = [f"model.weights=bundle:{adopted}", "image.size=64", "schedule.epochs=1", "schedule.batch_size=4"]
+    said: list[str] = []
+    recipe = load_recipe("finetune", overrides=overrides)
+    run = train_fold(recipe, dataset, folds, 0, out=tmp_path, report=said.append)
+    kept = load_recipe(str(run / "recipe.toml"))
+    assert (kept.model.backbone, kept.model.units, round(kept.image.mean["protein"], 5)) == (
+        "densenet121",
+        1024,
+        0.05063,
+    )
+    assert any("densenet121-plain were trained on all of the 2018 Kaggle training set" in line for line in said)
+    started = json.loads((run / "run.json").read_text())["started_from"]
+    assert (started["name"], started["with_head"]) == ("densenet121-plain", False)
+    # The whole training datasets are known of predictions, and of a bundle of the run.
+    known = ["the 2018 Kaggle training set", "Human Protein Atlas v18"]
+    assert cytoloc.read_predictions(run / "predictions.parquet").provenance["trained_on_datasets"] == known
+    bundle = cytoloc.write_bundle(run, tmp_path / "m.cytoloc")
+    assert cytoloc.load(bundle).info.trained_on_datasets == tuple(known)

@@ -350,7 +350,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
     }
     if header.origin is not None:
-        made = {"adopted": header.origin.model_dump(include={"network", "variant", "sha256", "license"})}
+        made = {"adopted": header.origin.model_dump(exclude={"file", "is_published"})}
     info = ModelInfo(
         size=header.field_px,
         channels=tuple(header.channels),
