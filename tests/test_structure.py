@@ -145,6 +145,7 @@ def test_public_names_are_those_written_down() -> None:
         "TrainOptions",
         "__version__",
         "adopt",
+        "adopt_onnx",
         "audit_labels",
         "check_folds",
         "compare_runs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -15,7 +15,7 @@ from cytoloc.adoption.published import PUBLISHED, Published, Source, in_words, n
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.errors import SettingsError, WeightsError
 from cytoloc.files import disk_errors, existing
-from cytoloc.labels.label_set import find_label_set
+from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.models.state_files import as_state, read_checkpoint, refuse_other_tensors
 from cytoloc.predict.bundle import check_bundle_path, write_archive
@@ -172,13 +172,7 @@ def git_blob_id(content: bytes) -> str:
 
 
 def _write(published: Published, spec: ModelSpec, origin: Origin, network: Network, out: Path) -> Path:
-    """Write a network to a bundle."""
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    parts = {
-        CARD: adopted_card(published, spec, origin).encode(),
-        f"members/0/{WEIGHTS}": safetensors.torch.save(state),
-        TRAINED_ON: b"",
-    }
+    """Write a published network to a bundle."""
     member = Member(
         name="-".join(filter(None, (published.name, origin.variant))),
         recipe="",
@@ -193,18 +187,65 @@ def _write(published: Published, spec: ModelSpec, origin: Origin, network: Netwo
         units=spec.units,
         variant=spec.variant,
     )
+    return write_adopted(
+        member,
+        network,
+        origin,
+        out,
+        card=adopted_card(published, spec, origin),
+        size=spec.size,
+        channels=spec.channels,
+        label_set=find_label_set(published.label_set),
+        caution=published.caution,
+        datasets=published.datasets,
+    )
+
+
+def write_adopted(
+    member: Member,
+    network: Network,
+    origin: Origin,
+    out: Path,
+    *,
+    card: str,
+    size: int,
+    channels: Sequence[str],
+    label_set: LabelSet,
+    caution: str = "",
+    datasets: Sequence[str] = (),
+) -> Path:
+    """Write an adopted network to a bundle.
+
+    Args:
+        member: The description of the network.
+        network: The network.
+        origin: The file that it comes from.
+        out: The new file.
+        card: The model card in Markdown.
+        size: Edge length of the images, in pixels.
+        channels: The names of the channels.
+        label_set: The locations.
+        caution: A caution that is shown with every prediction.
+        datasets: The public datasets that the network was trained on as a whole.
+
+    Returns:
+        The path of the new file.
+    """
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    parts = {CARD: card.encode(), f"members/0/{WEIGHTS}": weights, TRAINED_ON: b""}
     header = Header(
         **BUNDLE_FORMAT.header,
         members=[member],
-        field_px=spec.size,
+        field_px=size,
         tta=1,
-        caution=published.caution,
-        channels=list(spec.channels),
-        label_set=find_label_set(published.label_set).to_json(),
+        caution=caution,
+        channels=list(channels),
+        label_set=label_set.to_json(),
         knowledge={},
         parts={name: Part.of(content) for name, content in parts.items()},
         origin=origin,
-        trained_on_datasets=list(published.datasets),
+        trained_on_datasets=list(datasets),
     )
     write_archive(out, header, parts)
     return out

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from cytoloc.adoption.published import PUBLISHED
+from cytoloc.adoption.published import COMPETITION_2018, COMPETITION_2021, PUBLISHED
+
+_GRAPHS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "name": "onnx, InceptionV3",
+        "title": "InceptionV3 of the first place of the 2021 Kaggle competition (team bestfitting), as ONNX",
+        "gives": "19 locations (hpa19) of single cells",
+        "megabytes": 123,
+        "license": "MIT",
+        "addresses": [
+            "https://github.com/oeway/hpa-bestfitting-inceptionv3/releases/tag/v0.1.0",
+            "https://doi.org/10.5281/zenodo.5910854",
+        ],
+        "citation": COMPETITION_2021,
+        "command": "cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --labels hpa19 --size 128"
+        " --license MIT --trained-on 'the 2021 Kaggle training set' --out model.cytoloc",
+    },
+    {
+        "name": "onnx, DenseNet121",
+        "title": "DenseNet121 of the first place of the 2018 Kaggle competition (team bestfitting), as ONNX",
+        "gives": "28 locations (hpa28) of whole fields",
+        "megabytes": 37,
+        "license": "MIT",
+        "addresses": ["https://doi.org/10.5281/zenodo.5910163", "https://doi.org/10.5281/zenodo.8061392"],
+        "citation": COMPETITION_2018,
+        "command": "cytoloc adopt onnx densenet_model.onnx --labels hpa28 --size 1024 --license MIT --trained-on"
+        " 'the 2018 Kaggle training set' --trained-on 'Human Protein Atlas v18' --out model.cytoloc",
+    },
+)
+"""Published ONNX files."""
 
 
 def published_models() -> list[dict[str, Any]]:
@@ -33,4 +62,4 @@ def published_models() -> list[dict[str, Any]]:
                 "command": f"cytoloc adopt {each.name} FILE.pth{variant} --out model.cytoloc",
             }
         )
-    return found
+    return [*found, *_GRAPHS]

@@ -13,11 +13,11 @@ KAGGLE_2018: Final = "the 2018 Kaggle training set"
 HPA_18: Final = "Human Protein Atlas v18"
 KAGGLE_2021: Final = "the 2021 Kaggle training set"
 
-_COMPETITION_2018: Final = (
+COMPETITION_2018: Final = (
     "W. Ouyang et al. Analysis of the Human Protein Atlas Image Classification competition. Nature Methods 16,"
     " 1254-1261 (2019)"
 )
-_COMPETITION_2021: Final = (
+COMPETITION_2021: Final = (
     "T. Le et al. Analysis of the Human Protein Atlas Weakly Supervised Single-Cell Classification competition. Nature"
     " Methods 19, 1221-1229 (2022)"
 )
@@ -111,7 +111,7 @@ DENSENET121: Final = Published(
     ),
     megabytes=37,
     license="MIT",
-    citation=_COMPETITION_2018,
+    citation=COMPETITION_2018,
     datasets=(KAGGLE_2018, HPA_18),
     names={
         "backbone.": "backbone.",
@@ -157,7 +157,7 @@ INCEPTIONV3_CBAM: Final = Published(
     sources=(Source(address="https://github.com/oeway/hpa-bestfitting-inceptionv3"),),
     megabytes=123,
     license="MIT",
-    citation=_COMPETITION_2021,
+    citation=COMPETITION_2021,
     datasets=(KAGGLE_2021, "the public Human Protein Atlas"),
     names={
         "backbone.body.": "backbone.",

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     )
     adopting.command("densenet121")(densenet121)
     adopting.command("inceptionv3-cbam")(inceptionv3_cbam)
+    adopting.command("onnx")(onnx)
     app.add_typer(adopting, name="adopt")
     app.command("models")(models)
 
@@ -58,16 +59,70 @@ def inceptionv3_cbam(file: File, out: Out, sha256: Checksum = None) -> None:
     _adopt("inceptionv3-cbam", file, out, sha256=sha256)
 
 
+def onnx(
+    file: Annotated[Path, typer.Argument(help="ONNX file of the authors, which you downloaded.", metavar="FILE")],
+    out: Out,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            help="Label set of the graph, in its order: hpa28, hpa19, subcell31, or a .csv or .toml file.",
+            metavar="NAME|FILE",
+        ),
+    ],
+    size: Annotated[int, typer.Option(help="Edge length of the images that the graph takes, in pixels.", min=1)],
+    channels: Annotated[
+        str, typer.Option(help="Names of the channels in the order of the graph, separated by commas.")
+    ] = "microtubules,protein,nucleus,er",
+    license: Annotated[str, typer.Option(help="License of the file, for the model card.")] = "not stated",  # noqa: A002
+    source: Annotated[str, typer.Option(help="Address of the file, for the model card.")] = "not stated",
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trained-on",
+            help="Public dataset that the network was trained on as a whole. Can be repeated. Default: not known.",
+            metavar="NAME",
+        ),
+    ] = None,
+    caution: Annotated[str, typer.Option(help="Warning that is shown with every prediction. Default: none.")] = "",
+    sha256: Checksum = None,
+) -> None:
+    """Adopt a classifier that others published as ONNX, such as the single-cell network of the first place of 2021.
+
+    The graph takes pixels divided by 255. Its last node says whether it gives logits or probabilities.
+
+    Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --labels hpa19 --size 128 --license MIT --out
+    inceptionv3.cytoloc`
+    """
+    require_nets()
+    from cytoloc.adoption.graphs import adopt_onnx
+
+    planes = [name.strip() for name in channels.split(",")]
+    adopt_onnx(
+        file,
+        out,
+        label_set=labels,
+        size=size,
+        channels=planes,
+        license=license,
+        source=source,
+        trained_on=trained_on or (),
+        caution=caution,
+        sha256=sha256,
+    )
+    _print_adopted(out)
+
+
 def _adopt(network: str, file: Path, out: Path, *, variant: str | None = None, sha256: str | None = None) -> None:
     """Adopt a network, and print what it is."""
     require_nets()
     from cytoloc.adoption.adopting import adopt
 
     adopt(network, file, out, variant=variant, sha256=sha256)
-    print_adopted(out)
+    _print_adopted(out)
 
 
-def print_adopted(out: Path) -> None:
+def _print_adopted(out: Path) -> None:
     """Print what an adopted bundle is, and what to do next."""
     from cytoloc.predict.bundle import open_bundle
 
@@ -80,7 +135,7 @@ def print_adopted(out: Path) -> None:
             f" {origin.license}, {out.stat().st_size / 1e6:.1f} MB."
         )
         typer.echo(f"SHA-256 of {origin.file}: {origin.sha256}")
-        if not origin.is_published:
+        if not origin.is_published and origin.network != "onnx":
             note("The file was not recognized as a published one. Compare its SHA-256 with that of its source.")
     typer.echo(f"Next: cytoloc info {out}, then cytoloc predict {out} INPUT --out predictions.parquet")
 

@@ -29,6 +29,7 @@ from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_csv, require_columns
+from cytoloc.models.graphs import GraphOutput, graph_network
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.bundle_header import (
     BUNDLE_FORMAT,
@@ -99,8 +100,13 @@ class OpenBundle(NamedTuple):
             FormatError: If this release cannot build the network.
         """
         with self._readable():
+            state = safetensors.torch.load(self.parts[f"members/{number}/{WEIGHTS}"])
+            graph = self.header.members[number].graph
+            if graph is not None:
+                output = GraphOutput(graph.output, graph.is_probability)
+                return graph_network(state["backbone.graph"], output, channels=len(self.header.channels))
             network = build_network(self.header.spec(number))
-            network.load_state_dict(safetensors.torch.load(self.parts[f"members/{number}/{WEIGHTS}"]))
+            network.load_state_dict(state)
             return network
 
     def decision(self) -> Decision | None:

@@ -38,6 +38,17 @@ class Part(BaseModel):
         return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
+class Graph(BaseModel):
+    """The output of a network that was published as an ONNX graph."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    output: str
+    """The name of the output."""
+    is_probability: bool
+    """Whether the output has probabilities; otherwise logits."""
+
+
 class Member(BaseModel):
     """A network: its architecture and its origin."""
 
@@ -62,6 +73,8 @@ class Member(BaseModel):
     """Number of hidden units of the head."""
     variant: BackboneVariant = "plain"
     """The change to the backbone."""
+    graph: Graph | None = None
+    """The output of an ONNX graph, if the network is one."""
 
     @classmethod
     def of(cls, run: LoadedRun) -> Self:

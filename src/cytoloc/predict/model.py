@@ -324,7 +324,8 @@ class Model:
         """Return how many of some fields the networks were trained on, as far as it is known."""
         seen = len(self.info.trained_on.intersection(ids))
         if not self.info.trained_on_datasets:
-            return {"fields_trained_on": seen}
+            # The training data of an adopted network may be unknown.
+            return {} if "adopted" in self.info.provenance and not seen else {"fields_trained_on": seen}
         public = fields_of_public_datasets(sources, ids)
         return {
             **({"fields_trained_on": seen} if seen else {}),

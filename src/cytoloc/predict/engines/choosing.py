@@ -13,6 +13,7 @@ import torch
 from cytoloc.choices import refuse_unknown
 from cytoloc.errors import EngineWarning, ExportError, MissingExtraError, SettingsError, installing
 from cytoloc.models.devices import Precision, autocast
+from cytoloc.models.graphs import is_graph
 from cytoloc.models.network import Network
 from cytoloc.predict.engines.engine import PARITY, Engine, EngineName, PixelsToOutputs, TorchEngine
 from cytoloc.predict.engines.graph import onnx_graph
@@ -97,6 +98,9 @@ def build_engines(
     reference = [TorchEngine(network, device=device, precision=precision) for network in networks]
     if engine == "torch":
         return list(reference)
+    if any(is_graph(network) for network in networks):
+        # Their backbone runs ONNX Runtime.
+        return [TorchEngine(network, device=device, precision="float32") for network in networks]
     built: list[Engine] = []
     for network, exact in zip(networks, reference, strict=True):
         channels = network.normalize.mean.shape[1]
@@ -142,6 +146,13 @@ class EngineSet:
         self._built: dict[tuple[EngineName, Precision], list[Engine]] = {}
         self._refused: set[EngineName] = set()
         self.used: EngineName = "torch"
+        self._is_graph = any(is_graph(network) for network in networks)
+        if self._is_graph and engine not in ("auto", "onnx"):
+            raise SettingsError(
+                f"The model was published as an ONNX graph. The engine {engine} does not compute it, and it cannot be"
+                " exported again.",
+                hint="Predict with the engine onnx or auto. Export is not needed: use the published file.",
+            )
 
     def of(self, views: int, precision: Precision | None = None) -> list[Engine]:
         """Return an engine for each network.
@@ -163,6 +174,8 @@ class EngineSet:
         precision = precision or self._precision
         autocast(self._device, precision)
         chosen = check_engine(self._chosen, device=self._device, precision=precision)
+        if self._is_graph:
+            return self._engines("onnx", "float32")
         names = candidates(chosen, device=self._device, precision=precision)
         if chosen == "auto" and views < WORTH_CONVERTING and (names[0], precision) not in self._built:
             names = ["torch"]
