@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cytoloc.adoption.published import COMPETITION_2018, COMPETITION_2021, PUBLISHED
 
-_GRAPHS: Final[tuple[dict[str, Any], ...]] = (
+_OTHERS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "onnx, InceptionV3",
         "title": "InceptionV3 of the first place of the 2021 Kaggle competition (team bestfitting), as ONNX",
@@ -32,8 +32,21 @@ _GRAPHS: Final[tuple[dict[str, Any], ...]] = (
         "command": "cytoloc adopt onnx densenet_model.onnx --labels hpa28 --size 1024 --license MIT --trained-on"
         " 'the 2018 Kaggle training set' --trained-on 'Human Protein Atlas v18' --out model.cytoloc",
     },
+    {
+        "name": "dino4cells",
+        "title": "Vision transformers of DINO4Cells, trained on cells of the Human Protein Atlas without labels",
+        "gives": "a backbone to train on; no locations",
+        "megabytes": None,
+        "license": "not stated by the authors",
+        "addresses": ["https://doi.org/10.5281/zenodo.8061392", "https://doi.org/10.5281/zenodo.8061426"],
+        "citation": "M. Doron et al. Unbiased single-cell morphology with self-supervised vision transformers. bioRxiv"
+        " (2023)",
+        "command": "cytoloc train builtin my.dataset --folds folds.csv --out runs/ --set"
+        " model.weights=adopt:dino4cells:FILE.pth --set model.backbone=vit_base_patch16_224 --set model.variant=dino"
+        " --set image.normalize=field --set image.size=224",
+    },
 )
-"""Published ONNX files."""
+"""Published ONNX files, and backbones."""
 
 
 def published_models() -> list[dict[str, Any]]:
@@ -62,4 +75,4 @@ def published_models() -> list[dict[str, Any]]:
                 "command": f"cytoloc adopt {each.name} FILE.pth{variant} --out model.cytoloc",
             }
         )
-    return [*found, *_GRAPHS]
+    return [*found, *_OTHERS]

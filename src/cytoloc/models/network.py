@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
+from cytoloc.errors import WeightsError
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
 from cytoloc.models.variants import varied
@@ -136,7 +137,8 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
 
     Args:
         spec: The specification.
-        weights: ``package:NAME``, ``timm``, ``file:PATH`` or ``none``; see :mod:`cytoloc.models.weights`.
+        weights: ``package:NAME``, ``timm``, ``file:PATH``, ``adopt:NAME:PATH`` or ``none``; see
+            :mod:`cytoloc.models.weights`.
         new_planes: Initial weights of additional input planes; see
             :func:`cytoloc.models.weights.adapt_first_convolution`.
 
@@ -145,13 +147,18 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
 
     Raises:
         RecipeError: If timm has no such backbone, or the backbone does not accept images of these sizes.
-        WeightsError: If the weights are not available.
+        WeightsError: If the weights are not available, or expect another normalization.
     """
     channels, stages = len(spec.channels), spec.head == "multi-stage"
     features = feature_channels(
         spec.backbone, in_channels=channels, sizes=(spec.size, *spec.other_sizes), stages=stages
     )
     body = create_backbone(spec.backbone, in_channels=channels)
+    if weights.startswith("adopt:") and not (spec.each and spec.variant == "dino"):
+        raise WeightsError(
+            "The weights of DINO4Cells expect images that are normalized one by one, and positions of DINO.",
+            hint="Set image.normalize=field and model.variant=dino.",
+        )
     state = initial_weights(spec.backbone, weights, channels=spec.channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)

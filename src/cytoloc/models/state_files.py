@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def read_checkpoint(path: Path, *, hint: str = "Check model.weights.") -> Any:
         WeightsError: If the file does not exist, is damaged, or contains code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts often store their options, which are plain values.
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"The weights file {path} does not exist.", hint=hint) from None
     except OSError as error:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cytoloc.choices import BackboneVariant
 from cytoloc.errors import RecipeError
+from cytoloc.models.dino4cells import with_dino_positions
 
 
 class Cbam(nn.Module):
@@ -57,6 +58,7 @@ def varied(body: Any, name: str, variant: BackboneVariant, *, stages: bool) -> A
         name: Its timm name.
         variant: ``plain`` changes nothing. ``second-pool`` halves the feature map of a DenseNet once more after its
             first layers. ``cbam`` is for ``inception_v3``: no pooling in its first layers, and attention at the end.
+            ``dino`` is for vision transformers: positions are interpolated as DINO does.
         stages: Whether a head uses the feature maps of several stages.
 
     Returns:
@@ -67,7 +69,7 @@ def varied(body: Any, name: str, variant: BackboneVariant, *, stages: bool) -> A
     """
     if variant == "plain":
         return body
-    fits = "densenet" if variant == "second-pool" else "inception_v3"
+    fits = {"second-pool": "densenet", "cbam": "inception_v3", "dino": "vit_"}[variant]
     if not name.startswith(fits) or (variant == "cbam" and stages):
         raise RecipeError(
             f"The variant {variant} does not exist for the backbone {name}{' with a multi-stage head' * stages}.",
@@ -76,5 +78,7 @@ def varied(body: Any, name: str, variant: BackboneVariant, *, stages: bool) -> A
     if variant == "second-pool":
         body.features.pool0 = nn.Sequential(body.features.pool0, nn.MaxPool2d(2))
         return body
+    if variant == "dino":
+        return with_dino_positions(body)
     body.Pool1, body.Pool2 = nn.Identity(), nn.Identity()
     return AttendedBackbone(body)

