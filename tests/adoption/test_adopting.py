@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 import cytoloc
-from cytoloc.adoption.published import PUBLISHED
+from cytoloc.adoption.published import PUBLISHED, Source
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
@@ -127,7 +128,9 @@ def test_inception_has_the_published_probabilities(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, :6], PROBABILITIES, atol=2e-6)
 
 
-def test_an_adopted_bundle_states_its_origin(cli: Cli, adopted: Path, densenet: Path) -> None:
+def test_an_adopted_bundle_states_its_origin(
+    cli: Cli, adopted: Path, densenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     origin = open_bundle(adopted).header.origin
     assert origin is not None
     assert origin.sha256 == hashlib.sha256(densenet.read_bytes()).hexdigest()
@@ -138,9 +141,16 @@ def test_an_adopted_bundle_states_its_origin(cli: Cli, adopted: Path, densenet: 
     facts = json.loads(cli("info", adopted, "--json").out)
     assert facts["origin"]["license"] == "MIT"
     assert facts["trained_on_datasets"] == ["the 2018 Kaggle training set", "Human Protein Atlas v18"]
-    # A file is the published one if its git blob id is known.
-    blob = PUBLISHED["densenet121"].sources[0].git_blob
-    assert len(blob) == 40
+    assert facts["fields_trained_on"] is None
+    # A file is the published one if it has the id that git gives to the published file.
+    content = densenet.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    known = replace(PUBLISHED["densenet121"], sources=(Source(address="https://example.org/w.pth", git_blob=blob),))
+    monkeypatch.setitem(PUBLISHED, "densenet121", known)
+    same = open_bundle(cytoloc.adopt("densenet121", densenet, tmp_path / "same.cytoloc"))
+    assert same.header.origin is not None
+    assert (same.header.origin.is_published, same.header.origin.source) == (True, "https://example.org/w.pth")
+    assert "This is the published file" in same.card
 
 
 def dataset_from(source: str, path: Path, size: int) -> Dataset:
