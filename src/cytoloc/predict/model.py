@@ -28,14 +28,7 @@ from cytoloc.predict.engines.engine import Engine
 from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
 from cytoloc.predict.planes import PlaneMap, find_planes
-from cytoloc.predict.sources import (
-    ArraySource,
-    DatasetSource,
-    FieldBatch,
-    Source,
-    fields_of_public_datasets,
-    open_source,
-)
+from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch, Source, open_source, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions, training_caution
 
@@ -313,24 +306,11 @@ class Model:
             "tta": self.info.tta if tta is None else tta,
             "engine": self._engines.used,
             "source": ", ".join(source.name for source in sources),
-            **self._training_facts(sources, ids),
+            **training_facts(self.info, sources, ids),
             **({"absent": dict(absent)} if absent else {}),
             **({"caution": self.info.caution} if self.info.caution else {}),
             **({"knowledge": dict(self.info.knowledge)} if self.info.knowledge else {}),
             **({"thresholds": thresholds} if thresholds else {}),
-        }
-
-    def _training_facts(self, sources: Sequence[Source], ids: Sequence[str]) -> dict[str, Any]:
-        """Return how many of some fields the networks were trained on, as far as it is known."""
-        seen = len(self.info.trained_on.intersection(ids))
-        if not self.info.trained_on_datasets:
-            # The training data of an adopted network may be unknown.
-            return {} if "adopted" in self.info.provenance and not seen else {"fields_trained_on": seen}
-        public = fields_of_public_datasets(sources, ids)
-        return {
-            **({"fields_trained_on": seen} if seen else {}),
-            "trained_on_datasets": list(self.info.trained_on_datasets),
-            **({} if public is None else {"fields_maybe_trained_on": public}),
         }
 
     def decide(self, probabilities: Float32Array, cautions: Sequence[str]) -> BoolArray | None:

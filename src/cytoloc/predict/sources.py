@@ -22,6 +22,7 @@ from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
+from cytoloc.predict.model_info import ModelInfo
 
 
 class FieldBatch(NamedTuple):
@@ -251,6 +252,30 @@ def fields_of_public_datasets(sources: Sequence[Source], ids: Sequence[str]) -> 
         else:
             return None
     return count
+
+
+def training_facts(info: ModelInfo, sources: Sequence[Source], ids: Sequence[str]) -> dict[str, Any]:
+    """Return how many of some fields a model was trained on, as far as it is known.
+
+    Args:
+        info: The properties of the model.
+        sources: The sources of the fields.
+        ids: The ids of the fields.
+
+    Returns:
+        The number ``fields_trained_on``, if the model lists its training fields. If it was trained on whole public
+        datasets, also ``trained_on_datasets``, and the number of fields that may be in them.
+    """
+    seen = len(info.trained_on.intersection(ids))
+    # A network that others trained does not list its fields.
+    is_listed = bool(seen) or not (info.trained_on_datasets or "adopted" in info.provenance)
+    facts: dict[str, Any] = {"fields_trained_on": seen} if is_listed else {}
+    if info.trained_on_datasets:
+        facts["trained_on_datasets"] = list(info.trained_on_datasets)
+        public = fields_of_public_datasets(sources, ids)
+        if public is not None:
+            facts["fields_maybe_trained_on"] = public
+    return facts
 
 
 def open_source(path: str | Path) -> Source:
