@@ -238,7 +238,7 @@ def _lines(measured: Measured) -> list[str]:
     from benchmarks.train import TrainBench
 
     if isinstance(measured, InferenceBench):
-        lines = [f"\nbatches of {measured.batch}, {measured.threads} threads, float32"]
+        lines = [f"\nbatches of {measured.batch}, {measured.threads} threads, float32 unless int8 is stated"]
         for name, ways in measured.engines.items():
             lines += _table(f"{name}, pixels in memory", ways)
             lines += _table(f"{name}, whole prediction", measured.whole[name])
@@ -251,6 +251,7 @@ def _lines(measured: Measured) -> list[str]:
             *_table("random batches of 32, uint8", measured.uint8),
             *_table("random batches of 32, float32", measured.float32),
             *_table("import", measured.importing),
+            *_table("import of a plate, 16-bit LZW TIFF", measured.plate),
             f"\ndataset: {measured.disk:.1%} of the size of raw pixels (image files: {measured.files:.1%});"
             f" peak memory of an import: {measured.import_mb:.0f} MB",
         ]

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.plates import bench_plate
 from benchmarks.rounds import Timed, Way, in_separate_process, in_turns, peak_mb
 from cytoloc.channels import COLORS
 from cytoloc.dataset.importing import ImportOptions, import_fields
@@ -48,6 +49,7 @@ class DatasetBench:
         uint8: Reading random batches as uint8, in fields per second.
         float32: Reading random batches as float32 from 0 to 1, in fields per second.
         importing: Import, and only decoding and resizing on all cores, in fields per second.
+        plate: Import of a plate, and only decoding and resizing its files on all cores, in fields per second.
         disk: Size of the dataset divided by the size of its raw pixels.
         files: Size of the image files divided by the size of their raw pixels.
         import_mb: Peak memory of all processes of an import in megabytes.
@@ -58,6 +60,7 @@ class DatasetBench:
     uint8: list[Way] = field(default_factory=list)
     float32: list[Way] = field(default_factory=list)
     importing: list[Way] = field(default_factory=list)
+    plate: list[Way] = field(default_factory=list)
     disk: float = 0.0
     files: float = 0.0
     import_mb: float = 0.0
@@ -143,6 +146,9 @@ def bench_dataset(
         rounds=rounds,
         advance=partial(advance, "importing"),
     )
+    plate = bench_plate(
+        images, workshop, fields=fields, rounds=(rounds + 1) // 2, advance=partial(advance, "importing a plate")
+    )
     packed = sum(file.stat().st_size for file in dataset.folder.rglob("*") if file.is_file())
     return DatasetBench(
         fields,
@@ -150,6 +156,7 @@ def bench_dataset(
         uint8,
         float32,
         importing,
+        plate,
         packed / raw.nbytes,
         _files_bytes(files) / _raw_bytes(files, names),
         peak,

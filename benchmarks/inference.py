@@ -1,7 +1,8 @@
 """Inference benchmark: the engines of cytoloc against plain PyTorch, from pixels in memory and from files.
 
 The networks have random weights whose batch normalization fits their input. All methods get the same uint8 pixels and
-return logits. PyTorch eager is what a script with timm does: float32, channels first, no compilation.
+return logits. PyTorch eager is what a script with timm does: float32, channels first, no compilation. The int8 network
+is calibrated on the simulated fields; how far it agrees with float32 is not part of this benchmark.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from torch.utils.data import Dataset as TorchDataset
 from benchmarks.rounds import Way, in_turns
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS
+from cytoloc.choices import HeadName
 from cytoloc.dataset.from_files import import_kaggle
 from cytoloc.dataset.store import open_dataset
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.predict.engines.choosing import build_engines
 from cytoloc.predict.engines.engine import PixelsToOutputs
+from cytoloc.predict.engines.int8 import int8_engine, quantize
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import ModelInfo
 from cytoloc.predict.sources import DatasetSource, KaggleFolderSource
@@ -46,6 +49,7 @@ PROCESSES: Final = 3
 FIELDS: Final = 32
 """Number of fields of a whole prediction."""
 EAGER: Final = "PyTorch eager"
+INT8: Final = "cytoloc, engine openvino, int8"
 SCRIPT: Final = "script: cv2, DataLoader with 2 workers, timm"
 FROM_FILES: Final = "cytoloc, from image files"
 FROM_DATASET: Final = "cytoloc, from a dataset"
@@ -99,20 +103,20 @@ def bench_inference(
             for backbone in BACKBONES:
                 network = random_network(backbone, pixels[:BATCH])
                 name = f"{backbone}, {size} px"
-                engines[name] = _engines(network, pixels[:BATCH], rounds=rounds)
+                engines[name] = _engines(network, pixels, rounds=rounds)
                 whole[name] = _whole(network, files, path, pixels, rounds=rounds)
                 done += 1
                 advance(done, total)
     return InferenceBench(torch.get_num_threads(), BATCH, engines, whole, first_prediction_s())
 
 
-def random_network(backbone: str, pixels: UInt8Array) -> Network:
+def random_network(backbone: str, pixels: UInt8Array, *, head: HeadName = "average-max") -> Network:
     """Return a network with random weights, whose batch normalization fits some fields."""
     torch.manual_seed(0)
     channels = len(CHANNELS)
     spec = ModelSpec(
         backbone=backbone,
-        head="average-max",
+        head=head,
         dropout=0.0,
         prior=0.05,
         locations=28,
@@ -130,8 +134,8 @@ def random_network(backbone: str, pixels: UInt8Array) -> Network:
 
 
 def _engines(network: Network, pixels: UInt8Array, *, rounds: int) -> list[Way]:
-    """Return the speed of each engine for one batch in memory."""
-    batch = torch.from_numpy(pixels)
+    """Return the speed of each engine for one batch in memory. All fields calibrate the int8 network."""
+    batch = torch.from_numpy(pixels[:BATCH])
     device = torch.device("cpu")
     eager = PixelsToOutputs(network).to(memory_format=torch.contiguous_format)
 
@@ -144,6 +148,7 @@ def _engines(network: Network, pixels: UInt8Array, *, rounds: int) -> list[Way]:
     for name in ("torch", "onnx", "openvino"):
         (engine,) = build_engines([network], name, device=device, precision="float32", size=pixels.shape[2])
         ways[f"cytoloc, engine {name}"] = partial(_run, engine, batch)
+    ways[INT8] = partial(_run, int8_engine(quantize(network, pixels)), batch)
     return in_turns(ways, against=EAGER, rounds=rounds)
 
 

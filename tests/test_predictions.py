@@ -3,6 +3,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -307,3 +308,38 @@ def test_predictions_are_indexed_and_turn_into_tables() -> None:
     assert table["predicted"].to_list() == [["cytosol"], ["nucleoli"], ["cytosol"]]
     frame = plain.to_pandas(names=True)
     assert frame.loc["b", "Nucleoli"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("index", ["", ",", "index,"])
+def test_tables_of_other_programs_are_read(separator: str, index: str, tmp_path: Path) -> None:
+    locations = LabelSet.hpa28()
+    values = np.random.default_rng(0).random((2, 28)).astype(np.float32)
+    values[0, 0], values[1, 1] = 1.0005, -1e-7
+    rows = []
+    for number, (name, row) in enumerate(zip("ab", values, strict=True)):
+        cells = [f"{value:.6f}".replace(".", "," if separator != "," else ".") for value in row]
+        rows.append([*([str(number)] if index else []), name, *cells])
+    header = [*([index[:-1]] if index else []), "ID", *locations.names]
+    path = tmp_path / "s.csv"
+    path.write_text("\n".join(separator.join(each) for each in [header, *rows]) + "\n")
+    found = read_predictions(path)
+    assert (found.ids, found.label_set) == (("a", "b"), locations)
+    np.testing.assert_allclose(found.probabilities, values.clip(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.with_columns(fold=pl.lit(1), name=pl.lit("x")), r"not locations .*: fold, name\..*Remove"),
+        (lambda table: table.with_columns(pl.col("0") * 90 + 5), r"is not a probability.*Divide percentages by 100"),
+        (lambda table: table.with_columns(pl.col("0") - 3), r"is not a probability.*sigmoid"),
+        (lambda table: table.with_columns(pl.lit(1.01).alias("0")), r"1\.01 is not a probability"),
+        (lambda table: table.rename({"Id": "image"}), r"lacks the column Id.*Rename the column image to Id"),
+    ],
+)
+def test_what_cannot_be_read_has_a_hint_that_fits(change: Any, message: str, tmp_path: Path) -> None:
+    table = pl.DataFrame({"Id": ["a", "b"], **{str(key): [0.2, 0.4] for key in range(28)}})
+    change(table).write_csv(tmp_path / "s.csv")
+    with pytest.raises(TableError, match=f"(?s){message}"):
+        read_predictions(tmp_path / "s.csv")

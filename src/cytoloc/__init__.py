@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from cytoloc.dataset.from_files import import_hpa as import_hpa
     from cytoloc.dataset.from_files import import_kaggle as import_kaggle
     from cytoloc.dataset.from_files import preview_folder as preview_folder
+    from cytoloc.dataset.from_plates import PlateOptions as PlateOptions
+    from cytoloc.dataset.from_plates import import_plate as import_plate
+    from cytoloc.dataset.from_plates import preview_plate as preview_plate
     from cytoloc.dataset.importing import ImportOptions as ImportOptions
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
@@ -62,6 +65,14 @@ if TYPE_CHECKING:
     from cytoloc.decide import fit_decision as fit_decision
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
+    from cytoloc.embed.embeddings import Embeddings as Embeddings
+    from cytoloc.embed.embeddings import embed_sources as embed_sources
+    from cytoloc.embed.embeddings import read_embeddings as read_embeddings
+    from cytoloc.embed.embeddings import write_embeddings as write_embeddings
+    from cytoloc.embed.map import map_positions as map_positions
+    from cytoloc.embed.map import write_map as write_map
+    from cytoloc.embed.neighbors import Neighbors as Neighbors
+    from cytoloc.embed.neighbors import find_neighbors as find_neighbors
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.export.exporting import export_model as export_model
     from cytoloc.hpa.fetching import FetchOptions as FetchOptions
@@ -75,6 +86,7 @@ if TYPE_CHECKING:
     from cytoloc.labels.label_set import LabelSet as LabelSet
     from cytoloc.labels.label_set import Location as Location
     from cytoloc.predict.bundle import write_bundle as write_bundle
+    from cytoloc.predict.cluster import RayWorkers as RayWorkers
     from cytoloc.predict.loading import load as load
     from cytoloc.predict.model import Model as Model
     from cytoloc.predict.sources import open_sources as open_sources
@@ -125,6 +137,7 @@ _HOMES: Final = {
     "dataset.from_arrays": ("dataset_from_arrays",),
     "dataset.importing": ("ImportOptions",),
     "dataset.from_files": ("FolderOptions", "import_folder", "import_hpa", "import_kaggle", "preview_folder"),
+    "dataset.from_plates": ("PlateOptions", "import_plate", "preview_plate"),
     "dataset.store": ("Dataset", "open_dataset"),
     "contents": ("describe",),
     "decide": (
@@ -152,12 +165,16 @@ _HOMES: Final = {
     "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
+    "embed.embeddings": ("Embeddings", "embed_sources", "read_embeddings", "write_embeddings"),
+    "embed.map": ("map_positions", "write_map"),
+    "embed.neighbors": ("Neighbors", "find_neighbors"),
     "errors": ("CytolocError",),
     "export.exporting": ("export_model",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
     "labels.label_list": ("LabelList", "read_label_list"),
     "labels.label_set": ("LabelSet", "Location"),
     "predict.bundle": ("write_bundle",),
+    "predict.cluster": ("RayWorkers",),
     "predict.loading": ("load",),
     "predict.model": ("Model",),
     "predict.sources": ("open_sources",),

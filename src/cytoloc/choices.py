@@ -11,6 +11,9 @@ from cytoloc.errors import ArgumentTypeError, SettingsError
 Square = Literal["refuse", "crop", "pad"]
 """What to do with an image that is not square."""
 
+Resample = Literal["area", "nearest"]
+"""How larger images are scaled down: by area means, or by the nearest pixel as in the 2018 Kaggle competition."""
+
 GroupBy = Literal["well", "antibody", "field"]
 """Which fields folds keep together."""
 

@@ -78,6 +78,7 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
             "decision": None if fitted is None else fitted.method.name,
             "fields_trained_on": len(bundle.trained_on) if is_known else None,
             "card": bundle.card,
+            "int8": bundle.int8_report(),
         }
     if not place.exists():
         raise FormatError(f"{path} does not exist.", hint="Check the path.")

@@ -137,3 +137,7 @@ class EngineWarning(UserWarning):
 
 class DatasetWarning(UserWarning):
     """A property of a dataset or import that the user should check."""
+
+
+class IdWarning(UserWarning):
+    """Ids of fields that do not agree between files, such as 980 and 0980."""

@@ -28,7 +28,7 @@ from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, Settin
 from cytoloc.files import FileFormat, check_format, existing, new_file, read_json, refuse_given_twice
 from cytoloc.labels.label_set import SHIPPED, LabelSet, as_label_set, find_label_set
 from cytoloc.labels.lists import location_columns, read_csv, read_ids, require_columns
-from cytoloc.predictions import Predictions, combine, spelled
+from cytoloc.predictions import ROUNDING, Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1, "predictions file of `cytoloc predict`")
@@ -227,21 +227,11 @@ def read_predictions_file(
         if label_set is not None:
             label_set.refuse_other(predictions.label_set, what=str(path), than="`label_set`")
         return predictions
-    if path.suffix == ".csv":
+    if path.name.lower().endswith((".csv", ".csv.gz", ".tsv")):
         table = read_csv(path)
         require_columns(table, ["Id"], path)
         columns = [name for name in table.columns if name != "Id"]
-        # Without a label set, columns must be the keys or the names of a shipped label set.
-        have = {name.strip().casefold() for name in columns}
-        for shipped in map(find_label_set, () if label_set else SHIPPED):
-            if have in ({key.casefold() for key in shipped.keys}, {name.casefold() for name in shipped.names}):
-                label_set = shipped
-                break
-        if label_set is None:
-            raise TableError(
-                f"{path} has the columns {', '.join(columns)[:200]}, which match no shipped label set.",
-                hint=_GIVE_LABEL_SET,
-            )
+        label_set = label_set or _shipped_label_set(columns, path)
         locations = label_set
         indices = location_columns(columns, locations, path)
         missing = [location for index, location in enumerate(locations) if index not in indices]
@@ -252,7 +242,9 @@ def read_predictions_file(
                 hint="Give one column per location, named by key or name.",
             )
         ordered = [columns[indices.index(index)] for index in range(len(locations))]
-        values = table.select(pl.col(ordered).cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
+        # Spreadsheet programs of some countries write 0,5.
+        cells = pl.col(ordered).str.strip_chars().str.replace(",", ".", literal=True)
+        values = table.select(cells.cast(pl.Float32, strict=False)).fill_null(np.nan).to_numpy()
         return _predictions_in(path, table["Id"].to_list(), values, locations, {"file": path.name})
     if path.suffix in {".npy", ".npz"}:
         if ids is None:
@@ -278,7 +270,7 @@ def read_predictions_file(
         return _predictions_in(path, names, array.astype(np.float32), locations, {"file": path.name})
     raise TableError(
         f"{path} has the suffix {path.suffix!r}, which is not a format of predictions.",
-        hint="Give a .parquet, .csv, .npy or .npz file.",
+        hint="Give a .parquet, .csv, .tsv, .npy or .npz file.",
     )
 
 
@@ -335,10 +327,41 @@ def read_parquet_predictions(path: Path) -> Predictions:
     return replace(found, cautions=tuple(text or "" for text in table[CAUTION].to_pylist()))
 
 
+def _shipped_label_set(columns: Sequence[str], path: Path) -> LabelSet:
+    """Return the shipped label set whose keys or names are the columns of a CSV file.
+
+    Raises:
+        TableError: If there is none. The hint names columns that are not locations of the most similar label set.
+    """
+    have = {name.strip().casefold(): name for name in columns}
+    most: tuple[int, list[str], LabelSet] | None = None
+    for shipped in map(find_label_set, SHIPPED):
+        for words in (shipped.keys, shipped.names):
+            named = {word.casefold() for word in words}
+            if have.keys() == named:
+                return shipped
+            if named <= have.keys() and (most is None or len(named) > most[0]):
+                most = len(named), [name for plain, name in have.items() if plain not in named], shipped
+    if most is not None:
+        extra = ", ".join(most[1][:5])
+        raise TableError(
+            f"{path} has columns that are not locations of the label set {most[2]}: {extra}.",
+            hint="Remove these columns; keep the column Id and one column per location.",
+        )
+    raise TableError(
+        f"{path} has the columns {', '.join(columns)[:200]}, which match no shipped label set.", hint=_GIVE_LABEL_SET
+    )
+
+
 def _predictions_in(
     path: Path, ids: Sequence[str], values: Float32Array, label_set: LabelSet, provenance: dict[str, Any]
 ) -> Predictions:
-    """Return predictions that were read from a file; errors name the file."""
+    """Return predictions that were read from a file; errors name the file.
+
+    Values that rounding has moved out of the range from 0 to 1 are clipped.
+    """
+    near = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
+    values = np.where(near, np.clip(values, 0, 1), values)
     try:
         return Predictions(tuple(ids), values, label_set, provenance)
     except TableError as error:

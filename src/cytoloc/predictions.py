@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 
 import numpy as np
 import polars as pl
@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from cytoloc._typing import BoolArray, Float32Array
 from cytoloc.choices import near
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, UnknownIdError
+from cytoloc.labels.ids import alike_note, warn_about_ids
 from cytoloc.labels.label_set import LabelSet, Location
 from cytoloc.labels.lists import refuse_repeated
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ROUNDING: Final = 1e-3
+"""Excess over 1 that rounding to 16 bits can cause."""
 
 
 class FieldPrediction(NamedTuple):
@@ -102,9 +106,12 @@ class Predictions:
                 raise TableError(
                     f"{where}: the value is NaN {many}.", hint="Predict these fields again, or remove their rows."
                 )
+            percent = self.probabilities.min() >= 0 and 10 < self.probabilities.max() <= 100
+            how = (
+                "Divide percentages by 100" if percent else "Convert logits with a sigmoid first: 1 / (1 + exp(-logit))"
+            )
             raise TableError(
-                f"{where}: {value:g} is not a probability {many}.",
-                hint="Give values from 0 to 1. Convert logits with a sigmoid first: 1 / (1 + exp(-logit)).",
+                f"{where}: {value:g} is not a probability {many}.", hint=f"Give values from 0 to 1. {how}."
             )
 
     def __len__(self) -> int:
@@ -295,7 +302,8 @@ def rows_of(wanted: Sequence[str], ids: Sequence[str], *, where: str) -> list[in
     missing = [name for name in wanted if name not in position]
     if missing:
         raise TableError(
-            f"{where}: {len(missing)} of {len(wanted)} ids have no prediction, e.g. {', '.join(missing[:3])}.",
+            f"{where}: {len(missing)} of {len(wanted)} ids have no prediction, e.g. {', '.join(missing[:3])}."
+            f"{alike_note(missing, ids)}",
             hint="Predict these fields too, or request only ids that were predicted.",
         )
     return [position[name] for name in wanted]
@@ -333,8 +341,10 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
         cautions |= {name: text for name, text in zip(part.ids, part.cautions, strict=False) if text}
     for fields, members in by_fields.items():
         if not fields.isdisjoint(ids):
+            shared = sum(name in fields for name in ids)
             raise TableError(
-                "Two prediction tables share only some of their fields.",
+                f"Two prediction tables share only some of their fields: {shared} of {len(fields)} and"
+                f" {len(ids)}.{alike_note(members[0].ids, ids)}",
                 hint="Give tables of the same fields, which are averaged, or of different fields, which are joined.",
             )
         order = members[0].ids
@@ -443,12 +453,14 @@ def join_members(members: Mapping[str, Predictions]) -> Joined:
         if elsewhere and set(predictions.ids).isdisjoint(set().union(*elsewhere)):
             raise TableError(
                 f"The member {member!r} shares no field with the {len(set().union(*elsewhere))} fields of the other"
-                f" members; its ids look like {predictions.ids[0]}.",
+                f" members; its ids look like {predictions.ids[0]}."
+                f"{alike_note(predictions.ids, set().union(*elsewhere))}",
                 hint="Give the predictions of every member for the same fields, with the same ids.",
             )
         rows = np.full((len(ids), len(label_set)), np.nan, np.float32)
         rows[[position[name] for name in predictions.ids]] = predictions.probabilities
         joined[member] = rows
+    warn_about_ids({name: predictions.ids for name, predictions in members.items()})
     return Joined(ids, joined, label_set)
 
 

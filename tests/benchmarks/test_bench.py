@@ -40,8 +40,8 @@ def test_the_dataset_is_measured_against_files(
     measured_once("dataset")
     call = ["dataset", "--fields", 64, "--size", 64, "--rounds", 1, "--scratch", tmp_path]
     measured = json.loads(bench(*call, "--json").out)["dataset"]
-    assert [len(measured[kind]) for kind in ("uint8", "float32", "importing")] == [4, 4, 3]
-    assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing") for way in measured[kind])
+    assert [len(measured[kind]) for kind in ("uint8", "float32", "importing", "plate")] == [4, 4, 3, 2]
+    assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing", "plate") for way in measured[kind])
     assert 0 < measured["disk"] < 1.2
     assert measured["import_mb"] > 20
     assert list(tmp_path.iterdir()) == []
@@ -149,7 +149,7 @@ def test_inference_is_measured_against_plain_pytorch(
     call = ["inference", "--size", 64, "--rounds", 1]
     measured = json.loads(bench(*call, "--json").out)["inference"]
     (engines,), (whole,) = measured["engines"].values(), measured["whole"].values()
-    assert [way["name"].rpartition(" ")[2] for way in engines] == ["eager", "torch", "onnx", "openvino"]
+    assert [way["name"].rpartition(" ")[2] for way in engines] == ["eager", "torch", "onnx", "openvino", "int8"]
     assert len(whole) == 4
     assert all(way["rate"] > 0 for way in (*engines, *whole))
     assert "from import to the first prediction" in bench(*call).out

@@ -13,9 +13,10 @@ from cytoloc.channels import CHANNELS
 from cytoloc.curation.duplicates import find_duplicates, groups_of, pairs_schema, verdict
 from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.fields import FieldRow
+from cytoloc.dataset.from_arrays import dataset_from_arrays
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
-from cytoloc.errors import ChannelError
+from cytoloc.errors import ChannelError, DatasetWarning
 from cytoloc.images.hashes import TRANSFORMS, turned
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.simulate.plan import Design
@@ -198,3 +199,19 @@ def test_limits_that_are_none_are_refused(cli: Cli, original: Dataset, tmp_path:
 def test_limits_may_name_channels(cli: Cli, original: Dataset, tmp_path: Path) -> None:
     call = ["duplicates", original.path, "--no-turns", "--out", tmp_path / "p.csv"]
     assert cli(*call, "--limits", "protein=12, nucleus=10").code == 0
+
+
+@pytest.mark.parametrize("channels", [("protein",), ("protein", "er"), ("protein", "actin"), ("protein", "nucleus")])
+def test_any_channels_are_compared(channels: tuple[str, ...], original: Dataset, tmp_path: Path) -> None:
+    """One channel, or two of which at most one has a limit of its own."""
+    planes = [CHANNELS.index({"actin": "microtubules"}.get(name, name)) for name in channels]
+    images = original.read(np.arange(len(original)))[:, planes]
+    images = np.concatenate([images, images[:2, :, ::-1]])
+    images[5] = 0
+    ids = [f"f{number}" for number in range(len(images))]
+    dataset = dataset_from_arrays(images, out=tmp_path / "x.dataset", channels=channels, ids=ids)
+    with pytest.warns(DatasetWarning, match=r"1 of 16 fields could not be compared.* f5 \(protein"):
+        pairs = find_duplicates(dataset)
+    copies = pairs.filter(pl.col("verdict") == "copy")
+    assert sorted(copies.select("a", "b").rows()) == [("f0", "f14"), ("f1", "f15")]
+    assert copies.select(pl.col(f"d_{name}").is_not_null().all() for name in channels).row(0) == (True,) * len(channels)

@@ -4,7 +4,9 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -13,14 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import cytoloc as cl
 from cytoloc import open_dataset
-from cytoloc.channels import CHANNELS
+from cytoloc.channels import CHANNELS, COLORS
 from cytoloc.dataset import writer
 from cytoloc.dataset.fields import FieldRow, schema_of
 from cytoloc.dataset.store import Dataset
 from cytoloc.dataset.writer import write_dataset
 from cytoloc.errors import CytolocError, FormatError, OutputExistsError, TableError
 from cytoloc.labels.label_set import LabelSet
+
+# The images are noise or flat, which imports warn about.
+pytestmark = pytest.mark.filterwarnings("ignore::cytoloc.errors.DatasetWarning")
 
 SIZE = 40
 
@@ -263,3 +269,27 @@ def test_repeated_ids_and_existing_outputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         pack(tmp_path / "a.dataset", images_of(2))
     assert len(open_dataset(tmp_path / "a.dataset")) == 1
+
+
+@pytest.mark.parametrize(
+    ("edges", "size", "options", "resample"),
+    [
+        ([64, 96], 32, {}, "area"),
+        ([64, 96], 32, {"resample": "nearest"}, "nearest"),
+        ([32, 32], 32, {"resample": "nearest"}, None),
+        ([64, 32], 32, {}, None),
+        ([512], 512, {}, "nearest"),
+    ],
+)
+def test_a_dataset_knows_how_its_images_were_scaled(
+    edges: list[int], size: int, options: dict[str, Any], resample: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number, edge in enumerate(edges):
+        for color in COLORS:
+            image = np.random.default_rng(number).integers(0, 256, (edge, edge), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / "images" / f"{number}_{color}.png"), image)
+    chosen = cl.ImportOptions(**options)
+    dataset = cl.import_kaggle(tmp_path / "images", out=tmp_path / "x.dataset", size=size, options=chosen)
+    assert dataset.resample == resample
+    assert dataset.header["imports"][0]["settings"]["scaling"]["resample"] == chosen.resample

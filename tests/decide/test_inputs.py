@@ -62,3 +62,8 @@ def test_keys_follow_the_field_and_not_its_place(seed: int) -> None:
     keys = row_keys(stack)
     assert len(set(keys.tolist())) == 12
     np.testing.assert_array_equal(row_keys(stack[:, rows][:, :, columns]), keys[rows])
+
+
+def test_values_that_rounding_moved_over_1_are_clipped() -> None:
+    stack = stack_members({"a": np.array([[1.0005, 0.5]], np.float16), "b": np.array([[-1e-7, 1.0]])})
+    np.testing.assert_array_equal(stack, [[[1, 0.5]], [[0, 1]]])

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cytoloc.errors import ImageError
 from cytoloc.images.scale import Scaling, far_off, resize, scale_field
@@ -14,6 +15,17 @@ def test_shrinking_by_a_whole_number_takes_means() -> None:
     means = image.reshape(4, 16, 4, 16, 4).mean(axis=(2, 4))
     assert np.abs(resize(image, 16, 16) - means).max() <= 0.51
     assert resize(image, 64, 64) is image
+
+
+@pytest.mark.parametrize(("have", "want"), [(2048, 512), (3072, 512), (1080, 512), (1728, 512), (100, 33), (97, 96)])
+def test_the_nearest_pixel_is_that_of_pillow(have: int, want: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2, have, have), dtype=np.uint8)
+    ours = scale_field(image, Scaling(size=want, resample="nearest")).image
+    theirs = [Image.fromarray(plane).resize((want, want), Image.Resampling.NEAREST) for plane in image]
+    np.testing.assert_array_equal(ours, theirs)
+    if have % want == 0:
+        step = have // want
+        np.testing.assert_array_equal(ours, image[:, step // 2 :: step, step // 2 :: step])
 
 
 def test_nothing_is_enlarged_unless_it_was_asked_for() -> None:

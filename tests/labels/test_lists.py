@@ -28,6 +28,24 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "Id;Target\na;0 7\nb;25\n",
+        "ID\tTarget\na\t0 7\nb\t25\n",
+        "id|Target\na|0;7\nb|25\n",
+        ",Id,Target\n0,a,0 7\n1,b,25\n",
+        "Unnamed: 0;id;Target\n1;a;0,7\n2;b;25\n",
+        "index,Id,Target\n0,a,0|7\n1,b,25\n",
+        ",Target\na,0 7\nb,25\n",
+    ],
+)
+def test_files_of_other_programs_are_read(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    assert read_labels(path, LabelSet.hpa28()) == {"a": (0, 7), "b": (25,)}
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("Id,Class\na,0\n", "lacks the column Target; it has Id, Class"),
@@ -38,8 +56,7 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
         ("Id,0,7\na,0,2\n", "id a: the column 7 contains '2', which is neither 0 nor 1"),
         ("Id,0,7\na,0,\n", "id a: the column 7 contains None, which is neither 0 nor 1"),
         ("Id,0,7\na,1,0\nb,0,0\n", "id b: the label is empty"),
-        ("Id;Target\na;0\n", "separated by semicolons"),
-        ("Id\tTarget\na\t0\n", "separated by tabs"),
+        ("image_id,Target\na,0\n", "Rename the column image_id to Id"),
         ("Id,Target\r\r\na,0\r\r\n", "line ends LF or CR LF"),
         ("PK\x03\x04 a workbook", "is a zip archive, perhaps an Excel workbook"),
         ("Id,Target\n", "has no rows"),

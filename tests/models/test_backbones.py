@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -151,6 +154,16 @@ def test_every_head_trains_on_a_net(head: HeadName) -> None:
     logits.sum().backward()
     gradients = [value.grad for value in net.head.parameters()]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_copies_of_a_multi_stage_net_are_independent() -> None:
+    net = network("resnet10t", "multi-stage").eval()
+    pixels = torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = net(pixels)
+        for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            assert torch.equal(copied(pixels), expected)
+        assert torch.equal(net(pixels), expected)
 
 
 def test_sizes_and_nets_that_do_not_go_together_are_refused() -> None:

@@ -14,10 +14,11 @@ import cytoloc
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide import fit_decision, write_decision
 from cytoloc.decide.decision import with_provenance
-from cytoloc.errors import ArgumentTypeError, FormatError, ImageError, ModelCaution, SettingsError
+from cytoloc.errors import ArgumentTypeError, ExportError, FormatError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_labels
 from cytoloc.predict.bundle import open_bundle, write_bundle
+from cytoloc.predict.engines import comparison
 from cytoloc.prediction_files import read_predictions
 from cytoloc.recipes.recipe import load_recipe
 from tests.conftest import Cli
@@ -213,3 +214,52 @@ def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
             cytoloc.load(path)
     with pytest.raises(FormatError, match=r"bundle file .* does not exist"):
         cytoloc.load(tmp_path / "absent.cytoloc")
+
+
+@pytest.mark.slow
+def test_int8_networks_are_compared_packed_and_used(
+    cli: Cli, run: Path, decision: Path, study: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.cytoloc"
+    said = cli("bundle", run, "--decision", decision, "--int8", study.path, "--out", path)
+    assert said.code == 0, said.err
+    assert "Statistics" not in said.out
+    report = json.loads(cli("info", path, "--json").out)["int8"]
+    assert (report["dataset"], report["calibration_fields"], report["compared_fields"]) == ("study.dataset", 20, 20)
+    assert 0 <= report["changed_decisions"] <= 0.02
+    assert f"int8 networks change {report['changed_decisions']:.2%} of decisions for 20 fields." in said.out
+    assert report["macro_f1_float32"] - report["macro_f1_int8"] <= 0.005
+    assert "compared fields: 20" in cli("info", path).out
+    with zipfile.ZipFile(path) as archive:
+        sizes = {name: archive.getinfo(name).file_size for name in archive.namelist()}
+    assert sizes["members/0/int8.bin"] < 0.4 * sizes["members/0/weights.safetensors"]
+    exact, small = cytoloc.load(path, device="cpu"), cytoloc.load(path, precision="int8")
+    expected, found = exact.predict(study, tta=1), small.predict(study, tta=1)
+    difference = np.abs(found.probabilities - expected.probabilities)
+    assert 1e-6 < difference.max() < 0.1
+    assert found.provenance["engine"] == "openvino, int8"
+    np.testing.assert_array_equal(exact.predict(study, tta=1, precision="int8").probabilities, found.probabilities)
+    assert small.fingerprint == exact.fingerprint  # the manifest of parts states the precision
+    said = cli("predict", path, study.path, "--precision", "int8", "--out", tmp_path / "p.parquet")
+    assert (said.code, "cpu with openvino, int8" in said.out) == (0, True)
+    np.testing.assert_allclose(read_predictions(tmp_path / "p.parquet").probabilities, found.probabilities, atol=1e-6)
+    with pytest.raises(SettingsError, match="int8 networks are computed on the CPU by openvino, not on cpu by onnx"):
+        cytoloc.load(path, precision="int8", engine="onnx")
+    # The bundle's networks are quantized once, because it takes seconds.
+    (graph,) = open_bundle(path).int8()
+    monkeypatch.setattr(comparison, "quantize", lambda _network, _fields: graph)
+    monkeypatch.setattr(comparison, "MOST_CHANGED", -1.0)
+    with pytest.raises(ExportError, match=r"differ too much .* \d\.\d\d% of decisions changed, .* macro F1 0"):
+        write_bundle([run], tmp_path / "other.cytoloc", int8=study)
+    monkeypatch.setattr(comparison, "LEAST_FIELDS", 50)
+    with pytest.raises(SettingsError, match="has 40 fields, but `int8` needs 50"):
+        write_bundle([run], tmp_path / "other.cytoloc", int8=study)
+    assert not (tmp_path / "other.cytoloc").exists()
+    rewrite(path, "members/0/int8.xml", None)
+    with pytest.raises(FormatError, match=r"members/0/int8\.xml is not as it was written"):
+        cytoloc.load(path)
+
+
+def test_a_bundle_without_int8_networks_is_refused() -> None:
+    with pytest.raises(SettingsError, match="The bundle has no int8 networks"):
+        cytoloc.load("builtin", precision="int8")

@@ -20,6 +20,7 @@ import torch
 
 import cytoloc as cl
 from cytoloc.channels import CHANNELS
+from cytoloc.choices import Resample
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import (
@@ -132,8 +133,8 @@ class FailingSource(DatasetSource):
     def part(self, start: int, stop: int) -> FailingSource:
         return FailingSource(self.dataset, self.rows[start:stop])
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
-        for batch in super().batches(size, length):
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
+        for batch in super().batches(size, length, resample):
             good = [i for i, name in enumerate(batch.ids) if self.dataset.ids.index(name) >= 20]
             bad = tuple(Rejected(name, "no good") for i, name in enumerate(batch.ids) if i not in good)
             yield FieldBatch(tuple(batch.ids[i] for i in good), batch.images[good], bad)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cytoloc.adoption.card import adopted_card
 from cytoloc.adoption.published import PUBLISHED, Published, Source, in_words, named_variant
-from cytoloc.choices import check_type, refuse_unknown
+from cytoloc.choices import Resample, check_type, refuse_unknown
 from cytoloc.errors import SettingsError, WeightsError
 from cytoloc.files import disk_errors, existing
 from cytoloc.labels.label_set import LabelSet, find_label_set
@@ -198,6 +198,8 @@ def _write(published: Published, spec: ModelSpec, origin: Origin, network: Netwo
         label_set=find_label_set(published.label_set),
         caution=published.caution,
         datasets=published.datasets,
+        # The authors scale by bilinear interpolation in two steps, which is near to area means.
+        resample="area",
     )
 
 
@@ -213,6 +215,7 @@ def write_adopted(
     label_set: LabelSet,
     caution: str = "",
     datasets: Sequence[str] = (),
+    resample: Resample | None = None,
 ) -> Path:
     """Write an adopted network to a bundle.
 
@@ -227,6 +230,7 @@ def write_adopted(
         label_set: The locations.
         caution: A caution that is shown with every prediction.
         datasets: The public datasets that the network was trained on as a whole.
+        resample: How images were scaled down for training; None if it is unknown.
 
     Returns:
         The path of the new file.
@@ -246,6 +250,7 @@ def write_adopted(
         parts={name: Part.of(content) for name, content in parts.items()},
         origin=origin,
         trained_on_datasets=list(datasets),
+        resample=resample,
     )
     write_archive(out, header, parts)
     return out

@@ -15,6 +15,7 @@ from cytoloc.cli import (
     dataset,
     decide,
     demo,
+    embed,
     ensemble,
     evaluate,
     export,
@@ -22,6 +23,7 @@ from cytoloc.cli import (
     folds,
     importing,
     labels,
+    plates,
     predict,
     report,
     reproduce,
@@ -29,7 +31,7 @@ from cytoloc.cli import (
     streaming,
     train,
 )
-from cytoloc.cli.console import as_flags
+from cytoloc.cli.console import as_flags, printed_warnings
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
@@ -59,7 +61,7 @@ def _root(
 demo.register(app)
 simulate.register(app)
 dataset.register(app)
-importing.register(app)
+plates.register(importing.register(app))
 fetch.register(app)
 curation.register(app)
 folds.register(app)
@@ -68,6 +70,7 @@ train.register(app)
 predict.register(app)
 streaming.register(app)
 export.register(app)
+embed.register(app)
 ensemble.register(app)
 decide.register(app)
 evaluate.register(app)
@@ -85,7 +88,8 @@ def main() -> None:
 def run(program: typer.Typer, *, name: str = "cytoloc") -> None:
     """Run a command line program; print an error as a message, and exit with its code."""
     try:
-        program(prog_name=name)
+        with printed_warnings():
+            program(prog_name=name)
     except CytolocError as error:
         _fail(error)
     except OSError as error:

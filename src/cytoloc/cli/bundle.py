@@ -48,11 +48,21 @@ def bundle(
             " such as transfers or unknown. It is shown in every table."
         ),
     ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset of typical fields. The bundle also gets networks with 8-bit integers for `cytoloc predict"
+            " --precision int8`, if they change few decisions on other fields of the dataset.",
+            metavar="DATASET",
+        ),
+    ] = None,
     caution: Annotated[str, typer.Option(help="Warning that is shown with every prediction. Default: none.")] = "",
 ) -> None:
     """Pack finished runs and a decision into one file for prediction on any machine.
 
     Example: `cytoloc bundle runs/ --decision decision.json --out model.cytoloc`
+
+    Example: `cytoloc bundle runs/ --decision decision.json --int8 train.dataset --out model.cytoloc`
     """
     require_nets()
     from cytoloc.errors import TableError
@@ -66,11 +76,22 @@ def bundle(
         ) from error
     known = read_knowledge(knowledge) if knowledge else None
     write_bundle(
-        list(runs), out, card=text, decision=decision, half=half, caution=caution, inputs=inputs, knowledge=known
+        list(runs),
+        out,
+        card=text,
+        decision=decision,
+        half=half,
+        caution=caution,
+        inputs=inputs,
+        knowledge=known,
+        int8=int8,
     )
     written = open_bundle(out)
     networks = len(written.header.members)
     typer.echo(f"{out}: {counted(networks, 'network')}, {out.stat().st_size / 1e6:.1f} MB.")
+    if report := written.int8_report():
+        compared, changed = report["compared_fields"], report["changed_decisions"]
+        typer.echo(f"int8 networks change {changed:.2%} of decisions for {counted(compared, 'field')}.")
     if written.inputs() is None:
         note("The bundle does not know its training images, so it cannot mark unusual ones. Give --inputs DATASET.")
     typer.echo(f"Next: cytoloc predict {out} INPUT --out predictions.parquet")

@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cytoloc.errors import MissingExtraError, installing
+from cytoloc.errors import DatasetWarning, IdWarning, MissingExtraError, installing
 
 if TYPE_CHECKING:
     from cytoloc.dataset.store import Dataset
@@ -42,6 +43,26 @@ def as_flags(text: str) -> str:
 def note(text: str) -> None:
     """Print a message that the user should read."""
     typer.secho(as_flags(text), fg="yellow", err=True)
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Print the warnings of the library about data as notes, each once."""
+    show = warnings.showwarning
+    before: set[str] = set()
+
+    def shown(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if not issubclass(category, IdWarning | DatasetWarning):
+            show(message, category, *rest, **more)
+        elif str(message) not in before:
+            before.add(str(message))
+            note(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", IdWarning)
+        warnings.simplefilter("always", DatasetWarning)
+        warnings.showwarning = shown
+        yield
 
 
 def on_terminal() -> bool:

@@ -34,12 +34,13 @@ def duplicates(
     ],
     out: Annotated[Path, typer.Option(help="New CSV file of pairs, for `cytoloc folds --pairs`.")],
     limits: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Maximum Hamming distance, of 64 bits, between the perceptual hashes of microtubules, protein and"
-            " nucleus; or CHANNEL=BITS for other channels, such as protein=12,actin=14."
+            " nucleus; or CHANNEL=BITS for other channels, such as protein=12,actin=14. Default: 14,12,10; and 12 for"
+            " each channel of datasets with fewer than two of these channels."
         ),
-    ] = "14,12,10",
+    ] = None,
     turns: Annotated[bool, typer.Option(help="Also find rotated and mirrored copies. Reads every image once.")] = True,
     confirm: Annotated[bool, typer.Option(help="Confirm each pair by aligning the two images.")] = True,
     groups: Annotated[
@@ -64,9 +65,9 @@ def duplicates(
     from cytoloc.files import check_outputs, new_files
     from cytoloc.report.figures import duplicates_sheet
 
-    words = [word.strip() for word in limits.split(",")]
+    words = [word.strip() for word in limits.split(",")] if limits else []
     named = [word.partition("=") for word in words]
-    if "=" not in limits and len(words) == len(DEFAULT_LIMITS):
+    if limits and "=" not in limits and len(words) == len(DEFAULT_LIMITS):
         named = [(channel, "=", word) for channel, word in zip(DEFAULT_LIMITS, words, strict=True)]
     most = {channel: int(bits) for channel, _, bits in named if channel and bits.isdecimal() and int(bits) <= 64}
     if len(most) < len(words):
@@ -82,7 +83,7 @@ def duplicates(
     with progress("Searching for duplicates") as advance:
         found = find_duplicates(
             datasets,
-            limits=most,
+            limits=most if limits else None,
             turned_too=turns,
             confirm=confirm,
             progress=lambda _what, done, total: advance(done, total),

@@ -63,6 +63,8 @@ def info(
         typer.echo(json.dumps(facts, indent=2))
     elif facts["kind"] == "bundle":
         typer.echo(facts["card"], nl=False)
+        if facts["int8"]:
+            typer.echo("\nint8 networks, compared with float32:\n" + "\n".join(_plain_lines(facts["int8"], "  ")))
     elif facts["kind"] == "dataset":
         typer.echo("\n".join(_dataset_lines(path, facts, checked=check)))
     elif facts["kind"] == "predictions":

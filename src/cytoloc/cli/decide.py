@@ -115,6 +115,7 @@ def fit(
     from cytoloc.decide.decision import with_provenance
     from cytoloc.decide.inputs import refuse_trained_on
     from cytoloc.files import check_outputs, new_files, sha256_of
+    from cytoloc.labels.ids import warn_about_ids
     from cytoloc.labels.lists import read_groups, read_labels, write_locations
     from cytoloc.predictions import combine, join_members
 
@@ -127,6 +128,7 @@ def fit(
     for each in tables.values():
         warn_if_trained_on(each)
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
+    warn_about_ids({name: each.ids for name, each in combined.items()}, always=True)
     names, _, locations = join_members(combined)
     shares = locations.to_matrix(read_labels(ratios, locations).values()).mean(axis=0) if ratios else None
     report = fit_and_cross_fit(
@@ -200,6 +202,7 @@ def apply(
 
     from cytoloc.decide import read_decision
     from cytoloc.files import check_outputs, new_files
+    from cytoloc.labels.ids import warn_about_ids
     from cytoloc.labels.lists import read_groups, read_ids, read_known, replace_known, write_locations
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, rows_of
@@ -214,6 +217,7 @@ def apply(
         rule.label_set.refuse_other(table.label_set, what=path, than=str(decision))
     refuse_calibrated(tables)
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
+    warn_about_ids({name: each.ids for name, each in combined.items()}, always=True)
     fields = read_ids(order) if order else tuple(dict.fromkeys(i for each in combined.values() for i in each.ids))
     rows_of(fields, list({i: None for each in combined.values() for i in each.ids}), where=str(order or "predictions"))
     result = rule(

@@ -75,6 +75,7 @@ def ensemble(
     from cytoloc.decide.members import NEEDS_LABELS
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, existing
+    from cytoloc.labels.ids import warn_about_ids
     from cytoloc.labels.lists import read_csv
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, refuse_different
@@ -90,6 +91,7 @@ def ensemble(
     for each in tables.values():
         warn_if_trained_on(each)
     members = {name: combine(list(each.values())) for name, each in tables.items()}
+    warn_about_ids({name: each.ids for name, each in members.items()}, always=True)
     known = open_labels(labels, label_set=refuse_different(members)) if labels else None
     groups = read_csv(existing(folds, what="folds file")) if folds else None
     correlations = member_correlations(members)

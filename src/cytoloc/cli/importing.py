@@ -1,4 +1,4 @@
-"""The commands ``cytoloc import kaggle``, ``import hpa`` and ``import folder``."""
+"""The commands ``cytoloc import kaggle``, ``import hpa`` and ``import folder``, and what ``import plate`` shares."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cytoloc.choices import Square
+from cytoloc.choices import Resample, Square
 from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as_interrupted
 from cytoloc.cli.members import LabelSetOption
 
 if TYPE_CHECKING:
-    from cytoloc.dataset.from_files import FileSource, FolderOptions
+    from cytoloc.dataset.from_files import FileSource
     from cytoloc.dataset.importing import ImportOptions
     from cytoloc.dataset.sources.folder import FolderSource
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the app."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the commands to the app, and return the group ``import``."""
     importing = typer.Typer(
         help="Import image files and labels into a dataset.\n\nExample: `cytoloc import kaggle train/ --labels"
         " train.csv --out train.dataset`",
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     for command in (kaggle, hpa, folder):
         importing.command()(terminated_as_interrupted()(command))
     app.add_typer(importing, name="import")
+    return importing
 
 
 SHOWN_UNREADABLE = 20
@@ -54,6 +55,13 @@ SquareOption = Annotated[
     Square, typer.Option(help="What to do with images that are not square: refuse, crop or pad them.")
 ]
 Enlarge = Annotated[bool, typer.Option("--enlarge", help="Allow images smaller than --size, and enlarge them.")]
+ResampleOption = Annotated[
+    Resample,
+    typer.Option(
+        help="How larger images are scaled down: by area means, or by the nearest pixel, as the 512 px files of the"
+        " 2018 Kaggle competition were made."
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
 ]
@@ -95,6 +103,7 @@ def kaggle(
     limit: Limit = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     depth: DepthOption = "field",
     floor: Floor = None,
     strict: Strict = False,
@@ -115,6 +124,7 @@ def kaggle(
     options = ImportOptions(
         square=square,
         enlarge=enlarge,
+        resample=resample,
         depth=depth,
         floor=floor,
         limit=limit,
@@ -124,7 +134,7 @@ def kaggle(
         discard_unfinished=discard_unfinished,
     )
     source = kaggle_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    _import(source, out, size=size, options=options)
+    run(source, out, size=size, options=options)
 
 
 def hpa(
@@ -139,6 +149,7 @@ def hpa(
     limit: Limit = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,
@@ -154,6 +165,7 @@ def hpa(
     options = ImportOptions(
         square=square,
         enlarge=enlarge,
+        resample=resample,
         limit=limit,
         strict=strict,
         append=append,
@@ -161,7 +173,7 @@ def hpa(
         discard_unfinished=discard_unfinished,
     )
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    _import(source, out, size=size, options=options)
+    run(source, out, size=size, options=options)
 
 
 def folder(
@@ -173,6 +185,13 @@ def folder(
     files: Annotated[
         str | None,
         typer.Option(help="Pattern of the files, if each file contains all channels. Default: all images."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file of the files: a row per field with columns FileName_CHANNEL and PathName_CHANNEL (as for"
+            " CellProfiler), or a row per channel with columns id,channel,path; and columns of metadata."
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -223,6 +242,7 @@ def folder(
     ] = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
+    resample: ResampleOption = "area",
     depth: DepthOption = "field",
     floor: Floor = None,
     dry_run: Annotated[
@@ -234,20 +254,23 @@ def folder(
     skip_known: SkipKnown = False,
     discard_unfinished: DiscardUnfinished = False,
 ) -> None:
-    """Import any microscope files: TIFF, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OIB, OIF, OME-Zarr.
+    """Import any microscope files: TIFF, OME-Zarr, PNG, JPEG; with the extra `formats` also CZI, LIF, ND2, OIB, OIF.
 
     NAME is microtubules, protein, nucleus, er, or a name of your own. The protein is required. In a PATTERN, `*`
-    stands for the id of the field, and {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values.
-    Each scene of a file becomes a field.
+    stands for the id of the field, {plate}, {well}, {field}, {antibody}, {gene}, {cell_line} for these values, and {_}
+    for anything else, such as a GUID. Each scene of a file becomes a field.
 
     Example: `cytoloc import folder plate7/ --channels 'nucleus={well}_{field}_c1.tif,protein={well}_{field}_c2.tif'
     --size 512 --out plate7.dataset`
+
+    Example: `cytoloc import folder images/ --table files.csv --channels nucleus=DNA,protein=AGP --out screen.dataset`
 
     Example: `cytoloc import folder scans/ --channels nucleus=DAPI,protein=GFP,microtubules=2,er=3 --out scans.dataset`
 
     Example: `cytoloc import folder scans/ --channels 'nucleus=name:405,protein=name:488' --axes CYX --dry-run`
     """
-    from cytoloc.dataset.from_files import FROM_LABELS, FolderOptions, folder_source
+    from cytoloc.dataset.arguments import FROM_LABELS
+    from cytoloc.dataset.from_files import FolderOptions, folder_source
 
     if out is None and not dry_run:
         raise typer.BadParameter("is missing. It is optional with --dry-run only.", param_hint="'--out'")
@@ -255,6 +278,7 @@ def folder(
         raise typer.BadParameter(f"{z!r} is neither max nor the number of a z plane.", param_hint="'--z'")
     options = FolderOptions(
         files=files,
+        table=table,
         metadata=metadata,
         z="max" if z == "max" else int(z),
         time=time,
@@ -264,6 +288,7 @@ def folder(
         target_um=target_um,
         square=square,
         enlarge=enlarge,
+        resample=resample,
         depth=depth,
         floor=floor,
         limit=limit,
@@ -279,12 +304,12 @@ def folder(
         typer.echo(f"Label set {source.label_set.name}, made from {labels}:", err=True)
         for location in source.label_set:
             typer.echo(f"  {location.key:<30} {location.name}", err=True)
-    _preview(source, options, every=dry_run)
+    preview_fields(source, options, every=dry_run)
     if out is not None and not dry_run:
-        _import(source, out, size=size, options=options)
+        run(source, out, size=size, options=options)
 
 
-def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> None:
+def preview_fields(source: FolderSource, options: ImportOptions, *, every: bool) -> None:
     """Print the channel assignment and the files that cannot be imported; raise if nothing can be imported."""
     from cytoloc.channels import CHANNELS, near_channels
     from cytoloc.dataset.from_files import preview_import
@@ -311,7 +336,7 @@ def _preview(source: FolderSource, options: FolderOptions, *, every: bool) -> No
         raise errors[0]
 
 
-def _import(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
+def run(source: FileSource, out: Path, *, size: int, options: ImportOptions) -> None:
     """Import with a progress bar, and print the numbers of imported and rejected fields and the next command."""
     from cytoloc.dataset.from_files import run_import
     from cytoloc.dataset.quarantine import QUARANTINE

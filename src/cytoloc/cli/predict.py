@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cytoloc.choices import Resample
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
 from cytoloc.cli.streaming import parse_shard, parse_share, predict_into_parts
 from cytoloc.errors import FailedFieldsError
@@ -41,14 +42,26 @@ Absent = Annotated[
     ),
 ]
 PrecisionName = Annotated[
-    Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="Floating-point precision of the network. 16-bit precision is faster on GPUs."),
+    Literal["float32", "bfloat16", "float16", "int8"],
+    typer.Option(
+        help="Precision of the network. 16-bit precision is faster on GPUs. int8 is faster on a CPU, and needs a bundle"
+        " with int8 networks."
+    ),
 ]
 Engine = Annotated[
     Literal["auto", "torch", "openvino", "onnx"],
     typer.Option(
         help="Library that computes the networks. openvino and onnx (ONNX Runtime) are faster on a CPU. auto takes the"
         " fastest one that is installed and gives the probabilities of torch."
+    ),
+]
+
+
+ResampleOption = Annotated[
+    Resample | None,
+    typer.Option(
+        help="How larger images are scaled down: by area means or by the nearest pixel. Default: as the images that the"
+        " model was trained on, or by area if that is unknown."
     ),
 ]
 
@@ -112,6 +125,19 @@ def predict(
             metavar="I/N",
         ),
     ] = "1/1",
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of Ray workers that predict the parts, if --out is a folder. RAY_ADDRESS gives the address of"
+            " a running cluster; without it, Ray runs on this machine. Default: predict in this process.",
+            min=1,
+            metavar="N",
+        ),
+    ] = None,
+    ray_cpus: Annotated[float, typer.Option(help="CPU cores of each Ray worker; can be a fraction.")] = 1.0,
+    ray_gpus: Annotated[
+        float, typer.Option(help="GPUs of each Ray worker; with a fraction, such as 0.25, workers share a GPU.")
+    ] = 0.0,
     max_failed: Annotated[
         str,
         typer.Option(
@@ -137,6 +163,7 @@ def predict(
         bool,
         typer.Option("--force", help="Decide on the locations of fields whose images are unlike the training images."),
     ] = False,
+    resample: ResampleOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
     ] = False,
@@ -155,6 +182,8 @@ def predict(
 
     Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out predictions/ --shard 2/8`
 
+    Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out s3://bucket/predictions --ray 16 --ray-cpus 4`
+
     Example: `cytoloc predict builtin two-channels.dataset --absent er=zero --absent microtubules=zero --out
     predictions.parquet`
     """
@@ -172,10 +201,20 @@ def predict(
         raise SettingsError("--strict-inputs and --force exclude each other.", hint="Give one of them.")
     substitutes, share = parse_substitutes(absent or []), parse_share(max_failed)
     into_parts = "://" in out or Path(out).suffix == ""
+    if "://" in out and Path(out).suffix:
+        raise SettingsError(
+            f"{out} is a URL, but only folders of parts can be written to URLs.",
+            hint=f"Choose a folder, such as {out.removesuffix(Path(out).suffix)}, or a local file.",
+        )
     if into_parts and (locations or table or strict):
         raise SettingsError(
             "--locations, --table and --strict need one predictions file, but --out is a folder.",
             hint="Choose --out predictions.parquet, or run `cytoloc merge` afterwards.",
+        )
+    if ray and (not into_parts or device):
+        raise SettingsError(
+            "--ray predicts parts into a folder, on the devices of its workers.",
+            hint="Give a folder or URL to --out, and --ray-gpus instead of --device.",
         )
     if not into_parts:
         check_predictions_path(Path(out))
@@ -191,13 +230,22 @@ def predict(
     from cytoloc.predict.model_info import Unusual
 
     unusual: Unusual = "refuse" if strict_inputs else "decide" if force else "mark"
-    loaded = load(model, device=device, precision=precision, engine=engine, unusual=unusual)
+    # Workers of Ray load the model on their own devices, in the precision of the options.
+    loaded = load(
+        model,
+        device="cpu" if ray else device,
+        precision="float32" if ray else precision,
+        engine=engine,
+        unusual=unusual,
+        resample=resample,
+    )
     if locations and loaded.decision is None:
         raise SettingsError(
             f"{model} contains no decision, so it predicts probabilities but no locations.",
             hint="Remove --locations, and then run `cytoloc decide apply`.",
         )
     if into_parts:
+        from cytoloc.predict.cluster import RayWorkers
         from cytoloc.predict.streaming import StreamOptions
 
         options = StreamOptions(
@@ -207,8 +255,10 @@ def predict(
             absent=substitutes,
             tta=int(tta) if tta else None,
             batch_size=batch_size,
+            precision=precision,
         )
-        predict_into_parts(loaded, sources, out, options, json_log=json_log, metrics_file=metrics_file)
+        workers = RayWorkers(count=ray, cpus=ray_cpus, gpus=ray_gpus) if ray else None
+        predict_into_parts(loaded, sources, out, options, workers=workers, json_log=json_log, metrics_file=metrics_file)
         return
     with progress("Predicting fields") as advance:
         found = loaded.predict_sources(
@@ -235,7 +285,7 @@ def predict(
     else:
         typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:
-        note(found.caution)
+        note(as_flags(found.caution))
     if found.provenance.get("fields_maybe_trained_on"):
         note(training_caution(found))
     if found.n_cautions:

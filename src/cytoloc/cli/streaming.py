@@ -15,6 +15,7 @@ import typer
 from cytoloc.cli.console import counted, note, progress, terminated_as_interrupted
 
 if TYPE_CHECKING:
+    from cytoloc.predict.cluster import RayWorkers
     from cytoloc.predict.model import Model
     from cytoloc.predict.sources import Source
     from cytoloc.predict.streaming import StreamOptions, StreamState
@@ -60,6 +61,7 @@ def predict_into_parts(
     out: str,
     options: StreamOptions,
     *,
+    workers: RayWorkers | None,
     json_log: bool,
     metrics_file: Path | None,
 ) -> None:
@@ -84,7 +86,7 @@ def predict_into_parts(
                     write_metrics(state, metrics_file)
 
         try:
-            last = predict_parts(model, sources, out, options=options, report=report)
+            last = predict_parts(model, sources, out, options=options, workers=workers, report=report)
         except KeyboardInterrupt:
             done = f"{latest.parts_done} of {counted(latest.parts, 'part')} are" if latest else "Nothing is"
             log("stopped", **(asdict(latest) if latest else {}))
@@ -93,7 +95,7 @@ def predict_into_parts(
     log("end", **asdict(last))
     number, of = options.shard
     shard = f"Shard {number} of {of}: " if of > 1 else ""
-    on = f"{model.device} with {model.engine}"
+    on = counted(workers.count, "Ray worker") if workers else f"{model.device} with {model.engine}"
     typer.echo(f"{out}: {shard}{counted(last.fields, 'field')} in {counted(last.parts, 'part')}, on {on}.")
     if last.marked:
         note(f"The images of {counted(last.marked, 'field')} are unlike the training images; see the column caution.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -15,10 +16,10 @@ from cytoloc._typing import IntArray
 from cytoloc.channels import channel_order
 from cytoloc.choices import check_type
 from cytoloc.curation.groups import components
-from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, Hashes, near_pairs
+from cytoloc.curation.hamming import DEFAULT_LIMITS, LEAST_CHANNELS, OTHER_LIMIT, Hashes, near_pairs
 from cytoloc.curation.registration import registered_correlation
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.errors import ArgumentTypeError, ChannelError, SettingsError
+from cytoloc.errors import ArgumentTypeError, ChannelError, DatasetWarning, SettingsError
 from cytoloc.files import new_file
 from cytoloc.images.hashes import TRANSFORMS, phashes_turned, turned
 from cytoloc.parallel import in_order
@@ -91,6 +92,30 @@ class _Pool(NamedTuple):
         """Return the dataset of a row of the pool, and its row in that dataset."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.datasets[number], int(row - self.starts[number])
+
+    def not_compared(self, limits: Mapping[str, int]) -> str:
+        """Return a note about the fields that cannot be compared with any other, and why; empty if there are none."""
+        used = [name for name in self.hashes.channels if name in limits]
+        known = self.hashes.known[:, [self.hashes.channels.index(name) for name in used]]
+        needed = min(LEAST_CHANNELS, len(used))
+        rows = np.flatnonzero(known.sum(axis=1) < needed)
+        if not len(rows):
+            return ""
+        examples = []
+        for row in rows[:3]:
+            dataset, at = self.place(int(row))
+            empty = [
+                name if name in dataset.channels else f"{name} (not imaged)"
+                for name, there in zip(used, known[row], strict=True)
+                if not there
+            ]
+            examples.append(f"{dataset.fields['id'][at]} ({', '.join(empty)})")
+        least = f"fewer than {needed} of the channels {', '.join(used)} have" if len(used) > 1 else f"{used[0]} has no"
+        return (
+            f"{len(rows)} of {len(known)} fields could not be compared, because {least} contents: all pixels of a"
+            f" channel are equal. Fields, and their channels without contents: {', '.join(examples)}"
+            f"{' …' if len(rows) > 3 else ''}."
+        )
 
     def candidates(
         self, limits: Mapping[str, int], *, turns: bool, advance: Callable[[str, int, int], None]
@@ -169,7 +194,7 @@ class _Pool(NamedTuple):
 def find_duplicates(
     datasets: Dataset | str | Path | Sequence[Dataset | str | Path],
     *,
-    limits: Mapping[str, int] = DEFAULT_LIMITS,
+    limits: Mapping[str, int] | None = None,
     turned_too: bool = True,
     confirm: bool = True,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
@@ -179,6 +204,8 @@ def find_duplicates(
     Args:
         datasets: One or several datasets. Fields are compared within and across all of them.
         limits: For each channel, the maximum Hamming distance of the 64-bit hashes. Other channels are not compared.
+            Default: 14 for microtubules, 12 for the protein and 10 for the nucleus; if the datasets have only one of
+            these in common, 12 for all channels that they have in common.
         turned_too: Also find rotated and mirrored copies. Every image is read once for this.
         confirm: Align the images of each pair, and correlate their pixels. Otherwise correlation and verdict are null.
         progress: A function that is called with the current step, the number of finished units, and their total.
@@ -193,10 +220,13 @@ def find_duplicates(
         SettingsError: If a dataset is given twice, or a limit is not an integer from 0 to 64.
         MissingExtraError: If faiss is not installed.
         ChannelError: If two datasets have too few channels in common.
+
+    Warns:
+        DatasetWarning: If fields could not be compared, because too few of their channels have contents.
     """
     check_type(datasets, (Dataset, str, Path, list, tuple), argument="datasets")
-    check_type(limits, Mapping, argument="limits")
-    bad = {name: bits for name, bits in limits.items() if type(bits) is not int or not 0 <= bits <= 64}
+    check_type(limits, (Mapping, type(None)), argument="limits")
+    bad = {name: bits for name, bits in (limits or {}).items() if type(bits) is not int or not 0 <= bits <= 64}
     if bad:
         raise SettingsError(
             f"`limits` has invalid values: {bad}.", hint="Give a number of bits from 0 to 64 for each channel."
@@ -214,6 +244,7 @@ def find_duplicates(
         raise SettingsError(
             f"{twice} is given twice, so every field would be found as its own copy.", hint="Give each dataset once."
         )
+    limits = _default_limits(opened) if limits is None else limits
     for one, other in combinations_with_replacement(opened, 2):
         either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
         both = channel_order([channel for channel in one.channels if channel in limits and channel in other.channels])
@@ -226,6 +257,8 @@ def find_duplicates(
                 hint="Give `limits` for channels that all datasets have, or compare the datasets separately.",
             )
     pool = _Pool.of(opened)
+    if note := pool.not_compared(limits):
+        warnings.warn(note, DatasetWarning, stacklevel=2)
     table = pool.candidates(limits, turns=turned_too, advance=progress)
     correlations: list[float | None] = [None] * table.height
     if confirm:
@@ -240,6 +273,15 @@ def find_duplicates(
         rows.append((*ids, *bits, TRANSFORMS[transform], correlation, found_verdict, *names))
     found = pl.DataFrame(rows, schema=pairs_schema(pool.hashes.channels), orient="row")
     return found.sort(pl.col("correlation").fill_null(0.0), descending=True, maintain_order=True)
+
+
+def _default_limits(datasets: Sequence[Dataset]) -> dict[str, int]:
+    """Return the limits of the default channels, and of all others if datasets have only one of them in common."""
+    common = [name for name in datasets[0].channels if all(name in each.channels for each in datasets)]
+    usual = {name: bits for name, bits in DEFAULT_LIMITS.items() if name in common}
+    if len(usual) >= LEAST_CHANNELS or len(common) == len(usual):
+        return dict(DEFAULT_LIMITS)
+    return {name: DEFAULT_LIMITS.get(name, OTHER_LIMIT) for name in common}
 
 
 def verdict(correlation: float) -> Verdict:

@@ -14,6 +14,7 @@ from cytoloc.curation.pairs import PairSource, tied_ids
 from cytoloc.dataset.labeled import LabelSource
 from cytoloc.errors import TableError
 from cytoloc.files import existing, new_file
+from cytoloc.labels.ids import alike_note, warn_ids
 from cytoloc.labels.lists import read_csv, require_columns
 
 _MAKE_ONE = "Make a folds file with `cytoloc folds`."
@@ -128,7 +129,8 @@ def refuse_crossing(folds: pl.DataFrame, ids: list[str], groups: IntArray, *, wh
     missing = sorted(set(ids) - set(folds["id"]))
     if missing:
         raise TableError(
-            f"{where} has no row for {len(missing)} of {len(ids)} fields, such as {missing[0]}.",
+            f"{where} has no row for {len(missing)} of {len(ids)} fields, such as {missing[0]}."
+            f"{alike_note(missing, folds['id'].to_list())}",
             hint="Make folds of these fields with `cytoloc folds`.",
         )
     crossing = _crossing(known)
@@ -177,7 +179,10 @@ def check_folds(
     together = groups_of_fields(labeled, group_by=group_by, pairs=tied_ids(pairs))
     refuse_crossing(made, labeled["id"].to_list(), together, where=named)
     grouped = labeled.select("id").with_columns(group=together)
-    unknown = made.join(grouped, on="id", how="anti").height
+    strange = made.join(grouped, on="id", how="anti")["id"]
+    if looks := alike_note(strange, labeled["id"].to_list()):
+        warn_ids(f"{named}: {len(strange)} ids are not labeled fields of {where}.{looks}")
+    unknown = len(strange)
     made = made.drop("group", strict=False).join(grouped, on="id", how="inner", maintain_order="left")
     made = made.select("id", "group", "fold")
     if made["fold"].drop_nulls().is_empty():

@@ -14,6 +14,7 @@ from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import GroupBy
 from cytoloc.errors import TableError
 from cytoloc.labels.hpa_names import parse_hpa_id
+from cytoloc.labels.ids import alike_note, doubles_note, warn_ids
 
 KEYS: Final[dict[GroupBy, tuple[str, ...]]] = {"well": ("plate", "well"), "antibody": ("antibody",), "field": ("id",)}
 """Columns of the table of a dataset that are equal for all fields of a group."""
@@ -39,15 +40,21 @@ def groups_of_fields(
 
     Raises:
         TableError: If there are pairs, and none contains a field of the table.
+
+    Warns:
+        IdWarning: If ids look like other ids, but have another spelling.
     """
     names: list[str] = fields["id"].to_list()
+    warn_ids(doubles_note(names, where="the fields"))
     node: dict[str, int] = {name: row for row, name in enumerate(names)}
     if pairs and not any(a in node or b in node for a, b in pairs):
         raise TableError(
             f"None of {len(pairs)} pairs contains one of these {len(names)} fields; the first pair is {pairs[0][0]},"
-            f" {pairs[0][1]}.",
+            f" {pairs[0][1]}.{alike_note((name for pair in pairs for name in pair), names)}",
             hint="Give pairs of these fields.",
         )
+    if looks := alike_note(dict.fromkeys(name for pair in pairs for name in pair), names):
+        warn_ids(f"Some ids in the pairs are not fields of the dataset.{looks}")
     keys: list[_Key | None] = [
         tuple(row) if known else None
         for row, known in zip(fields.select(KEYS[group_by]).iter_rows(), group_known(fields, group_by), strict=True)

@@ -16,6 +16,9 @@ from cytoloc.errors import MissingExtraError, installing
 DEFAULT_LIMITS: Final = {MICROTUBULES: 14, PROTEIN: 12, NUCLEUS: 10}
 """Maximum Hamming distance per channel, of 64 bits. The list of 259 leaks of 2018 was made with these limits."""
 
+OTHER_LIMIT: Final = 12
+"""Maximum Hamming distance in other channels, if datasets have fewer than two of the channels above."""
+
 LEAST_CHANNELS: Final = 2
 """Number of channels that must be known for both fields; one channel alone is not reliable."""
 

@@ -21,6 +21,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.errors import TableError
 from cytoloc.files import new_file
 from cytoloc.labels.hpa_names import parse_hpa_id
+from cytoloc.labels.ids import alike_note, warn_ids
 from cytoloc.labels.label_list import LabelList
 from cytoloc.labels.label_set import LabelSet
 
@@ -132,6 +133,9 @@ def find_leak(
         ArgumentTypeError: If an argument has the wrong type.
         TableError: If no pair connects a test field with another field, or no such other field has labels.
         LabelSetError: If the labels have different label sets.
+
+    Warns:
+        IdWarning: If ids in the pairs look like ids of the fields, but have another spelling.
     """
     check_type(labels, (Dataset, LabelList, str, Path, list, tuple), argument="labels")
     sources = [labels] if isinstance(labels, Dataset | LabelList | str | Path) else list(labels)
@@ -146,6 +150,8 @@ def find_leak(
             places = {name: (plate, well) for name, plate, well in rows} | places
     used = [pair for pair in open_pairs(pairs) if doubtful or pair.verdict != "doubtful"]
     names = set(test.ids) if isinstance(test, Dataset) else test
+    if looks := alike_note(dict.fromkeys(name for pair in used for name in pair[:2]), {*known, *(names or ())}):
+        warn_ids(f"Some ids in the pairs are neither labeled nor test fields.{looks}")
     return labels_of_copies(used, labels_by_place(known, places), opened[0].label_set, test=names)
 
 

@@ -37,7 +37,8 @@ class FieldRow:
         black: For each channel, the raw intensity that became 0; None for a channel with 8 bits. Empty if all have 8
             bits.
         white: For each channel, the raw intensity that became 255; None or empty as for ``black``.
-        flags: Quality flags that were found before the image had 8 bits. Others are added.
+        flags: Flags that the source sets, besides the quality flags of the pixels.
+        missing_chunks: The number of chunks that the files of the field lack. It is not in the table.
     """
 
     id: str
@@ -56,6 +57,7 @@ class FieldRow:
     black: tuple[float | None, ...] = ()
     white: tuple[float | None, ...] = ()
     flags: tuple[str, ...] = ()
+    missing_chunks: int = 0
 
 
 def schema_of(channels: Sequence[str]) -> pl.Schema:
@@ -105,7 +107,7 @@ def row_of(row: FieldRow, image: UInt8Array, channels: Sequence[str]) -> dict[st
     small = np.stack([shrunk(plane, MEASURED_PX) for plane in image])
     eight_bits = (None,) * len(channels)
     return {
-        **vars(row),
+        **{name: value for name, value in vars(row).items() if name != "missing_chunks"},
         "black": row.black or eight_bits,
         "white": row.white or eight_bits,
         "flags": (*row.flags, *flags_of(small, channels)),

@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cytoloc.choices import check_type, refuse_unknown
+from cytoloc.dataset.arguments import check_arguments, choose_label_set, parse_channels_argument
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
-from cytoloc.dataset.manifest import read_manifest
-from cytoloc.dataset.notes import flag_notes, scale_notes
+from cytoloc.dataset.notes import chunk_notes, flag_notes, scale_notes
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
-from cytoloc.dataset.sources.channels import parse_channels
 from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.hpa import HpaSource
 from cytoloc.dataset.sources.kaggle import KaggleSource
-from cytoloc.dataset.sources.labeling import label_set_from
+from cytoloc.dataset.sources.listing import zarr_itself
 from cytoloc.dataset.sources.planes import PlaneChoice
+from cytoloc.dataset.sources.table_files import read_table_files
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import ArgumentTypeError, DatasetWarning, ImageError, SettingsError, WorkerError
+from cytoloc.errors import DatasetWarning, ImageError, SettingsError, WorkerError
+from cytoloc.files import existing
 from cytoloc.images.depth import DepthRule
-from cytoloc.labels.label_set import LabelSet, find_label_set
+from cytoloc.images.formats.zarr.store import is_zarr
+from cytoloc.labels.label_set import LabelSet
 from cytoloc.parallel import processes
-
-FROM_LABELS: Final = "from-labels"
-"""The value of ``label_set`` that makes a label set of the names in the labels file."""
 
 FEWEST_FOR_PROCESSES: Final = 200
 """Number of items from which processes are faster than threads; processes take half a second to start."""
@@ -52,6 +51,10 @@ class FolderOptions(ImportOptions):
         pages: The axis along the pages of a TIFF file that does not state its axes: ``"channel"`` or ``"z"``.
         axes: What the axes of all files are, instead of what the files say: a letter of T, Z, C, Y and X for each axis
             that is longer than 1, in the order of the file. ``"CYX"`` reads channels that were saved as time points.
+        table: CSV file of the files of each field: a row per field with the columns ``FileName_CHANNEL`` and
+            ``PathName_CHANNEL``, ``URL_CHANNEL`` or ``CHANNEL``, or a row per channel with the columns ``channel``,
+            ``path`` and, for z planes, ``z``. Columns of metadata are ``id``, ``plate``, ``well`` and others, which can
+            begin with ``Metadata_``.
         pixel_um: Pixel size in micrometers. Default: the pixel size that each file states.
         target_um: Pixel size in micrometers to scale images to. Default: images are scaled to the image size only.
 
@@ -60,6 +63,7 @@ class FolderOptions(ImportOptions):
     """
 
     files: str | None = None
+    table: str | Path | None = None
     metadata: str | Path | None = None
     z: int | Literal["max"] = "max"
     time: int | None = None
@@ -149,7 +153,7 @@ def import_kaggle(
         DatasetWarning: If something about the import should be checked.
     """
     source = kaggle_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    return _dataset_of(run_import(source, out, size=size, options=options))
+    return dataset_of(run_import(source, out, size=size, options=options))
 
 
 def import_hpa(
@@ -188,7 +192,7 @@ def import_hpa(
         DatasetWarning: If something about the import should be checked.
     """
     source = hpa_source(folder, out=out, labels=labels, label_set=label_set, size=size, options=options)
-    return _dataset_of(run_import(source, out, size=size, options=options))
+    return dataset_of(run_import(source, out, size=size, options=options))
 
 
 def import_folder(
@@ -201,7 +205,7 @@ def import_folder(
     size: int = 512,
     options: FolderOptions = FolderOptions(),
 ) -> Dataset:
-    """Import any microscope files: TIFF, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2, OIB and OME-Zarr.
+    """Import any microscope files: TIFF, OME-Zarr, PNG, JPEG; with the extra ``formats`` also CZI, LIF, ND2, OIB, OIF.
 
     Imports are resumable; see :func:`import_kaggle`.
 
@@ -209,10 +213,10 @@ def import_folder(
         folder: Folder of image files. Its subfolders are searched too.
         out: The new dataset, or with ``options.append`` the dataset to add to.
         channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``; or, if each file
-            contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``. The
-            protein is required. ``name:488`` is always a name.
-            In a pattern, ``*`` stands for the id of the field, and ``{plate}``, ``{well}``,
-            ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values.
+            contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``; or,
+            with ``options.table``, the name of the channel in the table. The protein is required. ``name:488`` is
+            always a name. In a pattern, ``*`` stands for the id of the field, ``{plate}``, ``{well}``, ``{field}``,
+            ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values, and ``{_}`` for anything else.
         labels: CSV file with columns ``Id,Target``. Fields that are not in it are imported without labels.
         label_set: The label set of the labels: a label set, its name, or a file. ``"from-labels"`` makes a label set
             of the names in the labels file. Required with ``labels``, unless fields are appended.
@@ -235,7 +239,7 @@ def import_folder(
     source = folder_source(
         folder, out=out, channels=channels, labels=labels, label_set=label_set, size=size, options=options
     )
-    return _dataset_of(run_import(source, out, size=size, options=options))
+    return dataset_of(run_import(source, out, size=size, options=options))
 
 
 def kaggle_source(
@@ -248,7 +252,7 @@ def kaggle_source(
     options: ImportOptions = ImportOptions(),
 ) -> KaggleSource:
     """Return the source of the fields that :func:`import_kaggle` imports; see there for arguments and errors."""
-    _check_arguments(folder, labels, size, options, ImportOptions)
+    check_arguments(folder, labels, size, options, ImportOptions)
     return KaggleSource(
         Path(folder),
         labels=None if labels is None else Path(labels),
@@ -269,7 +273,7 @@ def hpa_source(
     options: ImportOptions = ImportOptions(),
 ) -> HpaSource:
     """Return the source of the fields that :func:`import_hpa` imports; see there for arguments and errors."""
-    _check_arguments(folder, labels, size, options, ImportOptions)
+    check_arguments(folder, labels, size, options, ImportOptions)
     if options.depth != "field" or options.floor is not None:
         raise SettingsError(
             "`depth` and `floor` are for images with more than 8 bits, but JPEG files have 8 bits.",
@@ -295,20 +299,18 @@ def folder_source(
     options: FolderOptions = FolderOptions(),
 ) -> FolderSource:
     """Return the source of the fields that :func:`import_folder` imports; see there for arguments and errors."""
-    _check_arguments(folder, labels, size, options, FolderOptions)
-    if label_set is None and labels is not None and not options.append:
-        raise SettingsError(
-            "`labels` needs `label_set`, which names the locations of the labels.",
-            hint=f"Give for example hpa28, or {FROM_LABELS} to make a label set of the names in {labels}.",
-        )
-    if isinstance(channels, str) or not isinstance(channels, Mapping | Sequence):
-        raise ArgumentTypeError(
-            f"`channels` must be a mapping or a list, not {type(channels).__name__}.",
-            hint="Give for example {'protein': '*_gfp.tif', 'nucleus': '*_dapi.tif'}.",
-        )
+    check_arguments(folder, labels, size, options, FolderOptions, label_set=label_set)
+    wanted = parse_channels_argument(channels)
+    listing = None
+    if options.table is not None:
+        if options.files is not None:
+            raise SettingsError("`files` and `table` both say which files to import.", hint="Give one of them.")
+        listing = read_table_files(existing(Path(options.table), what="table"), Path(folder), wanted)
+    elif is_zarr(Path(folder)):
+        listing = zarr_itself(Path(folder), wanted)
     reader = FieldReader(
         folder=Path(folder),
-        channels=parse_channels(channels),
+        channels=listing.channels if listing else wanted,
         scaling=options.scaling(size, target_um=options.target_um),
         planes=PlaneChoice(
             depth=None if options.z == "max" else options.z,
@@ -318,6 +320,7 @@ def folder_source(
         ),
         depth=DepthRule(floor=options.floor),
         pixel_um=options.pixel_um,
+        strict=options.strict,
     )
     return FolderSource(
         reader,
@@ -326,47 +329,8 @@ def folder_source(
         labels=None if labels is None else Path(labels),
         metadata=None if options.metadata is None else Path(options.metadata),
         limit=options.limit,
+        listing=listing,
     )
-
-
-def _check_arguments(folder: object, labels: object, size: object, options: object, kind: type) -> None:
-    """Raise unless the arguments of an import have the right types, and the size is valid."""
-    check_type(folder, (str, Path), argument="folder")
-    check_type(labels, (str, Path, type(None)), argument="labels")
-    check_type(size, int, argument="size")
-    check_type(options, kind, argument="options")
-    if isinstance(size, int) and not 32 <= size <= 8192:
-        raise SettingsError(f"`size` is {size}, which is out of range.", hint="Choose from 32 to 8192 px.")
-
-
-def choose_label_set(
-    given: LabelSet | str | None, out: str | Path | None, *, append: bool, labels: str | Path | None
-) -> LabelSet:
-    """Return the label set of an import.
-
-    Args:
-        given: The argument of the user.
-        out: The dataset, if there is one.
-        append: Whether fields are added to an existing dataset, whose label set is the default. Otherwise it is hpa28.
-        labels: The labels file, from which ``"from-labels"`` makes a label set.
-
-    Returns:
-        The label set.
-
-    Raises:
-        LabelSetError: If the label set is unknown.
-        SettingsError: If ``"from-labels"`` is given without labels.
-    """
-    check_type(given, (LabelSet, str, type(None)), argument="label_set")
-    if isinstance(given, LabelSet):
-        return given
-    if given is None and append and out is not None:
-        return read_manifest(Path(out)).label_set
-    if given != FROM_LABELS:
-        return find_label_set(given or "hpa28")
-    if labels is None:
-        raise SettingsError(f"The label set {FROM_LABELS} needs `labels`.", hint="Give the labels file.")
-    return label_set_from(Path(labels))
 
 
 def preview_import(source: FolderSource, *, every: bool = False, options: ImportOptions = ImportOptions()) -> Preview:
@@ -462,7 +426,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
             raise
     notes += flag_notes(imported)
     if isinstance(source, FolderSource):
-        notes += scale_notes(imported, size)
+        notes += scale_notes(imported, size) + chunk_notes(imported)
         ids = imported.column("id")
         for what, names, known in (
             ("`labels`", source.labels.ids, set(ids)),
@@ -487,7 +451,7 @@ def run_import(source: FileSource, out: str | Path, *, size: int, options: Impor
     return replace(imported, notes=tuple(notes))
 
 
-def _dataset_of(imported: Imported) -> Dataset:
+def dataset_of(imported: Imported) -> Dataset:
     """Return the imported dataset, and emit its notes as warnings."""
     for note in imported.notes:
         warnings.warn(note, DatasetWarning, stacklevel=3)

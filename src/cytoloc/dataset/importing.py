@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ import polars as pl
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import channel_order
-from cytoloc.choices import Square, check_type, refuse_unknown
+from cytoloc.choices import Resample, Square, check_type, refuse_unknown
 from cytoloc.dataset.fields import FieldRow, encode, row_of
 from cytoloc.dataset.manifest import LOCK, MANIFEST, OWN_NAMES, ImportRecord, Manifest, is_complete, read_manifest
 from cytoloc.dataset.quarantine import Rejected, examples, printable, refuse_unprintable, rejected
@@ -45,11 +45,11 @@ MOST_IN_SHARE: Final = 64
 
 Loaded = tuple[FieldRow, UInt8Array] | Rejected
 
-Order = tuple[str, Callable[[], Sequence[Loaded]]]
+Order = tuple[str, Callable[[], Iterable[Loaded]]]
 """The name of an item, and the function that loads it."""
 
-Packed = tuple[dict[str, Any], bytes]
-"""The table row of a field, and its compressed chunk."""
+Packed = tuple[dict[str, Any], bytes, int]
+"""The table row of a field, its compressed chunk, and the number of chunks that its files lack."""
 
 
 class FieldSource(Protocol):
@@ -79,7 +79,7 @@ class FieldSource(Protocol):
     def made_by(self) -> dict[str, Any]:
         """The command and its settings, as JSON values."""
 
-    def loader(self, item: str) -> Callable[[], Sequence[Loaded]]:
+    def loader(self, item: str) -> Callable[[], Iterable[Loaded]]:
         """Return a function that loads the fields of an item, uint8 of shape ``(channels, size, size)`` each.
 
         It is called in a thread or, if it can be pickled, in another process. An
@@ -94,6 +94,8 @@ class ImportOptions:
     Attributes:
         square: What to do with images that are not square: ``"refuse"``, ``"crop"`` or ``"pad"``.
         enlarge: Whether images smaller than the image size are enlarged. Otherwise they are rejected.
+        resample: How larger images are scaled down: by ``"area"`` means, or by the ``"nearest"`` pixel, which
+            reproduces the 512 px files of the 2018 Kaggle competition from the originals of 2048 px.
         depth: How 16-bit and float images are scaled to 8 bits: with one intensity range per ``"field"``, or with one
             for all fields of the ``"import"``.
         floor: Smallest distance between the intensities that become black and white. Default: 10,000 for counts of at
@@ -113,11 +115,12 @@ class ImportOptions:
 
     Raises:
         ArgumentTypeError: If a value has the wrong type.
-        SettingsError: If ``square``, ``depth``, ``floor`` or ``limit`` is invalid.
+        SettingsError: If ``square``, ``resample``, ``depth``, ``floor`` or ``limit`` is invalid.
     """
 
     square: Square = "refuse"
     enlarge: bool = False
+    resample: Resample = "area"
     depth: Literal["field", "import"] = "field"
     floor: float | None = None
     limit: int | None = None
@@ -137,6 +140,7 @@ class ImportOptions:
         check_type(self.floor, (int, float, type(None)), argument="floor")
         check_type(self.limit, (int, type(None)), argument="limit")
         refuse_unknown(self.square, get_args(Square), argument="square")
+        refuse_unknown(self.resample, get_args(Resample), argument="resample")
         refuse_unknown(self.depth, ("field", "import"), argument="depth")
         if self.floor is not None and not (math.isfinite(self.floor) and self.floor >= 0):
             raise SettingsError(
@@ -155,7 +159,7 @@ class ImportOptions:
         Returns:
             The scaling.
         """
-        return Scaling(size=size, square=self.square, enlarge=self.enlarge, target_um=target_um)
+        return Scaling(size=size, square=self.square, enlarge=self.enlarge, target_um=target_um, resample=self.resample)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ class Imported:
         added: The number of fields that were added.
         known: The number of fields that were skipped because the dataset had them already.
         rejected: The number of fields that were rejected.
+        missing_chunks: The number of chunks that the files of the added fields lack.
         examples: A few rejected fields with different reasons.
         notes: Notes for the user.
     """
@@ -175,6 +180,7 @@ class Imported:
     added: int
     known: int
     rejected: int
+    missing_chunks: int = 0
     examples: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -322,13 +328,13 @@ def _pack(
     some = max(1, min(MOST_IN_SHARE, SHARE_BYTES // field_bytes)) if source.quick else 1
     shares = iter(lambda: list(islice(orders, some)), [])
     packed = chain.from_iterable(in_order(partial(_pack_items, channels=source.channels), shares, pool=pool))
-    added, passed, bad = record.added, record.known, record.rejected
+    added, passed, bad, missing = record.added, record.known, record.rejected, record.missing_chunks
     committed_s = options.clock()
     for done, results in enumerate(packed, record.done + 1):
         item = items[done - 1]
         for result in results:
             if not isinstance(result, Rejected):
-                row, chunk = result
+                row, chunk, lost = result
                 name = item if row["id"] == item else row["id"]
                 if name in known:
                     if not options.skip_known:
@@ -343,6 +349,7 @@ def _pack(
                         own.add(name)
                     writer.add(row, chunk)
                     added += 1
+                    missing += lost
                     continue
                 result = Rejected(name, "an earlier field of this import has the same id")
             if options.strict:
@@ -352,7 +359,7 @@ def _pack(
                 )
             writer.reject(result)
             bad += 1
-        record = replace(record, done=done, added=added, known=passed, rejected=bad)
+        record = replace(record, done=done, added=added, known=passed, rejected=bad, missing_chunks=missing)
         if writer.raw_bytes >= options.segment_bytes or options.clock() - committed_s >= options.segment_s:
             writer.commit(record)
             committed_s = options.clock()
@@ -368,7 +375,7 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
     """
     rejections = writer.rejections()
     shown = tuple(examples(rejections))
-    imported = Imported(writer.folder, record.added, record.known, record.rejected, shown)
+    imported = Imported(writer.folder, record.added, record.known, record.rejected, record.missing_chunks, shown)
     if not record.added and not record.known and (rejections or not append):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in shown)
         writer.roll_back()
@@ -392,19 +399,20 @@ def _pack_items(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[l
         items.append(packed)
         try:
             refuse_unprintable(item)
-            loaded = load()
+            # Fields are compressed one by one, because a file can have hundreds of them.
+            packed.extend(
+                each if isinstance(each, Rejected) else _pack_field(*each, channels=channels) for each in load()
+            )
         except ImageError as error:
             packed.append(rejected(item, error))
-            continue
-        for each in loaded:
-            if isinstance(each, Rejected):
-                packed.append(each)
-                continue
-            row, image = each
-            try:
-                # The id may come from a name in the file.
-                refuse_unprintable(row.id)
-                packed.append((row_of(row, image, channels), encode(image)))
-            except ImageError as error:
-                packed.append(rejected(row.id, error))
     return items
+
+
+def _pack_field(row: FieldRow, image: UInt8Array, *, channels: tuple[str, ...]) -> Packed | Rejected:
+    """Return a field as its table row and compressed chunk."""
+    try:
+        # The id may come from a name in the file.
+        refuse_unprintable(row.id)
+        return row_of(row, image, channels), encode(image), row.missing_chunks
+    except ImageError as error:
+        return rejected(row.id, error)

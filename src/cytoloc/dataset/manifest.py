@@ -56,6 +56,7 @@ class ImportRecord:
         added: The number of fields that were added.
         known: The number of fields that were skipped because the dataset had them already.
         rejected: The number of fields that were rejected.
+        missing_chunks: The number of chunks that the files of the added fields lack.
         finished: Whether the import is finished.
     """
 
@@ -66,6 +67,7 @@ class ImportRecord:
     added: int = 0
     known: int = 0
     rejected: int = 0
+    missing_chunks: int = 0
     finished: bool = False
 
 

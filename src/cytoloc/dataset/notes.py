@@ -1,13 +1,15 @@
-"""Notes for the user after an import, about pixel sizes, brightness and quality flags."""
+"""Notes for the user after an import, about pixel sizes, brightness, quality flags and missing chunks."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
+import polars as pl
+
 from cytoloc.dataset.importing import Imported
 from cytoloc.images.depth import FLOOR_16_BIT, FLOORS
-from cytoloc.images.quality import UNKNOWN_RANGE
+from cytoloc.images.quality import MISSING_CHUNKS, UNKNOWN_RANGE
 from cytoloc.images.scale import HPA_FIELD_UM, far_off
 
 _FLAG_NOTES: Final = {
@@ -18,6 +20,26 @@ _FLAG_NOTES: Final = {
     " became white, so that brightness cannot be compared. Give `floor`, or `depth='import'`.",
 }
 """Notes for some quality flags. Low contrast and blur are common in good images."""
+
+
+def chunk_notes(imported: Imported) -> list[str]:
+    """Return a note about added fields with channels that lack chunks.
+
+    Args:
+        imported: The result of an import.
+
+    Returns:
+        The notes.
+    """
+    if not imported.missing_chunks:
+        return []
+    flags = imported.column("flags").tail(imported.added)
+    lacking = int(flags.list.eval(pl.element().str.ends_with(MISSING_CHUNKS)).list.any().sum())
+    return [
+        f"The files of {lacking} field{'s' * (lacking > 1)} lack {imported.missing_chunks} chunks, which are black in"
+        f" the dataset; the flag {MISSING_CHUNKS} marks the channels. Some programs leave out black chunks, but chunks"
+        " may also be lost: check the files, or give `strict` to refuse such fields."
+    ]
 
 
 def scale_notes(imported: Imported, size: int) -> list[str]:

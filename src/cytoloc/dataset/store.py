@@ -10,14 +10,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, UInt8Array
-from cytoloc.choices import near
+from cytoloc.choices import Resample, near
 from cytoloc.dataset.fields import pixels_sha256
 from cytoloc.dataset.manifest import Manifest
 from cytoloc.dataset.quarantine import Rejected
@@ -28,6 +28,9 @@ from cytoloc.predictions import to_pandas
 
 if TYPE_CHECKING:
     import pandas as pd
+
+KAGGLE_PX: Final = 512
+"""Edge length of the PNG files of the 2018 Kaggle competition, in pixels."""
 
 
 class Dataset:
@@ -219,6 +222,29 @@ class Dataset:
             keys = None if labels is None else self.label_set.keys_of(labels)
             digest.update(repr((name, keys, pixels)).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def resample(self) -> Resample | None:
+        """How the raw images were scaled down to the images of the dataset; None if it is unknown or differs.
+
+        Images that an import did not scale were scaled by someone else, which is unknown. The exception are the 512 px
+        files of the 2018 Kaggle competition, which were made with the nearest pixel.
+        """
+        edges = self.fields["original_px"].to_list()
+        found: set[Resample | None] = set()
+        start = 0
+        for number, record in enumerate(self.manifest.imports):
+            stop = start + sum(segment.fields for segment in self.manifest.segments_of(number))
+            command, scaling = record.settings.get("command"), record.settings.get("scaling", {})
+            for edge in set(edges[start:stop]):
+                if command == "simulate":
+                    found.add("area")
+                elif edge != self.size or scaling.get("target_um"):
+                    found.add(scaling.get("resample", "area"))
+                else:
+                    found.add("nearest" if command == "import kaggle" and edge == KAGGLE_PX else None)
+            start = stop
+        return found.pop() if len(found) == 1 else None
 
     def damaged(self) -> Iterator[str]:
         """Yield the ids of fields whose pixels differ from their checksums. This reads every pixel."""

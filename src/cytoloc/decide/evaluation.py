@@ -21,6 +21,7 @@ from cytoloc.decide.inputs import (
 )
 from cytoloc.decide.metrics import chance_f1, class_table, macro_f1, macro_f1_interval, overall, resampled_f1
 from cytoloc.errors import ArgumentTypeError, SettingsError
+from cytoloc.labels.ids import doubles_note, warn_ids
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.predictions import Predictions, to_pandas
 
@@ -198,6 +199,8 @@ def evaluate(
             + ".",
             hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
         )
+    if ids is not None:
+        warn_ids(doubles_note(ids, where="the predictions"))
     truth = as_truth(labels, ids, locations, shape=predicted.shape)
     labeled = len(labels) if isinstance(labels, np.ndarray | Mapping) else int(labels.labeled.sum())
     numbers = as_groups(groups, ids, len(truth))

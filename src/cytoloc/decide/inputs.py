@@ -17,7 +17,7 @@ from scipy.special import logit
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.labels.lists import group_numbers, truth_of
-from cytoloc.predictions import Predictions, join_members
+from cytoloc.predictions import ROUNDING, Predictions, join_members
 
 
 def _finite(values: Any) -> NDArray[np.float64]:
@@ -344,7 +344,9 @@ def stack_members(members: Mapping[str, NDArray[np.floating]]) -> Floats:
             hint="Remove fields that no member predicted.",
         )
     low, high = float(np.nanmin(stack)), float(np.nanmax(stack))
-    if low < 0 or high > 1:
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        np.clip(stack, 0, 1, out=stack)
+    else:
         name = names[int(np.argmax(((stack < 0) | (stack > 1)).any(axis=(1, 2))))]
         logits = "; they look like logits" if low < 0 and np.isfinite([low, high]).all() else ""
         raise TableError(

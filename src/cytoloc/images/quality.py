@@ -19,7 +19,10 @@ from cytoloc.channels import CHANNELS, NUCLEUS
 UNKNOWN_RANGE: Final = "unknown range"
 """The flag of a channel with float pixels that are neither integers nor from 0 to 1; see :mod:`.depth`."""
 
-FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped", UNKNOWN_RANGE)
+MISSING_CHUNKS: Final = "incomplete"
+"""Flag of a channel if chunks of its file are missing, so that parts of the image are black."""
+
+FLAGS: Final = ("empty", "low contrast", "saturated", "blurred", "swapped", UNKNOWN_RANGE, MISSING_CHUNKS)
 """Possible flags of a channel. Only the nucleus can be swapped, usually with another channel."""
 
 MEASURED_PX: Final = 256

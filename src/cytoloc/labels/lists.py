@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping, Sequence
+import gzip
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,7 @@ import polars as pl
 from cytoloc._typing import BoolArray, IntArray
 from cytoloc.errors import TableError, first_line
 from cytoloc.files import existing, new_file
+from cytoloc.labels.ids import alike, alike_note, warn_ids
 from cytoloc.labels.label_set import LabelSet, from_matrix
 
 ID_COLUMNS: Final = ("Id", "id", "ID")
@@ -21,13 +24,19 @@ ID_COLUMNS: Final = ("Id", "id", "ID")
 LABEL_COLUMNS: Final = ("target", "labels", "label", "locations", "location")
 """Accepted names of the column of labels, in any case. The first one in a table is used."""
 
-_OTHER_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_OTHER_SEPARATORS: Final = (";", "\t", "|")
+"""Separators of columns that are recognized in a header without commas."""
+
+_INDEX: Final = re.compile(r"|Unnamed: 0|index|column_1", re.IGNORECASE)
+"""Names of the column of row numbers that pandas and R write."""
 _ABSENT: Final = ("0", "0.0")
 _PRESENT: Final = ("1", "1.0")
 
 
 def read_csv(path: Path) -> pl.DataFrame:
     """Read a CSV file with all values as text. The column of ids, if there is one, is renamed to ``Id``.
+
+    Columns can also be separated by semicolons, tabs or bars. A first column of row numbers is removed.
 
     Args:
         path: The file.
@@ -56,7 +65,7 @@ def read_csv(path: Path) -> pl.DataFrame:
             f"{path} is text in UTF-16, which cannot be read as CSV.", hint="Save the file as CSV in UTF-8."
         )
     try:
-        table = pl.read_csv(path, infer_schema=False, glob=False)
+        table = pl.read_csv(path, infer_schema=False, glob=False, separator=_separator_of(path))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(
             f"{path} cannot be read as CSV: {first_line(error)}.", hint="Save the file as CSV in UTF-8."
@@ -66,6 +75,7 @@ def read_csv(path: Path) -> pl.DataFrame:
     doubled = next((name for name, _, count in twice if count.isdecimal() and name in table.columns), None)
     if doubled is not None:
         raise TableError(f"{path}: two columns are named {doubled!r}.", hint="Remove or rename one of them.")
+    table = _without_index(table)
     ids = next((name for name in ID_COLUMNS if name in table.columns), None)
     if ids is not None:
         table = table.rename({ids: "Id"})
@@ -75,6 +85,28 @@ def read_csv(path: Path) -> pl.DataFrame:
                 hint="Give each row the id of its field, or remove the row.",
             )
     return table
+
+
+def _separator_of(path: Path) -> str:
+    """Return the separator of the columns of a CSV file: the one in its header, or a comma."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rb") as file:
+        header = file.readline(2**20)
+    counts = {mark: header.count(mark.encode()) for mark in _OTHER_SEPARATORS}
+    best = max(counts, key=lambda mark: counts[mark])
+    return best if counts[best] and b"," not in header else ","
+
+
+def _without_index(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table without a first column of row numbers; a first column without a name can be the column of ids."""
+    if not table.width or not _INDEX.fullmatch(table.columns[0].strip()):
+        return table
+    first = table.columns[0]
+    cells = table[first].to_list()
+    if any(cells == [str(number + start) for number in range(table.height)] for start in (0, 1)):
+        return table.drop(first)
+    has_ids = any(name in table.columns for name in ID_COLUMNS)
+    return table if has_ids or first.strip().lower() == "index" else table.rename({first: "Id"})
 
 
 def read_ids(path: str | Path) -> tuple[str, ...]:
@@ -228,13 +260,23 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
     """
     labels, wanted = read_labels(path, label_set, may_be_empty=True), set(ids)
     known = {name: labels[name] for name in labels if name in wanted}
+    warn_ids(_strange_labels(path, labels, ids))
     if labels and not known:
         raise TableError(
             f"{path} contains no labels of these {len(ids)} fields. Its ids look like {next(iter(labels))}; the"
-            f" ids of the fields look like {ids[0]}.",
+            f" ids of the fields look like {ids[0]}.{alike_note(labels, ids)}",
             hint="Give labels of these fields, under the same ids.",
         )
     return known
+
+
+def _strange_labels(path: str | Path, labels: Collection[str], ids: Sequence[str]) -> str:
+    """Return a note about labels whose ids only look like those of the fields."""
+    found = alike(labels, ids)
+    if not found:
+        return ""
+    one, other = next(iter(found.items()))
+    return f"{path}: {len(found)} ids are ignored, but look like ids of the fields: {one} like {other}."
 
 
 def replace_known(
@@ -279,12 +321,13 @@ def truth_of(
     if missing and len(missing) == len(ids):
         raise TableError(
             f"{where} has none of the {len(ids)} ids of the predictions, such as {missing[0]}."
-            f"{f' Its ids look like {next(iter(labels))}.' if labels else ''}",
+            f"{f' Its ids look like {next(iter(labels))}.' if labels else ''}{alike_note(missing, labels)}",
             hint="Give labels and predictions of the same fields, with the same ids.",
         )
     if missing:
         raise TableError(
-            f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}.",
+            f"{where}: {len(missing)} of {len(ids)} fields have no label, e.g. {', '.join(missing[:3])}."
+            f"{alike_note(missing, labels)}",
             hint="Give a label for each of these fields, or predictions of labeled fields only.",
         )
     return label_set.to_matrix(labels[name] for name in ids)
@@ -328,7 +371,8 @@ def group_numbers(table: pl.DataFrame, ids: Sequence[str], *, where: str | Path)
     missing = [name for name in ids if not known.get(name)]
     if missing:
         raise TableError(
-            f"{where} contains no group for {len(missing)} of the predicted fields, such as {missing[0]}.",
+            f"{where} contains no group for {len(missing)} of the predicted fields, such as {missing[0]}."
+            f"{alike_note(missing, known)}",
             hint="Give the group of each of these fields.",
         )
     named = [known[name] for name in ids]
@@ -371,11 +415,11 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: str | Pat
     if missing:
         # The header may look like the header of a file in another format.
         header = ",".join(table.columns)
-        separator = next((name for mark, name in _OTHER_SEPARATORS.items() if mark in header), None)
+        other = next((name for name in table.columns if re.fullmatch(r"(?i).*(id|image|field|file ?name)", name)), None)
         if "\r" in header:
             hint = "Save the file again with line ends LF or CR LF."
-        elif separator:
-            hint = f"Save the file with commas; its columns are separated by {separator}."
+        elif "Id" in missing and other is not None:
+            hint = f"Rename the column {other} to Id, if it contains the ids."
         elif any(name != name.strip() for name in table.columns):
             hint = "Remove the spaces next to the commas in the header."
         raise TableError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import timm
@@ -100,13 +101,14 @@ class Stages(nn.Module):
         """Register hooks on the stages. Call this again after a stage was replaced by another module."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks = [self.body.get_submodule(name).register_forward_hook(self._keeper(name)) for name in self._names]
+        self._hooks = [
+            # A copy of the network copies a partial function of a method, but not a closure.
+            self.body.get_submodule(name).register_forward_hook(partial(self._keep, name))
+            for name in self._names
+        ]
 
-    def _keeper(self, stage: str) -> Any:
-        def keep(_module: nn.Module, _given: Any, made: Tensor) -> None:
-            self._maps[stage] = made
-
-        return keep
+    def _keep(self, stage: str, _module: nn.Module, _given: Any, made: Tensor) -> None:
+        self._maps[stage] = made
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Return the feature maps of the stages, the finest first."""

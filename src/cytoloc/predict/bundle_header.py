@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import BackboneVariant, HeadName
+from cytoloc.choices import BackboneVariant, HeadName, Resample
 from cytoloc.files import FileFormat
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec
@@ -22,6 +22,9 @@ DECISION: Final = "decision.json"
 TRAINED_ON: Final = "trained_on.txt"
 INPUTS: Final = "inputs.npz"
 WEIGHTS: Final = "weights.safetensors"
+INT8_REPORT: Final = "int8.json"
+INT8: Final = ("int8.xml", "int8.bin")
+"""The parts of an int8 network: its operations and its weights."""
 
 
 class Part(BaseModel):
@@ -132,6 +135,8 @@ class Header(BaseModel):
     """Default number of test-time augmentation views."""
     caution: str
     """A caution that is shown with every prediction, one printable line; may be empty."""
+    resample: Resample | None = None
+    """How the images that the networks were trained on were scaled down; null if it is unknown."""
     channels: list[str]
     """The names of the channels that the networks need, in order."""
     label_set: dict[str, Any]
@@ -153,9 +158,11 @@ class Header(BaseModel):
         label_set = LabelSet.from_json(self.label_set)
         if not set(self.knowledge) <= set(label_set.keys) or not "".join(self.knowledge.values()).isprintable():
             raise ValueError("the knowledge must be of locations of the label set")
-        files = (WEIGHTS, "recipe.toml") if self.origin is None else (WEIGHTS,)
-        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in files}
-        if set(self.parts) - {DECISION, INPUTS} != needed | {CARD, TRAINED_ON}:
+        names = [WEIGHTS, *(INT8 if INT8_REPORT in self.parts else ())]
+        if self.origin is None:
+            names.append("recipe.toml")
+        needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in names}
+        if set(self.parts) - {DECISION, INPUTS, INT8_REPORT} != needed | {CARD, TRAINED_ON}:
             raise ValueError("parts are missing or unexpected")
         return self
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from cytoloc.choices import Resample
 from cytoloc.errors import ArgumentTypeError
-from cytoloc.models.devices import Precision
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
+from cytoloc.predict.engines.engine import ModelPrecision
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import Unusual
 from cytoloc.predict.runs import read_runs
@@ -18,9 +19,10 @@ def load(
     path: str | Path = "builtin",
     *,
     device: str | torch.device | None = None,
-    precision: Precision = "float32",
+    precision: ModelPrecision = "float32",
     engine: str = "auto",
     unusual: Unusual = "mark",
+    resample: Resample | None = None,
 ) -> Model:
     """Load a model.
 
@@ -29,6 +31,7 @@ def load(
             probabilities are averaged.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. Default: the fastest one available.
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The last two are faster on devices that support them.
+            ``"int8"`` computes with the int8 networks of a bundle, on the CPU with the engine openvino.
         engine: The library that computes the networks: ``"torch"``, ``"openvino"`` or ``"onnx"`` (ONNX Runtime). The
             last two compute on the CPU, several times faster. ``"auto"`` takes the fastest one that is installed and
             whose probabilities equal those of PyTorch to 1e-4. It computes few fields with PyTorch, because converting
@@ -36,6 +39,8 @@ def load(
         unusual: What to do with fields whose images are unlike the training images. ``"mark"`` predicts their
             probabilities, states what is unusual in ``cautions``, and decides on no location. ``"refuse"`` stops.
             ``"decide"`` marks them, and decides on their locations too. Only bundles know their training images.
+        resample: How larger images are scaled down: by ``"area"`` means, or by the ``"nearest"`` pixel. Default: as the
+            images that the model was trained on; by area if that is unknown.
 
     Returns:
         The model.
@@ -57,4 +62,13 @@ def load(
     if is_builtin(path):
         path = builtin_bundle()
     info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
-    return Model(networks, info, decision=decision, device=device, precision=precision, engine=engine, unusual=unusual)
+    return Model(
+        networks,
+        info,
+        decision=decision,
+        device=device,
+        precision=precision,
+        engine=engine,
+        unusual=unusual,
+        resample=resample,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,32 +10,29 @@ from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
-from cytoloc.choices import refuse_unknown
+from cytoloc.choices import Resample, refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.decision import Decision
-from cytoloc.errors import ArgumentTypeError, ImageError, ModelCaution, SettingsError
+from cytoloc.errors import ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
-from cytoloc.models.devices import Precision, autocast, find_device
+from cytoloc.models.devices import find_device
 from cytoloc.models.network import Network
 from cytoloc.parallel import one_ahead
 from cytoloc.predict.engines.choosing import EngineSet
-from cytoloc.predict.engines.engine import Engine
+from cytoloc.predict.engines.engine import Engine, ModelPrecision
 from cytoloc.predict.inputs.statistics import field_statistics
-from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual
+from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
-from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch, Source, open_source, training_facts
+from cytoloc.predict.resampling import resampling_caution
+from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions, training_caution
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
-
-Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
-"""Inputs of a model: images in memory, a dataset, or a path."""
 
 
 class _Prepared(NamedTuple):
@@ -55,9 +51,10 @@ class Model:
         info: The properties of the model.
         decision: Calibrates the mean probabilities and decides on locations. None: probabilities only.
         device: The device to compute on; see :func:`cytoloc.models.devices.find_device`.
-        precision: Floating-point precision.
+        precision: Floating-point precision, or ``"int8"``; see :func:`cytoloc.load`.
         engine: The library that computes the networks; see :func:`cytoloc.load`.
         unusual: What to do with fields whose images are unusual; see :func:`cytoloc.load`.
+        resample: How larger images are scaled down; see :func:`cytoloc.load`.
 
     Raises:
         LabelSetError: If the decision has another label set.
@@ -73,9 +70,10 @@ class Model:
         *,
         decision: Decision | None = None,
         device: str | torch.device | None = None,
-        precision: Precision = "float32",
+        precision: ModelPrecision = "float32",
         engine: str = "auto",
         unusual: Unusual = "mark",
+        resample: Resample | None = None,
     ) -> None:
         if decision is not None:
             info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
@@ -83,11 +81,16 @@ class Model:
         self.info = info
         self.decision = decision
         self.unusual = unusual
-        self.device = find_device(device)
-        self.precision: Precision = precision
-        autocast(self.device, precision)  # raises if the device does not support the precision
+        if resample is not None:
+            refuse_unknown(resample, get_args(Resample), argument="resample")
+        self.resample = resample
+        self.device = find_device("cpu" if device is None and precision == "int8" else device)
+        self.precision: ModelPrecision = precision
         self.networks = [network.to(self.device).eval() for network in networks]
-        self._engines = EngineSet(self.networks, engine, device=self.device, precision=precision, size=info.size)
+        self.engine_choice = engine
+        self._engines = EngineSet(
+            self.networks, engine, device=self.device, precision=precision, size=info.size, int8=info.int8
+        )
 
     def __repr__(self) -> str:
         networks = f"{len(self.networks)} network{'s' * (len(self.networks) != 1)}"
@@ -109,7 +112,7 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """The library that computed the last predictions."""
+        """The library that computed the last predictions, and its precision if it is not float32."""
         return self._engines.used
 
     @property
@@ -120,13 +123,7 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides on predictions: the networks, the channels, the size and the decision."""
-        digest = hashlib.sha256(repr((self.size, self.channels, self.label_set.to_json())).encode())
-        digest.update((self.decision.fingerprint if self.decision else "").encode())
-        for network in self.networks:
-            for name, value in network.state_dict().items():
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.networks, self.info, self.decision.fingerprint if self.decision else "")
 
     def predict(
         self,
@@ -136,7 +133,7 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
-        precision: Precision | None = None,
+        precision: ModelPrecision | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
         """Predict the probability of each location for every image, and the locations if the model has a decision.
@@ -151,7 +148,7 @@ class Model:
                 image, or the name of another channel.
             tta: Number of test-time augmentation views: 1, 2, 4 or 8. Default: the number that the model states.
             batch_size: Number of images per batch.
-            precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Default: the precision of the model.
+            precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"``. Default: the precision of the model.
             progress: A function that is called after each batch with the number of finished images and of all images.
 
         Returns:
@@ -164,7 +161,8 @@ class Model:
             SettingsError: If ``tta``, ``batch_size`` or ``precision`` is invalid.
 
         Warns:
-            ModelCaution: If the authors of the model give a caution, or images are unusual.
+            ModelCaution: If the authors of the model give a caution, images are unusual, or images are scaled down for
+                a model of 256 px or more and it is unknown how its training images were.
             EngineWarning: If an engine is skipped.
 
         Examples:
@@ -173,15 +171,15 @@ class Model:
             Predictions(1 field, 28 locations of hpa28, decided)
         """
         found = self.predict_sources(
-            self._sources(images, channels),
+            sources_of(images, self.channels if channels is None else channels, given=channels is not None),
             absent=absent,
             tta=tta,
             batch_size=batch_size,
             precision=precision,
             progress=progress,
         )
-        if self.info.caution:
-            warnings.warn(self.info.caution, ModelCaution, stacklevel=2)
+        if found.caution:
+            warnings.warn(found.caution, ModelCaution, stacklevel=2)
         seen = training_caution(found)
         if seen and found.provenance.get("fields_maybe_trained_on"):
             warnings.warn(seen, ModelCaution, stacklevel=2)
@@ -195,26 +193,33 @@ class Model:
             )
         return found
 
-    def _sources(self, images: Images | Sequence[Dataset | str | Path], channels: Sequence[str] | None) -> list[Source]:
-        """Return the inputs as sources of batches."""
-        if isinstance(images, torch.Tensor):
-            on_cpu = images.detach().cpu()
-            images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
-        if isinstance(images, np.ndarray):
-            return [ArraySource(images, channels=self.channels if channels is None else tuple(channels))]
-        if channels is not None:
-            raise SettingsError(
-                "`channels` names the channels of an array, but a dataset or folder states its own channels.",
-                hint="Remove `channels`.",
-            )
-        several = [images] if isinstance(images, Dataset | str | Path) else images
-        if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
-            raise ArgumentTypeError(
-                "`images` must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths, not"
-                f" {type(images).__name__}.",
-                hint="Stack several images into one array: numpy.stack(images).",
-            )
-        return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
+    def embed(
+        self,
+        images: Images | Sequence[Dataset | str | Path],
+        *,
+        channels: Sequence[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Float32Array:
+        """Compute the features of every image: the mean of the last feature map of each network, side by side.
+
+        Args:
+            images: Images in memory, datasets or paths; see :meth:`predict`.
+            channels: The names of the channels of an array, in order. Default: the channels of the model.
+            batch_size: Number of images per batch.
+
+        Returns:
+            float32 of shape ``(n, features)``. :func:`cytoloc.embed_sources` also returns the ids.
+
+        Raises:
+            ArgumentTypeError, ImageError, ChannelError: For the reasons of :meth:`predict`.
+        """
+        found = []
+        for source in sources_of(images, self.channels if channels is None else channels, given=channels is not None):
+            planes = find_planes(self.channels, source.channels, where=source.name)
+            found += [
+                self.features(planes.of(batch.images)) for batch in source.batches(self.size, batch_size) if batch.ids
+            ]
+        return np.concatenate(found)
 
     def predict_sources(
         self,
@@ -223,7 +228,7 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
-        precision: Precision | None = None,
+        precision: ModelPrecision | None = None,
         strict: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Predictions:
@@ -263,10 +268,19 @@ class Model:
                 f"None of {len(bad)} fields could be read. The first reason: {bad[0].reason}", hint="Check the files."
             )
         ids = [name for part in parts for name in part.ids]
-        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta))
+        scaled = any(part.scaled for part in parts)
+        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
 
     def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
-        """Return the predictions of several batches as one value, with the locations if the model has a decision."""
+        """Return the predictions of several batches as one value, with the locations if the model has a decision.
+
+        Args:
+            parts: The predictions of each batch.
+            provenance: How the predictions were made.
+
+        Returns:
+            The predictions.
+        """
         empty = np.empty((0, len(self.label_set)), np.float32)
         probabilities = np.concatenate([empty, *(part.probabilities for part in parts)])
         cautions = tuple(text for part in parts for text in part.cautions)
@@ -287,6 +301,7 @@ class Model:
         *,
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
+        scaled: bool = False,
     ) -> dict[str, Any]:
         """Return how predictions of some fields were made.
 
@@ -295,12 +310,15 @@ class Model:
             ids: The ids of the fields.
             absent: Substitutes for missing channels.
             tta: Number of test-time augmentation views. Default: the number that the model states.
+            scaled: Whether images were scaled down.
 
         Returns:
             The facts, as JSON values.
         """
         limits = [] if self.decision is None else self.decision.thresholds.tolist()
         thresholds = dict(zip(self.label_set.keys, limits, strict=False))
+        resampling = resampling_caution(self.info, sources, scaled=scaled and self.resample is None)
+        caution = " ".join(each for each in (self.info.caution, resampling) if each)
         return {
             **self.info.provenance,
             "tta": self.info.tta if tta is None else tta,
@@ -308,7 +326,8 @@ class Model:
             "source": ", ".join(source.name for source in sources),
             **training_facts(self.info, sources, ids),
             **({"absent": dict(absent)} if absent else {}),
-            **({"caution": self.info.caution} if self.info.caution else {}),
+            **({"resample": self.resample or self.info.resample or "area"} if scaled else {}),
+            **({"caution": caution} if caution else {}),
             **({"knowledge": dict(self.info.knowledge)} if self.info.knowledge else {}),
             **({"thresholds": thresholds} if thresholds else {}),
         }
@@ -337,7 +356,7 @@ class Model:
         absent: Mapping[str, str] | None = None,
         tta: int | None = None,
         batch_size: int = BATCH_SIZE,
-        precision: Precision | None = None,
+        precision: ModelPrecision | None = None,
         strict: bool = False,
     ) -> Iterator[PredictedBatch]:
         """Predict all fields of some sources, batch by batch. The next batch is read while the networks compute.
@@ -386,11 +405,11 @@ class Model:
                         f"The field {batch.ids[row]} is unusual: {cautions[row]}.",
                         hint="Check the images and channels. To predict all the same, use unusual='mark'.",
                     )
-                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected)
+                yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected, batch.scaled)
 
     def _prepared(self, source: Source, planes: PlaneMap, batch_size: int) -> Iterator[_Prepared]:
         """Yield the batches of a source in the channels of the model."""
-        for batch in source.batches(self.size, batch_size):
+        for batch in source.batches(self.size, batch_size, self.resample or self.info.resample or "area"):
             images = planes.of(batch.images)
             yield _Prepared(batch, images, field_statistics(images) if self.info.inputs else None)
 
@@ -403,7 +422,7 @@ class Model:
         return tuple(self.info.inputs.findings(prepared.statistics, features, pixel_um=prepared.batch.pixel_um))
 
     def probabilities(
-        self, fields: UInt8Array, *, tta: int | None = None, precision: Precision | None = None
+        self, fields: UInt8Array, *, tta: int | None = None, precision: ModelPrecision | None = None
     ) -> Float32Array:
         """Return the probability of each location for images of the right size and channels.
 
@@ -435,7 +454,7 @@ class Model:
             )
         if not len(fields):
             return np.empty((0, len(self.label_set)), np.float32), np.empty((0, 0), np.float32)
-        pixels = torch.from_numpy(np.ascontiguousarray(fields))
+        pixels = torch.from_numpy(np.ascontiguousarray(fields)).to(self.device)
         outputs = [mean_outputs(engine, pixels, tta=views) for engine in engines]
         mean = torch.stack([each.logits.sigmoid() for each in outputs]).mean(dim=0).cpu().numpy()
         features = torch.cat([each.features for each in outputs], dim=1).cpu().numpy()

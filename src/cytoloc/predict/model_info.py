@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from cytoloc._typing import Float32Array
+from cytoloc.choices import Resample
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.labels.label_set import LabelSet
+from cytoloc.models.network import Network
+from cytoloc.predict.engines.int8 import Int8Graph
 from cytoloc.predict.inputs.reference import InputReference
 
 Unusual = Literal["mark", "refuse", "decide"]
@@ -30,8 +34,10 @@ class ModelInfo:
             their fields.
         caution: A caution that is shown with every prediction; may be empty.
         card: The model card in Markdown; may be empty.
+        resample: How the images that the networks were trained on were scaled down; None if it is unknown.
         knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.
         inputs: What the model knows of its training images. None: inputs are not checked.
+        int8: The int8 networks, one per network; empty if there are none.
     """
 
     size: int
@@ -43,8 +49,10 @@ class ModelInfo:
     trained_on_datasets: tuple[str, ...] = ()
     caution: str = ""
     card: str = ""
+    resample: Resample | None = None
     knowledge: Mapping[str, str] = field(default_factory=dict)
     inputs: InputReference | None = None
+    int8: tuple[Int8Graph, ...] = ()
 
 
 class PredictedBatch(NamedTuple):
@@ -55,9 +63,32 @@ class PredictedBatch(NamedTuple):
         probabilities: float32 of shape ``(n, locations)``.
         cautions: What is unusual in the image of each field; an empty text if nothing is.
         rejected: The fields that could not be read, with the reasons.
+        scaled: Whether images were scaled down.
     """
 
     ids: tuple[str, ...]
     probabilities: Float32Array
     cautions: tuple[str, ...]
     rejected: tuple[Rejected, ...] = ()
+    scaled: bool = False
+
+
+def fingerprint_of(networks: Sequence[Network], info: ModelInfo, decision: str) -> str:
+    """Return the SHA-256 of everything that decides on predictions.
+
+    Args:
+        networks: The networks.
+        info: The properties of the model, of which the size, the channels, the label set and the int8 networks count.
+        decision: The fingerprint of the decision; empty if there is none.
+
+    Returns:
+        The checksum in hexadecimal digits.
+    """
+    digest = hashlib.sha256(repr((info.size, info.channels, info.label_set.to_json(), decision)).encode())
+    for network in networks:
+        for name, value in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for graph in info.int8:
+        digest.update(graph.xml + graph.weights)
+    return digest.hexdigest()

@@ -33,7 +33,7 @@ def reference_of(model: Model, datasets: Sequence[Dataset], *, seed: int = 0) ->
     for dataset in datasets:
         planes = find_planes(model.channels, dataset.channels, where=str(dataset.path))
         rows = np.sort(rng.permutation(len(dataset))[:MOST_FIELDS])
-        batches = DatasetSource(dataset, rows).batches(model.size, BATCH_SIZE)
+        batches = DatasetSource(dataset, rows).batches(model.size, BATCH_SIZE, model.info.resample or "area")
         fields = np.concatenate([planes.of(batch.images) for batch in batches])
         starts = range(0, len(fields), BATCH_SIZE)
         features = [model.features(fields[start : start + BATCH_SIZE]) for start in starts]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cytoloc.channels import CHANNELS
+from cytoloc.choices import Resample
 from cytoloc.errors import FormatError, RecipeError, SettingsError, first_line
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec, Network, build_network
@@ -114,6 +115,12 @@ class LoadedRun(NamedTuple):
     label_set: LabelSet
 
     @property
+    def resample(self) -> Resample | None:
+        """How the images that the run was trained on were scaled down; None if it is unknown."""
+        found: Resample | None = self.header["dataset"].get("resample")
+        return found
+
+    @property
     def source(self) -> dict[str, Any]:
         """The facts about the run for the provenance of predictions."""
         return {
@@ -179,6 +186,7 @@ def read_runs(folder: Path) -> tuple[ModelInfo, list[Network], None]:
 def model_info(runs: Sequence[LoadedRun], *, provenance: dict[str, Any]) -> ModelInfo:
     """Return the properties of the model that averages several runs."""
     recipe = runs[0].recipe
+    resampled = {run.resample for run in runs}
     return ModelInfo(
         size=recipe.image.field_px,
         channels=tuple(recipe.image.channels),
@@ -187,4 +195,5 @@ def model_info(runs: Sequence[LoadedRun], *, provenance: dict[str, Any]) -> Mode
         provenance=provenance,
         trained_on=frozenset().union(*(learned_from(run.header) for run in runs)),
         trained_on_datasets=tuple(dict.fromkeys(name for run in runs for name in learned_from_datasets(run.header))),
+        resample=resampled.pop() if len(resampled) == 1 else None,
     )

@@ -11,18 +11,23 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from cytoloc._typing import Float32Array, IntArray, UInt8Array
+from cytoloc.choices import Resample, check_type
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
 from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.errors import ImageError
+from cytoloc.errors import ArgumentTypeError, ImageError, SettingsError
 from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
 from cytoloc.predict.model_info import ModelInfo
+
+Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
+"""Inputs of a model: images in memory, a dataset, or a path."""
 
 
 class FieldBatch(NamedTuple):
@@ -33,12 +38,14 @@ class FieldBatch(NamedTuple):
         images: uint8 of shape ``(n, channels, size, size)``; n can be 0.
         rejected: The fields that could not be read, with the reasons.
         pixel_um: The size of a pixel of each image, in micrometers; NaN where it is unknown. None: unknown for all.
+        scaled: Whether an image was scaled down.
     """
 
     ids: tuple[str, ...]
     images: UInt8Array
     rejected: tuple[Rejected, ...] = ()
     pixel_um: Float32Array | None = None
+    scaled: bool = False
 
 
 class Source(Protocol):
@@ -59,7 +66,7 @@ class Source(Protocol):
     def part(self, start: int, stop: int) -> Source:
         """Return the source of the fields from one position to another."""
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield all fields in order, in batches of at most ``length``, with images of ``size`` pixels."""
 
 
@@ -98,12 +105,13 @@ class ArraySource:
         some.ids = self.ids[start:stop]
         return some
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the images with 8 bits, in batches.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of images per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
@@ -116,8 +124,8 @@ class ArraySource:
             for name, planes in zip(ids, self._images[start : start + length], strict=True):
                 with located(f"image {name}"):
                     eight = all_to_8_bit(list(planes), DepthRule(), called=self.channels).image
-                    found.append(scale_field(eight, Scaling(size=size)).image)
-            yield FieldBatch(ids, np.stack(found))
+                    found.append(scale_field(eight, Scaling(size=size, resample=resample)).image)
+            yield FieldBatch(ids, np.stack(found), scaled=self._images.shape[-1] != size)
 
 
 class DatasetSource:
@@ -139,12 +147,13 @@ class DatasetSource:
         """Return the source of the rows from one position to another."""
         return DatasetSource(self.dataset, self.rows[start:stop])
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the fields in batches, scaled to ``size`` if the dataset has another size.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of fields per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
@@ -156,8 +165,11 @@ class DatasetSource:
         ids, pixel_um = self.ids, pixel_sizes(self.dataset, size)[self.rows]
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
-            images = [scale_field(image, Scaling(size=size)).image for image in self.dataset.read(self.rows[some])]
-            yield FieldBatch(ids[some], np.stack(images), pixel_um=pixel_um[some])
+            images = [
+                scale_field(image, Scaling(size=size, resample=resample)).image
+                for image in self.dataset.read(self.rows[some])
+            ]
+            yield FieldBatch(ids[some], np.stack(images), pixel_um=pixel_um[some], scaled=self.dataset.size != size)
 
 
 def pixel_sizes(dataset: Dataset, size: int) -> Float32Array:
@@ -200,16 +212,18 @@ class KaggleFolderSource:
         some.ids = self.ids[start:stop]
         return some
 
-    def batches(self, size: int, length: int) -> Iterator[FieldBatch]:
+    def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
         """Yield the fields in batches, decoded and scaled to ``size``; fields that cannot be read are rejected.
 
         Args:
             size: Edge length to scale images to, in pixels.
             length: Maximum number of fields per batch.
+            resample: How larger images are scaled down.
 
         Yields:
             The batches.
         """
+        edges: set[int] = set()
 
         def load(name: str) -> UInt8Array | Rejected:
             """Return the image of a field, or the reason why it cannot be read."""
@@ -217,8 +231,9 @@ class KaggleFolderSource:
                 refuse_unprintable(name)
                 image = read_kaggle_field(self.folder, name, self.found[name], channels=self.channels)
                 refuse_enlarging(min(image.shape[1:]), size, where=f"field {name}")
+                edges.add(image.shape[1])
                 with located(f"field {name}"):
-                    return scale_field(image, Scaling(size=size)).image
+                    return scale_field(image, Scaling(size=size, resample=resample)).image
             except ImageError as error:
                 return rejected(name, error)
 
@@ -228,7 +243,7 @@ class KaggleFolderSource:
             shape = (len(good), len(self.channels), size, size)
             images = np.concatenate([image for _, image in good]).reshape(shape) if good else np.empty(shape, np.uint8)
             bad = tuple(result for _, result in some if isinstance(result, Rejected))
-            yield FieldBatch(tuple(name for name, _ in good), images, bad)
+            yield FieldBatch(tuple(name for name, _ in good), images, bad, scaled=bool(edges - {size}))
 
 
 def fields_of_public_datasets(sources: Sequence[Source], ids: Sequence[str]) -> int | None:
@@ -297,6 +312,43 @@ def open_source(path: str | Path) -> Source:
     return DatasetSource(open_dataset(path))
 
 
+def sources_of(
+    images: Images | Sequence[Dataset | str | Path], channels: Sequence[str], *, given: bool
+) -> list[Source]:
+    """Return what a user gives to a model as sources of batches.
+
+    Args:
+        images: An array, a tensor, a dataset, a path, or a list of datasets or paths.
+        channels: The names of the channels of an array, in order.
+        given: Whether the user gave ``channels``, which only arrays need.
+
+    Returns:
+        The sources.
+
+    Raises:
+        ArgumentTypeError: If ``images`` has another type.
+        SettingsError: If channels are given for a dataset or folder.
+    """
+    if isinstance(images, torch.Tensor):
+        on_cpu = images.detach().cpu()
+        images = (on_cpu.float() if on_cpu.dtype == torch.bfloat16 else on_cpu).numpy()
+    if isinstance(images, np.ndarray):
+        return [ArraySource(images, channels=tuple(channels))]
+    if given:
+        raise SettingsError(
+            "`channels` names the channels of an array, but a dataset or folder states its own channels.",
+            hint="Remove `channels`.",
+        )
+    several = [images] if isinstance(images, Dataset | str | Path) else images
+    if not isinstance(several, list | tuple) or not all(isinstance(one, Dataset | str | Path) for one in several):
+        raise ArgumentTypeError(
+            "`images` must be a NumPy array, a torch tensor, a dataset, a path, or a list of datasets or paths, not"
+            f" {type(images).__name__}.",
+            hint="Stack several images into one array: numpy.stack(images).",
+        )
+    return [DatasetSource(one) if isinstance(one, Dataset) else open_source(one) for one in several]
+
+
 def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
     """Open the sources of fields that a user gives.
 
@@ -311,6 +363,7 @@ def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
         ImageError: If a folder has no fields, or a pattern matches nothing.
         FormatError: If a dataset does not exist or is damaged.
     """
+    check_type(inputs, (list, tuple), argument="inputs")
     sources: list[Source] = []
     for each in inputs:
         text = str(each)

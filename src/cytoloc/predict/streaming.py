@@ -9,20 +9,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from cytoloc.choices import check_type
 from cytoloc.dataset.quarantine import Rejected, to_csv
 from cytoloc.errors import FailedFieldsError, OutputExistsError, SettingsError
 from cytoloc.files import json_bytes, locked, parse_json
 from cytoloc.labels.lists import locations_csv, refuse_repeated
-from cytoloc.models.devices import Precision
+from cytoloc.predict.engines.engine import ModelPrecision
 from cytoloc.predict.model import BATCH_SIZE, Model
+from cytoloc.predict.model_info import PredictedBatch
 from cytoloc.predict.part_store import LocalStore, PartStore, open_store
 from cytoloc.predict.sources import Source
 from cytoloc.prediction_files import MANIFEST, PARTS_FORMAT, parquet_bytes, part_name
+
+if TYPE_CHECKING:
+    from cytoloc.predict.cluster import RayWorkers
 
 PART_FIELDS: Final = 10_000
 """Default number of fields in a part."""
@@ -34,6 +40,7 @@ _OTHER: Final = {
     "tta": "another number of TTA views",
     "absent": "other substitutes for channels",
     "precision": "another precision",
+    "resample": "images that were scaled down in another way",
 }
 """What differs, by the key of the manifest. The other keys describe the fields."""
 
@@ -59,7 +66,7 @@ class StreamOptions:
     absent: Mapping[str, str] = field(default_factory=dict)
     tta: int | None = None
     batch_size: int = BATCH_SIZE
-    precision: Precision | None = None
+    precision: ModelPrecision | None = None
 
     def __post_init__(self) -> None:
         number, of = self.shard
@@ -111,6 +118,7 @@ def predict_parts(
     out: str | Path,
     *,
     options: StreamOptions | None = None,
+    workers: RayWorkers | None = None,
     report: Callable[[StreamState], None] = lambda _state: None,
 ) -> StreamState:
     """Predict fields into a folder of parts, ``part-00000.parquet`` and so on, each written whole or not at all.
@@ -123,7 +131,9 @@ def predict_parts(
         sources: The sources of the fields; see :func:`cytoloc.predict.sources.open_sources`.
         out: The folder, or a URL such as ``s3://BUCKET/FOLDER``.
         options: The options.
-        report: A function that is called after each batch and each part.
+        workers: Workers of a Ray cluster, which predict the parts. They must reach the sources and the folder by the
+            same names. A part whose worker dies is given to another one. Default: predict in this process.
+        report: A function that is called after each batch and each part; with ``workers`` after each part.
 
     Returns:
         The final state.
@@ -133,8 +143,13 @@ def predict_parts(
         OutputExistsError: If the folder has predictions of another model, other fields or other options.
         SettingsError: If there are more shards than parts, or an option is invalid.
         StorageError: If another process writes the same shard, or the folder cannot be written.
+        WorkerError: If the workers end again and again. The finished parts are complete.
+        MissingExtraError: If ``workers`` is given, and Ray is not installed.
         TableError: If two sources have a field with the same id.
     """
+    check_type(model, Model, argument="model")
+    check_type(sources, (list, tuple), argument="sources")
+    check_type(out, (str, Path), argument="out")
     options = options or StreamOptions()
     store = open_store(out)
     ids = [name for source in sources for name in source.ids]
@@ -153,7 +168,7 @@ def predict_parts(
         busy = f"Another process is writing the shard {number}/{of} of {store.name}"
         lock = locked(store.folder / f".shard-{number}-of-{of}.lock", busy=busy)  # type: ignore[assignment]
     with lock:
-        return _predict_shard(model, sources, store, options, mine, len(ids), report)
+        return _predict_shard(model, sources, store, options, mine, len(ids), report, workers)
 
 
 def _predict_shard(
@@ -164,6 +179,7 @@ def _predict_shard(
     mine: range,
     total: int,
     report: Callable[[StreamState], None],
+    workers: RayWorkers | None,
 ) -> StreamState:
     """Predict the missing parts of a shard."""
     length = options.part_fields
@@ -186,38 +202,20 @@ def _predict_shard(
         )
 
     report(state())
-    for part in mine:
-        if part in finished:
-            continue
-        some = list(_between(sources, part * length, part * length + sizes[part]))
-        batches = []
-        for batch in model.predict_batches(
-            some,
-            absent=options.absent,
-            tta=options.tta,
-            batch_size=options.batch_size,
-            precision=options.precision,
-        ):
-            batches.append(batch)
-            report(
-                state(
-                    sum(len(each.ids) + len(each.rejected) for each in batches),
-                    sum(len(each.rejected) for each in batches),
-                    sum(bool(text) for each in batches for text in each.cautions),
-                )
+    missing = [part for part in mine if part not in finished]
+    if workers is None:
+        for part in missing:
+            finished[part] = _predict_part(
+                model, part, sources, store, options, total, lambda batches: report(state(*_counts(batches)))
             )
-        ids = [name for batch in batches for name in batch.ids]
-        cautions = [text for batch in batches for text in batch.cautions]
-        probabilities = np.concatenate([batch.probabilities for batch in batches])
-        failed = {each.id: each.reason for batch in batches for each in batch.rejected}
-        decided = model.decide(probabilities, cautions)
-        if decided is not None:
-            store.write(f"locations-{part:05}.csv", locations_csv(ids, decided, model.label_set))
-        provenance = model.provenance(some, ids, absent=options.absent, tta=options.tta)
-        content = parquet_bytes(ids, probabilities, model.label_set, provenance, cautions=cautions, rejected=failed)
-        store.write(part_name(part), content)
-        finished[part] = _Part(sizes[part], len(failed), sum(map(bool, cautions)))
-        report(state())
+            report(state())
+    elif missing:
+        from cytoloc.predict.cluster import run_on_ray
+
+        work = partial(_predict_part, sources=sources, store=store, options=options, total=total)
+        for part, made in run_on_ray(work, model, missing, workers):
+            finished[part] = made
+            report(state())
     last = state()
     if last.failed:
         number, of = options.shard
@@ -230,6 +228,49 @@ def _predict_shard(
             hint=f"The reasons are in {store.name}/failed.csv. The other fields are predicted.",
         )
     return last
+
+
+def _predict_part(
+    model: Model,
+    part: int,
+    sources: Sequence[Source],
+    store: PartStore,
+    options: StreamOptions,
+    total: int,
+    report: Callable[[Sequence[PredictedBatch]], None] = lambda _batches: None,
+) -> _Part:
+    """Predict a part, write it, and return what it states."""
+    start = part * options.part_fields
+    some = list(_between(sources, start, min(start + options.part_fields, total)))
+    batches: list[PredictedBatch] = []
+    for batch in model.predict_batches(
+        some,
+        absent=options.absent,
+        tta=options.tta,
+        batch_size=options.batch_size,
+        precision=options.precision,
+    ):
+        batches.append(batch)
+        report(batches)
+    ids = [name for batch in batches for name in batch.ids]
+    cautions = [text for batch in batches for text in batch.cautions]
+    probabilities = np.concatenate([batch.probabilities for batch in batches])
+    failed = {each.id: each.reason for batch in batches for each in batch.rejected}
+    decided = model.decide(probabilities, cautions)
+    if decided is not None:
+        store.write(f"locations-{part:05}.csv", locations_csv(ids, decided, model.label_set))
+    scaled = any(batch.scaled for batch in batches)
+    provenance = model.provenance(some, ids, absent=options.absent, tta=options.tta, scaled=scaled)
+    content = parquet_bytes(ids, probabilities, model.label_set, provenance, cautions=cautions, rejected=failed)
+    store.write(part_name(part), content)
+    return _Part(*_counts(batches))
+
+
+def _counts(batches: Sequence[PredictedBatch]) -> tuple[int, int, int]:
+    """Return the number of fields, of fields that could not be read, and of unusual fields."""
+    failed = sum(len(batch.rejected) for batch in batches)
+    marked = sum(bool(text) for batch in batches for text in batch.cautions)
+    return sum(len(batch.ids) for batch in batches) + failed, failed, marked
 
 
 def _between(sources: Sequence[Source], start: int, stop: int) -> Iterator[Source]:
@@ -258,6 +299,7 @@ def _manifest(
         "tta": model.info.tta if options.tta is None else options.tta,
         "absent": dict(options.absent),
         "precision": options.precision or model.precision,
+        "resample": model.resample,
     }
 
 

@@ -51,6 +51,7 @@ def prediction_table(
         >>> prediction_table(found, layout="locations").columns
         ['id', 'location', 'go_id', 'probability']
     """
+    check_type(predictions, Predictions, argument="predictions")
     refuse_unknown(layout, get_args(TableLayout), argument="layout")
     knowledge: Mapping[str, str] = predictions.provenance.get("knowledge", {})
     thresholds: Mapping[str, float] = predictions.provenance.get("thresholds", {})

@@ -227,7 +227,8 @@ class RunPlan:
             split=split,
             header={
                 "fold": fold,
-                "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint},
+                "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint}
+                | {"resample": dataset.resample},
                 "label_set": dataset.label_set.to_json(),
                 "held_out": [ids[row] for row in split.held_out],
                 "trained_on": [ids[row] for row in split.train],

@@ -14,6 +14,9 @@ from cytoloc.errors import ChannelError, ImageError, SettingsError
 NAMES: Final = ("antibody", "plate", "well", "field", "gene", "cell_line")
 """Values that a pattern can find in a file name besides ``id``."""
 
+_ANYTHING: Final = "{_}"
+"""A part of a file name that belongs to no value, such as a GUID."""
+
 _EXAMPLE: Final = (
     "Write for example microtubules=*_red.tif,protein=*_green.tif,nucleus=*_blue.tif,er=*_yellow.tif, or for files with"
     " several channels nucleus=0,protein=GFP."
@@ -26,7 +29,13 @@ class FilePattern:
     Args:
         text: A path below the folder, in which ``*`` or ``{id}`` stands for the id of the field, and ``{plate}``,
             ``{well}``, ``{field}``, ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values. Only ``*`` can
-            span folders. Without an id, the other values are joined to one.
+            span folders. Without an id, the other values are joined to one. ``{_}`` stands for anything else in a name,
+            which belongs to no value.
+
+    Attributes:
+        text: The pattern.
+        names: The values in it.
+        wild: Whether it contains ``{_}``, so that values do not determine a file name.
 
     Raises:
         SettingsError: If the pattern has no variable part, repeats one, or has an unknown name.
@@ -36,24 +45,25 @@ class FilePattern:
         >>> pattern.match("P7/C03_2_blue.tif")
         {'plate': 'P7', 'well': 'C03', 'field': '2', 'id': 'P7_C03_2'}
         >>> FilePattern("*_blue.tif").match("monday/3_green.tif")
+        >>> FilePattern("{well}_w1{_}.tif").match("C03_w1E3E70682.tif")
+        {'well': 'C03', 'id': 'C03'}
     """
 
     def __init__(self, text: str) -> None:
         self.text = text = unicodedata.normalize("NFC", text)
         parts = re.split(r"(\*|\{[^}]*\})", text)
-        self.names = ["id" if part == "*" else part[1:-1] for part in parts[1::2]]
+        self.names = ["id" if part == "*" else part[1:-1] for part in parts[1::2] if part != _ANYTHING]
+        self.wild = _ANYTHING in parts
         unknown = [name for name in self.names if name not in ("id", *NAMES)]
         if unknown:
             raise SettingsError(
                 f"The pattern {text} has the unknown name {{{unknown[0]}}}.",
-                hint=f"Use *, {{id}}, {{{'}, {'.join(NAMES)}}}.",
+                hint=f"Use *, {{id}}, {{{'}, {'.join(NAMES)}}}, or {_ANYTHING} for anything else.",
             )
         if not self.names or len(set(self.names)) < len(self.names):
             raise SettingsError(f"The pattern {text} needs one or more variable parts, each once.", hint=_EXAMPLE)
-        wild = [
-            f"(?P<{name}>{'.+' if part == '*' else '[^/]+'})"
-            for name, part in zip(self.names, parts[1::2], strict=True)
-        ]
+        groups = {"*": "(?P<id>.+)", _ANYTHING: "[^/]*"}
+        wild = [groups.get(part) or f"(?P<{part[1:-1]}>[^/]+)" for part in parts[1::2]]
         plain = [re.escape(part) for part in parts[::2]]
         self._expression = re.compile("".join(a + b for a, b in zip(plain, [*wild, ""], strict=True)), re.DOTALL)
 
@@ -71,7 +81,11 @@ class FilePattern:
         >>> FilePattern("{plate}/{well}_*_blue.tif").path_of({"plate": "P7", "well": "C03", "id": "2"})
         'P7/C03_2_blue.tif'
         """
-        return re.sub(r"\*|\{([^}]*)\}", lambda part: parts[part[1] or "id"], self.text)
+        return re.sub(
+            r"\*|\{([^}]*)\}",
+            lambda part: part[0] if part[0] == _ANYTHING else parts[part[1] or "id"],
+            self.text,
+        )
 
 
 BY_NAME: Final = "name:"

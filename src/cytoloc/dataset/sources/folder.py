@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from cytoloc.dataset.sources.channels import ChannelMap, FilePattern
 from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
 from cytoloc.dataset.sources.joint import Planes, find_joint_bounds, joint_note
 from cytoloc.dataset.sources.labeling import labels_by_id, read_metadata
+from cytoloc.dataset.sources.listing import Listing
 from cytoloc.errors import ImageError, SettingsError
 from cytoloc.files import sha256_of, walk_files
 from cytoloc.images.formats import IMAGE_SUFFIXES
@@ -42,6 +43,7 @@ class FolderSource:
         metadata: CSV with the column ``id`` and any of ``antibody``, ``plate``, ``well``, ``field``, ``gene`` and
             ``cell_line``. It has precedence over file names.
         limit: Maximum number of items, the first in order of their names; None for all.
+        listing: A list of the files of each field, instead of patterns.
 
     Raises:
         ImageError: If the folder has no such files, or two files match the same channel of a field.
@@ -60,6 +62,7 @@ class FolderSource:
         labels: Path | None = None,
         metadata: Path | None = None,
         limit: int | None = None,
+        listing: Listing | None = None,
     ) -> None:
         if files and not reader.channels.one_file:
             raise SettingsError("`files` is given, but each channel has its own pattern.", hint="Leave out `files`.")
@@ -67,19 +70,23 @@ class FolderSource:
         self.folder = reader.folder
         self.label_set = label_set
         self.unmatched = 0
+        self.listing = listing
         self._files = FilePattern(files) if files else None
         # Ids of files with all channels are their paths, unless the pattern says what the id is.
         self._by_path = reader.channels.one_file and (files is None or "*" in files)
         # Paths on the disk that differ from their composed (NFC) form. macOS decomposes characters such as é.
         self._stored: dict[str, str] = {}
-        self._found = ById(self._find(reader.channels))
+        self._paths: dict[tuple[str, str], str] = {}
+        self._found = ById(dict.fromkeys(listing.fields, ()) if listing else self._find(reader.channels))
+        if listing:
+            self.unmatched = listing.unmatched
         self.items = self._found.ids if limit is None else self._found.ids[:limit]
         self.labels = ById(_composed(labels_by_id(labels, label_set, self._found.ids)) if labels else {})
         self._columns, rows = read_metadata(metadata, self._found.ids) if metadata else ((), {})
         self.metadata = ById(_composed(rows))
         planes, scaling, depth = reader.planes, reader.scaling, reader.depth
         self.made_by: dict[str, Any] = {
-            "command": "import folder",
+            "command": listing.command if listing else "import folder",
             "channels": reader.channels.note,
             "files": files,
             "labels_sha256": sha256_of(labels) if labels else None,
@@ -87,8 +94,10 @@ class FolderSource:
             "planes": {"z": planes.depth if planes.depth is not None else "max"}
             | {"time": planes.time, "pages": planes.pages, "axes": planes.axes},
             "pixel_um": reader.pixel_um,
-            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "target_um": scaling.target_um},
+            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "resample": scaling.resample}
+            | {"target_um": scaling.target_um},
             "depth": {"low": depth.low, "high": depth.high, "floor": depth.floor},
+            **(listing.note if listing else {}),
         }
 
     @property
@@ -96,7 +105,7 @@ class FolderSource:
         """Names of the channels, in order."""
         return self.reader.channels.channels
 
-    def loader(self, item: str) -> Callable[[], list[Loaded]]:
+    def loader(self, item: str) -> Callable[[], Iterable[Loaded]]:
         """Return a picklable function that loads the fields of an item."""
         return partial(self.reader.load, self._item(item))
 
@@ -123,16 +132,20 @@ class FolderSource:
 
     def _item(self, name: str) -> FolderItem:
         """Return an item; ids of its scenes begin with its name."""
+        metadata = {
+            each: {column: value for column, value in zip(self._columns, values, strict=True) if value}
+            for each, values in self.metadata.of(name).items()
+        }
+        labels = self.labels.of(name)
+        if self.listing:
+            return FolderItem(name=name, metadata=metadata, labels=labels, **vars(self.listing.fields[name]))
         found = self._found[name]
         return FolderItem(
             name=name,
-            files={channel: self._path(channel, name, found) for channel in found[0].split()},
+            files={channel: (self._path(channel, name, found),) for channel in found[0].split()},
             parts=self._parts(name, found),
-            metadata={
-                each: {column: value for column, value in zip(self._columns, values, strict=True) if value}
-                for each, values in self.metadata.of(name).items()
-            },
-            labels=self.labels.of(name),
+            metadata=metadata,
+            labels=labels,
         )
 
     def _pattern(self, channel: str) -> FilePattern | None:
@@ -151,7 +164,12 @@ class FolderSource:
     def _path(self, channel: str, name: str, found: FoundFiles) -> str:
         """Return the path of the file with a channel of an item, relative to the folder."""
         pattern = self._pattern(channel)
-        path = name + found[1] if self._by_path or pattern is None else pattern.path_of(self._parts(name, found))
+        if pattern and pattern.wild:
+            path = self._paths[name, channel]
+        elif self._by_path or pattern is None:
+            path = name + found[1]
+        else:
+            path = pattern.path_of(self._parts(name, found))
         return self._stored.get(path, path)
 
     def _claims(self, path: str) -> Iterator[tuple[str, str, FoundFiles]]:
@@ -190,6 +208,8 @@ class FolderSource:
                         f"The pattern in {self.folder} matches {path} with the field id {name!r}, which has no name.",
                         hint="Include more of the file name, as in *_dna.tif, where * is the id of the field.",
                     )
+                if (pattern := self._pattern(channel)) and pattern.wild:
+                    self._paths[name, channel] = path
                 claim = tuple(shared.setdefault(part, part) for part in claim)
                 found[name] = shared.setdefault(claim, claim)
         matched = {channel for roles in {each[0] for each in found.values()} for channel in roles.split()}

@@ -69,7 +69,7 @@ class HpaSource:
         self.made_by: dict[str, Any] = {
             "command": "import hpa",
             "labels_sha256": sha256_of(labels) if labels else None,
-            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge},
+            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "resample": scaling.resample},
             "planes": "red, green and blue of their own color; yellow the mean of red and green",
         }
 

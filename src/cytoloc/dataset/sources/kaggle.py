@@ -71,7 +71,7 @@ class KaggleSource:
         self.made_by: dict[str, Any] = {
             "command": "import kaggle",
             "labels_sha256": sha256_of(labels) if labels else None,
-            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge},
+            "scaling": {"square": scaling.square, "enlarge": scaling.enlarge, "resample": scaling.resample},
             "depth": {"low": self.depth.low, "high": self.depth.high, "floor": self.depth.floor},
         }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cytoloc.errors import ImageError, MissingExtraError, installing
 from cytoloc.images.decoding import decoding, refuse_other_kind
@@ -21,6 +21,8 @@ from cytoloc.images.formats.plain import PlainFile
 from cytoloc.images.formats.rearranged import Rearranged
 from cytoloc.images.formats.scene import ImageFile
 from cytoloc.images.formats.tiff import TiffFile
+from cytoloc.images.formats.zarr.ome_zarr import OmeZarrFile
+from cytoloc.images.formats.zarr.store import is_zarr, split_zarr
 
 _KINDS: Final[dict[str, str]] = {
     ".png": "PNG",
@@ -36,6 +38,8 @@ _KINDS: Final[dict[str, str]] = {
     ".oib": "OIB",
     ".oif": "OIF",
     ".zarr": "OME-Zarr",
+    ".zarr.zip": "OME-Zarr",
+    ".ozx": "OME-Zarr",
 }
 """The kind of file for each suffix."""
 
@@ -45,7 +49,6 @@ _LIBRARIES: Final = {
     "ND2": "nd2",
     "OIB": "oiffile",
     "OIF": "oiffile",
-    "OME-Zarr": "bioio_ome_zarr",
 }
 """The library for each kind of file that needs one."""
 
@@ -57,11 +60,12 @@ IMAGE_SUFFIXES: Final = tuple(_KINDS)
 def open_image(path: Path, *, axes: str | None = None, alone: bool = False) -> Iterator[ImageFile]:
     """Open an image file of any microscope, and close it at the end of the block.
 
-    CZI, LIF, ND2, OIB, OIF and OME-Zarr files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also
-    gzipped), PNG and JPEG files do not. Errors that occur in the block also name the file.
+    CZI, LIF, ND2, OIB and OIF files need the extra ``formats``. TIFF, OME-TIFF and ImageJ's TIFF (also gzipped),
+    OME-Zarr, PNG and JPEG files do not. Errors that occur in the block also name the file.
 
     Args:
-        path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`.
+        path: A file, or the folder of an OME-Zarr, whose name ends in one of :data:`IMAGE_SUFFIXES`; or the path of a
+            group in an OME-Zarr, such as ``plate.zarr/B/3/0``.
         axes: What the axes are, instead of what the file says; see :class:`~.rearranged.Rearranged`.
         alone: Whether only planes in this file are read if it is one of an OME-TIFF set. Otherwise an image is read
             from all files of the set, and belongs to the file that has its first plane.
@@ -74,6 +78,8 @@ def open_image(path: Path, *, axes: str | None = None, alone: bool = False) -> I
         MissingExtraError: If the libraries for the kind of file are not installed.
     """
     suffix = next((end for end in _KINDS if path.name.lower().endswith(end)), None)
+    if suffix is None and (split_zarr(path)[1] or is_zarr(path)):
+        suffix = ".zarr"
     if suffix is None:
         raise ImageError(
             f"{path} is not of a supported kind.", hint=f"Export it as OME-TIFF, or give {', '.join(_KINDS)}."
@@ -95,17 +101,15 @@ def open_image(path: Path, *, axes: str | None = None, alone: bool = False) -> I
 
 def _opened(kind: str, path: Path, *, alone: bool) -> ImageFile:
     """Return the open file. Kinds of one vendor and TIFF with rare compressions are read in a process of their own."""
+    if kind == "OME-Zarr":
+        return OmeZarrFile(path)
     if kind in _LIBRARIES:
         try:
-            library: Any = importlib.import_module(_LIBRARIES[kind])
+            importlib.import_module(_LIBRARIES[kind])
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 f"Reading {path} needs {error.name}, which is not installed.", hint=installing("formats")
             ) from error
-        if kind == "OME-Zarr":
-            from cytoloc.images.formats.vendor import BioioFile
-
-            return BioioFile(path, library.Reader(str(path)))
         return ContainedFile(path, _VENDORS[kind])
     if kind not in ("TIFF", "gzip"):
         return PlainFile(path)
@@ -144,3 +148,15 @@ def open_tiff_file(path: Path, *, alone: bool) -> TiffFile | OmeSetFile:
 
 _VENDORS: Final[dict[str, Opener]] = {"CZI": CziFile, "LIF": LifFile, "ND2": Nd2File, "OIB": OifFile, "OIF": OifFile}
 """The reader of each kind of file of one vendor. They import their libraries when they open a file."""
+
+
+def missing_chunks(image: ImageFile) -> tuple[int, int]:
+    """Return the number of chunks of the planes read so far that are missing, and of all their chunks.
+
+    Args:
+        image: An open file.
+
+    Returns:
+        The numbers; both are 0 for files without chunks.
+    """
+    return image.missing_chunks() if isinstance(image, OmeZarrFile) else (0, 0)

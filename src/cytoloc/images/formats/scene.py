@@ -31,6 +31,9 @@ class Scene:
             width in this order. All letters but T, Z, C, Y and X are axes of pages.
         problem: Why the scene cannot be imported although the file can be read, such as an x-z section; empty if it
             can.
+        plate: The plate; empty if the file does not state it, as are ``well`` and ``field``.
+        well: The well of the plate, such as ``B03``.
+        field: The field of the well.
     """
 
     name: str
@@ -56,6 +59,10 @@ class Scene:
     def axes_text(self) -> str:
         """The axes in words, such as "T of 4, Y of 512, X of 512"."""
         return ", ".join(f"{axis} of {length}" for axis, length in self.axes) or "none"
+
+    plate: str = ""
+    well: str = ""
+    field: str = ""
 
 
 class ImageFile(Protocol):

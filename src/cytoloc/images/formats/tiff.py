@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,13 @@ _UNZIPPED_BYTES: Final = 2**31
 
 _RESOLUTION_UNITS: Final = {2: 25_400.0, 3: 10_000.0}
 """Micrometers in an inch and a centimeter, by the value of tag 296."""
+
+_METASERIES_UM: Final = re.compile(
+    r'"spatial-calibration-state"[^>]*value="on".*?"spatial-calibration-x"[^>]*value="([\d.]+)".*?'
+    r'"spatial-calibration-units"[^>]*value="(?:um|µm|microns?)"',
+    re.DOTALL,
+)
+"""The pixel size in the description of a file of MetaXpress."""
 
 
 class TiffFile:
@@ -201,6 +209,10 @@ class TiffFile:
             if self._axes[number] in ("C", ""):
                 names = tuple(map(str, metadata.get("Labels", ())))
             unit_um = length_um(str(metadata.get("unit", "")))
+        elif self.file.is_metaseries:
+            # MetaXpress states the pixel size in its XML. The tag of the resolution is absent, or that of the camera.
+            found = _METASERIES_UM.search(self.file.pages.first.description)
+            return "", names, plausible_um(float(found[1])) if found else None
         else:
             unit = tags.get("ResolutionUnit")
             unit_um = _RESOLUTION_UNITS.get(int(unit.value)) if unit is not None else None

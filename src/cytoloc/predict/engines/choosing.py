@@ -15,8 +15,16 @@ from cytoloc.errors import EngineWarning, ExportError, MissingExtraError, Settin
 from cytoloc.models.devices import Precision, autocast
 from cytoloc.models.graphs import is_graph
 from cytoloc.models.network import Network
-from cytoloc.predict.engines.engine import PARITY, Engine, EngineName, PixelsToOutputs, TorchEngine
+from cytoloc.predict.engines.engine import (
+    PARITY,
+    Engine,
+    EngineName,
+    ModelPrecision,
+    PixelsToOutputs,
+    TorchEngine,
+)
 from cytoloc.predict.engines.graph import onnx_graph
+from cytoloc.predict.engines.int8 import Int8Graph, int8_engine
 
 EngineChoice = Literal["auto", "torch", "openvino", "onnx"]
 """An engine, or ``auto`` for the fastest one that is installed and exact."""
@@ -28,7 +36,7 @@ WORTH_CONVERTING: Final = 32
 """Number of fields from which ``auto`` converts networks. Fewer fields take PyTorch less time than the conversion."""
 
 
-def check_engine(engine: str, *, device: torch.device, precision: Precision) -> EngineChoice:
+def check_engine(engine: str, *, device: torch.device, precision: ModelPrecision) -> EngineChoice:
     """Return an engine if it can compute on a device in a precision.
 
     Args:
@@ -37,7 +45,7 @@ def check_engine(engine: str, *, device: torch.device, precision: Precision) -> 
         precision: The precision.
 
     Returns:
-        The engine.
+        The engine. For int8 networks this is openvino.
 
     Raises:
         SettingsError: If the engine is unknown, or cannot compute on the device or in the precision.
@@ -45,9 +53,17 @@ def check_engine(engine: str, *, device: torch.device, precision: Precision) -> 
     """
     refuse_unknown(engine, get_args(EngineChoice), argument="engine")
     chosen = cast(EngineChoice, engine)
+    if precision == "int8":
+        if device.type != "cpu" or chosen not in ("auto", "openvino"):
+            raise SettingsError(
+                f"The int8 networks are computed on the CPU by openvino, not on {device} by {chosen}.",
+                hint="Use device='cpu' and engine='openvino', or precision='float32'.",
+            )
+        chosen = "openvino"
     if chosen == "auto" or chosen == "torch":
+        autocast(device, cast(Precision, precision))  # raises if the device does not support the precision
         return chosen
-    if device.type != "cpu" or precision != "float32":
+    if device.type != "cpu" or precision not in ("float32", "int8"):
         raise SettingsError(
             f"The engine {chosen} computes on the CPU in float32, not on {device} in {precision}.",
             hint="Use the engine torch, or device='cpu' and precision='float32'.",
@@ -126,9 +142,10 @@ class EngineSet:
         device: The device.
         precision: The default precision.
         size: Edge length of fields, in pixels.
+        int8: The int8 networks; none if there are none.
 
     Attributes:
-        used: The engine that was used last.
+        used: The engine that was used last, with its precision if it is not float32, such as ``"openvino, int8"``.
 
     Raises:
         SettingsError: If the engine is unknown, or cannot compute on the device or in the precision.
@@ -136,16 +153,25 @@ class EngineSet:
     """
 
     def __init__(
-        self, networks: Sequence[Network], engine: str, *, device: torch.device, precision: Precision, size: int
+        self,
+        networks: Sequence[Network],
+        engine: str,
+        *,
+        device: torch.device,
+        precision: ModelPrecision,
+        size: int,
+        int8: Sequence[Int8Graph] = (),
     ) -> None:
-        self._chosen = check_engine(engine, device=device, precision=precision)
-        self._networks = networks
+        self._int8 = int8
+        self._chosen = engine
         self._device = device
-        self._precision: Precision = precision
+        self._check(precision)
+        self._networks = networks
+        self._precision: ModelPrecision = precision
         self._size = size
-        self._built: dict[tuple[EngineName, Precision], list[Engine]] = {}
+        self._built: dict[tuple[EngineName, ModelPrecision], list[Engine]] = {}
         self._refused: set[EngineName] = set()
-        self.used: EngineName = "torch"
+        self.used: str = "torch"
         self._is_graph = any(is_graph(network) for network in networks)
         if self._is_graph and engine not in ("auto", "onnx"):
             raise SettingsError(
@@ -154,7 +180,7 @@ class EngineSet:
                 hint="Predict with the engine onnx or auto. Export is not needed: use the published file.",
             )
 
-    def of(self, views: int, precision: Precision | None = None) -> list[Engine]:
+    def of(self, views: int, precision: ModelPrecision | None = None) -> list[Engine]:
         """Return an engine for each network.
 
         Args:
@@ -172,10 +198,11 @@ class EngineSet:
             EngineWarning: If ``auto`` skips an engine.
         """
         precision = precision or self._precision
-        autocast(self._device, precision)
-        chosen = check_engine(self._chosen, device=self._device, precision=precision)
         if self._is_graph:
             return self._engines("onnx", "float32")
+        chosen = self._check(precision)
+        if precision == "int8":
+            return self._engines("openvino", precision)
         names = candidates(chosen, device=self._device, precision=precision)
         if chosen == "auto" and views < WORTH_CONVERTING and (names[0], precision) not in self._built:
             names = ["torch"]
@@ -188,12 +215,24 @@ class EngineSet:
                 warnings.warn(f"The engine {name} is skipped. {error.message}", EngineWarning, stacklevel=4)
         return self._engines(names[-1], precision)
 
-    def _engines(self, name: EngineName, precision: Precision) -> list[Engine]:
-        if (name, precision) not in self._built:
-            self._built[name, precision] = build_engines(
-                self._networks, name, device=self._device, precision=precision, size=self._size
+    def _check(self, precision: ModelPrecision) -> EngineChoice:
+        """Return the engine for a precision; raise if it is impossible."""
+        chosen = check_engine(self._chosen, device=self._device, precision=precision)
+        if precision == "int8" and not self._int8:
+            raise SettingsError(
+                "The bundle has no int8 networks.",
+                hint="Use precision='float32', or write a bundle with `cytoloc bundle --int8 DATASET`.",
             )
-        self.used = name
+        return chosen
+
+    def _engines(self, name: EngineName, precision: ModelPrecision) -> list[Engine]:
+        if (name, precision) not in self._built:
+            self._built[name, precision] = (
+                [int8_engine(graph) for graph in self._int8]
+                if precision == "int8"
+                else build_engines(self._networks, name, device=self._device, precision=precision, size=self._size)
+            )
+        self.used = name if precision == "float32" else f"{name}, {precision}"
         return self._built[name, precision]
 
 

@@ -13,6 +13,9 @@ from cytoloc.models.network import Network, features_and_logits
 EngineName = Literal["torch", "openvino", "onnx"]
 """A library that computes a network."""
 
+ModelPrecision = Precision | Literal["int8"]
+"""Precision of a model: floating point, or the 8-bit integers of the int8 networks of a bundle."""
+
 PARITY: Final = 1e-4
 """Largest difference between probabilities of two engines."""
 

@@ -1,0 +1,1 @@
+"""Features of fields: files of them, the nearest labeled fields, and maps."""

@@ -1,0 +1,1 @@
+"""OME-Zarr in a folder or zip file."""
