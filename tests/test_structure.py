@@ -51,6 +51,7 @@ ALLOWED = {
     "decide": GROUND,
     "models": GROUND,
     "predict": GROUND | {"recipes", "models", "dataset", "decide", "images"},
+    "adoption": GROUND | {"models", "predict"},
     "embed": GROUND | {"dataset", "predict"},
     "export": GROUND | {"models", "decide", "predict"},
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
@@ -60,6 +61,7 @@ ALLOWED = {
     | {"curation", "dataset", "decide", "models", "predict", "recipes", "training.options", "training.run"},
     "cli": GROUND
     | {
+        "adoption",
         "curation",
         "contents",
         "embed",
@@ -148,6 +150,8 @@ def test_public_names_are_those_written_down() -> None:
         "StreamState",
         "TrainOptions",
         "__version__",
+        "adopt",
+        "adopt_onnx",
         "audit_labels",
         "check_folds",
         "compare_runs",
@@ -189,6 +193,7 @@ def test_public_names_are_those_written_down() -> None:
         "prediction_table",
         "preview_folder",
         "preview_plate",
+        "published_models",
         "read_decision",
         "read_embeddings",
         "read_folds",

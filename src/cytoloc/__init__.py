@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import cytoloc.errors
     import cytoloc.torch  # noqa: F401  the public modules
+    from cytoloc.adoption.adopting import adopt as adopt
+    from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
+    from cytoloc.adoption.listing import published_models as published_models
     from cytoloc.channels import CHANNELS as CHANNELS
     from cytoloc.contents import describe as describe
     from cytoloc.curation.audit import audit_labels as audit_labels
@@ -121,6 +124,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: Final = {
+    "adoption.adopting": ("adopt",),
+    "adoption.graphs": ("adopt_onnx",),
+    "adoption.listing": ("published_models",),
     "channels": ("CHANNELS",),
     "curation.audit": ("audit_labels", "write_corrections"),
     "curation.duplicates": ("find_duplicates", "write_duplicates"),

@@ -23,6 +23,9 @@ Noise = Literal["missing", "extra", "swapped"]
 HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
 """The head of a network."""
 
+BackboneVariant = Literal["plain", "second-pool", "cbam", "dino"]
+"""The change to a backbone that a published network has."""
+
 NewPlanes = Literal["red", "mean"]
 """How the input weights of additional channels are initialized."""
 

@@ -69,12 +69,14 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
 
         bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
         fitted = bundle.decision()
+        # The fields of a network that others trained are not listed.
+        is_known = bundle.header.origin is None and not bundle.header.trained_on_datasets
         return {
             "kind": "bundle",
             "path": str(path),
             **bundle.header.model_dump(mode="json", exclude={"format", "version", "parts"}),
             "decision": None if fitted is None else fitted.method.name,
-            "fields_trained_on": len(bundle.trained_on),
+            "fields_trained_on": len(bundle.trained_on) if is_known else None,
             "card": bundle.card,
             "int8": bundle.int8_report(),
         }

@@ -372,20 +372,46 @@ def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:
 
     Returns:
         The following keys, if any part has them. ``fields_trained_on``: the largest number of fields that a model was
-        trained on. ``caution``: all cautions. ``absent``: all substituted channels. ``converted``: the first conversion
-        from another label set.
+        trained on. ``trained_on_datasets``: all public datasets that models were trained on as a whole.
+        ``fields_maybe_trained_on``: the largest number of fields that may be in them. ``caution``: all cautions.
+        ``absent``: all substituted channels. ``converted``: the first conversion from another label set.
     """
     sources = [part.provenance for part in parts]
     seen = [each["fields_trained_on"] for each in sources if "fields_trained_on" in each]
     cautions = sorted({each["caution"] for each in sources if "caution" in each})
     absent = {name: what for each in sources for name, what in each.get("absent", {}).items()}
+    datasets = dict.fromkeys(name for each in sources for name in each.get("trained_on_datasets", ()))
+    maybe = [each["fields_maybe_trained_on"] for each in sources if "fields_maybe_trained_on" in each]
+    unknown = any("fields_maybe_trained_on" not in each for each in sources if "trained_on_datasets" in each)
     converted = [each["converted"] for each in sources if "converted" in each]
     return {
         **({"absent": absent} if absent else {}),
         **({"converted": converted[0]} if converted else {}),
         **({"fields_trained_on": max(seen)} if seen else {}),
+        **({"trained_on_datasets": list(datasets)} if datasets else {}),
+        **({"fields_maybe_trained_on": max(maybe)} if maybe and not unknown else {}),
         **({"caution": " ".join(cautions)} if cautions else {}),
     }
+
+
+def training_caution(predictions: Predictions) -> str:
+    """Return a caution if a model was trained on whole public datasets that fields may be in.
+
+    Args:
+        predictions: The predictions.
+
+    Returns:
+        One sentence or two; empty if no field can be in them.
+    """
+    datasets = predictions.provenance.get("trained_on_datasets", ())
+    maybe = predictions.provenance.get("fields_maybe_trained_on")
+    if not datasets or maybe == 0:
+        return ""
+    which = f"{maybe} of these {len(predictions)} fields" if maybe else "Some of these fields"
+    return (
+        f"The model was trained on all of {' and '.join(datasets)}. {which} may be among them, so metrics that include"
+        " them are too high."
+    )
 
 
 class Joined(NamedTuple):

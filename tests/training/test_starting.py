@@ -57,7 +57,7 @@ def test_a_run_starts_from_an_earlier_one_of_the_same_fold(study: Dataset, folds
     leaking = weights.replace("{fold}", "0")
     with pytest.raises(TrainingError, match=r"was trained on \d+ of the \d+ fields of the validation fold"):
         train_fold(tiny(leaking), study, folds, 1, out=tmp_path / "b")
-    with pytest.raises(WeightsError, match="with the head average-max, not test_resnet with plain"):
+    with pytest.raises(WeightsError, match=r"head average-max, .* but the recipe has backbone test_resnet, head plain"):
         train_fold(tiny(weights, "model.head=plain"), study, folds, 1, out=tmp_path / "b")
     with pytest.raises(WeightsError, match="nowhere is not a run"):
         train_fold(tiny("model.weights=run:nowhere"), study, folds, 1, out=tmp_path / "b")
@@ -84,9 +84,9 @@ def test_a_run_starts_from_a_bundle_of_other_fields(study: Dataset, folds: pl.Da
         TrainingError, match=r"small\.cytoloc was trained on \d+ of the \d+ fields of the validation fold"
     ):
         train_fold(tiny(*still), study, folds, second, out=tmp_path / "b")
-    with pytest.raises(WeightsError, match="with the head average-max, not test_resnet with plain"):
+    with pytest.raises(WeightsError, match=r"head average-max, .* but the recipe has backbone test_resnet, head plain"):
         train_fold(tiny(*still, "model.head=plain"), study, folds, first, out=tmp_path / "b")
-    with pytest.raises(WeightsError, match=r"builtin has the network tf_efficientnet_lite0"):
+    with pytest.raises(WeightsError, match=r"builtin has a network with backbone tf_efficientnet_lite0"):
         train_fold(tiny("model.weights=bundle:builtin"), study, folds, first, out=tmp_path / "b")
     with pytest.raises(FormatError, match="The bundle file nowhere does not exist"):
         train_fold(tiny("model.weights=bundle:nowhere"), study, folds, first, out=tmp_path / "b")

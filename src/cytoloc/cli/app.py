@@ -9,6 +9,7 @@ import typer
 
 import cytoloc
 from cytoloc.cli import (
+    adopt,
     bundle,
     curation,
     dataset,
@@ -75,6 +76,7 @@ decide.register(app)
 evaluate.register(app)
 report.register(app)
 bundle.register(app)
+adopt.register(app)
 reproduce.register(app)
 
 

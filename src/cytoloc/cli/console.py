@@ -199,6 +199,8 @@ def warn_if_unfinished(dataset: Dataset) -> None:
 
 def warn_if_trained_on(parts: Mapping[str, Predictions]) -> None:
     """Print a warning for each predictions file with fields that the model was trained on."""
+    from cytoloc.predictions import training_caution
+
     for path, part in parts.items():
         seen = part.provenance.get("fields_trained_on", 0)
         if seen:
@@ -207,6 +209,9 @@ def warn_if_trained_on(parts: Mapping[str, Predictions]) -> None:
                 " them are too high.",
                 file=sys.stderr,
             )
+        caution = training_caution(part)
+        if caution:
+            print(f"Warning: {path}: {caution}", file=sys.stderr)
 
 
 def now_and_then() -> Callable[[str], None]:

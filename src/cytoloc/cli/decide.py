@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, MethodName
-from cytoloc.cli.console import counted
+from cytoloc.cli.console import counted, warn_if_trained_on
 from cytoloc.cli.members import (
     IdsPath,
     LabelSetOption,
@@ -125,6 +125,8 @@ def fit(
     tables = read_members(files, ids=ids, label_set=label_set)
     refuse_calibrated(tables)
     refuse_trained_on({path: table for each in tables.values() for path, table in each.items()})
+    for each in tables.values():
+        warn_if_trained_on(each)
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
     warn_about_ids({name: each.ids for name, each in combined.items()}, always=True)
     names, _, locations = join_members(combined)

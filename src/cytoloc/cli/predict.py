@@ -194,6 +194,7 @@ def predict(
     from cytoloc.predict.planes import parse_substitutes
     from cytoloc.predict.sources import DatasetSource, open_sources
     from cytoloc.prediction_files import check_predictions_path
+    from cytoloc.predictions import training_caution
     from cytoloc.report.prediction_tables import check_table_path
 
     if strict_inputs and force:
@@ -285,6 +286,8 @@ def predict(
         typer.echo("Next: fit thresholds with `cytoloc decide fit`, or apply them with `cytoloc decide apply`.")
     if found.caution:
         note(as_flags(found.caution))
+    if found.provenance.get("fields_maybe_trained_on"):
+        note(training_caution(found))
     if found.n_cautions:
         _note_cautions(found, decided=force)
     if found.rejected:

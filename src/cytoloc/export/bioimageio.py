@@ -49,6 +49,10 @@ def write_package(
         raise MissingExtraError(
             f"A bioimage.io package needs the library {error.name}.", hint=installing("export")
         ) from error
+    adopted = model.info.provenance.get("adopted")
+    cite = [spec.CiteEntry(text="The cytoloc authors: cytoloc", url=spec.HttpUrl(CITATION))]
+    if adopted:
+        cite.insert(0, spec.CiteEntry(text=adopted["citation"], url=spec.HttpUrl(adopted["source"])))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "model.onnx").write_bytes(graph)
@@ -62,8 +66,8 @@ def write_package(
             description=f"Locations of a protein in fluorescence images: {len(locations)} locations of"
             f" {model.label_set.name}, several at once.",
             authors=[spec.Author(name="The cytoloc authors")],
-            cite=[spec.CiteEntry(text="The cytoloc authors: cytoloc", url=spec.HttpUrl(CITATION))],
-            license=spec.LicenseId("BSD-3-Clause"),
+            cite=cite,
+            license=spec.LicenseId(adopted["license"] if adopted else "BSD-3-Clause"),
             tags=["fluorescence", "protein-localization", "multi-label-classification", "2d"],
             version=spec.Version(cytoloc.__version__),
             documentation=spec.FileDescr(source=folder / "README.md"),

@@ -9,9 +9,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cytoloc.choices import HeadName, NewPlanes
+from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
+from cytoloc.errors import WeightsError
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
+from cytoloc.models.variants import varied
 from cytoloc.models.weights import initial_weights
 
 HEADS: Final = {"plain": PlainHead, "average-max": AverageMaxHead, "attention": AttentionHead}
@@ -37,6 +39,8 @@ class ModelSpec:
         each: Whether each image is normalized by its own mean and standard deviation instead.
         size: Edge length of training images, in pixels.
         other_sizes: Edge lengths of other images that the network must accept.
+        units: Number of hidden units of an ``average-max`` or ``multi-stage`` head.
+        variant: The change to the backbone; see :func:`cytoloc.models.variants.varied`.
     """
 
     backbone: str
@@ -50,6 +54,8 @@ class ModelSpec:
     each: bool
     size: int
     other_sizes: tuple[int, ...] = ()
+    units: int = 512
+    variant: BackboneVariant = "plain"
 
 
 class Normalize(nn.Module):
@@ -131,7 +137,8 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
 
     Args:
         spec: The specification.
-        weights: ``package:NAME``, ``timm``, ``file:PATH`` or ``none``; see :mod:`cytoloc.models.weights`.
+        weights: ``package:NAME``, ``timm``, ``file:PATH``, ``adopt:NAME:PATH`` or ``none``; see
+            :mod:`cytoloc.models.weights`.
         new_planes: Initial weights of additional input planes; see
             :func:`cytoloc.models.weights.adapt_first_convolution`.
 
@@ -140,21 +147,29 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
 
     Raises:
         RecipeError: If timm has no such backbone, or the backbone does not accept images of these sizes.
-        WeightsError: If the weights are not available.
+        WeightsError: If the weights are not available, or expect another normalization.
     """
     channels, stages = len(spec.channels), spec.head == "multi-stage"
     features = feature_channels(
         spec.backbone, in_channels=channels, sizes=(spec.size, *spec.other_sizes), stages=stages
     )
     body = create_backbone(spec.backbone, in_channels=channels)
+    if weights.startswith("adopt:") and not (spec.each and spec.variant == "dino"):
+        raise WeightsError(
+            "The weights of DINO4Cells expect images that are normalized one by one, and positions of DINO.",
+            hint="Set image.normalize=field and model.variant=dino.",
+        )
     state = initial_weights(spec.backbone, weights, channels=spec.channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
     top: nn.Module
     if stages:
-        top = MultiStageHead(features, spec.locations, dropout=spec.dropout, prior=spec.prior)
+        top = MultiStageHead(features, spec.locations, dropout=spec.dropout, prior=spec.prior, units=spec.units)
+    elif spec.head == "average-max":
+        top = AverageMaxHead(features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior, units=spec.units)
     else:
         top = HEADS[spec.head](features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior)
+    body = varied(body, spec.backbone, spec.variant, stages=stages)
     normalize = NormalizeEach(spec.mean, spec.std) if spec.each else Normalize(spec.mean, spec.std)
     network = Network(normalize, shaped(body, spec.backbone, stages=stages), top)
     return network.to(memory_format=torch.channels_last)

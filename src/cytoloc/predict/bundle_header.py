@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName, Resample
+from cytoloc.choices import BackboneVariant, HeadName, Resample
 from cytoloc.files import FileFormat
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import ModelSpec
@@ -41,17 +41,30 @@ class Part(BaseModel):
         return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
+class Graph(BaseModel):
+    """The output of a network that was published as an ONNX graph."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    output: str
+    """The name of the output."""
+    is_probability: bool
+    """Whether the output has probabilities; otherwise logits."""
+
+
 class Member(BaseModel):
     """A network: its architecture and its origin."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str
-    """Name of the run."""
+    """Name of the run, or of the published network."""
     recipe: str
-    fold: int
+    """Name of the recipe; empty for a published network."""
+    fold: int | None
+    """Validation fold; None for a published network."""
     dataset: str
-    """Fingerprint of the training dataset."""
+    """Fingerprint of the training dataset; empty for a published network."""
     backbone: str
     head: HeadName
     dropout: float
@@ -59,6 +72,12 @@ class Member(BaseModel):
     std: list[float]
     each: bool
     """Whether each image is normalized by its own mean and standard deviation."""
+    units: int = 512
+    """Number of hidden units of the head."""
+    variant: BackboneVariant = "plain"
+    """The change to the backbone."""
+    graph: Graph | None = None
+    """The output of an ONNX graph, if the network is one."""
 
     @classmethod
     def of(cls, run: LoadedRun) -> Self:
@@ -75,7 +94,31 @@ class Member(BaseModel):
             mean=[image.mean[name] for name in image.channels],
             std=[image.std[name] for name in image.channels],
             each=image.normalize == "field",
+            units=model.units,
+            variant=model.variant,
         )
+
+
+class Origin(BaseModel):
+    """The published file that the weights of an adopted network come from."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    network: str
+    """The name of the network, such as ``densenet121``."""
+    variant: str
+    """The variant of the network, in the words of its authors; may be empty."""
+    file: str
+    """The name of the file."""
+    sha256: str
+    """SHA-256 of the file."""
+    is_published: bool
+    """Whether the file is the published one, by its checksum."""
+    source: str
+    """The address of the published file."""
+    license: str
+    """The SPDX identifier of the license."""
+    citation: str
 
 
 class Header(BaseModel):
@@ -100,6 +143,10 @@ class Header(BaseModel):
     knowledge: dict[str, str]
     """What is known of the predictions of a location, by key, such as ``transfers``; shown in every table."""
     parts: dict[str, Part]
+    origin: Origin | None = None
+    """The published file of an adopted network. None: the networks were trained by cytoloc."""
+    trained_on_datasets: list[str] = []
+    """Public datasets that the networks were trained on as a whole, without a list of their fields."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -111,7 +158,9 @@ class Header(BaseModel):
         label_set = LabelSet.from_json(self.label_set)
         if not set(self.knowledge) <= set(label_set.keys) or not "".join(self.knowledge.values()).isprintable():
             raise ValueError("the knowledge must be of locations of the label set")
-        names = [WEIGHTS, "recipe.toml", *(INT8 if INT8_REPORT in self.parts else ())]
+        names = [WEIGHTS, *(INT8 if INT8_REPORT in self.parts else ())]
+        if self.origin is None:
+            names.append("recipe.toml")
         needed = {f"members/{i}/{name}" for i in range(len(self.members)) for name in names}
         if set(self.parts) - {DECISION, INPUTS, INT8_REPORT} != needed | {CARD, TRAINED_ON}:
             raise ValueError("parts are missing or unexpected")
@@ -131,4 +180,6 @@ class Header(BaseModel):
             std=tuple(member.std),
             each=member.each,
             size=self.field_px,
+            units=member.units,
+            variant=member.variant,
         )

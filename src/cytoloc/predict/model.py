@@ -27,9 +27,9 @@ from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
 from cytoloc.predict.resampling import resampling_caution
-from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of
+from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
-from cytoloc.predictions import Predictions
+from cytoloc.predictions import Predictions, training_caution
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
@@ -180,6 +180,9 @@ class Model:
         )
         if found.caution:
             warnings.warn(found.caution, ModelCaution, stacklevel=2)
+        seen = training_caution(found)
+        if seen and found.provenance.get("fields_maybe_trained_on"):
+            warnings.warn(seen, ModelCaution, stacklevel=2)
         if found.n_cautions:
             first = next(text for text in found.cautions if text)
             warnings.warn(
@@ -321,7 +324,7 @@ class Model:
             "tta": self.info.tta if tta is None else tta,
             "engine": self._engines.used,
             "source": ", ".join(source.name for source in sources),
-            "fields_trained_on": len(self.info.trained_on.intersection(ids)),
+            **training_facts(self.info, sources, ids),
             **({"absent": dict(absent)} if absent else {}),
             **({"resample": self.resample or self.info.resample or "area"} if scaled else {}),
             **({"caution": caution} if caution else {}),

@@ -30,6 +30,8 @@ class ModelInfo:
         tta: The default number of test-time augmentation views.
         provenance: How the model was made. JSON values only.
         trained_on: Ids of the fields that any of the networks was trained on.
+        trained_on_datasets: Public datasets that the networks were trained on as a whole. ``trained_on`` does not list
+            their fields.
         caution: A caution that is shown with every prediction; may be empty.
         card: The model card in Markdown; may be empty.
         resample: How the images that the networks were trained on were scaled down; None if it is unknown.
@@ -44,6 +46,7 @@ class ModelInfo:
     tta: int = 1
     provenance: Mapping[str, Any] = field(default_factory=dict)
     trained_on: frozenset[str] = frozenset()
+    trained_on_datasets: tuple[str, ...] = ()
     caution: str = ""
     card: str = ""
     resample: Resample | None = None

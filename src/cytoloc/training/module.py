@@ -18,7 +18,7 @@ from cytoloc._typing import BoolArray, Float32Array
 from cytoloc.errors import TrainingError
 from cytoloc.models.losses import Loss
 from cytoloc.models.network import Network, features_and_logits
-from cytoloc.models.weights import State
+from cytoloc.models.state_files import State
 from cytoloc.recipes.sections import ComputeSection
 from cytoloc.training.augment import Augmentation, area_resized, mixup_weight
 from cytoloc.training.data import FoldData, LabeledBatch, batch_loader

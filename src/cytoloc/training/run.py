@@ -27,7 +27,7 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import ModelInfo
-from cytoloc.predict.runs import load_network, model_spec
+from cytoloc.predict.runs import learned_from_datasets, load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions, write_predictions
 from cytoloc.predictions import Predictions
@@ -328,6 +328,12 @@ class RunPlan:
         for channel in self.measured:
             mean, std = recipe.image.mean[channel], recipe.image.std[channel]
             options.report(f"{folder.name}: measured channel {channel}: mean {mean:g}, standard deviation {std:g}.")
+        if started_from.get("trained_on_datasets"):
+            options.report(
+                f"{folder.name}: the weights of {started_from['name']} were trained on all of"
+                f" {' and '.join(started_from['trained_on_datasets'])}. Metrics are too high if fields of the"
+                " validation fold are among them."
+            )
         if started_from and not started_from["with_head"]:
             source = started_from["name"]
             options.report(f"{folder.name}: uses the backbone of {source} with a new head, because label sets differ.")
@@ -368,6 +374,7 @@ class RunPlan:
             label_set=dataset.label_set,
             tta=recipe.select.tta,
             provenance={"run": self.folder.name, "recipe": recipe.name, "fold": self.fold, "held_out": True},
+            trained_on_datasets=learned_from_datasets(read_header(self.folder)),
         )
         device = None if self.options.device == "auto" else self.options.device
         model = Model([load_network(checkpoint, recipe, locations=len(dataset.label_set))], info, device=device)

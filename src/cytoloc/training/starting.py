@@ -14,12 +14,15 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import Network, NormalizeEach, build_network
 from cytoloc.models.weights import first_convolution
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
-from cytoloc.predict.runs import learned_from, load_runs, model_spec
+from cytoloc.predict.runs import learned_from, learned_from_datasets, load_runs, model_spec
 from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved
 from cytoloc.runs import RECIPE, is_run
 
 RUN: Final = "run:"
 BUNDLE: Final = "bundle:"
+
+_ARCHITECTURE: Final = ("backbone", "head", "units", "variant")
+"""The keys of a recipe that decide which weights fit."""
 
 _SAME_GRAY: Final = 0.01
 """Difference of means or standard deviations, in gray values of 255, that rounding explains."""
@@ -31,7 +34,8 @@ class Start(NamedTuple):
     Attributes:
         network: The network, with its initial weights.
         started_from: The run that the weights come from: its ``name``; the ids of all fields that the weights were
-            ``trained_on``; and ``with_head``, which is false if only the backbone was used because label sets differ.
+            ``trained_on``; the public datasets that they were trained on as a whole, ``trained_on_datasets``, if there
+            are any; and ``with_head``, which is false if only the backbone was used because label sets differ.
             Empty if the weights do not come from a run.
     """
 
@@ -40,15 +44,18 @@ class Start(NamedTuple):
 
 
 class _TrainedNetwork(NamedTuple):
-    """A trained network, its inputs and outputs, and the ids of all fields that it was trained on."""
+    """A trained network, its inputs and outputs, and the fields and whole datasets that it was trained on."""
 
     name: str
     network: Network
     backbone: str
     head: str
+    units: int
+    variant: str
     channels: tuple[str, ...]
     label_set: LabelSet
     trained_on: frozenset[str]
+    trained_on_datasets: tuple[str, ...]
     hint: str
 
     @classmethod
@@ -66,9 +73,12 @@ class _TrainedNetwork(NamedTuple):
             bundle.network(number),
             member.backbone,
             member.head,
+            member.units,
+            member.variant,
             tuple(bundle.header.channels),
             bundle.label_set,
             bundle.trained_on,
+            tuple(bundle.header.trained_on_datasets),
             "Use a bundle that was trained on other fields, or a bundle for each fold: bundle:…{fold}….cytoloc.",
         )
 
@@ -84,9 +94,12 @@ class _TrainedNetwork(NamedTuple):
             run.network,
             run.recipe.model.backbone,
             run.recipe.model.head,
+            run.recipe.model.units,
+            run.recipe.model.variant,
             run.recipe.image.channels,
             run.label_set,
             learned_from(run.header),
+            learned_from_datasets(run.header),
             "Start each fold from the earlier run of the same fold: run:…-fold{fold}.",
         )
 
@@ -126,7 +139,7 @@ def inherit_settings(
         source = read_resolved(folder / RECIPE) if is_run(folder) else planned[path.resolve()]
         image, model = source.image, source.model
         settings: dict[str, dict[str, Any]] = {
-            "model": {"backbone": model.backbone, "head": model.head},
+            "model": model.model_dump(include={*_ARCHITECTURE}),
             "image": {"normalize": image.normalize, "mean": image.mean, "std": image.std},
         }
     else:
@@ -136,7 +149,7 @@ def inherit_settings(
             dict(zip(earlier.channels, (each.flatten() / 255).tolist(), strict=True)) for each in (own.mean, own.std)
         )
         settings = {
-            "model": {"backbone": earlier.backbone, "head": earlier.head},
+            "model": {name: getattr(earlier, name) for name in _ARCHITECTURE},
             "image": {
                 "normalize": "field" if isinstance(own, NormalizeEach) else "set",
                 "mean": recipe.image.mean | mean,
@@ -177,11 +190,11 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
             f" {min(seen)}, so the metrics would be biased.",
             hint=earlier.hint,
         )
-    if (earlier.backbone, earlier.head) != (spec.backbone, spec.head):
+    if any(getattr(earlier, name) != getattr(spec, name) for name in _ARCHITECTURE):
+        have, want = (", ".join(f"{name} {getattr(each, name)}" for name in _ARCHITECTURE) for each in (earlier, spec))
         raise WeightsError(
-            f"{path} has the network {earlier.backbone} with the head {earlier.head}, not {spec.backbone} with"
-            f" {spec.head}.",
-            hint="Set model.inherit=true to use its backbone and head, or choose other weights with model.weights.",
+            f"{path} has a network with {have}, but the recipe has {want}.",
+            hint="Set model.inherit=true to use its network, or choose other weights with model.weights.",
         )
     state = dict(earlier.network.backbone.state_dict())
     if spec.channels != earlier.channels:
@@ -206,7 +219,13 @@ def first_network(recipe: Recipe, label_set: LabelSet, *, fold: int, held_out: l
     same_locations = earlier.label_set.matches(label_set)
     if same_locations:
         network.head.load_state_dict(earlier.network.head.state_dict())
-    started_from = {"name": earlier.name, "trained_on": sorted(earlier.trained_on), "with_head": same_locations}
+    datasets = {"trained_on_datasets": list(earlier.trained_on_datasets)} if earlier.trained_on_datasets else {}
+    started_from = {
+        "name": earlier.name,
+        "trained_on": sorted(earlier.trained_on),
+        **datasets,
+        "with_head": same_locations,
+    }
     return Start(network, started_from)
 
 

@@ -13,6 +13,7 @@ import torch
 from cytoloc.choices import refuse_unknown
 from cytoloc.errors import EngineWarning, ExportError, MissingExtraError, SettingsError, installing
 from cytoloc.models.devices import Precision, autocast
+from cytoloc.models.graphs import is_graph
 from cytoloc.models.network import Network
 from cytoloc.predict.engines.engine import (
     PARITY,
@@ -113,6 +114,9 @@ def build_engines(
     reference = [TorchEngine(network, device=device, precision=precision) for network in networks]
     if engine == "torch":
         return list(reference)
+    if any(is_graph(network) for network in networks):
+        # Their backbone runs ONNX Runtime.
+        return [TorchEngine(network, device=device, precision="float32") for network in networks]
     built: list[Engine] = []
     for network, exact in zip(networks, reference, strict=True):
         channels = network.normalize.mean.shape[1]
@@ -168,6 +172,13 @@ class EngineSet:
         self._built: dict[tuple[EngineName, ModelPrecision], list[Engine]] = {}
         self._refused: set[EngineName] = set()
         self.used: str = "torch"
+        self._is_graph = any(is_graph(network) for network in networks)
+        if self._is_graph and engine not in ("auto", "onnx"):
+            raise SettingsError(
+                f"The model was published as an ONNX graph. The engine {engine} does not compute it, and it cannot be"
+                " exported again.",
+                hint="Predict with the engine onnx or auto. Export is not needed: use the published file.",
+            )
 
     def of(self, views: int, precision: ModelPrecision | None = None) -> list[Engine]:
         """Return an engine for each network.
@@ -187,6 +198,8 @@ class EngineSet:
             EngineWarning: If ``auto`` skips an engine.
         """
         precision = precision or self._precision
+        if self._is_graph:
+            return self._engines("onnx", "float32")
         chosen = self._check(precision)
         if precision == "int8":
             return self._engines("openvino", precision)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cytoloc.errors import ExportError, MissingExtraError, first_line, installing
+from cytoloc.models.graphs import is_graph
 
 OPSET: Final = 17
 """Version of the ONNX operators."""
@@ -33,6 +34,11 @@ def onnx_graph(module: nn.Module, *, channels: int, size: int, outputs: Sequence
         ExportError: If the module has an operation that ONNX lacks.
         MissingExtraError: If the library onnx is not installed.
     """
+    if is_graph(module):
+        raise ExportError(
+            "The network was published as an ONNX graph, which cannot be converted again.",
+            hint="Use the published file.",
+        )
     example = torch.randint(0, 256, (2, channels, size, size), dtype=torch.uint8)
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
     try:

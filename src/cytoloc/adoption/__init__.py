@@ -1,0 +1,1 @@
+"""Published networks of others, as bundles."""

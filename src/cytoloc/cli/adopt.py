@@ -1,0 +1,165 @@
+"""The commands ``cytoloc adopt`` and ``cytoloc models``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cytoloc.cli.console import note, require_nets
+
+File = Annotated[Path, typer.Argument(help="File of the authors (.pth), which you downloaded.", metavar="FILE")]
+Out = Annotated[Path, typer.Option(help="New bundle file (.cytoloc).")]
+Checksum = Annotated[
+    str | None,
+    typer.Option("--sha256", help="Expected SHA-256 of the file. The command fails if the file has another one."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    adopting = typer.Typer(
+        help="Adopt a published network of others as a bundle, with the preprocessing of its authors.\n\nExample:"
+        " `cytoloc adopt densenet121 FILE.pth --variant large --out model.cytoloc`",
+        no_args_is_help=True,
+    )
+    adopting.command("densenet121")(densenet121)
+    adopting.command("inceptionv3-cbam")(inceptionv3_cbam)
+    adopting.command("onnx")(onnx)
+    app.add_typer(adopting, name="adopt")
+    app.command("models")(models)
+
+
+def densenet121(
+    file: File,
+    out: Out,
+    variant: Annotated[
+        Literal["plain", "large"] | None,
+        typer.Option(
+            help="Variant: plain for 512 px or large for 1024 px, which the authors' own script uses. The weights fit"
+            " both. Default: the variant in the name of the file."
+        ),
+    ] = None,
+    sha256: Checksum = None,
+) -> None:
+    """Adopt the DenseNet121 of the first place of 2018: 28 locations of whole fields.
+
+    Example: `cytoloc adopt densenet121 bestfitting_default_model.pth --variant large --out densenet121.cytoloc`
+    """
+    _adopt("densenet121", file, out, variant=variant, sha256=sha256)
+
+
+def inceptionv3_cbam(file: File, out: Out, sha256: Checksum = None) -> None:
+    """Adopt the InceptionV3 with attention of the first place of 2021: 19 locations of single cells.
+
+    Example: `cytoloc adopt inceptionv3-cbam 12.00_ema.pth --out inceptionv3.cytoloc`
+    """
+    _adopt("inceptionv3-cbam", file, out, sha256=sha256)
+
+
+def onnx(
+    file: Annotated[Path, typer.Argument(help="ONNX file of the authors, which you downloaded.", metavar="FILE")],
+    out: Out,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            help="Label set of the graph, in its order: hpa28, hpa19, subcell31, or a .csv or .toml file.",
+            metavar="NAME|FILE",
+        ),
+    ],
+    size: Annotated[int, typer.Option(help="Edge length of the images that the graph takes, in pixels.", min=1)],
+    channels: Annotated[
+        str, typer.Option(help="Names of the channels in the order of the graph, separated by commas.")
+    ] = "microtubules,protein,nucleus,er",
+    license: Annotated[str, typer.Option(help="License of the file, for the model card.")] = "not stated",  # noqa: A002
+    source: Annotated[str, typer.Option(help="Address of the file, for the model card.")] = "not stated",
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trained-on",
+            help="Public dataset that the network was trained on as a whole. Can be repeated. Default: not known.",
+            metavar="NAME",
+        ),
+    ] = None,
+    caution: Annotated[str, typer.Option(help="Warning that is shown with every prediction. Default: none.")] = "",
+    sha256: Checksum = None,
+) -> None:
+    """Adopt a classifier that others published as ONNX, such as the single-cell network of the first place of 2021.
+
+    The graph takes pixels divided by 255. Its last node says whether it gives logits or probabilities.
+
+    Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --labels hpa19 --size 128 --license MIT --out
+    inceptionv3.cytoloc`
+    """
+    require_nets()
+    from cytoloc.adoption.graphs import adopt_onnx
+
+    planes = [name.strip() for name in channels.split(",")]
+    adopt_onnx(
+        file,
+        out,
+        label_set=labels,
+        size=size,
+        channels=planes,
+        license=license,
+        source=source,
+        trained_on=trained_on or (),
+        caution=caution,
+        sha256=sha256,
+    )
+    _print_adopted(out)
+
+
+def _adopt(network: str, file: Path, out: Path, *, variant: str | None = None, sha256: str | None = None) -> None:
+    """Adopt a network, and print what it is."""
+    require_nets()
+    from cytoloc.adoption.adopting import adopt
+
+    adopt(network, file, out, variant=variant, sha256=sha256)
+    _print_adopted(out)
+
+
+def _print_adopted(out: Path) -> None:
+    """Print what an adopted bundle is, and what to do next."""
+    from cytoloc.predict.bundle import open_bundle
+
+    header = open_bundle(out).header
+    origin = header.origin
+    if origin is not None:
+        name = " ".join(filter(None, (origin.network, origin.variant)))
+        typer.echo(
+            f"{out}: {name}, {header.field_px} px, {len(header.label_set['locations'])} locations, license"
+            f" {origin.license}, {out.stat().st_size / 1e6:.1f} MB."
+        )
+        typer.echo(f"SHA-256 of {origin.file}: {origin.sha256}")
+        if not origin.is_published and origin.network != "onnx":
+            note("The file was not recognized as a published one. Compare its SHA-256 with that of its source.")
+    typer.echo(f"Next: cytoloc info {out}, then cytoloc predict {out} INPUT --out predictions.parquet")
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """List the published networks that can be adopted: what they give, their sizes, licenses and addresses.
+
+    Example: `cytoloc models`
+    """
+    require_nets()
+    from cytoloc.adoption.listing import published_models
+
+    found = published_models()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for each in found:
+        typer.echo(f"{each['name']}: {each['title']}")
+        typer.echo(f"  gives     {each['gives']}")
+        size = "" if each["megabytes"] is None else f"about {each['megabytes']} MB, "
+        typer.echo(f"  weights   {size}license {each['license']}")
+        for address in each["addresses"]:
+            typer.echo(f"  address   {address}")
+        typer.echo(f"  cite      {each['citation']}")
+        typer.echo(f"  command   {each['command']}")
