@@ -2,8 +2,8 @@
 
     python research/nonsense.py BUNDLE GOOD.dataset [GOOD.dataset …]
 
-The kinds that a bundle learns from are in ``cytoloc.predict.inputs.nonsense``. The kinds here are others: missing
-stains, exchanged channels, photographs, patterns, clouds, and brightfield-like images. The fields should not be those
+The kinds that a bundle learns from are in ``cytoloc.predict.inputs.nonsense``. Some kinds here are others:
+photographs, patterns, clouds, and brightfield-like images. The fields should not be those
 that the bundle was made from.
 """
 

@@ -119,7 +119,7 @@ def test_cautions_are_written_read_joined_and_shown(dataset: cl.Dataset, tmp_pat
     out, table = tmp_path / "p.parquet", tmp_path / "t.csv"
     done = cli("predict", "builtin", mixed.path, "--out", out, "--table", table, "--tta", 1, "--device", "cpu")
     assert done.code == 0, done.err
-    assert "The images of 1 field are unlike the training images. No location was decided" in done.err
+    assert "The images of 1 field are unlike the training images. No location is predicted" in done.err
     read = cl.read_predictions(out)
     assert [bool(text) for text in read.cautions] == [False, False, True, False]
     parts = [read[[0, 1]], read[[2, 3]]]
@@ -136,5 +136,5 @@ def test_cautions_are_written_read_joined_and_shown(dataset: cl.Dataset, tmp_pat
     assert both.code == 2
     locations = tmp_path / "l.csv"
     forced = cli("predict", "builtin", mixed.path, "--out", tmp_path / "r.parquet", "--locations", locations, "--force")
-    assert "No location was decided" not in forced.err
+    assert "No location is predicted" not in forced.err
     assert len(pl.read_csv(locations)) == 4

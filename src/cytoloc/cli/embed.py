@@ -57,7 +57,7 @@ def embed(
         typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
     ] = None,
 ) -> None:
-    """Compute the features of fields, find the nearest labeled fields, and draw a map.
+    """Compute the features of fields, find the nearest fields, and draw a map.
 
     Example: `cytoloc embed builtin train.dataset --out train-features.parquet --map map.html`
 

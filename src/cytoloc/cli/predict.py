@@ -92,8 +92,8 @@ def predict(
     locations: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the predicted locations to this new CSV file with columns Id,Predicted. The model must be"
-            " a bundle with a decision."
+            help="Also write the predicted locations to this new CSV file with columns Id,Predicted. The model must have"
+            " a decision: builtin, or a bundle with one."
         ),
     ] = None,
     table: Annotated[
@@ -161,7 +161,7 @@ def predict(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Decide on the locations of fields whose images are unlike the training images."),
+        typer.Option("--force", help="Also predict locations of fields whose images are unlike the training images."),
     ] = False,
     resample: ResampleOption = None,
     strict: Annotated[
@@ -171,7 +171,7 @@ def predict(
     """Predict the probability of every location for every field.
 
     A bundle knows its training images. Fields whose images are unlike them, for example because a channel is blank, are
-    predicted, but the column caution says what is unusual, and no location is decided.
+    predicted, but the column caution says what is unusual, and no location is predicted.
 
     Fields that cannot be read are skipped and listed, with the reason, in a CSV file next to the predictions. Image
     files in other layouts must be imported first, with `cytoloc import folder`.
@@ -209,7 +209,7 @@ def predict(
     if into_parts and (locations or table or strict):
         raise SettingsError(
             "--locations, --table and --strict need one predictions file, but --out is a folder.",
-            hint="Choose --out predictions.parquet, or run `cytoloc merge` afterwards.",
+            hint="Choose --out predictions.parquet. For locations, run `cytoloc merge --locations` afterwards.",
         )
     if ray and (not into_parts or device):
         raise SettingsError(
@@ -340,7 +340,7 @@ def _list_rejected(found: Predictions, path: Path) -> None:
 def _note_cautions(found: Predictions, *, decided: bool) -> None:
     """Print how many fields are unusual, and why."""
     reasons = Counter(text for text in found.cautions if text)
-    undecided = "" if decided or found.decided is None else " No location was decided for them; --force decides."
+    undecided = "" if decided or found.decided is None else " No location is predicted for them, except with --force."
     note(f"The images of {counted(found.n_cautions, 'field')} are unlike the training images.{undecided}")
     for reason, count in reasons.most_common(5):
         typer.echo(f"  {counted(count, 'field')}: {reason}", err=True)
