@@ -322,6 +322,7 @@ def read_parquet_predictions(path: Path) -> Predictions:
         raise FormatError(f"{path} is damaged: a field has no id.", hint=_AGAIN)
     probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
     found = _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, provenance)
+    found = replace(found, rejected=dict(header.get("rejected", ())))
     if CAUTION not in table.schema.names:
         return found
     return replace(found, cautions=tuple(text or "" for text in table[CAUTION].to_pylist()))

@@ -355,11 +355,21 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
     provenance = parts[0].provenance
     if len(parts) > 1:
         provenance = {"parts": [part.provenance for part in parts], **warnings_of(parts)}
+        # Fields of different tables add up. Tables of the same fields are members of an ensemble.
+        each = [warnings_of(members) for members in by_fields.values()]
+        for key in ("fields_trained_on", "fields_maybe_trained_on"):
+            if key in provenance:
+                provenance[key] = sum(group.get(key, 0) for group in each)
+        for key in ("knowledge", "thresholds"):
+            values = [part.provenance.get(key) for part in parts]
+            if values[0] and all(value == values[0] for value in values):
+                provenance[key] = values[0]
     return Predictions(
         tuple(ids),
         np.concatenate(rows).astype(np.float32),
         parts[0].label_set,
         provenance,
+        rejected={name: why for part in parts for name, why in part.rejected.items()},
         cautions=tuple(cautions.get(name, "") for name in ids) if any(part.cautions for part in parts) else (),
     )
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from cytoloc.adoption.card import adopted_card
 from cytoloc.adoption.published import PUBLISHED, Published, Source, in_words, named_variant
 from cytoloc.choices import Resample, check_type, refuse_unknown
-from cytoloc.errors import SettingsError, WeightsError
-from cytoloc.files import disk_errors, existing
+from cytoloc.errors import SettingsError, WeightsError, first_line
+from cytoloc.files import existing
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.models.state_files import as_state, read_checkpoint, refuse_other_tensors
@@ -134,8 +134,10 @@ def _chosen_variant(published: Published, file: Path, variant: str | None) -> st
 
 def _origin(published: Published, file: Path, variant: str, *, expected: str | None) -> Origin:
     """Return where the weights come from; raise if the file has another checksum than the user expects."""
-    with disk_errors(file):
+    try:
         content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {first_line(error)}.", hint="Check the path.") from error
     found = hashlib.sha256(content).hexdigest()
     if expected is not None and found != expected.strip().lower():
         raise WeightsError(

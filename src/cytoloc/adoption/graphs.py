@@ -14,7 +14,7 @@ from cytoloc.adoption.adopting import write_adopted
 from cytoloc.channels import check_channels
 from cytoloc.choices import check_type
 from cytoloc.errors import MissingExtraError, SettingsError, WeightsError, first_line, installing
-from cytoloc.files import disk_errors, existing
+from cytoloc.files import existing
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.models.graphs import GraphOutput, graph_network, open_session
 from cytoloc.predict.bundle import check_bundle_path
@@ -99,8 +99,10 @@ def adopt_onnx(
         raise SettingsError(f"`size` is {size}, but must be positive.", hint="Give the size that the graph takes.")
     locations = label_set if isinstance(label_set, LabelSet) else find_label_set(label_set)
     existing(file, error=WeightsError, what="ONNX file")
-    with disk_errors(file):
+    try:
         content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {first_line(error)}.", hint="Check the path.") from error
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.strip().lower():
         raise WeightsError(

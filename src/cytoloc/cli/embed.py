@@ -80,7 +80,7 @@ def embed(
     check_outputs(*[each for each in (out, neighbors, map_file) if each])
     sources = open_sources(inputs)
     datasets = [source.dataset for source in sources if isinstance(source, DatasetSource)]
-    if map_file and len(datasets) != 1:
+    if map_file and not len(datasets) == len(sources) == 1:
         raise SettingsError("--map needs exactly one dataset as input.", hint="Give one dataset, or leave out --map.")
     known = read_embeddings(reference) if reference else None
     with progress("Computing features") as advance:

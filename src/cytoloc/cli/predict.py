@@ -11,7 +11,7 @@ import typer
 
 from cytoloc.choices import Resample
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
-from cytoloc.cli.streaming import parse_shard, parse_share, predict_into_parts
+from cytoloc.cli.streaming import PART_FIELDS, parse_shard, parse_share, predict_into_parts
 from cytoloc.errors import FailedFieldsError
 from cytoloc.memory import keep_freed_memory
 
@@ -92,8 +92,8 @@ def predict(
     locations: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the predicted locations to this new CSV file with columns Id,Predicted. The model must have"
-            " a decision: builtin, or a bundle with one."
+            help="Also write the predicted locations to this new CSV file with columns Id,Predicted. The model must"
+            " have a decision: builtin, or a bundle with one."
         ),
     ] = None,
     table: Annotated[
@@ -117,7 +117,9 @@ def predict(
     ] = None,
     precision: PrecisionName = "float32",
     engine: Engine = "auto",
-    part_fields: Annotated[int, typer.Option(help="Number of fields per part, if --out is a folder.", min=1)] = 10_000,
+    part_fields: Annotated[
+        int, typer.Option(help="Number of fields per part, if --out is a folder.", min=1)
+    ] = PART_FIELDS,
     shard: Annotated[
         str,
         typer.Option(
@@ -195,7 +197,7 @@ def predict(
     from cytoloc.predict.sources import DatasetSource, open_sources
     from cytoloc.prediction_files import check_predictions_path
     from cytoloc.predictions import training_caution
-    from cytoloc.report.prediction_tables import check_table_path
+    from cytoloc.report.prediction_tables import check_table_path, check_table_rows
 
     if strict_inputs and force:
         raise SettingsError("--strict-inputs and --force exclude each other.", hint="Give one of them.")
@@ -215,6 +217,11 @@ def predict(
         raise SettingsError(
             "--ray predicts parts into a folder, on the devices of its workers.",
             hint="Give a folder or URL to --out, and --ray-gpus instead of --device.",
+        )
+    if not into_parts and (shard != "1/1" or part_fields != PART_FIELDS or json_log or metrics_file):
+        raise SettingsError(
+            "--shard, --part-fields, --json-log and --metrics-file need a folder, but --out is one file.",
+            hint="Choose for example --out predictions/.",
         )
     if not into_parts:
         check_predictions_path(Path(out))
@@ -239,6 +246,9 @@ def predict(
         unusual=unusual,
         resample=resample,
     )
+    if table:
+        per_field = len(loaded.label_set) if table_rows == "locations" else 1
+        check_table_rows(table, per_field * sum(len(source.ids) for source in sources))
     if locations and loaded.decision is None:
         raise SettingsError(
             f"{model} contains no decision, so it predicts probabilities but no locations.",

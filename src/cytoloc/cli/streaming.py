@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cytoloc.predict.sources import Source
     from cytoloc.predict.streaming import StreamOptions, StreamState
 
+PART_FIELDS = 10_000
+"""Default number of fields in a part; importing the module of the same name would make the command slow to start."""
+
 STOPPED = 130
 """The exit code of a command that was stopped by Ctrl-C or SIGTERM."""
 
@@ -47,12 +50,14 @@ def parse_share(text: str) -> float:
     >>> parse_share("1%"), parse_share("0.25")
     (0.01, 0.25)
     """
+    wrong = typer.BadParameter(f"{text!r} is not a share; write for example 1% or 0.01.", param_hint="--max-failed")
     try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} is not a share; write for example 1% or 0.01.", param_hint="--max-failed"
-        ) from error
+        raise wrong from error
+    if not 0 <= share <= 1:
+        raise wrong
+    return share
 
 
 def predict_into_parts(
@@ -100,8 +105,12 @@ def predict_into_parts(
     if last.marked:
         note(f"The images of {counted(last.marked, 'field')} are unlike the training images; see the column caution.")
     if last.failed:
-        note(f"{counted(last.failed, 'field')} could not be read; {out}/failed.csv gives the reasons.")
-    typer.echo(f"Next: `cytoloc merge {out} --out predictions.parquet` makes one file of all parts.")
+        failed = "failed.csv" if of == 1 else f"failed-{number}-of-{of}.csv"
+        note(f"{counted(last.failed, 'field')} could not be read; {out}/{failed} gives the reasons.")
+    if "://" in out:
+        typer.echo("Next: copy the folder to a local disk, and make one file of all parts with `cytoloc merge`.")
+    else:
+        typer.echo(f"Next: `cytoloc merge {out} --out predictions.parquet` makes one file of all parts.")
 
 
 def _log(enabled: bool) -> Callable[..., None]:
@@ -160,7 +169,7 @@ def merge(
         if locations:
             lines = [line for part in parts for line in part.read_text(encoding="utf-8").splitlines()[1:]]
             temporary[locations].write_text("\n".join(["Id,Predicted", *lines, ""]), encoding="utf-8")
-    typer.echo(f"{out}: {counted(len(found), 'field')} of {counted(len(parts) or 1, 'part')}.")
+    typer.echo(f"{out}: {counted(len(found), 'field')} of {folder}.")
     if locations:
         typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
     typer.echo(f"Next: `cytoloc info {out}`.")

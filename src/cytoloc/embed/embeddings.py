@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -146,7 +147,9 @@ def embed_sources(
 
     check_type(model, Model, argument="model")
     check_type(sources, (list, tuple), argument="sources")
-    total = sum(len(source.ids) for source in sources)
+    names = [name for source in sources for name in source.ids]
+    refuse_repeated(names, where="the fields to embed")
+    total = len(names)
     ids: list[str] = []
     parts: list[Float32Array] = []
     failed: dict[str, str] = {}
@@ -212,6 +215,8 @@ def check_embeddings_path(path: Path) -> None:
             f"{path} is not a valid name for a file of features.",
             hint="Choose a name that ends in .parquet, or in .h5ad for AnnData.",
         )
+    if path.suffix == ".h5ad" and find_spec("anndata") is None:
+        raise MissingExtraError("The library anndata is not installed.", hint=installing("embed"))
 
 
 def read_embeddings(path: str | Path) -> Embeddings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -62,12 +63,15 @@ def export_model(
     check_outputs(out)
     check_tta(tta)
     loaded = model if isinstance(model, Model) else load(model, device="cpu", engine="torch")
-    pipeline = Pipeline(loaded.networks, loaded.decision, tta=tta).to("cpu").eval()
+    # A model of the user stays on its device.
+    networks = [copy.deepcopy(network).cpu() for network in loaded.networks]
+    pipeline = Pipeline(networks, loaded.decision, tta=tta).eval()
     graph = _with_facts(
         onnx_graph(pipeline, channels=len(loaded.channels), size=loaded.size, outputs=(OUTPUT,)), loaded, tta=tta
     )
     fields = probe_fields(len(loaded.channels), loaded.size).numpy()
-    expected = loaded.probabilities(fields, tta=tta)
+    exact = Model(networks, loaded.info, decision=loaded.decision, device="cpu", engine="torch")
+    expected = exact.probabilities(fields, tta=tta)
     _check_graph(graph, fields, expected)
     if format == "bioimageio":
         from cytoloc.export.bioimageio import write_package

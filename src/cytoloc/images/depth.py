@@ -208,8 +208,9 @@ class Histogram:
             ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
             keys = np.asarray(ordered >> 12, np.uint32)
         self._counts += np.bincount(keys.ravel(), minlength=_FLOAT_KEYS)
-        self._values.add(values_of(plane))
-        if "unknown" in self._values:
+        kind = values_of(plane)
+        self._values.add(kind)
+        if kind == "unknown":
             self._noises.append(noise_of(plane))
 
     def bounds(self, rule: DepthRule) -> JointBounds | None:

@@ -43,19 +43,24 @@ class GraphBackbone(nn.Module):
         self.output = output
         self._session: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}  # a session cannot be copied
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits of normalized pixels, shape ``(n, locations, 1, 1)``."""
         if self._session is None:
             self._session = open_session(self.graph.cpu().numpy().tobytes())
         (given,) = self._session.get_inputs()
         array = np.ascontiguousarray(pixels.float().cpu().numpy())
-        # Some graphs take one image at a time.
-        step = given.shape[0] if isinstance(given.shape[0], int) else max(len(array), 1)
+        count = len(array)
+        # Some graphs take a fixed number of images at a time. The last ones are filled up with black images.
+        step = given.shape[0] if isinstance(given.shape[0], int) else max(count, 1)
+        array = np.concatenate([array, np.zeros((-count % step, *array.shape[1:]), array.dtype)])
         found = [
             self._session.run([self.output.name], {given.name: array[start : start + step]})[0]
             for start in range(0, len(array), step)
         ]
-        values = torch.from_numpy(np.concatenate(found)).to(pixels.device)
+        values = torch.from_numpy(np.concatenate(found)[:count]).to(pixels.device)
         return (values.logit(EPSILON) if self.output.is_probability else values)[:, :, None, None]
 
 

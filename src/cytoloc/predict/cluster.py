@@ -134,7 +134,7 @@ def _distribute(
             actor, ended = busy.pop(reference)
             try:
                 result = ray.get(reference)
-            except ray.exceptions.RayActorError as error:
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 if ended is not None:
                     waiting.appendleft(ended)
                     deaths[ended] += 1

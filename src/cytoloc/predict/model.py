@@ -216,9 +216,13 @@ class Model:
         found = []
         for source in sources_of(images, self.channels if channels is None else channels, given=channels is not None):
             planes = find_planes(self.channels, source.channels, where=source.name)
-            found += [
-                self.features(planes.of(batch.images)) for batch in source.batches(self.size, batch_size) if batch.ids
-            ]
+            for batch in source.batches(self.size, batch_size, self.resample or self.info.resample or "area"):
+                if batch.rejected:
+                    raise ImageError(
+                        batch.rejected[0].reason,
+                        hint="Remove the file, or use cytoloc.embed_sources, which leaves it out.",
+                    )
+                found.append(self.features(planes.of(batch.images)))
         return np.concatenate(found)
 
     def predict_sources(
@@ -415,7 +419,7 @@ class Model:
 
     def _cautions(self, prepared: _Prepared, features: Float32Array, *, missing: Sequence[str]) -> tuple[str, ...]:
         """Return what is unusual in each field of a batch; no texts if inputs are not checked."""
-        if self.info.inputs is None or prepared.statistics is None:
+        if self.info.inputs is None or prepared.statistics is None or not len(features):
             return ()
         if missing:
             return (f"{' and '.join(missing)} not imaged",) * len(features)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from cytoloc.errors import MissingExtraError, StorageError, first_line, installing
-from cytoloc.files import replace_file
+from cytoloc.files import write_synced
 
 
 class PartStore(Protocol):
@@ -51,7 +52,13 @@ class LocalStore:
 
         with disk_errors(self.folder / name):
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self.folder / name, content)
+            # Jobs that start together write the same manifest, so each needs a file of its own.
+            beside = self.folder / f".{name}.{uuid4().hex}.new"
+            try:
+                write_synced(beside, content)
+                beside.replace(self.folder / name)
+            finally:
+                beside.unlink(missing_ok=True)
 
 
 class BucketStore:
@@ -86,7 +93,8 @@ class BucketStore:
         def listed() -> set[str]:
             self._system.invalidate_cache()
             try:
-                return {path.rsplit("/", 1)[-1] for path in self._system.ls(self._root, detail=False)}
+                # A folder that was made in a console has a marker whose name is empty.
+                return {path.rsplit("/", 1)[-1] for path in self._system.ls(self._root, detail=False)} - {""}
             except FileNotFoundError:
                 bucket = self._root.split("/", 1)[0]
                 self._system.ls(bucket)  # raises if there is no bucket either

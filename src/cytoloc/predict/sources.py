@@ -101,8 +101,8 @@ class ArraySource:
 
     def part(self, start: int, stop: int) -> ArraySource:
         """Return the source of the images from one position to another, which keep their ids."""
-        some = ArraySource(self._images[start:stop], channels=self.channels)
-        some.ids = self.ids[start:stop]
+        some = copy(self)
+        some._images, some.ids = self._images[start:stop], self.ids[start:stop]
         return some
 
     def batches(self, size: int, length: int, resample: Resample = "area") -> Iterator[FieldBatch]:
@@ -183,13 +183,12 @@ def pixel_sizes(dataset: Dataset, size: int) -> Float32Array:
         float32 of shape ``(n,)``; NaN where it is unknown.
     """
     table = dataset.fields
-    if not {"pixel_um", "original_px"} <= set(table.columns):
+    if not {"pixel_um", "original_px", "packed_um"} <= set(table.columns):
         return np.full(len(dataset), np.nan, np.float32)
-    sizes: Float32Array = (
-        table.select((pl.col("pixel_um") * pl.col("original_px") / size).cast(pl.Float32).fill_null(np.nan))
-        .to_series()
-        .to_numpy()
-    )
+    # The dataset states the size of its pixels, except for images that were scaled as a whole.
+    packed, whole = pl.col("packed_um") * dataset.size, pl.col("pixel_um") * pl.col("original_px")
+    column = table.select((pl.coalesce(packed, whole) / size).cast(pl.Float32).fill_null(np.nan)).to_series()
+    sizes: Float32Array = column.to_numpy()
     return sizes
 
 

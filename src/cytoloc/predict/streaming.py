@@ -217,15 +217,16 @@ def _predict_shard(
             finished[part] = made
             report(state())
     last = state()
+    number, of = options.shard
+    failed = "failed.csv" if of == 1 else f"failed-{number}-of-{of}.csv"
     if last.failed:
-        number, of = options.shard
         rejected = [each for part in mine for each in _rejected(store, part)]
-        store.write("failed.csv" if of == 1 else f"failed-{number}-of-{of}.csv", to_csv(rejected))
+        store.write(failed, to_csv(rejected))
     if last.failed > options.max_failed * last.fields:
         raise FailedFieldsError(
             f"{last.failed} of {last.fields} fields could not be read, more than the allowed share of"
             f" {options.max_failed:.2%}.",
-            hint=f"The reasons are in {store.name}/failed.csv. The other fields are predicted.",
+            hint=f"The reasons are in {store.name}/{failed}. The other fields are predicted.",
         )
     return last
 

@@ -116,11 +116,7 @@ def write_table(
     path = Path(path)
     check_table_path(path)
     table = prediction_table(predictions, layout=layout, files=files)
-    if path.suffix == ".xlsx" and len(table) > MOST_EXCEL_ROWS:
-        raise SettingsError(
-            f"The table has {len(table):,} rows, but an Excel sheet has at most {MOST_EXCEL_ROWS:,}.",
-            hint="Write a .csv file, or one row per field (layout='fields').",
-        )
+    check_table_rows(path, len(table))
     with new_file(path) as temporary:
         if path.suffix == ".csv":
             table.write_csv(temporary, float_precision=4)
@@ -135,4 +131,13 @@ def check_table_path(path: Path) -> None:
         raise SettingsError(
             f"{path} is not a valid name for a table: the ending {path.suffix or '(none)'} is unknown.",
             hint=f"Choose a name that ends in {' or '.join(TABLE_SUFFIXES)}.",
+        )
+
+
+def check_table_rows(path: Path, rows: int) -> None:
+    """Raise :class:`~cytoloc.errors.SettingsError` if a table has too many rows for an Excel file."""
+    if path.suffix == ".xlsx" and rows > MOST_EXCEL_ROWS:
+        raise SettingsError(
+            f"The table has {rows:,} rows, but an Excel sheet has at most {MOST_EXCEL_ROWS:,}.",
+            hint="Write a .csv file, or one row per field.",
         )

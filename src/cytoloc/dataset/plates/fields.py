@@ -51,9 +51,9 @@ def list_fields(
             for role, pick in channels.picks.items()
         }
         _refuse_same(picked, plate)
-        usual = _usual_planes(plate)
+        usual = _usual_planes(plate, from_0=found.layout == "scanr")
         for spot in plate.spots:
-            if time in (None, spot.time):
+            if time in (None, spot.time) or (zarr and spot not in plate.planes):
                 name = f"{plate.name}_{spot.well}_{spot.field}{f'_t{spot.time}' if len(times) > 1 else ''}"
                 fields[name] = _zarr_field(plate, spot, picked) if zarr else _field(plate, spot, picked, usual, z)
     return Listing(
@@ -143,13 +143,14 @@ def _zarr_field(plate: Plate, spot: Spot, picked: Mapping[str, PlateChannel]) ->
     )
 
 
-def _usual_planes(plate: Plate) -> dict[int, frozenset[int]]:
+def _usual_planes(plate: Plate, *, from_0: bool) -> dict[int, frozenset[int]]:
     """Return all z planes of each channel. A field that lacks some would be projected from fewer planes."""
     usual: dict[int, set[int]] = {}
     for channels in plate.planes.values():
         for channel, planes in channels.items():
             usual.setdefault(channel, set()).update(planes)
-    return {channel: frozenset(planes - {0} if len(planes) > 1 else planes) for channel, planes in usual.items()}
+    projected = {channel for channel, planes in usual.items() if len(planes) > 1 and not from_0}
+    return {channel: frozenset(planes - {0} if channel in projected else planes) for channel, planes in usual.items()}
 
 
 def _refuse_same(picked: Mapping[str, PlateChannel], plate: Plate) -> None:

@@ -58,6 +58,12 @@ def find_plates(folder: Path, layout: str = "auto") -> FoundPlates:
     if wanted in ("auto", OME_ZARR):
         plates = find_zarr_plates(folder)
         if plates:
+            # Only the folder itself is searched, because an OME-Zarr can have millions of files.
+            if wanted == "auto" and any(path.suffix.lower() in (".htd", ".mlf", ".xdce") for path in folder.iterdir()):
+                raise SettingsError(
+                    f"{folder} has plates in OME-Zarr and an index file of another layout.",
+                    hint="Choose one with `layout`.",
+                )
             return FoundPlates(layout=OME_ZARR, plates=_with_unique_names(plates, folder))
     paths = sorted(walk_files(folder, suffixes=(*_IMAGES, *_INDEXES), passing_over=holds_dataset))
     images = [path for path in paths if path.lower().endswith(_IMAGES)]
@@ -149,11 +155,11 @@ def _plates(files: _Files, layout: str) -> Iterator[Plate]:
         groups[name.folder, name.plate].append((path, name))
     for (place, called), members in groups.items():
         plate = Plate(name=called or _folder_name(files.folder, place), folder=place)
-        _add_named(plate, members)
+        _add_named(plate, members, layout=layout)
         yield plate
 
 
-def _add_named(plate: Plate, members: Sequence[tuple[str, NamedFile]]) -> None:
+def _add_named(plate: Plate, members: Sequence[tuple[str, NamedFile]], *, layout: str) -> None:
     """Add files to a plate by their names, and its channels unless an index has named them."""
     numbers = named_channels(name.named for _, name in members if name.named)
     for path, name in members:
@@ -162,6 +168,8 @@ def _add_named(plate: Plate, members: Sequence[tuple[str, NamedFile]]) -> None:
         called = {number: text for text, number in numbers.items()}
         used = sorted({channel for channels in plate.planes.values() for channel in channels})
         plate.channels = tuple(PlateChannel(number=number, name=called.get(number, "")) for number in used)
+    if layout == "scanr":
+        return  # counts planes from 0
     for channels in plate.planes.values():
         for planes in channels.values():
             # Plane 0 is the instrument's own projection.
@@ -182,7 +190,7 @@ def _imagexpress_plate(files: _Files, index: str) -> Plate:
         and not found.thumb
         and (found.plate.lower() == stem.lower() or (alone and (found.sure or not found.plate)))
     ]
-    _add_named(plate, members)
+    _add_named(plate, members, layout="imagexpress")
     known = {each.number for each in plate.channels}
     more = {channel for channels in plate.planes.values() for channel in channels} - known
     plate.channels += tuple(PlateChannel(number=number) for number in sorted(more))
@@ -213,7 +221,7 @@ def _scanr_plate(files: _Files, index: str) -> Plate:
             if well.startswith("W") and well[1:].isdecimal():
                 well = descriptor.wells.get(int(well[1:]), well)
             members.append((path, name._replace(spot=name.spot._replace(well=well))))
-    _add_named(plate, members)
+    _add_named(plate, members, layout="imagexpress")
     return plate
 
 

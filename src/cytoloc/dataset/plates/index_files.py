@@ -187,7 +187,8 @@ def read_cellvoyager(folder: Path, path: str) -> Plate:
                 if _local(element.tag) == "MeasurementDetail":
                     plate.name = plate.name or values.get("Title", "")
                 elif _local(element.tag) == "MeasurementChannel":
-                    pixel_um.add(float(values.get("HorizontalPixelDimension", "nan")))
+                    if width := values.get("HorizontalPixelDimension"):
+                        pixel_um.add(float(width))
                 else:
                     names[int(values["Ch"])] = _yokogawa_channel(element, values)
     used = {channel for planes in plate.planes.values() for channel in planes}

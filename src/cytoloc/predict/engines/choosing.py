@@ -179,6 +179,8 @@ class EngineSet:
                 " exported again.",
                 hint="Predict with the engine onnx or auto. Export is not needed: use the published file.",
             )
+        if self._is_graph:
+            self._check_graph(precision)
 
     def of(self, views: int, precision: ModelPrecision | None = None) -> list[Engine]:
         """Return an engine for each network.
@@ -199,6 +201,7 @@ class EngineSet:
         """
         precision = precision or self._precision
         if self._is_graph:
+            self._check_graph(precision)
             return self._engines("onnx", "float32")
         chosen = self._check(precision)
         if precision == "int8":
@@ -214,6 +217,15 @@ class EngineSet:
                 self._refused.add(name)
                 warnings.warn(f"The engine {name} is skipped. {error.message}", EngineWarning, stacklevel=4)
         return self._engines(names[-1], precision)
+
+    @staticmethod
+    def _check_graph(precision: ModelPrecision) -> None:
+        """Raise if a precision is not the one of published ONNX graphs."""
+        if precision != "float32":
+            raise SettingsError(
+                f"A model that was published as ONNX computes in float32, not in {precision}.",
+                hint="Use precision='float32'.",
+            )
 
     def _check(self, precision: ModelPrecision) -> EngineChoice:
         """Return the engine for a precision; raise if it is impossible."""

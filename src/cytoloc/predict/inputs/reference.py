@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -246,9 +246,15 @@ def _fit_features(groups: Sequence[Examples], repeats: Sequence[int], *, without
 def _exchanged(good: Float32Array, channels: int, *, seed: int) -> Float32Array:
     """Return the statistics of fields whose channels are exchanged, some of each order."""
     rng = np.random.default_rng(seed)
-    orders = [order for order in permutations(range(channels)) if order != tuple(range(channels))]
+    usual = list(range(channels))
     # Two channels in each other's place is the usual mistake.
-    orders += 3 * [order for order in orders if sum(i != place for i, place in enumerate(order)) == 2]
+    exchanges = []
+    for i, j in combinations(range(channels), 2):
+        order = usual.copy()
+        order[i], order[j] = j, i
+        exchanges.append(tuple(order))
+    every = [order for order in permutations(range(channels)) if list(order) != usual] if channels <= 5 else []
+    orders = [*every, *3 * exchanges]
     orders = [orders[i] for i in rng.permutation(len(orders))[:48]]
     share = max(1, min(len(good) // 4, 8 * OF_EACH_KIND // len(orders)))
     return np.concatenate([permuted_statistics(good[rng.integers(0, len(good), share)], order) for order in orders])
