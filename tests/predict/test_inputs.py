@@ -138,3 +138,18 @@ def test_cautions_are_written_read_joined_and_shown(dataset: cl.Dataset, tmp_pat
     forced = cli("predict", "builtin", mixed.path, "--out", tmp_path / "r.parquet", "--locations", locations, "--force")
     assert "No location is predicted" not in forced.err
     assert len(pl.read_csv(locations)) == 4
+
+
+def test_a_batch_without_a_readable_field_is_no_error(dataset: cl.Dataset, tmp_path: Path) -> None:
+    cl.simulate_kaggle(tmp_path / "images", cl.Design(n_fields=3, seed=5, size=128))
+    last = sorted((tmp_path / "images").glob("*_green.png"))[-1]
+    last.write_bytes(last.read_bytes()[:100])
+    model = cl.load("builtin", device="cpu")
+    with pytest.warns(ModelCaution):
+        found = model.predict(tmp_path / "images", tta=1, batch_size=1)
+    assert (len(found), len(found.rejected), len(found.cautions)) == (2, 1, 2)
+    # Features have no ids, so a missing row would be nobody's.
+    with pytest.raises(ImageError):
+        model.embed(tmp_path / "images")
+    cl.write_predictions(found, tmp_path / "p.parquet")
+    assert cl.read_predictions(tmp_path / "p.parquet").rejected == found.rejected

@@ -35,7 +35,7 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import build_network
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import ModelInfo
-from cytoloc.predict.sources import DatasetSource, FieldBatch
+from cytoloc.predict.sources import ArraySource, DatasetSource, FieldBatch
 from cytoloc.predict.streaming import StreamOptions, predict_parts
 from tests.conftest import Cli
 from tests.models.nets import spec_of
@@ -170,6 +170,25 @@ def test_memory_does_not_grow_with_the_number_of_fields(
     peak(200)
     # A field's image has 16 kB; its id, the list of ids and a row of a part have less than 300 bytes.
     assert peak(2400) - peak(400) < 300 * 2000
+
+
+def test_a_part_of_an_array_has_the_pixels_of_the_whole() -> None:
+    images = np.ones((2, 4, 64, 64), np.float32)
+    images[0] *= np.linspace(0, 200, 64, dtype=np.float32)
+    images[1] *= np.linspace(0, 1000, 64, dtype=np.float32)
+    source = ArraySource(images, channels=CHANNELS)
+    (whole,) = source.batches(64, 2)
+    for row in (0, 1):
+        (part,) = source.part(row, row + 1).batches(64, 2)
+        assert part.ids == (str(row),)
+        np.testing.assert_array_equal(part.images[0], whole.images[row])
+
+
+def test_options_of_parts_need_a_folder(study: Dataset, tmp_path: Path, cli: Cli) -> None:
+    words = ("predict", "builtin", study.path, "--out", tmp_path / "p.parquet")
+    for option in (("--shard", "3/8"), ("--json-log",), ("--max-failed", "5"), ("--max-failed", "nan")):
+        assert cli(*words, *option).code == 2
+    assert not (tmp_path / "p.parquet").exists()
 
 
 def test_inputs_are_patterns_and_lists(study: Dataset, tmp_path: Path) -> None:
