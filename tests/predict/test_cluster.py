@@ -79,6 +79,8 @@ class FakeRay:
 
         class ActorDiedError(RayActorError): ...
 
+        class OutOfMemoryError(Exception): ...
+
         class RayTaskError(Exception):
             def __init__(self, cause: Exception) -> None:
                 self.cause = cause
