@@ -59,7 +59,8 @@ def find_plates(folder: Path, layout: str = "auto") -> FoundPlates:
         plates = find_zarr_plates(folder)
         if plates:
             # Only the folder itself is searched, because an OME-Zarr can have millions of files.
-            if wanted == "auto" and any(path.suffix.lower() in (".htd", ".mlf", ".xdce") for path in folder.iterdir()):
+            beside = folder.iterdir() if wanted == "auto" and folder.is_dir() else ()
+            if any(path.suffix.lower() in (".htd", ".mlf", ".xdce") for path in beside):
                 raise SettingsError(
                     f"{folder} has plates in OME-Zarr and an index file of another layout.",
                     hint="Choose one with `layout`.",
