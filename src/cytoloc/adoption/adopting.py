@@ -132,18 +132,35 @@ def _chosen_variant(published: Published, file: Path, variant: str | None) -> st
     return named
 
 
-def _origin(published: Published, file: Path, variant: str, *, expected: str | None) -> Origin:
-    """Return where the weights come from; raise if the file has another checksum than the user expects."""
+def read_published(file: Path, *, sha256: str | None) -> tuple[bytes, str]:
+    """Read a published file and check it.
+
+    Args:
+        file: The file.
+        sha256: The checksum that the user expects. None: any.
+
+    Returns:
+        The content and its SHA-256.
+
+    Raises:
+        WeightsError: If the file cannot be read, or has another checksum.
+    """
     try:
         content = file.read_bytes()
     except OSError as error:
         raise WeightsError(f"{file} cannot be read: {first_line(error)}.", hint="Check the path.") from error
     found = hashlib.sha256(content).hexdigest()
-    if expected is not None and found != expected.strip().lower():
+    if sha256 is not None and found != sha256.strip().lower():
         raise WeightsError(
-            f"{file} has the SHA-256 {found}, but `sha256` is {expected}.",
+            f"{file} has the SHA-256 {found}, but `sha256` is {sha256}.",
             hint="Get the file again from its source. It is damaged, or another file.",
         )
+    return content, found
+
+
+def _origin(published: Published, file: Path, variant: str, *, expected: str | None) -> Origin:
+    """Return where the weights come from; raise if the file has another checksum than the user expects."""
+    content, found = read_published(file, sha256=expected)
     source = _source_of(published, file.name, git_blob_id(content))
     return Origin(
         network=published.name,

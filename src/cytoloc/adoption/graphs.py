@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from cytoloc.adoption.adopting import write_adopted
+from cytoloc.adoption.adopting import read_published, write_adopted
 from cytoloc.channels import check_channels
 from cytoloc.choices import check_type
 from cytoloc.errors import MissingExtraError, SettingsError, WeightsError, first_line, installing
@@ -99,16 +98,7 @@ def adopt_onnx(
         raise SettingsError(f"`size` is {size}, but must be positive.", hint="Give the size that the graph takes.")
     locations = label_set if isinstance(label_set, LabelSet) else find_label_set(label_set)
     existing(file, error=WeightsError, what="ONNX file")
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read: {first_line(error)}.", hint="Check the path.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256.strip().lower():
-        raise WeightsError(
-            f"{file} has the SHA-256 {found}, but `sha256` is {sha256}.",
-            hint="Get the file again from its source. It is damaged, or another file.",
-        )
+    content, found = read_published(file, sha256=sha256)
     output = find_output(content, file, shape=(len(planes), size, size), locations=len(locations))
     graph = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     network = graph_network(graph, output, channels=len(planes))

@@ -114,7 +114,7 @@ def whole_plane(pixels: NDArray[Any], scene: Scene, path: Path, *, dtype: np.dty
         pixels: The pixels that the reader returned.
         scene: The scene, as the file describes it.
         path: The file, for error messages.
-        dtype: The pixel type of this plane, if channels differ. Default: that of the scene.
+        dtype: The pixel type of this plane, if channels differ. Default: the pixel type of the scene.
 
     Returns:
         Shape ``(height, width)``.

@@ -210,7 +210,7 @@ class TiffFile:
                 names = tuple(map(str, metadata.get("Labels", ())))
             unit_um = length_um(str(metadata.get("unit", "")))
         elif self.file.is_metaseries:
-            # MetaXpress states the pixel size in its XML. The tag of the resolution is absent, or that of the camera.
+            # MetaXpress states the pixel size in its XML. The resolution tag is absent, or states the camera pixel.
             found = _METASERIES_UM.search(self.file.pages.first.description)
             return "", names, plausible_um(float(found[1])) if found else None
         else:
