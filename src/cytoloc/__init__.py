@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from cytoloc.embed.neighbors import Neighbors as Neighbors
     from cytoloc.embed.neighbors import find_neighbors as find_neighbors
     from cytoloc.errors import CytolocError as CytolocError
+    from cytoloc.explain.maps import ExplainOptions as ExplainOptions
+    from cytoloc.explain.maps import Explanations as Explanations
+    from cytoloc.explain.maps import explain_sources as explain_sources
     from cytoloc.export.exporting import export_model as export_model
     from cytoloc.hpa.fetching import FetchOptions as FetchOptions
     from cytoloc.hpa.fetching import fetch_hpa as fetch_hpa
@@ -169,6 +172,7 @@ _HOMES: Final = {
     "embed.map": ("map_positions", "write_map"),
     "embed.neighbors": ("Neighbors", "find_neighbors"),
     "errors": ("CytolocError",),
+    "explain.maps": ("ExplainOptions", "Explanations", "explain_sources"),
     "export.exporting": ("export_model",),
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
     "labels.label_list": ("LabelList", "read_label_list"),

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from cytoloc.predict.resampling import resampling_caution
 from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions, training_caution
+
+if TYPE_CHECKING:
+    from cytoloc.embed.embeddings import Embeddings
+    from cytoloc.explain.maps import Explanations
 
 BATCH_SIZE: Final = 16
 """Default number of fields per batch."""
@@ -224,6 +228,43 @@ class Model:
                     )
                 found.append(self.features(planes.of(batch.images)))
         return np.concatenate(found)
+
+    def explain(
+        self,
+        images: Images | Sequence[Dataset | str | Path],
+        *,
+        locations: Sequence[str] | None = None,
+        method: Literal["layercam", "gradcam", "attention"] = "layercam",
+        tta: int = 1,
+        neighbors: Dataset | Embeddings | None = None,
+        channels: Sequence[str] | None = None,
+    ) -> Explanations:
+        """Explain predictions: class activation maps, the effect of each channel, and the nearest labeled fields.
+
+        Args:
+            images: Images in memory, datasets or paths; see :meth:`predict`.
+            locations: The keys or names of the locations. Default: those that the model predicts in any of the images.
+                A model without a decision predicts the locations with a probability of at least 0.5. If it predicts no
+                location in an image, the most probable one counts as predicted.
+            method: ``"layercam"``, ``"gradcam"``, or ``"attention"`` for networks with an attention head.
+            tta: Number of test-time augmentation views: 1, 2, 4 or 8.
+            neighbors: Labeled fields among which the five nearest are found: a dataset, or its features.
+            channels: The names of the channels of an array, in order. Default: the channels of the model.
+
+        Returns:
+            The explanations.
+
+        Raises:
+            ArgumentTypeError, ImageError, ChannelError: For the reasons of :meth:`predict`.
+            TableError: If a location is unknown.
+            SettingsError: If the method is unknown, ``tta`` is invalid, the model was published as ONNX, or a network
+                has no attention head.
+        """
+        from cytoloc.explain.maps import explain
+
+        return explain(
+            self, images, locations=locations, method=method, tta=tta, neighbors=neighbors, channels=channels
+        )
 
     def predict_sources(
         self,

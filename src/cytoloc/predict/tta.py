@@ -28,6 +28,20 @@ def dihedral(fields: Tensor, view: int) -> Tensor:
     return torch.rot90(flipped, view % 4, dims=(-2, -1)) if view % 4 else flipped
 
 
+def dihedral_back(fields: Tensor, view: int) -> Tensor:
+    """Undo :func:`dihedral`.
+
+    Args:
+        fields: Images or maps that were changed by ``dihedral(…, view)``, shape ``(n, channels, size, size)``.
+        view: The view, 0 to 7.
+
+    Returns:
+        The original images.
+    """
+    turned = torch.rot90(fields, -(view % 4), dims=(-2, -1)) if view % 4 else fields
+    return turned.flip(-1) if view >= 4 else turned
+
+
 def check_tta(tta: int) -> int:
     """Return a number of views if it is valid.
 
