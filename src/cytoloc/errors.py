@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
 """Error numbers of the operating system for a disk that is full, read-only, over quota or not writable."""
@@ -78,7 +79,17 @@ class LabelSetError(CytolocError, ValueError):
 
 
 class ChannelError(CytolocError, ValueError):
-    """Channels that are missing or invalid, or differ from the channels that a model needs."""
+    """Channels that are missing or invalid, or differ from the channels that a model needs.
+
+    Args:
+        message: What is wrong, where, and what was found.
+        hint: How to fix it.
+        missing: The channels that images lack, if this is what is wrong.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", missing: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = tuple(missing)
 
 
 class FormatError(CytolocError, ValueError):
@@ -111,6 +122,10 @@ class TrainingError(CytolocError, RuntimeError):
 
 class FetchError(CytolocError, ConnectionError):
     """A web site that cannot be reached, refuses access, or sends an invalid response."""
+
+
+class BusyError(CytolocError, RuntimeError):
+    """A service that has too much to do, or a port that another program uses."""
 
 
 class FailedFieldsError(CytolocError, OSError):

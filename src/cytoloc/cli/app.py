@@ -27,6 +27,7 @@ from cytoloc.cli import (
     predict,
     report,
     reproduce,
+    serve,
     simulate,
     streaming,
     train,
@@ -77,6 +78,7 @@ evaluate.register(app)
 report.register(app)
 bundle.register(app)
 adopt.register(app)
+serve.register(app)
 reproduce.register(app)
 
 

@@ -81,6 +81,7 @@ def find_planes(
             f"The model needs the channels {', '.join(wanted)}, but {where} has {', '.join(given)}.",
             hint="Use a model that was trained on these channels, or give a substitute for each missing channel, for"
             f" example `absent={dict.fromkeys(missing, ZERO)}`.",
+            missing=missing,
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}
     places[ZERO] = None

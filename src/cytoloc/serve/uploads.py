@@ -1,0 +1,210 @@
+"""Requests with images: what clients send, and the files of each field."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+from starlette.datastructures import FormData, UploadFile
+
+from cytoloc.channels import PROTEIN, check_channels
+from cytoloc.dataset.quarantine import refuse_unprintable
+from cytoloc.errors import ChannelError, ImageError, SettingsError
+from cytoloc.predict.planes import parse_substitutes
+from cytoloc.serve.reading import SUFFIXES, UploadedField, check_picks
+
+ALL_CHANNELS: Final = "image"
+"""The name of the form field of files that contain all channels of a field."""
+
+OTHER_FIELDS: Final = ("channels", "absent", "tta", "pixel_um", "id")
+
+LONGEST_ID: Final = 200
+"""Maximum length of an id that a client gives, in letters."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The content of a request.
+
+    Attributes:
+        fields: The files of each field.
+        absent: The substitute for each channel that was not imaged.
+        tta: Number of test-time augmentation views; None for the number that the model states.
+    """
+
+    fields: tuple[UploadedField, ...]
+    absent: dict[str, str]
+    tta: int | None
+
+
+@contextmanager
+def upload_folder(*, is_kept: bool = False) -> Iterator[Path]:
+    """Provide a new folder for uploads, and remove it at the end of the block.
+
+    Args:
+        is_kept: Whether to remove the folder only if the block raises.
+
+    Yields:
+        The folder.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cytoloc-upload-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not is_kept:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_upload(form: FormData, folder: Path, *, channels: Sequence[str], max_fields: int) -> Upload:
+    """Save the files of a form in a folder, under names that the service chooses.
+
+    Args:
+        form: The form. ``image`` contains one or more files with all channels, each a field, and ``channels`` says
+            which channel is where in them. Or a form field for each channel contains its files; the files at the same
+            position belong to one field.
+        folder: An empty folder.
+        channels: The channels of the model, in order.
+        max_fields: Maximum number of fields.
+
+    Returns:
+        The content of the request.
+
+    Raises:
+        ArgumentTypeError, SettingsError, ChannelError, ImageError: If the form is invalid.
+    """
+    files: dict[str, list[UploadFile]] = {}
+    texts: dict[str, list[str]] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            files.setdefault(name, []).append(value)
+        else:
+            texts.setdefault(name, []).append(str(value))
+    unknown = sorted(set(texts) - set(OTHER_FIELDS))
+    if unknown:
+        raise SettingsError(
+            f"The form has the unknown field {unknown[0][:80]!r}.", hint=f"Known are {', '.join(OTHER_FIELDS)}."
+        )
+    if not files:
+        raise ImageError("The request contains no image.", hint=f"Send a file {ALL_CHANNELS}, or one per channel.")
+    check_channels([PROTEIN, *(name for name in files if name not in (ALL_CHANNELS, PROTEIN))])
+    picks = _picks(texts, files, channels)
+    counts = {name: len(found) for name, found in files.items()}
+    if len(set(counts.values())) > 1 or (ALL_CHANNELS in files and len(files) > 1):
+        each = ", ".join(f"{name[:40]} {count}" for name, count in counts.items())
+        raise ImageError(
+            f"The channels have different numbers of files: {each}.",
+            hint=f"Send the same number of files for each channel, or only {ALL_CHANNELS}.",
+        )
+    count = next(iter(counts.values()))
+    if count > max_fields:
+        raise ImageError(
+            f"The request contains {count} fields, but at most {max_fields} are allowed.",
+            hint="Send a batch job, or several requests.",
+        )
+    ids = _ids(texts.get("id", []), files, count)
+    pixel_um = _pixel_um(texts)
+    fields = []
+    for number, name in enumerate(ids):
+        saved = {channel: _save(found[number], folder / f"{number}-{channel}") for channel, found in files.items()}
+        where = dict.fromkeys(picks, saved[ALL_CHANNELS]) if ALL_CHANNELS in saved else saved
+        fields.append(UploadedField(name=name, files=where, picks=picks, pixel_um=pixel_um))
+    return Upload(tuple(fields), parse_substitutes(texts.get("absent", [])), _tta(texts))
+
+
+def _picks(
+    texts: Mapping[str, list[str]], files: Mapping[str, Any], channels: Sequence[str]
+) -> dict[str, int | str | None]:
+    """Return the number or name of each channel in its file."""
+    given = next(iter(texts.get("channels", [])), "")
+    if given:
+        try:
+            content = json.loads(given)
+        except (json.JSONDecodeError, RecursionError):
+            content = [word.strip() for word in given.split(",")]
+        picks = check_picks(content)
+    elif ALL_CHANNELS in files:
+        picks = {name: number for number, name in enumerate(channels)}
+    else:
+        picks = {}
+    if ALL_CHANNELS in files:
+        check_channels(list(picks))
+    elif extra := sorted(set(picks) - set(files)):
+        raise ChannelError(f"`channels` names {extra[0][:80]}, but no file was sent for it.", hint="Remove it.")
+    return picks
+
+
+def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int) -> list[str]:
+    """Return the id of each field: as given, or the name of its file."""
+    if given and len(given) != count:
+        raise SettingsError(f"There are {len(given)} ids for {count} fields.", hint="Send one id per field, or none.")
+    named = files.get(PROTEIN) or next(iter(files.values()))
+    ids: list[str] = []
+    for number in range(count):
+        name = (given[number] if given else _stem(named[number].filename or ""))[:LONGEST_ID].strip() or f"{number + 1}"
+        refuse_unprintable(name)
+        if name in ids:
+            if given:
+                raise SettingsError(f"The id {name!r} occurs twice.", hint="Send each id once.")
+            name = next(other for n in range(2, count + 2) if (other := f"{name}_{n}") not in ids)
+        ids.append(name)
+    return ids
+
+
+def _stem(filename: str) -> str:
+    r"""Return the name of a file without folders and without its suffix.
+
+    >>> _stem("C:\\plates\\C03_2.ome.tif")
+    'C03_2'
+    """
+    name = PureWindowsPath(PurePosixPath(filename).name).name
+    suffix = next((end for end in SUFFIXES if name.lower().endswith(end)), "")
+    return name.removesuffix(name[len(name) - len(suffix) :] if suffix else "").removesuffix(".ome")
+
+
+def _save(file: UploadFile, path: Path) -> Path:
+    """Save a file under a path of our own, with the ending of its name."""
+    name = PureWindowsPath(PurePosixPath(file.filename or "").name).name.lower()
+    suffix = next((end for end in SUFFIXES if name.endswith(end)), None)
+    if suffix is None:
+        raise ImageError(
+            f"The file {name[-80:]!r} is not of a supported kind.", hint=f"Send files ending in {', '.join(SUFFIXES)}."
+        )
+    saved = path.with_name(path.name + suffix)
+    with saved.open("wb") as stream:
+        shutil.copyfileobj(file.file, stream, 1024 * 1024)
+    if not saved.stat().st_size:
+        raise ImageError(f"The file {name[-80:]!r} is empty (0 bytes).", hint="Send the file again.")
+    return saved
+
+
+def _tta(texts: Mapping[str, list[str]]) -> int | None:
+    """Return the number of test-time augmentation views."""
+    text = next(iter(texts.get("tta", [])), "").strip()
+    if not text:
+        return None
+    if text not in ("1", "2", "4", "8"):
+        raise SettingsError(f"Invalid number of TTA views: {text[:20]}.", hint="Choose 1, 2, 4 or 8.")
+    return int(text)
+
+
+def _pixel_um(texts: Mapping[str, list[str]]) -> float | None:
+    """Return the pixel size."""
+    text = next(iter(texts.get("pixel_um", [])), "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.001 <= value <= 100:
+        raise SettingsError(f"`pixel_um` is {text[:20]!r}, but must be a number from 0.001 to 100.")
+    return value
