@@ -116,7 +116,7 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
             channels=list(gallery.dataset.channels),
             size_px=gallery.dataset.size,
             plates=table["plate"].drop_nulls().unique().sort().to_list()[:1000],
-            wells=table["well"].drop_nulls().unique().sort().to_list()[:2000],
+            wells=sorted(table["well"].drop_nulls().unique().to_list(), key=_natural)[:2000],
             counts=counts,
             error=gallery.error,
         )
@@ -209,6 +209,13 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
     async def table(format: TableFormat = "csv") -> Response:  # noqa: A002
         """Return the predictions of all fields that are predicted."""
         return await asyncio.to_thread(table_response, service.shown().predictions(), format)
+
+
+def _natural(well: str) -> tuple[str, int, str]:
+    """Return a key that sorts A2 before A10."""
+    letters = well.rstrip("0123456789")
+    number = well[len(letters) :]
+    return letters, int(number) if number else -1, well
 
 
 def _counts(gallery: Gallery) -> dict[str, int]:

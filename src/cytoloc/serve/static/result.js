@@ -103,8 +103,8 @@ export class ResultView {
     const track = make("span", { className: "track" });
     track.innerHTML = `<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect width="${100 * location.probability}" height="10" fill="var(${location.predicted ? "--bar" : "--bar-off"})"/>${threshold}</svg>`;
     const name = make("span", { className: `name${location.predicted ? " is-predicted" : ""}`, textContent: `${location.predicted ? "✓ " : ""}${location.name}` });
+    if (location.knowledge) name.append(make("span", { className: "note", textContent: `on real images: ${location.knowledge}` }));
     button.append(name, track, make("span", { className: "value", textContent: location.probability.toFixed(2) }));
-    if (location.knowledge) button.append(make("span", { className: "note", textContent: location.knowledge }));
     button.onclick = () => this.choose(location);
     return make("li", {}, button);
   }

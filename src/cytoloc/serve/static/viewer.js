@@ -81,7 +81,7 @@ export class Viewer {
       for (let c = 0; c < 3; c++) {
         image.data[4 * i + c] = MAP_STOPS[stop][c] + (place - stop) * (MAP_STOPS[stop + 1][c] - MAP_STOPS[stop][c]);
       }
-      image.data[4 * i + 3] = values[i];
+      image.data[4 * i + 3] = 255 * Math.sqrt(values[i] / 255);
     }
     context.putImageData(image, 0, 0);
     return canvas;
