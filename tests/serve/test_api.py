@@ -29,6 +29,11 @@ from cytoloc.serve.settings import ServeSettings
 from tests.conftest import DATA, Cli
 from tests.serve.conftest import TOKEN, Running, png_files, running, wait_until
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::cytoloc.errors.ModelCaution"),
+    pytest.mark.filterwarnings("ignore::cytoloc.errors.EngineWarning"),
+]
+
 
 def npy(array: Any) -> bytes:
     """Return an array as the content of a NumPy file."""

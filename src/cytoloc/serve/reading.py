@@ -25,7 +25,7 @@ from cytoloc.choices import Resample
 from cytoloc.dataset.sources.channels import ChannelMap, Pick
 from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
 from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
-from cytoloc.images.decoding import decoding
+from cytoloc.images.decoding import decoding, refuse_other_kind
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.formats import IMAGE_SUFFIXES, open_image
 from cytoloc.images.scale import Scaling, scale_field
@@ -189,7 +189,8 @@ def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | 
         message, hint = error.message, error.hint
         for name, called in names.items():
             message = message.replace(f"{folder}/{name}", called).replace(name, called)
-        raise ImageError(message.replace(f"{folder}/", "").replace(str(folder), "the upload"), hint=hint) from None
+        message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
+        raise ImageError(message[:1].upper() + message[1:], hint=hint) from None
 
 
 def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField | tuple[str, str]]:
@@ -289,6 +290,8 @@ def _refuse_too_large(path: Path, channels: int, rules: ReadingRules) -> None:
     edges: list[tuple[int, int]] = []
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         # A PNG or JPEG file is decoded when it is opened.
+        with path.open("rb") as stream:
+            refuse_other_kind(stream.read(16), path, kind="PNG" if path.suffix.lower() == ".png" else "JPEG")
         Image.MAX_IMAGE_PIXELS = None  # our own limit is lower
         with decoding(path), Image.open(path) as header:
             edges = [header.size]
