@@ -57,6 +57,7 @@ ALLOWED = {
     "explain": GROUND | {"dataset", "embed", "models", "predict"},
     "export": GROUND | {"models", "decide", "predict"},
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
+    "serve": GROUND | {"dataset", "embed", "explain", "images", "predict", "report", "simulate"},
     "torch": {"choices", "dataset", "errors"},
     "report": GROUND | {"dataset", "decide", "images", "recipes"},
     "reproduce": GROUND
@@ -78,6 +79,7 @@ ALLOWED = {
         "training",
         "report",
         "reproduce",
+        "serve",
         "simulate",
         "images",
     },

@@ -113,6 +113,8 @@ if TYPE_CHECKING:
     from cytoloc.reproduce.kaggle2018 import plan_kaggle2018 as plan_kaggle2018
     from cytoloc.reproduce.kaggle2018 import reproduce_kaggle2018 as reproduce_kaggle2018
     from cytoloc.reproduce.options import ReproduceOptions as ReproduceOptions
+    from cytoloc.serve.running import serve_model as serve_model
+    from cytoloc.serve.settings import ServeSettings as ServeSettings
     from cytoloc.simulate.competition import simulate_competition as simulate_competition
     from cytoloc.simulate.files import simulate_hpa as simulate_hpa
     from cytoloc.simulate.files import simulate_kaggle as simulate_kaggle
@@ -192,6 +194,8 @@ _HOMES: Final = {
     "report.study": ("compare_runs",),
     "reproduce.kaggle2018": ("plan_kaggle2018", "reproduce_kaggle2018"),
     "reproduce.options": ("ReproduceOptions",),
+    "serve.running": ("serve_model",),
+    "serve.settings": ("ServeSettings",),
     "simulate.competition": ("simulate_competition",),
     "simulate.files": ("simulate_hpa", "simulate_kaggle"),
     "simulate.plan": ("Design",),

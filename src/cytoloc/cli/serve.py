@@ -83,7 +83,7 @@ def serve(
     """
     require_nets()
     from cytoloc.predict.loading import load
-    from cytoloc.serve.running import serve as run
+    from cytoloc.serve.running import serve_model
     from cytoloc.serve.settings import ServeSettings
 
     settings = ServeSettings(
@@ -104,7 +104,7 @@ def serve(
         typer.echo(f"The page is at {address}. The REST interface is described at {address}openapi.json.")
         typer.echo("Press Ctrl-C to stop.")
 
-    run(
+    serve_model(
         load(model, device=device, precision=precision, engine=engine),
         name=model.name,
         dataset=dataset,

@@ -176,21 +176,27 @@ def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | 
     Raises:
         ImageError: If no field can be read.
     """
-    names = {path.name: f"the file of {channel}" for channel, path in upload.files.items()}
-    if len({*upload.files.values()}) == 1:
-        names = dict.fromkeys(names, "the file")
     try:
         if any(path.name.endswith(ARRAY_SUFFIX) for path in upload.files.values()):
             return list(_array_fields(upload, rules))
-        return _file_fields(upload, rules)
+        found = _file_fields(upload, rules)
     except CytolocError as error:
-        # The client does not know the names that the service gave to its files.
-        folder = next(iter(upload.files.values())).parent
-        message, hint = error.message, error.hint
-        for name, called in names.items():
-            message = message.replace(f"{folder}/{name}", called).replace(name, called)
-        message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
-        raise ImageError(message[:1].upper() + message[1:], hint=hint) from None
+        raise ImageError(_without_paths(error.message, upload), hint=error.hint) from None
+    found = [(each[0], _without_paths(each[1], upload)) if isinstance(each, tuple) else each for each in found]
+    if isinstance(found[0], tuple) and not any(isinstance(each, ReadField) for each in found):
+        raise ImageError(found[0][1])
+    return found
+
+
+def _without_paths(message: str, upload: UploadedField) -> str:
+    """Return a message without the names that the service gave to the files, which the client does not know."""
+    folder = next(iter(upload.files.values())).parent
+    is_one = len({*upload.files.values()}) == 1
+    for channel, path in upload.files.items():
+        called = "the file" if is_one else f"the file of {channel}"
+        message = message.replace(str(path), called).replace(path.name, called)
+    message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
+    return message[:1].upper() + message[1:]
 
 
 def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField | tuple[str, str]]:
@@ -224,8 +230,6 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
             found.append(_field(scene.name, tuple(picks), scene.planes, rules, pixel_um=scene.scene.pixel_um))
         except ImageError as error:
             found.append((scene.name, error.message))
-    if len(found) == 1 and isinstance(found[0], tuple):
-        raise ImageError(found[0][1])
     return found
 
 

@@ -17,7 +17,7 @@ from cytoloc.prediction_files import read_predictions
 from cytoloc.serve.settings import ServeSettings
 
 
-def serve(
+def serve_model(
     model: Model,
     *,
     name: str = "model",

@@ -1,0 +1,1 @@
+"""A plugin for napari: opens datasets, and predicts locations of open images."""
