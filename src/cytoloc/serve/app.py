@@ -28,13 +28,12 @@ from cytoloc.errors import (
     UnknownIdError,
 )
 from cytoloc.serve.answers import ErrorAnswer, JobAnswer, ModelAnswer, PredictAnswer
+from cytoloc.serve.downloads import TableFormat, png_of, table_response
 from cytoloc.serve.examples import list_examples
 from cytoloc.serve.gallery_routes import add_gallery_routes
 from cytoloc.serve.guards import Guard
-from cytoloc.serve.pixels import png_of
 from cytoloc.serve.reading import SUFFIXES
 from cytoloc.serve.service import Service, joined
-from cytoloc.serve.tables import TableFormat, table_response
 from cytoloc.serve.uploads import ALL_CHANNELS, save_upload, upload_folder
 
 STATIC: Final = Path(__file__).with_name("static")
@@ -219,7 +218,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/results/{token}/map", summary="Class activation map", response_class=Response, responses=PNG)
     async def location_map(token: str, location: str) -> Response:
-        """Return where in an image the model sees a location: a gray image, white where the evidence is strongest."""
+        """Return where in an image the model sees a location: a gray image, white where its strongest signs are."""
         return Response(png_of(await service.result_map(token, location)), media_type="image/png")
 
 

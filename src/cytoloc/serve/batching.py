@@ -137,7 +137,7 @@ class Batcher:
             absent: The substitute for each channel that the model needs and the image lacks.
             tta: Number of test-time augmentation views. Default: the number that the model states.
             pixel_um: Pixel size in micrometers; None if it is unknown.
-            is_patient: Whether to wait for room if too many fields wait.
+            is_patient: Whether to wait until fewer fields wait, instead of raising.
 
         Returns:
             The predictions of the field.

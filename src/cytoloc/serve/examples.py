@@ -53,7 +53,7 @@ def read_example(example: str, channels: tuple[str, ...], rules: ReadingRules) -
     image = _drawn(int(example))
     some = image[[CHANNELS.index(name) for name in channels]]
     return ReadField(
-        name=f"example {example}",
+        name=f"simulated field: {LabelSet.hpa28().names[int(example)]}",
         channels=channels,
         image=scale_field(some, Scaling(size=rules.size, resample=rules.resample)).image,
         shown=some,

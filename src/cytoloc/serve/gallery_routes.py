@@ -13,10 +13,9 @@ from pydantic import BaseModel, Field
 
 from cytoloc.errors import UnknownIdError
 from cytoloc.serve.answers import CorrectionRequest, FieldAnswer
+from cytoloc.serve.downloads import TableFormat, png_of, table_response, thumbnail
 from cytoloc.serve.gallery import Gallery, GalleryFilter, Show, Sort
-from cytoloc.serve.pixels import png_of, thumbnail
 from cytoloc.serve.service import Service
-from cytoloc.serve.tables import TableFormat, table_response
 
 THUMBNAIL_PX: Final = 192
 
@@ -166,7 +165,7 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/dataset/map", summary="Class activation map", response_class=Response, responses=_PNG)
     async def location_map(id: FieldId, location: str) -> Response:  # noqa: A002
-        """Return where in a field the model sees a location: a gray image, white where the evidence is strongest."""
+        """Return where in a field the model sees a location: a gray image, white where its strongest signs are."""
         row = service.shown().dataset.row(id)
         return Response(png_of(await service.gallery_map(row, location)), media_type="image/png")
 

@@ -39,6 +39,9 @@ PROTECTED: Final = ("/v1/", "/metrics")
 UNLIMITED: Final = ("/healthz", "/static/")
 """Beginnings of paths that the rate limit does not count."""
 
+DRAIN_S: Final = 10.0
+"""Maximum time for receiving the rest of a refused request, in seconds."""
+
 LOG: Final = logging.getLogger("cytoloc.serve")
 
 
@@ -104,6 +107,7 @@ class Guard:
         except _RefusedError as refused:
             if answered:
                 raise
+            await self._drain(scope, receive)
             content = ErrorAnswer(error=refused.error, hint=refused.hint, request_id=request_id).model_dump()
             await JSONResponse(content, refused.status, {**refused.headers, "Connection": "close"})(
                 scope, receive, answer
@@ -169,6 +173,20 @@ class Guard:
         return _RefusedError(
             413, f"The request is larger than {self._settings.max_upload_mb} MB.", hint="Send fewer or smaller files."
         )
+
+    async def _drain(self, scope: Scope, receive: Receive) -> None:
+        """Receive the rest of a refused request, up to a limit, so that the client reads the answer."""
+        if scope["method"] in ("GET", "HEAD"):
+            return
+        left, deadline = 2 * self._most_bytes, time.monotonic() + DRAIN_S
+        while left > 0:
+            try:
+                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+            except TimeoutError:
+                return
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                return
+            left -= len(message.get("body", b""))
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         """Return a function that receives the body of a request, within the limits of size and time."""

@@ -42,8 +42,8 @@ SHOWN_PX: Final = 1024
 MOST_FIELDS: Final = 64
 """Maximum number of fields in one file."""
 
-MEMORY_BYTES: Final = 4 * 1024**3
-"""Address space of a process that reads images."""
+MEMORY_BYTES: Final = 3 * 1024**3
+"""Memory that a process may take to read images, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +153,15 @@ class ReaderPool:
 
 
 def _limit_memory() -> None:
-    """Limit the memory of this process, where the operating system can."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limits; the limits of pixels and time hold there too
+    """Limit the memory that this process takes from now on, on Linux. Limits of pixels and time hold everywhere."""
+    used = Path("/proc/self/statm")
+    if not used.exists():
         return
+    import resource
+
+    most = int(used.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(hard, most), hard))
 
 
 def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | tuple[str, str]]:

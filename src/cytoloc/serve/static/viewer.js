@@ -17,14 +17,14 @@ async function readGray(path) {
   return { values, width: bitmap.width, height: bitmap.height };
 }
 
-/** Return the smallest value that 99.8 % of all pixels do not exceed, and at least 16. */
-function whiteOf(values) {
+/** Return the smallest value that a share of all pixels do not exceed, and at least 16. */
+function whiteOf(values, share = 0.998) {
   const counts = new Uint32Array(256);
   for (const value of values) counts[value]++;
   let seen = 0;
   for (let value = 0; value < 256; value++) {
     seen += counts[value];
-    if (seen >= 0.998 * values.length) return Math.max(value, 16);
+    if (seen >= share * values.length) return Math.max(value, 16);
   }
   return 255;
 }
@@ -75,13 +75,16 @@ export class Viewer {
     const canvas = new OffscreenCanvas(width, height);
     const context = canvas.getContext("2d");
     const image = context.createImageData(width, height);
+    // A few pixels often have most of the evidence, so weak evidence is shown too.
+    const white = whiteOf(values, 0.99);
     for (let i = 0; i < values.length; i++) {
-      const place = (values[i] / 255) * (MAP_STOPS.length - 1);
+      const strength = Math.sqrt(Math.min(values[i] / white, 1));
+      const place = strength * (MAP_STOPS.length - 1);
       const stop = Math.min(Math.floor(place), MAP_STOPS.length - 2);
       for (let c = 0; c < 3; c++) {
         image.data[4 * i + c] = MAP_STOPS[stop][c] + (place - stop) * (MAP_STOPS[stop + 1][c] - MAP_STOPS[stop][c]);
       }
-      image.data[4 * i + 3] = 255 * Math.sqrt(values[i] / 255);
+      image.data[4 * i + 3] = 255 * strength;
     }
     context.putImageData(image, 0, 0);
     return canvas;
