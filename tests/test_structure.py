@@ -180,6 +180,7 @@ def test_public_names_are_those_written_down() -> None:
         "export_model",
         "fetch_hpa",
         "find_duplicates",
+        "find_label_errors",
         "find_leak",
         "find_neighbors",
         "fit_and_cross_fit",

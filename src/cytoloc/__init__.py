@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from cytoloc.decide import cross_fit as cross_fit
     from cytoloc.decide import ensemble as ensemble
     from cytoloc.decide import evaluate as evaluate
+    from cytoloc.decide import find_label_errors as find_label_errors
     from cytoloc.decide import fit_and_cross_fit as fit_and_cross_fit
     from cytoloc.decide import fit_decision as fit_decision
     from cytoloc.decide import read_decision as read_decision
@@ -162,6 +163,7 @@ _HOMES: Final = {
         "cross_fit",
         "ensemble",
         "evaluate",
+        "find_label_errors",
         "fit_and_cross_fit",
         "fit_decision",
         "read_decision",

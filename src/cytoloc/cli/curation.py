@@ -118,7 +118,22 @@ def audit(
         Path,
         typer.Argument(help="Labels to audit: a CSV file with columns Id,Target, or a dataset.", metavar="LIST.csv"),
     ],
-    truth: Annotated[Path, typer.Option(help="Trusted labels: a CSV file with columns Id,Target, or a dataset.")],
+    truth: Annotated[
+        Path | None, typer.Option(help="Trusted labels: a CSV file with columns Id,Target, or a dataset.")
+    ] = None,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Out-of-fold predictions, or folders of runs, instead of --truth: lists labels that are probably"
+            " wrong. Can be repeated."
+        ),
+    ] = None,
+    folds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folds file, with --predictions. The probabilities of each group, such as a well, are averaged first."
+        ),
+    ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -150,27 +165,40 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     label_set: LabelSetOption = None,
 ) -> None:
-    """Compare labels with trusted labels, location by location.
+    """Compare labels with trusted labels, location by location, or with out-of-fold predictions.
 
     With `--write`, the trusted labels of a field replace the labels of all fields of its well. The column Was contains
     the earlier labels.
 
     Example: `cytoloc audit HPAv18RBGY_wodpl.csv --truth train.csv --pairs external_train_duplicates.txt`
 
+    With `--predictions`, labels that are probably missing or wrong are listed by confident learning, the clearest
+    first. `--write` writes the whole list.
+
     Example: `cytoloc audit train.csv --truth train_2021.csv --truth-label-set hpa19`
+
+    Example: `cytoloc audit train.csv --predictions runs/ --folds folds.csv --write suspects.csv`
     """
     from cytoloc.curation.audit import audit_labels, write_corrections
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
 
+    if (truth is None) == (not predictions):
+        raise SettingsError("Labels are compared with --truth or with --predictions.", hint="Give one of them.")
     if write is not None:
         check_outputs(write)
-        if match == "well" or truth_label_set is not None:
-            raise SettingsError(
-                "--write needs trusted labels of the audited fields themselves, in the same label set.",
-                hint="Remove --match well and --truth-label-set.",
-            )
+    if predictions:
+        _audit_by_predictions(listed, predictions, folds, write=write, as_json=as_json, label_set=label_set)
+        return
+    assert truth is not None  # noqa: S101  checked above
+    if folds is not None:
+        raise SettingsError("--folds is for --predictions only.", hint="Remove --folds.")
+    if write is not None and (match == "well" or truth_label_set is not None):
+        raise SettingsError(
+            "--write needs trusted labels of the audited fields themselves, in the same label set.",
+            hint="Remove --match well and --truth-label-set.",
+        )
     given = open_labels(listed, label_set=label_set)
     result = audit_labels(given, truth, pairs=pairs, match=match, truth_label_set=truth_label_set)
     if result.conversion:
@@ -193,6 +221,40 @@ def audit(
         corrected = result.corrections()
         write_corrections(result.listed, corrected, write, given.label_set)
         typer.echo(f"{write}: {len(corrected)} of {counted(len(result.listed), 'field')} corrected.", err=as_json)
+
+
+def _audit_by_predictions(
+    listed: Path, paths: list[Path], folds: Path | None, *, write: Path | None, as_json: bool, label_set: str | None
+) -> None:
+    """List labels that are probably wrong, by confident learning."""
+    from cytoloc.cli.members import read_prediction_files
+    from cytoloc.curation.folds_file import read_folds
+    from cytoloc.dataset.labeled import open_labels
+    from cytoloc.decide import find_label_errors
+    from cytoloc.decide.inputs import refuse_trained_on
+    from cytoloc.files import new_file
+    from cytoloc.predictions import combine
+
+    tables = read_prediction_files(paths, ids=None, label_set=label_set)
+    refuse_trained_on(tables)
+    combined = combine(list(tables.values()))
+    labels = open_labels(listed, label_set=label_set or combined.label_set)
+    suspects = find_label_errors(combined, labels, groups=read_folds(folds) if folds else None)
+    if write is not None:
+        with new_file(write) as temporary:
+            suspects.write_csv(temporary)
+    if as_json:
+        typer.echo(json.dumps(suspects.to_dicts(), indent=2))
+        return
+    missing = suspects.filter(problem="missing").height
+    typer.echo(
+        f"{counted(suspects.height, 'label')} of {counted(suspects['id'].n_unique(), 'field')} are probably wrong:"
+        f" {missing} missing, {suspects.height - missing} extra."
+    )
+    for row in suspects.head(PAIRS_SHOWN).iter_rows(named=True):
+        typer.echo(f"{row['id']}: {row['location']} {row['problem']}, probability {row['probability']:.2f}")
+    if suspects.height > PAIRS_SHOWN:
+        typer.echo(f"and {suspects.height - PAIRS_SHOWN} more; --write or --json lists all.")
 
 
 def leak(

@@ -101,6 +101,13 @@ def fit(
             help="Also write the locations from cross-fitted decisions to this new CSV file with columns Id,Predicted."
         ),
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Also fit prediction sets, which contain all true locations of this share of fields, such as 0.9."
+            " decide apply --sets writes them."
+        ),
+    ] = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
@@ -137,6 +144,7 @@ def fit(
         method=method_named(method, ensemble=ensemble, calibration=calibration, threshold=threshold, ratios=shares),
         rules=Rules(max_locations=max_locations, blank=blank, cooccurrence=cooccurrence),
         groups=read_groups(folds, names) if folds else None,
+        coverage=coverage,
     )
     used = [{"file": str(path), "sha256": sha256_of(path)} for paths in files.values() for path in paths]
     decided = report.cross_fitted.decided
@@ -149,6 +157,12 @@ def fit(
         f" fitted to ({report.macro_f1_in_sample:.3f} on the fields that they were fitted to)."
     )
     typer.echo("\n".join(_report_lines(report)))
+    if sets := report.decision.sets:
+        typer.echo(
+            f"Prediction sets for a coverage of {sets.coverage:g}: all locations with a probability of at least"
+            f" {sets.limit:.3f}. With limits fitted to other fields, the sets contain all true locations of"
+            f" {sets.covered:.1%} of the fields, and {sets.mean_size:.1f} locations on average."
+        )
     typer.echo(f"Next: cytoloc decide apply PREDICTIONS --decision {out} --out submission.csv")
 
 
@@ -188,6 +202,13 @@ def apply(
             " locations."
         ),
     ] = None,
+    sets: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the prediction set of each field to this new CSV file with columns Id,Predicted. The"
+            " decision must be fitted with --coverage."
+        ),
+    ] = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
@@ -201,17 +222,20 @@ def apply(
     import numpy as np
 
     from cytoloc.decide import read_decision
+    from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.labels.ids import warn_about_ids
     from cytoloc.labels.lists import read_groups, read_ids, read_known, replace_known, write_locations
     from cytoloc.prediction_files import check_predictions_path, write_predictions
     from cytoloc.predictions import combine, rows_of
 
-    outputs = [out, probabilities] if probabilities else [out]
+    outputs = [out, *(each for each in (probabilities, sets) if each)]
     if probabilities:
         check_predictions_path(probabilities)
     check_outputs(*outputs)
     rule = read_decision(decision)
+    if sets and rule.sets is None:
+        raise SettingsError(f"{decision} has no prediction sets.", hint="Fit it again with `coverage`, such as 0.9.")
     tables = read_members(member_files(predictions, member, apart=members), ids=ids, label_set=label_set)
     for path, table in next(iter(tables.values())).items():
         rule.label_set.refuse_other(table.label_set, what=path, than=str(decision))
@@ -233,6 +257,8 @@ def apply(
         write_locations(result.ids, decided, temporary[out], rule.label_set)
         if probabilities:
             write_predictions(result, temporary[probabilities])
+        if sets and rule.sets:
+            write_locations(result.ids, rule.sets.sets(result.probabilities), temporary[sets], rule.label_set)
     typer.echo(f"{out}: {counted(len(result), 'field')}, {decided.sum() / len(result):.2f} locations per field.")
     if leak:
         typer.echo(f"{counted(len(labels), 'field')} with the labels of {leak}.")

@@ -3,6 +3,7 @@
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.decide.evaluation import Evaluation, evaluate
 from cytoloc.decide.fitting import DecisionReport, cross_fit, fit_and_cross_fit, fit_decision
+from cytoloc.decide.label_errors import find_label_errors
 from cytoloc.decide.members import ensemble, member_contributions, member_correlations
 from cytoloc.decide.methods import (
     Auto,
@@ -38,6 +39,7 @@ __all__ = [
     "cross_fit",
     "ensemble",
     "evaluate",
+    "find_label_errors",
     "fit_and_cross_fit",
     "fit_decision",
     "macro_f1",

@@ -14,6 +14,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationErr
 
 from cytoloc.choices import check_type
 from cytoloc.decide.calibration import reweighted, shifted_frequencies
+from cytoloc.decide.coverage import CoverageRule
 from cytoloc.decide.cross_fitting import ProbabilityModel
 from cytoloc.decide.ensembles import LEVELS
 from cytoloc.decide.inputs import (
@@ -58,6 +59,7 @@ class Decision:
         rules: The rules that are applied after the thresholds.
         intervals: 95 % bootstrap interval of each threshold, shape ``(locations, 2)``; None if not computed.
         fitted_on: Facts about the fitted fields. JSON values only.
+        sets: The limit of prediction sets; None if none was fitted.
     """
 
     method: Annotated[Method, PlainValidator(_method_of), PlainSerializer(lambda method: method.to_json())]
@@ -71,6 +73,7 @@ class Decision:
     rules: Rules
     intervals: Floats | None = None
     fitted_on: dict[str, Any] = field(default_factory=dict)
+    sets: CoverageRule | None = None
 
     def __repr__(self) -> str:
         fields = self.fitted_on.get("fields", "unknown")
@@ -183,6 +186,26 @@ class Decision:
         if label_shift:
             thresholds = np.where(thresholds < NEVER, expected_thresholds(probabilities), NEVER)
         return apply_thresholds(probabilities, thresholds, **self.rules.options())
+
+    def prediction_sets(self, predictions: MemberPredictions | MemberArrays) -> Bools:
+        """Return for each field the locations that contain all true ones with the probability ``sets.coverage``.
+
+        A decision has prediction sets if it was fitted with ``coverage``; see :func:`cytoloc.fit_and_cross_fit`.
+
+        Args:
+            predictions: Predictions or probabilities; see the call of the decision.
+
+        Returns:
+            bool of shape ``(n, locations)``.
+
+        Raises:
+            SettingsError: If the decision has no prediction sets.
+        """
+        if self.sets is None:
+            raise SettingsError(
+                "The decision has no prediction sets.", hint="Fit it again with `coverage`, for example 0.9."
+            )
+        return self.sets.sets(self.probabilities(predictions))
 
     @property
     def fingerprint(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cytoloc.decide.coverage import check_coverage, fit_coverage
 from cytoloc.decide.cross_fitting import assign_parts, fit_probabilities, out_of_fold_probabilities, select_method
 from cytoloc.decide.decision import Decision, provenance_of, with_provenance
 from cytoloc.decide.inputs import (
@@ -297,6 +298,7 @@ def fit_and_cross_fit(
     method: AnyMethod = "auto",
     rules: Rules = DEFAULT_RULES,
     groups: FieldGroups | None = None,
+    coverage: float | None = None,
 ) -> DecisionReport:
     """Fit a decision, and evaluate its method and each rule by cross-fitting.
 
@@ -306,13 +308,18 @@ def fit_and_cross_fit(
         method: A method, or its name; see :func:`fit_decision`.
         rules: The rules that are applied after the thresholds.
         groups: A group per field; see :func:`fit_decision`.
+        coverage: Also fit prediction sets, which contain all true locations of this share of fields; from 0.5 to less
+            than 1. See :meth:`cytoloc.Decision.prediction_sets`.
 
     Returns:
         The decision, the cross-fitted locations, and the metrics.
 
     Raises:
+        SettingsError: If there are too few fields for the coverage.
         ArgumentTypeError, TableError, SettingsError, LabelSetError: For the reasons of :func:`fit_decision`.
     """
+    if coverage is not None:
+        check_coverage(coverage)
     given = as_labeled_members(predictions, labels, groups=groups)
     chosen, rules = as_method(method), _as_rules(rules)
     decision = _fit(given, chosen, rules, intervals=True)
@@ -321,7 +328,15 @@ def fit_and_cross_fit(
     macro = macro_f1(_decide_parts(parts, given.truth), given.truth)
     effects = rule_effects(parts, given.truth, groups=given.groups)
     decision = with_provenance(decision, macro_f1_in_sample=in_sample, macro_f1_cross_fitted=macro, rules=effects)
-    return DecisionReport(decision, _joined(parts, given), macro, in_sample, effects)
+    joined = _joined(parts, given)
+    if coverage is not None:
+        part_of = np.empty(len(given.truth), np.int64)
+        for number, part in enumerate(parts):
+            part_of[part.rows] = number
+        values = np.asarray(joined.probabilities, np.float64)
+        sets = fit_coverage(values, given.truth, coverage=coverage, groups=given.groups, parts=part_of)
+        decision = replace(decision, sets=sets)
+    return DecisionReport(decision, joined, macro, in_sample, effects)
 
 
 def rule_effects(parts: Sequence[CrossFitPart], truth: Bools, *, groups: Ints | None = None) -> list[dict[str, Any]]:
