@@ -1,8 +1,8 @@
 """Labels that are probably wrong, found by confident learning on out-of-fold predictions.
 
-Probabilities are calibrated first. Each location is a binary problem. The mean probability of the fields with a label is
-the limit from which an unlabeled field is a suspect: its label is probably missing. The mean of the fields without the
-label is the limit for labels that are probably wrong (Northcutt, Jiang & Chuang, Confident Learning, Journal of
+Probabilities are calibrated first. Each location is a binary problem. The mean probability of the fields with a label
+is the limit from which an unlabeled field is a suspect: its label is probably missing. The mean of the fields without
+the label is the limit for labels that are probably wrong (Northcutt, Jiang & Chuang, Confident Learning, Journal of
 Artificial Intelligence Research 70, 2021).
 
 Suspects are ordered by the odds that a label is wrong. If errors hit all missing labels alike, and all given labels
