@@ -58,7 +58,7 @@ ALLOWED = {
     "export": GROUND | {"models", "decide", "predict"},
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
     "torch": {"choices", "dataset", "errors"},
-    "report": GROUND | {"dataset", "decide", "images", "recipes"},
+    "report": GROUND | {"dataset", "decide", "embed", "explain", "images", "predict", "recipes"},
     "reproduce": GROUND
     | {"curation", "dataset", "decide", "models", "predict", "recipes", "training.options", "training.run"},
     "cli": GROUND
@@ -221,6 +221,7 @@ def test_public_names_are_those_written_down() -> None:
         "write_decision",
         "write_duplicates",
         "write_embeddings",
+        "write_explanations",
         "write_folds",
         "write_leak",
         "write_map",

@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from cytoloc.recipes.recipe import Recipe as Recipe
     from cytoloc.recipes.recipe import load_recipe as load_recipe
     from cytoloc.recipes.recipe import recipe_names as recipe_names
+    from cytoloc.report.explanations import write_explanations as write_explanations
     from cytoloc.report.figures import contact_sheet as contact_sheet
     from cytoloc.report.figures import duplicates_sheet as duplicates_sheet
     from cytoloc.report.figures import fold_sheet as fold_sheet
@@ -187,6 +188,7 @@ _HOMES: Final = {
     "report.prediction_tables": ("prediction_table", "write_table"),
     "predictions": ("Predictions",),
     "recipes.recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "report.explanations": ("write_explanations",),
     "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
     "curation.fold_quality": ("fold_quality",),
     "report.study": ("compare_runs",),

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import cytoloc as cl
+from cytoloc.choices import MapMethod
 from cytoloc.errors import ArgumentTypeError, ChannelError, ImageError, SettingsError, TableError
-from cytoloc.explain.activation import MapMethod, class_maps
+from cytoloc.explain.activation import class_maps
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import plan_one

@@ -12,17 +12,8 @@ from cytoloc.decide import evaluate
 from cytoloc.errors import SettingsError, UnknownIdError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
-from cytoloc.report.figures import (
-    composite,
-    contact_sheet,
-    field_grid,
-    fold_sheet,
-    legend,
-    panel,
-    score_plot,
-    shortened,
-    stretch,
-)
+from cytoloc.report.figures import contact_sheet, field_grid, fold_sheet, score_plot
+from cytoloc.report.panels import composite, legend, panel, shortened, stretch
 
 
 def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:

@@ -10,11 +10,10 @@ import numpy as np
 import polars as pl
 
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
-from cytoloc.choices import check_type, refuse_unknown
+from cytoloc.choices import MapMethod, check_type, refuse_unknown
 from cytoloc.embed.embeddings import Embeddings, embed_sources
 from cytoloc.embed.neighbors import Neighbors, find_neighbors
 from cytoloc.errors import ImageError, SettingsError
-from cytoloc.explain.activation import MapMethod
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
 

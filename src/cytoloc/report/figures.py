@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Final
-from unicodedata import east_asian_width
 
-import cv2
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
 from cytoloc._typing import IntArray, UInt8Array
-from cytoloc.channels import HPA_COLORS, PROTEIN
 from cytoloc.choices import check_type, near
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.evaluation import Evaluation
@@ -24,24 +20,13 @@ from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
+from cytoloc.report.panels import composite, legend, panel, shortened
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
 COLUMNS: Final = 3
 
 FIELDS_SHOWN: Final = 12
 """Default number of fields on a contact sheet."""
-
-LEAST_SIDE: Final = 3
-"""Minimum number of parts into which the column of the other channels is divided."""
-
-_RGB: Final = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "yellow": (0.5, 0.5, 0.0)}
-_OWN_RGB: Final = (
-    ("cyan", (0.0, 0.8, 0.8)),
-    ("magenta", (0.8, 0.0, 0.8)),
-    ("orange", (0.9, 0.45, 0.0)),
-    ("white", (0.6, 0.6, 0.6)),
-)
-"""Colors of channels that the Human Protein Atlas does not have, in order. They repeat from the fifth channel on."""
 
 
 def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
@@ -318,97 +303,6 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str
     bar = figure.colorbar(drawn, ax=axes, extend="both", shrink=0.6, label="% more or fewer than the fold's share")
     bar.outline.set_visible(False)
     _save_figure(figure, path, dpi=150)
-
-
-def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
-    """Return a field as one image: composite and protein at full size, the other channels smaller in a column.
-
-    Each of the other channels has a third of the size, or less if there are more than three. White gaps separate them.
-    If the protein is the only channel, only the protein is shown.
-
-    Args:
-        image: uint8 of shape ``(channels, size, size)``.
-        channels: The names of the channels.
-
-    Returns:
-        uint8 of shape ``(size, width, 3)``.
-    """
-    size = image.shape[1]
-    gap = max(1, size // 50)
-    protein = np.repeat(stretch(image[channels.index(PROTEIN)])[..., None], 3, axis=-1)
-    others = [number for number, channel in enumerate(channels) if channel != PROTEIN]
-    if not others:
-        return protein
-    parts = max(len(others), LEAST_SIDE)
-    edges = [round((size + gap) * part / parts) for part in range(parts + 1)]
-    small = edges[1] - gap
-    shown = np.full((size, 2 * (size + gap) + small, 3), 255, np.uint8)
-    shown[:, :size] = composite(image, channels)
-    shown[:, size + gap : 2 * size + gap] = protein
-    for number, low, high in zip(others, edges[:-1], edges[1:], strict=False):
-        edge = (small, high - gap - low)
-        plane = cv2.resize(stretch(image[number]), edge, interpolation=cv2.INTER_AREA)
-        shown[low : high - gap, -small:] = plane[..., None]
-    return shown
-
-
-def legend(channels: Sequence[str]) -> str:
-    """Return a legend of a panel, with the colors of the composite.
-
-    >>> legend(["protein", "nucleus"])
-    'composite (protein green, nucleus blue) · protein · nucleus'
-    """
-    others = ", ".join(channel for channel in channels if channel != PROTEIN)
-    if not others:
-        return PROTEIN
-    colors = ", ".join(f"{channel} {color}" for channel, (color, _) in zip(channels, _colors(channels), strict=True))
-    return f"composite ({colors}) · {PROTEIN} · {others}"
-
-
-def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
-    """Return the color composite of a field, as on the Human Protein Atlas site.
-
-    Microtubules are red, the protein green, the nucleus blue, and the endoplasmic reticulum yellow at half strength.
-    Other channels are cyan, magenta, orange and white.
-
-    Args:
-        image: uint8 of shape ``(channels, size, size)``.
-        channels: The names of the channels.
-
-    Returns:
-        uint8 of shape ``(size, size, 3)``.
-    """
-    mixed = np.zeros((*image.shape[1:], 3), np.float32)
-    for plane, (_, color) in zip(image, _colors(channels), strict=True):
-        mixed = np.maximum(mixed, stretch(plane).astype(np.float32)[..., None] * np.array(color, np.float32))
-    return np.asarray(mixed, np.uint8)
-
-
-def _colors(channels: Sequence[str]) -> list[tuple[str, tuple[float, float, float]]]:
-    """Return the name and the RGB factors of the color of each channel."""
-    own = cycle(_OWN_RGB)
-    return [(color := HPA_COLORS[name], _RGB[color]) if name in HPA_COLORS else next(own) for name in channels]
-
-
-def stretch(plane: UInt8Array) -> UInt8Array:
-    """Return an image scaled so that its 99.8th percentile is white; for display only."""
-    white = max(float(np.percentile(plane, 99.8)), 16.0)
-    return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
-
-
-def shortened(name: str, most: int) -> str:
-    """Return a name without its middle if it is longer than ``most`` letters; wide letters count twice.
-
-    >>> shortened("2024-03-01_plate-7_well-C03_field-2", 16)
-    '2024-03…_field-2'
-    """
-    wide = [2 if east_asian_width(letter) in "FW" else 1 for letter in name]
-    if sum(wide) <= most:
-        return name
-    half = (most - 1) // 2
-    ahead = next(i for i in range(len(name)) if sum(wide[: i + 1]) > half)
-    behind = next(i for i in range(len(name)) if sum(wide[i:]) <= most - 1 - half)
-    return f"{name[:ahead]}…{name[behind:]}"
 
 
 def _save_figure(figure: Figure, path: str | Path, *, dpi: int) -> None:
