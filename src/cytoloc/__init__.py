@@ -108,6 +108,8 @@ if TYPE_CHECKING:
     from cytoloc.report.figures import fold_sheet as fold_sheet
     from cytoloc.report.figures import score_plot as score_plot
     from cytoloc.report.figures import training_curve as training_curve
+    from cytoloc.report.page import ReportOptions as ReportOptions
+    from cytoloc.report.page import write_report as write_report
     from cytoloc.report.prediction_tables import prediction_table as prediction_table
     from cytoloc.report.prediction_tables import write_table as write_table
     from cytoloc.report.study import compare_runs as compare_runs
@@ -188,6 +190,7 @@ _HOMES: Final = {
     "report.prediction_tables": ("prediction_table", "write_table"),
     "predictions": ("Predictions",),
     "recipes.recipe": ("Recipe", "load_recipe", "recipe_names"),
+    "report.page": ("ReportOptions", "write_report"),
     "report.explanations": ("write_explanations",),
     "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
     "curation.fold_quality": ("fold_quality",),
