@@ -113,13 +113,17 @@ def classes_section(evaluation: Evaluation, decision: Decision | None, threshold
     for row in table.iter_rows(named=True):
         f1: Cell = None if row["f1"] is None else Bar(f"{row['f1']:.3f}", row["f1"])
         cells: list[Cell] = [row["location"], row["positives"], row["predicted"], row["precision"], row["recall"], f1]
-        cells += [f"{row['f1_low']:.3f} to {row['f1_high']:.3f}", row["chance_f1"], *(row[name] for name in more)]
+        cells += [
+            f"{row['f1_low']:.3f}\u00a0to\u00a0{row['f1_high']:.3f}",
+            row["chance_f1"],
+            *(row[name] for name in more),
+        ]
         limit = limits.get(row["key"])
         if limits:
             cells.append("never" if limit is not None and limit >= 1 else limit)
         if intervals:
             low, high = intervals[row["key"]]
-            cells.append(f"{low:.3f} to {min(high, 1):.3f}")
+            cells.append(f"{low:.3f}\u00a0to\u00a0{min(high, 1):.3f}")
         rows.append(cells)
     caption = (
         "Click a heading to sort. A dash means that the metric is undefined: no field has the location, or it is never"
