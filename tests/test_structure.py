@@ -149,6 +149,7 @@ def test_public_names_are_those_written_down() -> None:
         "ReproduceOptions",
         "Rules",
         "Run",
+        "SheetOptions",
         "Shrunk",
         "Smooth",
         "Stack",

@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from cytoloc.recipes.recipe import load_recipe as load_recipe
     from cytoloc.recipes.recipe import recipe_names as recipe_names
     from cytoloc.report.explanations import write_explanations as write_explanations
+    from cytoloc.report.figures import SheetOptions as SheetOptions
     from cytoloc.report.figures import contact_sheet as contact_sheet
     from cytoloc.report.figures import duplicates_sheet as duplicates_sheet
     from cytoloc.report.figures import fold_sheet as fold_sheet
@@ -192,7 +193,14 @@ _HOMES: Final = {
     "recipes.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "report.page": ("ReportOptions", "write_report"),
     "report.explanations": ("write_explanations",),
-    "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
+    "report.figures": (
+        "SheetOptions",
+        "contact_sheet",
+        "duplicates_sheet",
+        "fold_sheet",
+        "score_plot",
+        "training_curve",
+    ),
     "curation.fold_quality": ("fold_quality",),
     "report.study": ("compare_runs",),
     "reproduce.kaggle2018": ("plan_kaggle2018", "reproduce_kaggle2018"),

@@ -38,6 +38,7 @@ from cytoloc.report.evaluated import (
 )
 from cytoloc.report.field_cards import CardSource, fields_section
 from cytoloc.report.found import found_section, quality_section, unusual_section, wells_section
+from cytoloc.report.prediction_tables import decided_locations
 from cytoloc.report.runs import FinishedRun, finished_runs, truth_of_runs
 from cytoloc.report.study import compare_runs
 from cytoloc.report.study_format import explanation
@@ -272,12 +273,8 @@ def _decided(
     """Return predictions with decided locations, these locations, and how they were decided."""
     if predictions.decided is not None:
         return predictions, predictions.decided, "Locations are those of the decision of the model."
-    thresholds = predictions.provenance.get("thresholds")
-    if thresholds:
-        limits = np.array([thresholds.get(key, 1.0) for key in predictions.label_set.keys])
-        decided = predictions.probabilities > limits
-        if predictions.cautions:
-            decided[np.array([bool(text) for text in predictions.cautions])] = False
+    decided = decided_locations(predictions)
+    if decided is not None:
         return predictions, decided, "Locations are those above the thresholds of the model."
     if labels is not None:
         groups = read_folds(options.folds) if options.folds else None

@@ -171,6 +171,24 @@ def panel(image: UInt8Array, channels: Sequence[str], palette: Palette = "hpa") 
     return shown
 
 
+def side_centers(size: int, count: int) -> list[tuple[float, float]]:
+    """Return the centers of the smaller images in a panel.
+
+    Args:
+        size: Edge length of the field, in pixels.
+        count: Number of channels besides the protein.
+
+    Returns:
+        The horizontal and vertical position of each, in pixels.
+    """
+    if not count:
+        return []
+    gap, parts = max(1, size // 50), max(count, LEAST_SIDE)
+    edges = [round((size + gap) * part / parts) for part in range(parts + 1)]
+    across = 2 * (size + gap) + (edges[1] - gap) / 2
+    return [(across, (edges[part] + edges[part + 1] - gap) / 2) for part in range(count)]
+
+
 def legend(channels: Sequence[str], palette: Palette = "hpa") -> str:
     """Return a legend of a panel, with the colors of the composite.
 
