@@ -153,8 +153,6 @@ def test_a_contact_sheet_spreads_over_the_dataset(study: Dataset, tmp_path: Path
     assert contact_sheet(study, tmp_path / "sheet.png", predictions=decided) == list(study.ids[3:5])
     with pytest.raises(UnknownIdError, match="The predictions have no field"):
         contact_sheet(study, tmp_path / "sheet.png", ids=[study.ids[0]], predictions=decided)
-            study, tmp_path / "sheet.png", predictions=Predictions(study.ids[:1], values[:1], study.label_set)
-        )
 
 
 def texts_of(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> list[str]:
