@@ -5,9 +5,9 @@
 For each location of hpa28, fields with this location alone are simulated, so the structure of the protein is known
 without noise, blur and unspecific staining. The share of the map inside the structure is divided by the share of the
 image that the structure covers: 1 is chance. The same ratio of the mask of all cells is a stricter reference, because
-a map that only finds cells reaches it. The brightness of the protein channel is the strictest one: it needs no network, but
-it is the same for every location. Networks with random weights are the last reference. ``correlation`` is the one of the
-maps of the trained and the random networks.
+a map that only finds cells reaches it. The brightness of the protein channel is the strictest one: it needs no network,
+but it is the same for every location. Networks with random weights are the last reference. ``correlation`` is the one
+of the maps of the trained and the random networks.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main() -> None:
                         (structure & cells).sum() / max(cells.sum(), 1) / share,
                         protein[structure].sum() / protein.sum() / share,
                         other[structure].sum() / max(other.sum(), 1e-9) / share,
-                        float(np.corrcoef(one.ravel(), other.ravel())[0, 1]),
+                        float(np.corrcoef(one.ravel(), other.ravel())[0, 1]) if other.any() else np.nan,
                     )
                 )
         means = np.nanmean(np.array(rows), axis=0)

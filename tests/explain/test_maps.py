@@ -16,6 +16,7 @@ from cytoloc.explain.activation import class_maps
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import plan_one
+from research.maps import structure_and_cells
 
 SPEC = ModelSpec(
     backbone="resnet18", head="average-max", dropout=0.0, prior=0.1, locations=4, channels=("a", "b"), mean=(0.4, 0.4),
@@ -162,11 +163,10 @@ def test_maps_of_random_weights_lose_the_pattern(model: cl.Model, dataset: cl.Da
 
 @pytest.mark.parametrize(("place", "margin"), [("Nucleoli", 4), ("Golgi apparatus", 3), ("Mitotic spindle", 10)])
 def test_maps_lie_in_the_structure_of_the_protein(model: cl.Model, place: str, margin: float) -> None:
-    research = pytest.importorskip("research.maps")
     number = model.label_set.names.index(place)
     plans = [plan_one(number, seed=seed, size=128) for seed in range(20, 26)]
     found = model.explain(np.stack([draw_field(plan, size=128) for plan in plans]), locations=[place])
-    masks = [research.structure_and_cells(plan, 128)[0] for plan in plans]
+    masks = [structure_and_cells(plan, 128)[0] for plan in plans]
     pairs = [(one, mask) for one, mask in zip(found.maps[:, 0], masks, strict=True) if mask.any() and one.any()]
     assert len(pairs) >= 4
     assert np.mean([one[mask].sum() / one.sum() / mask.mean() for one, mask in pairs]) > margin
