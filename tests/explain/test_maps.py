@@ -106,13 +106,15 @@ def test_a_map_shows_the_pixels_that_a_location_depends_on(method: MapMethod) ->
 
 def test_gradcam_agrees_with_captum() -> None:
     captum = pytest.importorskip("captum.attr")
-    network = build_network(spec_with(head="plain")).eval()
+    torch.manual_seed(1)
+    network = build_network(SPEC).eval()  # its gradients differ between places, because it also takes maxima
     found = class_maps(network, PIXELS, [3], method="gradcam")[:, 0]
     normal = copy.deepcopy(network)
     normal.normalize = torch.nn.Identity()  # type: ignore[assignment]
     layer = captum.LayerGradCam(normal, normal.backbone)
     theirs = layer.attribute(network.normalize(PIXELS), target=3, relu_attributions=True)
     large = torch.nn.functional.interpolate(theirs, size=(64, 64), mode="bilinear")[:, 0].detach()
+    assert (large.amax(dim=(1, 2)) > 0).all()
     torch.testing.assert_close(found, large / large.amax(dim=(1, 2), keepdim=True), atol=1e-4, rtol=1e-4)
 
 
@@ -137,6 +139,18 @@ def test_explanations_are_those_of_the_predictions(model: cl.Model, dataset: cl.
     row = table.row(len(places) + 1, named=True)
     assert (row["id"], row["location"]) == (dataset.ids[1], found.locations[1])
     assert row["without_protein"] == pytest.approx(float(found.without_channel[1, 1, 1]))
+
+
+def test_every_field_has_a_predicted_location(model: cl.Model, dataset: cl.Dataset) -> None:
+    undecided = cl.Model(model.networks, model.info, device="cpu", engine="torch")
+    images = np.concatenate([np.zeros((2, 4, 128, 128), np.uint8), dataset[:]])
+    found = undecided.explain(images)
+    likely = undecided.probabilities(images, tta=1)
+    places = [model.label_set.keys.index(key) for key in found.locations]
+    assert (likely.max(axis=1) < 0.5).any()
+    expected = (likely >= 0.5) | ((likely == likely.max(axis=1, keepdims=True)) & (likely.max(axis=1) < 0.5)[:, None])
+    np.testing.assert_array_equal(found.predicted, expected[:, places])
+    assert expected.sum() == found.predicted.sum()
 
 
 def test_maps_turn_with_the_image(model: cl.Model, dataset: cl.Dataset) -> None:

@@ -141,6 +141,7 @@ def test_runs_have_training_curves_and_a_table_of_models(tmp_path: Path) -> None
     assert "Models" in page
     assert "resamples of the 150 groups" in page
     assert page.count("small-fold") >= 6
+    assert "cytoloc train" in page
     with pytest.raises(TableError, match=r"cannot be opened"):
         write(str(tmp_path / "runs"), tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()

@@ -94,7 +94,10 @@ def report(
     n_fields: Annotated[
         int,
         typer.Option(
-            "--fields", help="For a page: number of the worst, the most uncertain and the unusual fields.", min=0
+            "--fields",
+            help="For a page: number of the worst, the most uncertain and the unusual fields.",
+            min=0,
+            max=40,
         ),
     ] = 12,
     title: Annotated[str, typer.Option(help="For a page: the title.")] = "Report",

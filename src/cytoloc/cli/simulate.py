@@ -96,7 +96,8 @@ def simulate(
         ),
     ] = None,
     show: Annotated[
-        Path | None, typer.Option(help="Write a PNG file with one field of each location, instead of --out.")
+        Path | None,
+        typer.Option(help="Write a .png, .svg or .pdf file with one field of each location, instead of --out."),
     ] = None,
 ) -> None:
     """Simulate fields of view of cells, with labels, wells and rare locations as in real data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +43,7 @@ from cytoloc.report.prediction_tables import decided_locations
 from cytoloc.report.runs import FinishedRun, finished_runs, truth_of_runs
 from cytoloc.report.study import compare_runs
 from cytoloc.report.study_format import explanation
+from cytoloc.runs import RECIPE
 
 if TYPE_CHECKING:
     from cytoloc.predict.model import Model
@@ -51,6 +53,9 @@ LIKELY: Final = 0.5
 
 LEAST_POSITIVES: Final = 5
 """Minimum number of positives of common locations."""
+
+MOST_FIELDS: Final = 40
+"""Maximum number of shown fields of each kind. With images, maps and neighbors they take up to 20 MB."""
 
 PACKAGES: Final = ("numpy", "polars", "scikit-learn", "torch", "timm", "opencv-python-headless")
 """The packages whose versions a report states, if they are installed."""
@@ -75,8 +80,8 @@ class ReportOptions:
 
     Raises:
         ArgumentTypeError: If a value has the wrong type.
-        SettingsError: If ``decision`` is unknown, ``n_fields`` is negative, or ``reference`` is given without a model,
-            or a model without a dataset.
+        SettingsError: If ``decision`` is unknown, ``n_fields`` is not from 0 to 40, or ``reference`` is given without a
+            model, or a model without a dataset.
     """
 
     labels: LabelSource | None = None
@@ -98,8 +103,11 @@ class ReportOptions:
         check_type(self.reference, (Dataset, type(None)), argument="reference")
         check_type(self.n_fields, int, argument="n_fields")
         check_type(self.title, str, argument="title")
-        if self.n_fields < 0:
-            raise SettingsError(f"`n_fields` is {self.n_fields}, but must be 0 or more.")
+        if not 0 <= self.n_fields <= MOST_FIELDS:
+            raise SettingsError(
+                f"`n_fields` is {self.n_fields}, but must be from 0 to {MOST_FIELDS}, to limit the size of the page.",
+                hint="Draw more fields with cytoloc.contact_sheet.",
+            )
         if self.model is not None and self.dataset is None:
             raise SettingsError("Maps need the images of the fields.", hint="Give `dataset` too.")
         if self.reference is not None and self.model is None:
@@ -421,6 +429,16 @@ def _settings_section(given: _Given, options: ReportOptions, dataset: Dataset | 
         except PackageNotFoundError:
             continue
     blocks: list[Block] = [Table(["setting", "value"], rows), Table(["program", "version"], versions)]
+    commands = [
+        shlex.join(
+            ["cytoloc", "train", str(run.folder / RECIPE), run.dataset, "--fold", str(run.fold), "--out", "runs"]
+            + (["--folds", str(options.folds)] if options.folds else ["--folds", "folds.csv"])
+        )
+        for run in given.runs
+    ]
+    if commands:
+        blocks.append(Text("The commands that train these runs again, with their folds file:"))
+        blocks.append(Code("\n".join(commands)))
     if options.command:
         blocks.append(Text("The command that makes this report:"))
         blocks.append(Code(options.command))
