@@ -22,19 +22,20 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> cl.Dataset:
 
 
 def test_the_command_writes_panels_and_tables(dataset: cl.Dataset, tmp_path: Path, cli: Cli) -> None:
-    out = tmp_path / "explained"
+    out, ids = tmp_path / "explained", [dataset.ids[row] for row in (2, 5, 0, 6)]
     done = cli("explain", "builtin", dataset.path, "--out", out, "--neighbors", dataset.path, "--maps", "npy",
-               "--id", dataset.ids[2], "--id", dataset.ids[5], "--device", "cpu")  # fmt: skip
+               *(word for name in ids for word in ("--id", name)), "--device", "cpu")  # fmt: skip
     assert done.code == 0, done.err
-    assert "2 fields: panels, channel_effects.csv and channel_effects.parquet, neighbors.csv, maps as .npy" in done.out
+    assert "4 fields: panels, channel_effects.csv and channel_effects.parquet, neighbors.csv, maps as .npy" in done.out
     effects = pl.read_parquet(out / "channel_effects.parquet")
-    assert set(effects["id"]) == {dataset.ids[2], dataset.ids[5]}
+    assert set(effects["id"]) == set(ids)
     assert effects["predicted"].all()
+    assert effects.height < 4 * effects["location"].n_unique()  # each field has its own locations
     assert pl.read_csv(out / "channel_effects.csv").columns == effects.columns
     near = pl.read_csv(out / "neighbors.csv")
-    assert near.height == 10
+    assert near.height == 20
     assert near["locations"].null_count() == 0
-    for name in (dataset.ids[2], dataset.ids[5]):
+    for name in ids:
         maps = np.load(out / "maps" / f"{name}.npy")
         assert maps.dtype == np.float16
         assert maps.shape == (effects.filter(pl.col("id") == name).height, 128, 128)

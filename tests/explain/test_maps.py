@@ -108,14 +108,18 @@ def test_gradcam_agrees_with_captum() -> None:
     captum = pytest.importorskip("captum.attr")
     torch.manual_seed(1)
     network = build_network(SPEC).eval()  # its gradients differ between places, because it also takes maxima
-    found = class_maps(network, PIXELS, [3], method="gradcam")[:, 0]
     normal = copy.deepcopy(network)
     normal.normalize = torch.nn.Identity()  # type: ignore[assignment]
     layer = captum.LayerGradCam(normal, normal.backbone)
-    theirs = layer.attribute(network.normalize(PIXELS), target=3, relu_attributions=True)
-    large = torch.nn.functional.interpolate(theirs, size=(64, 64), mode="bilinear")[:, 0].detach()
-    assert (large.amax(dim=(1, 2)) > 0).all()
-    torch.testing.assert_close(found, large / large.amax(dim=(1, 2), keepdim=True), atol=1e-4, rtol=1e-4)
+    compared = 0
+    for place in range(4):
+        found = class_maps(network, PIXELS, [place], method="gradcam")[:, 0]
+        theirs = layer.attribute(network.normalize(PIXELS), target=place, relu_attributions=True)
+        large = torch.nn.functional.interpolate(theirs, size=(64, 64), mode="bilinear")[:, 0].detach()
+        most = large.amax(dim=(1, 2), keepdim=True)
+        torch.testing.assert_close(found, large / most.clamp(min=1e-30), atol=1e-4, rtol=1e-4)
+        compared += int((most > 0).sum())
+    assert compared >= 2
 
 
 def test_explanations_are_those_of_the_predictions(model: cl.Model, dataset: cl.Dataset) -> None:
