@@ -290,6 +290,7 @@ def test_core_rooms_work_without_torch() -> None:
         "import cytoloc.dataset.sources.kaggle, cytoloc.curation.folds, cytoloc.simulate.study, cytoloc.decide\n"
         "import cytoloc.recipes.recipe\n"
         "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.predictions\n"
+        "import cytoloc.report.page, cytoloc.report.explanations, cytoloc.explain.maps\n"
         "print('fine')"
     )
     assert run_python(code) == "fine\n"

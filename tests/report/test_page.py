@@ -206,6 +206,7 @@ def test_the_command(labels: cl.LabelList, tmp_path: Path, cli: Cli) -> None:
     assert "cytoloc report " in page
     for words, message in (
         ((), "There is no output."),
+        (("--table", "--ids", "x"), "are for a page"),
         (("--out", tmp_path / "r.pdf"), "not the name of a page"),
         (("--out", tmp_path / "n.html", "--json"), "are for tables"),
         (("--out", tmp_path / "n.html", "--model", "builtin"), "--model needs the images"),
@@ -214,6 +215,19 @@ def test_the_command(labels: cl.LabelList, tmp_path: Path, cli: Cli) -> None:
     ):
         wrong = cli("report", tmp_path / "p.parquet", *words)
         assert (wrong.code, message in wrong.err) == (2, True), wrong.err
+
+
+def test_arrays_need_ids(labels: cl.LabelList, tmp_path: Path, cli: Cli) -> None:
+    np.savez(tmp_path / "p.npz", probabilities=VALUES)
+    (tmp_path / "ids.txt").write_text("\n".join(IDS))
+    (tmp_path / "set.csv").write_text("key,name\n" + "\n".join(f"{each.key},{each.name}" for each in THREE))
+    more = ("--ids", tmp_path / "ids.txt", "--label-set", tmp_path / "set.csv")
+    done = cli("report", tmp_path / "p.npz", "--labels", labels.path, *more, "--out", tmp_path / "r.html")
+    assert done.code == 0, done.err
+    assert "120 fields" in (tmp_path / "r.html").read_text()
+    wrong = cli("report", tmp_path / "p.npz", "--out", tmp_path / "n.html")
+    assert wrong.code != 0
+    assert "--ids" in wrong.err
 
 
 def test_charts() -> None:

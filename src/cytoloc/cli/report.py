@@ -13,8 +13,10 @@ import typer
 
 from cytoloc.choices import MethodName
 from cytoloc.cli.console import counted, progress, require_nets
+from cytoloc.cli.members import IdsPath, LabelSetOption
 
 if TYPE_CHECKING:
+    from cytoloc.predictions import Predictions
     from cytoloc.report.study import StudyTables
 
 FILE_COLUMNS = 160
@@ -101,6 +103,8 @@ def report(
         ),
     ] = 12,
     title: Annotated[str, typer.Option(help="For a page: the title.")] = "Report",
+    ids: IdsPath = None,
+    label_set: LabelSetOption = None,
 ) -> None:
     """Write a page about predictions, or tables that compare models.
 
@@ -144,11 +148,14 @@ def report(
             },
             model=model,
             reference=reference,
+            ids=ids,
+            label_set=label_set,
         )
         return
-    if dataset or model or reference or pairs:
+    if dataset or model or reference or pairs or ids or label_set:
         raise SettingsError(
-            "--dataset, --model, --reference and --pairs are for a page.", hint="Leave them out, or remove --table."
+            "--dataset, --model, --reference, --pairs, --ids and --label-set are for a page.",
+            hint="Leave them out, or remove --table.",
         )
     if out:
         check_outputs(out)
@@ -182,12 +189,20 @@ def report(
 
 
 def _write_page(
-    inputs: list[Path], out: Path, options: dict[str, Any], *, model: Path | None, reference: str | None
+    inputs: list[Path],
+    out: Path,
+    options: dict[str, Any],
+    *,
+    model: Path | None,
+    reference: str | None,
+    ids: Path | None,
+    label_set: str | None,
 ) -> None:
     """Write a page."""
     from cytoloc.dataset.store import open_dataset
     from cytoloc.errors import SettingsError
     from cytoloc.files import refuse_existing
+    from cytoloc.prediction_files import read_predictions
     from cytoloc.report.page import ReportOptions, write_report
 
     refuse_existing(out)
@@ -207,8 +222,12 @@ def _write_page(
         reference=open_dataset(reference) if reference else None,
         command=shlex.join(["cytoloc", *sys.argv[1:]]),
     )
+    # Only files without ids or a label set need these options. Otherwise the page lists the files and runs.
+    given: Predictions | list[str] = [str(each) for each in inputs]
+    if ids or label_set:
+        given = read_predictions([str(each) for each in inputs], ids=ids, label_set=label_set)
     with progress("Writing the report") as advance:
-        write_report([str(each) for each in inputs], out, options=chosen, progress=advance)
+        write_report(given, out, options=chosen, progress=advance)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser.")
 
 

@@ -13,7 +13,7 @@ from cytoloc._typing import FloatArray
 MOST_POINTS: Final = 80
 """Maximum number of points of a curve. More cannot be seen."""
 
-_LEFT, _BOTTOM, _TOP, _RIGHT = 40, 34, 8, 8
+_LEFT, _BOTTOM, _TOP, _RIGHT = 46, 34, 8, 8
 
 
 class Curve(NamedTuple):
@@ -72,7 +72,7 @@ def curve_chart(
         )
     parts.append(f'<text x="{_LEFT + across / 2}" y="{height - 5}" class="mid">{escape(labels[0])}</text>')
     middle = _TOP + up / 2
-    parts.append(f'<text transform="translate(10 {middle:.0f}) rotate(-90)" class="mid">{escape(labels[1])}</text>')
+    parts.append(f'<text transform="translate(9 {middle:.0f}) rotate(-90)" class="mid">{escape(labels[1])}</text>')
     for curve in curves:
         runs: list[list[tuple[float, float]]] = [[]]
         for x, y in zip(curve.x, curve.y, strict=True):
@@ -87,9 +87,20 @@ def curve_chart(
                 parts += [f'<circle class="dot c{curve.color}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in run]
     named = [curve for curve in curves if curve.name]
     for number, curve in enumerate(named):
-        y = _TOP + up - 8 - 13 * (len(named) - 1 - number)
+        y = _TOP + 12 + 13 * number
         parts.append(f'<text x="{width - _RIGHT - 4}" y="{y}" class="end t{curve.color}">{escape(curve.name)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def rounded_up(value: float) -> float:
+    """Return a round number above a positive value, for the end of an axis.
+
+    >>> rounded_up(0.36), rounded_up(2.1), rounded_up(70.0)
+    (0.4, 2.5, 80.0)
+    """
+    unit = 10.0 ** np.floor(np.log10(value))
+    step = next(step for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * unit >= value)
+    return float(f"{step * unit:.3g}")
 
 
 def thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:

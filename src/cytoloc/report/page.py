@@ -28,7 +28,7 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.prediction_files import MANIFEST, read_predictions
 from cytoloc.predictions import Predictions, combine, training_caution
 from cytoloc.report.blocks import Block, Cell, Charts, Code, Section, Table, Text, render
-from cytoloc.report.charts import Curve, curve_chart
+from cytoloc.report.charts import Curve, curve_chart, rounded_up
 from cytoloc.report.evaluated import (
     classes_section,
     confusion_section,
@@ -41,7 +41,7 @@ from cytoloc.report.field_cards import CardSource, fields_section
 from cytoloc.report.found import found_section, quality_section, unusual_section, wells_section
 from cytoloc.report.prediction_tables import decided_locations
 from cytoloc.report.runs import FinishedRun, finished_runs, truth_of_runs
-from cytoloc.report.study import compare_runs
+from cytoloc.report.study import CrossValidation, compare_runs
 from cytoloc.report.study_format import explanation
 from cytoloc.runs import RECIPE
 
@@ -338,27 +338,19 @@ def _models_section(given: _Given, options: ReportOptions) -> Section:
     """Return the section that compares the models of several runs."""
     folders = [run.folder for run in given.runs]
     tables = compare_runs(folders, labels=options.labels, folds=options.folds, decision=options.decision)
-    columns = [
-        "kind",
-        "name",
-        "network",
-        "image",
-        "loss",
-        "folds",
-        "fields",
-        "cv",
-        "low",
-        "high",
-        "roc_auc",
-        "average_precision",
-        "note",
-    ]
-    table = tables.to_polars()
-    rows: list[list[Cell]] = [
-        list(row) for row in table.select([name for name in columns if name in table.columns]).iter_rows()
-    ]
-    headings = [name.replace("_", " ").replace("cv", "macro F1") for name in columns if name in table.columns]
-    return Section("models", "Models", [Table(headings, rows, explanation(tables))])
+    rows: list[list[Cell]] = []
+    named: list[tuple[str, str, int | None, str, tuple[int, ...], CrossValidation]]
+    named = [(row.model, row.network, row.image, row.loss, row.folds, row.metrics) for row in tables.models]
+    named += [(" + ".join(row.members), "ensemble", None, "", (), row.metrics) for row in tables.ensembles]
+    for name, network, image, loss, folds, found in named:
+        interval = "" if found.low is None else f"{found.low:.3f}\u00a0to\u00a0{found.high:.3f}"
+        cells: list[Cell] = [name, network, image, loss, " ".join(map(str, folds)), found.fields, found.cv, interval]
+        rows.append([*cells, found.roc_auc, found.average_precision, found.note])
+    headings = ["model", "network", "image", "loss", "folds", "fields", "CV", "95 % interval", "AUC", "AP", "note"]
+    if not any(row[-1] for row in rows):
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+    caption = explanation(tables).replace(" (number in brackets)", "")
+    return Section("models", "Models", [Table(headings, rows, caption)])
 
 
 def _training_section(runs: Sequence[FinishedRun]) -> Section:
@@ -376,10 +368,10 @@ def _training_section(runs: Sequence[FinishedRun]) -> Section:
             for name in ("epoch", "train_loss", "val_loss", "val_macro_f1")
         )
         span = (float(epoch.min()), float(epoch.max()))
-        most = float(np.nanmax(np.concatenate([train, val])))
+        most = rounded_up(float(np.nanmax(np.concatenate([train, val]))))
         curves = [Curve("training", epoch, train, "dashed", 1), Curve("validation", epoch, val)]
         losses.append((run.folder.name, curve_chart(curves, labels=("epoch", "loss"), x_range=span, y_range=(0, most))))
-        top = max(float(np.nanmax(score)) * 1.1, 0.05)
+        top = rounded_up(max(float(np.nanmax(score)), 0.05))
         line = [Curve("", epoch, score, "line", 2)]
         scores.append(
             (run.folder.name, curve_chart(line, labels=("epoch", "macro F1"), x_range=span, y_range=(0, top)))
