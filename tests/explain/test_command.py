@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,9 @@ def test_maps_as_zarr_and_a_channel_that_was_not_imaged(dataset: cl.Dataset, tmp
     assert "10 µm" in texts
 
 
-def test_wrong_calls(dataset: cl.Dataset, images: Path, tmp_path: Path, cli: Cli) -> None:
+def test_wrong_calls(
+    dataset: cl.Dataset, study: cl.Dataset, images: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     for words, code, message in (
         (("--id", "nobody"), 1, "There is no field 'nobody'"),
@@ -94,9 +97,13 @@ def test_wrong_calls(dataset: cl.Dataset, images: Path, tmp_path: Path, cli: Cli
         done = cli("explain", "builtin", dataset.path, "--out", out, "--device", "cpu", *words)
         assert (done.code, message in done.err) == (code, True), done.err
         assert not out.exists()
-    done = cli("explain", "builtin", images, "--out", out, "--device", "cpu")
-    assert done.code == 1
-    assert not out.exists()
+    for small in (images, study.path):
+        done = cli("explain", "builtin", small, "--out", out, "--device", "cpu")
+        assert (done.code, "px" in done.err, "could be read" in done.err) == (1, True, True), done.err
+        assert not out.exists()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    done = cli("explain", "builtin", dataset.path, "--out", out, "--neighbors", dataset.path, "--device", "cpu")
+    assert (done.code, "cytoloc[duplicates]" in done.err) == (1, True), done.err
 
 
 def test_names_of_files_do_not_collide() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -74,6 +74,7 @@ def write_explanations(
         OutputExistsError: If the folder exists.
     """
     from cytoloc.embed.embeddings import embed_sources
+    from cytoloc.embed.neighbors import exact_search
     from cytoloc.explain.maps import ExplainOptions, explain_sources
     from cytoloc.predict.model import Model
     from cytoloc.predict.sources import DatasetSource
@@ -85,6 +86,8 @@ def write_explanations(
         refuse_unknown(maps, get_args(MapFormat), argument="maps")
     options = options or ExplainOptions()
     labeled = neighbors if isinstance(neighbors, Dataset) else None
+    if neighbors is not None:
+        exact_search()  # before the networks compute
     reference = embed_sources(model, [DatasetSource(labeled)]) if labeled else neighbors
     tables: list[pl.DataFrame] = []
     nearest: list[pl.DataFrame] = []
@@ -127,16 +130,13 @@ def write_explanations(
                 if progress:
                     progress(done, total)
         if not tables:
-            raise ImageError(f"None of {total} fields could be read.", hint="Check the files.")
+            reason = next(iter(rejected.values()), "There are none.")
+            raise ImageError(
+                f"None of {total} fields could be read. The first reason: {reason}", hint="Check the images."
+            )
         effects = pl.concat(tables)
         with disk_errors(Path(out)):
-            effects.write_csv(folder / "channel_effects.csv", float_precision=4)
-            effects.write_parquet(folder / "channel_effects.parquet")
-            if nearest:
-                pl.concat(nearest).write_csv(folder / "neighbors.csv", float_precision=4)
-            if rejected:
-                failed = pl.DataFrame({"id": list(rejected), "reason": list(rejected.values())})
-                failed.write_csv(folder / "failed.csv")
+            _write_tables(folder, effects, nearest, rejected)
     return effects
 
 
@@ -176,38 +176,7 @@ def explanation_figure(
     Returns:
         The figure.
     """
-    image, channels, label_set = found.images[row], found.channels, found.label_set
-    colors = colors_of(channels, palette)
-    key = "composite\n" + ", ".join(f"{name} {color.name}" for name, color in zip(channels, colors, strict=True))
-    first: list[_Cell] = []
-    if len(channels) > 1:
-        first.append((key.replace(", ", ",\n", 2).replace(",\n", ", ", 1), composite(image, channels, palette), ""))
-    for number in sorted(range(len(channels)), key=lambda each: channels[each] != PROTEIN):
-        plane = np.repeat(stretch(image[number])[..., None], 3, axis=-1)
-        first.append((channels[number], plane if is_imaged(image[number]) else None, ""))
-    second: list[_Cell] = []
-    for place in places:
-        location = label_set[label_set.index(found.locations[place])]
-        effects = zip(channels, found.without_channel[row, :, place], strict=True)
-        below = "\n".join(f"without {name} {effect:+.2f}" for name, effect in effects)
-        mark = "" if found.predicted[row, place] else " (not predicted)"
-        title = f"{location.name}\n{found.probabilities[row, place]:.2f}{mark}"
-        second.append((title, overlay(image[channels.index(PROTEIN)], found.maps[row, place]), below))
-    third: list[_Cell] = []
-    if found.neighbors is not None and labeled is not None:
-        for at, distance in zip(found.neighbors.rows[row], found.neighbors.distances[row], strict=True):
-            name = found.neighbors.reference_ids[at]
-            labels = labeled.labels[labeled.row(name)]
-            text = (
-                "\n".join(each.name for each in labels) if labels else ("none" if labels is not None else "unlabeled")
-            )
-            title = f"{shortened(name, 26)}\ndistance {distance:.2f}"
-            third.append((title, composite(labeled[name], labeled.channels, palette), text))
-    parts: list[tuple[str, list[_Cell]]] = [
-        ("", first),
-        ("Maps: what contributes to each location", second),
-        ("Nearest labeled fields", third),
-    ]
+    parts = _parts(found, row, places, labeled=labeled, palette=palette)
     rows = [
         (heading if start == 0 else "", cells[start : start + PER_ROW])
         for heading, cells in parts
@@ -245,12 +214,52 @@ def explanation_figure(
                 axes.text(0.5, 0.5, "not imaged", ha="center", va="center", color="0.4", transform=axes.transAxes)
             else:
                 axes.imshow(shown, interpolation="antialiased")
-                if cells[0] is first[0] and number == 0:
+                if cells[0] is parts[0][1][0] and number == 0:
                     draw_scale_bar(axes, pixel_um, len(shown))
             axes.set_title(title, size=7, loc="left", pad=3)
             axes.text(0, -0.02, below, size=6.5, va="top", color="0.25", transform=axes.transAxes)
         top -= height
     return figure
+
+
+def _parts(
+    found: Explanations, row: int, places: Sequence[int], *, labeled: Dataset | None, palette: Palette
+) -> list[tuple[str, list[_Cell]]]:
+    """Return the images of a panel in three parts with a heading each: channels, maps, and nearest labeled fields."""
+    image, channels, label_set = found.images[row], found.channels, found.label_set
+    colors = colors_of(channels, palette)
+    named = [f"{name} {color.name}" for name, color in zip(channels, colors, strict=True)]
+    each = 2 if len(named) <= 4 else 3
+    key = ",\n".join(", ".join(named[start : start + each]) for start in range(0, len(named), each))
+    first: list[_Cell] = []
+    if len(channels) > 1:
+        first.append((f"composite\n{key}", composite(image, channels, palette), ""))
+    for number in sorted(range(len(channels)), key=lambda each: channels[each] != PROTEIN):
+        plane = np.repeat(stretch(image[number])[..., None], 3, axis=-1)
+        first.append((channels[number], plane if is_imaged(image[number]) else None, ""))
+    second: list[_Cell] = []
+    for place in places:
+        location = label_set[label_set.index(found.locations[place])]
+        effects = zip(channels, found.without_channel[row, :, place], strict=True)
+        below = "\n".join(f"without {name} {effect:+.2f}" for name, effect in effects)
+        mark = "" if found.predicted[row, place] else " (not predicted)"
+        title = f"{location.name}\n{found.probabilities[row, place]:.2f}{mark}"
+        second.append((title, overlay(image[channels.index(PROTEIN)], found.maps[row, place]), below))
+    third: list[_Cell] = []
+    if found.neighbors is not None and labeled is not None:
+        for at, distance in zip(found.neighbors.rows[row], found.neighbors.distances[row], strict=True):
+            name = found.neighbors.reference_ids[at]
+            labels = labeled.labels[labeled.row(name)]
+            text = (
+                "\n".join(each.name for each in labels) if labels else ("none" if labels is not None else "unlabeled")
+            )
+            title = f"{shortened(name, 26)}\ndistance {distance:.2f}"
+            third.append((title, composite(labeled[name], labeled.channels, palette), text))
+    return [
+        ("", first),
+        ("Maps: what contributes to each location", second),
+        ("Nearest labeled fields", third),
+    ]
 
 
 def _labeled(nearest: Neighbors, labeled: Dataset | None) -> pl.DataFrame:
@@ -264,6 +273,19 @@ def _labeled(nearest: Neighbors, labeled: Dataset | None) -> pl.DataFrame:
         known = labels[labeled.row(name)]
         texts.append(None if known is None else "; ".join(each.name for each in known))
     return table.with_columns(pl.Series("locations", texts, pl.String))
+
+
+def _write_tables(
+    folder: Path, effects: pl.DataFrame, nearest: Sequence[pl.DataFrame], rejected: Mapping[str, str]
+) -> None:
+    """Write the tables of explanations."""
+    effects.write_csv(folder / "channel_effects.csv", float_precision=4)
+    effects.write_parquet(folder / "channel_effects.parquet")
+    if nearest:
+        pl.concat(nearest).write_csv(folder / "neighbors.csv", float_precision=4)
+    if rejected:
+        failed = pl.DataFrame({"id": list(rejected), "reason": list(rejected.values())})
+        failed.write_csv(folder / "failed.csv")
 
 
 def _write_maps(maps: Any, path: Path) -> None:

@@ -185,7 +185,7 @@ def write_report(
             shown, decided, how = _decided(given.predictions, None, options)
             truth = None
             sections.append(found_section(shown, decided, how=how))
-            if shown.label_set.matches(label_set) and dataset is not None:
+            if dataset is not None:
                 sections.append(wells_section(shown, decided, dataset))
             done(1)
         else:
