@@ -157,6 +157,29 @@ def test_every_field_has_a_predicted_location(model: cl.Model, dataset: cl.Datas
     assert expected.sum() == found.predicted.sum()
 
 
+def test_maps_are_averaged_over_networks(model: cl.Model, dataset: cl.Dataset) -> None:
+    torch.manual_seed(0)
+    other = copy.deepcopy(model.networks[0])
+    with torch.no_grad():
+        for each in other.head.parameters():
+            each.add_(0.1 * torch.randn_like(each))
+    both = cl.Model([model.networks[0], other], model.info, device="cpu", engine="torch")
+    images, place = dataset[:2], [model.label_set.names.index("Nucleoplasm")]
+    found = both.explain(images, locations=["Nucleoplasm"]).maps[:, 0]
+    pixels = torch.from_numpy(images)
+    total = sum(class_maps(one, pixels, place, method="layercam")[:, 0].numpy() for one in both.networks)
+    assert isinstance(total, np.ndarray)
+    np.testing.assert_allclose(found, total / total.max(axis=(1, 2), keepdims=True), atol=1e-5)
+
+
+def test_models_with_another_engine_use_their_pytorch_networks(model: cl.Model, dataset: cl.Dataset) -> None:
+    pytest.importorskip("openvino")
+    other = cl.load("builtin", device="cpu", engine="openvino")
+    ours, theirs = (one.explain(dataset[:2], locations=["Nucleoli"]) for one in (model, other))
+    np.testing.assert_array_equal(ours.maps, theirs.maps)
+    np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
+
+
 def test_maps_turn_with_the_image(model: cl.Model, dataset: cl.Dataset) -> None:
     image = dataset[:][:1]
     straight = model.explain(image, locations=["Nucleoplasm"], tta=8).maps[0, 0]
