@@ -5,7 +5,7 @@ COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
 RUN python -m venv /opt/cytoloc \
     && /opt/cytoloc/bin/pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu \
-    && /opt/cytoloc/bin/pip install --no-cache-dir '.[nets,engines,explain,serve,formats,duplicates]'
+    && /opt/cytoloc/bin/pip install --no-cache-dir '.[nets,engines,serve,formats,duplicates]'
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 cytoloc

@@ -168,7 +168,7 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
             check_outputs(tmp_path / "b.csv", same)
     (tmp_path / "folder.png").mkdir()
     for name in ("/", ".", "a.jpg", "folder.png"):
-        with pytest.raises(SettingsError, match="not the name of a PNG file"):
+        with pytest.raises(SettingsError, match="not the name of a PNG"):
             check_outputs(tmp_path / "b.csv", images=[tmp_path / name])
 
 

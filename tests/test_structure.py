@@ -60,7 +60,7 @@ ALLOWED = {
     "napari": GROUND | {"dataset", "predict"},
     "serve": GROUND | {"dataset", "embed", "explain", "images", "predict", "report", "simulate"},
     "torch": {"choices", "dataset", "errors"},
-    "report": GROUND | {"dataset", "decide", "images", "recipes"},
+    "report": GROUND | {"curation", "dataset", "decide", "embed", "explain", "images", "predict", "recipes"},
     "reproduce": GROUND
     | {"curation", "dataset", "decide", "models", "predict", "recipes", "training.options", "training.run"},
     "cli": GROUND
@@ -148,10 +148,12 @@ def test_public_names_are_those_written_down() -> None:
         "Ratio",
         "RayWorkers",
         "Recipe",
+        "ReportOptions",
         "ReproduceOptions",
         "Rules",
         "Run",
         "ServeSettings",
+        "SheetOptions",
         "Shrunk",
         "Smooth",
         "Stack",
@@ -227,10 +229,12 @@ def test_public_names_are_those_written_down() -> None:
         "write_decision",
         "write_duplicates",
         "write_embeddings",
+        "write_explanations",
         "write_folds",
         "write_leak",
         "write_map",
         "write_predictions",
+        "write_report",
         "write_table",
     ]
     modules = {path.stem for path in SOURCE.iterdir()}
@@ -292,6 +296,7 @@ def test_core_rooms_work_without_torch() -> None:
         "import cytoloc.dataset.sources.kaggle, cytoloc.curation.folds, cytoloc.simulate.study, cytoloc.decide\n"
         "import cytoloc.recipes.recipe\n"
         "import cytoloc.report.figures, cytoloc.report.tables, cytoloc.predictions\n"
+        "import cytoloc.report.page, cytoloc.report.explanations, cytoloc.explain.maps\n"
         "print('fine')"
     )
     assert run_python(code) == "fine\n"

@@ -103,11 +103,15 @@ if TYPE_CHECKING:
     from cytoloc.recipes.recipe import Recipe as Recipe
     from cytoloc.recipes.recipe import load_recipe as load_recipe
     from cytoloc.recipes.recipe import recipe_names as recipe_names
+    from cytoloc.report.explanations import write_explanations as write_explanations
+    from cytoloc.report.figures import SheetOptions as SheetOptions
     from cytoloc.report.figures import contact_sheet as contact_sheet
     from cytoloc.report.figures import duplicates_sheet as duplicates_sheet
     from cytoloc.report.figures import fold_sheet as fold_sheet
     from cytoloc.report.figures import score_plot as score_plot
     from cytoloc.report.figures import training_curve as training_curve
+    from cytoloc.report.page import ReportOptions as ReportOptions
+    from cytoloc.report.page import write_report as write_report
     from cytoloc.report.prediction_tables import prediction_table as prediction_table
     from cytoloc.report.prediction_tables import write_table as write_table
     from cytoloc.report.study import compare_runs as compare_runs
@@ -191,7 +195,16 @@ _HOMES: Final = {
     "report.prediction_tables": ("prediction_table", "write_table"),
     "predictions": ("Predictions",),
     "recipes.recipe": ("Recipe", "load_recipe", "recipe_names"),
-    "report.figures": ("contact_sheet", "duplicates_sheet", "fold_sheet", "score_plot", "training_curve"),
+    "report.page": ("ReportOptions", "write_report"),
+    "report.explanations": ("write_explanations",),
+    "report.figures": (
+        "SheetOptions",
+        "contact_sheet",
+        "duplicates_sheet",
+        "fold_sheet",
+        "score_plot",
+        "training_curve",
+    ),
     "curation.fold_quality": ("fold_quality",),
     "report.study": ("compare_runs",),
     "reproduce.kaggle2018": ("plan_kaggle2018", "reproduce_kaggle2018"),

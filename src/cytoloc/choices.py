@@ -41,6 +41,12 @@ CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "beta"]
 Blank = Literal["none", "probability", "margin", "ratio"]
 """The location of a field without a probability above its threshold."""
 
+MapMethod = Literal["layercam", "gradcam", "attention"]
+"""How a map of what a network used is computed."""
+
+Palette = Literal["hpa", "colorblind"]
+"""The colors of composites."""
+
 Device = Literal["auto", "cuda", "mps", "cpu"]
 """A kind of device to compute on. ``auto`` is the fastest one available."""
 

@@ -25,6 +25,9 @@ from cytoloc.errors import (
     TableError,
 )
 
+IMAGE_SUFFIXES: Final = (".png", ".svg", ".pdf")
+"""The endings of figures."""
+
 
 class FileFormat(NamedTuple):
     """The name and version of a file format, which each file states so that readers can refuse unknown formats."""
@@ -90,8 +93,8 @@ def new_files(*paths: Path, images: Sequence[Path] = ()) -> Iterator[dict[Path, 
 
     Args:
         paths: New files.
-        images: PNG files. Existing ones are replaced; an image that the block does not write stays as it is. If
-            renaming fails in between, the first images may be lost.
+        images: PNG, SVG or PDF files. Existing ones are replaced; an image that the block does not write stays as it
+            is. If renaming fails in between, the first images may be lost.
 
     Yields:
         The temporary path of each file.
@@ -190,17 +193,20 @@ def check_outputs(*paths: Path, images: Sequence[Path] = ()) -> None:
 
     Args:
         paths: New files.
-        images: PNG files, which may exist.
+        images: PNG, SVG or PDF files, which may exist.
 
     Raises:
-        SettingsError: If two outputs are the same file, or the name of an image does not end in ``.png``.
+        SettingsError: If two outputs are the same file, or the name of an image has another ending.
         OutputExistsError: If one of ``paths`` exists.
         StorageError: If a parent folder is a file, or not writable.
     """
     for path in images:
         refuse_url(path)
-        if path.suffix.lower() != ".png" or path.is_dir():
-            raise SettingsError(f"{path} is not the name of a PNG file.", hint="Choose a name that ends in .png.")
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
+            raise SettingsError(
+                f"{path} is not the name of a PNG, SVG or PDF file.",
+                hint="Choose a name that ends in .png, .svg or .pdf.",
+            )
     places = [*paths, *images]
     for number, path in enumerate(places):
         if path.resolve() in [other.resolve() for other in places[:number]]:

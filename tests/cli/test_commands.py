@@ -18,6 +18,8 @@ from cytoloc.cli.demo import RESULTS, steps
 from cytoloc.dataset.store import Dataset
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_labels
+from cytoloc.prediction_files import write_predictions
+from cytoloc.predictions import Predictions
 from cytoloc.recipes.recipe import recipe_names
 from cytoloc.simulate.files import simulate_kaggle
 from cytoloc.simulate.plan import Design
@@ -107,6 +109,22 @@ def test_show_draws_a_sheet(cli: Cli, study: Dataset, tmp_path: Path) -> None:
     predicted.write_text(f"Id,Predicted\n{study.ids[0]},0\n")
     missing = cli("show", study.path, study.ids[1], "--predictions", predicted, "--out", out)
     assert f"The predictions have no field '{study.ids[1]}'" in missing.err
+
+
+def test_show_takes_predictions_as_they_are_written(cli: Cli, study: Dataset, tmp_path: Path) -> None:
+    values = np.full((3, 28), 0.3, np.float32)
+    found = Predictions(study.ids[:3], values, study.label_set, {"thresholds": {"0": 0.2}})
+    write_predictions(found, tmp_path / "p.parquet")
+    found.to_polars().rename({"id": "Id"}).write_csv(tmp_path / "p.csv")
+    for name in ("p.parquet", "p.csv"):
+        done = cli("show", study.path, "--predictions", tmp_path / name, "--out", tmp_path / "sheet.svg")
+        assert (done.code, done.out) == (0, f"{tmp_path / 'sheet.svg'}: 3 fields.\n"), done.err
+    large = cli("show", study.path, "--large", "--fields", 2, "--palette", "colorblind", "--out", tmp_path / "l.pdf")
+    assert (large.code, large.out) == (0, f"{tmp_path / 'l.pdf'}: 2 fields.\n"), large.err
+    other = Predictions(("x",), values[:1], study.label_set)
+    write_predictions(other, tmp_path / "other.parquet")
+    refused = cli("show", study.path, "--predictions", tmp_path / "other.parquet", "--out", tmp_path / "o.png")
+    assert (refused.code, "has none of the predicted fields" in refused.err) == (1, True)
 
 
 @pytest.mark.slow

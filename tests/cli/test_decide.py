@@ -238,7 +238,7 @@ def test_two_outputs_are_written_both_or_neither(cli: Cli, tmp_path: Path, score
         assert (same.code, "was given for two outputs" in same.err) == (2, True)
     assert cli(*fit, tmp_path / "taken.csv").code == 1
     assert "end" in cli(*apply, "--probabilities", tmp_path / "p.csv").err
-    assert "PNG" in cli(*score, tmp_path / "p.pdf").err
+    assert "PNG" in cli(*score, tmp_path / "p.gif").err
     assert sorted(tmp_path.iterdir()) == before
 
 

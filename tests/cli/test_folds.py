@@ -69,7 +69,7 @@ def test_options_without_effect_are_refused(cli: Cli, study: Dataset, tmp_path: 
     calls = {
         "Remove -k, --like and --without": ("folds", study.path, "--check", out, "-k", 3),
         "only reads a folds file": ("folds", study.path, "--check", out, "--like", study.path),
-        "not the name of a PNG file": ("folds", study.path, "--out", out, "--sheet", out),
+        "not the name of a PNG": ("folds", study.path, "--out", out, "--sheet", out),
         "is given twice": ("duplicates", study.path, study.path, "--out", out),
         "was given for two outputs": ("duplicates", study.path, "--out", out, "--groups", out),
         "require --format study": ("simulate", "--fields", 3, "--out", out, "--noise", 0.5),

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from cytoloc.channels import CHANNELS
@@ -12,17 +16,8 @@ from cytoloc.decide import evaluate
 from cytoloc.errors import SettingsError, UnknownIdError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
-from cytoloc.report.figures import (
-    composite,
-    contact_sheet,
-    field_grid,
-    fold_sheet,
-    legend,
-    panel,
-    score_plot,
-    shortened,
-    stretch,
-)
+from cytoloc.report.figures import SheetField, SheetOptions, contact_sheet, draw_sheet, fold_sheet, score_plot
+from cytoloc.report.panels import composite, legend, panel, shortened, stretch
 
 
 def test_a_panel_shows_composite_protein_and_the_other_channels() -> None:
@@ -60,8 +55,11 @@ def test_a_score_is_drawn_with_a_row_for_each_class_that_occurs(tmp_path: Path) 
             assert np.asarray(image.convert("RGB")).std() > 20
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] > 1.8 * sizes[1][1]
+    for name, start in (("score.pdf", b"%PDF"), ("score.svg", b"<?xml")):
+        score_plot(evaluation, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
     with pytest.raises(SettingsError, match="not the name of a PNG"):
-        score_plot(evaluation, tmp_path / "score.pdf")
+        score_plot(evaluation, tmp_path / "score.gif")
 
 
 @pytest.mark.parametrize(
@@ -127,9 +125,16 @@ def test_fields_of_any_channels_are_drawn(tmp_path: Path, channels: tuple[str, .
     images = np.random.default_rng(0).integers(0, 255, (4, len(channels), 32, 32), np.uint8)
     truth, predicted = [(0,), (1, 2), None, (2,)], [(0,), (1,), (2,), (0,)]
     names = ["a", "b" * 200, "c", "d"]
-    field_grid(images, names, truth, predicted, tmp_path / "s.png", channels=channels, label_set=OWN)
-    with Image.open(tmp_path / "s.png") as image:
-        assert np.asarray(image.convert("RGB")).std() > 20
+    fields = [
+        SheetField(name=name, image=image, truth=true, predicted=called)
+        for name, image, true, called in zip(names, images, truth, predicted, strict=True)
+    ]
+    for large in (False, True):
+        draw_sheet(
+            fields, tmp_path / "s.png", channels=channels, label_set=OWN, options=SheetOptions(large=large), left_out=3
+        )
+        with Image.open(tmp_path / "s.png") as image:
+            assert np.asarray(image.convert("RGB")).std() > 20
 
 
 def test_folds_of_own_locations_are_drawn(tmp_path: Path) -> None:
@@ -148,7 +153,67 @@ def test_a_contact_sheet_spreads_over_the_dataset(study: Dataset, tmp_path: Path
     assert contact_sheet(study, tmp_path / "sheet.png", predictions=decided) == list(study.ids[3:5])
     with pytest.raises(UnknownIdError, match="The predictions have no field"):
         contact_sheet(study, tmp_path / "sheet.png", ids=[study.ids[0]], predictions=decided)
-    with pytest.raises(SettingsError, match="no decision was applied"):
-        contact_sheet(
-            study, tmp_path / "sheet.png", predictions=Predictions(study.ids[:1], values[:1], study.label_set)
+
+
+def texts_of(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> list[str]:
+    """Return all texts of the figure that a function draws."""
+    seen: list[str] = []
+    save = Figure.savefig
+
+    def remember(figure: Figure, *given: Any, **more: Any) -> None:
+        seen.extend(text.get_text() for text in figure.findobj(Text) if text.get_text())
+        save(figure, *given, **more)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    draw()
+    monkeypatch.undo()
+    return seen
+
+
+def test_probabilities_are_shown_and_only_marks_that_occur(
+    study: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.full((40, 28), 0.25, np.float32)
+    truth = study.truth
+    found = Predictions(study.ids, values, study.label_set, decided=truth)
+    texts = texts_of(monkeypatch, lambda: contact_sheet(study, tmp_path / "a.svg", predictions=found))
+    assert "✓ correct" in texts
+    assert not {"○ missed", "✗ wrong"} & set(texts)
+    assert any("(12 of 40 fields are shown)" in text for text in texts)
+    assert any(text.startswith("✓ ") and text.endswith(" 0.25") for text in texts)
+    assert any(text.endswith("µm") for text in texts)
+    undecided = Predictions(study.ids, values, study.label_set)
+    texts = texts_of(monkeypatch, lambda: contact_sheet(study, tmp_path / "b.pdf", predictions=undecided))
+    assert "✓ correct" not in texts
+    assert sum(text.endswith(" 0.25") for text in texts) == 12 * 3
+    thresholds = dict.fromkeys(study.label_set.keys, 0.2)
+    limited = Predictions(study.ids, values, study.label_set, {"thresholds": thresholds})
+    texts = texts_of(
+        monkeypatch,
+        lambda: contact_sheet(study, tmp_path / "c.png", ids=study.ids[:1], predictions=limited),
+    )
+    assert {"✓ correct", "✗ wrong"} <= set(texts)
+
+
+def test_large_sheets_name_the_channels_and_what_was_not_imaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (4, 32, 32), np.uint8)
+    image[3] = 0
+    fields = [SheetField(name="a", image=image, pixel_um=float("nan"))]
+    for large in (True, False):
+        options = SheetOptions(large=large, palette="colorblind")
+        texts = texts_of(
+            monkeypatch,
+            lambda options=options: draw_sheet(  # type: ignore[misc]
+                fields, tmp_path / "s.png", channels=CHANNELS, label_set=OWN, options=options
+            ),
         )
+        assert sum("not" in text and "imaged" in text for text in texts) == 1
+        assert not any("µm" in text for text in texts)
+        assert any("protein" in text for text in texts)
+    assert any("protein yellow" in text for text in texts)
+    with pytest.raises(SettingsError, match="unknown value 'pastel'"):
+        SheetOptions(palette="pastel")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="`most` is 0"):
+        SheetOptions(most=0)

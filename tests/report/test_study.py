@@ -324,7 +324,7 @@ def test_calls_that_cannot_be_are_refused(made: Made, cli: Cli) -> None:
     folder, _, _ = made
     run = folder / "runs" / "first-fold0"
     for call, code, said in (
-        ([run], 2, "Add --table"),
+        ([run], 2, "add --table"),
         ([folder, "--table"], 1, "contains no run"),
         ([run, folder / "runs", "--table"], 2, "is given twice"),
         ([folder / "runs", "--table", "--decision", "nonsense"], 2, "nonsense"),

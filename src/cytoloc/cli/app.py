@@ -18,6 +18,7 @@ from cytoloc.cli import (
     embed,
     ensemble,
     evaluate,
+    explain,
     export,
     fetch,
     folds,
@@ -72,6 +73,7 @@ predict.register(app)
 streaming.register(app)
 export.register(app)
 embed.register(app)
+explain.register(app)
 ensemble.register(app)
 decide.register(app)
 evaluate.register(app)

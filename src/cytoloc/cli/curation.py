@@ -47,7 +47,7 @@ def duplicates(
         Path | None, typer.Option(help="Also write the groups of copies to this new CSV file with columns id,group.")
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also draw the doubtful pairs side by side to this new PNG file.")
+        Path | None, typer.Option(help="Also draw the doubtful pairs side by side to this new .png, .svg or .pdf file.")
     ] = None,
 ) -> None:
     """Find near-duplicate fields, within and across datasets.

@@ -7,11 +7,15 @@ import re
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cytoloc.choices import Palette
 from cytoloc.cli.console import counted, require_nets
+
+if TYPE_CHECKING:
+    from cytoloc.predictions import Predictions
 
 DatasetPath = Annotated[str, typer.Argument(help="Dataset: a folder or a URL.", metavar="DATASET")]
 
@@ -181,23 +185,49 @@ def show(
             help="Ids of the fields to show. Default: twelve fields, evenly spaced in the dataset.", metavar="ID…"
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="PNG file to write. An existing file is replaced.")] = Path(
+    out: Annotated[Path, typer.Option(help=".png, .svg or .pdf file to write. An existing file is replaced.")] = Path(
         "contact-sheet.png"
     ),
     predictions: Annotated[
         Path | None,
-        typer.Option(help="CSV file with columns Id,Predicted to compare with the labels. Only its fields are shown."),
+        typer.Option(
+            help="Predictions to compare with the labels: a predictions file (.parquet, .csv), or a CSV file with"
+            " columns Id,Predicted. Only its fields are shown."
+        ),
     ] = None,
+    most: Annotated[int, typer.Option("--fields", help="Number of fields, if no ids are given.", min=1)] = 12,
+    large: Annotated[
+        bool, typer.Option("--large", help="Draw each field as a row with all channels at full size.")
+    ] = False,
+    palette: Annotated[
+        Palette,
+        typer.Option(
+            help="Colors of the composite: those of the Human Protein Atlas, or colors that people with red-green color"
+            " blindness distinguish."
+        ),
+    ] = "hpa",
 ) -> None:
     """Draw a contact sheet with the composite, the channels and the locations of each field.
 
+    A scale bar is drawn where the size of a pixel is known.
+
     Example: `cytoloc show test.dataset --predictions submission.csv --out sheet.png`
+
+    Example: `cytoloc show test.dataset A01_1 A02_1 --predictions predictions.parquet --large --out figure.pdf`
     """
     from cytoloc.dataset.store import open_dataset
-    from cytoloc.labels.lists import read_labels
-    from cytoloc.report.figures import contact_sheet
+    from cytoloc.labels.lists import read_csv, read_labels
+    from cytoloc.prediction_files import read_predictions
+    from cytoloc.report.figures import SheetOptions, contact_sheet
 
     dataset = open_dataset(path)
-    predicted = read_labels(predictions, dataset.label_set, column="Predicted", blank=True) if predictions else None
-    shown = contact_sheet(dataset, out, ids=ids, predictions=predicted)
+    given: Predictions | dict[str, tuple[int, ...]] | None = None
+    if predictions:
+        is_table = predictions.is_file() and predictions.suffix.lower() not in (".parquet", ".npz", ".npy")
+        if predictions.is_dir() or not is_table or "Predicted" not in read_csv(predictions).columns:
+            given = read_predictions(predictions, label_set=None if not is_table else dataset.label_set)
+        else:
+            given = read_labels(predictions, dataset.label_set, column="Predicted", blank=True)
+    options = SheetOptions(large=large, palette=palette, most=most)
+    shown = contact_sheet(dataset, out, ids=ids, predictions=given, options=options)
     typer.echo(f"{out}: {counted(len(shown), 'field')}.")

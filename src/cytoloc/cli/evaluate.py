@@ -53,7 +53,8 @@ def evaluate(
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Also plot the F1 of each class, with intervals, to this PNG file.")
+        Path | None,
+        typer.Option(help="Also plot the F1 of each class, with intervals, to this .png, .svg or .pdf file."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     ids: IdsPath = None,

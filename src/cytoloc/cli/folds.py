@@ -69,7 +69,8 @@ def folds(
         typer.Option(help="Check this folds file instead of making one: no group may be in more than one fold."),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also draw the number of fields per location and fold to this PNG file.")
+        Path | None,
+        typer.Option(help="Also draw the number of fields per location and fold to this .png, .svg or .pdf file."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     label_set: LabelSetOption = None,

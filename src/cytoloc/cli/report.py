@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cytoloc.choices import MethodName
-from cytoloc.cli.console import counted
+from cytoloc.cli.console import counted, progress, require_nets
+from cytoloc.cli.members import IdsPath, LabelSetOption
 
 if TYPE_CHECKING:
+    from cytoloc.predictions import Predictions
     from cytoloc.report.study import StudyTables
 
 FILE_COLUMNS = 160
@@ -33,15 +37,21 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUNS…")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Runs, or folders of runs. A page can also be about predictions files.", metavar="RUNS|PREDICTIONS…"
+        ),
+    ],
     table: Annotated[
         bool,
-        typer.Option("--table", help="Report tables of models and ensembles. Required, because it is the only report."),
+        typer.Option("--table", help="Report tables of models and ensembles instead of a page."),
     ] = False,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="True labels: a CSV file with columns Id,Target, or a dataset. Default: the dataset of the runs."
+            help="True labels: a CSV file with columns Id,Target, or a dataset. Default: the dataset of the runs. A"
+            " page about predictions without labels shows what was found."
         ),
     ] = None,
     folds: Annotated[
@@ -66,11 +76,46 @@ def report(
     ] = None,
     style: Annotated[Format, typer.Option("--format", help="Format of the tables.")] = Format.text,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the tables to this new file. Default: print them.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New file: .html for a page. With --table, the file of the tables; default: print them."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="For a page: dataset of the fields, for images, wells, plates and quality flags."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="For a page: model for maps of the shown fields. Needs --dataset.", metavar="MODEL"),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="For a page: labeled dataset, whose nearest fields are shown. Needs --model."),
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="For a page: file of `cytoloc duplicates`.")] = None,
+    n_fields: Annotated[
+        int,
+        typer.Option(
+            "--fields",
+            help="For a page: number of the worst, the most uncertain and the unusual fields.",
+            min=0,
+            max=40,
+        ),
+    ] = 12,
+    title: Annotated[str, typer.Option(help="For a page: the title.")] = "Report",
+    ids: IdsPath = None,
+    label_set: LabelSetOption = None,
 ) -> None:
-    """Report cross-validated metrics, with one row per model and one per ensemble.
+    """Write a page about predictions, or tables that compare models.
 
-    Example: `cytoloc report runs/ --table --format markdown`
+    With labels, the page has metrics with intervals and chance levels, curves, confusions and suspicious labels.
+    Without labels, it has what was found in each well and plate. It needs no other file and no network.
+
+    With `--table`, cross-validated metrics are reported, with one row per model and one per ensemble.
+
+    Example: `cytoloc report runs/ --folds folds.csv --out report.html`
+
+    Example: `cytoloc report predictions.parquet --dataset plate.dataset --model model.cytoloc --out report.html`
 
     Example: `cytoloc report runs/ --table --folds folds.csv --ensemble resnet34-512+resnet50-512`
     """
@@ -80,11 +125,42 @@ def report(
     from cytoloc.report.study_format import json_values
 
     if not table:
-        raise SettingsError("`cytoloc report` cannot make any report but tables yet.", hint="Add --table.")
+        if out is None or out.suffix.lower() != ".html":
+            raise SettingsError(
+                f"{'There is no output' if out is None else f'{out} is not the name of a page'}.",
+                hint="Give --out report.html for a page, or add --table for tables.",
+            )
+        if ensemble or as_json or style != Format.text:
+            raise SettingsError(
+                "--ensemble, --format and --json are for tables.", hint="Add --table, or leave these options out."
+            )
+        _write_page(
+            inputs,
+            out,
+            {
+                "labels": labels,
+                "dataset": dataset,
+                "decision": decision,
+                "folds": folds,
+                "pairs": pairs,
+                "n_fields": n_fields,
+                "title": title,
+            },
+            model=model,
+            reference=reference,
+            ids=ids,
+            label_set=label_set,
+        )
+        return
+    if dataset or model or reference or pairs or ids or label_set:
+        raise SettingsError(
+            "--dataset, --model, --reference, --pairs, --ids and --label-set are for a page.",
+            hint="Leave them out, or remove --table.",
+        )
     if out:
         check_outputs(out)
     tables = compare_runs(
-        list(runs),
+        list(inputs),
         labels=labels,
         folds=folds,
         decision=decision,
@@ -110,6 +186,49 @@ def report(
             Console().print(rich_tables(tables))
         else:
             typer.echo(_written(tables, style), nl=False)
+
+
+def _write_page(
+    inputs: list[Path],
+    out: Path,
+    options: dict[str, Any],
+    *,
+    model: Path | None,
+    reference: str | None,
+    ids: Path | None,
+    label_set: str | None,
+) -> None:
+    """Write a page."""
+    from cytoloc.dataset.store import open_dataset
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import refuse_existing
+    from cytoloc.prediction_files import read_predictions
+    from cytoloc.report.page import ReportOptions, write_report
+
+    refuse_existing(out)
+    if model and not options["dataset"]:
+        raise SettingsError("--model needs the images of the fields.", hint="Give --dataset too.")
+    if reference and not model:
+        raise SettingsError("--reference needs a model, whose features are compared.", hint="Give --model too.")
+    loaded = None
+    if model:
+        require_nets()
+        from cytoloc.predict.loading import load
+
+        loaded = load(model)
+    chosen = ReportOptions(
+        **options,
+        model=loaded,
+        reference=open_dataset(reference) if reference else None,
+        command=shlex.join(["cytoloc", *sys.argv[1:]]),
+    )
+    # Only files without ids or a label set need these options. Otherwise the page lists the files and runs.
+    given: Predictions | list[str] = [str(each) for each in inputs]
+    if ids or label_set:
+        given = read_predictions([str(each) for each in inputs], ids=ids, label_set=label_set)
+    with progress("Writing the report") as advance:
+        write_report(given, out, options=chosen, progress=advance)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser.")
 
 
 def _written(tables: StudyTables, style: Format) -> str:

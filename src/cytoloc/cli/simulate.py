@@ -96,7 +96,8 @@ def simulate(
         ),
     ] = None,
     show: Annotated[
-        Path | None, typer.Option(help="Write a PNG file with one field of each location, instead of --out.")
+        Path | None,
+        typer.Option(help="Write a .png, .svg or .pdf file with one field of each location, instead of --out."),
     ] = None,
 ) -> None:
     """Simulate fields of view of cells, with labels, wells and rare locations as in real data.
@@ -150,13 +151,11 @@ def simulate(
 def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     from functools import partial
 
-    import numpy as np
-
     from cytoloc.channels import CHANNELS
     from cytoloc.files import check_outputs
     from cytoloc.labels.label_set import LabelSet
     from cytoloc.parallel import in_order, processes
-    from cytoloc.report.figures import field_grid
+    from cytoloc.report.figures import SheetField, draw_sheet
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
 
@@ -169,7 +168,9 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
         for image in in_order(partial(draw_field, size=size), plans, pool=pool):
             images.append(image)
             advance(len(images), len(plans))
-    names = [f"simulated, seed {seed}"] * len(images)
-    truth = [(location,) for location in locations]
-    field_grid(np.stack(images), names, truth, None, path, channels=CHANNELS, label_set=label_set)
+    fields = [
+        SheetField(name=f"simulated, seed {seed}", image=image, truth=(location,))
+        for location, image in zip(locations, images, strict=True)
+    ]
+    draw_sheet(fields, path, channels=CHANNELS, label_set=label_set)
     typer.echo(f"{path}: one field of each of {len(images)} locations.")

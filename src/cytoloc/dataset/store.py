@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cytoloc._typing import BoolArray, UInt8Array
+from cytoloc._typing import BoolArray, Float32Array, UInt8Array
 from cytoloc.choices import Resample, near
 from cytoloc.dataset.fields import pixels_sha256
 from cytoloc.dataset.manifest import Manifest
@@ -245,6 +245,23 @@ class Dataset:
                     found.add("nearest" if command == "import kaggle" and edge == KAGGLE_PX else None)
             start = stop
         return found.pop() if len(found) == 1 else None
+
+    def pixel_sizes(self, size: int) -> Float32Array:
+        """Return the size of a pixel of each field, if images are scaled to ``size``, in micrometers.
+
+        Args:
+            size: Edge length of the scaled images, in pixels.
+
+        Returns:
+            float32 of shape ``(n,)``; NaN where it is unknown.
+        """
+        table = self.fields
+        if not {"pixel_um", "original_px", "packed_um"} <= set(table.columns):
+            return np.full(len(self), np.nan, np.float32)
+        # The dataset states the size of its pixels, except for images that were scaled as a whole.
+        packed, whole = pl.col("packed_um") * self.size, pl.col("pixel_um") * pl.col("original_px")
+        column = table.select((pl.coalesce(packed, whole) / size).cast(pl.Float32).fill_null(np.nan)).to_series()
+        return np.asarray(column.to_numpy(), np.float32)
 
     def damaged(self) -> Iterator[str]:
         """Yield the ids of fields whose pixels differ from their checksums. This reads every pixel."""

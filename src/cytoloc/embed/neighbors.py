@@ -71,10 +71,7 @@ def find_neighbors(embeddings: Embeddings, reference: Embeddings, *, k: int = 5)
     own = len(set(embeddings.ids) & set(reference.ids)) > 0
     if type(k) is not int or not 1 <= k <= len(reference) - own:
         raise SettingsError(f"`k` is {k!r}, but must be from 1 to {len(reference) - own}, the number of other fields.")
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError("The library faiss is not installed.", hint=installing("duplicates")) from error
+    faiss = exact_search()
     index: Any = faiss.IndexFlatIP(reference.features.shape[1])
     index.add(_unit(reference.features))
     likeness, rows = index.search(_unit(embeddings.features), k + own)
@@ -85,6 +82,19 @@ def find_neighbors(embeddings: Embeddings, reference: Embeddings, *, k: int = 5)
         likeness, rows = likeness[kept].reshape(-1, k), rows[kept].reshape(-1, k)
     distances = np.asarray(np.clip(1 - likeness, 0, 2), np.float32)
     return Neighbors(embeddings.ids, reference.ids, np.asarray(rows, np.int64), distances)
+
+
+def exact_search() -> Any:
+    """Return the library faiss.
+
+    Raises:
+        MissingExtraError: If faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError("The library faiss is not installed.", hint=installing("duplicates")) from error
+    return faiss
 
 
 def _unit(features: Float32Array) -> Float32Array:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from cytoloc.choices import MapMethod
 from cytoloc.errors import SettingsError
 from cytoloc.models.backbones import TokenMap, channels_first, has_channels_last
 from cytoloc.models.heads import AttentionHead
 from cytoloc.models.network import Network
-
-MapMethod = Literal["layercam", "gradcam", "attention"]
-"""How a map is computed."""
 
 EARLIER_STAGES: Final = 3
 """Number of stages before the last feature map that Layer-CAM uses, at 1/16, 1/8 and 1/4 of the image size."""

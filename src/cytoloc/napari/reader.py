@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import HPA_COLORS
@@ -100,8 +99,5 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
 
 def pixel_um(dataset: Dataset) -> float | None:
     """Return the pixel size of a dataset in micrometers, if it is known and all fields have the same."""
-    table = dataset.fields
-    whole = pl.col("pixel_um") * pl.col("original_px") / dataset.size
-    sizes = table.select(pl.coalesce(pl.col("packed_um"), whole)).to_series()
-    first = sizes[0] if len(sizes) else None
-    return float(first) if first is not None and sizes.null_count() == 0 and np.allclose(sizes, first) else None
+    sizes = dataset.pixel_sizes(dataset.size)
+    return float(sizes[0]) if len(sizes) and np.allclose(sizes, sizes[0]) else None

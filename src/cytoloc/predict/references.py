@@ -10,7 +10,7 @@ from cytoloc.dataset.store import Dataset
 from cytoloc.predict.inputs.reference import MOST_FIELDS, Examples, InputReference, fit_reference
 from cytoloc.predict.model import BATCH_SIZE, Model
 from cytoloc.predict.planes import find_planes
-from cytoloc.predict.sources import DatasetSource, pixel_sizes
+from cytoloc.predict.sources import DatasetSource
 
 
 def reference_of(model: Model, datasets: Sequence[Dataset], *, seed: int = 0) -> InputReference:
@@ -38,7 +38,7 @@ def reference_of(model: Model, datasets: Sequence[Dataset], *, seed: int = 0) ->
         starts = range(0, len(fields), BATCH_SIZE)
         features = [model.features(fields[start : start + BATCH_SIZE]) for start in starts]
         groups.append(Examples(fields, np.concatenate(features)))
-        sizes.append(pixel_sizes(dataset, model.size)[rows])
+        sizes.append(dataset.pixel_sizes(model.size)[rows])
     known = np.concatenate(sizes)
     known = known[~np.isnan(known)]
     pixel_um = float(np.median(known)) if len(known) else None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -162,7 +161,7 @@ class DatasetSource:
             ImageError: If the dataset has images smaller than ``size``.
         """
         refuse_enlarging(self.dataset.size, size, where=str(self.dataset.path))
-        ids, pixel_um = self.ids, pixel_sizes(self.dataset, size)[self.rows]
+        ids, pixel_um = self.ids, self.dataset.pixel_sizes(size)[self.rows]
         for start in range(0, len(self.rows), length):
             some = slice(start, start + length)
             images = [
@@ -170,26 +169,6 @@ class DatasetSource:
                 for image in self.dataset.read(self.rows[some])
             ]
             yield FieldBatch(ids[some], np.stack(images), pixel_um=pixel_um[some], scaled=self.dataset.size != size)
-
-
-def pixel_sizes(dataset: Dataset, size: int) -> Float32Array:
-    """Return the size of a pixel of each field, when images are scaled to ``size``, in micrometers.
-
-    Args:
-        dataset: The dataset.
-        size: Edge length of the scaled images, in pixels.
-
-    Returns:
-        float32 of shape ``(n,)``; NaN where it is unknown.
-    """
-    table = dataset.fields
-    if not {"pixel_um", "original_px", "packed_um"} <= set(table.columns):
-        return np.full(len(dataset), np.nan, np.float32)
-    # The dataset states the size of its pixels, except for images that were scaled as a whole.
-    packed, whole = pl.col("packed_um") * dataset.size, pl.col("pixel_um") * pl.col("original_px")
-    column = table.select((pl.coalesce(packed, whole) / size).cast(pl.Float32).fill_null(np.nan)).to_series()
-    sizes: Float32Array = column.to_numpy()
-    return sizes
 
 
 class KaggleFolderSource:

@@ -1,22 +1,20 @@
-"""Figures as PNG files: training curves, F1 per class, contact sheets, duplicates and folds."""
+"""Figures as PNG, SVG or PDF files: training curves, F1 per class, contact sheets, duplicates and folds."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-from unicodedata import east_asian_width
+from typing import Final, get_args
 
-import cv2
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cytoloc._typing import IntArray, UInt8Array
-from cytoloc.channels import HPA_COLORS, PROTEIN
-from cytoloc.choices import check_type, near
+from cytoloc._typing import Float32Array, IntArray, UInt8Array
+from cytoloc.channels import PROTEIN
+from cytoloc.choices import Palette, check_type, near, refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.decide.evaluation import Evaluation
 from cytoloc.errors import SettingsError, TableError, UnknownIdError
@@ -24,6 +22,18 @@ from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
+from cytoloc.report.panels import (
+    colors_of,
+    composite,
+    draw_scale_bar,
+    is_imaged,
+    legend,
+    panel,
+    shortened,
+    side_centers,
+    stretch,
+)
+from cytoloc.report.prediction_tables import decided_locations
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
 COLUMNS: Final = 3
@@ -31,17 +41,8 @@ COLUMNS: Final = 3
 FIELDS_SHOWN: Final = 12
 """Default number of fields on a contact sheet."""
 
-LEAST_SIDE: Final = 3
-"""Minimum number of parts into which the column of the other channels is divided."""
-
-_RGB: Final = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "yellow": (0.5, 0.5, 0.0)}
-_OWN_RGB: Final = (
-    ("cyan", (0.0, 0.8, 0.8)),
-    ("magenta", (0.8, 0.0, 0.8)),
-    ("orange", (0.9, 0.45, 0.0)),
-    ("white", (0.6, 0.6, 0.6)),
-)
-"""Colors of channels that the Human Protein Atlas does not have, in order. They repeat from the fifth channel on."""
+LIKELIEST: Final = 3
+"""Number of locations that are shown of predictions without a decision."""
 
 
 def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
@@ -49,7 +50,7 @@ def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
 
     Args:
         logs: The ``log.csv`` of each run, by the name of the run.
-        path: The PNG file. An existing file is replaced.
+        path: The ``.png``, ``.svg`` or ``.pdf`` file. An existing file is replaced.
 
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
@@ -80,7 +81,7 @@ def score_plot(evaluation: Evaluation, path: str | Path) -> None:
 
     Args:
         evaluation: The evaluation.
-        path: The PNG file. An existing file is replaced.
+        path: The ``.png``, ``.svg`` or ``.pdf`` file. An existing file is replaced.
 
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
@@ -114,20 +115,93 @@ def score_plot(evaluation: Evaluation, path: str | Path) -> None:
     _save_figure(figure, path, dpi=150)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions:
+    """How a contact sheet is drawn.
+
+    Attributes:
+        large: Whether each field is a row with all channels at full size, for publications.
+        palette: The colors of the composite: ``"hpa"``, or ``"colorblind"`` for people with red-green color blindness.
+        most: Maximum number of fields, evenly spaced in the dataset, if no ids are given.
+
+    Raises:
+        ArgumentTypeError: If a value has the wrong type.
+        SettingsError: If ``palette`` is unknown or ``most`` is not positive.
+    """
+
+    large: bool = False
+    palette: Palette = "hpa"
+    most: int = FIELDS_SHOWN
+
+    def __post_init__(self) -> None:
+        check_type(self.large, bool, argument="large")
+        refuse_unknown(self.palette, get_args(Palette), argument="palette")
+        check_type(self.most, int, argument="most")
+        if self.most < 1:
+            raise SettingsError(f"`most` is {self.most}, but must be a positive integer.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetField:
+    """A field of a contact sheet.
+
+    Attributes:
+        name: The id of the field.
+        image: uint8 of shape ``(channels, size, size)``.
+        truth: The true locations; None if unknown.
+        predicted: The predicted locations; None if there is no decision.
+        probabilities: The probability of each location; None if unknown.
+        pixel_um: The size of a pixel, in micrometers; NaN if unknown.
+    """
+
+    name: str
+    image: UInt8Array
+    truth: tuple[int, ...] | None = None
+    predicted: tuple[int, ...] | None = None
+    probabilities: Float32Array | None = None
+    pixel_um: float = float("nan")
+
+    def captions(self, label_set: LabelSet) -> list[tuple[str, str]]:
+        """Return the lines below the field, each with its color."""
+
+        def named(place: int) -> str:
+            value = "" if self.probabilities is None else f" {self.probabilities[place]:.2f}"
+            return label_set[place].name + value
+
+        true, called = self.truth, self.predicted
+        if called is None and self.probabilities is not None:
+            lines = [(f"labeled {label_set[place].name}", "black") for place in true or ()]
+            return lines + [(named(int(place)), "0.35") for place in np.argsort(-self.probabilities)[:LIKELIEST]]
+        if true is None:
+            return [(named(place), "black") for place in called or ()] or [
+                ("unlabeled" if called is None else "no location", "gray")
+            ]
+        if called is None:
+            return [(named(place), "black") for place in true] or [("no location", "gray")]
+        found = [(f"✓ {named(place)}", RIGHT) for place in true if place in called]
+        found += [(f"○ {named(place)}", MISSED) for place in true if place not in called]
+        return found + [(f"✗ {named(place)}", WRONG) for place in called if place not in true]
+
+
 def contact_sheet(
     dataset: Dataset,
     out: str | Path = "contact-sheet.png",
     *,
     ids: Sequence[str] | None = None,
     predictions: Predictions | Mapping[str, tuple[int, ...]] | None = None,
+    options: SheetOptions | None = None,
 ) -> list[str]:
     """Draw a contact sheet of fields, with the locations that are correct, missed and wrong.
 
+    A scale bar is drawn where the size of a pixel is known. A channel that was not imaged is marked.
+
     Args:
         dataset: The dataset.
-        out: The PNG file. An existing file is replaced.
+        out: The ``.png``, ``.svg`` or ``.pdf`` file. An existing file is replaced.
         ids: The ids of the fields. Default: twelve fields, evenly spaced in the dataset.
-        predictions: Predictions with decided locations, or indices of locations by id. Only their fields are drawn.
+        predictions: Predictions, or indices of locations by id. Only their fields are drawn. Predictions without a
+            decision are drawn with their most probable locations.
+        options: How the sheet is drawn.
 
     Returns:
         The ids of the fields that were drawn.
@@ -136,92 +210,118 @@ def contact_sheet(
         ArgumentTypeError: If an argument has the wrong type.
         UnknownIdError: If the dataset or the predictions lack a field.
         LabelSetError: If the predictions have another label set.
-        SettingsError: If the predictions have no decided locations.
+        SettingsError: If the name of the file has another ending.
         TableError: If the predictions contain none of the fields.
     """
     check_type(dataset, Dataset, argument="dataset")
     check_type(out, (str, Path), argument="out")
-    called: Mapping[str, tuple[int, ...]] | None
-    if not isinstance(predictions, Predictions):
-        called = predictions
-    else:
+    check_type(options, (SheetOptions, type(None)), argument="options")
+    options = options or SheetOptions()
+    called: Mapping[str, tuple[int, ...]] | None = None
+    values: dict[str, Float32Array] = {}
+    if isinstance(predictions, Predictions):
         dataset.label_set.refuse_other(predictions.label_set, what="`predictions`", than=str(dataset.path))
-        indices = {place.key: number for number, place in enumerate(dataset.label_set)}
-        found = zip(predictions.ids, predictions.locations, strict=True)
-        called = {name: tuple(indices[place.key] for place in places) for name, places in found}
+        values = dict(zip(predictions.ids, predictions.probabilities, strict=True))
+        decided = decided_locations(predictions)
+        if decided is not None:
+            called = {
+                name: tuple(np.flatnonzero(row).tolist()) for name, row in zip(predictions.ids, decided, strict=True)
+            }
+    else:
+        called = predictions
+    predicted = called if called is not None else values or None
+    known = [name for name in dataset.ids if predicted is None or name in predicted]
     if ids is None:
-        known = [name for name in dataset.ids if called is None or name in called]
         # Adjacent fields are often from the same well, and look alike.
-        step = max(1.0, len(known) / FIELDS_SHOWN)
-        ids = [known[int(place * step)] for place in range(min(FIELDS_SHOWN, len(known)))]
+        step = max(1.0, len(known) / options.most)
+        ids = [known[int(place * step)] for place in range(min(options.most, len(known)))]
     if not ids:
         raise TableError(f"{dataset.path} has none of the predicted fields.", hint="Give predictions of this dataset.")
     rows = [dataset.row(name) for name in ids]
     for name in ids:
-        if called is not None and name not in called:
-            raise UnknownIdError(f"The predictions have no field {name!r}.", hint=near(name, list(called)[:1000]))
+        if predicted is not None and name not in predicted:
+            raise UnknownIdError(f"The predictions have no field {name!r}.", hint=near(name, list(predicted)[:1000]))
     labels = dataset.fields["labels"].to_list()
-    field_grid(
-        dataset.read(rows),
-        ids,
-        [None if labels[row] is None else tuple(labels[row]) for row in rows],
-        None if called is None else [called[name] for name in ids],
-        Path(out),
-        channels=dataset.channels,
-        label_set=dataset.label_set,
+    sizes = dataset.pixel_sizes(dataset.size)
+    fields = [
+        SheetField(
+            name=name,
+            image=image,
+            truth=None if labels[row] is None else tuple(labels[row]),
+            predicted=None if called is None else called[name],
+            probabilities=values.get(name),
+            pixel_um=float(sizes[row]),
+        )
+        for name, row, image in zip(ids, rows, dataset.read(rows), strict=True)
+    ]
+    left_out = len(known) - len(set(ids))
+    draw_sheet(
+        fields, Path(out), channels=dataset.channels, label_set=dataset.label_set, options=options, left_out=left_out
     )
     return list(ids)
 
 
-def field_grid(
-    images: UInt8Array,
-    names: Sequence[str],
-    truth: Sequence[tuple[int, ...] | None],
-    predicted: Sequence[tuple[int, ...]] | None,
+def draw_sheet(
+    fields: Sequence[SheetField],
     path: Path,
     *,
     channels: Sequence[str],
     label_set: LabelSet,
+    options: SheetOptions | None = None,
+    left_out: int = 0,
 ) -> None:
-    """Draw fields in a grid: composite, protein, the other channels smaller, and the locations below.
+    """Draw fields in a grid, or one per row, with their locations below.
 
     Args:
-        images: uint8 of shape ``(n, channels, size, size)``.
-        names: The ids of the fields.
-        truth: The true locations of each field; None if unknown.
-        predicted: The predicted locations of each field. None: only the true locations are shown.
-        path: The PNG file. An existing file is replaced.
+        fields: The fields.
+        path: The ``.png``, ``.svg`` or ``.pdf`` file. An existing file is replaced.
         channels: The names of the channels.
         label_set: The label set of the locations.
+        options: How the sheet is drawn.
+        left_out: The number of fields that are not drawn, which the sheet states.
     """
-    columns = min(COLUMNS, len(images))
-    rows = -(-len(images) // columns)
-    lines = 1 + max(max(1, len({*(t or ()), *p})) for t, p in zip(truth, predicted or [()] * len(truth), strict=True))
+    options = options or SheetOptions()
+    captions = [field.captions(label_set) for field in fields]
+    lines = 1 + max(len(each) for each in captions)
+    others = [number for number, name in enumerate(channels) if name != PROTEIN]
+    order = [channels.index(PROTEIN), *others]
+    across = len(channels) + (len(channels) > 1)
+    columns, rows = (1, len(fields)) if options.large else (min(COLUMNS, len(fields)), -(-len(fields) // COLUMNS))
     # A panel of the protein alone is a square; other panels are more than twice as wide as high.
-    across, down = (2.8, 2.8) if len(channels) == 1 else (4.2, 1.85)
-    inches = down + 0.15 * lines
-    heading = 0.3 if predicted is None else 0.5
-    figure = Figure(figsize=(across * columns, inches * rows + heading))
-    top = 1 - heading / figure.get_figheight()
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(left=0.01, right=0.99, top=top, bottom=0.0, wspace=0.03, hspace=0.0)
+    wide, high = (2.8, 2.8) if len(channels) == 1 else (2.3 * across, 2.3) if options.large else (4.2, 1.85)
+    shown = {text[0] for each in captions for text, _ in each}
+    marks = [mark for mark in (("✓ correct", RIGHT), ("○ missed", MISSED), ("✗ wrong", WRONG)) if mark[0][0] in shown]
+    heading = 0.3 + 0.2 * bool(marks) + 0.2 * (options.large and len(channels) > 1)
+    inches = high + 0.15 * lines
+    figure = Figure(figsize=(wide * columns, inches * rows + heading))
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    grid = figure.subplots(rows, columns * across if options.large else columns, squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - heading / height, bottom=0.0, wspace=0.03, hspace=0.0)
     for axes in grid.flat:
         axes.axis("off")
         axes.set_anchor("N")
-    for number, (image, axes) in enumerate(zip(images, grid.flat, strict=False)):
-        axes.imshow(panel(image, channels), interpolation="antialiased")
-        name = shortened(names[number], round(72 * across / 4.2))
-        true, called = truth[number], None if predicted is None else predicted[number]
-        if true is None:
-            captions = [(label_set[i].name, "black") for i in called or ()] or [("unlabeled", "gray")]
-        elif called is None:
-            captions = [(label_set[i].name, "black") for i in true]
+    for number, field in enumerate(fields):
+        size = field.image.shape[1]
+        if options.large:
+            row = list(grid[number])
+            if len(channels) > 1:
+                row[0].imshow(composite(field.image, channels, options.palette), interpolation="antialiased")
+            for channel, axes in zip(order, row[across - len(channels) :], strict=True):
+                axes.imshow(stretch(field.image[channel]), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+                if not is_imaged(field.image[channel]):
+                    axes.text(size / 2, size / 2, "not imaged", color="0.8", size=9, ha="center", va="center")
+            first = row[0]
         else:
-            captions = [(f"✓ {label_set[i].name}", RIGHT) for i in true if i in called]
-            captions += [(f"○ {label_set[i].name}", MISSED) for i in true if i not in called]
-            captions += [(f"✗ {label_set[i].name}", WRONG) for i in called if i not in true]
-        for line, (text, color) in enumerate([(name, "gray"), *captions]):
-            axes.annotate(
+            first = grid.flat[number]
+            shown_panel = panel(field.image, channels, options.palette)
+            first.imshow(shown_panel, interpolation="antialiased")
+            for (x, y), channel in zip(side_centers(size, len(others)), others, strict=True):
+                if not is_imaged(field.image[channel]):
+                    first.text(x, y, "not\nimaged", color="0.8", size=5, ha="center", va="center")
+        draw_scale_bar(first, field.pixel_um, size)
+        name = shortened(field.name, round(72 * (wide if not options.large else 4.2) / 4.2))
+        for line, (text, color) in enumerate([(name, "gray"), *captions[number]]):
+            first.annotate(
                 text,
                 (0, 0),
                 (1, -3 - 10 * line),
@@ -231,12 +331,22 @@ def field_grid(
                 color=color,
                 size=8 if line else 6,
             )
-    height, width = figure.get_figheight(), figure.get_figwidth()
-    figure.text(0.01, 1 - 0.08 / height, legend(channels), color="gray", va="top", size=8)
-    marks = (("✓ correct", RIGHT), ("○ missed", MISSED), ("✗ wrong", WRONG))
-    for place, (text, color) in enumerate(marks if predicted is not None else ()):
-        figure.text(0.01 + 0.8 * place / width, 1 - 0.28 / height, text, color=color, va="top", size=8)
-    _save_figure(figure, path, dpi=120)
+    legend_text = PROTEIN if len(channels) == 1 else legend(channels, options.palette)
+    note = f"   ({len(fields)} of {len(fields) + left_out:,} fields are shown)" if left_out > 0 else ""
+    if options.large and len(channels) > 1:
+        legend_text = f"composite of {len(channels)} channels"
+        place = 0.01
+        for name, shade in zip(channels, colors_of(channels, options.palette), strict=True):
+            figure.text(place, 1 - 0.28 / height, "■", color=shade.rgb, va="top", size=9)
+            figure.text(place + 0.14 / width, 1 - 0.28 / height, name, color="gray", va="top", size=8)
+            place += (0.35 + 0.075 * len(name)) / width
+        for channel, axes in zip(order, grid[0][1:], strict=True):
+            axes.set_title(channels[channel], size=8, color="0.3", pad=3)
+    figure.text(0.01, 1 - 0.08 / height, legend_text + note, color="gray", va="top", size=8)
+    for number, (text, color) in enumerate(marks):
+        down = 0.28 + 0.2 * (options.large and len(channels) > 1)
+        figure.text(0.01 + 0.8 * number / width, 1 - down / height, text, color=color, va="top", size=8)
+    _save_figure(figure, path, dpi=200 if options.large else 120)
 
 
 def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: str | Path) -> None:
@@ -245,7 +355,7 @@ def duplicates_sheet(pairs: pl.DataFrame, datasets: Sequence[Dataset], path: str
     Args:
         pairs: Rows of the table of :func:`cytoloc.curation.duplicates.find_duplicates`.
         datasets: The datasets that were searched.
-        path: The PNG file. An existing file is replaced.
+        path: The ``.png``, ``.svg`` or ``.pdf`` file. An existing file is replaced.
 
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
@@ -283,7 +393,7 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str
         sizes: Total number of fields per fold, shape ``(folds,)``. A fold with a fifth of all fields should have a
             fifth of the fields of each location.
         label_set: The locations.
-        path: The PNG file. An existing file is replaced.
+        path: The ``.png``, ``.svg`` or ``.pdf`` file. An existing file is replaced.
 
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
@@ -320,101 +430,10 @@ def fold_sheet(fields: IntArray, sizes: IntArray, label_set: LabelSet, path: str
     _save_figure(figure, path, dpi=150)
 
 
-def panel(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
-    """Return a field as one image: composite and protein at full size, the other channels smaller in a column.
-
-    Each of the other channels has a third of the size, or less if there are more than three. White gaps separate them.
-    If the protein is the only channel, only the protein is shown.
-
-    Args:
-        image: uint8 of shape ``(channels, size, size)``.
-        channels: The names of the channels.
-
-    Returns:
-        uint8 of shape ``(size, width, 3)``.
-    """
-    size = image.shape[1]
-    gap = max(1, size // 50)
-    protein = np.repeat(stretch(image[channels.index(PROTEIN)])[..., None], 3, axis=-1)
-    others = [number for number, channel in enumerate(channels) if channel != PROTEIN]
-    if not others:
-        return protein
-    parts = max(len(others), LEAST_SIDE)
-    edges = [round((size + gap) * part / parts) for part in range(parts + 1)]
-    small = edges[1] - gap
-    shown = np.full((size, 2 * (size + gap) + small, 3), 255, np.uint8)
-    shown[:, :size] = composite(image, channels)
-    shown[:, size + gap : 2 * size + gap] = protein
-    for number, low, high in zip(others, edges[:-1], edges[1:], strict=False):
-        edge = (small, high - gap - low)
-        plane = cv2.resize(stretch(image[number]), edge, interpolation=cv2.INTER_AREA)
-        shown[low : high - gap, -small:] = plane[..., None]
-    return shown
-
-
-def legend(channels: Sequence[str]) -> str:
-    """Return a legend of a panel, with the colors of the composite.
-
-    >>> legend(["protein", "nucleus"])
-    'composite (protein green, nucleus blue) · protein · nucleus'
-    """
-    others = ", ".join(channel for channel in channels if channel != PROTEIN)
-    if not others:
-        return PROTEIN
-    colors = ", ".join(f"{channel} {color}" for channel, (color, _) in zip(channels, _colors(channels), strict=True))
-    return f"composite ({colors}) · {PROTEIN} · {others}"
-
-
-def composite(image: UInt8Array, channels: Sequence[str]) -> UInt8Array:
-    """Return the color composite of a field, as on the Human Protein Atlas site.
-
-    Microtubules are red, the protein green, the nucleus blue, and the endoplasmic reticulum yellow at half strength.
-    Other channels are cyan, magenta, orange and white.
-
-    Args:
-        image: uint8 of shape ``(channels, size, size)``.
-        channels: The names of the channels.
-
-    Returns:
-        uint8 of shape ``(size, size, 3)``.
-    """
-    mixed = np.zeros((*image.shape[1:], 3), np.float32)
-    for plane, (_, color) in zip(image, _colors(channels), strict=True):
-        mixed = np.maximum(mixed, stretch(plane).astype(np.float32)[..., None] * np.array(color, np.float32))
-    return np.asarray(mixed, np.uint8)
-
-
-def _colors(channels: Sequence[str]) -> list[tuple[str, tuple[float, float, float]]]:
-    """Return the name and the RGB factors of the color of each channel."""
-    own = cycle(_OWN_RGB)
-    return [(color := HPA_COLORS[name], _RGB[color]) if name in HPA_COLORS else next(own) for name in channels]
-
-
-def stretch(plane: UInt8Array) -> UInt8Array:
-    """Return an image scaled so that its 99.8th percentile is white; for display only."""
-    white = max(float(np.percentile(plane, 99.8)), 16.0)
-    return np.asarray(np.clip(plane * (255 / white), 0, 255), np.uint8)
-
-
-def shortened(name: str, most: int) -> str:
-    """Return a name without its middle if it is longer than ``most`` letters; wide letters count twice.
-
-    >>> shortened("2024-03-01_plate-7_well-C03_field-2", 16)
-    '2024-03…_field-2'
-    """
-    wide = [2 if east_asian_width(letter) in "FW" else 1 for letter in name]
-    if sum(wide) <= most:
-        return name
-    half = (most - 1) // 2
-    ahead = next(i for i in range(len(name)) if sum(wide[: i + 1]) > half)
-    behind = next(i for i in range(len(name)) if sum(wide[i:]) <= most - 1 - half)
-    return f"{name[:ahead]}…{name[behind:]}"
-
-
 def _save_figure(figure: Figure, path: str | Path, *, dpi: int) -> None:
-    """Write a PNG file atomically, replacing an existing one."""
+    """Write a PNG, SVG or PDF file atomically, replacing an existing one."""
     path = Path(path)
     with disk_errors(path), new_files(images=[path]) as temporary, warnings.catch_warnings():
         # A letter that is in no installed font is drawn as an empty rectangle.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(temporary[path], dpi=dpi, format="png")
+        figure.savefig(temporary[path], dpi=dpi, format=path.suffix.lower().removeprefix("."))

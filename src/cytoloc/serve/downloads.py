@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.prediction_files import write_predictions
 from cytoloc.predictions import Predictions
-from cytoloc.report.figures import composite
+from cytoloc.report.panels import composite
 from cytoloc.report.prediction_tables import write_table
 from cytoloc.serve.answers import location_answers
 

@@ -91,6 +91,7 @@ class Gallery:
         self.dataset = dataset
         self.model = model
         self.planes = find_planes(model.channels, dataset.channels, where=str(dataset.path))
+        self.pixel_um = dataset.pixel_sizes(dataset.size)
         count, many = len(dataset), len(model.label_set)
         self.probabilities: Float32Array = np.full((count, many), np.nan, np.float32)
         self.decided: BoolArray | None = None if model.decision is None else np.zeros((count, many), np.bool_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -250,8 +251,7 @@ class Service:
         name = gallery.dataset.ids[row]
         found, of_field = gallery.predictions_of(row), f"id={quote(name, safe='')}"
         values = gallery.dataset.fields.row(row, named=True)
-        edge, raw_um = values.get("original_px"), values.get("pixel_um")
-        stored_um = values.get("packed_um") or (raw_um * edge / gallery.dataset.size if raw_um and edge else None)
+        edge, pixel_um = values.get("original_px"), float(gallery.pixel_um[row])
         return FieldAnswer(
             id=name,
             locations=location_answers(found, 0, map_of=lambda key: f"/v1/dataset/map?{of_field}&location={quote(key)}")
@@ -261,7 +261,7 @@ class Service:
             flags=list(values.get("flags") or ()),
             channels={each: f"/v1/dataset/channel?{of_field}&name={quote(each)}" for each in gallery.dataset.channels},
             original_px=(edge, values.get("original_width_px") or edge) if edge else None,
-            pixel_um=stored_um,
+            pixel_um=None if math.isnan(pixel_um) else pixel_um,
             labels=gallery.label_keys(row),
             corrected=gallery.corrections.keys(row),
             metadata=gallery.metadata(row),
