@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from cytoloc.adoption.adopting import adopt as adopt
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
+    from cytoloc.cells.crops import CropOptions as CropOptions
+    from cytoloc.cells.methods import Classical as Classical
+    from cytoloc.cells.methods import InstanSeg as InstanSeg
+    from cytoloc.cells.methods import LabelFiles as LabelFiles
+    from cytoloc.cells.outlines import outline_sheet as outline_sheet
+    from cytoloc.cells.segmenting import segment_cells as segment_cells
+    from cytoloc.cells.sources import labels_of as labels_of
     from cytoloc.channels import CHANNELS as CHANNELS
     from cytoloc.contents import describe as describe
     from cytoloc.curation.audit import audit_labels as audit_labels
@@ -127,6 +134,11 @@ _HOMES: Final = {
     "adoption.adopting": ("adopt",),
     "adoption.graphs": ("adopt_onnx",),
     "adoption.listing": ("published_models",),
+    "cells.crops": ("CropOptions",),
+    "cells.methods": ("Classical", "InstanSeg", "LabelFiles"),
+    "cells.outlines": ("outline_sheet",),
+    "cells.segmenting": ("segment_cells",),
+    "cells.sources": ("labels_of",),
     "channels": ("CHANNELS",),
     "curation.audit": ("audit_labels", "write_corrections"),
     "curation.duplicates": ("find_duplicates", "write_duplicates"),

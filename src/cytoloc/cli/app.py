@@ -11,6 +11,7 @@ import cytoloc
 from cytoloc.cli import (
     adopt,
     bundle,
+    cells,
     curation,
     dataset,
     decide,
@@ -69,6 +70,7 @@ labels.register(app)
 train.register(app)
 predict.register(app)
 streaming.register(app)
+cells.register(app)
 export.register(app)
 embed.register(app)
 ensemble.register(app)

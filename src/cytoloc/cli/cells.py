@@ -1,0 +1,152 @@
+"""The commands ``cytoloc segment`` and ``cytoloc aggregate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cytoloc.cli.console import counted, note, progress, terminated_as_interrupted
+
+if TYPE_CHECKING:
+    from cytoloc.cells.methods import Method
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command("segment")(terminated_as_interrupted()(segment))
+
+
+def segment(
+    inputs: Annotated[
+        Path,
+        typer.Argument(help="Dataset of fields, folder of image files, or image file.", metavar="INPUT"),
+    ],
+    out: Annotated[Path, typer.Option(help="New dataset of cells.")],
+    method: Annotated[
+        Literal["instanseg", "classical", "labels"] | None,
+        typer.Option(
+            help="Method: the network instanseg, classical without weights (weaker), or labels for the label images of"
+            " another program. Default: labels with --labels, otherwise instanseg."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights of InstanSeg, the file instanseg.pt. Default: they are downloaded once (21 MB)."),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of the label images of another program.")] = None,
+    cell_labels: Annotated[
+        str, typer.Option(help="Path of the label image of cells below --labels; {id} is the id of the field.")
+    ] = "{id}_cells.tif",
+    nucleus_labels: Annotated[
+        str | None, typer.Option(help="Path of the label image of nuclei. Default: nuclei are unknown.")
+    ] = None,
+    pixel_um: Annotated[
+        float | None,
+        typer.Option(help="Pixel size of the fields in micrometers. Default: as the dataset or the files state it."),
+    ] = None,
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PATTERN or NAME=CHANNEL of each channel, as for `cytoloc import folder`. Not needed for"
+            " datasets, and for files named as by Kaggle or the Human Protein Atlas."
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Edge length of the images of cells, in pixels.", min=32, max=2048)] = 256,
+    window_um: Annotated[
+        float | None,
+        typer.Option(help="Edge length of the square around a cell, in micrometers. Default: 51.2."),
+    ] = None,
+    window_px: Annotated[
+        int | None, typer.Option(help="Edge length of the square around a cell, in pixels of the field.")
+    ] = None,
+    unmasked: Annotated[
+        bool, typer.Option("--unmasked", help="Keep pixels outside the cell, instead of making them black.")
+    ] = False,
+    kept: Annotated[
+        Literal["all", "nucleated", "single"],
+        typer.Option("--keep", help="Cells to keep: all, those with a nucleus, or those with exactly one nucleus."),
+    ] = "all",
+    drop_border: Annotated[
+        bool, typer.Option("--drop-border", help="Leave out cells that touch the border of the field.")
+    ] = False,
+    turned: Annotated[bool, typer.Option("--turn", help="Turn each cell so that its long axis is horizontal.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="New PNG file: six fields with the outlines of cells and nuclei.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Segment the cells of fields into a dataset with a row and an image per cell.
+
+    The folder of the dataset also has fields.parquet, the table of all cells, and labels/, a label image per field.
+    Train, predict, evaluate and embed take the dataset like any other. Rerun a stopped command and it continues.
+
+    Example: `cytoloc segment plate7 --pixel-um 0.08 --out plate7-cells --sheet outlines.png`
+    """
+    from cytoloc.cells.crops import CropOptions
+    from cytoloc.cells.measures import CELL_FLAGS
+    from cytoloc.cells.methods import Classical, InstanSeg, LabelFiles
+    from cytoloc.cells.outlines import outline_sheet
+    from cytoloc.cells.segmenting import run_segmentation
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import check_outputs
+
+    if sheet is not None:
+        check_outputs(sheet)
+    crops = CropOptions(
+        size=size,
+        window_um=window_um,
+        window_px=window_px,
+        masked=not unmasked,
+        kept=kept,
+        border="drop" if drop_border else "keep",
+        turned=turned,
+    )
+    chosen: Method
+    name = method or ("labels" if labels is not None else "instanseg")
+    if name == "labels":
+        if labels is None:
+            raise SettingsError("--method labels needs --labels.", hint="Give the folder of the label images.")
+        chosen = LabelFiles(folder=labels, cells=cell_labels, nuclei=nucleus_labels)
+    elif labels is not None:
+        raise SettingsError(f"--labels is given, but --method is {name}.", hint="Remove one of them.")
+    else:
+        chosen = Classical() if name == "classical" else InstanSeg(weights=weights)
+    listed = [each.strip() for some in channels for each in some.split(",")] if channels else None
+    with progress("Segmenting") as advance:
+        imported = run_segmentation(
+            inputs, out, method=chosen, crops=crops, pixel_um=pixel_um, channels=listed, progress=advance
+        )
+    cells = imported.dataset
+    table = cells.fields
+    of_fields, with_nucleus = table["field"].n_unique(), int((table["nuclei"] > 0).sum())
+    is_known = not table["nuclei"].is_null().all()
+    flags = {flag: int(table["flags"].list.contains(flag).sum()) for flag in CELL_FLAGS}
+    if as_json:
+        facts = {
+            "cells": len(cells),
+            "fields": of_fields,
+            "with_nucleus": with_nucleus if is_known else None,
+            "flags": flags,
+            "median_area_um2": table["area_um2"].median(),
+            "rejected": [{"id": each.id, "reason": each.reason} for each in cells.quarantine],
+            "notes": list(imported.notes),
+        }
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        nuclei = f", {with_nucleus} with a nucleus" if is_known else ""
+        typer.echo(f"{out}: {counted(len(cells), 'cell')} of {counted(of_fields, 'field')}{nuclei}.")
+        if any(flags.values()):
+            typer.echo(f"Flags: {', '.join(f'{flag} {count}' for flag, count in flags.items() if count)}.")
+        for said in imported.notes:
+            note(said)
+        if cells.quarantine:
+            note(f"{counted(len(cells.quarantine), 'field')} could not be segmented; see {out}/quarantine.csv:")
+            for bad in imported.examples:
+                note(f"  {bad.id}: {bad.reason}")
+    if sheet is not None:
+        drawn = outline_sheet(cells, inputs, sheet, channels=listed)
+        if not as_json:
+            typer.echo(f"{sheet}: outlines of {counted(len(drawn), 'field')}.")
