@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,7 @@ from cytoloc.cells.labels import CellLabels, Labels, read_labels, scale_labels
 from cytoloc.channels import NUCLEUS, PROTEIN
 from cytoloc.choices import check_type
 from cytoloc.errors import ImageError, MissingExtraError, SettingsError, installing
-from cytoloc.images.quality import flags_of
+from cytoloc.images.quality import LIMITS, measure
 from cytoloc.images.scale import resize
 
 WORKING_UM: Final = 0.8
@@ -35,6 +35,9 @@ GRID_UM: Final = 0.4
 
 NUCLEUS_UM: Final = 15.0
 """Typical diameter of a nucleus, in micrometers."""
+
+LEAST_SPREAD: Final = 8
+"""Gray levels that a stain needs between the 1st and 99.9th percentile. A stain with less is noise."""
 
 COARSEST_UM: Final = 1.3
 """Largest pixel size of images that can be segmented, in micrometers. A nucleus is then about ten pixels wide."""
@@ -376,6 +379,6 @@ def default_weights() -> Path:
 
 def _is_blank(field: FieldImage) -> bool:
     """Return whether there is nothing to segment: the nuclear stain, or all stains, are empty or noise."""
-    flags = flags_of(field.image, field.channels)
-    names: Sequence[str] = [NUCLEUS] if NUCLEUS in field.channels else field.channels
-    return all(f"{name} empty" in flags for name in names)
+    planes = [field.image[field.channels.index(NUCLEUS)]] if NUCLEUS in field.channels else list(field.image)
+    found = [measure(plane) for plane in planes]
+    return all(each.spread < LEAST_SPREAD or each.sharpness >= LIMITS.noise for each in found)

@@ -111,7 +111,12 @@ def fields_at_full_resolution(
             pixel_um=None,
             strict=False,
         )
-        return FolderSource(reader, label_set=LabelSet.hpa28(), files=path.name if alone else None)
+        source = FolderSource(reader, label_set=LabelSet.hpa28())
+        if alone:
+            source.items = [
+                item for item in source.items if item in (path.name, path.name.partition(".")[0], path.stem)
+            ]
+        return source
     if path.is_dir() and len(KaggleFiles(path)):
         return KaggleSource(path, labels=None, scaling=AS_IS)
     if path.is_dir() and len(HpaFiles(path)):
