@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cytoloc.adoption.adopting import adopt as adopt
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
+    from cytoloc.adoption.subcell import adopt_subcell as adopt_subcell
     from cytoloc.cells.crops import CropOptions as CropOptions
     from cytoloc.cells.methods import Classical as Classical
     from cytoloc.cells.methods import InstanSeg as InstanSeg
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from cytoloc.decide import fit_decision as fit_decision
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
+    from cytoloc.embed.attention import attention_maps as attention_maps
     from cytoloc.embed.embeddings import Embeddings as Embeddings
     from cytoloc.embed.embeddings import embed_sources as embed_sources
     from cytoloc.embed.embeddings import read_embeddings as read_embeddings
@@ -134,6 +136,7 @@ _HOMES: Final = {
     "adoption.adopting": ("adopt",),
     "adoption.graphs": ("adopt_onnx",),
     "adoption.listing": ("published_models",),
+    "adoption.subcell": ("adopt_subcell",),
     "cells.crops": ("CropOptions",),
     "cells.methods": ("Classical", "InstanSeg", "LabelFiles"),
     "cells.outlines": ("outline_sheet",),
@@ -177,6 +180,7 @@ _HOMES: Final = {
     "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
+    "embed.attention": ("attention_maps",),
     "embed.embeddings": ("Embeddings", "embed_sources", "read_embeddings", "write_embeddings"),
     "embed.map": ("map_positions", "write_map"),
     "embed.neighbors": ("Neighbors", "find_neighbors"),

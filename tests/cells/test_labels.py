@@ -48,7 +48,7 @@ def test_labels_of_all_kinds_are_read(kind: str, tmp_path: Path) -> None:
 
         inner = tmp_path / "image.zarr" / "labels" / "cells"
         writer = OMEZarrWriter(
-            str(inner), level_shapes=[labels.shape], dtype=np.uint32, axes_names=["y", "x"], axes_types=["space"] * 2
+            str(inner), level_shapes=[labels.shape], dtype="uint32", axes_names=["y", "x"], axes_types=["space"] * 2
         )
         writer.write_full_volume(labels.astype(np.uint32))
         path = inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def test_methods_find_simulated_cells(
             # Every nucleus is in a cell.
             assert (labels.cells[labels.nuclei > 0] > 0).all()
             nucleated = np.where(np.isin(truth, np.unique(nuclei)), truth, 0)
-            agreement = match_objects(labels.cells, nucleated, iou=0.5)
+            agreement = match_objects(labels.cells, nucleated.astype(np.int64), iou=0.5)
             matched, found, true = matched + agreement.matched, found + agreement.found, true + agreement.true
     assert matched / true > 0.75
     assert matched / found > 0.75
@@ -214,11 +215,8 @@ def test_nothing_is_left_if_no_field_can_be_segmented(folder: Path, tmp_path: Pa
 
 
 def test_a_stopped_segmentation_continues(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cytoloc.cells.segmenting as module
-
-    real = module.ImportOptions
     # A commit after each field.
-    monkeypatch.setattr(module, "ImportOptions", lambda **given: real(**given, segment_bytes=1))
+    monkeypatch.setattr("cytoloc.cells.segmenting.ImportOptions", partial(cl.ImportOptions, segment_bytes=1))
     arguments = {"method": label_files(folder), "crops": cl.CropOptions(size=32), "pixel_um": PIXEL_UM}
     whole = cl.segment_cells(folder, tmp_path / "whole", **arguments)  # type: ignore[arg-type]
 

@@ -27,7 +27,7 @@ from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
 from cytoloc.predict.resampling import resampling_caution
-from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of, training_facts
+from cytoloc.predict.sources import FieldBatch, Images, Source, refuse_other_cells, sources_of, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions, training_caution
 
@@ -215,6 +215,7 @@ class Model:
         """
         found = []
         for source in sources_of(images, self.channels if channels is None else channels, given=channels is not None):
+            refuse_other_cells(source, self.info.cells, size=self.size)
             planes = find_planes(self.channels, source.channels, where=source.name)
             for batch in source.batches(self.size, batch_size, self.resample or self.info.resample or "area"):
                 if batch.rejected:
@@ -393,6 +394,8 @@ class Model:
             where="the fields to predict",
             hint="Give each field once. Two inputs may have a field with the same id.",
         )
+        for each in sources:
+            refuse_other_cells(each, self.info.cells, size=self.size)
         planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
         engines = self._engines.of(sum(len(source.ids) for source in sources) * tta, precision)
         for source, of_source in zip(sources, planes, strict=True):
