@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
     from cytoloc.adoption.subcell import adopt_subcell as adopt_subcell
+    from cytoloc.cells.aggregation import Aggregated as Aggregated
+    from cytoloc.cells.aggregation import aggregate_cells as aggregate_cells
+    from cytoloc.cells.aggregation import cell_anndata as cell_anndata
+    from cytoloc.cells.competition import cell_average_precision as cell_average_precision
+    from cytoloc.cells.competition import decode_mask as decode_mask
+    from cytoloc.cells.competition import encode_mask as encode_mask
+    from cytoloc.cells.competition import write_cell_submission as write_cell_submission
     from cytoloc.cells.crops import CropOptions as CropOptions
     from cytoloc.cells.methods import Classical as Classical
     from cytoloc.cells.methods import InstanSeg as InstanSeg
@@ -137,6 +144,8 @@ _HOMES: Final = {
     "adoption.graphs": ("adopt_onnx",),
     "adoption.listing": ("published_models",),
     "adoption.subcell": ("adopt_subcell",),
+    "cells.aggregation": ("Aggregated", "aggregate_cells", "cell_anndata"),
+    "cells.competition": ("cell_average_precision", "decode_mask", "encode_mask", "write_cell_submission"),
     "cells.crops": ("CropOptions",),
     "cells.methods": ("Classical", "InstanSeg", "LabelFiles"),
     "cells.outlines": ("outline_sheet",),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("segment")(terminated_as_interrupted()(segment))
+    app.command("aggregate")(aggregate)
 
 
 def segment(
@@ -150,3 +151,87 @@ def segment(
         drawn = outline_sheet(cells, inputs, sheet, channels=listed)
         if not as_json:
             typer.echo(f"{sheet}: outlines of {counted(len(drawn), 'field')}.")
+
+
+def aggregate(
+    predictions: Annotated[
+        Path, typer.Argument(help="Predictions of cells, from `cytoloc predict`.", metavar="PREDICTIONS")
+    ],
+    out: Annotated[Path, typer.Option(help="New predictions file with a row per group (.parquet).")],
+    by: Annotated[
+        Literal["field", "well", "antibody", "gene"], typer.Option(help="What cells are aggregated to.")
+    ] = "field",
+    cells: Annotated[
+        Path | None, typer.Option(help="Dataset of the cells. Needed for wells, antibodies and genes.")
+    ] = None,
+    way: Annotated[
+        Literal["mean", "max", "top"],
+        typer.Option(help="How probabilities of cells become one: their mean, their maximum, or the mean of --top."),
+    ] = "mean",
+    top: Annotated[
+        float, typer.Option(help="With --way top: share of the cells with the highest probability.", min=0, max=1)
+    ] = 0.25,
+    decision: Annotated[
+        Path | None, typer.Option(help="Decision that says which cells have a location, from `cytoloc decide fit`.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Without --decision: probability from which a cell has a location.", min=0, max=1)
+    ] = 0.5,
+    least_cells: Annotated[int, typer.Option(help="Groups with fewer cells are left out.", min=1)] = 1,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="New CSV file: a row per group and location, with the share of cells and its interval."),
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="New CSV file: a row per group, with numbers of cells and heterogeneity.")
+    ] = None,
+    h5ad: Annotated[
+        Path | None, typer.Option(help="New AnnData file with a row per cell, for scanpy and squidpy.")
+    ] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(help="New CSV file of all cells as a submission to the 2021 Kaggle competition. Needs --cells."),
+    ] = None,
+) -> None:
+    """Aggregate predictions of cells to fields, wells, antibodies or genes.
+
+    Example: `cytoloc aggregate cells.parquet --by gene --cells plate7-cells --table genes.csv --out genes.parquet`
+    """
+    from cytoloc.cells.aggregation import aggregate_cells, cell_anndata
+    from cytoloc.cells.competition import write_cell_submission
+    from cytoloc.dataset.store import open_dataset
+    from cytoloc.decide.decision import read_decision
+    from cytoloc.errors import SettingsError
+    from cytoloc.files import check_outputs, new_file
+    from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
+
+    check_predictions_path(out)
+    check_outputs(*[each for each in (out, table, groups, h5ad, submission) if each])
+    if h5ad is not None and h5ad.suffix != ".h5ad":
+        raise SettingsError(
+            f"{h5ad} is not a valid name for an AnnData file.", hint="Choose a name that ends in .h5ad."
+        )
+    given = read_predictions(predictions)
+    dataset = None if cells is None else open_dataset(cells)
+    decided = given if decision is None else read_decision(decision)(given)
+    found = aggregate_cells(
+        decided, by=by, way=way, top=top, threshold=threshold, least_cells=least_cells, cells=dataset
+    )
+    write_predictions(found.predictions, out)
+    typer.echo(f"{out}: {counted(len(given), 'cell')} aggregated to {counted(len(found.predictions), by)} by {way}.")
+    if found.left_out:
+        note(f"{counted(len(found.left_out), by)} with fewer than {counted(least_cells, 'cell')} left out.")
+    for path, rows in ((table, found.locations), (groups, found.groups)):
+        if path is not None:
+            with new_file(path) as temporary:
+                rows.write_csv(temporary, float_precision=4)
+            typer.echo(f"{path}: {counted(rows.height, 'row')}.")
+    if h5ad is not None:
+        with new_file(h5ad) as temporary:
+            cell_anndata(decided, cells=dataset).write_h5ad(temporary)
+        typer.echo(f"{h5ad}: {counted(len(given), 'cell')}.")
+    if submission is not None:
+        if dataset is None:
+            raise SettingsError("--submission needs --cells, which has the masks.", hint="Give the dataset of cells.")
+        write_cell_submission(given, dataset, submission)
+        typer.echo(f"{submission}: masks of {counted(len(given), 'cell')}.")

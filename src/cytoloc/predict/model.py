@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
@@ -27,7 +28,7 @@ from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
 from cytoloc.predict.resampling import resampling_caution
-from cytoloc.predict.sources import FieldBatch, Images, Source, refuse_other_cells, sources_of, training_facts
+from cytoloc.predict.sources import FieldBatch, Images, Source, cells_in, refuse_other_cells, sources_of, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions, training_caution
 
@@ -274,7 +275,8 @@ class Model:
             )
         ids = [name for part in parts for name in part.ids]
         scaled = any(part.scaled for part in parts)
-        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
+        made = self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
+        return replace(made, cells=cells_in(sources, made.ids))
 
     def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
         """Return the predictions of several batches as one value, with the locations if the model has a decision.

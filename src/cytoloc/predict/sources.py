@@ -25,6 +25,7 @@ from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
 from cytoloc.predict.model_info import CellImages, ModelInfo
+from cytoloc.predictions import CELL_COLUMNS
 
 Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
 """Inputs of a model: images in memory, a dataset, or a path."""
@@ -382,6 +383,23 @@ def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
         else:
             sources.append(open_source(each))
     return sources
+
+
+def cells_in(sources: Sequence[Source], ids: Sequence[str]) -> pl.DataFrame | None:
+    """Return the table of the predicted cells; None if the fields are not cells.
+
+    Args:
+        sources: The sources of the cells.
+        ids: The ids of the cells, in order.
+
+    Returns:
+        A table with the columns of ``Predictions.cells``.
+    """
+    if not all(isinstance(each, DatasetSource) and each.dataset.of_cells for each in sources):
+        return None
+    tables = [each.dataset.fields.select("id", *CELL_COLUMNS) for each in sources if isinstance(each, DatasetSource)]
+    rows = pl.DataFrame({"id": list(ids)}).join(pl.concat(tables), on="id", how="left", maintain_order="left")
+    return rows.select(pl.col(name).cast(kind) for name, kind in CELL_COLUMNS.items())
 
 
 CELL_SCALE: Final = 1.25
