@@ -159,7 +159,9 @@ def test_decisions_keep_the_cells() -> None:
             schema=pl.Schema(CELL_COLUMNS),
         ),
     )
-    truth = {name: tuple(np.flatnonzero(row)) for name, row in zip(many.ids, many.probabilities > 0.6, strict=True)}
+    truth = {
+        name: tuple(np.flatnonzero(row).tolist()) for name, row in zip(many.ids, many.probabilities > 0.6, strict=True)
+    }
     rule = cl.fit_decision(many, cl.LabelList(truth, LABELS, "truth"), method="grid")
     decided = rule(many)
     assert decided.cells is not None
