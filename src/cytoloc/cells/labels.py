@@ -17,7 +17,7 @@ from cytoloc.errors import ImageError
 from cytoloc.files import replace_file
 from cytoloc.images.formats.opening import open_image
 
-Labels = NDArray[np.int64]
+Labels = NDArray[np.integer[Any]]
 """Numbers of objects, shape ``(height, width)``, 0 for background."""
 
 FEW_SPECKS: Final = 3

@@ -57,7 +57,7 @@ def match_objects(found: Labels, truth: Labels, *, iou: float = 0.5) -> Agreemen
     """
     if found.shape != truth.shape:
         raise ImageError(f"The label images have the shapes {found.shape} and {truth.shape}.", hint="Give one size.")
-    one, other = consecutive(found.astype(np.int64))[0], consecutive(truth.astype(np.int64))[0]
+    one, other = consecutive(found)[0], consecutive(truth)[0]
     shared = overlaps(one, other)
     sizes = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
     ratio = (shared / np.maximum(sizes, 1))[1:, 1:]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoloc.cells.labels import CellLabels, consecutive
+from cytoloc.cells.labels import CellLabels, Labels, consecutive
 from cytoloc.errors import ImageError
 
 TINY: Final = 50
@@ -145,5 +145,5 @@ def overlaps(one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int
     return np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _size(labels: NDArray[np.int64]) -> str:
+def _size(labels: Labels) -> str:
     return f"{labels.shape[1]} x {labels.shape[0]}"

@@ -368,7 +368,7 @@ def enlarged(cells: NDArray[np.int32], nuclei: NDArray[np.int32], height: int, w
     """Return cells and nuclei at full resolution. Pixels of a nucleus outside its cell are removed."""
     whole, inner = scale_labels(cells, height, width), scale_labels(nuclei, height, width)
     inner = np.where(whole > 0, inner, 0)
-    return CellLabels(whole.astype(np.int64), inner.astype(np.int64))
+    return CellLabels(whole, inner)
 
 
 def default_weights() -> Path:
