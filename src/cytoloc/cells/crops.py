@@ -114,7 +114,11 @@ class CropOptions:
         return edge
 
     def keeps(self, cell: MeasuredCell) -> bool:
-        """Return whether a cell is kept."""
+        """Return whether a cell is kept.
+
+        Args:
+            cell: The cell.
+        """
         if self.border == "drop" and "at border" in cell.flags:
             return False
         if self.kept == "all" or cell.nuclei is None:

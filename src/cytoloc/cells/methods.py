@@ -87,7 +87,7 @@ class Method(Protocol):
         """The method and its settings, as JSON values."""
 
     def running(self) -> AbstractContextManager[None]:
-        """Prepare for segmenting fields in several threads."""
+        """Return the context in which fields are segmented, in several threads."""
 
     def segment(self, field: FieldImage) -> CellLabels:
         """Return the cells and nuclei of a field, in its size.
@@ -145,6 +145,9 @@ class InstanSeg:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Load the weights, and let each thread compute with one core.
+
+        Yields:
+            Nothing.
 
         Raises:
             WeightsError: If the weights are missing or are another file.
@@ -224,7 +227,7 @@ class Classical:
         return {"method": "classical", "nucleus_um": self.nucleus_um}
 
     def running(self) -> AbstractContextManager[None]:
-        """Do nothing, because nothing has to be prepared."""
+        """Return a context that does nothing, because nothing has to be prepared."""
         return nullcontext()
 
     def segment(self, field: FieldImage) -> CellLabels:
@@ -299,7 +302,7 @@ class LabelFiles:
         return {**names, "cells": self.cells, "nuclei": self.nuclei}
 
     def running(self) -> AbstractContextManager[None]:
-        """Do nothing, because nothing has to be prepared."""
+        """Return a context that does nothing, because nothing has to be prepared."""
         return nullcontext()
 
     def segment(self, field: FieldImage) -> CellLabels:
