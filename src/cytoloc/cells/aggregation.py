@@ -104,8 +104,8 @@ def aggregate_cells(
         ...     LabelSet.from_names(["Cytosol", "Nucleoli"], name="two"),
         ...     cells=table.cast({"x": pl.Float32, "y": pl.Float32}),
         ... )
-        >>> aggregate_cells(found).locations.select("location", "probability", "share").rows()
-        [('Cytosol', 0.800000011920929, 1.0), ('Nucleoli', 0.5, 0.5)]
+        >>> aggregate_cells(found).locations.select("location", "share").rows()
+        [('Cytosol', 1.0), ('Nucleoli', 0.5)]
     """
     check_type(predictions, Predictions, argument="predictions")
     refuse_unknown(by, get_args(Level), argument="by")

@@ -24,7 +24,7 @@ SHOWN: Final = 6
 """Default number of fields."""
 
 TILE_PX: Final = 1024
-"""Edge length of a field, in pixels."""
+"""Largest edge length of a field on the sheet, in pixels."""
 
 _CELL, _NUCLEUS, _FLAGGED = (255, 255, 0), (255, 255, 255), (255, 90, 90)
 
@@ -78,11 +78,12 @@ def outline_sheet(
         raise TableError("None of the fields was found in `inputs`.", hint="Give the fields of the dataset of cells.")
     drawn = [name for name in ids if name in tiles]
     columns = int(np.ceil(np.sqrt(len(drawn))))
-    sheet = np.zeros((-(-len(drawn) // columns) * TILE_PX, columns * TILE_PX, 3), np.uint8)
+    height, width = (max(tiles[name].shape[axis] for name in drawn) for axis in (0, 1))
+    sheet = np.zeros((-(-len(drawn) // columns) * height, columns * width, 3), np.uint8)
     for place, name in enumerate(drawn):
         row, column = divmod(place, columns)
         tile = tiles[name]
-        sheet[row * TILE_PX :, column * TILE_PX :][: tile.shape[0], : tile.shape[1]] = tile
+        sheet[row * height :, column * width :][: tile.shape[0], : tile.shape[1]] = tile
     content = cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes()
     path = Path(out)
     path.unlink(missing_ok=True)
