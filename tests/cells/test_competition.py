@@ -80,6 +80,13 @@ def test_average_precision_ranks_cells_and_takes_each_once() -> None:
     # Cells that overlap too little are wrong.
     shifted = np.roll(labels, 5, axis=1)
     assert cl.cell_average_precision({"a": (shifted, values)}, truth)[0] == 0
+    # Only the better half of a cell is right.
+    halves = labels.copy()
+    halves[:, 5:10] = 4
+    better = np.array([[0.9, 0], [0.1, 0], [0.1, 0], [0.8, 0]])
+    whole = {"a": (labels, np.array([[True, False], [False, False], [False, False]]))}
+    assert cl.cell_average_precision({"a": (halves, better)}, whole, iou=0.5)[0] == 1
+    assert cl.cell_average_precision({"a": (halves, better[:, :1])}, truth, iou=0.5)[0] < 1
     with pytest.raises(TableError, match="different fields"):
         cl.cell_average_precision({"b": (labels, values)}, truth)
 

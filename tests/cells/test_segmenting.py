@@ -214,6 +214,22 @@ def test_nothing_is_left_if_no_field_can_be_segmented(folder: Path, tmp_path: Pa
     assert not (tmp_path / "cells").exists()
 
 
+def test_fields_without_any_cell_are_an_error(folder: Path, tmp_path: Path) -> None:
+    for name in IDS:
+        tifffile.imwrite(tmp_path / "labels" / f"{name}_cells.tif", np.zeros((512, 512), np.uint8))
+    with pytest.raises(ImageError, match="No field has a cell"):
+        cl.segment_cells(folder, tmp_path / "cells", method=cl.LabelFiles(folder=tmp_path / "labels"), pixel_um=0.3)
+    assert not (tmp_path / "cells").exists()
+
+
+def test_noise_has_no_cells(weights: Path) -> None:
+    noise = np.random.default_rng(0).integers(3, 9, (4, 512, 512), dtype=np.uint8)
+    field = FieldImage("noise", noise, ("microtubules", "protein", "nucleus", "er"), PIXEL_UM)
+    method = cl.InstanSeg(weights=weights)
+    with method.running():
+        assert not method.segment(field).cells.any()
+
+
 def test_a_stopped_segmentation_continues(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A commit after each field.
     monkeypatch.setattr("cytoloc.cells.segmenting.ImportOptions", partial(cl.ImportOptions, segment_bytes=1))

@@ -183,8 +183,11 @@ def cell_average_precision(
         One value per location; NaN for a location that no true cell has.
 
     Raises:
+        ArgumentTypeError: If an argument has the wrong type.
         TableError: If the fields differ.
     """
+    check_type(found, Mapping, argument="found")
+    check_type(truth, Mapping, argument="truth")
     if set(found) != set(truth):
         raise TableError("`found` and `truth` have different fields.", hint="Give both for the same fields.")
     ranked: list[tuple[str, int, int, FloatArray]] = []

@@ -386,6 +386,8 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
     if not record.added and not record.known and (rejections or not append):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in shown)
         writer.roll_back()
+        if not record.rejected and writer.manifest.of_cells:
+            raise ImageError("No field has a cell.", hint="Check the channels, the pixel size and the method.")
         raise ImageError(
             f"{writer.folder}: none of {record.rejected} fields could be imported.{reasons}",
             hint="Fix the files, or check the settings of the import.",
