@@ -26,6 +26,9 @@ HOLE_UM2: Final = 30.0
 _PIECE: Final = 0.2
 """Share of a nucleus from which two pieces of a cell that share it are one cell."""
 
+_STAINED: Final = 0.3
+"""Share of a nucleus of the second segmentation that must be in the mask of the nuclear stain."""
+
 _CONVEX: Final = 0.85
 """Solidity from which two touching pieces of a nucleus are one nucleus."""
 
@@ -60,8 +63,8 @@ def complete_nuclei(
 ) -> NDArray[np.int32]:
     """Return nuclei that are completed by a second segmentation, and by a mask of the nuclear stain.
 
-    Nuclei that only the second segmentation has are added; touching pieces are joined if they form a convex shape. Then
-    nuclei grow over the mask. Patches of the mask without a nucleus are added too.
+    Nuclei that only the second segmentation has are added if they are stained; touching pieces are joined if they form
+    a convex shape. Then nuclei grow over the mask. Patches of the mask without a nucleus are added too.
 
     Args:
         nuclei: Numbers of nuclei.
@@ -75,7 +78,8 @@ def complete_nuclei(
     watershed = watershed_function()
     shared = overlaps(others, nuclei)
     covered = 1 - shared[:, 0] / np.maximum(shared.sum(axis=1), 1)
-    missing = np.where((covered < _PIECE)[others] & (nuclei == 0), others, 0).astype(np.int32)
+    stained = np.bincount(others[mask], minlength=len(shared)) >= _STAINED * shared.sum(axis=1)
+    missing = np.where((stained & (covered < _PIECE))[others] & (nuclei == 0), others, 0).astype(np.int32)
     missing = _joined_pieces(missing)
     whole = np.where(missing > 0, missing + nuclei.max(initial=0), nuclei).astype(np.int32)
     patches, count = ndimage.label(mask)
