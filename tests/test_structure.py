@@ -134,6 +134,7 @@ def test_public_names_are_those_written_down() -> None:
         "FolderOptions",
         "GlobalGrid",
         "Grid",
+        "HpaSegmentation",
         "ImportOptions",
         "InstanSeg",
         "LabelFiles",

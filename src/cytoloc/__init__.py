@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cytoloc.cells.competition import encode_mask as encode_mask
     from cytoloc.cells.competition import write_cell_submission as write_cell_submission
     from cytoloc.cells.crops import CropOptions as CropOptions
+    from cytoloc.cells.hpa_segmentation import HpaSegmentation as HpaSegmentation
     from cytoloc.cells.methods import Classical as Classical
     from cytoloc.cells.methods import InstanSeg as InstanSeg
     from cytoloc.cells.methods import LabelFiles as LabelFiles
@@ -147,6 +148,7 @@ _HOMES: Final = {
     "cells.aggregation": ("Aggregated", "aggregate_cells", "cell_anndata"),
     "cells.competition": ("cell_average_precision", "decode_mask", "encode_mask", "write_cell_submission"),
     "cells.crops": ("CropOptions",),
+    "cells.hpa_segmentation": ("HpaSegmentation",),
     "cells.methods": ("Classical", "InstanSeg", "LabelFiles"),
     "cells.outlines": ("outline_sheet",),
     "cells.segmenting": ("segment_cells",),

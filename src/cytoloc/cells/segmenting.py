@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cytoloc.cells.crops import CropOptions
+from cytoloc.cells.hpa_segmentation import HpaSegmentation
 from cytoloc.cells.methods import Classical, InstanSeg, LabelFiles, Method
 from cytoloc.cells.sources import CellSource, fields_at_full_resolution
 from cytoloc.choices import check_type
@@ -44,7 +45,8 @@ def segment_cells(
     Args:
         inputs: A dataset of fields, a folder of image files, or an image file.
         out: The new dataset of cells.
-        method: The method: :class:`InstanSeg` (the default), :class:`LabelFiles` or :class:`Classical`.
+        method: The method: :class:`InstanSeg` (the default), :class:`LabelFiles`, :class:`Classical` or
+            :class:`HpaSegmentation`.
         crops: How cells are cut from the fields.
         pixel_um: Pixel size of the fields, in micrometers. Default: as the dataset or the files state it.
         channels: Where each channel is, as for :func:`cytoloc.import_folder`. Not needed for datasets, and for files
@@ -93,9 +95,9 @@ def run_segmentation(
     check_type(crops, CropOptions, argument="crops")
     check_type(pixel_um, (int, float, type(None)), argument="pixel_um")
     check_type(channels, (Mapping, list, tuple, type(None)), argument="channels")
-    if method is not None and not isinstance(method, InstanSeg | Classical | LabelFiles):
+    if method is not None and not isinstance(method, InstanSeg | Classical | LabelFiles | HpaSegmentation):
         raise ArgumentTypeError(
-            f"`method` must be InstanSeg, Classical or LabelFiles, not {type(method).__name__}.",
+            f"`method` must be InstanSeg, Classical, LabelFiles or HpaSegmentation, not {type(method).__name__}.",
             hint="Give for example cytoloc.Classical().",
         )
     if pixel_um is not None and plausible_um(pixel_um) is None:

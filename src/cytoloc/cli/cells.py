@@ -27,15 +27,22 @@ def segment(
     ],
     out: Annotated[Path, typer.Option(help="New dataset of cells.")],
     method: Annotated[
-        Literal["instanseg", "classical", "labels"] | None,
+        Literal["instanseg", "classical", "labels", "hpa"] | None,
         typer.Option(
-            help="Method: the network instanseg, classical without weights (weaker), or labels for the label images of"
-            " another program. Default: labels with --labels, otherwise instanseg."
+            help="Method: the network instanseg, classical without weights (weaker), labels for the label images of"
+            " another program, or hpa for the networks of HPA-Cell-Segmentation. Default: labels with --labels,"
+            " otherwise instanseg."
         ),
     ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Weights of InstanSeg, the file instanseg.pt. Default: they are downloaded once (21 MB)."),
+    ] = None,
+    hpa_nuclei: Annotated[
+        Path | None, typer.Option(help="With --method hpa: network of nuclei, dpn_unet_nuclei_v1.pth.")
+    ] = None,
+    hpa_cells: Annotated[
+        Path | None, typer.Option(help="With --method hpa: network of cells, such as dpn_unet_cell_3ch_v1.pth.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Folder of the label images of another program.")] = None,
     cell_labels: Annotated[
@@ -87,6 +94,7 @@ def segment(
     Example: `cytoloc segment plate7 --pixel-um 0.08 --out plate7-cells --sheet outlines.png`
     """
     from cytoloc.cells.crops import CropOptions
+    from cytoloc.cells.hpa_segmentation import HpaSegmentation
     from cytoloc.cells.measures import CELL_FLAGS
     from cytoloc.cells.methods import Classical, InstanSeg, LabelFiles
     from cytoloc.cells.outlines import outline_sheet
@@ -113,6 +121,12 @@ def segment(
         chosen = LabelFiles(folder=labels, cells=cell_labels, nuclei=nucleus_labels)
     elif labels is not None:
         raise SettingsError(f"--labels is given, but --method is {name}.", hint="Remove one of them.")
+    elif name == "hpa":
+        if hpa_nuclei is None or hpa_cells is None:
+            raise SettingsError(
+                "--method hpa needs --hpa-nuclei and --hpa-cells.", hint="Give the files of the authors."
+            )
+        chosen = HpaSegmentation(nuclei=hpa_nuclei, cells=hpa_cells)
     else:
         chosen = Classical() if name == "classical" else InstanSeg(weights=weights)
     listed = [each.strip() for some in channels for each in some.split(",")] if channels else None
