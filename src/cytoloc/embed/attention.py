@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.choices import check_type
@@ -41,6 +40,5 @@ def attention_maps(model: Model, images: UInt8Array) -> Float32Array:
             f" {images.shape}.",
             hint="Read them from a dataset of cells in this size.",
         )
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(model.device)
-    maps = [subcell.attention_maps(network, pixels) for network in model.networks]
-    return np.asarray(torch.cat(maps, dim=1).float().cpu().numpy(), np.float32)
+    maps = [subcell.attention_maps(network, images) for network in model.networks]
+    return np.concatenate(maps, axis=1)

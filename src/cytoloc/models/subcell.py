@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.errors import WeightsError
 from cytoloc.models.network import Network, Normalize
 from cytoloc.models.state_files import State
@@ -263,20 +265,22 @@ def _positions(positions: Tensor, side: int) -> Tensor:
     return torch.cat([positions[:, :1], scaled.permute(0, 2, 3, 1).reshape(1, side * side, -1)], dim=1)
 
 
-def attention_maps(network: Any, pixels: Tensor) -> Tensor:
+def attention_maps(network: Any, images: UInt8Array) -> Float32Array:
     """Return where a SubCell network looks in images.
 
     Args:
         network: The network.
-        pixels: uint8 of shape ``(n, channels, h, w)``.
+        images: uint8 of shape ``(n, channels, h, w)``.
 
     Returns:
-        The weight of each patch in each head, shape ``(n, heads, h / 16, w / 16)``.
+        The weight of each patch in each head, float32 of shape ``(n, heads, h / 16, w / 16)``.
 
     Raises:
         WeightsError: If the network is not a SubCell network.
     """
     if not isinstance(network.backbone, SubCellBackbone):
         raise WeightsError("Only SubCell networks have attention maps.", hint="Adopt one with `cytoloc adopt subcell`.")
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(next(network.parameters()).device)
     with torch.inference_mode():
-        return network.backbone.attention_maps(network.normalize(pixels))
+        found = network.backbone.attention_maps(network.normalize(pixels))
+    return np.asarray(found.float().cpu().numpy(), np.float32)
