@@ -172,7 +172,11 @@ def grow_cells(
     inside = nuclei > 0
     cells[inside] = home[nuclei[inside]]
     if bright is not None and cells.any():
-        threshold, _ = cv2.threshold(bright.astype(np.uint8), 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        gray = bright.clip(0, 255).astype(np.uint8)
+        _, light = cv2.threshold(gray, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        # OpenCV returns the largest dark value. The middle between the means of both classes is stable.
+        means = [cv2.mean(gray, mask=np.asarray(part, np.uint8))[0] for part in (1 - light, light)]
+        threshold = sum(means) / 2
         stained: NDArray[Any] = ((bright > _DIM * threshold) | removed).astype(np.uint8)
         # Thin bridges between cells are not cytoplasm.
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
