@@ -308,9 +308,15 @@ def test_the_command_takes_labels_and_prints_json(folder: Path, tmp_path: Path, 
     facts = json.loads(done.out)
     assert facts["fields"] == 2
     assert facts["flags"]["no nucleus"] == facts["cells"] - facts["with_nucleus"]
-    wrong = cli("segment", folder, "--out", tmp_path / "b", "--method", "classical", "--labels", labels)
-    assert wrong.code == 2
-    assert "--labels is given, but --method is classical." in wrong.err
+    for words, message in (
+        (("--method", "classical", "--labels", labels), "--labels is given, but --method is classical."),
+        (("--labels", labels, "--weights", "a.pt"), "--weights is given, but --method is labels."),
+        (("--method", "labels"), "--method labels needs --labels."),
+        (("--hpa-nuclei", "a.pth"), "--method hpa needs --hpa-nuclei and --hpa-cells."),
+    ):
+        wrong = cli("segment", folder, "--out", tmp_path / "b", *words)
+        assert wrong.code == 2
+        assert message in wrong.err
 
 
 def test_info_and_evaluation_take_a_dataset_of_cells(cells: cl.Dataset, cli: Cli) -> None:

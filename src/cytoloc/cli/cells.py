@@ -11,7 +11,10 @@ import typer
 from cytoloc.cli.console import counted, note, progress, terminated_as_interrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cytoloc.cells.methods import Method
+    from cytoloc.dataset.importing import Imported
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +33,8 @@ def segment(
         Literal["instanseg", "classical", "labels", "hpa"] | None,
         typer.Option(
             help="Method: the network instanseg, classical without weights (weaker), labels for the label images of"
-            " another program, or hpa for the networks of HPA-Cell-Segmentation. Default: labels with --labels,"
-            " otherwise instanseg."
+            " another program, or hpa for the networks of HPA-Cell-Segmentation. Default: labels with --labels, hpa"
+            " with --hpa-nuclei, otherwise instanseg."
         ),
     ] = None,
     weights: Annotated[
@@ -95,7 +98,6 @@ def segment(
     """
     from cytoloc.cells.crops import CropOptions
     from cytoloc.cells.hpa_segmentation import HpaSegmentation
-    from cytoloc.cells.measures import CELL_FLAGS
     from cytoloc.cells.methods import Classical, InstanSeg, LabelFiles
     from cytoloc.cells.outlines import outline_sheet
     from cytoloc.cells.segmenting import run_segmentation
@@ -114,13 +116,12 @@ def segment(
         turned=turned,
     )
     chosen: Method
-    name = method or ("labels" if labels is not None else "instanseg")
+    files = {"instanseg": weights, "labels": labels, "hpa": hpa_nuclei or hpa_cells}
+    name = _method_name(method, files)
     if name == "labels":
         if labels is None:
             raise SettingsError("--method labels needs --labels.", hint="Give the folder of the label images.")
         chosen = LabelFiles(folder=labels, cells=cell_labels, nuclei=nucleus_labels)
-    elif labels is not None:
-        raise SettingsError(f"--labels is given, but --method is {name}.", hint="Remove one of them.")
     elif name == "hpa":
         if hpa_nuclei is None or hpa_cells is None:
             raise SettingsError(
@@ -134,6 +135,29 @@ def segment(
         imported = run_segmentation(
             inputs, out, method=chosen, crops=crops, pixel_um=pixel_um, channels=listed, progress=advance
         )
+    _print_cells(imported, as_json=as_json)
+    if sheet is not None:
+        drawn = outline_sheet(imported.dataset, inputs, sheet, channels=listed)
+        if not as_json:
+            typer.echo(f"{sheet}: outlines of {counted(len(drawn), 'field')}.")
+
+
+def _method_name(method: str | None, files: Mapping[str, Path | None]) -> str:
+    """Return the method that the options mean; raise if they contradict each other."""
+    from cytoloc.errors import SettingsError
+
+    name = method or next((each for each in ("labels", "hpa") if files[each] is not None), "instanseg")
+    options = {"instanseg": "--weights", "labels": "--labels", "hpa": "--hpa-nuclei or --hpa-cells"}
+    for other, file in files.items():
+        if file is not None and other != name:
+            raise SettingsError(f"{options[other]} is given, but --method is {name}.", hint="Remove one of them.")
+    return name
+
+
+def _print_cells(imported: Imported, *, as_json: bool) -> None:
+    """Print what a segmentation found."""
+    from cytoloc.cells.measures import CELL_FLAGS
+
     cells = imported.dataset
     table = cells.fields
     of_fields, with_nucleus = table["field"].n_unique(), int((table["nuclei"] > 0).sum())
@@ -152,19 +176,17 @@ def segment(
         typer.echo(json.dumps(facts, indent=2))
     else:
         nuclei = f", {with_nucleus} with a nucleus" if is_known else ""
-        typer.echo(f"{out}: {counted(len(cells), 'cell')} of {counted(of_fields, 'field')}{nuclei}.")
+        typer.echo(f"{imported.path}: {counted(len(cells), 'cell')} of {counted(of_fields, 'field')}{nuclei}.")
         if any(flags.values()):
             typer.echo(f"Flags: {', '.join(f'{flag} {count}' for flag, count in flags.items() if count)}.")
         for said in imported.notes:
             note(said)
         if cells.quarantine:
-            note(f"{counted(len(cells.quarantine), 'field')} could not be segmented; see {out}/quarantine.csv:")
+            note(
+                f"{counted(len(cells.quarantine), 'field')} could not be segmented; see {imported.path}/quarantine.csv:"
+            )
             for bad in imported.examples:
                 note(f"  {bad.id}: {bad.reason}")
-    if sheet is not None:
-        drawn = outline_sheet(cells, inputs, sheet, channels=listed)
-        if not as_json:
-            typer.echo(f"{sheet}: outlines of {counted(len(drawn), 'field')}.")
 
 
 def aggregate(
