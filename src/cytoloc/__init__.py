@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     from cytoloc.adoption.adopting import adopt as adopt
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
+    from cytoloc.adoption.subcell import adopt_subcell as adopt_subcell
+    from cytoloc.cells.aggregation import Aggregated as Aggregated
+    from cytoloc.cells.aggregation import aggregate_cells as aggregate_cells
+    from cytoloc.cells.aggregation import cell_anndata as cell_anndata
+    from cytoloc.cells.competition import cell_average_precision as cell_average_precision
+    from cytoloc.cells.competition import decode_mask as decode_mask
+    from cytoloc.cells.competition import encode_mask as encode_mask
+    from cytoloc.cells.competition import write_cell_submission as write_cell_submission
+    from cytoloc.cells.crops import CropOptions as CropOptions
+    from cytoloc.cells.hpa_segmentation import HpaSegmentation as HpaSegmentation
+    from cytoloc.cells.methods import Classical as Classical
+    from cytoloc.cells.methods import InstanSeg as InstanSeg
+    from cytoloc.cells.methods import LabelFiles as LabelFiles
+    from cytoloc.cells.outlines import outline_sheet as outline_sheet
+    from cytoloc.cells.segmenting import segment_cells as segment_cells
+    from cytoloc.cells.sources import labels_of as labels_of
     from cytoloc.channels import CHANNELS as CHANNELS
     from cytoloc.contents import describe as describe
     from cytoloc.curation.audit import audit_labels as audit_labels
@@ -66,6 +82,7 @@ if TYPE_CHECKING:
     from cytoloc.decide import fit_decision as fit_decision
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
+    from cytoloc.embed.attention import attention_maps as attention_maps
     from cytoloc.embed.embeddings import Embeddings as Embeddings
     from cytoloc.embed.embeddings import embed_sources as embed_sources
     from cytoloc.embed.embeddings import read_embeddings as read_embeddings
@@ -137,6 +154,15 @@ _HOMES: Final = {
     "adoption.adopting": ("adopt",),
     "adoption.graphs": ("adopt_onnx",),
     "adoption.listing": ("published_models",),
+    "adoption.subcell": ("adopt_subcell",),
+    "cells.aggregation": ("Aggregated", "aggregate_cells", "cell_anndata"),
+    "cells.competition": ("cell_average_precision", "decode_mask", "encode_mask", "write_cell_submission"),
+    "cells.crops": ("CropOptions",),
+    "cells.hpa_segmentation": ("HpaSegmentation",),
+    "cells.methods": ("Classical", "InstanSeg", "LabelFiles"),
+    "cells.outlines": ("outline_sheet",),
+    "cells.segmenting": ("segment_cells",),
+    "cells.sources": ("labels_of",),
     "channels": ("CHANNELS",),
     "curation.audit": ("audit_labels", "write_corrections"),
     "curation.duplicates": ("find_duplicates", "write_duplicates"),
@@ -176,6 +202,7 @@ _HOMES: Final = {
     "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
+    "embed.attention": ("attention_maps",),
     "embed.embeddings": ("Embeddings", "embed_sources", "read_embeddings", "write_embeddings"),
     "embed.map": ("map_positions", "write_map"),
     "embed.neighbors": ("Neighbors", "find_neighbors"),

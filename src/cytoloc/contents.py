@@ -122,6 +122,7 @@ def _of_dataset(dataset: Dataset) -> dict[str, Any]:
     return {
         "path": str(dataset.path),
         "fields": len(dataset),
+        **({"cells_of_fields": dataset.fields["field"].n_unique()} if dataset.of_cells else {}),
         "size": dataset.size,
         "labeled": int(dataset.labeled.sum()),
         "megabytes": megabytes,

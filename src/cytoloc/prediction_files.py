@@ -28,7 +28,7 @@ from cytoloc.errors import ArgumentTypeError, FormatError, LabelSetError, Settin
 from cytoloc.files import FileFormat, check_format, existing, new_file, read_json, refuse_given_twice
 from cytoloc.labels.label_set import SHIPPED, LabelSet, as_label_set, find_label_set
 from cytoloc.labels.lists import location_columns, read_csv, read_ids, require_columns
-from cytoloc.predictions import ROUNDING, Predictions, combine, spelled
+from cytoloc.predictions import CELL_COLUMNS, ROUNDING, Predictions, combine, spelled
 from cytoloc.runs import PREDICTIONS, find_runs, refuse_unfinished
 
 PREDICTIONS_FORMAT: Final = FileFormat("cytoloc-predictions", 1, "predictions file of `cytoloc predict`")
@@ -72,6 +72,7 @@ def predictions_bytes(predictions: Predictions) -> bytes:
         predictions.provenance,
         cautions=predictions.cautions,
         rejected=predictions.rejected,
+        cells=predictions.cells,
     )
 
 
@@ -83,6 +84,7 @@ def parquet_bytes(
     *,
     cautions: Sequence[str] = (),
     rejected: Mapping[str, str],
+    cells: pl.DataFrame | None = None,
 ) -> bytes:
     """Return the content of a Parquet file of predictions, which can have no rows.
 
@@ -93,6 +95,7 @@ def parquet_bytes(
         provenance: How the predictions were made.
         cautions: What is unusual in each field; empty if images were not checked.
         rejected: The reason why a field could not be read, by id.
+        cells: The table of cells, if the rows are cells; see :class:`~cytoloc.predictions.Predictions`.
 
     Returns:
         The content.
@@ -106,6 +109,9 @@ def parquet_bytes(
     if cautions:
         columns.append(pa.array(cautions, pa.string()))
         names.append(CAUTION)
+    if cells is not None:
+        columns += [pa.array(cells[name].to_list(), kind) for name, kind in _cell_types().items()]
+        names += list(CELL_COLUMNS)
     header = {
         **PREDICTIONS_FORMAT.header,
         "label_set": label_set.to_json(),
@@ -117,6 +123,13 @@ def parquet_bytes(
     file = io.BytesIO()
     pq.write_table(table, file)
     return file.getvalue()
+
+
+def _cell_types() -> dict[str, Any]:
+    """Return the Arrow type of each column of the table of cells."""
+    import pyarrow as pa
+
+    return {"field": pa.string(), "cell": pa.int64(), "x": pa.float32(), "y": pa.float32(), "area": pa.int64()}
 
 
 def check_predictions_path(path: Path) -> None:
@@ -312,6 +325,10 @@ def read_parquet_predictions(path: Path) -> Predictions:
     expected = pa.schema([pa.field("id", pa.string()), *(pa.field(key, pa.float32()) for key in label_set.keys)])
     if CAUTION in table.schema.names:
         expected = expected.append(pa.field(CAUTION, pa.string()))
+    of_cells = "cell" in table.schema.names
+    if of_cells:
+        for name, kind in _cell_types().items():
+            expected = expected.append(pa.field(name, kind))
     if table.schema.names != expected.names or not fitting:
         raise FormatError(f"{path} is damaged: columns or the provenance are missing.", hint=_AGAIN)
     try:
@@ -323,6 +340,9 @@ def read_parquet_predictions(path: Path) -> Predictions:
     probabilities = np.stack([table[key].to_numpy() for key in label_set.keys], axis=1)
     found = _predictions_in(path, table["id"].to_pylist(), probabilities, label_set, provenance)
     found = replace(found, rejected=dict(header.get("rejected", ())))
+    if of_cells:
+        columns = {name: table[name].to_pylist() for name in CELL_COLUMNS}
+        found = replace(found, cells=pl.DataFrame(columns, schema=pl.Schema(CELL_COLUMNS)))
     if CAUTION not in table.schema.names:
         return found
     return replace(found, cautions=tuple(text or "" for text in table[CAUTION].to_pylist()))

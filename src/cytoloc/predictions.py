@@ -21,6 +21,15 @@ from cytoloc.labels.lists import refuse_repeated
 if TYPE_CHECKING:
     import pandas as pd
 
+CELL_COLUMNS: Final = {
+    "field": pl.String(),
+    "cell": pl.Int64(),
+    "x": pl.Float32(),
+    "y": pl.Float32(),
+    "area": pl.Int64(),
+}
+"""What predictions of cells say of each cell: its field, its number there, its position and area in pixels."""
+
 ROUNDING: Final = 1e-3
 """Excess over 1 that rounding to 16 bits can cause."""
 
@@ -61,6 +70,8 @@ class Predictions:
         rejected: The reason why a field could not be read, by id.
         cautions: What is unusual in the image of each field, an empty text if nothing is. Empty if images were not
             checked. A field with a caution has no decided locations, unless they were asked for.
+        cells: If the rows are cells, a table with the columns ``field``, ``cell``, ``x``, ``y`` and ``area``, in the
+            order of ``ids``. None if the rows are fields.
 
     Raises:
         TableError: If shapes do not match, an id occurs twice, there are no fields, or a value is not a probability.
@@ -83,11 +94,17 @@ class Predictions:
     decided: BoolArray | None = None
     rejected: Mapping[str, str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
+    cells: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.label_set))
         if self.cautions and len(self.cautions) != len(self.ids):
             raise TableError(f"`cautions` has {len(self.cautions)} texts for {len(self.ids)} fields.")
+        if self.cells is not None and (self.cells.height, self.cells.schema) != (len(self.ids), CELL_COLUMNS):
+            raise TableError(
+                f"`cells` must have {len(self.ids)} rows and the columns {', '.join(CELL_COLUMNS)}, but has"
+                f" {self.cells.height} rows and {', '.join(self.cells.columns)}."
+            )
         for name, array in (("probabilities", self.probabilities), ("decided", self.decided)):
             if array is not None and array.shape != shape:
                 raise TableError(
@@ -121,7 +138,7 @@ class Predictions:
         made = ", decided" if self.decided is not None else ""
         bad = f", {len(self.rejected)} rejected" if self.rejected else ""
         odd = f", {self.n_cautions} with a caution" if self.n_cautions else ""
-        fields = f"{len(self)} field{'s' * (len(self) != 1)}"
+        fields = f"{len(self)} {'field' if self.cells is None else 'cell'}{'s' * (len(self) != 1)}"
         return f"Predictions({fields}, {len(self.label_set)} locations of {self.label_set.name}{made}{bad}{odd})"
 
     @overload
@@ -160,6 +177,7 @@ class Predictions:
             probabilities=self.probabilities[rows],
             decided=None if self.decided is None else self.decided[rows],
             cautions=tuple(self.cautions[row] for row in rows) if self.cautions else (),
+            cells=None if self.cells is None else self.cells[rows.tolist()],
         )
 
     def __contains__(self, name: object) -> bool:
@@ -235,11 +253,14 @@ class Predictions:
             names: Name the columns by the names of the locations instead of their keys.
 
         Returns:
-            A table with one row per field. If a decision was applied, the column ``predicted`` lists the keys (or
-            names) of the decided locations. If images were checked, the column ``caution`` says what is unusual.
+            A table with one row per field; for cells, with the columns of ``cells``. If a decision was applied, the
+            column ``predicted`` lists the keys (or names) of the decided locations. If images were checked, the column
+            ``caution`` says what is unusual.
         """
         columns = self.label_set.names if names else self.label_set.keys
         table: dict[str, Any] = {"id": list(self.ids)}
+        if self.cells is not None:
+            table |= self.cells.to_dict()
         if self.decided is not None:
             table["predicted"] = [[columns[int(i)] for i in np.flatnonzero(row)] for row in self.decided]
         if self.cautions:
@@ -371,7 +392,18 @@ def combine(parts: Sequence[Predictions]) -> Predictions:
         provenance,
         rejected={name: why for part in parts for name, why in part.rejected.items()},
         cautions=tuple(cautions.get(name, "") for name in ids) if any(part.cautions for part in parts) else (),
+        cells=cells_of(parts, ids),
     )
+
+
+def cells_of(parts: Iterable[Predictions], ids: Sequence[str]) -> pl.DataFrame | None:
+    """Return the table of the cells with some ids, from predictions of cells; None unless all of them are cells."""
+    tables = [pl.DataFrame({"id": list(part.ids)}).hstack(part.cells) for part in parts if part.cells is not None]
+    if not tables:
+        return None
+    known = pl.concat(tables).unique("id")
+    found = pl.DataFrame({"id": list(ids)}).join(known, on="id", how="left", maintain_order="left").drop("id")
+    return None if found["cell"].null_count() else found
 
 
 def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
         return 1 + 0.1 * value.abs()
     if last in ("running_mean", "bias"):
         return 0.1 * value
-    if last in ("cls_token", "pos_embed"):
+    if last in ("cls_token", "pos_embed", "position_embeddings"):
         return 0.5 * value
     return 1 + 0.1 * value if len(shape) == 1 else value * 1.5 / math.sqrt(math.prod(shape[1:]))
 

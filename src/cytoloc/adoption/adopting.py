@@ -19,7 +19,17 @@ from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.models.network import ModelSpec, Network, build_network
 from cytoloc.models.state_files import as_state, read_checkpoint, refuse_other_tensors
 from cytoloc.predict.bundle import check_bundle_path, write_archive
-from cytoloc.predict.bundle_header import BUNDLE_FORMAT, CARD, TRAINED_ON, WEIGHTS, Header, Member, Origin, Part
+from cytoloc.predict.bundle_header import (
+    BUNDLE_FORMAT,
+    CARD,
+    TRAINED_ON,
+    WEIGHTS,
+    Header,
+    Member,
+    NeededCells,
+    Origin,
+    Part,
+)
 
 
 def adopt(
@@ -235,6 +245,7 @@ def write_adopted(
     caution: str = "",
     datasets: Sequence[str] = (),
     resample: Resample | None = None,
+    cells: NeededCells | None = None,
 ) -> Path:
     """Write an adopted network to a bundle.
 
@@ -250,6 +261,7 @@ def write_adopted(
         caution: A caution that is shown with every prediction.
         datasets: The public datasets that the network was trained on as a whole.
         resample: How images were scaled down for training; None if it is unknown.
+        cells: The images of single cells that the network needs; None if it takes any images.
 
     Returns:
         The path of the new file.
@@ -270,6 +282,7 @@ def write_adopted(
         origin=origin,
         trained_on_datasets=list(datasets),
         resample=resample,
+        cells=cells,
     )
     write_archive(out, header, parts)
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cytoloc.adoption.published import COMPETITION_2018, COMPETITION_2021, PUBLISHED
+from cytoloc.adoption.subcell import CITATION as SUBCELL_CITATION
 
 _OTHERS: Final[tuple[dict[str, Any], ...]] = (
     {
@@ -31,6 +32,17 @@ _OTHERS: Final[tuple[dict[str, Any], ...]] = (
         "citation": COMPETITION_2018,
         "command": "cytoloc adopt onnx densenet_model.onnx --labels hpa28 --size 1024 --license MIT --trained-on"
         " 'the 2018 Kaggle training set' --trained-on 'Human Protein Atlas v18' --out model.cytoloc",
+    },
+    {
+        "name": "subcell",
+        "title": "SubCell: vision transformers for single cells with ten classifiers, for four sets of channels",
+        "gives": "31 locations (subcell31) of single cells, and embeddings",
+        "megabytes": 386,
+        "license": "MIT",
+        "addresses": ["https://czi-subcell-public.s3.us-west-2.amazonaws.com/models/"],
+        "citation": SUBCELL_CITATION,
+        "command": "cytoloc adopt subcell --channels rybg --encoder all_channels_MAE-CellS-ProtS-Pool.pth --heads"
+        " CLASSIFIERS --out subcell.cytoloc",
     },
     {
         "name": "dino4cells",

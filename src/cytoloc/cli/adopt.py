@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     )
     adopting.command("densenet121")(densenet121)
     adopting.command("inceptionv3-cbam")(inceptionv3_cbam)
+    adopting.command("subcell")(subcell)
     adopting.command("onnx")(onnx)
     app.add_typer(adopting, name="adopt")
     app.command("models")(models)
@@ -57,6 +58,49 @@ def inceptionv3_cbam(file: File, out: Out, sha256: Checksum = None) -> None:
     Example: `cytoloc adopt inceptionv3-cbam 12.00_ema.pth --out inceptionv3.cytoloc`
     """
     _adopt("inceptionv3-cbam", file, out, sha256=sha256)
+
+
+def subcell(
+    encoder: Annotated[
+        Path,
+        typer.Option(help="Encoder, such as all_channels_MAE-CellS-ProtS-Pool.pth, which you downloaded."),
+    ],
+    heads: Annotated[
+        list[Path],
+        typer.Option(help="Classifier of this encoder, or a folder of classifiers. Can be repeated; there are ten."),
+    ],
+    channels: Annotated[
+        Literal["rybg", "rbg", "ybg", "bg"],
+        typer.Option(
+            help="Channels: rybg for microtubules, ER, nucleus and protein; rbg without ER; ybg without microtubules;"
+            " bg for nucleus and protein."
+        ),
+    ],
+    out: Out,
+    sha256: Annotated[
+        str | None,
+        typer.Option("--sha256", help="Expected SHA-256 of the encoder. The command fails if it has another one."),
+    ] = None,
+    etag: Annotated[str | None, typer.Option(help="Expected ETag of the encoder, as S3 states it.")] = None,
+    size: Annotated[int, typer.Option(help="Edge length of the images of cells, in pixels.", min=32)] = 640,
+) -> None:
+    """Adopt SubCell: 31 locations of single cells, and their embeddings.
+
+    Example: `cytoloc adopt subcell --channels rybg --encoder all_channels_MAE-CellS-ProtS-Pool.pth --heads classifiers
+    --out subcell.cytoloc`
+    """
+    require_nets()
+    from cytoloc.adoption.subcell import adopt_subcell
+    from cytoloc.errors import WeightsError
+
+    files: list[Path] = []
+    for head in heads:
+        inside = sorted(head.glob("*.pth")) if head.is_dir() else [head]
+        if not inside:
+            raise WeightsError(f"The folder {head} has no .pth files.", hint="Give the folder of the classifiers.")
+        files += inside
+    adopt_subcell(encoder, files, out, channels=channels, sha256=sha256, etag=etag, size=size)
+    _print_adopted(out)
 
 
 def onnx(
@@ -137,6 +181,13 @@ def _print_adopted(out: Path) -> None:
         typer.echo(f"SHA-256 of {origin.file}: {origin.sha256}")
         if not origin.is_published and origin.network != "onnx":
             note("The file was not recognized as a published one. Compare its SHA-256 with that of its source.")
+    if header.cells is not None:
+        size = header.field_px
+        typer.echo(
+            f"Next: cytoloc segment INPUT --size {size} --window-px {size} --out cells, then cytoloc predict {out}"
+            " cells --out predictions.parquet"
+        )
+        return
     typer.echo(f"Next: cytoloc info {out}, then cytoloc predict {out} INPUT --out predictions.parquet")
 
 

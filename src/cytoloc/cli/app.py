@@ -11,6 +11,7 @@ import cytoloc
 from cytoloc.cli import (
     adopt,
     bundle,
+    cells,
     curation,
     dataset,
     decide,
@@ -71,6 +72,7 @@ labels.register(app)
 train.register(app)
 predict.register(app)
 streaming.register(app)
+cells.register(app)
 export.register(app)
 embed.register(app)
 explain.register(app)

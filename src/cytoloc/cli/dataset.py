@@ -136,7 +136,10 @@ def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterat
     """Yield the lines that describe a dataset."""
     known, label_set = facts["labeled"], facts["label_set"]
     megabytes = "" if facts["megabytes"] is None else f", {facts['megabytes']:.1f} MB"
-    yield f"{path}: {counted(facts['fields'], 'field')} of {facts['size']} px, {known} labeled{megabytes}"
+    rows = counted(facts["fields"], "field")
+    if "cells_of_fields" in facts:
+        rows = f"{counted(facts['fields'], 'cell')} of {counted(facts['cells_of_fields'], 'field')}, images"
+    yield f"{path}: {rows} of {facts['size']} px, {known} labeled{megabytes}"
     yield f"channels     {', '.join(facts['channels'])}"
     yield (
         f"label set    {label_set['name']} (version {label_set['version']}, {len(label_set['locations'])} locations)"

@@ -31,7 +31,8 @@ def groups_of_fields(
     the table. All fields that are paired with this field, or with other such fields of its well, are in one group.
 
     Args:
-        fields: A table with the columns ``id``, ``antibody``, ``plate`` and ``well``.
+        fields: A table with the columns ``id``, ``antibody``, ``plate`` and ``well``. Rows of a dataset of cells also
+            have ``cell`` and ``field``; cells of a field are always in one group.
         group_by: What folds keep together. A field with an unknown well or antibody is a group of its own.
         pairs: Near-duplicates, as pairs of ids.
 
@@ -71,6 +72,10 @@ def groups_of_fields(
     links = [(node[a], node[b]) for a, b in pairs]
     first: dict[_Key, int] = {}
     links += [(row, first.setdefault(key, row)) for row, key in enumerate(keys) if key is not None]
+    if "cell" in fields.columns:
+        # The rows are cells. Cells of a field always stay together.
+        seen: dict[str, int] = {}
+        links += [(row, seen.setdefault(name, row)) for row, name in enumerate(fields["field"].to_list())]
     return components(links, len(keys))[: len(names)]
 
 

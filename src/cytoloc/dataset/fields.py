@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import imagecodecs
 import numpy as np
@@ -60,15 +60,58 @@ class FieldRow:
     missing_chunks: int = 0
 
 
-def schema_of(channels: Sequence[str]) -> pl.Schema:
+@dataclass(frozen=True, kw_only=True)
+class CellRow(FieldRow):
+    """Metadata of one cell. Other metadata is that of its field, except that ``field`` is the id of the field.
+
+    Attributes:
+        cell: The number of the cell in the label image of its field.
+        x: Column of the center of mass, in pixels of the raw image of the field.
+        y: Row of the center of mass, in pixels of the raw image of the field.
+        area: Area, in pixels of the raw image of the field.
+        area_um2: Area in square micrometers.
+        nuclei: The number of nuclei in the cell.
+        nucleus_area: Area of the nuclei, in pixels of the raw image of the field.
+        turned: Angle in degrees by which the image was turned, so that the long axis of the cell is horizontal.
+        is_masked: Whether pixels outside the cell are black.
+    """
+
+    cell: int
+    x: float
+    y: float
+    area: int
+    area_um2: float | None = None
+    nuclei: int | None = None
+    nucleus_area: int | None = None
+    turned: float | None = None
+    is_masked: bool = False
+
+
+CELL_COLUMNS: Final = {
+    "cell": pl.Int64(),
+    "x": pl.Float32(),
+    "y": pl.Float32(),
+    "area": pl.Int64(),
+    "area_um2": pl.Float32(),
+    "nuclei": pl.Int32(),
+    "nucleus_area": pl.Int64(),
+    "turned": pl.Float32(),
+    "is_masked": pl.Boolean(),
+}
+"""The columns that only datasets of cells have."""
+
+
+def schema_of(channels: Sequence[str], *, of_cells: bool = False) -> pl.Schema:
     """Return the schema of ``fields.parquet``.
 
     It has the attributes of :class:`FieldRow`; ``flags``, quality flags of
     :func:`cytoloc.images.quality.flags_of`; ``sha256``, the checksum of the pixels, channel by channel and row by row;
-    and ``phash_CHANNEL``, the perceptual hash of each channel of :func:`cytoloc.images.hashes.field_hashes`.
+    and ``phash_CHANNEL``, the perceptual hash of each channel of :func:`cytoloc.images.hashes.field_hashes`. A dataset
+    of cells also has the attributes of :class:`CellRow`.
 
     Args:
         channels: The channels of the dataset.
+        of_cells: Whether the rows are cells.
 
     Returns:
         The names and types of the columns.
@@ -87,6 +130,7 @@ def schema_of(channels: Sequence[str]) -> pl.Schema:
             "black": pl.List(pl.Float64()),
             "white": pl.List(pl.Float64()),
             "flags": pl.List(pl.String()),
+            **(CELL_COLUMNS if of_cells else {}),
             "sha256": pl.String(),
             **{f"phash_{name}": pl.UInt64() for name in channels},
         }
@@ -110,7 +154,8 @@ def row_of(row: FieldRow, image: UInt8Array, channels: Sequence[str]) -> dict[st
         **{name: value for name, value in vars(row).items() if name != "missing_chunks"},
         "black": row.black or eight_bits,
         "white": row.white or eight_bits,
-        "flags": (*row.flags, *flags_of(small, channels)),
+        # The limits of quality flags were determined on whole fields.
+        "flags": row.flags if isinstance(row, CellRow) else (*row.flags, *flags_of(small, channels)),
         "sha256": pixels_sha256(image),
         **{f"phash_{name}": number for name, number in field_hashes(small, channels).items()},
     }

@@ -202,6 +202,7 @@ def import_fields(
     size: int,
     options: ImportOptions = ImportOptions(),
     pool: Executor | None = None,
+    of_cells: bool = False,
 ) -> Imported:
     """Import the fields of a source into a new dataset, or add them to an existing one.
 
@@ -214,6 +215,7 @@ def import_fields(
         options: Settings of the import.
         pool: Executor that loads and compresses fields. Default: one thread per core. Processes
             (:func:`cytoloc.parallel.processes`) are faster for more than a few hundred fields.
+        of_cells: Whether the source yields cells, as :class:`~cytoloc.dataset.fields.CellRow`, instead of fields.
 
     Returns:
         The result of the import.
@@ -249,7 +251,7 @@ def import_fields(
     busy = f"{path}: another process is importing to this dataset"
     with disk_errors(path, kept=path / MANIFEST), locked(path / LOCK, busy=busy):
         try:
-            manifest, record = _resume(source, path, options, size=size)
+            manifest, record = _resume(source, path, options, size=size, of_cells=of_cells)
             writer = DatasetWriter(path, manifest)
             try:
                 record = _pack(source, writer, record, options, pool=pool)
@@ -263,7 +265,9 @@ def import_fields(
                     path.rmdir()
 
 
-def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: int) -> tuple[Manifest, ImportRecord]:
+def _resume(
+    source: FieldSource, path: Path, options: ImportOptions, *, size: int, of_cells: bool
+) -> tuple[Manifest, ImportRecord]:
     """Return the current manifest, and the record of this import: a new one, or the one to resume."""
     # The digest covers all settings that determine the result, but not the content of the files.
     settings = [source.made_by, source.channels, source.label_set.to_json(), os.path.realpath(source.folder), size]
@@ -275,7 +279,7 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
     if channels != source.channels:
         raise RuntimeError(f"the source has its channels as {source.channels}, not {channels}")
     if not (path / MANIFEST).exists():
-        return Manifest(size=size, channels=channels, label_set=source.label_set), record
+        return Manifest(size=size, channels=channels, label_set=source.label_set, of_cells=of_cells), record
     whole = manifest = read_manifest(path)
     if whole.unfinished:
         if whole.unfinished.digest == record.digest:
@@ -296,6 +300,9 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
                 f"{path} has images of {manifest.size} px, not {size} px.",
                 hint=f"Append with size {manifest.size}.",
             )
+        if manifest.of_cells != of_cells:
+            have, new = ("cells", "fields") if manifest.of_cells else ("fields", "cells")
+            raise OutputExistsError(f"{path} is a dataset of {have}, not of {new}.", hint="Choose another output.")
         if manifest.channels != channels:
             raise ChannelError(
                 f"{path} has the channels {', '.join(manifest.channels)}, not {', '.join(channels)}.",
@@ -305,7 +312,7 @@ def _resume(source: FieldSource, path: Path, options: ImportOptions, *, size: in
     elif options.append:
         raise FormatError(f"{path} has no finished import to append to.", hint="Remove `append`.")
     else:
-        manifest = Manifest(size=size, channels=channels, label_set=source.label_set)
+        manifest = Manifest(size=size, channels=channels, label_set=source.label_set, of_cells=of_cells)
     if whole.unfinished:
         DatasetWriter(path, whole).roll_back()
     return manifest, record
@@ -379,6 +386,8 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
     if not record.added and not record.known and (rejections or not append):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in shown)
         writer.roll_back()
+        if not record.rejected and writer.manifest.of_cells:
+            raise ImageError("No field has a cell.", hint="Check the channels, the pixel size and the method.")
         raise ImageError(
             f"{writer.folder}: none of {record.rejected} fields could be imported.{reasons}",
             hint="Fix the files, or check the settings of the import.",

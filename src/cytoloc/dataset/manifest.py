@@ -19,7 +19,10 @@ MANIFEST: Final = "dataset.json"
 SEGMENTS: Final = "segments"
 LOCK: Final = ".lock"
 
-OWN_NAMES: Final = (LOCK, SEGMENTS, QUARANTINE, f".{MANIFEST}.new", f".{QUARANTINE}.new")
+CELL_LABELS: Final = "labels"
+"""The folder of the label images in a dataset of cells: one TIFF file per field, cells and then nuclei."""
+
+OWN_NAMES: Final = (LOCK, SEGMENTS, CELL_LABELS, QUARANTINE, f".{MANIFEST}.new", f".{QUARANTINE}.new")
 """The files in a folder whose import has not committed a segment yet."""
 
 
@@ -81,6 +84,7 @@ class Manifest:
         label_set: The label set of the labels.
         imports: All imports, in order. Only the last one can be unfinished.
         segments: All segments, in order.
+        of_cells: Whether the rows are cells of fields instead of fields.
     """
 
     size: int
@@ -88,6 +92,7 @@ class Manifest:
     label_set: LabelSet
     imports: tuple[ImportRecord, ...] = ()
     segments: tuple[Segment, ...] = ()
+    of_cells: bool = False
 
     @property
     def fields(self) -> int:
@@ -130,6 +135,7 @@ class Manifest:
                 label_set=LabelSet.from_json(header["label_set"]),
                 imports=tuple(ImportRecord(**each) for each in header["imports"]),
                 segments=tuple(Segment(**each) for each in header["segments"]),
+                of_cells=bool(header.get("of_cells", False)),
             )
         except (CytolocError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{where} is damaged: {error!r}.", hint="Import the dataset again.") from error
@@ -142,6 +148,7 @@ class Manifest:
             "label_set": self.label_set.to_json(),
             "imports": [asdict(each) for each in self.imports],
             "segments": [asdict(each) for each in self.segments],
+            **({"of_cells": True} if self.of_cells else {}),
         }
 
     def write(self, folder: Path) -> None:

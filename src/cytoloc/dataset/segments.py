@@ -90,7 +90,7 @@ class StoredFiles:
         Raises:
             FormatError: If a table is missing, or differs from its checksum.
         """
-        schema = schema_of(manifest.channels)
+        schema = schema_of(manifest.channels, of_cells=manifest.of_cells)
         wanted = {name: schema[name] for name in columns or schema}
         tables = [pl.DataFrame(schema=wanted)]
         listed = {f"{SEGMENTS}/{each.name}/{TABLE}": each for each in segments}

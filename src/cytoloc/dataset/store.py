@@ -44,6 +44,7 @@ class Dataset:
         size: Edge length of the images, in pixels.
         channels: The names of the channels, in the order of the second axis of the images.
         label_set: The label set of the labels.
+        of_cells: Whether the rows are cells of fields, as `cytoloc segment` writes them, instead of fields.
         fields: A table with one row per field; see :func:`cytoloc.dataset.fields.schema_of` for its columns.
     """
 
@@ -54,6 +55,7 @@ class Dataset:
         self.size = manifest.size
         self.channels: tuple[str, ...] = manifest.channels
         self.label_set: LabelSet = manifest.label_set
+        self.of_cells = manifest.of_cells
         self._array = array
 
     def __len__(self) -> int:
@@ -120,8 +122,9 @@ class Dataset:
     def __repr__(self) -> str:
         known = int(self.labeled.sum())
         channels = ", ".join(self.channels)
+        rows = "cells" if self.of_cells else "fields"
         return (
-            f"Dataset({str(self.path)!r}, {len(self)} fields of {self.size} px, {channels}; {known} labeled by"
+            f"Dataset({str(self.path)!r}, {len(self)} {rows} of {self.size} px, {channels}; {known} labeled by"
             f" {self.label_set.name})"
         )
 

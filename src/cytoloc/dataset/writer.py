@@ -54,7 +54,7 @@ class DatasetWriter:
         self.number = len(manifest.imports) - (manifest.unfinished is not None)
         self._field_bytes = len(manifest.channels) * manifest.size**2
         self._shard_length = max(1, SHARD_BYTES // self._field_bytes)
-        self._schema = schema_of(manifest.channels)
+        self._schema = schema_of(manifest.channels, of_cells=manifest.of_cells)
         self.discard()
 
     @property

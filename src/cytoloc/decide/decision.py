@@ -32,7 +32,7 @@ from cytoloc.decide.thresholds import NEVER, apply_thresholds, average_groups, e
 from cytoloc.errors import ArgumentTypeError, CytolocError, FormatError, SettingsError, TableError
 from cytoloc.files import FileFormat, json_bytes, read_json, write_json
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.predictions import Predictions, rows_of, warnings_of
+from cytoloc.predictions import Predictions, cells_of, rows_of, warnings_of
 
 DECISION_FORMAT: Final = FileFormat("cytoloc-decision", 1, "decision file of `cytoloc decide fit`")
 
@@ -151,7 +151,8 @@ class Decision:
         }
         narrow = probabilities.astype(np.float32)
         rejected = {name: why for table in members.tables.values() for name, why in table.rejected.items()}
-        return Predictions(members.ids, narrow, self.label_set, provenance, decided, rejected)
+        cells = cells_of(members.tables.values(), members.ids)
+        return Predictions(members.ids, narrow, self.label_set, provenance, decided, rejected, cells=cells)
 
     def probabilities(
         self,

@@ -144,6 +144,7 @@ def embed_sources(
     """
     from cytoloc.predict.model import Model
     from cytoloc.predict.planes import find_planes
+    from cytoloc.predict.sources import refuse_other_cells
 
     check_type(model, Model, argument="model")
     check_type(sources, (list, tuple), argument="sources")
@@ -154,6 +155,7 @@ def embed_sources(
     parts: list[Float32Array] = []
     failed: dict[str, str] = {}
     for source in sources:
+        refuse_other_cells(source, model.info.cells, size=model.size)
         planes = find_planes(model.channels, source.channels, where=source.name)
         for batch in source.batches(model.size, batch_size, model.resample or model.info.resample or "area"):
             if batch.ids:

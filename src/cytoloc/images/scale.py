@@ -16,6 +16,9 @@ from cytoloc.images.decoding import MAX_EDGE_PX
 HPA_FIELD_UM: Final = 0.08 * 2048
 """Edge length of a field of the Human Protein Atlas, in micrometers: 2048 px of about 0.08 µm, with a 63x objective."""
 
+NATIVE: Final = 0
+"""The size of a :class:`Scaling` that leaves images as they are, for the segmentation of cells."""
+
 FAR_OFF: Final = 1.5
 """Factor between pixel sizes from which a warning is given that cells have another scale."""
 
@@ -25,7 +28,7 @@ class Scaling:
     """How an image is scaled to a square.
 
     Attributes:
-        size: Edge length of the result, in pixels.
+        size: Edge length of the result, in pixels; :data:`NATIVE` leaves images as they are.
         square: What to do with an image that is not square, or with ``target_um`` does not fit the square: ``refuse``,
             ``crop`` to the center, or ``pad`` with black.
         enlarge: Whether smaller images may be enlarged.
@@ -67,6 +70,8 @@ def scale_field(image: NDArray[Any], scaling: Scaling, *, pixel_um: float | None
     """
     height, width = image.shape[1:]
     size, square = scaling.size, scaling.square
+    if size == NATIVE:
+        return Scaled(image, pixel_um)
     if scaling.target_um is None:
         if height != width:
             if square == "refuse":

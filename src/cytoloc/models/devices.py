@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Literal, get_args
 
 import torch
@@ -77,3 +78,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
             "`precision` is float16, which needs a GPU.", hint="Choose float32, or bfloat16 on a recent CPU."
         )
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let each thread compute with one core in the block, because several threads compute at the same time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

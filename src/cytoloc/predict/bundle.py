@@ -31,6 +31,8 @@ from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_csv, require_columns
 from cytoloc.models.graphs import GraphOutput, graph_network
 from cytoloc.models.network import Network, build_network
+from cytoloc.models.subcell import BACKBONE as SUBCELL
+from cytoloc.models.subcell import network_of_state
 from cytoloc.predict.bundle_header import (
     BUNDLE_FORMAT,
     CARD,
@@ -49,7 +51,7 @@ from cytoloc.predict.engines.comparison import quantize_model
 from cytoloc.predict.engines.int8 import Int8Graph
 from cytoloc.predict.inputs.reference import LEAST_FIELDS, InputReference
 from cytoloc.predict.model import Model
-from cytoloc.predict.model_info import ModelInfo
+from cytoloc.predict.model_info import CellImages, ModelInfo
 from cytoloc.predict.references import reference_of
 from cytoloc.predict.runs import LoadedRun, learned_from, load_runs, model_info
 from cytoloc.recipes.recipe import to_toml
@@ -109,6 +111,8 @@ class OpenBundle(NamedTuple):
             if graph is not None:
                 output = GraphOutput(graph.output, graph.is_probability)
                 return graph_network(state["backbone.graph"], output, channels=len(self.header.channels))
+            if self.header.members[number].backbone == SUBCELL:
+                return network_of_state(state)
             network = build_network(self.header.spec(number))
             network.load_state_dict(state)
             return network
@@ -414,6 +418,7 @@ def read_bundle(path: Path) -> tuple[ModelInfo, list[Network], Decision | None]:
         knowledge=header.knowledge,
         inputs=bundle.inputs(),
         int8=bundle.int8(),
+        cells=None if header.cells is None else CellImages(**header.cells.model_dump()),
     )
     return info, [bundle.network(number) for number in range(len(header.members))], decision
 

@@ -99,6 +99,17 @@ class Member(BaseModel):
         )
 
 
+class NeededCells(BaseModel):
+    """The images of single cells that a network needs."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    pixel_um: float
+    """Pixel size in micrometers."""
+    is_masked: bool
+    """Whether pixels outside the cell are black."""
+
+
 class Origin(BaseModel):
     """The published file that the weights of an adopted network come from."""
 
@@ -145,6 +156,8 @@ class Header(BaseModel):
     parts: dict[str, Part]
     origin: Origin | None = None
     """The published file of an adopted network. None: the networks were trained by cytoloc."""
+    cells: NeededCells | None = None
+    """The images of single cells that the networks need. None: the networks take any images."""
     trained_on_datasets: list[str] = []
     """Public datasets that the networks were trained on as a whole, without a list of their fields."""
 

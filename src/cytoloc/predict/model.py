@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
@@ -27,7 +28,7 @@ from cytoloc.predict.inputs.statistics import field_statistics
 from cytoloc.predict.model_info import ModelInfo, PredictedBatch, Unusual, fingerprint_of
 from cytoloc.predict.planes import PlaneMap, find_planes
 from cytoloc.predict.resampling import resampling_caution
-from cytoloc.predict.sources import FieldBatch, Images, Source, sources_of, training_facts
+from cytoloc.predict.sources import FieldBatch, Images, Source, cells_in, refuse_other_cells, sources_of, training_facts
 from cytoloc.predict.tta import check_tta, mean_outputs
 from cytoloc.predictions import Predictions, training_caution
 
@@ -219,6 +220,7 @@ class Model:
         """
         found = []
         for source in sources_of(images, self.channels if channels is None else channels, given=channels is not None):
+            refuse_other_cells(source, self.info.cells, size=self.size)
             planes = find_planes(self.channels, source.channels, where=source.name)
             for batch in source.batches(self.size, batch_size, self.resample or self.info.resample or "area"):
                 if batch.rejected:
@@ -314,7 +316,8 @@ class Model:
             )
         ids = [name for part in parts for name in part.ids]
         scaled = any(part.scaled for part in parts)
-        return self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
+        made = self.joined(parts, self.provenance(sources, ids, absent=absent, tta=tta, scaled=scaled))
+        return replace(made, cells=cells_in(sources, made.ids))
 
     def joined(self, parts: Sequence[PredictedBatch], provenance: dict[str, Any]) -> Predictions:
         """Return the predictions of several batches as one value, with the locations if the model has a decision.
@@ -434,6 +437,8 @@ class Model:
             where="the fields to predict",
             hint="Give each field once. Two inputs may have a field with the same id.",
         )
+        for each in sources:
+            refuse_other_cells(each, self.info.cells, size=self.size)
         planes = [find_planes(self.channels, each.channels, absent=absent, where=each.name) for each in sources]
         engines = self._engines.of(sum(len(source.ids) for source in sources) * tta, precision)
         for source, of_source in zip(sources, planes, strict=True):

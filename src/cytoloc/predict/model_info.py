@@ -20,6 +20,19 @@ Unusual = Literal["mark", "refuse", "decide"]
 
 
 @dataclass(frozen=True)
+class CellImages:
+    """The images of single cells that a model needs.
+
+    Attributes:
+        pixel_um: Pixel size in micrometers.
+        is_masked: Whether pixels outside the cell are black.
+    """
+
+    pixel_um: float
+    is_masked: bool
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """The properties of a model.
 
@@ -38,6 +51,7 @@ class ModelInfo:
         knowledge: What is known of the predictions of a location, by key, such as ``"transfers"``.
         inputs: What the model knows of its training images. None: inputs are not checked.
         int8: The int8 networks, one per network; empty if there are none.
+        cells: The images of single cells that the model needs. None: it takes any images.
     """
 
     size: int
@@ -53,6 +67,7 @@ class ModelInfo:
     knowledge: Mapping[str, str] = field(default_factory=dict)
     inputs: InputReference | None = None
     int8: tuple[Int8Graph, ...] = ()
+    cells: CellImages | None = None
 
 
 class PredictedBatch(NamedTuple):

@@ -7,7 +7,7 @@ from copy import copy
 from glob import glob
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from cytoloc.images.decoding import located
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.scale import Scaling, scale_field
 from cytoloc.parallel import in_order
-from cytoloc.predict.model_info import ModelInfo
+from cytoloc.predict.model_info import CellImages, ModelInfo
+from cytoloc.predictions import CELL_COLUMNS
 
 Images = NDArray[Any] | torch.Tensor | Dataset | str | Path
 """Inputs of a model: images in memory, a dataset, or a path."""
@@ -97,6 +98,11 @@ class ArraySource:
         if images.dtype.kind not in "iuf":
             raise ImageError(f"`images` has {images.dtype} pixels.", hint="Give integers or floats.")
         self.ids = tuple(str(number) for number in range(len(self._images)))
+
+    @property
+    def edge_px(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self._images.shape[2], self._images.shape[3]
 
     def part(self, start: int, stop: int) -> ArraySource:
         """Return the source of the images from one position to another, which keep their ids."""
@@ -356,6 +362,67 @@ def open_sources(inputs: Sequence[str | Path]) -> list[Source]:
         else:
             sources.append(open_source(each))
     return sources
+
+
+def cells_in(sources: Sequence[Source], ids: Sequence[str]) -> pl.DataFrame | None:
+    """Return the table of the predicted cells; None if the fields are not cells.
+
+    Args:
+        sources: The sources of the cells.
+        ids: The ids of the cells, in order.
+
+    Returns:
+        A table with the columns of ``Predictions.cells``.
+    """
+    if not all(isinstance(each, DatasetSource) and each.dataset.of_cells for each in sources):
+        return None
+    tables = [each.dataset.fields.select("id", *CELL_COLUMNS) for each in sources if isinstance(each, DatasetSource)]
+    rows = pl.DataFrame({"id": list(ids)}).join(pl.concat(tables), on="id", how="left", maintain_order="left")
+    return rows.select(pl.col(name).cast(kind) for name, kind in CELL_COLUMNS.items())
+
+
+CELL_SCALE: Final = 1.25
+"""Factor between pixel sizes from which images of cells are refused. SubCell was trained with scales of 80 to 120 %."""
+
+
+def refuse_other_cells(source: Source, needed: CellImages | None, *, size: int) -> None:
+    """Raise if a model needs images of single cells, and a source has other images.
+
+    Args:
+        source: The source.
+        needed: The images that the model needs; None: any.
+        size: Edge length of the images, in pixels.
+
+    Raises:
+        ImageError: If the images are whole fields, have another or an unknown pixel size, or are not masked.
+    """
+    if needed is None:
+        return
+    scale = f"{size} px of {needed.pixel_um:g} µm"
+    hint = f"Make a dataset of cells with `cytoloc segment INPUT --size {size} --window-px {size} --out cells`."
+    if isinstance(source, ArraySource):
+        if source.edge_px != (size, size):
+            raise ImageError(
+                f"The images have {source.edge_px[1]} x {source.edge_px[0]} px, but the model needs cells of {scale}.",
+                hint=f"Give masked cells of {size} px that were not scaled.",
+            )
+        return
+    if not isinstance(source, DatasetSource) or not source.dataset.of_cells:
+        raise ImageError(f"{source.name} has whole fields, but the model needs single cells of {scale}.", hint=hint)
+    found = pixel_sizes(source.dataset, size)[source.rows]
+    if np.isnan(found).any():
+        raise ImageError(
+            f"{source.name} has {int(np.isnan(found).sum())} cells of unknown pixel size, but the model needs {scale}.",
+            hint="Segment the fields again, and give `pixel_um`.",
+        )
+    off = np.maximum(found / needed.pixel_um, needed.pixel_um / found)
+    if off.size and off.max() > CELL_SCALE:
+        worst = found[int(off.argmax())]
+        raise ImageError(
+            f"{source.name} has cells of {worst:.3g} µm per pixel, but the model needs {scale}.", hint=hint
+        )
+    if needed.is_masked and not source.dataset.fields["is_masked"].gather(source.rows).all():
+        raise ImageError(f"{source.name} has cells that are not masked, but the model needs masked cells.", hint=hint)
 
 
 def refuse_enlarging(have: int, want: int, *, where: str) -> None:

@@ -24,7 +24,7 @@ from cytoloc.predict.engines.engine import ModelPrecision
 from cytoloc.predict.model import BATCH_SIZE, Model
 from cytoloc.predict.model_info import PredictedBatch
 from cytoloc.predict.part_store import LocalStore, PartStore, open_store
-from cytoloc.predict.sources import Source
+from cytoloc.predict.sources import Source, cells_in
 from cytoloc.prediction_files import MANIFEST, PARTS_FORMAT, parquet_bytes, part_name
 
 if TYPE_CHECKING:
@@ -262,7 +262,10 @@ def _predict_part(
         store.write(f"locations-{part:05}.csv", locations_csv(ids, decided, model.label_set))
     scaled = any(batch.scaled for batch in batches)
     provenance = model.provenance(some, ids, absent=options.absent, tta=options.tta, scaled=scaled)
-    content = parquet_bytes(ids, probabilities, model.label_set, provenance, cautions=cautions, rejected=failed)
+    cells = cells_in(some, ids)
+    content = parquet_bytes(
+        ids, probabilities, model.label_set, provenance, cautions=cautions, rejected=failed, cells=cells
+    )
     store.write(part_name(part), content)
     return _Part(*_counts(batches))
 

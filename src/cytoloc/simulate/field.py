@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cytoloc._typing import FloatArray, UInt8Array
 from cytoloc.channels import CHANNELS, PROTEIN
+from cytoloc.errors import SettingsError
 from cytoloc.simulate.drawing import Plane, smooth_noise, to_unit
 from cytoloc.simulate.optics import Bits, Exposure, expose
 from cytoloc.simulate.patterns import NEEDED_PHASE, PATTERNS
@@ -67,13 +68,11 @@ def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
     Returns:
         uint8 or uint16 of shape ``(4, original_px, original_px)``.
     """
-    size = plan.row.original_px
     if plan.copy_of is not None:
         original = photograph(plan.copy_of, bits=bits)
         return near_duplicate(np.random.default_rng([plan.seed, 3, plan.number]), original, plan)
     rng = np.random.default_rng([plan.seed, 1, plan.number])
-    dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]
-    scene = draw_stained(rng, size, line=plan.line, dividing=dividing)
+    scene = _scene(plan, rng)
     binding = np.random.default_rng([plan.seed, 2, plan.antibody]).gamma(1.5, _BINDING).clip(max=_MOST_BINDING)
     er = scene.er + rng.uniform(0, 0.22) * scene.microtubules
     protein = draw_protein(scene, rng, plan.locations, plan.strengths, binding=binding) + rng.uniform(0, 0.03) * er
@@ -98,6 +97,31 @@ def photograph(plan: FieldPlan, *, bits: Bits = 8) -> Photograph:
         exposure = replace(exposure, white=plan.gain * exposure.white, photons=exposure.photons / plan.gain)
         exposed.append(expose(rng, np.asarray(plane, np.float32), exposure, bits=bits))
     return np.stack(exposed)
+
+
+def true_cells(plan: FieldPlan) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the cells and nuclei of the raw image of a plan, to evaluate segmentation.
+
+    Args:
+        plan: The plan; not of a near-duplicate.
+
+    Returns:
+        The number of the cell and of the nucleus at each pixel, int32 of shape ``(original_px, original_px)`` each. A
+        nucleus has the number of its cell. Cells at the border can have their nucleus outside the field.
+
+    Raises:
+        SettingsError: If the field is a near-duplicate, whose cells are moved.
+    """
+    if plan.copy_of is not None:
+        raise SettingsError("The cells of a near-duplicate are moved.", hint="Take the plan of the original.")
+    scene = _scene(plan, np.random.default_rng([plan.seed, 1, plan.number]))
+    return scene.cell_map, scene.nucleus_map
+
+
+def _scene(plan: FieldPlan, rng: np.random.Generator) -> StainedScene:
+    """Return the cells of a plan, drawn with the first random numbers of its generator."""
+    dividing = [NEEDED_PHASE[location] for location in plan.locations if location in NEEDED_PHASE]
+    return draw_stained(rng, plan.row.original_px, line=plan.line, dividing=dividing)
 
 
 def draw_protein(

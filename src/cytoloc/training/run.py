@@ -30,7 +30,7 @@ from cytoloc.predict.model_info import ModelInfo
 from cytoloc.predict.runs import learned_from_datasets, load_network, model_spec
 from cytoloc.predict.sources import DatasetSource
 from cytoloc.prediction_files import read_predictions, write_predictions
-from cytoloc.predictions import Predictions
+from cytoloc.predictions import Predictions, cells_of
 from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved, to_toml
 from cytoloc.runs import HEADER, PREDICTIONS, RECIPE, RUN_FORMAT, is_finished, read_header
 from cytoloc.training.callbacks import LAST
@@ -381,9 +381,11 @@ class RunPlan:
         rows = np.array_split(self.split.held_out, processes.world_size)[processes.rank]
         parts = all_gather_object(model.predict_sources([DatasetSource(dataset, rows)]) if len(rows) else None)
         known = [part for part in parts if part is not None]
+        ids = tuple(name for part in known for name in part.ids)
         return Predictions(
-            tuple(name for part in known for name in part.ids),
+            ids,
             np.concatenate([part.probabilities for part in known]),
             known[0].label_set,
             known[0].provenance,
+            cells=cells_of(known, ids),
         )

@@ -1,0 +1,132 @@
+"""Speed of segmentation, against the network alone, and of SubCell with and without fused attention.
+
+CPU seconds are comparable on a machine that is busy with other things; other seconds are not.
+
+    python -m benchmarks.cells IMAGES --weights instanseg.pt [--fields 16] [--out cells.json]
+
+IMAGES is a folder of fields in full resolution with the file names of the 2018 competition. They are repeated until
+there are --fields fields. The weights of SubCell are random, which does not change its speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cytoloc.cells.crops import CropOptions
+from cytoloc.cells.methods import WORKING_UM, FieldImage, InstanSeg
+from cytoloc.cells.segmenting import segment_cells
+from cytoloc.channels import CHANNELS
+from cytoloc.dataset.sources.kaggle import find_kaggle_fields, read_kaggle_field
+from cytoloc.images.scale import resize
+from cytoloc.models.devices import one_thread
+from cytoloc.models.instanseg import InstanSegNet
+from cytoloc.models.subcell import empty_network
+from cytoloc.parallel import usable_cores
+
+PIXEL_UM = 0.08
+
+
+def segmentation(images: Path, weights: Path, fields: int) -> dict[str, Any]:
+    """Return seconds per field of the network alone, and of the whole command."""
+    found = find_kaggle_fields(images)
+    names = list(found)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "fields"
+        folder.mkdir()
+        for number in range(fields):
+            name = names[number % len(names)]
+            for color, file in found[name].items():
+                (folder / f"{number:04}_{color}.png").symlink_to((images / file).resolve())
+        network = InstanSegNet(weights)
+        inputs = []
+        for name in names:
+            field = FieldImage(name, read_kaggle_field(images, name, found[name]), CHANNELS, PIXEL_UM)
+            edge = round(field.image.shape[1] * PIXEL_UM / WORKING_UM)
+            inputs.append(resize(field.planes(cytoplasm_only=False), edge, edge).astype(np.float32))
+
+        def both(number: int) -> None:
+            """Run the network twice, as for a field."""
+            planes = inputs[number % len(inputs)]
+            network(planes)
+            network(planes[-1:], nuclei_only=True)
+
+        with one_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+            started, used = time.perf_counter(), time.process_time()
+            list(pool.map(both, range(fields)))
+            alone, alone_cpu = (time.perf_counter() - started) / fields, (time.process_time() - used) / fields
+        started, used = time.perf_counter(), time.process_time()
+        method, crops = InstanSeg(weights=weights), CropOptions(size=256)
+        cells = segment_cells(folder, Path(place) / "cells", method=method, crops=crops, pixel_um=PIXEL_UM)
+        whole, whole_cpu = (time.perf_counter() - started) / fields, (time.process_time() - used) / fields
+        return {
+            "fields": fields,
+            "cells": len(cells),
+            "network_s": round(alone, 3),
+            "whole_s": round(whole, 3),
+            "network_cpu_s": round(alone_cpu, 3),
+            "whole_cpu_s": round(whole_cpu, 3),
+            "network_share_of_cpu": round(alone_cpu / whole_cpu, 3),
+            "most_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+
+
+def subcell(size: int, crops: int) -> dict[str, Any]:
+    """Return CPU seconds per cell of SubCell with four channels and ten classifiers, on one thread."""
+    width, depth, tokens = 768, 12, (size // 16) ** 2 + 1
+    meta = torch.device("meta")
+    shapes = {
+        "backbone.body.patch_embed.proj.weight": (width, 4, 16, 16),
+        "backbone.body.pos_embed": (1, tokens, width),
+        "backbone.pool.v.weight": (512, width),
+        "backbone.pool.scores.weight": (2, 512),
+        **{f"backbone.body.blocks.{number}.mlp.fc1.weight": (4 * width, width) for number in range(depth)},
+        **{f"head.heads.{number}.0.weight": (512, 2 * width) for number in range(10)},
+        "head.heads.0.3.weight": (256, 512),
+        "head.heads.0.6.weight": (31, 256),
+    }
+    network: Any = empty_network({name: torch.empty(shape, device=meta) for name, shape in shapes.items()}).eval()
+    pixels = torch.randint(0, 256, (1, 4, size, size), dtype=torch.uint8)
+    found = {}
+    with one_thread(), torch.inference_mode():
+        for what, fused in (("fused", True), ("eager", False)):
+            for block in network.backbone.body.blocks:
+                block.attn.fused_attn = fused
+            network(pixels)
+            started = time.thread_time()
+            for _ in range(crops):
+                network(pixels)
+            found[f"{what}_cpu_s"] = round((time.thread_time() - started) / crops, 2)
+    return {"size": size, **found}
+
+
+def main() -> None:
+    """Measure, and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--fields", type=int, default=16)
+    parser.add_argument("--crops", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    results = {
+        "segmentation": segmentation(given.images, given.weights, given.fields),
+        "subcell": subcell(640, given.crops),
+        "cores": usable_cores(),
+    }
+    print(json.dumps(results, indent=2))
+    if given.out:
+        given.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

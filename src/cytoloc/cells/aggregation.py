@@ -1,0 +1,301 @@
+"""Predictions of cells, aggregated to fields, wells, antibodies and genes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+import polars as pl
+
+from cytoloc._typing import BoolArray, Float32Array, FloatArray
+from cytoloc.choices import check_type, refuse_unknown
+from cytoloc.dataset.store import Dataset
+from cytoloc.errors import MissingExtraError, SettingsError, TableError, installing
+from cytoloc.predictions import Predictions
+
+if TYPE_CHECKING:
+    import anndata
+
+Level = Literal["field", "well", "antibody", "gene"]
+"""What cells are aggregated to."""
+
+Way = Literal["mean", "max", "top"]
+"""How the probabilities of cells become one: their mean, their maximum, or the mean of the highest ones."""
+
+LEVELS: Final[dict[Level, tuple[str, ...]]] = {
+    "field": ("field",),
+    "well": ("plate", "well"),
+    "antibody": ("antibody",),
+    "gene": ("gene",),
+}
+"""The columns that are equal for all cells of a group."""
+
+_Z: Final = 1.959964
+"""Normal quantile of a 95 % interval."""
+
+
+@dataclass(frozen=True, repr=False)
+class Aggregated:
+    """Predictions of cells, aggregated to groups.
+
+    Attributes:
+        level: What the groups are: ``"field"``, ``"well"``, ``"antibody"`` or ``"gene"``.
+        predictions: A row per group with the aggregated probabilities. They can be decided and evaluated.
+        groups: A row per group: ``id``; ``cells``, ``fields`` and, for genes, ``antibodies``, their numbers;
+            ``entropy``, the Shannon entropy of the sets of locations of its cells in bits, 0 if all cells have the same
+            set; and ``variation``, the share of cells whose locations differ from the most frequent set.
+        locations: A row per group and location: ``id``, ``location``, ``go_id``; ``probability``, the aggregated
+            probability; ``share``, the share of cells with the location, and its 95 % Wilson interval ``share_low`` and
+            ``share_high``; ``spread``, the standard deviation of the probability between cells.
+        left_out: The groups with too few cells, and their number of cells.
+    """
+
+    level: Level
+    predictions: Predictions
+    groups: pl.DataFrame
+    locations: pl.DataFrame
+    left_out: dict[str, int]
+
+    def __repr__(self) -> str:
+        cells = int(self.groups["cells"].sum())
+        return f"Aggregated({cells} cells of {self.groups.height} groups by {self.level})"
+
+
+def aggregate_cells(
+    predictions: Predictions,
+    *,
+    by: Level = "field",
+    way: Way = "mean",
+    top: float = 0.25,
+    threshold: float = 0.5,
+    least_cells: int = 1,
+    cells: Dataset | pl.DataFrame | None = None,
+) -> Aggregated:
+    """Aggregate predictions of cells to fields, wells, antibodies or genes.
+
+    Args:
+        predictions: Predictions of cells. If a decision was applied, it says which cells have a location; otherwise
+            ``threshold`` does.
+        by: What cells are aggregated to. All but ``"field"`` need ``cells``.
+        way: ``"mean"``; ``"max"``, the highest probability of any cell; or ``"top"``, the mean of the cells with the
+            highest probability.
+        top: For ``"top"``, the share of cells, at least one cell.
+        threshold: The probability from which a cell has a location, if no decision was applied.
+        least_cells: Groups with fewer cells are left out.
+        cells: The dataset of cells or its table, for wells, antibodies and genes; and for predictions that do not say
+            to which field a cell belongs.
+
+    Returns:
+        The aggregated predictions and tables.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If a value is out of range, or ``cells`` is needed.
+        TableError: If cells are missing in ``cells``, a group is unknown for all cells, or no group has enough cells.
+
+    Examples:
+        >>> from cytoloc.labels.label_set import LabelSet
+        >>> table = pl.DataFrame({"field": ["a"] * 2, "cell": [1, 2], "x": [0.0, 9.0], "y": [0.0, 9.0], "area": [5, 6]})
+        >>> found = Predictions(
+        ...     ("a_c1", "a_c2"),
+        ...     np.array([[0.9, 0.2], [0.7, 0.8]], np.float32),
+        ...     LabelSet.from_names(["Cytosol", "Nucleoli"], name="two"),
+        ...     cells=table.cast({"x": pl.Float32, "y": pl.Float32}),
+        ... )
+        >>> aggregate_cells(found).locations.select("location", "share").rows()
+        [('Cytosol', 1.0), ('Nucleoli', 0.5)]
+    """
+    check_type(predictions, Predictions, argument="predictions")
+    refuse_unknown(by, get_args(Level), argument="by")
+    refuse_unknown(way, get_args(Way), argument="way")
+    for name, value in (("top", top), ("threshold", threshold)):
+        check_type(value, (int, float), argument=name)
+        if not 0 < value <= 1:
+            raise SettingsError(f"`{name}` is {value}, which is not from 0 to 1.", hint="Give a share such as 0.25.")
+    check_type(least_cells, int, argument="least_cells")
+    check_type(cells, (Dataset, pl.DataFrame, type(None)), argument="cells")
+    described = _described(predictions, cells, by)
+    key = described.select(pl.concat_str(LEVELS[by], separator="_").alias("group"))["group"]
+    if key.null_count() == len(key):
+        raise TableError(
+            f"The {by} of all cells is unknown.", hint="Aggregate by field, or import fields with metadata."
+        )
+    has = predictions.probabilities >= threshold if predictions.decided is None else predictions.decided
+    groups: list[dict[str, Any]] = []
+    long: list[pl.DataFrame] = []
+    kept: list[Float32Array] = []
+    left_out: dict[str, int] = {}
+    places = pl.DataFrame({"group": key, "row": np.arange(len(key))}).drop_nulls("group")
+    for (group,), some in places.group_by("group", maintain_order=True):
+        rows = some["row"].to_numpy()
+        if len(rows) < least_cells:
+            left_out[str(group)] = len(rows)
+            continue
+        values = predictions.probabilities[rows].astype(np.float64)
+        together = _together(values, way, top)
+        low, high = wilson(has[rows].sum(axis=0), len(rows))
+        of_group = described[rows.tolist()]
+        antibodies = {"antibodies": of_group["antibody"].n_unique()} if by == "gene" else {}
+        counts = {"cells": len(rows), "fields": of_group["field"].n_unique(), **antibodies}
+        groups.append({"id": str(group), **counts, **heterogeneity(has[rows])})
+        kept.append(together.astype(np.float32))
+        long.append(
+            pl.DataFrame(
+                {
+                    "id": [str(group)] * len(predictions.label_set),
+                    "location": list(predictions.label_set.names),
+                    "go_id": [each.go_id for each in predictions.label_set],
+                    "probability": together.astype(np.float32),
+                    "share": has[rows].mean(axis=0),
+                    "share_low": low,
+                    "share_high": high,
+                    "spread": values.std(axis=0),
+                },
+                schema_overrides={"go_id": pl.String},
+            )
+        )
+    if not kept:
+        raise TableError(
+            f"None of {len(left_out)} groups has {least_cells} cells.", hint="Give a smaller `least_cells`."
+        )
+    facts = {"aggregated": {"by": by, "way": way, "top": top if way == "top" else None, "cells": len(predictions)}}
+    whole = Predictions(
+        tuple(group["id"] for group in groups),
+        np.stack(kept),
+        predictions.label_set,
+        {**predictions.provenance, **facts},
+    )
+    return Aggregated(by, whole, pl.DataFrame(groups), pl.concat(long), left_out)
+
+
+def _described(predictions: Predictions, cells: Dataset | pl.DataFrame | None, by: Level) -> pl.DataFrame:
+    """Return the metadata of each predicted cell, in order."""
+    if cells is None:
+        if predictions.cells is None:
+            raise SettingsError(
+                "The predictions do not say to which field a cell belongs.", hint="Give `cells`, the dataset of cells."
+            )
+        if by != "field":
+            raise SettingsError(f"Aggregation by {by} needs `cells`.", hint="Give the dataset of cells.")
+        return predictions.cells
+    table = cells.fields if isinstance(cells, Dataset) else cells
+    wanted = {"id", "field", "antibody" if by == "gene" else "field", *LEVELS[by]}
+    lacking = wanted - set(table.columns)
+    if lacking or "cell" not in table.columns:
+        raise TableError(
+            f"`cells` has no column {min(lacking | ({'cell'} - set(table.columns)))}.",
+            hint="Give a dataset of cells, as `cytoloc segment` writes it.",
+        )
+    order = pl.DataFrame({"id": list(predictions.ids)})
+    described = order.join(table, on="id", how="left", maintain_order="left")
+    missing = described["cell"].null_count()
+    if missing:
+        raise TableError(
+            f"{missing} of {len(predictions)} predicted cells are not in `cells`.",
+            hint="Give the dataset of cells that was predicted.",
+        )
+    return described
+
+
+def _together(values: FloatArray, way: Way, top: float) -> FloatArray:
+    """Return one probability per location for the probabilities of cells, shape ``(cells, locations)``."""
+    if way == "mean":
+        return np.asarray(values.mean(axis=0), np.float64)
+    if way == "max":
+        return np.asarray(values.max(axis=0), np.float64)
+    count = max(1, round(top * len(values)))
+    return np.asarray(np.sort(values, axis=0)[-count:].mean(axis=0), np.float64)
+
+
+def wilson(positive: Any, count: int) -> tuple[FloatArray, FloatArray]:
+    """Return the 95 % interval of a share by Wilson's method.
+
+    Args:
+        positive: The number of positives, an array.
+        count: The number of all.
+
+    Returns:
+        The lower and upper ends.
+
+    Examples:
+        >>> [round(float(end[0]), 3) for end in wilson(np.array([0]), 10)]
+        [0.0, 0.278]
+    """
+    share = np.asarray(positive, np.float64) / count
+    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+
+
+def heterogeneity(has: BoolArray) -> dict[str, float]:
+    """Return how much cells differ in their sets of locations.
+
+    The Human Protein Atlas annotates single-cell variation by eye, in intensity or in location. This is the variation
+    in location.
+
+    Args:
+        has: Which cells have which location, shape ``(cells, locations)``.
+
+    Returns:
+        ``entropy``, the Shannon entropy of the sets in bits; and ``variation``, the share of cells that do not have the
+        most frequent set.
+
+    Examples:
+        >>> heterogeneity(np.array([[True, False], [True, False], [False, True], [True, True]]))
+        {'entropy': 1.5, 'variation': 0.5}
+    """
+    _, counts = np.unique(has, axis=0, return_counts=True)
+    shares = counts / counts.sum()
+    return {"entropy": float(-(shares * np.log2(shares)).sum()) + 0.0, "variation": float(1 - shares.max())}
+
+
+def cell_anndata(predictions: Predictions, *, cells: Dataset | pl.DataFrame | None = None) -> anndata.AnnData:
+    """Return an AnnData object with one observation per cell, which scanpy and squidpy open.
+
+    Args:
+        predictions: Predictions of cells.
+        cells: The dataset of cells or its table, whose columns become ``obs``. Default: the columns in the predictions.
+
+    Returns:
+        The object: ``X`` has the probabilities, ``var`` the locations with their Gene Ontology terms, ``obs`` the
+        metadata, and ``obsm["spatial"]`` the positions in pixels.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If ``cells`` is needed.
+        TableError: If cells are missing in ``cells``.
+        MissingExtraError: If anndata is not installed.
+    """
+    check_type(predictions, Predictions, argument="predictions")
+    check_type(cells, (Dataset, pl.DataFrame, type(None)), argument="cells")
+    described = _described(predictions, cells, "field")
+    try:
+        import anndata
+        import pandas as pd
+    except ImportError as error:
+        raise MissingExtraError("The library anndata is not installed.", hint=installing("embed")) from error
+    observed = pd.DataFrame(index=pd.Index(list(predictions.ids), dtype=object))
+    for column in described.columns:
+        values = described[column]
+        if column == "id" or values.is_null().all():
+            continue
+        if isinstance(values.dtype, pl.List):
+            values = pl.Series([" ".join(map(str, each or ())) for each in values.to_list()])
+        is_text = values.dtype == pl.String
+        observed[column] = (
+            pd.Series(values.fill_null("").to_list(), index=observed.index, dtype=object)
+            if is_text
+            else values.to_numpy()
+        )
+    locations = predictions.label_set
+    variables = pd.DataFrame(
+        {"key": list(locations.keys), "go_id": [each.go_id or "" for each in locations]},
+        index=pd.Index(list(locations.names), dtype=object),
+    ).astype(object)
+    made = anndata.AnnData(
+        predictions.probabilities, observed, variables, uns={"cytoloc": json.dumps(predictions.provenance)}
+    )
+    made.obsm["spatial"] = described.select("x", "y").to_numpy()
+    return made
