@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -409,7 +410,7 @@ def refuse_other_cells(source: Source, needed: CellImages | None, *, size: int) 
         return
     if not isinstance(source, DatasetSource) or not source.dataset.of_cells:
         raise ImageError(f"{source.name} has whole fields, but the model needs single cells of {scale}.", hint=hint)
-    found = pixel_sizes(source.dataset, size)[source.rows]
+    found = source.dataset.pixel_sizes(size)[source.rows]
     if np.isnan(found).any():
         raise ImageError(
             f"{source.name} has {int(np.isnan(found).sum())} cells of unknown pixel size, but the model needs {scale}.",
