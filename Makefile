@@ -14,7 +14,7 @@ setup: $(VENV)/.installed
 # Installed once, and again when what is installed changes.
 $(VENV)/.installed: Makefile pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,engines,export,cells,embed,cloud,ray,formats,duplicates,fetch,mlflow,serve,napari,docs,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nets,tune,engines,export,cells,embed,cloud,ray,formats,duplicates,fetch,mlflow,serve,napari,docs,dev]'
 	@touch $@ $(VENV)/.docs
 
 demo: $(VENV)/.installed

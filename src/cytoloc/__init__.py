@@ -147,6 +147,8 @@ if TYPE_CHECKING:
     from cytoloc.training.options import TrainOptions as TrainOptions
     from cytoloc.training.run import Run as Run
     from cytoloc.training.run import train as train
+    from cytoloc.training.tuning import TuneOptions as TuneOptions
+    from cytoloc.training.tuning import tune_recipe as tune_recipe
 
 __version__ = "0.1.0"
 
@@ -200,6 +202,7 @@ _HOMES: Final = {
         "write_decision",
     ),
     "hpa.fetching": ("FetchOptions", "fetch_hpa", "plan_hpa"),
+    "training.tuning": ("TuneOptions", "tune_recipe"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
     "embed.attention": ("attention_maps",),

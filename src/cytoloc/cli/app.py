@@ -33,6 +33,7 @@ from cytoloc.cli import (
     simulate,
     streaming,
     train,
+    tune,
 )
 from cytoloc.cli.console import as_flags, printed_warnings
 from cytoloc.errors import CytolocError
@@ -70,6 +71,7 @@ curation.register(app)
 folds.register(app)
 labels.register(app)
 train.register(app)
+tune.register(app)
 predict.register(app)
 streaming.register(app)
 cells.register(app)
