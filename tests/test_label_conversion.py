@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from cytoloc.errors import LabelSetError
 from cytoloc.label_conversion import Conversion, conversion, convert_labels, convert_predictions
 from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set
 from cytoloc.labels.lists import read_labels
-from cytoloc.predictions import Predictions
+from cytoloc.predictions import CELL_COLUMNS, Predictions
 from tests.conftest import DATA
 
 CILIA_AND_SPERM = {
@@ -138,3 +139,15 @@ def test_fields_of_both_competitions_have_the_converted_classes() -> None:
         target = by[index]
         if target is not None:
             assert np.mean([target in after[name] for name in fields]) >= 0.9
+
+
+def test_converted_predictions_keep_cells_and_cautions() -> None:
+    cells = pl.DataFrame(
+        {"field": ["a"], "cell": [1], "x": [0.0], "y": [0.0], "area": [9]}, schema=pl.Schema(CELL_COLUMNS)
+    )
+    found = Predictions(("a_1",), np.full((1, 28), 0.5, np.float32), LabelSet.hpa28(), cautions=("dark",), cells=cells)
+    converted = convert_predictions(found, between("hpa28", "hpa19"))
+    assert converted.cells is not None
+    assert converted.cells.equals(cells)
+    assert converted.cautions == ("dark",)
+    assert len(converted.label_set) == 19

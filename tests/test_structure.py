@@ -58,7 +58,7 @@ ALLOWED = {
     "explain": GROUND | {"dataset", "embed", "models", "predict"},
     "export": GROUND | {"models", "decide", "predict"},
     "training": GROUND | {"recipes", "models", "dataset", "predict", "curation.folds_file"},
-    "napari": GROUND | {"dataset", "predict"},
+    "napari": GROUND | {"dataset", "images", "predict"},
     "serve": GROUND | {"dataset", "embed", "explain", "images", "predict", "report", "simulate"},
     "torch": {"choices", "dataset", "errors"},
     "report": GROUND | {"curation", "dataset", "decide", "embed", "explain", "images", "predict", "recipes"},

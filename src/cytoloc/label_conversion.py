@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,7 +239,13 @@ def convert_predictions(predictions: Predictions, by: Conversion) -> Predictions
     values = np.zeros((len(predictions), len(by.target)), np.float32)
     for target, indices in by.sources.items():
         values[:, target] = predictions.probabilities[:, list(indices)].max(axis=1)
-    return Predictions(predictions.ids, values, by.target, {**predictions.provenance, "converted": by.to_json()})
+    return replace(
+        predictions,
+        probabilities=values,
+        label_set=by.target,
+        provenance={**predictions.provenance, "converted": by.to_json()},
+        decided=None,
+    )
 
 
 def _named(label_set: LabelSet, indices: Iterable[int], last: str = "and") -> str:

@@ -406,6 +406,41 @@ def cells_of(parts: Iterable[Predictions], ids: Sequence[str]) -> pl.DataFrame |
     return None if found["cell"].null_count() else found
 
 
+def text_categories(values: Sequence[str]) -> pd.Categorical:
+    """Return texts as categories, in a form that anndata can write with any pandas.
+
+    Args:
+        values: The texts.
+
+    Returns:
+        The categories, sorted. anndata would make Arrow strings of other texts, which it cannot write.
+    """
+    import pandas as pd
+
+    return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype=object))
+
+
+def decided_locations(predictions: Predictions) -> BoolArray | None:
+    """Return the locations of fields by the decision of the model, as far as the predictions state it.
+
+    A predictions file keeps the thresholds of the model, but not the decided locations.
+
+    Args:
+        predictions: The predictions.
+
+    Returns:
+        bool of shape ``(n, locations)``; a field with a caution has no location. None if no decision was applied.
+    """
+    thresholds: Mapping[str, float] = predictions.provenance.get("thresholds", {})
+    if predictions.decided is not None or not thresholds:
+        return predictions.decided
+    limits = np.array([thresholds.get(key, 1.0) for key in predictions.label_set.keys])
+    decided = np.asarray(predictions.probabilities > limits, np.bool_)
+    if predictions.cautions:
+        decided[np.array([bool(text) for text in predictions.cautions])] = False
+    return decided
+
+
 def warnings_of(parts: Iterable[Predictions]) -> dict[str, Any]:
     """Return the cautions in the provenance of several predictions, for the predictions that combine them.
 

@@ -230,7 +230,7 @@ def test_the_command_says_what_to_do_next(files: tuple[Path, list[Path]], tmp_pa
     done = cli("adopt", "subcell", *options, "--out", tmp_path / "s.cytoloc")
     assert done.code == 0, done.err
     assert "subcell rybg, 2 of 10 classifiers, 64 px, 31 locations, license MIT" in done.out
-    assert "cytoloc segment INPUT --size 64 --window-px 64 --out cells" in done.out
+    assert "cytoloc segment INPUT --size 64 --window-um 51.2 --out cells" in done.out
     empty = tmp_path / "empty"
     empty.mkdir()
     wrong = cli("adopt", "subcell", *options[:4], "--heads", empty, "--out", tmp_path / "b.cytoloc")

@@ -31,7 +31,12 @@ def test_the_command_writes_panels_and_tables(dataset: cl.Dataset, tmp_path: Pat
     effects = pl.read_parquet(out / "channel_effects.parquet")
     assert set(effects["id"]) == set(ids)
     assert effects["predicted"].all()
-    assert effects.height < 4 * effects["location"].n_unique()  # each field has its own locations
+    model = cl.load("builtin", device="cpu")
+    assert model.decision is not None
+    predicted = model.predict_sources(cl.open_sources([dataset.path]))
+    for name, places in zip(predicted.ids, model.decision.decided(predicted.probabilities), strict=True):
+        keys = {model.label_set.keys[place] for place in np.flatnonzero(places)}
+        assert name not in ids or set(effects.filter(pl.col("id") == name)["location"]) == keys
     assert pl.read_csv(out / "channel_effects.csv").columns == effects.columns
     near = pl.read_csv(out / "neighbors.csv")
     assert near.height == 20

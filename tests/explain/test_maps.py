@@ -124,7 +124,7 @@ def test_gradcam_agrees_with_captum() -> None:
 
 def test_explanations_are_those_of_the_predictions(model: cl.Model, dataset: cl.Dataset) -> None:
     found = model.explain(dataset, tta=2)
-    expected = model.predict_sources(cl.open_sources([dataset.path]), tta=2)
+    expected = model.predict_sources(cl.open_sources([dataset.path]))
     places = [model.label_set.keys.index(key) for key in found.locations]
     assert found.ids == dataset.ids
     assert found.maps.shape == (8, len(places), 128, 128)
@@ -136,7 +136,7 @@ def test_explanations_are_those_of_the_predictions(model: cl.Model, dataset: cl.
     assert repr(found).startswith("Explanations(8 fields, ")
     blanked = dataset[:].copy()
     blanked[:, 1] = 0
-    gone = model.probabilities(blanked, tta=2)[:, places]
+    gone = model.probabilities(blanked)[:, places]
     np.testing.assert_allclose(found.without_channel[:, 1], gone - found.probabilities, atol=1e-5)
     table = found.channel_effects()
     assert table.columns[:5] == ["id", "location", "probability", "predicted", "without_microtubules"]

@@ -11,7 +11,6 @@ import pytest
 import cytoloc as cl
 from cytoloc.errors import ArgumentTypeError, LabelSetError, OutputExistsError, SettingsError, TableError
 from cytoloc.report.charts import Curve, curve_chart, plate_chart, thinned
-from cytoloc.report.evaluated import suspicious_labels
 from cytoloc.report.field_cards import expected_errors, log_losses
 from tests.conftest import Cli
 from tests.report.test_study import make_run
@@ -75,8 +74,11 @@ def test_a_planted_wrong_label_is_suspicious(labels: cl.LabelList, tmp_path: Pat
     truth = TRUTH.copy()
     row = int(np.argmax(np.where(TRUTH[:, 2], VALUES[:, 2], 0)))
     truth[row, 2] = False
-    assert suspicious_labels(VALUES, truth)[0] == (row, 2)
-    assert suspicious_labels(TRUTH.astype(np.float32), TRUTH) == []
+    listed = {name: np.flatnonzero(each).tolist() for name, each in zip(IDS, truth, strict=True)}
+    rows = [f"{name},{' '.join(THREE.keys_of(places))}" for name, places in listed.items() if places]
+    (tmp_path / "wrong.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
+    page = write(FOUND, tmp_path / "r.html", labels=cl.read_label_list(tmp_path / "wrong.csv", THREE))
+    assert "not labeled, but probable" in page
     assert log_losses(VALUES, truth).argmax() == row
     np.testing.assert_allclose(expected_errors(np.array([[0.5, 0.9]], np.float32)), [0.6], atol=1e-6)
 

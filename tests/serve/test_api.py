@@ -399,6 +399,51 @@ def test_a_dataset_that_vanishes_is_an_error_not_a_crash(builtin: Model, fields:
         assert server.client.get("/healthz").status_code == 200
 
 
+def test_a_predictions_file_and_features_are_those_of_the_model_and_the_dataset(
+    builtin: Model, fields: Dataset, tmp_path: Path
+) -> None:
+    expected = builtin.predict(fields)
+    path = cytoloc.write_predictions(expected, tmp_path / "p.parquet") or tmp_path / "p.parquet"
+    gallery = Gallery(fields, builtin, predictions=cytoloc.read_predictions(path))
+    assert gallery.decided is not None
+    assert expected.decided is not None
+    assert np.array_equal(gallery.decided, expected.decided)
+    features = cytoloc.embed_sources(builtin, cytoloc.open_sources([str(fields.path)]))
+    turned = cytoloc.Embeddings(features.ids[::-1], features.features[::-1].copy(), features.model)
+    found = Gallery(fields, builtin, embeddings=turned).embeddings
+    assert found is not None
+    assert np.array_equal(found.features, features.features)
+    other = cytoloc.Embeddings(features.ids, features.features, "another model")
+    with pytest.raises(SettingsError, match="features of another model"):
+        Gallery(fields, builtin, embeddings=other)
+
+
+def test_a_service_for_one_field_at_a_time_finishes_jobs(builtin: Model, fields: Dataset) -> None:
+    with running(builtin, ServeSettings(readers=1, max_waiting=1, batch_size=1)) as server:
+        answer = server.client.post("/v1/predict", files={"image": ("a.npy", npy(fields[:3]))})
+        assert len(answer.json()["fields"]) == 3
+        files = [("image", (f"f{row}.npy", npy(fields[row]))) for row in range(2)]
+        job = f"/v1/jobs/{server.client.post('/v1/jobs', files=files).json()['id']}"
+        wait_until(lambda: server.client.get(job).json()["state"] == "done")
+
+
+def test_an_unexpected_error_of_the_model_costs_its_own_request(
+    builtin: Model, field: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(builtin, ServeSettings(readers=1)) as server:
+
+        def fail(*_arguments: Any, **_options: Any) -> Any:
+            raise KeyError("a defect")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(server.service.model, "predict_sources", fail)
+            response = server.client.post("/v1/predict", files={"image": ("a.npy", npy(field))})
+            assert response.status_code == 500
+            assert "a defect" not in response.text
+        response = server.client.post("/v1/predict", files={"image": ("a.npy", npy(field))})
+        assert response.status_code == 200
+
+
 def test_a_model_without_a_decision_has_no_thresholds(builtin: Model, field: UInt8Array) -> None:
     model = Model(builtin.networks, builtin.info, device="cpu", engine="torch")
     with running(model, ServeSettings(readers=1)) as server:

@@ -64,9 +64,9 @@ def adopt_subcell(
 ) -> Path:
     """Write SubCell to a bundle: the encoder, and the classifiers, whose probabilities are averaged.
 
-    The bundle takes datasets of cells of ``cytoloc segment --size 640 --window-px 640``. It refuses whole fields, cells
-    that are not masked, and pixel sizes that are unknown or differ from 0.08 µm by more than a quarter. Files are read
-    as plain data. Code in them is never run.
+    The bundle takes datasets of cells of ``cytoloc segment --size 640 --window-um 51.2``. It refuses whole fields,
+    cells that are not masked, and pixel sizes that are unknown or differ from 0.08 µm by more than a quarter. Files are
+    read as plain data. Code in them is never run.
 
     Args:
         encoder: The encoder, such as ``all_channels_MAE-CellS-ProtS-Pool.pth``.

@@ -13,7 +13,8 @@ from cytoloc._typing import BoolArray, Float32Array, FloatArray
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, installing
-from cytoloc.predictions import Predictions
+from cytoloc.labels.lists import refuse_repeated
+from cytoloc.predictions import Predictions, decided_locations, text_categories
 
 if TYPE_CHECKING:
     import anndata
@@ -69,20 +70,20 @@ def aggregate_cells(
     by: Level = "field",
     way: Way = "mean",
     top: float = 0.25,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     least_cells: int = 1,
     cells: Dataset | pl.DataFrame | None = None,
 ) -> Aggregated:
     """Aggregate predictions of cells to fields, wells, antibodies or genes.
 
     Args:
-        predictions: Predictions of cells. If a decision was applied, it says which cells have a location; otherwise
-            ``threshold`` does.
+        predictions: Predictions of cells.
         by: What cells are aggregated to. All but ``"field"`` need ``cells``.
         way: ``"mean"``; ``"max"``, the highest probability of any cell; or ``"top"``, the mean of the cells with the
             highest probability.
         top: For ``"top"``, the share of cells, at least one cell.
-        threshold: The probability from which a cell has a location, if no decision was applied.
+        threshold: The probability from which a cell has a location. Default: the decision or the thresholds that the
+            predictions state; 0.5 if they state none.
         least_cells: Groups with fewer cells are left out.
         cells: The dataset of cells or its table, for wells, antibodies and genes; and for predictions that do not say
             to which field a cell belongs.
@@ -111,8 +112,8 @@ def aggregate_cells(
     refuse_unknown(by, get_args(Level), argument="by")
     refuse_unknown(way, get_args(Way), argument="way")
     for name, value in (("top", top), ("threshold", threshold)):
-        check_type(value, (int, float), argument=name)
-        if not 0 < value <= 1:
+        check_type(value, (int, float, type(None)) if name == "threshold" else (int, float), argument=name)
+        if value is not None and not 0 < value <= 1:
             raise SettingsError(f"`{name}` is {value}, which is not from 0 to 1.", hint="Give a share such as 0.25.")
     check_type(least_cells, int, argument="least_cells")
     check_type(cells, (Dataset, pl.DataFrame, type(None)), argument="cells")
@@ -122,7 +123,8 @@ def aggregate_cells(
         raise TableError(
             f"The {by} of all cells is unknown.", hint="Aggregate by field, or import fields with metadata."
         )
-    has = predictions.probabilities >= threshold if predictions.decided is None else predictions.decided
+    decided = decided_locations(predictions) if threshold is None else None
+    has = predictions.probabilities >= (0.5 if threshold is None else threshold) if decided is None else decided
     groups: list[dict[str, Any]] = []
     long: list[pl.DataFrame] = []
     kept: list[Float32Array] = []
@@ -160,12 +162,18 @@ def aggregate_cells(
         raise TableError(
             f"None of {len(left_out)} groups has {least_cells} cells.", hint="Give a smaller `least_cells`."
         )
-    facts = {"aggregated": {"by": by, "way": way, "top": top if way == "top" else None, "cells": len(predictions)}}
+    facts = {
+        "aggregated": {"by": by, "way": way, "top": top if way == "top" else None, "cells": places.height}
+        | {"cells_without_group": len(key) - places.height}
+    }
+    # What holds for cells does not hold for groups of cells.
+    of_cells = {"thresholds", "knowledge", "fields_trained_on", "fields_maybe_trained_on"}
+    made = {name: value for name, value in predictions.provenance.items() if name not in of_cells}
     whole = Predictions(
         tuple(group["id"] for group in groups),
         np.stack(kept),
         predictions.label_set,
-        {**predictions.provenance, **facts},
+        {**made, **facts},
     )
     return Aggregated(by, whole, pl.DataFrame(groups), pl.concat(long), left_out)
 
@@ -188,6 +196,7 @@ def _described(predictions: Predictions, cells: Dataset | pl.DataFrame | None, b
             f"`cells` has no column {min(lacking | ({'cell'} - set(table.columns)))}.",
             hint="Give a dataset of cells, as `cytoloc segment` writes it.",
         )
+    refuse_repeated(table["id"].to_list(), where="`cells`")
     order = pl.DataFrame({"id": list(predictions.ids)})
     described = order.join(table, on="id", how="left", maintain_order="left")
     missing = described["cell"].null_count()
@@ -285,7 +294,7 @@ def cell_anndata(predictions: Predictions, *, cells: Dataset | pl.DataFrame | No
             values = pl.Series([" ".join(map(str, each or ())) for each in values.to_list()])
         is_text = values.dtype == pl.String
         observed[column] = (
-            pd.Series(values.fill_null("").to_list(), index=observed.index, dtype=object)
+            pd.Series(text_categories(values.fill_null("").to_list()), index=observed.index)
             if is_text
             else values.to_numpy()
         )

@@ -190,9 +190,13 @@ def cell_average_precision(
     check_type(truth, Mapping, argument="truth")
     if set(found) != set(truth):
         raise TableError("`found` and `truth` have different fields.", hint="Give both for the same fields.")
+    if not truth:
+        raise TableError("`found` and `truth` are empty.", hint="Give at least one field.")
     ranked: list[tuple[str, int, int, FloatArray]] = []
     for name, (labels, probabilities) in found.items():
         one, other = consecutive(labels)[0], consecutive(truth[name][0])[0]
+        if len(probabilities) != int(one.max(initial=0)):
+            raise TableError(f"`found` has {len(probabilities)} rows for {int(one.max(initial=0))} cells of {name}.")
         shared = overlaps(one, other)
         sizes = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
         ratio = (shared / np.maximum(sizes, 1))[1:, 1:]

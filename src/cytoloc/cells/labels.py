@@ -65,12 +65,13 @@ def read_labels(path: Path, *, channel: int = 0) -> Labels:
     return as_labels(plane, called=str(path))
 
 
-def as_labels(plane: NDArray[Any], *, called: str) -> Labels:
+def as_labels(plane: NDArray[Any], *, called: str, can_be_mask: bool = True) -> Labels:
     """Return pixels as labels.
 
     Args:
         plane: Shape ``(height, width)``.
         called: The name of the image, for messages.
+        can_be_mask: Whether to refuse masks, in which all objects have the same number.
 
     Returns:
         int64 of the same shape.
@@ -86,7 +87,7 @@ def as_labels(plane: NDArray[Any], *, called: str) -> Labels:
     if labels.min(initial=0) < 0:
         raise ImageError(f"{called} has the negative number {labels.min()}.", hint="Use 0 for background.")
     values = np.unique(labels[::4, ::4])
-    if len(values[values > 0]) == 1 and len(np.unique(labels)) <= 2:
+    if can_be_mask and len(values[values > 0]) == 1 and len(np.unique(labels)) <= 2:
         parts = ndimage.label(labels)[1]
         if parts >= FEW_SPECKS:
             raise ImageError(
@@ -191,7 +192,7 @@ def read_cell_labels(path: Path) -> CellLabels:
     """
     with open_image(path) as image:
         planes = [
-            as_labels(image.plane(0, channel=channel), called=str(path))
+            as_labels(image.plane(0, channel=channel), called=str(path), can_be_mask=False)
             for channel in range(len(image.scenes[0].channels))
         ]
     return CellLabels(planes[0], planes[1] if len(planes) > 1 else None)

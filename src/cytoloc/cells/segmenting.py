@@ -106,6 +106,10 @@ def run_segmentation(
             hint="Give micrometers per pixel, such as 0.08.",
         )
     chosen = method if method is not None else InstanSeg()
+    if crops.kept != "all" and isinstance(chosen, LabelFiles) and chosen.nuclei is None:
+        raise SettingsError(
+            f"`kept` is {crops.kept}, but the nuclei are unknown.", hint="Give the label images of the nuclei too."
+        )
     out = Path(out)
     fields = fields_at_full_resolution(inputs, channels=channels)
     labels = out / CELL_LABELS

@@ -184,7 +184,8 @@ def _print_adopted(out: Path) -> None:
     if header.cells is not None:
         size = header.field_px
         typer.echo(
-            f"Next: cytoloc segment INPUT --size {size} --window-px {size} --out cells, then cytoloc predict {out}"
+            f"Next: cytoloc segment INPUT --size {size} --window-um {size * header.cells.pixel_um:g} --out cells, then"
+            f" cytoloc predict {out}"
             " cells --out predictions.parquet"
         )
         return

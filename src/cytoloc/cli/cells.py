@@ -211,8 +211,14 @@ def aggregate(
         Path | None, typer.Option(help="Decision that says which cells have a location, from `cytoloc decide fit`.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Without --decision: probability from which a cell has a location.", min=0, max=1)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Probability from which a cell has a location. Default: --decision, or the thresholds of the model;"
+            " 0.5 without both.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     least_cells: Annotated[int, typer.Option(help="Groups with fewer cells are left out.", min=1)] = 1,
     table: Annotated[
         Path | None,
@@ -241,6 +247,8 @@ def aggregate(
     from cytoloc.files import check_outputs, new_file
     from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
 
+    if submission is not None and cells is None:
+        raise SettingsError("--submission needs --cells, which has the masks.", hint="Give the dataset of cells.")
     check_predictions_path(out)
     check_outputs(*[each for each in (out, table, groups, h5ad, submission) if each])
     if h5ad is not None and h5ad.suffix != ".h5ad":
@@ -255,6 +263,9 @@ def aggregate(
     )
     write_predictions(found.predictions, out)
     typer.echo(f"{out}: {counted(len(given), 'cell')} aggregated to {counted(len(found.predictions), by)} by {way}.")
+    without = found.predictions.provenance["aggregated"]["cells_without_group"]
+    if without:
+        note(f"{counted(without, 'cell')} without a known {by} left out.")
     if found.left_out:
         note(f"{counted(len(found.left_out), by)} with fewer than {counted(least_cells, 'cell')} left out.")
     for path, rows in ((table, found.locations), (groups, found.groups)):
@@ -266,8 +277,6 @@ def aggregate(
         with new_file(h5ad) as temporary:
             cell_anndata(decided, cells=dataset).write_h5ad(temporary)
         typer.echo(f"{h5ad}: {counted(len(given), 'cell')}.")
-    if submission is not None:
-        if dataset is None:
-            raise SettingsError("--submission needs --cells, which has the masks.", hint="Give the dataset of cells.")
+    if submission is not None and dataset is not None:
         write_cell_submission(given, dataset, submission)
         typer.echo(f"{submission}: masks of {counted(len(given), 'cell')}.")

@@ -160,7 +160,11 @@ def audit(
         typer.Option(help="Also list the antibodies or wells whose labels differ most often."),
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="Write the corrected labels to this new CSV file with columns Id,Target.")
+        Path | None,
+        typer.Option(
+            help="With --truth: write the corrected labels to this new CSV file with columns Id,Target,Was. With"
+            " --predictions: write the list of labels that are probably wrong."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     label_set: LabelSetOption = None,

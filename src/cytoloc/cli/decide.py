@@ -234,6 +234,11 @@ def apply(
         check_predictions_path(probabilities)
     check_outputs(*outputs)
     rule = read_decision(decision)
+    if sets and label_shift:
+        raise SettingsError(
+            "--sets and --label-shift cannot be combined: the coverage holds for unshifted probabilities.",
+            hint="Remove one of them.",
+        )
     if sets and rule.sets is None:
         raise SettingsError(f"{decision} has no prediction sets.", hint="Fit it again with `coverage`, such as 0.9.")
     tables = read_members(member_files(predictions, member, apart=members), ids=ids, label_set=label_set)

@@ -50,7 +50,7 @@ def explain(
     ] = "layercam",
     tta: Annotated[
         Literal["1", "2", "4", "8"],
-        typer.Option(help="Number of test-time augmentation views. Maps are turned back and averaged."),
+        typer.Option(help="Number of test-time augmentation views over which maps are averaged."),
     ] = "1",
     neighbors: Annotated[
         str | None,

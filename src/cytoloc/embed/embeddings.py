@@ -17,6 +17,7 @@ from cytoloc.choices import check_type
 from cytoloc.errors import FormatError, MissingExtraError, SettingsError, TableError, first_line, installing
 from cytoloc.files import FileFormat, check_format, existing, new_file
 from cytoloc.labels.lists import refuse_repeated
+from cytoloc.predictions import text_categories, to_pandas
 
 if TYPE_CHECKING:
     import anndata
@@ -78,8 +79,6 @@ class Embeddings:
         Raises:
             MissingExtraError: If pandas is not installed.
         """
-        from cytoloc.predictions import to_pandas
-
         return to_pandas(self.to_polars()).set_index("id")
 
     def to_anndata(self, fields: pl.DataFrame | None = None) -> anndata.AnnData:
@@ -113,7 +112,7 @@ class Embeddings:
                 if isinstance(values.dtype, pl.List | pl.Array | pl.Struct):
                     values = pl.Series([" ".join(map(str, each or ())) for each in values.to_list()])
                 if values.dtype == pl.String:
-                    observed[column] = pd.Series(values.fill_null("").to_list(), index=observed.index, dtype=object)
+                    observed[column] = pd.Series(text_categories(values.fill_null("").to_list()), index=observed.index)
                 elif not values.is_null().all():
                     observed[column] = values.to_numpy()
         names = pd.DataFrame(index=pd.Index([f"f{i}" for i in range(self.features.shape[1])], dtype=object))

@@ -101,7 +101,8 @@ class ExplainOptions:
     Attributes:
         locations: The keys or names of the locations. None: the locations that the model predicts in any of the fields.
         method: ``"layercam"``, ``"gradcam"``, or ``"attention"`` for networks with an attention head.
-        tta: Number of test-time augmentation views: 1, 2, 4 or 8. Maps are turned back and averaged.
+        tta: Number of test-time augmentation views of maps: 1, 2, 4 or 8. Maps are turned back and averaged.
+            Probabilities always have the number of views that the model states, as in predictions.
         absent: The substitute for each channel that the model needs and the images lack; see
             :meth:`cytoloc.Model.predict`.
         batch_size: Number of fields per batch.
@@ -149,7 +150,7 @@ def explain(
             of the images. A model without a decision predicts the locations with a probability of at least 0.5. If it
             predicts no location in an image, the most probable one counts as predicted.
         method: ``"layercam"``, ``"gradcam"``, or ``"attention"`` for networks with an attention head.
-        tta: Number of test-time augmentation views: 1, 2, 4 or 8.
+        tta: Number of test-time augmentation views of maps: 1, 2, 4 or 8.
         neighbors: Labeled fields among which the five nearest are found: a dataset, or its features.
         channels: The names of the channels of an array, in order. Default: the channels of the model.
 
@@ -210,7 +211,7 @@ def explain_sources(
     from cytoloc.dataset.store import Dataset
     from cytoloc.predict.model import Model
     from cytoloc.predict.planes import find_planes
-    from cytoloc.predict.sources import DatasetSource
+    from cytoloc.predict.sources import DatasetSource, refuse_other_cells
 
     check_type(model, Model, argument="model")
     check_type(sources, (list, tuple), argument="sources")
@@ -225,6 +226,7 @@ def explain_sources(
     batches: list[UInt8Array] = []
     rejected: dict[str, str] = {}
     for source in sources:
+        refuse_other_cells(source, model.info.cells, size=model.size)
         planes = find_planes(model.channels, source.channels, absent=options.absent, where=source.name)
         for batch in source.batches(model.size, options.batch_size, model.resample or model.info.resample or "area"):
             ids += batch.ids
@@ -234,7 +236,7 @@ def explain_sources(
         reason = next(iter(rejected.values()), "There are none.")
         raise ImageError(f"No field could be read. The first reason: {reason}", hint="Check the files.")
     refuse_repeated(ids, where="the fields to explain")
-    probabilities = np.concatenate([model.probabilities(each, tta=options.tta) for each in batches])
+    probabilities = np.concatenate([model.probabilities(each) for each in batches])
     predicted = _predicted(model, probabilities)
     chosen = _chosen(model.label_set, options.locations, predicted)
     maps: list[Float32Array] = []
@@ -243,7 +245,7 @@ def explain_sources(
     for images in batches:
         maps.append(_mean_maps(model, images, chosen, options=options))
         before = probabilities[done : done + len(images), None][..., chosen]
-        effects.append(_blanked(model, images, tta=options.tta)[..., chosen] - before)
+        effects.append(_blanked(model, images)[..., chosen] - before)
         done += len(images)
         if progress:
             progress(done, len(ids))
@@ -325,11 +327,11 @@ def _mean_maps(model: Model, images: UInt8Array, chosen: Sequence[int], *, optio
     return np.asarray(np.divide(mean, most, out=np.zeros_like(mean), where=most > 0), np.float32)
 
 
-def _blanked(model: Model, images: UInt8Array, *, tta: int) -> Float32Array:
+def _blanked(model: Model, images: UInt8Array) -> Float32Array:
     """Return the probabilities with each channel blanked, shape ``(n, channels, locations)``."""
     found = []
     for channel in range(images.shape[1]):
         changed = images.copy()
         changed[:, channel] = 0
-        found.append(model.probabilities(changed, tta=tta))
+        found.append(model.probabilities(changed))
     return np.stack(found, axis=1)

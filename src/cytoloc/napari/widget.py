@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cytoloc._typing import Float32Array
 from cytoloc.channels import ZERO
 from cytoloc.errors import ChannelError, CytolocError, ModelCaution
+from cytoloc.images.depth import DepthRule, all_to_8_bit
 
 if TYPE_CHECKING:
     from cytoloc.predict.model import Model
@@ -65,7 +66,10 @@ def predict_planes(model: Model, planes: Mapping[str, NDArray[Any]], *, with_map
         each = ", ".join(f"{name} {plane.shape}" for name, plane in planes.items())
         raise ChannelError(f"The layers have different sizes: {each}.", hint="Choose layers of one field.")
     absent = dict.fromkeys((name for name in model.channels if name not in planes), ZERO)
-    images = np.stack([planes[name] for name in planes])
+    # Each layer by its own pixel type, before stacking makes one of them.
+    eight = all_to_8_bit(list(planes.values()), DepthRule(), called=tuple(planes)).image
+    planes = dict(zip(planes, eight, strict=True))
+    images = np.stack(list(planes.values()))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ModelCaution)
         found = model.predict(images, channels=list(planes), absent=absent)

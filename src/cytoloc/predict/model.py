@@ -249,7 +249,8 @@ class Model:
                 A model without a decision predicts the locations with a probability of at least 0.5. If it predicts no
                 location in an image, the most probable one counts as predicted.
             method: ``"layercam"``, ``"gradcam"``, or ``"attention"`` for networks with an attention head.
-            tta: Number of test-time augmentation views: 1, 2, 4 or 8.
+            tta: Number of test-time augmentation views of maps: 1, 2, 4 or 8. Probabilities always have the number of
+                views that the model states, as in predictions.
             neighbors: Labeled fields among which the five nearest are found: a dataset, or its features.
             channels: The names of the channels of an array, in order. Default: the channels of the model.
 

@@ -400,7 +400,8 @@ def refuse_other_cells(source: Source, needed: CellImages | None, *, size: int) 
     if needed is None:
         return
     scale = f"{size} px of {needed.pixel_um:g} µm"
-    hint = f"Make a dataset of cells with `cytoloc segment INPUT --size {size} --window-px {size} --out cells`."
+    window = f"--size {size} --window-um {size * needed.pixel_um:g}"
+    hint = f"Make a dataset of cells with `cytoloc segment INPUT {window} --out cells`."
     if isinstance(source, ArraySource):
         if source.edge_px != (size, size):
             raise ImageError(

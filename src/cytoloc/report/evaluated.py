@@ -264,45 +264,13 @@ def confusion_section(predicted: BoolArray, truth: BoolArray, label_set: LabelSe
     return Section("confusion", "Confusion and co-occurrence", blocks)
 
 
-def suspicious_labels(probabilities: Float32Array, truth: BoolArray) -> list[tuple[int, int]]:
-    """Return labels that the probabilities contradict, the strongest contradiction first.
-
-    A location that was not labeled is suspicious if its probability is at least the mean of the fields with this label.
-    A labeled location is suspicious if its probability is at most the mean of the fields without it. These are the
-    thresholds of confident learning (Northcutt et al. 2021), for each location by itself.
-
-    Args:
-        probabilities: Calibrated out-of-fold probabilities, shape ``(n, locations)``.
-        truth: bool of shape ``(n, locations)``.
-
-    Returns:
-        Pairs of a row and a location.
-
-    Examples:
-        >>> values = np.array([[0.9], [0.9], [0.1], [0.1], [0.95]], np.float32)
-        >>> suspicious_labels(values, np.array([[True], [True], [False], [False], [False]]))
-        [(4, 0)]
-    """
-    found: list[tuple[float, int, int]] = []
-    for place in range(truth.shape[1]):
-        values, labels = probabilities[:, place], truth[:, place]
-        if not labels.any() or labels.all():
-            continue
-        with_label, without = float(values[labels].mean()), float(values[~labels].mean())
-        missing = ~labels & (values >= max(with_label, without)) & (values > without)
-        extra = labels & (values <= min(without, with_label)) & (values < with_label)
-        found += [(-float(values[row]), int(row), place) for row in np.flatnonzero(missing)]
-        found += [(float(values[row]) - 1, int(row), place) for row in np.flatnonzero(extra)]
-    return [(row, place) for _, row, place in sorted(found)]
-
-
 def suspects_section(predictions: Predictions, truth: BoolArray, suspects: Sequence[tuple[int, int]]) -> Section:
     """Return the section that lists suspicious labels.
 
     Args:
         predictions: The predictions.
         truth: bool of shape ``(n, locations)``.
-        suspects: The pairs of :func:`suspicious_labels`.
+        suspects: Pairs of a row and a location; see :func:`cytoloc.find_label_errors`.
 
     Returns:
         The section; without blocks if no label is suspicious.

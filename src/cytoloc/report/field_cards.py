@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SHOWN_PX: Final = 224
 """Maximum edge length of an image in the page, in pixels. Screens with fine pixels show twice its size on the page."""
 
+ROWS_AT_ONCE: Final = 8
+"""Number of fields whose maps are in memory at the same time."""
+
 MAPS_PER_FIELD: Final = 3
 NEIGHBORS_PER_FIELD: Final = 3
 
@@ -129,6 +132,10 @@ def _images_of(source: CardSource, rows: Sequence[int]) -> dict[int, list[tuple[
     if dataset is None or not rows:
         return {}
     places = [dataset.row(source.predictions.ids[row]) for row in rows]
+    # A few fields at a time, because the maps of all locations need much memory.
+    if source.model is not None and len(rows) > ROWS_AT_ONCE:
+        parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+        return {row: images for part in parts for row, images in _images_of(source, part).items()}
     explained = _explained(source, places)
     names = source.predictions.label_set.names
     found: dict[int, list[tuple[str, str]]] = {}

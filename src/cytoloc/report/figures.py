@@ -21,7 +21,7 @@ from cytoloc.errors import SettingsError, TableError, UnknownIdError
 from cytoloc.files import disk_errors, new_files
 from cytoloc.images.hashes import turned
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.predictions import Predictions
+from cytoloc.predictions import Predictions, decided_locations
 from cytoloc.report.panels import (
     colors_of,
     composite,
@@ -33,7 +33,6 @@ from cytoloc.report.panels import (
     side_centers,
     stretch,
 )
-from cytoloc.report.prediction_tables import decided_locations
 
 RIGHT, MISSED, WRONG = "#1a7f37", "#9a6700", "#cf222e"
 COLUMNS: Final = 3

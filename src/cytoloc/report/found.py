@@ -93,7 +93,7 @@ def wells_section(predictions: Predictions, decided: BoolArray, dataset: Dataset
     for (plate, well), rows in wells.items():
         position = well_position(well)
         if position is not None:
-            plates[plate][position] = rows
+            plates[plate].setdefault(position, []).extend(rows)
     charts = []
     for plate in sorted(plates)[:PLATES_DRAWN]:
         for place in frequent:
@@ -221,8 +221,12 @@ def quality_section(
                 f" {len(fields):,} fields have or may have a near-duplicate."
             )
         )
+    table = pl.DataFrame()
     if folds is not None and dataset is not None:
         table = folds.filter(pl.col("fold").is_not_null()).join(dataset.fields.select("id", "labels"), on="id")
+        if not table.height:
+            blocks.append(Text("The folds file has no field of the dataset."))
+    if dataset is not None and table.height:
         numbers_of = sorted(table["fold"].unique().to_list())
         truth = dataset.label_set.to_matrix([labels or () for labels in table["labels"].to_list()])
         fold = np.array(table["fold"].to_list())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,13 +20,13 @@ from cytoloc.curation.folds_file import read_folds
 from cytoloc.curation.pairs import read_matches
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.decide import cross_fit, evaluate, fit_decision
+from cytoloc.decide import cross_fit, evaluate, find_label_errors, fit_decision
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ArgumentTypeError, SettingsError, TableError
 from cytoloc.files import new_file
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.prediction_files import MANIFEST, read_predictions
-from cytoloc.predictions import Predictions, combine, training_caution
+from cytoloc.predictions import Predictions, combine, decided_locations, training_caution
 from cytoloc.report.blocks import Block, Cell, Charts, Code, Section, Table, Text, render
 from cytoloc.report.charts import Curve, curve_chart, rounded_up
 from cytoloc.report.evaluated import (
@@ -35,11 +35,9 @@ from cytoloc.report.evaluated import (
     curves_section,
     summary_section,
     suspects_section,
-    suspicious_labels,
 )
 from cytoloc.report.field_cards import CardSource, fields_section
 from cytoloc.report.found import found_section, quality_section, unusual_section, wells_section
-from cytoloc.report.prediction_tables import decided_locations
 from cytoloc.report.runs import FinishedRun, finished_runs, truth_of_runs
 from cytoloc.report.study import CrossValidation, compare_runs
 from cytoloc.report.study_format import explanation
@@ -207,7 +205,13 @@ def write_report(
         if options.n_fields:
             sections.append(fields_section(source, options.n_fields))
         if truth is not None:
-            suspects = suspicious_labels(shown.probabilities, truth)
+            rows = {name: np.flatnonzero(each).tolist() for name, each in zip(shown.ids, truth, strict=True)}
+            place_of, row_of = (
+                {key: number for number, key in enumerate(names)} for names in (label_set.keys, shown.ids)
+            )
+            # Probabilities that a decision has calibrated can be calibrated again.
+            wrong = find_label_errors(replace(shown, decided=None, provenance={}), rows)
+            suspects = [(row_of[name], place_of[key]) for name, key in wrong.select("id", "key").iter_rows()]
             sections.append(suspects_section(shown, truth, suspects))
         done(3)
         sections.append(_quality(options, dataset))
@@ -293,7 +297,8 @@ def _decided(
         )
         if found.decided is None:
             raise ArgumentTypeError("The decision made no locations.")
-        return found, found.decided, how
+        known = predictions[list(found.ids)].cautions
+        return replace(found, cautions=known, rejected=predictions.rejected), found.decided, how
     how = f"The predictions come without a decision, so a location is predicted if its probability is above {LIKELY}."
     return predictions, predictions.probabilities > LIKELY, how
 

@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import polars as pl
 
-from cytoloc._typing import BoolArray
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.errors import SettingsError
 from cytoloc.files import new_file
@@ -87,27 +86,6 @@ def prediction_table(
         long["knowledge"] = [knowledge.get(key, "") for key in label_set.keys] * len(ids)
     long |= {name: np.repeat(values, many) for name, values in (caution | origin).items()}
     return pl.DataFrame(long)
-
-
-def decided_locations(predictions: Predictions) -> BoolArray | None:
-    """Return the locations of fields by the decision of the model, as far as the predictions state it.
-
-    A predictions file keeps the thresholds of the model, but not the decided locations.
-
-    Args:
-        predictions: The predictions.
-
-    Returns:
-        bool of shape ``(n, locations)``; a field with a caution has no location. None if no decision was applied.
-    """
-    thresholds: Mapping[str, float] = predictions.provenance.get("thresholds", {})
-    if predictions.decided is not None or not thresholds:
-        return predictions.decided
-    limits = np.array([thresholds.get(key, 1.0) for key in predictions.label_set.keys])
-    decided = np.asarray(predictions.probabilities > limits, np.bool_)
-    if predictions.cautions:
-        decided[np.array([bool(text) for text in predictions.cautions])] = False
-    return decided
 
 
 def write_table(

@@ -14,9 +14,9 @@ import numpy as np
 
 from cytoloc._typing import UInt8Array
 from cytoloc.choices import Resample
-from cytoloc.errors import BusyError, CytolocError
+from cytoloc.errors import BusyError
 from cytoloc.predict.planes import find_planes
-from cytoloc.predict.sources import FieldBatch
+from cytoloc.predict.sources import ArraySource, FieldBatch
 from cytoloc.predict.tta import check_tta
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class Batcher:
     async def start(self) -> None:
         """Choose the engine, and start to compute."""
         shape = (WARM_FIELDS, len(self.model.channels), self.model.size, self.model.size)
-        await self.in_thread(self.model.probabilities, np.zeros(shape, np.uint8), tta=1)
+        blank = ArraySource(np.zeros(shape, np.uint8), channels=self.model.channels)
+        await self.in_thread(self.model.predict_sources, [blank], tta=1, batch_size=self._batch_size)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -150,7 +151,7 @@ class Batcher:
         find_planes(self.model.channels, channels, absent=absent, where="The image")
         if tta is not None:
             check_tta(tta)
-        while is_patient and len(self._waiting) >= self._max_waiting // 2:
+        while is_patient and len(self._waiting) >= max(1, self._max_waiting // 2):
             await asyncio.sleep(_PAUSE_S)
         if len(self._waiting) >= self._max_waiting:
             raise BusyError(f"{len(self._waiting)} fields wait for the model.", hint="Try again in a few seconds.")
@@ -177,7 +178,7 @@ class Batcher:
                     tta=jobs[0].tta,
                     batch_size=self._batch_size,
                 )
-            except (CytolocError, RuntimeError, ValueError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001  each request gets the error, and the next batch is computed
                 for job in jobs:
                     if not job.answer.done():
                         job.answer.set_exception(error)

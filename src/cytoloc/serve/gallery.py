@@ -17,14 +17,15 @@ from cytoloc.choices import refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.embed.embeddings import Embeddings
 from cytoloc.embed.neighbors import find_neighbors
-from cytoloc.errors import FormatError, LabelSetError, SettingsError, StorageError
+from cytoloc.errors import FormatError, LabelSetError, SettingsError, StorageError, TableError, first_line
 from cytoloc.files import existing, replace_file
 from cytoloc.labels.lists import read_csv, require_columns
 from cytoloc.predict.model import Model
 from cytoloc.predict.planes import find_planes
 from cytoloc.predict.sources import DatasetSource
-from cytoloc.predictions import Predictions
+from cytoloc.predictions import Predictions, rows_of
 from cytoloc.serve.batching import Batcher
+from cytoloc.serve.guards import LOG
 
 Show = Literal["all", "predicted", "labeled", "unlabeled", "corrected", "different", "caution"]
 """Which fields the gallery shows. ``different`` are labeled fields whose labels the prediction does not confirm."""
@@ -104,6 +105,13 @@ class Gallery:
             predictions.rows(dataset.ids, where="`predictions`")  # raises if a field is missing
             self._store(np.arange(count), predictions[list(dataset.ids)])
             self.done = count
+        if embeddings is not None:
+            if embeddings.model != model.fingerprint:
+                raise SettingsError(
+                    "`embeddings` has the features of another model.", hint="Run `cytoloc embed` with this model."
+                )
+            order = rows_of(dataset.ids, embeddings.ids, where="`embeddings`")
+            embeddings = Embeddings(dataset.ids, embeddings.features[order], embeddings.model)
         self.embeddings = embeddings
         self._embedding = asyncio.Lock()
         self.labels: BoolArray | None = None
@@ -115,10 +123,13 @@ class Gallery:
     def _store(self, rows: IntArray, found: Predictions) -> None:
         """Store the predictions of some rows."""
         self.probabilities[rows] = found.probabilities
-        if found.decided is not None:
+        decided = found.decided
+        if decided is None:  # a predictions file keeps probabilities only
+            decided = self.model.decide(found.probabilities, found.cautions)
+        if decided is not None:
             if self.decided is None:
                 self.decided = np.zeros_like(self.probabilities, np.bool_)
-            self.decided[rows] = found.decided
+            self.decided[rows] = decided
         for row, text in zip(rows.tolist(), found.cautions, strict=False):
             self.cautions[row] = text
         self.provenance = found.provenance
@@ -129,8 +140,9 @@ class Gallery:
             rows = np.arange(self.done, min(self.done + _SLICE, len(self.dataset)))
             try:
                 found = await batcher.in_thread(self.model.predict_sources, [DatasetSource(self.dataset, rows)])
-            except (FormatError, StorageError, OSError, ValueError) as error:
-                self.error = f"The dataset could not be predicted: {error}"
+            except Exception as error:  # noqa: BLE001  the page shows that there will be no predictions
+                LOG.exception("The dataset could not be predicted.")
+                self.error = f"The dataset could not be predicted: {first_line(error)}."
                 return
             self._store(rows, found)
             self.done += len(rows)
@@ -276,8 +288,9 @@ class Gallery:
         for start in range(0, len(self.dataset), _SLICE):
             some = np.arange(start, min(start + _SLICE, len(self.dataset)))
             resample = self.model.resample or self.model.info.resample or "area"
-            images = next(DatasetSource(self.dataset, some).batches(self.model.size, _SLICE, resample)).images
-            parts.append(await batcher.in_thread(self.model.features, self.planes.of(images)))
+            batches = DatasetSource(self.dataset, some).batches(self.model.size, _SLICE, resample)
+            batch = await asyncio.to_thread(next, batches)
+            parts.append(await batcher.in_thread(self.model.features, self.planes.of(batch.images)))
         return Embeddings(tuple(self.dataset.ids), np.concatenate(parts), self.model.fingerprint)
 
     def metadata(self, row: int) -> dict[str, str]:
@@ -314,6 +327,12 @@ class Corrections:
         if path is not None and path.exists():
             table = read_csv(existing(path))
             require_columns(table, ("Id", "Target"), path)
+            more = sorted(set(table.columns) - {"Id", "Target", "saved_at"})
+            if more:
+                raise TableError(
+                    f"{path} has the column {more[0]}, which would be lost when labels are saved.",
+                    hint="Give a new file as `corrections`.",
+                )
             times = table["saved_at"].to_list() if "saved_at" in table.columns else [""] * len(table)
             for name, text, time in zip(table["Id"], table["Target"], times, strict=True):
                 self.rows[dataset.row(name)] = (self._label_set.parse(text or "", where=f"{path}, {name}"), time or "")

@@ -140,6 +140,8 @@ class JobQueue:
         if job.is_finished:
             del self._jobs[job_id]
         else:
+            if job.state == "waiting":
+                shutil.rmtree(job.folder, ignore_errors=True)
             job.state = "cancelled"
         return job
 
@@ -178,4 +180,5 @@ class JobQueue:
                 job.parts += each[0]
                 job.rejected += each[1]
                 job.done += 1
-        job.state = "done"
+        if job.state == "running":  # it can be cancelled meanwhile
+            job.state = "done"

@@ -152,11 +152,13 @@ class Service:
         results: list[KeptResult] = []
         rejected: list[RejectedAnswer] = []
         errors: list[CytolocError] = []
-        for each in await asyncio.gather(
+        found = await asyncio.gather(
             *(self._read_and_predict(field, upload) for field in upload.fields), return_exceptions=True
-        ):
+        )
+        for field, each in zip(upload.fields, found, strict=True):
             if isinstance(each, ImageError) and len(upload.fields) > 1:
                 errors.append(each)
+                rejected.append(RejectedAnswer(id=field.name, reason=each.message))
             elif isinstance(each, BaseException):
                 raise each
             else:
@@ -164,7 +166,6 @@ class Service:
                 rejected += each[1]
         if errors and not results:
             raise errors[0]
-        rejected += [RejectedAnswer(id="", reason=error.message) for error in errors]
         return self.answer_of(results, rejected)
 
     def refuse_missing(self, upload: Upload) -> None:
@@ -184,13 +185,17 @@ class Service:
         found = await self.readers.read(field)
         rejected = [RejectedAnswer(id=each[0], reason=each[1]) for each in found if isinstance(each, tuple)]
         good = [each for each in found if isinstance(each, ReadField)]
-        results = await asyncio.gather(*(self._predict(each, upload.absent, upload.tta) for each in good))
+        results = await asyncio.gather(
+            *(self._predict(each, upload.absent, upload.tta, is_patient=len(good) > 1) for each in good)
+        )
         return list(results), rejected
 
-    async def _predict(self, field: ReadField, absent: Mapping[str, str], tta: int | None) -> KeptResult:
+    async def _predict(
+        self, field: ReadField, absent: Mapping[str, str], tta: int | None, *, is_patient: bool = False
+    ) -> KeptResult:
         """Predict one field, and keep its images for the page."""
         found = await self.batcher.predict(
-            field.image, channels=field.channels, absent=absent, tta=tta, pixel_um=field.pixel_um
+            field.image, channels=field.channels, absent=absent, tta=tta, pixel_um=field.pixel_um, is_patient=is_patient
         )
         self.metrics.fields.inc()
         return self.results.keep(field, found, dict(absent))
@@ -288,7 +293,7 @@ class Service:
     async def gallery_map(self, row: int, location: str) -> UInt8Array:
         """Return the class activation map of a location for a field of the dataset."""
         gallery = self.shown()
-        source = gallery.image(row)[None]
+        source = (await asyncio.to_thread(gallery.image, row))[None]
         return await self._map(gallery.planes.of(source), location)
 
     async def _map(self, images: UInt8Array, location: str) -> UInt8Array:
