@@ -403,8 +403,8 @@ def test_a_predictions_file_and_features_are_those_of_the_model_and_the_dataset(
     builtin: Model, fields: Dataset, tmp_path: Path
 ) -> None:
     expected = builtin.predict(fields)
-    path = cytoloc.write_predictions(expected, tmp_path / "p.parquet") or tmp_path / "p.parquet"
-    gallery = Gallery(fields, builtin, predictions=cytoloc.read_predictions(path))
+    cytoloc.write_predictions(expected, tmp_path / "p.parquet")
+    gallery = Gallery(fields, builtin, predictions=cytoloc.read_predictions(tmp_path / "p.parquet"))
     assert gallery.decided is not None
     assert expected.decided is not None
     assert np.array_equal(gallery.decided, expected.decided)
