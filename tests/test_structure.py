@@ -123,6 +123,7 @@ def test_public_names_are_those_written_down() -> None:
     assert sorted(cytoloc.__all__) == [
         "Aggregated",
         "Auto",
+        "BundleOptions",
         "CHANNELS",
         "Classical",
         "CropOptions",
@@ -151,6 +152,7 @@ def test_public_names_are_those_written_down() -> None:
         "Location",
         "Model",
         "Neighbors",
+        "OnnxFacts",
         "PlateOptions",
         "Predictions",
         "Ratio",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import cytoloc.errors
     import cytoloc.torch  # noqa: F401  the public modules
     from cytoloc.adoption.adopting import adopt as adopt
+    from cytoloc.adoption.graphs import OnnxFacts as OnnxFacts
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
     from cytoloc.adoption.subcell import adopt_subcell as adopt_subcell
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from cytoloc.labels.label_list import read_label_list as read_label_list
     from cytoloc.labels.label_set import LabelSet as LabelSet
     from cytoloc.labels.label_set import Location as Location
+    from cytoloc.predict.bundle import BundleOptions as BundleOptions
     from cytoloc.predict.bundle import write_bundle as write_bundle
     from cytoloc.predict.cluster import RayWorkers as RayWorkers
     from cytoloc.predict.loading import load as load
@@ -154,7 +156,7 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "adoption.adopting": ("adopt",),
-    "adoption.graphs": ("adopt_onnx",),
+    "adoption.graphs": ("OnnxFacts", "adopt_onnx"),
     "adoption.listing": ("published_models",),
     "adoption.subcell": ("adopt_subcell",),
     "cells.aggregation": ("Aggregated", "aggregate_cells", "cell_anndata"),
@@ -215,7 +217,7 @@ _HOMES: Final = {
     "label_conversion": ("conversion", "convert_labels", "convert_predictions"),
     "labels.label_list": ("LabelList", "read_label_list"),
     "labels.label_set": ("LabelSet", "Location"),
-    "predict.bundle": ("write_bundle",),
+    "predict.bundle": ("BundleOptions", "write_bundle"),
     "predict.cluster": ("RayWorkers",),
     "predict.loading": ("load",),
     "predict.model": ("Model",),

@@ -101,6 +101,8 @@ def test_graphs_of_another_kind_are_refused(cli: Cli, tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=match):
             cytoloc.adopt_onnx(file, out, label_set=label_set, size=size, channels=channels)
-    said = cli("adopt", "onnx", good, "--labels", "hpa19", "--size", 32, "--channels", "nucleus,protein", "--out", out)
+    said = cli(
+        "adopt", "onnx", good, "--label-set", "hpa19", "--size", 32, "--channels", "nucleus,protein", "--out", out
+    )
     assert (said.code, "Check --label-set" in said.err or "Check --labels" in said.err) == (1, True)
     assert not out.exists()

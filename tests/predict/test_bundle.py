@@ -17,12 +17,14 @@ from cytoloc.decide.decision import with_provenance
 from cytoloc.errors import ArgumentTypeError, ExportError, FormatError, ImageError, ModelCaution, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import read_labels
-from cytoloc.predict.bundle import open_bundle, write_bundle
+from cytoloc.predict.bundle import BundleOptions, open_bundle, write_bundle
 from cytoloc.predict.engines import comparison
 from cytoloc.prediction_files import read_predictions
 from cytoloc.recipes.recipe import load_recipe
 from tests.conftest import Cli
 from tests.training.conftest import train_fold
+
+TWO = BundleOptions(card="# two", half=True, caution="Not for conclusions.")
 
 SETTINGS = (
     "image.size=64", "model.backbone=resnet18", "model.weights=none", "model.head=plain", "schedule.epochs=1",
@@ -66,8 +68,8 @@ def rewrite(path: Path, part: str, content: bytes | None) -> None:
 @pytest.mark.slow
 def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Dataset, tmp_path: Path) -> None:
     plain, decided = tmp_path / "plain.cytoloc", tmp_path / "decided.cytoloc"
-    write_bundle([run], plain, card="# one")
-    write_bundle([run], decided, card="# two", decision=decision, half=True, caution="Not for conclusions.")
+    write_bundle([run], plain, options=BundleOptions(card="# one"))
+    write_bundle([run], decided, decision=decision, options=TWO)
     fields = study.read(range(5))
     raw = cytoloc.load(run).probabilities(fields)
     np.testing.assert_array_equal(cytoloc.load(plain).probabilities(fields), raw)
@@ -79,7 +81,7 @@ def test_a_bundle_says_what_its_runs_say(run: Path, decision: Path, study: Datas
     assert decided.stat().st_size < 0.6 * plain.stat().st_size
     assert open_bundle(decided).card == "**Not for conclusions.**\n\n# two"
     again = tmp_path / "again.cytoloc"
-    write_bundle([run], again, card="# two", decision=decision, half=True, caution="Not for conclusions.")
+    write_bundle([run], again, decision=decision, options=TWO)
     assert again.read_bytes() == decided.read_bytes()
 
 
@@ -166,7 +168,7 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
     ):
         said = cli("bundle", *words)
         assert (said.code, message in said.err) == (code, True), said.err
-    write_bundle([run], out, card="")
+    write_bundle([run], out, options=BundleOptions(card=""))
     said = cli("predict", out, study.path, "--out", tmp_path / "s.parquet", "--locations", tmp_path / "l.csv")
     assert (said.code, "contains no decision" in said.err) == (2, True)
     assert not (tmp_path / "s.parquet").exists()
@@ -179,7 +181,7 @@ def test_what_a_bundle_cannot_be_made_of_is_refused(cli: Cli, run: Path, study: 
 @pytest.mark.slow
 def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.cytoloc"
-    write_bundle([run], path, card="# card")
+    write_bundle([run], path, options=BundleOptions(card="# card"))
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         head = json.loads(archive.read("bundle.json"))
@@ -250,10 +252,10 @@ def test_int8_networks_are_compared_packed_and_used(
     monkeypatch.setattr(comparison, "quantize", lambda _network, _fields: graph)
     monkeypatch.setattr(comparison, "MOST_CHANGED", -1.0)
     with pytest.raises(ExportError, match=r"differ too much .* \d\.\d\d% of decisions changed, .* macro F1 0"):
-        write_bundle([run], tmp_path / "other.cytoloc", int8=study)
+        write_bundle([run], tmp_path / "other.cytoloc", options=BundleOptions(int8=study))
     monkeypatch.setattr(comparison, "LEAST_FIELDS", 50)
     with pytest.raises(SettingsError, match="has 40 fields, but `int8` needs 50"):
-        write_bundle([run], tmp_path / "other.cytoloc", int8=study)
+        write_bundle([run], tmp_path / "other.cytoloc", options=BundleOptions(int8=study))
     assert not (tmp_path / "other.cytoloc").exists()
     rewrite(path, "members/0/int8.xml", None)
     with pytest.raises(FormatError, match=r"members/0/int8\.xml is not as it was written"):

@@ -29,7 +29,9 @@ def model_of(resample: Resample | None, size: int = 256, *, chosen: Resample | N
     torch.manual_seed(0)
     network = build_network(spec_of("resnet18", dropout=0.0, mean=(0.2,) * 4, std=(0.2,) * 4, size=size))
     info = ModelInfo(size=size, channels=CHANNELS, label_set=LabelSet.hpa28(), resample=resample)
-    return Model([network], info, device="cpu", resample=chosen)
+    model = Model([network], info, device="cpu")
+    model.resample = chosen
+    return model
 
 
 def write_field(folder: Path, edge: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -216,11 +217,10 @@ def _write(published: Published, spec: ModelSpec, origin: Origin, network: Netwo
         units=spec.units,
         variant=spec.variant,
     )
-    return write_adopted(
-        member,
-        network,
-        origin,
-        out,
+    adopted = Adopted(
+        member=member,
+        network=network,
+        origin=origin,
         card=adopted_card(published, spec, origin),
         size=spec.size,
         channels=spec.channels,
@@ -230,30 +230,17 @@ def _write(published: Published, spec: ModelSpec, origin: Origin, network: Netwo
         # The authors scale by bilinear interpolation in two steps, which is near to area means.
         resample="area",
     )
+    return write_adopted(adopted, out)
 
 
-def write_adopted(
-    member: Member,
-    network: Network,
-    origin: Origin,
-    out: Path,
-    *,
-    card: str,
-    size: int,
-    channels: Sequence[str],
-    label_set: LabelSet,
-    caution: str = "",
-    datasets: Sequence[str] = (),
-    resample: Resample | None = None,
-    cells: NeededCells | None = None,
-) -> Path:
-    """Write an adopted network to a bundle.
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """A network that others trained, as a bundle describes it.
 
-    Args:
+    Attributes:
         member: The description of the network.
         network: The network.
         origin: The file that it comes from.
-        out: The new file.
         card: The model card in Markdown.
         size: Edge length of the images, in pixels.
         channels: The names of the channels.
@@ -262,27 +249,40 @@ def write_adopted(
         datasets: The public datasets that the network was trained on as a whole.
         resample: How images were scaled down for training; None if it is unknown.
         cells: The images of single cells that the network needs; None if it takes any images.
-
-    Returns:
-        The path of the new file.
     """
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+
+    member: Member
+    network: Network
+    origin: Origin
+    card: str
+    size: int
+    channels: Sequence[str]
+    label_set: LabelSet
+    caution: str = ""
+    datasets: Sequence[str] = ()
+    resample: Resample | None = None
+    cells: NeededCells | None = None
+
+
+def write_adopted(adopted: Adopted, out: Path) -> Path:
+    """Write an adopted network to a new bundle, and return its path."""
+    state = {name: value.contiguous() for name, value in adopted.network.state_dict().items()}
     weights = safetensors.torch.save(state)
-    parts = {CARD: card.encode(), f"members/0/{WEIGHTS}": weights, TRAINED_ON: b""}
+    parts = {CARD: adopted.card.encode(), f"members/0/{WEIGHTS}": weights, TRAINED_ON: b""}
     header = Header(
         **BUNDLE_FORMAT.header,
-        members=[member],
-        field_px=size,
+        members=[adopted.member],
+        field_px=adopted.size,
         tta=1,
-        caution=caution,
-        channels=list(channels),
-        label_set=label_set.to_json(),
+        caution=adopted.caution,
+        channels=list(adopted.channels),
+        label_set=adopted.label_set.to_json(),
         knowledge={},
         parts={name: Part.of(content) for name, content in parts.items()},
-        origin=origin,
-        trained_on_datasets=list(datasets),
-        resample=resample,
-        cells=cells,
+        origin=adopted.origin,
+        trained_on_datasets=list(adopted.datasets),
+        resample=adopted.resample,
+        cells=adopted.cells,
     )
     write_archive(out, header, parts)
     return out

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from cytoloc.adoption.adopting import read_published, write_adopted
+from cytoloc.adoption.adopting import Adopted, read_published, write_adopted
 from cytoloc.channels import check_channels
 from cytoloc.choices import check_type
 from cytoloc.errors import MissingExtraError, SettingsError, WeightsError, first_line, installing
@@ -25,6 +26,38 @@ _SAME_VALUES: Final = {"Identity", "Reshape", "Squeeze", "Flatten", "Cast"}
 """Operations that do not change values."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnnxFacts:
+    """What is known of a classifier that others published as ONNX.
+
+    Attributes:
+        license: The license of the file, for the card.
+        source: The address of the file, for the card.
+        trained_on: Public datasets that the network was trained on as a whole. Predictions of fields that may be in
+            them warn. Default: not known.
+        caution: A caution that is shown with every prediction, such as what the images must show.
+        sha256: The expected SHA-256 of the file.
+
+    Raises:
+        ArgumentTypeError: If a value has the wrong type.
+        SettingsError: If the caution has unprintable characters.
+    """
+
+    license: str = NOT_STATED
+    source: str = NOT_STATED
+    trained_on: Sequence[str] = ()
+    caution: str = ""
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("license", "source", "caution"):
+            check_type(getattr(self, name), str, argument=name)
+        check_type(self.trained_on, (list, tuple), argument="trained_on")
+        check_type(self.sha256, (str, type(None)), argument="sha256")
+        if not self.caution.isprintable():
+            raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
+
+
 def adopt_onnx(
     file: str | Path,
     out: str | Path,
@@ -32,11 +65,7 @@ def adopt_onnx(
     label_set: str | LabelSet,
     size: int,
     channels: Sequence[str],
-    license: str = NOT_STATED,  # noqa: A002
-    source: str = NOT_STATED,
-    trained_on: Sequence[str] = (),
-    caution: str = "",
-    sha256: str | None = None,
+    facts: OnnxFacts = OnnxFacts(),
 ) -> Path:
     """Write a classifier that others published as ONNX to a bundle. ONNX Runtime computes it.
 
@@ -49,12 +78,7 @@ def adopt_onnx(
         label_set: The locations of the graph in its order: a label set, or its name or file.
         size: Edge length of the images that the graph takes, in pixels.
         channels: The names of the channels in the order of the graph.
-        license: The license of the file, for the card.
-        source: The address of the file, for the card.
-        trained_on: Public datasets that the network was trained on as a whole. Predictions of fields that may be in
-            them warn. Default: not known.
-        caution: A caution that is shown with every prediction, such as what the images must show.
-        sha256: The expected SHA-256 of the file.
+        facts: What is known of the file.
 
     Returns:
         The path of the new file.
@@ -75,7 +99,7 @@ def adopt_onnx(
         ...     label_set="hpa19",
         ...     size=128,
         ...     channels=["microtubules", "protein", "nucleus", "er"],
-        ...     license="MIT",
+        ...     facts=OnnxFacts(license="MIT"),
         ... )
     """
     for name, value, kinds in (
@@ -84,21 +108,16 @@ def adopt_onnx(
         ("label_set", label_set, (str, LabelSet)),
         ("size", size, int),
         ("channels", channels, (list, tuple)),
-        ("license", license, str),
-        ("source", source, str),
-        ("trained_on", trained_on, (list, tuple)),
-        ("caution", caution, str),
+        ("facts", facts, OnnxFacts),
     ):
         check_type(value, kinds, argument=name)
     file, out, planes = Path(file), Path(out), check_channels(channels)
     check_bundle_path(out)
-    if not caution.isprintable():
-        raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
     if size < 1:
         raise SettingsError(f"`size` is {size}, but must be positive.", hint="Give the size that the graph takes.")
     locations = label_set if isinstance(label_set, LabelSet) else find_label_set(label_set)
     existing(file, error=WeightsError, what="ONNX file")
-    content, found = read_published(file, sha256=sha256)
+    content, found = read_published(file, sha256=facts.sha256)
     output = find_output(content, file, shape=(len(planes), size, size), locations=len(locations))
     graph = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     network = graph_network(graph, output, channels=len(planes))
@@ -109,8 +128,8 @@ def adopt_onnx(
         file=file.name,
         sha256=found,
         is_published=False,
-        source=source,
-        license=license,
+        source=facts.source,
+        license=facts.license,
         citation="",
     )
     member = Member(
@@ -131,25 +150,25 @@ def adopt_onnx(
         "",
         "A network that others published as ONNX. It was not trained by cytoloc.",
         "",
-        f"- **Source**: {source}",
+        f"- **Source**: {facts.source}",
         f"- **File**: `{file.name}`, SHA-256 `{found}`.",
-        f"- **License**: {license}",
+        f"- **License**: {facts.license}",
         f"- **Input**: {', '.join(planes)}, in this order, {size} px, divided by 255.",
         f"- **Output**: `{output.name}`, {kind} of {len(locations)} locations ({locations.name}), not calibrated.",
-        f"- **Trained on**: {' and '.join(trained_on) or 'not known'}. Metrics on these fields are too high.",
+        f"- **Trained on**: {' and '.join(facts.trained_on) or 'not known'}. Metrics on these fields are too high.",
     ]
-    return write_adopted(
-        member,
-        network,
-        origin,
-        out,
+    adopted = Adopted(
+        member=member,
+        network=network,
+        origin=origin,
         card="\n".join(card) + "\n",
         size=size,
         channels=planes,
         label_set=locations,
-        caution=caution,
-        datasets=trained_on,
+        caution=facts.caution,
+        datasets=tuple(facts.trained_on),
     )
+    return write_adopted(adopted, out)
 
 
 def find_output(content: bytes, file: Path, *, shape: tuple[int, int, int], locations: int) -> GraphOutput:

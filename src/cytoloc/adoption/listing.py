@@ -19,7 +19,7 @@ _OTHERS: Final[tuple[dict[str, Any], ...]] = (
             "https://doi.org/10.5281/zenodo.5910854",
         ],
         "citation": COMPETITION_2021,
-        "command": "cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --labels hpa19 --size 128"
+        "command": "cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --label-set hpa19 --size 128"
         " --license MIT --trained-on 'the 2021 Kaggle training set' --out model.cytoloc",
     },
     {
@@ -30,7 +30,7 @@ _OTHERS: Final[tuple[dict[str, Any], ...]] = (
         "license": "MIT",
         "addresses": ["https://doi.org/10.5281/zenodo.5910163", "https://doi.org/10.5281/zenodo.8061392"],
         "citation": COMPETITION_2018,
-        "command": "cytoloc adopt onnx densenet_model.onnx --labels hpa28 --size 1024 --license MIT --trained-on"
+        "command": "cytoloc adopt onnx densenet_model.onnx --label-set hpa28 --size 1024 --license MIT --trained-on"
         " 'the 2018 Kaggle training set' --trained-on 'Human Protein Atlas v18' --out model.cytoloc",
     },
     {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cytoloc.adoption.adopting import read_published, write_adopted
+from cytoloc.adoption.adopting import Adopted, read_published, write_adopted
 from cytoloc.channels import ER, MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.errors import SettingsError, WeightsError
@@ -161,11 +161,10 @@ def adopt_subcell(
         std=[1.0] * len(planes),
         each=True,
     )
-    return write_adopted(
-        member,
-        network,
-        origin,
-        out,
+    adopted = Adopted(
+        member=member,
+        network=network,
+        origin=origin,
         card=subcell_card(origin, planes, size, heads=found),
         size=size,
         channels=planes,
@@ -174,6 +173,7 @@ def adopt_subcell(
         datasets=("the Human Protein Atlas v23",),
         cells=NeededCells(pixel_um=PIXEL_UM * CELL_PX / size, is_masked=True),
     )
+    return write_adopted(adopted, out)
 
 
 def refuse_other_kinds(encoder: str, heads: Sequence[str], channels: str) -> None:

@@ -106,10 +106,9 @@ def subcell(
 def onnx(
     file: Annotated[Path, typer.Argument(help="ONNX file of the authors, which you downloaded.", metavar="FILE")],
     out: Out,
-    labels: Annotated[
+    label_set: Annotated[
         str,
         typer.Option(
-            "--labels",
             help="Label set of the graph, in its order: hpa28, hpa19, subcell31, or a .csv or .toml file.",
             metavar="NAME|FILE",
         ),
@@ -135,24 +134,20 @@ def onnx(
 
     The graph takes pixels divided by 255. Its last node says whether it gives logits or probabilities.
 
-    Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --labels hpa19 --size 128 --license MIT --out
+    Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --label-set hpa19 --size 128 --license MIT --out
     inceptionv3.cytoloc`
     """
     require_nets()
-    from cytoloc.adoption.graphs import adopt_onnx
+    from cytoloc.adoption.graphs import OnnxFacts, adopt_onnx
 
     planes = [name.strip() for name in channels.split(",")]
     adopt_onnx(
         file,
         out,
-        label_set=labels,
+        label_set=label_set,
         size=size,
         channels=planes,
-        license=license,
-        source=source,
-        trained_on=trained_on or (),
-        caution=caution,
-        sha256=sha256,
+        facts=OnnxFacts(license=license, source=source, trained_on=trained_on or (), caution=caution, sha256=sha256),
     )
     _print_adopted(out)
 

@@ -66,7 +66,7 @@ def bundle(
     """
     require_nets()
     from cytoloc.errors import TableError
-    from cytoloc.predict.bundle import open_bundle, read_knowledge, write_bundle
+    from cytoloc.predict.bundle import BundleOptions, open_bundle, read_knowledge, write_bundle
 
     try:
         text = card.read_text(encoding="utf-8") if card else None
@@ -78,13 +78,8 @@ def bundle(
     write_bundle(
         list(runs),
         out,
-        card=text,
         decision=decision,
-        half=half,
-        caution=caution,
-        inputs=inputs,
-        knowledge=known,
-        int8=int8,
+        options=BundleOptions(card=text, half=half, caution=caution, inputs=inputs, knowledge=known or {}, int8=int8),
     )
     written = open_bundle(out)
     networks = len(written.header.members)

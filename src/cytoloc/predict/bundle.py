@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.resources import files
 from lzma import LZMAError
 from pathlib import Path
@@ -195,24 +196,11 @@ def is_builtin(path: str | Path) -> bool:
     return str(path) == BUILTIN and not Path(path).exists()
 
 
-def write_bundle(
-    runs: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    decision: str | Path | Decision | None = None,
-    card: str | None = None,
-    half: bool = False,
-    caution: str = "",
-    inputs: Sequence[str | Path | Dataset] | None = None,
-    knowledge: Mapping[str, str] | None = None,
-    int8: str | Path | Dataset | None = None,
-) -> Path:
-    """Write finished runs to one bundle. The probabilities of several runs are averaged in prediction.
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """What a bundle has besides networks and a decision.
 
-    Args:
-        runs: Runs, or folders of runs.
-        out: The new file, which must end in ``.cytoloc``.
-        decision: A decision, or its file. It must be fitted to the averaged out-of-fold predictions of these runs.
+    Attributes:
         card: The model card in Markdown, which describes the model and its metrics. Default: a list of the runs.
         half: Whether to store weights with 16 bits instead of 32.
         caution: A caution that is shown with every prediction.
@@ -223,6 +211,40 @@ def write_bundle(
         int8: A dataset of fields like those that will be predicted. The bundle then has each network with 8-bit
             integers too, which ``load(…, precision="int8")`` uses. Up to 300 fields calibrate the networks; up to 1,000
             other fields compare them with float32. Default: none.
+
+    Raises:
+        SettingsError: If the caution has unprintable characters.
+    """
+
+    card: str | None = None
+    half: bool = False
+    caution: str = ""
+    inputs: Sequence[str | Path | Dataset] | None = None
+    knowledge: Mapping[str, str] = field(default_factory=dict)
+    int8: str | Path | Dataset | None = None
+
+    def __post_init__(self) -> None:
+        check_type(self.card, (str, type(None)), argument="card")
+        check_type(self.half, bool, argument="half")
+        check_type(self.caution, str, argument="caution")
+        if not self.caution.isprintable():
+            raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
+
+
+def write_bundle(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    decision: str | Path | Decision | None = None,
+    options: BundleOptions = BundleOptions(),
+) -> Path:
+    """Write finished runs to one bundle. The probabilities of several runs are averaged in prediction.
+
+    Args:
+        runs: Runs, or folders of runs.
+        out: The new file, which must end in ``.cytoloc``.
+        decision: A decision, or its file. It must be fitted to the averaged out-of-fold predictions of these runs.
+        options: The card, and what else the bundle has.
 
     Returns:
         The path of the new file.
@@ -235,16 +257,15 @@ def write_bundle(
             augmentation, a run is given twice, the decision was fitted to other predictions, or weights are too large
             for 16 bits.
         LabelSetError: If the runs or the decision have different label sets.
-        ChannelError: If a dataset in ``inputs`` or ``int8`` lacks a channel.
+        ChannelError: If a dataset in ``options.inputs`` or ``options.int8`` lacks a channel.
         ExportError: If the int8 networks change more than 2 % of the decisions, or lose more than 0.005 macro F1.
-        MissingExtraError: If ``int8`` is given, and the extra ``engines`` is not installed.
+        MissingExtraError: If ``options.int8`` is given, and the extra ``engines`` is not installed.
     """
     check_type(runs, (str, Path, list, tuple), argument="runs")
     check_type(out, (str, Path), argument="out")
+    check_type(options, BundleOptions, argument="options")
     out = Path(out)
     check_bundle_path(out)
-    if not caution.isprintable():
-        raise SettingsError("The caution contains unprintable characters.", hint="Write the caution on one line.")
     folders = find_runs([Path(each) for each in ([runs] if isinstance(runs, str | Path) else runs)])
     refuse_given_twice(each.resolve() for each in folders)
     loaded = load_runs(folders)
@@ -261,10 +282,10 @@ def write_bundle(
         where = "the decision" if isinstance(decision, Decision) else str(decision)
         info.label_set.refuse_other(fitted.label_set, what=where, than=str(folders[0]))
         _refuse_decision_of_others(fitted, folders, where=where)
-    parts[CARD] = (_plain_card(out.stem, loaded, fitted) if card is None else card).encode("utf-8")
+    parts[CARD] = (_plain_card(out.stem, loaded, fitted) if options.card is None else options.card).encode("utf-8")
     for number, run in enumerate(loaded):
         state = {key: value.contiguous() for key, value in run.network.state_dict().items()}
-        if half:
+        if options.half:
             for key, value in state.items():
                 # Statistics of images and features keep 32 bits.
                 exact = key.endswith(("running_mean", "running_var")) or key.startswith("normalize.")
@@ -278,11 +299,12 @@ def write_bundle(
                     )
         parts[f"members/{number}/{WEIGHTS}"] = safetensors.torch.save(state)
         parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
-    if int8 is not None:
+    if options.int8 is not None:
         parts |= _int8_parts(
-            Model([run.network for run in loaded], info, decision=fitted, device="cpu", unusual="decide"), int8
+            Model([run.network for run in loaded], info, decision=fitted, device="cpu", unusual="decide"),
+            options.int8,
         )
-    known = _input_reference(loaded, info, inputs)
+    known = _input_reference(loaded, info, options.inputs)
     if known is not None:
         parts[INPUTS] = known.to_bytes()
     parts[TRAINED_ON] = "".join(f"{name}\n" for name in sorted(info.trained_on)).encode("utf-8")
@@ -291,11 +313,11 @@ def write_bundle(
         members=[Member.of(run) for run in loaded],
         field_px=info.size,
         tta=loaded[0].recipe.select.tta,
-        caution=caution,
+        caution=options.caution,
         resample=info.resample,
         channels=list(info.channels),
         label_set=info.label_set.to_json(),
-        knowledge=_checked_knowledge(knowledge or {}, info.label_set),
+        knowledge=_checked_knowledge(options.knowledge, info.label_set),
         parts={name: Part.of(content) for name, content in parts.items()},
         trained_on_datasets=list(info.trained_on_datasets),
     )

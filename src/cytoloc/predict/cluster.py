@@ -16,8 +16,11 @@ from typing import Any, Final, TypeVar
 
 import torch
 
+from cytoloc.choices import Resample
 from cytoloc.errors import CytolocError, MissingExtraError, SettingsError, WorkerError, installing
+from cytoloc.models.network import Network
 from cytoloc.predict.model import Model
+from cytoloc.predict.model_info import ModelInfo
 
 Result = TypeVar("Result")
 
@@ -94,13 +97,13 @@ def run_on_ray(
     """
     with _cluster(workers) as ray:
         build = partial(
-            Model,
+            _model,
             [copy.deepcopy(network).cpu() for network in model.networks],
             model.info,
+            model.resample,
             decision=model.decision,
             engine=model.engine_choice,
             unusual=model.unusual,
-            resample=model.resample,
             precision=model.precision,
         )
         # Ray starts a dead actor again, but it is this function that repeats the task, so that any actor can take it.
@@ -153,6 +156,13 @@ def _distribute(
             idle.append(actor)
             if ended is not None:
                 yield ended, result
+
+
+def _model(networks: Sequence[Network], info: ModelInfo, resample: Resample | None, **options: Any) -> Model:
+    """Return a model on a worker."""
+    model = Model(networks, info, **options)
+    model.resample = resample
+    return model
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from cytoloc.choices import Resample
+from cytoloc.choices import Resample, refuse_unknown
 from cytoloc.errors import ArgumentTypeError
 from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
 from cytoloc.predict.engines.engine import ModelPrecision
@@ -62,13 +63,8 @@ def load(
     if is_builtin(path):
         path = builtin_bundle()
     info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
-    return Model(
-        networks,
-        info,
-        decision=decision,
-        device=device,
-        precision=precision,
-        engine=engine,
-        unusual=unusual,
-        resample=resample,
-    )
+    if resample is not None:
+        refuse_unknown(resample, get_args(Resample), argument="resample")
+    model = Model(networks, info, decision=decision, device=device, precision=precision, engine=engine, unusual=unusual)
+    model.resample = resample
+    return model

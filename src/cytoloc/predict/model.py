@@ -59,7 +59,9 @@ class Model:
         precision: Floating-point precision, or ``"int8"``; see :func:`cytoloc.load`.
         engine: The library that computes the networks; see :func:`cytoloc.load`.
         unusual: What to do with fields whose images are unusual; see :func:`cytoloc.load`.
-        resample: How larger images are scaled down; see :func:`cytoloc.load`.
+
+    Attributes:
+        resample: How larger images are scaled down; see :func:`cytoloc.load`. None: as the training images.
 
     Raises:
         LabelSetError: If the decision has another label set.
@@ -78,7 +80,6 @@ class Model:
         precision: ModelPrecision = "float32",
         engine: str = "auto",
         unusual: Unusual = "mark",
-        resample: Resample | None = None,
     ) -> None:
         if decision is not None:
             info.label_set.refuse_other(decision.label_set, what="the decision", than="the model")
@@ -86,9 +87,7 @@ class Model:
         self.info = info
         self.decision = decision
         self.unusual = unusual
-        if resample is not None:
-            refuse_unknown(resample, get_args(Resample), argument="resample")
-        self.resample = resample
+        self.resample: Resample | None = None
         self.device = find_device("cpu" if device is None and precision == "int8" else device)
         self.precision: ModelPrecision = precision
         self.networks = [network.to(self.device).eval() for network in networks]

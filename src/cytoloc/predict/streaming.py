@@ -168,7 +168,7 @@ def predict_parts(
         busy = f"Another process is writing the shard {number}/{of} of {store.name}"
         lock = locked(store.folder / f".shard-{number}-of-{of}.lock", busy=busy)  # type: ignore[assignment]
     with lock:
-        return _predict_shard(model, sources, store, options, mine, len(ids), report, workers)
+        return _predict_shard(model, sources, store, options, mine, report, workers)
 
 
 def _predict_shard(
@@ -177,12 +177,11 @@ def _predict_shard(
     store: PartStore,
     options: StreamOptions,
     mine: range,
-    total: int,
     report: Callable[[StreamState], None],
     workers: RayWorkers | None,
 ) -> StreamState:
     """Predict the missing parts of a shard."""
-    length = options.part_fields
+    length, total = options.part_fields, sum(len(source.ids) for source in sources)
     sizes = {part: min(length, total - part * length) for part in mine}
     existing = store.names()
     finished = {part: _read_part(store, part) for part in mine if part_name(part) in existing}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
 
 from cytoloc._typing import BoolArray, Float32Array, IntArray, UInt8Array
 from cytoloc.choices import refuse_unknown
@@ -39,29 +39,23 @@ _SLICE: Final = 64
 """Number of fields that are predicted before requests have their turn."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GalleryFilter:
-    """Which fields the gallery shows, in which order.
+class GalleryFilter(BaseModel):
+    """Which fields the gallery shows, in which order; the parameters of an address."""
 
-    Attributes:
-        show: The kind of fields.
-        location: Key of a location; with ``show="predicted"`` only fields that are predicted to have it.
-        min_probability: Smallest probability of ``location``.
-        plate: Plate.
-        well: Well.
-        text: A part of the id.
-        sort: The order. Probabilities are those of ``location``, or the largest ones of each field.
-        descending: Whether the largest value comes first.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    show: Show = "all"
-    location: str = ""
-    min_probability: float = 0.0
-    plate: str = ""
-    well: str = ""
-    text: str = ""
-    sort: Sort = "id"
-    descending: bool = False
+    show: Show = Field("all", description="The kind of fields.")
+    location: str = Field("", max_length=200, description="Key of a location.")
+    min_probability: float = Field(0.0, ge=0, le=1, description="Smallest probability of the location.")
+    plate: str = Field("", max_length=200, description="Plate.")
+    well: str = Field("", max_length=200, description="Well.")
+    text: str = Field("", max_length=200, description="A part of the id.")
+    sort: Sort = Field(
+        "id", description="The order. Probabilities are those of the location, or the largest ones of each field."
+    )
+    descending: bool = Field(default=False, description="Whether the largest value comes first.")
+    offset: int = Field(0, ge=0, le=100_000_000, description="Number of fields before the first one.")
+    limit: int = Field(48, ge=1, le=200, description="Maximum number of fields.")
 
 
 class Gallery:
@@ -192,8 +186,6 @@ class Gallery:
         Raises:
             SettingsError: If a word of the filter is unknown.
         """
-        refuse_unknown(wanted.show, get_args(Show), argument="show")
-        refuse_unknown(wanted.sort, get_args(Sort), argument="sort")
         kept = np.ones(len(self.dataset), np.bool_)
         column = self._column(wanted.location) if wanted.location else None
         strongest = np.nan_to_num(self.probabilities.max(axis=1) if column is None else self.probabilities[:, column])

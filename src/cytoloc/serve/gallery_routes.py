@@ -7,14 +7,14 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import numpy as np
-from fastapi import Depends, FastAPI, Query
+from fastapi import FastAPI, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from cytoloc.errors import UnknownIdError
 from cytoloc.serve.answers import CorrectionRequest, FieldAnswer
 from cytoloc.serve.downloads import TableFormat, png_of, table_response, thumbnail
-from cytoloc.serve.gallery import Gallery, GalleryFilter, Show, Sort
+from cytoloc.serve.gallery import Gallery, GalleryFilter
 from cytoloc.serve.service import Service
 
 THUMBNAIL_PX: Final = 192
@@ -73,29 +73,6 @@ class NeighborAnswer(BaseModel):
     locations: list[str] = Field(description="Names of the predicted locations.")
 
 
-def gallery_filter(
-    show: Show = "all",
-    location: Annotated[str, Query(max_length=200)] = "",
-    min_probability: Annotated[float, Query(ge=0, le=1)] = 0.0,
-    plate: Annotated[str, Query(max_length=200)] = "",
-    well: Annotated[str, Query(max_length=200)] = "",
-    text: Annotated[str, Query(max_length=200)] = "",
-    sort: Sort = "id",
-    descending: bool = False,  # noqa: FBT001, FBT002  a parameter of an address
-) -> GalleryFilter:
-    """Return the filter in an address."""
-    return GalleryFilter(
-        show=show,
-        location=location,
-        min_probability=min_probability,
-        plate=plate,
-        well=well,
-        text=text,
-        sort=sort,
-        descending=descending,
-    )
-
-
 def add_gallery_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the dataset. All raise :class:`~cytoloc.errors.SettingsError` if there is no dataset."""
 
@@ -122,19 +99,17 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/dataset/fields", summary="Fields of the dataset")
     async def fields(
-        wanted: Annotated[GalleryFilter, Depends(gallery_filter)],
-        offset: Annotated[int, Query(ge=0, le=100_000_000)] = 0,
-        limit: Annotated[int, Query(ge=1, le=200)] = 48,
+        wanted: Annotated[GalleryFilter, Query()],
     ) -> GalleryAnswer:
         """Return the fields that match a filter, in order."""
         gallery = service.shown()
         rows = await asyncio.to_thread(gallery.find, wanted)
-        some = rows[offset : offset + limit].tolist()
+        some = rows[wanted.offset : wanted.offset + wanted.limit].tolist()
         uncertainty = gallery.uncertainty[some] if some else np.empty(0, np.float32)
         items = [
             _item(gallery, row, wanted.location, float(value)) for row, value in zip(some, uncertainty, strict=True)
         ]
-        return GalleryAnswer(total=len(rows), offset=offset, fields=items)
+        return GalleryAnswer(total=len(rows), offset=wanted.offset, fields=items)
 
     @app.get("/v1/dataset/field", summary="One field of the dataset")
     async def field(id: FieldId) -> FieldAnswer:  # noqa: A002  the name in the address
