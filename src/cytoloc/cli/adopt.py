@@ -134,8 +134,8 @@ def onnx(
 
     The graph takes pixels divided by 255. Its last node says whether it gives logits or probabilities.
 
-    Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --label-set hpa19 --size 128 --license MIT --out
-    inceptionv3.cytoloc`
+    Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --label-set hpa19 --size 128 --license MIT
+    --out inceptionv3.cytoloc`
     """
     require_nets()
     from cytoloc.adoption.graphs import OnnxFacts, adopt_onnx
