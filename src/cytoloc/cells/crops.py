@@ -103,7 +103,7 @@ class CropOptions:
         if pixel_um is None:
             raise ImageError(
                 f"The pixel size of {called} is unknown, but the window of cells is given in micrometers.",
-                hint="Give `pixel_um` or `window_px`.",
+                hint="Give `pixel_um`.",
             )
         edge = round((self.window_um or WINDOW_UM) / pixel_um)
         if edge < 16:

@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
 def segment(
     inputs: Annotated[
         Path,
-        typer.Argument(help="Dataset of fields, folder of image files, or image file.", metavar="INPUT"),
+        typer.Argument(
+            help="Dataset of fields, folder of image files, or one file with all channels (needs --channels).",
+            metavar="INPUT",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="New dataset of cells.")],
     method: Annotated[
