@@ -104,6 +104,8 @@ async function start() {
     showView("gallery");
     gallery.watch();
   }
+  // Until here, a choice of the user would be undone.
+  for (const button of document.querySelectorAll("nav button")) button.disabled = false;
 }
 
 start().catch(showError);
