@@ -39,6 +39,8 @@ class CropOptions:
         masked: Whether pixels outside the cell are black.
         margin_px: Pixels of the field around the cell that are not black.
         kept: Which cells are kept: ``"all"``, ``"nucleated"`` (with a nucleus) or ``"single"`` (with exactly one).
+            Default: those with a nucleus; all cells of label images that the user gives. The label images of the
+            dataset keep all cells.
         border: Whether cells that touch the border of the field are kept: ``"keep"`` or ``"drop"``.
         turned: Whether the long axis of each cell is turned to be horizontal.
 
@@ -56,7 +58,7 @@ class CropOptions:
     window_px: int | None = None
     masked: bool = True
     margin_px: int = 3
-    kept: Kept = "all"
+    kept: Kept | None = None
     border: Border = "keep"
     turned: bool = False
 
@@ -65,7 +67,8 @@ class CropOptions:
             check_type(getattr(self, name), kinds, argument=name)
         check_type(self.window_um, (int, float, type(None)), argument="window_um")
         check_type(self.window_px, (int, type(None)), argument="window_px")
-        refuse_unknown(self.kept, get_args(Kept), argument="kept")
+        if self.kept is not None:
+            refuse_unknown(self.kept, get_args(Kept), argument="kept")
         refuse_unknown(self.border, get_args(Border), argument="border")
         if not 32 <= self.size <= 2048:
             raise SettingsError(f"`size` is {self.size}, which is out of range.", hint="Choose from 32 to 2048 px.")

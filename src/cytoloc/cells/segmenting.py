@@ -6,6 +6,7 @@ import io
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -106,7 +107,9 @@ def run_segmentation(
             hint="Give micrometers per pixel, such as 0.08.",
         )
     chosen = method if method is not None else InstanSeg()
-    if crops.kept != "all" and isinstance(chosen, LabelFiles) and chosen.nuclei is None:
+    if crops.kept is None:
+        crops = replace(crops, kept="all" if isinstance(chosen, LabelFiles) else "nucleated")
+    if crops.kept in ("nucleated", "single") and isinstance(chosen, LabelFiles) and chosen.nuclei is None:
         raise SettingsError(
             f"`kept` is {crops.kept}, but the nuclei are unknown.", hint="Give the label images of the nuclei too."
         )

@@ -80,9 +80,13 @@ def segment(
         bool, typer.Option("--unmasked", help="Keep pixels outside the cell, instead of making them black.")
     ] = False,
     kept: Annotated[
-        Literal["all", "nucleated", "single"],
-        typer.Option("--keep", help="Cells to keep: all, those with a nucleus, or those with exactly one nucleus."),
-    ] = "all",
+        Literal["all", "nucleated", "single"] | None,
+        typer.Option(
+            "--keep",
+            help="Cells to keep: all, those with a nucleus (nucleated), or those with exactly one nucleus (single)."
+            " Default: nucleated; all with --labels.",
+        ),
+    ] = None,
     drop_border: Annotated[
         bool, typer.Option("--drop-border", help="Leave out cells that touch the border of the field.")
     ] = False,
