@@ -246,14 +246,11 @@ class OmeSetFile:
                 if there and _in_file(min(there, key=lambda plane: (plane.time, plane.depth, plane.channel)), path):
                     scenes.append(self._scene(image, kept, there[0]))
             self.scenes = tuple(scenes)
+            # Whether the files have common compressions, whose decoders do not crash on damaged data.
+            self.common: bool = all(is_common(file.pages.first) for file in self._files.values())
         except BaseException:
             self.close()
             raise
-
-    @property
-    def common(self) -> bool:
-        """Whether the files have common compressions, whose decoders do not crash on damaged data."""
-        return all(is_common(file.pages.first) for file in self._files.values())
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
         """Return one plane, shape ``(height, width)``."""

@@ -79,15 +79,12 @@ class TiffFile:
             if self.file.is_ome and self.file.ome_metadata:
                 described = own_images(parse_ome(self.file.ome_metadata), path)
             self.scenes = tuple(self._scene(number, described) for number in range(len(self._series)))
+            # Whether all planes have a common compression, whose decoder does not crash on damaged data.
+            self.common: bool = all(is_common(series.keyframe) for series in self._series)
             refuse_complaints(path)
         except BaseException:
             self.file.close()
             raise
-
-    @property
-    def common(self) -> bool:
-        """Whether all planes have a common compression, whose decoder does not crash on damaged data."""
-        return all(is_common(series.keyframe) for series in self._series)
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:
         """Return one plane, shape ``(height, width)``."""
