@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cytoloc.cli.console import counted, note, progress, require_nets
+from cytoloc.cli.predict import DeviceName
 from cytoloc.memory import keep_freed_memory
 
 
@@ -52,10 +53,7 @@ def embed(
         str, typer.Option(help="Color of the map: location, or a column of the dataset such as gene or plate.")
     ] = "location",
     batch_size: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 16,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
-    ] = None,
+    device: DeviceName = None,
 ) -> None:
     """Compute the features of fields, find the nearest fields, and draw a map.
 

@@ -10,7 +10,7 @@ import typer
 
 from cytoloc.choices import MapMethod
 from cytoloc.cli.console import counted, note, progress, require_nets
-from cytoloc.cli.predict import Absent, Inputs
+from cytoloc.cli.predict import Absent, DeviceName, Inputs, ModelPath
 from cytoloc.memory import keep_freed_memory
 
 
@@ -20,13 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
-            metavar="MODEL",
-        ),
-    ],
+    model: ModelPath,
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="New folder for panels and tables.")],
     ids: Annotated[
@@ -62,10 +56,7 @@ def explain(
     ] = None,
     absent: Absent = None,
     batch_size: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 8,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
-    ] = None,
+    device: DeviceName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table of channel effects as JSON.")] = False,
 ) -> None:
     """Show which parts of an image, which channels, and which labeled fields a prediction depends on.

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cytoloc.cli.console import counted, require_nets
+from cytoloc.cli.predict import ModelPath
 
 
 def register(app: typer.Typer) -> None:
@@ -16,13 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
-            metavar="MODEL",
-        ),
-    ],
+    model: ModelPath,
     out: Annotated[Path, typer.Option(help="New folder; for bioimageio, a new .zip file.")],
     format: Annotated[  # noqa: A002
         Literal["onnx", "openvino", "bioimageio"],

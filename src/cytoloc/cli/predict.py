@@ -18,6 +18,17 @@ from cytoloc.memory import keep_freed_memory
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
 
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
+        metavar="MODEL",
+    ),
+]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
+]
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -72,13 +83,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
-            metavar="MODEL",
-        ),
-    ],
+    model: ModelPath,
     inputs: Inputs,
     out: Annotated[
         str,
@@ -111,10 +116,7 @@ def predict(
         ),
     ] = "fields",
     batch_size: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 16,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
-    ] = None,
+    device: DeviceName = None,
     precision: PrecisionName = "float32",
     engine: Engine = "auto",
     part_fields: Annotated[

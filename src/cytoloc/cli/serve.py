@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cytoloc.cli.console import require_nets
-from cytoloc.cli.predict import Engine, PrecisionName
+from cytoloc.cli.predict import DeviceName, Engine, ModelPath, PrecisionName
 
 
 def register(app: typer.Typer) -> None:
@@ -17,13 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
-            metavar="MODEL",
-        ),
-    ],
+    model: ModelPath,
     dataset: Annotated[str | None, typer.Option(help="Dataset that the page shows: a folder or a URL.")] = None,
     predictions: Annotated[
         Path | None,
@@ -66,10 +60,7 @@ def serve(
     requests_per_minute: Annotated[int, typer.Option(help="Maximum number of requests of a client per minute.")] = 1200,
     max_waiting: Annotated[int, typer.Option(help="Maximum number of fields that wait for the model.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Maximum number of fields per batch.")] = 16,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device to compute on: cuda, cuda:1, mps or cpu. Default: the fastest one available."),
-    ] = None,
+    device: DeviceName = None,
     precision: PrecisionName = "float32",
     engine: Engine = "auto",
 ) -> None:
