@@ -104,5 +104,10 @@ def test_channels_can_be_left_out(viewer: Any, application: Any) -> None:
     widget._loaded(cytoloc.load("builtin", device="cpu", engine="torch"))
     widget._channels["er"].value = ABSENT
     assert list(widget.planes()) == ["microtubules", "protein", "nucleus"]
-    viewer.add_image(np.zeros((128, 128)), name="another")
-    assert widget._channels["er"].value == ABSENT or "er" in widget._channels["er"].value
+    # Layers that come later, such as maps of an earlier prediction, do not undo the choice.
+    viewer.add_image(np.zeros((128, 128)), name="other")
+    viewer.add_image(np.zeros((128, 128)), name="map: er", metadata={"cytoloc_map": "er"})
+    assert widget._channels["er"].value == ABSENT
+    assert "map: er" not in widget._channels["er"].choices
+    viewer.add_image(np.zeros((128, 128)), name="my er")
+    assert widget._channels["er"].value == "my er"

@@ -43,7 +43,7 @@ class _Block(nn.Module):
 
 
 class _Join(nn.Module):
-    """Convolution of a feature map of the decoder with that of the encoder."""
+    """Join a feature map of the decoder and one of the encoder, and convolve them."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ABSENT: Final = "not imaged"
 """The choice for a channel that was not imaged."""
 
+MAP: Final = "cytoloc_map"
+"""The key in the metadata of a layer that says that it is a map."""
+
 MOST_MAPS: Final = 6
 """Maximum number of maps that are added as layers."""
 
@@ -125,13 +128,17 @@ class PredictWidget(Container[Any]):
         self._run.enabled = True
 
     def _fill(self, _event: object = None) -> None:
-        """Offer the image layers for each channel. A layer whose name contains that of the channel is chosen."""
-        names = [layer.name for layer in self._viewer.layers if isinstance(layer, Image) and not layer.rgb]
+        """Offer the image layers for each channel. A new layer with the name of a channel is chosen for it."""
+        names = [
+            layer.name
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and not layer.rgb and MAP not in layer.metadata
+        ]
         for box in self._channels:
-            before = box.value
+            before, offered = box.value, set(box.choices)
             box.choices = [ABSENT, *names]
-            guess = next((name for name in names if self._is_channel(name, box.name)), ABSENT)
-            box.value = before if before in names else guess
+            new = (name for name in names if name not in offered and self._is_channel(name, box.name))
+            box.value = before if before in names else next(new, ABSENT)
 
     def _is_channel(self, layer: str, channel: str) -> bool:
         found = self._viewer.layers[layer]
@@ -186,6 +193,7 @@ class PredictWidget(Container[Any]):
                 opacity=0.6,
                 contrast_limits=(0, 1),
                 visible=name == next(iter(found.maps)),
+                metadata={MAP: name},
             )
 
     def _work(self, call: Callable[[], Any], done: Callable[[Any], None], note: str) -> None:
