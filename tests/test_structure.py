@@ -172,6 +172,7 @@ def test_public_names_are_those_written_down() -> None:
         "TrainOptions",
         "TuneOptions",
         "__version__",
+        "adjust",
         "adopt",
         "adopt_onnx",
         "adopt_subcell",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import cytoloc.errors
     import cytoloc.torch  # noqa: F401  the public modules
+    from cytoloc.adoption.adjusting import adjust as adjust
     from cytoloc.adoption.adopting import adopt as adopt
     from cytoloc.adoption.graphs import OnnxFacts as OnnxFacts
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
@@ -155,6 +156,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: Final = {
+    "adoption.adjusting": ("adjust",),
     "adoption.adopting": ("adopt",),
     "adoption.graphs": ("OnnxFacts", "adopt_onnx"),
     "adoption.listing": ("published_models",),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,12 @@ from cytoloc.predict.tta import dihedral
 from cytoloc.training.augment import (
     Augmentation,
     area_resized,
+    blurred,
     crops,
+    gamma_changed,
     lit,
     mixup_weight,
+    noisy,
     random_crops,
     random_dihedral,
     random_light,
@@ -124,6 +130,36 @@ def test_light_changes_only_some() -> None:
     assert 65 < int(seen.min()) < 90 < 110 < int(seen.max()) < 135
 
 
+def test_each_channel_has_its_own_gamma_blur_and_noise() -> None:
+    batch = smooth().repeat(2, 1, 1, 1)
+    values = torch.tensor([[0.0, 0.5, 1.0, 2.0], [1.0, 0.0, 0.0, 0.0]])
+    bent = gamma_changed(batch, values.exp())
+    expected = 255 * (batch / 255) ** values.exp()[..., None, None]
+    assert float((bent - expected).abs().max()) <= 0.5 + 1e-3
+
+    wide = blurred(batch, values)
+    for channel in (1, 2, 3):
+        sigma = float(values[0, channel])
+        other = cv2.GaussianBlur(batch[0, channel].numpy(), (13, 13), sigma, borderType=cv2.BORDER_REFLECT_101)
+        assert difference(wide[0, channel], torch.from_numpy(other)) <= 1
+    assert torch.equal(wide[values == 0], batch[values == 0])
+    assert torch.equal(blurred(batch, 0 * values), batch)
+
+    gray = torch.full((2, 4, 60, 60), 128, dtype=torch.uint8)
+    rough = noisy(gray, 5 * values, seeds=torch.tensor([1, 2])).float()
+    np.testing.assert_allclose(rough.std(dim=(2, 3)), 5 * values, atol=0.3)
+    assert torch.equal(rough[0], noisy(gray, 5 * values, seeds=torch.tensor([1, 3]))[0])
+
+
+def test_optics_change_the_stated_share_of_channels_in_both_directions() -> None:
+    gray = torch.full((200, 2, 8, 8), 64, dtype=torch.uint8)
+    plain = {"flips": False, "turns": False}
+    for settings in ({"gamma": 0.5}, {"noise": 6.0}):
+        seen = Augmentation(**plain, **settings, optics_p=0.25)(gray, generator=torch.Generator().manual_seed(0))
+        assert 0.17 < float((seen != gray).flatten(2).any(dim=2).float().mean()) < 0.33
+        assert int(seen.min()) < 58 < 70 < int(seen.max())
+
+
 def test_squares_come_from_everywhere_in_a_field() -> None:
     place = torch.arange(36, dtype=torch.uint8).reshape(1, 1, 6, 6).repeat(500, 1, 1, 1)
     cut = random_crops(place, size=4, generator=torch.Generator().manual_seed(0))
@@ -139,7 +175,16 @@ def test_a_smaller_image_is_the_mean_of_what_it_covers() -> None:
 
 
 EVERYTHING = Augmentation(
-    rotate_degrees=20, zoom=1.2, warp=0.1, zoom_crop=(0.8, 1.2), lighting=0.1, tiles=0.5, crop_px=18
+    rotate_degrees=20,
+    zoom=1.2,
+    warp=0.1,
+    zoom_crop=(0.8, 1.2),
+    lighting=0.1,
+    gamma=0.3,
+    blur=1.0,
+    noise=4.0,
+    tiles=0.5,
+    crop_px=18,
 )
 
 
@@ -149,8 +194,8 @@ def test_everything_together_depends_on_the_seed_alone() -> None:
     assert one.dtype == torch.uint8
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    black = torch.zeros(2, 4, 24, 24, dtype=torch.uint8)
-    assert torch.equal(EVERYTHING(black, generator=torch.Generator()), torch.zeros(2, 4, 18, 18, dtype=torch.uint8))
+    black, quiet = torch.zeros(2, 4, 24, 24, dtype=torch.uint8), replace(EVERYTHING, noise=0.0)
+    assert torch.equal(quiet(black, generator=torch.Generator()), torch.zeros(2, 4, 18, 18, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("count", [2, 3])

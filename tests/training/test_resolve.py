@@ -216,6 +216,10 @@ AUGMENT: dict[str, Any] = {
     "zoom_crop": (0.8, 1.1),
     "lighting": 0.2,
     "lighting_p": 0.6,
+    "gamma": 0.3,
+    "blur": 0.5,
+    "noise": 3.0,
+    "optics_p": 0.7,
     "tiles": 0.4,
 }
 

@@ -9,6 +9,7 @@ import typer
 
 import cytoloc
 from cytoloc.cli import (
+    adjust,
     adopt,
     bundle,
     cells,
@@ -84,6 +85,7 @@ evaluate.register(app)
 report.register(app)
 bundle.register(app)
 adopt.register(app)
+adjust.register(app)
 serve.register(app)
 reproduce.register(app)
 

@@ -244,6 +244,14 @@ class AugmentSection(Section):
     """Maximum relative change of brightness and of contrast."""
     lighting_p: float = Field(0.75, ge=0, le=1)
     """Probability of a change of brightness, and of a change of contrast."""
+    gamma: float = Field(0.0, ge=0, le=2)
+    """Maximum natural logarithm of a gamma that is drawn for each channel, as stains differ between laboratories."""
+    blur: float = Field(0.0, ge=0, le=10)
+    """Maximum standard deviation of a Gaussian blur that is drawn for each channel, in pixels."""
+    noise: float = Field(0.0, ge=0, le=64)
+    """Maximum standard deviation of the noise that is added to each channel, in gray levels of 255."""
+    optics_p: float = Field(0.5, ge=0, le=1)
+    """Probability of each of the last three, for each channel."""
     tiles: float = Field(0.0, ge=0, le=1)
     """Probability that the image is divided into 3 x 3 tiles, which are shuffled, mirrored and rotated."""
     mixup: float = Field(0.0, ge=0)

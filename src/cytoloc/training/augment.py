@@ -33,6 +33,10 @@ class Augmentation:
     zoom_crop: tuple[float, float] = (1.0, 1.0)
     lighting: float = 0.0
     lighting_p: float = 0.75
+    gamma: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    optics_p: float = 0.5
     tiles: float = 0.0
     mixup: float = 0.0
     """Alpha of mixup. The training step applies mixup, because losses are blended too."""
@@ -64,6 +68,8 @@ class Augmentation:
             images = random_light(
                 images, most=self.lighting, p=self.lighting_p, generator=generator, processes=processes
             )
+        if self.gamma or self.blur or self.noise:
+            images = self._optics(images, generator, processes)
         if self.tiles:
             images = random_tiles(images, p=self.tiles, generator=generator, processes=processes)
         return images
@@ -82,6 +88,22 @@ class Augmentation:
         near = zooms(1 + happens() * uniform(0.0, self.zoom - 1), uniform(-1.0, 1.0, 2))
         crop = zooms(uniform(*self.zoom_crop), uniform(-1.0, 1.0, 2))
         return turn @ tilt @ near @ crop
+
+    def _optics(self, images: Tensor, generator: torch.Generator, processes: Processes) -> Tensor:
+        """Return images with a random gamma, blur and noise in each channel, as other stains and microscopes give."""
+        shape = (3, processes.world_size * len(images), images.shape[1])
+        drawn = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < self.optics_p)
+        bent, wide, rough = processes.shard(drawn, dim=1)
+        # A value that is not drawn is zero, and changes nothing; gammas are as often below 1 as above.
+        signs = 2 * processes.shard(torch.randint(0, 2, shape[1:], generator=generator)) - 1
+        if self.gamma:
+            images = gamma_changed(images, torch.exp(self.gamma * bent * signs))
+        if self.blur:
+            images = blurred(images, self.blur * wide)
+        if self.noise:
+            seeds = processes.shard(torch.randint(2**31, (shape[1],), generator=generator))
+            images = noisy(images, self.noise * rough, seeds=seeds)
+        return images
 
 
 def random_dihedral(
@@ -282,6 +304,66 @@ def lit(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
     table[:, 0], table[:, 255] = 0, 255
     table = table.to(images.device, non_blocking=True)
     return torch.stack([row[image.long()] for row, image in zip(table, images, strict=True)])
+
+
+def gamma_changed(images: Tensor, gamma: Tensor) -> Tensor:
+    """Return images whose channels are raised to a power, between black and white.
+
+    Args:
+        images: uint8 of shape ``(n, channels, h, w)``.
+        gamma: The exponent of each channel, above 0, shape ``(n, channels)``. Below 1, dark pixels become brighter.
+
+    Returns:
+        The new images, uint8.
+    """
+    table = (255 * (torch.arange(256) / 255) ** gamma[..., None]).round().to(torch.uint8)
+    table = table.to(images.device, non_blocking=True)
+    return table.gather(2, images.flatten(2).long()).view_as(images)
+
+
+def blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    """Return images with a Gaussian blur; borders are filled by reflection.
+
+    Args:
+        images: uint8 of shape ``(n, channels, h, w)``.
+        sigma: Standard deviation for each channel in pixels, shape ``(n, channels)``; 0 changes nothing.
+
+    Returns:
+        The new images, uint8.
+    """
+    reach = min(math.ceil(3 * float(sigma.max())), min(images.shape[-2:]) - 1)
+    if reach == 0:
+        return images
+    distance = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (distance / sigma.reshape(-1, 1).clamp_min(1e-3)) ** 2)
+    weights = (weights / weights.sum(dim=1, keepdim=True)).to(images.device, non_blocking=True)[:, None]
+    with torch.autocast(images.device.type, enabled=False):
+        planes = functional.pad(images.float().flatten(0, 1)[None], [reach] * 4, mode="reflect")
+        planes = functional.conv2d(planes, weights[..., None], groups=len(weights))
+        planes = functional.conv2d(planes, weights[:, :, None], groups=len(weights))
+        return planes.view(images.shape).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def noisy(images: Tensor, sigma: Tensor, *, seeds: Tensor) -> Tensor:
+    """Return images with independent Gaussian noise in each pixel.
+
+    Args:
+        images: uint8 of shape ``(n, channels, h, w)``.
+        sigma: Standard deviation for each channel in gray levels, shape ``(n, channels)``; 0 changes nothing.
+        seeds: Random seed of each image, shape ``(n,)``.
+
+    Returns:
+        The new images, uint8.
+    """
+    generator = torch.Generator(images.device)
+    noise = torch.stack(
+        [
+            torch.randn(images.shape[1:], generator=generator.manual_seed(seed), device=images.device)
+            for seed in seeds.tolist()
+        ]
+    )
+    noise *= sigma[..., None, None].to(images.device, non_blocking=True)
+    return noise.add_(images).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def area_resized(images: Tensor, size: int) -> Tensor:

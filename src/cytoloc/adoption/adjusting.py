@@ -1,0 +1,155 @@
+"""Adjusting a model to the look of other images, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cytoloc._typing import UInt8Array
+from cytoloc.choices import check_type
+from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.errors import SettingsError
+from cytoloc.models.network import Network
+from cytoloc.predict.bundle import (
+    builtin_bundle,
+    check_bundle_path,
+    is_builtin,
+    open_bundle,
+    read_bundle,
+    write_archive,
+)
+from cytoloc.predict.bundle_header import CARD, INPUTS, INT8, INT8_REPORT, WEIGHTS, Part
+from cytoloc.predict.inputs.reference import LEAST_FIELDS, MOST_FIELDS
+from cytoloc.predict.model import BATCH_SIZE, Model
+from cytoloc.predict.model_info import ModelInfo
+from cytoloc.predict.planes import find_planes
+from cytoloc.predict.references import reference_of
+from cytoloc.predict.sources import DatasetSource
+from cytoloc.predict.tta import TTA_VIEWS, dihedral
+
+_BATCH_PIXELS: Final = 2**21
+"""Pixels of the images that are normalized together while their means and variances are measured."""
+
+
+def adjust(
+    model: str | Path,
+    datasets: str | Path | Dataset | Sequence[str | Path | Dataset],
+    out: str | Path,
+    *,
+    share: float = 0.5,
+) -> Path:
+    """Write a copy of a model whose batch normalization is adjusted to the look of other images.
+
+    Batch normalization compares the features of an image with their mean and variance over the training images. Images
+    of another microscope or another stain have other means and variances, and the model becomes worse. This function
+    measures them on images that need no labels, and blends them with those of the training images (Li et al. 2016,
+    *Revisiting Batch Normalization For Practical Domain Adaptation*). No weight changes. The decision of the model
+    stays too, so check it on labeled images if there are any.
+
+    The copy counts the datasets as usual images. It has no int8 networks: they were compared with the model as it was.
+
+    Args:
+        model: A bundle, or ``"builtin"``.
+        datasets: One or more datasets of typical images; at least 50 fields each. At most 1,200 fields of each are
+            used.
+        out: The new file, which must end in ``.cytoloc``.
+        share: Weight of the new means and variances, above 0 and at most 1. The others have ``1 - share``.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If the share is out of range, a dataset has too few fields, a network has no batch
+            normalization, or the name does not end in ``.cytoloc``.
+        OutputExistsError: If ``out`` exists.
+        FormatError: If the model is not a bundle, or it is damaged.
+        ChannelError: If a dataset lacks a channel of the model.
+    """
+    check_type(model, (str, Path), argument="model")
+    check_type(out, (str, Path), argument="out")
+    check_type(share, (int, float), argument="share")
+    if not 0 < share <= 1:
+        raise SettingsError(f"`share` is {share:g}.", hint="Give a number above 0 and at most 1.")
+    out = Path(out)
+    check_bundle_path(out)
+    several = [datasets] if isinstance(datasets, str | Path | Dataset) else list(datasets)
+    opened = [each if isinstance(each, Dataset) else open_dataset(each) for each in several]
+    for each in opened:
+        if len(each) < LEAST_FIELDS:
+            raise SettingsError(
+                f"{each.path} has {len(each)} fields, but the model needs {LEAST_FIELDS} to be adjusted.",
+                hint="Give a dataset with more fields. They need no labels.",
+            )
+    path = builtin_bundle() if is_builtin(model) else Path(model)
+    bundle = open_bundle(path)
+    info, networks, _ = read_bundle(path)
+    images = [_typical_images(info, dataset) for dataset in opened]
+    parts = {name: part for name, part in bundle.parts.items() if name != INT8_REPORT and not name.endswith(INT8)}
+    for number, (member, network) in enumerate(zip(bundle.header.members, networks, strict=True)):
+        changed = adjust_network(network, np.concatenate(images), share=share)
+        if not changed:
+            raise SettingsError(
+                f"The network {member.name} cannot be adjusted, because it has no batch normalization.",
+                hint="Fine-tune the model on labeled images instead.",
+            )
+        name = f"members/{number}/{WEIGHTS}"
+        parts[name] = safetensors.torch.save({**safetensors.torch.load(parts[name]), **changed})
+    what = " and ".join(
+        f"{len(fields):,} fields of {each.path.name}" for fields, each in zip(images, opened, strict=True)
+    )
+    note = f"\n\n## Adjusted\n\nThe batch normalization was adjusted, without labels, to {what} (share {share:g}).\n"
+    parts[CARD] = parts[CARD].rstrip() + note.encode("utf-8")
+    parts[INPUTS] = reference_of(Model(networks, info, device="cpu"), opened).to_bytes()
+    listed = {name: Part.of(content) for name, content in parts.items()}
+    write_archive(out, bundle.header.model_copy(update={"parts": listed}), parts)
+    return out
+
+
+def _typical_images(info: ModelInfo, dataset: Dataset) -> UInt8Array:
+    """Return images of a dataset in the channels and the size of a model."""
+    planes = find_planes(info.channels, dataset.channels, where=str(dataset.path))
+    rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:MOST_FIELDS])
+    batches = DatasetSource(dataset, rows).batches(info.size, BATCH_SIZE, info.resample or "area")
+    return np.concatenate([planes.of(batch.images) for batch in batches])
+
+
+def adjust_network(network: Network, images: UInt8Array, *, share: float) -> dict[str, Tensor]:
+    """Blend the means and variances in the batch normalization of a network with those of other images.
+
+    Args:
+        network: The network, which changes in place.
+        images: uint8 of shape ``(n, channels, size, size)``. All flips and rotations of them are used.
+        share: Weight of the new means and variances, 0 to 1.
+
+    Returns:
+        The changed tensors by their names in the network; empty if it has no batch normalization.
+    """
+    before = {
+        name: tensor.clone()
+        for name, tensor in network.state_dict().items()
+        if name.endswith(("running_mean", "running_var"))
+    }
+    layers = [each for each in network.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # The mean over all batches, each of which counts the same.
+        layer.train()
+    together = max(1, round(len(images) * images.shape[-1] ** 2 / _BATCH_PIXELS))
+    with torch.no_grad():
+        for batch in torch.from_numpy(images).tensor_split(together):
+            for view in TTA_VIEWS[8]:
+                network(dihedral(batch, view).contiguous())
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+    after = network.state_dict()
+    return {name: after[name].lerp_(old, 1 - share) for name, old in before.items()}
