@@ -185,8 +185,8 @@ def read_labels(
             if cell not in (*_ABSENT, *_PRESENT):
                 raise TableError(
                     f"{path}, id {name}: the column {place} contains {cell!r}, which is neither 0 nor 1.",
-                    hint="Write 1 if the field has the location, and 0 otherwise. `cytoloc decide` turns probabilities into"
-                    " locations.",
+                    hint="Write 1 if the field has the location, and 0 otherwise. `cytoloc decide` turns probabilities"
+                    " into locations.",
                 )
         labels[name] = tuple(sorted(index for index, cell in zip(indices, cells, strict=True) if cell in _PRESENT))
         if not labels[name] and not blank:
