@@ -31,6 +31,13 @@ def adjust(
     share: Annotated[
         float, typer.Option(help="Weight of the new images, above 0 and at most 1. The training images have the rest.")
     ] = 0.5,
+    enlarge: Annotated[
+        float | None,
+        typer.Option(
+            help="Factor by which the networks enlarge images, 1 to 4. A network that was trained with random zoom is"
+            " often better at enlarged images. Default: as the model does."
+        ),
+    ] = None,
 ) -> None:
     """Adjust a model to the look of your images, without labels.
 
@@ -42,6 +49,6 @@ def adjust(
     require_nets()
     import cytoloc as cl
 
-    cl.adjust(model, datasets, out, share=share)
+    cl.adjust(model, datasets, out, share=share, enlarge=enlarge)
     typer.echo(f"{out}: adjusted to {', '.join(map(str, datasets))}.")
     typer.echo(f"Next: cytoloc predict {out} INPUT --out predictions.parquet")

@@ -41,6 +41,7 @@ class ModelSpec:
         other_sizes: Edge lengths of other images that the network must accept.
         units: Number of hidden units of an ``average-max`` or ``multi-stage`` head.
         variant: The change to the backbone; see :func:`cytoloc.models.variants.varied`.
+        enlarged_px: Edge length that images are enlarged to before the backbone, in pixels. None: not enlarged.
     """
 
     backbone: str
@@ -56,6 +57,7 @@ class ModelSpec:
     other_sizes: tuple[int, ...] = ()
     units: int = 512
     variant: BackboneVariant = "plain"
+    enlarged_px: int | None = None
 
 
 class Normalize(nn.Module):
@@ -85,19 +87,26 @@ class NormalizeEach(Normalize):
 
 
 class Network(nn.Module):
-    """A network from uint8 fields of shape ``(n, channels, h, w)`` to logits of shape ``(n, locations)``."""
+    """A network from uint8 fields of shape ``(n, channels, h, w)`` to logits of shape ``(n, locations)``.
+
+    Attributes:
+        enlarged_px: Edge length that images are enlarged to before the backbone, in pixels. None: not enlarged.
+    """
 
     def __init__(self, normalize: Normalize, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
+        self.enlarged_px: int | None = None
         self.normalize = normalize
         self.backbone = backbone
         self.head = head
 
     def features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Return the feature map of each field; for a multi-stage head, a list of maps, the coarsest last."""
-        features: Tensor | list[Tensor] = self.backbone(
-            self.normalize(pixels).contiguous(memory_format=torch.channels_last)
-        )
+        seen = self.normalize(pixels)
+        if self.enlarged_px is not None:
+            edges = (self.enlarged_px, self.enlarged_px)
+            seen = nn.functional.interpolate(seen, size=edges, mode="bilinear", align_corners=False)
+        features: Tensor | list[Tensor] = self.backbone(seen.contiguous(memory_format=torch.channels_last))
         return features
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -172,4 +181,5 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
     body = varied(body, spec.backbone, spec.variant, stages=stages)
     normalize = NormalizeEach(spec.mean, spec.std) if spec.each else Normalize(spec.mean, spec.std)
     network = Network(normalize, shaped(body, spec.backbone, stages=stages), top)
+    network.enlarged_px = spec.enlarged_px
     return network.to(memory_format=torch.channels_last)

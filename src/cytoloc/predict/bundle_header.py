@@ -76,6 +76,8 @@ class Member(BaseModel):
     """Number of hidden units of the head."""
     variant: BackboneVariant = "plain"
     """The change to the backbone."""
+    enlarged_px: int | None = Field(None, ge=32, le=8192)
+    """Edge length that images are enlarged to before the backbone, in pixels; null: not enlarged."""
     graph: Graph | None = None
     """The output of an ONNX graph, if the network is one."""
 
@@ -195,4 +197,5 @@ class Header(BaseModel):
             size=self.field_px,
             units=member.units,
             variant=member.variant,
+            enlarged_px=member.enlarged_px,
         )
