@@ -109,6 +109,8 @@ def consecutive(labels: Labels) -> tuple[NDArray[np.int32], Labels]:
         # Counting is faster than sorting all pixels.
         present = np.bincount(labels.ravel(), minlength=largest + 1) > 0
         present[0] = True
+        if present.all():
+            return labels.astype(np.int32, copy=False), np.arange(largest + 1)
         rank = (np.cumsum(present) - 1).astype(np.int32)
         return rank[labels], np.flatnonzero(present).astype(np.int64)
     numbers, places = np.unique(labels, return_inverse=True)
