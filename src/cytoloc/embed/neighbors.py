@@ -73,8 +73,8 @@ def find_neighbors(embeddings: Embeddings, reference: Embeddings, *, k: int = 5)
         raise SettingsError(f"`k` is {k!r}, but must be from 1 to {len(reference) - own}, the number of other fields.")
     faiss = exact_search()
     index: Any = faiss.IndexFlatIP(reference.features.shape[1])
-    index.add(_unit(reference.features))
-    likeness, rows = index.search(_unit(embeddings.features), k + own)
+    index.add(unit_length(reference.features))
+    likeness, rows = index.search(unit_length(embeddings.features), k + own)
     if own:
         itself = np.array(reference.ids)[rows] == np.array(embeddings.ids)[:, None]
         itself[~itself.any(axis=1), -1] = True  # a field that is not among the reference fields loses the last one
@@ -97,7 +97,7 @@ def exact_search() -> Any:
     return faiss
 
 
-def _unit(features: Float32Array) -> Float32Array:
+def unit_length(features: Float32Array) -> Float32Array:
     """Return features of length 1."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.ascontiguousarray(features / np.maximum(lengths, 1e-12), np.float32)

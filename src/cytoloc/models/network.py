@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
-from cytoloc.errors import WeightsError
+from cytoloc.errors import SettingsError, WeightsError
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
 from cytoloc.models.variants import varied
@@ -130,6 +132,31 @@ def features_and_logits(
 def field_logits(network: Network, pixels: Tensor) -> Tensor:
     """Return the logits of fields as float32; see :func:`features_and_logits`."""
     return features_and_logits(network, pixels)[1]
+
+
+def attention_scores(network: Network, images: UInt8Array) -> Float32Array:
+    """Return the attention that the head of a network gives to images as a whole.
+
+    Args:
+        network: The network.
+        images: uint8 of shape ``(n, channels, size, size)``.
+
+    Returns:
+        The logarithm of the summed exponentials of the scores of all places, float32 of shape ``(n, locations)``.
+
+    Raises:
+        SettingsError: If the network has no attention head.
+    """
+    if not isinstance(network.head, AttentionHead):
+        raise SettingsError(
+            "The model has no attention head, so it does not weight cells.",
+            hint="Weight cells by a column, or choose another method.",
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(next(network.parameters()).device)
+    with torch.inference_mode():
+        maps = network.features(pixels)
+        scores = network.head.places(maps[-1] if isinstance(maps, list) else maps).float()
+    return np.asarray(scores.flatten(2).logsumexp(dim=2).cpu().numpy(), np.float32)
 
 
 def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlanes = "red") -> Network:
