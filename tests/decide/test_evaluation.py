@@ -110,3 +110,12 @@ def test_weights_count_fields_several_times() -> None:
     for value, row in zip(found, weights, strict=True):
         assert value == pytest.approx(average_precision_score(np.repeat(truth, row), np.repeat(scores, row)))
     assert np.isnan(weighted_average_precision(scores, truth, weights * ~truth)).all()
+
+
+def test_mean_average_precision_takes_calibrated_predictions() -> None:
+    members, truth = study_of(0, 120, members=1)
+    table, labels = tables_of(members)["m0"], labels_of(truth)
+    calibrated = fit_decision(table, labels, method="expected")(table)
+    assert "calibrated_by" in calibrated.provenance
+    found = cl.mean_average_precision(calibrated, labels)
+    assert found.mean == pytest.approx(evaluate(calibrated, labels).mean_average_precision, abs=1e-6)

@@ -347,13 +347,19 @@ def mean_average_precision(
     >>> mean_average_precision(np.array([[0.9, 0.2], [0.8, 0.3], [0.7, 0.4]]), truth).mean
     0.9166666666666666
     """
-    members = as_members(predictions)
-    locations = common_label_set(members.label_set, labels, label_set, columns=members.stack.shape[2])
-    truth = as_truth(labels, members.ids, locations, shape=members.stack.shape[1:])
-    probabilities = members.stack[0]
+    if isinstance(predictions, Predictions):
+        ids, own, probabilities = (
+            predictions.ids,
+            predictions.label_set,
+            np.asarray(predictions.probabilities, np.float64),
+        )
+    else:
+        ids, own, probabilities = None, None, as_members(predictions).stack[0]
+    locations = common_label_set(own, labels, label_set, columns=probabilities.shape[1])
+    truth = as_truth(labels, ids, locations, shape=probabilities.shape)
     if not truth.any():
         raise TableError("No field has a location, so average precision is undefined.", hint="Check the labels.")
-    numbers = as_groups(groups, members.ids, len(truth))
+    numbers = as_groups(groups, ids, len(truth))
     once = np.ones((1, len(truth)), np.int64)
     values = np.array(
         [weighted_average_precision(probabilities[:, i], truth[:, i], once)[0] for i in range(len(locations))]
