@@ -100,8 +100,8 @@ def aggregate_cells(
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If a value is out of range, ``cells`` is needed, or ``weights`` is missing or not needed.
-        TableError: If cells are missing in ``cells`` or ``weights``, a weight is missing or negative, a group is unknown
-            for all cells, or no group has enough cells.
+        TableError: If cells are missing in ``cells``, a weight is missing or negative, a group is unknown for all
+            cells, or no group has enough cells.
 
     Examples:
         >>> from cytoloc.labels.label_set import LabelSet
