@@ -15,6 +15,7 @@ from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
 from cytoloc.errors import SettingsError, WeightsError
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
+from cytoloc.models.morphem import ONE_CHANNEL, ChannelBag
 from cytoloc.models.variants import varied
 from cytoloc.models.weights import initial_weights
 
@@ -176,17 +177,15 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
         RecipeError: If timm has no such backbone, or the backbone does not accept images of these sizes.
         WeightsError: If the weights are not available, or expect another normalization.
     """
-    channels, stages = len(spec.channels), spec.head == "multi-stage"
-    features = feature_channels(
-        spec.backbone, in_channels=channels, sizes=(spec.size, *spec.other_sizes), stages=stages
-    )
-    body = create_backbone(spec.backbone, in_channels=channels)
-    if weights.startswith("adopt:") and not (spec.each and spec.variant == "dino"):
-        raise WeightsError(
-            "The weights of DINO4Cells expect images that are normalized one by one, and positions of DINO.",
-            hint="Set image.normalize=field and model.variant=dino.",
-        )
-    state = initial_weights(spec.backbone, weights, channels=spec.channels, new_planes=new_planes)
+    stages, is_bag = spec.head == "multi-stage", spec.variant == "channel-bag"
+    channels = ONE_CHANNEL if is_bag else spec.channels
+    sizes = (spec.size, *spec.other_sizes)
+    features = feature_channels(spec.backbone, in_channels=len(channels), sizes=sizes, stages=stages)
+    if is_bag:
+        features = [len(spec.channels) * count for count in features]
+    body = create_backbone(spec.backbone, in_channels=len(channels))
+    _refuse_other_settings(spec, weights)
+    state = initial_weights(spec.backbone, weights, channels=channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
     top: nn.Module
@@ -198,5 +197,17 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
         top = HEADS[spec.head](features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior)
     body = varied(body, spec.backbone, spec.variant, stages=stages)
     normalize = NormalizeEach(spec.mean, spec.std) if spec.each else Normalize(spec.mean, spec.std)
-    network = Network(normalize, shaped(body, spec.backbone, stages=stages), top)
+    backbone = shaped(body, spec.backbone, stages=stages)
+    network = Network(normalize, ChannelBag(backbone) if is_bag else backbone, top)
     return network.to(memory_format=torch.channels_last)
+
+
+def _refuse_other_settings(spec: ModelSpec, weights: str) -> None:
+    """Raise unless a specification has the normalization and the variant that published weights expect."""
+    for source, title, variant in (("dino4cells", "DINO4Cells", "dino"), ("morphem", "MorphEm", "channel-bag")):
+        if weights.startswith(f"adopt:{source}:") and not (spec.each and spec.variant == variant):
+            what = "positions of DINO" if variant == "dino" else "channels one by one"
+            raise WeightsError(
+                f"The weights of {title} expect images that are normalized one by one, and {what}.",
+                hint=f"Set image.normalize=field and model.variant={variant}.",
+            )
