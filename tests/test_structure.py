@@ -183,6 +183,7 @@ def test_public_names_are_those_written_down() -> None:
         "cell_anndata",
         "cell_average_precision",
         "cell_mean_average_precision",
+        "check_adopted",
         "check_folds",
         "compare_runs",
         "contact_sheet",

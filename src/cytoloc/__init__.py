@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import cytoloc.errors
     import cytoloc.torch  # noqa: F401  the public modules
     from cytoloc.adoption.adopting import adopt as adopt
+    from cytoloc.adoption.checking import check_adopted as check_adopted
     from cytoloc.adoption.graphs import OnnxFacts as OnnxFacts
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
@@ -161,6 +162,7 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "adoption.adopting": ("adopt",),
+    "adoption.checking": ("check_adopted",),
     "adoption.graphs": ("OnnxFacts", "adopt_onnx"),
     "adoption.listing": ("published_models",),
     "adoption.subcell": ("adopt_subcell",),
