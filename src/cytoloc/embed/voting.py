@@ -14,7 +14,7 @@ from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import check_type
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.embed.embeddings import Embeddings
-from cytoloc.embed.neighbors import unit_length
+from cytoloc.embed.neighbors import nearest_rows
 from cytoloc.errors import FormatError, SettingsError, TableError, first_line
 from cytoloc.files import FileFormat, check_format, existing, new_file
 from cytoloc.labels.label_set import LabelSet
@@ -27,9 +27,6 @@ MEMBER: Final = "neighbors"
 """The name of the votes among the members of a decision."""
 
 DEFAULT_K: Final = 10
-
-_BLOCK: Final = 1024
-"""Number of fields that are compared with all reference fields at once, to limit memory."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -117,24 +114,17 @@ class LabeledNeighbors:
                 f"{embeddings.ids[few]} has {others[few]} labeled fields in other groups, but `k` is {self.k}.",
                 hint="Give a smaller `k`, or more labeled fields.",
             )
-        reference, fields = unit_length(mine), unit_length(theirs)
-        frequency = self.truth.mean(axis=0)
-        shares = np.empty((len(fields), len(self.label_set)), np.float32)
-        for start in range(0, len(fields), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            likeness = fields[some] @ reference.T
-            likeness[groups == own_groups[some, None]] = -np.inf
-            nearest = np.argpartition(-likeness, self.k - 1, axis=1)[:, : self.k]
-            weights = np.take_along_axis(likeness, nearest, axis=1).clip(min=0)
-            votes = np.einsum("nk,nkl->nl", weights, self.truth[nearest])
-            shares[some] = (votes + frequency) / (weights.sum(axis=1, keepdims=True) + 1)
+        nearest, likeness = nearest_rows(theirs, mine, self.k, groups=(groups, own_groups))
+        weights = likeness.clip(min=0)
+        votes = np.einsum("nk,nkl->nl", weights, self.truth[nearest])
+        shares = (votes + self.truth.mean(axis=0)) / (weights.sum(axis=1, keepdims=True) + 1)
         provenance = {
             "method": "neighbors",
             "k": self.k,
             "labeled_fields": len(self.embeddings),
             "model": embeddings.model,
         }
-        return Predictions(embeddings.ids, shares, self.label_set, provenance)
+        return Predictions(embeddings.ids, shares.astype(np.float32), self.label_set, provenance)
 
 
 def labeled_neighbors(embeddings: Embeddings, labels: LabelSource, *, k: int = DEFAULT_K) -> LabeledNeighbors:
