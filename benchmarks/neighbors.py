@@ -27,7 +27,7 @@ K = 5
 
 def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return features of length 1."""
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True), np.float32)
 
 
 def measured(reference: int, width: int, queries: int) -> dict[str, Any]:

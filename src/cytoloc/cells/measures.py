@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoloc.cells.labels import CellLabels, Labels, consecutive
+from cytoloc.cells.labels import CellLabels, Labels, border_numbers, consecutive
 from cytoloc.errors import ImageError
 
 TINY: Final = 50
@@ -92,8 +92,7 @@ def measure_cells(labels: CellLabels) -> list[MeasuredCell]:
         home = cells_of_nuclei(own, consecutive(labels.nuclei.ravel()[places])[0])
         nuclei = np.bincount(home[1:], minlength=count)
         nucleus_areas = np.bincount(own, minlength=count)
-    edges = (cells[0], cells[-1], cells[:, 0], cells[:, -1])
-    at_border = set(np.unique(np.concatenate(edges)).tolist())
+    at_border = set(border_numbers(cells).tolist())
     found = []
     for place, box in enumerate(ndimage.find_objects(cells), start=1):
         moments = cv2.moments((cells[box] == place).astype(np.uint8), binaryImage=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -142,27 +142,15 @@ class InstanSeg:
         path = Path(self.weights) if self.weights is not None else fetch_instanseg(default_weights())
         return InstanSegNet(path, device=self.device)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Load the weights, and let each thread compute with one core.
-
-        Yields:
-            Nothing.
+    def running(self) -> AbstractContextManager[None]:
+        """Return the context in which the weights are loaded, and each thread computes with one core.
 
         Raises:
             WeightsError: If the weights are missing or are another file.
             FetchError: If they cannot be downloaded.
             MissingExtraError: If torch is not installed.
         """
-        try:
-            from cytoloc.models.devices import one_thread
-        except ImportError as error:
-            raise MissingExtraError(
-                "InstanSeg needs torch, which is not installed.", hint=installing("nets")
-            ) from error
-        _ = self._network
-        with one_thread():
-            yield
+        return networks_running(lambda: self._network, called="InstanSeg")
 
     def segment(self, field: FieldImage) -> CellLabels:
         """Return the cells and nuclei of a field, in its size.
@@ -339,6 +327,29 @@ class LabelFiles:
         cells, nuclei = found
         assert cells is not None  # noqa: S101  the pattern of cells is always given
         return CellLabels(cells, nuclei)
+
+
+@contextmanager
+def networks_running(load: Callable[[], object], *, called: str) -> Iterator[None]:
+    """Load the networks of a method, and let each thread compute with one core.
+
+    Args:
+        load: A function that loads the networks.
+        called: The method, for messages.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MissingExtraError: If torch is not installed.
+    """
+    try:
+        from cytoloc.models.devices import one_thread
+    except ImportError as error:
+        raise MissingExtraError(f"{called} needs torch, which is not installed.", hint=installing("nets")) from error
+    load()
+    with one_thread():
+        yield
 
 
 def known_pixel_um(field: FieldImage) -> float:

@@ -182,6 +182,7 @@ def segment(
     """
     keep_freed_memory()
     from cytoloc.cells.crops import CropOptions
+    from cytoloc.cells.methods import Classical, InstanSeg
     from cytoloc.cells.outlines import outline_sheet
     from cytoloc.cells.segmenting import run_segmentation
     from cytoloc.files import check_outputs
@@ -197,6 +198,7 @@ def segment(
         border="drop" if drop_border else "keep",
         turned=turned,
     )
+    chosen: Method
     files = {"instanseg": weights, "labels": labels, "hpa": hpa_nuclei or hpa_cells}
     name = _method_name(method, files)
     if name == "labels":
@@ -204,7 +206,7 @@ def segment(
     elif name == "hpa":
         chosen = _hpa_networks(hpa_nuclei, hpa_cells)
     else:
-        chosen = _method_without_files(name, weights)
+        chosen = Classical() if name == "classical" else InstanSeg(weights=weights)
     listed = [each.strip() for some in channels for each in some.split(",")] if channels else None
     with progress("Segmenting") as advance:
         imported = run_segmentation(
@@ -235,13 +237,6 @@ def _hpa_networks(nuclei: Path | None, cells: Path | None) -> Method:
     if nuclei is None or cells is None:
         raise SettingsError("--method hpa needs --hpa-nuclei and --hpa-cells.", hint="Give the files of the authors.")
     return HpaSegmentation(nuclei=nuclei, cells=cells)
-
-
-def _method_without_files(name: str, weights: Path | None) -> Method:
-    """Return InstanSeg or the classical method."""
-    from cytoloc.cells.methods import Classical, InstanSeg
-
-    return Classical() if name == "classical" else InstanSeg(weights=weights)
 
 
 def _method_name(method: str | None, files: Mapping[str, Path | None]) -> str:

@@ -34,6 +34,122 @@ RULE_OPTIONS = {"never blank": "--blank", "averaged groups": "decide apply --gro
 """The option that turns on each rule that ``decide fit`` can report as off."""
 
 
+DecisionOut = Annotated[Path, typer.Option(help="New decision file (.json).")]
+MethodOption = Annotated[
+    MethodName,
+    typer.Option(
+        help="How thresholds are chosen. auto: the method with the lowest cross-fitted log loss, or one whose macro"
+        " F1 is clearly higher. grid: the threshold per class with the best F1 on a grid from 0.1 to 0.699. See"
+        " 'Calibrate and decide' in the documentation for all methods."
+    ),
+]
+Ensemble = Annotated[
+    EnsembleKind | None, typer.Option(help="How ensemble members are combined. Default: mean of probabilities.")
+]
+Calibration = Annotated[
+    CalibrationKind | None,
+    typer.Option(
+        help="How probabilities are calibrated. Default: platt for --method expected, none for other methods. Not"
+        " for --method auto, which chooses."
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Threshold for all classes, with --method fixed only. Default: 0.5.", min=0),
+]
+Ratios = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Id,Target. --method ratio reproduces its class frequencies. Default: the class"
+        " frequencies of --labels."
+    ),
+]
+MaxLocations = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of locations per field. Default: 5, or all locations if there are fewer.", min=1),
+]
+BlankRule = Annotated[
+    Blank,
+    typer.Option(
+        help="Location of a field without any probability above its threshold: the location with the highest"
+        " probability, margin over its threshold, or ratio to its threshold; or none."
+    ),
+]
+Cooccurrence = Annotated[
+    bool,
+    typer.Option(
+        "--cooccurrence", help="Never predict two locations together that never occur together in the labels."
+    ),
+]
+Folds = Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the locations from cross-fitted decisions to this new CSV file with columns Id,Predicted."
+    ),
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        help="Also fit prediction sets, which contain all true locations of this share of fields, such as 0.9."
+        " decide apply --sets writes them."
+    ),
+]
+KnownNeighbors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Features of the labeled fields, from `cytoloc embed`. The nearest labeled fields vote, as one more"
+        " member. Needs --folds: fields of one group never vote on each other. Can be repeated."
+    ),
+]
+NeighborCount = Annotated[int, typer.Option("-k", help="With --neighbors: number of fields that vote.", min=1)]
+DecisionPath = Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit` (.json).")]
+LocationsOut = Annotated[Path, typer.Option(help="New CSV file of locations, with columns Id,Predicted.")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a member of the decision that has no predictions of these fields. Can be repeated."),
+]
+Order = Annotated[
+    Path | None, typer.Option(help="CSV file with a column Id. Only its fields are written, in its order.")
+]
+ProbabilitiesOut = Annotated[
+    Path | None, typer.Option(help="Also write the calibrated probabilities to this new predictions file.")
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Id,group of near-duplicates or wells. Probabilities are averaged per group."
+    ),
+]
+LabelShift = Annotated[
+    bool,
+    typer.Option(
+        "--label-shift",
+        help="Estimate how frequent each location is in these fields, and adapt the probabilities to it.",
+    ),
+]
+Leak = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Id,Target, such as the file of `cytoloc leak`. Its labels replace the predicted"
+        " locations."
+    ),
+]
+SetsOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the prediction set of each field to this new CSV file with columns Id,Predicted. The"
+        " decision must be fitted with --coverage."
+    ),
+]
+NewNeighbors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Features of the fields, from `cytoloc embed` with the model of `decide fit --neighbors`. Can be repeated."
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     deciding = typer.Typer(
@@ -48,80 +164,23 @@ def register(app: typer.Typer) -> None:
 
 def fit(
     labels: LabelsPath,
-    out: Annotated[Path, typer.Option(help="New decision file (.json).")],
+    out: DecisionOut,
     predictions: PredictionPaths = None,
-    method: Annotated[
-        MethodName,
-        typer.Option(
-            help="How thresholds are chosen. auto: the method with the lowest cross-fitted log loss, or one whose macro"
-            " F1 is clearly higher. grid: the threshold per class with the best F1 on a grid from 0.1 to 0.699. See"
-            " 'Calibrate and decide' in the documentation for all methods."
-        ),
-    ] = "auto",
+    method: MethodOption = "auto",
     members: MembersSwitch = False,
     member: MemberPaths = None,
-    ensemble: Annotated[
-        EnsembleKind | None, typer.Option(help="How ensemble members are combined. Default: mean of probabilities.")
-    ] = None,
-    calibration: Annotated[
-        CalibrationKind | None,
-        typer.Option(
-            help="How probabilities are calibrated. Default: platt for --method expected, none for other methods. Not"
-            " for --method auto, which chooses."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Threshold for all classes, with --method fixed only. Default: 0.5.", min=0),
-    ] = None,
-    ratios: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Id,Target. --method ratio reproduces its class frequencies. Default: the class"
-            " frequencies of --labels."
-        ),
-    ] = None,
-    max_locations: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of locations per field. Default: 5, or all locations if there are fewer.", min=1
-        ),
-    ] = None,
-    blank: Annotated[
-        Blank,
-        typer.Option(
-            help="Location of a field without any probability above its threshold: the location with the highest"
-            " probability, margin over its threshold, or ratio to its threshold; or none."
-        ),
-    ] = "probability",
-    cooccurrence: Annotated[
-        bool,
-        typer.Option(
-            "--cooccurrence", help="Never predict two locations together that never occur together in the labels."
-        ),
-    ] = False,
-    folds: Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")] = None,
-    held_out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the locations from cross-fitted decisions to this new CSV file with columns Id,Predicted."
-        ),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            help="Also fit prediction sets, which contain all true locations of this share of fields, such as 0.9."
-            " decide apply --sets writes them."
-        ),
-    ] = None,
-    neighbors: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Features of the labeled fields, from `cytoloc embed`. The nearest labeled fields vote, as one more"
-            " member. Needs --folds: fields of one group never vote on each other. Can be repeated."
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="With --neighbors: number of fields that vote.", min=1)] = 10,
+    ensemble: Ensemble = None,
+    calibration: Calibration = None,
+    threshold: Threshold = None,
+    ratios: Ratios = None,
+    max_locations: MaxLocations = None,
+    blank: BlankRule = "probability",
+    cooccurrence: Cooccurrence = False,
+    folds: Folds = None,
+    held_out: HeldOut = None,
+    coverage: Coverage = None,
+    neighbors: KnownNeighbors = None,
+    k: NeighborCount = 10,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
@@ -227,55 +286,19 @@ def _with_votes(
 
 
 def apply(
-    decision: Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit` (.json).")],
-    out: Annotated[Path, typer.Option(help="New CSV file of locations, with columns Id,Predicted.")],
+    decision: DecisionPath,
+    out: LocationsOut,
     predictions: PredictionPaths = None,
     members: MembersSwitch = False,
     member: MemberPaths = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a member of the decision that has no predictions of these fields. Can be repeated."),
-    ] = None,
-    order: Annotated[
-        Path | None, typer.Option(help="CSV file with a column Id. Only its fields are written, in its order.")
-    ] = None,
-    probabilities: Annotated[
-        Path | None, typer.Option(help="Also write the calibrated probabilities to this new predictions file.")
-    ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Id,group of near-duplicates or wells. Probabilities are averaged per group."
-        ),
-    ] = None,
-    label_shift: Annotated[
-        bool,
-        typer.Option(
-            "--label-shift",
-            help="Estimate how frequent each location is in these fields, and adapt the probabilities to it.",
-        ),
-    ] = False,
-    leak: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Id,Target, such as the file of `cytoloc leak`. Its labels replace the predicted"
-            " locations."
-        ),
-    ] = None,
-    sets: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the prediction set of each field to this new CSV file with columns Id,Predicted. The"
-            " decision must be fitted with --coverage."
-        ),
-    ] = None,
-    neighbors: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Features of the fields, from `cytoloc embed` with the model of `decide fit --neighbors`. Can be"
-            " repeated."
-        ),
-    ] = None,
+    without: Without = None,
+    order: Order = None,
+    probabilities: ProbabilitiesOut = None,
+    groups: Groups = None,
+    label_shift: LabelShift = False,
+    leak: Leak = None,
+    sets: SetsOut = None,
+    neighbors: NewNeighbors = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:

@@ -188,6 +188,7 @@ def evaluate(
     if ids is not None:
         warn_ids(doubles_note(ids, where="the predictions"))
     truth = as_truth(labels, ids, locations, shape=predicted.shape)
+    labeled = len(labels) if isinstance(labels, np.ndarray | Mapping) else int(labels.labeled.sum())
     numbers = as_groups(groups, ids, len(truth))
     chance = chance_f1(predicted, truth)
     low, high = np.quantile(resampled_f1(predicted, truth, groups=numbers), [0.025, 0.975], axis=0)
@@ -196,7 +197,7 @@ def evaluate(
     )
     return Evaluation(
         fields=len(truth),
-        fields_with_labels=_n_labeled(labels),
+        fields_with_labels=labeled,
         label_set=locations,
         macro_f1=macro_f1(predicted, truth),
         interval=macro_f1_interval(predicted, truth),
@@ -253,11 +254,6 @@ def _as_decided(
         + ".",
         hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
     )
-
-
-def _n_labeled(labels: FieldLabels) -> int:
-    """Return the number of fields with labels, predicted or not."""
-    return len(labels) if isinstance(labels, np.ndarray | Mapping) else int(labels.labeled.sum())
 
 
 def _common_means(rows: pl.DataFrame, n_fields: int) -> dict[str, Any]:

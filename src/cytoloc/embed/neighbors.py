@@ -121,6 +121,6 @@ def nearest_rows(
             found = np.concatenate([found, np.take_along_axis(close, best, axis=1)], axis=1)
             places = np.concatenate([places, best + first], axis=1)
             order = np.argsort(-found, axis=1, kind="stable")[:, :k]
-            found, places = (np.take_along_axis(each, order, axis=1) for each in (found, places))
+            found, places = np.take_along_axis(found, order, axis=1), np.take_along_axis(places, order, axis=1)
         rows[some], likeness[some] = places, found
     return rows, likeness
