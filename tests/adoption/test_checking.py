@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,37 +13,54 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import cytoloc as cl
 from cytoloc.adoption.checking import PUBLISHED_EXAMPLES, Example, Examples, check_adopted
-from cytoloc.adoption.published import INCEPTIONV3_CBAM, PUBLISHED
+from cytoloc.adoption.published import PUBLISHED
 from cytoloc.errors import FetchError, SettingsError, WeightsError
 from cytoloc.labels.label_set import find_label_set
-from cytoloc.models.network import build_network
-from tests.adoption.goldens import drawn_state, waves
+from tests.adoption.goldens import waves
 from tests.conftest import Cli
 
 NETWORK = "inceptionv3-cbam"
 NAMES = find_label_set("hpa19").names
 
 
+class Classifier(nn.Module):
+    """A small classifier of cells with four channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.last = nn.Conv2d(4, 8, 3, stride=2), nn.Linear(8, len(NAMES))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the probabilities."""
+        probabilities: Tensor = self.last(3 * self.body(image).relu().mean(dim=(2, 3))).sigmoid()
+        return probabilities
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return weights that are drawn from names, as a file of the authors."""
-    own = build_network(INCEPTIONV3_CBAM.specs[""]).state_dict()
-    renamed = {}
-    for here, there in sorted(INCEPTIONV3_CBAM.names.items(), key=lambda pair: -len(pair[0])):
-        for name in [name for name in own if name.startswith(here)]:
-            renamed[there + name.removeprefix(here)] = own.pop(name)
-    path = tmp_path_factory.mktemp("weights") / "w.pth"
-    torch.save(drawn_state(renamed), path)
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the classifier as ONNX."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("graph") / "w.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = {"image": {0: "n"}}
+        torch.onnx.export(
+            Classifier(), (torch.zeros(1, 4, 32, 32),), path, input_names=["image"], dynamic_axes=axes, dynamo=False
+        )
     return path
 
 
 @pytest.fixture(scope="module")
-def bundle(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the adopted network."""
-    return cl.adopt(NETWORK, weights, tmp_path_factory.mktemp("bundles") / "m.cytoloc")
+    out = tmp_path_factory.mktemp("bundles") / "m.cytoloc"
+    return cl.adopt_onnx(graph, out, label_set="hpa19", size=32, channels=cl.CHANNELS)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +92,9 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.mark.filterwarnings("ignore::cytoloc.errors.ModelCaution")
 def test_answers_are_compared(bundle: Path, site: str) -> None:
-    image = np.stack([cv2.resize(plane, (128, 128)) for plane in waves(1, 4, 96)[0]])[None]
-    expected = dict(zip(NAMES, cl.load(bundle, device="cpu").predict(image).probabilities[0].tolist(), strict=True))
-    # Probabilities that are neither 0 nor 1, so that a wrong channel order is seen.
+    image = np.stack([cv2.resize(plane, (32, 32)) for plane in waves(1, 4, 96)[0]])[None]
+    with torch.inference_mode():
+        expected = dict(zip(NAMES, Classifier()(torch.from_numpy(image) / 255)[0].tolist(), strict=True))
     name = min(NAMES, key=lambda each: abs(expected[each] - 0.5))
     highest = max(NAMES, key=expected.__getitem__)
     other = next(each for each in NAMES if each != highest)
@@ -116,15 +134,15 @@ def test_published_answers_are_of_known_networks_and_locations() -> None:
             assert {name for name in (example.highest, *example.probabilities) if name} <= set(names)
 
 
-def test_the_command_checks_and_keeps_the_bundle(weights: Path, site: str, tmp_path: Path, cli: Cli) -> None:
+def test_the_command_checks_and_keeps_the_bundle(graph: Path, site: str, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "m.cytoloc"
-    command = ("adopt", NETWORK, weights, "--out")
-    said = cli(*command, out, "--check", "--examples", site)
+    command = ("adopt", "onnx", graph, "--label-set", "hpa19", "--size", 32, "--out")
+    said = cli(*command, out, "--check", NETWORK, "--examples", site)
     assert said.code == 1
     assert "115_672_E2_1_6.png: published Cytosol 0.553 != Cytosol" in said.out
     assert "The bundle was kept." in said.err
     assert cl.load(out, device="cpu").label_set.name == "hpa19"
-    said = cli(*command, tmp_path / "n.cytoloc", "--check", "--examples", "http://127.0.0.1:9")
+    said = cli(*command, tmp_path / "n.cytoloc", "--check", NETWORK, "--examples", "http://127.0.0.1:9")
     assert (said.code, "cannot be downloaded" in said.err) == (1, True)
     assert (tmp_path / "n.cytoloc").exists()
     said = cli(*command, tmp_path / "o.cytoloc", "--examples", site)

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoloc._typing import UInt8Array
 from cytoloc.channels import CHANNELS
 from cytoloc.choices import check_type
 from cytoloc.errors import FetchError, SettingsError, WeightsError, first_line
@@ -135,14 +134,16 @@ def check_adopted(
         )
     folder, examples = published[network]
     folder = folder if address is None else address.rstrip("/") + "/"
+    planes = [_read_example(each.name, folder, opener) for each in examples]
     model = load(bundle, device="cpu")
-    images = np.stack([_read_example(each.name, folder, model.size, opener) for each in examples])
+    shape = (model.size, model.size)
+    images = np.stack([[cv2.resize(plane, shape, interpolation=how) for plane in image] for image, how in planes])
     unknown = [name for name in model.channels if name not in CHANNELS]
     if unknown:
         raise WeightsError(
             f"The bundle needs the channel {unknown[0]}, which the examples lack.", hint="Check `network`."
         )
-    found = model.probabilities(images[:, [CHANNELS.index(name) for name in model.channels]])
+    found = model.probabilities(images.astype(np.uint8)[:, [CHANNELS.index(name) for name in model.channels]])
     return [
         answer
         for example, probabilities in zip(examples, found, strict=True)
@@ -165,20 +166,19 @@ def _compare(example: Example, found: Mapping[str, float]) -> list[Answer]:
     return answers
 
 
-def _read_example(name: str, folder: str, size: int, opener: Callable[..., Any]) -> UInt8Array:
-    """Download an image, and return it as uint8 of shape ``(channels, size, size)``: red, green, blue, yellow."""
+def _read_example(name: str, folder: str, opener: Callable[..., Any]) -> tuple[list[NDArray[Any]], int]:
+    """Download an image, and return the planes red, green, blue and yellow, and how the authors scale them."""
     if name.endswith(".png"):
         # The authors write and read the channels red, green, blue and yellow in OpenCV's order of planes.
-        planes = _decoded(folder + name, opener, cv2.IMREAD_UNCHANGED)
-        if planes.shape[2:] != (4,):
+        image = _decoded(folder + name, opener, cv2.IMREAD_UNCHANGED)
+        if image.shape[2:] != (4,):
             raise WeightsError(f"{folder}{name} does not have four channels.", hint="Give another `address`.")
-        scaled: NDArray[Any] = cv2.resize(planes, (size, size)).transpose(2, 0, 1)
-        return np.ascontiguousarray(scaled, np.uint8)
-    stack = []
-    for color, plane in _PLANES.items():
-        image = _decoded(f"{folder}{name}_{color}.jpg", opener, cv2.IMREAD_COLOR)[..., plane]
-        stack.append(cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_AREA))
-    return np.stack(stack).astype(np.uint8)
+        return [np.ascontiguousarray(image[..., plane]) for plane in range(4)], cv2.INTER_LINEAR
+    planes = [
+        np.ascontiguousarray(_decoded(f"{folder}{name}_{color}.jpg", opener, cv2.IMREAD_COLOR)[..., plane])
+        for color, plane in _PLANES.items()
+    ]
+    return planes, cv2.INTER_AREA
 
 
 def _decoded(address: str, opener: Callable[..., Any], flags: int) -> NDArray[Any]:
