@@ -347,8 +347,9 @@ def networks_running(load: Callable[[], object], *, called: str) -> Iterator[Non
         from cytoloc.models.devices import one_thread
     except ImportError as error:
         raise MissingExtraError(f"{called} needs torch, which is not installed.", hint=installing("nets")) from error
-    load()
+    # Networks compute once when they are loaded. Several threads would wait for each other on a busy machine.
     with one_thread():
+        load()
         yield
 
 
