@@ -32,9 +32,15 @@ def cells(tmp_path_factory: pytest.TempPathFactory, study: cl.Dataset) -> cl.Dat
 
 
 @pytest.mark.filterwarnings("ignore::cytoloc.errors.ModelCaution")
-def test_predictions_of_cells_carry_their_places(cells: cl.Dataset, study: cl.Dataset, tmp_path: Path) -> None:
+def test_predictions_of_cells_carry_their_places(
+    cells: cl.Dataset, study: cl.Dataset, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "cells.parquet"
+    done = cli("predict", "builtin", cells.folder, "--out", out, "--engine", "torch", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "cells.parquet: 80 cells predicted by" in done.out
+    found = cl.read_predictions(out)
     model = cl.load("builtin", engine="torch", device="cpu")
-    found = model.predict(cells)
     assert found.cells is not None
     places = found.to_polars().select("id", "field", "cell", "x", "y", "area")
     assert places.rows() == cells.fields.select("id", "field", "cell", "x", "y", "area").rows()

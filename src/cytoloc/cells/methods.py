@@ -167,12 +167,10 @@ class InstanSeg:
         pixel_um = known_pixel_um(field)
         height, width = field.image.shape[1:]
         if _is_blank(field):
-            blank = np.zeros((height, width), np.int64)
-            return CellLabels(blank, blank)
+            return _no_cells(field)
         factor = pixel_um / self.working_um
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        grid_um = max(GRID_UM, pixel_um)
-        grid = (round(height * pixel_um / grid_um), round(width * pixel_um / grid_um))
+        grid_um, grid = _growing_grid(field, pixel_um)
         planes = field.planes(cytoplasm_only=False)
         small = resize(planes, *size, enlarge=True).astype(np.float32)
         nuclei, pieces = (scale_labels(found, *grid) for found in self._network(small))
@@ -237,10 +235,8 @@ class Classical:
             )
         height, width = field.image.shape[1:]
         if _is_blank(field):
-            blank = np.zeros((height, width), np.int64)
-            return CellLabels(blank, blank)
-        grid_um = max(GRID_UM, pixel_um)
-        grid = (round(height * pixel_um / grid_um), round(width * pixel_um / grid_um))
+            return _no_cells(field)
+        grid_um, grid = _growing_grid(field, pixel_um)
         stains = resize(field.planes(cytoplasm_only=True), *grid, enlarge=True)
         nucleus = resize(field.nucleus[None], *grid, enlarge=True)[0]
         bright = cytoplasm(stains, pixel_um=grid_um) if len(stains) else None
@@ -390,6 +386,19 @@ def default_weights() -> Path:
     """Return where downloaded weights are kept: below ``XDG_CACHE_HOME``, or below ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "cytoloc" / "instanseg-fluorescence-0.1.1.pt"
+
+
+def _growing_grid(field: FieldImage, pixel_um: float) -> tuple[float, tuple[int, int]]:
+    """Return the pixel size at which the cells of a field grow, in micrometers, and the height and width in pixels."""
+    grid_um = max(GRID_UM, pixel_um)
+    height, width = (round(edge * pixel_um / grid_um) for edge in field.image.shape[1:])
+    return grid_um, (height, width)
+
+
+def _no_cells(field: FieldImage) -> CellLabels:
+    """Return the label images of a field without cells."""
+    blank = np.zeros(field.image.shape[1:], np.int64)
+    return CellLabels(blank, blank)
 
 
 def _is_blank(field: FieldImage) -> bool:
