@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import cytoloc.torch  # noqa: F401  the public modules
     from cytoloc.adoption.adjusting import adjust as adjust
     from cytoloc.adoption.adopting import adopt as adopt
+    from cytoloc.adoption.checking import check_adopted as check_adopted
     from cytoloc.adoption.graphs import OnnxFacts as OnnxFacts
     from cytoloc.adoption.graphs import adopt_onnx as adopt_onnx
     from cytoloc.adoption.listing import published_models as published_models
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cytoloc.cells.aggregation import aggregate_cells as aggregate_cells
     from cytoloc.cells.aggregation import cell_anndata as cell_anndata
     from cytoloc.cells.competition import cell_average_precision as cell_average_precision
+    from cytoloc.cells.competition import cell_mean_average_precision as cell_mean_average_precision
     from cytoloc.cells.competition import decode_mask as decode_mask
     from cytoloc.cells.competition import encode_mask as encode_mask
     from cytoloc.cells.competition import write_cell_submission as write_cell_submission
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from cytoloc.dataset.store import Dataset as Dataset
     from cytoloc.dataset.store import open_dataset as open_dataset
     from cytoloc.decide import Auto as Auto
+    from cytoloc.decide import AveragePrecision as AveragePrecision
     from cytoloc.decide import Decision as Decision
     from cytoloc.decide import Evaluation as Evaluation
     from cytoloc.decide import Exact as Exact
@@ -82,9 +85,11 @@ if TYPE_CHECKING:
     from cytoloc.decide import find_label_errors as find_label_errors
     from cytoloc.decide import fit_and_cross_fit as fit_and_cross_fit
     from cytoloc.decide import fit_decision as fit_decision
+    from cytoloc.decide import mean_average_precision as mean_average_precision
     from cytoloc.decide import read_decision as read_decision
     from cytoloc.decide import write_decision as write_decision
     from cytoloc.embed.attention import attention_maps as attention_maps
+    from cytoloc.embed.attention import attention_weights as attention_weights
     from cytoloc.embed.embeddings import Embeddings as Embeddings
     from cytoloc.embed.embeddings import embed_sources as embed_sources
     from cytoloc.embed.embeddings import read_embeddings as read_embeddings
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
     from cytoloc.embed.map import write_map as write_map
     from cytoloc.embed.neighbors import Neighbors as Neighbors
     from cytoloc.embed.neighbors import find_neighbors as find_neighbors
+    from cytoloc.embed.voting import neighbor_votes as neighbor_votes
     from cytoloc.errors import CytolocError as CytolocError
     from cytoloc.explain.maps import ExplainOptions as ExplainOptions
     from cytoloc.explain.maps import Explanations as Explanations
@@ -158,11 +164,18 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "adoption.adjusting": ("adjust",),
     "adoption.adopting": ("adopt",),
+    "adoption.checking": ("check_adopted",),
     "adoption.graphs": ("OnnxFacts", "adopt_onnx"),
     "adoption.listing": ("published_models",),
     "adoption.subcell": ("adopt_subcell",),
     "cells.aggregation": ("Aggregated", "aggregate_cells", "cell_anndata"),
-    "cells.competition": ("cell_average_precision", "decode_mask", "encode_mask", "write_cell_submission"),
+    "cells.competition": (
+        "cell_average_precision",
+        "cell_mean_average_precision",
+        "decode_mask",
+        "encode_mask",
+        "write_cell_submission",
+    ),
     "cells.crops": ("CropOptions",),
     "cells.hpa_segmentation": ("HpaSegmentation",),
     "cells.methods": ("Classical", "InstanSeg", "LabelFiles"),
@@ -184,6 +197,7 @@ _HOMES: Final = {
     "contents": ("describe",),
     "decide": (
         "Auto",
+        "AveragePrecision",
         "Decision",
         "Evaluation",
         "Exact",
@@ -202,6 +216,7 @@ _HOMES: Final = {
         "find_label_errors",
         "fit_and_cross_fit",
         "fit_decision",
+        "mean_average_precision",
         "read_decision",
         "write_decision",
     ),
@@ -209,10 +224,11 @@ _HOMES: Final = {
     "training.tuning": ("TuneOptions", "tune_recipe"),
     "training.options": ("TrainOptions",),
     "training.run": ("Run", "train"),
-    "embed.attention": ("attention_maps",),
+    "embed.attention": ("attention_maps", "attention_weights"),
     "embed.embeddings": ("Embeddings", "embed_sources", "read_embeddings", "write_embeddings"),
     "embed.map": ("map_positions", "write_map"),
     "embed.neighbors": ("Neighbors", "find_neighbors"),
+    "embed.voting": ("neighbor_votes",),
     "errors": ("CytolocError",),
     "explain.maps": ("ExplainOptions", "Explanations", "explain_sources"),
     "export.exporting": ("export_model",),

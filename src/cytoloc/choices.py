@@ -23,7 +23,7 @@ Noise = Literal["missing", "extra", "swapped"]
 HeadName = Literal["plain", "average-max", "attention", "multi-stage"]
 """The head of a network."""
 
-BackboneVariant = Literal["plain", "second-pool", "cbam", "dino"]
+BackboneVariant = Literal["plain", "second-pool", "cbam", "dino", "channel-bag"]
 """The change to a backbone that a published network has."""
 
 NewPlanes = Literal["red", "mean"]

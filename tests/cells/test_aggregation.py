@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy import ndimage
 
 import cytoloc as cl
 from cytoloc.cells.aggregation import heterogeneity, wilson
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.predictions import CELL_COLUMNS
+from cytoloc.simulate.field import photograph, true_amounts, true_cells
+from cytoloc.simulate.plan import plan_one
 from tests.conftest import Cli
 
 LABELS = cl.LabelSet.from_names(["Cytosol", "Nucleoli", "Vesicles"], name="three")
@@ -50,11 +53,11 @@ def described() -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("way", "expected"),
+    ("method", "expected"),
     [("mean", [0.8, 0.4, 0.3]), ("max", [0.9, 0.9, 0.6]), ("top", [0.85, 0.55, 0.4])],
 )
-def test_probabilities_of_cells_become_one(way: str, expected: list[float]) -> None:
-    found = cl.aggregate_cells(predictions(), way=way, top=0.6)  # type: ignore[arg-type]
+def test_probabilities_of_cells_become_one(method: str, expected: list[float]) -> None:
+    found = cl.aggregate_cells(predictions(), method=method, top=0.6)  # type: ignore[arg-type]
     assert found.predictions.ids == ("a", "b")
     assert found.predictions.probabilities[0] == pytest.approx(expected, abs=1e-6)
     assert found.predictions.probabilities[1] == pytest.approx(VALUES[3], abs=1e-6)
@@ -74,6 +77,64 @@ def test_shares_intervals_and_variation() -> None:
     assert groups["a"]["entropy"] == pytest.approx(np.log2(3))
     assert groups["a"]["variation"] == pytest.approx(2 / 3)
     assert (groups["b"]["entropy"], groups["b"]["variation"]) == (0, 0)
+
+
+def test_weights_come_from_a_column_or_a_table() -> None:
+    weights = pl.DataFrame({"id": ["b_c1", "a_c3", "a_c2", "a_c1"], "weight": [5.0, 0, 1, 3]})
+    found = cl.aggregate_cells(predictions(), method="weighted", weights=weights).predictions
+    assert found.probabilities[0] == pytest.approx([0.85, 0.125, 0.475], abs=1e-6)
+    assert found.probabilities[1] == pytest.approx(VALUES[3], abs=1e-6)
+    # x is 1, 2 and 3 for the cells of field a.
+    found = cl.aggregate_cells(predictions(), method="weighted", weights="x").predictions
+    assert found.probabilities[0] == pytest.approx((VALUES[:3] * [[1], [2], [3]]).sum(axis=0) / 6, abs=1e-6)
+    assert found.provenance["aggregated"]["weights"] == "x"
+    of_locations = pl.DataFrame(
+        {"id": ["a_c1", "a_c2", "a_c3", "b_c1"], **{key: [1.0, 0, 0, 1] for key in LABELS.keys}}
+    )
+    of_locations = of_locations.with_columns(pl.Series(LABELS.keys[1], [0.0, 0, 2, 1]))
+    found = cl.aggregate_cells(predictions(), method="weighted", weights=of_locations).predictions
+    assert found.probabilities[0] == pytest.approx([0.9, 0.9, 0.6], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "match"),
+    [
+        (None, SettingsError, "weighted and `weights` belong together"),
+        ("field", SettingsError, "not a column of numbers"),
+        (pl.DataFrame({"id": ["a_c1"], "weight": [1.0]}), TableError, "no valid weight for 3 of 4 cells.* a_c2"),
+        (pl.DataFrame({"id": ["a_c1"] * 2, "weight": [1.0, 2]}), TableError, "a_c1"),
+        (pl.DataFrame({"id": ["a_c1"], "Cytosol": [1.0]}), TableError, "`weights` has no column"),
+        (pl.DataFrame({"id": ["a_c1", "a_c2", "a_c3", "b_c1"], "weight": [1.0, 1, 1, 0]}), TableError, "weight 0"),
+    ],
+)
+def test_bad_weights_are_refused(weights: str | pl.DataFrame | None, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        cl.aggregate_cells(predictions(), method="weighted", weights=weights)
+
+
+def test_shares_and_entropy_follow_the_cells_that_hold_the_protein() -> None:
+    names, values, fields, truths = [], [], [], []
+    # Fields with many, some, few and no cells without the protein.
+    for number in (98, 127, 66, 26, 44, 5):
+        plan = plan_one(number % 28, seed=100 + number, size=192)
+        labels, amounts = true_cells(plan)[0], true_amounts(plan)
+        places = np.unique(labels[labels > 0])
+        bright = np.asarray(ndimage.mean(np.asarray(photograph(plan))[1], labels, places))
+        has = amounts[places] >= 0.12
+        truths.append((has.mean(), heterogeneity(has[:, None])["entropy"]))
+        names += [f"{number}_c{place}" for place in places]
+        fields += [str(number)] * len(places)
+        # Half of the brightness of the median cell is a probability of one half.
+        values += (bright / (bright + 0.35 * np.median(bright))).tolist()
+    label_set = cl.LabelSet.from_names(["Protein", "Nothing"], name="protein")
+    probabilities = np.array([values, [0.0] * len(values)], np.float32).T
+    table = {"field": fields, "cell": range(len(names)), "x": [0.0] * len(names), "y": [0.0] * len(names)}
+    cells = pl.DataFrame({**table, "area": [1] * len(names)}, schema=pl.Schema(CELL_COLUMNS))
+    found = cl.aggregate_cells(cl.Predictions(tuple(names), probabilities, label_set, cells=cells))
+    shares, entropies = np.transpose(truths)
+    assert (shares < 1).sum() == 5
+    assert np.corrcoef(found.locations["share"].to_numpy()[::2], shares)[0, 1] > 0.9
+    assert np.corrcoef(found.groups["entropy"].to_numpy(), entropies)[0, 1] > 0.9
 
 
 def test_genes_and_wells_need_the_table() -> None:
@@ -99,11 +160,11 @@ def test_decided_locations_count_instead_of_the_threshold() -> None:
 
 
 def test_few_cells_are_left_out() -> None:
-    found = cl.aggregate_cells(predictions(), least_cells=2)
+    found = cl.aggregate_cells(predictions(), min_cells=2)
     assert found.predictions.ids == ("a",)
     assert found.left_out == {"b": 1}
     with pytest.raises(TableError, match="None of 2 groups has 9 cells"):
-        cl.aggregate_cells(predictions(), least_cells=9)
+        cl.aggregate_cells(predictions(), min_cells=9)
 
 
 def test_wilson_and_entropy_of_extremes() -> None:
@@ -172,13 +233,37 @@ def test_decisions_keep_the_cells() -> None:
 def test_the_command_writes_all_tables(tmp_path: Path, cli: Cli) -> None:
     cl.write_predictions(predictions(), tmp_path / "cells.parquet")
     names = ("--table", tmp_path / "t.csv", "--groups", tmp_path / "g.csv", "--h5ad", tmp_path / "c.h5ad")
-    done = cli("aggregate", tmp_path / "cells.parquet", "--out", tmp_path / "f.parquet", *names, "--least-cells", 2)
+    done = cli("aggregate", tmp_path / "cells.parquet", "--out", tmp_path / "f.parquet", *names, "--min-cells", 2)
     assert done.code == 0, done.err
     assert "4 cells aggregated to 1 field by mean." in done.out
     assert "1 field with fewer than 2 cells left out." in done.err
     assert pl.read_csv(tmp_path / "t.csv").height == 3
     assert pl.read_csv(tmp_path / "g.csv")["cells"].to_list() == [3]
     assert json.dumps(cl.read_predictions(tmp_path / "f.parquet").provenance["aggregated"])
+    weighted = ("--method", "weighted", "--weights", "area", "--out", tmp_path / "w.parquet")
+    done = cli("aggregate", tmp_path / "cells.parquet", *weighted)
+    assert done.code == 0, done.err
+    pl.DataFrame({"id": predictions().ids, "weight": [1, 0, 0, 1]}).write_csv(tmp_path / "weights.csv")
+    done = cli(
+        "aggregate",
+        tmp_path / "cells.parquet",
+        *weighted[:3],
+        tmp_path / "weights.csv",
+        "--out",
+        tmp_path / "v.parquet",
+    )
+    assert done.code == 0, done.err
+    assert cl.read_predictions(tmp_path / "v.parquet").probabilities[0] == pytest.approx(VALUES[0], abs=1e-3)
+    wrong = cli(
+        "aggregate",
+        tmp_path / "cells.parquet",
+        "--attention",
+        "builtin",
+        *weighted[:2],
+        "--out",
+        tmp_path / "x.parquet",
+    )
+    assert (wrong.code, "--attention needs --cells" in wrong.err) == (2, True)
     wrong = cli("aggregate", tmp_path / "cells.parquet", "--out", tmp_path / "x.parquet", "--by", "gene")
     assert wrong.code == 2
     assert "Aggregation by gene needs --cells." in wrong.err

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import tifffile
+from numpy.typing import NDArray
 
 import cytoloc as cl
 from cytoloc.errors import SettingsError, TableError
 from cytoloc.predictions import CELL_COLUMNS
+from tests.conftest import Cli
 
 
 def test_masks_are_encoded_as_coco_does() -> None:
@@ -86,7 +90,7 @@ def test_average_precision_ranks_cells_and_takes_each_once() -> None:
     better = np.array([[0.9, 0], [0.1, 0], [0.1, 0], [0.8, 0]])
     whole = {"a": (labels, np.array([[True, False], [False, False], [False, False]]))}
     assert cl.cell_average_precision({"a": (halves, better)}, whole, iou=0.5)[0] == 1
-    assert cl.cell_average_precision({"a": (halves, better[:, :1])}, truth, iou=0.5)[0] < 1
+    assert cl.cell_average_precision({"a": (halves, better)}, truth, iou=0.5)[0] < 1
     with pytest.raises(TableError, match="different fields"):
         cl.cell_average_precision({"b": (labels, values)}, truth)
 
@@ -100,3 +104,53 @@ def test_the_order_of_fields_does_not_matter() -> None:
     other = cl.cell_average_precision(dict(reversed(found.items())), dict(reversed(truth.items())))
     assert one == pytest.approx(other)
     assert pl.Series(one).is_between(0, 1).all()
+
+
+def cells_of(folder: Path, image: NDArray[np.int64]) -> cl.Dataset:
+    """Return the dataset of the cells of field ``a``, from a label image of 64 px."""
+    folder.mkdir()
+    pixels = np.full((1, 2, 64, 64), 99, np.uint8)
+    fields = cl.dataset_from_arrays(pixels, out=folder / "fields", channels=["protein", "nucleus"], ids=["a"])
+    tifffile.imwrite(folder / "a_cells.tif", image.astype(np.uint8))
+    crops = cl.CropOptions(size=32, window_px=32)
+    return cl.segment_cells(fields, folder / "cells", method=cl.LabelFiles(folder=folder), crops=crops)
+
+
+def test_datasets_of_cells_are_scored_by_their_masks(tmp_path: Path, cli: Cli) -> None:
+    image = np.zeros((64, 64), np.int64)
+    image[:20, :20], image[:20, 20:40], image[:20, 40:60] = 1, 2, 3
+    truth = cells_of(tmp_path / "true", image)
+    image[:20, 40:60], image[:20, 50:64] = 0, 3
+    cells = cells_of(tmp_path / "found", image)
+    two = cl.LabelSet.from_names(["Cytosol", "Nucleoli"], name="two")
+    values = np.array([[0.5, 0.6], [0.9, 0.3], [0.8, 0.1]], np.float32)
+    given = cl.Predictions(cells.ids, values, two, cells=cells.fields.select(*CELL_COLUMNS))
+    labels = cl.LabelList({"a_c1": (0,), "a_c2": (1,), "a_c3": (0,)}, two, "truth")
+    found = cl.cell_mean_average_precision(given, cells, labels, truth=truth)
+    # Cytosol: cell 2 has another location, cell 3 overlaps too little, cell 1 is right: a third of one of two cells.
+    # Nucleoli: cell 1 has another location, cell 2 is right.
+    assert found.classes["average_precision"].to_list() == pytest.approx([1 / 6, 1 / 2])
+    assert found.classes["positives"].to_list() == [2, 1]
+    assert found.mean == pytest.approx(1 / 3)
+    assert found.interval == pytest.approx((1 / 3, 1 / 3))
+    # With other masks of the same numbers, cell 3 is right too: precision 1/2 and 2/3, the former raised to the latter.
+    same = cl.cell_mean_average_precision(given, cells, labels)
+    assert same.classes["average_precision"].to_list() == pytest.approx([2 / 3, 1 / 2])
+    # A true cell without a prediction is missed.
+    fewer = cl.cell_mean_average_precision(given[:2], cells, labels)
+    assert fewer.classes["average_precision"].to_list() == pytest.approx([1 / 4, 1 / 2])
+    with pytest.raises(TableError, match="1 predicted fields have no true cells, such as b"):
+        moved = given.cells.with_columns(field=pl.lit("b"))  # type: ignore[union-attr]
+        cl.cell_mean_average_precision(replace(given, cells=moved), cells, labels)
+    cl.write_predictions(given, tmp_path / "cells.parquet")
+    pl.DataFrame({"Id": list(truth.ids), "Target": ["Cytosol", "Nucleoli", "Cytosol"]}).write_csv(
+        tmp_path / "labels.csv"
+    )
+    words = ("evaluate", tmp_path / "cells.parquet", "--labels", tmp_path / "labels.csv")
+    done = cli(*words, "--metric", "map", "--cells", cells.folder, "--true-cells", truth.folder)
+    assert done.code == 0, done.err
+    assert "mean average precision 0.333 over 2 locations with positives (0 without)" in done.out
+    done = cli(*words, "--metric", "map", "--json")
+    assert json.loads(done.out)["mean_average_precision"] == pytest.approx((1 / 2 + 2 / 3) / 2 / 2 + 1 / 4)
+    assert cli(*words, "--cells", cells.folder).code == 2
+    assert cli(*words, "--metric", "map", "--true-cells", truth.folder).code == 2

@@ -209,7 +209,7 @@ def test_an_empty_field_has_no_cells(folder: Path, tmp_path: Path) -> None:
 def test_nothing_is_left_if_no_field_can_be_segmented(folder: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "labels").iterdir():
         file.unlink()
-    with pytest.raises(ImageError, match="none of 2 fields could be imported"):
+    with pytest.raises(ImageError, match="none of 2 fields could be segmented"):
         cl.segment_cells(folder, tmp_path / "cells", method=label_files(folder), pixel_um=PIXEL_UM)
     assert not (tmp_path / "cells").exists()
 

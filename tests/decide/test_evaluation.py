@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import average_precision_score
 
+import cytoloc as cl
 from cytoloc.decide import evaluate, fit_decision, macro_f1
-from cytoloc.decide.metrics import class_f1, macro_f1_interval, overall
+from cytoloc.decide.metrics import class_f1, macro_f1_interval, overall, weighted_average_precision
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
 from cytoloc.labels.label_set import LabelSet
 from tests.decide.cases import HPA28, labels_of, study_of, tables_of
@@ -71,3 +73,49 @@ def test_bad_arguments_are_refused() -> None:
     for error, message, call in calls:
         with pytest.raises(error, match=message):
             call()
+
+
+def test_mean_average_precision_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, truth = rng.random((60, 3)).round(1), rng.random((60, 3)) < 0.2
+    truth[:, 2] = False
+    found = cl.mean_average_precision(probabilities, truth)
+    expected = [average_precision_score(truth[:, i], probabilities[:, i]) for i in range(2)]
+    assert found.mean == pytest.approx(np.mean(expected))
+    assert found.classes["average_precision"].to_list() == [
+        pytest.approx(expected[0]),
+        pytest.approx(expected[1]),
+        None,
+    ]
+    assert found.chance == pytest.approx(truth[:, :2].mean())
+    assert found.interval is not None
+    assert found.interval[0] < found.mean < found.interval[1]
+    assert found.interval_by_group is None
+    # Copies of fields are no new information, if they are resampled together.
+    twice = cl.mean_average_precision(
+        np.repeat(probabilities, 4, axis=0), np.repeat(truth, 4, axis=0), groups=np.repeat(np.arange(60), 4)
+    )
+    assert twice.mean == pytest.approx(found.mean)
+    assert twice.interval_by_group == pytest.approx(found.interval)
+    assert twice.interval is not None
+    assert np.diff(twice.interval) < np.diff(found.interval)
+    with pytest.raises(TableError, match="No field has a location"):
+        cl.mean_average_precision(probabilities, np.zeros((60, 3), bool))
+
+
+def test_weights_count_fields_several_times() -> None:
+    rng = np.random.default_rng(1)
+    scores, truth, weights = rng.random(80).round(1), rng.random(80) < 0.3, rng.integers(0, 4, (6, 80))
+    found = weighted_average_precision(scores, truth, weights)
+    for value, row in zip(found, weights, strict=True):
+        assert value == pytest.approx(average_precision_score(np.repeat(truth, row), np.repeat(scores, row)))
+    assert np.isnan(weighted_average_precision(scores, truth, weights * ~truth)).all()
+
+
+def test_mean_average_precision_takes_calibrated_predictions() -> None:
+    members, truth = study_of(0, 120, members=1)
+    table, labels = tables_of(members)["m0"], labels_of(truth)
+    calibrated = fit_decision(table, labels, method="expected")(table)
+    assert "calibrated_by" in calibrated.provenance
+    found = cl.mean_average_precision(calibrated, labels)
+    assert found.mean == pytest.approx(evaluate(calibrated, labels).mean_average_precision, abs=1e-6)

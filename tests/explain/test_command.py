@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +87,7 @@ def test_maps_as_zarr_and_a_channel_that_was_not_imaged(dataset: cl.Dataset, tmp
     assert "10 µm" in texts
 
 
-def test_wrong_calls(
-    dataset: cl.Dataset, study: cl.Dataset, images: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_calls(dataset: cl.Dataset, study: cl.Dataset, images: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
     for words, code, message in (
         (("--id", "nobody"), 1, "There is no field 'nobody'"),
@@ -106,9 +103,6 @@ def test_wrong_calls(
         done = cli("explain", "builtin", small, "--out", out, "--device", "cpu")
         assert (done.code, "px" in done.err, "could be read" in done.err) == (1, True, True), done.err
         assert not out.exists()
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    done = cli("explain", "builtin", dataset.path, "--out", out, "--neighbors", dataset.path, "--device", "cpu")
-    assert (done.code, "cytoloc[duplicates]" in done.err) == (1, True), done.err
 
 
 def test_names_of_files_do_not_collide() -> None:

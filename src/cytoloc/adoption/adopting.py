@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from cytoloc.adoption.card import adopted_card
-from cytoloc.adoption.published import PUBLISHED, Published, Source, in_words, named_variant
+from cytoloc.adoption.published import PUBLISHED, Published, in_words, named_variant
 from cytoloc.choices import Resample, check_type, refuse_unknown
 from cytoloc.errors import SettingsError, WeightsError, first_line
 from cytoloc.files import existing
@@ -104,7 +103,12 @@ def load_published(published: Published, spec: ModelSpec, file: Path) -> Network
     state = {name: each for name, each in as_state(nested, file).items() if not name.startswith(published.ignored)}
     network = build_network(spec)
     own = network.state_dict()
-    names = _names_in_file(own, published)
+    # The name in the file of each tensor of the network, except those of the normalization.
+    names = {}
+    for name in own:
+        prefix = max((each for each in published.names if name.startswith(each)), key=len, default=None)
+        if prefix is not None:
+            names[name] = published.names[prefix] + name.removeprefix(prefix)
     refuse_other_tensors(state, {there: own[here] for here, there in names.items()}, path=file, what=published.name)
     damaged = next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
     if damaged:
@@ -114,16 +118,6 @@ def load_published(published: Published, spec: ModelSpec, file: Path) -> Network
         )
     network.load_state_dict({**own, **{here: state[there] for here, there in names.items()}})
     return network.eval()
-
-
-def _names_in_file(own: Mapping[str, Tensor], published: Published) -> dict[str, str]:
-    """Return the name in the file of each tensor of a network, except those of the normalization."""
-    names = {}
-    for name in own:
-        prefix = max((each for each in published.names if name.startswith(each)), key=len, default=None)
-        if prefix is not None:
-            names[name] = published.names[prefix] + name.removeprefix(prefix)
-    return names
 
 
 def _chosen_variant(published: Published, file: Path, variant: str | None) -> str:
@@ -172,24 +166,21 @@ def read_published(file: Path, *, sha256: str | None) -> tuple[bytes, str]:
 def _origin(published: Published, file: Path, variant: str, *, expected: str | None) -> Origin:
     """Return where the weights come from; raise if the file has another checksum than the user expects."""
     content, found = read_published(file, sha256=expected)
-    source = _source_of(published, file.name, git_blob_id(content))
+    # The source that has the content or the name of the file; the first source if none has.
+    blob = git_blob_id(content)
+    by_content = [each for each in published.sources if each.git_blob == blob]
+    by_name = [each for each in published.sources if each.address.endswith(f"/{file.name}")]
+    source = (by_content or by_name or list(published.sources))[0]
     return Origin(
         network=published.name,
         variant=variant,
         file=file.name,
         sha256=found,
-        is_published=bool(source.git_blob) and source.git_blob == git_blob_id(content),
+        is_published=bool(by_content),
         source=source.address,
         license=published.license,
         citation=published.citation,
     )
-
-
-def _source_of(published: Published, name: str, blob: str) -> Source:
-    """Return the source that has the content or the name of a file; the first source if none has."""
-    by_content = [each for each in published.sources if each.git_blob == blob]
-    by_name = [each for each in published.sources if each.address.endswith(f"/{name}")]
-    return (by_content or by_name or list(published.sources))[0]
 
 
 def git_blob_id(content: bytes) -> str:

@@ -121,7 +121,6 @@ def adopt_onnx(
     output = find_output(content, file, shape=(len(planes), size, size), locations=len(locations))
     graph = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     network = graph_network(graph, output, channels=len(planes))
-    kind = "probabilities" if output.is_probability else "logits"
     origin = Origin(
         network="onnx",
         variant="",
@@ -132,36 +131,11 @@ def adopt_onnx(
         license=facts.license,
         citation="",
     )
-    member = Member(
-        name=file.stem,
-        recipe="",
-        fold=None,
-        dataset="",
-        backbone="onnx",
-        head="plain",
-        dropout=0.0,
-        mean=[0.0] * len(planes),
-        std=[1.0] * len(planes),
-        each=False,
-        graph=Graph(output=output.name, is_probability=output.is_probability),
-    )
-    card = [
-        f"# {file.stem}",
-        "",
-        "A network that others published as ONNX. It was not trained by cytoloc.",
-        "",
-        f"- **Source**: {facts.source}",
-        f"- **File**: `{file.name}`, SHA-256 `{found}`.",
-        f"- **License**: {facts.license}",
-        f"- **Input**: {', '.join(planes)}, in this order, {size} px, divided by 255.",
-        f"- **Output**: `{output.name}`, {kind} of {len(locations)} locations ({locations.name}), not calibrated.",
-        f"- **Trained on**: {' and '.join(facts.trained_on) or 'not known'}. Metrics on these fields are too high.",
-    ]
     adopted = Adopted(
-        member=member,
+        member=_onnx_member(file.stem, output, channels=len(planes)),
         network=network,
         origin=origin,
-        card="\n".join(card) + "\n",
+        card=_onnx_card(origin, facts, output, channels=planes, size=size, label_set=locations),
         size=size,
         channels=planes,
         label_set=locations,
@@ -169,6 +143,43 @@ def adopt_onnx(
         datasets=tuple(facts.trained_on),
     )
     return write_adopted(adopted, out)
+
+
+def _onnx_member(name: str, output: GraphOutput, *, channels: int) -> Member:
+    """Return the description of a graph in a bundle."""
+    return Member(
+        name=name,
+        recipe="",
+        fold=None,
+        dataset="",
+        backbone="onnx",
+        head="plain",
+        dropout=0.0,
+        mean=[0.0] * channels,
+        std=[1.0] * channels,
+        each=False,
+        graph=Graph(output=output.name, is_probability=output.is_probability),
+    )
+
+
+def _onnx_card(
+    origin: Origin, facts: OnnxFacts, output: GraphOutput, *, channels: Sequence[str], size: int, label_set: LabelSet
+) -> str:
+    """Return the model card in Markdown."""
+    kind = "probabilities" if output.is_probability else "logits"
+    lines = [
+        f"# {Path(origin.file).stem}",
+        "",
+        "A network that others published as ONNX. It was not trained by cytoloc.",
+        "",
+        f"- **Source**: {facts.source}",
+        f"- **File**: `{origin.file}`, SHA-256 `{origin.sha256}`.",
+        f"- **License**: {facts.license}",
+        f"- **Input**: {', '.join(channels)}, in this order, {size} px, divided by 255.",
+        f"- **Output**: `{output.name}`, {kind} of {len(label_set)} locations ({label_set.name}), not calibrated.",
+        f"- **Trained on**: {' and '.join(facts.trained_on) or 'not known'}. Metrics on these fields are too high.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def find_output(content: bytes, file: Path, *, shape: tuple[int, int, int], locations: int) -> GraphOutput:

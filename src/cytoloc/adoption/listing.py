@@ -57,6 +57,18 @@ _OTHERS: Final[tuple[dict[str, Any], ...]] = (
         " model.weights=adopt:dino4cells:FILE.pth --set model.backbone=vit_base_patch16_224 --set model.variant=dino"
         " --set image.normalize=field --set image.size=224",
     },
+    {
+        "name": "morphem",
+        "title": "MorphEm: a small vision transformer for single channels, trained on CHAMMI-75 without labels",
+        "gives": "a backbone to train on, for any channels; no locations",
+        "megabytes": 86,
+        "license": "MIT",
+        "addresses": ["https://huggingface.co/CaicedoLab/MorphEm"],
+        "citation": "CHAMMI-75: pre-training multi-channel models with heterogeneous microscopy images (2025)",
+        "command": "cytoloc train builtin my.dataset --folds folds.csv --out runs/ --set"
+        " model.weights=adopt:morphem:model.safetensors --set model.backbone=vit_small_patch16_224 --set"
+        " model.variant=channel-bag --set image.normalize=field --set image.size=224",
+    },
 )
 """Published ONNX files, and backbones."""
 

@@ -13,6 +13,7 @@ from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.errors import SettingsError, WeightsError
 from cytoloc.files import existing
 from cytoloc.labels.label_set import LabelSet
+from cytoloc.models.network import Network
 from cytoloc.models.state_files import as_state, read_checkpoint
 from cytoloc.models.subcell import BACKBONE, PATCH_PX, network_of_files
 from cytoloc.predict.bundle import check_bundle_path
@@ -92,63 +93,45 @@ def adopt_subcell(
         >>> adopt_subcell("encoder.pth", ["seed_0.pth"], "subcell.cytoloc", channels="rybg")  # doctest: +SKIP
         PosixPath('subcell.cytoloc')
     """
-    check_type(encoder, (str, Path), argument="encoder")
-    check_type(heads, (list, tuple), argument="heads")
+    for name, value, kinds in (
+        ("encoder", encoder, (str, Path)),
+        ("heads", heads, (list, tuple)),
+        ("out", out, (str, Path)),
+        ("sha256", sha256, (str, type(None))),
+        ("etag", etag, (str, type(None))),
+        ("size", size, int),
+    ):
+        check_type(value, kinds, argument=name)
     for head in heads:
         check_type(head, (str, Path), argument="heads")
-    check_type(out, (str, Path), argument="out")
-    check_type(sha256, (str, type(None)), argument="sha256")
-    check_type(etag, (str, type(None)), argument="etag")
-    check_type(size, int, argument="size")
     refuse_unknown(channels, CHANNEL_SETS, argument="channels")
     if not heads or len({Path(head).resolve() for head in heads}) < len(heads):
         raise SettingsError("`heads` must name one or more different classifiers.", hint="The authors publish ten.")
     if size % PATCH_PX or not 32 <= size <= 2048:
         raise SettingsError(f"`size` is {size}, which is not a multiple of {PATCH_PX}.", hint=f"Give {CELL_PX}.")
-    encoder, out = Path(encoder), Path(out)
+    encoder, out, classifiers = Path(encoder), Path(out), [Path(head) for head in heads]
     check_bundle_path(out)
-    refuse_other_kinds(encoder.name, [Path(head).name for head in heads], channels)
-    content, digest = read_published(existing(encoder, error=WeightsError, what="weights file"), sha256=sha256)
-    if etag is not None and not has_etag(content, etag):
-        raise WeightsError(
-            f"{encoder} does not have the ETag {etag}.", hint="Get the file again. It is damaged, or another file."
-        )
-    known = PUBLISHED_SHA256.get(encoder.name)
-    if known is not None and known != digest:
-        raise WeightsError(
-            f"{encoder} has the SHA-256 {digest}, but the published file of this name has {known}.",
-            hint="Get the file again. It is damaged, or another file.",
-        )
-    del content
-    states, found = [], []
-    for head in map(Path, heads):
-        found.append(
-            (head.name, read_published(existing(head, error=WeightsError, what="weights file"), sha256=None)[1])
-        )
-        states.append(as_state(read_checkpoint(head, hint="Check the path."), head))
-    state = as_state(read_checkpoint(encoder, hint="Check the path."), encoder)
-    network = network_of_files(state, states, size=size, called=str(encoder))
-    planes, have = CHANNEL_SETS[channels], network.state_dict()["backbone.body.patch_embed.proj.weight"].shape[1]
-    if have != len(planes):
-        raise WeightsError(
-            f"{encoder} takes {have} channels, but {channels} has {len(planes)}.", hint="Check `channels`."
-        )
-    labels = LabelSet.subcell31()
-    made = states[0]["6.weight"].shape[0]
-    if made != len(labels):
-        raise WeightsError(
-            f"The classifiers have {made} locations, but SubCell has {len(labels)}.", hint="Give files of SubCell."
-        )
+    refuse_other_kinds(encoder.name, [head.name for head in classifiers], channels)
+    digest, is_published = _checked_encoder(encoder, sha256=sha256, etag=etag)
+    network, found = _network_of(encoder, classifiers, channels=channels, size=size)
     origin = Origin(
         network="subcell",
-        variant=f"{channels}, {len(states)} of 10 classifiers",
+        variant=f"{channels}, {len(found)} of 10 classifiers",
         file=encoder.name,
         sha256=digest,
-        is_published=known is not None or etag is not None or sha256 is not None,
+        is_published=is_published,
         source=ADDRESS,
         license="MIT",
         citation=CITATION,
     )
+    return write_adopted(_described(network, origin, found, channels=channels, size=size), out)
+
+
+def _described(
+    network: Network, origin: Origin, heads: Sequence[tuple[str, str]], *, channels: str, size: int
+) -> Adopted:
+    """Return a network of SubCell with its description."""
+    planes = CHANNEL_SETS[channels]
     member = Member(
         name=f"subcell-{channels}",
         recipe="",
@@ -161,19 +144,59 @@ def adopt_subcell(
         std=[1.0] * len(planes),
         each=True,
     )
-    adopted = Adopted(
+    return Adopted(
         member=member,
         network=network,
         origin=origin,
-        card=subcell_card(origin, planes, size, heads=found),
+        card=subcell_card(origin, planes, size, heads=heads),
         size=size,
         channels=planes,
-        label_set=labels,
+        label_set=LabelSet.subcell31(),
         caution=CAUTION,
         datasets=("the Human Protein Atlas v23",),
         cells=NeededCells(pixel_um=PIXEL_UM * CELL_PX / size, is_masked=True),
     )
-    return write_adopted(adopted, out)
+
+
+def _checked_encoder(encoder: Path, *, sha256: str | None, etag: str | None) -> tuple[str, bool]:
+    """Return the SHA-256 of the encoder, and whether a checksum was compared; raise if one differs."""
+    content, digest = read_published(existing(encoder, error=WeightsError, what="weights file"), sha256=sha256)
+    if etag is not None and not has_etag(content, etag):
+        raise WeightsError(
+            f"{encoder} does not have the ETag {etag}.", hint="Get the file again. It is damaged, or another file."
+        )
+    known = PUBLISHED_SHA256.get(encoder.name)
+    if known is not None and known != digest:
+        raise WeightsError(
+            f"{encoder} has the SHA-256 {digest}, but the published file of this name has {known}.",
+            hint="Get the file again. It is damaged, or another file.",
+        )
+    return digest, known is not None or etag is not None or sha256 is not None
+
+
+def _network_of(
+    encoder: Path, heads: Sequence[Path], *, channels: str, size: int
+) -> tuple[Network, list[tuple[str, str]]]:
+    """Return the network, and the name and SHA-256 of each classifier file; raise if the files are of another one."""
+    states, found = [], []
+    for head in heads:
+        digest = read_published(existing(head, error=WeightsError, what="weights file"), sha256=None)[1]
+        found.append((head.name, digest))
+        states.append(as_state(read_checkpoint(head, hint="Check the path."), head))
+    state = as_state(read_checkpoint(encoder, hint="Check the path."), encoder)
+    network = network_of_files(state, states, size=size, called=str(encoder))
+    have = network.state_dict()["backbone.body.patch_embed.proj.weight"].shape[1]
+    if have != len(CHANNEL_SETS[channels]):
+        raise WeightsError(
+            f"{encoder} takes {have} channels, but {channels} has {len(CHANNEL_SETS[channels])}.",
+            hint="Check `channels`.",
+        )
+    made, wanted = states[0]["6.weight"].shape[0], len(LabelSet.subcell31())
+    if made != wanted:
+        raise WeightsError(
+            f"The classifiers have {made} locations, but SubCell has {wanted}.", hint="Give files of SubCell."
+        )
+    return network, found
 
 
 def refuse_other_kinds(encoder: str, heads: Sequence[str], channels: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 import polars as pl
 
-from cytoloc._typing import BoolArray, Float32Array, FloatArray
+from cytoloc._typing import BoolArray, Float32Array, FloatArray, IntArray
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, installing
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 Level = Literal["field", "well", "antibody", "gene"]
 """What cells are aggregated to."""
 
-Way = Literal["mean", "max", "top"]
-"""How the probabilities of cells become one: their mean, their maximum, or the mean of the highest ones."""
+Pooling = Literal["mean", "max", "top", "weighted"]
+"""How the probabilities of cells become one: their mean, their maximum, the mean of the highest ones, or a weighted
+mean."""
 
 LEVELS: Final[dict[Level, tuple[str, ...]]] = {
     "field": ("field",),
@@ -68,10 +70,11 @@ def aggregate_cells(
     predictions: Predictions,
     *,
     by: Level = "field",
-    way: Way = "mean",
+    method: Pooling = "mean",
     top: float = 0.25,
+    weights: str | pl.DataFrame | None = None,
     threshold: float | None = None,
-    least_cells: int = 1,
+    min_cells: int = 1,
     cells: Dataset | pl.DataFrame | None = None,
 ) -> Aggregated:
     """Aggregate predictions of cells to fields, wells, antibodies or genes.
@@ -79,12 +82,15 @@ def aggregate_cells(
     Args:
         predictions: Predictions of cells.
         by: What cells are aggregated to. All but ``"field"`` need ``cells``.
-        way: ``"mean"``; ``"max"``, the highest probability of any cell; or ``"top"``, the mean of the cells with the
-            highest probability.
+        method: ``"mean"``; ``"max"``, the highest probability of any cell; ``"top"``, the mean of the cells with the
+            highest probability; or ``"weighted"``, the mean that is weighted by ``weights``.
         top: For ``"top"``, the share of cells, at least one cell.
+        weights: For ``"weighted"``, the weight of each cell: a numeric column of ``cells`` or of the predictions, such
+            as ``"area"``; or a table with the column ``id`` and either a column ``weight`` or a column for each
+            location, by its key, as :func:`cytoloc.attention_weights` returns it.
         threshold: The probability from which a cell has a location. Default: the decision or the thresholds that the
             predictions state; 0.5 if they state none.
-        least_cells: Groups with fewer cells are left out.
+        min_cells: Groups with fewer cells are left out.
         cells: The dataset of cells or its table, for wells, antibodies and genes; and for predictions that do not say
             to which field a cell belongs.
 
@@ -93,8 +99,9 @@ def aggregate_cells(
 
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
-        SettingsError: If a value is out of range, or ``cells`` is needed.
-        TableError: If cells are missing in ``cells``, a group is unknown for all cells, or no group has enough cells.
+        SettingsError: If a value is out of range, ``cells`` is needed, or ``weights`` is missing or not needed.
+        TableError: If cells are missing in ``cells``, a weight is missing or negative, a group is unknown for all
+            cells, or no group has enough cells.
 
     Examples:
         >>> from cytoloc.labels.label_set import LabelSet
@@ -110,72 +117,123 @@ def aggregate_cells(
     """
     check_type(predictions, Predictions, argument="predictions")
     refuse_unknown(by, get_args(Level), argument="by")
-    refuse_unknown(way, get_args(Way), argument="way")
+    refuse_unknown(method, get_args(Pooling), argument="method")
     for name, value in (("top", top), ("threshold", threshold)):
         check_type(value, (int, float, type(None)) if name == "threshold" else (int, float), argument=name)
         if value is not None and not 0 < value <= 1:
             raise SettingsError(f"`{name}` is {value}, which is not from 0 to 1.", hint="Give a share such as 0.25.")
-    check_type(least_cells, int, argument="least_cells")
+    check_type(weights, (str, pl.DataFrame, type(None)), argument="weights")
+    if (weights is not None) != (method == "weighted"):
+        raise SettingsError(
+            "The method weighted and `weights` belong together.", hint="Give both, or choose another method."
+        )
+    check_type(min_cells, int, argument="min_cells")
     check_type(cells, (Dataset, pl.DataFrame, type(None)), argument="cells")
     described = _described(predictions, cells, by)
+    weight = None if weights is None else _weights(weights, described, predictions)
+    groups, left_out = _groups(described, by, min_cells)
+    decided = decided_locations(predictions) if threshold is None else None
+    has = predictions.probabilities >= (0.5 if threshold is None else threshold) if decided is None else decided
+    pooled = np.stack(
+        [
+            _pooled(predictions.probabilities[rows].astype(np.float64), method, top, weight, rows)
+            for rows in groups.values()
+        ]
+    ).astype(np.float32)
+    used = sum(map(len, groups.values())) + sum(left_out.values())
+    facts: dict[str, Any] = {"by": by, "method": method, "top": top if method == "top" else None, "cells": used}
+    if isinstance(weights, str):
+        facts["weights"] = weights
+    # What holds for cells does not hold for groups of cells.
+    of_cells = {"thresholds", "knowledge", "fields_trained_on", "fields_maybe_trained_on"}
+    made = {name: value for name, value in predictions.provenance.items() if name not in of_cells}
+    made["aggregated"] = {**facts, "cells_without_group": len(predictions) - used}
+    return Aggregated(
+        by,
+        Predictions(tuple(groups), pooled, predictions.label_set, made),
+        _group_table(groups, described, has, by),
+        _location_table(groups, predictions, pooled, has),
+        left_out,
+    )
+
+
+def _groups(described: pl.DataFrame, by: Level, min_cells: int) -> tuple[dict[str, IntArray], dict[str, int]]:
+    """Return the rows of each group with enough cells, and the number of cells of the other groups."""
     key = described.select(pl.concat_str(LEVELS[by], separator="_").alias("group"))["group"]
     if key.null_count() == len(key):
         raise TableError(
             f"The {by} of all cells is unknown.", hint="Aggregate by field, or import fields with metadata."
         )
-    decided = decided_locations(predictions) if threshold is None else None
-    has = predictions.probabilities >= (0.5 if threshold is None else threshold) if decided is None else decided
-    groups: list[dict[str, Any]] = []
-    long: list[pl.DataFrame] = []
-    kept: list[Float32Array] = []
-    left_out: dict[str, int] = {}
     places = pl.DataFrame({"group": key, "row": np.arange(len(key))}).drop_nulls("group")
-    for (group,), some in places.group_by("group", maintain_order=True):
-        rows = some["row"].to_numpy()
-        if len(rows) < least_cells:
-            left_out[str(group)] = len(rows)
-            continue
-        values = predictions.probabilities[rows].astype(np.float64)
-        together = _together(values, way, top)
-        low, high = wilson(has[rows].sum(axis=0), len(rows))
-        of_group = described[rows.tolist()]
-        antibodies = {"antibodies": of_group["antibody"].n_unique()} if by == "gene" else {}
-        counts = {"cells": len(rows), "fields": of_group["field"].n_unique(), **antibodies}
-        groups.append({"id": str(group), **counts, **heterogeneity(has[rows])})
-        kept.append(together.astype(np.float32))
-        long.append(
-            pl.DataFrame(
-                {
-                    "id": [str(group)] * len(predictions.label_set),
-                    "location": list(predictions.label_set.names),
-                    "go_id": [each.go_id for each in predictions.label_set],
-                    "probability": together.astype(np.float32),
-                    "share": has[rows].mean(axis=0),
-                    "share_low": low,
-                    "share_high": high,
-                    "spread": values.std(axis=0),
-                },
-                schema_overrides={"go_id": pl.String},
+    found = {str(group): some["row"].to_numpy() for (group,), some in places.group_by("group", maintain_order=True)}
+    left_out = {group: len(rows) for group, rows in found.items() if len(rows) < min_cells}
+    if len(left_out) == len(found):
+        raise TableError(f"None of {len(left_out)} groups has {min_cells} cells.", hint="Give a smaller `min_cells`.")
+    return {group: rows for group, rows in found.items() if group not in left_out}, left_out
+
+
+def _weights(weights: str | pl.DataFrame, described: pl.DataFrame, predictions: Predictions) -> FloatArray:
+    """Return the weight of each cell, shape ``(cells, 1)`` or ``(cells, locations)``."""
+    ids = pl.DataFrame({"id": list(predictions.ids)})
+    if isinstance(weights, str):
+        if weights not in described.columns or not described[weights].dtype.is_numeric():
+            numeric = [each for each in described.columns if described[each].dtype.is_numeric()]
+            raise SettingsError(
+                f"`weights` is {weights}, which is not a column of numbers.", hint=f"Choose {', '.join(numeric)}."
             )
-        )
-    if not kept:
+        table, names = ids.with_columns(described[weights].alias("weight")), ["weight"]
+    else:
+        table = weights.rename({"Id": "id"}) if "Id" in weights.columns else weights
+        names = ["weight"] if "weight" in table.columns else list(predictions.label_set.keys)
+        lacking = [name for name in ("id", *names) if name not in table.columns]
+        if lacking:
+            raise TableError(
+                f"`weights` has no column {lacking[0]}.", hint="Give the columns id and weight, or one per location."
+            )
+        refuse_repeated(table["id"].to_list(), where="`weights`")
+        table = ids.join(table.cast({"id": pl.String}), on="id", how="left", maintain_order="left")
+    values = table.select(pl.col(names).cast(pl.Float64, strict=False)).to_numpy()
+    bad = ~(np.isfinite(values) & (values >= 0)).all(axis=1)
+    if bad.any():
         raise TableError(
-            f"None of {len(left_out)} groups has {least_cells} cells.", hint="Give a smaller `least_cells`."
+            f"`weights` has no valid weight for {int(bad.sum())} of {len(bad)} cells, such as"
+            f" {predictions.ids[int(bad.argmax())]}.",
+            hint="Give each cell a weight of 0 or more.",
         )
-    facts = {
-        "aggregated": {"by": by, "way": way, "top": top if way == "top" else None, "cells": places.height}
-        | {"cells_without_group": len(key) - places.height}
-    }
-    # What holds for cells does not hold for groups of cells.
-    of_cells = {"thresholds", "knowledge", "fields_trained_on", "fields_maybe_trained_on"}
-    made = {name: value for name, value in predictions.provenance.items() if name not in of_cells}
-    whole = Predictions(
-        tuple(group["id"] for group in groups),
-        np.stack(kept),
-        predictions.label_set,
-        {**made, **facts},
-    )
-    return Aggregated(by, whole, pl.DataFrame(groups), pl.concat(long), left_out)
+    return np.asarray(values, np.float64)
+
+
+def _group_table(groups: Mapping[str, IntArray], described: pl.DataFrame, has: BoolArray, by: Level) -> pl.DataFrame:
+    """Return the row of each group in :attr:`Aggregated.groups`."""
+    rows: list[dict[str, Any]] = []
+    for group, places in groups.items():
+        own = described[places.tolist()]
+        antibodies = {"antibodies": own["antibody"].n_unique()} if by == "gene" else {}
+        counts = {"cells": len(places), "fields": own["field"].n_unique(), **antibodies}
+        rows.append({"id": group, **counts, **heterogeneity(has[places])})
+    return pl.DataFrame(rows)
+
+
+def _location_table(
+    groups: Mapping[str, IntArray], predictions: Predictions, pooled: Float32Array, has: BoolArray
+) -> pl.DataFrame:
+    """Return the rows of each group and location in :attr:`Aggregated.locations`."""
+    locations = predictions.label_set
+    tables = []
+    for (group, rows), probability in zip(groups.items(), pooled, strict=True):
+        low, high = wilson(has[rows].sum(axis=0), len(rows))
+        columns = {
+            "id": [group] * len(locations),
+            "location": list(locations.names),
+            "go_id": [each.go_id for each in locations],
+            "probability": probability,
+            "share": has[rows].mean(axis=0),
+            "share_low": low,
+            "share_high": high,
+            "spread": predictions.probabilities[rows].astype(np.float64).std(axis=0),
+        }
+        tables.append(pl.DataFrame(columns, schema_overrides={"go_id": pl.String}))
+    return pl.concat(tables)
 
 
 def _described(predictions: Predictions, cells: Dataset | pl.DataFrame | None, by: Level) -> pl.DataFrame:
@@ -208,14 +266,20 @@ def _described(predictions: Predictions, cells: Dataset | pl.DataFrame | None, b
     return described
 
 
-def _together(values: FloatArray, way: Way, top: float) -> FloatArray:
-    """Return one probability per location for the probabilities of cells, shape ``(cells, locations)``."""
-    if way == "mean":
-        return np.asarray(values.mean(axis=0), np.float64)
-    if way == "max":
+def _pooled(values: FloatArray, method: Pooling, top: float, weights: FloatArray | None, rows: IntArray) -> FloatArray:
+    """Return one probability per location for the probabilities of a group, shape ``(cells, locations)``."""
+    if method == "max":
         return np.asarray(values.max(axis=0), np.float64)
-    count = max(1, round(top * len(values)))
-    return np.asarray(np.sort(values, axis=0)[-count:].mean(axis=0), np.float64)
+    if method == "top":
+        count = max(1, round(top * len(values)))
+        return np.asarray(np.sort(values, axis=0)[-count:].mean(axis=0), np.float64)
+    if weights is None:
+        return np.asarray(values.mean(axis=0), np.float64)
+    own = np.broadcast_to(weights[rows], values.shape)
+    total = own.sum(axis=0)
+    if not total.all():
+        raise TableError("All cells of a group have the weight 0.", hint="Give some cells of each group a weight.")
+    return np.asarray((own * values).sum(axis=0) / total, np.float64)
 
 
 def wilson(positive: Any, count: int) -> tuple[FloatArray, FloatArray]:

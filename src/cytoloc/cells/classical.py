@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytoloc._typing import BoolArray, UInt8Array
-from cytoloc.errors import MissingExtraError, installing
+from cytoloc.cells.growing import skimage_module
+from cytoloc.cells.labels import kept_labels
 
 _WINDOW: Final = 4.0
 """Edge of the window of the local threshold, in diameters of a nucleus."""
@@ -52,13 +53,8 @@ def split_nuclei(mask: BoolArray, *, pixel_um: float, nucleus_um: float) -> NDAr
     Raises:
         MissingExtraError: If scikit-image is not installed.
     """
-    try:
-        from skimage.feature import peak_local_max
-        from skimage.segmentation import watershed
-    except ImportError as error:
-        raise MissingExtraError(
-            "Segmentation needs scikit-image, which is not installed.", hint=installing("cells")
-        ) from error
+    peak_local_max = skimage_module("feature").peak_local_max
+    watershed = skimage_module("segmentation").watershed
     diameter = nucleus_um / pixel_um
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     distance = cv2.GaussianBlur(inside, (0, 0), max(diameter / 12, 0.5))
@@ -67,7 +63,4 @@ def split_nuclei(mask: BoolArray, *, pixel_um: float, nucleus_um: float) -> NDAr
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     labels = watershed(-distance, markers, mask=mask)
     least = 0.1 * np.pi * (diameter / 2) ** 2
-    kept = np.bincount(labels.ravel(), minlength=len(peaks) + 1) >= least
-    kept[0] = False
-    numbers = (np.cumsum(kept) * kept).astype(np.int32)
-    return np.asarray(numbers[labels], np.int32)
+    return kept_labels(labels, np.bincount(labels.ravel(), minlength=len(peaks) + 1) >= least)

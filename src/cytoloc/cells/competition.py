@@ -7,11 +7,12 @@ import binascii
 import csv
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from cytoloc._typing import BoolArray, FloatArray
@@ -20,7 +21,10 @@ from cytoloc.cells.measures import overlaps
 from cytoloc.cells.sources import labels_of
 from cytoloc.choices import check_type
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import SettingsError, TableError
+from cytoloc.decide.evaluation import AveragePrecision, precision_table
+from cytoloc.decide.inputs import FieldLabels, as_truth, common_label_set
+from cytoloc.decide.metrics import AP_RESAMPLES, mean_interval
+from cytoloc.errors import ImageError, SettingsError, TableError
 from cytoloc.files import new_file
 from cytoloc.predictions import Predictions
 
@@ -192,49 +196,185 @@ def cell_average_precision(
         raise TableError("`found` and `truth` have different fields.", hint="Give both for the same fields.")
     if not truth:
         raise TableError("`found` and `truth` are empty.", hint="Give at least one field.")
-    ranked: list[tuple[str, int, int, FloatArray]] = []
+    fields = []
     for name, (labels, probabilities) in found.items():
-        one, other = consecutive(labels)[0], consecutive(truth[name][0])[0]
-        if len(probabilities) != int(one.max(initial=0)):
-            raise TableError(f"`found` has {len(probabilities)} rows for {int(one.max(initial=0))} cells of {name}.")
-        shared = overlaps(one, other)
-        sizes = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
-        ratio = (shared / np.maximum(sizes, 1))[1:, 1:]
-        for cell, values in enumerate(probabilities):
-            best = int(ratio[cell].argmax()) if ratio.shape[1] else -1
-            ranked.append((name, cell, best if best >= 0 and ratio[cell, best] >= iou else -1, values))
-    locations = next(iter(truth.values()))[1].shape[1]
-    precision = np.full(locations, np.nan)
-    for location in range(locations):
-        positives = sum(int(labels[:, location].sum()) for _, labels in truth.values())
-        if not positives:
-            continue
-        order = sorted(ranked, key=lambda each: -each[3][location])
-        taken: set[tuple[str, int]] = set()
-        right = np.zeros(len(order), bool)
-        for place, (name, _, match, _) in enumerate(order):
-            if match >= 0 and truth[name][1][match, location] and (name, match) not in taken:
-                taken.add((name, match))
-                right[place] = True
-        precision[location] = average_precision(right, positives)
-    return precision
+        true_labels, has = truth[name]
+        for what, image, rows in (("found", labels, probabilities), ("truth", true_labels, has)):
+            count = len(consecutive(image)[1]) - 1
+            if rows.shape[1] != has.shape[1]:
+                raise TableError(f"`found` has {rows.shape[1]} locations for {name}, but `truth` has {has.shape[1]}.")
+            if len(rows) != count:
+                raise TableError(
+                    f"`{what}` has {len(rows)} rows for {count} cells of {name}.", hint="Give one per cell."
+                )
+        numbers, true_numbers = consecutive(labels)[1][1:], consecutive(true_labels)[1][1:]
+        fields.append(_ScoredField(labels, numbers, probabilities, true_labels, true_numbers, has))
+    once = np.ones((1, len(fields)), np.int64)
+    return np.asarray(_average_precisions(_matched(fields, iou), once)[0], np.float64)
 
 
-def average_precision(right: NDArray[np.bool_], positives: int) -> float:
-    """Return the area under the precision-recall curve of ranked predictions, with the precision made monotonic.
+def cell_mean_average_precision(
+    predictions: Predictions,
+    cells: Dataset,
+    labels: FieldLabels,
+    *,
+    truth: Dataset | None = None,
+    iou: float = LEAST_IOU,
+) -> AveragePrecision:
+    """Return the mean average precision of predicted cells, as the 2021 competition scores it.
+
+    A predicted cell is right for a location if its mask overlaps the mask of a true cell with the location that is not
+    taken by a cell with a higher probability. Cells without a prediction, such as those without a nucleus, count
+    neither as right nor as wrong.
 
     Args:
-        right: Whether each prediction is right, the one with the highest probability first.
-        positives: The number of true objects.
+        predictions: Predictions of cells.
+        cells: The dataset of the predicted cells, which has their label images.
+        labels: The locations of each true cell, by the id of the cell: a label list, a dataset of cells, or a mapping
+            of ids to indices of locations.
+        truth: A dataset of the true cells of the same fields, which has their label images. Default: ``cells``.
+        iou: The smallest intersection over union of a predicted and a true cell.
 
     Returns:
-        The area, from 0 to 1.
+        The metrics. ``interval`` is from resampling fields.
 
-    Examples:
-        >>> average_precision(np.array([True, False, True]), 2)
-        0.8333333333333333
+    Raises:
+        ArgumentTypeError: If an argument has the wrong type.
+        SettingsError: If the predictions are not of cells, or ``iou`` is out of range.
+        LabelSetError: If the label sets differ.
+        TableError: If the truth lacks a predicted field, a true cell has no labels, or no true cell has a location.
+        ImageError: If a label image is missing, or has another size.
     """
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
-    highest = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(highest[right].sum() / positives) if len(right) else 0.0
+    check_type(predictions, Predictions, argument="predictions")
+    check_type(cells, Dataset, argument="cells")
+    check_type(truth, (Dataset, type(None)), argument="truth")
+    truth = cells if truth is None else truth
+    if predictions.cells is None:
+        raise SettingsError("The predictions are not of cells.", hint="Predict a dataset of `cytoloc segment`.")
+    if not 0 < iou <= 1:
+        raise SettingsError(f"`iou` is {iou}, which is not from 0 to 1.", hint=f"Give {LEAST_IOU}.")
+    locations = common_label_set(predictions.label_set, labels, None, columns=len(predictions.label_set))
+    has = as_truth(labels, truth.ids, locations, shape=(len(truth), len(locations)))
+    found_of, true_of = _rows_by_field(predictions.cells), _rows_by_field(truth.fields)
+    unknown = [name for name in found_of if name not in true_of]
+    if unknown:
+        raise TableError(
+            f"{len(unknown)} predicted fields have no true cells, such as {unknown[0]}.",
+            hint="Give the true cells of all fields, or predict fewer fields.",
+        )
+    numbers, true_numbers = predictions.cells["cell"].to_numpy(), truth.fields["cell"].to_numpy()
+    scored = []
+    for name, places in true_of.items():
+        rows, image = np.array(found_of.get(name, []), np.int64), labels_of(truth, name).cells
+        own = labels_of(cells, name).cells if len(rows) else np.zeros_like(image)
+        scored.append(
+            _ScoredField(own, numbers[rows], predictions.probabilities[rows], image, true_numbers[places], has[places])
+        )
+    matches = _matched(scored, iou)
+    if not matches.truth.any():
+        raise TableError("No true cell has a location.", hint="Check the labels.")
+    values = _average_precisions(matches, np.ones((1, len(scored)), np.int64))[0]
+    draws = np.random.default_rng(0).multinomial(len(scored), np.full(len(scored), 1 / len(scored)), size=AP_RESAMPLES)
+    resampled = _average_precisions(matches, draws)
+    return AveragePrecision(
+        rows=len(matches.scores),
+        label_set=predictions.label_set,
+        mean=float(np.nanmean(values)),
+        interval=mean_interval(resampled),
+        interval_by_group=None,
+        chance=None,
+        classes=precision_table(predictions.label_set, matches.truth.sum(axis=0), values, resampled),
+    )
+
+
+def _rows_by_field(table: pl.DataFrame) -> dict[str, list[int]]:
+    """Return the rows of each field."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(table["field"].to_list()):
+        rows.setdefault(name, []).append(row)
+    return rows
+
+
+class _ScoredField(NamedTuple):
+    """The found and the true cells of a field: label images, the numbers of the cells, and a row per cell."""
+
+    labels: Labels
+    numbers: NDArray[np.integer]
+    probabilities: NDArray[np.floating]
+    true_labels: Labels
+    true_numbers: NDArray[np.integer]
+    truth: BoolArray
+
+
+class _Matches(NamedTuple):
+    """All found cells, and the true cell that each one overlaps.
+
+    Attributes:
+        scores: The probabilities of the found cells, shape ``(n, locations)``.
+        match: The row of the true cell, -1 for none, shape ``(n,)``.
+        field: The number of the field of each found cell.
+        truth: The locations of the true cells, shape ``(m, locations)``.
+        true_field: The number of the field of each true cell.
+    """
+
+    scores: FloatArray
+    match: NDArray[np.int64]
+    field: NDArray[np.int64]
+    truth: BoolArray
+    true_field: NDArray[np.int64]
+
+
+def _matched(fields: Sequence[_ScoredField], iou: float) -> _Matches:
+    """Return the true cell that each found cell overlaps most, if this is enough."""
+    matches, places, true_places, start = [], [], [], 0
+    for number, field in enumerate(fields):
+        if field.labels.shape != field.true_labels.shape:
+            raise ImageError(
+                f"Label images have the shapes {field.labels.shape} and {field.true_labels.shape}.",
+                hint="Give label images of the same fields.",
+            )
+        (one, found), (other, true) = consecutive(field.labels), consecutive(field.true_labels)
+        shared = overlaps(one, other)
+        sizes = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
+        rows, columns = np.searchsorted(found, field.numbers), np.searchsorted(true, field.true_numbers)
+        ratio = (shared / np.maximum(sizes, 1))[np.ix_(rows, columns)]
+        best = ratio.argmax(axis=1) if ratio.shape[1] else np.zeros(len(rows), np.int64)
+        enough = ratio.max(axis=1, initial=0) >= iou
+        matches.append(np.where(enough, best + start, -1))
+        places.append(np.full(len(rows), number))
+        true_places.append(np.full(len(columns), number))
+        start += len(columns)
+    return _Matches(
+        np.concatenate([np.asarray(field.probabilities, np.float64) for field in fields]),
+        np.concatenate(matches),
+        np.concatenate(places),
+        np.concatenate([field.truth for field in fields]),
+        np.concatenate(true_places),
+    )
+
+
+def _average_precisions(matches: _Matches, weights: NDArray[np.int64]) -> FloatArray:
+    """Return the average precision of each location, with each field counted as often as its weight.
+
+    Args:
+        matches: The found and the true cells.
+        weights: Shape ``(weightings, fields)``.
+
+    Returns:
+        float64 of shape ``(weightings, locations)``; NaN where no true cell counts.
+    """
+    found = np.full((len(weights), matches.truth.shape[1]), np.nan)
+    for location in range(found.shape[1]):
+        positives = weights[:, matches.true_field[matches.truth[:, location]]].sum(axis=1)
+        order = np.argsort(-matches.scores[:, location], kind="stable")
+        match = matches.match[order]
+        right = np.zeros(len(order), bool)
+        right[np.unique(match, return_index=True)[1]] = True
+        right &= (match >= 0) & matches.truth[match, location]
+        counts = weights[:, matches.field[order]].astype(np.float64)
+        hits, total = np.cumsum(counts * right, axis=1), np.cumsum(counts, axis=1)
+        precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+        highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        area = (counts * right * highest).sum(axis=1)
+        np.divide(area, positives, out=found[:, location], where=positives > 0)
+    return found

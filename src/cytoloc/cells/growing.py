@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 import cv2
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
+from cytoloc.cells.labels import border_numbers, kept_labels
 from cytoloc.cells.measures import cells_of_nuclei, overlaps
 from cytoloc.errors import MissingExtraError, installing
 
@@ -75,7 +76,7 @@ def complete_nuclei(
     Returns:
         Numbers of all nuclei, without gaps. Nuclei below :data:`NUCLEUS_UM2` that do not touch the border are removed.
     """
-    watershed = watershed_function()
+    watershed = skimage_module("segmentation").watershed
     shared = overlaps(others, nuclei)
     covered = 1 - shared[:, 0] / np.maximum(shared.sum(axis=1), 1)
     stained = np.bincount(others[mask], minlength=len(shared)) >= _STAINED * shared.sum(axis=1)
@@ -90,11 +91,8 @@ def complete_nuclei(
     whole = watershed(-depth, whole, mask=mask | (whole > 0)).astype(np.int32)
     areas = np.bincount(whole.ravel()) * pixel_um**2
     at_border = np.zeros(len(areas), bool)
-    at_border[np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]])] = True
-    kept = (areas >= NUCLEUS_UM2) | (at_border & (areas > NUCLEUS_UM2 / 4))
-    kept[0] = False
-    numbers = np.cumsum(kept) * kept
-    return numbers[whole].astype(np.int32)
+    at_border[border_numbers(whole)] = True
+    return kept_labels(whole, (areas >= NUCLEUS_UM2) | (at_border & (areas > NUCLEUS_UM2 / 4)))
 
 
 def _joined_pieces(labels: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -149,7 +147,7 @@ def grow_cells(
     Raises:
         MissingExtraError: If scikit-image is not installed.
     """
-    watershed = watershed_function()
+    watershed = skimage_module("segmentation").watershed
     shared = overlaps(nuclei, pieces)
     areas = shared.sum(axis=1)
     same = np.arange(shared.shape[1])
@@ -159,9 +157,8 @@ def grow_cells(
             same[same == same[piece]] = same[touched[0]]
     cells = same[pieces].astype(np.int32)
     home = cells_of_nuclei(cells, nuclei)
-    numbers = np.unique(np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]]))
     kept = np.zeros(cells.max(initial=0) + 1, bool)
-    kept[numbers] = kept[home[home > 0]] = True
+    kept[border_numbers(cells)] = kept[home[home > 0]] = True
     kept[0] = False
     removed = cells > 0
     cells[~kept[cells]] = 0
@@ -208,20 +205,21 @@ def _merged_rims(cells: NDArray[np.int32], nuclei: NDArray[np.int32]) -> NDArray
     return cells
 
 
-def watershed_function() -> Callable[..., NDArray[Any]]:
-    """Return :func:`skimage.segmentation.watershed`.
+def skimage_module(name: str) -> Any:
+    """Return a module of scikit-image.
+
+    Args:
+        name: The name of the module, such as ``"segmentation"``.
 
     Raises:
         MissingExtraError: If scikit-image is not installed.
     """
     try:
-        from skimage.segmentation import watershed
+        return import_module(f"skimage.{name}")
     except ImportError as error:
         raise MissingExtraError(
             "Segmentation needs scikit-image, which is not installed.", hint=installing("cells")
         ) from error
-    function: Callable[..., NDArray[Any]] = watershed
-    return function
 
 
 def _without_holes(cells: NDArray[np.int32], *, pixel_um: float) -> NDArray[np.int32]:
@@ -232,7 +230,7 @@ def _without_holes(cells: NDArray[np.int32], *, pixel_um: float) -> NDArray[np.i
     areas = np.bincount(patches.ravel())
     small = areas * pixel_um**2 < HOLE_UM2
     small[0] = False
-    small[np.unique(np.concatenate([patches[0], patches[-1], patches[:, 0], patches[:, -1]]))] = False
+    small[border_numbers(patches)] = False
     holes = small[patches]
     if not holes.any():
         return cells

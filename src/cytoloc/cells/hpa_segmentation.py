@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoloc.cells.growing import NUCLEUS_UM2, grow_cells, watershed_function
-from cytoloc.cells.labels import CellLabels
-from cytoloc.cells.methods import FieldImage, enlarged, known_pixel_um
+from cytoloc.cells.growing import NUCLEUS_UM2, grow_cells, skimage_module
+from cytoloc.cells.labels import CellLabels, kept_labels
+from cytoloc.cells.methods import FieldImage, enlarged, known_pixel_um, networks_running
 from cytoloc.channels import ER, MICROTUBULES, NUCLEUS
 from cytoloc.choices import check_type
-from cytoloc.errors import ImageError, MissingExtraError, installing
+from cytoloc.errors import ImageError
 from cytoloc.files import sha256_of
 from cytoloc.images.scale import resize
 
@@ -66,26 +65,14 @@ class HpaSegmentation:
         nuclei, cells = (HpaUnetRunner(Path(file), device=self.device) for file in (self.nuclei, self.cells))
         return nuclei, cells
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Load the weights, and let each thread compute with one core.
-
-        Yields:
-            Nothing.
+    def running(self) -> AbstractContextManager[None]:
+        """Return the context in which the weights are loaded, and each thread computes with one core.
 
         Raises:
             WeightsError: If a file is missing, damaged, or of another network.
             MissingExtraError: If torch is not installed.
         """
-        try:
-            from cytoloc.models.devices import one_thread
-        except ImportError as error:
-            raise MissingExtraError(
-                "The networks need torch, which is not installed.", hint=installing("nets")
-            ) from error
-        _ = self._networks
-        with one_thread():
-            yield
+        return networks_running(lambda: self._networks, called="HPA-Cell-Segmentation")
 
     def segment(self, field: FieldImage) -> CellLabels:
         """Return the cells and nuclei of a field, in its size.
@@ -113,13 +100,11 @@ class HpaSegmentation:
         of_nuclei, of_cells = self._networks
         border, inside = of_nuclei(np.stack([nucleus] * 3))
         cell_border, cell_inside = of_cells(np.stack([planes[MICROTUBULES], planes.get(ER, black), nucleus]))
-        watershed = watershed_function()
+        watershed = skimage_module("segmentation").watershed
         apart = (border + cell_border < 1 - _BORDER) & (border <= _BORDER)
         seeds = ndimage.label(ndimage.binary_erosion((inside > _SEED) & apart))[0]
         nuclei: NDArray[np.int32] = watershed(-inside, seeds, mask=inside > _INSIDE).astype(np.int32)
-        kept = np.bincount(nuclei.ravel()) * WORKING_UM**2 >= NUCLEUS_UM2
-        kept[0] = False
-        nuclei = (np.cumsum(kept) * kept)[nuclei].astype(np.int32)
+        nuclei = kept_labels(nuclei, np.bincount(nuclei.ravel()) * WORKING_UM**2 >= NUCLEUS_UM2)
         gray = (cell_inside * 255).astype(np.uint8)
         otsu = cv2.threshold(gray, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0] / 255
         body = (cell_inside > max(_LEAST_CELL, otsu / 2)) | (cell_border > _BORDER)

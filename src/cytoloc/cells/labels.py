@@ -109,12 +109,38 @@ def consecutive(labels: Labels) -> tuple[NDArray[np.int32], Labels]:
         # Counting is faster than sorting all pixels.
         present = np.bincount(labels.ravel(), minlength=largest + 1) > 0
         present[0] = True
+        if present.all():
+            return labels.astype(np.int32, copy=False), np.arange(largest + 1)
         rank = (np.cumsum(present) - 1).astype(np.int32)
         return rank[labels], np.flatnonzero(present).astype(np.int64)
     numbers, places = np.unique(labels, return_inverse=True)
     if numbers[0] != 0:
         numbers, places = np.concatenate([[0], numbers]), places + 1
     return places.reshape(labels.shape).astype(np.int32), numbers.astype(np.int64)
+
+
+def kept_labels(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return labels with some of the objects, numbered from 1 without gaps.
+
+    Args:
+        labels: The labels.
+        kept: Whether each object is kept, by its number. Background, the number 0, stays background.
+
+    Returns:
+        int32 of the same shape.
+
+    Examples:
+        >>> kept_labels(np.array([[0, 1], [2, 3]], np.int32), np.array([True, True, False, True])).tolist()
+        [[0, 1], [0, 2]]
+    """
+    objects = kept.copy()
+    objects[0] = False
+    return (np.cumsum(objects) * objects).astype(np.int32)[labels]
+
+
+def border_numbers(labels: Labels) -> Labels:
+    """Return the numbers of the objects that touch the border, and 0 if background does."""
+    return np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
 
 
 def scale_labels(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:

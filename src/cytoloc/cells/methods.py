@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -142,27 +142,15 @@ class InstanSeg:
         path = Path(self.weights) if self.weights is not None else fetch_instanseg(default_weights())
         return InstanSegNet(path, device=self.device)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Load the weights, and let each thread compute with one core.
-
-        Yields:
-            Nothing.
+    def running(self) -> AbstractContextManager[None]:
+        """Return the context in which the weights are loaded, and each thread computes with one core.
 
         Raises:
             WeightsError: If the weights are missing or are another file.
             FetchError: If they cannot be downloaded.
             MissingExtraError: If torch is not installed.
         """
-        try:
-            from cytoloc.models.devices import one_thread
-        except ImportError as error:
-            raise MissingExtraError(
-                "InstanSeg needs torch, which is not installed.", hint=installing("nets")
-            ) from error
-        _ = self._network
-        with one_thread():
-            yield
+        return networks_running(lambda: self._network, called="InstanSeg")
 
     def segment(self, field: FieldImage) -> CellLabels:
         """Return the cells and nuclei of a field, in its size.
@@ -179,12 +167,10 @@ class InstanSeg:
         pixel_um = known_pixel_um(field)
         height, width = field.image.shape[1:]
         if _is_blank(field):
-            blank = np.zeros((height, width), np.int64)
-            return CellLabels(blank, blank)
+            return _no_cells(field)
         factor = pixel_um / self.working_um
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        grid_um = max(GRID_UM, pixel_um)
-        grid = (round(height * pixel_um / grid_um), round(width * pixel_um / grid_um))
+        grid_um, grid = _growing_grid(field, pixel_um)
         planes = field.planes(cytoplasm_only=False)
         small = resize(planes, *size, enlarge=True).astype(np.float32)
         nuclei, pieces = (scale_labels(found, *grid) for found in self._network(small))
@@ -249,10 +235,8 @@ class Classical:
             )
         height, width = field.image.shape[1:]
         if _is_blank(field):
-            blank = np.zeros((height, width), np.int64)
-            return CellLabels(blank, blank)
-        grid_um = max(GRID_UM, pixel_um)
-        grid = (round(height * pixel_um / grid_um), round(width * pixel_um / grid_um))
+            return _no_cells(field)
+        grid_um, grid = _growing_grid(field, pixel_um)
         stains = resize(field.planes(cytoplasm_only=True), *grid, enlarge=True)
         nucleus = resize(field.nucleus[None], *grid, enlarge=True)[0]
         bright = cytoplasm(stains, pixel_um=grid_um) if len(stains) else None
@@ -341,6 +325,30 @@ class LabelFiles:
         return CellLabels(cells, nuclei)
 
 
+@contextmanager
+def networks_running(load: Callable[[], object], *, called: str) -> Iterator[None]:
+    """Load the networks of a method, and let each thread compute with one core.
+
+    Args:
+        load: A function that loads the networks.
+        called: The method, for messages.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MissingExtraError: If torch is not installed.
+    """
+    try:
+        from cytoloc.models.devices import one_thread
+    except ImportError as error:
+        raise MissingExtraError(f"{called} needs torch, which is not installed.", hint=installing("nets")) from error
+    # Networks compute once when they are loaded. Several threads would wait for each other on a busy machine.
+    with one_thread():
+        load()
+        yield
+
+
 def known_pixel_um(field: FieldImage) -> float:
     """Return the pixel size of a field.
 
@@ -378,6 +386,19 @@ def default_weights() -> Path:
     """Return where downloaded weights are kept: below ``XDG_CACHE_HOME``, or below ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "cytoloc" / "instanseg-fluorescence-0.1.1.pt"
+
+
+def _growing_grid(field: FieldImage, pixel_um: float) -> tuple[float, tuple[int, int]]:
+    """Return the pixel size at which the cells of a field grow, in micrometers, and the height and width in pixels."""
+    grid_um = max(GRID_UM, pixel_um)
+    height, width = (round(edge * pixel_um / grid_um) for edge in field.image.shape[1:])
+    return grid_um, (height, width)
+
+
+def _no_cells(field: FieldImage) -> CellLabels:
+    """Return the label images of a field without cells."""
+    blank = np.zeros(field.image.shape[1:], np.int64)
+    return CellLabels(blank, blank)
 
 
 def _is_blank(field: FieldImage) -> bool:

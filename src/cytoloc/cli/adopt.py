@@ -17,6 +17,19 @@ Checksum = Annotated[
     typer.Option("--sha256", help="Expected SHA-256 of the file. The command fails if the file has another one."),
 ]
 
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Also compare the answers of the bundle with those that the authors published. Their example images are"
+        " downloaded.",
+    ),
+]
+Examples = Annotated[
+    str | None,
+    typer.Option(help="With --check: address of the folder of the example images. Default: that of the authors."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -44,20 +57,28 @@ def densenet121(
         ),
     ] = None,
     sha256: Checksum = None,
+    check: Check = False,
+    examples: Examples = None,
 ) -> None:
     """Adopt the DenseNet121 of the first place of 2018: 28 locations of whole fields.
 
     Example: `cytoloc adopt densenet121 bestfitting_default_model.pth --variant large --out densenet121.cytoloc`
     """
+    _refuse_examples_alone(check=check, examples=examples)
     _adopt("densenet121", file, out, variant=variant, sha256=sha256)
+    _check("densenet121", out, check=check, examples=examples)
 
 
-def inceptionv3_cbam(file: File, out: Out, sha256: Checksum = None) -> None:
+def inceptionv3_cbam(
+    file: File, out: Out, sha256: Checksum = None, check: Check = False, examples: Examples = None
+) -> None:
     """Adopt the InceptionV3 with attention of the first place of 2021: 19 locations of single cells.
 
     Example: `cytoloc adopt inceptionv3-cbam 12.00_ema.pth --out inceptionv3.cytoloc`
     """
+    _refuse_examples_alone(check=check, examples=examples)
     _adopt("inceptionv3-cbam", file, out, sha256=sha256)
+    _check("inceptionv3-cbam", out, check=check, examples=examples)
 
 
 def subcell(
@@ -129,6 +150,14 @@ def onnx(
     ] = None,
     caution: Annotated[str, typer.Option(help="Warning that is shown with every prediction. Default: none.")] = "",
     sha256: Checksum = None,
+    check: Annotated[
+        Literal["densenet121", "inceptionv3-cbam"] | None,
+        typer.Option(
+            help="Network of the graph, to also compare the answers of the bundle with those that its authors"
+            " published. Their example images are downloaded."
+        ),
+    ] = None,
+    examples: Examples = None,
 ) -> None:
     """Adopt a classifier that others published as ONNX, such as the single-cell network of the first place of 2021.
 
@@ -137,6 +166,7 @@ def onnx(
     Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --label-set hpa19 --size 128 --license MIT
     --out inceptionv3.cytoloc`
     """
+    _refuse_examples_alone(check=check is not None, examples=examples)
     require_nets()
     from cytoloc.adoption.graphs import OnnxFacts, adopt_onnx
 
@@ -150,6 +180,7 @@ def onnx(
         facts=OnnxFacts(license=license, source=source, trained_on=trained_on or (), caution=caution, sha256=sha256),
     )
     _print_adopted(out)
+    _check(check or "", out, check=check is not None, examples=examples)
 
 
 def _adopt(network: str, file: Path, out: Path, *, variant: str | None = None, sha256: str | None = None) -> None:
@@ -159,6 +190,27 @@ def _adopt(network: str, file: Path, out: Path, *, variant: str | None = None, s
 
     adopt(network, file, out, variant=variant, sha256=sha256)
     _print_adopted(out)
+
+
+def _refuse_examples_alone(*, check: bool, examples: str | None) -> None:
+    """Raise if the address of examples is given, but nothing is compared with them."""
+    from cytoloc.errors import SettingsError
+
+    if examples is not None and not check:
+        raise SettingsError("--examples needs --check.", hint="Give both, or remove --examples.")
+
+
+def _check(network: str, out: Path, *, check: bool, examples: str | None) -> None:
+    """Compare the answers of an adopted network with the published ones, and print both."""
+    if not check:
+        return
+    from cytoloc.adoption.checking import check_adopted, refuse_other_answers
+
+    answers = check_adopted(out, network, address=examples)
+    for answer in answers:
+        sign = "=" if answer.agrees else "!="
+        typer.echo(f"{answer.example}: published {answer.published} {sign} {answer.found} of {out}")
+    refuse_other_answers(answers, out)
 
 
 def _print_adopted(out: Path) -> None:

@@ -8,13 +8,141 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cytoloc.cli.console import counted, note, progress, terminated_as_interrupted
+from cytoloc.cli.console import counted, note, progress, require_nets, terminated_as_interrupted
+from cytoloc.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import polars as pl
+
     from cytoloc.cells.methods import Method
     from cytoloc.dataset.importing import Imported
+    from cytoloc.dataset.store import Dataset
+
+
+Fields = Annotated[
+    Path,
+    typer.Argument(
+        help="Dataset of fields, folder of image files, or one file with all channels (needs --channels).",
+        metavar="INPUT",
+    ),
+]
+MethodOption = Annotated[
+    Literal["instanseg", "classical", "labels", "hpa"] | None,
+    typer.Option(
+        help="Method: the network instanseg, classical without weights (weaker), labels for the label images of"
+        " another program, or hpa for the networks of HPA-Cell-Segmentation. Default: labels with --labels, hpa"
+        " with --hpa-nuclei, otherwise instanseg."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Weights of InstanSeg, the file instanseg.pt. Default: they are downloaded once (21 MB)."),
+]
+HpaNuclei = Annotated[Path | None, typer.Option(help="With --method hpa: network of nuclei, dpn_unet_nuclei_v1.pth.")]
+HpaCells = Annotated[
+    Path | None, typer.Option(help="With --method hpa: network of cells, such as dpn_unet_cell_3ch_v1.pth.")
+]
+LabelsFolder = Annotated[Path | None, typer.Option(help="Folder of the label images of another program.")]
+CellLabelsPattern = Annotated[
+    str, typer.Option(help="Path of the label image of cells below --labels; {id} is the id of the field.")
+]
+NucleusLabelsPattern = Annotated[
+    str | None, typer.Option(help="Path of the label image of nuclei. Default: nuclei are unknown.")
+]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(help="Pixel size of the fields in micrometers. Default: as the dataset or the files state it."),
+]
+Channels = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=PATTERN or NAME=CHANNEL of each channel, as for `cytoloc import folder`. Not needed for"
+        " datasets, and for files named as by Kaggle or the Human Protein Atlas."
+    ),
+]
+Size = Annotated[int, typer.Option(help="Edge length of the images of cells, in pixels.", min=32, max=2048)]
+WindowUm = Annotated[
+    float | None, typer.Option(help="Edge length of the square around a cell, in micrometers. Default: 51.2.")
+]
+WindowPx = Annotated[int | None, typer.Option(help="Edge length of the square around a cell, in pixels of the field.")]
+Unmasked = Annotated[
+    bool, typer.Option("--unmasked", help="Keep pixels outside the cell, instead of making them black.")
+]
+Keep = Annotated[
+    Literal["all", "nucleated", "single"] | None,
+    typer.Option(
+        "--keep",
+        help="Cells to keep: all, those with a nucleus (nucleated), or those with exactly one nucleus (single)."
+        " Default: nucleated; all with --labels.",
+    ),
+]
+DropBorder = Annotated[bool, typer.Option("--drop-border", help="Leave out cells that touch the border of the field.")]
+Turn = Annotated[bool, typer.Option("--turn", help="Turn each cell so that its long axis is horizontal.")]
+Sheet = Annotated[Path | None, typer.Option(help="New PNG file: six fields with the outlines of cells and nuclei.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+CellPredictions = Annotated[
+    Path, typer.Argument(help="Predictions of cells, from `cytoloc predict`.", metavar="PREDICTIONS")
+]
+GroupsOut = Annotated[Path, typer.Option(help="New predictions file with a row per group (.parquet).")]
+By = Annotated[Literal["field", "well", "antibody", "gene"], typer.Option(help="What cells are aggregated to.")]
+CellsDataset = Annotated[
+    Path | None,
+    typer.Option(
+        help="Dataset of the cells. Needed for wells, antibodies and genes, for --attention, and for columns of the"
+        " dataset as --weights."
+    ),
+]
+PoolingOption = Annotated[
+    Literal["mean", "max", "top", "weighted"],
+    typer.Option(
+        help="How probabilities of cells become one: their mean, their maximum, the mean of --top, or the mean that is"
+        " weighted by --weights or --attention."
+    ),
+]
+Top = Annotated[
+    float, typer.Option(help="With --method top: share of the cells with the highest probability.", min=0, max=1)
+]
+CellWeights = Annotated[
+    str | None,
+    typer.Option(
+        help="With --method weighted: a column with the weight of each cell, such as area; or a CSV file with the"
+        " columns id and weight.",
+        metavar="COLUMN|FILE",
+    ),
+]
+Attention = Annotated[
+    Path | None,
+    typer.Option(help="With --method weighted: model with an attention head, whose attention weights the cells."),
+]
+DecisionFile = Annotated[
+    Path | None, typer.Option(help="Decision that says which cells have a location, from `cytoloc decide fit`.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Probability from which a cell has a location. Default: --decision, or the thresholds of the model;"
+        " 0.5 without both.",
+        min=0,
+        max=1,
+    ),
+]
+MinCells = Annotated[int, typer.Option(help="Groups with fewer cells are left out.", min=1)]
+LocationsTable = Annotated[
+    Path | None,
+    typer.Option(help="New CSV file: a row per group and location, with the share of cells and its interval."),
+]
+GroupsTable = Annotated[
+    Path | None, typer.Option(help="New CSV file: a row per group, with numbers of cells and heterogeneity.")
+]
+AnnDataFile = Annotated[Path | None, typer.Option(help="New AnnData file with a row per cell, for scanpy and squidpy.")]
+Submission = Annotated[
+    Path | None,
+    typer.Option(help="New CSV file of all cells as a submission to the 2021 Kaggle competition. Needs --cells."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,77 +152,26 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
-    inputs: Annotated[
-        Path,
-        typer.Argument(
-            help="Dataset of fields, folder of image files, or one file with all channels (needs --channels).",
-            metavar="INPUT",
-        ),
-    ],
+    inputs: Fields,
     out: Annotated[Path, typer.Option(help="New dataset of cells.")],
-    method: Annotated[
-        Literal["instanseg", "classical", "labels", "hpa"] | None,
-        typer.Option(
-            help="Method: the network instanseg, classical without weights (weaker), labels for the label images of"
-            " another program, or hpa for the networks of HPA-Cell-Segmentation. Default: labels with --labels, hpa"
-            " with --hpa-nuclei, otherwise instanseg."
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights of InstanSeg, the file instanseg.pt. Default: they are downloaded once (21 MB)."),
-    ] = None,
-    hpa_nuclei: Annotated[
-        Path | None, typer.Option(help="With --method hpa: network of nuclei, dpn_unet_nuclei_v1.pth.")
-    ] = None,
-    hpa_cells: Annotated[
-        Path | None, typer.Option(help="With --method hpa: network of cells, such as dpn_unet_cell_3ch_v1.pth.")
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of the label images of another program.")] = None,
-    cell_labels: Annotated[
-        str, typer.Option(help="Path of the label image of cells below --labels; {id} is the id of the field.")
-    ] = "{id}_cells.tif",
-    nucleus_labels: Annotated[
-        str | None, typer.Option(help="Path of the label image of nuclei. Default: nuclei are unknown.")
-    ] = None,
-    pixel_um: Annotated[
-        float | None,
-        typer.Option(help="Pixel size of the fields in micrometers. Default: as the dataset or the files state it."),
-    ] = None,
-    channels: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME=PATTERN or NAME=CHANNEL of each channel, as for `cytoloc import folder`. Not needed for"
-            " datasets, and for files named as by Kaggle or the Human Protein Atlas."
-        ),
-    ] = None,
-    size: Annotated[int, typer.Option(help="Edge length of the images of cells, in pixels.", min=32, max=2048)] = 256,
-    window_um: Annotated[
-        float | None,
-        typer.Option(help="Edge length of the square around a cell, in micrometers. Default: 51.2."),
-    ] = None,
-    window_px: Annotated[
-        int | None, typer.Option(help="Edge length of the square around a cell, in pixels of the field.")
-    ] = None,
-    unmasked: Annotated[
-        bool, typer.Option("--unmasked", help="Keep pixels outside the cell, instead of making them black.")
-    ] = False,
-    kept: Annotated[
-        Literal["all", "nucleated", "single"] | None,
-        typer.Option(
-            "--keep",
-            help="Cells to keep: all, those with a nucleus (nucleated), or those with exactly one nucleus (single)."
-            " Default: nucleated; all with --labels.",
-        ),
-    ] = None,
-    drop_border: Annotated[
-        bool, typer.Option("--drop-border", help="Leave out cells that touch the border of the field.")
-    ] = False,
-    turned: Annotated[bool, typer.Option("--turn", help="Turn each cell so that its long axis is horizontal.")] = False,
-    sheet: Annotated[
-        Path | None, typer.Option(help="New PNG file: six fields with the outlines of cells and nuclei.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    method: MethodOption = None,
+    weights: Weights = None,
+    hpa_nuclei: HpaNuclei = None,
+    hpa_cells: HpaCells = None,
+    labels: LabelsFolder = None,
+    cell_labels: CellLabelsPattern = "{id}_cells.tif",
+    nucleus_labels: NucleusLabelsPattern = None,
+    pixel_um: PixelSize = None,
+    channels: Channels = None,
+    size: Size = 256,
+    window_um: WindowUm = None,
+    window_px: WindowPx = None,
+    unmasked: Unmasked = False,
+    kept: Keep = None,
+    drop_border: DropBorder = False,
+    turned: Turn = False,
+    sheet: Sheet = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment the cells of fields into a dataset with a row and an image per cell.
 
@@ -103,12 +180,11 @@ def segment(
 
     Example: `cytoloc segment plate7 --pixel-um 0.08 --out plate7-cells --sheet outlines.png`
     """
+    keep_freed_memory()
     from cytoloc.cells.crops import CropOptions
-    from cytoloc.cells.hpa_segmentation import HpaSegmentation
-    from cytoloc.cells.methods import Classical, InstanSeg, LabelFiles
+    from cytoloc.cells.methods import Classical, InstanSeg
     from cytoloc.cells.outlines import outline_sheet
     from cytoloc.cells.segmenting import run_segmentation
-    from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs
 
     if sheet is not None:
@@ -126,15 +202,9 @@ def segment(
     files = {"instanseg": weights, "labels": labels, "hpa": hpa_nuclei or hpa_cells}
     name = _method_name(method, files)
     if name == "labels":
-        if labels is None:
-            raise SettingsError("--method labels needs --labels.", hint="Give the folder of the label images.")
-        chosen = LabelFiles(folder=labels, cells=cell_labels, nuclei=nucleus_labels)
+        chosen = _label_files(labels, cell_labels, nucleus_labels)
     elif name == "hpa":
-        if hpa_nuclei is None or hpa_cells is None:
-            raise SettingsError(
-                "--method hpa needs --hpa-nuclei and --hpa-cells.", hint="Give the files of the authors."
-            )
-        chosen = HpaSegmentation(nuclei=hpa_nuclei, cells=hpa_cells)
+        chosen = _hpa_networks(hpa_nuclei, hpa_cells)
     else:
         chosen = Classical() if name == "classical" else InstanSeg(weights=weights)
     listed = [each.strip() for some in channels for each in some.split(",")] if channels else None
@@ -147,6 +217,26 @@ def segment(
         drawn = outline_sheet(imported.dataset, inputs, sheet, channels=listed)
         if not as_json:
             typer.echo(f"{sheet}: outlines of {counted(len(drawn), 'field')}.")
+
+
+def _label_files(labels: Path | None, cells: str, nuclei: str | None) -> Method:
+    """Return the method that takes the label images of another program."""
+    from cytoloc.cells.methods import LabelFiles
+    from cytoloc.errors import SettingsError
+
+    if labels is None:
+        raise SettingsError("--method labels needs --labels.", hint="Give the folder of the label images.")
+    return LabelFiles(folder=labels, cells=cells, nuclei=nuclei)
+
+
+def _hpa_networks(nuclei: Path | None, cells: Path | None) -> Method:
+    """Return the method with the networks of HPA-Cell-Segmentation."""
+    from cytoloc.cells.hpa_segmentation import HpaSegmentation
+    from cytoloc.errors import SettingsError
+
+    if nuclei is None or cells is None:
+        raise SettingsError("--method hpa needs --hpa-nuclei and --hpa-cells.", hint="Give the files of the authors.")
+    return HpaSegmentation(nuclei=nuclei, cells=cells)
 
 
 def _method_name(method: str | None, files: Mapping[str, Path | None]) -> str:
@@ -197,50 +287,21 @@ def _print_cells(imported: Imported, *, as_json: bool) -> None:
 
 
 def aggregate(
-    predictions: Annotated[
-        Path, typer.Argument(help="Predictions of cells, from `cytoloc predict`.", metavar="PREDICTIONS")
-    ],
-    out: Annotated[Path, typer.Option(help="New predictions file with a row per group (.parquet).")],
-    by: Annotated[
-        Literal["field", "well", "antibody", "gene"], typer.Option(help="What cells are aggregated to.")
-    ] = "field",
-    cells: Annotated[
-        Path | None, typer.Option(help="Dataset of the cells. Needed for wells, antibodies and genes.")
-    ] = None,
-    way: Annotated[
-        Literal["mean", "max", "top"],
-        typer.Option(help="How probabilities of cells become one: their mean, their maximum, or the mean of --top."),
-    ] = "mean",
-    top: Annotated[
-        float, typer.Option(help="With --way top: share of the cells with the highest probability.", min=0, max=1)
-    ] = 0.25,
-    decision: Annotated[
-        Path | None, typer.Option(help="Decision that says which cells have a location, from `cytoloc decide fit`.")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability from which a cell has a location. Default: --decision, or the thresholds of the model;"
-            " 0.5 without both.",
-            min=0,
-            max=1,
-        ),
-    ] = None,
-    least_cells: Annotated[int, typer.Option(help="Groups with fewer cells are left out.", min=1)] = 1,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="New CSV file: a row per group and location, with the share of cells and its interval."),
-    ] = None,
-    groups: Annotated[
-        Path | None, typer.Option(help="New CSV file: a row per group, with numbers of cells and heterogeneity.")
-    ] = None,
-    h5ad: Annotated[
-        Path | None, typer.Option(help="New AnnData file with a row per cell, for scanpy and squidpy.")
-    ] = None,
-    submission: Annotated[
-        Path | None,
-        typer.Option(help="New CSV file of all cells as a submission to the 2021 Kaggle competition. Needs --cells."),
-    ] = None,
+    predictions: CellPredictions,
+    out: GroupsOut,
+    by: By = "field",
+    cells: CellsDataset = None,
+    method: PoolingOption = "mean",
+    top: Top = 0.25,
+    weights: CellWeights = None,
+    attention: Attention = None,
+    decision: DecisionFile = None,
+    threshold: Threshold = None,
+    min_cells: MinCells = 1,
+    table: LocationsTable = None,
+    groups: GroupsTable = None,
+    h5ad: AnnDataFile = None,
+    submission: Submission = None,
 ) -> None:
     """Aggregate predictions of cells to fields, wells, antibodies or genes.
 
@@ -266,15 +327,22 @@ def aggregate(
     dataset = None if cells is None else open_dataset(cells)
     decided = given if decision is None else read_decision(decision)(given)
     found = aggregate_cells(
-        decided, by=by, way=way, top=top, threshold=threshold, least_cells=least_cells, cells=dataset
+        decided,
+        by=by,
+        method=method,
+        top=top,
+        weights=_weights(weights, attention, dataset),
+        threshold=threshold,
+        min_cells=min_cells,
+        cells=dataset,
     )
     write_predictions(found.predictions, out)
-    typer.echo(f"{out}: {counted(len(given), 'cell')} aggregated to {counted(len(found.predictions), by)} by {way}.")
+    typer.echo(f"{out}: {counted(len(given), 'cell')} aggregated to {counted(len(found.predictions), by)} by {method}.")
     without = found.predictions.provenance["aggregated"]["cells_without_group"]
     if without:
         note(f"{counted(without, 'cell')} without a known {by} left out.")
     if found.left_out:
-        note(f"{counted(len(found.left_out), by)} with fewer than {counted(least_cells, 'cell')} left out.")
+        note(f"{counted(len(found.left_out), by)} with fewer than {counted(min_cells, 'cell')} left out.")
     for path, rows in ((table, found.locations), (groups, found.groups)):
         if path is not None:
             with new_file(path) as temporary:
@@ -287,3 +355,23 @@ def aggregate(
     if submission is not None and dataset is not None:
         write_cell_submission(given, dataset, submission)
         typer.echo(f"{submission}: masks of {counted(len(given), 'cell')}.")
+
+
+def _weights(column: str | None, model: Path | None, cells: Dataset | None) -> str | pl.DataFrame | None:
+    """Return the weights of cells that the options mean: a column, a table, or the attention of a model."""
+    from cytoloc.errors import SettingsError
+    from cytoloc.labels.lists import read_csv
+
+    if column is not None and model is not None:
+        raise SettingsError("--weights and --attention both give the weights.", hint="Give one of them.")
+    if model is not None:
+        require_nets()
+        from cytoloc.embed.attention import attention_weights
+        from cytoloc.predict.loading import load
+
+        if cells is None:
+            raise SettingsError(
+                "--attention needs --cells, the images of the cells.", hint="Give the dataset of cells."
+            )
+        return attention_weights(load(model, engine="torch"), cells)
+    return read_csv(Path(column)) if column is not None and column.endswith(".csv") else column

@@ -22,10 +22,132 @@ from cytoloc.cli.members import (
 )
 
 if TYPE_CHECKING:
-    from cytoloc.decide import DecisionReport
+    from collections.abc import Sequence
+
+    from cytoloc.dataset.store import Dataset
+    from cytoloc.decide import Decision, DecisionReport
+    from cytoloc.embed.voting import LabeledNeighbors
+    from cytoloc.labels.label_list import LabelList
+    from cytoloc.predictions import Predictions
 
 RULE_OPTIONS = {"never blank": "--blank", "averaged groups": "decide apply --groups"}
 """The option that turns on each rule that ``decide fit`` can report as off."""
+
+
+DecisionOut = Annotated[Path, typer.Option(help="New decision file (.json).")]
+MethodOption = Annotated[
+    MethodName,
+    typer.Option(
+        help="How thresholds are chosen. auto: the method with the lowest cross-fitted log loss, or one whose macro"
+        " F1 is clearly higher. grid: the threshold per class with the best F1 on a grid from 0.1 to 0.699. See"
+        " 'Calibrate and decide' in the documentation for all methods."
+    ),
+]
+Ensemble = Annotated[
+    EnsembleKind | None, typer.Option(help="How ensemble members are combined. Default: mean of probabilities.")
+]
+Calibration = Annotated[
+    CalibrationKind | None,
+    typer.Option(
+        help="How probabilities are calibrated. Default: platt for --method expected, none for other methods. Not"
+        " for --method auto, which chooses."
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Threshold for all classes, with --method fixed only. Default: 0.5.", min=0),
+]
+Ratios = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Id,Target. --method ratio reproduces its class frequencies. Default: the class"
+        " frequencies of --labels."
+    ),
+]
+MaxLocations = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of locations per field. Default: 5, or all locations if there are fewer.", min=1),
+]
+BlankRule = Annotated[
+    Blank,
+    typer.Option(
+        help="Location of a field without any probability above its threshold: the location with the highest"
+        " probability, margin over its threshold, or ratio to its threshold; or none."
+    ),
+]
+Cooccurrence = Annotated[
+    bool,
+    typer.Option(
+        "--cooccurrence", help="Never predict two locations together that never occur together in the labels."
+    ),
+]
+Folds = Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the locations from cross-fitted decisions to this new CSV file with columns Id,Predicted."
+    ),
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        help="Also fit prediction sets, which contain all true locations of this share of fields, such as 0.9."
+        " decide apply --sets writes them."
+    ),
+]
+KnownNeighbors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Features of the labeled fields, from `cytoloc embed`. The nearest labeled fields vote, as one more"
+        " member. Needs --folds: fields of one group never vote on each other. Can be repeated."
+    ),
+]
+NeighborCount = Annotated[int, typer.Option("-k", help="With --neighbors: number of fields that vote.", min=1)]
+DecisionPath = Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit` (.json).")]
+LocationsOut = Annotated[Path, typer.Option(help="New CSV file of locations, with columns Id,Predicted.")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a member of the decision that has no predictions of these fields. Can be repeated."),
+]
+Order = Annotated[
+    Path | None, typer.Option(help="CSV file with a column Id. Only its fields are written, in its order.")
+]
+ProbabilitiesOut = Annotated[
+    Path | None, typer.Option(help="Also write the calibrated probabilities to this new predictions file.")
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Id,group of near-duplicates or wells. Probabilities are averaged per group."
+    ),
+]
+LabelShift = Annotated[
+    bool,
+    typer.Option(
+        "--label-shift",
+        help="Estimate how frequent each location is in these fields, and adapt the probabilities to it.",
+    ),
+]
+Leak = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Id,Target, such as the file of `cytoloc leak`. Its labels replace the predicted"
+        " locations."
+    ),
+]
+SetsOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the prediction set of each field to this new CSV file with columns Id,Predicted. The"
+        " decision must be fitted with --coverage."
+    ),
+]
+NewNeighbors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Features of the fields, from `cytoloc embed` with the model of `decide fit --neighbors`. Can be repeated."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,72 +164,23 @@ def register(app: typer.Typer) -> None:
 
 def fit(
     labels: LabelsPath,
-    out: Annotated[Path, typer.Option(help="New decision file (.json).")],
+    out: DecisionOut,
     predictions: PredictionPaths = None,
-    method: Annotated[
-        MethodName,
-        typer.Option(
-            help="How thresholds are chosen. auto: the method with the lowest cross-fitted log loss, or one whose macro"
-            " F1 is clearly higher. grid: the threshold per class with the best F1 on a grid from 0.1 to 0.699. See"
-            " 'Calibrate and decide' in the documentation for all methods."
-        ),
-    ] = "auto",
+    method: MethodOption = "auto",
     members: MembersSwitch = False,
     member: MemberPaths = None,
-    ensemble: Annotated[
-        EnsembleKind | None, typer.Option(help="How ensemble members are combined. Default: mean of probabilities.")
-    ] = None,
-    calibration: Annotated[
-        CalibrationKind | None,
-        typer.Option(
-            help="How probabilities are calibrated. Default: platt for --method expected, none for other methods. Not"
-            " for --method auto, which chooses."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Threshold for all classes, with --method fixed only. Default: 0.5.", min=0),
-    ] = None,
-    ratios: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Id,Target. --method ratio reproduces its class frequencies. Default: the class"
-            " frequencies of --labels."
-        ),
-    ] = None,
-    max_locations: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of locations per field. Default: 5, or all locations if there are fewer.", min=1
-        ),
-    ] = None,
-    blank: Annotated[
-        Blank,
-        typer.Option(
-            help="Location of a field without any probability above its threshold: the location with the highest"
-            " probability, margin over its threshold, or ratio to its threshold; or none."
-        ),
-    ] = "probability",
-    cooccurrence: Annotated[
-        bool,
-        typer.Option(
-            "--cooccurrence", help="Never predict two locations together that never occur together in the labels."
-        ),
-    ] = False,
-    folds: Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")] = None,
-    held_out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the locations from cross-fitted decisions to this new CSV file with columns Id,Predicted."
-        ),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            help="Also fit prediction sets, which contain all true locations of this share of fields, such as 0.9."
-            " decide apply --sets writes them."
-        ),
-    ] = None,
+    ensemble: Ensemble = None,
+    calibration: Calibration = None,
+    threshold: Threshold = None,
+    ratios: Ratios = None,
+    max_locations: MaxLocations = None,
+    blank: BlankRule = "probability",
+    cooccurrence: Cooccurrence = False,
+    folds: Folds = None,
+    held_out: HeldOut = None,
+    coverage: Coverage = None,
+    neighbors: KnownNeighbors = None,
+    k: NeighborCount = 10,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
@@ -116,6 +189,9 @@ def fit(
     Example: `cytoloc decide fit runs/ --labels train.csv --folds folds.csv --out decision.json`
 
     Example: `cytoloc decide fit a.parquet b.parquet --members --labels train.csv --out decision.json`
+
+    Example: `cytoloc decide fit runs/ --labels train.csv --folds folds.csv --neighbors features.parquet --out
+    decision.json`
     """
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import Rules, fit_and_cross_fit, method_named, write_decision
@@ -126,7 +202,7 @@ def fit(
     from cytoloc.labels.lists import read_groups, read_labels, write_locations
     from cytoloc.predictions import combine, join_members
 
-    outputs = [out, held_out] if held_out else [out]
+    outputs = [out, *([held_out] if held_out else []), *([neighbors_path(out)] if neighbors else [])]
     check_outputs(*outputs)
     files = member_files(predictions, member, apart=members)
     tables = read_members(files, ids=ids, label_set=label_set)
@@ -137,10 +213,14 @@ def fit(
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
     warn_about_ids({name: each.ids for name, each in combined.items()}, always=True)
     names, _, locations = join_members(combined)
+    known = open_labels(labels, label_set=locations)
+    voting = None
+    if neighbors:
+        voting, combined = _with_votes(combined, neighbors, known, folds=folds, k=k)
     shares = locations.to_matrix(read_labels(ratios, locations).values()).mean(axis=0) if ratios else None
     report = fit_and_cross_fit(
         combined,
-        open_labels(labels, label_set=locations),
+        known,
         method=method_named(method, ensemble=ensemble, calibration=calibration, threshold=threshold, ratios=shares),
         rules=Rules(max_locations=max_locations, blank=blank, cooccurrence=cooccurrence),
         groups=read_groups(folds, names) if folds else None,
@@ -148,8 +228,14 @@ def fit(
     )
     used = [{"file": str(path), "sha256": sha256_of(path)} for paths in files.values() for path in paths]
     decided = report.cross_fitted.decided
+    facts: dict[str, Any] = {"predictions": used}
     with new_files(*outputs) as temporary:
-        write_decision(with_provenance(report.decision, predictions=used), temporary[out])
+        if voting is not None:
+            from cytoloc.embed.voting import write_neighbors
+
+            write_neighbors(voting, temporary[neighbors_path(out)])
+            facts["neighbors"] = {"sha256": sha256_of(temporary[neighbors_path(out)]), "k": k}
+        write_decision(with_provenance(report.decision, **facts), temporary[out])
         if held_out and decided is not None:
             write_locations(names, decided, temporary[held_out], locations)
     typer.echo(
@@ -163,52 +249,56 @@ def fit(
             f" {sets.limit:.3f}. With limits fitted to other fields, the sets contain all true locations of"
             f" {sets.covered:.1%} of the fields, and {sets.mean_size:.1f} locations on average."
         )
-    typer.echo(f"Next: cytoloc decide apply PREDICTIONS --decision {out} --out submission.csv")
+    more = " --neighbors FEATURES" if voting is not None else ""
+    typer.echo(f"Next: cytoloc decide apply PREDICTIONS --decision {out}{more} --out submission.csv")
+
+
+def neighbors_path(decision: Path) -> Path:
+    """Return the path of the labeled fields that vote, beside the file of a decision."""
+    return decision.with_suffix(".neighbors.parquet")
+
+
+def _with_votes(
+    members: dict[str, Predictions], files: list[Path], labels: Dataset | LabelList, *, folds: Path | None, k: int
+) -> tuple[LabeledNeighbors, dict[str, Predictions]]:
+    """Return the labeled fields that vote, and the members with the out-of-fold votes as one more."""
+    from cytoloc.embed.embeddings import join_embeddings, read_embeddings
+    from cytoloc.embed.voting import MEMBER, labeled_neighbors
+    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.labels.lists import read_groups
+
+    if folds is None:
+        raise SettingsError(
+            "--neighbors needs --folds, whose groups never vote on each other.",
+            hint="Give the folds file, or a CSV file with columns Id,group.",
+        )
+    if MEMBER in members:
+        raise SettingsError(f"A member is named {MEMBER}, as the votes are.", hint="Give it another name.")
+    voting = labeled_neighbors(join_embeddings([read_embeddings(file) for file in files]), labels, k=k)
+    predicted = {name for table in members.values() for name in table.ids}
+    both = [name for name in voting.embeddings.ids if name in predicted]
+    if not both:
+        raise TableError(
+            f"None of the {len(predicted)} predicted fields has features.", hint="Compute features of these fields."
+        )
+    votes = voting.out_of_fold(read_groups(folds, voting.embeddings.ids))
+    return voting, {**members, MEMBER: votes[both]}
 
 
 def apply(
-    decision: Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit` (.json).")],
-    out: Annotated[Path, typer.Option(help="New CSV file of locations, with columns Id,Predicted.")],
+    decision: DecisionPath,
+    out: LocationsOut,
     predictions: PredictionPaths = None,
     members: MembersSwitch = False,
     member: MemberPaths = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a member of the decision that has no predictions of these fields. Can be repeated."),
-    ] = None,
-    order: Annotated[
-        Path | None, typer.Option(help="CSV file with a column Id. Only its fields are written, in its order.")
-    ] = None,
-    probabilities: Annotated[
-        Path | None, typer.Option(help="Also write the calibrated probabilities to this new predictions file.")
-    ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Id,group of near-duplicates or wells. Probabilities are averaged per group."
-        ),
-    ] = None,
-    label_shift: Annotated[
-        bool,
-        typer.Option(
-            "--label-shift",
-            help="Estimate how frequent each location is in these fields, and adapt the probabilities to it.",
-        ),
-    ] = False,
-    leak: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Id,Target, such as the file of `cytoloc leak`. Its labels replace the predicted"
-            " locations."
-        ),
-    ] = None,
-    sets: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the prediction set of each field to this new CSV file with columns Id,Predicted. The"
-            " decision must be fitted with --coverage."
-        ),
-    ] = None,
+    without: Without = None,
+    order: Order = None,
+    probabilities: ProbabilitiesOut = None,
+    groups: Groups = None,
+    label_shift: LabelShift = False,
+    leak: Leak = None,
+    sets: SetsOut = None,
+    neighbors: NewNeighbors = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
@@ -248,6 +338,7 @@ def apply(
     combined = {name: combine(list(each.values())) for name, each in tables.items()}
     warn_about_ids({name: each.ids for name, each in combined.items()}, always=True)
     fields = read_ids(order) if order else tuple(dict.fromkeys(i for each in combined.values() for i in each.ids))
+    combined |= _new_votes(rule, decision, neighbors, without=without or (), ids=set(fields))
     rows_of(fields, list({i: None for each in combined.values() for i in each.ids}), where=str(order or "predictions"))
     result = rule(
         combined,
@@ -268,6 +359,36 @@ def apply(
     if leak:
         typer.echo(f"{counted(len(labels), 'field')} with the labels of {leak}.")
     typer.echo(f"Next, if labels are known: cytoloc evaluate {out} --labels LABELS")
+
+
+def _new_votes(
+    rule: Decision, path: Path, files: list[Path] | None, *, without: Sequence[str], ids: set[str]
+) -> dict[str, Predictions]:
+    """Return the votes of the labeled fields of a decision on new fields, if the decision has such a member."""
+    from cytoloc.embed.embeddings import join_embeddings, read_embeddings
+    from cytoloc.embed.voting import MEMBER, read_neighbors
+    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.files import sha256_of
+
+    facts = rule.fitted_on.get("neighbors")
+    if not files:
+        if facts and MEMBER not in without:
+            raise SettingsError(
+                f"{path} needs the votes of neighbors.",
+                hint="Give --neighbors, the features of the fields, or --without neighbors.",
+            )
+        return {}
+    if not facts:
+        raise SettingsError(f"{path} has no neighbors.", hint="Remove --neighbors, or fit with --neighbors.")
+    reference = neighbors_path(path)
+    voting = read_neighbors(reference)
+    if sha256_of(reference) != facts["sha256"]:
+        raise TableError(f"{reference} is not the file that was written with {path}.", hint="Fit the decision again.")
+    votes = voting(join_embeddings([read_embeddings(file) for file in files]))
+    both = [name for name in votes.ids if name in ids]
+    if not both:
+        raise TableError(f"None of the {len(ids)} fields has features.", hint="Compute features of these fields.")
+    return {MEMBER: votes[both]}
 
 
 def _report_lines(report: DecisionReport) -> list[str]:

@@ -272,7 +272,7 @@ def predict(
         workers = RayWorkers(count=ray, cpus=ray_cpus, gpus=ray_gpus) if ray else None
         predict_into_parts(loaded, sources, out, options, workers=workers, json_log=json_log, metrics_file=metrics_file)
         return
-    with progress("Predicting fields") as advance:
+    with progress("Predicting") as advance:
         found = loaded.predict_sources(
             sources,
             absent=substitutes,
@@ -283,13 +283,13 @@ def predict(
         )
     files = {name: source.name for source in sources for name in source.ids}
     _write(found, Path(out), locations, table, rows=table_rows, files=files)
-    views = counted(found.provenance["tta"], "view")
+    views, row = counted(found.provenance["tta"], "view"), _row(found)
     by = f"{counted(len(loaded.networks), 'network')}, {views}{' each' * (found.provenance['tta'] > 1)}"
-    typer.echo(f"{out}: {counted(len(found), 'field')} predicted by {by}, on {loaded.device} with {loaded.engine}.")
+    typer.echo(f"{out}: {counted(len(found), row)} predicted by {by}, on {loaded.device} with {loaded.engine}.")
     if locations:
-        typer.echo(f"{locations}: predicted locations of {counted(len(found), 'field')}.")
+        typer.echo(f"{locations}: predicted locations of {counted(len(found), row)}.")
     if table:
-        typer.echo(f"{table}: table with one row per {'field' if table_rows == 'fields' else 'field and location'}.")
+        typer.echo(f"{table}: table with one row per {row if table_rows == 'fields' else f'{row} and location'}.")
     if loaded.decision is not None and (locations or table):
         typer.echo(f"Next: look at the predictions, for example with `cytoloc show DATASET --predictions {out}`.")
     elif loaded.decision is not None:
@@ -306,7 +306,7 @@ def predict(
         _list_rejected(found, _list_of_rejected(Path(out)))
     if len(found.rejected) > share * (len(found) + len(found.rejected)):
         raise FailedFieldsError(
-            f"{len(found.rejected)} fields could not be read, more than the allowed share of {share:.2%}."
+            f"{len(found.rejected)} {row}s could not be read, more than the allowed share of {share:.2%}."
         )
 
 
@@ -333,6 +333,11 @@ def _write(
             write_table(found, temporary[table], layout=rows, files=files)
 
 
+def _row(found: Predictions) -> str:
+    """Return what a row of predictions is."""
+    return "field" if found.cells is None else "cell"
+
+
 def _list_of_rejected(out: Path) -> Path:
     """Return the file that lists the fields that could not be read."""
     return out.with_name(f"{out.stem}.quarantine.csv")
@@ -344,7 +349,7 @@ def _list_rejected(found: Predictions, path: Path) -> None:
 
     bad = [Rejected(name, reason) for name, reason in found.rejected.items()]
     write_quarantine(bad, path)
-    note(f"{counted(len(bad), 'field')} could not be read; {path} gives the reasons.")
+    note(f"{counted(len(bad), _row(found))} could not be read; {path} gives the reasons.")
     for name, reason in examples(bad):
         typer.echo(as_flags(f"  {name}: {reason}"), err=True)
 
@@ -353,6 +358,6 @@ def _note_cautions(found: Predictions, *, decided: bool) -> None:
     """Print how many fields are unusual, and why."""
     reasons = Counter(text for text in found.cautions if text)
     undecided = "" if decided or found.decided is None else " No location is predicted for them, except with --force."
-    note(f"The images of {counted(found.n_cautions, 'field')} are unlike the training images.{undecided}")
+    note(f"The images of {counted(found.n_cautions, _row(found))} are unlike the training images.{undecided}")
     for reason, count in reasons.most_common(5):
-        typer.echo(f"  {counted(count, 'field')}: {reason}", err=True)
+        typer.echo(f"  {counted(count, _row(found))}: {reason}", err=True)

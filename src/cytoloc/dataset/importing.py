@@ -286,6 +286,11 @@ def _resume(
             return whole, whole.unfinished
         if not options.discard_unfinished:
             command = whole.unfinished.settings.get("command", "import")
+            if of_cells:
+                raise OutputExistsError(
+                    f"{path} has an unfinished segmentation with other settings or other fields.",
+                    hint="Rerun that segmentation to finish it, or choose another output.",
+                )
             raise OutputExistsError(
                 f"{path} has an unfinished import ({command}) with other settings or other files.",
                 hint="Rerun that import to finish it, or give `discard_unfinished` to discard its fields. Fields of"
@@ -388,9 +393,10 @@ def _finish(writer: DatasetWriter, record: ImportRecord, *, append: bool) -> Imp
         writer.roll_back()
         if not record.rejected and writer.manifest.of_cells:
             raise ImageError("No field has a cell.", hint="Check the channels, the pixel size and the method.")
+        done, what = ("segmented", "segmentation") if writer.manifest.of_cells else ("imported", "import")
         raise ImageError(
-            f"{writer.folder}: none of {record.rejected} fields could be imported.{reasons}",
-            hint="Fix the files, or check the settings of the import.",
+            f"{writer.folder}: none of {record.rejected} fields could be {done}.{reasons}",
+            hint=f"Fix the files, or check the settings of the {what}.",
         )
     before = writer.manifest.before(writer.number)
     if not record.added and set(rejections) <= set(StoredFiles(writer.folder).quarantine(before)):

@@ -28,6 +28,9 @@ N_PERMUTATIONS: Final = 200
 N_RESAMPLES: Final = 2000
 """Number of bootstrap resamples for an interval."""
 
+AP_RESAMPLES: Final = 200
+"""Number of bootstrap resamples for an interval of the average precision, which is slower to compute."""
+
 CALIBRATION_BINS: Final = 10
 """Number of bins of equal width for the calibration error."""
 
@@ -206,6 +209,75 @@ def resampled_f1(predicted: Bools, truth: Bools, *, groups: Ints | None = None, 
         weights = rng.multinomial(count, np.full(count, 1 / count), size=100)
         scores[start : start + 100] = _weighted_f1(predicted, truth, weights if groups is None else weights[:, group])
     return scores
+
+
+def weighted_average_precision(scores: Floats, truth: Bools, weights: NDArray[np.integer]) -> Floats:
+    """Return the average precision of one class for several weightings of the fields, as scikit-learn defines it.
+
+    Args:
+        scores: Shape ``(n,)``.
+        truth: bool of shape ``(n,)``.
+        weights: How often each field counts in each weighting, shape ``(weightings, n)``.
+
+    Returns:
+        float64 of shape ``(weightings,)``; NaN where no positive counts.
+
+    >>> weighted_average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), np.ones((1, 3), int))
+    array([0.83333333])
+    """
+    order = np.argsort(-scores, kind="stable")
+    # Fields with equal scores are one step of the curve.
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    counts = weights[:, order].astype(np.float64)
+    hits = np.cumsum(counts * truth[order], axis=1)[:, ends]
+    total = np.cumsum(counts, axis=1)[:, ends]
+    precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+    gained = np.diff(hits, axis=1, prepend=0)
+    known = hits[:, -1]
+    area = (gained * precision).sum(axis=1)
+    return np.asarray(np.divide(area, known, out=np.full(len(weights), np.nan), where=known > 0), np.float64)
+
+
+def resampled_average_precision(
+    probabilities: NDArray[np.floating], truth: Bools, *, groups: Ints | None = None, seed: int = 0
+) -> Floats:
+    """Return the average precision of each class in 200 resamples of fields, or of groups.
+
+    Args:
+        probabilities: Shape ``(n, classes)``.
+        truth: bool of shape ``(n, classes)``.
+        groups: A group number per field, such as its well. Groups are then resampled instead of fields.
+        seed: Random seed.
+
+    Returns:
+        float64 of shape ``(200, classes)``; NaN for a class without positives in the resample.
+    """
+    rng = np.random.default_rng(seed)
+    group = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(group.max()) + 1
+    found = np.empty((AP_RESAMPLES, truth.shape[1]))
+    for start in range(0, AP_RESAMPLES, 50):  # in blocks, to limit memory
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=50)[:, group]
+        for i in range(truth.shape[1]):
+            scores = np.asarray(probabilities[:, i], np.float64)
+            found[start : start + 50, i] = weighted_average_precision(scores, truth[:, i], weights)
+    return found
+
+
+def mean_interval(values: Floats, *, level: float = 0.95) -> tuple[float, float] | None:
+    """Return the percentile interval of the mean over classes; None if a resample has no class with positives.
+
+    Args:
+        values: A metric of each resample and class, NaN if it is undefined, shape ``(resamples, classes)``.
+        level: The confidence level.
+
+    Returns:
+        The lower and the upper end.
+    """
+    if np.isnan(values).all(axis=1).any():
+        return None
+    low, high = np.quantile(np.nanmean(values, axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def class_log_loss(probabilities: NDArray[np.floating], truth: Bools) -> float:

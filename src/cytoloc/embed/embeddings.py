@@ -168,6 +168,9 @@ def embed_sources(
     provenance = {**model.info.provenance, "source": ", ".join(source.name for source in sources)}
     if failed:
         provenance["failed"] = failed
+    seen = sum(name in model.info.trained_on for name in ids)
+    if seen:
+        provenance["fields_trained_on"] = seen
     return Embeddings(tuple(ids), np.concatenate(parts), model.fingerprint, provenance)
 
 
@@ -207,6 +210,37 @@ def write_embeddings(embeddings: Embeddings, path: str | Path, *, fields: pl.Dat
         )
         pq.write_table(table.replace_schema_metadata({"cytoloc": json.dumps(header)}), temporary)
     return path
+
+
+def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+    """Return the features of several lists of fields as one value.
+
+    Args:
+        parts: The features, of one model.
+
+    Returns:
+        The features of all fields.
+
+    Raises:
+        SettingsError: If the features are of different models.
+        TableError: If they differ in width, or a field is in two lists.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.model != first.model:
+            raise SettingsError(
+                "The features are of different models, so they cannot be compared.",
+                hint="Compute all features with one model.",
+            )
+        if part.features.shape[1] != first.features.shape[1]:
+            raise TableError(
+                f"Some fields have {first.features.shape[1]} features, others {part.features.shape[1]}.",
+                hint="Compute all features with one model.",
+            )
+    seen = sum(part.provenance.get("fields_trained_on", 0) for part in parts)
+    provenance = {**first.provenance, **({"fields_trained_on": seen} if seen else {})}
+    ids = tuple(name for part in parts for name in part.ids)
+    return Embeddings(ids, np.concatenate([part.features for part in parts]), first.model, provenance)
 
 
 def check_embeddings_path(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,11 @@ import polars as pl
 from cytoloc._typing import Float32Array, IntArray
 from cytoloc.choices import check_type
 from cytoloc.embed.embeddings import Embeddings
-from cytoloc.errors import MissingExtraError, SettingsError, installing
+from cytoloc.errors import SettingsError
+
+_QUERIES: Final = 256
+_REFERENCE: Final = 65_536
+"""Numbers of fields and of reference fields that are compared at once, to limit memory."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,6 @@ def find_neighbors(embeddings: Embeddings, reference: Embeddings, *, k: int = 5)
     Raises:
         SettingsError: If the features are of different models, or ``k`` is not from 1 to the number of reference
             fields.
-        MissingExtraError: If faiss is not installed.
     """
     check_type(embeddings, Embeddings, argument="embeddings")
     check_type(reference, Embeddings, argument="reference")
@@ -71,33 +74,53 @@ def find_neighbors(embeddings: Embeddings, reference: Embeddings, *, k: int = 5)
     own = len(set(embeddings.ids) & set(reference.ids)) > 0
     if type(k) is not int or not 1 <= k <= len(reference) - own:
         raise SettingsError(f"`k` is {k!r}, but must be from 1 to {len(reference) - own}, the number of other fields.")
-    faiss = exact_search()
-    index: Any = faiss.IndexFlatIP(reference.features.shape[1])
-    index.add(_unit(reference.features))
-    likeness, rows = index.search(_unit(embeddings.features), k + own)
+    groups = None
     if own:
-        itself = np.array(reference.ids)[rows] == np.array(embeddings.ids)[:, None]
-        itself[~itself.any(axis=1), -1] = True  # a field that is not among the reference fields loses the last one
-        kept = ~itself
-        likeness, rows = likeness[kept].reshape(-1, k), rows[kept].reshape(-1, k)
-    distances = np.asarray(np.clip(1 - likeness, 0, 2), np.float32)
-    return Neighbors(embeddings.ids, reference.ids, np.asarray(rows, np.int64), distances)
+        ids = np.unique(np.array((*reference.ids, *embeddings.ids)), return_inverse=True)[1]
+        groups = (ids[: len(reference)], ids[len(reference) :])
+    rows, likeness = nearest_rows(embeddings.features, reference.features, k, groups=groups)
+    return Neighbors(embeddings.ids, reference.ids, rows, np.asarray(np.clip(1 - likeness, 0, 2), np.float32))
 
 
-def exact_search() -> Any:
-    """Return the library faiss.
+def nearest_rows(
+    features: Float32Array, reference: Float32Array, k: int, *, groups: tuple[IntArray, IntArray] | None = None
+) -> tuple[IntArray, Float32Array]:
+    """Return the reference fields with the highest cosine similarity, by comparing all pairs.
 
-    Raises:
-        MissingExtraError: If faiss is not installed.
+    Matrix products of NumPy are faster than the exact index of faiss, which copies all features (``python -m
+    benchmarks.neighbors``).
+
+    Args:
+        features: The features of the fields, shape ``(n, width)``.
+        reference: The features of the reference fields, shape ``(m, width)``.
+        k: Number of neighbors, at most ``m``.
+        groups: The groups of the reference fields, and those of the fields. Fields of one group are not neighbors.
+
+    Returns:
+        The rows of the neighbors, the nearest first, and their cosine similarities, shape ``(n, k)`` each. A field with
+        too few reference fields in other groups has neighbors with the similarity minus infinity.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError("The library faiss is not installed.", hint=installing("duplicates")) from error
-    return faiss
-
-
-def _unit(features: Float32Array) -> Float32Array:
-    """Return features of length 1."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.ascontiguousarray(features / np.maximum(lengths, 1e-12), np.float32)
+    lengths = np.maximum(np.sqrt(np.einsum("ij,ij->i", reference, reference)), 1e-12)
+    own = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    rows = np.empty((len(features), k), np.int64)
+    likeness = np.empty((len(features), k), np.float32)
+    for start in range(0, len(features), _QUERIES):
+        some = slice(start, start + _QUERIES)
+        found = np.full((len(own[some]), k), -np.inf, np.float32)
+        places = np.zeros((len(found), k), np.int64)
+        for first in range(0, len(reference), _REFERENCE):
+            block = slice(first, first + _REFERENCE)
+            close = own[some] @ reference[block].T
+            close /= lengths[block]
+            if groups is not None:
+                close[groups[0][block] == groups[1][some, None]] = -np.inf
+            if close.shape[1] > k:
+                best = np.argpartition(close, -k, axis=1)[:, -k:]
+            else:
+                best = np.broadcast_to(np.arange(close.shape[1]), close.shape)
+            found = np.concatenate([found, np.take_along_axis(close, best, axis=1)], axis=1)
+            places = np.concatenate([places, best + first], axis=1)
+            order = np.argsort(-found, axis=1, kind="stable")[:, :k]
+            found, places = np.take_along_axis(found, order, axis=1), np.take_along_axis(places, order, axis=1)
+        rows[some], likeness[some] = places, found
+    return rows, likeness

@@ -12,7 +12,7 @@ import polars as pl
 from cytoloc._typing import BoolArray, Float32Array, UInt8Array
 from cytoloc.choices import MapMethod, check_type, refuse_unknown
 from cytoloc.embed.embeddings import Embeddings, embed_sources
-from cytoloc.embed.neighbors import Neighbors, exact_search, find_neighbors
+from cytoloc.embed.neighbors import Neighbors, find_neighbors
 from cytoloc.errors import ImageError, SettingsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import refuse_repeated
@@ -206,7 +206,6 @@ def explain_sources(
     Raises:
         ArgumentTypeError, SettingsError, ChannelError: For the reasons of :meth:`cytoloc.Model.explain`.
         ImageError: If no field could be read.
-        MissingExtraError: If faiss is needed and not installed.
     """
     from cytoloc.dataset.store import Dataset
     from cytoloc.predict.model import Model
@@ -219,8 +218,6 @@ def explain_sources(
     options = options or ExplainOptions()
     check_type(options, ExplainOptions, argument="options")
     _check_networks(model, options)
-    if neighbors is not None:
-        exact_search()  # before the networks compute
     reference = embed_sources(model, [DatasetSource(neighbors)]) if isinstance(neighbors, Dataset) else neighbors
     ids: list[str] = []
     batches: list[UInt8Array] = []

@@ -35,6 +35,22 @@ def read_dino4cells(path: Path, wanted: State, *, backbone: str) -> State:
     named = as_state(content.get("teacher", content) if isinstance(content, dict) else content, path)
     bare = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in named.items()}
     state = {name: value for name, value in bare.items() if not name.startswith("head.")}
+    refuse_other_transformer(state, wanted, path=path, backbone=backbone)
+    return state
+
+
+def refuse_other_transformer(state: State, wanted: State, *, path: Path, backbone: str) -> None:
+    """Raise unless a state dict has exactly the tensors of a vision transformer.
+
+    Args:
+        state: The tensors of the file, by the names of timm.
+        wanted: The tensors of the backbone.
+        path: The file.
+        backbone: The timm name of the backbone.
+
+    Raises:
+        WeightsError: If it has other tensors. The message says which network the file has, if it is a transformer.
+    """
     if {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
         have, want = _in_words(state), _in_words(wanted)
         if have != want:
@@ -43,7 +59,6 @@ def read_dino4cells(path: Path, wanted: State, *, backbone: str) -> State:
                 hint="Change model.backbone, such as vit_base_patch16_224, or image.channels.",
             )
     refuse_other_tensors(state, wanted, path=path, what=backbone)
-    return state
 
 
 def _in_words(state: State) -> str:

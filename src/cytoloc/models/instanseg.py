@@ -62,6 +62,8 @@ class InstanSegNet:
             warnings.simplefilter("ignore")
             self._net: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
             self._net.eval()
+            # Convolutions are about a tenth faster with channels last.
+            self._net.to(memory_format=torch.channels_last)
             row, column = np.mgrid[:128, :128]
             disc = (np.hypot(row % 64 - 32, column % 64 - 32) < 15).astype(np.float32)
             self(disc[None])
@@ -81,7 +83,7 @@ class InstanSegNet:
         low, high = np.percentile(planes, (0.1, 99.9), axis=(1, 2), keepdims=True)
         scaled = ((planes - low) / (high - low + _EPSILON)).astype(np.float32)
         missing = ((0, 0), (0, max(0, LEAST_PX - height)), (0, max(0, LEAST_PX - width)))
-        pixels = torch.from_numpy(np.pad(scaled, missing))[None].to(self._device)
+        pixels = torch.from_numpy(np.pad(scaled, missing))[None].to(self._device, memory_format=torch.channels_last)
         # Small images vary in size, so compiling for each size costs more than it saves.
         jit: Any = torch.jit
         with torch.inference_mode(), jit.optimized_execution(should_optimize=False):

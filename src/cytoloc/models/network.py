@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cytoloc._typing import Float32Array, UInt8Array
 from cytoloc.choices import BackboneVariant, HeadName, NewPlanes
-from cytoloc.errors import WeightsError
+from cytoloc.errors import SettingsError, WeightsError
 from cytoloc.models.backbones import create_backbone, feature_channels, shaped
 from cytoloc.models.heads import AttentionHead, AverageMaxHead, MultiStageHead, PlainHead
+from cytoloc.models.morphem import ONE_CHANNEL, ChannelBag
 from cytoloc.models.variants import varied
 from cytoloc.models.weights import initial_weights
 
@@ -141,6 +144,31 @@ def field_logits(network: Network, pixels: Tensor) -> Tensor:
     return features_and_logits(network, pixels)[1]
 
 
+def attention_scores(network: Network, images: UInt8Array) -> Float32Array:
+    """Return the attention that the head of a network gives to images as a whole.
+
+    Args:
+        network: The network.
+        images: uint8 of shape ``(n, channels, size, size)``.
+
+    Returns:
+        The logarithm of the summed exponentials of the scores of all places, float32 of shape ``(n, locations)``.
+
+    Raises:
+        SettingsError: If the network has no attention head.
+    """
+    if not isinstance(network.head, AttentionHead):
+        raise SettingsError(
+            "The model has no attention head, so it does not weight cells.",
+            hint="Weight cells by a column, or choose another method.",
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(next(network.parameters()).device)
+    with torch.inference_mode():
+        maps = network.features(pixels)
+        scores = network.head.places(maps[-1] if isinstance(maps, list) else maps).float()
+    return np.asarray(scores.flatten(2).logsumexp(dim=2).cpu().numpy(), np.float32)
+
+
 def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlanes = "red") -> Network:
     """Build a network, with the given weights of the backbone and random weights of the head.
 
@@ -158,17 +186,15 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
         RecipeError: If timm has no such backbone, or the backbone does not accept images of these sizes.
         WeightsError: If the weights are not available, or expect another normalization.
     """
-    channels, stages = len(spec.channels), spec.head == "multi-stage"
-    features = feature_channels(
-        spec.backbone, in_channels=channels, sizes=(spec.size, *spec.other_sizes), stages=stages
-    )
-    body = create_backbone(spec.backbone, in_channels=channels)
-    if weights.startswith("adopt:") and not (spec.each and spec.variant == "dino"):
-        raise WeightsError(
-            "The weights of DINO4Cells expect images that are normalized one by one, and positions of DINO.",
-            hint="Set image.normalize=field and model.variant=dino.",
-        )
-    state = initial_weights(spec.backbone, weights, channels=spec.channels, new_planes=new_planes)
+    stages, is_bag = spec.head == "multi-stage", spec.variant == "channel-bag"
+    channels = ONE_CHANNEL if is_bag else spec.channels
+    sizes = (spec.size, *spec.other_sizes)
+    features = feature_channels(spec.backbone, in_channels=len(channels), sizes=sizes, stages=stages)
+    if is_bag:
+        features = [len(spec.channels) * count for count in features]
+    body = create_backbone(spec.backbone, in_channels=len(channels))
+    _refuse_other_settings(spec, weights)
+    state = initial_weights(spec.backbone, weights, channels=channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
     top: nn.Module
@@ -180,6 +206,18 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
         top = HEADS[spec.head](features[-1], spec.locations, dropout=spec.dropout, prior=spec.prior)
     body = varied(body, spec.backbone, spec.variant, stages=stages)
     normalize = NormalizeEach(spec.mean, spec.std) if spec.each else Normalize(spec.mean, spec.std)
-    network = Network(normalize, shaped(body, spec.backbone, stages=stages), top)
+    backbone = shaped(body, spec.backbone, stages=stages)
+    network = Network(normalize, ChannelBag(backbone) if is_bag else backbone, top)
     network.enlarged_px = spec.enlarged_px
     return network.to(memory_format=torch.channels_last)
+
+
+def _refuse_other_settings(spec: ModelSpec, weights: str) -> None:
+    """Raise unless a specification has the normalization and the variant that published weights expect."""
+    for source, title, variant in (("dino4cells", "DINO4Cells", "dino"), ("morphem", "MorphEm", "channel-bag")):
+        if weights.startswith(f"adopt:{source}:") and not (spec.each and spec.variant == variant):
+            what = "positions of DINO" if variant == "dino" else "channels one by one"
+            raise WeightsError(
+                f"The weights of {title} expect images that are normalized one by one, and {what}.",
+                hint=f"Set image.normalize=field and model.variant={variant}.",
+            )

@@ -58,7 +58,8 @@ def varied(body: Any, name: str, variant: BackboneVariant, *, stages: bool) -> A
         name: Its timm name.
         variant: ``plain`` changes nothing. ``second-pool`` halves the feature map of a DenseNet once more after its
             first layers. ``cbam`` is for ``inception_v3``: no pooling in its first layers, and attention at the end.
-            ``dino`` is for vision transformers: positions are interpolated as DINO does.
+            ``dino`` is for vision transformers: positions are interpolated as DINO does. ``channel-bag`` is too: the
+            network sees each channel by itself.
         stages: Whether a head uses the feature maps of several stages.
 
     Returns:
@@ -69,8 +70,8 @@ def varied(body: Any, name: str, variant: BackboneVariant, *, stages: bool) -> A
     """
     if variant == "plain":
         return body
-    fits = {"second-pool": "densenet", "cbam": "inception_v3", "dino": "vit_"}[variant]
-    if not name.startswith(fits) or (variant == "cbam" and stages):
+    fits = {"second-pool": "densenet", "cbam": "inception_v3", "dino": "vit_", "channel-bag": "vit_"}[variant]
+    if not name.startswith(fits) or (variant in ("cbam", "channel-bag") and stages):
         raise RecipeError(
             f"The variant {variant} does not exist for the backbone {name}{' with a multi-stage head' * stages}.",
             hint="Set model.variant to plain.",
@@ -78,7 +79,7 @@ def varied(body: Any, name: str, variant: BackboneVariant, *, stages: bool) -> A
     if variant == "second-pool":
         body.features.pool0 = nn.Sequential(body.features.pool0, nn.MaxPool2d(2))
         return body
-    if variant == "dino":
+    if variant in ("dino", "channel-bag"):
         return with_dino_positions(body)
     body.Pool1, body.Pool2 = nn.Identity(), nn.Identity()
     return AttendedBackbone(body)

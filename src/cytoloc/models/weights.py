@@ -14,8 +14,8 @@ from torch import Tensor
 from cytoloc.channels import MICROTUBULES, NUCLEUS, PROTEIN
 from cytoloc.choices import NewPlanes
 from cytoloc.errors import WeightsError, first_line
+from cytoloc.models import dino4cells, morphem
 from cytoloc.models.backbones import create_backbone
-from cytoloc.models.dino4cells import SOURCE, read_dino4cells
 from cytoloc.models.state_files import State, as_state, read_checkpoint
 
 PACKAGED: Final = {
@@ -44,7 +44,7 @@ def initial_weights(
         backbone: The timm name.
         source: ``package:NAME`` (a Python package), ``timm`` (its hub, cached), ``file:PATH`` (a state dict of the same
             backbone, with three input planes for red, green and blue or with one plane per channel),
-            ``adopt:dino4cells:PATH`` (a published checkpoint), or ``none``.
+            ``adopt:dino4cells:PATH`` or ``adopt:morphem:PATH`` (published weights), or ``none``.
         channels: The names of the channels, in the order of the input planes.
         new_planes: Initial weights of additional input planes; see :func:`adapt_first_convolution`.
 
@@ -70,15 +70,17 @@ def initial_weights(
             ) from error
     elif kind == "file" and name:
         state = as_state(read_checkpoint(Path(name)), Path(name))
-    elif kind == "adopt" and name.startswith(SOURCE):
+    elif kind == "adopt" and name.startswith((dino4cells.SOURCE, morphem.SOURCE)):
         with torch.device("meta"):
             expected = create_backbone(backbone, in_channels=len(channels)).state_dict()
-        return read_dino4cells(Path(name.removeprefix(SOURCE)), expected, backbone=backbone)
+        path = Path(name.partition(":")[2])
+        read = morphem.read_morphem if name.startswith(morphem.SOURCE) else dino4cells.read_dino4cells
+        return read(path, expected, backbone=backbone)
     else:
         raise WeightsError(
             f"{source!r} is not a source of weights.",
-            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, adopt:dino4cells:PATH, or none for random"
-            " weights.",
+            hint="Use package:NAME, timm, file:PATH, run:PATH, bundle:PATH, adopt:dino4cells:PATH, adopt:morphem:PATH,"
+            " or none for random weights.",
         )
     first = first_convolution(backbone)
     if first in state and state[first].shape[1] == len(RGB):

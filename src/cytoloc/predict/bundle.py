@@ -492,7 +492,8 @@ def _refuse_decision_of_others(decision: Decision, runs: Sequence[Path], *, wher
     if len(decision.members) != 1:
         raise SettingsError(
             f"{where} combines the members {', '.join(decision.members)}, but a bundle averages its runs.",
-            hint="Fit the decision without --members: `cytoloc decide fit RUNS --labels … --out decision.json`.",
+            hint="Fit the decision without --members and --neighbors: `cytoloc decide fit RUNS --labels … --out"
+            " decision.json`. Or apply it with `cytoloc decide apply`.",
         )
     fitted_on = {each["sha256"] for each in decision.fitted_on.get("predictions", []) if "sha256" in each}
     if fitted_on and fitted_on != {sha256_of(run / PREDICTIONS) for run in runs}:

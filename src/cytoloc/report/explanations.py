@@ -74,7 +74,6 @@ def write_explanations(
         OutputExistsError: If the folder exists.
     """
     from cytoloc.embed.embeddings import embed_sources
-    from cytoloc.embed.neighbors import exact_search
     from cytoloc.explain.maps import ExplainOptions, explain_sources
     from cytoloc.predict.model import Model
     from cytoloc.predict.sources import DatasetSource
@@ -86,8 +85,6 @@ def write_explanations(
         refuse_unknown(maps, get_args(MapFormat), argument="maps")
     options = options or ExplainOptions()
     labeled = neighbors if isinstance(neighbors, Dataset) else None
-    if neighbors is not None:
-        exact_search()  # before the networks compute
     reference = embed_sources(model, [DatasetSource(labeled)]) if labeled else neighbors
     tables: list[pl.DataFrame] = []
     nearest: list[pl.DataFrame] = []

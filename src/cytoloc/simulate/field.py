@@ -124,6 +124,29 @@ def _scene(plan: FieldPlan, rng: np.random.Generator) -> StainedScene:
     return draw_stained(rng, plan.row.original_px, line=plan.line, dividing=dividing)
 
 
+def true_amounts(plan: FieldPlan) -> FloatArray:
+    """Return the amount of the protein in the cells of a plan, to evaluate the heterogeneity of cells.
+
+    Args:
+        plan: The plan; not of a near-duplicate.
+
+    Returns:
+        The amount in each cell, by its number in :func:`true_cells`, where 0 is the background. The cell with the
+        largest amount has 1. Cells without the protein, which have only a trace of it, have less than 0.12.
+
+    Raises:
+        SettingsError: If the field is a near-duplicate, whose cells are moved.
+    """
+    if plan.copy_of is not None:
+        raise SettingsError("The cells of a near-duplicate are moved.", hint="Take the plan of the original.")
+    rng = np.random.default_rng([plan.seed, 1, plan.number])
+    scene = _scene(plan, rng)
+    # The same random numbers as in the image of the field.
+    rng.uniform(0, 0.22)
+    _draw_locations(scene, rng, plan.locations, plan.strengths)
+    return np.asarray(_draw_amounts(scene, rng), np.float64)
+
+
 def draw_protein(
     scene: StainedScene,
     rng: np.random.Generator,
@@ -146,17 +169,31 @@ def draw_protein(
     Returns:
         float32 of shape ``(size, size)``.
     """
-    protein = np.zeros((scene.size, scene.size), np.float32)
-    for location, strength in zip(locations, strengths, strict=True):
-        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
-    amount = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
-    amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
-    # Without this, a field of dark cells only would be black.
-    amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
+    protein = _draw_locations(scene, rng, locations, strengths)
+    amount = _draw_amounts(scene, rng)
     body = (scene.cell_map > 0) * (0.5 + scene.er) * (1 - np.exp(-scene.in_cell / (5 * scene.scale)))
     grain = np.clip(1 + 0.4 * smooth_noise(rng, scene.size, 1.2 * scene.scale), 0, None)
     unspecific = grain * (binding[0] * body + binding[1] * scene.nucleus)
     return np.asarray((to_unit(protein) + unspecific) * amount[scene.cell_map], np.float32)
+
+
+def _draw_locations(
+    scene: StainedScene, rng: np.random.Generator, locations: Sequence[int], strengths: Sequence[float]
+) -> Plane:
+    """Return the pattern of all locations of the protein."""
+    protein = np.zeros((scene.size, scene.size), np.float32)
+    for location, strength in zip(locations, strengths, strict=True):
+        protein = np.maximum(protein, strength * PATTERNS[location](scene, rng))
+    return protein
+
+
+def _draw_amounts(scene: StainedScene, rng: np.random.Generator) -> Plane:
+    """Return the amount of the protein in each cell, at most 1."""
+    amount: Plane = scene.amount * rng.uniform(0.5, 1.0, len(scene.amount)).astype(np.float32)
+    amount[rng.uniform(size=len(amount)) < rng.choice([0, 0.1, 0.3], p=[0.7, 0.2, 0.1])] *= 0.1
+    # Without this, a field of dark cells only would be black.
+    amount *= 1 / max(float(amount[np.unique(scene.cell_map)].max()), 1e-6)
+    return amount
 
 
 def near_duplicate(rng: np.random.Generator, image: Photograph, plan: FieldPlan) -> Photograph:
