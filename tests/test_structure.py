@@ -52,7 +52,7 @@ ALLOWED = {
     "models": GROUND,
     # Model.explain imports explain.maps when it is called.
     "predict": GROUND | {"recipes", "models", "dataset", "decide", "images", "embed.embeddings", "explain.maps"},
-    "adoption": GROUND | {"models", "predict"},
+    "adoption": GROUND | {"dataset.store", "models", "predict"},
     "cells": GROUND | {"dataset", "decide", "images", "models"},
     "embed": GROUND | {"dataset", "models", "predict"},
     "explain": GROUND | {"dataset", "embed", "models", "predict"},
