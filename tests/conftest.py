@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,18 @@ DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "sha
 # No test is a matter of time: machines are busy with other things too.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with slow tests first, so that short ones are left when one worker has nothing more to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude all that was imported from garbage collection, which otherwise looks through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Return a folder of three fields, 48 px, with ``labels.csv`` in the competition's form."""
-    folder = tmp_path / "images"
+    return images_of(tmp_path / "images")
+
+
+def images_of(folder: Path) -> Path:
+    """Make a folder of three fields, 48 px, with ``labels.csv`` in the competition's form, and return it."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +140,12 @@ def _of_dataset(dataset: Dataset) -> dict[str, Any]:
         "wells_without_plate": dataset.fields.filter(pl.col("plate").is_null())["well"].drop_nulls().n_unique(),
         "antibodies": dataset.fields.select(pl.col("antibody").drop_nulls().n_unique()).item(),
         "fingerprint": dataset.fingerprint,
-        "locations": list(_counts(dataset)),
+        "locations": [
+            {"key": location.key, "name": location.name, "fields": int(count)}
+            for location, count in zip(dataset.label_set, dataset.truth.sum(axis=0), strict=True)
+            if count
+        ],
     }
-
-
-def _counts(source: Dataset) -> Iterator[dict[str, Any]]:
-    """Yield each location that occurs, with the number of its fields."""
-    for location, count in zip(source.label_set, source.truth.sum(axis=0), strict=True):
-        if count:
-            yield {"key": location.key, "name": location.name, "fields": int(count)}
 
 
 def _of_predictions(predictions: Predictions) -> dict[str, Any]:

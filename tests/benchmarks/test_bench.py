@@ -13,7 +13,7 @@ from benchmarks.decide import LOOP, WAYS, compare_on_halves, has_best_f1, read_f
 from benchmarks.duplicates import PLANTED, competition_hashes
 from benchmarks.rounds import in_separate_process, in_turns
 from cytoloc.decide.thresholds import grid_thresholds
-from tests.conftest import Cli
+from tests.conftest import Cli, images_of
 from tests.decide.cases import study_of
 
 
@@ -38,7 +38,9 @@ def test_the_dataset_is_measured_against_files(
     tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
 ) -> None:
     measured_once("dataset")
-    call = ["dataset", "--fields", 64, "--size", 64, "--rounds", 1, "--scratch", tmp_path]
+    images, tmp_path = images_of(tmp_path / "images"), tmp_path / "scratch"
+    tmp_path.mkdir()
+    call = ["dataset", "--images", images, "--fields", 64, "--size", 48, "--rounds", 1, "--scratch", tmp_path]
     measured = json.loads(bench(*call, "--json").out)["dataset"]
     assert [len(measured[kind]) for kind in ("uint8", "float32", "importing", "plate")] == [4, 4, 3, 2]
     assert all(way["rate"] > 0 for kind in ("uint8", "float32", "importing", "plate") for way in measured[kind])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from cytoloc import open_dataset
 from cytoloc.curation.folds import make_folds
 from cytoloc.curation.folds_file import write_folds
 from cytoloc.dataset.store import Dataset
-from tests.conftest import Cli
+from tests.conftest import Cli, images_of
 
 
 def truncate(path: Path) -> None:
@@ -183,58 +186,120 @@ def test_prediction_refuses_a_folder_without_runs(cli: Cli, study: Dataset, tmp_
     assert not out.exists()
 
 
-def on_a_small_disk(words: list[str], *, size: str, folder: Path, read_only: bool) -> subprocess.CompletedProcess[str]:
-    """Run a command with a small file system of its own mounted on ``folder``; list what it leaves there."""
-    script = (
-        f"mount -t tmpfs -o size={size} none {folder} || exit 99; "
-        + (f"mount -o remount,ro {folder} || exit 99; " if read_only else "")
-        + f'"$@"; code=$?; echo "left: $(ls -A {folder})"; exit $code'
-    )
+# The least disk still holds a small table; one without a free inode holds nothing.
+DISKS = {
+    "simulate": "200k",
+    "simulate files": "200k",
+    "import": "200k",
+    "folds": "4k,nr_inodes=1",
+    "decide": "4k,nr_inodes=1",
+    "train": "3m",
+}
+
+
+ON_SMALL_DISKS = """
+import contextlib, io, json, os, sys
+from cytoloc.cli.app import main
+
+outcomes = {}
+for disk, words in json.load(sys.stdin).items():
+    sys.argv = ["cytoloc", *words]
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    outcomes[disk] = [code, said.getvalue(), os.listdir(disk)]
+print(json.dumps(outcomes))
+"""
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """What a command did whose output was on a full or read-only disk.
+
+    Attributes:
+        code: The exit code.
+        error: The error output.
+        left: The names of the files that are left.
+    """
+
+    code: int
+    error: str
+    left: list[str]
+
+
+def on_small_disks(calls: Mapping[Path, tuple[Sequence[object], str, bool]]) -> dict[Path, SmallDisk]:
+    """Run commands in one process that has small file systems of its own.
+
+    Args:
+        calls: By the folder on which a file system is mounted: the words of a command, the size of the file system,
+            and whether it is read-only.
+    """
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("no unshare on this machine to mount a small disk with")
-    call = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "cytoloc"]
-    done = subprocess.run([*call, *words], capture_output=True, text=True)
+    mounts = []
+    for disk, (_, size, read_only) in calls.items():
+        disk.mkdir()
+        mounts.append(f"mount -t tmpfs -o size={size} none {disk}")
+        if read_only:
+            mounts.append(f"mount -o remount,ro {disk}")
+    script = f'{" && ".join(mounts)} || exit 99; exec "$@"'
+    start = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, "-c"]
+    given = json.dumps({str(disk): list(map(str, words)) for disk, (words, _, _) in calls.items()})
+    done = subprocess.run([*start, ON_SMALL_DISKS], input=given, capture_output=True, text=True)
     if done.returncode == 99 or done.stderr.startswith("unshare:"):
         pytest.skip(f"this machine does not let tests mount: {done.stderr.strip()}")
-    return done
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    return {disk: SmallDisk(*outcomes[str(disk)]) for disk in calls}
+
+
+@pytest.fixture(scope="module")
+def small_disks(study: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], SmallDisk]:
+    """Return what each command did whose disk was full, or read-only."""
+    folder = tmp_path_factory.mktemp("disks")
+    images_of(folder / "images")
+    (folder / "predictions.csv").write_text(
+        f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.{i + 1}\n" for i in range(9))
+    )
+    (folder / "labels.csv").write_text("Id,Target\n" + "".join(f"{i},3\n" for i in range(9)))
+    write_folds(make_folds(study.fields, k=2), folder / "folds.csv")
+    words: dict[str, list[object]] = {
+        "simulate": ["simulate", "--fields", 12, "--size", 128],
+        "simulate files": ["simulate", "--fields", 12, "--size", 128, "--format", "kaggle"],
+        "import": ["import", "kaggle", folder / "images", "--size", 512, "--enlarge"],
+        "folds": ["folds", study.path, "-k", 2],
+        "decide": [
+            "decide", "fit", folder / "predictions.csv", "--method", "grid", "--labels", folder / "labels.csv"
+        ],
+        "train": ["train", "quick", study.path, "--folds", folder / "folds.csv", "--set", "image.size=64"],
+    }  # fmt: skip
+    calls = list(product(DISKS, (False, True)))
+    disks = {folder / str(number): call for number, call in enumerate(calls)}
+    done = on_small_disks(
+        {
+            disk: ([*words[name], "--out", disk / "out"], DISKS[name], read_only)
+            for disk, (name, read_only) in disks.items()
+        }
+    )
+    return {call: done[disk] for disk, call in disks.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
-@pytest.mark.parametrize("command", ["simulate", "simulate files", "import", "folds", "decide", "train"])
+@pytest.mark.parametrize("command", list(DISKS))
 def test_a_disk_that_cannot_be_written(
-    study: Dataset, images: Path, tmp_path: Path, command: str, *, read_only: bool
+    small_disks: dict[tuple[str, bool], SmallDisk], command: str, *, read_only: bool
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    predictions, labels = tmp_path / "predictions.csv", tmp_path / "labels.csv"
-    predictions.write_text(
-        f"Id,{','.join(map(str, range(28)))}\n" + "".join(f"{i},{'.5,' * 27}.{i + 1}\n" for i in range(9))
-    )
-    labels.write_text("Id,Target\n" + "".join(f"{i},3\n" for i in range(9)))
-    folds = tmp_path / "folds.csv"
-    write_folds(make_folds(study.fields, k=2), folds)
-    words = {
-        "simulate": ["simulate", "--fields", "12", "--size", "128"],
-        "simulate files": ["simulate", "--fields", "12", "--size", "128", "--format", "kaggle"],
-        "import": ["import", "kaggle", str(images), "--size", "512", "--enlarge"],
-        "folds": ["folds", str(study.path), "-k", "2"],
-        "decide": ["decide", "fit", "--method", "grid", str(predictions), "--labels", str(labels)],
-        "train": ["train", "quick", str(study.path), "--folds", str(folds), "--set", "image.size=64"],
-    }[command]
-    # The least disk still holds a small table; one without a free inode holds nothing.
-    size = {"simulate": "200k", "simulate files": "200k", "import": "200k", "train": "3m"}.get(
-        command, "4k,nr_inodes=1"
-    )
-    done = on_a_small_disk([*words, "--out", str(disk / "out")], size=size, folder=disk, read_only=read_only)
-    assert done.returncode == 1, done.stderr
-    assert "cannot be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = small_disks[command, read_only]
+    assert done.code == 1, done.error
+    assert "cannot be written" in done.error
+    assert "Traceback" not in done.error
     # What can be resumed is kept; an import without a whole shard cannot.
-    kept = {"train": "out", "simulate files": "out"}
-    left = "" if read_only else kept.get(command, "")
-    assert f"left: {left}\n" in done.stdout
+    assert done.left == (["out"] if command in {"train", "simulate files"} and not read_only else [])
 
 
 def test_a_folder_of_jpegs_is_shown_the_way(cli: Cli, tmp_path: Path) -> None:

@@ -27,14 +27,14 @@ HPA28 = LabelSet.hpa28()
 
 @pytest.fixture
 def scored(tmp_path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
-    """Write three members' predictions, labels and folds of 150 fields; the third member lacks the last 30."""
-    members, truth = study_of(0, 150)
+    """Write three members' predictions, labels and folds of 75 fields; the third member lacks the last 15."""
+    members, truth = study_of(0, 75)
     narrow = {name: values.astype(np.float32) for name, values in members.items()}
-    ids = tuple(f"f{number}" for number in range(150))
+    ids = tuple(f"f{number}" for number in range(75))
     for name, values in narrow.items():
-        kept = slice(0, 120) if name == "m2" else slice(None)
+        kept = slice(0, 60) if name == "m2" else slice(None)
         write_predictions(Predictions(ids[kept], values[kept], HPA28), tmp_path / f"{name}.parquet")
-    narrow["m2"][120:] = np.nan
+    narrow["m2"][60:] = np.nan
     rows = [f"{name}," + " ".join(map(str, row.nonzero()[0])) for name, row in zip(ids, truth, strict=True)]
     (tmp_path / "labels.csv").write_text("Id,Target\n" + "\n".join(rows) + "\n")
     folds = [f"{name},{number // 3},{number // 3 % 2}" for number, name in enumerate(ids)]
@@ -60,7 +60,7 @@ def test_members_by_file_or_by_name_and_auto(
     assert "<- chosen" in said.out
     assert "averaged groups (off; decide apply --groups)" in said.out
     decision = read_decision(tmp_path / "d.json")
-    groups = np.arange(150) // 3
+    groups = np.arange(75) // 3
     expected = fit_decision(members, truth, method="auto", groups=groups)
     assert decision.members == ("m0", "m1", "m2")
     np.testing.assert_array_equal(decision.thresholds, expected.thresholds)
@@ -147,7 +147,7 @@ def test_an_ensemble_reports_contributions(
     shown = cli(*call, "--method", "weighted", "--out", tmp_path / "w.parquet")
     assert "adds" in shown.out
     facts = json.loads(cli(*call, "--method", "stack", "--out", tmp_path / "s.parquet", "--json").out)
-    assert [row["fields"] for row in facts["contributions"]] == [150, 150, 120]
+    assert [row["fields"] for row in facts["contributions"]] == [75, 75, 60]
     assert np.array(facts["correlations"]).shape == (3, 3)
     predictions = read_predictions(tmp_path / "s.parquet")
     assert predictions.provenance["ensemble"] == "stack"
@@ -157,7 +157,7 @@ def test_an_ensemble_reports_contributions(
     assert (refused.code, "ensemble method stack needs labels" in refused.err) == (2, True)
     (tmp_path / "others.csv").write_text("Id,Target\nz,1\n")
     refused = cli("ensemble", *files, "--labels", tmp_path / "others.csv", "--out", tmp_path / "x.parquet")
-    assert (refused.code, "--labels has no labels of the 150 predicted fields" in refused.err) == (1, True)
+    assert (refused.code, "--labels has no labels of the 75 predicted fields" in refused.err) == (1, True)
 
 
 def test_fields_without_labels_are_scored_by_the_fit_on_all_that_have_them(
@@ -188,7 +188,7 @@ def test_members_trained_on_the_fields_are_told_of(cli: Cli, tmp_path: Path, sco
     assert (said.code, "so a fit would be biased" in said.err) == (1, True)
     # Nor does an ensemble, or a decision's probabilities, wash it off.
     said = cli("decide", "fit", tmp_path / "e.parquet", *fit)
-    assert (said.code, "e.parquet: the model was trained on 2 of these 150 fields" in said.err) == (1, True)
+    assert (said.code, "e.parquet: the model was trained on 2 of these 75 fields" in said.err) == (1, True)
     assert cli("decide", "fit", tmp_path / "m0.parquet", *fit).code == 0
     apply = ["decide", "apply", tmp_path / "e.parquet", "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     assert cli(*apply, "--probabilities", tmp_path / "p.parquet").code == 0
@@ -261,11 +261,11 @@ def test_a_leak_that_matches_no_field_is_an_error(cli: Cli, tmp_path: Path, scor
     (tmp_path / "leak.csv").write_text("Id,Target\nelsewhere,1\n")
     apply = ["decide", "apply", given[0], "--decision", tmp_path / "d.json", "--out", tmp_path / "s.csv"]
     said = cli(*apply, "--leak", tmp_path / "leak.csv")
-    assert (said.code, "contains no labels of these 150 fields. Its ids look like elsewhere" in said.err) == (1, True)
+    assert (said.code, "contains no labels of these 75 fields. Its ids look like elsewhere" in said.err) == (1, True)
     assert not (tmp_path / "s.csv").exists()
     assert cli(*apply).code == 0
     said = cli("evaluate", tmp_path / "s.csv", *given[1:], "--leak", tmp_path / "leak.csv")
-    assert (said.code, "contains no labels of these 150 fields" in said.err) == (1, True)
+    assert (said.code, "contains no labels of these 75 fields" in said.err) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,12 @@ def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored:
     said = cli(*call, "--folds", tmp_path / "folds.csv", "--plot", tmp_path / "s.png", "--table", tmp_path / "t.csv")
     assert said.code == 0, said.err
     assert "by group: 95 % interval" in said.out
-    assert "(50 groups)" in said.out
+    assert "(25 groups)" in said.out
     assert (tmp_path / "s.png").stat().st_size > 1000
     with (tmp_path / "t.csv").open() as file:
         assert {"f1_low", "f1_high", "calibration_error"} <= set(next(csv.reader(file)))
     facts = json.loads(cli(*call, "--groups", tmp_path / "folds.csv", "--json").out)
-    assert facts["groups"] == 50
+    assert facts["groups"] == 25
     assert facts["overall"]["micro_f1"] == 1
     assert set(facts["overall"]) >= {"mean_average_precision", "macro_roc_auc", "coverage_error"}
     assert len(facts["macro_f1_interval_95_by_group"]) == 2

@@ -19,7 +19,7 @@ from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.importing import Imported, ImportOptions, Loaded, import_fields
 from cytoloc.dataset.quarantine import Rejected
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.errors import ImageError
+from cytoloc.errors import ImageError, OutputExistsError, TableError
 from cytoloc.labels.label_set import LabelSet
 
 SIZE = 16
@@ -107,16 +107,21 @@ def _import_and_die(path: Path, start: int, how: str, *, dies_at: int) -> list[A
 
     sys.addaudithook(watch)
     segment_bytes = 2**30 if how == "once" else SEGMENT_BYTES
-    dataset = run(path, start, 26, append=how == "append", segment_bytes=segment_bytes).dataset
+    dataset = run(path, start, 16, append=how == "append", segment_bytes=segment_bytes).dataset
     return [changes, *state(dataset)]
 
 
-def _count_fields(path: Path) -> int:
-    if not (path / "dataset.json").exists():
-        return 0
-    dataset = open_dataset(path)
-    assert not list(dataset.damaged())
-    return len(dataset)
+def _count_and_import_again(path: Path, start: int, how: str) -> tuple[int, list[Any] | None]:
+    """Return the number of fields after a kill, and the state after another import; None if it is refused."""
+    fields = 0
+    if (path / "dataset.json").exists():
+        dataset = open_dataset(path)
+        assert not list(dataset.damaged())
+        fields = len(dataset)
+    try:
+        return fields, _import_and_die(path, start, how, dies_at=0)[1:]
+    except (OutputExistsError, TableError):
+        return fields, None
 
 
 def main(folder: Path, start: int, how: str) -> None:
@@ -137,10 +142,10 @@ def main(folder: Path, start: int, how: str) -> None:
     for dies_at in range(1, changes + 1):
         path = begun("killed.dataset")
         seen["codes"].append(_forked(partial(_import_and_die, path, start, how, dies_at=dies_at))[0])
-        seen["fields"].append(_forked(partial(_count_fields, path))[1])
-        code, again = _forked(partial(_import_and_die, path, start, how, dies_at=0))
+        _, (fields, again) = _forked(partial(_count_and_import_again, path, start, how))
+        seen["fields"].append(fields)
         # A kill after the last commit leaves a finished dataset, which no import is made to anew.
-        seen["same"].append(again[1:] == whole if code == 0 else "refused")
+        seen["same"].append("refused" if again is None else again == whole)
         seen["left"].append(sorted(each.name for each in path.iterdir()))
     print(json.dumps(seen))
 

@@ -23,7 +23,7 @@ from cytoloc.dataset.sources.kaggle import KaggleSource
 from cytoloc.images.scale import Scaling
 from cytoloc.labels.label_set import LabelSet
 
-FIELDS = 11_000
+FIELDS = 5_500
 """Just after a dictionary has doubled, when it takes the most memory for each of its entries."""
 
 SCALING = Scaling(size=64)

@@ -17,6 +17,7 @@ from tests.docs.pages import PAGES, ROOT, blocks_of, load_hook
 
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in [*PAGES, ROOT / "README.md"]}
 TEXTS["reference/commands.md, generated"] = load_hook().commands_page()
+COMMAND: Any = typer.main.get_command(app)
 ENDS = {"|", ">", "&&", ";", "||"}
 
 
@@ -36,8 +37,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def check(words: list[str]) -> None:
     """Raise unless the command line takes these words; nothing is run."""
-    command: Any = typer.main.get_command(app)
-    name = "cytoloc"
+    command, name = COMMAND, "cytoloc"
     while hasattr(command, "commands"):
         if not words or words in (["--version"], ["--help"]):
             assert command.invoke_without_command

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,27 +29,25 @@ def test_notebooks_have_text_outputs_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
-    run(json.loads(path.read_text(encoding="utf-8")), tmp_path)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(json.loads(path.read_text(encoding="utf-8")), path.name)
 
 
-@pytest.mark.slow
 def test_a_cell_that_fails_is_noticed(tmp_path: Path) -> None:
     notebook = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
     code = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     code["source"] = ["assert 1 == 2"]
-    with pytest.raises(Exception, match="AssertionError"):
-        run(notebook, tmp_path)
+    with pytest.raises(AssertionError):
+        run(notebook, "notebook")
 
 
-def run(content: dict[str, object], folder: Path) -> None:
-    """Execute the cells of a notebook in a folder, with a kernel of its own."""
-    nbclient = pytest.importorskip("nbclient")
-    nbformat = pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
-    notebook = nbformat.reads(json.dumps(content), as_version=4)
+def run(content: dict[str, Any], name: str) -> None:
+    """Execute the cells of a notebook in this process: a kernel takes seconds to start."""
+    names: dict[str, Any] = {}
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nbclient.NotebookClient(
-            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-        ).execute()
+        for number, cell in enumerate(code, start=1):
+            # One by one, as in a notebook, so that values are shown.
+            for statement in ast.parse("".join(cell["source"])).body:
+                exec(compile(ast.Interactive([statement]), f"{name}, cell {number}", "single"), names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Cli
 from tests.docs.pages import DOCS, blocks_of
 
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
@@ -23,35 +25,41 @@ def test_there_are_tutorials() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda path: path.stem)
-def test_every_block_of_a_tutorial_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_blocks(page.read_text(encoding="utf-8"), tmp_path, monkeypatch, name=page.name)
+def test_every_block_of_a_tutorial_runs(page: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page.read_text(encoding="utf-8"), cli, name=page.name)
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
         ("```bash\nfalse\ntrue\n```\n", AssertionError),
-        ("```bash\ncytoloc nonsense\n```\n", AssertionError),
+        ("```bash\ncytoloc labels\ncytoloc nonsense\n```\n", AssertionError),
         ("```python\na = 1\n```\n\n```python\nassert a == 2\n```\n", AssertionError),
         ("```python\nimport nothing_of_this_name\n```\n", ModuleNotFoundError),
     ],
 )
 def test_a_block_that_fails_is_noticed(
-    text: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, error: type[Exception], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error):
-        run_blocks(text, tmp_path, monkeypatch, name="page.md")
+        run_blocks(text, cli, name="page.md")
 
 
-def run_blocks(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str) -> None:
-    """Run the blocks of a page: those of bash in a shell each, those of Python in one namespace."""
-    monkeypatch.chdir(folder)
+def run_blocks(text: str, cli: Cli, *, name: str) -> None:
+    """Run the blocks of a page: commands of cytoloc in this process, other bash in a shell, Python in one namespace."""
     # `cytoloc` and `python` are those that run the tests.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     names: dict[str, Any] = {}
     for block in blocks_of(text):
         where = f"{name}, line {block.line}"
-        if block.language == "bash":
+        lines = block.code.replace("\\\n", " ").splitlines()
+        if block.language == "bash" and all(line.startswith("cytoloc ") for line in lines):
+            for line in lines:
+                said = cli(*shlex.split(line)[1:])
+                assert said.code == 0, f"{where}:\n{line}\n{said.out}\n{said.err}"
+        elif block.language == "bash":
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", block.code],
                 env=os.environ | {"PATH": path},

@@ -106,6 +106,12 @@ def folds(study: Dataset) -> pl.DataFrame:
     return make_folds(study.fields, k=3)
 
 
+def few_of(folds: pl.DataFrame, counts: dict[int, int]) -> pl.DataFrame:
+    """Return folds with only so many fields of each."""
+    kept = pl.concat(folds.filter(pl.col("fold") == fold).head(count) for fold, count in counts.items())
+    return folds.with_columns(pl.when(pl.col("id").is_in(kept["id"].implode())).then("fold"))
+
+
 def network_of(path: Path) -> dict[str, torch.Tensor]:
     return {
         name.removeprefix("network."): value for name, value in state_of(path).items() if name.startswith("network.")

@@ -7,22 +7,19 @@ import os
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from cytoloc.curation.folds_file import read_folds, write_folds
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import CytolocError, SettingsError, TrainingError
-from cytoloc.models import losses
 from cytoloc.models.network import build_network, features_and_logits
 from cytoloc.predict.loading import load
 from cytoloc.predict.runs import model_spec
@@ -33,6 +30,7 @@ from cytoloc.training.data import FieldBatches, batch_loader, split_dataset
 from cytoloc.training.distributed import SINGLE, Processes, accelerator, check_batches, device_count, find_processes
 from cytoloc.training.resolve import build_learner, location_loss
 from tests.training.conftest import power_cut, state_of, train_fold
+from tests.training.shards import PROCESSES, TERMS, train_a_shard, trained
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -186,56 +184,7 @@ def test_batch_norms_are_shared_on_gpus_alone() -> None:
     check_batches(three, batches_of(3, sync=True), fields=100, device="cuda")
 
 
-PROCESSES = 2
-
-
 needs_two = pytest.mark.skipif(device_count(accelerator()) < PROCESSES, reason="two processes needs two cores")
-
-
-TERMS: dict[str, losses.Loss] = {
-    "focal": losses.focal_loss,
-    "soft_f1": losses.soft_f1_loss,
-    "symmetric_focal": losses.symmetric_focal_loss,
-    "hard_cross_entropy": partial(losses.hard_cross_entropy_loss, hardest=20),
-    "symmetric_lovasz": losses.symmetric_lovasz_loss,
-    "macro_f1": losses.macro_f1_loss,
-    "asymmetric": losses.asymmetric_loss,
-    "arcface": lambda cosines, targets: losses.arcface_loss(
-        torch.tanh(cosines), targets.argmax(dim=1) - 2, margin=0.3, scale=4
-    ),
-}
-
-
-def trained(loss: losses.Loss, processes: Processes) -> tuple[list[float], list[Tensor]]:
-    """Return the losses of three steps of a small network, and its weights after them."""
-    torch.manual_seed(0)
-    network: nn.Module = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 28)).double()
-    if processes.world_size > 1:
-        network = DistributedDataParallel(network)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    said = []
-    for _ in range(3):
-        fields, targets = torch.randn(8, 6).double(), (torch.rand(8, 28) < 0.2).double()
-        optimizer.zero_grad()
-        total = loss(
-            processes.all_gather_with_gradient(network(processes.shard(fields))),
-            processes.all_gather(processes.shard(targets)),
-        )
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        said.append(total.item())
-    return said, [weight.detach() for weight in network.parameters()]
-
-
-def train_a_shard(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
-    )
-    torch.save(
-        {name: trained(loss, Processes(per_node=PROCESSES, rank=rank)) for name, loss in TERMS.items()},
-        f"{folder}/{rank}.pt",
-    )
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -365,24 +314,19 @@ def assert_alike(one: Path, other: Path) -> None:
 def test_a_run_of_two_processes_is_that_of_one(
     start: str, alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path
 ) -> None:
-    STARTS[start]([*words_of(study, uneven, tmp_path, ALIKE), "--fold", "1"])
+    words = [*words_of(study, uneven, tmp_path, ALIKE), "--fold", "1"]
     both = tmp_path / "two" / "quick-fold1"
+    if start == "torchrun":
+        # One process starts the run, and two resume it.
+        with power_cut(2):
+            train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=tmp_path / "two")
+        words.append("--resume")
+    STARTS[start](words)
     assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
     assert (tmp_path / "two" / "quick-curve.png").exists()
     assert_alike(both, alone)
-    assert json.loads((both / "run.json").read_text())["environment"]["processes"] == PROCESSES
-
-
-@needs_two
-@pytest.mark.slow
-def test_two_processes_resume_what_one_started(
-    alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path
-) -> None:
-    words = words_of(study, uneven, tmp_path, ALIKE)
-    with power_cut(2):
-        train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=tmp_path / "two")
-    started_by_cytoloc([*words, "--fold", "1", "--resume"])
-    assert_alike(tmp_path / "two" / "quick-fold1", alone)
+    begun_by = 1 if start == "torchrun" else PROCESSES
+    assert json.loads((both / "run.json").read_text())["environment"]["processes"] == begun_by
 
 
 @needs_two
@@ -390,7 +334,7 @@ def test_two_processes_resume_what_one_started(
 def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
     study: Dataset, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
-    averaged = ["model.backbone=test_resnet", "schedule.ema=0.9", "select.weights=ema"]
+    averaged = ["model.backbone=test_resnet", "schedule.ema=0.9", "select.weights=ema", "schedule.epochs=1"]
     started_by_cytoloc(words_of(study, folds, tmp_path, [*SETTINGS, *averaged]))
     for number in range(3):
         path = tmp_path / "two" / f"quick-fold{number}"

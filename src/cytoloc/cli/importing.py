@@ -49,6 +49,34 @@ LabelsOption = Annotated[
         " labels."
     ),
 ]
+OutOrPreview = Annotated[Path | None, typer.Option(help="New dataset, or with --append the dataset to add to.")]
+SomeLabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labels: a CSV file with columns Id,Target. Fields that are not in it are imported without labels."
+    ),
+]
+NewLabelSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-set",
+        help="Label set of --labels: hpa28, hpa19, subcell31, hpa, a .csv or .toml file, or from-labels to make a"
+        " label set of the names in --labels.",
+        metavar="NAME|FILE",
+    ),
+]
+MetadataOption = Annotated[
+    Path | None,
+    typer.Option(help="CSV file with a column id and any of antibody, plate, well, field, gene, cell_line."),
+]
+PagesOption = Annotated[
+    Literal["channel", "z"] | None,
+    typer.Option(help="Axis along the pages of a TIFF file that does not state its axes."),
+]
+TargetUm = Annotated[
+    float | None,
+    typer.Option(help="Scale images to this pixel size in µm. The Human Protein Atlas has 0.08 x 2048 / SIZE."),
+]
 Size = Annotated[int, typer.Option(help="Edge length of the images in the dataset, in pixels.", min=32, max=8192)]
 Limit = Annotated[int | None, typer.Option(help="Maximum number of fields; the first ones are imported.", min=1)]
 SquareOption = Annotated[
@@ -89,6 +117,17 @@ DiscardUnfinished = Annotated[
 SkipKnown = Annotated[
     bool, typer.Option("--skip-known", help="With --append: skip fields whose ids are in the dataset already.")
 ]
+
+
+def parse_plane(z: str, *, out: Path | None, dry_run: bool) -> int | Literal["max"]:
+    """Return the z plane of an import; raise if it is wrong, or if there is neither ``--out`` nor ``--dry-run``."""
+    if out is None and not dry_run:
+        raise typer.BadParameter("is missing. It is optional with --dry-run only.", param_hint="'--out'")
+    if z == "max":
+        return "max"
+    if not z.isdecimal():
+        raise typer.BadParameter(f"{z!r} is neither max nor the number of a z plane.", param_hint="'--z'")
+    return int(z)
 
 
 def kaggle(
@@ -181,7 +220,7 @@ def folder(
         Path, typer.Argument(help="Folder of image files. Its subfolders are searched too.", metavar="DIR")
     ],
     channels: ChannelsOption,
-    out: Annotated[Path | None, typer.Option(help="New dataset, or with --append the dataset to add to.")] = None,
+    out: OutOrPreview = None,
     files: Annotated[
         str | None,
         typer.Option(help="Pattern of the files, if each file contains all channels. Default: all images."),
@@ -193,25 +232,9 @@ def folder(
             " CellProfiler), or a row per channel with columns id,channel,path; and columns of metadata."
         ),
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels: a CSV file with columns Id,Target. Fields that are not in it are imported without labels."
-        ),
-    ] = None,
-    label_set: Annotated[
-        str | None,
-        typer.Option(
-            "--label-set",
-            help="Label set of --labels: hpa28, hpa19, subcell31, hpa, a .csv or .toml file, or from-labels to make a"
-            " label set of the names in --labels.",
-            metavar="NAME|FILE",
-        ),
-    ] = None,
-    metadata: Annotated[
-        Path | None,
-        typer.Option(help="CSV file with a column id and any of antibody, plate, well, field, gene, cell_line."),
-    ] = None,
+    labels: SomeLabelsOption = None,
+    label_set: NewLabelSetOption = None,
+    metadata: MetadataOption = None,
     size: Size = 512,
     limit: Annotated[
         int | None,
@@ -222,10 +245,7 @@ def folder(
         int | None,
         typer.Option(help="Time point to import, from 0. Required if files have several time points.", min=0),
     ] = None,
-    pages: Annotated[
-        Literal["channel", "z"] | None,
-        typer.Option(help="Axis along the pages of a TIFF file that does not state its axes."),
-    ] = None,
+    pages: PagesOption = None,
     axes: Annotated[
         str | None,
         typer.Option(
@@ -236,10 +256,7 @@ def folder(
     pixel_um: Annotated[
         float | None, typer.Option(help="Pixel size in µm. Default: the pixel size that each file states.")
     ] = None,
-    target_um: Annotated[
-        float | None,
-        typer.Option(help="Scale images to this pixel size in µm. The Human Protein Atlas has 0.08 x 2048 / SIZE."),
-    ] = None,
+    target_um: TargetUm = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
     resample: ResampleOption = "area",
@@ -272,15 +289,12 @@ def folder(
     from cytoloc.dataset.arguments import FROM_LABELS
     from cytoloc.dataset.from_files import FolderOptions, folder_source
 
-    if out is None and not dry_run:
-        raise typer.BadParameter("is missing. It is optional with --dry-run only.", param_hint="'--out'")
-    if z != "max" and not z.isdecimal():
-        raise typer.BadParameter(f"{z!r} is neither max nor the number of a z plane.", param_hint="'--z'")
+    plane = parse_plane(z, out=out, dry_run=dry_run)
     options = FolderOptions(
         files=files,
         table=table,
         metadata=metadata,
-        z="max" if z == "max" else int(z),
+        z=plane,
         time=time,
         pages=pages,
         axes=axes,

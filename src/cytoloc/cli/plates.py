@@ -15,11 +15,18 @@ from cytoloc.cli.importing import (
     Enlarge,
     Floor,
     Limit,
+    MetadataOption,
+    NewLabelSetOption,
+    OutOrPreview,
+    PagesOption,
     ResampleOption,
     Size,
     SkipKnown,
+    SomeLabelsOption,
     SquareOption,
     Strict,
+    TargetUm,
+    parse_plane,
     preview_fields,
     run,
 )
@@ -44,29 +51,13 @@ def plate(
             " separated by commas."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="New dataset, or with --append the dataset to add to.")] = None,
+    out: OutOrPreview = None,
     layout: Annotated[
         LayoutName, typer.Option(help="Layout of the files. auto finds it by index files and file names.")
     ] = "auto",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels: a CSV file with columns Id,Target. Fields that are not in it are imported without labels."
-        ),
-    ] = None,
-    label_set: Annotated[
-        str | None,
-        typer.Option(
-            "--label-set",
-            help="Label set of --labels: hpa28, hpa19, subcell31, hpa, a .csv or .toml file, or from-labels to make a"
-            " label set of the names in --labels.",
-            metavar="NAME|FILE",
-        ),
-    ] = None,
-    metadata: Annotated[
-        Path | None,
-        typer.Option(help="CSV file with a column id and any of antibody, plate, well, field, gene, cell_line."),
-    ] = None,
+    labels: SomeLabelsOption = None,
+    label_set: NewLabelSetOption = None,
+    metadata: MetadataOption = None,
     size: Size = 512,
     limit: Limit = None,
     z: Annotated[
@@ -76,17 +67,11 @@ def plate(
         int | None,
         typer.Option(help="Time point to import, as the instrument counts. Default: all, each as a field.", min=0),
     ] = None,
-    pages: Annotated[
-        Literal["channel", "z"] | None,
-        typer.Option(help="Axis along the pages of a TIFF file that does not state its axes."),
-    ] = None,
+    pages: PagesOption = None,
     pixel_um: Annotated[
         float | None, typer.Option(help="Pixel size in µm. Default: the pixel size in the index or in each file.")
     ] = None,
-    target_um: Annotated[
-        float | None,
-        typer.Option(help="Scale images to this pixel size in µm. The Human Protein Atlas has 0.08 x 2048 / SIZE."),
-    ] = None,
+    target_um: TargetUm = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
     resample: ResampleOption = "area",
@@ -115,14 +100,11 @@ def plate(
     from cytoloc.dataset.from_plates import PlateOptions, plate_source
     from cytoloc.dataset.plates.fields import describe_plates
 
-    if out is None and not dry_run:
-        raise typer.BadParameter("is missing. It is optional with --dry-run only.", param_hint="'--out'")
-    if z != "max" and not z.isdecimal():
-        raise typer.BadParameter(f"{z!r} is neither max nor the number of a z plane.", param_hint="'--z'")
+    plane = parse_plane(z, out=out, dry_run=dry_run)
     options = PlateOptions(
         layout=layout,
         metadata=metadata,
-        z="max" if z == "max" else int(z),
+        z=plane,
         time=time,
         pages=pages,
         pixel_um=pixel_um,

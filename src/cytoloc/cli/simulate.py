@@ -106,6 +106,8 @@ def simulate(
 
     Example: `cytoloc simulate --fields 200 --seed 1 --size 256 --out practice.dataset`
     """
+    from contextlib import nullcontext
+
     from cytoloc.parallel import processes
     from cytoloc.simulate import competition, files, study
     from cytoloc.simulate.plan import Design, read_frequencies
@@ -132,7 +134,8 @@ def simulate(
     design = Design(n_fields=fields, seed=seed, size=size, **common)
     if is_study and duplicates is not None:
         flaws["duplicates"] = duplicates
-    with progress("Simulating fields") as advance, processes() as pool:
+    # Processes take a second to start; threads draw few fields faster.
+    with progress("Simulating fields") as advance, processes() if fields > 100 else nullcontext() as pool:
         if form == "competition":
             competition.simulate_competition(out, design, study.Flaws(**flaws), pool=pool, progress=advance)
         elif form == "study":
@@ -154,7 +157,7 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     from cytoloc.channels import CHANNELS
     from cytoloc.files import check_outputs
     from cytoloc.labels.label_set import LabelSet
-    from cytoloc.parallel import in_order, processes
+    from cytoloc.parallel import in_order
     from cytoloc.report.figures import SheetField, draw_sheet
     from cytoloc.simulate.field import draw_field
     from cytoloc.simulate.plan import plan_one
@@ -164,8 +167,8 @@ def _draw_sheet(path: Path, *, seed: int, size: int) -> None:
     locations = range(len(label_set))
     plans = [plan_one(location, seed=seed, size=size) for location in locations]
     images = []
-    with progress("Simulating fields") as advance, processes() as pool:
-        for image in in_order(partial(draw_field, size=size), plans, pool=pool):
+    with progress("Simulating fields") as advance:
+        for image in in_order(partial(draw_field, size=size), plans):
             images.append(image)
             advance(len(images), len(plans))
     fields = [

@@ -1,4 +1,4 @@
-"""The commands ``cytoloc recipes`` and ``cytoloc train``."""
+"""The commands ``cytoloc recipes`` and ``cytoloc train``, and options that ``tune`` shares."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import typer
 from cytoloc.choices import Device
 from cytoloc.cli.console import as_flags, on_terminal, require_nets, warn_if_unfinished
 from cytoloc.memory import keep_freed_memory
+
+DatasetArgument = Annotated[str, typer.Argument(help="Dataset to train on: a folder or a URL.", metavar="DATASET")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a key of the recipe: section.key=value. Can be repeated.", metavar="KEY=VALUE"),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Device to train on. auto: the fastest one available.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,22 +69,17 @@ def train(
         list[str],
         typer.Argument(help="Recipes: names that `cytoloc recipes` lists, or .toml files.", metavar="RECIPE"),
     ],
-    dataset: Annotated[str, typer.Argument(help="Dataset to train on: a folder or a URL.", metavar="DATASET")],
+    dataset: DatasetArgument,
     folds: Annotated[Path, typer.Option(help="Folds file of `cytoloc folds`: CSV with columns id,group,fold.")],
     out: Annotated[Path, typer.Option(help="Folder in which a folder is created for each run.")],
     fold: Annotated[
         str, typer.Option(help="Validation fold: its number, or all to train one run per fold.", metavar="N|all")
     ] = "all",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Change a key of the recipe: section.key=value. Can be repeated.", metavar="KEY=VALUE"
-        ),
-    ] = None,
+    settings: SettingsOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue interrupted runs from their last checkpoint.")
     ] = False,
-    device: Annotated[Device, typer.Option(help="Device to train on. auto: the fastest one available.")] = "auto",
+    device: DeviceOption = "auto",
     devices: Annotated[
         int | None,
         typer.Option(min=1, help="Number of processes that train one run together, one per GPU or core. Default: 1."),

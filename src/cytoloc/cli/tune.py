@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.choices import Device
 from cytoloc.cli.console import progress, require_nets, warn_if_unfinished
+from cytoloc.cli.train import DatasetArgument, DeviceOption, SettingsOption
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def tune(
         str,
         typer.Argument(help="Recipe to tune: a name that `cytoloc recipes` lists, or a .toml file.", metavar="RECIPE"),
     ],
-    dataset: Annotated[str, typer.Argument(help="Dataset to train on: a folder or a URL.", metavar="DATASET")],
+    dataset: DatasetArgument,
     folds: Annotated[Path, typer.Option(help="Folds file of `cytoloc folds`, with at least three folds.")],
     space: Annotated[
         Path,
@@ -38,12 +38,7 @@ def tune(
     test_fold: Annotated[
         int | None, typer.Option(help="Fold that no trial sees, for the final comparison. Default: the last fold.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Change a key of the recipe: section.key=value. Can be repeated.", metavar="KEY=VALUE"
-        ),
-    ] = None,
+    settings: SettingsOption = None,
     no_prune: Annotated[
         bool, typer.Option("--no-prune", help="Train every trial to its end, also if it is worse than earlier ones.")
     ] = False,
@@ -51,7 +46,7 @@ def tune(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the runs of all trials, not only of the best one.")
     ] = False,
-    device: Annotated[Device, typer.Option(help="Device to train on. auto: the fastest one available.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Search for better values of recipe keys with Optuna, and compare the result with the recipe on an unseen fold.
 

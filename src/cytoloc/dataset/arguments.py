@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cytoloc.choices import check_type
+from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.dataset.importing import ImportOptions
 from cytoloc.dataset.manifest import read_manifest
 from cytoloc.dataset.sources.channels import ChannelMap, parse_channels
@@ -39,6 +40,41 @@ def parse_channels_argument(channels: Mapping[str, str | int] | Sequence[str]) -
     return parse_channels(
         [f"{name}={what}" for name, what in channels.items()] if isinstance(channels, Mapping) else channels
     )
+
+
+def check_planes(z: object, time: object, pages: object) -> None:
+    """Raise unless the planes of an import are valid.
+
+    Args:
+        z: The number of a z plane, or ``"max"``.
+        time: The number of a time point; None for the default.
+        pages: ``"channel"`` or ``"z"``, or None.
+
+    Raises:
+        ArgumentTypeError: If ``time`` has the wrong type.
+        SettingsError: If ``z`` or ``pages`` is invalid.
+    """
+    check_type(time, (int, type(None)), argument="time")
+    if pages is not None:
+        refuse_unknown(pages, ("channel", "z"), argument="pages")
+    if z != "max" and not (isinstance(z, int) and z >= 0):
+        raise SettingsError(f"`z` is {z!r}, which is not a z plane.", hint="Give max, or the number of a plane.")
+
+
+def check_pixel_sizes(**sizes_um: float | None) -> None:
+    """Raise unless pixel sizes in micrometers are finite numbers above 0, or None.
+
+    Args:
+        **sizes_um: The pixel sizes by the name of their argument.
+
+    Raises:
+        ArgumentTypeError: If a pixel size has the wrong type.
+        SettingsError: If a pixel size is not a finite number above 0.
+    """
+    for name, size_um in sizes_um.items():
+        check_type(size_um, (int, float, type(None)), argument=name)
+        if size_um is not None and not (math.isfinite(size_um) and size_um > 0):
+            raise SettingsError(f"`{name}` is {size_um}, but must be a finite number above 0.")
 
 
 def check_arguments(

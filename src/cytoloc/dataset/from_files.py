@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -11,8 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from cytoloc.choices import check_type, refuse_unknown
-from cytoloc.dataset.arguments import check_arguments, choose_label_set, parse_channels_argument
+from cytoloc.choices import check_type
+from cytoloc.dataset.arguments import (
+    check_arguments,
+    check_pixel_sizes,
+    check_planes,
+    choose_label_set,
+    parse_channels_argument,
+)
 from cytoloc.dataset.importing import Imported, ImportOptions, import_fields
 from cytoloc.dataset.notes import chunk_notes, flag_notes, scale_notes
 from cytoloc.dataset.quarantine import Rejected, refuse_unprintable, rejected
@@ -74,9 +79,8 @@ class FolderOptions(ImportOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_type(self.time, (int, type(None)), argument="time")
-        if self.pages is not None:
-            refuse_unknown(self.pages, ("channel", "z"), argument="pages")
+        check_planes(self.z, self.time, self.pages)
+        check_pixel_sizes(pixel_um=self.pixel_um, target_um=self.target_um)
         check_type(self.axes, (str, type(None)), argument="axes")
         if self.axes is not None:
             object.__setattr__(self, "axes", self.axes.upper())
@@ -88,13 +92,6 @@ class FolderOptions(ImportOptions):
                 )
             if self.pages is not None:
                 raise SettingsError("`axes` says what pages are, so `pages` has no meaning.", hint="Remove `pages`.")
-        for name in ("pixel_um", "target_um"):
-            check_type(getattr(self, name), (int, float, type(None)), argument=name)
-        if self.z != "max" and not (isinstance(self.z, int) and self.z >= 0):
-            raise SettingsError(f"`z` is {self.z!r}, which is not a z plane.", hint="Give max, or a number from 0.")
-        for name, edge in (("pixel_um", self.pixel_um), ("target_um", self.target_um)):
-            if edge is not None and not (math.isfinite(edge) and edge > 0):
-                raise SettingsError(f"`{name}` is {edge}, but must be a finite number above 0.")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cytoloc.choices import check_type, refuse_unknown
-from cytoloc.dataset.arguments import check_arguments, choose_label_set, parse_channels_argument
+from cytoloc.choices import refuse_unknown
+from cytoloc.dataset.arguments import (
+    check_arguments,
+    check_pixel_sizes,
+    check_planes,
+    choose_label_set,
+    parse_channels_argument,
+)
 from cytoloc.dataset.from_files import Preview, dataset_of, preview_import, run_import
 from cytoloc.dataset.importing import ImportOptions
 from cytoloc.dataset.plates.fields import describe_plates, list_fields
@@ -19,7 +24,6 @@ from cytoloc.dataset.sources.field_files import FieldReader
 from cytoloc.dataset.sources.folder import FolderSource
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.dataset.store import Dataset
-from cytoloc.errors import SettingsError
 from cytoloc.images.depth import DepthRule
 from cytoloc.labels.label_set import LabelSet
 
@@ -54,18 +58,8 @@ class PlateOptions(ImportOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unknown(self.layout, LAYOUTS, argument="layout")
-        check_type(self.time, (int, type(None)), argument="time")
-        if self.pages is not None:
-            refuse_unknown(self.pages, ("channel", "z"), argument="pages")
-        if self.z != "max" and not (isinstance(self.z, int) and self.z >= 0):
-            raise SettingsError(
-                f"`z` is {self.z!r}, which is not a z plane.", hint="Give max, or the number of a plane."
-            )
-        for name in ("pixel_um", "target_um"):
-            edge = getattr(self, name)
-            check_type(edge, (int, float, type(None)), argument=name)
-            if edge is not None and not (math.isfinite(edge) and edge > 0):
-                raise SettingsError(f"`{name}` is {edge}, but must be a finite number above 0.")
+        check_planes(self.z, self.time, self.pages)
+        check_pixel_sizes(pixel_um=self.pixel_um, target_um=self.target_um)
 
 
 @dataclass(frozen=True)

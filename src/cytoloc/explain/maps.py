@@ -234,7 +234,9 @@ def explain_sources(
         raise ImageError(f"No field could be read. The first reason: {reason}", hint="Check the files.")
     refuse_repeated(ids, where="the fields to explain")
     probabilities = np.concatenate([model.probabilities(each) for each in batches])
-    predicted = _predicted(model, probabilities)
+    predicted = probabilities >= LIKELY if model.decision is None else model.decision.decided(probabilities)
+    nowhere = ~predicted.any(axis=1)
+    predicted[nowhere, probabilities[nowhere].argmax(axis=1)] = True
     chosen = _chosen(model.label_set, options.locations, predicted)
     maps: list[Float32Array] = []
     effects: list[Float32Array] = []
@@ -286,14 +288,6 @@ def _check_networks(model: Model, options: ExplainOptions) -> None:
             "The networks of the model have no attention head, so there is no attention to show.",
             hint="Choose `method='layercam'`.",
         )
-
-
-def _predicted(model: Model, probabilities: Float32Array) -> BoolArray:
-    """Return the predicted locations, at least one for each field."""
-    decided = probabilities >= LIKELY if model.decision is None else model.decision.decided(probabilities)
-    nowhere = ~decided.any(axis=1)
-    decided[nowhere, probabilities[nowhere].argmax(axis=1)] = True
-    return np.asarray(decided, np.bool_)
 
 
 def _chosen(label_set: LabelSet, locations: Sequence[str] | None, predicted: BoolArray) -> list[int]:

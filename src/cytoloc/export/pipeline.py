@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cytoloc.decide.calibration import Calibration
 from cytoloc.decide.decision import Decision
-from cytoloc.decide.ensembles import Ensemble, FittedStack
+from cytoloc.decide.ensembles import FittedStack
 from cytoloc.decide.inputs import LEAST_PROBABILITY, Floats
 from cytoloc.errors import ExportError
 from cytoloc.models.network import Network, field_logits
@@ -39,8 +39,17 @@ class Pipeline(nn.Module):
         self.views = TTA_VIEWS[tta]
         self.after = nn.Sequential()
         if decision is not None:
-            model = decision.probability_model
-            self.after = nn.Sequential(_ensemble_module(model.ensemble), _calibration_module(model.calibration))
+            ensemble, calibration = decision.probability_model.ensemble, decision.probability_model.calibration
+            if ensemble.quantiles is not None:
+                raise ExportError(
+                    "A decision that combines ranks cannot be exported.",
+                    hint="Fit the decision with another ensemble, or export without a decision.",
+                )
+            # Means of one member do not change it.
+            if ensemble.stack is not None:
+                self.after.append(_Stack(ensemble.stack))
+            if calibration.kind != "none":
+                self.after.append(_Isotonic(calibration) if calibration.steps else _Curves(calibration.curves))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the probabilities of fields, which are uint8 of shape ``(n, channels, size, size)``."""
@@ -130,20 +139,3 @@ class _Stack(nn.Module):
         added = self.get_buffer("constant") + own @ self.get_buffer("mixing").T
         added = added + (scaled * self.get_buffer("of_features")).sum(dim=2)
         return torch.sigmoid(logits + added)
-
-
-def _ensemble_module(ensemble: Ensemble) -> nn.Module:
-    """Return the module of an ensemble of one member. Means of one member do not change it."""
-    if ensemble.quantiles is not None:
-        raise ExportError(
-            "A decision that combines ranks cannot be exported.",
-            hint="Fit the decision with another ensemble, or export without a decision.",
-        )
-    return nn.Identity() if ensemble.stack is None else _Stack(ensemble.stack)
-
-
-def _calibration_module(calibration: Calibration) -> nn.Module:
-    """Return the module of a calibration."""
-    if calibration.kind == "none":
-        return nn.Identity()
-    return _Isotonic(calibration) if calibration.steps else _Curves(calibration.curves)

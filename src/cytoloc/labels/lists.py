@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -261,7 +261,9 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
     """
     labels, wanted = read_labels(path, label_set, may_be_empty=True), set(ids)
     known = {name: labels[name] for name in labels if name in wanted}
-    warn_ids(_strange_labels(path, labels, ids))
+    if found := alike(labels, ids):
+        one, other = next(iter(found.items()))
+        warn_ids(f"{path}: {len(found)} ids are ignored, but look like ids of the fields: {one} like {other}.")
     if labels and not known:
         raise TableError(
             f"{path} contains no labels of these {len(ids)} fields. Its ids look like {next(iter(labels))}; the"
@@ -269,15 +271,6 @@ def read_known(path: str | Path, ids: Sequence[str], label_set: LabelSet) -> dic
             hint="Give labels of these fields, under the same ids.",
         )
     return known
-
-
-def _strange_labels(path: str | Path, labels: Collection[str], ids: Sequence[str]) -> str:
-    """Return a note about labels whose ids only look like those of the fields."""
-    found = alike(labels, ids)
-    if not found:
-        return ""
-    one, other = next(iter(found.items()))
-    return f"{path}: {len(found)} ids are ignored, but look like ids of the fields: {one} like {other}."
 
 
 def replace_known(

@@ -317,7 +317,7 @@ def write_bundle(
         resample=info.resample,
         channels=list(info.channels),
         label_set=info.label_set.to_json(),
-        knowledge=_checked_knowledge(options.knowledge, info.label_set),
+        knowledge={info.label_set[info.label_set.index(name)].key: text for name, text in options.knowledge.items()},
         parts={name: Part.of(content) for name, content in parts.items()},
         trained_on_datasets=list(info.trained_on_datasets),
     )
@@ -377,11 +377,6 @@ def read_knowledge(path: Path) -> dict[str, str]:
     table = read_csv(path)
     require_columns(table, ["location", "knowledge"], path)
     return dict(table.select("location", "knowledge").iter_rows())
-
-
-def _checked_knowledge(knowledge: Mapping[str, str], label_set: LabelSet) -> dict[str, str]:
-    """Return what is known of each location, with the location's key; locations can be given by key or name."""
-    return {label_set[label_set.index(name)].key: text for name, text in knowledge.items()}
 
 
 def _input_reference(

@@ -184,7 +184,12 @@ def _predict_shard(
     length, total = options.part_fields, sum(len(source.ids) for source in sources)
     sizes = {part: min(length, total - part * length) for part in mine}
     existing = store.names()
-    finished = {part: _read_part(store, part) for part in mine if part_name(part) in existing}
+    finished: dict[int, _Part] = {}
+    for part in mine:
+        if part_name(part) in existing:
+            header = _header(store, part)
+            bad = len(header["rejected"])
+            finished[part] = _Part(header["rows"] + bad, bad, header["marked"])
     started, before = time.monotonic(), sum(each.fields for each in finished.values())
 
     def state(done: int = 0, failed: int = 0, marked: int = 0) -> StreamState:
@@ -219,7 +224,7 @@ def _predict_shard(
     number, of = options.shard
     failed = "failed.csv" if of == 1 else f"failed-{number}-of-{of}.csv"
     if last.failed:
-        rejected = [each for part in mine for each in _rejected(store, part)]
+        rejected = [Rejected(*each) for part in mine for each in _header(store, part)["rejected"]]
         store.write(failed, to_csv(rejected))
     if last.failed > options.max_failed * last.fields:
         raise FailedFieldsError(
@@ -332,14 +337,3 @@ def _header(store: PartStore, part: int) -> dict[str, Any]:
     schema = pq.ParquetFile(io.BytesIO(store.read(part_name(part))))
     header: dict[str, Any] = json.loads(schema.schema_arrow.metadata[b"cytoloc"])
     return {**header, "rows": schema.metadata.num_rows}
-
-
-def _read_part(store: PartStore, part: int) -> _Part:
-    """Return what a finished part states."""
-    header = _header(store, part)
-    return _Part(header["rows"] + len(header["rejected"]), len(header["rejected"]), header["marked"])
-
-
-def _rejected(store: PartStore, part: int) -> list[Rejected]:
-    """Return the fields of a finished part that could not be read."""
-    return [Rejected(*each) for each in _header(store, part)["rejected"]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import precision_recall_curve
 from cytoloc._typing import BoolArray, Float32Array, FloatArray
 from cytoloc.decide.decision import Decision
 from cytoloc.decide.evaluation import Evaluation
+from cytoloc.decide.label_errors import find_label_errors
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.predictions import Predictions
 from cytoloc.report.blocks import Bar, Block, Cell, Charts, Numbers, Section, Table, Text
@@ -264,22 +266,26 @@ def confusion_section(predicted: BoolArray, truth: BoolArray, label_set: LabelSe
     return Section("confusion", "Confusion and co-occurrence", blocks)
 
 
-def suspects_section(predictions: Predictions, truth: BoolArray, suspects: Sequence[tuple[int, int]]) -> Section:
-    """Return the section that lists suspicious labels.
+def suspects_section(predictions: Predictions, truth: BoolArray) -> Section:
+    """Return the section that lists suspicious labels; see :func:`cytoloc.find_label_errors`.
 
     Args:
         predictions: The predictions.
         truth: bool of shape ``(n, locations)``.
-        suspects: Pairs of a row and a location; see :func:`cytoloc.find_label_errors`.
 
     Returns:
         The section; without blocks if no label is suspicious.
     """
-    if not suspects:
+    labels = {name: np.flatnonzero(each).tolist() for name, each in zip(predictions.ids, truth, strict=True)}
+    # Probabilities that a decision has calibrated can be calibrated again.
+    suspects = find_label_errors(replace(predictions, decided=None, provenance={}), labels)
+    if suspects.is_empty():
         return Section("suspects", "Suspicious labels")
     names = predictions.label_set.names
+    row_of = {name: row for row, name in enumerate(predictions.ids)}
     rows: list[list[Cell]] = []
-    for row, place in suspects[:SUSPECTS_SHOWN]:
+    for name, key in suspects.select("id", "key").head(SUSPECTS_SHOWN).iter_rows():
+        row, place = row_of[name], predictions.label_set.index(key)
         value = float(predictions.probabilities[row, place])
         given = ", ".join(names[each] for each in np.flatnonzero(truth[row])) or "none"
         finding = "labeled, but improbable" if truth[row, place] else "not labeled, but probable"

@@ -20,7 +20,7 @@ from cytoloc.curation.folds_file import read_folds
 from cytoloc.curation.pairs import read_matches
 from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.dataset.store import Dataset, open_dataset
-from cytoloc.decide import cross_fit, evaluate, find_label_errors, fit_decision
+from cytoloc.decide import cross_fit, evaluate, fit_decision
 from cytoloc.decide.decision import Decision
 from cytoloc.errors import ArgumentTypeError, SettingsError, TableError
 from cytoloc.files import new_file
@@ -205,16 +205,11 @@ def write_report(
         if options.n_fields:
             sections.append(fields_section(source, options.n_fields))
         if truth is not None:
-            rows = {name: np.flatnonzero(each).tolist() for name, each in zip(shown.ids, truth, strict=True)}
-            place_of, row_of = (
-                {key: number for number, key in enumerate(names)} for names in (label_set.keys, shown.ids)
-            )
-            # Probabilities that a decision has calibrated can be calibrated again.
-            wrong = find_label_errors(replace(shown, decided=None, provenance={}), rows)
-            suspects = [(row_of[name], place_of[key]) for name, key in wrong.select("id", "key").iter_rows()]
-            sections.append(suspects_section(shown, truth, suspects))
+            sections.append(suspects_section(shown, truth))
         done(3)
-        sections.append(_quality(options, dataset))
+        pairs = read_matches(Path(options.pairs)) if options.pairs else None
+        folds = read_folds(options.folds) if options.folds else None
+        sections.append(quality_section(dataset, pairs=pairs, folds=folds))
         sections.append(_settings_section(given, options, dataset, where))
         for note in reversed(given.notes):
             sections[0].blocks.insert(1, Text(note, is_note=True))
@@ -391,13 +386,6 @@ def _training_section(runs: Sequence[FinishedRun]) -> Section:
             Charts(scores, "Macro F1 of the validation fold at the threshold 0.5, before thresholds are fitted."),
         ],
     )
-
-
-def _quality(options: ReportOptions, dataset: Dataset | None) -> Section:
-    """Return the section on the quality of the data."""
-    pairs = read_matches(Path(options.pairs)) if options.pairs else None
-    folds = read_folds(options.folds) if options.folds else None
-    return quality_section(dataset, pairs=pairs, folds=folds)
 
 
 def _settings_section(given: _Given, options: ReportOptions, dataset: Dataset | None, where: str) -> Section:

@@ -30,7 +30,7 @@ from cytoloc.errors import (
 from cytoloc.serve.answers import ErrorAnswer, JobAnswer, ModelAnswer, PredictAnswer
 from cytoloc.serve.downloads import TableFormat, png_of, table_response
 from cytoloc.serve.examples import list_examples
-from cytoloc.serve.gallery_routes import add_gallery_routes
+from cytoloc.serve.gallery_routes import add_field_routes, add_gallery_routes
 from cytoloc.serve.guards import Guard
 from cytoloc.serve.reading import SUFFIXES
 from cytoloc.serve.service import Service, joined
@@ -106,6 +106,7 @@ def create_app(service: Service) -> FastAPI:
     _add_predictions(app, service)
     _add_jobs(app, service)
     add_gallery_routes(app, service)
+    add_field_routes(app, service)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 

@@ -81,7 +81,10 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
         """Return the number of fields, plates and wells, and how many fields are predicted."""
         gallery = service.shown()
         decided = gallery.decided
-        counts = dict.fromkeys(service.model.label_set.keys, 0) if decided is None else _counts(gallery)
+        keys = service.model.label_set.keys
+        counts = (
+            dict.fromkeys(keys, 0) if decided is None else dict(zip(keys, decided.sum(axis=0).tolist(), strict=True))
+        )
         table = gallery.dataset.fields
         return DatasetAnswer(
             name=str(gallery.dataset.path).rstrip("/").rpartition("/")[2],
@@ -110,6 +113,15 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
             _item(gallery, row, wanted.location, float(value)) for row, value in zip(some, uncertainty, strict=True)
         ]
         return GalleryAnswer(total=len(rows), offset=wanted.offset, fields=items)
+
+    @app.get("/v1/dataset/table", summary="Predictions of the dataset as a table", response_class=Response)
+    async def table(format: TableFormat = "csv") -> Response:  # noqa: A002
+        """Return the predictions of all fields that are predicted."""
+        return await asyncio.to_thread(table_response, service.shown().predictions(), format)
+
+
+def add_field_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes of single fields of the dataset. All raise as those of :func:`add_gallery_routes`."""
 
     @app.get("/v1/dataset/field", summary="One field of the dataset")
     async def field(id: FieldId) -> FieldAnswer:  # noqa: A002  the name in the address
@@ -179,23 +191,12 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
         gallery.corrections.remove(row)
         return service.gallery_answer(row)
 
-    @app.get("/v1/dataset/table", summary="Predictions of the dataset as a table", response_class=Response)
-    async def table(format: TableFormat = "csv") -> Response:  # noqa: A002
-        """Return the predictions of all fields that are predicted."""
-        return await asyncio.to_thread(table_response, service.shown().predictions(), format)
-
 
 def _natural(well: str) -> tuple[str, int, str]:
     """Return a key that sorts A2 before A10."""
     letters = well.rstrip("0123456789")
     number = well[len(letters) :]
     return letters, int(number) if number else -1, well
-
-
-def _counts(gallery: Gallery) -> dict[str, int]:
-    """Return the number of fields that are predicted to have each location, by key."""
-    assert gallery.decided is not None  # noqa: S101  checked by the caller
-    return dict(zip(gallery.model.label_set.keys, gallery.decided.sum(axis=0).tolist(), strict=True))
 
 
 def _item(gallery: Gallery, row: int, location: str, uncertainty: float) -> GalleryItem:

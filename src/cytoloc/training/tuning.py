@@ -23,7 +23,7 @@ from cytoloc.files import new_files, replace_file
 from cytoloc.recipes.recipe import Recipe, load_recipe, to_toml
 from cytoloc.training.options import DEFAULT_OPTIONS, TrainOptions
 from cytoloc.training.run import Run, train
-from cytoloc.training.space import Space, Span, read_space
+from cytoloc.training.space import Span, read_space
 
 if TYPE_CHECKING:
     import optuna
@@ -148,10 +148,6 @@ def tune_recipe(
         RecipeError: If the recipe has no such key, or it cannot have a value of the space.
         TrainingError: If a run cannot start.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Tuning needs the library Optuna.", hint=installing("tune")) from error
     check_type(options, TuneOptions, argument="options")
     base = load_recipe(recipe)
     keys = read_space(space, base)
@@ -160,30 +156,13 @@ def tune_recipe(
     fold, test_fold = _two_folds(table, options)
     without_test = table.with_columns(pl.when(pl.col("fold") != test_fold).then(pl.col("fold")).alias("fold"))
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY}")
-    study = optuna.create_study(
-        storage=storage,
-        study_name="cytoloc",
-        direction="maximize",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=options.seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5) if options.prune else optuna.pruners.NopPruner(),
-    )
-    _refuse_other_study(study, base, keys, fold=fold, test_fold=test_fold, fingerprint=opened.fingerprint)
+    spans = {key: each.model_dump() if isinstance(each, Span) else each for key, each in keys.items()}
+    facts = {"recipe": to_toml(base), "space": spans, "fold": fold, "test_fold": test_fold}
+    study = _open_study(folder, options, {**facts, "fingerprint": opened.fingerprint})
 
     def run(name: str, changed: Mapping[str, Any], *, fields: pl.DataFrame, on: int, more: TrainOptions) -> Run:
-        chosen = load_recipe(base, overrides=changed)
-        metrics = {METRIC: mean_average_precision}
-        (done,) = train(
-            chosen,
-            opened,
-            fields,
-            out=folder / name,
-            fold=on,
-            options=replace(more, metrics={**more.metrics, **metrics}),
-        )
+        more = replace(more, metrics={**more.metrics, METRIC: mean_average_precision})
+        (done,) = train(load_recipe(base, overrides=changed), opened, fields, out=folder / name, fold=on, options=more)
         return done
 
     def objective(trial: optuna.Trial) -> float:
@@ -239,18 +218,31 @@ def _two_folds(table: pl.DataFrame, options: TuneOptions) -> tuple[int, int]:
     return fold, test_fold
 
 
-def _refuse_other_study(study: optuna.Study, base: Recipe, keys: Space, **facts: Any) -> None:
-    """Raise if a study was started with another recipe, space, dataset or other folds."""
-    spans = {key: each.model_dump() if isinstance(each, Span) else each for key, each in keys.items()}
-    now = {"recipe": to_toml(base), "space": spans, **facts}
+def _open_study(folder: Path, options: TuneOptions, facts: Mapping[str, Any]) -> optuna.Study:
+    """Open or start a study; raise if it was started with another recipe, space, dataset or other folds."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Tuning needs the library Optuna.", hint=installing("tune")) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY}"),
+        study_name="cytoloc",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=options.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5) if options.prune else optuna.pruners.NopPruner(),
+    )
     before = study.user_attrs
-    for name, value in now.items():
+    for name, value in facts.items():
         if name in before and before[name] != value:
             raise SettingsError(
                 f"`out` has a study with another {name.replace('_', ' ')}.",
                 hint="Continue with the same arguments, or choose another folder.",
             )
         study.set_user_attr(name, value)
+    return study
 
 
 def _suggest(trial: optuna.Trial, key: str, values: Any) -> Any:

@@ -86,7 +86,8 @@ def describe_plates(found: FoundPlates) -> Iterator[str]:
         depths = sorted({z for by in plate.planes.values() for planes in by.values() for z in planes})
         yield f"plate         {plate.name}"
         yield f"  index       {plate.index or 'none; found by file names'}"
-        yield f"  wells       {len(wells)}: {_few(wells)}"
+        few = ", ".join(wells) if len(wells) <= 6 else f"{', '.join(wells[:3])} … {wells[-1]}"
+        yield f"  wells       {len(wells)}: {few}"
         yield f"  fields      {len(sites)} per well: {_spans(sites)}"
         if found.layout == OME_ZARR:
             yield f"  channels    {'; '.join(map(str, plate.channels))}"
@@ -96,7 +97,9 @@ def describe_plates(found: FoundPlates) -> Iterator[str]:
             yield f"  z planes    {_spans(depths) if depths != [0] else 'one'}"
         yield f"  times       {_spans(sorted({spot.time for spot in spots}))}"
         if plate.problems:
-            yield f"  incomplete  {len(plate.problems)} of {len(spots)} fields, such as {_example(plate)}"
+            spot = min(plate.problems)
+            example = f"{spot.well} field {spot.field} time {spot.time}: {plate.problems[spot]}"
+            yield f"  incomplete  {len(plate.problems)} of {len(spots)} fields, such as {example}"
 
 
 def _field(
@@ -167,15 +170,6 @@ def _refuse_same(picked: Mapping[str, PlateChannel], plate: Plate) -> None:
 
 def _parts(plate: Plate, spot: Spot) -> dict[str, str]:
     return {"plate": plate.name, "well": spot.well, "field": str(spot.field)}
-
-
-def _example(plate: Plate) -> str:
-    spot = min(plate.problems)
-    return f"{spot.well} field {spot.field} time {spot.time}: {plate.problems[spot]}"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
 
 
 def _spans(numbers: list[int]) -> str:

@@ -42,10 +42,6 @@ def _attributes(element: ElementTree.Element) -> dict[str, str]:
     return {_local(name): value for name, value in element.attrib.items()}
 
 
-def _children(element: ElementTree.Element) -> dict[str, str]:
-    return {_local(child.tag): (child.text or "").strip() for child in element}
-
-
 def _nanometers(texts: Iterator[str] | list[str]) -> tuple[int, ...]:
     """Return the wavelengths in some texts, such as ``405nm`` or ``445.0``, each once."""
     found = (re.fullmatch(r"(\d{3,4})(?:\.\d+)?(?: ?nm)?", text.strip()) for text in texts)
@@ -107,7 +103,7 @@ def read_harmony(folder: Path, path: str) -> Plate:
     found: dict[int, dict[str, str]] = {}
     with _reading(path):
         for element in _elements(folder / path, "Plate", "Entry", "Image"):
-            values = _children(element)
+            values = {_local(child.tag): (child.text or "").strip() for child in element}
             kind = _local(element.tag)
             if kind == "Plate":
                 plate.name = plate.name or values.get("Name") or values.get("PlateID", "")

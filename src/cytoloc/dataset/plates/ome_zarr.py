@@ -52,7 +52,8 @@ def _plate(folder: Path, place: str) -> Plate | None:
 def _plate_of(store: ZarrStore, place: str, described: Mapping[str, Any]) -> Plate:
     """Return a plate with the image group of each field, and a problem for each well that does not exist."""
     before = f"{place}/" if place else ""
-    plate = Plate(name=plate_name(store, described), folder=place, index=f"{before}{_metadata_of(store)}")
+    index = "zarr.json" if store.has("zarr.json") else ".zattrs"
+    plate = Plate(name=plate_name(store, described), folder=place, index=before + index)
     scene: Scene | None = None
     for each in described["wells"]:
         path = str(each["path"])
@@ -64,21 +65,12 @@ def _plate_of(store: ZarrStore, place: str, described: Mapping[str, Any]) -> Pla
         for number, image in enumerate(attributes["well"]["images"]):
             name = str(image["path"])
             if scene is None:
-                scene = _first_scene(store.root / path / name)
+                # The import of a field that cannot be read reports it.
+                with suppress(ImageError), open_image(store.root / path / name) as opened:
+                    scene = opened.scenes[0]
             for time in range(scene.times if scene else 1):
                 spot = Spot(well, int(name) if name.isdecimal() else number, time)
                 plate.add(spot, 1, 0, f"{before}{path}/{name}")
     names = scene.channels if scene else ("",)
     plate.channels = tuple(PlateChannel(number=number, name=name) for number, name in enumerate(names))
     return plate
-
-
-def _first_scene(path: Path) -> Scene | None:
-    """Return the properties of a field; None if it cannot be read, which the import of the field reports."""
-    with suppress(ImageError), open_image(path) as image:
-        return image.scenes[0]
-    return None
-
-
-def _metadata_of(store: ZarrStore) -> str:
-    return "zarr.json" if store.has("zarr.json") else ".zattrs"

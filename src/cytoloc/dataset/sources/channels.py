@@ -159,7 +159,10 @@ class Pick:
                     hint=f"Give the channel, for example {self}#0.",
                 )
             return stains[0]
-        matches = _matching(str(self.channel), names, by_name=self.exact)
+        wanted = str(self.channel)
+        matches = [number for number, name in enumerate(names) if self.exact and name == wanted]
+        if not matches:
+            matches = [number for number, name in enumerate(names) if _folded(name) == _folded(wanted)]
         if isinstance(self.channel, int):
             if not self.exact and matches and matches != [self.channel]:
                 raise ImageError(
@@ -182,14 +185,6 @@ class Pick:
                 hint="Give the number of the channel, counted from 0.",
             )
         return matches[0]
-
-
-def _matching(wanted: str, names: Sequence[str], *, by_name: bool) -> list[int]:
-    """Return the numbers of the channels with a name in any case; after ``name:``, preferably in exactly this case."""
-    exact = [number for number, name in enumerate(names) if name == wanted]
-    if exact and by_name:
-        return exact
-    return [number for number, name in enumerate(names) if _folded(name) == _folded(wanted)]
 
 
 def _folded(name: str) -> str:

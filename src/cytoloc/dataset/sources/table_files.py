@@ -70,7 +70,11 @@ def read_table_files(path: Path, folder: Path, channels: ChannelMap) -> Listing:
     lower = {name.lower(): name for name in table.columns}
     if not table.height:
         raise TableError(f"{path} has no rows.", hint="Give a row for each field, or for each channel of a field.")
-    wanted = {role: _table_channel(pick) for role, pick in channels.picks.items()}
+    # The name of a channel in the table, and the channel in its files.
+    wanted: dict[str, tuple[str, int | str | None]] = {}
+    for role, pick in channels.picks.items():
+        name, _, inner = str(pick).partition("#")
+        wanted[role] = name, int(inner) if inner.isdecimal() else inner or None
     by_channel = "channel" in lower and "path" in lower
     rows = _rows_by_channel(table, lower, path) if by_channel else _rows_by_field(table, path, wanted.values())
     have = sorted({name for row in rows.values() for name in row.files})
@@ -91,12 +95,6 @@ def read_table_files(path: Path, folder: Path, channels: ChannelMap) -> Listing:
         channels=ChannelMap({role: Pick(None, inner) for role, (_, inner) in wanted.items()}),
         note={"table_sha256": sha256_of(path), "channels": channels.note},
     )
-
-
-def _table_channel(pick: Pick) -> tuple[str, int | str | None]:
-    """Return the name of a channel in a table, and the channel in its files."""
-    name, _, inner = str(pick).partition("#")
-    return name, int(inner) if inner.isdecimal() else inner or None
 
 
 def _rows_by_field(table: pl.DataFrame, path: Path, wanted: Iterable[tuple[str, object]]) -> dict[str, _Row]:

@@ -108,7 +108,12 @@ class _Image:
     def __init__(self, store: ZarrStore, field: ZarrField, path: Path) -> None:
         attributes = store.attributes(field.place) or {}
         multiscale = attributes["multiscales"][0]
-        _refuse_version(multiscale.get("version", attributes.get("version")), path)
+        version = multiscale.get("version", attributes.get("version"))  # some files state none
+        if version is not None and version not in _VERSIONS:
+            raise ImageError(
+                f"{path} has OME-Zarr version {version}; the versions {_VERSIONS[0]} to {_VERSIONS[-1]} can be read.",
+                hint="Export it with version 0.5.",
+            )
         dataset = multiscale["datasets"][0]
         place = f"{field.place}/{dataset['path']}" if field.place else str(dataset["path"])
         self.array: ZarrArray = store.array(place)
@@ -171,7 +176,9 @@ def zarr_fields(store: ZarrStore, place: str = "") -> list[ZarrField]:
         return [ZarrField(place)]
     listed = (store.attributes(f"{before}OME") or {}).get("series")
     if "bioformats2raw.layout" in attributes or listed:
-        series = [str(each) for each in listed or _numbered(store, before)]
+        series = [str(each) for each in listed or ()]
+        while not listed and "multiscales" in (store.attributes(f"{before}{len(series)}") or {}):
+            series.append(str(len(series)))
         if len(series) == 1:
             return [ZarrField(before + series[0])]
         return [ZarrField(before + each, each.replace("/", "_")) for each in series]
@@ -213,23 +220,6 @@ def _plate_fields(store: ZarrStore, before: str, plate: Mapping[str, Any]) -> li
             path = str(image["path"])
             fields.append(ZarrField(f"{before}{well}/{path}", f"{label}_{path}", name, label, path))
     return fields
-
-
-def _numbered(store: ZarrStore, before: str) -> Sequence[str]:
-    """Return the images 0, 1, … of a collection that does not list them."""
-    count = 0
-    while "multiscales" in (store.attributes(f"{before}{count}") or {}):
-        count += 1
-    return [str(number) for number in range(count)]
-
-
-def _refuse_version(version: object, path: Path) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if the version of OME-Zarr is unknown. Some files state none."""
-    if version is not None and version not in _VERSIONS:
-        raise ImageError(
-            f"{path} has OME-Zarr version {version}; the versions {_VERSIONS[0]} to {_VERSIONS[-1]} can be read.",
-            hint="Export it with version 0.5.",
-        )
 
 
 def _pixel_um(
