@@ -71,13 +71,18 @@ def matched(decision: Decision, scores: Floats, truth: Bools, frequencies: Float
     )
 
 
-def figures(decided: Bools, truth: Bools) -> list[float]:
+def decided(decision: Decision, scores: Floats) -> Bools:
+    """Return the locations that a decision gives fields with these scores, which are not calibrated."""
+    return decision.decided(decision.probabilities(scores))
+
+
+def figures(found: Bools, truth: Bools) -> list[float]:
     """Return the macro F1, the micro F1, the micro precision, and the number of locations per field."""
     return [
-        float(f1_score(truth, decided, average="macro", zero_division=0)),
-        float(f1_score(truth, decided, average="micro", zero_division=0)),
-        float(precision_score(truth, decided, average="micro", zero_division=0)),
-        float(decided.sum(axis=1).mean()),
+        float(f1_score(truth, found, average="macro", zero_division=0)),
+        float(f1_score(truth, found, average="micro", zero_division=0)),
+        float(precision_score(truth, found, average="micro", zero_division=0)),
+        float(found.sum(axis=1).mean()),
     ]
 
 
@@ -108,13 +113,13 @@ def main() -> None:
         for tuning, reporting in ((order[:half], order[half:]), (order[half:], order[:half])):
             fitted = matched(of_simulated, scores[tuning], truth[tuning], frequencies)
             results.append(
-                [figures(one.decided(scores[reporting]), truth[reporting]) for one in (of_simulated, fitted)]
+                [figures(decided(one, scores[reporting]), truth[reporting]) for one in (of_simulated, fitted)]
             )
     print("reporting halves: macro F1, micro F1, micro precision, locations per field")
     for name, row in zip(("fitted to simulated fields", "matched"), np.mean(results, axis=0), strict=True):
         print(f"{name:<28}" + "  ".join(f"{value:.3f}" for value in row))
     decision = matched(of_simulated, scores, truth, frequencies)
-    print("all real fields, which the decision was fitted to:", figures(decision.decided(scores), truth))
+    print("all real fields, which the decision was fitted to:", figures(decided(decision, scores), truth))
     print("slope", decision.fitted_on["slope"], "locations per simulated field", of_simulated.frequencies.sum())
     write_decision(decision, given.out)
 
