@@ -69,4 +69,4 @@ def test_its_figures_on_real_fields_are_those_of_the_card(model: Model) -> None:
         [read_labels(KAGGLE.with_suffix(".csv"), LabelSet.hpa28())[name] for name in predictions.ids]
     )
     assert model.decision is not None
-    assert macro_f1(model.decision.decided(predictions.probabilities), truth) == pytest.approx(0.163, abs=0.005)
+    assert macro_f1(model.decision.decided(predictions.probabilities), truth) == pytest.approx(0.187, abs=0.005)

@@ -143,6 +143,7 @@ def test_each_channel_has_its_own_gamma_blur_and_noise() -> None:
         other = cv2.GaussianBlur(batch[0, channel].numpy(), (13, 13), sigma, borderType=cv2.BORDER_REFLECT_101)
         assert difference(wide[0, channel], torch.from_numpy(other)) <= 1
     assert torch.equal(wide[values == 0], batch[values == 0])
+    assert torch.equal(wide[1], blurred(batch[1:], values[1:])[0])
     assert torch.equal(blurred(batch, 0 * values), batch)
 
     gray = torch.full((2, 4, 60, 60), 128, dtype=torch.uint8)

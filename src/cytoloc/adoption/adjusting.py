@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from cytoloc.predict.bundle import (
     read_bundle,
     write_archive,
 )
-from cytoloc.predict.bundle_header import CARD, INPUTS, INT8, INT8_REPORT, WEIGHTS, Part
+from cytoloc.predict.bundle_header import CARD, INPUTS, INT8, INT8_REPORT, MOST_ENLARGED_PX, WEIGHTS, Part
 from cytoloc.predict.inputs.reference import LEAST_FIELDS, MOST_FIELDS
 from cytoloc.predict.model import BATCH_SIZE, Model
 from cytoloc.predict.model_info import ModelInfo
@@ -44,6 +44,7 @@ def adjust(
     *,
     share: float = 0.5,
     enlarge: float | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Path:
     """Write a copy of a model whose batch normalization is adjusted to the look of other images.
 
@@ -66,7 +67,8 @@ def adjust(
         out: The new file, which must end in ``.cytoloc``.
         share: Weight of the new means and variances, above 0 and at most 1. The others have ``1 - share``.
         enlarge: Factor by which the networks enlarge images, 1 to 4. Their edge length is rounded to a multiple of 8
-            pixels. Default: as the model does.
+            pixels. Default: the size that the networks use so far.
+        progress: Called after each batch with the number of finished batches, and of all batches.
 
     Returns:
         The path of the new file.
@@ -90,7 +92,10 @@ def adjust(
             raise SettingsError(f"`enlarge` is {enlarge:g}.", hint="Give a factor from 1 to 4.")
     out = Path(out)
     check_bundle_path(out)
+    check_type(datasets, (str, Path, Dataset, list, tuple), argument="datasets")
     several = [datasets] if isinstance(datasets, str | Path | Dataset) else list(datasets)
+    if not several:
+        raise SettingsError("`datasets` is empty.", hint="Give a dataset of typical images.")
     opened = [each if isinstance(each, Dataset) else open_dataset(each) for each in several]
     for each in opened:
         if len(each) < LEAST_FIELDS:
@@ -101,20 +106,27 @@ def adjust(
     path = builtin_bundle() if is_builtin(model) else Path(model)
     bundle = open_bundle(path)
     info, networks, _ = read_bundle(path)
-    images = [_typical_images(info, dataset) for dataset in opened]
-    parts = {name: part for name, part in bundle.parts.items() if name != INT8_REPORT and not name.endswith(INT8)}
-    members = [
-        member if enlarge is None else member.model_copy(update={"enlarged_px": 8 * round(info.size * enlarge / 8)})
-        for member in bundle.header.members
-    ]
-    for number, (member, network) in enumerate(zip(members, networks, strict=True)):
-        network.enlarged_px = member.enlarged_px
-        changed = adjust_network(network, np.concatenate(images), share=share)
-        if not changed:
+    for member, network in zip(bundle.header.members, networks, strict=True):
+        if not _normalizing(network):
             raise SettingsError(
                 f"The network {member.name} cannot be adjusted, because it has no batch normalization.",
                 hint="Fine-tune the model on labeled images instead.",
             )
+    enlarged_px = None if enlarge is None else max(info.size, 8 * round(info.size * enlarge / 8))
+    if enlarged_px is not None and enlarged_px > MOST_ENLARGED_PX:
+        raise SettingsError(
+            f"`enlarge` is {enlarge:g}, which makes images of {enlarged_px} px.",
+            hint=f"Give a factor that makes images of at most {MOST_ENLARGED_PX} px.",
+        )
+    images = [_typical_images(info, dataset) for dataset in opened]
+    parts = {name: part for name, part in bundle.parts.items() if name != INT8_REPORT and not name.endswith(INT8)}
+    members = [
+        member if enlarged_px is None else member.model_copy(update={"enlarged_px": enlarged_px})
+        for member in bundle.header.members
+    ]
+    for number, (member, network) in enumerate(zip(members, networks, strict=True)):
+        network.enlarged_px = member.enlarged_px
+        changed = adjust_network(network, np.concatenate(images), share=share, progress=_part_of(progress, number, len(networks)))
         name = f"members/{number}/{WEIGHTS}"
         parts[name] = safetensors.torch.save({**safetensors.torch.load(parts[name]), **changed})
     what = " and ".join(
@@ -138,13 +150,16 @@ def _typical_images(info: ModelInfo, dataset: Dataset) -> UInt8Array:
     return np.concatenate([planes.of(batch.images) for batch in batches])
 
 
-def adjust_network(network: Network, images: UInt8Array, *, share: float) -> dict[str, Tensor]:
+def adjust_network(
+    network: Network, images: UInt8Array, *, share: float, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> dict[str, Tensor]:
     """Blend the means and variances in the batch normalization of a network with those of other images.
 
     Args:
         network: The network, which changes in place.
         images: uint8 of shape ``(n, channels, size, size)``. All flips and rotations of them are used.
         share: Weight of the new means and variances, 0 to 1.
+        progress: Called after each batch with the number of finished batches, and of all batches.
 
     Returns:
         The changed tensors by their names in the network; empty if it has no batch normalization.
@@ -154,20 +169,33 @@ def adjust_network(network: Network, images: UInt8Array, *, share: float) -> dic
         for name, tensor in network.state_dict().items()
         if name.endswith(("running_mean", "running_var"))
     }
-    layers = [each for each in network.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
+    layers = _normalizing(network)
     momenta = [layer.momentum for layer in layers]
     network.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # The mean over all batches, each of which counts the same.
         layer.train()
-    together = max(1, round(len(images) * images.shape[-1] ** 2 / _BATCH_PIXELS))
+    pixels = len(images) * (network.enlarged_px or images.shape[-1]) ** 2
+    # Every batch has at least two images, because the variance of one vector of features is zero.
+    batches = torch.from_numpy(images).tensor_split(max(1, min(round(pixels / _BATCH_PIXELS), len(images) // 2)))
     with torch.no_grad():
-        for batch in torch.from_numpy(images).tensor_split(together):
+        for number, batch in enumerate(batches):
             for view in TTA_VIEWS[8]:
                 network(dihedral(batch, view).contiguous())
+            progress(number + 1, len(batches))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
     after = network.state_dict()
     return {name: after[name].lerp_(old, 1 - share) for name, old in before.items()}
+
+
+def _normalizing(network: Network) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """Return the layers of batch normalization."""
+    return [each for each in network.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
+def _part_of(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+    """Return a function that reports the progress of one of several networks as the progress of all."""
+    return lambda done, batches: progress(number * batches + done, count * batches)

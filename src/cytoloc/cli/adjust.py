@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cytoloc.cli.console import require_nets
+from cytoloc.cli.console import progress, require_nets
 
 
 def register(app: typer.Typer) -> None:
@@ -29,13 +29,13 @@ def adjust(
     ],
     out: Annotated[Path, typer.Option(help="New bundle file (.cytoloc).")],
     share: Annotated[
-        float, typer.Option(help="Weight of the new images, above 0 and at most 1. The training images have the rest.")
+        float, typer.Option(help="Weight of the new images, above 0 and at most 1. The training images get the remaining weight.")
     ] = 0.5,
     enlarge: Annotated[
         float | None,
         typer.Option(
-            help="Factor by which the networks enlarge images, 1 to 4. A network that was trained with random zoom is"
-            " often better at enlarged images. Default: as the model does."
+            help="Factor by which the networks enlarge images, 1 to 4. A network that was trained with random zoom can"
+            " be better at enlarged images. Default: keep the size that the model uses."
         ),
     ] = None,
 ) -> None:
@@ -49,6 +49,7 @@ def adjust(
     require_nets()
     import cytoloc as cl
 
-    cl.adjust(model, datasets, out, share=share, enlarge=enlarge)
+    with progress("Adjusting") as advance:
+        cl.adjust(model, datasets, out, share=share, enlarge=enlarge, progress=advance)
     typer.echo(f"{out}: adjusted to {', '.join(map(str, datasets))}.")
     typer.echo(f"Next: cytoloc predict {out} INPUT --out predictions.parquet")

@@ -27,6 +27,10 @@ INT8: Final = ("int8.xml", "int8.bin")
 """The parts of an int8 network: its operations and its weights."""
 
 
+MOST_ENLARGED_PX: Final = 8192
+"""Maximum edge length that a network enlarges images to, in pixels."""
+
+
 class Part(BaseModel):
     """The size and checksum of a file in the archive."""
 
@@ -76,7 +80,7 @@ class Member(BaseModel):
     """Number of hidden units of the head."""
     variant: BackboneVariant = "plain"
     """The change to the backbone."""
-    enlarged_px: int | None = Field(None, ge=32, le=8192)
+    enlarged_px: int | None = Field(None, ge=32, le=MOST_ENLARGED_PX)
     """Edge length that images are enlarged to before the backbone, in pixels; null: not enlarged."""
     graph: Graph | None = None
     """The output of an ONNX graph, if the network is one."""

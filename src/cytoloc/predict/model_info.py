@@ -101,7 +101,8 @@ def fingerprint_of(networks: Sequence[Network], info: ModelInfo, decision: str) 
     """
     digest = hashlib.sha256(repr((info.size, info.channels, info.label_set.to_json(), decision)).encode())
     for network in networks:
-        digest.update(repr(network.enlarged_px).encode())
+        if network.enlarged_px is not None:
+            digest.update(str(network.enlarged_px).encode())
         for name, value in network.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -252,7 +252,7 @@ class AugmentSection(Section):
     noise: float = Field(0.0, ge=0, le=64)
     """Maximum standard deviation of the noise that is added to each channel, in gray levels of 255."""
     optics_p: float = Field(0.5, ge=0, le=1)
-    """Probability of each of the last three, for each channel."""
+    """Probability of gamma, of blur and of noise, each, for each channel."""
     tiles: float = Field(0.0, ge=0, le=1)
     """Probability that the image is divided into 3 x 3 tiles, which are shuffled, mirrored and rotated."""
     mixup: float = Field(0.0, ge=0)

@@ -335,7 +335,9 @@ def blurred(images: Tensor, sigma: Tensor) -> Tensor:
     if reach == 0:
         return images
     distance = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (distance / sigma.reshape(-1, 1).clamp_min(1e-3)) ** 2)
+    relative = distance / sigma.reshape(-1, 1).clamp_min(1e-3)
+    # Each channel is blurred in the same way whatever the others in the batch are.
+    weights = torch.where(relative.abs() <= 3, torch.exp(-0.5 * relative**2), 0)
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(images.device, non_blocking=True)[:, None]
     with torch.autocast(images.device.type, enabled=False):
         planes = functional.pad(images.float().flatten(0, 1)[None], [reach] * 4, mode="reflect")
