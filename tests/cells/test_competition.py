@@ -142,6 +142,9 @@ def test_datasets_of_cells_are_scored_by_their_masks(tmp_path: Path, cli: Cli) -
     with pytest.raises(TableError, match="1 predicted fields have no true cells, such as b"):
         moved = given.cells.with_columns(field=pl.lit("b"))  # type: ignore[union-attr]
         cl.cell_mean_average_precision(replace(given, cells=moved), cells, labels)
+    with pytest.raises(TableError, match="The predicted cell 9 of a is not in the label image"):
+        moved = given.cells.with_columns(cell=pl.Series([1, 9, 3], dtype=pl.Int64))  # type: ignore[union-attr]
+        cl.cell_mean_average_precision(replace(given, cells=moved), cells, labels, truth=truth)
     cl.write_predictions(given, tmp_path / "cells.parquet")
     pl.DataFrame({"Id": list(truth.ids), "Target": ["Cytosol", "Nucleoli", "Cytosol"]}).write_csv(
         tmp_path / "labels.csv"

@@ -266,8 +266,8 @@ def _print_average_precision(found: AveragePrecision) -> None:
         f"\nmean average precision {found.mean:.3f} over {counted(with_positives, 'location')} with positives"
         f" ({found.classes.height - with_positives} without)"
     )
-    if found.chance is not None:
-        typer.echo(f"chance {found.chance:.3f}: the mean share of positives")
+    if found.share_of_positives is not None:
+        typer.echo(f"share of positives {found.share_of_positives:.3f}: the mean over these locations")
     for what, interval in (("fields", found.interval), ("groups", found.interval_by_group)):
         if interval is not None:
             typer.echo(f"95 % interval from resampling {what}: {interval[0]:.3f} to {interval[1]:.3f}")
