@@ -132,31 +132,32 @@ def write_cell_submission(
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If the label set is not hpa19, or the predictions are not of cells.
+        TableError: If a cell is not in its label image.
         ImageError: If a label image is missing.
         OutputExistsError: If the file exists.
     """
     check_type(predictions, Predictions, argument="predictions")
     check_type(cells, Dataset, argument="cells")
     check_type(path, (str, Path), argument="path")
-    if len(predictions.label_set) != 19:
-        raise SettingsError(
-            f"The predictions have the label set {predictions.label_set.name}, but the competition has 19 locations.",
-            hint="Convert them first: `cytoloc labels convert`, or cytoloc.convert_predictions(predictions, 'hpa19').",
-        )
-    if predictions.cells is None:
-        raise SettingsError("The predictions are not of cells.", hint="Predict a dataset of `cytoloc segment`.")
+    table = submitted_cells(predictions)
     fields: dict[str, list[int]] = {}
-    for row, name in enumerate(predictions.cells["field"].to_list()):
+    for row, name in enumerate(table["field"].to_list()):
         fields.setdefault(name, []).append(row)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["ID", "ImageWidth", "ImageHeight", "PredictionString"])
-    numbers = predictions.cells["cell"].to_list()
+    numbers = table["cell"].to_list()
     for name, rows in fields.items():
         labels = labels_of(cells, name).cells
         words = []
         for row in rows:
-            mask = encode_mask(labels == numbers[row])
+            own = labels == numbers[row]
+            if not own.any():
+                raise TableError(
+                    f"The predicted cell {numbers[row]} of {name} is not in the label image.",
+                    hint="Give the dataset of cells that the cells are from.",
+                )
+            mask = encode_mask(own)
             for index, probability in enumerate(predictions.probabilities[row].tolist()):
                 if probability >= least:
                     words.append(f"{index} {probability:.5g} {mask}")
@@ -164,6 +165,28 @@ def write_cell_submission(
     with new_file(Path(path)) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return Path(path)
+
+
+def submitted_cells(predictions: Predictions) -> pl.DataFrame:
+    """Return the table of the cells of predictions that can be submitted to the 2021 Kaggle competition.
+
+    Args:
+        predictions: The predictions.
+
+    Returns:
+        The table, which is ``predictions.cells``.
+
+    Raises:
+        SettingsError: If the label set is not hpa19, or the predictions are not of cells.
+    """
+    if len(predictions.label_set) != 19:
+        raise SettingsError(
+            f"The predictions have the label set {predictions.label_set.name}, but the competition has 19 locations.",
+            hint="Convert them first: `cytoloc labels convert`, or cytoloc.convert_predictions(predictions, 'hpa19').",
+        )
+    if predictions.cells is None:
+        raise SettingsError("The predictions are not of cells.", hint="Predict a dataset of `cytoloc segment`.")
+    return predictions.cells
 
 
 def cell_average_precision(
